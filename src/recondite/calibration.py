@@ -1,0 +1,276 @@
+"""Scores of held-out normal images to p-values, thresholds, intervals and guarantees (split conformal).
+
+Source: Bates, Candes, Lei, Romano, Sesia 2023, "Testing for outliers with conformal p-values", arXiv 2104.08279.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from recondite.errors import InputError, NotCalibratedError
+
+Guarantee = Literal["marginal", "exact", "simes", "dkwm", "monte-carlo"]
+"""What a p-value promises. "marginal": valid on average over calibration sets. The others hold for this calibration
+set with a chosen confidence: "exact" at one alpha fixed beforehand, the rest at every alpha at once."""
+
+_MONTE_CARLO_DRAWS = 1000
+_EVERYTHING = ""
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """Turns scores into p-values by their rank among the scores of held-out normal images.
+
+    Args:
+        scores: float64 (n,), one for each calibration image; higher is more anomalous.
+        groups: n labels, for a calibration within each group (Mondrian); None for one group.
+
+    Raises:
+        InputError: there are no scores, or some are not finite.
+    """
+
+    scores: NDArray[np.float64]
+    groups: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        scores = np.asarray(self.scores, dtype=np.float64)
+        if scores.ndim != 1 or scores.size == 0 or not np.isfinite(scores).all():
+            raise InputError(f"expected finite calibration scores (n,), n >= 1; got shape {scores.shape}")
+        if self.groups is not None and len(self.groups) != len(scores):
+            raise InputError(f"expected {len(scores)} group labels; got {len(self.groups)}")
+        object.__setattr__(self, "scores", scores)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of calibration images in each group ("" where there is only one)."""
+        return {name: len(scores) for name, scores in self._sorted().items()}
+
+    def p_value(
+        self,
+        scores: ArrayLike,
+        groups: Sequence[str] | None = None,
+        confidence: float | None = None,
+        guarantee: Guarantee = "exact",
+    ) -> NDArray[np.float64]:
+        """Return how often a normal image scores at least this high, in (0, 1]; NaN where the score is NaN.
+
+        p = (1 + #{calibration scores >= score}) / (n + 1), raised to an upper bound when `confidence` is given.
+
+        Args:
+            scores: (N,).
+            groups: N labels, needed if and only if the calibration has groups.
+            confidence: in (0, 1), for a promise about this very calibration set; see `Guarantee`.
+            guarantee: which promise, when `confidence` is given.
+
+        Raises:
+            InputError: an unknown group, or a confidence outside (0, 1).
+        """
+        values = np.asarray(scores, dtype=np.float64)
+        p_values = np.full(values.shape, np.nan)
+        for name, rows in self._rows_of_groups(len(values), groups).items():
+            ascending = self._sorted()[name]
+            at_least = len(ascending) - np.searchsorted(ascending, values[rows], side="left")
+            table = p_value_table(len(ascending), confidence, guarantee)
+            p_values[rows] = np.where(np.isnan(values[rows]), np.nan, table[at_least])
+        return p_values
+
+    def threshold(
+        self, alpha: float, confidence: float | None = None, guarantee: Guarantee = "exact", group: str = _EVERYTHING
+    ) -> float:
+        """Return t such that "score > t" and "p_value <= alpha" are the same rule, ties included.
+
+        Raises:
+            InputError: alpha is not in (0, 1), or too small for the number of calibration images; the message names
+                the number needed.
+            NotCalibratedError: there is no such group.
+        """
+        ascending = self._scores_of(group)
+        return float(ascending[-self._allowed(len(ascending), alpha, confidence, guarantee)])
+
+    def is_outlier(
+        self,
+        scores: ArrayLike,
+        alpha: float,
+        groups: Sequence[str] | None = None,
+        confidence: float | None = None,
+        guarantee: Guarantee = "exact",
+    ) -> NDArray[np.bool_]:
+        """Return which scores lie above the threshold of their group (N,). A NaN score is always an outlier.
+
+        Raises:
+            InputError: as `threshold` and `p_value`.
+        """
+        values = np.asarray(scores, dtype=np.float64)
+        flags = np.ones(values.shape, dtype=bool)
+        for name, rows in self._rows_of_groups(len(values), groups).items():
+            # "not <=" instead of ">": a NaN is above every threshold.
+            flags[rows] = ~(values[rows] <= self.threshold(alpha, confidence, guarantee, name))
+        return flags
+
+    def interval(
+        self,
+        alpha: float,
+        confidence: float | None = None,
+        guarantee: Guarantee = "exact",
+        group: str = _EVERYTHING,
+        level: float = 0.95,
+    ) -> tuple[float, float]:
+        """Return the central interval of the true false-alarm rate over calibration sets of this size.
+
+        The rate follows Beta(l, n + 1 - l), where l calibration images may score as high as the flagged ones.
+        Source: Bates et al. 2023, section 1; Vovk 2012.
+        """
+        from scipy.stats import beta
+
+        n = len(self._scores_of(group))
+        allowed = self._allowed(n, alpha, confidence, guarantee)
+        tail = (1 - level) / 2
+        low, high = beta.ppf([tail, 1 - tail], allowed, n + 1 - allowed)
+        return float(low), float(high)
+
+    def _allowed(self, n: int, alpha: float, confidence: float | None, guarantee: Guarantee) -> int:
+        """Return how large 1 + #{calibration scores >= score} may be for the score to be flagged."""
+        exact_alpha = _fraction(alpha, "alpha")
+        if confidence is None:
+            allowed = int(exact_alpha * (n + 1))
+            needed = -int(-1 / exact_alpha // 1) - 1
+        else:
+            allowed = int(np.count_nonzero(p_value_table(n, confidence, guarantee) <= alpha))
+            needed = smallest_calibration_set(alpha, confidence, guarantee) if allowed < 1 else 0
+        if allowed < 1:
+            raise InputError(f"alpha = {alpha:g} needs at least {needed} calibration images; got {n}")
+        return allowed
+
+    def _sorted(self) -> dict[str, NDArray[np.float64]]:
+        if self.groups is None:
+            return {_EVERYTHING: np.sort(self.scores)}
+        labels = np.array(self.groups)
+        return {str(name): np.sort(self.scores[labels == name]) for name in np.unique(labels)}
+
+    def _scores_of(self, group: str) -> NDArray[np.float64]:
+        groups = self._sorted()
+        if group not in groups:
+            raise NotCalibratedError(f"no calibration for group {group!r}; there are: {', '.join(map(repr, groups))}")
+        return groups[group]
+
+    def _rows_of_groups(self, size: int, groups: Sequence[str] | None) -> dict[str, NDArray[np.intp]]:
+        if self.groups is None:
+            if groups is not None:
+                raise InputError("this calibration has no groups; got group labels")
+            return {_EVERYTHING: np.arange(size)}
+        if groups is None or len(groups) != size:
+            raise InputError(f"this calibration has groups: expected {size} group labels")
+        labels = np.array(groups, dtype=object)
+        unknown = sorted(set(groups) - set(self._sorted()))
+        if unknown:
+            raise InputError(f"no calibration for groups {unknown}; there are: {sorted(self._sorted())}")
+        return {str(name): np.flatnonzero(labels == name) for name in sorted(set(groups))}
+
+
+def p_value_table(n: int, confidence: float | None, guarantee: Guarantee = "exact") -> NDArray[np.float64]:
+    """Return the p-value for each count 0..n of calibration scores that are at least as high, (n + 1,), ascending.
+
+    Source: Bates et al. 2023, sections 3.1 to 3.3. "exact": the upper confidence bound Beta(count + 1, n - count) of
+    the false-alarm rate of a threshold at that score (Vovk 2012).
+
+    Raises:
+        InputError: confidence is not in (0, 1), or the guarantee is unknown.
+
+    >>> p_value_table(4, None)
+    array([0.2, 0.4, 0.6, 0.8, 1. ])
+    """
+    marginal = np.arange(1, n + 2) / (n + 1)
+    if confidence is None or guarantee == "marginal":
+        return marginal
+    delta = 1 - float(_fraction(confidence, "confidence"))
+    if guarantee == "exact":
+        from scipy.stats import beta
+
+        return np.append(beta.ppf(1 - delta, np.arange(1, n + 1), n - np.arange(n)), 1.0)
+    if guarantee == "dkwm":
+        return np.minimum(1.0, marginal + np.sqrt(np.log(2 / delta) / (2 * n)))
+    if guarantee == "simes":
+        return _simes_bounds(n, delta)
+    if guarantee == "monte-carlo":
+        return _monte_carlo_bounds(n, delta)
+    raise InputError(f"expected a guarantee of marginal, exact, simes, dkwm or monte-carlo; got {guarantee!r}")
+
+
+def smallest_calibration_set(alpha: float, confidence: float, guarantee: Guarantee) -> int:
+    """Return the smallest n whose smallest p-value is at most alpha."""
+    high = 1
+    while p_value_table(high, confidence, guarantee)[0] > alpha:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if p_value_table(middle, confidence, guarantee)[0] <= alpha else (middle, high)
+    return high
+
+
+def mean_std_threshold(scores: ArrayLike, k: float = 1.0) -> float:
+    """Return mean + k standard deviations (population), the rule of much older work. It promises nothing.
+
+    >>> mean_std_threshold([1.0, 3.0], k=2)
+    4.0
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    return float(values.mean() + k * values.std())
+
+
+def percentile_threshold(scores: ArrayLike, percent: float) -> float:
+    """Return the given percentile, linearly interpolated. It promises nothing: its rate is right only for large n.
+
+    Raises:
+        InputError: not 0 <= percent <= 100.
+
+    >>> percentile_threshold([0.0, 1.0], 50)
+    0.5
+    """
+    if not 0 <= percent <= 100:
+        raise InputError(f"expected a percentile from 0 to 100; got {percent!r}")
+    return float(np.percentile(np.asarray(scores, dtype=np.float64), percent))
+
+
+def threshold_rules(calibrator: Calibrator, alpha: float) -> dict[str, float]:
+    """Return the thresholds of the conformal rule and of the older rules on the same calibration scores, by name."""
+    rules = {f"conformal, alpha {alpha:g}": calibrator.threshold(alpha)} if calibrator.groups is None else {}
+    rules |= {f"mean + {k} std": mean_std_threshold(calibrator.scores, k) for k in (1, 2, 3)}
+    percent = float(100 * (1 - _fraction(alpha, "alpha")))
+    return rules | {f"percentile {percent:g}": percentile_threshold(calibrator.scores, percent)}
+
+
+def _simes_bounds(n: int, delta: float) -> NDArray[np.float64]:
+    from scipy.special import gammaln
+
+    k = max(1, n // 2)
+    i = np.arange(n, k - 1, -1)  # for i < k the bound is 1
+    ratio = np.exp((gammaln(i + 1) - gammaln(i - k + 1) - gammaln(n + 1) + gammaln(n - k + 1)) / k)
+    bounds = np.ones(n + 1)
+    bounds[: len(i)] = 1 - delta ** (1 / k) * ratio
+    return bounds
+
+
+def _monte_carlo_bounds(n: int, delta: float) -> NDArray[np.float64]:
+    """Scale pointwise Beta bounds until they hold together in a share 1 - delta of simulated calibration sets."""
+    from scipy.stats import beta
+
+    position = int(delta * (_MONTE_CARLO_DRAWS + 1))
+    if position < 1:
+        raise InputError(f"monte-carlo reaches a confidence of {1 - 1 / _MONTE_CARLO_DRAWS:g} at most; got {1 - delta:g}")
+    ranks = np.arange(1, n + 1)
+    uniform = np.sort(np.random.default_rng(0).random((_MONTE_CARLO_DRAWS, n)), axis=1)
+    tails = beta.sf(uniform, ranks, n + 1 - ranks).min(axis=1)
+    level = np.sort(tails)[position - 1]
+    return np.append(beta.isf(level, ranks, n + 1 - ranks), 1.0)
+
+
+def _fraction(value: float, name: str) -> Fraction:
+    """Return the decimal number the user wrote: 0.29 is 29/100, not the float a little below it."""
+    if not 0 < value < 1:
+        raise InputError(f"expected {name} in (0, 1); got {value!r}")
+    return Fraction(str(float(value)))

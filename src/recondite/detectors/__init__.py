@@ -1,0 +1,66 @@
+"""The detectors by name. A new one is a file here and a line in `DETECTORS`."""
+
+import inspect
+from typing import Any
+
+import torch
+
+from recondite.detectors.autoencoder import Autoencoder
+from recondite.detectors.base import Detector
+from recondite.detectors.pca import Pca
+from recondite.detectors.vae import Vae
+from recondite.errors import InputError
+from recondite.options import make_options
+
+DETECTORS: dict[str, type[Detector]] = {
+    "autoencoder": Autoencoder,
+    "pca": Pca,
+    "vae": Vae,
+}
+
+
+def build(
+    name: str,
+    *,
+    image_shape: tuple[int, ...],
+    seed: int = 0,
+    encoder: torch.nn.Module | None = None,
+    decoder: torch.nn.Module | None = None,
+    **options: Any,
+) -> Detector:
+    """Return an unfitted detector.
+
+    Args:
+        name: a key of `DETECTORS`: "autoencoder", "vae", "pca".
+        image_shape: (C, H, W) with sides from 8 to 512 pixels, or (D,) for vectors.
+        seed: of the initial weights; the global random state is left alone.
+        encoder, decoder: your own modules, both or neither, where the detector takes them.
+        options: fields of the detector's `Options`.
+
+    Raises:
+        InputError: an unknown detector or option, a value out of range, or modules that do not fit.
+    """
+    kind = detector_class(name)
+    given = {key: module for key, module in (("encoder", encoder), ("decoder", decoder)) if module is not None}
+    if given:
+        if "encoder" not in inspect.signature(kind).parameters:
+            raise InputError(f"detector {name!r} takes no encoder and decoder of your own")
+        if len(given) == 1:
+            raise InputError(f"expected an encoder and a decoder, or neither; got the {next(iter(given))} only")
+    checked = make_options(kind.Options, options, f"detector {name!r}")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        detector = kind(image_shape, checked, **given)
+    # Convolutions are faster with the channels last in memory, and a kernel's last bits depend on the layout.
+    return detector.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def detector_class(name: str) -> type[Detector]:
+    """Return the class of a detector.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in DETECTORS:
+        raise InputError(f"expected a detector among {', '.join(sorted(DETECTORS))}; got {name!r}")
+    return DETECTORS[name]

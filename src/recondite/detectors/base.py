@@ -1,0 +1,328 @@
+"""The contract of every detector: two methods to write, the rest for free."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from recondite.datasets import Batch, Rows, open_images, read_batches, spool, split
+from recondite.errors import InputError, NotFittedError
+from recondite.images import Preprocessing
+from recondite.options import TrainingOptions, make_options
+from recondite.pooling import instance_scores
+from recondite.scores import Scores
+from recondite.training import History, evaluating, train
+
+SCORING_BATCH = 32
+"""Images in every scoring call. Kernels differ in the last bits between batch sizes, so a lone image is padded to a full
+batch: that is how it gets the very score it gets among others."""
+FEWEST_VALIDATED = 10
+
+
+class Detector(nn.Module):
+    """Learns to rebuild normal images; what it rebuilds badly is anomalous.
+
+    A subclass has a `name`, an `Options` dataclass, and writes two methods:
+
+    - `losses(x)` yields (parameter group, scalar loss) in update order;
+    - `reconstruct_tensor(x)` returns the rebuilt batch.
+
+    It may override `encode_tensor`, `decode_tensor`, `measure`, `parameter_groups`, `validation_errors` and `fit_rows`.
+    Batches `x` are float32 tensors (N, *shape) in network units: `scaled` images, see `set_scale`.
+
+    Args:
+        shape: (C, H, W) for images in [0, 1], or (D,) for vectors, which are standardised column by column.
+        options: an instance of `Options`.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type]
+    shift: Tensor
+    scale: Tensor
+    fitted: Tensor
+
+    def __init__(self, shape: tuple[int, ...], options: Any) -> None:
+        super().__init__()
+        self.preprocessing = Preprocessing(shape=tuple(shape))
+        self.shape = self.preprocessing.shape
+        self.options = options
+        self.history = History()
+        self.modules_given = False
+        scale_shape = () if self.preprocessing.is_image else self.shape
+        self.register_buffer("shift", torch.zeros(scale_shape))
+        self.register_buffer("scale", torch.ones(scale_shape))
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+
+    # What a subclass writes
+
+    def losses(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield (parameter group, scalar loss) in update order; the group is updated before the next is asked for.
+
+        Args:
+            x: (N, *shape) in image units, as every tensor that the training loop hands over.
+        """
+        raise NotImplementedError
+
+    def reconstruct_tensor(self, x: Tensor) -> Tensor:
+        """Return the rebuilt batch; both (N, *shape) in network units."""
+        return self.decode_tensor(self.encode_tensor(x))
+
+    # What a subclass may override
+
+    def encode_tensor(self, x: Tensor) -> Tensor:
+        """Return latents (N, D) of a batch in network units."""
+        raise InputError(f"detector {self.name!r} has no encoder")
+
+    def decode_tensor(self, z: Tensor) -> Tensor:
+        """Return a batch in network units from latents (N, D)."""
+        raise InputError(f"detector {self.name!r} has no decoder")
+
+    def measure(self, x: Tensor, score: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return (feature scores, reconstruction, instance scores) of a batch in network units.
+
+        Instance scores are None where they are pooled from the feature scores.
+        """
+        rebuilt = self.reconstruct_tensor(x)
+        return feature_errors(x, rebuilt, score), rebuilt, None
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters that each loss updates."""
+        return {"all": list(self.parameters())}
+
+    def validation_errors(self, x: Tensor) -> Tensor:
+        """Return the mean squared error of each image (N,), in network units; lower is better. `x` in image units."""
+        x = self.scaled(x)
+        return (x - self.reconstruct_tensor(x)).square().flatten(1).mean(1)
+
+    def fit_rows(
+        self,
+        images: Rows,
+        validation: Rows | None,
+        training: TrainingOptions,
+        run_folder: Path | None = None,
+        resume: bool = False,
+        show_progress: bool = False,
+    ) -> Self:
+        """Fit on rows of an array; `fit` and `Screen` come through here."""
+        self.standardise(images)
+        self.history = train(self, images, validation, training, run_folder, resume, show_progress)
+        self.fitted.fill_(True)
+        return self
+
+    # What every detector gets
+
+    def fit(
+        self,
+        images: object,
+        *,
+        validation: object = 0.1,
+        run_folder: Path | str | None = None,
+        resume: bool = False,
+        progress: bool = False,
+        **training: Any,
+    ) -> Self:
+        """Learn what normal images look like, and return the detector itself; `history` tells how it went.
+
+        Args:
+            images: normal images, anything that `open_images` opens; unreadable ones are left out.
+            validation: images to choose the best epoch by, the share of `images` to take for it, or None.
+            run_folder: where checkpoints and logs go.
+            resume: go on from the checkpoint in `run_folder`.
+            progress: show progress on standard error.
+            training: options of `TrainingOptions`, such as epochs=20, learning_rate=2e-3, seed=0.
+
+        Raises:
+            InputError: no readable images, unknown options, or options out of range.
+        """
+        options = make_options(TrainingOptions, training, "training")
+        spooled = spool(self._batches(open_images(images, role="fit", shape=self.shape), 256), self.shape)
+        rows, held_out = spooled.rows(), None
+        if isinstance(validation, float | int):
+            part, rest = split(spooled.hashes, [round(validation * len(spooled))], options.seed)
+            if len(part) >= FEWEST_VALIDATED:
+                rows, held_out = spooled.rows(rest), spooled.rows(part)
+        elif validation is not None:
+            opened = open_images(validation, role="inliers", shape=self.shape)
+            held_out = spool(self._batches(opened, 256), self.shape).rows()
+        return self.fit_rows(rows, held_out, options, Path(run_folder) if run_folder else None, resume, progress)
+
+    def score(
+        self,
+        images: object,
+        *,
+        score: str | None = None,
+        top_percent: float | None = None,
+        feature_score: bool = False,
+        reconstruction: bool = False,
+    ) -> Scores:
+        """Return how anomalous each image is; higher is more anomalous.
+
+        Args:
+            images: anything that `open_images` opens.
+            score: one of the detector's scores; the one in its options by default.
+            top_percent: share of the worst feature scores that the instance score is the mean of, in (0, 100].
+            feature_score, reconstruction: return these too; memory then grows with the number of images.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            InputError: no images, or an unknown score or share.
+        """
+        opened = open_images(images, shape=self.shape)
+        parts = (
+            self.score_batch(batch, score, top_percent, feature_score, reconstruction) for batch in self._batches(opened)
+        )
+        return Scores.concatenate(parts)
+
+    def score_batch(
+        self,
+        batch: Batch,
+        score: str | None = None,
+        top_percent: float | None = None,
+        feature_score: bool = False,
+        reconstruction: bool = False,
+    ) -> Scores:
+        """Score one batch of at most `SCORING_BATCH` images; every score anywhere comes from here."""
+        score = score or self.options.score
+        top_percent = self.options.top_percent if top_percent is None else top_percent
+        good = batch.good
+        instance = np.full(len(good), np.nan)
+        features = _blank(good, self.shape) if feature_score else None
+        rebuilt = _blank(good, self.shape) if reconstruction else None
+        if good.any():
+
+            def measured(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                feature_scores, image, instances = self.measure(self.scaled(x), score)
+                if instances is None:
+                    instances = instance_scores(feature_scores, top_percent)
+                return instances.double(), feature_scores, self.unscaled(image)
+
+            scores, feature_scores, images = self._run(batch.pixels, measured)
+            instance[good] = scores
+            if features is not None:
+                features[good] = feature_scores
+            if rebuilt is not None:
+                rebuilt[good] = images
+        return Scores(
+            ids=tuple(batch.ids),
+            instance_score=instance,
+            errors=tuple(batch.errors),
+            feature_score=features,
+            reconstruction=rebuilt,
+        )
+
+    def encode(self, images: object) -> NDArray[np.float32]:
+        """Return the latent of each image (N, D).
+
+        Raises:
+            InputError: an image cannot be read, or the detector has no encoder.
+            NotFittedError: `fit` was not called.
+        """
+        return self._map(images, lambda x: (self.encode_tensor(self.scaled(x)),))
+
+    def reconstruct(self, images: object) -> NDArray[np.float32]:
+        """Return each image rebuilt (N, *shape), in image units.
+
+        Raises:
+            InputError: an image cannot be read.
+            NotFittedError: `fit` was not called.
+        """
+        return self._map(images, lambda x: (self.unscaled(self.reconstruct_tensor(self.scaled(x))),))
+
+    def decode(self, latents: ArrayLike) -> NDArray[np.float32]:
+        """Return the images (N, *shape), in image units, that latents (N, D) stand for.
+
+        Raises:
+            InputError: the latents are not (N, D), or the detector has no decoder.
+            NotFittedError: `fit` was not called.
+        """
+        z = np.asarray(latents, dtype=np.float32)
+        if z.ndim != 2 or len(z) == 0:
+            raise InputError(f"expected latents (N, D); got shape {z.shape}")
+        parts = [
+            self._run(z[start : start + SCORING_BATCH], lambda x: (self.unscaled(self.decode_tensor(x)),))[0]
+            for start in range(0, len(z), SCORING_BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return a batch in network units."""
+        return (x - self.shift) / self.scale
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        """Return a batch in image units."""
+        return x * self.scale + self.shift
+
+    def set_scale(self, low: float, high: float) -> None:
+        """Let image values 0 and 1 become `low` and `high` in network units."""
+        self.scale.fill_(1 / (high - low))
+        self.shift.fill_(-low / (high - low))
+
+    def standardise(self, images: Rows) -> None:
+        """For vectors, learn the mean and standard deviation of each column; nothing for images."""
+        if self.preprocessing.is_image:
+            return
+        total = np.zeros(self.shape)
+        squares = np.zeros(self.shape)
+        for batch in images.batches(4096):
+            total += batch.sum(axis=0, dtype=np.float64)
+        mean = total / len(images)
+        for batch in images.batches(4096):
+            squares += np.square(batch - mean).sum(axis=0)
+        deviation = np.sqrt(squares / len(images))
+        # A constant column says nothing, but a later change in it must show: it keeps its own unit.
+        deviation[deviation < 1e-6 * (1 + np.abs(mean))] = 1.0
+        self.shift.copy_(torch.from_numpy(mean))
+        self.scale.copy_(torch.from_numpy(deviation))
+
+    @property
+    def device(self) -> torch.device:
+        return self.scale.device
+
+    def _batches(self, images: Any, size: int = SCORING_BATCH) -> Iterator[Batch]:
+        return read_batches(images, self.preprocessing, size)
+
+    def _map(self, images: object, function: Callable[[Tensor], tuple[Tensor, ...]]) -> NDArray[np.float32]:
+        parts = []
+        for batch in self._batches(open_images(images, shape=self.shape)):
+            for name, error in zip(batch.ids, batch.errors, strict=True):
+                if error is not None:
+                    raise InputError(f"{name}: {error}")
+            parts.append(self._run(batch.pixels, function)[0])
+        return np.concatenate(parts)
+
+    def _run(
+        self, rows: NDArray[np.float32], function: Callable[[Tensor], tuple[Tensor, ...]]
+    ) -> tuple[NDArray[Any], ...]:
+        """Apply a function of a tensor batch to rows, padded with zeros to a full batch."""
+        if not self.fitted:
+            raise NotFittedError(f"detector {self.name!r} is not fitted: call fit(images) first")
+        if len(rows) > SCORING_BATCH:
+            raise InputError(f"expected a batch of at most {SCORING_BATCH}; got {len(rows)}")
+        padded = np.zeros((SCORING_BATCH, *rows.shape[1:]), dtype=np.float32)
+        padded[: len(rows)] = rows
+        tensor = torch.from_numpy(padded)
+        layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+        with evaluating(self):
+            results = function(tensor.to(self.device, memory_format=layout))
+        return tuple(result[: len(rows)].cpu().numpy() for result in results)
+
+
+def feature_errors(x: Tensor, rebuilt: Tensor, score: str) -> Tensor:
+    """Return the squared or absolute difference of each value.
+
+    Raises:
+        InputError: `score` is neither "squared_error" nor "absolute_error".
+    """
+    if score == "squared_error":
+        return (x - rebuilt).square()
+    if score == "absolute_error":
+        return (x - rebuilt).abs()
+    raise InputError(f"this detector has no score {score!r}")
+
+
+def _blank(good: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.full((len(good), *shape), np.nan, dtype=np.float32)

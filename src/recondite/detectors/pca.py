@@ -1,0 +1,103 @@
+"""Principal component analysis: the exact linear autoencoder, and the baseline that every network should beat.
+
+Source: Pearson 1901; Ross et al. 2008, IJCV 77:125, for the incremental form (scikit-learn's IncrementalPCA).
+"""
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from recondite.datasets import Rows
+from recondite.detectors.base import Detector
+from recondite.errors import InputError
+from recondite.options import CHECKED, TrainingOptions
+from recondite.progress import progress
+from recondite.training import History
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class PcaOptions:
+    """Options of principal component analysis."""
+
+    latent_size: Annotated[int, Field(ge=1, le=4096, description="principal components kept")] = 32
+    score: Annotated[
+        Literal["squared_error", "absolute_error"], Field(description="the error that an image is judged by")
+    ] = "squared_error"
+    top_percent: Annotated[
+        float, Field(gt=0, le=100, description="share of the worst errors that make up the score of an image")
+    ] = 100
+
+
+class Pca(Detector):
+    """The best linear reconstruction from `latent_size` numbers, fitted in one pass with bounded memory.
+
+    Args:
+        shape: (C, H, W) or (D,).
+        options: see `PcaOptions`.
+
+    Raises:
+        InputError: more components than values in an image; on fitting, more components than images.
+    """
+
+    name: ClassVar[str] = "pca"
+    Options: ClassVar[type] = PcaOptions
+    options: PcaOptions
+    mean: Tensor
+    components: Tensor
+
+    def __init__(self, shape: tuple[int, ...], options: PcaOptions) -> None:
+        super().__init__(shape, options)
+        size = prod(self.shape)
+        if options.latent_size > size:
+            raise InputError(f"expected latent_size <= {size}, the values of an image; got {options.latent_size}")
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("components", torch.zeros(options.latent_size, size))
+
+    def fit_rows(
+        self,
+        images: Rows,
+        validation: Rows | None,
+        training: TrainingOptions,  # noqa: ARG002  a closed form has nothing to set
+        run_folder: Path | None = None,  # noqa: ARG002  one pass: nothing to resume
+        resume: bool = False,  # noqa: ARG002
+        show_progress: bool = False,
+    ) -> Self:
+        from sklearn.decomposition import IncrementalPCA
+
+        kept = self.options.latent_size
+        if len(images) < kept:
+            raise InputError(f"{kept} components need at least {kept} images; got {len(images)}")
+        self.standardise(images)
+        # Long batches lose less: what each one cuts off is what an exact decomposition would have kept.
+        size = max(2 * kept, min(len(images), (1 << 26) // prod(self.shape)))
+        model = IncrementalPCA(n_components=kept)
+        with progress("principal components", len(images), show_progress) as advance:
+            for batch in self._flat_batches(images, size):
+                model.partial_fit(batch.numpy())
+                advance(len(batch), "")
+        self.mean.copy_(torch.from_numpy(model.mean_))
+        self.components.copy_(torch.from_numpy(model.components_))
+        self.fitted.fill_(True)
+        error = torch.cat([self.validation_errors(torch.from_numpy(b)) for b in (validation or images).batches(1024)])
+        self.history = History([{"epoch": 1, "validation": float(error.double().mean())}], best_epoch=1)
+        return self
+
+    def encode_tensor(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) - self.mean) @ self.components.T
+
+    def decode_tensor(self, z: Tensor) -> Tensor:
+        return (z @ self.components + self.mean).unflatten(1, self.shape)
+
+    def _flat_batches(self, images: Rows, size: int) -> Iterator[Tensor]:
+        """Yield scaled batches (n, values); a last one too short for a decomposition joins the one before it."""
+        starts = list(range(0, len(images), size))
+        if len(starts) > 1 and len(images) - starts[-1] < self.options.latent_size:
+            starts.pop()
+        for start, end in zip(starts, [*starts[1:], len(images)], strict=True):
+            yield self.scaled(torch.from_numpy(images.take(slice(start, end)))).flatten(1)

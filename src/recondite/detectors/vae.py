@@ -1,0 +1,154 @@
+"""Variational autoencoder: rebuilds through a distribution over latents.
+
+Source: Kingma and Welling 2014, arXiv 1312.6114; An and Cho 2015 for the reconstruction probability; Rybkin et al. 2021,
+arXiv 2006.13202, for a learnt scale of the likelihood.
+Differs from An and Cho: the decoder gives a mean only, and sigma does not depend on the image.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from recondite.detectors.base import Detector, feature_errors
+from recondite.errors import InputError
+from recondite.nets import NetworkName, check_network, make_network
+from recondite.options import CHECKED
+
+_LARGEST_LOG_VARIANCE = 20.0
+_SMALLEST_LOG_SIGMA = -6.0
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class VaeOptions:
+    """Options of the variational autoencoder."""
+
+    latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the latent")] = 32
+    width: Annotated[int, Field(ge=1, le=1024, description="channels of the first layer")] = 32
+    network: Annotated[NetworkName, Field(description="auto, or a reference network by name")] = "auto"
+    beta: Annotated[float, Field(ge=0, description="weight of the KL divergence, summed over the latent")] = 1.0
+    sigma: Annotated[
+        Literal["fixed", "shared", "per-value"],
+        Field(description="scale of the likelihood: fixed, learnt, or learnt for each value of the image"),
+    ] = "shared"
+    initial_sigma: Annotated[float, Field(gt=0, le=10, description="the fixed sigma, or where learning starts")] = 0.1
+    draws: Annotated[int, Field(ge=1, le=100, description="fixed latent draws that a score averages over")] = 2
+    score: Annotated[
+        Literal["squared_error", "absolute_error", "reconstruction_probability", "elbo"],
+        Field(description="the error that an image is judged by"),
+    ] = "squared_error"
+    top_percent: Annotated[
+        float, Field(gt=0, le=100, description="share of the worst errors that make up the score of an image")
+    ] = 100
+
+
+class Vae(Detector):
+    """A variational autoencoder with Gaussian likelihood N(decoder(z), sigma^2).
+
+    Loss: the negative log-likelihood summed over the values of the image, plus beta times the KL divergence summed over
+    the latent. Scores encode once and decode `draws` latents, mu + exp(log_variance / 2) * noise, with a noise buffer
+    drawn once and saved; so a score is a function of the image alone.
+
+    - squared_error, absolute_error: feature scores averaged over the draws;
+    - reconstruction_probability: -log N(x; decoder(z), sigma^2), averaged over the draws. With one sigma it orders
+      images as squared_error does; with sigma "per-value" it does not;
+    - elbo: that sum over the image, plus beta * KL. It has no top_percent.
+
+    Args:
+        shape: (C, H, W) or (D,).
+        options: see `VaeOptions`.
+        encoder: your own module (N, *shape) -> (N, 2 * latent_size), mean then log-variance; needs `decoder` too.
+        decoder: your own module (N, latent_size) -> (N, *shape).
+
+    Raises:
+        InputError: shapes that do not fit, or top_percent together with elbo.
+    """
+
+    name: ClassVar[str] = "vae"
+    Options: ClassVar[type] = VaeOptions
+    options: VaeOptions
+    noise: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        options: VaeOptions,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__(shape, options)
+        latent = options.latent_size
+        if options.score == "elbo" and options.top_percent != 100:
+            raise InputError("the elbo is one number for an image: it has no top_percent")
+        if encoder is not None and decoder is not None:
+            check_network(encoder, decoder, self.shape, latent, 2 * latent)
+            self.encoder, self.decoder = encoder, decoder
+            self.modules_given = True
+        else:
+            network = make_network(options.network, self.shape, latent, options.width, encoder_outputs=2 * latent)
+            self.encoder, self.decoder = network.encoder, network.decoder
+            self.set_scale(network.low, network.high)
+        sigma_shape = self.shape if options.sigma == "per-value" else ()
+        log_sigma = torch.full(sigma_shape, math.log(options.initial_sigma))
+        self.log_sigma = nn.Parameter(log_sigma, requires_grad=options.sigma != "fixed")
+        self.register_buffer("noise", torch.randn(options.draws, latent, generator=torch.Generator().manual_seed(0)))
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"all": [parameter for parameter in self.parameters() if parameter.requires_grad]}
+
+    def losses(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        x = self.scaled(x)
+        mean, log_variance = self._posterior(x)
+        z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+        negative = self._negative_log_likelihood((x - self.decode_tensor(z)).square()).flatten(1).sum(1)
+        yield "all", (negative + self.options.beta * _kl(mean, log_variance)).mean()
+
+    def validation_errors(self, x: Tensor) -> Tensor:
+        """Return the negative ELBO of each image (N,), with the fixed noise."""
+        instances = self.measure(self.scaled(x), "elbo")[2]
+        assert instances is not None
+        return instances
+
+    def encode_tensor(self, x: Tensor) -> Tensor:
+        return self._posterior(x)[0]
+
+    def decode_tensor(self, z: Tensor) -> Tensor:
+        decoded: Tensor = self.decoder(z)
+        return decoded
+
+    def measure(self, x: Tensor, score: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        mean, log_variance = self._posterior(x)
+        deviation = (log_variance / 2).exp()
+        error = "absolute_error" if score == "absolute_error" else "squared_error"
+        total, rebuilt = torch.zeros_like(x), torch.zeros_like(x)
+        for noise in self.noise:
+            decoded = self.decode_tensor(mean + deviation * noise)
+            total += feature_errors(x, decoded, error)
+            rebuilt += decoded
+        features, rebuilt = total / len(self.noise), rebuilt / len(self.noise)
+        if score in ("squared_error", "absolute_error"):
+            return features, rebuilt, None
+        features = self._negative_log_likelihood(features)
+        if score == "reconstruction_probability":
+            return features, rebuilt, None
+        if score == "elbo":
+            return features, rebuilt, features.flatten(1).double().sum(1) + self.options.beta * _kl(mean, log_variance)
+        raise InputError(f"this detector has no score {score!r}")
+
+    def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.encoder(x).chunk(2, dim=1)
+        return mean, log_variance.clamp(max=_LARGEST_LOG_VARIANCE)
+
+    def _negative_log_likelihood(self, squared: Tensor) -> Tensor:
+        """Return -log N of each value from its (mean) squared error; linear in it, so means of draws stay exact."""
+        log_sigma = self.log_sigma.clamp(min=_SMALLEST_LOG_SIGMA)
+        return squared / (2 * (2 * log_sigma).exp()) + log_sigma + math.log(2 * math.pi) / 2
+
+
+def _kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return KL(N(mean, variance) || N(0, 1)) summed over the latent (N,)."""
+    return (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2

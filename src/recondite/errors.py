@@ -1,0 +1,21 @@
+"""The exceptions Recondite raises on purpose; each message says what was expected and what came."""
+
+
+class ReconditeError(Exception):
+    """Base of every error that Recondite raises on purpose."""
+
+
+class InputError(ReconditeError, ValueError):
+    """An argument, option, image or file given by the caller cannot be used."""
+
+
+class NotFittedError(ReconditeError, RuntimeError):
+    """A detector was asked to score before it was fitted."""
+
+
+class NotCalibratedError(ReconditeError, RuntimeError):
+    """A verdict was asked for where no calibration exists that could give one."""
+
+
+class ArtifactError(ReconditeError):
+    """A saved screen or checkpoint is damaged, tampered with, incompatible or absurd."""

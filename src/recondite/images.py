@@ -1,0 +1,268 @@
+"""From a file, bytes, PIL image, array or tensor to float32 (C, H, W) in [0, 1]; the only file that knows formats.
+
+Every image, wherever it comes from, takes the same steps: decode -> scale by its integer type -> resize each
+channel in float32 -> match the number of channels. So the same picture gives the same numbers everywhere.
+"""
+
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from recondite.errors import InputError
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy"}
+)
+_PIL_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused before they are decoded (decompression bombs)."""
+MAX_FILE_BYTES = 1 << 30
+SMALLEST_SIDE, LARGEST_SIDE = 8, 512
+"""Sides of the images that a detector works on, in pixels."""
+MAX_VALUES = 1 << 24
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_LAYOUT_HINT = "the channel axis is the one shorter than 8, first or last"
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How an image becomes a detector's input: resized to `shape` and scaled to [0, 1].
+
+    Args:
+        shape: (C, H, W) for images, sides from 8 to 512 pixels; (D,) for vectors, whose values are kept as they are.
+
+    Raises:
+        InputError: the shape is neither.
+    """
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        shape = self.shape
+        fits = all(isinstance(side, int) and side >= 1 for side in shape) and len(shape) in (1, 3)
+        if not fits or np.prod(shape, dtype=np.float64) > MAX_VALUES:
+            raise InputError(f"expected a shape (C, H, W) or (D,) of positive whole numbers; got {shape!r}")
+        if self.is_image and not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in shape[1:]):
+            raise InputError(f"expected sides from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels; got {shape[1]} x {shape[2]}")
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.shape) == 3
+
+    def __call__(self, source: object) -> Floats:
+        """Return one image as float32 of `shape`, contiguous.
+
+        Args:
+            source: a path, bytes, PIL image, array or tensor (see `decode`); for vectors an array (D,).
+
+        Raises:
+            InputError: it cannot be decoded, holds NaN or values outside [0, 1], or does not fit.
+        """
+        pixels = decode(source)
+        if not self.is_image:
+            return _vector(pixels, self.shape)
+        planes = _planes(pixels, self.shape[0])
+        channels, height, width = self.shape
+        resized = np.stack([_resize(plane, height, width) for plane in planes])
+        if len(resized) != channels:
+            resized = _match_channels(resized, channels)
+        return np.ascontiguousarray(np.clip(resized, 0.0, 1.0))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"shape": list(self.shape), "resize": "bilinear, antialiased, float32", "range": [0, 1]}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "Preprocessing":
+        made = cls(shape=tuple(facts["shape"]))
+        if made.to_json() != dict(facts):
+            raise InputError(f"this version cannot repeat the preprocessing {dict(facts)!r}")
+        return made
+
+
+def decode(source: object) -> NDArray[Any]:
+    """Return the pixels of one image as stored: (H, W), (H, W, C) or (C, H, W), integer or float.
+
+    Args:
+        source: a path (an image file, or .npy with one image), the bytes of an image file, a PIL image, a numpy
+            array or a torch tensor. Animated files give their first frame; EXIF orientation is applied.
+
+    Raises:
+        InputError: it is not an image that can be read safely.
+    """
+    if isinstance(source, str | Path):
+        return _decode_file(Path(source))
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decode_stream(io.BytesIO(source), "these bytes")
+    if isinstance(source, Image.Image):
+        return _pixels(source)
+    return as_array(source)
+
+
+def as_array(value: object) -> NDArray[Any]:
+    """Return a numpy view of an array or a torch tensor (tensors are detached and moved to the CPU)."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return value
+    raise InputError(f"expected an image file, bytes, PIL image, array or tensor; got {type(value).__name__}")
+
+
+def channel_axis(shape: tuple[int, ...]) -> int | None:
+    """Return which axis of an image's shape holds the channels: None, 0 or 2.
+
+    An axis shorter than 8 pixels is the channel axis, since no side may be; otherwise channels come first.
+
+    >>> channel_axis((32, 32)), channel_axis((32, 32, 3)), channel_axis((3, 32, 32))
+    (None, 2, 0)
+    """
+    if len(shape) == 2:
+        return None
+    if len(shape) != 3:
+        raise InputError(f"expected an image of shape (H, W), (H, W, C) or (C, H, W); got {shape}")
+    if shape[0] < SMALLEST_SIDE and shape[2] < SMALLEST_SIDE:
+        raise InputError(f"cannot tell the layout of an image of shape {shape}: {_LAYOUT_HINT}")
+    return 2 if shape[2] < SMALLEST_SIDE else 0
+
+
+def colour_channels(source: object) -> int:
+    """Return how many channels an image has once transparency is gone: 1 for grey, 3 for colour, C for more bands.
+
+    Only an array's own fourth channel counts as a band; in a file it is transparency.
+    """
+    pixels = decode(source)
+    axis = channel_axis(pixels.shape)
+    bands = 1 if axis is None else pixels.shape[axis]
+    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+        return bands
+    return 1 if bands <= 2 else 3
+
+
+def _decode_file(path: Path) -> NDArray[Any]:
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise InputError(f"the file has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}")
+        if size == 0:
+            raise InputError("the file is empty")
+        if path.suffix.lower() == ".npy":
+            return _load_npy(path)
+        with path.open("rb") as stream:
+            return _decode_stream(stream, "the file")
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from error
+
+
+def _load_npy(path: Path) -> NDArray[Any]:
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError, OverflowError, MemoryError) as error:
+        raise InputError(f"not a readable .npy file: {error}") from error
+    if not isinstance(mapped, np.ndarray):
+        raise InputError("not a .npy file: it holds an archive of arrays")
+    if mapped.size > MAX_PIXELS:
+        raise InputError(f"the array has {mapped.size:,} values; the limit is {MAX_PIXELS:,}")
+    return np.array(mapped)
+
+
+def _decode_stream(stream: Any, name: str) -> NDArray[Any]:
+    # Decoders meet hostile bytes with nearly any exception; whichever it is, the image is unreadable.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(stream, formats=_PIL_FORMATS) as picture:
+                return _pixels(picture)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"too many pixels to decode safely: {error}") from error
+    except Exception as error:
+        raise InputError(f"{name} cannot be decoded as an image: {error or type(error).__name__}") from error
+
+
+def _pixels(picture: Image.Image) -> NDArray[Any]:
+    if picture.width * picture.height > MAX_PIXELS:
+        raise InputError(f"the picture has {picture.width} x {picture.height} pixels; the limit is {MAX_PIXELS:,}")
+    picture = ImageOps.exif_transpose(picture)
+    mode = picture.mode
+    if mode == "1":
+        picture = picture.convert("L")
+    elif mode in ("P", "PA", "La", "RGBa") or (mode in ("L", "RGB") and "transparency" in picture.info):
+        opaque = mode == "P" and "transparency" not in picture.info
+        picture = picture.convert("RGB" if opaque else "RGBA")
+    elif mode not in ("L", "LA", "RGB", "RGBA", "I", "F") and not mode.startswith("I;16"):
+        picture = picture.convert("RGB")
+    pixels = np.asarray(picture)
+    if mode == "I":
+        # Some 16-bit files open as 32-bit integers; no other range could be scaled without guessing.
+        if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
+            raise InputError(f"expected at most 16 bits a value; got values from {pixels.min()} to {pixels.max()}")
+        pixels = pixels.astype(np.uint16)
+    if pixels.ndim == 3 and pixels.shape[2] == 2:
+        pixels = pixels[..., [0, 0, 0, 1]]
+    return pixels
+
+
+def _planes(pixels: NDArray[Any], channels: int) -> list[Floats]:
+    """Split one image into float32 planes (H, W) in [0, 1], composited on white where it has transparency."""
+    axis = channel_axis(pixels.shape)
+    if 0 in pixels.shape:
+        raise InputError(f"the image is empty: shape {pixels.shape}")
+    if axis is None:
+        return [_scale(pixels)]
+    bands = [pixels[i] if axis == 0 else pixels[..., i] for i in range(pixels.shape[axis])]
+    if len(bands) != 4 or channels == 4:
+        return [_scale(band) for band in bands]
+    alpha = _scale(bands[3])
+    return [_scale(band) * alpha + (1 - alpha) for band in bands[:3]]
+
+
+def _scale(plane: NDArray[Any]) -> Floats:
+    kind = plane.dtype
+    if kind == np.bool_:
+        return plane.astype(np.float32)
+    if kind == np.uint8:
+        return plane.astype(np.float32) / np.float32(255)
+    if kind.kind == "u" and kind.itemsize == 2:
+        return plane.astype(np.float32) / np.float32(65535)
+    if kind.kind != "f":
+        raise InputError(f"expected uint8, uint16, bool or float pixels; got {kind}")
+    if not np.isfinite(plane).all():
+        raise InputError("expected float pixels in [0, 1]; got NaN or infinite values")
+    if plane.min() < 0 or plane.max() > 1:
+        raise InputError(f"expected float pixels in [0, 1]; got values from {plane.min():g} to {plane.max():g}")
+    return plane.astype(np.float32)
+
+
+def _resize(plane: Floats, height: int, width: int) -> Floats:
+    if plane.shape == (height, width):
+        return plane
+    picture = Image.fromarray(np.ascontiguousarray(plane))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _match_channels(planes: Floats, channels: int) -> Floats:
+    if len(planes) == 1 and channels == 3:
+        return np.repeat(planes, 3, axis=0)
+    if len(planes) == 3 and channels == 1:
+        return np.tensordot(_LUMA, planes, axes=1)[None]
+    raise InputError(f"expected an image with {channels} channels; got {len(planes)}")
+
+
+def _vector(values: NDArray[Any], shape: tuple[int, ...]) -> Floats:
+    if values.shape != shape:
+        raise InputError(f"expected a vector of shape {shape}; got {values.shape}")
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"expected a vector of numbers; got {values.dtype}")
+    vector = values.astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise InputError("expected finite values; got NaN or infinite values")
+    return np.ascontiguousarray(vector)

@@ -1,0 +1,118 @@
+"""How well scores tell outliers from inliers: pure functions of numpy arrays."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from recondite.errors import InputError
+
+
+def auroc(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
+    """Return the chance that an outlier scores higher than an inlier, ties counted half; in [0, 1].
+
+    Raises:
+        InputError: either is empty or holds NaN.
+
+    >>> auroc([1.0, 2.0], [3.0, 2.0])
+    0.875
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(*_labelled(inlier_scores, outlier_scores)))
+
+
+def average_precision(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
+    """Return the mean precision over recall steps with outliers as the positives; in [0, 1].
+
+    Raises:
+        InputError: either is empty or holds NaN.
+
+    >>> average_precision([1.0, 2.0], [3.0, 4.0])
+    1.0
+    """
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(*_labelled(inlier_scores, outlier_scores)))
+
+
+def inliers_flagged_at_95_outliers_caught(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
+    """Return the share of inliers flagged by the highest threshold (score >= t) that catches 95 % of outliers.
+
+    This is the false-positive rate at 95 % true-positive rate with outliers as the positives.
+
+    >>> inliers_flagged_at_95_outliers_caught([1.0, 2.0, 3.0, 4.0], [3.5, 5.0])
+    0.25
+    """
+    inliers, outliers = _checked(inlier_scores), _checked(outlier_scores)
+    return _share_above_at(outliers, inliers)
+
+
+def outliers_missed_at_95_inliers_kept(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
+    """Return the share of outliers accepted by the lowest threshold (score <= t) that keeps 95 % of inliers.
+
+    This is the false-positive rate at 95 % true-positive rate with inliers as the positives, as in most papers on
+    out-of-distribution detection.
+
+    >>> outliers_missed_at_95_inliers_kept([1.0, 2.0, 3.0, 4.0], [3.5, 5.0])
+    0.5
+    """
+    inliers, outliers = _checked(inlier_scores), _checked(outlier_scores)
+    return _share_above_at(-inliers, -outliers)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share measured on a sample, with its 95 % Clopper-Pearson interval."""
+
+    hits: int
+    total: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.total
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}] ({self.hits} of {self.total})"
+
+
+def rate(flags: ArrayLike) -> Rate:
+    """Return the share of True with its exact 95 % binomial interval.
+
+    Source: Clopper and Pearson 1934.
+
+    Raises:
+        InputError: there are no flags.
+
+    >>> rate([True, False, False, False]).value
+    0.25
+    """
+    from scipy.stats import binomtest
+
+    values = np.asarray(flags, dtype=bool)
+    if values.size == 0:
+        raise InputError("expected at least one image to measure a rate; got none")
+    hits = int(values.sum())
+    interval = binomtest(hits, values.size).proportion_ci(0.95, method="exact")
+    return Rate(hits, values.size, float(interval.low), float(interval.high))
+
+
+def _share_above_at(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> float:
+    needed = -(-95 * len(positives) // 100)
+    threshold = np.sort(positives)[::-1][needed - 1]
+    return float(np.mean(negatives >= threshold))
+
+
+def _labelled(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    inliers, outliers = _checked(inlier_scores), _checked(outlier_scores)
+    labels = np.repeat(np.array([0, 1]), [len(inliers), len(outliers)])
+    return labels, np.concatenate([inliers, outliers])
+
+
+def _checked(scores: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0 or np.isnan(values).any():
+        raise InputError(f"expected a list of scores without NaN; got shape {values.shape}")
+    return values

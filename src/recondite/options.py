@@ -1,0 +1,89 @@
+"""Options as frozen keyword-only dataclasses: checked on creation, written as JSON, shown as flags."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import pydantic
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from recondite.errors import InputError
+
+T = TypeVar("T")
+CHECKED = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+"""Configuration of every options class."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class TrainingOptions:
+    """How the training loop runs; the same for every detector that is trained by gradient steps."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000, description="passes over the training images")] = 20
+    batch_size: Annotated[int, Field(ge=1, le=65_536, description="images a step, over all processes")] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=10, description="Adam's step size; the peak of a schedule")] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1, description="L2 penalty, as in Adam")] = 0.0
+    schedule: Annotated[
+        Literal["constant", "one-cycle", "cosine"], Field(description="how the learning rate runs over the training")
+    ] = "one-cycle"
+    clip_norm: Annotated[float | None, Field(gt=0, description="largest norm of a group's gradient")] = None
+    ema: Annotated[
+        float | None, Field(gt=0, lt=1, description="decay of an exponential moving average of the weights, then used")
+    ] = None
+    patience: Annotated[
+        int | None, Field(ge=1, description="stop after so many epochs without a lower validation error")
+    ] = None
+    keep_best: Annotated[bool, Field(description="end with the weights of the lowest validation error")] = True
+    trim: Annotated[
+        float, Field(ge=0, lt=1, description="share of the worst rebuilt training images left out of each epoch")
+    ] = 0.0
+    precision: Annotated[
+        Literal["fp32", "bf16"], Field(description="of training; scoring is always fp32")
+    ] = "fp32"
+    device: Annotated[str, Field(pattern="^(auto|cpu|cuda|mps)$", description="auto, cpu, cuda or mps")] = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="of weights, shuffling and every random draw")] = 0
+
+
+def make_options(kind: type[T], values: Mapping[str, Any], owner: str) -> T:
+    """Create options of a kind from names and values.
+
+    Raises:
+        InputError: an unknown name (with the closest known one) or a value out of range, in words.
+    """
+    known = option_names(kind)
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(known))}"
+            raise InputError(f"{owner} has no option {name!r}; {hint}")
+    try:
+        return kind(**values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{owner}, option {where}: {first['msg']}; got {first['input']!r}") from error
+
+
+def options_to_json(options: object) -> dict[str, Any]:
+    """Return options as plain JSON values."""
+    dumped = TypeAdapter(type(options)).dump_python(options, mode="json")
+    assert isinstance(dumped, dict)
+    return dumped
+
+
+def option_names(kind: type) -> set[str]:
+    """Return the names of all options of a kind."""
+    return {field.name for field in fields(kind)}
+
+
+def describe_options(kind: type) -> dict[str, tuple[Any, str, Any]]:
+    """Return name -> (type, description, default) of all options, in order; used for the flags and the docs."""
+    hints = get_type_hints(kind, include_extras=True)
+    described = {}
+    for field in fields(kind):
+        hint = hints[field.name]
+        notes = [note.description for note in hint.__metadata__ if getattr(note, "description", None)]
+        default = getattr(field.default, "default", field.default)
+        described[field.name] = (hint.__origin__, notes[0] if notes else "", None if default is MISSING else default)
+    return described

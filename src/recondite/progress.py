@@ -1,0 +1,72 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere, nothing unless asked."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[int, str], None]
+"""Called as advance(steps, note) while the work goes on."""
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def progress(description: str, total: int | None, shown: bool) -> Iterator[Advance]:
+    """Show how far the work is, on standard error.
+
+    Args:
+        description: what is being done.
+        total: number of steps; None if unknown.
+        shown: False for silence.
+    """
+    if not shown:
+        yield lambda steps, note: None
+    elif sys.stderr.isatty():
+        with _bar(description, total) as advance:
+            yield advance
+    else:
+        with _lines(description, total) as advance:
+            yield advance
+
+
+@contextmanager
+def _bar(description: str, total: int | None) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total, note="")
+
+        def advance(steps: int, note: str) -> None:
+            bar.update(task, advance=steps, **({"note": note} if note else {}))
+
+        yield advance
+
+
+@contextmanager
+def _lines(description: str, total: int | None) -> Iterator[Advance]:
+    start = last = time.monotonic()
+    done = 0
+
+    def line(note: str) -> None:
+        of = f"/{total}" if total is not None else ""
+        print(f"{description}: {done}{of} in {time.monotonic() - start:.0f} s {note}".rstrip(), file=sys.stderr, flush=True)
+
+    def advance(steps: int, note: str) -> None:
+        nonlocal done, last
+        done += steps
+        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            line(note)
+
+    yield advance
+    line("")

@@ -1,0 +1,121 @@
+"""Scores and verdicts: frozen values that carry numpy arrays. A verdict becomes a record here and nowhere else."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How anomalous each image is; higher is more anomalous.
+
+    Args:
+        ids: N names.
+        instance_score: float64 (N,); NaN where the image could not be read.
+        errors: N reasons; None where the image was read.
+        feature_score: float32 (N, *shape), the score of each value of the image; NaN for a bad image; None unless asked.
+        reconstruction: float32 (N, *shape), in the units of the image; None unless asked.
+    """
+
+    ids: tuple[str, ...]
+    instance_score: NDArray[np.float64]
+    errors: tuple[str | None, ...]
+    feature_score: NDArray[np.float32] | None = None
+    reconstruction: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Self]) -> Self:
+        """Join scores of successive batches.
+
+        Raises:
+            InputError: there are no parts.
+        """
+        listed = list(parts)
+        if not listed:
+            raise InputError("expected at least one image; got none")
+        joined: dict[str, Any] = {}
+        for field in fields(cls):
+            values = [getattr(part, field.name) for part in listed]
+            if isinstance(values[0], tuple):
+                joined[field.name] = tuple(item for value in values for item in value)
+            elif isinstance(values[0], np.ndarray):
+                joined[field.name] = np.concatenate(values)
+            else:
+                joined[field.name] = values[0]
+        return cls(**joined)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdicts(Scores):
+    """Scores with their meaning.
+
+    Args:
+        p_value: float64 (N,) in (0, 1]: how often a normal image scores this high; NaN for a bad image.
+        is_outlier: bool (N,); True for a bad image too, which is never an inlier.
+        threshold: an image with a higher instance score is an outlier; NaN where there is one for each group or, under
+            false-discovery control, for each batch.
+        alpha: the false-alarm rate on normal images that the threshold stands for, or the false-discovery rate.
+        rule: "false-alarm rate" or "false-discovery rate".
+    """
+
+    p_value: NDArray[np.float64]
+    is_outlier: NDArray[np.bool_]
+    threshold: float
+    alpha: float
+    rule: str = "false-alarm rate"
+
+    @property
+    def words(self) -> list[str]:
+        """Return "inlier", "outlier" or "invalid" for each image."""
+        flagged = ["outlier" if flag else "inlier" for flag in self.is_outlier]
+        return [word if error is None else "invalid" for word, error in zip(flagged, self.errors, strict=True)]
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield one row an image, as written to every table and sent over every wire; NaN becomes None."""
+        for index, word in enumerate(self.words):
+            yield {
+                "id": self.ids[index],
+                "verdict": word,
+                "is_outlier": bool(self.is_outlier[index]),
+                "instance_score": _number(self.instance_score[index]),
+                "p_value": _number(self.p_value[index]),
+                "threshold": _number(self.threshold),
+                "alpha": self.alpha,
+                "error": self.errors[index],
+            }
+
+    def counts(self) -> dict[str, int]:
+        """Return how many images are inliers, outliers and invalid."""
+        words = self.words
+        return {word: words.count(word) for word in ("inlier", "outlier", "invalid")}
+
+    def with_false_discovery_rate(self, rate: float) -> "Verdicts":
+        """Return verdicts on the same scores in which at most a share `rate` of the flagged are expected to be normal.
+
+        Benjamini-Hochberg on the p-values of the valid images; invalid ones stay flagged and do not count.
+        Source: Bates et al. 2023, arXiv 2104.08279, section 2.
+
+        Raises:
+            InputError: `rate` is not in (0, 1).
+        """
+        if not 0 < rate < 1:
+            raise InputError(f"expected a false-discovery rate in (0, 1); got {rate!r}")
+        from scipy.stats import false_discovery_control
+
+        valid = ~np.isnan(self.p_value)
+        flags = np.ones(len(self), dtype=bool)
+        if valid.any():
+            flags[valid] = false_discovery_control(self.p_value[valid]) <= rate
+        return replace(self, is_outlier=flags, threshold=float("nan"), alpha=rate, rule="false-discovery rate")
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

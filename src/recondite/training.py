@@ -1,0 +1,438 @@
+"""The one training loop: any detector, any device, one process or several, resumable to the same weights."""
+
+import csv
+import importlib.util
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from recondite.artifacts import read_tensors, write_tensors
+from recondite.datasets import Rows
+from recondite.errors import InputError, ReconditeError
+from recondite.files import atomic_file
+from recondite.options import TrainingOptions, options_to_json
+from recondite.progress import progress
+
+CHECKPOINT = "checkpoint.safetensors"
+STEPS, EPOCHS = "steps.csv", "epochs.csv"
+_WARM_UP = 0.3
+_START_DIVISOR, _END_DIVISOR = 25.0, 1e5
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Trainable(Protocol):
+    """What the loop needs of a detector; tensors are batches (N, *shape) in image units on the detector's device."""
+
+    def losses(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield (parameter group, scalar loss) in update order; each group is updated before the next is asked for."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters that each loss updates."""
+
+    def validation_errors(self, x: Tensor) -> Tensor:
+        """Return how badly each image is rebuilt (N,), without random draws."""
+
+
+@dataclass
+class History:
+    """What happened in training: one row an epoch.
+
+    Args:
+        epochs: rows with "epoch" (from 1), "seconds", "loss_<group>" (mean over the epoch) and "validation" (mean
+            validation error, None without validation images).
+        best_epoch: the epoch whose weights were kept.
+    """
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+
+    @property
+    def best_validation(self) -> float | None:
+        """The validation error of the weights that were kept."""
+        return self.epochs[self.best_epoch - 1]["validation"] if self.best_epoch else None
+
+
+def train(
+    detector: nn.Module,
+    images: Rows,
+    validation: Rows | None,
+    options: TrainingOptions,
+    run_folder: Path | None = None,
+    resume: bool = False,
+    show_progress: bool = False,
+) -> History:
+    """Train a detector in place.
+
+    Each epoch draws all its random numbers from a generator seeded by (seed, epoch), so a run that was killed and
+    resumed from its last checkpoint ends with the same bits as one that was not. Under torchrun the images of each step
+    are shared out over the processes and their gradients averaged; batch-norm statistics are averaged once an epoch.
+
+    Args:
+        detector: a `Trainable` module.
+        images: the images to learn.
+        validation: images for early stopping and for choosing the best epoch.
+        options: how to train.
+        run_folder: where checkpoint.safetensors, steps.csv and epochs.csv are written after each epoch.
+        resume: go on from the checkpoint in `run_folder`, if there is one.
+        show_progress: draw a bar, or print lines, on standard error.
+
+    Raises:
+        InputError: the checkpoint belongs to other options or other images.
+        ReconditeError: the loss became infinite or NaN.
+    """
+    return _Run(detector, images, validation, options, run_folder, show_progress).go(resume)
+
+
+def learning_rate_at(options: TrainingOptions, step: int, steps: int) -> float:
+    """Return the learning rate of one step.
+
+    "one-cycle" rises by a cosine from a 25th of the peak over the first 30 % of steps, then falls to nearly nothing.
+    Source: Smith and Topin 2019, arXiv 1708.07120 (cosine variant).
+    """
+    peak = options.learning_rate
+    if options.schedule == "constant":
+        return peak
+    done = step / max(1, steps - 1)
+    warm_up = _WARM_UP if options.schedule == "one-cycle" else 0.0
+    if done < warm_up:
+        return _cosine(peak / _START_DIVISOR, peak, done / warm_up)
+    return _cosine(peak, peak / _END_DIVISOR, (done - warm_up) / (1 - warm_up))
+
+
+@contextmanager
+def evaluating(module: Module) -> Iterator[Module]:
+    """Put a module into eval mode without gradients, and every part of it back into its own mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield module
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+class _Run:
+    def __init__(
+        self,
+        detector: nn.Module,
+        images: Rows,
+        validation: Rows | None,
+        options: TrainingOptions,
+        run_folder: Path | None,
+        show_progress: bool,
+    ) -> None:
+        self.fabric = _make_fabric(options)
+        self.detector: Any = detector.to(self.fabric.device)
+        self.images, self.validation, self.options = images, validation, options
+        self.run_folder = run_folder
+        self.show_progress = show_progress and self.fabric.is_global_zero
+        self.groups: dict[str, list[nn.Parameter]] = self.detector.parameter_groups()
+        self.optimizers = {
+            name: torch.optim.Adam(group, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
+            for name, group in self.groups.items()
+        }
+        self.average = (
+            AveragedModel(detector, multi_avg_fn=get_ema_multi_avg_fn(options.ema)) if options.ema else None
+        )
+        self.history = History()
+        self.best: dict[str, Tensor] = {}
+        self.stale_epochs = 0
+
+    def go(self, resume: bool) -> History:
+        first_epoch = self._load() if resume else 0
+        if first_epoch == 0:
+            self._start_logs()
+            self._save(0)
+        batches = list(_batch_slices(len(self.images), self.options.batch_size))
+        total = (self.options.epochs - first_epoch) * len(batches)
+        with progress("training", total, self.show_progress) as advance:
+            for epoch in range(first_epoch + 1, self.options.epochs + 1):
+                if self.options.patience and self.stale_epochs >= self.options.patience:
+                    break
+                with _seeded(self.options.seed, epoch, self.fabric.global_rank):
+                    row, steps = self._epoch(epoch, advance)
+                self.history.epochs.append(row)
+                self._note_best(epoch, row["validation"])
+                self._log(row, steps)
+                self._save(epoch)
+        self._finish()
+        return self.history
+
+    def _epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        started = time.monotonic()
+        order = np.random.default_rng([self.options.seed, epoch]).permutation(len(self.images))
+        if self.options.trim and epoch > 1:
+            order = self._without_worst(order)
+        batches = list(_batch_slices(len(order), self.options.batch_size))
+        full_batches = len(list(_batch_slices(len(self.images), self.options.batch_size)))
+        self.detector.train()
+        steps = []
+        for number, batch in enumerate(batches):
+            step = (epoch - 1) * full_batches + number
+            rate = learning_rate_at(self.options, step, self.options.epochs * full_batches)
+            losses = self._step(order[batch], rate)
+            steps.append({"epoch": epoch, "step": step + 1, "learning_rate": rate, **losses})
+            advance(1, f"epoch {epoch}")
+        advance(full_batches - len(batches), "")
+        self.detector.eval()
+        self._average_buffers()
+        for line in steps:
+            line.update({name: float(value) for name, value in line.items() if isinstance(value, Tensor)})
+        names = [name for name in steps[0] if name.startswith("loss_")]
+        means = {name: float(np.mean([line[name] for line in steps])) for name in names}
+        if not all(math.isfinite(value) for value in means.values()):
+            raise ReconditeError(f"the loss is no longer finite in epoch {epoch}: {means}; try a lower learning_rate")
+        errors = self._errors(self.validation) if self.validation is not None else None
+        validation = float(errors.mean()) if errors is not None else None
+        return {"epoch": epoch, "seconds": time.monotonic() - started, **means, "validation": validation}, steps
+
+    def _step(self, chosen: NDArray[np.intp], learning_rate: float) -> dict[str, Tensor]:
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        mine = chosen[rank::world]
+        # A process without an image in the last batch still takes part, with a weight of zero.
+        weight = len(mine) * world / len(chosen)
+        x = self._to_device(self.images.take(np.sort(mine if len(mine) else chosen[:1])))
+        losses: dict[str, Tensor] = {}
+        pending = self.detector.losses(x)
+        while True:
+            with self.fabric.autocast():
+                group, loss = next(pending, (None, None))
+            if group is None:
+                return losses
+            parameters = self.groups[group]
+            for parameter in parameters:
+                parameter.grad = None
+            (loss * weight).backward(inputs=parameters)
+            self._average_gradients(parameters)
+            if self.options.clip_norm:
+                torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
+            optimizer = self.optimizers[group]
+            for settings in optimizer.param_groups:
+                settings["lr"] = learning_rate
+            optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.detector)
+            losses[f"loss_{group}"] = loss.detach()
+
+    def _without_worst(self, order: NDArray[np.intp]) -> NDArray[np.intp]:
+        errors = self._errors(self.images)
+        kept = max(1, round(len(order) * (1 - self.options.trim)))
+        worst = np.argsort(errors, kind="stable")[kept:]
+        return order[~np.isin(order, worst)]
+
+    def _errors(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the error of each image under the weights that would be kept now, (N,)."""
+        model: Any = self.average.module if self.average is not None else self.detector
+        size = max(1, self.options.batch_size)
+        with evaluating(model):
+            parts = [model.validation_errors(self._to_device(batch)).double().cpu() for batch in rows.batches(size)]
+        return torch.cat(parts).numpy()
+
+    def _to_device(self, batch: NDArray[np.float32]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(batch))
+        layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+        return tensor.to(self.fabric.device, memory_format=layout, non_blocking=True)
+
+    def _average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        if self.fabric.world_size == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        self._average_over_processes(gradients)
+
+    def _average_buffers(self) -> None:
+        if self.fabric.world_size > 1:
+            self._average_over_processes([buffer for buffer in self.detector.buffers() if buffer.is_floating_point()])
+
+    def _average_over_processes(self, tensors: Sequence[Tensor]) -> None:
+        if not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        flat = self.fabric.all_reduce(flat, reduce_op="mean")
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def _weights(self) -> dict[str, Tensor]:
+        model = self.average.module if self.average is not None else self.detector
+        return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def _note_best(self, epoch: int, validation: float | None) -> None:
+        best = self.history.best_validation
+        if validation is None or not self.options.keep_best:
+            self.history.best_epoch = epoch
+            better = validation is not None and validation <= min(row["validation"] for row in self.history.epochs)
+        else:
+            better = best is None or validation < best
+            if better:
+                self.history.best_epoch = epoch
+                self.best = self._weights()
+        self.stale_epochs = 0 if better else self.stale_epochs + 1
+
+    def _finish(self) -> None:
+        self.detector.load_state_dict(self.best or self._weights())
+        self.detector.eval()
+
+    def _start_logs(self) -> None:
+        if self.run_folder is not None and self.fabric.is_global_zero:
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+            for name in (CHECKPOINT, STEPS, EPOCHS):
+                (self.run_folder / name).unlink(missing_ok=True)
+
+    def _log(self, row: dict[str, Any], steps: list[dict[str, Any]]) -> None:
+        if self.run_folder is None or not self.fabric.is_global_zero:
+            return
+        _append_rows(self.run_folder / STEPS, steps)
+        _append_rows(self.run_folder / EPOCHS, [row])
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            with SummaryWriter(str(self.run_folder / "tensorboard")) as writer:  # type: ignore[no-untyped-call]
+                for line in steps:
+                    for name in line.keys() - {"epoch", "step"}:
+                        writer.add_scalar(name, line[name], line["step"])  # type: ignore[no-untyped-call]
+                if row["validation"] is not None:
+                    writer.add_scalar("validation", row["validation"], steps[-1]["step"])  # type: ignore[no-untyped-call]
+
+    def _identity(self) -> str:
+        """Return a digest of everything that the weights after an epoch depend on."""
+        options = {k: v for k, v in options_to_json(self.options).items() if k not in ("device", "patience")}
+        shapes = {name: list(value.shape) for name, value in self.detector.state_dict().items()}
+        digest = sha256(json.dumps([options, shapes, len(self.images)], sort_keys=True).encode())
+        for rows in (self.images, self.validation):
+            for batch in rows.batches(4096) if rows is not None else ():
+                digest.update(batch)
+        return digest.hexdigest()
+
+    def _save(self, epoch: int) -> None:
+        if self.run_folder is None or not self.fabric.is_global_zero:
+            return
+        tensors = {f"model/{name}": value for name, value in self.detector.state_dict().items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        if self.average is not None:
+            tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
+        for group, optimizer in self.optimizers.items():
+            for number, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{group}/{number}/{name}": value for name, value in state.items()}
+        facts = {
+            "epoch": epoch,
+            "identity": self.identity,
+            "history": self.history.epochs,
+            "best_epoch": self.history.best_epoch,
+            "stale_epochs": self.stale_epochs,
+        }
+        arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
+        write_tensors(self.run_folder / CHECKPOINT, arrays, facts)
+
+    @property
+    def identity(self) -> str:
+        if not hasattr(self, "_known_identity"):
+            self._known_identity = self._identity()
+        return self._known_identity
+
+    def _load(self) -> int:
+        """Take up the checkpoint, if there is one, and return the epochs it has behind it."""
+        if self.run_folder is None or not (self.run_folder / CHECKPOINT).exists():
+            return 0
+        arrays, facts = read_tensors(self.run_folder / CHECKPOINT)
+        if facts.get("identity") != self.identity:
+            raise InputError(f"{self.run_folder} belongs to other images or options: leave out --resume to start anew")
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        self.detector.load_state_dict(_under("model/", tensors))
+        self.best = {name: value.to(self.fabric.device) for name, value in _under("best/", tensors).items()}
+        if self.average is not None:
+            self.average.load_state_dict(_under("average/", tensors))
+        for group, optimizer in self.optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in _under(f"optimizer/{group}/", tensors).items():
+                number, _, name = key.partition("/")
+                state.setdefault(int(number), {})[name] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        self.history = History(facts["history"], facts["best_epoch"])
+        self.stale_epochs = facts["stale_epochs"]
+        if self.fabric.is_global_zero:
+            for name in (STEPS, EPOCHS):
+                _drop_rows_after(self.run_folder / name, facts["epoch"])
+        return int(facts["epoch"])
+
+
+def _make_fabric(options: TrainingOptions) -> Any:
+    from lightning_fabric import Fabric
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    fabric = Fabric(
+        accelerator=options.device,
+        devices=local,
+        num_nodes=max(1, world // local),
+        strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def _seeded(*numbers: int) -> Iterator[None]:
+    """Seed torch for a while and leave its global state as it was."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _batch_slices(size: int, batch_size: int) -> Iterator[slice]:
+    """Yield slices of `batch_size` that cover `size`; a last batch of one image joins the one before it.
+
+    Batch norm cannot be trained on a single image.
+    """
+    start = 0
+    while start < size:
+        end = size if size - start <= batch_size + (batch_size > 1) else start + batch_size
+        yield slice(start, end)
+        start = end
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _drop_rows_after(path: Path, epoch: int) -> None:
+    """Remove what an interrupted epoch may have written; it will be run again."""
+    if not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        kept = [row for row in reader if int(row["epoch"]) <= epoch]
+        names = reader.fieldnames or []
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=names)
+        writer.writeheader()
+        writer.writerows(kept)
