@@ -35,8 +35,7 @@ def write_folder(
     Raises:
         ArtifactError: `path` is something that is not such a folder.
     """
-    if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
-        raise ArtifactError(f"{path} exists and is not a screen; it is left alone")
+    check_target(path)
     with atomic_folder(path) as folder:
         for name, arrays in tensors.items():
             save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, folder / name)
@@ -50,6 +49,12 @@ def write_folder(
         content["digest"] = _digest(content)
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def check_target(path: Path) -> None:
+    """Raise ArtifactError if writing here would destroy something that is not a screen."""
+    if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
+        raise ArtifactError(f"{path} exists and is not a screen; it is left alone")
 
 
 def read_folder(path: Path, schema: int, kind: str) -> tuple[dict[str, Any], dict[str, Tensors]]:

@@ -89,20 +89,18 @@ def _dense_network(size: int, latent_size: int, hidden: int, encoder_outputs: in
 
 
 def _mnist_microscope(encoder_outputs: int) -> Network:
-    """Three convolutions and a latent of 20 for digits of 28 x 28."""
+    """Three convolutions and a latent of 20 for digits of 28 x 28; no activation around the latent."""
     encoder = nn.Sequential(
         nn.Conv2d(1, 16, 3, 2, 1),
         nn.ReLU(),
         nn.Conv2d(16, 32, 3, 2, 1),
         nn.ReLU(),
         nn.Conv2d(32, 64, 7),
-        nn.ReLU(),
         nn.Flatten(),
         nn.Linear(64, encoder_outputs),
     )
     decoder = nn.Sequential(
         nn.Linear(20, 64),
-        nn.ReLU(),
         nn.Unflatten(1, (64, 1, 1)),
         nn.ConvTranspose2d(64, 32, 7),
         nn.ReLU(),

@@ -1,5 +1,6 @@
 """A screen: a fitted detector, a calibration and the false-alarm rate that the user chose."""
 
+import hashlib
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -83,6 +84,19 @@ class Screen:
         sizes = self.calibrator.sizes
         smallest = min(sizes, key=lambda group: sizes[group])
         return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, smallest)
+
+    @property
+    def map_scale(self) -> float:
+        """The feature score at which heat maps reach full colour; one for all images of a screen."""
+        return float(self.facts.get("map_scale") or 1.0)
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of all that scores and p-values depend on; alpha is not part of it."""
+        digest = hashlib.sha256(repr((self.detector.name, self.detector.shape, self.detector.options)).encode())
+        for value in self.detector.state_dict().values():
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        digest.update(self.calibrator.scores.tobytes())
+        return digest.hexdigest()
 
     def with_alpha(
         self, alpha: float, confidence: float | None = None, guarantee: Guarantee | None = None
@@ -210,8 +224,12 @@ class Screen:
             alpha=self.alpha,
         )
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, *, texts: Mapping[str, str] | None = None) -> None:
         """Write the screen as a folder, atomically: a crash leaves an older screen there whole.
+
+        Args:
+            path: the folder.
+            texts: further files for people, such as training logs: name -> text.
 
         Raises:
             ArtifactError: `path` exists and is not a screen.
@@ -240,7 +258,7 @@ class Screen:
             "facts": dict(self.facts),
             "versions": _versions(),
         }
-        write_folder(Path(path), manifest, tensors, texts={})
+        write_folder(Path(path), manifest, tensors, texts or {})
 
     def to(self, device: str) -> "Screen":
         """Move the detector to a device, such as "cuda", and return the screen."""

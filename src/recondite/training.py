@@ -28,7 +28,7 @@ from recondite.progress import progress
 
 CHECKPOINT = "checkpoint.safetensors"
 STEPS, EPOCHS = "steps.csv", "epochs.csv"
-_WARM_UP = 0.3
+_WARM_UP = 0.15
 _START_DIVISOR, _END_DIVISOR = 25.0, 1e5
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -100,7 +100,7 @@ def train(
 def learning_rate_at(options: TrainingOptions, step: int, steps: int) -> float:
     """Return the learning rate of one step.
 
-    "one-cycle" rises by a cosine from a 25th of the peak over the first 30 % of steps, then falls to nearly nothing.
+    "one-cycle" rises by a cosine from a 25th of the peak over the first 15 % of steps, then falls to nearly nothing.
     Source: Smith and Topin 2019, arXiv 1708.07120 (cosine variant).
     """
     peak = options.learning_rate

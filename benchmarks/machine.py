@@ -1,0 +1,23 @@
+"""Says where a benchmark ran, so that its numbers can be placed."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+
+def where() -> str:
+    """Return the commit (with + for uncommitted changes), processor, cores, device and versions in one line."""
+    root = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True).stdout
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "../src"], cwd=root).returncode
+    cpu = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return (
+        f"commit {commit.strip()}{'+' if changed else ''}; {cpu}, {torch.get_num_threads()} threads, {device}; "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )

@@ -1,0 +1,426 @@
+"""The command line: parse, make one call, print."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+
+from cyclopts import App, Parameter
+
+from recondite import __version__
+from recondite.errors import InputError, ReconditeError
+
+if TYPE_CHECKING:
+    from recondite.screen import Screen
+
+DEFAULT_DETECTOR = "autoencoder"
+_LINES_OF_BAD_FILES = 10
+
+Output = Annotated[Path, Parameter(alias="-o")]
+OnBad = Literal["flag", "skip", "raise"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 1 for a failure, 2 for wrong input, 130 when interrupted."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _make_app(tokens)(tokens, result_action="return_value")
+    except ReconditeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on (fit: with --resume)", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _make_app(tokens: Sequence[str]) -> App:
+    app = App(
+        name="recondite",
+        version=__version__,
+        help="Finds the images that do not belong, at a false-alarm rate you choose.",
+        help_epilogue="Begin with: recondite fit good_images/ -o screen/",
+        suppress_keyboard_interrupt=False,
+    )
+    # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
+    app.command(_fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else _fit, name="fit")
+    for command in (predict, evaluate, show, info, datasets, detectors, demo):
+        app.command(command)
+    return app
+
+
+def _fit(images: str = "", /) -> None:
+    """Learn what normal images look like; `recondite fit --help` lists the flags."""
+
+
+def _fit_with_flags(tokens: Sequence[str]) -> Any:
+    from recondite.detectors import detector_class
+    from recondite.options import TrainingOptions
+    from recondite.presets import get_preset
+
+    preset = _value_of("--preset", tokens)
+    name = _value_of("--detector", tokens) or (get_preset(preset).detector if preset else DEFAULT_DETECTOR)
+    own = _flags(f"{name} flags", detector_class(name).Options)
+    training = _flags("training flags", TrainingOptions)
+
+    def fit(
+        images: str,
+        /,
+        *,
+        output: Output,
+        detector: str | None = None,
+        preset: str | None = None,
+        alpha: float = 0.05,
+        confidence: float | None = None,
+        guarantee: Literal["exact", "simes", "dkwm", "monte-carlo"] = "exact",
+        image_size: str | None = None,
+        validation: str = "0.1",
+        calibration: str = "0.2",
+        by_folder: Annotated[bool, Parameter(negative="")] = False,
+        on_bad: OnBad = "flag",
+        resume: Annotated[bool, Parameter(negative="")] = False,
+        options: Annotated[Any, Parameter(name="*", group=f"Options of detector {name}")] = None,
+        training: Annotated[Any, Parameter(name="*", group="Options of training")] = None,
+    ) -> None:
+        """Learn what normal images look like and write a screen.
+
+        Parameters
+        ----------
+        images
+            Folder, file, glob, .npy, .npz or data set (mnist, cifar10/train:cat,dog) of normal images.
+        output
+            Folder of the screen to write.
+        detector
+            See `recondite detectors`; its own flags are listed below.
+        preset
+            A recipe; see `recondite detectors`.
+        alpha
+            Share of normal images that may be flagged.
+        confidence
+            Let that share hold for this very calibration set with this probability (0.95, say).
+        guarantee
+            What is meant by confidence: exact for one alpha, the others for every alpha at once.
+        image_size
+            Pixels a side (32), or height x width (24x32).
+        validation
+            Share of the images, or other normal images, to choose the best epoch by.
+        calibration
+            Share of the images, or other normal images, to set the threshold by.
+        by_folder
+            Calibrate each sub-folder on its own.
+        on_bad
+            Unreadable images: flag and skip leave them out and list them, raise stops.
+        resume
+            Go on where an interrupted fit of the same screen stopped.
+        """
+        _fit_screen(
+            images,
+            output,
+            validation=_share_or_source(validation),
+            calibration=_share_or_source(calibration),
+            image_size=_image_size(image_size),
+            resume=resume,
+            detector=detector,
+            preset=preset,
+            alpha=alpha,
+            confidence=confidence,
+            guarantee=guarantee,
+            by_folder=by_folder,
+            on_bad=on_bad,
+            **{**(options or {}), **(training or {})},
+        )
+
+    fit.__annotations__["options"] = Annotated[own, Parameter(name="*", group=f"Options of detector {name}")]
+    fit.__annotations__["training"] = Annotated[training, Parameter(name="*", group="Options of training")]
+    return fit
+
+
+def _fit_screen(images: str, output: Path, **settings: Any) -> None:
+    import shutil
+
+    from recondite.artifacts import check_target
+    from recondite.screen import fit
+
+    check_target(output)
+    run_folder = output.with_name(f"{output.name}.run")
+    screen = fit(images, run_folder=run_folder, progress=True, **settings)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    logs = {file.name: file.read_text(encoding="utf-8") for file in sorted(run_folder.glob("*.csv"))}
+    screen.save(output, texts=logs)
+    shutil.rmtree(run_folder, ignore_errors=True)
+    for name, error in screen.facts["unreadable"]["first"][:_LINES_OF_BAD_FILES]:
+        print(f"left out: {name}: {error}", file=sys.stderr)
+    count = screen.facts["unreadable"]["count"]
+    if count > _LINES_OF_BAD_FILES:
+        print(f"left out: {count} unreadable images in all; see {output}/manifest.json", file=sys.stderr)
+    _print_table(_screen_rows(screen), title=str(output))
+    print(f"\nnext: recondite predict {output} NEW_IMAGES -o verdicts.csv --report report.html")
+
+
+def predict(
+    screen: Path,
+    images: str,
+    /,
+    *,
+    output: Output,
+    report: Path | None = None,
+    maps: Path | None = None,
+    fdr: float | None = None,
+    alpha: float | None = None,
+    confidence: float | None = None,
+    on_bad: OnBad = "flag",
+    device: str = "cpu",
+) -> None:
+    """Judge images and write one row each.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    images
+        Folder, file, glob, .npy, .npz or data set.
+    output
+        Table to write: .csv, .jsonl or .parquet.
+    report
+        HTML file to write, with figures and pictures.
+    maps
+        Folder for a heat map of each image.
+    fdr
+        Control the false-discovery rate over this batch at this level instead of the false-alarm rate.
+    alpha
+        Another false-alarm rate than the screen's.
+    confidence
+        With --alpha: let the rate hold for this calibration set with this probability.
+    on_bad
+        Unreadable images: a flagged row, no row, or an error.
+    device
+        cpu or cuda.
+    """
+    from recondite.report import promise, write_report
+    from recondite.sweep import sweep
+
+    judge = _load(screen, alpha, confidence, device)
+    result = sweep(judge, images, output, fdr=fdr, maps=maps, on_bad=on_bad, progress=True)
+    verdicts = result.verdicts
+    if result.taken_up:
+        print(f"took up {result.taken_up:,} scores of an interrupted sweep", file=sys.stderr)
+    counts = verdicts.counts()
+    print(f"{len(verdicts):,} images: " + ", ".join(f"{count:,} {word}" for word, count in counts.items()))
+    print(promise(judge, verdicts))
+    print(f"table:  {output}")
+    if report is not None:
+        write_report(report, judge, verdicts, images)
+        print(f"report: {report}")
+
+
+def evaluate(
+    screen: Path,
+    /,
+    *,
+    inliers: str,
+    outliers: str,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    alpha: float | None = None,
+    confidence: float | None = None,
+    device: str = "cpu",
+) -> None:
+    """Measure a screen on normal images and on outliers that it has never seen.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    inliers
+        Normal images (of an MVTec-style folder: test/good).
+    outliers
+        Images that do not belong (of an MVTec-style folder: the rest of test).
+    output
+        Table to write: .csv, .jsonl or .parquet.
+    alpha
+        Another false-alarm rate than the screen's.
+    confidence
+        With --alpha: let the rate hold for this calibration set with this probability.
+    device
+        cpu or cuda.
+    """
+    from recondite.evaluation import evaluate as measure
+    from recondite.tables import check_table_path, write_table
+
+    if output is not None:
+        check_table_path(output)
+    judge = _load(screen, alpha, confidence, device)
+    rows = measure(judge, inliers, outliers, progress=True)
+    _print_table([(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}")
+    if output is not None:
+        write_table(output, rows)
+
+
+def show(screen: Path, image: str, /, *, output: Output, device: str = "cpu") -> None:
+    """Draw one image, its reconstruction and their difference, with the verdict in words.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    image
+        An image file.
+    output
+        Picture to write: .png, .svg or .pdf.
+    device
+        cpu or cuda.
+    """
+    from recondite.explanation import draw, in_words
+
+    judge = _load(screen, None, None, device)
+    verdicts = draw(judge, image, output)
+    print(in_words(judge, verdicts))
+    print(f"picture: {output}")
+
+
+def info(screen: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
+    """Tell what a screen is and what it promises.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    as_json
+        Print the facts as JSON.
+    """
+    from recondite.evaluation import rule_rows
+
+    judge = _load(screen, None, None, "cpu")
+    if as_json:
+        print(json.dumps({name: str(value) for name, value in _screen_rows(judge)}, indent=1))
+        return
+    _print_table(_screen_rows(judge), title=str(screen))
+    _print_table(
+        [(row["rule"], f"{row['threshold']:.6g}", row["rate"]) for row in rule_rows(judge, judge.calibrator.scores)],
+        title="threshold rules and the share of calibration images they flag",
+    )
+
+
+def datasets() -> None:
+    """List the data sets that can be used by name."""
+    from recondite.catalog import CATALOG
+
+    rows = [(name, entry.description, ", ".join(entry.splits)) for name, entry in CATALOG.items()]
+    _print_table(rows, title="data sets: NAME[/SPLIT][:CLASS,CLASS]")
+    print("classes: " + "; ".join(f"{name}: {', '.join(entry.classes)}" for name, entry in CATALOG.items()))
+
+
+def detectors() -> None:
+    """List the detectors and the presets."""
+    from recondite.detectors import DETECTORS
+    from recondite.presets import PRESETS
+
+    _print_table(
+        [(name, (kind.__doc__ or "").partition("\n")[0]) for name, kind in DETECTORS.items()],
+        title="detectors (flags: recondite fit --detector NAME --help)",
+    )
+    rows = [(name, preset.detector, preset.summary) for name, preset in PRESETS.items()]
+    _print_table(rows, title="presets (recondite fit IMAGES --preset NAME -o SCREEN)")
+
+
+def demo(*, output: Output = Path("demo"), epochs: int | None = None) -> None:
+    """Fit a screen on real digits, judge digits, turned digits and textures, and write a report.
+
+    Parameters
+    ----------
+    output
+        Folder for the screen, the table and the report.
+    epochs
+        Passes over the training images; fewer are faster and worse.
+    """
+    from recondite.demonstration import run_demo
+
+    rows, report = run_demo(output, epochs)
+    _print_table([tuple(rows[0]), *(tuple(row.values()) for row in rows)], title="demo", header=True)
+    print(f"report: {report}")
+
+
+def _load(path: Path, alpha: float | None, confidence: float | None, device: str) -> "Screen":
+    from recondite.screen import load
+
+    screen = load(path).to(device)
+    if alpha is None and confidence is None:
+        return screen
+    return screen.with_alpha(alpha if alpha is not None else screen.alpha, confidence)
+
+
+def _screen_rows(screen: "Screen") -> list[tuple[str, str]]:
+    low, high = screen.false_alarm_interval
+    best = screen.detector.history.best_validation
+    facts = screen.facts
+    return [
+        ("detector", screen.detector.name),
+        ("image", " x ".join(map(str, screen.detector.shape))),
+        ("options", ", ".join(f"{k}={v}" for k, v in vars(screen.detector.options).items() if k[0] != "_")),
+        ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
+        ("validation error", "none" if best is None else f"{best:.6g}"),
+        ("calibrated on", ", ".join(f"{size:,} images {group}".strip() for group, size in screen.calibrator.sizes.items())),
+        ("alpha", f"{screen.alpha:g}" + (f" with {screen.confidence:.0%} confidence ({screen.guarantee})" if screen.confidence else "")),
+        ("true false-alarm rate", f"{low:.4f} to {high:.4f} (95 % interval)"),
+        ("threshold", ", ".join(f"{value:.6g} {group}".strip() for group, value in screen.thresholds.items())),
+        ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
+    ]
+
+
+def _print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = False) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=header, box=None, pad_edge=False)
+    first, *rest = rows if header else [(), *rows]
+    for index in range(len(rows[0])):
+        table.add_column(str(first[index]) if header else "", overflow="fold", justify="right" if header and index else "left")
+    for row in rest:
+        table.add_row(*(str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 140
+    Console(width=width, markup=False, highlight=False).print(table)
+
+
+def _flags(title: str, kind: type) -> Any:
+    """Return a TypedDict of a kind of options: only the flags that were given reach the call."""
+    from recondite.options import describe_options
+
+    fields = {}
+    for name, (hint, text, default) in describe_options(kind).items():
+        shown = "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+        fields[name] = Annotated[hint, Parameter(help=f"{text} [default: {shown}]", negative_none="")]
+    return TypedDict(title.replace(" ", "_"), fields, total=False)  # type: ignore[operator]
+
+
+def _value_of(flag: str, tokens: Sequence[str]) -> str | None:
+    for index, token in enumerate(tokens):
+        if token == flag and index + 1 < len(tokens):
+            return tokens[index + 1]
+        if token.startswith(f"{flag}="):
+            return token.partition("=")[2]
+    return None
+
+
+def _share_or_source(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _image_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise InputError(f"expected --image-size 32 or 24x32 (height x width); got {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""One image under the eye: input, reconstruction, difference, and the verdict in words."""
+
+from pathlib import Path
+
+from recondite.datasets import open_images, read_batches
+from recondite.detectors.base import SCORING_BATCH
+from recondite.errors import InputError
+from recondite.files import atomic_file
+from recondite.plots import plot_comparison
+from recondite.scores import Verdicts
+from recondite.screen import Screen
+
+_FORMATS = (".png", ".svg", ".pdf")
+
+
+def draw(screen: Screen, image: object, output: Path) -> Verdicts:
+    """Judge the first image of a source, draw it into a file, and return its verdict.
+
+    Raises:
+        InputError: it cannot be read, the screen takes vectors, or the picture is not .png, .svg or .pdf.
+    """
+    if output.suffix.lower() not in _FORMATS:
+        raise InputError(f"expected a picture that ends in {', '.join(_FORMATS)}; got {output.name!r}")
+    if not screen.detector.preprocessing.is_image:
+        raise InputError("only images can be drawn; this screen takes vectors")
+    batch = next(read_batches(open_images(image, shape=screen.detector.shape), screen.detector.preprocessing, 1))
+    if batch.errors[0] is not None:
+        raise InputError(f"{batch.ids[0]}: {batch.errors[0]}")
+    assert len(batch.ids) <= SCORING_BATCH
+    verdicts = screen.judge(screen.detector.score_batch(batch, feature_score=True, reconstruction=True), batch.labels)
+    assert verdicts.reconstruction is not None
+    assert verdicts.feature_score is not None
+    figure = plot_comparison(
+        batch.pixels[0], verdicts.reconstruction[0], verdicts.feature_score[0], screen.map_scale, in_words(screen, verdicts)
+    )
+    with atomic_file(output) as temporary:
+        figure.savefig(temporary, format=output.suffix.lower().lstrip("."), dpi=120)
+    return verdicts
+
+
+def in_words(screen: Screen, verdicts: Verdicts) -> str:
+    """Say what the verdict on the first image means."""
+    score, p_value = verdicts.instance_score[0], verdicts.p_value[0]
+    if verdicts.errors[0] is not None:
+        return f"{verdicts.ids[0]} is INVALID: {verdicts.errors[0]}"
+    outlier = bool(verdicts.is_outlier[0])
+    relation = "above" if outlier else "not above"
+    return (
+        f"{verdicts.ids[0]} is an {'OUTLIER' if outlier else 'INLIER'}: its score {score:.4g} is {relation} the threshold "
+        f"{verdicts.threshold:.4g}.\nA share of {p_value:.2g} of normal images score this high (p-value); "
+        f"those up to alpha = {screen.alpha:g} are flagged."
+    )

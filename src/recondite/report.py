@@ -1,0 +1,231 @@
+"""Verdicts and figures as one HTML file that opens anywhere without a network."""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from PIL import Image
+
+from recondite.datasets import ImageSet, open_images, read_batches
+from recondite.detectors.base import SCORING_BATCH
+from recondite.errors import InputError
+from recondite.files import atomic_file
+from recondite.metrics import rate
+from recondite.plots import HEAT_MAP, heat_colours, plot_calibration, plot_history, plot_p_values, plot_scores
+from recondite.scores import Verdicts
+from recondite.screen import Screen
+
+_MOST, _LEAST = 24, 12
+_LISTED = 50
+_SMALLEST_PICTURE = 96
+
+
+def write_report(
+    path: Path | str,
+    screen: Screen,
+    verdicts: Verdicts,
+    images: object = None,
+    *,
+    title: str = "Which images do not belong",
+    table: Mapping[str, Any] | None = None,
+) -> None:
+    """Write one offline HTML file: counts, distributions, the most and least anomalous images, how it was made.
+
+    Args:
+        path: the file, written atomically.
+        screen: what judged.
+        verdicts: its verdicts on `images`.
+        images: what was judged, for the pictures; anything that `open_images` opens but a stream. None for no pictures.
+        title: the heading.
+        table: {"title", "columns", "rows"} of an extra table under the counts.
+
+    Raises:
+        InputError: `images` are a stream or are not the images of the verdicts.
+    """
+    from jinja2 import Environment
+
+    template = Environment(autoescape=True).from_string(
+        files("recondite").joinpath("report.html").read_text(encoding="utf-8")
+    )
+    page = template.render(_content(screen, verdicts, images, title, table))
+    with atomic_file(Path(path)) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _content(
+    screen: Screen, verdicts: Verdicts, images: object, title: str, table: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    counts = verdicts.counts()
+    words = verdicts.words
+    low, high = screen.false_alarm_interval
+    discovery = verdicts.rule == "false-discovery rate"
+    return {
+        "title": title,
+        "table": table,
+        "total": f"{len(verdicts):,}",
+        "detector": screen.detector.name,
+        "promise": promise(screen, verdicts),
+        "counts": {word: f"{count:,}" for word, count in counts.items()},
+        "counts_invalid": counts["invalid"],
+        "shares": {word: f"{count / len(verdicts):.1%}" for word, count in counts.items()},
+        "alpha": f"{verdicts.alpha:g}",
+        "rule": verdicts.rule,
+        "interval": None if discovery else f"{low:.4f} to {high:.4f}",
+        "figures": [_svg(ax) for ax in _figures(screen, verdicts)],
+        "galleries": _galleries(screen, verdicts, words, images),
+        "unreadable": [
+            (name, error) for name, error in zip(verdicts.ids, verdicts.errors, strict=True) if error is not None
+        ][:_LISTED],
+        "calibration_images": f"{len(screen.calibrator.scores):,}",
+        "map_scale": f"{screen.map_scale:.3g}",
+        "heat_stops": ", ".join(
+            f"rgb({','.join(str(round(255 * part)) for part in colormaps[HEAT_MAP](stop)[:3])})"
+            for stop in np.linspace(0, 1, 8)
+        ),
+        "facts": _facts(screen),
+    }
+
+
+def promise(screen: Screen, verdicts: Verdicts) -> str:
+    """Say in words what the flags of these verdicts promise."""
+    if verdicts.rule == "false-discovery rate":
+        return f"Of the images flagged, a share of at most {verdicts.alpha:g} is expected to be normal."
+    if screen.confidence is None:
+        return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
+    return (
+        f"With {screen.confidence:.0%} confidence in this calibration set, a share of at most {screen.alpha:g} of "
+        "normal images is flagged by mistake."
+    )
+
+
+def _figures(screen: Screen, verdicts: Verdicts) -> Iterable[Axes]:
+    scores = {"calibration (normal)": screen.calibrator.scores, "judged": verdicts.instance_score}
+    yield plot_scores(scores, verdicts.threshold)
+    yield plot_p_values(verdicts.p_value, verdicts.alpha)
+    yield plot_calibration(*_calibration_curve(screen.calibrator.scores), screen.alpha)
+    history = screen.detector.history
+    if len(history.epochs) > 1:
+        yield plot_history(history.epochs, history.best_epoch)
+
+
+def _calibration_curve(scores: NDArray[np.float64], points: int = 60) -> tuple[NDArray[np.float64], ...]:
+    """Return thresholds and, for each, the share of calibration scores above it with its interval."""
+    thresholds = np.unique(np.quantile(scores, np.linspace(0.5, 1, points)))
+    rates = [rate(scores > threshold) for threshold in thresholds]
+    return (
+        thresholds,
+        np.array([one.value for one in rates]),
+        np.array([one.low for one in rates]),
+        np.array([one.high for one in rates]),
+    )
+
+
+def _galleries(screen: Screen, verdicts: Verdicts, words: Sequence[str], images: object) -> list[dict[str, Any]]:
+    if images is None or not screen.detector.preprocessing.is_image:
+        return []
+    opened = open_images(images, shape=screen.detector.shape)
+    if opened.ids is None:
+        raise InputError("a report needs images that can be read again; got a stream")
+    place = {name: index for index, name in enumerate(opened.ids)}
+    finite = np.flatnonzero(np.isfinite(verdicts.instance_score))
+    ascending = finite[np.argsort(verdicts.instance_score[finite], kind="stable")]
+    most, least = ascending[::-1][:_MOST], ascending[: min(_LEAST, max(0, len(ascending) - _MOST))]
+    sections = [
+        ("Most anomalous", "The images that are rebuilt worst, worst first.", most),
+        ("Least anomalous", "The images that are rebuilt best. A foreign image here is one that the screen missed.", least),
+    ]
+    return [
+        {"title": name, "note": note, "entries": _entries(screen, verdicts, words, opened, place, chosen)}
+        for name, note, chosen in sections
+        if len(chosen)
+    ]
+
+
+def _entries(
+    screen: Screen,
+    verdicts: Verdicts,
+    words: Sequence[str],
+    images: ImageSet,
+    place: Mapping[str, int],
+    chosen: NDArray[np.intp],
+) -> list[dict[str, Any]]:
+    missing = [verdicts.ids[index] for index in chosen if verdicts.ids[index] not in place]
+    if missing:
+        raise InputError(f"these images are not the ones that were judged: there is no {missing[0]!r}")
+    selected = images.select(place[verdicts.ids[index]] for index in chosen)
+    entries = []
+    rows = iter(chosen)
+    for batch in read_batches(selected, screen.detector.preprocessing, SCORING_BATCH):
+        scores = screen.detector.score_batch(batch, feature_score=True, reconstruction=True)
+        assert scores.feature_score is not None
+        assert scores.reconstruction is not None
+        pixels = iter(batch.pixels)
+        for number, error in enumerate(batch.errors):
+            index = next(rows)
+            if error is not None:  # deleted or damaged since it was judged
+                continue
+            heat_map = heat_colours(scores.feature_score[number], screen.map_scale)
+            pictures = (
+                ("input", _colours(next(pixels))),
+                ("reconstruction", _colours(scores.reconstruction[number])),
+                ("difference", heat_map),
+            )
+            entries.append(
+                {
+                    "id": verdicts.ids[index],
+                    "word": words[index],
+                    "score": f"{verdicts.instance_score[index]:.4g}",
+                    "p_value": f"{verdicts.p_value[index]:.3g}",
+                    "pictures": [{"alt": name, "data": _data_url(picture)} for name, picture in pictures],
+                }
+            )
+    return entries
+
+
+def _facts(screen: Screen) -> list[tuple[str, str]]:
+    detector, facts = screen.detector, screen.facts
+    history = detector.history
+    training = facts.get("training", {})
+    shown = [
+        ("detector", detector.name + (f", preset {facts['preset']}" if facts.get("preset") else "")),
+        ("images", f"{' x '.join(map(str, detector.shape))} (channels x height x width)"),
+        ("options", ", ".join(f"{name} {value}" for name, value in vars(detector.options).items() if name[0] != "_")),
+        ("parameters", f"{sum(parameter.numel() for parameter in detector.parameters()):,}"),
+        ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
+        ("calibrated on", f"{len(screen.calibrator.scores):,} other images"),
+        ("training", ", ".join(f"{name} {value}" for name, value in training.items())),
+        ("fingerprint of the training images", facts.get("images", {}).get("fingerprint", "")),
+    ]
+    if history.best_validation is not None:
+        shown.insert(5, ("validation error", f"{history.best_validation:.5g} after epoch {history.best_epoch}"))
+    return shown
+
+
+def _colours(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    return pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels.mean(axis=0).astype(np.uint8)
+
+
+def _data_url(colours: NDArray[np.uint8]) -> str:
+    picture = Image.fromarray(colours)
+    factor = max(1, -(-_SMALLEST_PICTURE // max(picture.size)))
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _svg(ax: Axes) -> str:
+    figure = ax.figure
+    assert figure is not None
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]

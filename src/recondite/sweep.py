@@ -1,0 +1,140 @@
+"""Judging a whole source into a table, in bounded memory, resumable after an interruption."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from recondite.datasets import ImageSet, open_images
+from recondite.errors import InputError
+from recondite.files import atomic_file
+from recondite.plots import heat_colours
+from recondite.progress import progress as show
+from recondite.scores import Scores, Verdicts
+from recondite.screen import OnBad, Screen
+from recondite.tables import check_table_path, write_table
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep came to.
+
+    Args:
+        verdicts: in the order of the source.
+        taken_up: how many of them an interrupted sweep had left.
+    """
+
+    verdicts: Verdicts
+    taken_up: int
+
+
+def sweep(
+    screen: Screen,
+    images: object,
+    output: Path,
+    *,
+    fdr: float | None = None,
+    maps: Path | None = None,
+    on_bad: OnBad = "flag",
+    progress: bool = False,
+) -> Sweep:
+    """Judge every image of a source and write one row each.
+
+    Scores are journalled beside `output` as they come; a sweep that was interrupted goes on from its journal when it is
+    run again with the same screen, source and output. Images that changed meanwhile are not looked at again.
+
+    Args:
+        screen: the judge.
+        images: anything that `open_images` opens, but a stream.
+        output: .csv, .jsonl or .parquet; written atomically at the end.
+        fdr: control the false-discovery rate over the whole sweep instead of the false-alarm rate.
+        maps: a folder for one heat map (PNG) an image, named after its id, all on one scale.
+        on_bad: what an unreadable image becomes; see `Screen.predict`.
+        progress: show progress on standard error.
+
+    Raises:
+        InputError: no images, a stream, an unknown kind of table; or an unreadable image, with on_bad="raise".
+    """
+    check_table_path(output)
+    opened = open_images(images, shape=screen.detector.shape)
+    if opened.ids is None:
+        raise InputError("a sweep needs a source that can be walked through again; got a stream")
+    if maps is not None and not screen.detector.preprocessing.is_image:
+        raise InputError("heat maps are of images; this screen takes vectors")
+    journal = output.with_name(f".{output.name}.journal")
+    header = {"screen": screen.fingerprint(), "source": str(images), "maps": str(maps), "on_bad": on_bad}
+    done = _read_journal(journal, header)
+    taken_up = len(done)
+    _write_journal(journal, header, done)
+    with journal.open("a", encoding="utf-8") as stream, show("screening", opened.size, progress) as advance:
+        advance(taken_up, "")
+        wants_maps = maps is not None
+        for part in screen.stream(opened, on_bad=on_bad, feature_score=wants_maps, skip=frozenset(done)):
+            if maps is not None:
+                _write_maps(maps, part, screen.map_scale)
+            rows = dict(zip(part.ids, zip(part.instance_score, part.errors, strict=True), strict=True))
+            stream.writelines(_line(name, *row) for name, row in rows.items())
+            stream.flush()
+            done |= rows
+            advance(len(part), "")
+    verdicts = screen.judge(*_in_order(done, opened))
+    if fdr is not None:
+        verdicts = verdicts.with_false_discovery_rate(fdr)
+    write_table(output, verdicts.records())
+    journal.unlink()
+    return Sweep(verdicts, taken_up)
+
+
+_Done = dict[str, tuple[float, str | None]]
+
+
+def _read_journal(path: Path, header: Mapping[str, Any]) -> _Done:
+    """Return id -> (score, error) from a journal that belongs to this sweep; a line cut short ends it."""
+    done: _Done = {}
+    if path.is_file():
+        with path.open(encoding="utf-8") as stream:
+            try:
+                if json.loads(stream.readline()) == header:
+                    for line in stream:
+                        row = json.loads(line)
+                        done[row["id"]] = (float("nan") if row["score"] is None else row["score"], row["error"])
+            except ValueError:
+                pass
+    return done
+
+
+def _write_journal(path: Path, header: Mapping[str, Any], done: _Done) -> None:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(header) + "\n")
+        stream.writelines(_line(name, *row) for name, row in done.items())
+
+
+def _line(name: str, score: float, error: str | None) -> str:
+    return json.dumps({"id": name, "score": None if np.isnan(score) else float(score), "error": error}) + "\n"
+
+
+def _in_order(done: _Done, images: ImageSet) -> tuple[Scores, list[str]]:
+    assert images.ids is not None
+    kept = [index for index, name in enumerate(images.ids) if name in done]
+    if not kept:
+        raise InputError("not one of the images could be read, and on_bad='skip' leaves no rows")
+    ids = tuple(images.ids[index] for index in kept)
+    scores = Scores(
+        ids=ids,
+        instance_score=np.array([done[name][0] for name in ids], dtype=np.float64),
+        errors=tuple(done[name][1] for name in ids),
+    )
+    return scores, [images.labels[index] if images.labels is not None else "" for index in kept]
+
+
+def _write_maps(folder: Path, verdicts: Verdicts, scale: float) -> None:
+    assert verdicts.feature_score is not None
+    for name, feature_score, error in zip(verdicts.ids, verdicts.feature_score, verdicts.errors, strict=True):
+        if error is None:
+            # The whole id, suffix included: a.png and a.jpg, or the same name in two folders, do not collide.
+            with atomic_file(folder / f"{name}.map.png") as temporary:
+                Image.fromarray(heat_colours(feature_score, scale)).save(temporary, format="PNG")
