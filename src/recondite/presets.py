@@ -79,7 +79,7 @@ PRESETS: dict[str, Preset] = {
             "latent_size": 20,
             "epochs": 10,
             "batch_size": 128,
-            "learning_rate": 6e-3,
+            "learning_rate": 1e-2,
             "schedule": "one-cycle",
         },
     ),
