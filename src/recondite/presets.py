@@ -77,7 +77,7 @@ PRESETS: dict[str, Preset] = {
         options={
             "network": "mnist-microscope",
             "latent_size": 20,
-            "epochs": 10,
+            "epochs": 9,
             "batch_size": 128,
             "learning_rate": 1e-2,
             "schedule": "one-cycle",
