@@ -13,7 +13,11 @@ def where() -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True).stdout
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "../src"], cwd=root).returncode
     cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"

@@ -1,9 +1,9 @@
 """The three reference networks with their own settings and data: what they reach here.
 
-    python benchmarks/reference_systems.py mnist-microscope
-    python benchmarks/reference_systems.py mnist-fast
-    python benchmarks/reference_systems.py cats-dogs-screen [--epochs 30]
-    python benchmarks/reference_systems.py cifar10-vae [--epochs 2]
+python benchmarks/reference_systems.py mnist-microscope
+python benchmarks/reference_systems.py mnist-fast
+python benchmarks/reference_systems.py cats-dogs-screen [--epochs 30]
+python benchmarks/reference_systems.py cifar10-vae [--epochs 2]
 """
 
 import argparse

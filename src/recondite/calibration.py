@@ -187,12 +187,15 @@ def p_value_table(n: int, confidence: float | None, guarantee: Guarantee = "exac
     if confidence is None or guarantee == "marginal":
         return marginal
     delta = 1 - float(_fraction(confidence, "confidence"))
+    bounds: NDArray[np.float64]
     if guarantee == "exact":
         from scipy.stats import beta
 
-        return np.append(beta.ppf(1 - delta, np.arange(1, n + 1), n - np.arange(n)), 1.0)
+        bounds = np.append(beta.ppf(1 - delta, np.arange(1, n + 1), n - np.arange(n)), 1.0)
+        return bounds
     if guarantee == "dkwm":
-        return np.minimum(1.0, marginal + np.sqrt(np.log(2 / delta) / (2 * n)))
+        bounds = np.minimum(1.0, marginal + np.sqrt(np.log(2 / delta) / (2 * n)))
+        return bounds
     if guarantee == "simes":
         return _simes_bounds(n, delta)
     if guarantee == "monte-carlo":
@@ -261,12 +264,15 @@ def _monte_carlo_bounds(n: int, delta: float) -> NDArray[np.float64]:
 
     position = int(delta * (_MONTE_CARLO_DRAWS + 1))
     if position < 1:
-        raise InputError(f"monte-carlo reaches a confidence of {1 - 1 / _MONTE_CARLO_DRAWS:g} at most; got {1 - delta:g}")
+        raise InputError(
+            f"monte-carlo reaches a confidence of {1 - 1 / _MONTE_CARLO_DRAWS:g} at most; got {1 - delta:g}"
+        )
     ranks = np.arange(1, n + 1)
     uniform = np.sort(np.random.default_rng(0).random((_MONTE_CARLO_DRAWS, n)), axis=1)
     tails = beta.sf(uniform, ranks, n + 1 - ranks).min(axis=1)
     level = np.sort(tails)[position - 1]
-    return np.append(beta.isf(level, ranks, n + 1 - ranks), 1.0)
+    bounds: NDArray[np.float64] = np.append(beta.isf(level, ranks, n + 1 - ranks), 1.0)
+    return bounds
 
 
 def _fraction(value: float, name: str) -> Fraction:

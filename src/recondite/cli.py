@@ -256,7 +256,9 @@ def evaluate(
         check_table_path(output)
     judge = _load(screen, alpha, confidence, device)
     rows = measure(judge, inliers, outliers, progress=True)
-    _print_table([(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}")
+    _print_table(
+        [(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}"
+    )
     if output is not None:
         write_table(output, rows)
 
@@ -364,8 +366,15 @@ def _screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         ("options", ", ".join(f"{k}={v}" for k, v in vars(screen.detector.options).items() if k[0] != "_")),
         ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
         ("validation error", "none" if best is None else f"{best:.6g}"),
-        ("calibrated on", ", ".join(f"{size:,} images {group}".strip() for group, size in screen.calibrator.sizes.items())),
-        ("alpha", f"{screen.alpha:g}" + (f" with {screen.confidence:.0%} confidence ({screen.guarantee})" if screen.confidence else "")),
+        (
+            "calibrated on",
+            ", ".join(f"{size:,} images {group}".strip() for group, size in screen.calibrator.sizes.items()),
+        ),
+        (
+            "alpha",
+            f"{screen.alpha:g}"
+            + (f" with {screen.confidence:.0%} confidence ({screen.guarantee})" if screen.confidence else ""),
+        ),
         ("true false-alarm rate", f"{low:.4f} to {high:.4f} (95 % interval)"),
         ("threshold", ", ".join(f"{value:.6g} {group}".strip() for group, value in screen.thresholds.items())),
         ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
@@ -379,7 +388,9 @@ def _print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = Fal
     table = Table(title=title, title_justify="left", show_header=header, box=None, pad_edge=False)
     first, *rest = rows if header else [(), *rows]
     for index in range(len(rows[0])):
-        table.add_column(str(first[index]) if header else "", overflow="fold", justify="right" if header and index else "left")
+        table.add_column(
+            str(first[index]) if header else "", overflow="fold", justify="right" if header and index else "left"
+        )
     for row in rest:
         table.add_row(*(str(cell) for cell in row))
     width = None if sys.stdout.isatty() else 140

@@ -263,7 +263,7 @@ def guess_shape(images: ImageSet, image_size: tuple[int, int] | None, looked_at:
     problem = "there are none"
     for name, item, _ in islice(images.entries(), looked_at):
         try:
-            pixels = Preprocessing(shape=np.shape(item)) if np.ndim(item) == 1 else None  # type: ignore[arg-type]
+            pixels = Preprocessing(shape=np.shape(item)) if np.ndim(item) == 1 else None
             if pixels is not None:
                 return pixels.shape
             channels = max(channels, colour_channels(item))
@@ -342,10 +342,13 @@ def _open_folder(root: Path, role: Role) -> ImageSet:
     for folder in start:
         for parent, folders, files in os.walk(folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(files):
-                if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                    names.append((Path(parent) / name).relative_to(root).as_posix())
+            images = [name for name in sorted(files) if _looks_like_image(name)]
+            names.extend((Path(parent) / name).relative_to(root).as_posix() for name in images)
     return ImageSet(_Files(root, names), names, [_folder_label(name) for name in names], parallel=True)
+
+
+def _looks_like_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def _open_files(paths: Sequence[Path]) -> ImageSet:

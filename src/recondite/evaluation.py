@@ -34,7 +34,11 @@ def evaluate(screen: Screen, inliers: object, outliers: object, *, progress: boo
     low, high = screen.false_alarm_interval
     rows = [
         ("AUROC", metrics.auroc(a, b), "chance that an outlier scores higher than an inlier"),
-        ("average precision", metrics.average_precision(a, b), f"outliers are the positives, {_share(b, a)} of the images"),
+        (
+            "average precision",
+            metrics.average_precision(a, b),
+            f"outliers are the positives, {_share(b, a)} of the images",
+        ),
         (
             "inliers flagged at 95 % of outliers caught",
             metrics.inliers_flagged_at_95_outliers_caught(a, b),

@@ -31,7 +31,11 @@ def draw(screen: Screen, image: object, output: Path) -> Verdicts:
     assert verdicts.reconstruction is not None
     assert verdicts.feature_score is not None
     figure = plot_comparison(
-        batch.pixels[0], verdicts.reconstruction[0], verdicts.feature_score[0], screen.map_scale, in_words(screen, verdicts)
+        batch.pixels[0],
+        verdicts.reconstruction[0],
+        verdicts.feature_score[0],
+        screen.map_scale,
+        in_words(screen, verdicts),
     )
     with atomic_file(output) as temporary:
         figure.savefig(temporary, format=output.suffix.lower().lstrip("."), dpi=120)
@@ -46,7 +50,7 @@ def in_words(screen: Screen, verdicts: Verdicts) -> str:
     outlier = bool(verdicts.is_outlier[0])
     relation = "above" if outlier else "not above"
     return (
-        f"{verdicts.ids[0]} is an {'OUTLIER' if outlier else 'INLIER'}: its score {score:.4g} is {relation} the threshold "
-        f"{verdicts.threshold:.4g}.\nA share of {p_value:.2g} of normal images score this high (p-value); "
+        f"{verdicts.ids[0]} is an {'OUTLIER' if outlier else 'INLIER'}: its score {score:.4g} is {relation} the "
+        f"threshold {verdicts.threshold:.4g}.\nA share of {p_value:.2g} of normal images score this high (p-value); "
         f"those up to alpha = {screen.alpha:g} are flagged."
     )

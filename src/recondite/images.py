@@ -52,7 +52,9 @@ class Preprocessing:
         if not fits or np.prod(shape, dtype=np.float64) > MAX_VALUES:
             raise InputError(f"expected a shape (C, H, W) or (D,) of positive whole numbers; got {shape!r}")
         if self.is_image and not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in shape[1:]):
-            raise InputError(f"expected sides from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels; got {shape[1]} x {shape[2]}")
+            raise InputError(
+                f"expected sides from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels; got {shape[1]} x {shape[2]}"
+            )
 
     @property
     def is_image(self) -> bool:

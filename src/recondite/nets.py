@@ -57,25 +57,27 @@ def make_network(
 
 def _conv_network(shape: tuple[int, ...], latent_size: int, width: int, encoder_outputs: int) -> Network:
     """Halve each side until it is at most 7, doubling the channels up to eightfold; the decoder mirrors it."""
-    sizes, channels = [shape[1:]], [shape[0]]
+    sizes, channels = [(shape[1], shape[2])], [shape[0]]
     while max(sizes[-1]) > 7:
-        sizes.append(tuple(-(-side // 2) if side > 7 else side for side in sizes[-1]))
+        sizes.append((_halved(sizes[-1][0]), _halved(sizes[-1][1])))
         channels.append(min(width * 2 ** (len(channels) - 1), 8 * width))
     down: list[nn.Module] = []
     up: list[nn.Module] = []
     for level in range(1, len(sizes)):
-        stride = tuple(2 if before > 7 else 1 for before in sizes[level - 1])
+        (tall, wide), (low, narrow) = sizes[level - 1], sizes[level]
+        stride = (2 if tall > 7 else 1, 2 if wide > 7 else 1)
         # A transposed convolution of stride 2 may end on an odd or an even side; this picks the side that was there.
-        extra = tuple(
-            before - ((after - 1) * step + 1)
-            for before, after, step in zip(sizes[level - 1], sizes[level], stride, strict=True)
-        )
+        extra = (tall - (low - 1) * stride[0] - 1, wide - (narrow - 1) * stride[1] - 1)
         down += [nn.Conv2d(channels[level - 1], channels[level], 3, stride, 1), nn.ReLU()]
         up = [nn.ReLU(), nn.ConvTranspose2d(channels[level], channels[level - 1], 3, stride, 1, extra), *up]
     flat = channels[-1] * prod(sizes[-1])
     encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(flat, encoder_outputs))
     unflatten = nn.Unflatten(1, (channels[-1], *sizes[-1]))
     return Network(encoder, nn.Sequential(nn.Linear(latent_size, flat), unflatten, *up, nn.Sigmoid()))
+
+
+def _halved(side: int) -> int:
+    return -(-side // 2) if side > 7 else side
 
 
 def _dense_network(size: int, latent_size: int, hidden: int, encoder_outputs: int) -> Network:

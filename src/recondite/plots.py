@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -45,7 +46,9 @@ def plot_scores(
         for (name, values), colour in zip(finite.items(), (GREY, BLUE, ORANGE, GREEN, RED), strict=False):
             if values.size:
                 weights = np.full(values.size, 1 / values.size)
-                ax.hist(values, edges, weights=weights, alpha=0.6, color=colour, label=f"{name} ({values.size:,})")
+                ax.hist(
+                    values, list(edges), weights=weights, alpha=0.6, color=colour, label=f"{name} ({values.size:,})"
+                )
     if threshold is not None and not np.isnan(threshold):
         ax.axvline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.4g}")
     ax.set(xlabel="instance score (higher is more anomalous)", ylabel="share of images")
@@ -59,7 +62,9 @@ def plot_p_values(p_values: ArrayLike, alpha: float, ax: Axes | None = None) -> 
     ax = ax or new_axes()
     values = _finite(p_values)
     if values.size:
-        ax.hist(values, np.linspace(0, 1, 21), weights=np.full(values.size, 1 / values.size), color=BLUE, alpha=0.7)
+        ax.hist(
+            values, list(np.linspace(0, 1, 21)), weights=np.full(values.size, 1 / values.size), color=BLUE, alpha=0.7
+        )
     ax.axhline(0.05, color=GREY, linestyle=":", label="only normal images: flat")
     ax.axvline(alpha, color="black", linestyle="--", linewidth=1.2, label=f"alpha {alpha:g}")
     ax.set(xlabel="p-value", ylabel="share of images", xlim=(0, 1))
@@ -95,7 +100,7 @@ def plot_history(epochs: Sequence[Mapping[str, Any]], best_epoch: int, ax: Axes 
     if best_epoch:
         ax.axvline(best_epoch, color=GREY, linestyle=":", label=f"kept: epoch {best_epoch}")
     ax.set(xlabel="epoch", ylabel="loss")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False)
     return ax
@@ -134,7 +139,8 @@ def plot_comparison(
 
 def heat(feature_score: ArrayLike) -> NDArray[np.float64]:
     """Return the mean over channels of one image's feature scores: (C, H, W) -> (H, W)."""
-    return np.asarray(feature_score, dtype=np.float64).mean(axis=0)
+    averaged: NDArray[np.float64] = np.asarray(feature_score, dtype=np.float64).mean(axis=0)
+    return averaged
 
 
 def heat_colours(feature_score: ArrayLike, scale: float) -> NDArray[np.uint8]:

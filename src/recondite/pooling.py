@@ -2,7 +2,6 @@
 
 from fractions import Fraction
 
-import torch
 from torch import Tensor
 
 from recondite.errors import InputError

@@ -21,7 +21,7 @@ def progress(description: str, total: int | None, shown: bool) -> Iterator[Advan
         shown: False for silence.
     """
     if not shown:
-        yield lambda steps, note: None
+        yield lambda _steps, _note: None
     elif sys.stderr.isatty():
         with _bar(description, total) as advance:
             yield advance
@@ -33,7 +33,14 @@ def progress(description: str, total: int | None, shown: bool) -> Iterator[Advan
 @contextmanager
 def _bar(description: str, total: int | None) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -47,7 +54,9 @@ def _bar(description: str, total: int | None) -> Iterator[Advance]:
         task = bar.add_task(description, total=total, note="")
 
         def advance(steps: int, note: str) -> None:
-            bar.update(task, advance=steps, **({"note": note} if note else {}))
+            bar.update(task, advance=steps)
+            if note:
+                bar.update(task, note=note)
 
         yield advance
 
@@ -59,7 +68,11 @@ def _lines(description: str, total: int | None) -> Iterator[Advance]:
 
     def line(note: str) -> None:
         of = f"/{total}" if total is not None else ""
-        print(f"{description}: {done}{of} in {time.monotonic() - start:.0f} s {note}".rstrip(), file=sys.stderr, flush=True)
+        print(
+            f"{description}: {done}{of} in {time.monotonic() - start:.0f} s {note}".rstrip(),
+            file=sys.stderr,
+            flush=True,
+        )
 
     def advance(steps: int, note: str) -> None:
         nonlocal done, last

@@ -109,7 +109,8 @@ def _figures(screen: Screen, verdicts: Verdicts) -> Iterable[Axes]:
     scores = {"calibration (normal)": screen.calibrator.scores, "judged": verdicts.instance_score}
     yield plot_scores(scores, verdicts.threshold)
     yield plot_p_values(verdicts.p_value, verdicts.alpha)
-    yield plot_calibration(*_calibration_curve(screen.calibrator.scores), screen.alpha)
+    thresholds, rates, lows, highs = _calibration_curve(screen.calibrator.scores)
+    yield plot_calibration(thresholds, rates, lows, highs, screen.alpha)
     history = screen.detector.history
     if len(history.epochs) > 1:
         yield plot_history(history.epochs, history.best_epoch)
@@ -139,7 +140,11 @@ def _galleries(screen: Screen, verdicts: Verdicts, words: Sequence[str], images:
     most, least = ascending[::-1][:_MOST], ascending[: min(_LEAST, max(0, len(ascending) - _MOST))]
     sections = [
         ("Most anomalous", "The images that are rebuilt worst, worst first.", most),
-        ("Least anomalous", "The images that are rebuilt best. A foreign image here is one that the screen missed.", least),
+        (
+            "Least anomalous",
+            "The images that are rebuilt best. A foreign image here is one that the screen missed.",
+            least,
+        ),
     ]
     return [
         {"title": name, "note": note, "entries": _entries(screen, verdicts, words, opened, place, chosen)}
@@ -223,7 +228,7 @@ def _data_url(colours: NDArray[np.uint8]) -> str:
 
 
 def _svg(ax: Axes) -> str:
-    figure = ax.figure
+    figure = ax.get_figure(root=True)
     assert figure is not None
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None})

@@ -18,7 +18,7 @@ class Scores:
         ids: N names.
         instance_score: float64 (N,); NaN where the image could not be read.
         errors: N reasons; None where the image was read.
-        feature_score: float32 (N, *shape), the score of each value of the image; NaN for a bad image; None unless asked.
+        feature_score: float32 (N, *shape), of each value of the image; NaN for a bad image; None unless asked.
         reconstruction: float32 (N, *shape), in the units of the image; None unless asked.
     """
 

@@ -98,9 +98,7 @@ class Screen:
         digest.update(self.calibrator.scores.tobytes())
         return digest.hexdigest()
 
-    def with_alpha(
-        self, alpha: float, confidence: float | None = None, guarantee: Guarantee | None = None
-    ) -> "Screen":
+    def with_alpha(self, alpha: float, confidence: float | None = None, guarantee: Guarantee | None = None) -> "Screen":
         """Return this screen at another false-alarm rate; nothing is fitted again.
 
         Raises:
@@ -137,7 +135,8 @@ class Screen:
             images: anything that `open_images` opens.
             fdr: control the false-discovery rate of this batch at this level instead of the false-alarm rate.
             groups: one label an image, where the calibration has groups; by default the labels of `images`.
-            feature_score, reconstruction: return these too; memory then grows with the number of images.
+            feature_score: return the score of each value too; memory then grows with the number of images.
+            reconstruction: return the rebuilt images too; likewise.
             on_bad: what an unreadable image becomes: a row that is an outlier and says why, nothing, or an error.
             progress: show progress on standard error.
 
@@ -166,9 +165,14 @@ class Screen:
         on_bad: OnBad = "flag",
         skip: frozenset[str] = frozenset(),
     ) -> Iterator[Verdicts]:
-        """Yield the verdicts of successive small batches, in bounded memory. Arguments as `predict`.
+        """Yield the verdicts of successive small batches, in bounded memory.
 
         Args:
+            images: as in `predict`.
+            groups: as in `predict`.
+            feature_score: as in `predict`.
+            reconstruction: as in `predict`.
+            on_bad: as in `predict`.
             skip: ids to leave out without reading them.
         """
         if on_bad not in ("flag", "skip", "raise"):
@@ -182,9 +186,7 @@ class Screen:
             if on_bad != "flag" and not batch.good.all():
                 batch = _without_bad(batch, on_bad)
             if batch.ids:
-                scores = self.detector.score_batch(
-                    batch, feature_score=feature_score, reconstruction=reconstruction
-                )
+                scores = self.detector.score_batch(batch, feature_score=feature_score, reconstruction=reconstruction)
                 yield self.judge(scores, batch.labels)
 
     def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts:
@@ -271,7 +273,8 @@ def load(path: Path | str, *, encoder: nn.Module | None = None, decoder: nn.Modu
 
     Args:
         path: the folder that `Screen.save` wrote.
-        encoder, decoder: modules of the same architecture, where the screen was made with modules of your own.
+        encoder: a module of the same architecture, where the screen was made with modules of your own.
+        decoder: likewise.
 
     Raises:
         ArtifactError: missing, damaged, altered, of another version, or inconsistent.
@@ -347,7 +350,8 @@ def fit(
         run_folder: where training keeps its checkpoint and logs.
         resume: go on from the checkpoint in `run_folder`.
         progress: show progress on standard error.
-        encoder, decoder: networks of your own.
+        encoder: a network of your own, images to latents; needs `decoder` too.
+        decoder: a network of your own, latents to images.
         options: options of the detector and of `TrainingOptions`, such as latent_size=64, epochs=10, seed=1.
 
     Raises:
@@ -465,9 +469,10 @@ def _calibration_scores(model: Detector, rows: Rows, shown: bool = False) -> NDA
 
 def _map_scale(model: Detector, rows: Rows, looked_at: int = 256) -> float:
     """Return the feature score at which heat maps reach full colour: the worst of a thousand on normal images."""
-    parts = [model.score_batch(_nameless(p), feature_score=True).feature_score for p in Rows(
-        rows.pixels, rows.index[:looked_at]
-    ).batches(SCORING_BATCH)]
+    parts = [
+        model.score_batch(_nameless(p), feature_score=True).feature_score
+        for p in Rows(rows.pixels, rows.index[:looked_at]).batches(SCORING_BATCH)
+    ]
     return float(np.quantile(np.concatenate([part for part in parts if part is not None]), 0.999))
 
 

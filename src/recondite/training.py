@@ -137,7 +137,8 @@ class _Run:
         show_progress: bool,
     ) -> None:
         self.fabric = _make_fabric(options)
-        self.detector: Any = detector.to(self.fabric.device)
+        detector.to(self.fabric.device)
+        self.detector: Any = detector
         self.images, self.validation, self.options = images, validation, options
         self.run_folder = run_folder
         self.show_progress = show_progress and self.fabric.is_global_zero
@@ -146,9 +147,7 @@ class _Run:
             name: torch.optim.Adam(group, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
             for name, group in self.groups.items()
         }
-        self.average = (
-            AveragedModel(detector, multi_avg_fn=get_ema_multi_avg_fn(options.ema)) if options.ema else None
-        )
+        self.average = _moving_average(detector, options.ema) if options.ema else None
         self.history = History()
         self.best: dict[str, Tensor] = {}
         self.stale_epochs = 0
@@ -211,9 +210,10 @@ class _Run:
         pending = self.detector.losses(x)
         while True:
             with self.fabric.autocast():
-                group, loss = next(pending, (None, None))
-            if group is None:
+                update = next(pending, None)
+            if update is None:
                 return losses
+            group, loss = update
             parameters = self.groups[group]
             for parameter in parameters:
                 parameter.grad = None
@@ -301,12 +301,12 @@ class _Run:
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            with SummaryWriter(str(self.run_folder / "tensorboard")) as writer:  # type: ignore[no-untyped-call]
+            with SummaryWriter(str(self.run_folder / "tensorboard")) as writer:
                 for line in steps:
                     for name in line.keys() - {"epoch", "step"}:
-                        writer.add_scalar(name, line[name], line["step"])  # type: ignore[no-untyped-call]
+                        writer.add_scalar(name, line[name], line["step"])
                 if row["validation"] is not None:
-                    writer.add_scalar("validation", row["validation"], steps[-1]["step"])  # type: ignore[no-untyped-call]
+                    writer.add_scalar("validation", row["validation"], steps[-1]["step"])
 
     def _identity(self) -> str:
         """Return a digest of everything that the weights after an epoch depend on."""
@@ -315,7 +315,7 @@ class _Run:
         digest = sha256(json.dumps([options, shapes, len(self.images)], sort_keys=True).encode())
         for rows in (self.images, self.validation):
             for batch in rows.batches(4096) if rows is not None else ():
-                digest.update(batch)
+                digest.update(batch.tobytes())
         return digest.hexdigest()
 
     def _save(self, epoch: int) -> None:
@@ -368,6 +368,11 @@ class _Run:
             for name in (STEPS, EPOCHS):
                 _drop_rows_after(self.run_folder / name, facts["epoch"])
         return int(facts["epoch"])
+
+
+def _moving_average(detector: nn.Module, decay: float) -> AveragedModel:
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(detector, multi_avg_fn=average)
 
 
 def _make_fabric(options: TrainingOptions) -> Any:

@@ -12,6 +12,8 @@ from recondite.detectors.vae import Vae
 from recondite.errors import InputError
 from recondite.options import make_options
 
+__all__ = ["DETECTORS", "Detector", "build", "detector_class"]
+
 DETECTORS: dict[str, type[Detector]] = {
     "autoencoder": Autoencoder,
     "pca": Pca,
@@ -34,7 +36,8 @@ def build(
         name: a key of `DETECTORS`: "autoencoder", "vae", "pca".
         image_shape: (C, H, W) with sides from 8 to 512 pixels, or (D,) for vectors.
         seed: of the initial weights; the global random state is left alone.
-        encoder, decoder: your own modules, both or neither, where the detector takes them.
+        encoder: your own module, where the detector takes one; needs `decoder` too.
+        decoder: your own module.
         options: fields of the detector's `Options`.
 
     Raises:
@@ -47,7 +50,7 @@ def build(
             raise InputError(f"detector {name!r} takes no encoder and decoder of your own")
         if len(given) == 1:
             raise InputError(f"expected an encoder and a decoder, or neither; got the {next(iter(given))} only")
-    checked = make_options(kind.Options, options, f"detector {name!r}")
+    checked: Any = make_options(kind.Options, options, f"detector {name!r}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         detector = kind(image_shape, checked, **given)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from recondite.datasets import Batch, Rows, open_images, read_batches, spool, split
+from recondite.datasets import Batch, Rows, open_images, read_batches, split, spool
 from recondite.errors import InputError, NotFittedError
 from recondite.images import Preprocessing
 from recondite.options import TrainingOptions, make_options
@@ -18,8 +18,8 @@ from recondite.scores import Scores
 from recondite.training import History, evaluating, train
 
 SCORING_BATCH = 32
-"""Images in every scoring call. Kernels differ in the last bits between batch sizes, so a lone image is padded to a full
-batch: that is how it gets the very score it gets among others."""
+"""Images in every scoring call. Kernels differ in the last bits between batch sizes, so a lone image is padded to a
+full batch: that is how it gets the very score it gets among others."""
 FEWEST_VALIDATED = 10
 
 
@@ -73,11 +73,11 @@ class Detector(nn.Module):
 
     # What a subclass may override
 
-    def encode_tensor(self, x: Tensor) -> Tensor:
+    def encode_tensor(self, x: Tensor) -> Tensor:  # noqa: ARG002
         """Return latents (N, D) of a batch in network units."""
         raise InputError(f"detector {self.name!r} has no encoder")
 
-    def decode_tensor(self, z: Tensor) -> Tensor:
+    def decode_tensor(self, z: Tensor) -> Tensor:  # noqa: ARG002
         """Return a batch in network units from latents (N, D)."""
         raise InputError(f"detector {self.name!r} has no decoder")
 
@@ -165,7 +165,8 @@ class Detector(nn.Module):
             images: anything that `open_images` opens.
             score: one of the detector's scores; the one in its options by default.
             top_percent: share of the worst feature scores that the instance score is the mean of, in (0, 100].
-            feature_score, reconstruction: return these too; memory then grows with the number of images.
+            feature_score: return the score of each value too; memory then grows with the number of images.
+            reconstruction: return the rebuilt images too; likewise.
 
         Raises:
             NotFittedError: `fit` was not called.
@@ -173,7 +174,8 @@ class Detector(nn.Module):
         """
         opened = open_images(images, shape=self.shape)
         parts = (
-            self.score_batch(batch, score, top_percent, feature_score, reconstruction) for batch in self._batches(opened)
+            self.score_batch(batch, score, top_percent, feature_score, reconstruction)
+            for batch in self._batches(opened)
         )
         return Scores.concatenate(parts)
 

@@ -92,7 +92,7 @@ class Pca(Detector):
         return (x.flatten(1) - self.mean) @ self.components.T
 
     def decode_tensor(self, z: Tensor) -> Tensor:
-        return (z @ self.components + self.mean).unflatten(1, self.shape)
+        return (z @ self.components + self.mean).reshape(-1, *self.shape)
 
     def _flat_batches(self, images: Rows, size: int) -> Iterator[Tensor]:
         """Yield scaled batches (n, values); a last one too short for a decomposition joins the one before it."""

@@ -1,7 +1,7 @@
 """Variational autoencoder: rebuilds through a distribution over latents.
 
-Source: Kingma and Welling 2014, arXiv 1312.6114; An and Cho 2015 for the reconstruction probability; Rybkin et al. 2021,
-arXiv 2006.13202, for a learnt scale of the likelihood.
+Source: Kingma and Welling 2014, arXiv 1312.6114; An and Cho 2015 for the reconstruction probability; Rybkin et al.
+2021, arXiv 2006.13202, for a learnt scale of the likelihood.
 Differs from An and Cho: the decoder gives a mean only, and sigma does not depend on the image.
 """
 

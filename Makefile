@@ -1,0 +1,43 @@
+# make demo: see it work. make test: check that it does. Both install what they need into .venv.
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test check format bench clean
+
+demo: .venv/demo
+	.venv/bin/recondite demo --output demo
+
+test: .venv/dev
+	.venv/bin/python -m pytest
+
+check: .venv/dev
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+format: .venv/dev
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: .venv/dev
+	.venv/bin/python benchmarks/reference_systems.py mnist-fast
+	.venv/bin/python benchmarks/false_alarm_rate.py
+	.venv/bin/python benchmarks/damaged_folder.py
+
+clean:
+	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+
+# torch comes first and by its exact version: a looser request may bring gigabytes of GPU libraries along.
+.venv/torch: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Recondite needs Python 3.11 or newer: make PYTHON=python3.11")'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	touch $@
+
+.venv/demo: .venv/torch pyproject.toml
+	$(PIP) -c constraints.txt -e '.[demo]'
+	touch $@
+
+.venv/dev: .venv/torch pyproject.toml
+	$(PIP) -c constraints.txt -e '.[dev]'
+	touch $@ .venv/demo
