@@ -177,8 +177,8 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
     if int.from_bytes(data[:4]) != _IDX_MAGIC.get(axes):
         raise InputError(f"{path} is not an idx file of bytes")
     shape = tuple(int.from_bytes(data[4 + 4 * axis : 8 + 4 * axis]) for axis in range(axes))
-    values = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * axes)
-    if values.size != np.prod(shape):
+    values = np.frombuffer(data, dtype=np.uint8)[4 + 4 * axes :]
+    if len(data) < 4 + 4 * axes or values.size != np.prod(shape):
         raise InputError(f"{path} holds {values.size} values instead of {shape}")
     return values.reshape(shape)
 

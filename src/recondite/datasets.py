@@ -37,18 +37,21 @@ class ImageSet:
     """Images that can be walked through, each with an id, and a label where the source has one.
 
     Args:
-        entries: yields (id, source, label) anew at each call; `source` is whatever `Preprocessing` reads.
-        size: number of images; None for a stream, which can be walked through once only.
+        items: something indexable, or an iterable that is walked through once (a stream); each is an image, or a pair
+            of an image and its label.
+        ids: a name for each item; None for a stream.
+        labels: a label for each item, in place of those in pairs.
         parallel: whether reading an image is worth a thread (files) or not (arrays).
     """
 
-    items: Sequence[Any] | Iterable[Any]
+    items: Any
     ids: Sequence[str] | None = None
     labels: Sequence[str] | None = None
     parallel: bool = False
 
     @property
     def size(self) -> int | None:
+        """The number of images; None for a stream."""
         return len(self.ids) if self.ids is not None else None
 
     def entries(self, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, Any, str]]:
@@ -56,14 +59,13 @@ class ImageSet:
         if self.ids is None:
             yield from _walk_stream(self.items, skip)
             return
-        assert isinstance(self.items, Sequence | np.ndarray)
         for index, name in enumerate(self.ids):
             if name not in skip:
                 yield name, *self.entry(index)
 
     def entry(self, index: int) -> tuple[Any, str]:
         """Return (source, label) of one image. Not for streams."""
-        item, label = _image_and_label(self.items[index])  # type: ignore[index]
+        item, label = _image_and_label(self.items[index])
         return item, self.labels[index] if self.labels is not None else label
 
     def select(self, indices: Iterable[int]) -> "ImageSet":
@@ -71,7 +73,7 @@ class ImageSet:
         chosen = list(indices)
         assert self.ids is not None
         return ImageSet(
-            items=[self.items[i] for i in chosen],  # type: ignore[index]
+            items=[self.items[i] for i in chosen],
             ids=[self.ids[i] for i in chosen],
             labels=[self.labels[i] for i in chosen] if self.labels is not None else None,
             parallel=self.parallel,
@@ -374,10 +376,9 @@ def _open_named(source: str) -> ImageSet:
 
 def _load_arrays(path: Path) -> NDArray[Any]:
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
+        if path.suffix.lower() == ".npy":
+            return np.lib.format.open_memmap(path, mode="r")
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as loaded:
             for name in ("images", "x", "x_train", loaded.files[0] if loaded.files else ""):
                 if name in loaded.files:
                     return np.asarray(loaded[name])

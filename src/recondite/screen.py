@@ -1,6 +1,7 @@
 """A screen: a fitted detector, a calibration and the false-alarm rate that the user chose."""
 
 import hashlib
+import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -92,7 +93,9 @@ class Screen:
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of all that scores and p-values depend on; alpha is not part of it."""
-        digest = hashlib.sha256(repr((self.detector.name, self.detector.shape, self.detector.options)).encode())
+        detector = self.detector
+        made = [detector.name, list(detector.shape), options_to_json(detector.options)]
+        digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
         for value in self.detector.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
         digest.update(self.calibrator.scores.tobytes())

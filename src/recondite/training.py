@@ -129,7 +129,7 @@ def evaluating(module: Module) -> Iterator[Module]:
 class _Run:
     def __init__(
         self,
-        detector: nn.Module,
+        detector: Any,
         images: Rows,
         validation: Rows | None,
         options: TrainingOptions,
@@ -138,7 +138,7 @@ class _Run:
     ) -> None:
         self.fabric = _make_fabric(options)
         detector.to(self.fabric.device)
-        self.detector: Any = detector
+        self.detector = detector
         self.images, self.validation, self.options = images, validation, options
         self.run_folder = run_folder
         self.show_progress = show_progress and self.fabric.is_global_zero

@@ -27,7 +27,7 @@ class AutoencoderOptions:
     ] = "squared_error"
     top_percent: Annotated[
         float, Field(gt=0, le=100, description="share of the worst errors that make up the score of an image")
-    ] = 100
+    ] = 100.0
 
 
 class Autoencoder(Detector):

@@ -21,6 +21,9 @@ from recondite.progress import progress
 from recondite.training import History
 
 
+_BATCH_VALUES = 1 << 26
+
+
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class PcaOptions:
     """Options of principal component analysis."""
@@ -31,7 +34,7 @@ class PcaOptions:
     ] = "squared_error"
     top_percent: Annotated[
         float, Field(gt=0, le=100, description="share of the worst errors that make up the score of an image")
-    ] = 100
+    ] = 100.0
 
 
 class Pca(Detector):
@@ -75,7 +78,7 @@ class Pca(Detector):
             raise InputError(f"{kept} components need at least {kept} images; got {len(images)}")
         self.standardise(images)
         # Long batches lose less: what each one cuts off is what an exact decomposition would have kept.
-        size = max(2 * kept, min(len(images), (1 << 26) // prod(self.shape)))
+        size = max(2 * kept, min(len(images), _BATCH_VALUES // prod(self.shape)))
         model = IncrementalPCA(n_components=kept)
         with progress("principal components", len(images), show_progress) as advance:
             for batch in self._flat_batches(images, size):

@@ -43,7 +43,7 @@ class VaeOptions:
     ] = "squared_error"
     top_percent: Annotated[
         float, Field(gt=0, le=100, description="share of the worst errors that make up the score of an image")
-    ] = 100
+    ] = 100.0
 
 
 class Vae(Detector):

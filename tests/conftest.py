@@ -1,0 +1,62 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import recondite
+
+# Two test processes on two cores: more threads each would only wait for one another.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """1,797 grey digits of 8 x 8 pixels, uint8."""
+    return np.round(load_digits().images * (255 / 16)).astype(np.uint8)
+
+
+QUICK = {
+    "autoencoder": {"latent_size": 8, "width": 16, "epochs": 15, "learning_rate": 1e-2},
+    "vae": {"latent_size": 8, "width": 16, "epochs": 25, "learning_rate": 1e-2},
+    "pca": {"latent_size": 12},
+}
+
+
+@pytest.fixture(scope="session")
+def screens(digits):
+    """A function: the name of a detector to a screen fitted on the first 1,400 digits, made once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = recondite.fit(digits[:1400], detector=name, alpha=0.05, seed=1, **QUICK[name])
+        return made[name]
+
+    return get
+
+
+@pytest.fixture
+def folder(tmp_path, digits):
+    """Forty digits as PNG files in two sub-folders."""
+    root = tmp_path / "images"
+    for index, digit in enumerate(digits[:40]):
+        path = root / ("even" if index % 2 == 0 else "odd") / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digit).save(path)
+    return root
+
+
+@pytest.fixture
+def data_folder():
+    """The folder of real data sets; the test is skipped where there is none."""
+    from recondite.catalog import data_folder as find
+
+    found = find()
+    if found is None or not found.is_dir():
+        pytest.skip("needs RECONDITE_DATA, the folder of real data sets")
+    return found

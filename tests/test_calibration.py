@@ -1,0 +1,179 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import twins
+from scipy.stats import beta
+
+from recondite.calibration import (
+    Calibrator,
+    mean_std_threshold,
+    p_value_table,
+    percentile_threshold,
+    smallest_calibration_set,
+    threshold_rules,
+)
+from recondite.errors import InputError, NotCalibratedError
+
+TIED = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=60)
+ALPHAS = st.integers(1, 99).map(lambda percent: percent / 100)
+GUARANTEES = ("exact", "simes", "dkwm", "monte-carlo")
+
+
+@given(TIED, TIED)
+def test_p_values_equal_the_slow_twin(calibration, scores):
+    expected = [twins.p_value(calibration, score) for score in scores]
+    np.testing.assert_allclose(Calibrator(np.array(calibration)).p_value(scores), expected)
+
+
+@settings(max_examples=300)
+@given(TIED, TIED, ALPHAS)
+def test_the_threshold_and_the_p_value_are_one_rule_ties_included(calibration, scores, alpha):
+    calibrator = Calibrator(np.array(calibration))
+    if Fraction(str(alpha)) * (len(calibration) + 1) < 1:
+        with pytest.raises(InputError):
+            calibrator.threshold(alpha)
+        return
+    by_threshold = np.array(scores) > calibrator.threshold(alpha)
+    by_rank = [
+        Fraction(1 + sum(c >= s for c in calibration), len(calibration) + 1) <= Fraction(str(alpha)) for s in scores
+    ]
+    assert by_threshold.tolist() == by_rank
+    np.testing.assert_array_equal(calibrator.is_outlier(scores, alpha), by_threshold)
+    np.testing.assert_array_equal(calibrator.p_value(scores) <= alpha, by_threshold)
+
+
+@pytest.mark.parametrize("guarantee", GUARANTEES)
+@pytest.mark.parametrize("n", [30, 200])
+def test_the_two_rules_agree_with_a_guarantee_too(guarantee, n):
+    generator = np.random.default_rng(n)
+    calibrator = Calibrator(np.round(generator.random(n), 2))
+    scores = np.round(generator.random(500), 2)
+    for alpha in (0.3, 0.5):
+        flags = calibrator.is_outlier(scores, alpha, confidence=0.9, guarantee=guarantee)
+        p_values = calibrator.p_value(scores, confidence=0.9, guarantee=guarantee)
+        np.testing.assert_array_equal(flags, p_values <= alpha)
+
+
+def test_p_values_of_normal_images_are_valid_on_average():
+    generator = np.random.default_rng(0)
+    below = []
+    for _ in range(2000):
+        scores = generator.normal(size=40)
+        below.append(Calibrator(scores[:39]).p_value(scores[39:])[0] <= 0.1)
+    assert abs(np.mean(below) - 0.1) < 0.02  # exactly .1 in expectation: .1 * 40 is whole
+
+
+def test_an_alpha_of_29_hundredths_is_not_a_float_a_little_below_it():
+    calibrator = Calibrator(np.arange(99.0))
+    assert calibrator.threshold(0.29) == 99 - 29
+    assert 0.29 * 100 < 29
+
+
+@pytest.mark.parametrize(("alpha", "needed"), [(0.05, 19), (0.01, 99), (0.3, 3), (0.001, 999)])
+def test_an_alpha_too_small_names_the_number_needed(alpha, needed):
+    with pytest.raises(InputError, match=f"at least {needed} calibration images; got {needed - 1}"):
+        Calibrator(np.arange(float(needed - 1))).threshold(alpha)
+    Calibrator(np.arange(float(needed))).threshold(alpha)
+
+
+@pytest.mark.parametrize("guarantee", GUARANTEES)
+def test_the_number_needed_with_a_guarantee_is_right(guarantee):
+    needed = smallest_calibration_set(0.2, 0.9, guarantee)
+    Calibrator(np.arange(float(needed))).threshold(0.2, 0.9, guarantee)
+    with pytest.raises(InputError, match=f"at least {needed} "):
+        Calibrator(np.arange(float(needed - 1))).threshold(0.2, 0.9, guarantee)
+
+
+def test_known_intervals():
+    low, high = Calibrator(np.arange(1000.0)).interval(0.05)
+    assert (round(low, 3), round(high, 3)) == (0.037, 0.064)
+    low, high = Calibrator(np.arange(200.0)).interval(0.05)
+    assert (round(low, 3), round(high, 3)) == (0.024, 0.084)
+
+
+def test_the_true_rate_follows_the_beta_law():
+    generator = np.random.default_rng(1)
+    # Uniform scores: the true rate of a threshold t is 1 - t.
+    rates = [1 - Calibrator(generator.random(200)).threshold(0.05) for _ in range(2000)]
+    low, high = Calibrator(np.arange(200.0)).interval(0.05)
+    inside = np.mean([low <= rate <= high for rate in rates])
+    assert abs(inside - 0.95) < 0.02
+    assert abs(np.mean(rates) - 10 / 201) < 0.002
+
+
+@pytest.mark.parametrize("guarantee", GUARANTEES)
+def test_a_guarantee_holds_for_most_calibration_sets(guarantee):
+    generator = np.random.default_rng(2)
+    rates = [1 - Calibrator(generator.random(300)).threshold(0.15, 0.9, guarantee) for _ in range(1000)]
+    assert np.mean(np.array(rates) <= 0.15) >= 0.9 - 0.03
+    marginal = [1 - Calibrator(generator.random(300)).threshold(0.15) for _ in range(1000)]
+    assert np.mean(np.array(marginal) <= 0.15) < 0.7  # without it the promise is on average only
+
+
+@pytest.mark.parametrize("guarantee", ["simes", "dkwm", "monte-carlo"])
+def test_simultaneous_guarantees_hold_at_every_alpha_at_once(guarantee):
+    generator = np.random.default_rng(3)
+    table = p_value_table(100, 0.9, guarantee)[:-1]
+    # Uniform scores: the true rate of a threshold at the k-th largest of them is 1 - that score.
+    failures = [np.any(1 - np.sort(generator.random(100))[::-1] > table) for _ in range(2000)]
+    assert np.mean(failures) <= 0.1 + 0.02
+
+
+def test_the_exact_guarantee_is_the_beta_bound():
+    table = p_value_table(50, 0.95, "exact")
+    assert table[4] == pytest.approx(beta.ppf(0.95, 5, 46))
+    assert np.all(np.diff(table) > 0)
+
+
+def test_groups_have_their_own_ranks():
+    calibrator = Calibrator(np.array([1.0, 2, 3, 10, 20, 30]), ("a",) * 3 + ("b",) * 3)
+    np.testing.assert_allclose(calibrator.p_value([5.0, 5.0], ["a", "b"]), [0.25, 1.0])
+    assert calibrator.threshold(0.25, group="a") == 3
+    assert calibrator.threshold(0.25, group="b") == 30
+    assert calibrator.is_outlier([5.0, 5.0], 0.25, ["a", "b"]).tolist() == [True, False]
+    with pytest.raises(InputError, match="no calibration for groups"):
+        calibrator.p_value([1.0], ["c"])
+    with pytest.raises(InputError, match="expected 1 group labels"):
+        calibrator.p_value([1.0])
+    with pytest.raises(NotCalibratedError):
+        calibrator.threshold(0.25, group="c")
+    with pytest.raises(InputError, match="no groups"):
+        Calibrator(np.arange(9.0)).p_value([1.0], ["a"])
+
+
+@pytest.mark.parametrize("bad", [[], [np.nan, 1.0], [np.inf, 1.0], [[1.0]]])
+def test_calibration_scores_that_cannot_be_used_are_refused(bad):
+    with pytest.raises(InputError):
+        Calibrator(np.array(bad))
+
+
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5, float("nan")])
+def test_alphas_out_of_range_are_refused(alpha):
+    with pytest.raises(InputError, match="alpha"):
+        Calibrator(np.arange(100.0)).threshold(alpha)
+    with pytest.raises(InputError, match="confidence"):
+        p_value_table(100, alpha, "exact")
+
+
+def test_older_rules():
+    scores = np.array([1.0, 2.0, 3.0, 4.0])
+    assert mean_std_threshold(scores, 1) == pytest.approx(2.5 + np.std(scores))
+    assert percentile_threshold(scores, 50) == 2.5
+    with pytest.raises(InputError):
+        percentile_threshold(scores, 101)
+    rules = threshold_rules(Calibrator(np.random.default_rng(0).random(1000)), 0.05)
+    assert list(rules)[0] == "conformal, alpha 0.05"
+    assert rules["percentile 95"] == pytest.approx(rules["conformal, alpha 0.05"], abs=0.01)
+
+
+def test_p_values_agree_with_an_independent_implementation():
+    crepes = pytest.importorskip("crepes")
+    generator = np.random.default_rng(5)
+    calibration, scores = np.round(generator.random(50), 1), np.round(generator.random(20), 1)
+    oracle = crepes.ConformalClassifier()
+    oracle.fit(calibration)
+    theirs = oracle.predict_p(scores[:, None], smoothing=False)[:, 0]
+    np.testing.assert_allclose(Calibrator(calibration).p_value(scores), theirs)

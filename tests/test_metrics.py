@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import twins
+
+from recondite import metrics
+from recondite.errors import InputError
+
+SCORES = st.lists(st.integers(0, 8), min_size=1, max_size=25)
+
+
+@given(SCORES, SCORES)
+def test_measures_equal_their_slow_twins_ties_included(inliers, outliers):
+    assert metrics.auroc(inliers, outliers) == pytest.approx(twins.auroc(inliers, outliers))
+    assert metrics.average_precision(inliers, outliers) == pytest.approx(twins.average_precision(inliers, outliers))
+    expected = twins.share_flagged_when_most_caught(outliers, inliers)
+    assert metrics.inliers_flagged_at_95_outliers_caught(inliers, outliers) == expected
+    expected = twins.share_flagged_when_most_caught([-a for a in inliers], [-b for b in outliers])
+    assert metrics.outliers_missed_at_95_inliers_kept(inliers, outliers) == expected
+
+
+@pytest.mark.parametrize("bad", [[], [float("nan"), 1.0], [[1.0]]])
+def test_scores_that_cannot_be_measured_are_refused(bad):
+    for measure in (metrics.auroc, metrics.average_precision, metrics.outliers_missed_at_95_inliers_kept):
+        with pytest.raises(InputError):
+            measure(bad, [1.0])
+
+
+def test_the_interval_of_a_rate_covers_the_truth_at_least_95_percent_of_the_time():
+    draws = np.random.default_rng(0).random((2000, 60)) < 0.1
+    covered = [rate.low <= 0.1 <= rate.high for rate in (metrics.rate(draw) for draw in draws)]
+    assert np.mean(covered) >= 0.945
+    assert metrics.rate([False] * 10).low == 0
+    with pytest.raises(InputError):
+        metrics.rate([])

@@ -1,0 +1,60 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import twins
+
+from recondite.errors import InputError
+from recondite.scores import Scores, Verdicts
+
+
+def verdicts(p_values, errors=None):
+    p_values = np.asarray(p_values, dtype=float)
+    return Verdicts(
+        ids=tuple(f"{index}" for index in range(len(p_values))),
+        instance_score=1 - p_values,
+        errors=tuple(errors or [None] * len(p_values)),
+        p_value=p_values,
+        is_outlier=~(p_values > 0.1),
+        threshold=0.9,
+        alpha=0.1,
+    )
+
+
+def test_records_spell_out_every_verdict_and_hold_no_nan():
+    rows = list(verdicts([0.5, 0.05, np.nan], [None, None, "truncated"]).records())
+    assert [row["verdict"] for row in rows] == ["inlier", "outlier", "invalid"]
+    assert [row["is_outlier"] for row in rows] == [False, True, True]
+    assert rows[2]["instance_score"] is None
+    assert rows[2]["p_value"] is None
+    assert rows[2]["error"] == "truncated"
+    assert verdicts([0.5, 0.05, np.nan], [None, None, "x"]).counts() == {"inlier": 1, "outlier": 1, "invalid": 1}
+
+
+def test_concatenating_keeps_order_and_arrays():
+    parts = [replace(verdicts([0.5]), feature_score=np.zeros((1, 2), np.float32)) for _ in range(3)]
+    joined = Verdicts.concatenate(parts)
+    assert len(joined) == 3
+    assert joined.feature_score.shape == (3, 2)
+    assert joined.reconstruction is None
+    assert joined.threshold == 0.9
+    with pytest.raises(InputError):
+        Scores.concatenate([])
+
+
+@given(st.lists(st.integers(1, 50).map(lambda k: k / 50), min_size=1, max_size=40), st.sampled_from([0.05, 0.1, 0.5]))
+def test_false_discovery_control_equals_the_slow_procedure(p_values, rate):
+    flagged = verdicts(p_values).with_false_discovery_rate(rate)
+    np.testing.assert_array_equal(flagged.is_outlier, twins.benjamini_hochberg(np.array(p_values), rate))
+    assert flagged.rule == "false-discovery rate"
+
+
+def test_false_discovery_control_keeps_invalid_rows_flagged_and_out_of_the_count():
+    p_values = [0.01, 0.9, np.nan]
+    flagged = verdicts(p_values, [None, None, "bad"]).with_false_discovery_rate(0.05)
+    assert flagged.is_outlier.tolist() == [True, False, True]
+    for rate in (0, 1, -0.1, float("nan")):
+        with pytest.raises(InputError):
+            flagged.with_false_discovery_rate(rate)

@@ -1,0 +1,282 @@
+import csv
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recondite import training
+from recondite.datasets import Rows
+from recondite.detectors import build
+from recondite.errors import InputError, ReconditeError
+from recondite.options import TrainingOptions
+from recondite.training import CHECKPOINT, EPOCHS, STEPS, learning_rate_at, train
+
+OPTIONS = TrainingOptions(epochs=6, batch_size=32, learning_rate=5e-3, seed=3)
+
+
+@pytest.fixture
+def rows(digits):
+    pixels = digits[:, None] / np.float32(255)
+    return Rows(pixels, np.arange(200)), Rows(pixels, np.arange(200, 260))
+
+
+def new(name="autoencoder", **options):
+    return build(name, image_shape=(1, 8, 8), latent_size=4, width=4, **options)
+
+
+def weights(detector):
+    return {name: value.clone() for name, value in detector.state_dict().items()}
+
+
+def assert_same_bits(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def table(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_after(monkeypatch, epoch):
+    """Let the process 'die' right after the checkpoint of an epoch was written, and before anything else happens."""
+    save = training._Run._save
+
+    def dying(run, done):
+        save(run, done)
+        if done == epoch:
+            raise Killed
+
+    monkeypatch.setattr(training._Run, "_save", dying)
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vae"])
+@pytest.mark.parametrize("more", [{}, {"ema": 0.9}, {"trim": 0.1, "clip_norm": 0.5}, {"keep_best": False}])
+@pytest.mark.parametrize("epoch", [0, 1, 4])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch, rows, name, more, epoch):
+    options = replace(OPTIONS, **more)
+    whole = new(name)
+    history = train(whole, *rows, options, tmp_path / "whole")
+    interrupted = new(name)
+    with monkeypatch.context() as patch:
+        kill_after(patch, epoch)
+        with pytest.raises(Killed):
+            train(interrupted, *rows, options, tmp_path)
+    resumed = new(name, seed=99)  # other first weights: all must come from the checkpoint
+    again = train(resumed, *rows, options, tmp_path, resume=True)
+    assert_same_bits(weights(whole), weights(resumed))
+    assert [row["validation"] for row in again.epochs] == [row["validation"] for row in history.epochs]
+    assert again.best_epoch == history.best_epoch
+    assert (tmp_path / STEPS).read_text() == (tmp_path / "whole" / STEPS).read_text()
+
+
+def test_logs_of_a_half_run_epoch_are_dropped_on_resuming(tmp_path, monkeypatch, rows):
+    with monkeypatch.context() as patch:
+        kill_after(patch, 2)
+        with pytest.raises(Killed):
+            train(new(), *rows, OPTIONS, tmp_path)
+    with (tmp_path / EPOCHS).open("a") as stream:
+        stream.write("3,0.1,0.5,0.5\n")
+    train(new(), *rows, OPTIONS, tmp_path, resume=True)
+    assert [int(row["epoch"]) for row in table(tmp_path / EPOCHS)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_resuming_with_other_images_or_options_is_refused(tmp_path, rows):
+    train(new(), *rows, OPTIONS, tmp_path)
+    with pytest.raises(InputError, match="other images or options"):
+        train(new(), *rows, replace(OPTIONS, learning_rate=1e-3), tmp_path, resume=True)
+    with pytest.raises(InputError, match="other images or options"):
+        train(new(), rows[1], rows[0], OPTIONS, tmp_path, resume=True)
+
+
+def test_a_finished_run_resumes_to_itself_and_a_new_one_starts_anew(tmp_path, rows):
+    first = new()
+    train(first, *rows, OPTIONS, tmp_path)
+    second = new(seed=5)
+    train(second, *rows, OPTIONS, tmp_path, resume=True)
+    assert_same_bits(weights(first), weights(second))
+    third = new(seed=5)
+    train(third, *rows, OPTIONS, tmp_path)
+    assert any(not torch.equal(first.state_dict()[name], value) for name, value in third.state_dict().items())
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, rows):
+    train(new(), *rows, OPTIONS, tmp_path)
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:-10])
+    with pytest.raises(ReconditeError, match="checkpoint"):
+        train(new(), *rows, OPTIONS, tmp_path, resume=True)
+
+
+def test_the_best_epoch_is_kept(rows):
+    # Hours too high a rate at the end: later epochs are worse, and the weights must be those of the best one.
+    options = replace(OPTIONS, epochs=8, schedule="constant", learning_rate=0.05)
+    detector = new()
+    history = train(detector, *rows, options)
+    errors = [row["validation"] for row in history.epochs]
+    assert history.best_epoch == 1 + int(np.argmin(errors))
+    x = torch.from_numpy(rows[1].take(slice(None)))
+    with torch.no_grad():
+        assert detector.validation_errors(x).mean().item() == pytest.approx(min(errors), rel=1e-5)
+    assert history.best_validation == min(errors)
+
+
+def test_early_stopping_stops(rows):
+    options = replace(OPTIONS, epochs=200, patience=2, learning_rate=0.05, schedule="constant")
+    history = train(new(), *rows, options)
+    assert len(history.epochs) < 200
+    errors = [row["validation"] for row in history.epochs]
+    assert len(errors) - 1 - int(np.argmin(errors)) == 2
+
+
+def test_shuffling_is_a_full_permutation(rows):
+    seen = []
+
+    class Recorder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def parameter_groups(self):
+            return {"all": [self.weight]}
+
+        def losses(self, x):
+            seen.append(x.flatten(1))
+            yield "all", (x * self.weight).mean()
+
+        def validation_errors(self, x):
+            return x.flatten(1).mean(1)
+
+    images = Rows(rows[0].pixels, np.argsort(rows[0].pixels[:200].mean((1, 2, 3))))  # sorted, as by class
+    train(Recorder(), images, None, replace(OPTIONS, epochs=2))
+    epochs = torch.cat(seen).numpy().reshape(2, 200, 64)
+    everything = sorted(map(bytes, images.take(slice(None)).reshape(200, 64)))
+    for epoch in epochs:
+        assert sorted(map(bytes, epoch)) == everything
+    assert not np.array_equal(epochs[0], epochs[1])
+    positions = [np.flatnonzero((images.take(slice(None)).reshape(200, 64) == one).all(1))[0] for one in epochs[0]]
+    assert abs(np.corrcoef(positions, np.arange(200))[0, 1]) < 0.3
+
+
+def test_dropout_and_batch_norm_are_in_the_right_mode(rows):
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 4))
+    decoder = nn.Sequential(nn.Linear(4, 64), nn.Unflatten(1, (1, 8, 8)))
+    modes = []
+    encoder[3].register_forward_hook(lambda module, *_: modes.append(module.training))
+    detector = build("autoencoder", image_shape=(1, 8, 8), latent_size=4, encoder=encoder, decoder=decoder)
+    modes.clear()
+    detector.fit(rows[0].take(slice(None)), epochs=2, batch_size=32, validation=rows[1].take(slice(None)))
+    training_steps, validation_batches = 7, 2
+    assert modes == ([True] * training_steps + [False] * validation_batches) * 2
+    assert not torch.equal(encoder[2].running_mean, torch.zeros(8))
+    before = weights(detector)
+    detector.score(rows[1].take(slice(None)))
+    assert_same_bits(before, weights(detector))
+
+
+@pytest.mark.parametrize("size", [33, 64, 65, 1, 2])
+def test_a_last_batch_of_one_image_does_not_break_batch_norm(rows, size):
+    slices = list(training._batch_slices(size, 32))
+    assert np.concatenate([np.arange(size)[part] for part in slices]).tolist() == list(range(size))
+    if size > 1:
+        assert all(len(np.arange(size)[part]) > 1 for part in slices)
+
+
+def test_the_moving_average_is_what_is_kept(rows):
+    plain, averaged = new(), new()
+    train(plain, *rows, replace(OPTIONS, keep_best=False))
+    train(averaged, *rows, replace(OPTIONS, keep_best=False, ema=0.95))
+    name = "encoder.0.weight"
+    start = new().state_dict()[name]
+    moved = (averaged.state_dict()[name] - start).norm() / (plain.state_dict()[name] - start).norm()
+    assert 0.05 < moved < 1  # it lags behind the weights that it averages
+
+
+def test_a_contaminated_training_set_is_survived_by_trimming(digits):
+    normal = digits[:300, None] / np.float32(255)
+    noise = np.random.default_rng(0).random((30, 1, 8, 8), dtype=np.float32)
+    mixed = Rows(np.concatenate([normal, noise]), np.arange(330))
+    options = replace(OPTIONS, epochs=30)
+    errors = {}
+    for trim in (0.0, 0.1):
+        detector = build("autoencoder", image_shape=(1, 8, 8), latent_size=16, width=16)
+        train(detector, mixed, None, replace(options, trim=trim))
+        detector.fitted.fill_(True)
+        errors[trim] = detector.score(noise).instance_score.mean() / detector.score(normal).instance_score.mean()
+    assert errors[0.1] > 1.2 * errors[0.0]
+
+
+def test_schedules():
+    peak = 1e-2
+    rates = {
+        kind: [learning_rate_at(replace(OPTIONS, schedule=kind, learning_rate=peak), s, 100) for s in range(100)]
+        for kind in ("constant", "one-cycle", "cosine")
+    }
+    assert set(rates["constant"]) == {peak}
+    assert rates["one-cycle"][0] == pytest.approx(peak / 25)
+    assert max(rates["one-cycle"]) == pytest.approx(peak, rel=1e-2)
+    assert 10 < int(np.argmax(rates["one-cycle"])) < 20
+    assert rates["cosine"] == sorted(rates["cosine"], reverse=True)
+    assert rates["one-cycle"][-1] < peak / 1000
+
+
+def test_a_loss_that_explodes_is_an_error_not_a_model(rows):
+    detector = new()
+    losses = detector.losses
+    detector.losses = lambda x: ((group, loss * float("inf")) for group, loss in losses(x))
+    with pytest.raises(ReconditeError, match="no longer finite in epoch 1"):
+        train(detector, *rows, OPTIONS)
+
+
+def test_bf16_training_learns(rows):
+    history = train(new(), *rows, replace(OPTIONS, precision="bf16", epochs=10))
+    assert history.epochs[-1]["validation"] < 0.8 * history.epochs[0]["validation"]
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path):
+    script = tmp_path / "fit.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, sys
+            import numpy as np, torch
+            from safetensors.torch import save_file
+            from recondite.detectors import build
+            torch.set_num_threads(1)
+            images = np.random.default_rng(0).random((71, 1, 8, 8), dtype=np.float32)
+            detector = build("autoencoder", image_shape=(1, 8, 8), latent_size=4, width=4)
+            detector.fit(images, epochs=3, batch_size=14, device="cpu", validation=images[:10])
+            if os.environ.get("RANK", "0") == "0":
+                save_file({k: v.contiguous() for k, v in detector.state_dict().items()}, sys.argv[1])
+            """
+        )
+    )
+    from safetensors.torch import load_file
+
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for command, name in (([sys.executable], "one"), (torchrun, "two")):
+        subprocess.run([*command, str(script), str(tmp_path / name)], check=True, timeout=240, capture_output=True)
+    one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5)
+
+
+def test_every_step_and_epoch_is_logged(tmp_path, rows):
+    train(new(), *rows, OPTIONS, tmp_path)
+    steps = table(tmp_path / STEPS)
+    epochs = table(tmp_path / EPOCHS)
+    assert list(steps[0]) == ["epoch", "step", "learning_rate", "loss_all"]
+    assert list(epochs[0]) == ["epoch", "seconds", "loss_all", "validation"]
+    assert len(steps) == 6 * 7
+    assert len(epochs) == 6
+    of_first = [float(row["loss_all"]) for row in steps if row["epoch"] == "1"]
+    assert float(epochs[0]["loss_all"]) == pytest.approx(np.mean(of_first))
