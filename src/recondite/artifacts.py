@@ -75,8 +75,7 @@ def read_folder(path: Path, schema: int, kind: str) -> tuple[dict[str, Any], dic
     if manifest.get("digest") != _digest(manifest):
         raise ArtifactError(f"{path / MANIFEST} was altered after it was written: its digest does not match")
     tensors = {}
-    files = manifest["files"]
-    for name, facts in files.items() if isinstance(files, dict) else ():
+    for name, facts in manifest["files"].items():
         file = path / name
         if name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name or file.is_symlink():
             raise ArtifactError(f"{path / MANIFEST} names a file outside its folder: {name!r}")
@@ -120,7 +119,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a readable manifest: {error}") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or not all(
+        isinstance(facts, dict) and isinstance(facts.get("sha256"), str) and isinstance(facts.get("bytes"), int)
+        for facts in files.values()
+    ):
         raise ArtifactError(f"{path} is not a manifest: expected an object that lists its files")
     return manifest
 

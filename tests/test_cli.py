@@ -1,0 +1,188 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+import recondite
+from recondite.cli import main
+
+COMMAND = [sys.executable, "-m", "recondite.cli"]
+
+
+def run(*arguments, **options):
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory):
+    """A screen made by the command line from the embedded digits."""
+    path = tmp_path_factory.mktemp("cli") / "screen"
+    done = run("fit", "digits/train", "-o", path, "--alpha", "0.1", "--epochs", 4, "--width", 8, "--latent-size", 6)
+    assert done.returncode == 0, done.stderr
+    assert "true false-alarm rate" in done.stdout
+    return path
+
+
+def test_fit_on_the_command_line_equals_fit_in_python(screen):
+    made = recondite.fit("digits/train", alpha=0.1, epochs=4, width=8, latent_size=6)
+    loaded = recondite.load(screen)
+    for name, value in made.detector.state_dict().items():
+        np.testing.assert_allclose(loaded.detector.state_dict()[name].numpy(), value.numpy(), rtol=1e-4, atol=1e-5)
+    assert sorted(path.name for path in screen.iterdir()) == [
+        "calibration.safetensors",
+        "detector.safetensors",
+        "epochs.csv",
+        "manifest.json",
+        "steps.csv",
+    ]
+    assert not screen.with_name("screen.run").exists()
+
+
+def test_predict_writes_the_scores_of_the_library(screen, folder, tmp_path):
+    (folder / "odd" / "001.png").write_bytes(b"")
+    output, report = tmp_path / "out.csv", tmp_path / "report.html"
+    done = run("predict", screen, folder, "-o", output, "--report", report, "--maps", tmp_path / "maps")
+    assert done.returncode == 0, done.stderr
+    assert "1 invalid" in done.stdout
+    with output.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    expected = recondite.load(screen).predict(folder)
+    scores = [float(row["instance_score"]) if row["instance_score"] else np.nan for row in rows]
+    np.testing.assert_allclose(scores, expected.instance_score, rtol=1e-6)
+    assert [row["verdict"] for row in rows] == expected.words
+    assert "Most anomalous" in report.read_text()
+    assert (tmp_path / "maps" / "odd" / "003.png.map.png").is_file()
+
+
+def test_evaluate_show_and_info(screen, folder, tmp_path, capsys):
+    arguments = ["--inliers", "digits/test", "--outliers", str(folder), "-o", str(tmp_path / "e.jsonl")]
+    assert main(["evaluate", str(screen), *arguments]) == 0
+    assert "AUROC" in capsys.readouterr().out
+    assert json.loads((tmp_path / "e.jsonl").read_text().splitlines()[0])["measure"] == "AUROC"
+    assert main(["show", str(screen), str(folder / "odd" / "001.png"), "-o", str(tmp_path / "a.png")]) == 0
+    assert "threshold" in capsys.readouterr().out
+    assert main(["info", str(screen)]) == 0
+    assert "mean + 1 std" in capsys.readouterr().out
+    assert main(["info", str(screen), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["detector"] == "autoencoder"
+
+
+def test_lists(capsys):
+    assert main(["datasets"]) == 0
+    assert "cifar10" in capsys.readouterr().out
+    assert main(["detectors"]) == 0
+    printed = capsys.readouterr().out
+    for name in recondite.DETECTORS:
+        assert name in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "/nowhere", "-o", "{tmp}/s"], "no file, folder, glob or data set '/nowhere'"),
+        (["fit", "digits", "-o", "{tmp}/s", "--detector", "gan"], "expected a detector among"),
+        (["fit", "digits", "-o", "{tmp}/s", "--preset", "none"], "expected a preset among"),
+        (["fit", "digits", "-o", "{tmp}/s", "--alpha", "2"], "expected alpha in (0, 1); got 2"),
+        (["fit", "digits", "-o", "{tmp}/s", "--alpha", "0.0001"], "needs at least 9999 calibration images"),
+        (["fit", "digits", "-o", "{tmp}/s", "--epochs", "0"], "option epochs"),
+        (["fit", "digits", "-o", "{tmp}/s", "--image-size", "big"], "expected --image-size 32"),
+        (["fit", "digits", "-o", "{tmp}/s", "--image-size", "4"], "sides from 8 to 512"),
+        (["fit", "digits", "-o", "{tmp}"], "is not a screen; it is left alone"),
+        (["predict", "/nowhere", "digits", "-o", "{tmp}/a.csv"], "not a readable manifest"),
+        (["predict", "{screen}", "/nowhere", "-o", "{tmp}/a.csv"], "no file, folder"),
+        (["predict", "{screen}", "digits", "-o", "{tmp}/a.txt"], "ends in .csv"),
+        (["predict", "{screen}", "digits", "-o", "{tmp}/a.csv", "--fdr", "3"], "false-discovery rate in (0, 1)"),
+        (["evaluate", "{screen}", "--inliers", "digits", "--outliers", "/nowhere"], "no file, folder"),
+        (["show", "{screen}", "{tmp}/absent.png", "-o", "{tmp}/a.png"], "no file, folder"),
+    ],
+)
+def test_wrong_input_is_one_line_that_explains(screen, tmp_path, capsys, arguments, words):
+    (tmp_path / "mine.txt").write_text("mine")
+    filled = [argument.format(tmp=tmp_path, screen=screen) for argument in arguments]
+    assert main(filled) in (1, 2)
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+    assert error.strip().splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "digits", "-o", "x", "--latentsize", "3"], "--latent-size"),
+        (["predict", "x"], "IMAGES"),
+        (["nonsense"], "nonsense"),
+        (["fit"], "IMAGES"),
+    ],
+)
+def test_wrong_flags_are_explained_and_fail(arguments, words, tmp_path):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_cheap_and_lists_the_flags_of_the_detector():
+    done = run("--help")
+    assert done.returncode == 0
+    assert "predict" in done.stdout
+    code = "import sys, recondite.cli; recondite.cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    assert "--initial-sigma" in run("fit", "--detector", "vae", "--help").stdout
+    assert "--initial-sigma" not in run("fit", "--help").stdout
+
+
+def wait_for_epochs(path, count):
+    for _ in range(600):
+        if path.exists() and len(path.read_text().splitlines()) > count:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the run never got that far")
+
+
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT])
+def test_a_fit_that_is_killed_or_interrupted_resumes_to_the_same_bits(tmp_path, way):
+    arguments = ["digits/train", "--epochs", "30", "--width", "8", "--alpha", "0.1", "--seed", "2"]
+    assert run("fit", *arguments, "-o", tmp_path / "whole").returncode == 0
+    process = subprocess.Popen([*COMMAND, "fit", *arguments, "-o", str(tmp_path / "part")], stderr=subprocess.PIPE)
+    wait_for_epochs(tmp_path / "part.run" / "epochs.csv", 3)
+    process.send_signal(way)
+    _, error = process.communicate(timeout=60)
+    assert not (tmp_path / "part").exists()
+    if way == signal.SIGINT:
+        assert process.returncode == 130
+        assert b"--resume" in error
+        assert b"Traceback" not in error
+    done = run("fit", *arguments, "-o", tmp_path / "part", "--resume")
+    assert done.returncode == 0, done.stderr
+    for name in ("detector.safetensors", "calibration.safetensors"):
+        whole, part = load_file(tmp_path / "whole" / name), load_file(tmp_path / "part" / name)
+        for key in whole:
+            np.testing.assert_array_equal(whole[key], part[key])
+
+
+def test_a_sweep_that_is_killed_goes_on(screen, tmp_path, digits):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(6000):
+        Image.fromarray(digits[index % len(digits)]).save(folder / f"{index:05d}.bmp")
+    process = subprocess.Popen([*COMMAND, "predict", str(screen), str(folder), "-o", str(tmp_path / "a.csv")])
+    journal = tmp_path / ".a.csv.journal"
+    wait_for_epochs(journal, 200)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    assert not (tmp_path / "a.csv").exists()
+    done = run("predict", screen, folder, "-o", tmp_path / "a.csv")
+    assert "took up" in done.stderr
+    again = run("predict", screen, folder, "-o", tmp_path / "b.csv")
+    assert again.returncode == 0
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 6001

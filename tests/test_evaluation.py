@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from recondite.errors import InputError
+from recondite.evaluation import evaluate, rule_rows
+from recondite.metrics import auroc
+
+
+def values(rows):
+    return {row["measure"]: row["value"] for row in rows}
+
+
+def test_measures_are_those_of_the_scores(screens, digits):
+    screen = screens("autoencoder")
+    noise = np.random.default_rng(0).random((50, 1, 8, 8), dtype=np.float32)
+    found = values(evaluate(screen, digits[1400:], noise))
+    a, b = screen.predict(digits[1400:]), screen.predict(noise)
+    assert found["AUROC"] == f"{auroc(a.instance_score, b.instance_score):.4f}"
+    assert found["realised false-alarm rate"] == f"{a.is_outlier.mean():.4f}"
+    assert found["outliers flagged"] == f"{b.is_outlier.mean():.4f}"
+    assert found["rule conformal, alpha 0.05"] == found["realised false-alarm rate"]
+    assert float(found["outliers missed at 95 % of inliers kept"]) <= 0.05
+
+
+def test_unreadable_images_count_as_flagged_and_are_named(screens, digits):
+    rows = evaluate(screens("pca"), list(digits[1400:1450]) + [b"x"], digits[:50, ::-1].copy())
+    found = values(rows)
+    assert found["unreadable inliers"] == "1"
+    assert "of 51)" in next(row["note"] for row in rows if row["measure"] == "realised false-alarm rate")
+    with pytest.raises(InputError, match="not one outlier image"):
+        evaluate(screens("pca"), digits[1400:1450], [b"x"])
+
+
+def test_mvtec_folders_are_split_into_their_roles(screens, digits, tmp_path):
+    for name, images in (("train/good", digits[:2]), ("test/good", digits[:3]), ("test/dent", digits[:4, ::-1])):
+        (tmp_path / name).mkdir(parents=True)
+        for index, image in enumerate(images):
+            Image.fromarray(np.ascontiguousarray(image)).save(tmp_path / name / f"{index}.png")
+    notes = {row["measure"]: row["note"] for row in evaluate(screens("pca"), tmp_path, tmp_path)}
+    assert "of 3)" in notes["realised false-alarm rate"]
+    assert "of 4)" in notes["outliers flagged"]
+
+
+def test_every_rule_stands_beside_the_conformal_one(screens):
+    screen = screens("pca")
+    names = [row["rule"] for row in rule_rows(screen, screen.calibrator.scores)]
+    assert names == ["conformal, alpha 0.05", "mean + 1 std", "mean + 2 std", "mean + 3 std", "percentile 95"]

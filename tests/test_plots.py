@@ -1,0 +1,69 @@
+import io
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from recondite import plots
+
+
+def pixels_of(axes):
+    stream = io.BytesIO()
+    axes.get_figure(root=True).savefig(stream, format="png", dpi=60)
+    stream.seek(0)
+    return matplotlib.image.imread(stream)[..., :3]
+
+
+AWKWARD = {
+    "nothing": [],
+    "one": [0.3],
+    "all equal": [0.2] * 9,
+    "with NaN": [0.1, float("nan"), 0.4],
+    "only NaN": [float("nan")],
+    "zero and below": [0.0, -1.0, 3.0],
+    "many": np.random.default_rng(0).random(500),
+}
+
+
+@pytest.mark.parametrize("values", AWKWARD.values(), ids=AWKWARD.keys())
+def test_no_values_make_a_plot_crash(values):
+    pixels_of(plots.plot_scores({"a": values, "b": [0.1, 0.2]}, threshold=0.15))
+    pixels_of(plots.plot_scores({"a": values}, threshold=float("nan")))
+    pixels_of(plots.plot_p_values(np.clip(values, 0, 1), alpha=0.05))
+    pixels_of(plots.plot_calibration(values, values, values, values, alpha=0.05))
+
+
+def test_histories_of_any_length():
+    row = {"epoch": 1, "seconds": 0.1, "loss_all": 0.5, "validation": None}
+    for epochs in ([], [row], [row, {**row, "epoch": 2, "validation": -3.0}]):
+        pixels_of(plots.plot_history(epochs, best_epoch=len(epochs)))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_images_of_any_number_of_channels(channels):
+    image = np.random.default_rng(0).random((channels, 9, 14))
+    image[0, 0, 0] = np.nan
+    pixels_of(plots.plot_image(image, title="image"))
+    pixels_of(plots.plot_heat_map(image, scale=0.5))
+    figure = plots.plot_comparison(image, image, image, 0.5, "a verdict")
+    assert len(figure.axes) == 4
+
+
+def test_heat_is_shared_and_rises_with_the_score():
+    low, high = np.full((3, 4, 4), 0.1), np.full((3, 4, 4), 0.9)
+    brightness = [plots.heat_colours(value, scale=1.0).sum() for value in (low, high)]
+    assert brightness[0] < brightness[1]
+    np.testing.assert_array_equal(plots.heat_colours(high * 5, 1.0), plots.heat_colours(high * 50, 1.0))
+
+
+def test_a_threshold_is_drawn_where_it_is():
+    axes = plots.plot_scores({"a": np.linspace(1, 100, 50)}, threshold=40.0)
+    lines = [line.get_xdata()[0] for line in axes.get_lines()]
+    assert lines == [40.0]
+    assert "threshold 40" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_plots_draw_into_given_axes():
+    axes = plots.new_axes()
+    assert plots.plot_scores({"a": [1.0, 2.0]}, ax=axes) is axes
+    assert axes.patches

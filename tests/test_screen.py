@@ -1,0 +1,185 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+import recondite
+from recondite import Calibrator, InputError
+from recondite.scores import Scores
+
+
+def tiny(images, **options):
+    return recondite.fit(images, **{"detector": "pca", "latent_size": 8, "alpha": 0.1, **options})
+
+
+def test_the_three_parts_share_no_image(digits):
+    doubled = np.concatenate([digits[:300], digits[:300]])  # every image twice
+    screen = tiny(doubled)
+    facts = screen.facts
+    assert facts["calibration"]["images"] == 120
+    assert facts["validation"]["images"] == 60
+    assert facts["images"]["images"] == 420
+    counts = [facts[part]["images"] % 2 for part in ("images", "validation", "calibration")]
+    assert counts == [0, 0, 0]  # copies stay together
+
+
+def test_the_calibration_scores_are_those_that_predict_gives(digits, screens):
+    screen = screens("pca")
+    scores = screen.predict(digits[:1400]).instance_score
+    assert set(screen.calibrator.scores) <= set(scores)
+
+
+def test_verdicts_follow_from_scores(screens, digits):
+    screen = screens("autoencoder")
+    verdicts = screen.predict(digits[1400:])
+    np.testing.assert_array_equal(verdicts.is_outlier, verdicts.instance_score > screen.threshold)
+    np.testing.assert_array_equal(verdicts.is_outlier, verdicts.p_value <= screen.alpha)
+    assert verdicts.feature_score is None
+    assert verdicts.alpha == 0.05
+    low, high = screen.false_alarm_interval
+    assert low < 0.05 < high
+
+
+def test_the_realised_false_alarm_rate_is_near_alpha(screens, digits):
+    # 397 unseen digits and 280 calibration images: a rate outside these bounds is a one in ten thousand chance.
+    flagged = screens("autoencoder").predict(digits[1400:]).is_outlier.mean()
+    assert 0.005 < flagged < 0.14
+
+
+def test_changing_alpha_fits_nothing_again(screens, digits):
+    screen = screens("pca")
+    looser = screen.with_alpha(0.2)
+    assert looser.detector is screen.detector
+    assert looser.threshold < screen.threshold
+    assert looser.predict(digits[1400:]).is_outlier.sum() > screen.predict(digits[1400:]).is_outlier.sum()
+    surer = screen.with_alpha(0.05, confidence=0.95)
+    assert surer.threshold > screen.threshold
+    assert surer.predict(digits[1400:1410]).p_value.min() >= screen.predict(digits[1400:1410]).p_value.min()
+    with pytest.raises(InputError, match="needs at least 1999"):
+        screen.with_alpha(0.0005)
+
+
+def test_too_few_calibration_images_are_noticed_before_training(digits, monkeypatch):
+    monkeypatch.setattr("recondite.detectors.pca.Pca.fit_rows", lambda *_: pytest.fail("trained in vain"))
+    with pytest.raises(InputError, match="alpha = 0.001 needs at least 999 calibration images; got 60"):
+        tiny(digits[:300], alpha=0.001)
+    with pytest.raises(InputError, match="both need some"):
+        tiny(digits[:300], calibration=0.0)
+    with pytest.raises(InputError, match="leave images to fit"):
+        tiny(digits[:300], calibration=0.6, validation=0.5)
+
+
+def test_calibration_and_validation_images_can_be_given_and_never_leak(digits):
+    screen = tiny(digits[:400], calibration=digits[300:500], validation=digits[500:600])
+    assert screen.facts["images"]["images"] == 300
+    assert screen.facts["moved_out_of_fit"] == 100
+    assert screen.facts["calibration"]["images"] == 200
+
+
+def test_recalibrating_keeps_the_detector(digits, screens):
+    screen = screens("pca")
+    again = screen.recalibrated(digits[1400:])
+    assert len(again.calibrator.scores) == 397
+    np.testing.assert_array_equal(
+        np.sort(again.calibrator.scores), np.sort(screen.predict(digits[1400:]).instance_score)
+    )
+
+
+def test_groups_by_folder(folder, digits):
+    generator = np.random.default_rng(0)
+    for index in range(200):
+        noisy = np.clip(digits[index] + generator.normal(0, 60, (8, 8)), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / "odd" / f"noisy-{index}.png")
+        Image.fromarray(digits[index + 200]).save(folder / "even" / f"clean-{index}.png")
+    screen = tiny(folder, by_folder=True, calibration=0.4)
+    assert set(screen.thresholds) == {"even", "odd"}
+    assert screen.thresholds["odd"] > screen.thresholds["even"]
+    assert np.isnan(screen.threshold)
+    verdicts = screen.predict(folder)
+    assert set(verdicts.words) == {"inlier", "outlier"}
+    by_hand = screen.predict(list(digits[:3]), groups=["even", "odd", "elsewhere"])
+    assert by_hand.words[2] == "invalid"
+    assert "no calibration for group 'elsewhere'" in by_hand.errors[2]
+    with pytest.raises(InputError, match="one group label for each"):
+        screen.predict(digits[:3], groups=["even"])
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vae", "pca"])
+def test_streaming_gives_what_predict_gives(name, screens, digits):
+    screen = screens(name)
+    parts = list(screen.stream(image for image in digits[1400:]))
+    assert max(len(part) for part in parts) <= 32
+    joined = np.concatenate([part.instance_score for part in parts])
+    np.testing.assert_array_equal(joined, screen.predict(digits[1400:]).instance_score)
+
+
+def test_bad_images_flagged_skipped_or_raised(screens, digits):
+    screen = screens("pca")
+    mixed = [digits[0], b"not an image", np.full((8, 8), np.nan), digits[1]]
+    flagged = screen.predict(mixed)
+    assert flagged.words[1:3] == ["invalid", "invalid"]
+    assert flagged.is_outlier[1:3].all()
+    assert np.isnan(flagged.p_value[1:3]).all()
+    skipped = screen.predict(mixed, on_bad="skip")
+    assert skipped.ids == ("000000", "000003")
+    np.testing.assert_array_equal(skipped.instance_score, flagged.instance_score[[0, 3]])
+    with pytest.raises(InputError, match="000001: "):
+        screen.predict(mixed, on_bad="raise")
+    with pytest.raises(InputError, match="flag, skip or raise"):
+        screen.predict(mixed, on_bad="ignore")
+
+
+def test_a_score_that_is_not_finite_is_never_an_inlier(screens):
+    scores = Scores(ids=("a", "b", "c"), instance_score=np.array([np.nan, np.inf, 0.0]), errors=(None, None, None))
+    verdicts = screens("pca").judge(scores)
+    assert verdicts.words == ["invalid", "invalid", "inlier"]
+
+
+def test_maps_and_reconstructions_come_when_asked(screens, digits):
+    verdicts = screens("vae").predict(digits[:40], feature_score=True, reconstruction=True)
+    assert verdicts.feature_score.shape == verdicts.reconstruction.shape == (40, 1, 8, 8)
+    assert 0 <= verdicts.reconstruction.min() <= verdicts.reconstruction.max() <= 1
+
+
+def test_unreadable_training_images_are_left_out_and_listed(folder, digits):
+    for index in range(60):
+        Image.fromarray(digits[index + 100]).save(folder / f"more-{index}.png")
+    (folder / "even" / "000.png").write_bytes(b"")
+    screen = tiny(folder)
+    assert screen.facts["unreadable"] == {"count": 1, "first": [["even/000.png", "the file is empty"]]}
+    with pytest.raises(InputError, match="even/000.png: the file is empty"):
+        tiny(folder, on_bad="raise")
+
+
+def test_options_go_where_they_belong(digits):
+    screen = recondite.fit(digits[:200], alpha=0.1, epochs=1, width=4, latent_size=2, batch_size=50)
+    assert screen.detector.options.width == 4
+    assert screen.facts["training"]["epochs"] == 1
+    with pytest.raises(InputError, match="no option 'depth'"):
+        recondite.fit(digits[:200], depth=3)
+    with pytest.raises(InputError, match="is a recipe for detector 'autoencoder'; got 'vae'"):
+        recondite.fit(digits[:200], detector="vae", preset="mnist-fast")
+    with pytest.raises(InputError, match="among autoencoder, pca, vae"):
+        recondite.fit(digits[:200], detector="gan")
+
+
+def test_a_preset_sets_shape_and_settings_and_flags_override_them(digits):
+    screen = recondite.fit(digits[:150], preset="mnist-fast", epochs=1, alpha=0.1)
+    assert screen.detector.shape == (1, 28, 28)
+    assert screen.detector.options.network == "mnist-microscope"
+    assert screen.facts["training"]["epochs"] == 1
+    assert screen.facts["training"]["learning_rate"] == 1e-2
+    assert screen.facts["preset"] == "mnist-fast"
+
+
+def test_image_size_and_colour(tmp_path):
+    generator = np.random.default_rng(0)
+    for index in range(60):
+        Image.fromarray(generator.integers(0, 256, (20, 31, 3), dtype=np.uint8)).save(tmp_path / f"{index}.png")
+    assert tiny(tmp_path, image_size=16).detector.shape == (3, 16, 16)
+    assert tiny(tmp_path, image_size=(12, 10)).detector.shape == (3, 12, 10)
+    assert tiny(tmp_path).detector.shape == (3, 20, 31)
+
+
+def test_a_screen_needs_a_calibration_that_can_give_its_alpha(screens):
+    with pytest.raises(InputError, match="at least 19 calibration images"):
+        recondite.Screen(detector=screens("pca").detector, calibrator=Calibrator(np.arange(5.0)), alpha=0.05)

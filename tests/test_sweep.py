@@ -1,0 +1,114 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from recondite.errors import InputError
+from recondite.screen import Screen
+from recondite.sweep import sweep
+
+
+def rows_of(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_one_row_an_image_in_order_and_equal_to_the_library(screens, folder, tmp_path):
+    (folder / "odd" / "001.png").write_bytes(b"text")
+    screen = screens("autoencoder")
+    sweep(screen, folder, tmp_path / "out.csv")
+    expected = screen.predict(folder)
+    rows = rows_of(tmp_path / "out.csv")
+    assert [row["id"] for row in rows] == list(expected.ids)
+    scores = [float(row["instance_score"]) if row["instance_score"] else np.nan for row in rows]
+    np.testing.assert_array_equal(scores, expected.instance_score)
+    assert [row["verdict"] for row in rows] == expected.words
+    assert len([path for path in tmp_path.iterdir() if path.is_file()]) == 1
+
+
+def test_jsonl_and_parquet_hold_the_same(screens, folder, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for suffix in ("jsonl", "parquet"):
+        sweep(screens("pca"), folder, tmp_path / f"out.{suffix}")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert parquet.read_table(tmp_path / "out.parquet").to_pylist() == lines
+    assert lines == list(screens("pca").predict(folder).records())
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_an_interrupted_sweep_goes_on_where_it_stopped(screens, folder, tmp_path, monkeypatch):
+    screen = screens("pca")
+    whole = sweep(screen, folder, tmp_path / "whole.csv").verdicts
+    looked_at = []
+    stream = Screen.stream
+
+    def stopping(self, images, **options):
+        for part in stream(self, images, **options):
+            looked_at.extend(part.ids)
+            yield part
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Screen, "stream", stopping)
+        with pytest.raises(Killed):
+            sweep(screen, folder, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    journal = tmp_path / ".out.csv.journal"
+    journal.write_text(journal.read_text() + '{"id": "half a li')  # a crash in the middle of a write
+    assert len(looked_at) == 32
+    result = sweep(screen, folder, tmp_path / "out.csv")
+    assert result.taken_up == 32
+    np.testing.assert_array_equal(result.verdicts.instance_score, whole.instance_score)
+    assert (tmp_path / "out.csv").read_text() == (tmp_path / "whole.csv").read_text()
+    assert not journal.exists()
+
+
+def test_a_journal_of_another_screen_is_not_taken_up(screens, folder, tmp_path):
+    journal = tmp_path / ".out.csv.journal"
+    journal.write_text('{"screen": "other"}\n{"id": "even/000.png", "score": 0.0, "error": null}\n')
+    assert sweep(screens("pca"), folder, tmp_path / "out.csv").taken_up == 0
+
+
+def test_heat_maps_keep_the_folders_and_share_a_scale(screens, folder, tmp_path):
+    Image.new("L", (8, 8)).save(folder / "even" / "000.bmp")  # the same stem as 000.png
+    screen = screens("pca")
+    sweep(screen, folder, tmp_path / "out.csv", maps=tmp_path / "maps")
+    names = {path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.png")}
+    assert {"even/000.png.map.png", "even/000.bmp.map.png", "odd/001.png.map.png"} <= names
+    assert len(names) == 41
+    drawn = np.asarray(Image.open(tmp_path / "maps" / "odd" / "001.png.map.png"))
+    assert drawn.shape == (8, 8, 3)
+
+
+def test_false_discovery_control_looks_at_the_whole_sweep(screens, folder, tmp_path):
+    screen = screens("pca")
+    verdicts = sweep(screen, folder, tmp_path / "out.csv", fdr=0.2).verdicts
+    expected = screen.predict(folder, fdr=0.2)
+    np.testing.assert_array_equal(verdicts.is_outlier, expected.is_outlier)
+    assert rows_of(tmp_path / "out.csv")[0]["threshold"] == ""
+
+
+def test_wrong_sweeps_are_refused_before_any_work(screens, folder, tmp_path):
+    for output, words in (("out.txt", "ends in .csv"), ("out", "ends in .csv")):
+        with pytest.raises(InputError, match=words):
+            sweep(screens("pca"), folder, tmp_path / output)
+    with pytest.raises(InputError, match="walked through again"):
+        sweep(screens("pca"), iter([np.zeros((8, 8))]), tmp_path / "out.csv")
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="not one of the images"):
+        sweep(screens("pca"), folder, tmp_path / "out.csv", on_bad="skip")
+
+
+def test_ids_of_any_language_and_with_commas_survive(screens, digits, tmp_path):
+    name = 'büro, "käse" 測試.png'
+    (tmp_path / "images").mkdir()
+    Image.fromarray(digits[0]).save(tmp_path / "images" / name)
+    sweep(screens("pca"), tmp_path / "images", tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
+        assert next(csv.DictReader(stream))["id"] == name
