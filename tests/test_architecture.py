@@ -10,7 +10,20 @@ import recondite
 ROOT = Path(recondite.__file__).parent
 ROWS = [
     ["errors", "files", "progress"],
-    ["images", "scores", "metrics", "options", "tables", "artifacts", "calibration", "catalog", "pooling", "nets", "plots", "presets"],
+    [
+        "images",
+        "scores",
+        "metrics",
+        "options",
+        "tables",
+        "artifacts",
+        "calibration",
+        "catalog",
+        "pooling",
+        "nets",
+        "plots",
+        "presets",
+    ],
     ["datasets"],
     ["training"],
     ["detectors.base"],
@@ -22,7 +35,19 @@ ROWS = [
     ["cli"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
-HEAVY = {"torch", "scipy", "sklearn", "matplotlib", "pooch", "jinja2", "rich", "pyarrow", "skimage", "mlxtend", "lightning_fabric"}
+HEAVY = {
+    "torch",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "pooch",
+    "jinja2",
+    "rich",
+    "pyarrow",
+    "skimage",
+    "mlxtend",
+    "lightning_fabric",
+}
 
 
 def module_name(path):
@@ -69,7 +94,9 @@ def test_every_row_names_files_that_exist():
     assert set(LEVEL) == {module_name(path) for path in FILES}
 
 
-@pytest.mark.parametrize("name", ["cli", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "tables"])
+@pytest.mark.parametrize(
+    "name", ["cli", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "tables"]
+)
 def test_light_files_import_heavy_libraries_only_where_they_use_them(name):
     path = ROOT / f"{name}.py"
     assert not {imported.split(".")[0] for imported in imports(path, top_level_only=True)} & HEAVY

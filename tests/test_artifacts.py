@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 
 import numpy as np
@@ -26,7 +25,11 @@ def edit(path, change):
 
 
 def test_the_folder_holds_json_and_safetensors_only(saved):
-    assert sorted(file.name for file in saved.iterdir()) == ["calibration.safetensors", "detector.safetensors", MANIFEST]
+    assert sorted(file.name for file in saved.iterdir()) == [
+        "calibration.safetensors",
+        "detector.safetensors",
+        MANIFEST,
+    ]
     manifest = json.loads((saved / MANIFEST).read_text())
     assert manifest["schema"] == 1
     assert set(manifest["files"]) == {"calibration.safetensors", "detector.safetensors"}
@@ -99,7 +102,7 @@ def test_forged_manifests_are_refused(saved, change, words):
 
 def test_links_out_of_the_folder_are_refused(saved, tmp_path):
     shutil.move(saved / "detector.safetensors", tmp_path / "elsewhere")
-    os.symlink(tmp_path / "elsewhere", saved / "detector.safetensors")
+    (saved / "detector.safetensors").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ArtifactError, match="outside its folder"):
         recondite.load(saved)
 

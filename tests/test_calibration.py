@@ -165,7 +165,7 @@ def test_older_rules():
     with pytest.raises(InputError):
         percentile_threshold(scores, 101)
     rules = threshold_rules(Calibrator(np.random.default_rng(0).random(1000)), 0.05)
-    assert list(rules)[0] == "conformal, alpha 0.05"
+    assert next(iter(rules)) == "conformal, alpha 0.05"
     assert rules["percentile 95"] == pytest.approx(rules["conformal, alpha 0.05"], abs=0.01)
 
 

@@ -26,7 +26,9 @@ def test_pca_in_batches_is_close_to_pca_at_once(digits, monkeypatch):
     monkeypatch.undo()
     whole = build("pca", image_shape=(1, 8, 8), latent_size=12).fit(digits[:1007], validation=None)
     test = digits[1007:]
-    np.testing.assert_allclose(batched.score(test).instance_score.mean(), whole.score(test).instance_score.mean(), rtol=0.01)
+    np.testing.assert_allclose(
+        batched.score(test).instance_score.mean(), whole.score(test).instance_score.mean(), rtol=0.01
+    )
 
 
 def test_pca_asks_for_enough_images_and_values(digits):
@@ -111,7 +113,9 @@ def test_one_sigma_orders_images_as_the_squared_error_does_and_many_do_not(digit
     def ranks(sigma):
         made = build("vae", image_shape=(1, 8, 8), latent_size=3, width=4, sigma=sigma)
         made.fit(digits[:400], epochs=10, batch_size=32, learning_rate=1e-2)
-        by = [made.score(digits[1400:], score=s).instance_score for s in ("squared_error", "reconstruction_probability")]
+        by = [
+            made.score(digits[1400:], score=s).instance_score for s in ("squared_error", "reconstruction_probability")
+        ]
         return [np.argsort(scores).tolist() for scores in by]
 
     error, probability = ranks("shared")
@@ -135,14 +139,19 @@ def test_the_elbo_has_no_share_of_features():
 def test_a_network_of_your_own_is_saved_and_loaded(digits, tmp_path):
     def modules():
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 6))
-        return {"encoder": encoder, "decoder": nn.Sequential(nn.Linear(6, 64), nn.Sigmoid(), nn.Unflatten(1, (1, 8, 8)))}
+        return {
+            "encoder": encoder,
+            "decoder": nn.Sequential(nn.Linear(6, 64), nn.Sigmoid(), nn.Unflatten(1, (1, 8, 8))),
+        }
 
     screen = recondite.fit(digits[:300], alpha=0.1, latent_size=6, epochs=3, **modules())
     screen.save(tmp_path / "own")
     with pytest.raises(InputError, match="your own networks"):
         recondite.load(tmp_path / "own")
     again = recondite.load(tmp_path / "own", **modules())
-    np.testing.assert_array_equal(again.predict(digits[1400:]).instance_score, screen.predict(digits[1400:]).instance_score)
+    np.testing.assert_array_equal(
+        again.predict(digits[1400:]).instance_score, screen.predict(digits[1400:]).instance_score
+    )
     wrong = modules() | {"encoder": nn.Sequential(nn.Flatten(), nn.Linear(64, 6))}
     with pytest.raises(recondite.ArtifactError, match="not a consistent screen"):
         recondite.load(tmp_path / "own", **wrong)

@@ -24,7 +24,7 @@ def test_measures_are_those_of_the_scores(screens, digits):
 
 
 def test_unreadable_images_count_as_flagged_and_are_named(screens, digits):
-    rows = evaluate(screens("pca"), list(digits[1400:1450]) + [b"x"], digits[:50, ::-1].copy())
+    rows = evaluate(screens("pca"), [*digits[1400:1450], b"x"], digits[:50, ::-1].copy())
     found = values(rows)
     assert found["unreadable inliers"] == "1"
     assert "of 51)" in next(row["note"] for row in rows if row["measure"] == "realised false-alarm rate")

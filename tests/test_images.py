@@ -55,7 +55,7 @@ def test_every_container_of_one_picture_gives_the_same_bits(tmp_path, picture):
         np.testing.assert_array_equal(preprocessing(source), first)
 
 
-def test_jpeg_is_close_and_a_gif_gives_its_first_frame(picture):
+def test_jpeg_is_close_and_a_gif_gives_its_first_frame():
     smooth = np.full((8, 8, 3), 100, dtype=np.uint8)
     np.testing.assert_allclose(COLOUR(encoded(smooth, "JPEG")), 100 / 255, atol=2 / 255)
     frames = [Image.fromarray(np.full((8, 8), value, dtype=np.uint8)) for value in (0, 255)]
@@ -142,7 +142,12 @@ def png_header_of_a_bomb(side):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("side", [12_000, 30_000])
@@ -178,7 +183,10 @@ def pickled_array():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\0"]))
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\0"]),
+)
 def test_arbitrary_bytes_give_an_image_or_an_input_error(data, head):
     try:
         image = GREY(head + data)

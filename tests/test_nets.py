@@ -8,7 +8,17 @@ from recondite.nets import check_network, make_network
 
 @pytest.mark.parametrize(
     "shape",
-    [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 17, 23), (2, 9, 40), (5, 8, 131), (1, 7 * 13, 64), (3, 255, 129), (1, 8, 512)],
+    [
+        (1, 8, 8),
+        (3, 32, 32),
+        (1, 28, 28),
+        (3, 17, 23),
+        (2, 9, 40),
+        (5, 8, 131),
+        (1, 7 * 13, 64),
+        (3, 255, 129),
+        (1, 8, 512),
+    ],
 )
 def test_any_size_comes_back_as_it_was(shape):
     network = make_network("auto", shape, latent_size=6, width=2, encoder_outputs=12)
@@ -27,7 +37,9 @@ def layers(module):
     table = []
     for layer in module:
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            table.append((type(layer).__name__, layer.in_channels, layer.out_channels, layer.kernel_size[0], layer.stride[0]))
+            table.append(
+                (type(layer).__name__, layer.in_channels, layer.out_channels, layer.kernel_size[0], layer.stride[0])
+            )
         elif isinstance(layer, nn.Linear):
             table.append(("Linear", layer.in_features, layer.out_features))
         elif not isinstance(layer, nn.Flatten | nn.Unflatten):
@@ -37,7 +49,9 @@ def layers(module):
 
 def parameters(table):
     """Count weights and biases from a layer table."""
-    return sum(row[1] * row[2] * (row[3] ** 2 if len(row) > 3 else 1) + row[2] for row in table if isinstance(row, tuple))
+    return sum(
+        row[1] * row[2] * (row[3] ** 2 if len(row) > 3 else 1) + row[2] for row in table if isinstance(row, tuple)
+    )
 
 
 def conv(*row):
@@ -106,7 +120,10 @@ def test_the_cats_dogs_network_starts_as_its_recipe_says():
 
 
 def test_networks_that_do_not_fit_are_refused_in_words():
-    encoder, decoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), nn.Sequential(nn.Linear(3, 64), nn.Unflatten(1, (1, 8, 8)))
+    encoder, decoder = (
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+        nn.Sequential(nn.Linear(3, 64), nn.Unflatten(1, (1, 8, 8))),
+    )
     check_network(encoder, decoder, (1, 8, 8), 3, 3)
     with pytest.raises(InputError, match=r"expected an encoder \(1, 1, 8, 8\) -> \(1, 4\)"):
         check_network(encoder, decoder, (1, 8, 8), 3, 4)

@@ -19,7 +19,9 @@ class Page(HTMLParser):
         values = dict(attributes)
         if tag == "img":
             self.images.append(values["src"])
-        self.links += [value for name, value in attributes if name in ("href", "src") and not value.startswith(("data:", "#"))]
+        self.links += [
+            value for name, value in attributes if name in ("href", "src") and not value.startswith(("data:", "#"))
+        ]
 
     def handle_data(self, data):
         self.words.append(data)
@@ -40,10 +42,17 @@ def test_the_report_is_one_offline_file_with_every_part(judged, tmp_path):
     page = Page(text)
     assert page.links == []
     assert not re.search(r"https?://(?!www\.w3\.org|purl\.org|creativecommons|matplotlib)", text)
-    assert len(page.images) == 3 * (24 + 12)
+    assert len(page.images) == 3 * (12 + 12 + 12)
     assert text.count("<svg") == 4
     words = " ".join(page.words)
-    for part in ("Most anomalous", "Least anomalous", "Unreadable images", "How to read this", "How the screen was made"):
+    for part in (
+        "Most anomalous",
+        "Closest to the line",
+        "Least anomalous",
+        "Unreadable images",
+        "How to read this",
+        "How the screen was made",
+    ):
         assert part in words
     assert "odd/001.png" in words
 

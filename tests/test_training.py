@@ -184,7 +184,7 @@ def test_dropout_and_batch_norm_are_in_the_right_mode(rows):
 
 
 @pytest.mark.parametrize("size", [33, 64, 65, 1, 2])
-def test_a_last_batch_of_one_image_does_not_break_batch_norm(rows, size):
+def test_a_last_batch_of_one_image_does_not_break_batch_norm(size):
     slices = list(training._batch_slices(size, 32))
     assert np.concatenate([np.arange(size)[part] for part in slices]).tolist() == list(range(size))
     if size > 1:

@@ -125,6 +125,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         for facts in files.values()
     ):
         raise ArtifactError(f"{path} is not a manifest: expected an object that lists its files")
+    assert isinstance(manifest, dict)
     return manifest
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from recondite.datasets import open_images, read_batches
 from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
@@ -49,8 +51,9 @@ def in_words(screen: Screen, verdicts: Verdicts) -> str:
         return f"{verdicts.ids[0]} is INVALID: {verdicts.errors[0]}"
     outlier = bool(verdicts.is_outlier[0])
     relation = "above" if outlier else "not above"
+    threshold = "its group's threshold" if np.isnan(verdicts.threshold) else f"the threshold {verdicts.threshold:.4g}"
     return (
-        f"{verdicts.ids[0]} is an {'OUTLIER' if outlier else 'INLIER'}: its score {score:.4g} is {relation} the "
-        f"threshold {verdicts.threshold:.4g}.\nA share of {p_value:.2g} of normal images score this high (p-value); "
-        f"those up to alpha = {screen.alpha:g} are flagged."
+        f"{verdicts.ids[0]} is an {'OUTLIER' if outlier else 'INLIER'}: its score {score:.4g} is {relation} "
+        f"{threshold}.\n{p_value:.2%} of normal images score this high (p-value {p_value:.3g}); "
+        f"an image is flagged when that is at most {screen.alpha:.4g}."
     )

@@ -22,7 +22,7 @@ from recondite.plots import HEAT_MAP, heat_colours, plot_calibration, plot_histo
 from recondite.scores import Verdicts
 from recondite.screen import Screen
 
-_MOST, _LEAST = 24, 12
+_SHOWN = 12
 _LISTED = 50
 _SMALLEST_PICTURE = 96
 
@@ -137,9 +137,16 @@ def _galleries(screen: Screen, verdicts: Verdicts, words: Sequence[str], images:
     place = {name: index for index, name in enumerate(opened.ids)}
     finite = np.flatnonzero(np.isfinite(verdicts.instance_score))
     ascending = finite[np.argsort(verdicts.instance_score[finite], kind="stable")]
-    most, least = ascending[::-1][:_MOST], ascending[: min(_LEAST, max(0, len(ascending) - _MOST))]
+    most, others = ascending[::-1][:_SHOWN], ascending[: max(0, len(ascending) - _SHOWN)]
+    least, others = others[:_SHOWN], others[_SHOWN:]
+    nearest = np.argsort(np.abs(verdicts.p_value[others] - verdicts.alpha), kind="stable")[:_SHOWN]
     sections = [
         ("Most anomalous", "The images that are rebuilt worst, worst first.", most),
+        (
+            "Closest to the line",
+            "The images whose p-value is nearest to alpha: the doubtful ones.",
+            np.sort(others[nearest]),
+        ),
         (
             "Least anomalous",
             "The images that are rebuilt best. A foreign image here is one that the screen missed.",

@@ -33,7 +33,7 @@ def average_precision(inliers, outliers):
 
 
 def share_flagged_when_most_caught(positives, negatives, share=Fraction(95, 100)):
-    """The highest threshold t (score >= t is positive) with the wanted share of positives; then the negatives' share."""
+    """The share of negatives at the highest threshold (score >= t) that catches the wanted share of positives."""
     for threshold in sorted(set(positives), reverse=True):
         if Fraction(sum(p >= threshold for p in positives), len(positives)) >= share:
             return sum(n >= threshold for n in negatives) / len(negatives)

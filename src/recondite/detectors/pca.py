@@ -20,7 +20,6 @@ from recondite.options import CHECKED, TrainingOptions
 from recondite.progress import progress
 from recondite.training import History
 
-
 _BATCH_VALUES = 1 << 26
 
 

