@@ -200,19 +200,25 @@ def test_rows_are_taken_and_batched():
 
 
 def test_guessed_shapes(digits, folder, tmp_path):
-    assert guess_shape(open_images(digits[:3]), None) == (1, 8, 8)
-    assert guess_shape(open_images(digits[:3]), (24, 32)) == (1, 24, 32)
-    assert guess_shape(open_images(folder), None) == (1, 8, 8)
-    assert guess_shape(open_images(np.zeros((5, 7))), None) == (7,)
+    def guess(source, size=None):
+        return guess_shape(open_images(source), size)[0]
+
+    assert guess(digits[:3]) == (1, 8, 8)
+    assert guess(digits[:3], (24, 32)) == (1, 24, 32)
+    assert guess(folder) == (1, 8, 8)
+    assert guess(np.zeros((5, 7))) == (7,)
     Image.new("RGB", (200, 300)).save(tmp_path / "large.png")
-    assert guess_shape(open_images(tmp_path / "large.png"), None) == (3, 64, 64)
-    with pytest.raises(InputError, match="can be read"):
-        guess_shape(open_images([b"", b""]), None)
-
-
-def test_a_mixed_folder_is_in_colour(folder):
+    assert guess(tmp_path / "large.png") == (3, 64, 64)
     Image.new("RGB", (8, 8)).save(folder / "colour.png")
-    assert guess_shape(open_images(folder), None) == (3, 8, 8)
+    assert guess(folder) == (3, 8, 8)
+    with pytest.raises(InputError, match="can be read"):
+        guess([b"", b""])
+
+
+def test_guessing_the_shape_of_a_stream_loses_none_of_it(digits):
+    shape, images = guess_shape(open_images(iter(digits[:70])), None)
+    assert shape == (1, 8, 8)
+    np.testing.assert_array_equal(pixels_of(list(read_batches(images, GREY, 32)))[:, 0] * 255, digits[:70])
 
 
 def test_selected_images_keep_their_names(folder):

@@ -75,6 +75,22 @@ def test_calibration_and_validation_images_can_be_given_and_never_leak(digits):
     assert screen.facts["calibration"]["images"] == 200
 
 
+def test_no_image_is_in_two_parts_wherever_they_come_from(digits):
+    screen = tiny(digits[:400], calibration=0.2, validation=digits[:100])
+    facts = screen.facts
+    own_calibration = facts["calibration"]["images"]
+    in_both = 100 - facts["validation"]["images"]
+    assert own_calibration == 80
+    assert 5 < in_both < 40  # about a fifth of the hundred calibrate, and so do not validate
+    assert facts["images"]["images"] == 400 - 80 - (100 - in_both)
+
+
+def test_a_stream_can_be_learnt_from(digits):
+    streamed = tiny(image for image in digits[:300])
+    at_once = tiny(digits[:300])
+    np.testing.assert_array_equal(streamed.calibrator.scores, at_once.calibrator.scores)
+
+
 def test_recalibrating_keeps_the_detector(digits, screens):
     screen = screens("pca")
     again = screen.recalibrated(digits[1400:])

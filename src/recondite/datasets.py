@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,10 +26,12 @@ from recondite.images import (
     as_array,
     channel_axis,
     colour_channels,
+    decode,
 )
 
 Role = Literal["fit", "predict", "inliers", "outliers"]
 _READERS = min(4, os.cpu_count() or 1)
+_LOOKED_AT = 50
 
 
 @dataclass(frozen=True)
@@ -251,40 +253,38 @@ def split(hashes: NDArray[np.bytes_], sizes: Sequence[int], seed: int) -> list[N
     return [np.flatnonzero(part == index) for index in range(len(sizes) + 1)]
 
 
-def guess_shape(images: ImageSet, image_size: tuple[int, int] | None, looked_at: int = 50) -> tuple[int, ...]:
-    """Return the shape a detector of these images should have.
+def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[tuple[int, ...], ImageSet]:
+    """Return the shape a detector of these images should have, and the images (a stream is put together again).
 
-    Grey if the first `looked_at` readable images are all grey, else colour. Without `image_size`, the size of the first
-    readable image if it lies within 8 to 64 pixels a side, else 64 x 64.
+    Grey if the first 50 readable images are all grey, else colour. Without `image_size`, the size of the first readable
+    image if it lies within 8 to 64 pixels a side, else 64 x 64.
 
     Raises:
         InputError: none of them can be read.
     """
-    first: tuple[int, int] | None = None
+    if images.ids is None:
+        rest = iter(images.items)
+        head = list(islice(rest, _LOOKED_AT))
+        images, looked_at = ImageSet(chain(head, rest)), ImageSet(head)
+    else:
+        looked_at = images
+    size: tuple[int, ...] | None = None
     channels = 0
     problem = "there are none"
-    for name, item, _ in islice(images.entries(), looked_at):
+    for name, item, _ in islice(looked_at.entries(), _LOOKED_AT):
+        if getattr(item, "ndim", None) == 1:
+            return tuple(item.shape), images
         try:
-            pixels = Preprocessing(shape=np.shape(item)) if np.ndim(item) == 1 else None
-            if pixels is not None:
-                return pixels.shape
+            pixels = decode(item)
+            axis = channel_axis(pixels.shape)
             channels = max(channels, colour_channels(item))
-            first = first or _size_of(item)
+            size = size or tuple(side for index, side in enumerate(pixels.shape) if index != axis)
         except InputError as error:
             problem = f"{name}: {error}"
-    if first is None:
-        raise InputError(f"none of the first {looked_at} images can be read; the last: {problem}")
-    inside = all(SMALLEST_SIDE <= side <= 64 for side in first)
-    return (channels, *(image_size or (first if inside else (64, 64))))
-
-
-def _size_of(item: object) -> tuple[int, int]:
-    from recondite.images import decode
-
-    pixels = decode(item)
-    axis = channel_axis(pixels.shape)
-    sides = [side for index, side in enumerate(pixels.shape) if index != axis]
-    return sides[0], sides[1]
+    if size is None:
+        raise InputError(f"none of the first {_LOOKED_AT} images can be read; the last: {problem}")
+    small = all(SMALLEST_SIDE <= side <= 64 for side in size)
+    return (channels, *(image_size or (size if small else (64, 64)))), images
 
 
 def _read(chunk: list[tuple[str, Any, str]], preprocessing: Preprocessing) -> Batch:

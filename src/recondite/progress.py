@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere, nothing unless asked."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ def progress(description: str, total: int | None, shown: bool) -> Iterator[Advan
         total: number of steps; None if unknown.
         shown: False for silence.
     """
-    if not shown:
+    if not shown or os.environ.get("RANK", "0") != "0":  # of several processes, the first speaks
         yield lambda _steps, _note: None
     elif sys.stderr.isatty():
         with _bar(description, total) as advance:

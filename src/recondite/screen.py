@@ -366,7 +366,9 @@ def fit(
     name = recipe.detector if recipe is not None else detector or "autoencoder"
     chosen, training = _sort_options(name, {**(recipe.options if recipe is not None else {}), **options})
     source = open_images(images, role="fit")
-    shape = recipe.shape if recipe is not None and recipe.shape else guess_shape(source, _sides(image_size))
+    shape, source = guess_shape(source, _sides(image_size))
+    if recipe is not None and recipe.shape:
+        shape = recipe.shape
     model = build(name, image_shape=shape, seed=training.seed, encoder=encoder, decoder=decoder, **chosen)
 
     spooled = _spool(source, model, progress)
@@ -420,28 +422,27 @@ def _three_sets(
         raise InputError(f"expected shares for calibration and validation that leave images to fit; got {shares}")
     calibrating, validating, fitting = split(spooled.hashes, [round(share * len(spooled)) for share in shares], seed)
     held_out, tuned_on = spooled, spooled
-    bad, foreign = list(spooled.bad), set()
     if not isinstance(calibration, float | int):
         held_out = _spool(open_images(calibration, role="inliers", shape=model.shape), model, shown)
         calibrating = np.arange(len(held_out))
-        bad += held_out.bad
-        foreign |= {bytes(h) for h in held_out.hashes}
     if not isinstance(validation, float | int | None):
         tuned_on = _spool(open_images(validation, role="inliers", shape=model.shape), model, shown)
-        kept = [bytes(h) not in foreign for h in tuned_on.hashes]
-        validating = np.flatnonzero(kept)
-        bad += tuned_on.bad
-        foreign |= {bytes(h) for h in tuned_on.hashes}
-    own = np.array([bytes(h) not in foreign for h in spooled.hashes[fitting]], dtype=bool)
-    moved = int((~own).sum())
-    fitting = fitting[own]
+        validating = np.arange(len(tuned_on))
+    elif len(validating) < FEWEST_VALIDATED:
+        fitting, validating = np.concatenate([fitting, validating]), validating[:0]
+    # Images given for one purpose may also be among those for another: calibration comes first, then validation.
+    validating = validating[~np.isin(tuned_on.hashes[validating], held_out.hashes[calibrating])]
+    elsewhere = np.concatenate([held_out.hashes[calibrating], tuned_on.hashes[validating]])
+    own = ~np.isin(spooled.hashes[fitting], elsewhere)
+    fitting, moved = fitting[own], int(np.sum(~own))
     if len(fitting) == 0 or len(calibrating) == 0:
         raise InputError(
             f"{len(spooled)} images leave {len(fitting)} to fit and {len(calibrating)} to calibrate; both need some"
         )
+    bad = [entry for part in {id(one): one for one in (spooled, held_out, tuned_on)}.values() for entry in part.bad]
     return _Sets(
         images=spooled.rows(fitting),
-        validation=tuned_on.rows(validating) if len(validating) >= FEWEST_VALIDATED else None,
+        validation=tuned_on.rows(validating) if len(validating) else None,
         calibration=held_out.rows(calibrating),
         calibration_labels=[held_out.labels[index] for index in calibrating],
         fingerprints=(spooled.fingerprint(fitting), held_out.fingerprint(calibrating)),

@@ -45,7 +45,8 @@ def sweep(
     """Judge every image of a source and write one row each.
 
     Scores are journalled beside `output` as they come; a sweep that was interrupted goes on from its journal when it is
-    run again with the same screen, source and output. Images that changed meanwhile are not looked at again.
+    run again with the same screen, source (a path or a name) and output. Images that changed meanwhile are not looked at
+    again.
 
     Args:
         screen: the judge.
@@ -66,7 +67,8 @@ def sweep(
     if maps is not None and not screen.detector.preprocessing.is_image:
         raise InputError("heat maps are of images; this screen takes vectors")
     journal = output.with_name(f".{output.name}.journal")
-    header = {"screen": screen.fingerprint(), "source": str(images), "maps": str(maps), "on_bad": on_bad}
+    named = str(images) if isinstance(images, str | Path) else None
+    header = {"screen": screen.fingerprint(), "source": named, "maps": str(maps), "on_bad": on_bad}
     done = _read_journal(journal, header)
     taken_up = len(done)
     _write_journal(journal, header, done)
@@ -98,7 +100,7 @@ def _read_journal(path: Path, header: Mapping[str, Any]) -> _Done:
     if path.is_file():
         with path.open(encoding="utf-8") as stream:
             try:
-                if json.loads(stream.readline()) == header:
+                if header["source"] is not None and json.loads(stream.readline()) == header:
                     for line in stream:
                         row = json.loads(line)
                         done[row["id"]] = (float("nan") if row["score"] is None else row["score"], row["error"])

@@ -308,7 +308,8 @@ class Detector(nn.Module):
         padded[: len(rows)] = rows
         tensor = torch.from_numpy(padded)
         layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-        with evaluating(self):
+        # The short floats that GPUs use by default in convolutions would give another score than a processor does.
+        with evaluating(self), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             results = function(tensor.to(self.device, memory_format=layout))
         return tuple(result[: len(rows)].cpu().numpy() for result in results)
 
