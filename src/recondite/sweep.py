@@ -45,7 +45,7 @@ def sweep(
     """Judge every image of a source and write one row each.
 
     Scores are journalled beside `output` as they come; a sweep that was interrupted goes on from its journal when it is
-    run again with the same screen, source (a path or a name) and output. Images that changed meanwhile are not looked at
+    run again with the same screen, source (a path or a name) and output. Images that changed meanwhile are not read
     again.
 
     Args:
