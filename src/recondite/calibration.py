@@ -6,6 +6,7 @@ Source: Bates, Candes, Lei, Romano, Sesia 2023, "Testing for outliers with confo
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -47,7 +48,7 @@ class Calibrator:
     @property
     def sizes(self) -> dict[str, int]:
         """The number of calibration images in each group ("" where there is only one)."""
-        return {name: len(scores) for name, scores in self._sorted().items()}
+        return {name: len(scores) for name, scores in self._ascending.items()}
 
     def p_value(
         self,
@@ -72,7 +73,7 @@ class Calibrator:
         values = np.asarray(scores, dtype=np.float64)
         p_values = np.full(values.shape, np.nan)
         for name, rows in self._rows_of_groups(len(values), groups).items():
-            ascending = self._sorted()[name]
+            ascending = self._ascending[name]
             at_least = len(ascending) - np.searchsorted(ascending, values[rows], side="left")
             table = p_value_table(len(ascending), confidence, guarantee)
             p_values[rows] = np.where(np.isnan(values[rows]), np.nan, table[at_least])
@@ -145,14 +146,16 @@ class Calibrator:
             raise InputError(f"alpha = {alpha:g} needs at least {needed} calibration images; got {n}")
         return allowed
 
-    def _sorted(self) -> dict[str, NDArray[np.float64]]:
+    @cached_property
+    def _ascending(self) -> dict[str, NDArray[np.float64]]:
+        """The calibration scores of each group, lowest first."""
         if self.groups is None:
             return {_EVERYTHING: np.sort(self.scores)}
         labels = np.array(self.groups)
         return {str(name): np.sort(self.scores[labels == name]) for name in np.unique(labels)}
 
     def _scores_of(self, group: str) -> NDArray[np.float64]:
-        groups = self._sorted()
+        groups = self._ascending
         if group not in groups:
             raise NotCalibratedError(f"no calibration for group {group!r}; there are: {', '.join(map(repr, groups))}")
         return groups[group]
@@ -165,14 +168,17 @@ class Calibrator:
         if groups is None or len(groups) != size:
             raise InputError(f"this calibration has groups: expected {size} group labels")
         labels = np.array(groups, dtype=object)
-        unknown = sorted(set(groups) - set(self._sorted()))
+        unknown = sorted(set(groups) - set(self._ascending))
         if unknown:
-            raise InputError(f"no calibration for groups {unknown}; there are: {sorted(self._sorted())}")
+            raise InputError(f"no calibration for groups {unknown}; there are: {sorted(self._ascending)}")
         return {str(name): np.flatnonzero(labels == name) for name in sorted(set(groups))}
 
 
+@lru_cache
 def p_value_table(n: int, confidence: float | None, guarantee: Guarantee = "exact") -> NDArray[np.float64]:
     """Return the p-value for each count 0..n of calibration scores that are at least as high, (n + 1,), ascending.
+
+    Tables are kept and shared: do not write into them.
 
     Source: Bates et al. 2023, sections 3.1 to 3.3. "exact": the upper confidence bound Beta(count + 1, n - count) of
     the false-alarm rate of a threshold at that score (Vovk 2012).

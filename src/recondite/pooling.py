@@ -31,6 +31,7 @@ def instance_scores(feature_scores: Tensor, top_percent: float = 100) -> Tensor:
     Raises:
         InputError: not 0 < top_percent <= 100.
 
+    >>> import torch
     >>> instance_scores(torch.arange(1.0, 101.0)[None], 50)
     tensor([75.5000], dtype=torch.float64)
     """
