@@ -15,9 +15,10 @@ from machine import where
 from recondite import Calibrator, Detector, Screen, build
 from recondite.calibration import percentile_threshold
 from recondite.catalog import open_named
-from recondite.datasets import open_images, split, spool
+from recondite.datasets import open_images
 from recondite.metrics import auroc, rate
 from recondite.presets import PRESETS
+from recondite.spool import split, spool
 
 EIGHT = ("airplane", "automobile", "bird", "deer", "frog", "horse", "ship", "truck")
 DETECTOR_OPTIONS = ("network", "latent_size", "sigma", "initial_sigma", "beta", "draws")

@@ -86,6 +86,9 @@ def changed(**values):
         (changed(alpha="0.05"), "not a consistent screen"),
         (changed(groups=["a"]), "not a consistent screen"),
         (changed(history={"epoch": []}), "not a consistent screen"),
+        (changed(history={"epochs": [], "best_epoch": 3}), "not a consistent screen"),
+        (changed(facts=[]), "not a consistent screen"),
+        (changed(facts="\ud800"), "not a consistent screen"),
         (lambda m: m.pop("facts"), "not a consistent screen"),
         (lambda m: m["files"].update({"../escape": {"sha256": "", "bytes": 0}}), "outside its folder"),
         (lambda m: m["files"].update({"/etc/passwd": {"sha256": "", "bytes": 0}}), "outside its folder"),
@@ -105,6 +108,19 @@ def test_links_out_of_the_folder_are_refused(saved, tmp_path):
     (saved / "detector.safetensors").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ArtifactError, match="outside its folder"):
         recondite.load(saved)
+
+
+def test_reading_deletes_and_moves_nothing(saved):
+    other = saved.with_name(".screen.old")
+    other.mkdir()
+    (other / "mine").write_text("mine")
+    recondite.load(saved)
+    assert (other / "mine").read_text() == "mine"
+
+
+def test_the_folder_one_stands_in_is_a_screen_too(saved, monkeypatch):
+    monkeypatch.chdir(saved)
+    assert recondite.load(".").alpha == 0.05
 
 
 def test_a_folder_that_is_not_a_screen_is_never_overwritten(screens, tmp_path):

@@ -102,6 +102,12 @@ def test_lists(capsys):
         (["predict", "{screen}", "digits", "-o", "{tmp}/a.csv", "--fdr", "3"], "false-discovery rate in (0, 1)"),
         (["evaluate", "{screen}", "--inliers", "digits", "--outliers", "/nowhere"], "no file, folder"),
         (["show", "{screen}", "{tmp}/absent.png", "-o", "{tmp}/a.png"], "no file, folder"),
+        (["predict", "{screen}", "digits", "-o", "{tmp}/a.csv", "--device", "gpu"], "expected a device"),
+        (["predict", "{screen}", "digits", "-o", "{tmp}/a.csv", "--device", "cuda"], "expected a device"),
+        (["predict", "{screen}", "digits", "-o", "/proc/none/a.csv"], "/proc/none"),
+        (["fit", "digits", "-o", "/proc/none/s"], "/proc/none"),
+        (["fit", "digits", "-o", "{tmp}/s", "--device", "cuda"], "device"),
+        (["fit", "digits", "-o", "{tmp}/s", "--calibration", "nan"], "expected shares"),
     ],
 )
 def test_wrong_input_is_one_line_that_explains(screen, tmp_path, capsys, arguments, words):

@@ -76,6 +76,17 @@ def test_feature_scores_make_up_the_instance_score(name, screens, digits):
         detector.score(few, score="nonsense")
 
 
+def test_scoring_puts_a_detector_into_eval_mode_and_back(name, screens, digits):
+    detector = screens(name).detector
+    before = detector.score(digits[:5]).instance_score
+    detector.train()
+    try:
+        np.testing.assert_array_equal(detector.score(digits[:5]).instance_score, before)
+        assert detector.training
+    finally:
+        detector.eval()
+
+
 def test_encode_and_decode(name, screens, digits):
     detector = screens(name).detector
     latents = detector.encode(digits[:40])
@@ -114,8 +125,10 @@ def test_the_seed_decides_the_weights(name, digits):
         detector = build(name, image_shape=(1, 8, 8), seed=seed, latent_size=4)
         return detector.fit(digits[:80], seed=seed, **quick_training(name)).state_dict()
 
-    first, again = weights(1), weights(1)
+    first, again, other = weights(1), weights(1), weights(2)
     assert all(torch.equal(first[key], again[key]) for key in first)
+    if name != "pca":
+        assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
 def test_fit_returns_the_detector_and_an_unfitted_one_refuses_to_score(name, digits):

@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from recondite.datasets import ImageSet, Rows, guess_shape, open_images, read_batches, split, spool
+from recondite.datasets import ImageSet, guess_shape, open_images, read_batches
 from recondite.errors import InputError
 from recondite.images import Preprocessing
 
@@ -151,54 +149,6 @@ def test_skipped_ids_are_not_read(folder):
     assert len(ids_of(batches)) == 39
 
 
-def test_a_spool_holds_every_readable_image(folder):
-    (folder / "even" / "000.png").write_bytes(b"")
-    spooled = spool(read(folder), (1, 8, 8))
-    assert len(spooled) == len(spooled.ids) == len(spooled.hashes) == 39
-    assert spooled.bad[0][0] == "even/000.png"
-    np.testing.assert_array_equal(spooled.pixels, pixels_of(read(folder)))
-    assert spooled.fingerprint() == spool(read(sorted(folder.rglob("*.png"))[::-1]), (1, 8, 8)).fingerprint()
-
-
-def test_nothing_readable_is_an_error():
-    with pytest.raises(InputError, match="none of the 2 images"):
-        spool(read([b"a", b"b"]), (1, 8, 8))
-
-
-def hashes_of(values):
-    return np.array([int(value).to_bytes(16, "little") for value in values], dtype="V16")
-
-
-@given(
-    st.lists(st.integers(0, 30), min_size=1, max_size=80),
-    st.lists(st.integers(0, 30), min_size=1, max_size=3),
-    st.integers(0, 2**31 - 1),
-)
-def test_splits_cover_all_rows_once_and_keep_duplicates_together(values, sizes, seed):
-    parts = split(hashes_of(values), sizes, seed)
-    assert len(parts) == len(sizes) + 1
-    assert sorted(np.concatenate(parts)) == list(range(len(values)))
-    for index, part in enumerate(parts):
-        rest = [row for other, rows in enumerate(parts) for row in rows if other != index]
-        assert not {values[row] for row in part} & {values[row] for row in rest}
-
-
-def test_a_split_has_the_sizes_asked_for_and_does_not_depend_on_the_order():
-    values = np.arange(1000)
-    parts = split(hashes_of(values), [200, 100], seed=3)
-    assert [len(part) for part in parts] == [200, 100, 700]
-    shuffled = np.random.default_rng(0).permutation(values)
-    again = split(hashes_of(shuffled), [200, 100], seed=3)
-    assert [set(shuffled[part]) for part in again] == [set(part) for part in parts]
-    assert set(split(hashes_of(values), [200, 100], seed=4)[0]) != set(parts[0])
-
-
-def test_rows_are_taken_and_batched():
-    rows = Rows(np.arange(20, dtype=np.float32).reshape(10, 2), np.array([9, 1, 4]))
-    np.testing.assert_array_equal(rows.take(np.array([2, 0])), [[8, 9], [18, 19]])
-    assert [len(batch) for batch in rows.batches(2)] == [2, 1]
-
-
 def test_guessed_shapes(digits, folder, tmp_path):
     def guess(source, size=None):
         return guess_shape(open_images(source), size)[0]
@@ -227,3 +177,37 @@ def test_selected_images_keep_their_names(folder):
     assert chosen.ids == [images.ids[3], images.ids[0]]
     assert isinstance(chosen, ImageSet)
     assert chosen.entry(1)[0] == folder / images.ids[0]
+
+
+def test_links_are_followed_but_not_in_circles(folder, tmp_path):
+    (folder / "round").symlink_to(folder)
+    (tmp_path / "other").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "other" / "linked.png")
+    (folder / "away").symlink_to(tmp_path / "other")
+    names = ids_of(read(folder))
+    assert "away/linked.png" in names
+    assert len(names) == 41
+
+
+def test_a_file_named_twice_is_there_once_and_inside_its_root(folder):
+    around = folder / "odd" / ".." / "even" / "000.png"
+    names = ids_of(read([folder / "even" / "000.png", around, folder / "odd" / "001.png"]))
+    assert names == ["even/000.png", "odd/001.png"]
+
+
+def test_names_that_are_no_text_become_text(tmp_path, digits):
+    import os
+
+    Image.fromarray(digits[0]).save(tmp_path / "a.png")
+    os.rename(os.fsencode(tmp_path / "a.png"), os.path.join(os.fsencode(tmp_path), b"bad\xff.png"))  # noqa: PTH104, PTH118
+    (batch,) = read(tmp_path)
+    assert batch.ids == ["bad\\xff.png"]
+    assert batch.errors == [None]
+    batch.ids[0].encode("utf-8")
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("recondite.datasets._LARGEST_ARCHIVE", 1000)
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((100, 8, 8)))
+    with pytest.raises(InputError, match="unpacks to"):
+        open_images(tmp_path / "a.npz")

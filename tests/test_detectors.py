@@ -10,6 +10,7 @@ from torch import nn
 
 import recondite
 from recondite import InputError, build
+from recondite.plots import heat_colours
 
 
 def test_pca_is_the_exact_decomposition(digits):
@@ -136,6 +137,11 @@ def test_the_elbo_has_no_share_of_features():
         build("vae", image_shape=(1, 8, 8), score="elbo", top_percent=50)
 
 
+def test_the_elbo_asked_for_when_scoring_has_none_either(vae, digits):
+    with pytest.raises(InputError, match="top_percent"):
+        vae.score(digits[:2], score="elbo", top_percent=50)
+
+
 def test_a_network_of_your_own_is_saved_and_loaded(digits, tmp_path):
     def modules():
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 6))
@@ -155,6 +161,37 @@ def test_a_network_of_your_own_is_saved_and_loaded(digits, tmp_path):
     wrong = modules() | {"encoder": nn.Sequential(nn.Flatten(), nn.Linear(64, 6))}
     with pytest.raises(recondite.ArtifactError, match="not a consistent screen"):
         recondite.load(tmp_path / "own", **wrong)
+
+
+def test_a_frozen_layer_of_your_own_stays_as_it_is(digits):
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 6))
+    encoder[1].requires_grad_(False)
+    before = encoder[1].weight.clone()
+    decoder = nn.Sequential(nn.Linear(6, 64), nn.Unflatten(1, (1, 8, 8)))
+    detector = build("autoencoder", image_shape=(1, 8, 8), latent_size=6, encoder=encoder, decoder=decoder)
+    detector.fit(digits[:200], epochs=2)
+    assert torch.equal(encoder[1].weight, before)
+
+
+def test_an_encoder_that_returns_two_tensors_is_explained():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    with pytest.raises(InputError, match="one tensor; got tuple"):
+        build("vae", image_shape=(1, 8, 8), encoder=Two(), decoder=nn.Flatten())
+
+
+@pytest.mark.parametrize("score", ["reconstruction_probability", "elbo"])
+def test_maps_of_likelihoods_are_brighter_where_an_image_is_odder(digits, score):
+    screen = recondite.fit(
+        digits[:600], detector="vae", score=score, alpha=0.1, latent_size=8, width=8, epochs=8, learning_rate=1e-2
+    )
+    odd = digits[700].copy()
+    odd[:3, :3] = 255 - odd[:3, :3]
+    features = screen.predict(odd[None], feature_score=True).feature_score[0]
+    colours = heat_colours(features, screen.map_scale).sum(axis=2)
+    assert colours[:3, :3].mean() > 2 * colours[4:, 4:].mean()
 
 
 def test_half_a_network_of_your_own_is_refused():

@@ -21,7 +21,8 @@ def blocks(language):
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch, digits):
     """A folder with good_images/ and new_images/, and the patience for two epochs only."""
-    for name, images in (("good_images", digits[:400]), ("new_images", digits[400:440, ::-1])):
+    folders = {"good_images": digits[:400], "more_good_images": digits[400:440], "new_images": digits[440:480, ::-1]}
+    for name, images in folders.items():
         (tmp_path / name).mkdir()
         for index, image in enumerate(images):
             Image.fromarray(image.copy()).save(tmp_path / name / f"{index:03d}.png")

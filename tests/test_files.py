@@ -1,6 +1,6 @@
 import pytest
 
-from recondite.files import atomic_file, atomic_folder, recover_folder, sha256_of_file
+from recondite.files import atomic_file, atomic_folder, existing_folder, sha256_of_file
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -33,13 +33,17 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_crash_between_the_two_moves_is_undone(tmp_path):
+def test_a_crash_between_the_two_moves_loses_nothing(tmp_path):
     path = tmp_path / "screen"
-    path.mkdir()
-    (path / "a").write_text("old")
-    path.rename(tmp_path / ".screen.old")  # where a crash can leave it
-    recover_folder(path)
+    with atomic_folder(path) as temporary:
+        (temporary / "a").write_text("old")
+    path.rename(tmp_path / ".screen.recondite-old")  # where a crash can leave it
+    assert (existing_folder(path) / "a").read_text() == "old"
+    with pytest.raises(IsADirectoryError), atomic_folder(path):
+        tmp_path.read_text()
     assert (path / "a").read_text() == "old"
+    assert existing_folder(path) == path
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_sha256_of_a_known_text(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as stnp
 from PIL import Image
 
 from recondite.errors import InputError
-from recondite.images import Preprocessing, channel_axis, colour_channels
+from recondite.images import Preprocessing, channel_axis, decode
 
 GREY = Preprocessing(shape=(1, 8, 8))
 COLOUR = Preprocessing(shape=(3, 8, 8))
@@ -238,6 +238,25 @@ def test_channels_of_files_and_arrays(picture):
     assert channel_axis((3, 200, 300)) == 0
     assert channel_axis((200, 300, 3)) == 2
     assert channel_axis((12, 200, 300)) == 0
-    assert colour_channels(picture[..., 0]) == 1
-    assert colour_channels(Image.fromarray(np.dstack([picture, picture[..., 0]]))) == 3
-    assert colour_channels(np.zeros((4, 8, 8), np.uint8)) == 4
+    assert len(decode(picture[..., 0]).planes) == 1
+    assert len(decode(np.zeros((4, 8, 8), np.uint8)).planes) == 4
+    four = decode(Image.fromarray(np.dstack([picture, picture[..., 0]])))
+    assert len(four.planes) == 3
+    np.testing.assert_array_equal(four.alpha, picture[..., 0])
+    grey_alpha = Image.fromarray(picture[..., 0]).convert("LA")
+    assert len(decode(grey_alpha).planes) == 1
+    np.testing.assert_allclose(GREY(grey_alpha), GREY(picture[..., 0]), atol=1e-6)
+
+
+def test_pictures_narrower_or_lower_than_eight_pixels_are_read():
+    for size in ((5, 100), (100, 5), (1, 1)):
+        assert COLOUR(Image.new("RGB", size, (255, 0, 0)))[0].min() == 1
+
+
+def test_a_picture_that_fails_late_and_a_tensor_without_a_numpy_type_are_input_errors(picture):
+    whole = encoded(np.kron(picture, np.ones((9, 9, 1), np.uint8)), "PNG")
+    stream = io.BytesIO(whole[: len(whole) // 2])
+    with Image.open(stream) as lazy, pytest.raises(InputError, match="the picture cannot be decoded"):
+        COLOUR(lazy)
+    with pytest.raises(InputError, match="BFloat16"):
+        GREY(torch.zeros(8, 8, dtype=torch.bfloat16))

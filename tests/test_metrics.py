@@ -27,6 +27,11 @@ def test_scores_that_cannot_be_measured_are_refused(bad):
             measure(bad, [1.0])
 
 
+def test_nineteen_of_twenty_are_95_percent():
+    assert metrics.inliers_flagged_at_95_outliers_caught([1.5], list(range(1, 21))) == 0.0
+    assert metrics.outliers_missed_at_95_inliers_kept(list(range(1, 21)), [19.5]) == 0.0
+
+
 def test_the_interval_of_a_rate_covers_the_truth_at_least_95_percent_of_the_time():
     draws = np.random.default_rng(0).random((2000, 60)) < 0.1
     covered = [rate.low <= 0.1 <= rate.high for rate in (metrics.rate(draw) for draw in draws)]

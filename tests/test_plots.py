@@ -44,16 +44,16 @@ def test_images_of_any_number_of_channels(channels):
     image = np.random.default_rng(0).random((channels, 9, 14))
     image[0, 0, 0] = np.nan
     pixels_of(plots.plot_image(image, title="image"))
-    pixels_of(plots.plot_heat_map(image, scale=0.5))
-    figure = plots.plot_comparison(image, image, image, 0.5, "a verdict")
+    pixels_of(plots.plot_heat_map(image, scale=(0.0, 0.5)))
+    figure = plots.plot_comparison(image, image, image, (0.0, 0.5), "a verdict of a$b^$.png")
     assert len(figure.axes) == 4
 
 
 def test_heat_is_shared_and_rises_with_the_score():
     low, high = np.full((3, 4, 4), 0.1), np.full((3, 4, 4), 0.9)
-    brightness = [plots.heat_colours(value, scale=1.0).sum() for value in (low, high)]
+    brightness = [plots.heat_colours(value, scale=(-1.0, 1.0)).sum() for value in (low, high)]
     assert brightness[0] < brightness[1]
-    np.testing.assert_array_equal(plots.heat_colours(high * 5, 1.0), plots.heat_colours(high * 50, 1.0))
+    np.testing.assert_array_equal(plots.heat_colours(high * 5, (0, 1)), plots.heat_colours(high * 50, (0, 1)))
 
 
 def test_a_threshold_is_drawn_where_it_is():

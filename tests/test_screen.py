@@ -4,6 +4,7 @@ from PIL import Image
 
 import recondite
 from recondite import Calibrator, InputError
+from recondite.datasets import open_images
 from recondite.scores import Scores
 
 
@@ -52,6 +53,8 @@ def test_changing_alpha_fits_nothing_again(screens, digits):
     assert looser.threshold < screen.threshold
     assert looser.predict(digits[1400:]).is_outlier.sum() > screen.predict(digits[1400:]).is_outlier.sum()
     surer = screen.with_alpha(0.05, confidence=0.95)
+    assert surer.with_alpha(0.2).confidence == 0.95  # a promise is not dropped in silence
+    assert surer.with_alpha(0.2, confidence=None).confidence is None
     assert surer.threshold > screen.threshold
     assert surer.predict(digits[1400:1410]).p_value.min() >= screen.predict(digits[1400:1410]).p_value.min()
     with pytest.raises(InputError, match="needs at least 1999"):
@@ -64,6 +67,9 @@ def test_too_few_calibration_images_are_noticed_before_training(digits, monkeypa
         tiny(digits[:300], alpha=0.001)
     with pytest.raises(InputError, match="both need some"):
         tiny(digits[:300], calibration=0.0)
+    for share in (float("nan"), -0.1):
+        with pytest.raises(InputError, match="leave images to fit"):
+            tiny(digits[:300], calibration=share)
     with pytest.raises(InputError, match="leave images to fit"):
         tiny(digits[:300], calibration=0.6, validation=0.5)
 
@@ -115,6 +121,9 @@ def test_groups_by_folder(folder, digits):
     by_hand = screen.predict(list(digits[:3]), groups=["even", "odd", "elsewhere"])
     assert by_hand.words[2] == "invalid"
     assert "no calibration for group 'elsewhere'" in by_hand.errors[2]
+    (folder / "even" / "deeper").mkdir()
+    part = screen.predict(open_images(folder / "odd").labelled("odd"))
+    np.testing.assert_array_equal(part.p_value, verdicts.p_value[[label.startswith("odd/") for label in verdicts.ids]])
     with pytest.raises(InputError, match="one group label for each"):
         screen.predict(digits[:3], groups=["even"])
 
@@ -176,6 +185,10 @@ def test_options_go_where_they_belong(digits):
         recondite.fit(digits[:200], detector="vae", preset="mnist-fast")
     with pytest.raises(InputError, match="among autoencoder, pca, vae"):
         recondite.fit(digits[:200], detector="gan")
+    with pytest.raises(InputError, match="is for images of 28 x 28"):
+        recondite.fit(digits[:200], preset="mnist-fast", image_size=64)
+    with pytest.raises(InputError, match="guarantee among"):
+        recondite.fit(digits[:200], detector="pca", alpha=0.1, guarantee="exakt")
 
 
 def test_a_preset_sets_shape_and_settings_and_flags_override_them(digits):

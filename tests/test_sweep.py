@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import recondite
+from recondite.datasets import ImageSet
 from recondite.errors import InputError
 from recondite.screen import Screen
 from recondite.sweep import sweep
@@ -35,6 +37,7 @@ def test_jsonl_and_parquet_hold_the_same(screens, folder, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert parquet.read_table(tmp_path / "out.parquet").to_pylist() == lines
     assert lines == list(screens("pca").predict(folder).records())
+    assert str(parquet.read_schema(tmp_path / "out.parquet").field("error").type) == "string"
 
 
 class Killed(BaseException):
@@ -61,6 +64,8 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(screens, folder, tmp_path
     journal = tmp_path / ".out.csv.journal"
     journal.write_text(journal.read_text() + '{"id": "half a li')  # a crash in the middle of a write
     assert len(looked_at) == 32
+    for name in looked_at:
+        (folder / name).write_bytes(b"")  # if they were read again, they would be invalid now
     result = sweep(screen, folder, tmp_path / "out.csv")
     assert result.taken_up == 32
     np.testing.assert_array_equal(result.verdicts.instance_score, whole.instance_score)
@@ -97,12 +102,31 @@ def test_wrong_sweeps_are_refused_before_any_work(screens, folder, tmp_path):
     for output, words in (("out.txt", "ends in .csv"), ("out", "ends in .csv")):
         with pytest.raises(InputError, match=words):
             sweep(screens("pca"), folder, tmp_path / output)
+    for rate in (0, 3, float("nan")):
+        with pytest.raises(InputError, match="false-discovery rate"):
+            sweep(screens("pca"), folder, tmp_path / "out.csv", fdr=rate)
     with pytest.raises(InputError, match="walked through again"):
         sweep(screens("pca"), iter([np.zeros((8, 8))]), tmp_path / "out.csv")
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match="not one of the images"):
         sweep(screens("pca"), folder, tmp_path / "out.csv", on_bad="skip")
+
+
+def test_an_id_that_points_outside_the_folder_of_maps_is_refused(screens, digits, tmp_path):
+    images = ImageSet(digits[:1], ids=["../../escape"])
+    with pytest.raises(InputError, match="outside"):
+        sweep(screens("pca"), images, tmp_path / "out.csv", maps=tmp_path / "a" / "maps")
+
+
+def test_labels_of_pairs_choose_the_group(digits, tmp_path):
+    pairs = [(digit, "left" if index % 2 else "right") for index, digit in enumerate(digits[:400])]
+    screen = recondite.fit(pairs, detector="pca", latent_size=4, alpha=0.1, by_folder=True)
+    verdicts = sweep(screen, pairs[:40], tmp_path / "out.csv").verdicts
+    assert verdicts.words == screen.predict(pairs[:40]).words
+    assert "invalid" not in verdicts.words
+    named = sweep(screen, digits[:40], tmp_path / "out.csv", group="left").verdicts
+    assert "invalid" not in named.words
 
 
 def test_ids_of_any_language_and_with_commas_survive(screens, digits, tmp_path):

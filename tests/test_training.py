@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from recondite import training
-from recondite.datasets import Rows
 from recondite.detectors import build
 from recondite.errors import InputError, ReconditeError
 from recondite.options import TrainingOptions
+from recondite.spool import Rows
 from recondite.training import CHECKPOINT, EPOCHS, STEPS, learning_rate_at, train
 
 OPTIONS = TrainingOptions(epochs=6, batch_size=32, learning_rate=5e-3, seed=3)
@@ -99,6 +99,47 @@ def test_resuming_with_other_images_or_options_is_refused(tmp_path, rows):
         train(new(), rows[1], rows[0], OPTIONS, tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("vae", {"beta": 1.0}, {"beta": 50.0}),
+        ("vae", {"sigma": "shared"}, {"sigma": "fixed"}),
+        ("autoencoder", {"score": "squared_error"}, {"score": "absolute_error"}),
+    ],
+)
+def test_resuming_another_model_is_refused(tmp_path, rows, name, first, second):
+    train(new(name, **first), *rows, OPTIONS, tmp_path)
+    with pytest.raises(InputError, match="other images or options"):
+        train(new(name, **second), *rows, OPTIONS, tmp_path, resume=True)
+
+
+def test_a_checkpoint_with_a_state_of_another_size_is_damaged(tmp_path, rows):
+    from recondite.artifacts import read_tensors, write_tensors
+
+    train(new(), *rows, OPTIONS, tmp_path)
+    arrays, facts = read_tensors(tmp_path / CHECKPOINT)
+    name = next(key for key in arrays if key.endswith("exp_avg"))
+    write_tensors(tmp_path / CHECKPOINT, {**arrays, name: np.zeros(3, np.float32)}, facts)
+    with pytest.raises(ReconditeError, match="is damaged"):
+        train(new(), *rows, OPTIONS, tmp_path, resume=True)
+    write_tensors(tmp_path / CHECKPOINT, arrays, {"identity": facts["identity"]})
+    with pytest.raises(ReconditeError, match="is damaged"):
+        train(new(), *rows, OPTIONS, tmp_path, resume=True)
+
+
+def test_patience_needs_validation_images_to_run_out(rows):
+    assert len(train(new(), rows[0], None, replace(OPTIONS, patience=1)).epochs) == 6
+
+
+def test_random_draws_differ_from_epoch_to_epoch():
+    draws = []
+    for epoch in (1, 2, 1):
+        with training._seeded(3, epoch, 0):
+            draws.append(torch.rand(4))
+    assert torch.equal(draws[0], draws[2])
+    assert not torch.equal(draws[0], draws[1])
+
+
 def test_a_finished_run_resumes_to_itself_and_a_new_one_starts_anew(tmp_path, rows):
     first = new()
     train(first, *rows, OPTIONS, tmp_path)
@@ -140,11 +181,13 @@ def test_early_stopping_stops(rows):
 
 def test_shuffling_is_a_full_permutation(rows):
     seen = []
+    options = TrainingOptions()
 
     class Recorder(nn.Module):
         def __init__(self):
             super().__init__()
             self.weight = nn.Parameter(torch.zeros(()))
+            self.options = options
 
         def parameter_groups(self):
             return {"all": [self.weight]}
@@ -183,12 +226,12 @@ def test_dropout_and_batch_norm_are_in_the_right_mode(rows):
     assert_same_bits(before, weights(detector))
 
 
-@pytest.mark.parametrize("size", [33, 64, 65, 1, 2])
+@pytest.mark.parametrize("size", [33, 64, 65, 67, 68, 1, 2])
 def test_a_last_batch_of_one_image_does_not_break_batch_norm(size):
-    slices = list(training._batch_slices(size, 32))
+    slices = list(training._batch_slices(size, 32, fewest=4))
     assert np.concatenate([np.arange(size)[part] for part in slices]).tolist() == list(range(size))
     if size > 1:
-        assert all(len(np.arange(size)[part]) > 1 for part in slices)
+        assert all(len(np.arange(size)[part]) >= min(4, size) for part in slices)
 
 
 def test_the_moving_average_is_what_is_kept(rows):

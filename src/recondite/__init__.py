@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from recondite.detectors import DETECTORS, build
     from recondite.detectors.base import Detector
     from recondite.errors import ArtifactError, InputError, NotCalibratedError, NotFittedError, ReconditeError
+    from recondite.fitting import fit
     from recondite.presets import PRESETS
     from recondite.report import write_report
     from recondite.scores import Scores, Verdicts
-    from recondite.screen import Screen, fit, load
+    from recondite.screen import Screen, load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -54,7 +55,7 @@ _HOMES = {
     "Screen": "screen",
     "Verdicts": "scores",
     "build": "detectors",
-    "fit": "screen",
+    "fit": "fitting",
     "load": "screen",
     "write_report": "report",
 }

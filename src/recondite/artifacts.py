@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from recondite.errors import ArtifactError
-from recondite.files import atomic_file, atomic_folder, recover_folder, sha256_of_file
+from recondite.files import atomic_file, atomic_folder, existing_folder, sha256_of_file
 
 MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 32 << 20
-_LARGEST_TENSORS = 64 << 30
+_LARGEST_TENSORS = 8 << 30
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -47,7 +47,7 @@ def write_folder(
         }
         content = {**manifest, "files": files}
         content["digest"] = _digest(content)
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(content, indent=1, allow_nan=False)
         (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
@@ -66,7 +66,7 @@ def read_folder(path: Path, schema: int, kind: str) -> tuple[dict[str, Any], dic
     Raises:
         ArtifactError: missing, truncated, altered, of another kind or schema, absurdly large, or naming files outside.
     """
-    recover_folder(path)
+    path = existing_folder(path)
     manifest = _read_manifest(path / MANIFEST)
     if manifest.get("kind") != kind:
         raise ArtifactError(f"{path} holds {manifest.get('kind')!r}; expected {kind!r}")
@@ -131,4 +131,4 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

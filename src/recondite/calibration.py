@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from recondite.errors import InputError, NotCalibratedError
 
-Guarantee = Literal["marginal", "exact", "simes", "dkwm", "monte-carlo"]
-"""What a p-value promises. "marginal": valid on average over calibration sets. The others hold for this calibration
-set with a chosen confidence: "exact" at one alpha fixed beforehand, the rest at every alpha at once."""
+Guarantee = Literal["exact", "simes", "dkwm", "monte-carlo"]
+"""What a chosen confidence means: the false-alarm rate holds for this very calibration set, "exact" at one alpha fixed
+beforehand, the others at every alpha at once. Without a confidence it holds on average over calibration sets."""
 
 _MONTE_CARLO_DRAWS = 1000
-_EVERYTHING = ""
+_EVERYTHING = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Calibrator:
         object.__setattr__(self, "scores", scores)
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """The number of calibration images in each group ("" where there is only one)."""
+    def sizes(self) -> dict[str | None, int]:
+        """The number of calibration images in each group; the only key is None where there are no groups."""
         return {name: len(scores) for name, scores in self._ascending.items()}
 
     def p_value(
@@ -80,7 +80,11 @@ class Calibrator:
         return p_values
 
     def threshold(
-        self, alpha: float, confidence: float | None = None, guarantee: Guarantee = "exact", group: str = _EVERYTHING
+        self,
+        alpha: float,
+        confidence: float | None = None,
+        guarantee: Guarantee = "exact",
+        group: str | None = _EVERYTHING,
     ) -> float:
         """Return t such that "score > t" and "p_value <= alpha" are the same rule, ties included.
 
@@ -117,7 +121,7 @@ class Calibrator:
         alpha: float,
         confidence: float | None = None,
         guarantee: Guarantee = "exact",
-        group: str = _EVERYTHING,
+        group: str | None = _EVERYTHING,
         level: float = 0.95,
     ) -> tuple[float, float]:
         """Return the central interval of the true false-alarm rate over calibration sets of this size.
@@ -147,20 +151,20 @@ class Calibrator:
         return allowed
 
     @cached_property
-    def _ascending(self) -> dict[str, NDArray[np.float64]]:
+    def _ascending(self) -> dict[str | None, NDArray[np.float64]]:
         """The calibration scores of each group, lowest first."""
         if self.groups is None:
             return {_EVERYTHING: np.sort(self.scores)}
         labels = np.array(self.groups)
         return {str(name): np.sort(self.scores[labels == name]) for name in np.unique(labels)}
 
-    def _scores_of(self, group: str) -> NDArray[np.float64]:
+    def _scores_of(self, group: str | None) -> NDArray[np.float64]:
         groups = self._ascending
         if group not in groups:
             raise NotCalibratedError(f"no calibration for group {group!r}; there are: {', '.join(map(repr, groups))}")
         return groups[group]
 
-    def _rows_of_groups(self, size: int, groups: Sequence[str] | None) -> dict[str, NDArray[np.intp]]:
+    def _rows_of_groups(self, size: int, groups: Sequence[str] | None) -> dict[str | None, NDArray[np.intp]]:
         if self.groups is None:
             if groups is not None:
                 raise InputError("this calibration has no groups; got group labels")
@@ -168,17 +172,17 @@ class Calibrator:
         if groups is None or len(groups) != size:
             raise InputError(f"this calibration has groups: expected {size} group labels")
         labels = np.array(groups, dtype=object)
-        unknown = sorted(set(groups) - set(self._ascending))
+        unknown = sorted(set(groups) - set(self.groups))
         if unknown:
-            raise InputError(f"no calibration for groups {unknown}; there are: {sorted(self._ascending)}")
+            raise InputError(f"no calibration for groups {unknown}; there are: {sorted(set(self.groups))}")
         return {str(name): np.flatnonzero(labels == name) for name in sorted(set(groups))}
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def p_value_table(n: int, confidence: float | None, guarantee: Guarantee = "exact") -> NDArray[np.float64]:
     """Return the p-value for each count 0..n of calibration scores that are at least as high, (n + 1,), ascending.
 
-    Tables are kept and shared: do not write into them.
+    Tables are kept and shared, so they cannot be written into.
 
     Source: Bates et al. 2023, sections 3.1 to 3.3. "exact": the upper confidence bound Beta(count + 1, n - count) of
     the false-alarm rate of a threshold at that score (Vovk 2012).
@@ -190,35 +194,41 @@ def p_value_table(n: int, confidence: float | None, guarantee: Guarantee = "exac
     array([0.2, 0.4, 0.6, 0.8, 1. ])
     """
     marginal = np.arange(1, n + 2) / (n + 1)
-    if confidence is None or guarantee == "marginal":
-        return marginal
+    if confidence is None:
+        return _read_only(marginal)
     delta = 1 - float(_fraction(confidence, "confidence"))
-    bounds: NDArray[np.float64]
     if guarantee == "exact":
         from scipy.stats import beta
 
-        bounds = np.append(beta.ppf(1 - delta, np.arange(1, n + 1), n - np.arange(n)), 1.0)
-        return bounds
+        return _read_only(np.append(beta.ppf(1 - delta, np.arange(1, n + 1), n - np.arange(n)), 1.0))
     if guarantee == "dkwm":
-        bounds = np.minimum(1.0, marginal + np.sqrt(np.log(2 / delta) / (2 * n)))
-        return bounds
+        return _read_only(np.minimum(1.0, marginal + np.sqrt(np.log(2 / delta) / (2 * n))))
     if guarantee == "simes":
-        return _simes_bounds(n, delta)
+        return _read_only(_simes_bounds(n, delta))
     if guarantee == "monte-carlo":
-        return _monte_carlo_bounds(n, delta)
-    raise InputError(f"expected a guarantee of marginal, exact, simes, dkwm or monte-carlo; got {guarantee!r}")
+        return _read_only(_monte_carlo_bounds(n, delta))
+    raise InputError(f"expected a guarantee of exact, simes, dkwm or monte-carlo; got {guarantee!r}")
 
 
 def smallest_calibration_set(alpha: float, confidence: float, guarantee: Guarantee) -> int:
-    """Return the smallest n whose smallest p-value is at most alpha."""
+    """Return the smallest n whose smallest p-value is at most alpha (with "monte-carlo", a lower bound of it)."""
     high = 1
-    while p_value_table(high, confidence, guarantee)[0] > alpha:
+    while _smallest_p_value(high, confidence, guarantee) > alpha:
         high *= 2
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if p_value_table(middle, confidence, guarantee)[0] <= alpha else (middle, high)
+        low, high = (low, middle) if _smallest_p_value(middle, confidence, guarantee) <= alpha else (middle, high)
     return high
+
+
+def _smallest_p_value(n: int, confidence: float, guarantee: Guarantee) -> float:
+    """Return the first entry of `p_value_table` without the rest of it."""
+    delta = 1 - confidence
+    if guarantee == "dkwm":
+        return float(1 / (n + 1) + np.sqrt(np.log(2 / delta) / (2 * n)))
+    # Simulated bounds hold at all ranks at once, so they are no smaller than the exact one at the first.
+    return float(1 - delta ** (1 / (max(1, n // 2) if guarantee == "simes" else n)))
 
 
 def mean_std_threshold(scores: ArrayLike, k: float = 1.0) -> float:
@@ -245,12 +255,20 @@ def percentile_threshold(scores: ArrayLike, percent: float) -> float:
     return float(np.percentile(np.asarray(scores, dtype=np.float64), percent))
 
 
-def threshold_rules(calibrator: Calibrator, alpha: float) -> dict[str, float]:
+def threshold_rules(
+    calibrator: Calibrator, alpha: float, confidence: float | None = None, guarantee: Guarantee = "exact"
+) -> dict[str, float]:
     """Return the thresholds of the conformal rule and of the older rules on the same calibration scores, by name."""
-    rules = {f"conformal, alpha {alpha:g}": calibrator.threshold(alpha)} if calibrator.groups is None else {}
+    promise = f"conformal, alpha {alpha:g}" + (f", confidence {confidence:g}" if confidence is not None else "")
+    rules = {promise: calibrator.threshold(alpha, confidence, guarantee)} if calibrator.groups is None else {}
     rules |= {f"mean + {k} std": mean_std_threshold(calibrator.scores, k) for k in (1, 2, 3)}
     percent = float(100 * (1 - _fraction(alpha, "alpha")))
     return rules | {f"percentile {percent:g}": percentile_threshold(calibrator.scores, percent)}
+
+
+def _read_only(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    table.setflags(write=False)
+    return table
 
 
 def _simes_bounds(n: int, delta: float) -> NDArray[np.float64]:

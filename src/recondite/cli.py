@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -144,16 +147,20 @@ def _fit_screen(images: str, output: Path, **settings: Any) -> None:
     import shutil
 
     from recondite.artifacts import check_target
-    from recondite.screen import fit
+    from recondite.fitting import fit
+    from recondite.training import TENSORBOARD
 
+    output = Path(os.path.abspath(output))
     check_target(output)
     run_folder = output.with_name(f"{output.name}.run")
+    run_folder.mkdir(parents=True, exist_ok=True)
     screen = fit(images, run_folder=run_folder, progress=True, **settings)
     if os.environ.get("RANK", "0") != "0":
         return
     logs = {file.name: file.read_text(encoding="utf-8") for file in sorted(run_folder.glob("*.csv"))}
     screen.save(output, texts=logs)
-    shutil.rmtree(run_folder, ignore_errors=True)
+    if not (run_folder / TENSORBOARD).exists():
+        shutil.rmtree(run_folder, ignore_errors=True)
     for name, error in screen.facts["unreadable"]["first"][:_LINES_OF_BAD_FILES]:
         print(f"left out: {name}: {error}", file=sys.stderr)
     count = screen.facts["unreadable"]["count"]
@@ -174,6 +181,7 @@ def predict(
     fdr: float | None = None,
     alpha: float | None = None,
     confidence: float | None = None,
+    group: str | None = None,
     on_bad: OnBad = "flag",
     device: str = "cpu",
 ) -> None:
@@ -196,7 +204,9 @@ def predict(
     alpha
         Another false-alarm rate than the screen's.
     confidence
-        With --alpha: let the rate hold for this calibration set with this probability.
+        Let the rate hold for this calibration set with this probability.
+    group
+        Which group's calibration holds for all of them, where folders do not tell.
     on_bad
         Unreadable images: a flagged row, no row, or an error.
     device
@@ -206,7 +216,7 @@ def predict(
     from recondite.sweep import sweep
 
     judge = _load(screen, alpha, confidence, device)
-    result = sweep(judge, images, output, fdr=fdr, maps=maps, on_bad=on_bad, progress=True)
+    result = sweep(judge, images, output, fdr=fdr, maps=maps, group=group, on_bad=on_bad, progress=True)
     verdicts = result.verdicts
     if result.taken_up:
         print(f"took up {result.taken_up:,} scores of an interrupted sweep", file=sys.stderr)
@@ -228,6 +238,7 @@ def evaluate(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     alpha: float | None = None,
     confidence: float | None = None,
+    group: str | None = None,
     device: str = "cpu",
 ) -> None:
     """Measure a screen on normal images and on outliers that it has never seen.
@@ -245,7 +256,9 @@ def evaluate(
     alpha
         Another false-alarm rate than the screen's.
     confidence
-        With --alpha: let the rate hold for this calibration set with this probability.
+        Let the rate hold for this calibration set with this probability.
+    group
+        Which group's calibration holds for all of them, where folders do not tell.
     device
         cpu or cuda.
     """
@@ -255,7 +268,7 @@ def evaluate(
     if output is not None:
         check_table_path(output)
     judge = _load(screen, alpha, confidence, device)
-    rows = measure(judge, inliers, outliers, progress=True)
+    rows = measure(judge, inliers, outliers, group=group, progress=True)
     _print_table(
         [(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}"
     )
@@ -263,7 +276,7 @@ def evaluate(
         write_table(output, rows)
 
 
-def show(screen: Path, image: str, /, *, output: Output, device: str = "cpu") -> None:
+def show(screen: Path, image: str, /, *, output: Output, group: str | None = None, device: str = "cpu") -> None:
     """Draw one image, its reconstruction and their difference, with the verdict in words.
 
     Parameters
@@ -274,13 +287,15 @@ def show(screen: Path, image: str, /, *, output: Output, device: str = "cpu") ->
         An image file.
     output
         Picture to write: .png, .svg or .pdf.
+    group
+        Which group's calibration holds for it.
     device
         cpu or cuda.
     """
     from recondite.explanation import draw, in_words
 
     judge = _load(screen, None, None, device)
-    verdicts = draw(judge, image, output)
+    verdicts = draw(judge, image, output, group)
     print(in_words(judge, verdicts))
     print(f"picture: {output}")
 
@@ -299,7 +314,7 @@ def info(screen: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", n
 
     judge = _load(screen, None, None, "cpu")
     if as_json:
-        print(json.dumps({name: str(value) for name, value in _screen_rows(judge)}, indent=1))
+        print(json.dumps(judge.to_json(), indent=1))
         return
     _print_table(_screen_rows(judge), title=str(screen))
     _print_table(
@@ -353,7 +368,7 @@ def _load(path: Path, alpha: float | None, confidence: float | None, device: str
     screen = load(path).to(device)
     if alpha is None and confidence is None:
         return screen
-    return screen.with_alpha(alpha if alpha is not None else screen.alpha, confidence)
+    return screen.with_alpha(screen.alpha if alpha is None else alpha, "keep" if confidence is None else confidence)
 
 
 def _screen_rows(screen: "Screen") -> list[tuple[str, str]]:
@@ -368,15 +383,15 @@ def _screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         ("validation error", "none" if best is None else f"{best:.6g}"),
         (
             "calibrated on",
-            ", ".join(f"{size:,} images {group}".strip() for group, size in screen.calibrator.sizes.items()),
+            ", ".join(f"{size:,} images {group or ''}".strip() for group, size in screen.calibrator.sizes.items()),
         ),
         (
             "alpha",
             f"{screen.alpha:g}"
-            + (f" with {screen.confidence:.0%} confidence ({screen.guarantee})" if screen.confidence else ""),
+            + (f" with {100 * screen.confidence:g} % confidence ({screen.guarantee})" if screen.confidence else ""),
         ),
         ("true false-alarm rate", f"{low:.4f} to {high:.4f} (95 % interval)"),
-        ("threshold", ", ".join(f"{value:.6g} {group}".strip() for group, value in screen.thresholds.items())),
+        ("threshold", ", ".join(f"{value:.6g} {group or ''}".strip() for group, value in screen.thresholds.items())),
         ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
     ]
 

@@ -1,13 +1,11 @@
 """Folders, files, arrays, streams and named data sets as one thing: images with stable ids, read in bounded memory."""
 
 import glob
-import hashlib
 import os
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +23,13 @@ from recondite.images import (
     Preprocessing,
     as_array,
     channel_axis,
-    colour_channels,
     decode,
 )
 
 Role = Literal["fit", "predict", "inliers", "outliers"]
 _READERS = min(4, os.cpu_count() or 1)
 _LOOKED_AT = 50
+_LARGEST_ARCHIVE = 16 << 30
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,19 @@ class ImageSet:
             if name not in skip:
                 yield name, *self.entry(index)
 
+    def label(self, index: int) -> str:
+        """Return the label of one image; an image need not be read where labels stand apart. Not for streams."""
+        return self.labels[index] if self.labels is not None else _image_and_label(self.items[index])[1]
+
     def entry(self, index: int) -> tuple[Any, str]:
         """Return (source, label) of one image. Not for streams."""
         item, label = _image_and_label(self.items[index])
         return item, self.labels[index] if self.labels is not None else label
+
+    def labelled(self, label: str) -> "ImageSet":
+        """Return the same images, all with one label. Not for streams."""
+        assert self.ids is not None
+        return replace(self, labels=[label] * len(self.ids))
 
     def select(self, indices: Iterable[int]) -> "ImageSet":
         """Return the images at `indices`, in that order. Not for streams."""
@@ -142,117 +149,6 @@ def read_batches(
             yield ahead.popleft().result()
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of an array that may lie on disk; only what is taken is read.
-
-    Args:
-        pixels: float32 (N, *shape).
-        index: the rows meant, in order.
-    """
-
-    pixels: Floats
-    index: NDArray[np.intp]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, chosen: NDArray[np.intp] | slice) -> Floats:
-        """Return the pixels of the chosen ones among these rows, float32 (n, *shape)."""
-        return np.asarray(self.pixels[self.index[chosen]])
-
-    def batches(self, size: int) -> Iterator[Floats]:
-        """Yield the pixels in order, `size` rows at a time."""
-        for start in range(0, len(self), size):
-            yield self.take(slice(start, start + size))
-
-
-@dataclass(frozen=True)
-class Spool:
-    """Every readable image of a source, preprocessed once and kept in a temporary file on disk (or the caller's array).
-
-    Args:
-        pixels: float32 (N, *shape), memory-mapped.
-        hashes: (N,) a hash of each image's pixels; equal images have equal hashes.
-        ids, labels: of the N images.
-        bad: (id, reason) of each image that could not be read.
-    """
-
-    pixels: Floats
-    hashes: NDArray[np.bytes_]
-    ids: list[str]
-    labels: list[str]
-    bad: list[tuple[str, str]]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def rows(self, index: NDArray[np.intp] | None = None) -> Rows:
-        """Return the rows at `index`, all of them by default."""
-        return Rows(self.pixels, np.arange(len(self)) if index is None else index)
-
-    def fingerprint(self, rows: NDArray[np.intp] | None = None) -> str:
-        """Return a SHA-256 over the pixels of these rows that does not depend on their order or names."""
-        hashes = self.hashes if rows is None else self.hashes[rows]
-        return hashlib.sha256(b"".join(sorted(bytes(h) for h in hashes))).hexdigest()
-
-
-def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:
-    """Write batches to a temporary file that vanishes with the process; memory does not grow with their number.
-
-    The file takes 4 bytes a value (12 kB an image of 32 x 32 x 3) in the system's temporary folder (TMPDIR).
-
-    Raises:
-        InputError: there was not a single readable image, or the disk is full.
-    """
-    hashes: list[bytes] = []
-    ids: list[str] = []
-    labels: list[str] = []
-    bad: list[tuple[str, str]] = []
-    with tempfile.TemporaryFile(prefix="recondite-") as file:
-        for batch in batches:
-            for name, label, error in zip(batch.ids, batch.labels, batch.errors, strict=True):
-                if error is None:
-                    ids.append(name)
-                    labels.append(label)
-                else:
-                    bad.append((name, error))
-            hashes.extend(hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in batch.pixels)
-            try:
-                file.write(batch.pixels.tobytes())
-            except OSError as error:
-                raise InputError(f"cannot keep the images in {tempfile.gettempdir()} (set TMPDIR): {error}") from error
-        file.flush()
-        if not ids:
-            first = f"; the first: {bad[0][0]}: {bad[0][1]}" if bad else ""
-            raise InputError(f"none of the {len(bad)} images could be read{first}")
-        pixels = np.memmap(file, dtype=np.float32, mode="r", shape=(len(ids), *shape))
-    return Spool(pixels, np.array(hashes, dtype="V16"), ids, labels, bad)
-
-
-def split(hashes: NDArray[np.bytes_], sizes: Sequence[int], seed: int) -> list[NDArray[np.intp]]:
-    """Split rows at random into parts of about the given sizes and a last part with the rest.
-
-    Rows with equal hashes stay in one part. The split depends on the hashes and the seed only: adding a file or
-    renaming files does not reshuffle the others.
-
-    Args:
-        hashes: (N,) as in `Spool`.
-        sizes: the sizes of all parts but the last.
-
-    Returns:
-        len(sizes) + 1 arrays of row numbers, ascending.
-    """
-    unique, group, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    key = seed.to_bytes(8, "little", signed=True)
-    order = np.argsort([hashlib.blake2b(bytes(h), key=key, digest_size=8).digest() for h in unique])
-    ends = np.cumsum(counts[order])
-    part_of_group = np.empty(len(unique), dtype=np.intp)
-    part_of_group[order] = np.searchsorted(np.cumsum(sizes), ends, side="left")
-    part = part_of_group[group]
-    return [np.flatnonzero(part == index) for index in range(len(sizes) + 1)]
-
-
 def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[tuple[int, ...], ImageSet]:
     """Return the shape a detector of these images should have, and the images (a stream is put together again).
 
@@ -275,10 +171,9 @@ def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[t
         if getattr(item, "ndim", None) == 1:
             return tuple(item.shape), images
         try:
-            pixels = decode(item)
-            axis = channel_axis(pixels.shape)
-            channels = max(channels, colour_channels(item))
-            size = size or tuple(side for index, side in enumerate(pixels.shape) if index != axis)
+            planes = decode(item).planes
+            channels = max(channels, len(planes))
+            size = size or planes.shape[1:]
         except InputError as error:
             problem = f"{name}: {error}"
     if size is None:
@@ -331,22 +226,36 @@ def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageS
 
 
 def _open_folder(root: Path, role: Role) -> ImageSet:
-    start = [root]
-    if (root / "train" / "good").is_dir():
-        defects = sorted(child for child in (root / "test").glob("*") if child.is_dir() and child.name != "good")
-        start = {
-            "fit": [root / "train" / "good"],
-            "predict": [root / "test"],
-            "inliers": [root / "test" / "good"],
-            "outliers": defects,
-        }[role]
+    if not (root / "train" / "good").is_dir():
+        names = _image_names(root, root)
+        return _files(root, names, [_folder_label(name) for name in names])
+    defects = sorted(child for child in (root / "test").glob("*") if child.is_dir() and child.name != "good")
+    folders = {
+        "fit": [root / "train" / "good"],
+        "predict": [root / "test"],
+        "inliers": [root / "test" / "good"],
+        "outliers": defects,
+    }[role]
+    names = [name for folder in folders for name in _image_names(folder, root)]
+    return _files(root, names, [Path(name).parent.name for name in names])
+
+
+def _image_names(folder: Path, root: Path) -> list[str]:
+    """Return the images under a folder, relative to root, sorted; links are followed, but not in circles."""
     names: list[str] = []
-    for folder in start:
-        for parent, folders, files in os.walk(folder):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+    seen = set()
+    for parent, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
             images = [name for name in sorted(files) if _looks_like_image(name)]
             names.extend((Path(parent) / name).relative_to(root).as_posix() for name in images)
-    return ImageSet(_Files(root, names), names, [_folder_label(name) for name in names], parallel=True)
+        seen.add(real)
+    return names
+
+
+def _cannot_list(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be listed: {error.strerror}")
 
 
 def _looks_like_image(name: str) -> bool:
@@ -354,11 +263,24 @@ def _looks_like_image(name: str) -> bool:
 
 
 def _open_files(paths: Sequence[Path]) -> ImageSet:
-    if not paths:
+    """Open files named one by one; a file named twice, by whatever way round, is there once."""
+    whole = list(dict.fromkeys(os.path.abspath(path) for path in paths))
+    if not whole:
         return ImageSet([], ids=[])
-    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    names = [path.absolute().relative_to(root).as_posix() for path in paths]
-    return ImageSet(_Files(root, names), names, [_folder_label(name) for name in names], parallel=True)
+    root = Path(os.path.commonpath([os.path.dirname(path) for path in whole]))
+    names = [Path(path).relative_to(root).as_posix() for path in whole]
+    return _files(root, names, [_folder_label(name) for name in names])
+
+
+def _files(root: Path, names: Sequence[str], labels: Sequence[str]) -> ImageSet:
+    return ImageSet(
+        _Files(root, names), [_printable(name) for name in names], [*map(_printable, labels)], parallel=True
+    )
+
+
+def _printable(name: str) -> str:
+    """Return a file's name as text that can be written anywhere; bytes that are no text become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _folder_label(name: str) -> str:
@@ -367,11 +289,10 @@ def _folder_label(name: str) -> str:
 
 def _open_named(source: str) -> ImageSet:
     found = catalog.open_named(source)
-    if isinstance(found.items, Path):
-        names = [f"{source.partition(':')[0]}/{name}" for name in found.names]
-        return ImageSet(_Files(found.items, found.names), names, list(found.labels), parallel=True)
     names = [f"{source.partition(':')[0]}/{name}" for name in found.names]
-    return ImageSet(found.items, names, list(found.labels))
+    is_folder = isinstance(found.items, Path)
+    items = _Files(found.items, found.names) if isinstance(found.items, Path) else found.items
+    return ImageSet(items, names, list(found.labels), parallel=is_folder)
 
 
 def _load_arrays(path: Path) -> NDArray[Any]:
@@ -379,6 +300,9 @@ def _load_arrays(path: Path) -> NDArray[Any]:
         if path.suffix.lower() == ".npy":
             return np.lib.format.open_memmap(path, mode="r")
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as loaded:
+            size = sum(member.file_size for member in loaded.zip.infolist())
+            if size > _LARGEST_ARCHIVE:
+                raise InputError(f"it unpacks to {size:,} bytes; the limit is {_LARGEST_ARCHIVE:,}")
             for name in ("images", "x", "x_train", loaded.files[0] if loaded.files else ""):
                 if name in loaded.files:
                     return np.asarray(loaded[name])

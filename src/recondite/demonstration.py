@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from recondite.catalog import open_named
 from recondite.datasets import ImageSet
 from recondite.errors import InputError
+from recondite.fitting import fit
 from recondite.metrics import auroc, rate
 from recondite.report import write_report
 from recondite.scores import Verdicts
-from recondite.screen import fit
 from recondite.tables import write_table
 
 _EPOCHS = {"mnist5k": 60, "digits": 80}

@@ -13,7 +13,9 @@ from recondite.scores import Verdicts
 from recondite.screen import Screen
 
 
-def evaluate(screen: Screen, inliers: object, outliers: object, *, progress: bool = False) -> list[dict[str, Any]]:
+def evaluate(
+    screen: Screen, inliers: object, outliers: object, *, group: str | None = None, progress: bool = False
+) -> list[dict[str, Any]]:
     """Return rows of "measure", "value" (rounded text) and "note".
 
     Unreadable images count as flagged in the rates; they have no score and are left out of the other measures.
@@ -21,14 +23,19 @@ def evaluate(screen: Screen, inliers: object, outliers: object, *, progress: boo
     Args:
         screen: what is measured.
         inliers, outliers: anything that `open_images` opens, unseen in fitting and calibration.
+        group: which group's calibration holds for all of them, where there are groups and folders do not tell.
         progress: show progress on standard error.
 
     Raises:
         InputError: either holds no readable image.
     """
     shape = screen.detector.shape
-    normal = screen.predict(open_images(inliers, role="inliers", shape=shape), progress=progress)
-    foreign = screen.predict(open_images(outliers, role="outliers", shape=shape), progress=progress)
+    sets = [open_images(inliers, role="inliers", shape=shape), open_images(outliers, role="outliers", shape=shape)]
+    if group is not None:
+        if group not in screen.calibrator.sizes:
+            raise InputError(f"no calibration for group {group!r}; there are: {sorted(map(str, screen.thresholds))}")
+        sets = [images.labelled(group) for images in sets]
+    normal, foreign = (screen.predict(images, progress=progress) for images in sets)
     a, b = _valid_scores(normal, "inlier"), _valid_scores(foreign, "outlier")
     realised, caught = metrics.rate(normal.is_outlier), metrics.rate(foreign.is_outlier)
     low, high = screen.false_alarm_interval
@@ -72,12 +79,14 @@ def rule_rows(screen: Screen, normal_scores: NDArray[np.float64]) -> list[dict[s
     """Return each threshold rule's "rule", "threshold" and "rate": the share of these normal scores that it flags."""
     return [
         {"rule": name, "threshold": threshold, "rate": f"{np.mean(normal_scores > threshold):.4f}"}
-        for name, threshold in threshold_rules(screen.calibrator, screen.alpha).items()
+        for name, threshold in threshold_rules(
+            screen.calibrator, screen.alpha, screen.confidence, screen.guarantee
+        ).items()
     ]
 
 
 def _valid_scores(verdicts: Verdicts, name: str) -> NDArray[np.float64]:
-    scores = verdicts.instance_score[np.isfinite(verdicts.instance_score)]
+    scores = verdicts.instance_score[np.isfinite(verdicts.p_value)]
     if scores.size == 0:
         raise InputError(f"not one {name} image could be read; the first: {verdicts.ids[0]}: {verdicts.errors[0]}")
     return scores

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 
 from recondite.datasets import open_images, read_batches
-from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.files import atomic_file
 from recondite.plots import plot_comparison
@@ -15,7 +14,7 @@ from recondite.screen import Screen
 _FORMATS = (".png", ".svg", ".pdf")
 
 
-def draw(screen: Screen, image: object, output: Path) -> Verdicts:
+def draw(screen: Screen, image: object, output: Path, group: str | None = None) -> Verdicts:
     """Judge the first image of a source, draw it into a file, and return its verdict.
 
     Raises:
@@ -28,8 +27,8 @@ def draw(screen: Screen, image: object, output: Path) -> Verdicts:
     batch = next(read_batches(open_images(image, shape=screen.detector.shape), screen.detector.preprocessing, 1))
     if batch.errors[0] is not None:
         raise InputError(f"{batch.ids[0]}: {batch.errors[0]}")
-    assert len(batch.ids) <= SCORING_BATCH
-    verdicts = screen.judge(screen.detector.score_batch(batch, feature_score=True, reconstruction=True), batch.labels)
+    labels = batch.labels if group is None else [group]
+    verdicts = screen.judge(screen.detector.score_batch(batch, feature_score=True, reconstruction=True), labels)
     assert verdicts.reconstruction is not None
     assert verdicts.feature_score is not None
     figure = plot_comparison(

@@ -16,7 +16,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     A reader, or a crash at any moment, sees the old file or the new one, never a part of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".recondite-", suffix=".partial")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -33,18 +33,20 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`.
 
-    An existing folder is moved aside first and removed last. `recover_folder` undoes a crash
-    between the two moves.
+    An existing folder is moved aside first and removed last. After a crash between the two moves the old folder is
+    found by `existing_folder`, and put back by the next write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    recover_folder(path)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    old = _aside(path)
+    if old.exists() and not path.exists():
+        old.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".recondite-", suffix=".partial"))
     try:
         yield temporary
         for file in temporary.iterdir():
             _flush_to_disk(file)
         temporary.chmod(0o777 & ~_umask())
-        old = _aside(path)
         if path.exists():
             path.rename(old)
         temporary.rename(path)
@@ -54,14 +56,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def recover_folder(path: Path) -> None:
-    """Put back the old folder if a crash hit `atomic_folder` between its two moves."""
+def existing_folder(path: Path) -> Path:
+    """Return `path`, or the old folder that a crash of `atomic_folder` left beside it. Nothing is moved."""
     old = _aside(path)
-    if old.exists():
-        if path.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(path)
+    return old if old.is_dir() and not path.exists() else path
 
 
 def sha256_of_file(path: Path) -> str:
@@ -71,7 +69,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+    return path.with_name(f".{path.name}.recondite-old")
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -6,7 +6,7 @@ channel in float32 -> match the number of channels. So the same picture gives th
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,9 @@ class Preprocessing:
         Raises:
             InputError: it cannot be decoded, holds NaN or values outside [0, 1], or does not fit.
         """
-        pixels = decode(source)
         if not self.is_image:
-            return _vector(pixels, self.shape)
-        planes = _planes(pixels, self.shape[0])
+            return _vector(_load(source)[0], self.shape)
+        planes = _planes(decode(source), self.shape[0])
         channels, height, width = self.shape
         resized = np.stack([_resize(plane, height, width) for plane in planes])
         if len(resized) != channels:
@@ -90,8 +89,21 @@ class Preprocessing:
         return made
 
 
-def decode(source: object) -> NDArray[Any]:
-    """Return the pixels of one image as stored: (H, W), (H, W, C) or (C, H, W), integer or float.
+@dataclass(frozen=True)
+class Pixels:
+    """One image as stored, integer or float.
+
+    Args:
+        planes: (C, H, W).
+        alpha: (H, W), how opaque it is, or None; an array's fourth channel is left among its planes.
+    """
+
+    planes: NDArray[Any]
+    alpha: NDArray[Any] | None = None
+
+
+def decode(source: object) -> Pixels:
+    """Return the pixels of one image.
 
     Args:
         source: a path (an image file, or .npy with one image), the bytes of an image file, a PIL image, a numpy
@@ -100,19 +112,23 @@ def decode(source: object) -> NDArray[Any]:
     Raises:
         InputError: it is not an image that can be read safely.
     """
-    if isinstance(source, str | Path):
-        return _decode_file(Path(source))
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _decode_stream(io.BytesIO(source), "these bytes")
-    if isinstance(source, Image.Image):
-        return _pixels(source)
-    return as_array(source)
+    stored, is_picture = _load(source)
+    axis = channel_axis(stored.shape) if not is_picture else (2 if stored.ndim == 3 else None)
+    planes = stored[None] if axis is None else np.moveaxis(stored, axis, 0)
+    if planes.size == 0:
+        raise InputError(f"the image is empty: shape {stored.shape}")
+    if is_picture and len(planes) in (2, 4):
+        return Pixels(planes[:-1], planes[-1])
+    return Pixels(planes)
 
 
 def as_array(value: object) -> NDArray[Any]:
     """Return a numpy view of an array or a torch tensor (tensors are detached and moved to the CPU)."""
     if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+        try:
+            value = value.detach().cpu().numpy()
+        except TypeError as error:
+            raise InputError(f"expected a tensor of a type that numpy has: {error}") from error
     if isinstance(value, np.ndarray):
         return value
     raise InputError(f"expected an image file, bytes, PIL image, array or tensor; got {type(value).__name__}")
@@ -135,57 +151,62 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
     return 2 if shape[2] < SMALLEST_SIDE else 0
 
 
-def colour_channels(source: object) -> int:
-    """Return how many channels an image has once transparency is gone: 1 for grey, 3 for colour, C for more bands.
-
-    Only an array's own fourth channel counts as a band; in a file it is transparency.
-    """
-    pixels = decode(source)
-    axis = channel_axis(pixels.shape)
-    bands = 1 if axis is None else pixels.shape[axis]
-    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
-        return bands
-    return 1 if bands <= 2 else 3
+def _load(source: object) -> tuple[NDArray[Any], bool]:
+    """Return what is stored, and whether it came as a picture, (H, W) or (H, W, C), or as an array of any layout."""
+    if isinstance(source, str | Path):
+        path = Path(source)
+        return (_load_npy(path), False) if path.suffix.lower() == ".npy" else (_decode_file(path), True)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _guarded(lambda: _open_picture(io.BytesIO(source)), "these bytes"), True
+    if isinstance(source, Image.Image):
+        return _guarded(lambda: _pixels(source), "the picture"), True
+    return as_array(source), False
 
 
 def _decode_file(path: Path) -> NDArray[Any]:
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise InputError(f"the file has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}")
-        if size == 0:
-            raise InputError("the file is empty")
-        if path.suffix.lower() == ".npy":
-            return _load_npy(path)
-        with path.open("rb") as stream:
-            return _decode_stream(stream, "the file")
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}") from error
+    _check_file(path)
+    with path.open("rb") as stream:
+        return _guarded(lambda: _open_picture(stream), "the file")
 
 
 def _load_npy(path: Path) -> NDArray[Any]:
-    try:
-        mapped = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # a damaged header can fail in the parser of literals or in the memory map
-        raise InputError(f"not a readable .npy file: {error}") from error
+    _check_file(path)
+    mapped = _guarded(lambda: np.lib.format.open_memmap(path, mode="r"), "the .npy file")
     if mapped.size > MAX_PIXELS:
         raise InputError(f"the array has {mapped.size:,} values; the limit is {MAX_PIXELS:,}")
     return np.array(mapped)
 
 
-def _decode_stream(stream: Any, name: str) -> NDArray[Any]:
+def _check_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from error
+    if size > MAX_FILE_BYTES:
+        raise InputError(f"the file has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}")
+    if size == 0:
+        raise InputError("the file is empty")
+
+
+def _guarded(read: Callable[[], NDArray[Any]], name: str) -> NDArray[Any]:
     # Decoders meet hostile bytes with nearly any exception; whichever it is, the image is unreadable.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(stream, formats=_PIL_FORMATS) as picture:
-                return _pixels(picture)
+            return read()
     except InputError:
         raise
     except Image.DecompressionBombError as error:
         raise InputError(f"too many pixels to decode safely: {error}") from error
     except Exception as error:
         raise InputError(f"{name} cannot be decoded as an image: {error or type(error).__name__}") from error
+
+
+def _open_picture(stream: Any) -> NDArray[Any]:
+    with Image.open(stream, formats=_PIL_FORMATS) as picture:
+        return _pixels(picture)
 
 
 def _pixels(picture: Image.Image) -> NDArray[Any]:
@@ -206,23 +227,20 @@ def _pixels(picture: Image.Image) -> NDArray[Any]:
         if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
             raise InputError(f"expected at most 16 bits a value; got values from {pixels.min()} to {pixels.max()}")
         pixels = pixels.astype(np.uint16)
-    if pixels.ndim == 3 and pixels.shape[2] == 2:
-        pixels = pixels[..., [0, 0, 0, 1]]
     return pixels
 
 
-def _planes(pixels: NDArray[Any], channels: int) -> list[Floats]:
-    """Split one image into float32 planes (H, W) in [0, 1], composited on white where it has transparency."""
-    axis = channel_axis(pixels.shape)
-    if 0 in pixels.shape:
-        raise InputError(f"the image is empty: shape {pixels.shape}")
-    if axis is None:
-        return [_scale(pixels)]
-    bands = [pixels[i] if axis == 0 else pixels[..., i] for i in range(pixels.shape[axis])]
-    if len(bands) != 4 or channels == 4:
-        return [_scale(band) for band in bands]
-    alpha = _scale(bands[3])
-    return [_scale(band) * alpha + (1 - alpha) for band in bands[:3]]
+def _planes(pixels: Pixels, channels: int) -> list[Floats]:
+    """Return float32 planes (H, W) in [0, 1], laid on white where the image is transparent."""
+    planes, alpha = list(pixels.planes), pixels.alpha
+    if channels == 4 and alpha is not None:
+        planes, alpha = [*planes, alpha], None
+    elif channels != 4 and len(planes) == 4:
+        planes, alpha = planes[:3], planes[3]
+    if alpha is None:
+        return [_scale(plane) for plane in planes]
+    opaque = _scale(alpha)
+    return [_scale(plane) * opaque + (1 - opaque) for plane in planes]
 
 
 def _scale(plane: NDArray[Any]) -> Floats:

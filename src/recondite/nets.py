@@ -1,15 +1,17 @@
 """Encoders and decoders used by more than one detector: general ones for any size, and three reference networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from recondite.errors import InputError
 
+Module = TypeVar("Module", bound=nn.Module)
 NetworkName = Literal["auto", "mnist-microscope", "cats-dogs-screen", "cifar10-vae"]
 
 
@@ -165,26 +167,32 @@ _REFERENCES: dict[str, tuple[tuple[int, ...], int, Callable[[int], Network]]] = 
 }
 
 
+@contextmanager
+def evaluating(module: Module) -> Iterator[Module]:
+    """Put a module into eval mode without gradients, and every part of it back into its own mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield module
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def check_network(encoder: nn.Module, decoder: nn.Module, shape: tuple[int, ...], latent: int, outputs: int) -> None:
     """Run one image of zeros through a user's own encoder and decoder.
 
     Raises:
         InputError: a shape is not what the detector needs.
     """
-    modes = [(module, module.training) for module in (encoder, decoder)]
-    try:
-        encoder.eval()
-        decoder.eval()
-        with torch.inference_mode():
-            encoded = _result(encoder, torch.zeros(1, *shape), "encoder")
-            if encoded.shape != (1, outputs):
-                raise InputError(f"expected an encoder {(1, *shape)} -> {(1, outputs)}; got {tuple(encoded.shape)}")
-            decoded = _result(decoder, torch.zeros(1, latent), "decoder")
-            if decoded.shape != (1, *shape):
-                raise InputError(f"expected a decoder {(1, latent)} -> {(1, *shape)}; got {tuple(decoded.shape)}")
-    finally:
-        for module, training in modes:
-            module.train(training)
+    with evaluating(encoder), evaluating(decoder):
+        encoded = _result(encoder, torch.zeros(1, *shape), "encoder")
+        if encoded.shape != (1, outputs):
+            raise InputError(f"expected an encoder {(1, *shape)} -> {(1, outputs)}; got {tuple(encoded.shape)}")
+        decoded = _result(decoder, torch.zeros(1, latent), "decoder")
+        if decoded.shape != (1, *shape):
+            raise InputError(f"expected a decoder {(1, latent)} -> {(1, *shape)}; got {tuple(decoded.shape)}")
 
 
 def _result(module: nn.Module, probe: Tensor, name: str) -> Tensor:
@@ -192,5 +200,6 @@ def _result(module: nn.Module, probe: Tensor, name: str) -> Tensor:
         result = module(probe)
     except (RuntimeError, ValueError, IndexError) as error:
         raise InputError(f"the {name} does not take an input of shape {tuple(probe.shape)}: {error}") from error
-    assert isinstance(result, Tensor)
+    if not isinstance(result, Tensor):
+        raise InputError(f"expected the {name} to return one tensor; got {type(result).__name__}")
     return result

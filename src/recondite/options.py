@@ -39,7 +39,7 @@ class TrainingOptions:
         float, Field(ge=0, lt=1, description="share of the worst rebuilt training images left out of each epoch")
     ] = 0.0
     precision: Annotated[Literal["fp32", "bf16"], Field(description="of training; scoring is always fp32")] = "fp32"
-    device: Annotated[str, Field(pattern="^(auto|cpu|cuda|mps)$", description="auto, cpu, cuda or mps")] = "auto"
+    device: Annotated[str, Field(pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of weights, shuffling and every random draw")] = 0
 
 

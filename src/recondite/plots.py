@@ -115,17 +115,19 @@ def plot_image(image: ArrayLike, ax: Axes | None = None, title: str = "") -> Axe
     return _bare(ax, title)
 
 
-def plot_heat_map(feature_score: ArrayLike, scale: float, ax: Axes | None = None, title: str = "") -> Axes:
-    """Draw the mean over channels of one image's feature scores (C, H, W), from 0 to `scale`, with a colour bar."""
+def plot_heat_map(
+    feature_score: ArrayLike, scale: tuple[float, float], ax: Axes | None = None, title: str = ""
+) -> Axes:
+    """Draw the mean over channels of one image's feature scores (C, H, W) on a scale (low, high), with a bar."""
     ax = ax or new_axes(3, 3)
-    drawn = ax.imshow(heat(feature_score), cmap=HEAT_MAP, vmin=0, vmax=scale, interpolation="nearest")
+    drawn = ax.imshow(heat(feature_score), cmap=HEAT_MAP, vmin=scale[0], vmax=scale[1], interpolation="nearest")
     if ax.figure is not None:
         ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, extend="max")
     return _bare(ax, title)
 
 
 def plot_comparison(
-    image: ArrayLike, reconstruction: ArrayLike, feature_score: ArrayLike, scale: float, verdict: str
+    image: ArrayLike, reconstruction: ArrayLike, feature_score: ArrayLike, scale: tuple[float, float], verdict: str
 ) -> Figure:
     """Return a figure of input, reconstruction and difference, headed by the verdict in words."""
     figure = Figure(figsize=(9, 3.7), layout="constrained")
@@ -133,7 +135,7 @@ def plot_comparison(
     plot_image(image, left, "input")
     plot_image(reconstruction, middle, "reconstruction")
     plot_heat_map(feature_score, scale, right, "difference (feature score)")
-    figure.suptitle(verdict, fontsize=11, wrap=True)
+    figure.suptitle(verdict, fontsize=11, wrap=True, parse_math=False)
     return figure
 
 
@@ -143,11 +145,15 @@ def heat(feature_score: ArrayLike) -> NDArray[np.float64]:
     return averaged
 
 
-def heat_colours(feature_score: ArrayLike, scale: float) -> NDArray[np.uint8]:
-    """Return one image's heat map as colours (H, W, 3), from 0 to `scale`."""
+def heat_colours(feature_score: ArrayLike, scale: tuple[float, float]) -> NDArray[np.uint8]:
+    """Return one image's heat map as colours (H, W, 3), on a scale (low, high)."""
     from matplotlib import colormaps
 
-    return (colormaps[HEAT_MAP](np.clip(heat(feature_score) / scale, 0, 1))[..., :3] * 255).round().astype(np.uint8)
+    return (
+        (colormaps[HEAT_MAP](np.clip((heat(feature_score) - scale[0]) / (scale[1] - scale[0]), 0, 1))[..., :3] * 255)
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def _bare(ax: Axes, title: str) -> Axes:

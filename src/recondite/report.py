@@ -77,6 +77,11 @@ def _content(
         "shares": {word: f"{count / len(verdicts):.1%}" for word, count in counts.items()},
         "alpha": f"{verdicts.alpha:g}",
         "rule": verdicts.rule,
+        "meaning": (
+            "The outliers of this batch were chosen together (Benjamini-Hochberg), so that few of them are normal."
+            if discovery
+            else "An image is an outlier when its p-value is at most alpha, whatever the outliers look like."
+        ),
         "interval": None if discovery else f"{low:.4f} to {high:.4f}",
         "figures": [_svg(ax) for ax in _figures(screen, verdicts)],
         "galleries": _galleries(screen, verdicts, words, images),
@@ -84,7 +89,7 @@ def _content(
             (name, error) for name, error in zip(verdicts.ids, verdicts.errors, strict=True) if error is not None
         ][:_LISTED],
         "calibration_images": f"{len(screen.calibrator.scores):,}",
-        "map_scale": f"{screen.map_scale:.3g}",
+        "map_scale": [f"{end:.3g}" for end in screen.map_scale],
         "heat_stops": ", ".join(
             f"rgb({','.join(str(round(255 * part)) for part in colormaps[HEAT_MAP](stop)[:3])})"
             for stop in np.linspace(0, 1, 8)
@@ -100,8 +105,8 @@ def promise(screen: Screen, verdicts: Verdicts) -> str:
     if screen.confidence is None:
         return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
     return (
-        f"With {screen.confidence:.0%} confidence in this calibration set, a share of at most {screen.alpha:g} of "
-        "normal images is flagged by mistake."
+        f"With {100 * screen.confidence:g} % confidence in this calibration set, a share of at most "
+        f"{screen.alpha:g} of normal images is flagged by mistake."
     )
 
 
@@ -139,12 +144,12 @@ def _galleries(screen: Screen, verdicts: Verdicts, words: Sequence[str], images:
     ascending = finite[np.argsort(verdicts.instance_score[finite], kind="stable")]
     most, others = ascending[::-1][:_SHOWN], ascending[: max(0, len(ascending) - _SHOWN)]
     least, others = others[:_SHOWN], others[_SHOWN:]
-    nearest = np.argsort(np.abs(verdicts.p_value[others] - verdicts.alpha), kind="stable")[:_SHOWN]
+    nearest = np.argsort(np.abs(verdicts.p_value[others] - screen.alpha), kind="stable")[:_SHOWN]
     sections = [
         ("Most anomalous", "The images that are rebuilt worst, worst first.", most),
         (
             "Closest to the line",
-            "The images whose p-value is nearest to alpha: the doubtful ones.",
+            "The images whose p-value is nearest to the screen's alpha: the doubtful ones.",
             np.sort(others[nearest]),
         ),
         (

@@ -79,7 +79,7 @@ class Verdicts(Scores):
         return [word if error is None else "invalid" for word, error in zip(flagged, self.errors, strict=True)]
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield one row an image, as written to every table and sent over every wire; NaN becomes None."""
+        """Yield one row an image, as written to every table and wire; what is not finite becomes None."""
         for index, word in enumerate(self.words):
             yield {
                 "id": self.ids[index],
@@ -106,8 +106,7 @@ class Verdicts(Scores):
         Raises:
             InputError: `rate` is not in (0, 1).
         """
-        if not 0 < rate < 1:
-            raise InputError(f"expected a false-discovery rate in (0, 1); got {rate!r}")
+        check_rate(rate)
         from scipy.stats import false_discovery_control
 
         valid = ~np.isnan(self.p_value)
@@ -117,5 +116,11 @@ class Verdicts(Scores):
         return replace(self, is_outlier=flags, threshold=float("nan"), alpha=rate, rule="false-discovery rate")
 
 
+def check_rate(rate: float) -> None:
+    """Raise InputError unless this is a false-discovery rate, in (0, 1)."""
+    if not 0 < rate < 1:
+        raise InputError(f"expected a false-discovery rate in (0, 1); got {rate!r}")
+
+
 def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return float(value) if np.isfinite(value) else None

@@ -1,6 +1,7 @@
 """Judging a whole source into a table, in bounded memory, resumable after an interruption."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from recondite.errors import InputError
 from recondite.files import atomic_file
 from recondite.plots import heat_colours
 from recondite.progress import progress as show
-from recondite.scores import Scores, Verdicts
+from recondite.scores import Scores, Verdicts, check_rate
 from recondite.screen import OnBad, Screen
 from recondite.tables import check_table_path, write_table
 
@@ -39,6 +40,7 @@ def sweep(
     *,
     fdr: float | None = None,
     maps: Path | None = None,
+    group: str | None = None,
     on_bad: OnBad = "flag",
     progress: bool = False,
 ) -> Sweep:
@@ -54,6 +56,7 @@ def sweep(
         output: .csv, .jsonl or .parquet; written atomically at the end.
         fdr: control the false-discovery rate over the whole sweep instead of the false-alarm rate.
         maps: a folder for one heat map (PNG) an image, named after its id, all on one scale.
+        group: which group's calibration holds for all of them, where there are groups and folders do not tell.
         on_bad: what an unreadable image becomes; see `Screen.predict`.
         progress: show progress on standard error.
 
@@ -64,11 +67,16 @@ def sweep(
     opened = open_images(images, shape=screen.detector.shape)
     if opened.ids is None:
         raise InputError("a sweep needs a source that can be walked through again; got a stream")
+    if group is not None:
+        opened = opened.labelled(group)
     if maps is not None and not screen.detector.preprocessing.is_image:
         raise InputError("heat maps are of images; this screen takes vectors")
     journal = output.with_name(f".{output.name}.journal")
     named = str(images) if isinstance(images, str | Path) else None
     header = {"screen": screen.fingerprint(), "source": named, "maps": str(maps), "on_bad": on_bad}
+    if fdr is not None:
+        check_rate(fdr)
+    output.parent.mkdir(parents=True, exist_ok=True)
     done = _read_journal(journal, header)
     taken_up = len(done)
     _write_journal(journal, header, done)
@@ -130,13 +138,16 @@ def _in_order(done: _Done, images: ImageSet) -> tuple[Scores, list[str]]:
         instance_score=np.array([done[name][0] for name in ids], dtype=np.float64),
         errors=tuple(done[name][1] for name in ids),
     )
-    return scores, [images.labels[index] if images.labels is not None else "" for index in kept]
+    return scores, [images.label(index) for index in kept]
 
 
-def _write_maps(folder: Path, verdicts: Verdicts, scale: float) -> None:
+def _write_maps(folder: Path, verdicts: Verdicts, scale: tuple[float, float]) -> None:
     assert verdicts.feature_score is not None
     for name, feature_score, error in zip(verdicts.ids, verdicts.feature_score, verdicts.errors, strict=True):
         if error is None:
             # The whole id, suffix included: a.png and a.jpg, or the same name in two folders, do not collide.
-            with atomic_file(folder / f"{name}.map.png") as temporary:
+            target = folder / f"{name}.map.png"
+            if not Path(os.path.abspath(target)).is_relative_to(os.path.abspath(folder)):
+                raise InputError(f"the id {name!r} names a file outside {folder}")
+            with atomic_file(target) as temporary:
                 Image.fromarray(heat_colours(feature_score, scale)).save(temporary, format="PNG")

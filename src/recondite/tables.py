@@ -36,7 +36,11 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             import pyarrow
             import pyarrow.parquet
 
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), temporary)
+            table = pyarrow.Table.from_pylist([dict(row) for row in rows])
+            # A column of nothing but None is text: its type must not depend on whether a file was bad.
+            types = [pyarrow.string() if pyarrow.types.is_null(field.type) else field.type for field in table.schema]
+            schema = pyarrow.schema(list(zip(table.column_names, types, strict=True)))
+            pyarrow.parquet.write_table(table.cast(schema), temporary)
             return
         with temporary.open("w", newline="", encoding="utf-8") as stream:
             if suffix == ".jsonl":

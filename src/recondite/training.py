@@ -5,13 +5,14 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,18 +21,17 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recondite.artifacts import read_tensors, write_tensors
-from recondite.datasets import Rows
-from recondite.errors import InputError, ReconditeError
+from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.files import atomic_file
+from recondite.nets import evaluating
 from recondite.options import TrainingOptions, options_to_json
 from recondite.progress import progress
+from recondite.spool import Rows
 
 CHECKPOINT = "checkpoint.safetensors"
-STEPS, EPOCHS = "steps.csv", "epochs.csv"
+STEPS, EPOCHS, TENSORBOARD = "steps.csv", "epochs.csv", "tensorboard"
 _WARM_UP = 0.15
 _START_DIVISOR, _END_DIVISOR = 25.0, 1e5
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class Trainable(Protocol):
@@ -78,8 +78,9 @@ def train(
     """Train a detector in place.
 
     Each epoch draws all its random numbers from a generator seeded by (seed, epoch), so a run that was killed and
-    resumed from its last checkpoint ends with the same bits as one that was not. Under torchrun the images of each step
-    are shared out over the processes and their gradients averaged; batch-norm statistics are averaged once an epoch.
+    resumed from its last checkpoint ends, on a processor, with the same bits as one that was not. Under torchrun the
+    images of each step are shared out over the processes and their gradients averaged; batch-norm statistics are
+    averaged once an epoch.
 
     Args:
         detector: a `Trainable` module.
@@ -113,19 +114,6 @@ def learning_rate_at(options: TrainingOptions, step: int, steps: int) -> float:
     return _cosine(peak, peak / _END_DIVISOR, (done - warm_up) / (1 - warm_up))
 
 
-@contextmanager
-def evaluating(module: Module) -> Iterator[Module]:
-    """Put a module into eval mode without gradients, and every part of it back into its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield module
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
 class _Run:
     def __init__(
         self,
@@ -157,7 +145,7 @@ class _Run:
         if first_epoch == 0:
             self._start_logs()
             self._save(0)
-        batches = list(_batch_slices(len(self.images), self.options.batch_size))
+        batches = list(self._slices(len(self.images)))
         total = (self.options.epochs - first_epoch) * len(batches)
         with progress("training", total, self.show_progress) as advance:
             for epoch in range(first_epoch + 1, self.options.epochs + 1):
@@ -177,8 +165,8 @@ class _Run:
         order = np.random.default_rng([self.options.seed, epoch]).permutation(len(self.images))
         if self.options.trim and epoch > 1:
             order = self._without_worst(order)
-        batches = list(_batch_slices(len(order), self.options.batch_size))
-        full_batches = len(list(_batch_slices(len(self.images), self.options.batch_size)))
+        batches = list(self._slices(len(order)))
+        full_batches = len(list(self._slices(len(self.images))))
         self.detector.train()
         steps = []
         for number, batch in enumerate(batches):
@@ -196,8 +184,12 @@ class _Run:
         means = {name: float(np.mean([line[name] for line in steps])) for name in names}
         if not all(math.isfinite(value) for value in means.values()):
             raise ReconditeError(f"the loss is no longer finite in epoch {epoch}: {means}; try a lower learning_rate")
-        errors = self._errors(self.validation) if self.validation is not None else None
-        validation = float(errors.mean()) if errors is not None else None
+        validation = None
+        if self.validation is not None:
+            # All processes decide by the figure of the first: rounding may differ, and they must stop together.
+            validation = float(self.fabric.broadcast(float(self._errors(self.validation).mean())))
+            if not math.isfinite(validation):
+                raise ReconditeError(f"the validation error is not finite in epoch {epoch}; try a lower learning_rate")
         return {"epoch": epoch, "seconds": time.monotonic() - started, **means, "validation": validation}, steps
 
     def _step(self, chosen: NDArray[np.intp], learning_rate: float) -> dict[str, Tensor]:
@@ -227,7 +219,10 @@ class _Run:
             optimizer.step()
             if self.average is not None:
                 self.average.update_parameters(self.detector)
-            losses[f"loss_{group}"] = loss.detach()
+            losses[f"loss_{group}"] = self._mean_over_processes(loss.detach() * weight)
+
+    def _slices(self, size: int) -> Iterator[slice]:
+        return _batch_slices(size, self.options.batch_size, fewest=2 * self.fabric.world_size)
 
     def _without_worst(self, order: NDArray[np.intp]) -> NDArray[np.intp]:
         errors = self._errors(self.images)
@@ -256,7 +251,15 @@ class _Run:
 
     def _average_buffers(self) -> None:
         if self.fabric.world_size > 1:
-            self._average_over_processes([buffer for buffer in self.detector.buffers() if buffer.is_floating_point()])
+            models = [self.detector] if self.average is None else [self.detector, self.average.module]
+            buffers = [buffer for model in models for buffer in model.buffers()]
+            self._average_over_processes([buffer for buffer in buffers if buffer.is_floating_point()])
+
+    def _mean_over_processes(self, value: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return value
+        mean: Tensor = self.fabric.all_reduce(value, reduce_op="mean")
+        return mean
 
     def _average_over_processes(self, tensors: Sequence[Tensor]) -> None:
         if not tensors:
@@ -272,16 +275,14 @@ class _Run:
         return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def _note_best(self, epoch: int, validation: float | None) -> None:
-        best = self.history.best_validation
-        if validation is None or not self.options.keep_best:
-            self.history.best_epoch = epoch
-            better = validation is not None and validation <= min(row["validation"] for row in self.history.epochs)
-        else:
-            better = best is None or validation < best
-            if better:
-                self.history.best_epoch = epoch
-                self.best = self._weights()
+        """Keep the weights of the best epoch so far; without validation images, every epoch counts as better."""
+        earlier = [row["validation"] for row in self.history.epochs[:-1]]
+        better = validation is None or not earlier or validation < min(earlier)
         self.stale_epochs = 0 if better else self.stale_epochs + 1
+        if better or not self.options.keep_best:
+            self.history.best_epoch = epoch
+            if validation is not None and self.options.keep_best:
+                self.best = self._weights()
 
     def _finish(self) -> None:
         self.detector.load_state_dict(self.best or self._weights())
@@ -292,6 +293,7 @@ class _Run:
             self.run_folder.mkdir(parents=True, exist_ok=True)
             for name in (CHECKPOINT, STEPS, EPOCHS):
                 (self.run_folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.run_folder / TENSORBOARD, ignore_errors=True)
 
     def _log(self, row: dict[str, Any], steps: list[dict[str, Any]]) -> None:
         if self.run_folder is None or not self.fabric.is_global_zero:
@@ -301,7 +303,7 @@ class _Run:
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            with SummaryWriter(str(self.run_folder / "tensorboard")) as writer:
+            with SummaryWriter(str(self.run_folder / TENSORBOARD)) as writer:
                 for line in steps:
                     for name in line.keys() - {"epoch", "step"}:
                         writer.add_scalar(name, line[name], line["step"])
@@ -310,12 +312,14 @@ class _Run:
 
     def _identity(self) -> str:
         """Return a digest of everything that the weights after an epoch depend on."""
-        options = {k: v for k, v in options_to_json(self.options).items() if k not in ("device", "patience")}
+        training = {k: v for k, v in options_to_json(self.options).items() if k != "patience"}
+        model = [str(self.detector), options_to_json(self.detector.options)]
         shapes = {name: list(value.shape) for name, value in self.detector.state_dict().items()}
-        digest = sha256(json.dumps([options, shapes, len(self.images)], sort_keys=True).encode())
+        known = [training, model, shapes, len(self.images), self.fabric.world_size]
+        digest = sha256(json.dumps(known, sort_keys=True).encode())
         for rows in (self.images, self.validation):
-            for batch in rows.batches(4096) if rows is not None else ():
-                digest.update(batch.tobytes())
+            for batch in rows.batches() if rows is not None else ():
+                digest.update(np.ascontiguousarray(batch).data)
         return digest.hexdigest()
 
     def _save(self, epoch: int) -> None:
@@ -348,26 +352,39 @@ class _Run:
         """Take up the checkpoint, if there is one, and return the epochs it has behind it."""
         if self.run_folder is None or not (self.run_folder / CHECKPOINT).exists():
             return 0
-        arrays, facts = read_tensors(self.run_folder / CHECKPOINT)
+        path = self.run_folder / CHECKPOINT
+        arrays, facts = read_tensors(path)
         if facts.get("identity") != self.identity:
             raise InputError(f"{self.run_folder} belongs to other images or options: leave out --resume to start anew")
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        self.detector.load_state_dict(_under("model/", tensors))
-        self.best = {name: value.to(self.fabric.device) for name, value in _under("best/", tensors).items()}
-        if self.average is not None:
-            self.average.load_state_dict(_under("average/", tensors))
-        for group, optimizer in self.optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in _under(f"optimizer/{group}/", tensors).items():
-                number, _, name = key.partition("/")
-                state.setdefault(int(number), {})[name] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        self.history = History(facts["history"], facts["best_epoch"])
-        self.stale_epochs = facts["stale_epochs"]
+        try:
+            self.detector.load_state_dict(_under("model/", tensors))
+            self.best = {name: value.to(self.fabric.device) for name, value in _under("best/", tensors).items()}
+            if self.average is not None:
+                self.average.load_state_dict(_under("average/", tensors))
+            for group, optimizer in self.optimizers.items():
+                state = _optimizer_state(_under(f"optimizer/{group}/", tensors), self.groups[group])
+                optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            self.history = History(facts["history"], facts["best_epoch"])
+            self.stale_epochs = facts["stale_epochs"]
+            done = int(facts["epoch"])
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise ArtifactError(f"{path} is damaged: {error}") from error
         if self.fabric.is_global_zero:
             for name in (STEPS, EPOCHS):
-                _drop_rows_after(self.run_folder / name, facts["epoch"])
-        return int(facts["epoch"])
+                _drop_rows_after(self.run_folder / name, done)
+        return done
+
+
+def _optimizer_state(tensors: dict[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[int, dict[str, Tensor]]:
+    """Return Adam's state by parameter number, checked: it would write beyond a state of another size."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition("/")
+        if value.dim() and value.shape != parameters[int(number)].shape:
+            raise ValueError(f"{key} has shape {tuple(value.shape)}")
+        state.setdefault(int(number), {})[name] = value
+    return state
 
 
 def _moving_average(detector: nn.Module, decay: float) -> AveragedModel:
@@ -380,13 +397,16 @@ def _make_fabric(options: TrainingOptions) -> Any:
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    fabric = Fabric(
-        accelerator=options.device,
-        devices=local,
-        num_nodes=max(1, world // local),
-        strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-    )
+    try:
+        fabric = Fabric(
+            accelerator=options.device,
+            devices=local,
+            num_nodes=max(1, world // local),
+            strategy="ddp" if world > 1 else "auto",
+            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        )
+    except RuntimeError as error:
+        raise InputError(f"expected a device that this machine has; got {options.device!r}: {error}") from error
     fabric.launch()
     return fabric
 
@@ -400,14 +420,15 @@ def _seeded(*numbers: int) -> Iterator[None]:
         yield
 
 
-def _batch_slices(size: int, batch_size: int) -> Iterator[slice]:
-    """Yield slices of `batch_size` that cover `size`; a last batch of one image joins the one before it.
+def _batch_slices(size: int, batch_size: int, fewest: int) -> Iterator[slice]:
+    """Yield slices of `batch_size` that cover `size`; a last one with fewer than `fewest` joins the one before it.
 
-    Batch norm cannot be trained on a single image.
+    Batch norm cannot be trained on a single image, and each process takes a share of the batch.
     """
     start = 0
     while start < size:
-        end = size if size - start <= batch_size + (batch_size > 1) else start + batch_size
+        rest = size - start
+        end = size if rest <= batch_size or rest - batch_size < min(fewest, batch_size) else start + batch_size
         yield slice(start, end)
         start = end
 

@@ -9,13 +9,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from recondite.datasets import Batch, Rows, open_images, read_batches, split, spool
+from recondite.datasets import Batch, open_images, read_batches
 from recondite.errors import InputError, NotFittedError
 from recondite.images import Preprocessing
+from recondite.nets import evaluating
 from recondite.options import TrainingOptions, make_options
 from recondite.pooling import instance_scores
 from recondite.scores import Scores
-from recondite.training import History, evaluating, train
+from recondite.spool import Rows, rows_at_once, split, spool
+from recondite.training import History, train
 
 SCORING_BATCH = 32
 """Images in every scoring call. Kernels differ in the last bits between batch sizes, so a lone image is padded to a
@@ -29,10 +31,11 @@ class Detector(nn.Module):
     A subclass has a `name`, an `Options` dataclass, and writes two methods:
 
     - `losses(x)` yields (parameter group, scalar loss) in update order;
-    - `reconstruct_tensor(x)` returns the rebuilt batch.
+    - `reconstruct_tensor(x)` returns the rebuilt batch, or `encode_tensor` and `decode_tensor` do so in two steps.
 
-    It may override `encode_tensor`, `decode_tensor`, `measure`, `parameter_groups`, `validation_errors` and `fit_rows`.
-    Batches `x` are float32 tensors (N, *shape) in network units: `scaled` images, see `set_scale`.
+    It may override `measure`, `parameter_groups`, `validation_errors` and `fit_rows`. Batches `x` are float32 tensors
+    (N, *shape): images as the user gave them in `losses` and `validation_errors`, in network units (`scaled`, see
+    `set_scale`) in the methods named after tensors and in `measure`.
 
     Args:
         shape: (C, H, W) for images in [0, 1], or (D,) for vectors, which are standardised column by column.
@@ -91,7 +94,7 @@ class Detector(nn.Module):
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters that each loss updates."""
-        return {"all": list(self.parameters())}
+        return {"all": [parameter for parameter in self.parameters() if parameter.requires_grad]}
 
     def validation_errors(self, x: Tensor) -> Tensor:
         """Return the mean squared error of each image (N,), in network units; lower is better. `x` in image units."""
@@ -139,7 +142,10 @@ class Detector(nn.Module):
             InputError: no readable images, unknown options, or options out of range.
         """
         options = make_options(TrainingOptions, training, "training")
-        spooled = spool(self._batches(open_images(images, role="fit", shape=self.shape), 256), self.shape)
+        if isinstance(validation, float | int) and not 0 <= validation < 1:
+            raise InputError(f"expected a share of the images for validation, in [0, 1); got {validation!r}")
+        size = rows_at_once(self.shape)
+        spooled = spool(self._batches(open_images(images, role="fit", shape=self.shape), size), self.shape)
         rows, held_out = spooled.rows(), None
         if isinstance(validation, float | int):
             part, rest = split(spooled.hashes, [round(validation * len(spooled))], options.seed)
@@ -147,7 +153,7 @@ class Detector(nn.Module):
                 rows, held_out = spooled.rows(rest), spooled.rows(part)
         elif validation is not None:
             opened = open_images(validation, role="inliers", shape=self.shape)
-            held_out = spool(self._batches(opened, 256), self.shape).rows()
+            held_out = spool(self._batches(opened, size), self.shape).rows()
         return self.fit_rows(rows, held_out, options, Path(run_folder) if run_folder else None, resume, progress)
 
     def score(
@@ -198,6 +204,8 @@ class Detector(nn.Module):
 
             def measured(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 feature_scores, image, instances = self.measure(self.scaled(x), score)
+                if instances is not None and top_percent != 100:
+                    raise InputError(f"score {score!r} is one number for an image: it has no top_percent")
                 if instances is None:
                     instances = instance_scores(feature_scores, top_percent)
                 return instances.double(), feature_scores, self.unscaled(image)
@@ -269,10 +277,10 @@ class Detector(nn.Module):
             return
         total = np.zeros(self.shape)
         squares = np.zeros(self.shape)
-        for batch in images.batches(4096):
+        for batch in images.batches():
             total += batch.sum(axis=0, dtype=np.float64)
         mean = total / len(images)
-        for batch in images.batches(4096):
+        for batch in images.batches():
             squares += np.square(batch - mean).sum(axis=0)
         deviation = np.sqrt(squares / len(images))
         # A constant column says nothing, but a later change in it must show: it keeps its own unit.

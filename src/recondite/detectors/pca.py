@@ -1,4 +1,4 @@
-"""Principal component analysis: the exact linear autoencoder, and the baseline that every network should beat.
+"""Principal component analysis: the linear autoencoder in closed form, and the baseline that every network should beat.
 
 Source: Pearson 1901; Ross et al. 2008, IJCV 77:125, for the incremental form (scikit-learn's IncrementalPCA).
 """
@@ -13,11 +13,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from recondite.datasets import Rows
 from recondite.detectors.base import Detector
 from recondite.errors import InputError
 from recondite.options import CHECKED, TrainingOptions
 from recondite.progress import progress
+from recondite.spool import Rows
 from recondite.training import History
 
 _BATCH_VALUES = 1 << 26
@@ -38,6 +38,9 @@ class PcaOptions:
 
 class Pca(Detector):
     """The best linear reconstruction from `latent_size` numbers, fitted in one pass with bounded memory.
+
+    Exact while the images fit into one batch of 2^26 values (21,845 of 32 x 32 x 3); beyond that, batch after batch
+    refines the components, and a little of what each batch cuts off is lost.
 
     Args:
         shape: (C, H, W) or (D,).
@@ -86,8 +89,11 @@ class Pca(Detector):
         self.mean.copy_(torch.from_numpy(model.mean_))
         self.components.copy_(torch.from_numpy(model.components_))
         self.fitted.fill_(True)
-        error = torch.cat([self.validation_errors(torch.from_numpy(b)) for b in (validation or images).batches(1024)])
-        self.history = History([{"epoch": 1, "validation": float(error.double().mean())}], best_epoch=1)
+        error = None
+        if validation is not None:
+            parts = [self.validation_errors(torch.from_numpy(batch)) for batch in validation.batches()]
+            error = float(torch.cat(parts).double().mean())
+        self.history = History([{"epoch": 1, "validation": error}], best_epoch=1)
         return self
 
     def encode_tensor(self, x: Tensor) -> Tensor:

@@ -97,9 +97,6 @@ class Vae(Detector):
         self.log_sigma = nn.Parameter(log_sigma, requires_grad=options.sigma != "fixed")
         self.register_buffer("noise", torch.randn(options.draws, latent, generator=torch.Generator().manual_seed(0)))
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        return {"all": [parameter for parameter in self.parameters() if parameter.requires_grad]}
-
     def losses(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         x = self.scaled(x)
         mean, log_variance = self._posterior(x)
