@@ -118,6 +118,7 @@ def test_wrong_input_is_one_line_that_explains(screen, tmp_path, capsys, argumen
     assert words in error
     assert "Traceback" not in error
     assert error.strip().splitlines()[-1].startswith("error: ")
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 @pytest.mark.parametrize(

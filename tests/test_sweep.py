@@ -107,6 +107,8 @@ def test_wrong_sweeps_are_refused_before_any_work(screens, folder, tmp_path):
             sweep(screens("pca"), folder, tmp_path / "out.csv", fdr=rate)
     with pytest.raises(InputError, match="walked through again"):
         sweep(screens("pca"), iter([np.zeros((8, 8))]), tmp_path / "out.csv")
+    with pytest.raises(InputError, match="different ids"):
+        sweep(screens("pca"), ImageSet(np.zeros((2, 8, 8)), ids=["a", "a"]), tmp_path / "out.csv")
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match="not one of the images"):

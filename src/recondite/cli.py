@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
@@ -154,7 +155,11 @@ def _fit_screen(images: str, output: Path, **settings: Any) -> None:
     check_target(output)
     run_folder = output.with_name(f"{output.name}.run")
     run_folder.mkdir(parents=True, exist_ok=True)
-    screen = fit(images, run_folder=run_folder, progress=True, **settings)
+    try:
+        screen = fit(images, run_folder=run_folder, progress=True, **settings)
+    finally:
+        with suppress(OSError):
+            run_folder.rmdir()  # empty where training never began
     if os.environ.get("RANK", "0") != "0":
         return
     logs = {file.name: file.read_text(encoding="utf-8") for file in sorted(run_folder.glob("*.csv"))}

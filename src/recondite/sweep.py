@@ -61,19 +61,21 @@ def sweep(
         progress: show progress on standard error.
 
     Raises:
-        InputError: no images, a stream, an unknown kind of table; or an unreadable image, with on_bad="raise".
+        InputError: no images, a stream, ids that repeat, an unknown kind of table; or an unreadable image, with on_bad="raise".
     """
     check_table_path(output)
     opened = open_images(images, shape=screen.detector.shape)
     if opened.ids is None:
         raise InputError("a sweep needs a source that can be walked through again; got a stream")
+    if len(set(opened.ids)) < len(opened.ids):
+        raise InputError("a sweep needs different ids: one row each could not be told from another")
     if group is not None:
         opened = opened.labelled(group)
     if maps is not None and not screen.detector.preprocessing.is_image:
         raise InputError("heat maps are of images; this screen takes vectors")
     journal = output.with_name(f".{output.name}.journal")
     named = str(images) if isinstance(images, str | Path) else None
-    header = {"screen": screen.fingerprint(), "source": named, "maps": str(maps), "on_bad": on_bad}
+    header = {"screen": screen.fingerprint(), "source": named, "group": group, "maps": str(maps), "on_bad": on_bad}
     if fdr is not None:
         check_rate(fdr)
     output.parent.mkdir(parents=True, exist_ok=True)
