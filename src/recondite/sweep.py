@@ -61,7 +61,8 @@ def sweep(
         progress: show progress on standard error.
 
     Raises:
-        InputError: no images, a stream, ids that repeat, an unknown kind of table; or an unreadable image, with on_bad="raise".
+        InputError: no images, a stream, ids that repeat, an unknown kind of table; or an unreadable image, with
+            on_bad="raise".
     """
     check_table_path(output)
     opened = open_images(images, shape=screen.detector.shape)
