@@ -313,6 +313,31 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5)
 
 
+def test_two_processes_agree_with_batch_norm_averages_and_a_short_last_batch(tmp_path):
+    script = tmp_path / "fit.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, pathlib, sys
+            import numpy as np, torch
+            from torch import nn
+            from recondite.detectors import build
+            torch.set_num_threads(1)
+            images = np.random.default_rng(0).random((66, 1, 8, 8), dtype=np.float32)
+            encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+            decoder = nn.Sequential(nn.Linear(4, 64), nn.Unflatten(1, (1, 8, 8)))
+            detector = build("autoencoder", image_shape=(1, 8, 8), latent_size=4, encoder=encoder, decoder=decoder)
+            detector.fit(images, epochs=20, batch_size=32, ema=0.9, patience=2, device="cpu", validation=images[:20])
+            said = repr([row["validation"] for row in detector.history.epochs])
+            (pathlib.Path(sys.argv[1]) / os.environ["RANK"]).write_text(said)
+            """
+        )
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*torchrun, str(script), str(tmp_path)], check=True, timeout=240, capture_output=True)
+    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
+
+
 def test_every_step_and_epoch_is_logged(tmp_path, rows):
     train(new(), *rows, OPTIONS, tmp_path)
     steps = table(tmp_path / STEPS)

@@ -1,5 +1,6 @@
 """The one training loop: any detector, any device, one process or several, resumable to the same weights."""
 
+import atexit
 import csv
 import importlib.util
 import json
@@ -408,7 +409,15 @@ def _make_fabric(options: TrainingOptions) -> Any:
     except RuntimeError as error:
         raise InputError(f"expected a device that this machine has; got {options.device!r}: {error}") from error
     fabric.launch()
+    if world > 1:
+        atexit.register(_leave_processes)
     return fabric
+
+
+def _leave_processes() -> None:
+    """Leave the group in order: threads of it that outlive the interpreter abort the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextmanager
