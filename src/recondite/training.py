@@ -128,6 +128,7 @@ class _Run:
         self.fabric = _make_fabric(options)
         detector.to(self.fabric.device)
         self.detector = detector
+        self._share_first_weights()
         self.images, self.validation, self.options = images, validation, options
         self.run_folder = run_folder
         self.show_progress = show_progress and self.fabric.is_global_zero
@@ -243,6 +244,12 @@ class _Run:
         tensor = torch.from_numpy(np.ascontiguousarray(batch))
         layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
         return tensor.to(self.fabric.device, memory_format=layout, non_blocking=True)
+
+    def _share_first_weights(self) -> None:
+        """Let every process begin with the weights of the first: a user's own networks may have been seeded apart."""
+        if self.fabric.world_size > 1:
+            for value in self.detector.state_dict().values():
+                value.copy_(self.fabric.broadcast(value.detach().cpu().contiguous()))
 
     def _average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         if self.fabric.world_size == 1:
