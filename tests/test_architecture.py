@@ -22,6 +22,7 @@ ROWS = [
         "pooling",
         "nets",
         "plots",
+        "runlog",
         "presets",
     ],
     ["datasets"],

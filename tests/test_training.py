@@ -13,8 +13,9 @@ from recondite import training
 from recondite.detectors import build
 from recondite.errors import InputError, ReconditeError
 from recondite.options import TrainingOptions
+from recondite.runlog import EPOCHS, STEPS
 from recondite.spool import Rows
-from recondite.training import CHECKPOINT, EPOCHS, STEPS, learning_rate_at, train
+from recondite.training import CHECKPOINT, learning_rate_at, train
 
 OPTIONS = TrainingOptions(epochs=6, batch_size=32, learning_rate=5e-3, seed=3)
 

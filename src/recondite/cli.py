@@ -149,7 +149,7 @@ def _fit_screen(images: str, output: Path, **settings: Any) -> None:
 
     from recondite.artifacts import check_target
     from recondite.fitting import fit
-    from recondite.training import TENSORBOARD
+    from recondite.runlog import TENSORBOARD
 
     output = Path(os.path.abspath(output))
     check_target(output)

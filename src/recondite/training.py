@@ -1,12 +1,9 @@
 """The one training loop: any detector, any device, one process or several, resumable to the same weights."""
 
 import atexit
-import csv
-import importlib.util
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,14 +20,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recondite.artifacts import read_tensors, write_tensors
 from recondite.errors import ArtifactError, InputError, ReconditeError
-from recondite.files import atomic_file
 from recondite.nets import evaluating
 from recondite.options import TrainingOptions, options_to_json
 from recondite.progress import progress
+from recondite.runlog import drop_logs_after, log_epoch, start_logs
 from recondite.spool import Rows
 
 CHECKPOINT = "checkpoint.safetensors"
-STEPS, EPOCHS, TENSORBOARD = "steps.csv", "epochs.csv", "tensorboard"
 _WARM_UP = 0.15
 _START_DIVISOR, _END_DIVISOR = 25.0, 1e5
 
@@ -298,25 +294,12 @@ class _Run:
 
     def _start_logs(self) -> None:
         if self.run_folder is not None and self.fabric.is_global_zero:
-            self.run_folder.mkdir(parents=True, exist_ok=True)
-            for name in (CHECKPOINT, STEPS, EPOCHS):
-                (self.run_folder / name).unlink(missing_ok=True)
-            shutil.rmtree(self.run_folder / TENSORBOARD, ignore_errors=True)
+            (self.run_folder / CHECKPOINT).unlink(missing_ok=True)
+            start_logs(self.run_folder)
 
     def _log(self, row: dict[str, Any], steps: list[dict[str, Any]]) -> None:
-        if self.run_folder is None or not self.fabric.is_global_zero:
-            return
-        _append_rows(self.run_folder / STEPS, steps)
-        _append_rows(self.run_folder / EPOCHS, [row])
-        if importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            with SummaryWriter(str(self.run_folder / TENSORBOARD)) as writer:
-                for line in steps:
-                    for name in line.keys() - {"epoch", "step"}:
-                        writer.add_scalar(name, line[name], line["step"])
-                if row["validation"] is not None:
-                    writer.add_scalar("validation", row["validation"], steps[-1]["step"])
+        if self.run_folder is not None and self.fabric.is_global_zero:
+            log_epoch(self.run_folder, row, steps)
 
     def _identity(self) -> str:
         """Return a digest of everything that the weights after an epoch depend on."""
@@ -379,8 +362,7 @@ class _Run:
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"{path} is damaged: {error}") from error
         if self.fabric.is_global_zero:
-            for name in (STEPS, EPOCHS):
-                _drop_rows_after(self.run_folder / name, done)
+            drop_logs_after(self.run_folder, done)
         return done
 
 
@@ -455,26 +437,3 @@ def _cosine(start: float, end: float, done: float) -> float:
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
-
-
-def _drop_rows_after(path: Path, epoch: int) -> None:
-    """Remove what an interrupted epoch may have written; it will be run again."""
-    if not path.exists():
-        return
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        kept = [row for row in reader if int(row["epoch"]) <= epoch]
-        names = reader.fieldnames or []
-    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=names)
-        writer.writeheader()
-        writer.writerows(kept)
