@@ -18,7 +18,7 @@ from recondite.catalog import open_named
 from recondite.datasets import open_images
 from recondite.metrics import auroc, rate
 from recondite.presets import PRESETS
-from recondite.spool import split, spool
+from recondite.spool import read_all, split
 
 EIGHT = ("airplane", "automobile", "bird", "deer", "frog", "horse", "ship", "truck")
 DETECTOR_OPTIONS = ("network", "latent_size", "sigma", "initial_sigma", "beta", "draws")
@@ -56,7 +56,7 @@ def cats_dogs(epochs: int | None) -> None:
     detector = trained("cats-dogs-screen", "cifar10/train:cat,dog", normal, epochs, keep_best=False)
     images = open_images(normal)
     scores = detector.score(images).instance_score
-    spooled = spool(detector._batches(images), detector.shape)
+    spooled = read_all(images, detector.preprocessing)
     calibrating, measuring = split(spooled.hashes, [1000], seed=0)
     screen = Screen(detector=detector, calibrator=Calibrator(scores[calibrating]), alpha=0.05)
     realised = rate(screen.calibrator.is_outlier(scores[measuring], 0.05))

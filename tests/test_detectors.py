@@ -194,6 +194,17 @@ def test_maps_of_likelihoods_are_brighter_where_an_image_is_odder(digits, score)
     assert colours[:3, :3].mean() > 2 * colours[4:, 4:].mean()
 
 
+def test_dropout_and_batch_norm_of_your_own_are_off_while_scoring(digits):
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 6))
+    decoder = nn.Sequential(nn.Linear(6, 64), nn.Unflatten(1, (1, 8, 8)))
+    detector = build("autoencoder", image_shape=(1, 8, 8), latent_size=6, encoder=encoder, decoder=decoder)
+    detector.fit(digits[:200], epochs=2)
+    before = detector.score(digits[:5]).instance_score
+    detector.train()
+    np.testing.assert_array_equal(detector.score(digits[:5]).instance_score, before)
+    assert encoder[3].training
+
+
 def test_half_a_network_of_your_own_is_refused():
     with pytest.raises(InputError, match="encoder only"):
         build("autoencoder", image_shape=(1, 8, 8), encoder=nn.Flatten())

@@ -210,7 +210,7 @@ def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet
 
 
 def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
     if path.is_dir():
         return _open_folder(path, role)
     if path.is_file():

@@ -15,8 +15,8 @@ from recondite.detectors.base import FEWEST_VALIDATED, SCORING_BATCH
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
 from recondite.presets import get_preset
-from recondite.screen import OnBad, Screen, calibration_scores, nameless, read_all
-from recondite.spool import Rows, Spool, split
+from recondite.screen import OnBad, Screen, calibration_scores, nameless
+from recondite.spool import Rows, Spool, read_all, split
 
 _BAD_FILES_LISTED = 100
 
@@ -83,7 +83,7 @@ def fit(
         shape = recipe.shape
     model = build(name, image_shape=shape, seed=training.seed, encoder=encoder, decoder=decoder, **chosen)
 
-    spooled = read_all(source, model, progress)
+    spooled = read_all(source, model.preprocessing, progress)
     sets = _three_sets(spooled, model, validation, calibration, training.seed, progress)
     if on_bad == "raise" and sets.bad:
         raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")
@@ -135,10 +135,10 @@ def _three_sets(
     calibrating, validating, fitting = split(spooled.hashes, [round(share * len(spooled)) for share in shares], seed)
     held_out, tuned_on = spooled, spooled
     if not isinstance(calibration, float | int):
-        held_out = read_all(open_images(calibration, role="inliers", shape=model.shape), model, shown)
+        held_out = read_all(open_images(calibration, role="inliers", shape=model.shape), model.preprocessing, shown)
         calibrating = np.arange(len(held_out))
     if not isinstance(validation, float | int | None):
-        tuned_on = read_all(open_images(validation, role="inliers", shape=model.shape), model, shown)
+        tuned_on = read_all(open_images(validation, role="inliers", shape=model.shape), model.preprocessing, shown)
         validating = np.arange(len(tuned_on))
     elif len(validating) < FEWEST_VALIDATED:
         fitting, validating = np.concatenate([fitting, validating]), validating[:0]

@@ -5,7 +5,6 @@ channel in float32 -> match the number of channels. So the same picture gives th
 """
 
 import io
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,8 +164,7 @@ def _load(source: object) -> tuple[NDArray[Any], bool]:
 
 def _decode_file(path: Path) -> NDArray[Any]:
     _check_file(path)
-    with path.open("rb") as stream:
-        return _guarded(lambda: _open_picture(stream), "the file")
+    return _guarded(lambda: _open_picture(path), "the file")
 
 
 def _load_npy(path: Path) -> NDArray[Any]:
@@ -180,8 +178,6 @@ def _load_npy(path: Path) -> NDArray[Any]:
 def _check_file(path: Path) -> None:
     try:
         size = path.stat().st_size
-        with path.open("rb"):
-            pass
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from error
     if size > MAX_FILE_BYTES:
@@ -193,9 +189,7 @@ def _check_file(path: Path) -> None:
 def _guarded(read: Callable[[], NDArray[Any]], name: str) -> NDArray[Any]:
     # Decoders meet hostile bytes with nearly any exception; whichever it is, the image is unreadable.
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return read()
+        return read()
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -204,8 +198,8 @@ def _guarded(read: Callable[[], NDArray[Any]], name: str) -> NDArray[Any]:
         raise InputError(f"{name} cannot be decoded as an image: {error or type(error).__name__}") from error
 
 
-def _open_picture(stream: Any) -> NDArray[Any]:
-    with Image.open(stream, formats=_PIL_FORMATS) as picture:
+def _open_picture(file: Path | io.BytesIO) -> NDArray[Any]:
+    with Image.open(file, formats=_PIL_FORMATS) as picture:
         return _pixels(picture)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from recondite.artifacts import Tensors, read_folder, write_folder
 from recondite.calibration import Calibrator, Guarantee
-from recondite.datasets import Batch, ImageSet, open_images, read_batches
+from recondite.datasets import Batch, open_images, read_batches
 from recondite.detectors import Detector, build
 from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import ArtifactError, InputError
@@ -25,13 +25,12 @@ from recondite.images import Preprocessing
 from recondite.options import options_to_json
 from recondite.progress import progress as show
 from recondite.scores import Scores, Verdicts, check_rate
-from recondite.spool import Rows, Spool, rows_at_once, spool
+from recondite.spool import Rows, read_all
 from recondite.training import History
 
 SCHEMA = 1
 KIND = "recondite screen"
 _DETECTOR_FILE, _CALIBRATION_FILE = "detector.safetensors", "calibration.safetensors"
-_SHARE = 16  # of a chunk of 64 MB: several batches are read ahead
 
 OnBad = Literal["flag", "skip", "raise"]
 
@@ -128,7 +127,8 @@ class Screen:
         Raises:
             InputError: none of them can be read, or there are too few for alpha.
         """
-        spooled = read_all(open_images(images, role="inliers", shape=self.detector.shape), self.detector)
+        opened = open_images(images, role="inliers", shape=self.detector.shape)
+        spooled = read_all(opened, self.detector.preprocessing)
         scores = calibration_scores(self.detector, spooled.rows())
         groups = tuple(spooled.labels) if by_folder else None
         calibration = {"images": len(spooled), "fingerprint": spooled.fingerprint(), "unreadable": len(spooled.bad)}
@@ -341,18 +341,6 @@ def load(path: Path | str, *, encoder: nn.Module | None = None, decoder: nn.Modu
         )
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ArtifactError(f"{path} is not a consistent screen: {error}") from error
-
-
-def read_all(images: ImageSet, detector: Detector, shown: bool = False) -> Spool:
-    """Read every image of a source once, as the detector sees it."""
-    with show("reading images", images.size, shown) as advance:
-
-        def counted() -> Iterator[Batch]:
-            for batch in read_batches(images, detector.preprocessing, max(1, rows_at_once(detector.shape) // _SHARE)):
-                advance(len(batch.ids), "")
-                yield batch
-
-        return spool(counted(), detector.shape)
 
 
 def calibration_scores(detector: Detector, rows: Rows, shown: bool = False) -> NDArray[np.float64]:

@@ -9,11 +9,13 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.datasets import Batch
+from recondite.datasets import Batch, ImageSet, read_batches
 from recondite.errors import InputError
-from recondite.images import Floats
+from recondite.images import Floats, Preprocessing
+from recondite.progress import progress
 
 _CHUNK_BYTES = 1 << 26
+_LARGEST_READ, _READS_IN_A_CHUNK = 256, 16
 
 
 def rows_at_once(shape: tuple[int, ...]) -> int:
@@ -75,6 +77,23 @@ class Spool:
         """Return a SHA-256 over the pixels of these rows that does not depend on their order or names."""
         hashes = self.hashes if rows is None else self.hashes[rows]
         return hashlib.sha256(b"".join(sorted(bytes(h) for h in hashes))).hexdigest()
+
+
+def read_all(images: ImageSet, preprocessing: Preprocessing, shown: bool = False) -> Spool:
+    """Read every image of a source once, a few batches of at most 4 MB ahead.
+
+    Raises:
+        InputError: there was not a single readable image, or the disk is full.
+    """
+    size = max(1, min(_LARGEST_READ, rows_at_once(preprocessing.shape) // _READS_IN_A_CHUNK))
+    with progress("reading images", images.size, shown) as advance:
+
+        def counted() -> Iterator[Batch]:
+            for batch in read_batches(images, preprocessing, size):
+                advance(len(batch.ids), "")
+                yield batch
+
+        return spool(counted(), preprocessing.shape)
 
 
 def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:

@@ -34,6 +34,8 @@ _START_DIVISOR, _END_DIVISOR = 25.0, 1e5
 class Trainable(Protocol):
     """What the loop needs of a detector; tensors are batches (N, *shape) in image units on the detector's device."""
 
+    options: Any
+
     def losses(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield (parameter group, scalar loss) in update order; each group is updated before the next is asked for."""
 

@@ -9,14 +9,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from recondite.datasets import Batch, open_images, read_batches
+from recondite.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.errors import InputError, NotFittedError
 from recondite.images import Preprocessing
 from recondite.nets import evaluating
 from recondite.options import TrainingOptions, make_options
 from recondite.pooling import instance_scores
 from recondite.scores import Scores
-from recondite.spool import Rows, rows_at_once, split, spool
+from recondite.spool import Rows, read_all, split
 from recondite.training import History, train
 
 SCORING_BATCH = 32
@@ -144,8 +144,7 @@ class Detector(nn.Module):
         options = make_options(TrainingOptions, training, "training")
         if isinstance(validation, float | int) and not 0 <= validation < 1:
             raise InputError(f"expected a share of the images for validation, in [0, 1); got {validation!r}")
-        size = rows_at_once(self.shape)
-        spooled = spool(self._batches(open_images(images, role="fit", shape=self.shape), size), self.shape)
+        spooled = read_all(open_images(images, role="fit", shape=self.shape), self.preprocessing, progress)
         rows, held_out = spooled.rows(), None
         if isinstance(validation, float | int):
             part, rest = split(spooled.hashes, [round(validation * len(spooled))], options.seed)
@@ -153,7 +152,7 @@ class Detector(nn.Module):
                 rows, held_out = spooled.rows(rest), spooled.rows(part)
         elif validation is not None:
             opened = open_images(validation, role="inliers", shape=self.shape)
-            held_out = spool(self._batches(opened, size), self.shape).rows()
+            held_out = read_all(opened, self.preprocessing, progress).rows()
         return self.fit_rows(rows, held_out, options, Path(run_folder) if run_folder else None, resume, progress)
 
     def score(
@@ -292,8 +291,8 @@ class Detector(nn.Module):
     def device(self) -> torch.device:
         return self.scale.device
 
-    def _batches(self, images: Any, size: int = SCORING_BATCH) -> Iterator[Batch]:
-        return read_batches(images, self.preprocessing, size)
+    def _batches(self, images: ImageSet) -> Iterator[Batch]:
+        return read_batches(images, self.preprocessing, SCORING_BATCH)
 
     def _map(self, images: object, function: Callable[[Tensor], tuple[Tensor, ...]]) -> NDArray[np.float32]:
         parts = []
