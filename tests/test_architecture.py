@@ -25,7 +25,7 @@ ROWS = [
         "runlog",
         "presets",
     ],
-    ["datasets"],
+    ["datasets", "foreign"],
     ["spool"],
     ["training"],
     ["detectors.base"],
@@ -34,7 +34,7 @@ ROWS = [
     ["screen"],
     ["fitting"],
     ["evaluation", "explanation", "report", "sweep"],
-    ["demonstration"],
+    ["demonstration", "pairs"],
     ["cli"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}

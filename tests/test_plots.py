@@ -75,3 +75,15 @@ def test_plots_draw_into_given_axes():
     axes = plots.new_axes()
     assert plots.plot_scores({"a": [1.0, 2.0]}, ax=axes) is axes
     assert axes.patches
+
+
+def test_a_table_of_aurocs_has_a_number_in_each_cell_and_turns_colour_at_one_half():
+    axes = plots.plot_aurocs([[0.0, 0.504], [1.0, np.nan]], ["one", "two"], ["a", "b"], lines_above=[1])
+    assert [text.get_text() for text in axes.texts] == [".00", ".50", "1.00"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    (image,) = axes.get_images()
+    low, middle, high = (np.array(image.cmap(image.norm(value))[:3]) for value in (0.0, 0.5, 1.0))
+    assert low[0] > low[2]  # red
+    assert high[2] > high[0]  # blue
+    assert middle.min() > 0.95  # white
+    pixels_of(axes)
