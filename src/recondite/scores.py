@@ -1,6 +1,6 @@
 """Scores and verdicts: frozen values that carry numpy arrays. A verdict becomes a record here and nowhere else."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ class Scores:
         errors: N reasons; None where the image was read.
         feature_score: float32 (N, *shape), of each value of the image; NaN for a bad image; None unless asked.
         reconstruction: float32 (N, *shape), in the units of the image; None unless asked.
+        statistics: name -> float64 (N,), what else was found out about each image; None unless asked.
     """
 
     ids: tuple[str, ...]
@@ -27,6 +28,7 @@ class Scores:
     errors: tuple[str | None, ...]
     feature_score: NDArray[np.float32] | None = None
     reconstruction: NDArray[np.float32] | None = None
+    statistics: Mapping[str, NDArray[np.float64]] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,6 +50,8 @@ class Scores:
                 joined[field.name] = tuple(item for value in values for item in value)
             elif isinstance(values[0], np.ndarray):
                 joined[field.name] = np.concatenate(values)
+            elif isinstance(values[0], Mapping):
+                joined[field.name] = {name: np.concatenate([value[name] for value in values]) for name in values[0]}
             else:
                 joined[field.name] = values[0]
         return cls(**joined)

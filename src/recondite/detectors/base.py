@@ -1,6 +1,7 @@
 """The contract of every detector: two methods to write, the rest for free."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,6 +24,31 @@ SCORING_BATCH = 32
 """Images in every scoring call. Kernels differ in the last bits between batch sizes, so a lone image is padded to a
 full batch: that is how it gets the very score it gets among others."""
 FEWEST_VALIDATED = 10
+_INSTANCE, _FEATURES, _REBUILT = "instance score", "feature score", "reconstruction"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a detector finds out about a batch of N images in one pass, in network units.
+
+    Args:
+        feature_scores: (N, *shape), of each value of the image.
+        reconstruction: (N, *shape); None where a detector rebuilds something else than the image.
+        instance_scores: (N,); None where they are pooled from the feature scores.
+        latents: (N, D); None where there is no encoder.
+        statistics: further numbers (N,) an image by name, such as the spread of its latent distribution; the more
+            they resemble a Gaussian among normal images (a logarithm of a norm, say), the better.
+    """
+
+    feature_scores: Tensor
+    reconstruction: Tensor | None
+    instance_scores: Tensor | None = None
+    latents: Tensor | None = None
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Statistics = Callable[[Tensor, Measured], Mapping[str, Tensor]]
+"""A function of a batch in image units and of what was measured on it: name -> (N,)."""
 
 
 class Detector(nn.Module):
@@ -84,13 +110,11 @@ class Detector(nn.Module):
         """Return a batch in network units from latents (N, D)."""
         raise InputError(f"detector {self.name!r} has no decoder")
 
-    def measure(self, x: Tensor, score: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return (feature scores, reconstruction, instance scores) of a batch in network units.
-
-        Instance scores are None where they are pooled from the feature scores.
-        """
-        rebuilt = self.reconstruct_tensor(x)
-        return feature_errors(x, rebuilt, score), rebuilt, None
+    def measure(self, x: Tensor, score: str) -> Measured:
+        """Return the errors by one of the detector's scores, and what else a batch in network units tells."""
+        latents = self.encode_tensor(x) if self.has_encoder else None
+        rebuilt = self.reconstruct_tensor(x) if latents is None else self.decode_tensor(latents)
+        return Measured(feature_scores=feature_errors(x, rebuilt, score), reconstruction=rebuilt, latents=latents)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters that each loss updates."""
@@ -191,36 +215,43 @@ class Detector(nn.Module):
         top_percent: float | None = None,
         feature_score: bool = False,
         reconstruction: bool = False,
+        statistics: Statistics | None = None,
     ) -> Scores:
-        """Score one batch of at most `SCORING_BATCH` images; every score anywhere comes from here."""
+        """Score one batch of at most `SCORING_BATCH` images; every score anywhere comes from here.
+
+        Args:
+            batch: the images.
+            score, top_percent, feature_score, reconstruction: as in `score`.
+            statistics: finds further numbers for each image, within the same padded batch.
+        """
         score = score or self.options.score
         top_percent = self.options.top_percent if top_percent is None else top_percent
         good = batch.good
-        instance = np.full(len(good), np.nan)
-        features = _blank(good, self.shape) if feature_score else None
-        rebuilt = _blank(good, self.shape) if reconstruction else None
-        if good.any():
 
-            def measured(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-                feature_scores, image, instances = self.measure(self.scaled(x), score)
-                if instances is not None and top_percent != 100:
-                    raise InputError(f"score {score!r} is one number for an image: it has no top_percent")
-                if instances is None:
-                    instances = instance_scores(feature_scores, top_percent)
-                return instances.double(), feature_scores, self.unscaled(image)
+        def measured(pixels: Tensor) -> dict[str, Tensor]:
+            result = self.measure(self.scaled(pixels), score)
+            instances = result.instance_scores
+            if instances is not None and top_percent != 100:
+                raise InputError(f"score {score!r} is one number for an image: it has no top_percent")
+            if instances is None:
+                instances = instance_scores(result.feature_scores, top_percent)
+            values = {_INSTANCE: instances.double()}
+            if feature_score:
+                values[_FEATURES] = result.feature_scores
+            if reconstruction and result.reconstruction is not None:
+                values[_REBUILT] = self.unscaled(result.reconstruction)
+            if statistics is not None:
+                values |= {name: value.double() for name, value in statistics(pixels, result).items()}
+            return values
 
-            scores, feature_scores, images = self._run(batch.pixels, measured)
-            instance[good] = scores
-            if features is not None:
-                features[good] = feature_scores
-            if rebuilt is not None:
-                rebuilt[good] = images
+        found = {name: _spread(values, good) for name, values in self._run(batch.pixels, measured).items()}
         return Scores(
             ids=tuple(batch.ids),
-            instance_score=instance,
+            instance_score=found.pop(_INSTANCE),
             errors=tuple(batch.errors),
-            feature_score=features,
-            reconstruction=rebuilt,
+            feature_score=found.pop(_FEATURES, None),
+            reconstruction=found.pop(_REBUILT, None),
+            statistics=found if statistics is not None else None,
         )
 
     def encode(self, images: object) -> NDArray[np.float32]:
@@ -230,7 +261,7 @@ class Detector(nn.Module):
             InputError: an image cannot be read, or the detector has no encoder.
             NotFittedError: `fit` was not called.
         """
-        return self._map(images, lambda x: (self.encode_tensor(self.scaled(x)),))
+        return self._map(images, lambda x: {"": self.encode_tensor(self.scaled(x))})
 
     def reconstruct(self, images: object) -> NDArray[np.float32]:
         """Return each image rebuilt (N, *shape), in image units.
@@ -239,7 +270,7 @@ class Detector(nn.Module):
             InputError: an image cannot be read.
             NotFittedError: `fit` was not called.
         """
-        return self._map(images, lambda x: (self.unscaled(self.reconstruct_tensor(self.scaled(x))),))
+        return self._map(images, lambda x: {"": self.unscaled(self.reconstruct_tensor(self.scaled(x)))})
 
     def decode(self, latents: ArrayLike) -> NDArray[np.float32]:
         """Return the images (N, *shape), in image units, that latents (N, D) stand for.
@@ -252,7 +283,7 @@ class Detector(nn.Module):
         if z.ndim != 2 or len(z) == 0:
             raise InputError(f"expected latents (N, D); got shape {z.shape}")
         parts = [
-            self._run(z[start : start + SCORING_BATCH], lambda x: (self.unscaled(self.decode_tensor(x)),))[0]
+            self._run(z[start : start + SCORING_BATCH], lambda x: {"": self.unscaled(self.decode_tensor(x))})[""]
             for start in range(0, len(z), SCORING_BATCH)
         ]
         return np.concatenate(parts)
@@ -288,25 +319,30 @@ class Detector(nn.Module):
         self.scale.copy_(torch.from_numpy(deviation))
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether the detector has latents."""
+        return type(self).encode_tensor is not Detector.encode_tensor
+
+    @property
     def device(self) -> torch.device:
         return self.scale.device
 
     def _batches(self, images: ImageSet) -> Iterator[Batch]:
         return read_batches(images, self.preprocessing, SCORING_BATCH)
 
-    def _map(self, images: object, function: Callable[[Tensor], tuple[Tensor, ...]]) -> NDArray[np.float32]:
+    def _map(self, images: object, function: Callable[[Tensor], dict[str, Tensor]]) -> NDArray[np.float32]:
         parts = []
         for batch in self._batches(open_images(images, shape=self.shape)):
             for name, error in zip(batch.ids, batch.errors, strict=True):
                 if error is not None:
                     raise InputError(f"{name}: {error}")
-            parts.append(self._run(batch.pixels, function)[0])
+            parts.append(self._run(batch.pixels, function)[""])
         return np.concatenate(parts)
 
     def _run(
-        self, rows: NDArray[np.float32], function: Callable[[Tensor], tuple[Tensor, ...]]
-    ) -> tuple[NDArray[Any], ...]:
-        """Apply a function of a tensor batch to rows, padded with zeros to a full batch."""
+        self, rows: NDArray[np.float32], function: Callable[[Tensor], dict[str, Tensor]]
+    ) -> dict[str, NDArray[Any]]:
+        """Apply a function of a tensor batch, name -> (N, ...), to rows, padded with zeros to a full batch."""
         if not self.fitted:
             raise NotFittedError(f"detector {self.name!r} is not fitted: call fit(images) first")
         if len(rows) > SCORING_BATCH:
@@ -318,7 +354,7 @@ class Detector(nn.Module):
         # The short floats that GPUs use by default in convolutions would give another score than a processor does.
         with evaluating(self), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             results = function(tensor.to(self.device, memory_format=layout))
-        return tuple(result[: len(rows)].cpu().numpy() for result in results)
+        return {name: result[: len(rows)].cpu().numpy() for name, result in results.items()}
 
 
 def feature_errors(x: Tensor, rebuilt: Tensor, score: str) -> Tensor:
@@ -334,5 +370,8 @@ def feature_errors(x: Tensor, rebuilt: Tensor, score: str) -> Tensor:
     raise InputError(f"this detector has no score {score!r}")
 
 
-def _blank(good: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return np.full((len(good), *shape), np.nan, dtype=np.float32)
+def _spread(values: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the values of the good images in their places among all, NaN elsewhere."""
+    spread = np.full((len(good), *values.shape[1:]), np.nan, dtype=values.dtype)
+    spread[good] = values
+    return spread

@@ -7,20 +7,22 @@ Differs from An and Cho: the decoder gives a mean only, and sigma does not depen
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from recondite.detectors.base import Detector, feature_errors
+from recondite.detectors.base import Detector, Measured, feature_errors
 from recondite.errors import InputError
 from recondite.nets import NetworkName, check_network, make_network
 from recondite.options import CHECKED
 
 _LARGEST_LOG_VARIANCE = 20.0
 _SMALLEST_LOG_SIGMA = -6.0
+
+VaeScore = Literal["squared_error", "absolute_error", "reconstruction_probability", "elbo"]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -37,10 +39,7 @@ class VaeOptions:
     ] = "shared"
     initial_sigma: Annotated[float, Field(gt=0, le=10, description="the fixed sigma, or where learning starts")] = 0.1
     draws: Annotated[int, Field(ge=1, le=100, description="fixed latent draws that a score averages over")] = 2
-    score: Annotated[
-        Literal["squared_error", "absolute_error", "reconstruction_probability", "elbo"],
-        Field(description="the error that an image is judged by"),
-    ] = "squared_error"
+    score: Annotated[VaeScore, Field(description="the error that an image is judged by")] = "squared_error"
     top_percent: Annotated[
         float, Field(gt=0, le=100, description="share of the worst errors that make up the score of an image")
     ] = 100.0
@@ -106,7 +105,7 @@ class Vae(Detector):
 
     def validation_errors(self, x: Tensor) -> Tensor:
         """Return the negative ELBO of each image (N,), with the fixed noise."""
-        instances = self.measure(self.scaled(x), "elbo")[2]
+        instances = self.measure(self.scaled(x), "elbo").instance_scores
         assert instances is not None
         return instances
 
@@ -117,7 +116,9 @@ class Vae(Detector):
         decoded: Tensor = self.decoder(z)
         return decoded
 
-    def measure(self, x: Tensor, score: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    def measure(self, x: Tensor, score: str) -> Measured:
+        if score not in get_args(VaeScore):
+            raise InputError(f"this detector has no score {score!r}")
         mean, log_variance = self._posterior(x)
         deviation = (log_variance / 2).exp()
         error = "absolute_error" if score == "absolute_error" else "squared_error"
@@ -127,14 +128,19 @@ class Vae(Detector):
             total += feature_errors(x, decoded, error)
             rebuilt += decoded
         features, rebuilt = total / len(self.noise), rebuilt / len(self.noise)
-        if score in ("squared_error", "absolute_error"):
-            return features, rebuilt, None
-        features = self._negative_log_likelihood(features)
-        if score == "reconstruction_probability":
-            return features, rebuilt, None
+        divergence = _kl(mean, log_variance)
+        instances = None
+        if score in ("reconstruction_probability", "elbo"):
+            features = self._negative_log_likelihood(features)
         if score == "elbo":
-            return features, rebuilt, features.flatten(1).double().sum(1) + self.options.beta * _kl(mean, log_variance)
-        raise InputError(f"this detector has no score {score!r}")
+            instances = features.flatten(1).double().sum(1) + self.options.beta * divergence
+        return Measured(
+            feature_scores=features,
+            reconstruction=rebuilt,
+            instance_scores=instances,
+            latents=mean,
+            statistics={"latent_spread": log_variance.mean(1) / 2, "kl": (divergence + 1e-6).log()},
+        )
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
