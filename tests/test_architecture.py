@@ -20,6 +20,7 @@ ROWS = [
         "calibration",
         "catalog",
         "pooling",
+        "maps",
         "nets",
         "plots",
         "runlog",
