@@ -43,7 +43,7 @@ def test_birds_from_the_data_folder(monkeypatch):
     assert len(train.names) == 1600
     assert sorted(set(test.labels)) == ["dog", "other"]
     monkeypatch.delenv("RECONDITE_DATA")
-    with pytest.raises(InputError, match="needs the file birds64"):
+    with pytest.raises(InputError, match="birds64 cannot be downloaded"):
         catalog.open_named("birds64")
 
 

@@ -26,7 +26,7 @@ def test_measures_equal_their_slow_twins_ties_included(inliers, outliers):
 def test_scores_that_cannot_be_measured_are_refused(bad):
     for measure in (
         metrics.auroc,
-        metrics.auroc_interval,
+        metrics.delong_interval,
         metrics.average_precision,
         metrics.outliers_missed_at_95_inliers_kept,
     ):
@@ -36,10 +36,10 @@ def test_scores_that_cannot_be_measured_are_refused(bad):
 
 @given(SCORES, SCORES)
 def test_the_interval_holds_the_auroc_and_mirrors_with_it(inliers, outliers):
-    low, high = metrics.auroc_interval(inliers, outliers)
+    low, high = metrics.delong_interval(inliers, outliers)
     assert 0 <= low <= metrics.auroc(inliers, outliers) <= high <= 1
     assert high > low
-    assert metrics.auroc_interval(outliers, inliers) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+    assert metrics.delong_interval(outliers, inliers) == pytest.approx((1 - high, 1 - low), abs=1e-9)
 
 
 @pytest.mark.parametrize("spread", ["shifted", "two heaps"])
@@ -53,7 +53,7 @@ def test_the_interval_of_the_auroc_covers_the_truth(spread, truth):
             outliers = draws.normal(NormalDist().inv_cdf(truth) * 2**0.5, size=300)
         else:
             outliers = np.where(draws.random(300) < truth, 9.0, -9.0)
-        low, high = metrics.auroc_interval(inliers, outliers)
+        low, high = metrics.delong_interval(inliers, outliers)
         covered.append(low <= truth <= high)
     assert 0.92 <= np.mean(covered) <= 0.985
 

@@ -38,7 +38,7 @@ def test_rows_are_what_the_saved_screen_says_of_held_out_images(done):
         judged = screen.predict(images)
         row = one(rows, detector="pca", outliers=name)
         assert row["auroc"] == metrics.auroc(normal.instance_score, judged.instance_score)
-        assert (row["auroc_low"], row["auroc_high"]) == metrics.auroc_interval(
+        assert (row["auroc_low"], row["auroc_high"]) == metrics.delong_interval(
             normal.instance_score, judged.instance_score
         )
         assert row["outliers_missed_at_95_inliers_kept"] == metrics.outliers_missed_at_95_inliers_kept(

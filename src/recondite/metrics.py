@@ -22,7 +22,7 @@ def auroc(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
     return float(roc_auc_score(*_labelled(inlier_scores, outlier_scores)))
 
 
-def auroc_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[float, float]:
+def delong_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[float, float]:
     """Return the 95 % interval of the AUROC over samples of inliers and outliers, within [0, 1].
 
     DeLong's variance says how many fair coins the AUROC is as uncertain as; the interval is Wilson's for that many. So
@@ -34,7 +34,7 @@ def auroc_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple
     Raises:
         InputError: either is empty or holds NaN.
 
-    >>> [round(end, 3) for end in auroc_interval(range(100), range(100, 200))]
+    >>> [round(end, 3) for end in delong_interval(range(100), range(100, 200))]
     [0.963, 1.0]
     """
     from scipy.stats import norm, rankdata

@@ -230,7 +230,7 @@ class _Judge:
     def row(self, name: str, outliers: Floats) -> Row:
         normal_scores, alarms = self.on_inliers
         scores, flags = self.judge(outliers)
-        low, high = metrics.auroc_interval(normal_scores, scores)
+        low, high = metrics.delong_interval(normal_scores, scores)
         return {
             **self.facts,
             "outliers": name,
