@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,12 @@ from recondite.cli import main
 from recondite.foreign import alter, make_foreign
 from recondite.pairs import NORMALS, run_pairs, to_markdown
 
-FEW = {"normals": ["digits"], "detectors": ["pca"], "outliers": ["constants", "rotated-90", "flipped"]}
+FEW = {
+    "normals": ["digits"],
+    "detectors": ["pca"],
+    "scores": ["error", "auto", "ssim"],
+    "outliers": ["constants", "rotated-90", "flipped"],
+}
 
 
 def one(rows, **facts):
@@ -28,15 +34,14 @@ def done(tmp_path_factory):
 def test_rows_are_what_the_saved_screen_says_of_held_out_images(done):
     folder, rows = done
     (path,) = (folder / "screens").iterdir()
-    screen = recondite.load(path)
     test = open_named("digits/test").items
-    normal = screen.predict(test)
-    for name, images in (
-        ("constants", make_foreign("constants", 1000, (1, 8, 8))),
-        ("rotated-90", alter("rotated-90", test[:, None])),
+    for score, name, images in (
+        ("auto", "constants", make_foreign("constants", 1000, (1, 8, 8))),
+        ("error", "rotated-90", alter("rotated-90", test[:, None])),
     ):
-        judged = screen.predict(images)
-        row = one(rows, detector="pca", outliers=name)
+        screen = recondite.load(path).with_score(score)
+        normal, judged = screen.predict(test), screen.predict(images)
+        row = one(rows, detector="pca", score=score, outliers=name)
         assert row["auroc"] == metrics.auroc(normal.instance_score, judged.instance_score)
         assert (row["auroc_low"], row["auroc_high"]) == metrics.delong_interval(
             normal.instance_score, judged.instance_score
@@ -48,7 +53,19 @@ def test_rows_are_what_the_saved_screen_says_of_held_out_images(done):
         assert row["false_alarms"] == normal.is_outlier.mean()
         assert row["inlier_images"] == 397
         assert row["outlier_images"] == len(images)
-    assert one(rows, detector="pca", outliers="rotated-90")["auroc"] > 0.98
+    assert one(rows, score="error", outliers="rotated-90")["auroc"] > 0.98
+    assert one(rows, score="auto", outliers="constants")["auroc"] > 0.98
+
+
+def test_another_error_of_the_detector_is_measured_with_the_same_weights(done):
+    folder, rows = done
+    screen = recondite.load(next((folder / "screens").iterdir()))
+    by_ssim = screen.detector.scored_by(score="ssim")
+    test, constants = open_named("digits/test").items, make_foreign("constants", 1000, (1, 8, 8))
+    normal, judged = (by_ssim.score(images).instance_score for images in (test, constants))
+    row = one(rows, score="ssim", outliers="constants")
+    assert row["auroc"] == metrics.auroc(normal, judged)
+    assert 0.01 < row["false_alarms"] < 0.1  # calibrated on its own scores
 
 
 def test_baselines_look_at_the_pixels_alone(done):
@@ -69,10 +86,10 @@ def test_what_is_written(done):
     with (folder / "pairs.csv").open(newline="") as stream:
         written = list(csv.DictReader(stream))
     assert [float(row["auroc"]) for row in written] == [row["auroc"] for row in rows]
-    assert len(rows) == 9
+    assert len(rows) == 15
     table = (folder / "pairs.md").read_text()
     assert table == to_markdown(rows)
-    row = one(rows, detector="pca", outliers="constants")
+    row = one(rows, score="error", outliers="constants")
     assert f"| constants | {row['auroc']:.3f}".replace("0.", ".") in table
     with Image.open(folder / "pairs.png") as figure:
         assert figure.width > 300
@@ -111,7 +128,7 @@ def test_other_settings_do_not_take_up_what_does_not_belong_to_them(done):
 
 
 def test_two_seeds_are_two_rows_and_one_cell(tmp_path):
-    rows = run_pairs(tmp_path, **{**FEW, "outliers": ["constants"]}, count=60, seeds=2)
+    rows = run_pairs(tmp_path, **{**FEW, "scores": ["error"], "outliers": ["constants"]}, count=60, seeds=2)
     both = [row["auroc"] for row in rows if row["detector"] == "pca"]
     assert len(both) == 2
     assert both[0] != both[1]
@@ -157,6 +174,8 @@ def test_no_image_is_both_learnt_and_held_out():
         ({"normals": ["cats"]}, "normal sets among mnist"),
         ({"detectors": ["gan"]}, "expected a detector among"),
         ({"outliers": ["clouds"]}, "outliers among other-classes"),
+        ({"scores": ["beauty"]}, "scores among auto, evidence, error"),
+        ({"scores": ["elbo"]}, "got 'elbo'"),
         ({"count": 1}, "at least 2 images"),
         ({"outliers": ["other-classes"]}, "nothing is left"),
     ],
@@ -164,6 +183,15 @@ def test_no_image_is_both_learnt_and_held_out():
 def test_wrong_settings_are_explained(tmp_path, settings, words):
     with pytest.raises(InputError, match=words):
         run_pairs(tmp_path, **{**FEW, **settings})
+
+
+def test_a_score_that_only_some_detectors_have_is_left_out_for_the_others(tmp_path, capsys, monkeypatch):
+    quick = {"vae": {"latent_size": 4, "width": 4, "epochs": 1}, "pca": {"latent_size": 4}}
+    monkeypatch.setitem(NORMALS, "digits", replace(NORMALS["digits"], options=quick))
+    settings = {**FEW, "detectors": ["vae", "pca"], "scores": ["elbo"], "outliers": ["constants"]}
+    rows = run_pairs(tmp_path, **settings, count=20)
+    assert [(row["detector"], row["score"]) for row in rows][:2] == [("vae", "elbo"), ("baseline", "pixel-variance")]
+    assert "left out: pca on digits has no score elbo" in capsys.readouterr().err
 
 
 def test_the_command(tmp_path, capsys):

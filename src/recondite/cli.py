@@ -396,7 +396,7 @@ def bench_pairs(
     output: Output,
     normal: str | None = None,
     detector: str | None = None,
-    scores: str = "error",
+    scores: str | None = None,
     outliers: str | None = None,
     epochs: int | None = None,
     count: int = 1000,
@@ -415,7 +415,7 @@ def bench_pairs(
     detector
         Detectors, such as vae,pca; all by default.
     scores
-        Scores to judge by, such as error.
+        Scores to judge by, such as error,evidence,auto (the default), or other errors of a detector, such as ssim,elbo.
     outliers
         Sets of outliers, such as constants,mnist,flipped; all by default.
     epochs
@@ -431,7 +431,7 @@ def bench_pairs(
         output,
         normals=_names(normal),
         detectors=_names(detector),
-        scores=_names(scores) or (),
+        scores=_names(scores),
         outliers=_names(outliers),
         epochs=epochs,
         count=count,

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,21 @@ from recondite import metrics
 from recondite.calibration import Calibrator
 from recondite.catalog import at_hand
 from recondite.datasets import guess_shape, open_images
-from recondite.detectors import DETECTORS, detector_class
+from recondite.detectors import DETECTORS, build, detector_class
 from recondite.errors import InputError
+from recondite.evidence import AUTO, ERROR, EVIDENCE, possible_scores
 from recondite.files import atomic_file
 from recondite.fitting import fit
 from recondite.foreign import ALTERED, FOREIGN, alter, make_foreign
 from recondite.images import Floats, Preprocessing
+from recondite.options import option_names
 from recondite.plots import plot_aurocs
 from recondite.screen import Screen, load
-from recondite.spool import read_all, split
+from recondite.spool import Rows, read_all, split
 from recondite.tables import write_table
 
 ALPHA = 0.05
+CALIBRATION = 0.2
 OTHER_CLASSES = "other-classes"
 BASELINE = "baseline"
 
@@ -103,7 +106,7 @@ def run_pairs(
     *,
     normals: Sequence[str] | None = None,
     detectors: Sequence[str] | None = None,
-    scores: Sequence[str] = ("error",),
+    scores: Sequence[str] | None = None,
     outliers: Sequence[str] | None = None,
     epochs: int | None = None,
     count: int = 1000,
@@ -121,7 +124,8 @@ def run_pairs(
         folder: where everything is written.
         normals: keys of `NORMALS`; by default all that are at hand.
         detectors: keys of `DETECTORS`; by default all.
-        scores: names of scores; a detector that has not got one is measured by the others.
+        scores: of a screen ("error", "evidence" and "auto" by default, or a statistic) or other errors of a detector
+            ("ssim", "elbo"); a detector that has not got one is measured by the others.
         outliers: names in `OUTLIERS`; by default all.
         epochs: of training, in place of those chosen for each data set.
         count: images in each set, held-out normal ones too, at most.
@@ -138,6 +142,7 @@ def run_pairs(
     if count < 2 or seeds < 1:
         raise InputError(f"expected at least 2 images a set and 1 seed; got {count} and {seeds}")
     wanted = _known(outliers, OUTLIERS, "outliers")
+    judged_by = (ERROR, EVIDENCE, AUTO) if scores is None else tuple(scores)
     for detector in detectors or ():
         detector_class(detector)
     journal = _Journal(folder / "journal.jsonl")
@@ -145,10 +150,11 @@ def run_pairs(
     for name in _normals_at_hand(normals):
         for seed in range(seeds):
             sets = _Sets(NORMALS[name], count, seed)
+            _check_scores(judged_by, detectors or tuple(DETECTORS), sets)
             judges = [
                 _Judge({"normal": name, "detector": detector, "seed": seed, "score": score}, fingerprint, judge, sets)
                 for detector in (*(detectors or DETECTORS), BASELINE)
-                for score, fingerprint, judge in _judges(folder, name, detector, sets, scores, epochs, progress)
+                for score, fingerprint, judge in _judges(folder, name, detector, sets, judged_by, epochs, progress)
             ]
             for key in wanted:
                 rows += _rows(judges, sets, key, journal)
@@ -190,6 +196,13 @@ class _Sets:
     @cached_property
     def inliers(self) -> Floats:
         return self._some(self.normal.test)
+
+    @cached_property
+    def learnt_and_calibrating(self) -> tuple[Rows, Rows]:
+        """All but the calibration images, and these: the same that `fit` sets aside."""
+        spooled = read_all(open_images(self.normal.fit), self.preprocessing)
+        calibrating, rest = split(spooled.hashes, [round(CALIBRATION * len(spooled))], self.seed)
+        return spooled.rows(rest), spooled.rows(calibrating)
 
     def outliers(self, name: str) -> Floats | None:
         """Return a set of outliers (N, *shape); None where this normal set has no such outliers.
@@ -306,9 +319,37 @@ def _judges(
         for score, judge in _baselines(sets).items():
             yield score, "", judge
         return
-    screen = _fitted(folder, normal, detector, sets.seed, epochs, progress)
+    fitted = _fitted(folder, normal, detector, sets.seed, epochs, progress)
     for score in scores:
+        if score in fitted.scores:
+            screen = fitted.with_score(score)
+        elif score in fitted.detector.own_scores():
+            screen = _by_other_error(fitted, score, sets)
+        else:
+            print(f"left out: {detector} on {normal} has no score {score}", file=sys.stderr)
+            continue
         yield score, screen.fingerprint(), partial(_by_screen, screen)
+
+
+def _by_other_error(fitted: Screen, score: str, sets: _Sets) -> Screen:
+    """Return a screen judging by another error of its detector, calibrated on the same images."""
+    bare = replace(fitted, detector=fitted.detector.scored_by(score=score), score=ERROR, evidence=None, observations={})
+    screen = bare.recalibrated(sets.learnt_and_calibrating[1].take(slice(None)))
+    assert screen.facts["calibration"]["fingerprint"] == fitted.facts["calibration"]["fingerprint"]
+    return screen
+
+
+def _check_scores(scores: Sequence[str], detectors: Sequence[str], sets: _Sets) -> None:
+    """Raise InputError for a score that none of the detectors will have, before hours of fitting."""
+    known: dict[str, None] = {}
+    for name in detectors:
+        options = sets.normal.options.get(name, {})
+        own = {key: value for key, value in options.items() if key in option_names(detector_class(name).Options)}
+        model = build(name, image_shape=sets.preprocessing.shape, **own)
+        known |= dict.fromkeys([*possible_scores(model), *model.own_scores()])
+    for score in scores:
+        if score not in known:
+            raise InputError(f"expected scores among {', '.join(known)}; got {score!r}")
 
 
 def _by_screen(screen: Screen, images: Floats) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -332,6 +373,7 @@ def _fitted(folder: Path, normal: str, detector: str, seed: int, epochs: int | N
         NORMALS[normal].fit,
         detector=detector,
         alpha=ALPHA,
+        calibration=CALIBRATION,
         run_folder=run_folder,
         resume=True,
         progress=progress,
@@ -344,12 +386,11 @@ def _fitted(folder: Path, normal: str, detector: str, seed: int, epochs: int | N
 
 def _baselines(sets: _Sets) -> dict[str, Judgement]:
     """Return the two scores that need no detector, calibrated as a screen is."""
-    spooled = read_all(open_images(sets.normal.fit), sets.preprocessing)
-    calibrating, learning = split(spooled.hashes, [round(0.2 * len(spooled))], sets.seed)
+    learnt, calibrating = sets.learnt_and_calibrating
     total = np.zeros(sets.preprocessing.shape)
-    for batch in spooled.rows(learning).batches():
+    for batch in learnt.batches():
         total += batch.sum(axis=0, dtype=np.float64)
-    mean_image = total / len(learning)
+    mean_image = total / len(learnt)
 
     def variance(images: Floats) -> NDArray[np.float64]:
         values: NDArray[np.float64] = images.reshape(len(images), -1).var(axis=1, dtype=np.float64)
@@ -360,7 +401,7 @@ def _baselines(sets: _Sets) -> dict[str, Judgement]:
         return values
 
     def calibrated(score: Callable[[Floats], NDArray[np.float64]]) -> Judgement:
-        parts = [score(batch) for batch in spooled.rows(calibrating).batches()]
+        parts = [score(batch) for batch in calibrating.batches()]
         calibrator = Calibrator(np.concatenate(parts))
 
         def judge(images: Floats) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
