@@ -310,6 +310,8 @@ def test_scoring_in_another_way_shares_the_weights_and_takes_scoring_options_onl
         vae.scored_by(latent_size=3)
     with pytest.raises(InputError, match="option score"):
         vae.scored_by(score="beauty")
+    with pytest.raises(InputError, match="region <= 8"):
+        vae.scored_by(region=9)
     with pytest.raises(InputError, match="choose one"):
         vae.scored_by(region=2).score(digits[:5], top_percent=10)
 

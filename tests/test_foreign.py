@@ -108,6 +108,9 @@ def test_blurring_keeps_the_mean_and_lowers_the_contrast(photographs):
     blurred = alter("blurred", photographs).astype(float)
     np.testing.assert_allclose(blurred.mean(axis=(2, 3)), photographs.mean(axis=(2, 3)), atol=4)
     assert (blurred.std(axis=(2, 3)) <= photographs.std(axis=(2, 3)) + 1).all()
+    np.testing.assert_allclose(
+        alter("blurred", photographs.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2), blurred, atol=1
+    )
 
 
 def test_wrong_names_and_images_are_refused(photographs):

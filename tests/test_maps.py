@@ -70,6 +70,11 @@ def test_errors_are_symmetric_turn_with_the_image_and_vanish_for_equal_ones(erro
         torch.testing.assert_close(error(turned(one), turned(other)), turned(found), atol=1e-5, rtol=1e-5)
 
 
+def test_ssim_of_nearly_equal_images_is_not_negative():
+    one, other = pair((3, 16, 16), count=50, spread=1e-6)
+    assert ssim_error(one, other).min() >= 0
+
+
 def test_ssim_is_two_at_most_for_a_negative():
     one, _ = pair((1, 16, 16))
     assert ssim_error(one, 1 - one).max() <= 2
@@ -80,7 +85,7 @@ def test_ssim_is_two_at_most_for_a_negative():
 def test_plain_and_wild_images_have_a_finite_ssim(level):
     plain = torch.full((2, 3, 8, 8), level)
     noise = 1e4 * torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    for other in (plain, torch.zeros_like(plain), torch.rand_like(plain), noise):
+    for other in (plain, torch.zeros_like(plain), torch.rand_like(plain), noise, plain + noise / 1e4):
         found = ssim_error(plain, other)
         assert torch.isfinite(found).all()
         assert found.min() >= 0

@@ -42,6 +42,12 @@ def test_the_interval_holds_the_auroc_and_mirrors_with_it(inliers, outliers):
     assert metrics.delong_interval(outliers, inliers) == pytest.approx((1 - high, 1 - low), abs=1e-9)
 
 
+def test_fifty_images_told_apart_without_an_error_prove_no_more_than_fifty_images_can():
+    low, high = metrics.delong_interval(range(50), range(50, 100))
+    assert low == pytest.approx(1 / (1 + 1.96**2 / 50), abs=1e-3)
+    assert high == 1
+
+
 @pytest.mark.parametrize("spread", ["shifted", "two heaps"])
 @pytest.mark.parametrize("truth", [0.5, 0.9, 0.98])
 def test_the_interval_of_the_auroc_covers_the_truth(spread, truth):

@@ -31,10 +31,10 @@ def ssim_error(x: Tensor, y: Tensor) -> Tensor:
     radius = min(SSIM_RADIUS, (min(x.shape[2:]) - 1) // 2)
     weights = _gaussian(SSIM_SIGMA, radius)
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = _filtered(torch.cat([x, y, x * x, y * y, x * y]), weights).chunk(5)
-    # Rounding may leave a plain patch a variance just below zero.
-    variances = (mean_xx - mean_x * mean_x).clamp(min=0) + (mean_yy - mean_y * mean_y).clamp(min=0)
+    variances = (mean_xx - mean_x * mean_x) + (mean_yy - mean_y * mean_y)
     covariance = mean_xy - mean_x * mean_y
     likeness = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
+    # Rounding leaves the range: by a little for equal images, far for values far beyond [0, 1].
     return 1 - (likeness / ((mean_x * mean_x + mean_y * mean_y + _C1) * (variances + _C2))).clamp(-1, 1)
 
 
