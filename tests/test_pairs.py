@@ -193,10 +193,21 @@ def test_a_score_that_only_some_detectors_have_is_left_out_for_the_others(tmp_pa
     assert "left out: pca on digits has no score elbo" in capsys.readouterr().err
 
 
+def test_a_detector_may_see_the_images_at_another_size_or_not_at_all(tmp_path, monkeypatch, capsys):
+    sizes = {"pca": {"latent_size": 65}, "autoencoder": {"latent_size": 4, "width": 4, "epochs": 1, "image_size": 12}}
+    monkeypatch.setitem(NORMALS, "digits", replace(NORMALS["digits"], options=sizes))
+    settings = {**FEW, "detectors": ["pca", "autoencoder"], "scores": ["ssim"], "outliers": ["constants"]}
+    rows = run_pairs(tmp_path, **settings, count=50)
+    assert "left out: pca on digits: expected latent_size <= 64" in capsys.readouterr().err
+    (path,) = (tmp_path / "screens").iterdir()
+    assert recondite.load(path).detector.shape == (1, 12, 12)
+    assert [row["detector"] for row in rows] == ["autoencoder", "baseline", "baseline"]
+
+
 def test_the_command(tmp_path, capsys):
     flags = ["--normal", "digits", "--detector", "pca", "--outliers", "constants,gradients", "--count", "50"]
     assert main(["bench", "pairs", *flags, "-o", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "pixel-variance" in printed
+    assert "the lowest of 6 AUROCs" in printed
     assert (tmp_path / "pairs.png").is_file()
     assert main(["bench", "pairs", "--normal", "cats", "-o", str(tmp_path)]) == 2

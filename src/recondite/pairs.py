@@ -50,8 +50,8 @@ class NormalSet:
         fit: images to learn from and to calibrate on, by name.
         test: normal images that were held out, by name.
         others: images of the same data that are not normal, by name; None where all are.
-        options: detector -> its options and those of training, for ten minutes on two cores at most; chosen by
-            validation error and time alone. A detector that is not named here runs with its defaults.
+        options: detector -> its options, those of training and image_size, for ten minutes on two cores at most; chosen
+            by validation error and time alone. A detector that is not named here runs with its defaults.
     """
 
     data: str
@@ -150,10 +150,10 @@ def run_pairs(
     for name in _normals_at_hand(normals):
         for seed in range(seeds):
             sets = _Sets(NORMALS[name], count, seed)
-            _check_scores(judged_by, detectors or tuple(DETECTORS), sets)
+            fitting = _able(name, detectors or tuple(DETECTORS), judged_by, sets.preprocessing.shape)
             judges = [
                 _Judge({"normal": name, "detector": detector, "seed": seed, "score": score}, fingerprint, judge, sets)
-                for detector in (*(detectors or DETECTORS), BASELINE)
+                for detector in (*fitting, BASELINE)
                 for score, fingerprint, judge in _judges(folder, name, detector, sets, judged_by, epochs, progress)
             ]
             for key in wanted:
@@ -197,10 +197,9 @@ class _Sets:
     def inliers(self) -> Floats:
         return self._some(self.normal.test)
 
-    @cached_property
-    def learnt_and_calibrating(self) -> tuple[Rows, Rows]:
+    def learnt_and_calibrating(self, preprocessing: Preprocessing) -> tuple[Rows, Rows]:
         """All but the calibration images, and these: the same that `fit` sets aside."""
-        spooled = read_all(open_images(self.normal.fit), self.preprocessing)
+        spooled = read_all(open_images(self.normal.fit), preprocessing)
         calibrating, rest = split(spooled.hashes, [round(CALIBRATION * len(spooled))], self.seed)
         return spooled.rows(rest), spooled.rows(calibrating)
 
@@ -334,22 +333,35 @@ def _judges(
 def _by_other_error(fitted: Screen, score: str, sets: _Sets) -> Screen:
     """Return a screen judging by another error of its detector, calibrated on the same images."""
     bare = replace(fitted, detector=fitted.detector.scored_by(score=score), score=ERROR, evidence=None, observations={})
-    screen = bare.recalibrated(sets.learnt_and_calibrating[1].take(slice(None)))
+    _, calibrating = sets.learnt_and_calibrating(fitted.detector.preprocessing)
+    screen = bare.recalibrated(calibrating.take(slice(None)))
     assert screen.facts["calibration"]["fingerprint"] == fitted.facts["calibration"]["fingerprint"]
     return screen
 
 
-def _check_scores(scores: Sequence[str], detectors: Sequence[str], sets: _Sets) -> None:
-    """Raise InputError for a score that none of the detectors will have, before hours of fitting."""
+def _able(normal: str, detectors: Sequence[str], scores: Sequence[str], shape: tuple[int, ...]) -> list[str]:
+    """Return the detectors that take images of this shape; the others are left out.
+
+    Raises:
+        InputError: a score that none of them will have; better now than after hours of fitting.
+    """
+    able: list[str] = []
     known: dict[str, None] = {}
     for name in detectors:
-        options = sets.normal.options.get(name, {})
+        options = NORMALS[normal].options.get(name, {})
+        side = options.get("image_size")
         own = {key: value for key, value in options.items() if key in option_names(detector_class(name).Options)}
-        model = build(name, image_shape=sets.preprocessing.shape, **own)
+        try:
+            model = build(name, image_shape=shape if side is None else (shape[0], side, side), **own)
+        except InputError as error:
+            print(f"left out: {name} on {normal}: {error}", file=sys.stderr)
+            continue
+        able.append(name)
         known |= dict.fromkeys([*possible_scores(model), *model.own_scores()])
     for score in scores:
-        if score not in known:
+        if able and score not in known:
             raise InputError(f"expected scores among {', '.join(known)}; got {score!r}")
+    return able
 
 
 def _by_screen(screen: Screen, images: Floats) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -386,7 +398,7 @@ def _fitted(folder: Path, normal: str, detector: str, seed: int, epochs: int | N
 
 def _baselines(sets: _Sets) -> dict[str, Judgement]:
     """Return the two scores that need no detector, calibrated as a screen is."""
-    learnt, calibrating = sets.learnt_and_calibrating
+    learnt, calibrating = sets.learnt_and_calibrating(sets.preprocessing)
     total = np.zeros(sets.preprocessing.shape)
     for batch in learnt.batches():
         total += batch.sum(axis=0, dtype=np.float64)
