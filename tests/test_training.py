@@ -180,6 +180,7 @@ def test_shuffling_is_a_full_permutation(rows):
             super().__init__()
             self.weight = nn.Parameter(torch.zeros(()))
             self.options = options
+            self.batches_a_step = 1
 
         def parameter_groups(self):
             return {"all": [self.weight]}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recondite.detectors.base import Detector
 from recondite.nets import NetworkName, check_network, make_network
 from recondite.options import CHECKED
+from recondite.training import Update
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -65,7 +66,7 @@ class Autoencoder(Detector):
             self.encoder, self.decoder = network.encoder, network.decoder
             self.set_scale(network.low, network.high)
 
-    def losses(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, x: Tensor) -> Iterator[Update]:
         x = self.scaled(x)
         yield "all", (x - self.reconstruct_tensor(x)).square().mean()
 

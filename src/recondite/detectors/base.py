@@ -18,7 +18,7 @@ from recondite.options import TrainingOptions, make_options
 from recondite.pooling import instance_scores
 from recondite.scores import Scores
 from recondite.spool import Rows, read_all, split
-from recondite.training import History, train
+from recondite.training import History, Update, train
 
 SCORING_BATCH = 32
 """Images in every scoring call. Kernels differ in the last bits between batch sizes, so a lone image is padded to a
@@ -59,7 +59,8 @@ class Detector(nn.Module):
     - `losses(x)` yields (parameter group, scalar loss) in update order;
     - `reconstruct_tensor(x)` returns the rebuilt batch, or `encode_tensor` and `decode_tensor` do so in two steps.
 
-    It may override `measure`, `parameter_groups`, `validation_errors` and `fit_rows`. Batches `x` are float32 tensors
+    It may override `measure`, `parameter_groups`, `validation_errors` and `fit_rows`, and have `training_defaults` that
+    differ from those of `TrainingOptions`. Batches `x` are float32 tensors
     (N, *shape): images as the user gave them in `losses` and `validation_errors`, in network units (`scaled`, see
     `set_scale`) in the methods named after tensors and in `measure`.
 
@@ -70,6 +71,8 @@ class Detector(nn.Module):
 
     name: ClassVar[str]
     Options: ClassVar[type]
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
+    batches_a_step: ClassVar[int] = 1
     shift: Tensor
     scale: Tensor
     fitted: Tensor
@@ -88,11 +91,12 @@ class Detector(nn.Module):
 
     # What a subclass writes
 
-    def losses(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, x: Tensor) -> Iterator[Update]:
         """Yield (parameter group, scalar loss) in update order; the group is updated before the next is asked for.
 
         Args:
-            x: (N, *shape) in image units, as every tensor that the training loop hands over.
+            x: (N, *shape) in image units, as every tensor that the training loop hands over; with `batches_a_step` = B,
+                (B N, *shape), B different batches one behind the other.
         """
         raise NotImplementedError
 
@@ -165,7 +169,7 @@ class Detector(nn.Module):
         Raises:
             InputError: no readable images, unknown options, or options out of range.
         """
-        options = make_options(TrainingOptions, training, "training")
+        options = make_options(TrainingOptions, {**self.training_defaults, **training}, "training")
         if isinstance(validation, float | int) and not 0 <= validation < 1:
             raise InputError(f"expected a share of the images for validation, in [0, 1); got {validation!r}")
         spooled = read_all(open_images(images, role="fit", shape=self.shape), self.preprocessing, progress)

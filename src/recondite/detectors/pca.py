@@ -68,13 +68,15 @@ class Pca(Detector):
         self,
         images: Rows,
         validation: Rows | None,
-        training: TrainingOptions,  # noqa: ARG002  a closed form has nothing to set
+        training: TrainingOptions,
         run_folder: Path | None = None,  # noqa: ARG002  one pass: nothing to resume
         resume: bool = False,  # noqa: ARG002
         show_progress: bool = False,
     ) -> Self:
         from sklearn.decomposition import IncrementalPCA
 
+        if training.augment:
+            raise InputError("pca looks at each image once and has no epochs: it takes no augmentation")
         kept = self.options.latent_size
         if len(images) < kept:
             raise InputError(f"{kept} components need at least {kept} images; got {len(images)}")
