@@ -9,7 +9,7 @@ import recondite
 
 ROOT = Path(recondite.__file__).parent
 ROWS = [
-    ["errors", "files", "progress"],
+    ["errors", "files", "pictures", "progress", "processes"],
     [
         "images",
         "scores",
@@ -20,6 +20,8 @@ ROWS = [
         "calibration",
         "catalog",
         "pooling",
+        "alad_nets",
+        "augmentation",
         "nets",
         "plots",
         "runlog",
@@ -29,11 +31,14 @@ ROWS = [
     ["spool"],
     ["training"],
     ["detectors.base"],
-    ["detectors.autoencoder", "detectors.pca", "detectors.vae"],
+    ["detectors.alad", "detectors.autoencoder", "detectors.pca", "detectors.vae"],
     ["detectors"],
     ["screen"],
     ["fitting"],
-    ["evaluation", "explanation", "report", "sweep"],
+    ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
+    ["studies.page"],
+    ["studies.one_class"],
+    ["studies.latent_size"],
     ["demonstration"],
     ["cli"],
 ]

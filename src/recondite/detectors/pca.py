@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from recondite.detectors.base import Detector
+from recondite.detectors.base import Detector, Prior
 from recondite.errors import InputError
 from recondite.options import CHECKED, TrainingOptions
 from recondite.progress import progress
@@ -52,6 +52,8 @@ class Pca(Detector):
 
     name: ClassVar[str] = "pca"
     Options: ClassVar[type] = PcaOptions
+    prior: ClassVar[Prior] = "fitted"
+    trains_by_steps: ClassVar[bool] = False
     options: PcaOptions
     mean: Tensor
     components: Tensor
@@ -91,6 +93,7 @@ class Pca(Detector):
         self.mean.copy_(torch.from_numpy(model.mean_))
         self.components.copy_(torch.from_numpy(model.components_))
         self.fitted.fill_(True)
+        self.fit_prior(images)
         error = None
         if validation is not None:
             parts = [self.validation_errors(torch.from_numpy(batch)) for batch in validation.batches()]

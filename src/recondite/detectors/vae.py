@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from recondite.detectors.base import Detector, Measured, feature_errors
+from recondite.detectors.base import Detector, Measured, Prior, feature_errors
 from recondite.errors import InputError
 from recondite.nets import NetworkName, check_network, make_network
 from recondite.options import CHECKED
@@ -70,6 +70,7 @@ class Vae(Detector):
 
     name: ClassVar[str] = "vae"
     Options: ClassVar[type] = VaeOptions
+    prior: ClassVar[Prior] = "standard normal"
     options: VaeOptions
     noise: Tensor
 
