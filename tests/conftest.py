@@ -21,7 +21,7 @@ def digits():
 
 
 QUICK = {
-    "autoencoder": {"latent_size": 8, "width": 16, "epochs": 15, "learning_rate": 1e-2},
+    "autoencoder": {"latent_size": 8, "width": 16, "epochs": 20, "learning_rate": 1e-2},
     "vae": {"latent_size": 8, "width": 16, "epochs": 25, "learning_rate": 1e-2},
     "pca": {"latent_size": 12},
 }

@@ -28,11 +28,12 @@ def test_the_folder_holds_json_and_safetensors_only(saved):
     assert sorted(file.name for file in saved.iterdir()) == [
         "calibration.safetensors",
         "detector.safetensors",
+        "evidence.safetensors",
         MANIFEST,
     ]
     manifest = json.loads((saved / MANIFEST).read_text())
-    assert manifest["schema"] == 1
-    assert set(manifest["files"]) == {"calibration.safetensors", "detector.safetensors"}
+    assert manifest["schema"] == 2
+    assert set(manifest["files"]) == {"calibration.safetensors", "detector.safetensors", "evidence.safetensors"}
     assert manifest["facts"]["images"]["fingerprint"]
     assert manifest["versions"]["torch"]
 
@@ -73,7 +74,7 @@ def changed(**values):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (changed(schema=2), "has schema 2; this version reads 1"),
+        (changed(schema=1), "has schema 1; this version reads 2"),
         (changed(kind="something"), "expected 'recondite screen'"),
         (changed(detector="gan"), "not a consistent screen"),
         (changed(detector=["vae"]), "not a consistent screen"),
@@ -84,6 +85,13 @@ def changed(**values):
         (changed(preprocessing={"shape": "abc"}), "not a consistent screen"),
         (changed(alpha=7), "not a consistent screen"),
         (changed(alpha="0.05"), "not a consistent screen"),
+        (changed(score="nonsense"), "not a consistent screen"),
+        (changed(score=["auto"]), "not a consistent screen"),
+        (changed(evidence=None), "not a consistent screen"),
+        (changed(evidence={"statistics": []}), "not a consistent screen"),
+        (lambda m: m["evidence"]["statistics"].pop(), "not a consistent screen"),
+        (lambda m: m["evidence"]["statistics"].__setitem__(0, "made up"), "not a consistent screen"),
+        (lambda m: m["evidence"].update(classifier_share="all"), "not a consistent screen"),
         (changed(groups=["a"]), "not a consistent screen"),
         (changed(history={"epoch": []}), "not a consistent screen"),
         (changed(history={"epochs": [], "best_epoch": 3}), "not a consistent screen"),

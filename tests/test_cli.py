@@ -40,6 +40,7 @@ def test_fit_on_the_command_line_equals_fit_in_python(screen):
         "calibration.safetensors",
         "detector.safetensors",
         "epochs.csv",
+        "evidence.safetensors",
         "manifest.json",
         "steps.csv",
     ]

@@ -12,15 +12,16 @@ def tiny(images, **options):
     return recondite.fit(images, **{"detector": "pca", "latent_size": 8, "alpha": 0.1, **options})
 
 
-def test_the_three_parts_share_no_image(digits):
+def test_the_parts_share_no_image(digits):
     doubled = np.concatenate([digits[:300], digits[:300]])  # every image twice
     screen = tiny(doubled)
     facts = screen.facts
     assert facts["calibration"]["images"] == 120
     assert facts["validation"]["images"] == 60
-    assert facts["images"]["images"] == 420
-    counts = [facts[part]["images"] % 2 for part in ("images", "validation", "calibration")]
-    assert counts == [0, 0, 0]  # copies stay together
+    assert facts["evidence"]["images"] == 60
+    assert facts["images"]["images"] == 360
+    counts = [facts[part]["images"] % 2 for part in ("images", "validation", "evidence", "calibration")]
+    assert counts == [0, 0, 0, 0]  # copies stay together
 
 
 def test_the_calibration_scores_are_those_that_predict_gives(digits, screens):

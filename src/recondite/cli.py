@@ -71,7 +71,8 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
 
     preset = _value_of("--preset", tokens)
     name = _value_of("--detector", tokens) or (get_preset(preset).detector if preset else DEFAULT_DETECTOR)
-    own = _flags(f"{name} flags", detector_class(name).Options)
+    # The score is a flag of the command itself, which takes more than the detector's own errors.
+    own = _flags(f"{name} flags", detector_class(name).Options, without=("score",))
     training = _flags("training flags", TrainingOptions, defaults=detector_class(name).training_defaults)
 
     def fit(
@@ -81,13 +82,16 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
         output: Output,
         detector: str | None = None,
         preset: str | None = None,
+        score: str | None = None,
         alpha: float = 0.05,
         confidence: float | None = None,
         guarantee: Literal["exact", "simes", "dkwm", "monte-carlo"] = "exact",
         image_size: str | None = None,
         validation: str = "0.1",
+        evidence: str = "0.1",
         calibration: str = "0.2",
         by_folder: Annotated[bool, Parameter(negative="")] = False,
+        reencoding: Annotated[bool, Parameter(negative="")] = False,
         on_bad: OnBad = "flag",
         resume: Annotated[bool, Parameter(negative="")] = False,
         options: Annotated[Any, Parameter(name="*", group=f"Options of detector {name}")] = None,
@@ -105,6 +109,9 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
             See `recondite detectors`; its own flags are listed below.
         preset
             A recipe; see `recondite detectors`.
+        score
+            What images are judged by: auto (the default: the rarest of error and evidence), error, evidence, one of
+            the detector's own errors ({errors}), or one statistic of the evidence.
         alpha
             Share of normal images that may be flagged.
         confidence
@@ -115,10 +122,14 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
             Pixels a side (32), or height x width (24x32).
         validation
             Share of the images, or other normal images, to choose the best epoch by.
+        evidence
+            Share of the images, or other normal images, to learn the statistics of normal images from.
         calibration
             Share of the images, or other normal images, to set the threshold by.
         by_folder
             Calibrate each sub-folder on its own.
+        reencoding
+            Evidence also looks at the reconstruction encoded again; a better judge that takes longer.
         on_bad
             Unreadable images: flag and skip leave them out and list them, raise stops.
         resume
@@ -128,11 +139,14 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
             images,
             output,
             validation=_share_or_source(validation),
+            evidence=_share_or_source(evidence),
             calibration=_share_or_source(calibration),
             image_size=_image_size(image_size),
             resume=resume,
             detector=detector,
             preset=preset,
+            score=score,
+            reencoding=reencoding,
             alpha=alpha,
             confidence=confidence,
             guarantee=guarantee,
@@ -141,6 +155,7 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
             **{**(options or {}), **(training or {})},
         )
 
+    fit.__doc__ = (fit.__doc__ or "").replace("{errors}", ", ".join(detector_class(name).own_scores()))
     fit.__annotations__["options"] = Annotated[own, Parameter(name="*", group=f"Options of detector {name}")]
     fit.__annotations__["training"] = Annotated[training, Parameter(name="*", group="Options of training")]
     return fit
@@ -346,6 +361,7 @@ def predict(
     report: Path | None = None,
     maps: Path | None = None,
     fdr: float | None = None,
+    score: str | None = None,
     alpha: float | None = None,
     confidence: float | None = None,
     group: str | None = None,
@@ -368,6 +384,8 @@ def predict(
         Folder for a heat map of each image.
     fdr
         Control the false-discovery rate over this batch at this level instead of the false-alarm rate.
+    score
+        Another score than the screen's: error, evidence, auto or a statistic; `recondite info` lists them.
     alpha
         Another false-alarm rate than the screen's.
     confidence
@@ -382,7 +400,7 @@ def predict(
     from recondite.report import promise, write_report
     from recondite.sweep import sweep
 
-    judge = _load(screen, alpha, confidence, device)
+    judge = _load(screen, alpha, confidence, device, score)
     result = sweep(judge, images, output, fdr=fdr, maps=maps, group=group, on_bad=on_bad, progress=True)
     verdicts = result.verdicts
     if result.taken_up:
@@ -403,6 +421,7 @@ def evaluate(
     inliers: str,
     outliers: str,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    score: str | None = None,
     alpha: float | None = None,
     confidence: float | None = None,
     group: str | None = None,
@@ -420,6 +439,8 @@ def evaluate(
         Images that do not belong (of an MVTec-style folder: the rest of test).
     output
         Table to write: .csv, .jsonl or .parquet.
+    score
+        Another score than the screen's: error, evidence, auto or a statistic; `recondite info` lists them.
     alpha
         Another false-alarm rate than the screen's.
     confidence
@@ -434,7 +455,7 @@ def evaluate(
 
     if output is not None:
         check_table_path(output)
-    judge = _load(screen, alpha, confidence, device)
+    judge = _load(screen, alpha, confidence, device, score)
     rows = measure(judge, inliers, outliers, group=group, progress=True)
     _print_table(
         [(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}"
@@ -560,10 +581,12 @@ def demo(*, output: Output = Path("demo"), epochs: int | None = None) -> None:
     print(f"report: {report}")
 
 
-def _load(path: Path, alpha: float | None, confidence: float | None, device: str) -> "Screen":
+def _load(path: Path, alpha: float | None, confidence: float | None, device: str, score: str | None = None) -> "Screen":
     from recondite.screen import load
 
     screen = load(path).to(device)
+    if score is not None:
+        screen = screen.with_score(score)
     if alpha is None and confidence is None:
         return screen
     return screen.with_alpha(screen.alpha if alpha is None else alpha, "keep" if confidence is None else confidence)
@@ -577,6 +600,7 @@ def _screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         ("detector", screen.detector.name),
         ("image", " x ".join(map(str, screen.detector.shape))),
         ("options", ", ".join(f"{k}={v}" for k, v in vars(screen.detector.options).items() if k[0] != "_")),
+        ("judges by", _score_in_words(screen)),
         ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
         ("validation error", "none" if best is None else f"{best:.6g}"),
         (
@@ -592,6 +616,13 @@ def _screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         ("threshold", ", ".join(f"{value:.6g} {group or ''}".strip() for group, value in screen.thresholds.items())),
         ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
     ]
+
+
+def _score_in_words(screen: "Screen") -> str:
+    if screen.evidence is None:
+        return f"{screen.score} ({screen.detector.options.score})"
+    others = ", ".join(name for name in screen.scores if name != screen.score)
+    return f"{screen.score}; its error is {screen.detector.options.score}; --score also takes {others}"
 
 
 def _print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = False) -> None:

@@ -108,6 +108,11 @@ class Batch:
         return np.array([error is None for error in self.errors], dtype=bool)
 
 
+def nameless(pixels: Floats) -> Batch:
+    """Return rows as a batch of readable images without names."""
+    return Batch([""] * len(pixels), [""] * len(pixels), pixels, [None] * len(pixels))
+
+
 def open_images(source: object, *, role: Role = "predict", shape: tuple[int, ...] | None = None) -> ImageSet:
     """Open whatever holds images. Nothing is decoded yet.
 

@@ -28,7 +28,7 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None) 
     if batch.errors[0] is not None:
         raise InputError(f"{batch.ids[0]}: {batch.errors[0]}")
     labels = batch.labels if group is None else [group]
-    verdicts = screen.judge(screen.detector.score_batch(batch, feature_score=True, reconstruction=True), labels)
+    verdicts = screen.judge(screen.score_batch(batch, feature_score=True, reconstruction=True), labels)
     assert verdicts.reconstruction is not None
     assert verdicts.feature_score is not None
     figure = plot_comparison(

@@ -1,10 +1,10 @@
 """Encoders and decoders used by more than one detector: general ones for any size, and three reference networks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -178,6 +178,26 @@ def evaluating(module: Module) -> Iterator[Module]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def recorded(layers: Sequence[nn.Module]) -> Iterator[list[Tensor | None]]:
+    """Keep the first output of each layer while the context lasts; None until it comes."""
+    outputs: list[Tensor | None] = [None] * len(layers)
+
+    def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if outputs[number] is None:
+                outputs[number] = output
+
+        return hook
+
+    handles = [layer.register_forward_hook(keep(number)) for number, layer in enumerate(layers)]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def check_network(encoder: nn.Module, decoder: nn.Module, shape: tuple[int, ...], latent: int, outputs: int) -> None:

@@ -16,12 +16,14 @@ class Preset:
         detector: a name in `DETECTORS`.
         shape: the images it is made for, (C, H, W); None for any.
         options: of the detector and of training.
+        score: what images are judged by; None for the default of `fit`.
     """
 
     summary: str
     detector: str
     shape: tuple[int, ...] | None
     options: Mapping[str, Any]
+    score: str | None = None
 
 
 PRESETS: dict[str, Preset] = {
@@ -29,6 +31,7 @@ PRESETS: dict[str, Preset] = {
         summary="deep convolutional autoencoder, latent 1,000, pixels in [-1, 1]; a screen before a classifier",
         detector="autoencoder",
         shape=(3, 32, 32),
+        score="error",
         options={
             "network": "cats-dogs-screen",
             "latent_size": 1000,
@@ -42,6 +45,7 @@ PRESETS: dict[str, Preset] = {
         summary="variational autoencoder, latent 1,024, fixed sigma .05, two draws",
         detector="vae",
         shape=(3, 32, 32),
+        score="error",
         options={
             "network": "cifar10-vae",
             "latent_size": 1024,
@@ -72,6 +76,7 @@ PRESETS: dict[str, Preset] = {
         summary="small autoencoder of digits, latent 20, with its original settings",
         detector="autoencoder",
         shape=(1, 28, 28),
+        score="error",
         options={
             "network": "mnist-microscope",
             "latent_size": 20,

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from recondite.artifacts import Tensors, read_folder, write_folder
 from recondite.calibration import Calibrator, Guarantee
@@ -21,6 +21,7 @@ from recondite.datasets import Batch, open_images, read_batches
 from recondite.detectors import Detector, build
 from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import ArtifactError, InputError
+from recondite.evidence import ERROR, Evidence, observed
 from recondite.images import Preprocessing
 from recondite.options import options_to_json
 from recondite.progress import progress as show
@@ -28,9 +29,10 @@ from recondite.scores import Scores, Verdicts, check_rate
 from recondite.spool import Rows, read_all
 from recondite.training import History
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "recondite screen"
 _DETECTOR_FILE, _CALIBRATION_FILE = "detector.safetensors", "calibration.safetensors"
+_EVIDENCE_FILE = "evidence.safetensors"
 
 OnBad = Literal["flag", "skip", "raise"]
 
@@ -48,10 +50,13 @@ class Screen:
         confidence: None for a rate that holds on average over calibration sets; 0.95 for one that holds for this
             calibration set with that probability.
         guarantee: what is meant by confidence; see `recondite.calibration.Guarantee`.
+        score: what the calibrator's scores are: "error" for the detector's own, or a score of `evidence`.
+        evidence: makes scores out of the error and further statistics; None for the error alone.
+        observations: with evidence, "error" and each statistic of the calibration images, name -> float64 (n,).
         facts: JSON values that tell how the screen was made.
 
     Raises:
-        InputError: alpha is out of range or too small for the number of calibration images.
+        InputError: alpha is out of range or too small for the number of calibration images, or an unknown score.
     """
 
     detector: Detector
@@ -59,13 +64,23 @@ class Screen:
     alpha: float
     confidence: float | None = None
     guarantee: Guarantee = "exact"
+    score: str = ERROR
+    evidence: Evidence | None = None
+    observations: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.score not in self.scores:
+            raise InputError(f"expected a score among {', '.join(self.scores)}; got {self.score!r}")
         if self.guarantee not in get_args(Guarantee):
             raise InputError(f"expected a guarantee among {', '.join(get_args(Guarantee))}; got {self.guarantee!r}")
         for group in self.calibrator.sizes:
             self.calibrator.threshold(self.alpha, self.confidence, self.guarantee, group)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The scores that this screen can judge by; see `with_score`."""
+        return (ERROR,) if self.evidence is None else self.evidence.scores
 
     @property
     def thresholds(self) -> dict[str | None, float]:
@@ -101,6 +116,10 @@ class Screen:
         for value in detector.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
         digest.update(self.calibrator.scores.tobytes())
+        if self.evidence is not None and self.score != ERROR:
+            digest.update(json.dumps([self.score, self.evidence.to_json()]).encode())
+            for value in self.evidence.tensors().values():
+                digest.update(value.tobytes())
         return digest.hexdigest()
 
     def with_alpha(
@@ -121,6 +140,19 @@ class Screen:
             guarantee=self.guarantee if guarantee == "keep" else guarantee,
         )
 
+    def with_score(self, score: str) -> "Screen":
+        """Return this screen judging by another score, calibrated on the same images; nothing is fitted again.
+
+        Raises:
+            InputError: there is no such score, or alpha is too small for the number of calibration images.
+        """
+        if score == self.score:
+            return self
+        if self.evidence is None or score not in self.scores:
+            raise InputError(f"expected a score among {', '.join(self.scores)}; got {score!r}")
+        scores = self.evidence.score(score, self.observations[ERROR], self.observations)
+        return replace(self, score=score, calibrator=Calibrator(scores, self.calibrator.groups))
+
     def recalibrated(self, images: object, *, by_folder: bool = False) -> "Screen":
         """Return this screen calibrated on other normal images, which the detector must not have learnt from.
 
@@ -129,11 +161,20 @@ class Screen:
         """
         opened = open_images(images, role="inliers", shape=self.detector.shape)
         spooled = read_all(opened, self.detector.preprocessing)
-        scores = calibration_scores(self.detector, spooled.rows())
         groups = tuple(spooled.labels) if by_folder else None
         calibration = {"images": len(spooled), "fingerprint": spooled.fingerprint(), "unreadable": len(spooled.bad)}
         facts = {**self.facts, "calibration": calibration}
-        return replace(self, calibrator=Calibrator(scores, groups), facts=facts)
+        return calibrated(
+            self.detector,
+            self.evidence,
+            self.score,
+            spooled.rows(),
+            groups,
+            alpha=self.alpha,
+            confidence=self.confidence,
+            guarantee=self.guarantee,
+            facts=facts,
+        )
 
     def predict(
         self,
@@ -205,11 +246,28 @@ class Screen:
             if on_bad != "flag" and not batch.good.all():
                 batch = _without_bad(batch, on_bad)
             if batch.ids:
-                scores = self.detector.score_batch(batch, feature_score=feature_score, reconstruction=reconstruction)
+                scores = self.score_batch(batch, feature_score=feature_score, reconstruction=reconstruction)
                 yield self.judge(scores, batch.labels)
 
+    def score_batch(self, batch: Batch, *, feature_score: bool = False, reconstruction: bool = False) -> Scores:
+        """Return the scores of at most `SCORING_BATCH` images that `judge` judges, with statistics if it looks at them.
+
+        Args:
+            batch: the images.
+            feature_score: as in `predict`.
+            reconstruction: as in `predict`.
+        """
+        if self.evidence is None or self.score == ERROR:
+            return self.detector.score_batch(batch, feature_score=feature_score, reconstruction=reconstruction)
+        scores = self.evidence.observer.score_batch(
+            self.detector, batch, feature_score=feature_score, reconstruction=reconstruction
+        )
+        assert scores.statistics is not None
+        combined = self.evidence.score(self.score, scores.instance_score, scores.statistics)
+        return replace(scores, instance_score=combined)
+
     def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts:
-        """Turn scores of this screen's detector into verdicts.
+        """Turn scores that `score_batch` gave into verdicts.
 
         Args:
             scores: N scores.
@@ -239,6 +297,7 @@ class Screen:
             errors=tuple(errors),
             feature_score=scores.feature_score,
             reconstruction=scores.reconstruction,
+            statistics=scores.statistics,
             p_value=p_value,
             is_outlier=flags,
             threshold=self.threshold,
@@ -258,8 +317,10 @@ class Screen:
         state = self.detector.state_dict()
         tensors: dict[str, Tensors] = {
             _DETECTOR_FILE: {name: value.cpu().contiguous().numpy() for name, value in state.items()},
-            _CALIBRATION_FILE: {"scores": self.calibrator.scores},
+            _CALIBRATION_FILE: {"scores": self.calibrator.scores, **self.observations},
         }
+        if self.evidence is not None:
+            tensors[_EVIDENCE_FILE] = self.evidence.tensors()
         names = None
         if self.calibrator.groups is not None:
             unique, codes = np.unique(np.array(self.calibrator.groups), return_inverse=True)
@@ -281,6 +342,8 @@ class Screen:
             "alpha": self.alpha,
             "confidence": self.confidence,
             "guarantee": self.guarantee,
+            "score": self.score,
+            "evidence": None if self.evidence is None else self.evidence.to_json(),
             "thresholds": [{"group": group, "threshold": value} for group, value in self.thresholds.items()],
             "history": {"epochs": detector.history.epochs, "best_epoch": detector.history.best_epoch},
             "facts": dict(self.facts),
@@ -301,22 +364,31 @@ class Screen:
         return self
 
 
-def load(path: Path | str, *, encoder: nn.Module | None = None, decoder: nn.Module | None = None) -> Screen:
+def load(
+    path: Path | str,
+    *,
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+    classifier: Callable[[Tensor], Tensor] | None = None,
+) -> Screen:
     """Load a screen. Nothing in its files is executed.
 
     Args:
         path: the folder that `Screen.save` wrote.
         encoder: a module of the same architecture, where the screen was made with modules of your own.
         decoder: likewise.
+        classifier: the classifier whose features the screen looks at, where it was made with one.
 
     Raises:
         ArtifactError: missing, damaged, altered, of another version, or inconsistent.
-        InputError: the screen needs your own modules and they were not given.
+        InputError: the screen needs your own modules or classifier, and they were not given or are others.
     """
     path = Path(os.path.abspath(path))
     manifest, files = read_folder(path, SCHEMA, KIND)
     if manifest.get("own_modules") and (encoder is None or decoder is None):
         raise InputError(f"{path} was made with your own networks: load it with encoder=... and decoder=...")
+    if (manifest.get("evidence") or {}).get("classifier") and classifier is None:
+        raise InputError(f"{path} looks at the features of a classifier: load it with classifier=...")
     try:
         shape = Preprocessing.from_json(manifest["preprocessing"]).shape
         weights = {name: torch.from_numpy(array) for name, array in files[_DETECTOR_FILE].items()}
@@ -327,35 +399,60 @@ def load(path: Path | str, *, encoder: nn.Module | None = None, decoder: nn.Modu
         )
         detector.load_state_dict(weights)
         detector.history = _history(manifest["history"])
-        calibration = files[_CALIBRATION_FILE]
+        calibration, evidence = files[_CALIBRATION_FILE], None
+        if manifest["evidence"] is not None:
+            evidence = Evidence.from_saved(manifest["evidence"], files[_EVIDENCE_FILE], classifier)
+        observations = _observations(calibration, evidence)
         groups = None
         if manifest["groups"] is not None:
             groups = tuple(manifest["groups"][code] for code in calibration["groups"])
-        return Screen(
+        screen = Screen(
             detector=detector,
             calibrator=Calibrator(calibration["scores"], groups),
             alpha=manifest["alpha"],
             confidence=manifest["confidence"],
             guarantee=manifest["guarantee"],
+            score=manifest["score"],
+            evidence=evidence,
+            observations=observations,
             facts=dict(manifest["facts"].items()),
         )
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ArtifactError(f"{path} is not a consistent screen: {error}") from error
+    if evidence is not None:
+        evidence.check_classifier(shape)
+    return screen
 
 
-def calibration_scores(detector: Detector, rows: Rows, shown: bool = False) -> NDArray[np.float64]:
-    """Return the score of each row (N,), as `Screen.predict` would."""
-    parts = []
-    with show("calibrating", len(rows), shown) as advance:
-        for pixels in rows.batches(SCORING_BATCH):
-            parts.append(detector.score_batch(nameless(pixels)).instance_score)
-            advance(len(pixels), "")
-    return np.concatenate(parts)
+def calibrated(
+    detector: Detector,
+    evidence: Evidence | None,
+    score: str,
+    rows: Rows,
+    groups: tuple[str, ...] | None = None,
+    *,
+    progress: bool = False,
+    **promise: Any,
+) -> Screen:
+    """Return a screen calibrated on rows of normal images, none of which it has learnt from.
 
-
-def nameless(pixels: NDArray[np.float32]) -> Batch:
-    """Return rows as a batch of readable images without names."""
-    return Batch([""] * len(pixels), [""] * len(pixels), pixels, [None] * len(pixels))
+    Args:
+        detector, evidence, score: as in `Screen`.
+        rows: the calibration images.
+        groups: one label a row, or None.
+        progress: show progress on standard error.
+        promise: alpha, confidence, guarantee and facts, as in `Screen`.
+    """
+    error, statistics = observed(detector, evidence.observer if evidence else None, rows, progress)
+    scores = error if evidence is None else evidence.score(score, error, statistics)
+    return Screen(
+        detector=detector,
+        calibrator=Calibrator(scores, groups),
+        score=score,
+        evidence=evidence,
+        observations={} if evidence is None else {ERROR: error, **statistics},
+        **promise,
+    )
 
 
 def _without_bad(batch: Batch, on_bad: OnBad) -> Batch:
@@ -367,6 +464,18 @@ def _without_bad(batch: Batch, on_bad: OnBad) -> Batch:
     return Batch(
         [batch.ids[i] for i in kept], [batch.labels[i] for i in kept], batch.pixels, [batch.errors[i] for i in kept]
     )
+
+
+def _observations(calibration: Tensors, evidence: Evidence | None) -> dict[str, NDArray[np.float64]]:
+    if evidence is None:
+        return {}
+    found = {name: value for name, value in calibration.items() if name not in ("scores", "groups")}
+    if any(len(value) != len(calibration["scores"]) for value in found.values()):
+        raise ValueError("the statistics of the calibration images are not as many as their scores")
+    missing = {ERROR, *evidence.density.names} - set(found)
+    if missing:
+        raise ValueError(f"the calibration images lack {', '.join(sorted(missing))}")
+    return found
 
 
 def _history(facts: Mapping[str, Any]) -> History:

@@ -140,7 +140,7 @@ class Alad(Detector):
             reconstruction=rebuilt,
             instance_scores=errors[score],
             latents=latents,
-            statistics={"fm": (errors["fm"] + 1e-6).log(), "ch": (errors["ch"] + 1e-6).log()},
+            statistics={f"critic_{name}": (errors[name] + 1e-6).log() for name in ("fm", "ch")},
         )
 
     def _errors(self, x: Tensor, rebuilt: Tensor) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from recondite.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.errors import InputError, NotFittedError
 from recondite.images import Preprocessing
 from recondite.nets import evaluating
-from recondite.options import TrainingOptions, make_options
+from recondite.options import TrainingOptions, describe_options, make_options
 from recondite.pooling import instance_scores
 from recondite.scores import Scores
 from recondite.spool import Rows, read_all, split
@@ -260,7 +260,7 @@ class Detector(nn.Module):
                 values |= {name: value.double() for name, value in statistics(pixels, result).items()}
             return values
 
-        found = {name: _spread(values, good) for name, values in self._run(batch.pixels, measured).items()}
+        found = {name: _spread(values, good) for name, values in self.run(batch.pixels, measured).items()}
         return Scores(
             ids=tuple(batch.ids),
             instance_score=found.pop(_INSTANCE),
@@ -299,7 +299,7 @@ class Detector(nn.Module):
         if z.ndim != 2 or len(z) == 0:
             raise InputError(f"expected latents (N, D); got shape {z.shape}")
         parts = [
-            self._run(z[start : start + SCORING_BATCH], lambda x: {"": self.unscaled(self.decode_tensor(x))})[""]
+            self.run(z[start : start + SCORING_BATCH], lambda x: {"": self.unscaled(self.decode_tensor(x))})[""]
             for start in range(0, len(z), SCORING_BATCH)
         ]
         return np.concatenate(parts)
@@ -333,12 +333,40 @@ class Detector(nn.Module):
         chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:_PRIOR_IMAGES])
         some = Rows(images.pixels, images.index[chosen])
         parts = [
-            self._run(x, lambda x: {"": self.encode_tensor(self.scaled(x))})[""] for x in some.batches(SCORING_BATCH)
+            self.run(x, lambda x: {"": self.encode_tensor(self.scaled(x))})[""] for x in some.batches(SCORING_BATCH)
         ]
         latents = np.concatenate(parts).astype(np.float64)
         variances, axes = np.linalg.eigh(np.cov(latents, rowvar=False, ddof=0).reshape(2 * latents.shape[1:]))
         self.latent_mean.copy_(torch.from_numpy(latents.mean(axis=0)))
         self.latent_factor.copy_(torch.from_numpy(axes * np.sqrt(variances.clip(min=0))))
+
+    def run(
+        self, rows: NDArray[np.float32], function: Callable[[Tensor], dict[str, Tensor]]
+    ) -> dict[str, NDArray[Any]]:
+        """Apply a function of a tensor batch to at most `SCORING_BATCH` rows, padded with zeros to a full batch.
+
+        Args:
+            rows: float32 (n, *shape), in image units or whatever the function takes.
+            function: in eval mode and without gradients, (N, *shape) -> name -> (N, ...).
+
+        Returns:
+            name -> (n, ...).
+
+        Raises:
+            NotFittedError: `fit` was not called.
+        """
+        if not self.fitted:
+            raise NotFittedError(f"detector {self.name!r} is not fitted: call fit(images) first")
+        if len(rows) > SCORING_BATCH:
+            raise InputError(f"expected a batch of at most {SCORING_BATCH}; got {len(rows)}")
+        padded = np.zeros((SCORING_BATCH, *rows.shape[1:]), dtype=np.float32)
+        padded[: len(rows)] = rows
+        tensor = torch.from_numpy(padded)
+        layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+        # The short floats that GPUs use by default in convolutions would give another score than a processor does.
+        with evaluating(self), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            results = function(tensor.to(self.device, memory_format=layout))
+        return {name: result[: len(rows)].cpu().numpy() for name, result in results.items()}
 
     def scaled(self, x: Tensor) -> Tensor:
         """Return a batch in network units."""
@@ -370,6 +398,19 @@ class Detector(nn.Module):
         self.shift.copy_(torch.from_numpy(mean))
         self.scale.copy_(torch.from_numpy(deviation))
 
+    @classmethod
+    def own_scores(cls) -> tuple[str, ...]:
+        """Return the errors that this detector can judge by: the choices of its option `score`."""
+        return get_args(describe_options(cls.Options)["score"][0])
+
+    def encoder_layers(self) -> list[nn.Module]:
+        """Return the inner layers of the encoder: its convolutions and dense layers but the last."""
+        encoder = getattr(self, "encoder", None)
+        layers: list[nn.Module] = []
+        if isinstance(encoder, nn.Module):
+            layers.extend(part for part in encoder.modules() if isinstance(part, nn.Conv2d | nn.Linear))
+        return layers[:-1]
+
     @property
     def has_encoder(self) -> bool:
         """Whether the detector has latents."""
@@ -388,25 +429,8 @@ class Detector(nn.Module):
             for name, error in zip(batch.ids, batch.errors, strict=True):
                 if error is not None:
                     raise InputError(f"{name}: {error}")
-            parts.append(self._run(batch.pixels, function)[""])
+            parts.append(self.run(batch.pixels, function)[""])
         return np.concatenate(parts)
-
-    def _run(
-        self, rows: NDArray[np.float32], function: Callable[[Tensor], dict[str, Tensor]]
-    ) -> dict[str, NDArray[Any]]:
-        """Apply a function of a tensor batch, name -> (N, ...), to rows, padded with zeros to a full batch."""
-        if not self.fitted:
-            raise NotFittedError(f"detector {self.name!r} is not fitted: call fit(images) first")
-        if len(rows) > SCORING_BATCH:
-            raise InputError(f"expected a batch of at most {SCORING_BATCH}; got {len(rows)}")
-        padded = np.zeros((SCORING_BATCH, *rows.shape[1:]), dtype=np.float32)
-        padded[: len(rows)] = rows
-        tensor = torch.from_numpy(padded)
-        layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-        # The short floats that GPUs use by default in convolutions would give another score than a processor does.
-        with evaluating(self), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            results = function(tensor.to(self.device, memory_format=layout))
-        return {name: result[: len(rows)].cpu().numpy() for name, result in results.items()}
 
 
 def feature_errors(x: Tensor, rebuilt: Tensor, score: str) -> Tensor:

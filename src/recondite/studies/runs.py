@@ -9,21 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recondite import catalog
 from recondite.artifacts import Tensors, read_tensors, write_tensors
-from recondite.datasets import Batch, ImageSet, guess_shape, open_images, read_batches
+from recondite.datasets import Batch, ImageSet, guess_shape, nameless, open_images, read_batches
 from recondite.detectors import Detector, build, detector_class
 from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.images import Preprocessing
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
 from recondite.progress import progress as show
-from recondite.screen import nameless
 from recondite.spool import Rows, Spool, split, spool
 from recondite.training import CHECKPOINT
 
@@ -204,19 +203,13 @@ def perform(task: Task, plan: Plan, folder: Path, progress: bool = False) -> Res
         "learnt": len(parts.learnt),
     }
     arrays: Tensors = {}
-    for score in scores_of(plan.detector):
+    for score in model.own_scores():
         for name, rows in (("normal", parts.normal), ("anomalous", parts.anomalous)):
             arrays[f"scores/{score}/{name}"] = _scored(model, rows, score, progress)
     arrays |= {f"pictures/{name}": picture for name, picture in _pictures(model, parts, plan.seed).items()}
     write_tensors(path, arrays, facts)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return _taken_up(path, plan, identity)
-
-
-def scores_of(detector: str) -> tuple[str, ...]:
-    """Return the names of all the scores that a detector has."""
-    known: tuple[str, ...] = get_args(get_type_hints(detector_class(detector).Options)["score"])
-    return known
 
 
 def baseline_scores(parts: Split) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -307,7 +300,7 @@ def _taken_up(path: Path, plan: Plan, identity: str) -> Result:
         raise InputError(f"{path.parent} holds a run of other images or options: choose another folder for this study")
     scores = {
         score: (arrays[f"scores/{score}/normal"], arrays[f"scores/{score}/anomalous"])
-        for score in scores_of(plan.detector)
+        for score in detector_class(plan.detector).own_scores()
     }
     pictures = {name.removeprefix("pictures/"): value for name, value in arrays.items() if name.startswith("pictures/")}
     return Result(plan, scores, pictures, facts)

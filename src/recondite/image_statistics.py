@@ -1,0 +1,101 @@
+"""Numbers that tell how an image was rebuilt and how complicated it is: (N, ...) tensors -> name -> (N,).
+
+All are logarithms but brightness and code_length, so that units do not matter and normal images spread evenly.
+`STATISTICS` says what each one is.
+"""
+
+import torch
+from torch import Tensor
+
+from recondite.pooling import values_kept
+
+_SMALLEST = 1e-10
+_WORST_PERCENT = 1
+_LEVELS = 255
+
+STATISTICS: dict[str, tuple[str, str]] = {
+    "squared_error": ("squared error of the reconstruction", "log mean (x - r)^2"),
+    "absolute_error": ("absolute error of the reconstruction", "log mean |x - r|"),
+    "worst_error": ("error of the worst hundredth", "log of the mean of the largest 1 % of |x - r|"),
+    "unexplained_variance": ("share of the contrast not rebuilt", "log mean (x - r)^2 / mean (x - mean x)^2"),
+    "error_roughness": ("roughness of what was not rebuilt", "log mean |difference of neighbours in x - r|"),
+    "brightness": ("brightness", "mean x"),
+    "variance": ("contrast", "log mean (x - mean x)^2"),
+    "total_variation": ("roughness", "log mean |difference of neighbours in x|"),
+    "code_length": ("complexity", "mean log2(1 + 255 |difference of neighbours|), about the bits of a lossless code"),
+    "latent_norm": ("size of the latent", "log ||z||"),
+    "latent_mahalanobis": ("distance of the latent from normal ones", "log Mahalanobis distance, shrunk covariance"),
+    "latent_neighbour": ("distance of the latent from its neighbours", "log distance to the fifth nearest of 1,000"),
+    "latent_spread": ("width of the latent distribution", "mean log sigma"),
+    "kl": ("surprise of the latent", "log KL(q(z|x) || p(z))"),
+    "reencoding": ("change of the latent when encoded again", "log ||E(x) - E(r)|| / ||E(x)||; one more encoding"),
+    "classifier_mahalanobis": ("distance from normal features of the classifier", "log Mahalanobis distance"),
+    "classifier_neighbour": ("distance from neighbours among its features", "log distance to the fifth nearest"),
+}
+"""Name -> (what it is in words, formula); x the image in network units, r its reconstruction."""
+
+
+def in_words(name: str) -> str:
+    """Return what a statistic is, in words.
+
+    >>> in_words("code_length"), in_words("reencoding_layer_2")
+    ('complexity', 'change in layer 2 when encoded again')
+    """
+    if name.startswith("reencoding_layer_"):
+        return f"change in layer {name.removeprefix('reencoding_layer_')} when encoded again"
+    return STATISTICS[name][0] if name in STATISTICS else name.replace("_", " ")
+
+
+def statistics_of_image(pixels: Tensor, x: Tensor) -> dict[str, Tensor]:
+    """Return brightness and complexity.
+
+    Args:
+        pixels: images (N, C, H, W) in [0, 1], or vectors (N, D).
+        x: the same in network units.
+    """
+    flat = x.flatten(1)
+    mean = flat.mean(1)
+    found = {"brightness": mean, "variance": _log((flat - mean[:, None]).square().mean(1))}
+    if pixels.ndim == 4:
+        steps = _steps(pixels)
+        found["total_variation"] = _log(steps.mean(1))
+        found["code_length"] = (steps * _LEVELS).log1p().mean(1) / torch.log(torch.tensor(2.0))
+    return found
+
+
+def statistics_of_error(x: Tensor, rebuilt: Tensor) -> dict[str, Tensor]:
+    """Return norms and structure of the error; both (N, *shape) in network units."""
+    error = x - rebuilt
+    flat = error.flatten(1)
+    size = flat.abs()
+    squared = flat.square().mean(1)
+    centred = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+    worst = size.topk(values_kept(_WORST_PERCENT, size.shape[1]), dim=1).values.mean(1)
+    found = {
+        "squared_error": _log(squared),
+        "absolute_error": _log(size.mean(1)),
+        "worst_error": _log(worst),
+        "unexplained_variance": _log(squared) - _log(centred.square().mean(1)),
+    }
+    if x.ndim == 4:
+        found["error_roughness"] = _log(_steps(error).mean(1))
+    return found
+
+
+def change(before: Tensor, after: Tensor) -> Tensor:
+    """Return the log of how far activations (N, ...) moved, relative to their size (N,).
+
+    Source: Kim et al. 2020, RaPP (ICLR), for looking at every layer of the encoder.
+    Differs from the paper: each layer is a statistic of its own instead of a summand.
+    """
+    moved = (before - after).flatten(1).square().sum(1)
+    return (moved / (before.flatten(1).square().sum(1) + _SMALLEST) + 1e-6).log() / 2
+
+
+def _steps(images: Tensor) -> Tensor:
+    """Return |differences| of neighbours below and beside each other (N, all of them)."""
+    return torch.cat([images.diff(dim=axis).abs().flatten(1) for axis in (2, 3)], dim=1)
+
+
+def _log(values: Tensor) -> Tensor:
+    return (values + _SMALLEST).log()
