@@ -66,7 +66,7 @@ def parameters(listed):
         elif row[0] == "dense":
             count += row[1] * row[2] + row[2]
         elif row[0] == "BN":
-            count += 2 * row[1]
+            count += row[1]  # a scale and a shift, but the layer before has no bias
     return count
 
 
@@ -114,7 +114,7 @@ def test_the_networks_at_32_pixels_are_those_of_the_table():
         network = getattr(detector, name)
         assert layers(network) == TABLE[name], name
         assert sum(p.numel() for p in network.parameters()) == parameters(TABLE[name]) == COUNTS[name], name
-    assert sum(p.numel() for p in detector.parameters()) == sum(COUNTS.values()) == 18_999_530
+    assert sum(p.numel() for p in detector.parameters()) == sum(COUNTS.values()) == 18_996_970
 
 
 def test_weights_begin_as_the_original_and_only_inner_layers_of_encoder_and_critics_are_normalised():
@@ -126,8 +126,9 @@ def test_weights_begin_as_the_original_and_only_inner_layers_of_encoder_and_crit
         assert normalised == [name != "generator"] * (len(weighted) - 1) + [False], name
         for layer, spectral in zip(weighted, normalised, strict=True):
             raw = layer.parametrizations.weight.original if spectral else layer.weight
-            assert raw.std().item() == pytest.approx(0.01, rel=0.15)
-            assert not layer.bias.any()
+            if raw.numel() > 500:
+                assert raw.std().item() == pytest.approx(0.01, rel=0.15)
+            assert layer.bias is None or not layer.bias.any()
             if spectral:
                 norm = torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2)
                 assert norm.item() == pytest.approx(1, abs=0.1)
@@ -164,7 +165,7 @@ def test_vectors_get_the_dense_networks():
     expected = {
         "encoder": 121 * 64 + 64 + 64 * 32 + 32,
         "generator": 32 * 64 + 64 + 64 * 128 + 128 + 128 * 121 + 121,
-        "critic_xz": 121 * 128 + 128 + 256 + 32 * 128 + 128 + 256 * 128 + 128 + 129,
+        "critic_xz": 121 * 128 + 256 + 32 * 128 + 128 + 256 * 128 + 128 + 129,
         "critic_xx": 242 * 128 + 128 + 129,
         "critic_zz": 64 * 32 + 32 + 33,
     }
@@ -301,34 +302,20 @@ def test_training_steps_equal_those_of_a_slow_twin(images):
             name: value.detach().clone() if average is None else 0.9 * average[name] + 0.1 * value.detach()
             for name, value in now.items()
         }
-    assert_equal_but_for_biases_before_batch_norm(fast.state_dict(), twin.state_dict(), atol=1e-5)
+    assert_close(fast.state_dict(), twin.state_dict(), atol=1e-5)
     # The moving average covers trained weights; batch norm's statistics and spectral norm's vectors are the latest.
     averaged = run.average.module
-    assert_equal_but_for_biases_before_batch_norm(dict(averaged.named_parameters()), average, atol=1e-5)
+    assert_close(dict(averaged.named_parameters()), average, atol=1e-5)
     for name, buffer in averaged.named_buffers():
         assert torch.equal(buffer, dict(fast.named_buffers())[name])
 
 
-def assert_equal_but_for_biases_before_batch_norm(first, second, atol):
-    """A bias before batch norm changes nothing; its gradient is rounding, which Adam blows up to full steps."""
-    idle = {
-        f"{network}.{index}.bias"
-        for network, indices in (("encoder", (0, 3)), ("generator", (1, 4)), ("critic_xz.image_branch", (0, 3)))
-        for index in indices
-    } | {f"{network}.{index}.running_mean" for network, index in IDLE_MEANS}
-    for name in first.keys() - idle:
+def assert_close(first, second, atol):
+    assert first.keys() == second.keys()
+    for name in first:
         torch.testing.assert_close(
             first[name], second[name], rtol=1e-3, atol=atol, msg=lambda text, n=name: f"{n} {text}"
         )
-
-
-IDLE_MEANS = [
-    ("encoder", 1),
-    ("encoder", 4),
-    ("generator", 2),
-    ("generator", 5),
-    *[("critic_xz.image_branch", i) for i in (1, 4)],
-]
 
 
 def test_critics_and_generator_learn(digits):
@@ -347,8 +334,8 @@ def test_critics_and_generator_learn(digits):
     detector.losses = watched
     detector.fit(digits[:500], epochs=4, batch_size=16, learning_rate=2e-3, ema=0.9, keep_best=False, seed=1)
     errors = [row["validation"] for row in detector.history.epochs]
-    assert abs(accuracy[0] - 0.5) < 0.2
-    assert max(np.convolve(accuracy, np.ones(10) / 10, mode="valid")) > 0.8
+    assert np.mean(accuracy[:2]) < 0.6
+    assert max(np.convolve(accuracy, np.ones(10) / 10, mode="valid")) > 0.7
     assert errors[-1] < 0.85 * errors[0]
     first = detector.history.epochs[0]
     assert {name for name in first if name.startswith("loss_")} == {
@@ -455,7 +442,7 @@ def test_the_noise_of_a_process_is_its_share_of_one_draw():
 
 
 def test_two_processes_give_the_weights_of_one(tmp_path):
-    """Rounding differs between sums over one process and over two; the rest agrees within 2e-4 after nine steps."""
+    """Within 2e-5, after nine steps that moved them by up to 1e-2: sums over processes are rounded in another order."""
     script = tmp_path / "fit.py"
     script.write_text(
         textwrap.dedent(
@@ -467,7 +454,8 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
             torch.set_num_threads(1)
             images = np.random.default_rng(0).random((39, 3, 16, 16), dtype=np.float32)
             detector = build("alad", image_shape=(3, 16, 16), latent_size=5, width=8)
-            detector.fit(images, epochs=3, batch_size=13, device="cpu", validation=images[:10], augment="hue,flip,zoom")
+            training = {"epochs": 3, "batch_size": 13, "learning_rate": 1e-3, "ema": 0.5, "augment": "hue,flip,zoom"}
+            detector.fit(images, device="cpu", validation=None, **training)
             if os.environ.get("RANK", "0") == "0":
                 save_file({k: v.contiguous() for k, v in detector.state_dict().items()}, sys.argv[1])
             """
@@ -483,5 +471,5 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
         assert done.returncode == 0, done.stderr
     one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
     first = weights(build("alad", image_shape=(3, 16, 16), latent_size=5, width=8))
-    assert (one["encoder.6.weight"] - first["encoder.6.weight"]).abs().max() > 1e-3  # it has moved far more than that
-    assert_equal_but_for_biases_before_batch_norm(one, two, atol=2e-4)
+    assert (one["encoder.6.weight"] - first["encoder.6.weight"]).abs().max() > 5e-3
+    assert_close(one, two, atol=2e-5)

@@ -81,6 +81,26 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch, rows, name
     assert (tmp_path / STEPS).read_text() == (tmp_path / "whole" / STEPS).read_text()
 
 
+def test_a_run_of_many_channels_resumes_to_the_same_bits(tmp_path, monkeypatch, digits):
+    # With more than one channel in, the memory of a kernel is in another order than its axes.
+    pixels = np.repeat(digits[:64, None] / np.float32(255), 3, axis=1)
+    rows = Rows(pixels, np.arange(64))
+    options = replace(OPTIONS, epochs=3, keep_best=False)
+
+    def colour(seed=0):
+        return build("autoencoder", image_shape=(3, 8, 8), latent_size=4, width=4, seed=seed)
+
+    whole = colour()
+    train(whole, rows, None, options, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_after(patch, 1)
+        with pytest.raises(Killed):
+            train(colour(), rows, None, options, tmp_path)
+    resumed = colour(seed=99)
+    train(resumed, rows, None, options, tmp_path, resume=True)
+    assert_same_bits(weights(whole), weights(resumed))
+
+
 def test_logs_of_a_half_run_epoch_are_dropped_on_resuming(tmp_path, monkeypatch, rows):
     with monkeypatch.context() as patch:
         kill_after(patch, 2)

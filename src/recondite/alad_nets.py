@@ -2,6 +2,8 @@
 
 Source: Zenati et al. 2018, arXiv 1812.02288, appendix, and the authors' code: the networks of CIFAR-10 and SVHN for
 images, those of KDD99 for vectors. For 64 pixels encoder, generator and the critic of (x, z) have one more block.
+Differs from the code: layers before batch norm have no bias. Batch norm subtracts it again, so its gradient is nothing
+but rounding, which Adam turns into steps of full length.
 """
 
 from collections.abc import Callable
@@ -168,23 +170,27 @@ class LatentCritic(nn.Module):
 def _image_encoder(channels: int, widths: list[int], latent_size: int) -> nn.Module:
     layers: list[nn.Module] = []
     for before, after in zip([channels, *widths], widths, strict=False):
-        layers += [nn.Conv2d(before, after, 4, 2, 1), _batch_norm(after), nn.LeakyReLU(_SLOPE)]
+        layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), _batch_norm(after), nn.LeakyReLU(_SLOPE)]
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], latent_size, 4), nn.Flatten())
 
 
 def _image_generator(channels: int, widths: list[int], latent_size: int) -> nn.Module:
-    layers: list[nn.Module] = [nn.Unflatten(1, (latent_size, 1, 1)), nn.ConvTranspose2d(latent_size, widths[-1], 4)]
-    for before, after in zip(widths[::-1], [*widths[-2::-1], channels], strict=True):
-        layers += [_batch_norm(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1)]
-    return nn.Sequential(*layers, nn.Tanh())
+    first = nn.ConvTranspose2d(latent_size, widths[-1], 4, bias=False)
+    layers: list[nn.Module] = [nn.Unflatten(1, (latent_size, 1, 1)), first]
+    for before, after in zip(widths[:0:-1], widths[-2::-1], strict=True):
+        layers += [_batch_norm(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
+    layers += [_batch_norm(widths[0]), nn.ReLU(), nn.ConvTranspose2d(widths[0], channels, 4, 2, 1), nn.Tanh()]
+    return nn.Sequential(*layers)
 
 
 def _image_branch(channels: int, widths: list[int], width: int) -> list[nn.Module]:
     """Return the encoder's blocks, but without batch norm in the one of `width` channels."""
     layers: list[nn.Module] = []
     for before, after in zip([channels, *widths], widths, strict=False):
-        layers += [nn.Conv2d(before, after, 4, 2, 1), *([_batch_norm(after)] if after != width else [])]
-        layers += [nn.LeakyReLU(_SLOPE)]
+        if after == width:
+            layers += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(_SLOPE)]
+        else:
+            layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), _batch_norm(after), nn.LeakyReLU(_SLOPE)]
     return [*layers, nn.Flatten()]
 
 
@@ -196,7 +202,7 @@ def _vector_networks(size: int, latent_size: int, width: int) -> AladNetworks:
         encoder=nn.Sequential(*encoder),
         generator=nn.Sequential(*generator),
         critic_xz=PairCritic(
-            [nn.Linear(size, width), _batch_norm(width), nn.LeakyReLU(_SLOPE)],
+            [nn.Linear(size, width, bias=False), _batch_norm(width), nn.LeakyReLU(_SLOPE)],
             _dense(latent_size, width, 0.5),
             joined=2 * width,
             hidden=width,

@@ -405,13 +405,17 @@ class _Run:
 
 
 def _optimizer_state(tensors: dict[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[int, dict[str, Tensor]]:
-    """Return Adam's state by parameter number, checked: it would write beyond a state of another size."""
+    """Return Adam's state by parameter number, checked: it would write beyond a state of another size.
+
+    Its fused kernel walks through both in the order of memory, so the state takes the layout of the parameter.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition("/")
-        if value.dim() and value.shape != parameters[int(number)].shape:
+        parameter = parameters[int(number)].detach()
+        if value.dim() and value.shape != parameter.shape:
             raise ValueError(f"{key} has shape {tuple(value.shape)}")
-        state.setdefault(int(number), {})[name] = value
+        state.setdefault(int(number), {})[name] = torch.empty_like(parameter).copy_(value) if value.dim() else value
     return state
 
 
