@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
+_LINES_BESIDE_A_LEGEND = 3
 _MANY = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY, "black")
 HEAT_MAP = "inferno"
 
@@ -105,7 +106,10 @@ def plot_history(epochs: Sequence[Mapping[str, Any]], best_epoch: int, ax: Axes 
     ax.set(xlabel="epoch", ylabel="loss")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False)
+        if len(names) > _LINES_BESIDE_A_LEGEND:  # room for the legend above the lines
+            low, high = ax.get_ylim()
+            ax.set_ylim(low, high * (high / low) ** 0.5 if ax.get_yscale() == "log" else high + (high - low) / 2)
+        ax.legend(frameon=False, fontsize=8, ncols=2 if len(names) > _LINES_BESIDE_A_LEGEND else 1, loc="upper right")
     return ax
 
 
@@ -116,15 +120,15 @@ def plot_roc(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], ax: Axes | None 
         curves: name -> (share of normal images flagged, share of anomalous images flagged).
         title: above the axes.
     """
-    ax = ax or new_axes(6.0, 4.4)
+    ax = ax or new_axes(5.0, 4.4)
     for (name, (false_alarms, caught)), colour in zip(curves.items(), cycle(_MANY), strict=False):
         ax.plot(np.asarray(false_alarms), np.asarray(caught), color=colour, linewidth=1.3, label=name)
     ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
-    ax.set(xlabel="normal images flagged", ylabel="anomalous images flagged", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set(xlabel="normal images flagged", ylabel="anomalous images flagged", xlim=(0, 1), ylim=(0, 1))
     if title:
         ax.set_title(title, fontsize=10)
     if curves:
-        ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
+        ax.legend(frameon=False, fontsize=8, loc="lower right")
     return ax
 
 

@@ -16,6 +16,8 @@ from recondite.pictures import data_url, image_grid, svg
 from recondite.plots import plot_against_size, plot_history, plot_roc
 from recondite.studies.runs import Result
 
+_SAMPLES_IN_A_ROW = 8
+
 
 @dataclass
 class StudyPage:
@@ -94,7 +96,7 @@ def picture_rows(result: Result) -> list[dict[str, str]]:
     for name, (what, note) in words.items():
         if name in result.pictures:
             images = np.concatenate(list(result.pictures[name]))
-            grid = image_grid(images, columns=result.pictures[name].shape[1])
+            grid = image_grid(images, columns=_SAMPLES_IN_A_ROW if name == "samples" else len(result.pictures[name][0]))
             title = f"{plan.detector}{latent}, {plan.normal} is normal: {what}"
             galleries.append({"title": title, "note": note, "data": data_url(grid)})
     return galleries
