@@ -234,7 +234,8 @@ def test_dropout_and_batch_norm_are_in_the_right_mode(rows):
     modes.clear()
     detector.fit(rows[0].take(slice(None)), epochs=2, batch_size=32, validation=rows[1].take(slice(None)))
     training_steps, validation_batches = 7, 2
-    assert modes == ([True] * training_steps + [False] * validation_batches) * 2
+    latents_for_sampling = 7
+    assert modes == ([True] * training_steps + [False] * validation_batches) * 2 + [False] * latents_for_sampling
     assert not torch.equal(encoder[2].running_mean, torch.zeros(8))
     before = weights(detector)
     detector.score(rows[1].take(slice(None)))
