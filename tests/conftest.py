@@ -21,10 +21,16 @@ def digits():
 
 
 QUICK = {
+    "alad": {
+        **{"latent_size": 8, "width": 16, "image_size": 16},
+        **{"epochs": 6, "batch_size": 16, "learning_rate": 2e-3, "ema": 0.97},
+    },
     "autoencoder": {"latent_size": 8, "width": 16, "epochs": 20, "learning_rate": 1e-2},
     "vae": {"latent_size": 8, "width": 16, "epochs": 25, "learning_rate": 1e-2},
     "pca": {"latent_size": 12},
 }
+SHAPES = {"alad": (1, 16, 16)}
+"""The shape in which a detector is tested, where it cannot be that of the digits, (1, 8, 8)."""
 
 
 @pytest.fixture(scope="session")

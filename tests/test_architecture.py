@@ -9,7 +9,7 @@ import recondite
 
 ROOT = Path(recondite.__file__).parent
 ROWS = [
-    ["errors", "files", "progress"],
+    ["errors", "files", "pictures", "progress", "processes"],
     [
         "images",
         "scores",
@@ -23,6 +23,8 @@ ROWS = [
         "catalog",
         "pooling",
         "maps",
+        "alad_nets",
+        "augmentation",
         "nets",
         "plots",
         "runlog",
@@ -32,12 +34,15 @@ ROWS = [
     ["spool"],
     ["training"],
     ["detectors.base"],
-    ["detectors.autoencoder", "detectors.pca", "detectors.vae"],
+    ["detectors.alad", "detectors.autoencoder", "detectors.pca", "detectors.vae"],
     ["detectors"],
     ["evidence"],
     ["screen"],
     ["fitting"],
-    ["evaluation", "explanation", "report", "sweep"],
+    ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
+    ["studies.page"],
+    ["studies.one_class"],
+    ["studies.latent_size"],
     ["demonstration", "pairs"],
     ["cli"],
 ]

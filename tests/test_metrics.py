@@ -76,3 +76,18 @@ def test_the_interval_of_a_rate_covers_the_truth_at_least_95_percent_of_the_time
     assert metrics.rate([False] * 10).low == 0
     with pytest.raises(InputError):
         metrics.rate([])
+
+
+def test_the_interval_of_an_auroc_agrees_with_resampling_by_hand():
+    generator = np.random.default_rng(0)
+    runs = [(generator.normal(size=60).round(1), generator.normal(1, size=40).round(1)) for _ in range(2)]
+    value, low, high = metrics.auroc_interval(runs, resamples=2000)
+    by_hand = []
+    for _ in range(500):
+        resampled = [[generator.choice(scores, len(scores)) for scores in run] for run in runs]
+        by_hand.append(np.mean([metrics.auroc(*run) for run in resampled]))
+    assert value == np.mean([metrics.auroc(*run) for run in runs])
+    np.testing.assert_allclose([low, high], np.quantile(by_hand, [0.025, 0.975]), atol=0.015)
+    assert (value, low, high) == metrics.auroc_interval(runs, resamples=2000)
+    with pytest.raises(InputError, match="at least one run"):
+        metrics.auroc_interval([])

@@ -16,7 +16,7 @@ def test_options_survive_json():
     ("values", "words"),
     [
         ({"epoch": 3}, "did you mean 'epochs'"),
-        ({"zzz": 3}, "it has: batch_size"),
+        ({"zzz": 3}, "it has: adam_beta1, augment, batch_size"),
         ({"epochs": 0}, "option epochs: .* greater than or equal to 1; got 0"),
         ({"epochs": 2.5}, "option epochs"),
         ({"learning_rate": math.nan}, "option learning_rate"),

@@ -87,3 +87,20 @@ def test_a_table_of_aurocs_has_a_number_in_each_cell_and_turns_colour_at_one_hal
     assert high[2] > high[0]  # blue
     assert middle.min() > 0.95  # white
     pixels_of(axes)
+
+
+def test_a_history_of_many_losses_shows_the_validation_error_too():
+    names = [f"loss_{letter}" for letter in "abcdefg"]
+    rows = [{"epoch": epoch, **dict.fromkeys(names, 1.0 / epoch), "validation": 20.0 / epoch} for epoch in (1, 2)]
+    labels = plots.plot_history(rows, best_epoch=2).get_legend_handles_labels()[1]
+    assert "validation error" in labels
+    assert len(labels) == 9
+
+
+def test_roc_curves_and_latent_sizes_are_drawn_with_their_names():
+    ax = plots.plot_roc({"a": ([0, 0.5, 1], [0, 0.9, 1]), "b": ([0, 1], [0, 1])}, title="two")
+    assert ax.get_legend_handles_labels()[1] == ["a", "b"]
+    lines = {"l2": [0.6, 0.7], "fm": [0.5, 0.6]}
+    ax = plots.plot_against_size([100, 300], lines, "AUROC", intervals={"l2": [(0.5, 0.7), (0.6, 0.8)]})
+    assert ax.get_legend_handles_labels()[1] == ["l2", "fm"]
+    assert pixels_of(ax).std() > 0

@@ -81,6 +81,26 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch, rows, name
     assert (tmp_path / STEPS).read_text() == (tmp_path / "whole" / STEPS).read_text()
 
 
+def test_a_run_of_many_channels_resumes_to_the_same_bits(tmp_path, monkeypatch, digits):
+    # With more than one channel in, the memory of a kernel is in another order than its axes.
+    pixels = np.repeat(digits[:64, None] / np.float32(255), 3, axis=1)
+    rows = Rows(pixels, np.arange(64))
+    options = replace(OPTIONS, epochs=3, keep_best=False)
+
+    def colour(seed=0):
+        return build("autoencoder", image_shape=(3, 8, 8), latent_size=4, width=4, seed=seed)
+
+    whole = colour()
+    train(whole, rows, None, options, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_after(patch, 1)
+        with pytest.raises(Killed):
+            train(colour(), rows, None, options, tmp_path)
+    resumed = colour(seed=99)
+    train(resumed, rows, None, options, tmp_path, resume=True)
+    assert_same_bits(weights(whole), weights(resumed))
+
+
 def test_logs_of_a_half_run_epoch_are_dropped_on_resuming(tmp_path, monkeypatch, rows):
     with monkeypatch.context() as patch:
         kill_after(patch, 2)
@@ -180,6 +200,7 @@ def test_shuffling_is_a_full_permutation(rows):
             super().__init__()
             self.weight = nn.Parameter(torch.zeros(()))
             self.options = options
+            self.batches_a_step = 1
 
         def parameter_groups(self):
             return {"all": [self.weight]}
@@ -213,7 +234,8 @@ def test_dropout_and_batch_norm_are_in_the_right_mode(rows):
     modes.clear()
     detector.fit(rows[0].take(slice(None)), epochs=2, batch_size=32, validation=rows[1].take(slice(None)))
     training_steps, validation_batches = 7, 2
-    assert modes == ([True] * training_steps + [False] * validation_batches) * 2
+    latents_for_sampling = 7
+    assert modes == ([True] * training_steps + [False] * validation_batches) * 2 + [False] * latents_for_sampling
     assert not torch.equal(encoder[2].running_mean, torch.zeros(8))
     before = weights(detector)
     detector.score(rows[1].take(slice(None)))

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_DETECTOR = "autoencoder"
 _LINES_OF_BAD_FILES = 10
 _WORST_PAIRS = 10
+_NOT_IN_STUDIES = {"score", "top_percent", "seed"}  # a study reports every score over whole images, for several seeds
 
 Output = Annotated[Path, Parameter(alias="-o")]
 OnBad = Literal["flag", "skip", "raise"]
@@ -54,7 +55,8 @@ def _make_app(tokens: Sequence[str]) -> App:
     )
     # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
     app.command(_fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else _fit, name="fit")
-    for command in (predict, evaluate, show, info, datasets, detectors, demo):
+    app.command(_studies(tokens[1:]) if tokens[:1] == ["study"] else _study, name="study")
+    for command in (predict, evaluate, show, sample, info, datasets, detectors, demo):
         app.command(command)
     bench = App(name="bench", help="Measure the detectors.")
     bench.command(bench_pairs, name="pairs")
@@ -73,8 +75,9 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
 
     preset = _value_of("--preset", tokens)
     name = _value_of("--detector", tokens) or (get_preset(preset).detector if preset else DEFAULT_DETECTOR)
-    own = _flags(f"{name} flags", detector_class(name).Options)
-    training = _flags("training flags", TrainingOptions)
+    # The score is a flag of the command itself, which takes more than the detector's own errors.
+    own = _flags(f"{name} flags", detector_class(name).Options, without=("score",))
+    training = _flags("training flags", TrainingOptions, defaults=detector_class(name).training_defaults)
 
     def fit(
         images: str,
@@ -191,6 +194,166 @@ def _fit_screen(images: str, output: Path, **settings: Any) -> None:
         print(f"left out: {count} unreadable images in all; see {output}/manifest.json", file=sys.stderr)
     _print_table(_screen_rows(screen), title=str(output))
     print(f"\nnext: recondite predict {output} NEW_IMAGES -o verdicts.csv --report report.html")
+
+
+def _study() -> None:
+    """Train many detectors and compare them: one-class, latent-size."""
+
+
+def _studies(tokens: Sequence[str]) -> App:
+    """Return the studies as commands, with the flags of the detectors named."""
+    from recondite.detectors import detector_class
+    from recondite.options import TrainingOptions
+
+    names = (_value_of("--detector", tokens) or "alad").split(",")
+    kinds = [detector_class(name) for name in names]
+    defaults = kinds[0].training_defaults if len(kinds) == 1 else {}
+
+    def one_class(
+        dataset: str,
+        /,
+        *,
+        output: Output,
+        normal: str = "all",
+        detector: str = "alad",
+        seeds: int = 1,
+        protocol: Literal["pooled", "official"] = "pooled",
+        validation: float = 0.25,
+        image_size: str | None = None,
+        options: Annotated[Any, Parameter(name="*")] = None,
+        training: Annotated[Any, Parameter(name="*")] = None,
+    ) -> None:
+        """Let each class in turn be normal and measure how well every score tells the others.
+
+        Run again after an interruption, it goes on where it stopped.
+
+        Parameters
+        ----------
+        dataset
+            Name of a data set (cifar10), or a folder with a sub-folder for each class.
+        output
+            Folder for table.csv, runs.csv, study.html and the runs.
+        normal
+            Classes joined by commas, or all.
+        detector
+            Detectors joined by commas; their own flags are listed below.
+        seeds
+            How many runs of each, with seeds 0, 1, ...
+        protocol
+            pooled: a fifth of all images is the test, at random; official: the data set's own split.
+        validation
+            Share of the normal training images that choose the best epoch.
+        image_size
+            Pixels a side (32); by default the images' own, if that is at most 64.
+        """
+        from recondite.studies.one_class import one_class_study
+
+        rows = one_class_study(
+            dataset,
+            output,
+            normal=normal,
+            detectors=detector.split(","),
+            seeds=seeds,
+            protocol=protocol,
+            validation=validation,
+            image_size=_image_size(image_size),
+            progress=True,
+            **{**(options or {}), **(training or {})},
+        )
+        columns = [("normal", "detector", "score", "AUROC", "95 % interval", "seeds")]
+        _print_table(
+            columns
+            + [
+                (
+                    *(row["normal"], row["detector"] or "baseline", row["score"], f"{row['auroc']:.3f}"),
+                    *(f"{row['low']:.3f} to {row['high']:.3f}", str(row["seeds"])),
+                )
+                for row in rows
+            ],
+            title=f"{dataset}, {protocol}",
+            header=True,
+        )
+        print(f"page: {output / 'study.html'}")
+
+    def latent_size(
+        dataset: str,
+        /,
+        *,
+        output: Output,
+        normal: str,
+        sizes: str = "100,300,500,800",
+        detector: str = "alad",
+        seeds: int = 1,
+        protocol: Literal["pooled", "official"] = "pooled",
+        validation: float = 0.25,
+        image_size: str | None = None,
+        options: Annotated[Any, Parameter(name="*")] = None,
+        training: Annotated[Any, Parameter(name="*")] = None,
+    ) -> None:
+        """Measure errors and AUROC of one detector against the size of its latent.
+
+        Run again after an interruption, it goes on where it stopped.
+
+        Parameters
+        ----------
+        dataset
+            Name of a data set (birds64), or a folder with a sub-folder for each class.
+        output
+            Folder for table.csv, study.html and the runs.
+        normal
+            The class that is normal.
+        sizes
+            Latent sizes joined by commas.
+        detector
+            One detector; its own flags are listed below.
+        seeds
+            How many runs of each, with seeds 0, 1, ...
+        protocol
+            pooled: a fifth of all images is the test, at random; official: the data set's own split.
+        validation
+            Share of the normal training images that choose the best epoch.
+        image_size
+            Pixels a side (64); by default the images' own, if that is at most 64.
+        """
+        from recondite.studies.latent_size import latent_size_study
+
+        rows = latent_size_study(
+            dataset,
+            output,
+            normal=normal,
+            sizes=_whole_numbers("--sizes", sizes),
+            detector=detector,
+            seeds=seeds,
+            protocol=protocol,
+            validation=validation,
+            image_size=_image_size(image_size),
+            progress=True,
+            **{**(options or {}), **(training or {})},
+        )
+        columns = [("latent", "score", "mean, normal", "mean, anomalous", "AUROC", "95 % interval")]
+        _print_table(
+            columns
+            + [
+                (
+                    *(str(row["latent_size"]), row["score"], f"{row['normal_mean']:.4g}"),
+                    *(f"{row['anomalous_mean']:.4g}", f"{row['auroc']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"),
+                )
+                for row in rows
+            ],
+            title=f"{dataset}, {normal} is normal",
+            header=True,
+        )
+        print(f"page: {output / 'study.html'}")
+
+    studies = App(name="study", help="Train many detectors and compare them.")
+    for command, without in ((one_class, _NOT_IN_STUDIES), (latent_size, {*_NOT_IN_STUDIES, "latent_size"})):
+        own = _flags("detector flags", *(kind.Options for kind in kinds), without=without)
+        trained = _flags("training flags", TrainingOptions, defaults=defaults, without=without)
+        group = f"Options of {', '.join(names)}"
+        command.__annotations__["options"] = Annotated[own, Parameter(name="*", group=group)]
+        command.__annotations__["training"] = Annotated[trained, Parameter(name="*", group="Options of training")]
+        studies.command(command)
+    return studies
 
 
 def predict(
@@ -327,6 +490,37 @@ def show(screen: Path, image: str, /, *, output: Output, group: str | None = Non
     verdicts = draw(judge, image, output, group)
     print(in_words(judge, verdicts))
     print(f"picture: {output}")
+
+
+def sample(
+    screen: Path,
+    /,
+    *,
+    output: Output,
+    count: Annotated[int, Parameter(alias="-n")] = 64,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Draw new images that a screen's detector makes from random latents.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    output
+        Picture to write: .png.
+    count
+        How many images.
+    seed
+        Of the latents.
+    device
+        cpu or cuda.
+    """
+    from recondite.sampling import draw_samples, latents_in_words
+
+    judge = _load(screen, None, None, device)
+    draw_samples(judge, output, count, seed=seed)
+    print(f"picture: {output} ({count} images; {latents_in_words(judge.detector)})")
 
 
 def info(screen: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
@@ -509,16 +703,15 @@ def _print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = Fal
     Console(width=width, markup=False, highlight=False).print(table)
 
 
-def _flags(title: str, kind: type) -> Any:
-    """Return a TypedDict of a kind of options: only the flags that were given reach the call."""
+def _flags(title: str, *kinds: type, defaults: Mapping[str, Any] | None = None, without: Collection[str] = ()) -> Any:
+    """Return a TypedDict of kinds of options: only the flags that were given reach the call."""
     from recondite.options import describe_options
 
     fields = {}
-    for name, (hint, text, default) in describe_options(kind).items():
-        if name == "score":  # a flag of the command itself, which takes more than the detector's own errors
-            continue
-        shown = "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
-        fields[name] = Annotated[hint, Parameter(help=f"{text} [default: {shown}]", negative_none="")]
+    for name, (hint, text, default) in (item for kind in kinds for item in describe_options(kind, defaults).items()):
+        shown = "none" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)
+        if name not in without:
+            fields[name] = Annotated[hint, Parameter(help=f"{text} [default: {shown}]", negative_none="")]
     return TypedDict(title.replace(" ", "_"), fields, total=False)  # type: ignore[operator]
 
 
@@ -533,6 +726,13 @@ def _value_of(flag: str, tokens: Sequence[str]) -> str | None:
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _whole_numbers(flag: str, text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"expected {flag} as whole numbers joined by commas; got {text!r}")
+    return [int(part) for part in parts]
 
 
 def _share_or_source(text: str) -> float | str:

@@ -57,7 +57,7 @@ def fit(
 
     Args:
         images: normal images, anything that `open_images` opens.
-        detector: "autoencoder" (default), "vae" or "pca".
+        detector: "autoencoder" (default), "alad", "pca" or "vae".
         preset: a recipe in `PRESETS`; `options` override its settings.
         score: what images are judged by: "auto" (default) for the rarest of "error" and "evidence", either of these
             alone, one of the detector's errors ("absolute_error", "elbo"), or one statistic (see
@@ -250,7 +250,8 @@ def _sort_options(detector: str, options: Mapping[str, Any]) -> tuple[dict[str, 
     if unknown:
         listed = ", ".join(sorted(own_names | training_names))
         raise InputError(f"detector {detector!r} and its training have no option {unknown[0]!r}; they have: {listed}")
-    return own, make_options(TrainingOptions, training, "training")
+    defaults = detector_class(detector).training_defaults
+    return own, make_options(TrainingOptions, {**defaults, **training}, "training")
 
 
 def _sides(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:

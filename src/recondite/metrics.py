@@ -1,5 +1,6 @@
 """How well scores tell outliers from inliers: pure functions of numpy arrays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,50 @@ def delong_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tupl
     middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z / (1 + z**2 / size) * np.sqrt(value * (1 - value) / size + (z / (2 * size)) ** 2)
     return max(0.0, middle - float(half)), min(1.0, middle + float(half))
+
+
+def auroc_interval(
+    runs: Sequence[tuple[ArrayLike, ArrayLike]], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the mean AUROC of several runs and its bootstrap interval: (value, low, high).
+
+    Every resample draws the inliers and the outliers of each run anew, with replacement, and averages over the runs. So
+    the interval says how much the choice of test images matters; what a new training would change, it does not know.
+    Source: Efron and Tibshirani 1993, the percentile interval.
+
+    Args:
+        runs: (inlier scores, outlier scores) of each run.
+        resamples: how many.
+        level: the share of resamples inside the interval.
+        seed: of the resampling.
+
+    Raises:
+        InputError: there are no runs, or one has no scores or NaN.
+
+    >>> auroc_interval([([1.0, 2.0], [3.0, 2.0])])[0]
+    0.875
+    """
+    if not runs:
+        raise InputError("expected at least one run; got none")
+    generator = np.random.default_rng(seed)
+    means = np.mean([_resampled_aurocs(*run, resamples, generator) for run in runs], axis=0)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(np.mean([auroc(*run) for run in runs])), float(low), float(high)
+
+
+def roc_points(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the share of inliers and of outliers flagged at each threshold, from (0, 0) to (1, 1).
+
+    Raises:
+        InputError: either is empty or holds NaN.
+
+    >>> [values.tolist() for values in roc_points([1.0, 2.0], [3.0])]
+    [[0.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
+    """
+    from sklearn.metrics import roc_curve
+
+    false_alarms, caught, _ = roc_curve(*_labelled(inlier_scores, outlier_scores))
+    return np.asarray(false_alarms, dtype=np.float64), np.asarray(caught, dtype=np.float64)
 
 
 def average_precision(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
@@ -130,6 +175,23 @@ def rate(flags: ArrayLike) -> Rate:
     hits = int(values.sum())
     interval = binomtest(hits, values.size).proportion_ci(0.95, method="exact")
     return Rate(hits, values.size, float(interval.low), float(interval.high))
+
+
+def _resampled_aurocs(
+    inlier_scores: ArrayLike, outlier_scores: ArrayLike, resamples: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return the AUROC of each resample (resamples,), from how often each image is drawn."""
+    inliers, outliers = _checked(inlier_scores), _checked(outlier_scores)
+    values, place = np.unique(np.concatenate([inliers, outliers]), return_inverse=True)
+    results = np.empty(resamples)
+    for index in range(resamples):
+        counts = []
+        for places in (place[: len(inliers)], place[len(inliers) :]):
+            drawn = places[generator.integers(0, len(places), len(places))]
+            counts.append(np.bincount(drawn, minlength=len(values)))
+        below = np.cumsum(counts[0]) - counts[0] / 2  # inliers that score lower, ties counted half
+        results[index] = counts[1] @ below / (len(inliers) * len(outliers))
+    return results
 
 
 def _share_above_at(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> float:

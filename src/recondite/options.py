@@ -6,14 +6,26 @@ from dataclasses import MISSING, fields
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import pydantic
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from recondite.errors import InputError
 
 T = TypeVar("T")
+AUGMENTATIONS = ("rotate", "zoom", "hue", "flip")
 CHECKED = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 """Configuration of every options class."""
+
+
+def _augmentations(value: object) -> object:
+    """Return names of augmentations joined by commas, from such text or a list of names."""
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple):
+        raise ValueError(f"expected names among {', '.join(AUGMENTATIONS)}, joined by commas")
+    given = [str(name).strip() for name in listed if str(name).strip()]
+    if not set(given) <= set(AUGMENTATIONS) or len(set(given)) < len(given):
+        raise ValueError(f"expected different names among {', '.join(AUGMENTATIONS)}, joined by commas")
+    return ",".join(given)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -23,6 +35,9 @@ class TrainingOptions:
     epochs: Annotated[int, Field(ge=1, le=100_000, description="passes over the training images")] = 20
     batch_size: Annotated[int, Field(ge=1, le=65_536, description="images a step, over all processes")] = 128
     learning_rate: Annotated[float, Field(gt=0, le=10, description="Adam's step size; the peak of a schedule")] = 2e-3
+    adam_beta1: Annotated[
+        float, Field(ge=0, lt=1, description="decay of Adam's running mean of the gradient; .5 is usual for GANs")
+    ] = 0.9
     weight_decay: Annotated[float, Field(ge=0, le=1, description="L2 penalty, as in Adam")] = 0.0
     schedule: Annotated[
         Literal["constant", "one-cycle", "cosine"], Field(description="how the learning rate runs over the training")
@@ -38,6 +53,11 @@ class TrainingOptions:
     trim: Annotated[
         float, Field(ge=0, lt=1, description="share of the worst rebuilt training images left out of each epoch")
     ] = 0.0
+    augment: Annotated[
+        str,
+        BeforeValidator(_augmentations),
+        Field(description="change training images at random: rotate, zoom, hue, flip, joined by commas"),
+    ] = ""
     precision: Annotated[Literal["fp32", "bf16"], Field(description="of training; scoring is always fp32")] = "fp32"
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of weights, shuffling and every random draw")] = 0
@@ -92,13 +112,19 @@ def option_names(kind: type) -> set[str]:
     return {field.name for field in fields(kind)}
 
 
-def describe_options(kind: type) -> dict[str, tuple[Any, str, Any]]:
-    """Return name -> (type, description, default) of all options, in order; used for the flags and the docs."""
+def describe_options(kind: type, defaults: Mapping[str, Any] | None = None) -> dict[str, tuple[Any, str, Any]]:
+    """Return name -> (type, description, default) of all options, in order; used for the flags and the docs.
+
+    Args:
+        kind: a class of options.
+        defaults: what holds in place of the class's own defaults.
+    """
     hints = get_type_hints(kind, include_extras=True)
     described = {}
     for field in fields(kind):
         hint = hints[field.name]
         notes = [note.description for note in hint.__metadata__ if getattr(note, "description", None)]
         default = getattr(field.default, "default", field.default)
-        described[field.name] = (hint.__origin__, notes[0] if notes else "", None if default is MISSING else default)
+        default = (defaults or {}).get(field.name, None if default is MISSING else default)
+        described[field.name] = (hint.__origin__, notes[0] if notes else "", default)
     return described

@@ -1,6 +1,7 @@
 """Figures: plot_*(values, ax=None) -> ax. They draw and never compute; none needs a display or keeps global state."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
+SKY, PURPLE = "#56B4E9", "#CC79A7"
+_LINES_BESIDE_A_LEGEND = 3
+_MANY = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY, "black")
 HEAT_MAP = "inferno"
 
 
@@ -90,7 +94,7 @@ def plot_history(epochs: Sequence[Mapping[str, Any]], best_epoch: int, ax: Axes 
     """Draw every training loss and the validation error against the epoch."""
     ax = ax or new_axes()
     names = [name for name in (epochs[0] if epochs else {}) if name.startswith("loss_") or name == "validation"]
-    for name, colour in zip(names, (BLUE, ORANGE, GREEN, RED, GREY), strict=False):
+    for name, colour in zip(names, cycle(_MANY), strict=False):
         points = [(row["epoch"], row[name]) for row in epochs if row[name] is not None]
         if points:
             label = "validation error" if name == "validation" else f"training loss ({name.removeprefix('loss_')})"
@@ -102,7 +106,54 @@ def plot_history(epochs: Sequence[Mapping[str, Any]], best_epoch: int, ax: Axes 
     ax.set(xlabel="epoch", ylabel="loss")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False)
+        if len(names) > _LINES_BESIDE_A_LEGEND:  # room for the legend above the lines
+            low, high = ax.get_ylim()
+            ax.set_ylim(low, high * (high / low) ** 0.5 if ax.get_yscale() == "log" else high + (high - low) / 2)
+        ax.legend(frameon=False, fontsize=8, ncols=2 if len(names) > _LINES_BESIDE_A_LEGEND else 1, loc="upper right")
+    return ax
+
+
+def plot_roc(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], ax: Axes | None = None, title: str = "") -> Axes:
+    """Draw ROC curves.
+
+    Args:
+        curves: name -> (share of normal images flagged, share of anomalous images flagged).
+        title: above the axes.
+    """
+    ax = ax or new_axes(5.0, 4.4)
+    for (name, (false_alarms, caught)), colour in zip(curves.items(), cycle(_MANY), strict=False):
+        ax.plot(np.asarray(false_alarms), np.asarray(caught), color=colour, linewidth=1.3, label=name)
+    ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
+    ax.set(xlabel="normal images flagged", ylabel="anomalous images flagged", xlim=(0, 1), ylim=(0, 1))
+    if title:
+        ax.set_title(title, fontsize=10)
+    if curves:
+        ax.legend(frameon=False, fontsize=8, loc="lower right")
+    return ax
+
+
+def plot_against_size(
+    sizes: Sequence[int],
+    lines: Mapping[str, Sequence[float]],
+    ylabel: str,
+    ax: Axes | None = None,
+    intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+) -> Axes:
+    """Draw values against the latent size.
+
+    Args:
+        sizes: in the order of the values.
+        lines: name -> a value for each size.
+        ylabel: what the values are.
+        intervals: name -> (low, high) for each size, drawn as bars.
+    """
+    ax = ax or new_axes()
+    for (name, values), colour in zip(lines.items(), cycle(_MANY), strict=False):
+        ax.plot(list(sizes), list(values), color=colour, marker="o", markersize=4, label=name)
+        for size, (low, high) in zip(sizes, (intervals or {}).get(name, ()), strict=False):
+            ax.plot([size, size], [low, high], color=colour, linewidth=1, alpha=0.6)
+    ax.set(xlabel="latent size", ylabel=ylabel, xticks=list(sizes))
+    ax.legend(frameon=False, fontsize=8)
     return ax
 
 

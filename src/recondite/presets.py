@@ -60,6 +60,18 @@ PRESETS: dict[str, Preset] = {
             "schedule": "constant",
         },
     ),
+    "alad-32": Preset(
+        summary="ALAD of 32 pixels with its authors' settings; hours without a GPU",
+        detector="alad",
+        shape=(3, 32, 32),
+        options={"latent_size": 100, "batch_size": 32, "epochs": 100},
+    ),
+    "alad-64": Preset(
+        summary="ALAD of 64 pixels: one more block, batches of 64, images turned, enlarged and in other hues",
+        detector="alad",
+        shape=(3, 64, 64),
+        options={"latent_size": 100, "batch_size": 64, "epochs": 100, "augment": "rotate,zoom,hue"},
+    ),
     "mnist-microscope": Preset(
         summary="small autoencoder of digits, latent 20, with its original settings",
         detector="autoencoder",

@@ -1,7 +1,5 @@
 """Verdicts and figures as one HTML file that opens anywhere without a network."""
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,20 +9,19 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from PIL import Image
 
 from recondite.datasets import ImageSet, open_images, read_batches
 from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.files import atomic_file
 from recondite.metrics import rate
+from recondite.pictures import colours, data_url, svg
 from recondite.plots import HEAT_MAP, heat_colours, plot_calibration, plot_history, plot_p_values, plot_scores
 from recondite.scores import Verdicts
 from recondite.screen import Screen
 
 _SHOWN = 12
 _LISTED = 50
-_SMALLEST_PICTURE = 96
 
 
 def write_report(
@@ -83,7 +80,7 @@ def _content(
             else "An image is an outlier when its p-value is at most alpha, whatever the outliers look like."
         ),
         "interval": None if discovery else f"{low:.4f} to {high:.4f}",
-        "figures": [_svg(ax) for ax in _figures(screen, verdicts)],
+        "figures": [svg(ax) for ax in _figures(screen, verdicts)],
         "galleries": _galleries(screen, verdicts, words, images),
         "unreadable": [
             (name, error) for name, error in zip(verdicts.ids, verdicts.errors, strict=True) if error is not None
@@ -190,8 +187,8 @@ def _entries(
                 continue
             heat_map = heat_colours(scores.feature_score[number], screen.map_scale)
             pictures = (
-                ("input", _colours(next(pixels))),
-                ("reconstruction", _colours(scores.reconstruction[number])),
+                ("input", colours(next(pixels))),
+                ("reconstruction", colours(scores.reconstruction[number])),
                 ("difference", heat_map),
             )
             entries.append(
@@ -200,7 +197,7 @@ def _entries(
                     "word": words[index],
                     "score": f"{verdicts.instance_score[index]:.4g}",
                     "p_value": f"{verdicts.p_value[index]:.3g}",
-                    "pictures": [{"alt": name, "data": _data_url(picture)} for name, picture in pictures],
+                    "pictures": [{"alt": name, "data": data_url(picture)} for name, picture in pictures],
                 }
             )
     return entries
@@ -223,26 +220,3 @@ def _facts(screen: Screen) -> list[tuple[str, str]]:
     if history.best_validation is not None:
         shown.insert(5, ("validation error", f"{history.best_validation:.5g} after epoch {history.best_epoch}"))
     return shown
-
-
-def _colours(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
-    return pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels.mean(axis=0).astype(np.uint8)
-
-
-def _data_url(colours: NDArray[np.uint8]) -> str:
-    picture = Image.fromarray(colours)
-    factor = max(1, -(-_SMALLEST_PICTURE // max(picture.size)))
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _svg(ax: Axes) -> str:
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]

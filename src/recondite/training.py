@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -19,25 +19,36 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recondite.artifacts import read_tensors, write_tensors
+from recondite.augmentation import augmented, check_augmentation
 from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.nets import evaluating
 from recondite.options import TrainingOptions, options_to_json
+from recondite.processes import Share, sharing
 from recondite.progress import progress
 from recondite.runlog import drop_logs_after, log_epoch, start_logs
 from recondite.spool import Rows
 
 CHECKPOINT = "checkpoint.safetensors"
+_ADAM_BETA2 = 0.999
 _WARM_UP = 0.15
 _START_DIVISOR, _END_DIVISOR = 25.0, 1e5
 
+Update = tuple[str, Tensor] | tuple[str, Tensor, Mapping[str, Tensor]]
+"""A parameter group and its loss; where a group is several networks, also the loss of each by name, for the logs."""
+
 
 class Trainable(Protocol):
-    """What the loop needs of a detector; tensors are batches (N, *shape) in image units on the detector's device."""
+    """What the loop needs of a detector; tensors are batches (N, *shape) in image units on the detector's device.
+
+    Args:
+        batches_a_step: how many batches `losses` is given one behind the other, each from its own order of the images.
+    """
 
     options: Any
+    batches_a_step: int
 
-    def losses(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield (parameter group, scalar loss) in update order; each group is updated before the next is asked for."""
+    def losses(self, x: Tensor) -> Iterator[Update]:
+        """Yield an update for each group in order; a group is updated before the next is asked for."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters that each loss updates."""
@@ -51,7 +62,7 @@ class History:
     """What happened in training: one row an epoch.
 
     Args:
-        epochs: rows with "epoch" (from 1), "seconds", "loss_<group>" (mean over the epoch) and "validation" (mean
+        epochs: rows with "epoch" (from 1), "seconds", "loss_<name>" (mean over the epoch) and "validation" (mean
             validation error, None without validation images).
         best_epoch: the epoch whose weights were kept.
     """
@@ -130,12 +141,20 @@ class _Run:
         self.images, self.validation, self.options = images, validation, options
         self.run_folder = run_folder
         self.show_progress = show_progress and self.fabric.is_global_zero
+        self.augmentations = check_augmentation(options.augment, detector.shape) if options.augment else ()
         self.groups: dict[str, list[nn.Parameter]] = self.detector.parameter_groups()
         self.optimizers = {
-            name: torch.optim.Adam(group, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
+            name: torch.optim.Adam(
+                group,
+                lr=options.learning_rate,
+                betas=(options.adam_beta1, _ADAM_BETA2),
+                weight_decay=options.weight_decay,
+                fused=True,
+            )
             for name, group in self.groups.items()
         }
         self.average = _moving_average(detector, options.ema) if options.ema else None
+        self.draws = torch.Generator(self.fabric.device)
         self.history = History()
         self.best: dict[str, Tensor] = {}
         self.stale_epochs = 0
@@ -162,17 +181,16 @@ class _Run:
 
     def _epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         started = time.monotonic()
-        order = np.random.default_rng([self.options.seed, epoch]).permutation(len(self.images))
-        if self.options.trim and epoch > 1:
-            order = self._without_worst(order)
-        batches = list(self._slices(len(order)))
+        orders = self._orders(epoch)
+        self.draws.manual_seed(_seed(self.options.seed, epoch, 0, 1))  # the same in every process
+        batches = list(self._slices(len(orders[0])))
         full_batches = len(list(self._slices(len(self.images))))
         self.detector.train()
         steps = []
         for number, batch in enumerate(batches):
             step = (epoch - 1) * full_batches + number
             rate = learning_rate_at(self.options, step, self.options.epochs * full_batches)
-            losses = self._step(order[batch], rate)
+            losses = self._step([order[batch] for order in orders], rate)
             steps.append({"epoch": epoch, "step": step + 1, "learning_rate": rate, **losses})
             advance(1, f"epoch {epoch}")
         advance(full_batches - len(batches), "")
@@ -192,20 +210,39 @@ class _Run:
                 raise ReconditeError(f"the validation error is not finite in epoch {epoch}; try a lower learning_rate")
         return {"epoch": epoch, "seconds": time.monotonic() - started, **means, "validation": validation}, steps
 
-    def _step(self, chosen: NDArray[np.intp], learning_rate: float) -> dict[str, Tensor]:
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        mine = chosen[rank::world]
-        # A process without an image in the last batch still takes part, with a weight of zero.
-        weight = len(mine) * world / len(chosen)
-        x = self._to_device(self.images.take(np.sort(mine if len(mine) else chosen[:1])))
+    def _orders(self, epoch: int) -> list[NDArray[np.intp]]:
+        """Return one order of the images for each batch of a step."""
+        worst = self._worst() if self.options.trim and epoch > 1 else np.empty(0, dtype=np.intp)
+        first = [self.options.seed, epoch]
+        seeds = [first, *([*first, place] for place in range(1, self.detector.batches_a_step))]
+        orders = [np.random.default_rng(seed).permutation(len(self.images)) for seed in seeds]
+        return [order[~np.isin(order, worst)] for order in orders]
+
+    def _step(self, chosen: list[NDArray[np.intp]], learning_rate: float) -> dict[str, Tensor]:
+        rank, world, rows = self.fabric.global_rank, self.fabric.world_size, len(chosen[0])
+        with sharing(Share(rank, world, rows, self.draws)):
+            x = torch.cat([self._batch(np.sort(batch)) for batch in chosen])
+            # A process without an image in the last batch still takes part, with a weight of zero.
+            weight = len(range(rank, rows, world)) * world / rows
+            return self._update(x, weight, learning_rate)
+
+    def _batch(self, chosen: NDArray[np.intp]) -> Tensor:
+        """Return this process's images of a batch, augmented."""
+        mine = chosen[self.fabric.global_rank :: self.fabric.world_size]
+        x = self._to_device(self.images.take(mine if len(mine) else chosen[:1]))
+        return augmented(x, self.augmentations)
+
+    def _update(self, x: Tensor, weight: float, learning_rate: float) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         pending = self.detector.losses(x)
         while True:
             with self.fabric.autocast():
                 update = next(pending, None)
             if update is None:
+                if self.average is not None:
+                    self.average.update_parameters(self.detector)
                 return losses
-            group, loss = update
+            group, loss = update[:2]
             parameters = self.groups[group]
             for parameter in parameters:
                 parameter.grad = None
@@ -217,18 +254,17 @@ class _Run:
             for settings in optimizer.param_groups:
                 settings["lr"] = learning_rate
             optimizer.step()
-            if self.average is not None:
-                self.average.update_parameters(self.detector)
-            losses[f"loss_{group}"] = self._mean_over_processes(loss.detach() * weight)
+            for name, value in (update[2] if len(update) == 3 else {group: loss}).items():
+                losses[f"loss_{name}"] = self._mean_over_processes(value.detach() * weight)
 
     def _slices(self, size: int) -> Iterator[slice]:
         return _batch_slices(size, self.options.batch_size, fewest=2 * self.fabric.world_size)
 
-    def _without_worst(self, order: NDArray[np.intp]) -> NDArray[np.intp]:
+    def _worst(self) -> NDArray[np.intp]:
+        """Return the images that are left out of an epoch."""
         errors = self._errors(self.images)
-        kept = max(1, round(len(order) * (1 - self.options.trim)))
-        worst = np.argsort(errors, kind="stable")[kept:]
-        return order[~np.isin(order, worst)]
+        kept = max(1, round(len(errors) * (1 - self.options.trim)))
+        return np.argsort(errors, kind="stable")[kept:]
 
     def _errors(self, rows: Rows) -> NDArray[np.float64]:
         """Return the error of each image under the weights that would be kept now, (N,)."""
@@ -369,13 +405,17 @@ class _Run:
 
 
 def _optimizer_state(tensors: dict[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[int, dict[str, Tensor]]:
-    """Return Adam's state by parameter number, checked: it would write beyond a state of another size."""
+    """Return Adam's state by parameter number, checked: it would write beyond a state of another size.
+
+    Its fused kernel walks through both in the order of memory, so the state takes the layout of the parameter.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition("/")
-        if value.dim() and value.shape != parameters[int(number)].shape:
+        parameter = parameters[int(number)].detach()
+        if value.dim() and value.shape != parameter.shape:
             raise ValueError(f"{key} has shape {tuple(value.shape)}")
-        state.setdefault(int(number), {})[name] = value
+        state.setdefault(int(number), {})[name] = torch.empty_like(parameter).copy_(value) if value.dim() else value
     return state
 
 
@@ -411,12 +451,15 @@ def _leave_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 @contextmanager
 def _seeded(*numbers: int) -> Iterator[None]:
     """Seed torch for a while and leave its global state as it was."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(_seed(*numbers))
         yield
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from recondite.detectors.alad import Alad
 from recondite.detectors.autoencoder import Autoencoder
 from recondite.detectors.base import Detector
 from recondite.detectors.pca import Pca
@@ -15,6 +16,7 @@ from recondite.options import make_options
 __all__ = ["DETECTORS", "Detector", "build", "detector_class"]
 
 DETECTORS: dict[str, type[Detector]] = {
+    "alad": Alad,
     "autoencoder": Autoencoder,
     "pca": Pca,
     "vae": Vae,
@@ -33,7 +35,7 @@ def build(
     """Return an unfitted detector.
 
     Args:
-        name: a key of `DETECTORS`: "autoencoder", "vae", "pca".
+        name: a key of `DETECTORS`: "alad", "autoencoder", "pca", "vae".
         image_shape: (C, H, W) with sides from 8 to 512 pixels, or (D,) for vectors.
         seed: of the initial weights; the global random state is left alone.
         encoder: your own module, where the detector takes one; needs `decoder` too.

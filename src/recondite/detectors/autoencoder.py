@@ -10,9 +10,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from recondite.detectors.base import Detector, PixelScore
+from recondite.detectors.base import Detector, PixelScore, Prior
 from recondite.nets import NetworkName, check_network, make_network
 from recondite.options import CHECKED, PoolingOptions
+from recondite.training import Update
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -40,6 +41,7 @@ class Autoencoder(Detector):
 
     name: ClassVar[str] = "autoencoder"
     Options: ClassVar[type] = AutoencoderOptions
+    prior: ClassVar[Prior] = "fitted"
     options: AutoencoderOptions
 
     def __init__(
@@ -60,7 +62,7 @@ class Autoencoder(Detector):
             self.encoder, self.decoder = network.encoder, network.decoder
             self.set_scale(network.low, network.high)
 
-    def losses(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, x: Tensor) -> Iterator[Update]:
         x = self.scaled(x)
         yield "all", (x - self.reconstruct_tensor(x)).square().mean()
 

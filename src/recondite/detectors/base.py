@@ -20,7 +20,7 @@ from recondite.options import PoolingOptions, TrainingOptions, describe_options,
 from recondite.pooling import instance_scores, worst_region
 from recondite.scores import Scores
 from recondite.spool import Rows, read_all, split
-from recondite.training import History, train
+from recondite.training import History, Update, train
 
 SCORING_BATCH = 32
 """Images in every scoring call. Kernels differ in the last bits between batch sizes, so a lone image is padded to a
@@ -29,6 +29,8 @@ FEWEST_VALIDATED = 10
 PixelScore = Literal["squared_error", "absolute_error", "ssim", "multi_scale"]
 """What can be computed at each pixel from an image and its reconstruction; the last two look at its surroundings."""
 _SURROUNDINGS = ("ssim", "multi_scale")
+LARGEST_FITTED_LATENT = 1024
+_PRIOR_IMAGES = 2000
 _INSTANCE, _FEATURES, _REBUILT = "instance score", "feature score", "reconstruction"
 
 
@@ -52,6 +54,8 @@ class Measured:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+Prior = Literal["standard normal", "fitted"]
+"""Where latents for new images come from: N(0, I), or a Gaussian fitted to the latents of training images."""
 Statistics = Callable[[Tensor, Measured], Mapping[str, Tensor]]
 """A function of a batch in image units and of what was measured on it: name -> (N,)."""
 
@@ -64,7 +68,8 @@ class Detector(nn.Module):
     - `losses(x)` yields (parameter group, scalar loss) in update order;
     - `reconstruct_tensor(x)` returns the rebuilt batch, or `encode_tensor` and `decode_tensor` do so in two steps.
 
-    It may override `measure`, `parameter_groups`, `validation_errors` and `fit_rows`. Batches `x` are float32 tensors
+    It may override `measure`, `parameter_groups`, `validation_errors` and `fit_rows`, have `training_defaults` in place
+    of those of `TrainingOptions`, and name the `prior` that new images are made from. Batches `x` are float32 tensors
     (N, *shape): images as the user gave them in `losses` and `validation_errors`, in network units (`scaled`, see
     `set_scale`) in the methods named after tensors and in `measure`.
 
@@ -80,9 +85,15 @@ class Detector(nn.Module):
     Options: ClassVar[type]
     whole_image_scores: ClassVar[tuple[str, ...]] = ()
     """Scores that are one number for an image, not pooled from a map."""
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
+    trains_by_steps: ClassVar[bool] = True
+    prior: ClassVar[Prior | None] = None
+    batches_a_step: ClassVar[int] = 1
     shift: Tensor
     scale: Tensor
     fitted: Tensor
+    latent_mean: Tensor
+    latent_factor: Tensor
 
     def __init__(self, shape: tuple[int, ...], options: Any) -> None:
         super().__init__()
@@ -96,14 +107,18 @@ class Detector(nn.Module):
         self.register_buffer("shift", torch.zeros(scale_shape))
         self.register_buffer("scale", torch.ones(scale_shape))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+        if self.prior == "fitted" and options.latent_size <= LARGEST_FITTED_LATENT:
+            self.register_buffer("latent_mean", torch.zeros(options.latent_size))
+            self.register_buffer("latent_factor", torch.zeros(options.latent_size, options.latent_size))
 
     # What a subclass writes
 
-    def losses(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, x: Tensor) -> Iterator[Update]:
         """Yield (parameter group, scalar loss) in update order; the group is updated before the next is asked for.
 
         Args:
-            x: (N, *shape) in image units, as every tensor that the training loop hands over.
+            x: (N, *shape) in image units, as every tensor that the training loop hands over; with `batches_a_step` = B,
+                (B N, *shape), B different batches one behind the other.
         """
         raise NotImplementedError
 
@@ -149,6 +164,7 @@ class Detector(nn.Module):
         self.standardise(images)
         self.history = train(self, images, validation, training, run_folder, resume, show_progress)
         self.fitted.fill_(True)
+        self.fit_prior(images)
         return self
 
     # What every detector gets
@@ -176,7 +192,7 @@ class Detector(nn.Module):
         Raises:
             InputError: no readable images, unknown options, or options out of range.
         """
-        options = make_options(TrainingOptions, training, "training")
+        options = make_options(TrainingOptions, {**self.training_defaults, **training}, "training")
         if isinstance(validation, float | int) and not 0 <= validation < 1:
             raise InputError(f"expected a share of the images for validation, in [0, 1); got {validation!r}")
         spooled = read_all(open_images(images, role="fit", shape=self.shape), self.preprocessing, progress)
@@ -319,6 +335,42 @@ class Detector(nn.Module):
             for start in range(0, len(z), SCORING_BATCH)
         ]
         return np.concatenate(parts)
+
+    def sample(self, count: int, *, seed: int = 0) -> NDArray[np.float32]:
+        """Return new images (count, *shape), in image units, decoded from random latents; see `prior` for which.
+
+        Raises:
+            InputError: count is not positive, or the detector has no distribution over latents.
+            NotFittedError: `fit` was not called.
+        """
+        if count < 1:
+            raise InputError(f"expected at least one image to sample; got {count}")
+        if not self.can_sample:
+            limit = f" of at most {LARGEST_FITTED_LATENT} numbers" if self.prior == "fitted" else ""
+            raise InputError(f"detector {self.name!r} has no distribution over latents{limit} to sample from")
+        z = np.random.default_rng(seed).standard_normal((count, self.options.latent_size))
+        if self.prior == "fitted":
+            z = z @ self.latent_factor.double().cpu().numpy().T + self.latent_mean.double().cpu().numpy()
+        return self.decode(z)
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether the detector makes new images."""
+        return self.prior == "standard normal" or hasattr(self, "latent_factor")
+
+    def fit_prior(self, images: Rows) -> None:
+        """Fit the Gaussian over latents, where `prior` says so, to at most 2,000 of the images."""
+        if not hasattr(self, "latent_factor"):
+            return
+        chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:_PRIOR_IMAGES])
+        some = Rows(images.pixels, images.index[chosen])
+        parts = [
+            self.run(x, lambda x: {"": self.encode_tensor(self.scaled(x))})[""] for x in some.batches(SCORING_BATCH)
+        ]
+        latents = np.concatenate(parts).astype(np.float64)
+        variances, axes = np.linalg.eigh(np.cov(latents, rowvar=False, ddof=0).reshape(2 * latents.shape[1:]))
+        self.latent_mean.copy_(torch.from_numpy(latents.mean(axis=0)))
+        self.latent_factor.copy_(torch.from_numpy(axes * np.sqrt(variances.clip(min=0))))
 
     def run(
         self, rows: NDArray[np.float32], function: Callable[[Tensor], dict[str, Tensor]]

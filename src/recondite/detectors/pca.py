@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from recondite.detectors.base import Detector, PixelScore
+from recondite.detectors.base import Detector, PixelScore, Prior
 from recondite.errors import InputError
 from recondite.options import CHECKED, PoolingOptions, TrainingOptions
 from recondite.progress import progress
@@ -47,6 +47,8 @@ class Pca(Detector):
 
     name: ClassVar[str] = "pca"
     Options: ClassVar[type] = PcaOptions
+    prior: ClassVar[Prior] = "fitted"
+    trains_by_steps: ClassVar[bool] = False
     options: PcaOptions
     mean: Tensor
     components: Tensor
@@ -63,13 +65,15 @@ class Pca(Detector):
         self,
         images: Rows,
         validation: Rows | None,
-        training: TrainingOptions,  # noqa: ARG002  a closed form has nothing to set
+        training: TrainingOptions,
         run_folder: Path | None = None,  # noqa: ARG002  one pass: nothing to resume
         resume: bool = False,  # noqa: ARG002
         show_progress: bool = False,
     ) -> Self:
         from sklearn.decomposition import IncrementalPCA
 
+        if training.augment:
+            raise InputError("pca looks at each image once and has no epochs: it takes no augmentation")
         kept = self.options.latent_size
         if len(images) < kept:
             raise InputError(f"{kept} components need at least {kept} images; got {len(images)}")
@@ -84,6 +88,7 @@ class Pca(Detector):
         self.mean.copy_(torch.from_numpy(model.mean_))
         self.components.copy_(torch.from_numpy(model.components_))
         self.fitted.fill_(True)
+        self.fit_prior(images)
         error = None
         if validation is not None:
             parts = [self.validation_errors(torch.from_numpy(batch)) for batch in validation.batches()]

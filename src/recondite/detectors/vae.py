@@ -14,10 +14,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from recondite.detectors.base import Detector, Measured, PixelScore
+from recondite.detectors.base import Detector, Measured, PixelScore, Prior
 from recondite.errors import InputError
 from recondite.nets import NetworkName, check_network, make_network
 from recondite.options import CHECKED, PoolingOptions
+from recondite.training import Update
 
 _LARGEST_LOG_VARIANCE = 20.0
 _SMALLEST_LOG_SIGMA = -6.0
@@ -67,6 +68,7 @@ class Vae(Detector):
     name: ClassVar[str] = "vae"
     Options: ClassVar[type] = VaeOptions
     whole_image_scores: ClassVar[tuple[str, ...]] = ("elbo",)
+    prior: ClassVar[Prior] = "standard normal"
     options: VaeOptions
     noise: Tensor
 
@@ -92,7 +94,7 @@ class Vae(Detector):
         self.log_sigma = nn.Parameter(log_sigma, requires_grad=options.sigma != "fixed")
         self.register_buffer("noise", torch.randn(options.draws, latent, generator=torch.Generator().manual_seed(0)))
 
-    def losses(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, x: Tensor) -> Iterator[Update]:
         x = self.scaled(x)
         mean, log_variance = self._posterior(x)
         z = mean + (log_variance / 2).exp() * torch.randn_like(mean)

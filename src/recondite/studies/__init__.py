@@ -1,0 +1,1 @@
+"""Studies: many runs, put together into tables, figures and a page."""
