@@ -18,7 +18,7 @@ from recondite.catalog import cache_folder
 from recondite.metrics import auroc_interval
 from recondite.studies.runs import baseline_scores, open_task
 
-PACKAGES = ("pyod==3.6.7",)
+PACKAGES = ("pyod==3.6.7", "pandas")
 PEER = """
 import sys, time
 import numpy as np

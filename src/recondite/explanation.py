@@ -7,11 +7,14 @@ import numpy as np
 from recondite.datasets import open_images, read_batches
 from recondite.errors import InputError
 from recondite.files import atomic_file
+from recondite.image_statistics import in_words as statistic_in_words
 from recondite.plots import plot_comparison
 from recondite.scores import Verdicts
 from recondite.screen import Screen
 
 _FORMATS = (".png", ".svg", ".pdf")
+_NAMED = 4
+_RARE = 2.58  # one normal image in a hundred lies farther out, on either side
 
 
 def draw(screen: Screen, image: object, output: Path, group: str | None = None) -> Verdicts:
@@ -37,6 +40,7 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None) 
         verdicts.feature_score[0],
         screen.map_scale,
         in_words(screen, verdicts),
+        statistics_of_first(screen, verdicts),
     )
     with atomic_file(output) as temporary:
         figure.savefig(temporary, format=output.suffix.lower().lstrip("."), dpi=120)
@@ -54,5 +58,28 @@ def in_words(screen: Screen, verdicts: Verdicts) -> str:
     return (
         f"{verdicts.ids[0]} is an {'OUTLIER' if outlier else 'INLIER'}: its score {score:.4g} is {relation} "
         f"{threshold}.\n{p_value:.2%} of normal images score this high (p-value {p_value:.3g}); "
-        f"an image is flagged when that is at most {screen.alpha:.4g}."
+        f"an image is flagged when that is at most {screen.alpha:.4g}.{_unusual(screen, verdicts, outlier)}"
     )
+
+
+def statistics_of_first(screen: Screen, verdicts: Verdicts) -> list[tuple[str, float]]:
+    """Return (what a statistic is, how unusual it is in standard deviations) of the first image, most unusual first.
+
+    Empty where the screen judges by the error alone.
+    """
+    if screen.evidence is None or not verdicts.statistics:
+        return []
+    density = screen.evidence.density
+    z = density.z({name: verdicts.statistics[name][:1] for name in density.names})[0]
+    order = np.argsort(-np.abs(z), kind="stable")
+    return [(statistic_in_words(density.names[index]), float(z[index])) for index in order]
+
+
+def _unusual(screen: Screen, verdicts: Verdicts, outlier: bool) -> str:
+    found = statistics_of_first(screen, verdicts)
+    named = [f"{name} ({'high' if z > 0 else 'low'})" for name, z in found[:_NAMED] if abs(z) > _RARE]
+    if named:
+        return f"\nOutside the range of normal images: {', '.join(named)}."
+    if found and outlier:
+        return "\nNo statistic is unusual by itself; their combination or the error is."
+    return ""

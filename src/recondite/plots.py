@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -178,16 +178,52 @@ def plot_heat_map(
 
 
 def plot_comparison(
-    image: ArrayLike, reconstruction: ArrayLike, feature_score: ArrayLike, scale: tuple[float, float], verdict: str
+    image: ArrayLike,
+    reconstruction: ArrayLike,
+    feature_score: ArrayLike,
+    scale: tuple[float, float],
+    verdict: str,
+    statistics: Sequence[tuple[str, float]] = (),
 ) -> Figure:
-    """Return a figure of input, reconstruction and difference, headed by the verdict in words."""
-    figure = Figure(figsize=(9, 3.7), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    """Return a figure of input, reconstruction and difference, headed by the verdict in words.
+
+    Args:
+        image, reconstruction, feature_score: (C, H, W).
+        scale: of the heat map, (low, high).
+        verdict: the heading.
+        statistics: for a chart below, see `plot_statistics`.
+    """
+    figure = Figure(figsize=(9, 3.9 + (0.7 + 0.24 * len(statistics) if statistics else 0)), layout="constrained")
+    above: Figure | SubFigure = figure
+    if statistics:
+        heights = (3.9, 0.7 + 0.24 * len(statistics))
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
+        plot_statistics(statistics, below.subplots())
+    left, middle, right = above.subplots(1, 3)
     plot_image(image, left, "input")
     plot_image(reconstruction, middle, "reconstruction")
     plot_heat_map(feature_score, scale, right, "difference (feature score)")
     figure.suptitle(verdict, fontsize=11, wrap=True, parse_math=False)
     return figure
+
+
+def plot_statistics(statistics: Sequence[tuple[str, float]], ax: Axes | None = None) -> Axes:
+    """Draw how unusual each statistic of an image is, as bars beside the range of normal images.
+
+    Args:
+        statistics: (what it is, standard deviations from the middle of normal images); bars end at 6.
+    """
+    ax = ax or new_axes(6, 0.7 + 0.24 * len(statistics))
+    names, values = [name for name, _ in statistics], np.array([value for _, value in statistics], dtype=float)
+    ax.axvspan(-2.58, 2.58, color=GREY, alpha=0.2, lw=0, label="99 of 100 normal images")
+    ends = np.clip(np.nan_to_num(values), -6, 6)
+    ax.barh(names, ends, color=[RED if abs(value) > 2.58 else BLUE for value in ends], height=0.6)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set(xlim=(-6.2, 6.2), xlabel="standard deviations from the middle of normal images (cut at 6)")
+    ax.invert_yaxis()
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    return ax
 
 
 def plot_aurocs(
