@@ -24,12 +24,13 @@ ROWS = [
         "pooling",
         "alad_nets",
         "augmentation",
+        "maps",
         "nets",
         "plots",
         "runlog",
         "presets",
     ],
-    ["classifier", "datasets", "image_statistics"],
+    ["classifier", "datasets", "foreign", "image_statistics"],
     ["spool"],
     ["training"],
     ["detectors.base"],
@@ -42,7 +43,7 @@ ROWS = [
     ["studies.page"],
     ["studies.one_class"],
     ["studies.latent_size"],
-    ["demonstration"],
+    ["demonstration", "pairs"],
     ["cli"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}

@@ -36,6 +36,32 @@ def test_mnist_from_the_data_folder(data_folder):
     assert train.labels[:5] == ["5", "0", "4", "1", "9"]
 
 
+@pytest.mark.usefixtures("data_folder")
+def test_birds_from_the_data_folder(monkeypatch):
+    train, test = catalog.open_named("birds64"), catalog.open_named("birds64/test:dog,other")
+    assert set(train.labels) == {"bird"}
+    assert len(train.names) == 1600
+    assert sorted(set(test.labels)) == ["dog", "other"]
+    monkeypatch.delenv("RECONDITE_DATA")
+    with pytest.raises(InputError, match="birds64 cannot be downloaded"):
+        catalog.open_named("birds64")
+
+
+def test_what_is_at_hand_opens_without_a_download(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECONDITE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("RECONDITE_CACHE", str(tmp_path / "cache"))
+    assert catalog.at_hand("digits/test:3")
+    assert not any(map(catalog.at_hand, ("mnist", "fashion-mnist", "cifar10/test:cat", "birds64")))
+    files = [*(f"mnist/{file}" for file in catalog._MNIST_MD5), "cifar10-jpeg.tar.xz"]
+    for index, file in enumerate(files):
+        path = tmp_path / ("data" if index % 2 == 0 else "cache") / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert catalog.at_hand("mnist/test") == (index == 4)
+        path.touch()
+    assert catalog.at_hand("cifar10/train:cat")
+    assert not catalog.at_hand("fashion-mnist")
+
+
 def test_idx_files_that_are_not(tmp_path):
     for content in (b"", b"text", gzip.compress(b"\0\0\x08\x03\0\0\0\x05"), gzip.compress(b"\0\0\x09\x03")):
         path = tmp_path / "a.gz"

@@ -1,14 +1,18 @@
 """What every detector promises; a new one is tested from its line in DETECTORS."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from conftest import QUICK, SHAPES
+from reference import twins
 
 import recondite
 from recondite import DETECTORS, InputError, NotFittedError, build
 from recondite.images import Preprocessing
 from recondite.metrics import auroc
+from recondite.options import describe_options, options_to_json
 
 # ALAD compares no pixels in training, and the seconds that a test has are few for five networks.
 SLOW_LEARNERS = {"alad"}
@@ -212,3 +216,51 @@ def test_options_are_checked(name):
         built(name, image_shape=shape_of(name), top_percent=0)
     assert DETECTORS[name].__doc__
     assert name in QUICK, "give the new detector quick settings in conftest.py"
+
+
+def pixel_scores(name):
+    """The scores of a detector that look at the surroundings of a pixel, if it has them."""
+    known = get_args(describe_options(DETECTORS[name].Options)["score"][0])
+    return [score for score in ("ssim", "multi_scale") if score in known]
+
+
+def test_scores_for_defects_keep_the_promises_too(name, screens, digits):
+    images = digits[1400:1440]
+    constants = np.stack([np.full((1, 8, 8), level, np.float32) for level in (0, 0.5, 1)])
+    screen = screens(name)
+    for score in pixel_scores(name):
+        for scoring in ({"score": score}, {"score": score, "smooth": 1.0, "region": 3}):
+            detector = screen.detector.scored_by(**scoring)
+            together = detector.score(images, feature_score=True)
+            alone = [detector.score(image[None]).instance_score[0] for image in images]
+            np.testing.assert_array_equal(alone, together.instance_score)
+            pooled = [
+                twins.worst_region(one, 3) if "region" in scoring else one.mean() for one in together.feature_score
+            ]
+            np.testing.assert_allclose(together.instance_score, pooled, rtol=1e-5)
+            assert np.isfinite(detector.score(constants, feature_score=True).feature_score).all()
+            assert auroc(together.instance_score, detector.score(np.rot90(images, axes=(1, 2))).instance_score) > 0.9
+            assert screen.detector.options.score != score  # the screen's own detector stays as it was
+    for score in pixel_scores(name):
+        made = build(name, image_shape=(1, 8, 8), latent_size=4, score=score, smooth=0.7, region=4)
+        made.fit(digits[:80], **quick_training(name))
+        options = {"image_shape": (1, 8, 8), **options_to_json(made.options)}
+        again = build(name, **options)
+        again.load_state_dict(made.state_dict())
+        np.testing.assert_array_equal(again.score(images).instance_score, made.score(images).instance_score)
+
+
+def test_scoring_options_that_do_not_go_together_are_refused(name):
+    if not pixel_scores(name):
+        pytest.skip(f"{name} scores whole images")
+    for options, words in (
+        ({"region": 3, "top_percent": 50}, "choose one"),
+        ({"region": 9}, "region <= 8"),
+        ({"region": -1}, "region"),
+        ({"smooth": -0.1}, "smooth"),
+    ):
+        with pytest.raises(InputError, match=words):
+            build(name, image_shape=(1, 8, 12), **options)
+    for options in ({"score": "ssim"}, {"score": "multi_scale"}, {"smooth": 1.0}, {"region": 2}):
+        with pytest.raises(InputError, match="for images, not for vectors"):
+            build(name, image_shape=(12,), latent_size=3, **options)

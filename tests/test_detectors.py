@@ -5,11 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from sklearn.decomposition import PCA
 from torch import nn
 
 import recondite
 from recondite import InputError, build
+from recondite.foreign import alter, make_foreign
+from recondite.maps import ssim_error
+from recondite.metrics import auroc
 from recondite.plots import heat_colours
 
 
@@ -212,3 +216,111 @@ def test_half_a_network_of_your_own_is_refused():
         build("pca", image_shape=(1, 8, 8), encoder=nn.Flatten(), decoder=nn.Flatten())
     with pytest.raises(InputError, match="expected a detector among"):
         build("gan", image_shape=(1, 8, 8))
+
+
+def fabric(count, seed, noise=0.01):
+    """Faint stripes under uneven light, 32 x 32; the noise of an image is up to `noise` strong."""
+    draws = np.random.default_rng(seed)
+    light = gaussian_filter(draws.normal(size=(count, 32, 32)), (0, 6, 6))
+    stripes = 0.06 * np.sin(np.arange(32) * np.pi / 2 + 0.4)
+    grain = draws.uniform(0, noise, (count, 1, 1)) * draws.normal(size=light.shape)
+    return np.clip(0.5 + 0.1 * light / light.std() + stripes + grain, 0, 1).astype(np.float32)[:, None]
+
+
+def with_patches(images, change):
+    """Change a square of 8 x 8 pixels somewhere in each image."""
+    draws = np.random.default_rng(3)
+    changed = images.copy()
+    for image in changed:
+        top, left = draws.integers(0, 24, 2)
+        image[:, top : top + 8, left : left + 8] = change(image)[:, top : top + 8, left : left + 8]
+    return changed
+
+
+def told(detector, normal, odd, **scoring):
+    reading = detector.scored_by(**scoring)
+    return auroc(reading.score(normal).instance_score, reading.score(odd).instance_score)
+
+
+def test_ssim_sees_worn_fabric_that_the_squared_error_loses_in_uneven_light():
+    detector = build("pca", image_shape=(1, 32, 32), latent_size=4).fit(fabric(700, 0))
+    test = fabric(300, 1)
+    worn = with_patches(test, lambda image: gaussian_filter(image, (0, 2.5, 2.5)))
+    assert told(detector, test, worn) < 0.6
+    assert told(detector, test, worn, score="ssim") > 0.75
+    assert told(detector, test, worn, score="ssim", region=8) > 0.97
+
+
+def test_errors_at_many_scales_see_a_stain_that_grain_hides():
+    detector = build("pca", image_shape=(1, 32, 32), latent_size=60).fit(fabric(700, 0, noise=0.15))
+    test = fabric(300, 1, noise=0.15)
+    stained = with_patches(test, lambda image: np.maximum(image - 0.15, 0))
+    plain = told(detector, test, stained)
+    assert told(detector, test, stained, score="multi_scale") > plain + 0.02
+    assert told(detector, test, stained, score="multi_scale", region=6) > plain + 0.1
+
+
+@pytest.mark.parametrize("scoring", [{"region": 6}, {"smooth": 1.0, "top_percent": 2}])
+def test_the_worst_region_of_textures_tells_a_scratch_that_the_mean_dilutes(scoring):
+    pytest.importorskip("skimage")
+    textures = make_foreign("textures", 1000, (1, 32, 32))
+    detector = build("pca", image_shape=(1, 32, 32), latent_size=40).fit(textures[:700])
+    test = textures[700:]
+    scratched = alter("scratches", test)
+    assert told(detector, test, scratched) < 0.75
+    assert told(detector, test, scratched, **scoring) > 0.9
+
+
+def test_vae_averages_ssim_over_its_draws(vae, digits):
+    x = torch.from_numpy(digits[:20, None] / np.float32(255))
+    with torch.no_grad():
+        mean, log_variance = vae.encoder(x).chunk(2, 1)
+        decoded = [vae.decoder(mean + (log_variance / 2).exp() * noise) for noise in vae.noise]
+    expected = torch.stack([ssim_error(x, one) for one in decoded]).mean(0)
+    found = vae.score(digits[:20], score="ssim", feature_score=True).feature_score
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_ssim_is_that_of_the_image_whatever_the_units_of_the_network():
+    in_other_units = build("autoencoder", image_shape=(3, 32, 32), network="cats-dogs-screen", latent_size=1000)
+    in_other_units.fitted.fill_(True)
+    images = make_foreign("gradients", 5, (3, 32, 32))
+    rebuilt = torch.from_numpy(in_other_units.reconstruct(images))
+    expected = ssim_error(torch.from_numpy(images / np.float32(255)), rebuilt)
+    found = in_other_units.score(images, score="ssim", feature_score=True).feature_score
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
+def test_the_elbo_has_no_region_and_its_map_may_be_smooth(vae, digits):
+    with pytest.raises(InputError, match="region"):
+        build("vae", image_shape=(1, 8, 8), score="elbo", region=2)
+    smooth = vae.scored_by(score="elbo", smooth=1.0).score(digits[:5], feature_score=True)
+    rough = vae.score(digits[:5], score="elbo", feature_score=True)
+    np.testing.assert_array_equal(smooth.instance_score, rough.instance_score)
+    assert np.abs(np.diff(smooth.feature_score)).mean() < np.abs(np.diff(rough.feature_score)).mean()
+
+
+def test_scoring_in_another_way_shares_the_weights_and_takes_scoring_options_only(vae, digits):
+    other = vae.scored_by(top_percent=10)
+    assert other.encoder is vae.encoder
+    np.testing.assert_array_equal(
+        other.score(digits[:5]).instance_score, vae.score(digits[:5], top_percent=10).instance_score
+    )
+    with pytest.raises(InputError, match="options among region, score, smooth, top_percent; got latent_size"):
+        vae.scored_by(latent_size=3)
+    with pytest.raises(InputError, match="option score"):
+        vae.scored_by(score="beauty")
+    with pytest.raises(InputError, match="region <= 8"):
+        vae.scored_by(region=9)
+    with pytest.raises(InputError, match="choose one"):
+        vae.scored_by(region=2).score(digits[:5], top_percent=10)
+
+
+def test_a_screen_with_scores_for_defects_is_saved_with_its_map(digits, tmp_path):
+    screen = recondite.fit(digits[:600], detector="pca", latent_size=12, alpha=0.1, score="ssim", region=3, smooth=0.5)
+    screen.save(tmp_path / "screen")
+    again = recondite.load(tmp_path / "screen")
+    assert again.detector.options == screen.detector.options
+    before, after = (one.predict(digits[1400:], feature_score=True) for one in (screen, again))
+    np.testing.assert_array_equal(before.instance_score, after.instance_score)
+    np.testing.assert_array_equal(before.feature_score, after.feature_score)

@@ -1,3 +1,5 @@
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,9 +24,44 @@ def test_measures_equal_their_slow_twins_ties_included(inliers, outliers):
 
 @pytest.mark.parametrize("bad", [[], [float("nan"), 1.0], [[1.0]]])
 def test_scores_that_cannot_be_measured_are_refused(bad):
-    for measure in (metrics.auroc, metrics.average_precision, metrics.outliers_missed_at_95_inliers_kept):
+    for measure in (
+        metrics.auroc,
+        metrics.delong_interval,
+        metrics.average_precision,
+        metrics.outliers_missed_at_95_inliers_kept,
+    ):
         with pytest.raises(InputError):
             measure(bad, [1.0])
+
+
+@given(SCORES, SCORES)
+def test_the_interval_holds_the_auroc_and_mirrors_with_it(inliers, outliers):
+    low, high = metrics.delong_interval(inliers, outliers)
+    assert 0 <= low <= metrics.auroc(inliers, outliers) <= high <= 1
+    assert high > low
+    assert metrics.delong_interval(outliers, inliers) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+def test_fifty_images_told_apart_without_an_error_prove_no_more_than_fifty_images_can():
+    low, high = metrics.delong_interval(range(50), range(50, 100))
+    assert low == pytest.approx(1 / (1 + 1.96**2 / 50), abs=1e-3)
+    assert high == 1
+
+
+@pytest.mark.parametrize("spread", ["shifted", "two heaps"])
+@pytest.mark.parametrize("truth", [0.5, 0.9, 0.98])
+def test_the_interval_of_the_auroc_covers_the_truth(spread, truth):
+    draws = np.random.default_rng(0)
+    covered = []
+    for _ in range(600):
+        inliers = draws.normal(size=200)
+        if spread == "shifted":
+            outliers = draws.normal(NormalDist().inv_cdf(truth) * 2**0.5, size=300)
+        else:
+            outliers = np.where(draws.random(300) < truth, 9.0, -9.0)
+        low, high = metrics.delong_interval(inliers, outliers)
+        covered.append(low <= truth <= high)
+    assert 0.92 <= np.mean(covered) <= 0.985
 
 
 def test_nineteen_of_twenty_are_95_percent():

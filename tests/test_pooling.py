@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from reference import twins
 
 from recondite.errors import InputError
-from recondite.pooling import instance_scores, values_kept
+from recondite.pooling import instance_scores, values_kept, worst_region
 
 ONE_TO_HUNDRED = torch.arange(1.0, 101.0)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
 
@@ -42,3 +42,31 @@ def test_each_image_is_pooled_on_its_own():
     scores = torch.rand(5, 3, 8, 8)
     alone = torch.cat([instance_scores(one[None], 20) for one in scores])
     assert torch.equal(instance_scores(scores, 20), alone)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 14)])
+@pytest.mark.parametrize("side", [1, 3, 8])
+def test_the_worst_region_equals_its_slow_twin(shape, side):
+    scores = torch.rand(4, *shape, generator=torch.Generator().manual_seed(1))
+    expected = [twins.worst_region(one.numpy(), side) for one in scores]
+    np.testing.assert_allclose(worst_region(scores, side), expected, rtol=1e-9)
+    for one, together in zip(scores, worst_region(scores, side), strict=True):
+        assert torch.equal(worst_region(one[None], side)[0], together)
+
+
+def test_the_worst_region_is_found_wherever_it_lies_and_the_rest_does_not_dilute_it():
+    for top, left in ((0, 0), (5, 11), (12, 3)):
+        scores = torch.zeros(1, 2, 16, 16)
+        scores[:, :, top : top + 4, left : left + 4] = 1
+        assert worst_region(scores, 4).item() == 1
+        assert worst_region(scores, 8).item() == pytest.approx(0.25)
+    square = torch.rand(3, 1, 9, 9)
+    np.testing.assert_allclose(worst_region(square, 9), instance_scores(square))
+
+
+@pytest.mark.parametrize("side", [0, -1, 9])
+def test_regions_that_do_not_fit_are_refused(side):
+    with pytest.raises(InputError, match="region"):
+        worst_region(torch.zeros(1, 1, 8, 20), side)
+    with pytest.raises(InputError, match="region"):
+        worst_region(torch.zeros(1, 20), 2)

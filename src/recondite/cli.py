@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 DEFAULT_DETECTOR = "autoencoder"
 _LINES_OF_BAD_FILES = 10
-_NOT_IN_STUDIES = {"score", "top_percent", "seed"}  # a study reports every score over whole images, for several seeds
+# A study reports every score over whole images, for several seeds.
+_NOT_IN_STUDIES = {"score", "smooth", "region", "top_percent", "seed"}
+_WORST_PAIRS = 10
 
 Output = Annotated[Path, Parameter(alias="-o")]
 OnBad = Literal["flag", "skip", "raise"]
@@ -57,6 +59,9 @@ def _make_app(tokens: Sequence[str]) -> App:
     app.command(_studies(tokens[1:]) if tokens[:1] == ["study"] else _study, name="study")
     for command in (predict, evaluate, show, sample, info, datasets, detectors, demo):
         app.command(command)
+    bench = App(name="bench", help="Measure the detectors.")
+    bench.command(bench_pairs, name="pairs")
+    app.command(bench)
     return app
 
 
@@ -581,6 +586,64 @@ def demo(*, output: Output = Path("demo"), epochs: int | None = None) -> None:
     print(f"report: {report}")
 
 
+def bench_pairs(
+    *,
+    output: Output,
+    normal: str | None = None,
+    detector: str | None = None,
+    scores: str | None = None,
+    outliers: str | None = None,
+    epochs: int | None = None,
+    count: int = 1000,
+    seeds: int = 1,
+) -> None:
+    """Let each data set be normal in turn and measure every detector on every kind of outlier at hand.
+
+    Run the same command again to go on after an interruption: finished screens and rows in the folder are used.
+
+    Parameters
+    ----------
+    output
+        Folder for pairs.csv, pairs.png (heat map of AUROCs), pairs.md and the screens.
+    normal
+        Normal sets, such as cifar10,mnist; all that are at hand by default.
+    detector
+        Detectors, such as vae,pca; all by default.
+    scores
+        Scores to judge by, such as error,evidence,auto (the default), or other errors of a detector, such as ssim,elbo.
+    outliers
+        Sets of outliers, such as constants,mnist,flipped; all by default.
+    epochs
+        Passes over the training images, in place of those chosen for each data set.
+    count
+        Images in each set, at most.
+    seeds
+        How often to fit, each time with other weights and draws.
+    """
+    from recondite.pairs import BASELINE, run_pairs
+
+    rows = run_pairs(
+        output,
+        normals=_names(normal),
+        detectors=_names(detector),
+        scores=_names(scores),
+        outliers=_names(outliers),
+        epochs=epochs,
+        count=count,
+        seeds=seeds,
+        progress=True,
+    )
+    measured = [row for row in rows if row["detector"] != BASELINE]
+    worst = sorted(measured, key=lambda row: row["auroc"])[:_WORST_PAIRS]
+    columns = ("normal", "detector", "score", "outliers")
+    _print_table(
+        [(*columns, "AUROC"), *((*(row[name] for name in columns), f"{row['auroc']:.3f}") for row in worst)],
+        title=f"the lowest of {len(measured):,} AUROCs",
+        header=True,
+    )
+    print(f"\ntable: {output / 'pairs.csv'}, {output / 'pairs.md'}\nfigure: {output / 'pairs.png'}")
+
+
 def _load(path: Path, alpha: float | None, confidence: float | None, device: str, score: str | None = None) -> "Screen":
     from recondite.screen import load
 
@@ -667,6 +730,10 @@ def _whole_numbers(flag: str, text: str) -> list[int]:
     if not all(part.isdecimal() for part in parts):
         raise InputError(f"expected {flag} as whole numbers joined by commas; got {text!r}")
     return [int(part) for part in parts]
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _share_or_source(text: str) -> float | str:

@@ -11,6 +11,7 @@ from recondite.catalog import open_named
 from recondite.datasets import ImageSet
 from recondite.errors import InputError
 from recondite.fitting import fit
+from recondite.foreign import make_foreign
 from recondite.metrics import auroc, rate
 from recondite.report import write_report
 from recondite.scores import Verdicts
@@ -93,31 +94,12 @@ def _named(images: NDArray[np.uint8], kind: str, names: Any) -> ImageSet:
 
 
 def _textures(side: int) -> ImageSet:
-    """Cut squares from real photographs of textures."""
-    generator = np.random.default_rng(0)
-    photographs = _photographs()
-    crops, names = [], []
-    for index in range(_TEXTURES):
-        name = list(photographs)[index % len(photographs)]
-        picture = photographs[name]
-        scale = 2
-        top, left = (generator.integers(0, length - scale * side) for length in picture.shape)
-        crops.append(picture[top : top + scale * side : scale, left : left + scale * side : scale])
-        names.append(f"{name}-{index:03d}")
-    return _named(np.stack(crops), "textures", names)
-
-
-def _photographs() -> dict[str, NDArray[np.uint8]]:
+    """Cut squares from real photographs, of textures where they are at hand."""
     try:
-        from skimage import data
-
-        return {name: getattr(data, name)() for name in ("brick", "grass", "gravel")}
-    except ImportError:
-        from sklearn.datasets import load_sample_images
-
-        pictures = load_sample_images()
-        grey = [picture.mean(axis=2).astype(np.uint8) for picture in pictures.images]
-        return {Path(name).stem: picture for name, picture in zip(pictures.filenames, grey, strict=True)}
+        cut = make_foreign("textures", _TEXTURES, (1, side, side))
+    except InputError:
+        cut = make_foreign("photographs", _TEXTURES, (1, side, side))
+    return _named(cut[:, 0], "textures", [f"{index:03d}" for index in range(_TEXTURES)])
 
 
 def _joined(kinds: dict[str, ImageSet]) -> ImageSet:

@@ -63,6 +63,23 @@ class TrainingOptions:
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of weights, shuffling and every random draw")] = 0
 
 
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class PoolingOptions:
+    """How the errors of single values become a map and the score of the image; the same for all that rebuild images."""
+
+    smooth: Annotated[
+        float,
+        Field(ge=0, le=64, description="sigma in pixels of a Gaussian that smooths the map of errors; 0 for none"),
+    ] = 0.0
+    region: Annotated[
+        int,
+        Field(ge=0, le=512, description="score by the worst square of so many pixels a side; 0 for the whole image"),
+    ] = 0
+    top_percent: Annotated[
+        float, Field(gt=0, le=100, description="share of the worst errors that make up the score of an image")
+    ] = 100.0
+
+
 def make_options(kind: type[T], values: Mapping[str, Any], owner: str) -> T:
     """Create options of a kind from names and values.
 

@@ -190,6 +190,43 @@ def plot_comparison(
     return figure
 
 
+def plot_aurocs(
+    values: ArrayLike,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    lines_above: Sequence[int] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a table of AUROCs: red below one half, white at one half, blue above; NaN leaves a cell empty.
+
+    Args:
+        values: (len(rows), len(columns)) in [0, 1].
+        rows, columns: what each row and column is called.
+        lines_above: rows that a line sets apart from the one above.
+    """
+    aurocs = np.asarray(values, dtype=np.float64).reshape(len(rows), len(columns))
+    longest_row, longest_column = (max(map(len, names), default=0) for names in (rows, columns))
+    ax = ax or new_axes(1 + 0.075 * longest_row + 0.42 * len(columns), 1 + 0.055 * longest_column + 0.24 * len(rows))
+    ax.imshow(aurocs, cmap="RdBu", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    for (row, column), value in np.ndenumerate(aurocs):
+        if np.isfinite(value):
+            colour = "white" if abs(value - 0.5) > 0.3 else "black"
+            text = f"{value:.2f}".removeprefix("0")
+            ax.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    ax.set_xticks(range(len(columns)), columns, rotation=45, ha="left", rotation_mode="anchor", fontsize=9)
+    ax.set_yticks(range(len(rows)), rows, fontsize=9)
+    ax.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
+    ax.set_facecolor("#e6e6e6")
+    ax.spines[:].set_visible(False)
+    ax.set_xticks(np.arange(1, len(columns)) - 0.5, minor=True)
+    ax.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=1)
+    ax.tick_params(which="minor", length=0)
+    for row in lines_above:
+        ax.axhline(row - 0.5, color="black", linewidth=1.5)
+    return ax
+
+
 def heat(feature_score: ArrayLike) -> NDArray[np.float64]:
     """Return the mean over channels of one image's feature scores: (C, H, W) -> (H, W)."""
     averaged: NDArray[np.float64] = np.asarray(feature_score, dtype=np.float64).mean(axis=0)

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from recondite.errors import InputError
 
@@ -41,3 +42,23 @@ def instance_scores(feature_scores: Tensor, top_percent: float = 100) -> Tensor:
         # The order among the worst does not matter, but a fixed order of summation does.
         flat = flat.topk(kept, dim=1, sorted=True).values
     return flat.double().mean(dim=1)
+
+
+def worst_region(feature_scores: Tensor, side: int) -> Tensor:
+    """Return the largest mean over a square of pixels that each image has, as float64 (N,).
+
+    Args:
+        feature_scores: (N, C, H, W); channels are averaged.
+        side: of the square, which lies within the image.
+
+    Raises:
+        InputError: not 1 <= side <= H and W.
+
+    >>> import torch
+    >>> worst_region(torch.tensor([[[[0.0, 1, 2], [0, 3, 2], [0, 0, 0]]]]), 2)
+    tensor([2.], dtype=torch.float64)
+    """
+    if feature_scores.ndim != 4 or not 1 <= side <= min(feature_scores.shape[2:]):
+        raise InputError(f"expected a region of at most the shorter side of {tuple(feature_scores.shape)}; got {side}")
+    channels_averaged = feature_scores.double().mean(dim=1, keepdim=True)
+    return avg_pool2d(channels_averaged, side, stride=1).flatten(1).amax(dim=1)

@@ -49,3 +49,67 @@ def benjamini_hochberg(p_values, rate):
     flags = np.zeros(len(p_values), dtype=bool)
     flags[order[:largest]] = True
     return flags
+
+
+def mirrored(index, side):
+    """The pixel that an index beyond the border stands for, the border pixel being there twice."""
+    index %= 2 * side
+    return index if index < side else 2 * side - 1 - index
+
+
+def surroundings(image, row, column, radius, sigma):
+    """(weight, value) of each pixel of a Gaussian window around one pixel of an image (H, W)."""
+    height, width = image.shape
+    window = [
+        (math.exp(-(y * y + x * x) / (2 * sigma**2)), image[mirrored(row + y, height), mirrored(column + x, width)])
+        for y in range(-radius, radius + 1)
+        for x in range(-radius, radius + 1)
+    ]
+    total = sum(weight for weight, _ in window)
+    return [(weight / total, float(value)) for weight, value in window]
+
+
+def smoothed(image, sigma):
+    out = np.zeros(image.shape)
+    for row, column in np.ndindex(image.shape):
+        window = surroundings(image, row, column, max(1, round(4 * sigma)), sigma)
+        out[row, column] = sum(weight * value for weight, value in window)
+    return out
+
+
+def ssim_error(one, other):
+    c1, c2 = 0.01**2, 0.03**2
+    radius = min(5, (min(one.shape) - 1) // 2)
+    out = np.zeros(one.shape)
+    for row, column in np.ndindex(one.shape):
+        window = surroundings(one, row, column, radius, 1.5)
+        weights = [weight for weight, _ in window]
+        a = [value for _, value in window]
+        b = [value for _, value in surroundings(other, row, column, radius, 1.5)]
+        mean_a, mean_b = np.dot(weights, a), np.dot(weights, b)
+        variance_a = sum(w * (v - mean_a) ** 2 for w, v in zip(weights, a, strict=True))
+        variance_b = sum(w * (v - mean_b) ** 2 for w, v in zip(weights, b, strict=True))
+        covariance = sum(w * (v - mean_a) * (u - mean_b) for w, v, u in zip(weights, a, b, strict=True))
+        luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+        out[row, column] = 1 - luminance * (2 * covariance + c2) / (variance_a + variance_b + c2)
+    return out
+
+
+def multi_scale_error(one, other):
+    difference = one.astype(float) - other
+    out = np.zeros(difference.shape)
+    for row, column in np.ndindex(difference.shape):
+        for scale in (1, 2, 4):
+            top, left = row // scale * scale, column // scale * scale
+            out[row, column] += difference[top : top + scale, left : left + scale].mean() ** 2 / 3
+    return out
+
+
+def worst_region(scores, side):
+    pixels = np.mean(scores, axis=0, dtype=float)
+    height, width = pixels.shape
+    return max(
+        pixels[top : top + side, left : left + side].mean()
+        for top in range(height - side + 1)
+        for left in range(width - side + 1)
+    )

@@ -4,31 +4,26 @@ Source: Hinton and Salakhutdinov 2006, Science 313:504; Sakurada and Yairi 2014 
 """
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from recondite.detectors.base import Detector, Prior
+from recondite.detectors.base import Detector, PixelScore, Prior
 from recondite.nets import NetworkName, check_network, make_network
-from recondite.options import CHECKED
+from recondite.options import CHECKED, PoolingOptions
 from recondite.training import Update
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class AutoencoderOptions:
+class AutoencoderOptions(PoolingOptions):
     """Options of the autoencoder."""
 
     latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the bottleneck")] = 32
     width: Annotated[int, Field(ge=1, le=1024, description="channels of the first layer")] = 32
     network: Annotated[NetworkName, Field(description="auto, or a reference network by name")] = "auto"
-    score: Annotated[
-        Literal["squared_error", "absolute_error"], Field(description="the error that an image is judged by")
-    ] = "squared_error"
-    top_percent: Annotated[
-        float, Field(gt=0, le=100, description="share of the worst errors that make up the score of an image")
-    ] = 100.0
+    score: Annotated[PixelScore, Field(description="the error that an image is judged by")] = "squared_error"
 
 
 class Autoencoder(Detector):

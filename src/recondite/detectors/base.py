@@ -1,5 +1,6 @@
 """The contract of every detector: two methods to write, the rest for free."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from recondite.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.errors import InputError, NotFittedError
 from recondite.images import Preprocessing
+from recondite.maps import multi_scale_error, smoothed, ssim_error
 from recondite.nets import evaluating
-from recondite.options import TrainingOptions, describe_options, make_options
-from recondite.pooling import instance_scores
+from recondite.options import PoolingOptions, TrainingOptions, describe_options, make_options, option_names
+from recondite.pooling import instance_scores, worst_region
 from recondite.scores import Scores
 from recondite.spool import Rows, read_all, split
 from recondite.training import History, Update, train
@@ -26,6 +28,9 @@ full batch: that is how it gets the very score it gets among others."""
 FEWEST_VALIDATED = 10
 LARGEST_FITTED_LATENT = 1024
 _PRIOR_IMAGES = 2000
+PixelScore = Literal["squared_error", "absolute_error", "ssim", "multi_scale"]
+"""What can be computed at each pixel from an image and its reconstruction; the last two look at its surroundings."""
+_SURROUNDINGS = ("ssim", "multi_scale")
 _INSTANCE, _FEATURES, _REBUILT = "instance score", "feature score", "reconstruction"
 
 
@@ -71,6 +76,9 @@ class Detector(nn.Module):
     Args:
         shape: (C, H, W) for images in [0, 1], or (D,) for vectors, which are standardised column by column.
         options: an instance of `Options`.
+
+    Raises:
+        InputError: options that do not go together, or with the shape.
     """
 
     name: ClassVar[str]
@@ -79,6 +87,8 @@ class Detector(nn.Module):
     trains_by_steps: ClassVar[bool] = True
     prior: ClassVar[Prior | None] = None
     batches_a_step: ClassVar[int] = 1
+    whole_image_scores: ClassVar[tuple[str, ...]] = ()
+    """Scores that are one number for an image, not pooled from a map."""
     shift: Tensor
     scale: Tensor
     fitted: Tensor
@@ -90,6 +100,7 @@ class Detector(nn.Module):
         self.preprocessing = Preprocessing(shape=tuple(shape))
         self.shape = self.preprocessing.shape
         self.options = options
+        self._check_scoring()
         self.history = History()
         self.modules_given = False
         scale_shape = () if self.preprocessing.is_image else self.shape
@@ -129,7 +140,7 @@ class Detector(nn.Module):
         """Return the errors by one of the detector's scores, and what else a batch in network units tells."""
         latents = self.encode_tensor(x) if self.has_encoder else None
         rebuilt = self.reconstruct_tensor(x) if latents is None else self.decode_tensor(latents)
-        return Measured(feature_scores=feature_errors(x, rebuilt, score), reconstruction=rebuilt, latents=latents)
+        return Measured(feature_scores=self.pixel_errors(x, rebuilt, score), reconstruction=rebuilt, latents=latents)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters that each loss updates."""
@@ -241,19 +252,22 @@ class Detector(nn.Module):
             statistics: finds further numbers for each image, within the same padded batch.
         """
         score = score or self.options.score
-        top_percent = self.options.top_percent if top_percent is None else top_percent
+        pooling = self._pooling(top_percent)
         good = batch.good
 
         def measured(pixels: Tensor) -> dict[str, Tensor]:
             result = self.measure(self.scaled(pixels), score)
+            maps = smoothed(result.feature_scores, pooling.smooth) if pooling.smooth else result.feature_scores
             instances = result.instance_scores
-            if instances is not None and top_percent != 100:
-                raise InputError(f"score {score!r} is one number for an image: it has no top_percent")
-            if instances is None:
-                instances = instance_scores(result.feature_scores, top_percent)
+            if instances is not None:
+                _check_unpooled(score, pooling)
+            elif pooling.region:
+                instances = worst_region(maps, pooling.region)
+            else:
+                instances = instance_scores(maps, pooling.top_percent)
             values = {_INSTANCE: instances.double()}
             if feature_score:
-                values[_FEATURES] = result.feature_scores
+                values[_FEATURES] = maps
             if reconstruction and result.reconstruction is not None:
                 values[_REBUILT] = self.unscaled(result.reconstruction)
             if statistics is not None:
@@ -269,6 +283,24 @@ class Detector(nn.Module):
             reconstruction=found.pop(_REBUILT, None),
             statistics=found if statistics is not None else None,
         )
+
+    def scored_by(self, **changes: Any) -> Self:
+        """Return a detector with these very weights that scores in another way; nothing is fitted again.
+
+        Args:
+            changes: the options score, smooth, region and top_percent, where the detector has them.
+
+        Raises:
+            InputError: another option, or a value out of range.
+        """
+        scoring = {"score", *option_names(PoolingOptions)}
+        if not set(changes) <= scoring:
+            raise InputError(f"expected options among {', '.join(sorted(scoring))}; got {', '.join(sorted(changes))}")
+        options = {name: getattr(self.options, name) for name in option_names(self.Options)}
+        other = copy.copy(self)
+        other.options = make_options(self.Options, options | changes, f"detector {self.name!r}")
+        other._check_scoring()
+        return other
 
     def encode(self, images: object) -> NDArray[np.float32]:
         """Return the latent of each image (N, D).
@@ -368,6 +400,27 @@ class Detector(nn.Module):
             results = function(tensor.to(self.device, memory_format=layout))
         return {name: result[: len(rows)].cpu().numpy() for name, result in results.items()}
 
+    def pixel_errors(self, x: Tensor, rebuilt: Tensor, score: str) -> Tensor:
+        """Return how far each value of a batch (N, *shape) is from its reconstruction, both in network units.
+
+        Differences are in network units too; SSIM, which has none and is meant for values that are not negative, is
+        that of the images in [0, 1].
+
+        Args:
+            x, rebuilt: (N, *shape).
+            score: one of `PixelScore`.
+
+        Raises:
+            InputError: another score, or one that looks at the surroundings of a pixel and there are none, in vectors.
+        """
+        if score not in _SURROUNDINGS:
+            return feature_errors(x, rebuilt, score)
+        if not self.preprocessing.is_image:
+            raise InputError(f"score {score!r} looks at the surroundings of a pixel: it is for images, not for vectors")
+        if score == "ssim":
+            return ssim_error(self.unscaled(x), self.unscaled(rebuilt))
+        return multi_scale_error(x, rebuilt)
+
     def scaled(self, x: Tensor) -> Tensor:
         """Return a batch in network units."""
         return (x - self.shift) / self.scale
@@ -411,6 +464,28 @@ class Detector(nn.Module):
             layers.extend(part for part in encoder.modules() if isinstance(part, nn.Conv2d | nn.Linear))
         return layers[:-1]
 
+    def _pooling(self, top_percent: float | None = None) -> PoolingOptions:
+        """Return how instance scores are pooled; `top_percent` in place of the one in the options, if given."""
+        names = option_names(PoolingOptions) & option_names(self.Options)
+        chosen = {name: getattr(self.options, name) for name in names}
+        if top_percent is not None:
+            chosen["top_percent"] = top_percent
+        pooling = make_options(PoolingOptions, chosen, "scoring")
+        if pooling.region and pooling.top_percent != 100:
+            raise InputError("region and top_percent are two ways to pool an image's errors: choose one")
+        return pooling
+
+    def _check_scoring(self) -> None:
+        score, pooling = self.options.score, self._pooling()
+        if score in self.whole_image_scores:
+            _check_unpooled(score, pooling)
+        if not self.preprocessing.is_image and (pooling.smooth or pooling.region or score in _SURROUNDINGS):
+            raise InputError(
+                f"smooth, region and the scores {', '.join(_SURROUNDINGS)} are for images, not for vectors"
+            )
+        if self.preprocessing.is_image and pooling.region > min(self.shape[1:]):
+            raise InputError(f"expected region <= {min(self.shape[1:])}, the shorter side; got {pooling.region}")
+
     @property
     def has_encoder(self) -> bool:
         """Whether the detector has latents."""
@@ -431,6 +506,12 @@ class Detector(nn.Module):
                     raise InputError(f"{name}: {error}")
             parts.append(self.run(batch.pixels, function)[""])
         return np.concatenate(parts)
+
+
+def _check_unpooled(score: str, pooling: PoolingOptions) -> None:
+    for name, neutral in (("top_percent", 100), ("region", 0)):
+        if getattr(pooling, name) != neutral:
+            raise InputError(f"score {score!r} is one number for an image: it has no {name}")
 
 
 def feature_errors(x: Tensor, rebuilt: Tensor, score: str) -> Tensor:

@@ -6,16 +6,16 @@ Source: Pearson 1901; Ross et al. 2008, IJCV 77:125, for the incremental form (s
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from recondite.detectors.base import Detector, Prior
+from recondite.detectors.base import Detector, PixelScore, Prior
 from recondite.errors import InputError
-from recondite.options import CHECKED, TrainingOptions
+from recondite.options import CHECKED, PoolingOptions, TrainingOptions
 from recondite.progress import progress
 from recondite.spool import Rows
 from recondite.training import History
@@ -24,16 +24,11 @@ _BATCH_VALUES = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class PcaOptions:
+class PcaOptions(PoolingOptions):
     """Options of principal component analysis."""
 
     latent_size: Annotated[int, Field(ge=1, le=4096, description="principal components kept")] = 32
-    score: Annotated[
-        Literal["squared_error", "absolute_error"], Field(description="the error that an image is judged by")
-    ] = "squared_error"
-    top_percent: Annotated[
-        float, Field(gt=0, le=100, description="share of the worst errors that make up the score of an image")
-    ] = 100.0
+    score: Annotated[PixelScore, Field(description="the error that an image is judged by")] = "squared_error"
 
 
 class Pca(Detector):

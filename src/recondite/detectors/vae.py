@@ -14,20 +14,20 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from recondite.detectors.base import Detector, Measured, Prior, feature_errors
+from recondite.detectors.base import Detector, Measured, PixelScore, Prior
 from recondite.errors import InputError
 from recondite.nets import NetworkName, check_network, make_network
-from recondite.options import CHECKED
+from recondite.options import CHECKED, PoolingOptions
 from recondite.training import Update
 
 _LARGEST_LOG_VARIANCE = 20.0
 _SMALLEST_LOG_SIGMA = -6.0
 
-VaeScore = Literal["squared_error", "absolute_error", "reconstruction_probability", "elbo"]
+VaeScore = Literal[PixelScore, "reconstruction_probability", "elbo"]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class VaeOptions:
+class VaeOptions(PoolingOptions):
     """Options of the variational autoencoder."""
 
     latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the latent")] = 32
@@ -41,9 +41,6 @@ class VaeOptions:
     initial_sigma: Annotated[float, Field(gt=0, le=10, description="the fixed sigma, or where learning starts")] = 0.1
     draws: Annotated[int, Field(ge=1, le=100, description="fixed latent draws that a score averages over")] = 2
     score: Annotated[VaeScore, Field(description="the error that an image is judged by")] = "squared_error"
-    top_percent: Annotated[
-        float, Field(gt=0, le=100, description="share of the worst errors that make up the score of an image")
-    ] = 100.0
 
 
 class Vae(Detector):
@@ -53,10 +50,10 @@ class Vae(Detector):
     the latent. Scores encode once and decode `draws` latents, mu + exp(log_variance / 2) * noise, with a noise buffer
     drawn once and saved; so a score is a function of the image alone.
 
-    - squared_error, absolute_error: feature scores averaged over the draws;
+    - squared_error, absolute_error, ssim, multi_scale: feature scores averaged over the draws;
     - reconstruction_probability: -log N(x; decoder(z), sigma^2), averaged over the draws. With one sigma it orders
       images as squared_error does; with sigma "per-value" it does not;
-    - elbo: that sum over the image, plus beta * KL. It has no top_percent.
+    - elbo: that sum over the image, plus beta * KL. It has no top_percent and no region.
 
     Args:
         shape: (C, H, W) or (D,).
@@ -65,12 +62,13 @@ class Vae(Detector):
         decoder: your own module (N, latent_size) -> (N, *shape).
 
     Raises:
-        InputError: shapes that do not fit, or top_percent together with elbo.
+        InputError: shapes that do not fit, or options that do not go together.
     """
 
     name: ClassVar[str] = "vae"
     Options: ClassVar[type] = VaeOptions
     prior: ClassVar[Prior] = "standard normal"
+    whole_image_scores: ClassVar[tuple[str, ...]] = ("elbo",)
     options: VaeOptions
     noise: Tensor
 
@@ -83,8 +81,6 @@ class Vae(Detector):
     ) -> None:
         super().__init__(shape, options)
         latent = options.latent_size
-        if options.score == "elbo" and options.top_percent != 100:
-            raise InputError("the elbo is one number for an image: it has no top_percent")
         if encoder is not None and decoder is not None:
             check_network(encoder, decoder, self.shape, latent, 2 * latent)
             self.encoder, self.decoder = encoder, decoder
@@ -123,11 +119,11 @@ class Vae(Detector):
             raise InputError(f"this detector has no score {score!r}")
         mean, log_variance = self._posterior(x)
         deviation = (log_variance / 2).exp()
-        error = "absolute_error" if score == "absolute_error" else "squared_error"
+        error = score if score in get_args(PixelScore) else "squared_error"
         total, rebuilt = torch.zeros_like(x), torch.zeros_like(x)
         for noise in self.noise:
             decoded = self.decode_tensor(mean + deviation * noise)
-            total += feature_errors(x, decoded, error)
+            total += self.pixel_errors(x, decoded, error)
             rebuilt += decoded
         features, rebuilt = total / len(self.noise), rebuilt / len(self.noise)
         divergence = _kl(mean, log_variance)
