@@ -77,6 +77,18 @@ def test_plots_draw_into_given_axes():
     assert axes.patches
 
 
+def test_a_table_of_aurocs_has_a_number_in_each_cell_and_turns_colour_at_one_half():
+    axes = plots.plot_aurocs([[0.0, 0.504], [1.0, np.nan]], ["one", "two"], ["a", "b"], lines_above=[1])
+    assert [text.get_text() for text in axes.texts] == [".00", ".50", "1.00"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    (image,) = axes.get_images()
+    low, middle, high = (np.array(image.cmap(image.norm(value))[:3]) for value in (0.0, 0.5, 1.0))
+    assert low[0] > low[2]  # red
+    assert high[2] > high[0]  # blue
+    assert middle.min() > 0.95  # white
+    pixels_of(axes)
+
+
 def test_a_history_of_many_losses_shows_the_validation_error_too():
     names = [f"loss_{letter}" for letter in "abcdefg"]
     rows = [{"epoch": epoch, **dict.fromkeys(names, 1.0 / epoch), "validation": 20.0 / epoch} for epoch in (1, 2)]
@@ -92,15 +104,3 @@ def test_roc_curves_and_latent_sizes_are_drawn_with_their_names():
     ax = plots.plot_against_size([100, 300], lines, "AUROC", intervals={"l2": [(0.5, 0.7), (0.6, 0.8)]})
     assert ax.get_legend_handles_labels()[1] == ["l2", "fm"]
     assert pixels_of(ax).std() > 0
-
-
-def test_a_table_of_aurocs_has_a_number_in_each_cell_and_turns_colour_at_one_half():
-    axes = plots.plot_aurocs([[0.0, 0.504], [1.0, np.nan]], ["one", "two"], ["a", "b"], lines_above=[1])
-    assert [text.get_text() for text in axes.texts] == [".00", ".50", "1.00"]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
-    (image,) = axes.get_images()
-    low, middle, high = (np.array(image.cmap(image.norm(value))[:3]) for value in (0.0, 0.5, 1.0))
-    assert low[0] > low[2]  # red
-    assert high[2] > high[0]  # blue
-    assert middle.min() > 0.95  # white
-    pixels_of(axes)

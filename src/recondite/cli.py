@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 DEFAULT_DETECTOR = "autoencoder"
 _LINES_OF_BAD_FILES = 10
+_WORST_PAIRS = 10
 # A study reports every score over whole images, for several seeds.
 _NOT_IN_STUDIES = {"score", "smooth", "region", "top_percent", "seed"}
-_WORST_PAIRS = 10
 
 Output = Annotated[Path, Parameter(alias="-o")]
 OnBad = Literal["flag", "skip", "raise"]
@@ -725,15 +725,15 @@ def _value_of(flag: str, tokens: Sequence[str]) -> str | None:
     return None
 
 
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _whole_numbers(flag: str, text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.isdecimal() for part in parts):
         raise InputError(f"expected {flag} as whole numbers joined by commas; got {text!r}")
     return [int(part) for part in parts]
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _share_or_source(text: str) -> float | str:

@@ -23,6 +23,39 @@ def auroc(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
     return float(roc_auc_score(*_labelled(inlier_scores, outlier_scores)))
 
 
+def delong_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[float, float]:
+    """Return the 95 % interval of the AUROC over samples of inliers and outliers, within [0, 1].
+
+    DeLong's variance says how many fair coins the AUROC is as uncertain as; the interval is Wilson's for that many. So
+    it stays within [0, 1] and has a width where all outliers lie above all inliers (as wide then as for the smaller of
+    the two samples). Where outliers are changed inliers of the same sample, it is too wide rather than too narrow.
+
+    Source: DeLong et al. 1988, Biometrics 44:837; Wilson 1927, JASA 22:209.
+
+    Raises:
+        InputError: either is empty or holds NaN.
+
+    >>> [round(end, 3) for end in delong_interval(range(100), range(100, 200))]
+    [0.963, 1.0]
+    """
+    from scipy.stats import norm, rankdata
+
+    inliers, outliers = _checked(inlier_scores), _checked(outlier_scores)
+    ranks = rankdata(np.concatenate([inliers, outliers]))
+    # The share of outliers below each inlier, and of inliers below each outlier, ties counted half.
+    below_inliers = (ranks[: len(inliers)] - rankdata(inliers)) / len(outliers)
+    below_outliers = (ranks[len(inliers) :] - rankdata(outliers)) / len(inliers)
+    value = float(below_outliers.mean())
+    size = float(min(len(inliers), len(outliers)))
+    if size > 1:
+        variance = below_inliers.var(ddof=1) / len(inliers) + below_outliers.var(ddof=1) / len(outliers)
+        size = value * (1 - value) / float(variance) if variance > 0 else size
+    z = float(norm.ppf(0.975))
+    middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z / (1 + z**2 / size) * np.sqrt(value * (1 - value) / size + (z / (2 * size)) ** 2)
+    return max(0.0, middle - float(half)), min(1.0, middle + float(half))
+
+
 def auroc_interval(
     runs: Sequence[tuple[ArrayLike, ArrayLike]], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
@@ -65,39 +98,6 @@ def roc_points(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[NDA
 
     false_alarms, caught, _ = roc_curve(*_labelled(inlier_scores, outlier_scores))
     return np.asarray(false_alarms, dtype=np.float64), np.asarray(caught, dtype=np.float64)
-
-
-def delong_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[float, float]:
-    """Return the 95 % interval of the AUROC over samples of inliers and outliers, within [0, 1].
-
-    DeLong's variance says how many fair coins the AUROC is as uncertain as; the interval is Wilson's for that many. So
-    it stays within [0, 1] and has a width where all outliers lie above all inliers (as wide then as for the smaller of
-    the two samples). Where outliers are changed inliers of the same sample, it is too wide rather than too narrow.
-
-    Source: DeLong et al. 1988, Biometrics 44:837; Wilson 1927, JASA 22:209.
-
-    Raises:
-        InputError: either is empty or holds NaN.
-
-    >>> [round(end, 3) for end in delong_interval(range(100), range(100, 200))]
-    [0.963, 1.0]
-    """
-    from scipy.stats import norm, rankdata
-
-    inliers, outliers = _checked(inlier_scores), _checked(outlier_scores)
-    ranks = rankdata(np.concatenate([inliers, outliers]))
-    # The share of outliers below each inlier, and of inliers below each outlier, ties counted half.
-    below_inliers = (ranks[: len(inliers)] - rankdata(inliers)) / len(outliers)
-    below_outliers = (ranks[len(inliers) :] - rankdata(outliers)) / len(inliers)
-    value = float(below_outliers.mean())
-    size = float(min(len(inliers), len(outliers)))
-    if size > 1:
-        variance = below_inliers.var(ddof=1) / len(inliers) + below_outliers.var(ddof=1) / len(outliers)
-        size = value * (1 - value) / float(variance) if variance > 0 else size
-    z = float(norm.ppf(0.975))
-    middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
-    half = z / (1 + z**2 / size) * np.sqrt(value * (1 - value) / size + (z / (2 * size)) ** 2)
-    return max(0.0, middle - float(half)), min(1.0, middle + float(half))
 
 
 def average_precision(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:

@@ -26,11 +26,11 @@ SCORING_BATCH = 32
 """Images in every scoring call. Kernels differ in the last bits between batch sizes, so a lone image is padded to a
 full batch: that is how it gets the very score it gets among others."""
 FEWEST_VALIDATED = 10
-LARGEST_FITTED_LATENT = 1024
-_PRIOR_IMAGES = 2000
 PixelScore = Literal["squared_error", "absolute_error", "ssim", "multi_scale"]
 """What can be computed at each pixel from an image and its reconstruction; the last two look at its surroundings."""
 _SURROUNDINGS = ("ssim", "multi_scale")
+LARGEST_FITTED_LATENT = 1024
+_PRIOR_IMAGES = 2000
 _INSTANCE, _FEATURES, _REBUILT = "instance score", "feature score", "reconstruction"
 
 
@@ -83,12 +83,12 @@ class Detector(nn.Module):
 
     name: ClassVar[str]
     Options: ClassVar[type]
+    whole_image_scores: ClassVar[tuple[str, ...]] = ()
+    """Scores that are one number for an image, not pooled from a map."""
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     trains_by_steps: ClassVar[bool] = True
     prior: ClassVar[Prior | None] = None
     batches_a_step: ClassVar[int] = 1
-    whole_image_scores: ClassVar[tuple[str, ...]] = ()
-    """Scores that are one number for an image, not pooled from a map."""
     shift: Tensor
     scale: Tensor
     fitted: Tensor

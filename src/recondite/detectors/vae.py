@@ -67,8 +67,8 @@ class Vae(Detector):
 
     name: ClassVar[str] = "vae"
     Options: ClassVar[type] = VaeOptions
-    prior: ClassVar[Prior] = "standard normal"
     whole_image_scores: ClassVar[tuple[str, ...]] = ("elbo",)
+    prior: ClassVar[Prior] = "standard normal"
     options: VaeOptions
     noise: Tensor
 
