@@ -7,7 +7,7 @@ from PIL import Image
 from test_training import Killed, kill_after
 
 import recondite.studies.runs as runs
-from recondite import InputError
+from recondite import DETECTORS, InputError
 from recondite.cli import main
 from recondite.metrics import auroc
 from recondite.studies.latent_size import latent_size_study
@@ -64,16 +64,16 @@ def test_baselines_are_what_they_are_called(task):
 
 def test_a_study_of_several_detectors_and_classes(tmp_path):
     rows = one_class_study("digits", tmp_path, normal="3,4", detectors=["alad", "pca"], seeds=1, **QUICK_ALAD)
-    scores = ["fm", "ch", "l1", "l2", "squared_error", "absolute_error", *BASELINES]
+    scores = [*DETECTORS["alad"].own_scores(), *DETECTORS["pca"].own_scores(), *BASELINES]
     assert [row["score"] for row in rows] == scores * 3
-    assert [row["normal"] for row in rows] == ["3"] * 8 + ["4"] * 8 + ["mean"] * 8
+    assert [row["normal"] for row in rows] == [name for name in ("3", "4", "mean") for _ in scores]
     found = {(row["normal"], row["score"]): row for row in rows}
     for row in rows:
         assert row["low"] < row["auroc"] < row["high"]
     assert found["mean", "l2"]["auroc"] == pytest.approx((found["3", "l2"]["auroc"] + found["4", "l2"]["auroc"]) / 2)
     assert found["3", "squared_error"]["auroc"] > 0.9  # principal components know a 3 from other digits
     assert [float(row["auroc"]) for row in table(tmp_path / "table.csv")] == [row["auroc"] for row in rows]
-    assert len(table(tmp_path / "runs.csv")) == 2 * 6
+    assert len(table(tmp_path / "runs.csv")) == 2 * (len(scores) - len(BASELINES))
     page = (tmp_path / "study.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     for words in (
@@ -138,10 +138,9 @@ def test_scores_of_a_result_are_those_of_the_detector(task, tmp_path):
 
 def test_the_latent_size_study(tmp_path):
     rows = latent_size_study("digits", tmp_path, normal="3", sizes=(2, 12), detector="pca")
-    assert [(row["latent_size"], row["score"]) for row in rows] == [
-        *((2, "squared_error"), (2, "absolute_error"), (12, "squared_error"), (12, "absolute_error")),
-    ]
-    small, large = rows[0], rows[2]
+    own = DETECTORS["pca"].own_scores()
+    assert [(row["latent_size"], row["score"]) for row in rows] == [(size, score) for size in (2, 12) for score in own]
+    small, large = rows[0], rows[len(own)]
     assert large["normal_mean"] < small["normal_mean"]
     assert small["normal_mean"] < small["anomalous_mean"]
     page = (tmp_path / "study.html").read_text()
@@ -168,6 +167,7 @@ def test_a_folder_of_classes(tmp_path, digits):
         ({"seeds": 0}, "at least one seed"),
         ({"detectors": ["pca"], "width": 8}, "pca have no option 'width'"),
         ({"score": "l1"}, "leave out score"),
+        ({"region": 3}, "leave out region"),
         ({"validation": 0.0}, "share of the training images"),
         ({"epochs": 0, "detectors": ["alad"]}, "option epochs"),
     ],

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_DETECTOR = "autoencoder"
 _LINES_OF_BAD_FILES = 10
 _WORST_PAIRS = 10
-_NOT_IN_STUDIES = {"score", "top_percent", "seed"}  # a study reports every score over whole images, for several seeds
+# A study reports every score over whole images, for several seeds.
+_NOT_IN_STUDIES = {"score", "smooth", "region", "top_percent", "seed"}
 
 Output = Annotated[Path, Parameter(alias="-o")]
 OnBad = Literal["flag", "skip", "raise"]

@@ -28,7 +28,7 @@ AladScore = Literal["fm", "ch", "l1", "l2"]
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class AladOptions:
-    """Options of ALAD. Its scores are norms over the whole image, so there is no top_percent to choose."""
+    """Options of ALAD. Its scores are norms over the whole image, so there is no share or region to choose."""
 
     latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the latent")] = 100
     width: Annotated[
@@ -38,7 +38,6 @@ class AladOptions:
     selection: Annotated[
         Literal["l2", "fm"], Field(description="the validation error that the best epoch is chosen by")
     ] = "l2"
-    top_percent: ClassVar[float] = 100.0
 
 
 class Alad(Detector):
@@ -75,6 +74,7 @@ class Alad(Detector):
         "ema": 0.999,
     }
     batches_a_step: ClassVar[int] = 2
+    whole_image_scores: ClassVar[tuple[str, ...]] = get_args(AladScore)
     options: AladOptions
 
     def __init__(self, shape: tuple[int, ...], options: AladOptions) -> None:

@@ -21,7 +21,7 @@ from recondite.detectors import Detector, build, detector_class
 from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.images import Preprocessing
-from recondite.options import TrainingOptions, make_options, option_names, options_to_json
+from recondite.options import PoolingOptions, TrainingOptions, make_options, option_names, options_to_json
 from recondite.progress import progress as show
 from recondite.spool import Rows, Spool, split, spool
 from recondite.training import CHECKPOINT
@@ -252,8 +252,9 @@ def options_for(detector: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: the score, which a study does not choose: it reports them all.
     """
-    if {"score", "top_percent"} & options.keys():
-        raise InputError("a study reports every score over whole images: leave out score and top_percent")
+    chosen = sorted({"score", *option_names(PoolingOptions)} & options.keys())
+    if chosen:
+        raise InputError(f"a study reports every score over whole images: leave out {chosen[0]}")
     kind = detector_class(detector)
     known = option_names(kind.Options) | (option_names(TrainingOptions) if kind.trains_by_steps else set())
     return {name: value for name, value in options.items() if name in known}
