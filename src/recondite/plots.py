@@ -127,14 +127,22 @@ def plot_heat_map(
 
 
 def plot_comparison(
-    image: ArrayLike, reconstruction: ArrayLike, feature_score: ArrayLike, scale: tuple[float, float], verdict: str
+    image: ArrayLike,
+    reconstruction: ArrayLike | None,
+    feature_score: ArrayLike | None,
+    scale: tuple[float, float],
+    verdict: str,
 ) -> Figure:
-    """Return a figure of input, reconstruction and difference, headed by the verdict in words."""
-    figure = Figure(figsize=(9, 3.7), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    plot_image(image, left, "input")
-    plot_image(reconstruction, middle, "reconstruction")
-    plot_heat_map(feature_score, scale, right, "difference (feature score)")
+    """Return a figure of input, reconstruction and heat map, those there are, headed by the verdict in words."""
+    parts = 1 + (reconstruction is not None) + (feature_score is not None)
+    figure = Figure(figsize=(max(6, 3 * parts), 3.7), layout="constrained")
+    axes = list(figure.subplots(1, parts, squeeze=False)[0])
+    plot_image(image, axes.pop(0), "input")
+    if reconstruction is not None:
+        plot_image(reconstruction, axes.pop(0), "reconstruction")
+    if feature_score is not None:
+        title = "feature score" if reconstruction is None else "difference (feature score)"
+        plot_heat_map(feature_score, scale, axes.pop(0), title)
     figure.suptitle(verdict, fontsize=11, wrap=True, parse_math=False)
     return figure
 

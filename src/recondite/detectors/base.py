@@ -365,6 +365,11 @@ class Detector(nn.Module):
         return type(self).encode_tensor is not Detector.encode_tensor
 
     @property
+    def rebuilds(self) -> bool:
+        """Whether what is rebuilt is the image, so that its reconstruction can be looked at."""
+        return True
+
+    @property
     def locates(self) -> bool:
         """Whether feature scores tell where in an image it is odd, so that a heat map of them says something."""
         return True

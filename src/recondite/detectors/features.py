@@ -30,6 +30,8 @@ from recondite.training import History
 
 FeatureScore = Literal["reconstruction_error", "mahalanobis", "knn"]
 LARGEST_FEATURES = 8192
+LAYERS_OF_MODE = {"pooled": ("block11", "block15", "block16", "head"), "maps": ("block5", "block11")}
+"""The layers of EfficientNet-Lite0 that are looked at by default."""
 _FITTING_BATCH = 64
 _SMALLEST = 1e-12
 
@@ -58,9 +60,7 @@ class FeaturesOptions:
     ] = 0.1
     neighbours: Annotated[int, Field(ge=1, le=100, description="nearest normal features that knn averages over")] = 5
     bank_size: Annotated[int, Field(ge=100, le=100_000, description="normal features that knn compares with")] = 2000
-    score: Annotated[FeatureScore, Field(description="the distance that an image is judged by")] = (
-        "reconstruction_error"
-    )
+    score: Annotated[FeatureScore, Field(description="the distance that an image is judged by")] = "mahalanobis"
     top_percent: Annotated[
         float, Field(gt=0, le=100, description="share of the worst places that make up the score of an image (maps)")
     ] = 100.0
@@ -106,7 +106,8 @@ class Features(Detector):
         if options.mode == "pooled" and options.top_percent != 100:
             raise InputError("pooled features give one number for an image: there is no top_percent; use mode 'maps'")
         self.modules_given = backbone is not None
-        self.backbone = Backbone(backbone, options.layers, options.side, options.units)
+        layers = options.layers or (LAYERS_OF_MODE[options.mode] if backbone is None else ())
+        self.backbone = Backbone(backbone, layers, options.side, options.units)
         with evaluating(self.backbone):
             maps = self._maps(torch.zeros(1, *self.shape))
         self.grid, size = maps.shape[2:], maps.shape[1]
@@ -195,6 +196,10 @@ class Features(Detector):
                 "feature_mahalanobis": (distance.mean(1) + _SMALLEST).log() / 2,
             },
         )
+
+    @property
+    def rebuilds(self) -> bool:
+        return False
 
     @property
     def locates(self) -> bool:
