@@ -10,10 +10,25 @@ from recondite import DETECTORS, InputError, NotFittedError, build
 from recondite.metrics import auroc
 
 pytestmark = pytest.mark.parametrize("name", list(DETECTORS))
+CLOSED_FORM = {"features", "pca"}
+"""Detectors without gradient steps: they have neither epochs nor random weights."""
+
+
+def only_images(name, shape):
+    """Whether a detector refuses a shape because its network was made for photographs; if so, it must say that."""
+    if name == "features" and shape[0] not in (1, 3):
+        with pytest.raises(InputError, match="1 or 3 channels"):
+            build(name, image_shape=shape)
+        return True
+    return False
 
 
 def test_normal_images_are_rebuilt_better_than_by_the_mean_image(name, screens, digits):
     test = digits[1400:]
+    if not DETECTORS[name].rebuilds:
+        with pytest.raises(InputError, match="no decoder"):
+            screens(name).detector.reconstruct(test)
+        return
     rebuilt = screens(name).detector.reconstruct(test)[:, 0]
     pixels = test / np.float32(255)
     mean_image = digits[:1400].mean(axis=0) / 255
@@ -65,7 +80,8 @@ def test_feature_scores_make_up_the_instance_score(name, screens, digits):
     detector = screens(name).detector
     few = digits[1400:1440]
     whole = detector.score(few, feature_score=True, reconstruction=True)
-    assert whole.feature_score.shape == whole.reconstruction.shape == (40, 1, 8, 8)
+    assert whole.feature_score.shape == (40, 1, 8, 8)
+    assert whole.reconstruction.shape == (40, 1, 8, 8) if DETECTORS[name].rebuilds else whole.reconstruction is None
     np.testing.assert_allclose(whole.feature_score.mean(axis=(1, 2, 3)), whole.instance_score, rtol=1e-5)
     np.testing.assert_array_equal(detector.score(few).instance_score, whole.instance_score)
     worst = detector.score(few, top_percent=10).instance_score
@@ -91,7 +107,8 @@ def test_encode_and_decode(name, screens, digits):
     detector = screens(name).detector
     latents = detector.encode(digits[:40])
     assert latents.shape == (40, detector.options.latent_size)
-    assert detector.decode(latents).shape == (40, 1, 8, 8)
+    if DETECTORS[name].rebuilds:
+        assert detector.decode(latents).shape == (40, 1, 8, 8)
     with pytest.raises(InputError, match="latents"):
         detector.decode(latents[0])
 
@@ -117,7 +134,7 @@ def test_building_and_fitting_leave_the_global_random_state_alone(name, digits):
 
 
 def quick_training(name, epochs=2):
-    return {} if name == "pca" else {"epochs": epochs, "batch_size": 16}
+    return {} if name in CLOSED_FORM else {"epochs": epochs, "batch_size": 16}
 
 
 def test_the_seed_decides_the_weights(name, digits):
@@ -127,7 +144,7 @@ def test_the_seed_decides_the_weights(name, digits):
 
     first, again, other = weights(1), weights(1), weights(2)
     assert all(torch.equal(first[key], again[key]) for key in first)
-    if name != "pca":
+    if name not in CLOSED_FORM:
         assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
@@ -143,6 +160,8 @@ def test_fit_returns_the_detector_and_an_unfitted_one_refuses_to_score(name, dig
 
 @pytest.mark.parametrize("shape", [(3, 17, 23), (2, 9, 40), (1, 64, 8)])
 def test_any_size_and_number_of_channels(name, shape):
+    if only_images(name, shape):
+        return
     images = np.random.default_rng(0).random((40, *shape), dtype=np.float32)
     detector = build(name, image_shape=shape, latent_size=3).fit(images, **quick_training(name, 1))
     scores = detector.score(images, feature_score=True)
@@ -151,10 +170,12 @@ def test_any_size_and_number_of_channels(name, shape):
 
 
 def test_vectors_with_columns_of_any_unit_and_a_constant_one(name):
+    if only_images(name, (5,)):
+        return
     generator = np.random.default_rng(0)
     hidden = generator.normal(size=(600, 2))
     table = np.column_stack([hidden, hidden.sum(1), 1e4 * hidden[:, 0] + 5e4, np.full(600, 7.0)])
-    training = {} if name == "pca" else {"epochs": 60, "batch_size": 32, "learning_rate": 5e-3}
+    training = {} if name in CLOSED_FORM else {"epochs": 60, "batch_size": 32, "learning_rate": 5e-3}
     detector = build(name, image_shape=(5,), latent_size=2).fit(table[:500], **training)
     normal = detector.score(table[500:]).instance_score
     broken = table[500:].copy()

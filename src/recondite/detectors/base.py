@@ -70,6 +70,8 @@ class Detector(nn.Module):
 
     name: ClassVar[str]
     Options: ClassVar[type]
+    rebuilds: ClassVar[bool] = True
+    """Whether what is rebuilt is the image, so that its reconstruction can be looked at."""
     shift: Tensor
     scale: Tensor
     fitted: Tensor
@@ -363,11 +365,6 @@ class Detector(nn.Module):
     def has_encoder(self) -> bool:
         """Whether the detector has latents."""
         return type(self).encode_tensor is not Detector.encode_tensor
-
-    @property
-    def rebuilds(self) -> bool:
-        """Whether what is rebuilt is the image, so that its reconstruction can be looked at."""
-        return True
 
     @property
     def locates(self) -> bool:

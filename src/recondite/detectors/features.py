@@ -92,6 +92,7 @@ class Features(Detector):
 
     name: ClassVar[str] = "features"
     Options: ClassVar[type] = FeaturesOptions
+    rebuilds: ClassVar[bool] = False
     options: FeaturesOptions
     mean: Tensor
     components: Tensor
@@ -196,10 +197,6 @@ class Features(Detector):
                 "feature_mahalanobis": (distance.mean(1) + _SMALLEST).log() / 2,
             },
         )
-
-    @property
-    def rebuilds(self) -> bool:
-        return False
 
     @property
     def locates(self) -> bool:
