@@ -184,7 +184,7 @@ def test_options_go_where_they_belong(digits):
         recondite.fit(digits[:200], depth=3)
     with pytest.raises(InputError, match="is a recipe for detector 'autoencoder'; got 'vae'"):
         recondite.fit(digits[:200], detector="vae", preset="mnist-fast")
-    with pytest.raises(InputError, match="among alad, autoencoder, pca, vae"):
+    with pytest.raises(InputError, match="among alad, autoencoder, features, pca, vae"):
         recondite.fit(digits[:200], detector="gan")
     with pytest.raises(InputError, match="is for images of 28 x 28"):
         recondite.fit(digits[:200], preset="mnist-fast", image_size=64)

@@ -1,4 +1,4 @@
-"""One image under the eye: input, reconstruction, difference, and the verdict in words."""
+"""One image under the eye: input, reconstruction and difference where there are such, and the verdict in words."""
 
 from pathlib import Path
 
@@ -32,12 +32,11 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None) 
         raise InputError(f"{batch.ids[0]}: {batch.errors[0]}")
     labels = batch.labels if group is None else [group]
     verdicts = screen.judge(screen.score_batch(batch, feature_score=True, reconstruction=True), labels)
-    assert verdicts.reconstruction is not None
-    assert verdicts.feature_score is not None
+    located = verdicts.feature_score if screen.detector.locates else None
     figure = plot_comparison(
         batch.pixels[0],
-        verdicts.reconstruction[0],
-        verdicts.feature_score[0],
+        None if verdicts.reconstruction is None else verdicts.reconstruction[0],
+        None if located is None else located[0],
         screen.map_scale,
         in_words(screen, verdicts),
         statistics_of_first(screen, verdicts),

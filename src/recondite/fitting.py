@@ -43,6 +43,7 @@ def fit(
     progress: bool = False,
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
+    backbone: nn.Module | None = None,
     reencoding: bool = False,
     classifier: Callable[[Tensor], Tensor] | None = None,
     classifier_layer: str | None = None,
@@ -57,7 +58,7 @@ def fit(
 
     Args:
         images: normal images, anything that `open_images` opens.
-        detector: "autoencoder" (default), "alad", "pca" or "vae".
+        detector: "autoencoder" (default), "alad", "features", "pca" or "vae".
         preset: a recipe in `PRESETS`; `options` override its settings.
         score: what images are judged by: "auto" (default) for the rarest of "error" and "evidence", either of these
             alone, one of the detector's errors ("absolute_error", "elbo"), or one statistic (see
@@ -76,6 +77,7 @@ def fit(
         progress: show progress on standard error.
         encoder: a network of your own, images to latents; needs `decoder` too.
         decoder: a network of your own, latents to images.
+        backbone: a network of your own, images to features, for detector "features".
         reencoding: evidence also compares the latents and layers of the image with those of its reconstruction, which
             costs one more encoding.
         classifier: a function or module, images (N, C, H, W) in [0, 1] to features, whose distances from normal ones
@@ -105,7 +107,8 @@ def fit(
         if image_size is not None and _sides(image_size) != recipe.shape[1:]:
             raise InputError(f"preset {preset!r} is for images of {recipe.shape[1]} x {recipe.shape[2]} pixels")
         shape = recipe.shape
-    model = build(name, image_shape=shape, seed=training.seed, encoder=encoder, decoder=decoder, **chosen)
+    modules = {"encoder": encoder, "decoder": decoder, "backbone": backbone}
+    model = build(name, image_shape=shape, seed=training.seed, **modules, **chosen)
 
     view = None if classifier is None else FeatureLayer(classifier, classifier_layer)
     known = possible_scores(model, reencoding=reencoding, classifier=view)

@@ -26,6 +26,8 @@ STATISTICS: dict[str, tuple[str, str]] = {
     "latent_norm": ("size of the latent", "log ||z||"),
     "latent_mahalanobis": ("distance of the latent from normal ones", "log Mahalanobis distance, shrunk covariance"),
     "latent_neighbour": ("distance of the latent from its neighbours", "log distance to the fifth nearest of 1,000"),
+    "feature_error": ("error of the rebuilt features", "log of the mean squared error of features of length 1"),
+    "feature_mahalanobis": ("distance of the features from normal ones", "log Mahalanobis distance, shrunk covariance"),
     "latent_spread": ("width of the latent distribution", "mean log sigma"),
     "kl": ("surprise of the latent", "log KL(q(z|x) || p(z))"),
     "reencoding": ("change of the latent when encoded again", "log ||E(x) - E(r)|| / ||E(x)||; one more encoding"),

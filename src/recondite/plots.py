@@ -179,30 +179,36 @@ def plot_heat_map(
 
 def plot_comparison(
     image: ArrayLike,
-    reconstruction: ArrayLike,
-    feature_score: ArrayLike,
+    reconstruction: ArrayLike | None,
+    feature_score: ArrayLike | None,
     scale: tuple[float, float],
     verdict: str,
     statistics: Sequence[tuple[str, float]] = (),
 ) -> Figure:
-    """Return a figure of input, reconstruction and difference, headed by the verdict in words.
+    """Return a figure of input, reconstruction and heat map, those there are, headed by the verdict in words.
 
     Args:
-        image, reconstruction, feature_score: (C, H, W).
+        image: (C, H, W).
+        reconstruction, feature_score: (C, H, W), or None.
         scale: of the heat map, (low, high).
         verdict: the heading.
         statistics: for a chart below, see `plot_statistics`.
     """
-    figure = Figure(figsize=(9, 3.9 + (0.7 + 0.24 * len(statistics) if statistics else 0)), layout="constrained")
+    parts = 1 + (reconstruction is not None) + (feature_score is not None)
+    height = 3.9 + (0.7 + 0.24 * len(statistics) if statistics else 0)
+    figure = Figure(figsize=(max(6, 3 * parts), height), layout="constrained")
     above: Figure | SubFigure = figure
     if statistics:
         heights = (3.9, 0.7 + 0.24 * len(statistics))
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
         plot_statistics(statistics, below.subplots())
-    left, middle, right = above.subplots(1, 3)
-    plot_image(image, left, "input")
-    plot_image(reconstruction, middle, "reconstruction")
-    plot_heat_map(feature_score, scale, right, "difference (feature score)")
+    axes = list(above.subplots(1, parts, squeeze=False)[0])
+    plot_image(image, axes.pop(0), "input")
+    if reconstruction is not None:
+        plot_image(reconstruction, axes.pop(0), "reconstruction")
+    if feature_score is not None:
+        title = "feature score" if reconstruction is None else "difference (feature score)"
+        plot_heat_map(feature_score, scale, axes.pop(0), title)
     figure.suptitle(verdict, fontsize=11, wrap=True, parse_math=False)
     return figure
 

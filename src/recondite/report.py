@@ -85,6 +85,8 @@ def _content(
         "unreadable": [
             (name, error) for name, error in zip(verdicts.ids, verdicts.errors, strict=True) if error is not None
         ][:_LISTED],
+        "pictures": _pictures(screen),
+        "locates": screen.detector.locates,
         "calibration_images": f"{len(screen.calibrator.scores):,}",
         "map_scale": [f"{end:.3g}" for end in screen.map_scale],
         "heat_stops": ", ".join(
@@ -143,7 +145,7 @@ def _galleries(screen: Screen, verdicts: Verdicts, words: Sequence[str], images:
     least, others = others[:_SHOWN], others[_SHOWN:]
     nearest = np.argsort(np.abs(verdicts.p_value[others] - screen.alpha), kind="stable")[:_SHOWN]
     sections = [
-        ("Most anomalous", "The images that are rebuilt worst, worst first.", most),
+        ("Most anomalous", "The images with the highest scores, highest first.", most),
         (
             "Closest to the line",
             "The images whose p-value is nearest to the screen's alpha: the doubtful ones.",
@@ -151,7 +153,7 @@ def _galleries(screen: Screen, verdicts: Verdicts, words: Sequence[str], images:
         ),
         (
             "Least anomalous",
-            "The images that are rebuilt best. A foreign image here is one that the screen missed.",
+            "The images with the lowest scores. A foreign image here is one that the screen missed.",
             least,
         ),
     ]
@@ -179,18 +181,16 @@ def _entries(
     for batch in read_batches(selected, screen.detector.preprocessing, SCORING_BATCH):
         scores = screen.detector.score_batch(batch, feature_score=True, reconstruction=True)
         assert scores.feature_score is not None
-        assert scores.reconstruction is not None
         pixels = iter(batch.pixels)
         for number, error in enumerate(batch.errors):
             index = next(rows)
             if error is not None:  # deleted or damaged since it was judged
                 continue
-            heat_map = heat_colours(scores.feature_score[number], screen.map_scale)
-            pictures = (
-                ("input", colours(next(pixels))),
-                ("reconstruction", colours(scores.reconstruction[number])),
-                ("difference", heat_map),
-            )
+            pictures = [("input", colours(next(pixels)))]
+            if scores.reconstruction is not None:
+                pictures.append(("reconstruction", colours(scores.reconstruction[number])))
+            if screen.detector.locates:
+                pictures.append(("heat map", heat_colours(scores.feature_score[number], screen.map_scale)))
             entries.append(
                 {
                     "id": verdicts.ids[index],
@@ -201,6 +201,15 @@ def _entries(
                 }
             )
     return entries
+
+
+def _pictures(screen: Screen) -> str:
+    """Say what stands beside each image."""
+    if not screen.detector.locates:
+        return "The detector judges an image as a whole: it has no reconstruction and no heat map to show."
+    if not screen.detector.rebuilds:
+        return "In the pictures: input, and where it is odd; the heat maps share one scale."
+    return "In the pictures: input, reconstruction, and where they differ; the heat maps share one scale."
 
 
 def _facts(screen: Screen) -> list[tuple[str, str]]:

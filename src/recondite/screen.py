@@ -369,6 +369,7 @@ def load(
     *,
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
+    backbone: nn.Module | None = None,
     classifier: Callable[[Tensor], Tensor] | None = None,
 ) -> Screen:
     """Load a screen. Nothing in its files is executed.
@@ -377,6 +378,7 @@ def load(
         path: the folder that `Screen.save` wrote.
         encoder: a module of the same architecture, where the screen was made with modules of your own.
         decoder: likewise.
+        backbone: likewise.
         classifier: the classifier whose features the screen looks at, where it was made with one.
 
     Raises:
@@ -385,8 +387,10 @@ def load(
     """
     path = Path(os.path.abspath(path))
     manifest, files = read_folder(path, SCHEMA, KIND)
-    if manifest.get("own_modules") and (encoder is None or decoder is None):
-        raise InputError(f"{path} was made with your own networks: load it with encoder=... and decoder=...")
+    if manifest.get("own_modules") and encoder is None and decoder is None and backbone is None:
+        raise InputError(
+            f"{path} was made with your own networks: load it with encoder=... and decoder=..., or backbone=..."
+        )
     if (manifest.get("evidence") or {}).get("classifier") and classifier is None:
         raise InputError(f"{path} looks at the features of a classifier: load it with classifier=...")
     try:
@@ -395,7 +399,12 @@ def load(
         if not manifest["own_modules"]:
             _check_weights(weights, manifest["detector"], shape, manifest["options"])
         detector = build(
-            manifest["detector"], image_shape=shape, encoder=encoder, decoder=decoder, **manifest["options"]
+            manifest["detector"],
+            image_shape=shape,
+            encoder=encoder,
+            decoder=decoder,
+            backbone=backbone,
+            **manifest["options"],
         )
         detector.load_state_dict(weights)
         detector.history = _history(manifest["history"])

@@ -74,6 +74,8 @@ def sweep(
         opened = opened.labelled(group)
     if maps is not None and not screen.detector.preprocessing.is_image:
         raise InputError("heat maps are of images; this screen takes vectors")
+    if maps is not None and not screen.detector.locates:
+        raise InputError("this screen judges images as a whole and has no heat maps; fit it with mode 'maps'")
     journal = output.with_name(f".{output.name}.journal")
     named = str(images) if isinstance(images, str | Path) else None
     header = {"screen": screen.fingerprint(), "source": named, "group": group, "maps": str(maps), "on_bad": on_bad}

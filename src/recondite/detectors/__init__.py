@@ -8,6 +8,7 @@ import torch
 from recondite.detectors.alad import Alad
 from recondite.detectors.autoencoder import Autoencoder
 from recondite.detectors.base import Detector
+from recondite.detectors.features import Features
 from recondite.detectors.pca import Pca
 from recondite.detectors.vae import Vae
 from recondite.errors import InputError
@@ -18,6 +19,7 @@ __all__ = ["DETECTORS", "Detector", "build", "detector_class"]
 DETECTORS: dict[str, type[Detector]] = {
     "alad": Alad,
     "autoencoder": Autoencoder,
+    "features": Features,
     "pca": Pca,
     "vae": Vae,
 }
@@ -30,28 +32,31 @@ def build(
     seed: int = 0,
     encoder: torch.nn.Module | None = None,
     decoder: torch.nn.Module | None = None,
+    backbone: torch.nn.Module | None = None,
     **options: Any,
 ) -> Detector:
     """Return an unfitted detector.
 
     Args:
-        name: a key of `DETECTORS`: "alad", "autoencoder", "pca", "vae".
+        name: a key of `DETECTORS`: "alad", "autoencoder", "features", "pca", "vae".
         image_shape: (C, H, W) with sides from 8 to 512 pixels, or (D,) for vectors.
         seed: of the initial weights; the global random state is left alone.
         encoder: your own module, where the detector takes one; needs `decoder` too.
         decoder: your own module.
+        backbone: your own module of images to features, where the detector takes one.
         options: fields of the detector's `Options`.
 
     Raises:
         InputError: an unknown detector or option, a value out of range, or modules that do not fit.
     """
     kind = detector_class(name)
-    given = {key: module for key, module in (("encoder", encoder), ("decoder", decoder)) if module is not None}
-    if given:
-        if "encoder" not in inspect.signature(kind).parameters:
-            raise InputError(f"detector {name!r} takes no encoder and decoder of your own")
-        if len(given) == 1:
-            raise InputError(f"expected an encoder and a decoder, or neither; got the {next(iter(given))} only")
+    modules = {"encoder": encoder, "decoder": decoder, "backbone": backbone}
+    given = {key: module for key, module in modules.items() if module is not None}
+    for key in given:
+        if key not in inspect.signature(kind).parameters:
+            raise InputError(f"detector {name!r} takes no {key} of your own")
+    if (encoder is None) != (decoder is None):
+        raise InputError(f"expected an encoder and a decoder, or neither; got the {next(iter(given))} only")
     checked: Any = make_options(kind.Options, options, f"detector {name!r}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)

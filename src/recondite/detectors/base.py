@@ -68,10 +68,10 @@ class Detector(nn.Module):
     - `losses(x)` yields (parameter group, scalar loss) in update order;
     - `reconstruct_tensor(x)` returns the rebuilt batch, or `encode_tensor` and `decode_tensor` do so in two steps.
 
-    It may override `measure`, `parameter_groups`, `validation_errors` and `fit_rows`, have `training_defaults` in place
-    of those of `TrainingOptions`, and name the `prior` that new images are made from. Batches `x` are float32 tensors
-    (N, *shape): images as the user gave them in `losses` and `validation_errors`, in network units (`scaled`, see
-    `set_scale`) in the methods named after tensors and in `measure`.
+    It may override `measure`, `check_scoring`, `parameter_groups`, `validation_errors` and `fit_rows`, have
+    `training_defaults` in place of those of `TrainingOptions`, and name the `prior` that new images are made from.
+    Batches `x` are float32 tensors (N, *shape): images as the user gave them in `losses` and `validation_errors`, in
+    network units (`scaled`, see `set_scale`) in the methods named after tensors and in `measure`.
 
     Args:
         shape: (C, H, W) for images in [0, 1], or (D,) for vectors, which are standardised column by column.
@@ -89,6 +89,8 @@ class Detector(nn.Module):
     trains_by_steps: ClassVar[bool] = True
     prior: ClassVar[Prior | None] = None
     batches_a_step: ClassVar[int] = 1
+    rebuilds: ClassVar[bool] = True
+    """Whether what is rebuilt is the image, so that its reconstruction can be looked at."""
     shift: Tensor
     scale: Tensor
     fitted: Tensor
@@ -100,7 +102,7 @@ class Detector(nn.Module):
         self.preprocessing = Preprocessing(shape=tuple(shape))
         self.shape = self.preprocessing.shape
         self.options = options
-        self._check_scoring()
+        self.check_scoring()
         self.history = History()
         self.modules_given = False
         scale_shape = () if self.preprocessing.is_image else self.shape
@@ -141,6 +143,18 @@ class Detector(nn.Module):
         latents = self.encode_tensor(x) if self.has_encoder else None
         rebuilt = self.reconstruct_tensor(x) if latents is None else self.decode_tensor(latents)
         return Measured(feature_scores=self.pixel_errors(x, rebuilt, score), reconstruction=rebuilt, latents=latents)
+
+    def check_scoring(self) -> None:
+        """Raise InputError where the options of scoring do not go together, or with the shape."""
+        score, pooling = self.options.score, self._pooling()
+        if score in self.whole_image_scores:
+            _check_unpooled(score, pooling)
+        if not self.preprocessing.is_image and (pooling.smooth or pooling.region or score in _SURROUNDINGS):
+            raise InputError(
+                f"smooth, region and the scores {', '.join(_SURROUNDINGS)} are for images, not for vectors"
+            )
+        if self.preprocessing.is_image and pooling.region > min(self.shape[1:]):
+            raise InputError(f"expected region <= {min(self.shape[1:])}, the shorter side; got {pooling.region}")
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters that each loss updates."""
@@ -299,7 +313,7 @@ class Detector(nn.Module):
         options = {name: getattr(self.options, name) for name in option_names(self.Options)}
         other = copy.copy(self)
         other.options = make_options(self.Options, options | changes, f"detector {self.name!r}")
-        other._check_scoring()
+        other.check_scoring()
         return other
 
     def encode(self, images: object) -> NDArray[np.float32]:
@@ -475,21 +489,15 @@ class Detector(nn.Module):
             raise InputError("region and top_percent are two ways to pool an image's errors: choose one")
         return pooling
 
-    def _check_scoring(self) -> None:
-        score, pooling = self.options.score, self._pooling()
-        if score in self.whole_image_scores:
-            _check_unpooled(score, pooling)
-        if not self.preprocessing.is_image and (pooling.smooth or pooling.region or score in _SURROUNDINGS):
-            raise InputError(
-                f"smooth, region and the scores {', '.join(_SURROUNDINGS)} are for images, not for vectors"
-            )
-        if self.preprocessing.is_image and pooling.region > min(self.shape[1:]):
-            raise InputError(f"expected region <= {min(self.shape[1:])}, the shorter side; got {pooling.region}")
-
     @property
     def has_encoder(self) -> bool:
         """Whether the detector has latents."""
         return type(self).encode_tensor is not Detector.encode_tensor
+
+    @property
+    def locates(self) -> bool:
+        """Whether feature scores tell where in an image it is odd, so that a heat map of them says something."""
+        return True
 
     @property
     def device(self) -> torch.device:
