@@ -44,6 +44,8 @@ ROWS = [
     ["studies.one_class"],
     ["studies.latent_size"],
     ["demonstration", "pairs"],
+    ["compat", "compat.sklearn"],
+    ["compat.pyod"],
     ["cli"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
