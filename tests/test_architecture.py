@@ -9,7 +9,7 @@ import recondite
 
 ROOT = Path(recondite.__file__).parent
 ROWS = [
-    ["errors", "files", "pictures", "progress", "processes"],
+    ["errors", "files", "pictures", "progress", "processes", "ready"],
     [
         "images",
         "scores",
@@ -30,7 +30,7 @@ ROWS = [
         "runlog",
         "presets",
     ],
-    ["backbones", "classifier", "datasets", "foreign", "image_statistics"],
+    ["backbones", "classifier", "datasets", "foreign", "hub", "image_statistics"],
     ["spool"],
     ["training"],
     ["detectors.base"],
@@ -40,7 +40,7 @@ ROWS = [
     ["screen"],
     ["fitting"],
     ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
-    ["studies.page"],
+    ["publishing", "studies.page"],
     ["studies.one_class"],
     ["studies.latent_size"],
     ["demonstration", "pairs"],
@@ -61,6 +61,9 @@ HEAVY = {
     "skimage",
     "mlxtend",
     "lightning_fabric",
+    "huggingface_hub",
+    "httpx2",
+    "tqdm",
 }
 
 
@@ -109,7 +112,7 @@ def test_every_row_names_files_that_exist():
 
 
 @pytest.mark.parametrize(
-    "name", ["cli", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "tables"]
+    "name", ["cli", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "tables", "hub"]
 )
 def test_light_files_import_heavy_libraries_only_where_they_use_them(name):
     path = ROOT / f"{name}.py"

@@ -15,8 +15,8 @@ from recondite.errors import ArtifactError
 from recondite.files import atomic_file, atomic_folder, existing_folder, sha256_of_file
 
 MANIFEST = "manifest.json"
-_LARGEST_MANIFEST = 32 << 20
-_LARGEST_TENSORS = 8 << 30
+LARGEST_MANIFEST = 32 << 20
+LARGEST_FILE = 8 << 30
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -57,6 +57,30 @@ def check_target(path: Path) -> None:
         raise ArtifactError(f"{path} exists and is not a screen; it is left alone")
 
 
+def holds_manifest(path: Path) -> bool:
+    """Return whether a folder, or what a crash left of it, has a manifest."""
+    return (existing_folder(path) / MANIFEST).is_file()
+
+
+def read_manifest(path: Path, schema: int, kind: str) -> dict[str, Any]:
+    """Read the manifest in a folder and check it; its files are not looked at.
+
+    Raises:
+        ArtifactError: missing, altered, of another kind or schema, absurdly large, or naming files outside the folder.
+    """
+    manifest = _read_manifest(path / MANIFEST)
+    if manifest.get("kind") != kind:
+        raise ArtifactError(f"{path} holds {manifest.get('kind')!r}; expected {kind!r}")
+    if manifest.get("schema") != schema:
+        raise ArtifactError(f"{path} has schema {manifest.get('schema')!r}; this version reads {schema}")
+    if manifest.get("digest") != _digest(manifest):
+        raise ArtifactError(f"{path / MANIFEST} was altered after it was written: its digest does not match")
+    for name in manifest["files"]:
+        if name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name:
+            raise ArtifactError(f"{path / MANIFEST} names a file outside its folder: {name!r}")
+    return manifest
+
+
 def read_folder(path: Path, schema: int, kind: str) -> tuple[dict[str, Any], dict[str, Tensors]]:
     """Read and check what `write_folder` wrote.
 
@@ -67,21 +91,15 @@ def read_folder(path: Path, schema: int, kind: str) -> tuple[dict[str, Any], dic
         ArtifactError: missing, truncated, altered, of another kind or schema, absurdly large, or naming files outside.
     """
     path = existing_folder(path)
-    manifest = _read_manifest(path / MANIFEST)
-    if manifest.get("kind") != kind:
-        raise ArtifactError(f"{path} holds {manifest.get('kind')!r}; expected {kind!r}")
-    if manifest.get("schema") != schema:
-        raise ArtifactError(f"{path} has schema {manifest.get('schema')!r}; this version reads {schema}")
-    if manifest.get("digest") != _digest(manifest):
-        raise ArtifactError(f"{path / MANIFEST} was altered after it was written: its digest does not match")
+    manifest = read_manifest(path, schema, kind)
     tensors = {}
     for name, facts in manifest["files"].items():
         file = path / name
-        if name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name or file.is_symlink():
+        if file.is_symlink():
             raise ArtifactError(f"{path / MANIFEST} names a file outside its folder: {name!r}")
         if not file.is_file():
             raise ArtifactError(f"{file} is missing")
-        if file.stat().st_size != facts["bytes"] or file.stat().st_size > _LARGEST_TENSORS:
+        if file.stat().st_size != facts["bytes"] or file.stat().st_size > LARGEST_FILE:
             raise ArtifactError(f"{file} has {file.stat().st_size:,} bytes; the manifest says {facts['bytes']:,}")
         if sha256_of_file(file) != facts["sha256"]:
             raise ArtifactError(f"{file} was altered or damaged: its SHA-256 does not match the manifest")
@@ -114,8 +132,8 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
-        if size > _LARGEST_MANIFEST:
-            raise ArtifactError(f"{path} has {size:,} bytes; a manifest has at most {_LARGEST_MANIFEST:,}")
+        if size > LARGEST_MANIFEST:
+            raise ArtifactError(f"{path} has {size:,} bytes; a manifest has at most {LARGEST_MANIFEST:,}")
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a readable manifest: {error}") from error

@@ -57,7 +57,7 @@ def _make_app(tokens: Sequence[str]) -> App:
     # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
     app.command(_fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else _fit, name="fit")
     app.command(_studies(tokens[1:]) if tokens[:1] == ["study"] else _study, name="study")
-    for command in (predict, evaluate, show, sample, info, datasets, detectors, demo):
+    for command in (predict, evaluate, show, sample, info, push, datasets, detectors, demo):
         app.command(command)
     bench = App(name="bench", help="Measure the detectors.")
     bench.command(bench_pairs, name="pairs")
@@ -358,7 +358,7 @@ def _studies(tokens: Sequence[str]) -> App:
 
 
 def predict(
-    screen: Path,
+    screen: str,
     images: str,
     /,
     *,
@@ -378,7 +378,7 @@ def predict(
     Parameters
     ----------
     screen
-        Folder that `recondite fit` wrote.
+        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     images
         Folder, file, glob, .npy, .npz or data set.
     output
@@ -420,7 +420,7 @@ def predict(
 
 
 def evaluate(
-    screen: Path,
+    screen: str,
     /,
     *,
     inliers: str,
@@ -437,7 +437,7 @@ def evaluate(
     Parameters
     ----------
     screen
-        Folder that `recondite fit` wrote.
+        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     inliers
         Normal images (of an MVTec-style folder: test/good).
     outliers
@@ -469,13 +469,13 @@ def evaluate(
         write_table(output, rows)
 
 
-def show(screen: Path, image: str, /, *, output: Output, group: str | None = None, device: str = "cpu") -> None:
+def show(screen: str, image: str, /, *, output: Output, group: str | None = None, device: str = "cpu") -> None:
     """Draw one image, its reconstruction and their difference, with the verdict in words.
 
     Parameters
     ----------
     screen
-        Folder that `recondite fit` wrote.
+        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     image
         An image file.
     output
@@ -494,7 +494,7 @@ def show(screen: Path, image: str, /, *, output: Output, group: str | None = Non
 
 
 def sample(
-    screen: Path,
+    screen: str,
     /,
     *,
     output: Output,
@@ -507,7 +507,7 @@ def sample(
     Parameters
     ----------
     screen
-        Folder that `recondite fit` wrote.
+        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     output
         Picture to write: .png.
     count
@@ -524,13 +524,13 @@ def sample(
     print(f"picture: {output} ({count} images; {latents_in_words(judge.detector)})")
 
 
-def info(screen: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
+def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
     """Tell what a screen is and what it promises.
 
     Parameters
     ----------
     screen
-        Folder that `recondite fit` wrote.
+        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     as_json
         Print the facts as JSON.
     """
@@ -547,6 +547,34 @@ def info(screen: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", n
     )
 
 
+def push(
+    screen: Path,
+    address: str,
+    /,
+    *,
+    private: Annotated[bool, Parameter(negative="")] = False,
+    license: str | None = None,  # noqa: A002
+) -> None:
+    """Put a screen on the Hugging Face hub, with a model card.
+
+    The manifest that is published lists the first unreadable images by name.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    address
+        hf://ORG/NAME.
+    private
+        Hide a new repository from others.
+    license
+        Its identifier on the hub (apache-2.0), for the card.
+    """
+    from recondite.publishing import push as publish
+
+    print(f"published: {publish(screen, address, private=private, license=license)}")
+
+
 def datasets() -> None:
     """List the data sets that can be used by name."""
     from recondite.catalog import CATALOG
@@ -557,9 +585,10 @@ def datasets() -> None:
 
 
 def detectors() -> None:
-    """List the detectors and the presets."""
+    """List the detectors, the presets and the ready screens."""
     from recondite.detectors import DETECTORS
     from recondite.presets import PRESETS
+    from recondite.ready import READY
 
     _print_table(
         [(name, (kind.__doc__ or "").partition("\n")[0]) for name, kind in DETECTORS.items()],
@@ -567,6 +596,7 @@ def detectors() -> None:
     )
     rows = [(name, preset.detector, preset.summary) for name, preset in PRESETS.items()]
     _print_table(rows, title="presets (recondite fit IMAGES --preset NAME -o SCREEN)")
+    _print_table([*READY.items()], title="ready screens (recondite predict NAME IMAGES -o verdicts.csv)")
 
 
 def demo(*, output: Output = Path("demo"), epochs: int | None = None) -> None:
@@ -644,7 +674,7 @@ def bench_pairs(
     print(f"\ntable: {output / 'pairs.csv'}, {output / 'pairs.md'}\nfigure: {output / 'pairs.png'}")
 
 
-def _load(path: Path, alpha: float | None, confidence: float | None, device: str, score: str | None = None) -> "Screen":
+def _load(path: str, alpha: float | None, confidence: float | None, device: str, score: str | None = None) -> "Screen":
     from recondite.screen import load
 
     screen = load(path).to(device)

@@ -52,3 +52,12 @@ def svg(ax: Axes) -> str:
     figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
     return text[text.index("<svg") :]
+
+
+def png(ax: Axes) -> bytes:
+    """Return the figure of some axes as the bytes of a PNG file."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
+    return stream.getvalue()

@@ -93,7 +93,7 @@ def _content(
             f"rgb({','.join(str(round(255 * part)) for part in colormaps[HEAT_MAP](stop)[:3])})"
             for stop in np.linspace(0, 1, 8)
         ),
-        "facts": _facts(screen),
+        "facts": screen_facts(screen),
     }
 
 
@@ -113,14 +113,14 @@ def _figures(screen: Screen, verdicts: Verdicts) -> Iterable[Axes]:
     scores = {"calibration (normal)": screen.calibrator.scores, "judged": verdicts.instance_score}
     yield plot_scores(scores, verdicts.threshold)
     yield plot_p_values(verdicts.p_value, verdicts.alpha)
-    thresholds, rates, lows, highs = _calibration_curve(screen.calibrator.scores)
+    thresholds, rates, lows, highs = calibration_curve(screen.calibrator.scores)
     yield plot_calibration(thresholds, rates, lows, highs, screen.alpha)
     history = screen.detector.history
     if len(history.epochs) > 1:
         yield plot_history(history.epochs, history.best_epoch)
 
 
-def _calibration_curve(scores: NDArray[np.float64], points: int = 60) -> tuple[NDArray[np.float64], ...]:
+def calibration_curve(scores: NDArray[np.float64], points: int = 60) -> tuple[NDArray[np.float64], ...]:
     """Return thresholds and, for each, the share of calibration scores above it with its interval."""
     thresholds = np.unique(np.quantile(scores, np.linspace(0.5, 1, points)))
     rates = [rate(scores > threshold) for threshold in thresholds]
@@ -212,7 +212,8 @@ def _pictures(screen: Screen) -> str:
     return "In the pictures: input, reconstruction, and where they differ; the heat maps share one scale."
 
 
-def _facts(screen: Screen) -> list[tuple[str, str]]:
+def screen_facts(screen: Screen) -> list[tuple[str, str]]:
+    """Return how a screen was made, as (name, value) for people."""
     detector, facts = screen.detector, screen.facts
     history = detector.history
     training = facts.get("training", {})

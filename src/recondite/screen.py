@@ -15,16 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recondite.artifacts import Tensors, read_folder, write_folder
+from recondite.artifacts import Tensors, holds_manifest, read_folder, write_folder
 from recondite.calibration import Calibrator, Guarantee
 from recondite.datasets import Batch, open_images, read_batches
 from recondite.detectors import Detector, build
 from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import ArtifactError, InputError
 from recondite.evidence import ERROR, Evidence, observed
+from recondite.hub import fetch, is_address
 from recondite.images import Preprocessing
 from recondite.options import options_to_json
 from recondite.progress import progress as show
+from recondite.ready import READY, ready_screen
 from recondite.scores import Scores, Verdicts, check_rate
 from recondite.spool import Rows, read_all
 from recondite.training import History
@@ -375,7 +377,9 @@ def load(
     """Load a screen. Nothing in its files is executed.
 
     Args:
-        path: the folder that `Screen.save` wrote.
+        path: the folder that `Screen.save` wrote; or the name of a ready screen in `recondite.ready.READY`, such as
+            "digits", where there is no such folder; or "hf://ORG/NAME" or "hf://ORG/NAME@REVISION" on the Hugging Face
+            hub (extra `hub`), fetched into the cache and checked before it gets there.
         encoder: a module of the same architecture, where the screen was made with modules of your own.
         decoder: likewise.
         backbone: likewise.
@@ -383,9 +387,10 @@ def load(
 
     Raises:
         ArtifactError: missing, damaged, altered, of another version, or inconsistent.
-        InputError: the screen needs your own modules or classifier, and they were not given or are others.
+        InputError: the screen needs your own modules or classifier, and they were not given or are others; or there is
+            no such repository.
     """
-    path = Path(os.path.abspath(path))
+    path = _located(path)
     manifest, files = read_folder(path, SCHEMA, KIND)
     if manifest.get("own_modules") and encoder is None and decoder is None and backbone is None:
         raise InputError(
@@ -462,6 +467,14 @@ def calibrated(
         observations={} if evidence is None else {ERROR: error, **statistics},
         **promise,
     )
+
+
+def _located(path: Path | str) -> Path:
+    """Return the folder of a screen: one on the hub is fetched first."""
+    if is_address(path):
+        return fetch(str(path), SCHEMA, KIND)
+    folder = Path(os.path.abspath(path))
+    return ready_screen(str(path)) if str(path) in READY and not holds_manifest(folder) else folder
 
 
 def _without_bad(batch: Batch, on_bad: OnBad) -> Batch:
