@@ -124,8 +124,8 @@ def _impulse_noise(image: Images, strength: float, draws: Draws) -> NDArray[np.f
 
 
 def _speckle_noise(image: Images, strength: float, draws: Draws) -> NDArray[np.floating]:
-    noise: NDArray[np.float64] = image * strength * draws.normal(size=image.shape)
-    return image + noise
+    noisy: NDArray[np.float64] = image * (1 + strength * draws.normal(size=image.shape))
+    return noisy
 
 
 def _gaussian_blur(image: Images, strength: float, draws: Draws) -> Images:  # noqa: ARG001
