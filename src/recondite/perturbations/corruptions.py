@@ -124,12 +124,13 @@ def _impulse_noise(image: Images, strength: float, draws: Draws) -> NDArray[np.f
 
 
 def _speckle_noise(image: Images, strength: float, draws: Draws) -> NDArray[np.floating]:
-    noisy: NDArray[np.float64] = image * (1 + strength * draws.normal(size=image.shape))
-    return noisy
+    factors: NDArray[np.float64] = 1 + strength * draws.normal(size=image.shape)
+    return image * factors
 
 
 def _gaussian_blur(image: Images, strength: float, draws: Draws) -> Images:  # noqa: ARG001
-    return blurred(image[None], strength * _scale(image))[0]
+    smoothed: Images = blurred(image[None], strength * _scale(image))[0]
+    return smoothed
 
 
 def _defocus_blur(image: Images, strength: float, draws: Draws) -> Images:  # noqa: ARG001
