@@ -21,6 +21,7 @@ ROWS = [
         "density",
         "distances",
         "catalog",
+        "perturbations.base",
         "pooling",
         "maps",
         "alad_nets",
@@ -30,7 +31,12 @@ ROWS = [
         "runlog",
         "presets",
     ],
-    ["backbones", "classifier", "datasets", "foreign", "hub", "image_statistics"],
+    [
+        *("backbones", "classifier", "datasets", "hub", "image_statistics"),
+        *("perturbations.corruptions", "perturbations.defects", "perturbations.masks"),
+    ],
+    ["perturbations"],
+    ["foreign"],
     ["spool"],
     ["training"],
     ["detectors.base"],
@@ -46,6 +52,10 @@ ROWS = [
     ["demonstration", "pairs"],
     ["compat", "compat.sklearn"],
     ["compat.pyod"],
+    ["compat.alibi.images", "compat.alibi.networks"],
+    ["compat.alibi.detectors", "compat.alibi.masks", "compat.alibi.plots"],
+    ["compat.alibi.saving"],
+    ["compat.alibi"],
     ["cli"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
