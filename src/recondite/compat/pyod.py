@@ -45,7 +45,7 @@ class ReconstructionDetector(BaseEstimator):  # type: ignore[misc]
         self.options = options
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: ARG002, N803  names of PyOD
+    def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: ARG002
         """Learn what normal images look like.
 
         Args:
@@ -62,7 +62,7 @@ class ReconstructionDetector(BaseEstimator):  # type: ignore[misc]
         self.labels_ = self._labels(self.decision_scores_)
         return self
 
-    def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int_]:  # noqa: N803
+    def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int_]:
         """Fit and return `labels_`.
 
         Raises:
@@ -70,7 +70,7 @@ class ReconstructionDetector(BaseEstimator):  # type: ignore[misc]
         """
         return self.fit(X, y).labels_
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return how anomalous each image is (N,), the very scores of `Detector.score` and `Screen.predict`.
 
         Raises:
@@ -79,7 +79,7 @@ class ReconstructionDetector(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         return -self.face_.score_samples(X)
 
-    def predict(self, X: ArrayLike, return_confidence: bool = False) -> Any:  # noqa: N803
+    def predict(self, X: ArrayLike, return_confidence: bool = False) -> Any:
         """Return 1 for outliers and 0 for inliers (N,), and with `return_confidence` also `predict_confidence`.
 
         Raises:
@@ -88,7 +88,7 @@ class ReconstructionDetector(BaseEstimator):  # type: ignore[misc]
         scores = self.decision_function(X)
         return (self._labels(scores), self._confidence(scores)) if return_confidence else self._labels(scores)
 
-    def predict_proba(self, X: ArrayLike, method: Literal["linear", "unify"] = "linear") -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: ArrayLike, method: Literal["linear", "unify"] = "linear") -> NDArray[np.float64]:
         """Return scores put on a scale from 0 to 1, (N, 2): [inlier, outlier]. They are no calibrated probabilities.
 
         Args:
@@ -112,7 +112,7 @@ class ReconstructionDetector(BaseEstimator):  # type: ignore[misc]
         outlier = np.clip(outlier, 0, 1)
         return np.column_stack([1 - outlier, outlier])
 
-    def predict_confidence(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+    def predict_confidence(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return how sure each verdict is (N,): how often it would be the same for other training sets of this size.
 
         Source: Perini, Vercruyssen, Davis 2020, ECML PKDD, "Quantifying the confidence of anomaly detectors in their

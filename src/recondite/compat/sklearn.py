@@ -69,7 +69,7 @@ class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignor
         self.options = options
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: ARG002, N803  names of scikit-learn
+    def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: ARG002
         """Learn what normal images look like.
 
         Args:
@@ -101,7 +101,7 @@ class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignor
         self.screen_, self.detector_, self.offset_ = screen, detector, -threshold
         return self
 
-    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return how normal each image is (N,); lower is more anomalous.
 
         Raises:
@@ -112,7 +112,7 @@ class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignor
         images = self._images(X, reset=False)
         return -_checked(self.detector_.score(images) if self.screen_ is None else self.screen_.predict(images))
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return `score_samples` less `offset_` (N,): negative for outliers.
 
         Raises:
@@ -120,7 +120,7 @@ class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignor
         """
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X: ArrayLike) -> NDArray[np.int_]:  # noqa: N803
+    def predict(self, X: ArrayLike) -> NDArray[np.int_]:
         """Return 1 for inliers and -1 for outliers (N,).
 
         Raises:
@@ -128,7 +128,7 @@ class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignor
         """
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
-    def _images(self, X: ArrayLike, reset: bool) -> NDArray[Any]:  # noqa: N803
+    def _images(self, X: ArrayLike, reset: bool) -> NDArray[Any]:
         images: NDArray[Any] = validate_data(
             self, X, reset=reset, allow_nd=True, ensure_min_samples=2 if reset else 1, dtype="numeric"
         )

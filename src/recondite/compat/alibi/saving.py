@@ -1,0 +1,114 @@
+"""Saving and loading with alibi-detect's names, in Recondite's safe format."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recondite.artifacts import read_folder, write_folder
+from recondite.compat.alibi.detectors import OutlierAE, OutlierVAE
+from recondite.compat.alibi.networks import describe, rebuild
+from recondite.detectors import Detector, build
+from recondite.errors import ArtifactError, InputError
+from recondite.images import Preprocessing
+from recondite.options import options_to_json
+
+KIND, SCHEMA = "recondite detector of the alibi-detect face", 1
+_WEIGHTS = "detector.safetensors"
+_FACES: dict[str, type[OutlierVAE | OutlierAE]] = {"OutlierVAE": OutlierVAE, "OutlierAE": OutlierAE}
+
+
+def save_detector(detector: OutlierVAE | OutlierAE, filepath: Path | str) -> None:
+    """Write a fitted detector as a folder of JSON and safetensors, atomically.
+
+    Networks that are `Sequential`s of plain torch layers are described in it; others must be given to `load_detector`.
+
+    Args:
+        detector: fitted.
+        filepath: the folder.
+
+    Raises:
+        NotFittedError: it is not fitted.
+        ArtifactError: `filepath` exists and is something else.
+    """
+    inner = detector._fitted()
+    networks = None
+    if inner.modules_given:
+        parts = {name: describe(getattr(inner, name)) for name in ("encoder", "decoder")}
+        networks = parts if all(part is not None for part in parts.values()) else None
+    extra = {}
+    if isinstance(detector, OutlierVAE):
+        extra = {name: getattr(detector, name) for name in ("score_type", "latent_dim", "samples", "beta")}
+    manifest = {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "face": type(detector).__name__,
+        "arguments": {**extra, "data_type": detector.meta["data_type"]},
+        "threshold": detector.threshold,
+        "made_for": detector.made_for,
+        "options": options_to_json(inner.options),
+        "own_modules": inner.modules_given,
+        "networks": networks,
+        "preprocessing": inner.preprocessing.to_json(),
+    }
+    weights = {name: value.cpu().contiguous().numpy() for name, value in inner.state_dict().items()}
+    write_folder(Path(os.path.abspath(filepath)), manifest, {_WEIGHTS: weights}, {})
+
+
+def load_detector(
+    filepath: Path | str, *, encoder_net: nn.Module | None = None, decoder_net: nn.Module | None = None
+) -> OutlierVAE | OutlierAE:
+    """Load what `save_detector` wrote. Nothing in its files is executed.
+
+    Args:
+        filepath: the folder.
+        encoder_net: a module of the same architecture as the one it was made with, where the file cannot describe it.
+        decoder_net: likewise.
+
+    Raises:
+        ArtifactError: missing, damaged, altered or inconsistent.
+        InputError: the networks are needed and were not given, or are others.
+    """
+    path = Path(os.path.abspath(filepath))
+    manifest, files = read_folder(path, SCHEMA, KIND)
+    try:
+        weights = {name: torch.from_numpy(array) for name, array in files[_WEIGHTS].items()}
+        inner = _detector(path, manifest, weights, encoder_net, decoder_net)
+        kind = _FACES[manifest["face"]]
+        given: dict[str, Any] = {"vae" if kind is OutlierVAE else "ae": inner, **manifest["arguments"]}
+        face = kind(**given)
+        face.threshold = manifest["threshold"]
+        if manifest["made_for"] is not None:
+            level, share = manifest["made_for"]
+            face.made_for = (level, float(share))
+    except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+        raise ArtifactError(f"{path} is not a consistent detector: {error}") from error
+    return face
+
+
+def _detector(
+    path: Path,
+    manifest: dict[str, Any],
+    weights: dict[str, Tensor],
+    encoder_net: nn.Module | None,
+    decoder_net: nn.Module | None,
+) -> Detector:
+    name = _FACES[manifest["face"]].detector_name
+    shape = Preprocessing.from_json(manifest["preprocessing"]).shape
+    options, networks = manifest["options"], manifest["networks"]
+    modules: dict[str, Any] = {}
+    if manifest["own_modules"]:
+        if encoder_net is not None and decoder_net is not None:
+            kind = _FACES[manifest["face"]]
+            face = kind(encoder_net=encoder_net, decoder_net=decoder_net, **manifest["arguments"])
+            modules["encoder"], modules["decoder"], _ = face._networks(shape)
+        elif networks is not None:
+            modules["encoder"] = rebuild(networks["encoder"], shape, weights, "encoder.")
+            modules["decoder"] = rebuild(networks["decoder"], (int(options["latent_size"]),), weights, "decoder.")
+        else:
+            raise InputError(f"{path} was made with networks that it cannot describe: give encoder_net and decoder_net")
+    detector = build(name, image_shape=shape, **modules, **options)
+    detector.load_state_dict(weights)
+    return detector
