@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.compat.alibi.images import channels_first
@@ -49,10 +50,11 @@ def plot_instance_score(
     for number, label in enumerate(labels):
         chosen = classes == number
         look: dict[str, Any] = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
-        axes.scatter(places[chosen], scores[chosen], s=14, label=f"{label} ({chosen.sum()})", **look)
+        axes.scatter(places[chosen], scores[chosen], s=14, label=f"{label}: {chosen.sum()}", **look)
     if threshold is not None:
         axes.axhline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.4g}")
     axes.set(xlabel="image", ylabel="instance score (higher is more anomalous)", ylim=ylim)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return axes
 
