@@ -2,8 +2,9 @@
 
     python benchmarks/false_alarm_rate.py [--splits 200] [--calibration 1000]
 
-Each detector learns from the 60,000 training digits once. The 10,000 test digits are scored once and then split at
-random, again and again, into calibration images and fresh ones; the share of the fresh ones that is flagged is counted.
+Each detector learns from the 60,000 training digits once. The 10,000 test digits are scored once, by error, evidence
+and auto, and then split at random, again and again, into calibration images and fresh ones; the share of the fresh
+ones that is flagged is counted.
 """
 
 import argparse
@@ -11,7 +12,8 @@ import argparse
 import numpy as np
 from machine import where
 
-from recondite import Calibrator, build
+import recondite
+from recondite import Calibrator
 from recondite.catalog import open_named
 
 DETECTORS = {
@@ -22,27 +24,32 @@ DETECTORS = {
 
 
 def main(splits: int, size: int) -> None:
-    train, test = open_named("mnist/train").items, open_named("mnist/test").items
+    test = open_named("mnist/test").items
     print(f"{splits} splits, {size} calibration images, {len(test) - size} fresh ones")
-    print("detector     alpha   mean rate (se)       std     95 % interval   inside it   rates within alpha")
+    print("detector     score      alpha   mean rate (se)       std     95 % interval   inside it   rates within alpha")
     for name, options in DETECTORS.items():
         training = {} if name == "pca" else {"epochs": 3, "learning_rate": 1e-2}
-        scores = build(name, image_shape=(1, 28, 28), **options).fit(train, **training).score(test).instance_score
-        for alpha in (0.01, 0.05, 0.1):
-            rates = []
-            generator = np.random.default_rng(0)
-            for _ in range(splits):
-                order = generator.permutation(len(scores))
-                calibrator = Calibrator(scores[order[:size]])
-                rates.append(calibrator.is_outlier(scores[order[size:]], alpha).mean())
-            low, high = calibrator.interval(alpha)
-            inside = np.mean([low <= rate <= high for rate in rates])
-            mean, spread = np.mean(rates), np.std(rates)
-            print(
-                f"{name:12s} {alpha:<7g} {mean:.5f} ({spread / np.sqrt(splits):.5f})   {spread:.5f} "
-                f"{low:.4f} to {high:.4f} {inside:9.3f}   {np.mean(np.array(rates) <= alpha):.3f}",
-                flush=True,
-            )
+        screen = recondite.fit("mnist/train", detector=name, **options, **training)
+        for score in ("error", "evidence", "auto"):
+            scores = screen.with_score(score).predict(test).instance_score
+            for alpha in (0.01, 0.05, 0.1):
+                print(f"{name:12s} {score:10s} {alpha:<7g} {_rates(scores, alpha, splits, size)}", flush=True)
+
+
+def _rates(scores: np.ndarray, alpha: float, splits: int, size: int) -> str:
+    rates = []
+    generator = np.random.default_rng(0)
+    for _ in range(splits):
+        order = generator.permutation(len(scores))
+        calibrator = Calibrator(scores[order[:size]])
+        rates.append(calibrator.is_outlier(scores[order[size:]], alpha).mean())
+    low, high = calibrator.interval(alpha)
+    inside = np.mean([low <= rate <= high for rate in rates])
+    mean, spread = np.mean(rates), np.std(rates)
+    return (
+        f"{mean:.5f} ({spread / np.sqrt(splits):.5f})   {spread:.5f} "
+        f"{low:.4f} to {high:.4f} {inside:9.3f}   {np.mean(np.array(rates) <= alpha):.3f}"
+    )
 
 
 if __name__ == "__main__":

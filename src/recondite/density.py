@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,12 +55,18 @@ class Marginals:
             upward = np.interp(value, knots, levels)
             downward = np.interp(-value, -knots[::-1], -levels[::-1])
             inner = (upward - downward) / 2
-            middle = float(np.median(knots))
-            floor = _SMALLEST_SPREAD * max(1.0, abs(middle))
-            below = np.minimum(value - knots[0], 0) / max(middle - knots[0], floor)
-            above = np.maximum(value - knots[-1], 0) / max(knots[-1] - middle, floor)
+            downwards, upwards = self._spreads[column]
+            below = np.minimum(value - knots[0], 0) / downwards
+            above = np.maximum(value - knots[-1], 0) / upwards
             scores[:, column] = inner + levels[-1] * (below + above)
         return np.clip(scores, -_FARTHEST, _FARTHEST)
+
+    @cached_property
+    def _spreads(self) -> NDArray[np.float64]:
+        """How far the first and the last knot of each statistic are from its middle (K, 2)."""
+        middle = np.median(self.knots, axis=1)
+        floor = _SMALLEST_SPREAD * np.maximum(1.0, np.abs(middle))
+        return np.maximum(np.stack([middle - self.knots[:, 0], self.knots[:, -1] - middle], axis=1), floor[:, None])
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ class Distances:
         mean = features.mean(axis=0, dtype=np.float64)
         covariance, _ = ledoit_wolf(features - mean, assume_centered=True)
         variances, directions = np.linalg.eigh(covariance)
-        smallest = max(_SMALLEST * float(variances[-1]), float(np.finfo(np.float32).tiny))
+        # Features that never varied would be divided by zero, and float32 ends at 3e38.
+        smallest = max(_SMALLEST * float(variances[-1]), _SMALLEST**2)
         whitening: NDArray[np.float64] = directions * np.maximum(variances, smallest) ** -0.5
         chosen = np.linspace(0, len(features) - 1, min(len(features), _BANK)).astype(np.intp)
         return cls(_tensor(mean), _tensor(whitening), _unit(_tensor(features[chosen] - mean)))

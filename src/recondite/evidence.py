@@ -78,10 +78,11 @@ class Observer:
             measured: what the detector found.
             before: what each of `detector.encoder_layers()` gave meanwhile; None for one that was not recorded.
         """
+        pixels = pixels.contiguous()  # from channels last: each flattening below would copy
         x = detector.scaled(pixels)
         found = {**statistics_of_image(pixels, x), **measured.statistics}
         if measured.reconstruction is not None:
-            found |= statistics_of_error(x, measured.reconstruction)
+            found |= statistics_of_error(x, measured.reconstruction.contiguous())
         if measured.latents is not None:
             found["latent_norm"] = (measured.latents.norm(dim=1) + 1e-6).log()
             if self.latents is not None:
