@@ -261,7 +261,7 @@ def test_a_screen_that_does_not_load_is_not_published(hub, tmp_path):
 
 @pytest.mark.usefixtures("hub")
 def test_it_works_on_the_command_line(folder, tmp_path, capsys):
-    assert main(["push", str(ready_screen("digits")), ADDRESS, "--license", "apache-2.0"]) == 0
+    assert main(["push", "digits", ADDRESS, "--license", "apache-2.0"]) == 0
     address = capsys.readouterr().out.split()[-1]
     assert main(["predict", address, str(folder), "-o", str(tmp_path / "verdicts.csv")]) == 0
     assert "40 images" in capsys.readouterr().out

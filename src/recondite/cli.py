@@ -548,7 +548,7 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
 
 
 def push(
-    screen: Path,
+    screen: str,
     address: str,
     /,
     *,
@@ -562,7 +562,7 @@ def push(
     Parameters
     ----------
     screen
-        Folder that `recondite fit` wrote.
+        Folder that `recondite fit` wrote, or the name of a ready screen.
     address
         hf://ORG/NAME.
     private

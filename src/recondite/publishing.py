@@ -14,7 +14,7 @@ from recondite.hub import SCHEME, client, errors_of, parse_address
 from recondite.pictures import png
 from recondite.plots import plot_calibration, plot_history, plot_scores
 from recondite.report import calibration_curve, screen_facts
-from recondite.screen import KIND, SCHEMA, Screen, load
+from recondite.screen import KIND, SCHEMA, Screen, load, located
 
 CARD = "README.md"
 _HOW = ("detector", "options", "parameters", "validation error", "training")
@@ -26,7 +26,7 @@ def push(folder: Path | str, address: str, *, private: bool = False, license: st
     The repository is made if it is not there. The screen is loaded first: one that cannot be is not published.
 
     Args:
-        folder: what `Screen.save` wrote.
+        folder: what `Screen.save` wrote, or another name that `load` takes.
         address: "hf://ORG/NAME".
         private: whether a new repository is hidden from others.
         license: its identifier on the hub, such as "apache-2.0", for the card.
@@ -44,7 +44,7 @@ def push(folder: Path | str, address: str, *, private: bool = False, license: st
         raise InputError(f"screens are put on the main branch: expected hf://ORG/NAME; got {address!r}")
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
         raise InputError(f"expected the identifier of a license, such as apache-2.0; got {license!r}")
-    folder = Path(folder)
+    folder = located(folder)
     screen = load(folder, **modules)
     manifest, _ = read_folder(folder, SCHEMA, KIND)
     pages = card(screen, repository, manifest, license)

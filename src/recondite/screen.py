@@ -390,7 +390,7 @@ def load(
         InputError: the screen needs your own modules or classifier, and they were not given or are others; or there is
             no such repository.
     """
-    path = _located(path)
+    path = located(path)
     manifest, files = read_folder(path, SCHEMA, KIND)
     if manifest.get("own_modules") and encoder is None and decoder is None and backbone is None:
         raise InputError(
@@ -469,8 +469,15 @@ def calibrated(
     )
 
 
-def _located(path: Path | str) -> Path:
-    """Return the folder of a screen: one on the hub is fetched first."""
+def located(path: Path | str) -> Path:
+    """Return the folder of a screen; one on the hub is fetched first.
+
+    Args:
+        path: as in `load`.
+
+    Raises:
+        ArtifactError, InputError: as `load`, for one on the hub.
+    """
     if is_address(path):
         return fetch(str(path), SCHEMA, KIND)
     folder = Path(os.path.abspath(path))

@@ -33,7 +33,7 @@ def save_detector(detector: OutlierVAE | OutlierAE, filepath: Path | str) -> Non
         NotFittedError: it is not fitted.
         ArtifactError: `filepath` exists and is something else.
     """
-    inner = detector._fitted()
+    inner = detector.fitted()
     networks = None
     if inner.modules_given:
         parts = {name: describe(getattr(inner, name)) for name in ("encoder", "decoder")}
@@ -103,7 +103,7 @@ def _detector(
         if encoder_net is not None and decoder_net is not None:
             kind = _FACES[manifest["face"]]
             face = kind(encoder_net=encoder_net, decoder_net=decoder_net, **manifest["arguments"])
-            modules["encoder"], modules["decoder"], _ = face._networks(shape)
+            modules["encoder"], modules["decoder"], _ = face.networks(shape)
         elif networks is not None:
             modules["encoder"] = rebuild(networks["encoder"], shape, weights, "encoder.")
             modules["decoder"] = rebuild(networks["decoder"], (int(options["latent_size"]),), weights, "decoder.")
