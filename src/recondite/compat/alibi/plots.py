@@ -110,18 +110,21 @@ def plot_feature_outlier_image(
     finite = finite[np.isfinite(finite)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     low = min(low, 0.0)
+    size = max(8.0, 0.8 * min(figsize))
     for line, index in zip(grid, rows, strict=True):
         pictures = [("original", images[index])] + ([] if rebuilt is None else [("reconstruction", rebuilt[index])])
         for axes, (title, picture) in zip(line, pictures, strict=False):
             axes.imshow(_picture(picture), cmap="gray", vmin=0, vmax=255)
-            axes.set_title(f"{index}: {title}" if title == "original" else title)
+            axes.set_title(f"{index}: {title}" if title == "original" else title, fontsize=size)
         for channel, axes in enumerate(line[len(pictures) :]):
             drawn = axes.imshow(features[index, channel], cmap=HEAT_MAP, vmin=low, vmax=max(high, low + 1e-12))
-            axes.set_title(f"score, channel {channel}")
+            axes.set_title(f"score, channel {channel}", fontsize=size)
     for axes in grid.flat:
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.colorbar(drawn, ax=list(grid[:, -1]), label="score of each value")
+    bar = figure.colorbar(drawn, ax=list(grid[:, -1]))
+    bar.set_label("score of each value", fontsize=size)
+    bar.ax.tick_params(labelsize=size)
     return grid
 
 
