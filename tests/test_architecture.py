@@ -18,6 +18,7 @@ ROWS = [
         "tables",
         "artifacts",
         "calibration",
+        "martingale",
         "density",
         "distances",
         "catalog",
@@ -38,7 +39,7 @@ ROWS = [
     ["detectors"],
     ["evidence"],
     ["screen"],
-    ["fitting"],
+    ["fitting", "monitor"],
     ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
     ["studies.page"],
     ["studies.one_class"],
@@ -107,7 +108,8 @@ def test_every_row_names_files_that_exist():
 
 
 @pytest.mark.parametrize(
-    "name", ["cli", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "tables"]
+    "name",
+    ["cli", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "martingale", "tables"],
 )
 def test_light_files_import_heavy_libraries_only_where_they_use_them(name):
     path = ROOT / f"{name}.py"
