@@ -1,9 +1,9 @@
 """Betting against "nothing has changed": online p-values that are exactly uniform, and a test martingale on them.
 
-Source: Vovk, Nouretdinov, Gammerman 2003, "Testing exchangeability on-line" (ICML), for conformal test martingales; Ville
-1939 for the bound on their maximum. Differs from the paper: ranks are kept as counts between the calibration scores, so
-that the memory does not grow with the stream, and the capital is staked in instalments, so that a change after a long
-quiet time still finds some.
+Source: Vovk, Nouretdinov, Gammerman 2003, "Testing exchangeability on-line" (ICML), for conformal test martingales;
+Ville 1939 for the bound on their maximum. Differs from the paper: ranks are kept as counts between the calibration
+scores, so that the memory does not grow with the stream, and the capital is staked in instalments, so that a change
+after a long quiet time still finds some.
 """
 
 import math
@@ -25,8 +25,8 @@ BETS = (
     *((1.0, 0.3), (1.0, 0.6), (2.0, 1.0), (4.0, 1.0)),
     *((0.5, 0.5), (2.0, 2.0), (5.0, 5.0)),
 )
-"""Parameters (a, b) of the Beta densities that are bet on: p-values too small (scores too high), too large, at both ends,
-in the middle."""
+"""Parameters (a, b) of the Beta densities that are bet on: p-values too small (scores too high), too large, at both
+ends, in the middle."""
 
 
 class OnlineRanks:

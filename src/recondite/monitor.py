@@ -70,9 +70,9 @@ class Monitor:
         saved = monitor.state()         # JSON; Monitor.from_state(screen, saved) goes on
 
     While the images are exchangeable with the calibration images, the chance that it ever raises an alarm, however long
-    the stream, is at most `false_alarm`. An alarm stays; to watch on after it, make a new monitor. Unreadable images are
-    counted and take no part. It takes some ten microseconds an image and memory for the calibration scores and
-    the last `window` images. Not for several threads at once.
+    the stream, is at most `false_alarm`. An alarm stays; to watch on after it, make a new monitor. Unreadable images
+    are counted and take no part. It needs memory for the calibration scores and the last `window` images, however long
+    the stream. Not for several threads at once.
 
     Args:
         screen: whose verdicts they are.
@@ -137,7 +137,7 @@ class Monitor:
         if unknown:
             raise InputError(f"no calibration for groups {unknown}; there are: {sorted(self._ranks)}")
         statistics = verdicts.statistics or {}
-        rows = [statistics[name] if name in statistics else None for name in self._reference if name != SCORE]
+        rows = [statistics.get(name) for name in self._reference if name != SCORE]
         for index, (name, label, error) in enumerate(zip(verdicts.ids, labels, verdicts.errors, strict=True)):
             score = float(verdicts.instance_score[index])
             if error is not None or not math.isfinite(score):
@@ -150,10 +150,10 @@ class Monitor:
     def moved(self) -> list[Moved]:
         """Compare recent images with the calibration images, statistic by statistic, the most different first.
 
-        Recent are the last `window` images; after an alarm only those since the change is thought to have begun, if they
-        are at least 5. Statistics are compared where the screen judges by them; else the score alone. Looked at once, at a
-        time fixed beforehand, the chance that any is wrongly said to have moved is at most .05; after an alarm, or
-        when looked at again and again, it is a hint and no more.
+        Recent are the last `window` images; after an alarm only those since the change is thought to have begun, if
+        they are at least 5. Statistics are compared where the screen judges by them; else the score alone. Looked at
+        once, at a time fixed beforehand, the chance that any is wrongly said to have moved is about .05 at most; after
+        an alarm, or when looked at again and again, it is a hint and no more.
         """
         from scipy.stats import ks_2samp
 
