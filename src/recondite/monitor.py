@@ -118,6 +118,11 @@ class Monitor:
     def threshold(self) -> float:
         return 1 / self.false_alarm
 
+    @property
+    def recent_scores(self) -> NDArray[np.float64]:
+        """The scores that `moved` compares with those of calibration."""
+        return np.array([row[0] for row in self._since_change()], dtype=np.float64)
+
     def update(self, verdicts: Scores, groups: Sequence[str] | None = None) -> bool:
         """Take in verdicts, oldest first, and return whether there is an alarm.
 
