@@ -41,9 +41,10 @@ class Drift:
         seen = f"{monitor.seen:,} images" + (f" and {monitor.invalid:,} unreadable ones" if monitor.invalid else "")
         promise = f"Without any change an alarm comes once in {monitor.threshold:,.6g} streams at most, however long."
         if monitor.alarm is None:
+            values = f"{monitor.martingale:.3g}, its largest {monitor.largest:.3g}"
             return (
-                f"No alarm after {seen}: the martingale is {monitor.martingale:.3g} and was at most {monitor.largest:.3g}; "
-                f"{monitor.threshold:,.6g} would be an alarm.\n{promise}"
+                f"No alarm after {seen}: the martingale is {values}, and {monitor.threshold:,.6g} would be an alarm."
+                f"\n{promise}"
             )
         alarm = monitor.alarm
         named = ", ".join(f"{one.words} ({'higher' if one.shift > 0 else 'lower'})" for one in self.moved if one.moved)

@@ -7,7 +7,8 @@ after a long quiet time still finds some.
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,49 +33,52 @@ ends, in the middle."""
 class OnlineRanks:
     """Turns a stream of scores into p-values that are independent and uniform while the stream is like the calibration.
 
-    The calibration scores cut the line into n + 1 cells. A cell that has held c scores of the stream gets the next one
-    with probability (1 + c) / (n + 1 + t), whatever the distribution of scores, if all n + t + 1 are exchangeable. The
-    p-value is the probability of the cells above, and a random part of its own. It is exact for every n: each score
-    joins the reference, so nothing hinges on the luck of one calibration set. Ties are broken by random numbers that go
-    with each score.
+    Some calibration scores cut the line into cells, with g of the n + 1 gaps between calibration scores in each. A cell
+    that has held c scores of the stream gets the next one with probability (g + c) / (n + 1 + t), whatever the
+    distribution of scores, if all n + t + 1 are exchangeable. The p-value is the probability of the cells above, and a
+    random part of its own. It is exact for every n: each score joins the reference, so nothing hinges on the luck of
+    one calibration set. Ties are broken by random numbers that go with each score.
 
     Args:
         scores: of the calibration images (n,), finite.
-        seed: of all random numbers.
+        seed: of the random numbers that break ties among them.
+        cells: how many there are, at most.
 
     Raises:
         InputError: no scores, or one that is not finite.
     """
 
-    def __init__(self, scores: ArrayLike, seed: int = 0) -> None:
+    def __init__(self, scores: ArrayLike, seed: int = 0, cells: int = 1000) -> None:
         values = np.asarray(scores, dtype=np.float64)
         if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
             raise InputError(f"expected finite calibration scores (n,), n >= 1; got shape {values.shape}")
-        # Numbers that break ties come from other seeds than those of the stream.
+        # Other numbers than those of the stream, which come from `uniform`.
         aside = np.random.default_rng([seed, 1]).random(len(values))
         order = np.lexsort((aside, values))
-        self._scores: NDArray[np.float64] = values[order]
-        self._aside: NDArray[np.float64] = aside[order]
-        self._weights = _PrefixSums([1] * (len(values) + 1))
-        self.seen = 0
+        cuts = np.unique(np.linspace(0, len(values) - 1, min(cells - 1, len(values))).round().astype(np.intp))
+        self._values: list[float] = values[order][cuts].tolist()
+        self._aside: list[float] = aside[order][cuts].tolist()
+        edges = np.concatenate([[-1], cuts, [len(values)]])
+        self._gaps: list[int] = np.diff(edges).tolist()
+        self._weights = _PrefixSums(list(self._gaps))
+        self._total = len(values) + 1
 
     @property
     def counts(self) -> list[int]:
-        """How many scores of the stream fell into each cell (n + 1,), the highest cell first."""
-        return [weight - 1 for weight in self._weights.values]
+        """How many scores of the stream fell into each cell, the lowest first."""
+        return [weight - gaps for weight, gaps in zip(self._weights.values, self._gaps, strict=True)]
 
     def restore(self, counts: Sequence[int]) -> None:
         """Take up the counts of an earlier stream.
 
         Raises:
-            InputError: they are not n + 1 counts.
+            InputError: they are not one count for each cell.
         """
         given = list(counts)
-        good = len(given) == len(self._scores) + 1 and all(type(count) is int and count >= 0 for count in given)
-        if not good:
-            raise InputError(f"expected {len(self._scores) + 1} counts for as many cells; got {len(given)} values")
-        self._weights = _PrefixSums([count + 1 for count in given])
-        self.seen = sum(given)
+        if len(given) != len(self._gaps) or not all(type(count) is int and count >= 0 for count in given):
+            raise InputError(f"expected a count for each of {len(self._gaps)} cells; got {len(given)} values")
+        self._weights = _PrefixSums([count + gaps for count, gaps in zip(given, self._gaps, strict=True)])
+        self._total = sum(self._weights.values)
 
     def p_value(self, score: float, first: float, second: float) -> float:
         """Return the p-value, in (0, 1), of the next score, which then joins the reference; small for a high score.
@@ -83,95 +87,105 @@ class OnlineRanks:
             score: finite.
             first, second: two random numbers, uniform in (0, 1); the first breaks ties.
         """
-        below, up_to = (int(np.searchsorted(self._scores, score, side)) for side in ("left", "right"))
-        if up_to > below:
-            below += int(np.searchsorted(self._aside[below:up_to], first))
-        cell = len(self._scores) - below
-        p_value = (self._weights.before(cell) + second * self._weights.values[cell]) / (
-            len(self._scores) + 1 + self.seen
-        )
+        cell = bisect_left(self._values, score)
+        if cell < len(self._values) and self._values[cell] == score:
+            cell = bisect_left(self._aside, first, cell, bisect_right(self._values, score, cell))
+        below, own = self._weights.before(cell), self._weights.values[cell]
+        p_value = 1 - (below + second * own) / self._total
         self._weights.increase(cell)
-        self.seen += 1
+        self._total += 1
         return min(max(p_value, _NEAREST), 1 - _NEAREST)
 
 
-class Martingale:
-    """The capital of a gambler who starts with 1 and bets that p-values are not uniform.
+class Martingales:
+    """The capitals of gamblers who each start with 1 and bet that a sequence of p-values is not uniform.
 
-    While they are uniform and independent, the chance that the capital ever reaches c is at most 1 / c, over the whole
-    stream (Ville). At every step a part of the cash is staked on each of `BETS`; by step t all but
-    1 / (1 + log2(1 + t)) of it has been.
+    While p-values are uniform and independent, the chance that a capital ever reaches c is at most 1 / c, over the
+    whole stream (Ville); the same holds for any average of the capitals, whose sequences may depend on each other. At
+    every step a part of the cash is staked on each of `BETS`; by step t all but 1 / (1 + log2(1 + t)) of it has been.
+
+    Args:
+        count: how many sequences there are, K.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         self.steps = 0
-        self._stakes = [0.0] * len(BETS)
-        self._gains = [0.0] * len(BETS)
-        self._begun = [0] * len(BETS)
+        self._stakes = np.zeros((count, len(BETS)))
+        self._gains = np.ones((count, len(BETS)))  # of each bet since the step in _begun, as a factor
+        self._begun = np.zeros((count, len(BETS)), dtype=np.int64)
 
     @property
-    def value(self) -> float:
-        """The capital."""
-        return _cash(self.steps) + sum(self._stakes)
+    def values(self) -> NDArray[np.float64]:
+        """The capitals (K,)."""
+        return np.asarray(_cash(self.steps) + self._stakes.sum(axis=1))
 
-    @property
-    def began(self) -> int:
-        """The step before which the richest bet began to win: an estimate of when a change happened."""
-        return self._begun[max(range(len(BETS)), key=self._stakes.__getitem__)]
+    def began(self, weights: ArrayLike) -> int:
+        """Return the step before which the richest bet began to win: an estimate of when a change happened.
 
-    def update(self, p_value: float) -> float:
-        """Bet on the next p-value, in (0, 1), and return the capital."""
+        Args:
+            weights: of the capitals (K,).
+        """
+        weighted = self._stakes * np.asarray(weights, dtype=np.float64)[:, None]
+        return int(self._begun.flat[int(np.argmax(weighted))])
+
+    def update(self, p_values: ArrayLike) -> None:
+        """Bet on the next p-value of each sequence (K,), each in (0, 1); on NaN nothing is bet."""
+        p = np.asarray(p_values, dtype=np.float64)[:, None]
         stake = (_cash(self.steps) - _cash(self.steps + 1)) / len(BETS)
-        for index, (a, b, scale) in enumerate(_DENSITIES):
-            factor = 1 - _STAKED + _STAKED * scale * p_value**a * (1 - p_value) ** b
-            # A capital cut down keeps the promise; an infinite one would not come back from a file.
-            self._stakes[index] = min((self._stakes[index] + stake) * factor, _RICHEST)
-            if self._gains[index] <= 0:
-                self._gains[index], self._begun[index] = 0.0, self.steps
-            self._gains[index] += math.log(factor)
+        factors = 1 - _STAKED + _STAKED * np.exp(_A * np.log(p) + _B * np.log1p(-p) + _SCALES)
+        factors[np.isnan(factors)] = 1.0
+        # A capital cut down keeps the promise; an infinite one would not come back from a file.
+        self._stakes += stake
+        self._stakes *= factors
+        np.minimum(self._stakes, _RICHEST, out=self._stakes)
+        lost = self._gains <= 1
+        self._gains[lost] = 1.0
+        self._begun[lost] = self.steps
+        self._gains *= factors
+        np.minimum(self._gains, _RICHEST, out=self._gains)
         self.steps += 1
-        return self.value
 
     def state(self) -> dict[str, Any]:
         """Return JSON values from which `restore` goes on."""
-        return {"steps": self.steps, "stakes": [*self._stakes], "gains": [*self._gains], "begun": [*self._begun]}
+        arrays = {"stakes": self._stakes, "gains": self._gains, "begun": self._begun}
+        return {"steps": self.steps, **{name: array.tolist() for name, array in arrays.items()}}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned.
 
         Raises:
-            InputError: it is not such a state.
+            InputError: it is not the state of as many martingales.
         """
-        lists = [state.get(name) for name in ("stakes", "gains", "begun")]
-        numbers = [
-            value for values in lists if isinstance(values, list) for value in [len(values) - len(BETS), *values]
-        ]
-        good = len(numbers) == 3 * (len(BETS) + 1) and all(
-            isinstance(v, int | float) and math.isfinite(v) for v in numbers
-        )
-        steps = state.get("steps")
-        if not good or type(steps) is not int or steps < 0 or any(value < 0 for value in state["stakes"]):
-            raise InputError("this is not the state of a martingale")
-        self.steps, self._stakes = steps, [float(value) for value in state["stakes"]]
-        self._gains, self._begun = [float(value) for value in state["gains"]], [int(value) for value in state["begun"]]
+        try:
+            arrays = [np.asarray(state[name], dtype=np.float64) for name in ("stakes", "gains", "begun")]
+            steps = int(state["steps"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"this is not the state of martingales: {error}") from error
+        good = all(a.shape == self._stakes.shape and np.isfinite(a).all() and (a >= 0).all() for a in arrays)
+        if not good or steps < 0:
+            raise InputError(f"this is not the state of {len(self._stakes)} martingales")
+        self.steps, self._stakes, self._gains, self._begun = steps, *arrays[:2], arrays[2].astype(np.int64)
 
 
-def uniform(seed: int, number: int) -> float:
-    """Return the random number in (0, 1) with this place in the sequence of a seed, whatever was asked before.
+def uniform(seed: int, start: int, count: int) -> NDArray[np.float64]:
+    """Return the random numbers in (0, 1) at places start, start + 1, ... of the sequence of a seed (count,).
 
     Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators" (SplitMix64).
 
-    >>> uniform(0, 3) == uniform(0, 3) != uniform(1, 3)
+    >>> bool(uniform(0, 0, 4)[3] == uniform(0, 3, 1)[0])
     True
     """
-    start = _mixed((seed + _GOLDEN) & _MASK)
-    return ((_mixed((start + (number + 1) * _GOLDEN) & _MASK) >> 11) + 0.5) / (1 << 53)
+    origin = _mixed(np.array([(seed + _GOLDEN) & _MASK], dtype=np.uint64))
+    places = np.arange(start + 1, start + 1 + count, dtype=np.uint64)
+    mixed = _mixed(origin + places * np.uint64(_GOLDEN))
+    return ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) / float(1 << 53)
 
 
-def _mixed(z: int) -> int:
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return z ^ (z >> 31)
+def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble whole numbers; products wrap around."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def _cash(steps: int) -> float:
@@ -179,7 +193,9 @@ def _cash(steps: int) -> float:
     return 1 / (1 + math.log2(1 + steps))
 
 
-_DENSITIES = [(a - 1, b - 1, math.gamma(a + b) / math.gamma(a) / math.gamma(b)) for a, b in BETS]
+_A = np.array([a - 1 for a, _ in BETS])
+_B = np.array([b - 1 for _, b in BETS])
+_SCALES = np.array([math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) for a, b in BETS])
 
 
 class _PrefixSums:

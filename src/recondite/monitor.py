@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from recondite.errors import InputError
 from recondite.evidence import ERROR
 from recondite.image_statistics import in_words
-from recondite.martingale import Martingale, OnlineRanks, uniform
+from recondite.martingale import Martingales, OnlineRanks, uniform
 from recondite.scores import Scores
 from recondite.screen import Screen
 
 SCORE = "instance_score"
 _KIND, _SCHEMA = "recondite monitor", 1
 _FEWEST_COMPARED = 5
-_SMALL_SAMPLE = 0.05
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Moved:
         shift: by how many of the calibration images' standard deviations its median is higher (lower, if negative).
         distance: the largest difference of the two distribution functions (Kolmogorov and Smirnov), in [0, 1].
         p_value: of that difference, corrected for the number of statistics (Holm).
+        evidence: the martingale of this statistic alone, over the whole stream.
         moved: whether the p-value is at most .05.
     """
 
@@ -57,6 +58,7 @@ class Moved:
     shift: float
     distance: float
     p_value: float
+    evidence: float
     moved: bool
 
 
@@ -69,8 +71,9 @@ class Monitor:
         monitor.moved()                 # which statistics of recent images differ
         saved = monitor.state()         # JSON; Monitor.from_state(screen, saved) goes on
 
-    While the images are exchangeable with the calibration images, the chance that it ever raises an alarm, however long
-    the stream, is at most `false_alarm`. An alarm stays; to watch on after it, make a new monitor. Unreadable images
+    It bets on the ranks of the score and, where the screen judges by them, of each statistic. While the images are
+    exchangeable with the calibration images, the chance that it ever raises an alarm, however long the stream, is at
+    most `false_alarm`. An alarm stays; to watch on after it, make a new monitor. Unreadable images
     are counted and take no part. It needs memory for the calibration scores and the last `window` images, however long
     the stream. Not for several threads at once.
 
@@ -97,22 +100,27 @@ class Monitor:
         self._fingerprint = screen.fingerprint()
         labels = np.array(calibrator.groups or [""] * len(calibrator.scores))
         self._grouped = calibrator.groups is not None
-        self._ranks = {
-            str(label): OnlineRanks(calibrator.scores[labels == label], seed) for label in sorted(set(labels.tolist()))
-        }
-        self._martingale = Martingale()
         self._reference = _reference(screen)
+        self._ranks = {
+            str(label): [
+                OnlineRanks(values[labels == label], seed=seed * len(self._reference) + column)
+                for column, values in enumerate(self._reference.values())
+            ]
+            for label in sorted(set(labels.tolist()))
+        }
+        self._martingales = Martingales(len(self._reference))
+        self._weights = capital_weights(len(self._reference))
         self._recent: deque[list[float]] = deque(maxlen=window)
 
     @property
     def seen(self) -> int:
         """How many readable images have come."""
-        return self._martingale.steps
+        return self._martingales.steps
 
     @property
     def martingale(self) -> float:
         """The evidence against "nothing has changed": 1 at the start, an alarm at 1 / false_alarm."""
-        return self._martingale.value
+        return float(self._weights @ self._martingales.values)
 
     @property
     def threshold(self) -> float:
@@ -142,14 +150,18 @@ class Monitor:
         if unknown:
             raise InputError(f"no calibration for groups {unknown}; there are: {sorted(self._ranks)}")
         statistics = verdicts.statistics or {}
-        rows = [statistics.get(name) for name in self._reference if name != SCORE]
-        for index, (name, label, error) in enumerate(zip(verdicts.ids, labels, verdicts.errors, strict=True)):
-            score = float(verdicts.instance_score[index])
-            if error is not None or not math.isfinite(score):
-                self.invalid += 1
-                continue
-            self._recent.append([score, *(math.nan if row is None else float(row[index]) for row in rows)])
-            self._bet(name, label, score)
+        missing = np.full(len(verdicts), np.nan)
+        columns = [verdicts.instance_score, *(statistics.get(name, missing) for name in [*self._reference][1:])]
+        values = np.stack(columns, axis=1).astype(np.float64)
+        valid = np.isfinite(values[:, 0]) & np.array([error is None for error in verdicts.errors], dtype=bool)
+        self.invalid += int(np.count_nonzero(~valid))
+        chosen = np.flatnonzero(valid)
+        width = 2 * len(self._reference)
+        random = uniform(self.seed, self.seen * width, len(chosen) * width).reshape(len(chosen), 2, -1).tolist()
+        for index, numbers in zip(chosen, random, strict=True):
+            row = values[index].tolist()
+            self._recent.append(row)
+            self._bet(verdicts.ids[index], row, self._ranks[labels[index]], *numbers)
         return self.alarm is not None
 
     def moved(self) -> list[Moved]:
@@ -172,11 +184,13 @@ class Monitor:
                 shift = float(np.median(values) - np.median(normal)) / spread
                 compared.append((float(test.pvalue), name, shift, float(test.statistic)))
         compared.sort(key=lambda row: (row[0], -row[3]))
+        evidence = dict(zip(self._reference, self._martingales.values, strict=True))
         found, smallest = [], 0.0
         for rank, (p_value, name, shift, distance) in enumerate(compared):
             smallest = min(1.0, max(smallest, p_value * (len(compared) - rank)))
             words = "score" if name == SCORE else in_words(name)
-            found.append(Moved(name, words, shift, distance, smallest, smallest <= _SMALL_SAMPLE))
+            own = float(evidence[name])
+            found.append(Moved(name, words, shift, distance, smallest, own, smallest <= _LEVEL))
         return found
 
     def state(self) -> dict[str, Any]:
@@ -186,8 +200,8 @@ class Monitor:
             **{"false_alarm": self.false_alarm, "window": self.window, "seed": self.seed},
             **{"invalid": self.invalid, "largest": self.largest},
             "alarm": None if self.alarm is None else asdict(self.alarm),
-            "counts": {label: ranks.counts for label, ranks in self._ranks.items()},
-            "bets": self._martingale.state(),
+            "counts": {label: [rank.counts for rank in ranks] for label, ranks in self._ranks.items()},
+            "bets": self._martingales.state(),
             "statistics": list(self._reference),
             "recent": [[value if math.isfinite(value) else None for value in row] for row in self._recent],
         }
@@ -209,22 +223,30 @@ class Monitor:
             monitor.invalid, monitor.largest = int(state["invalid"]), float(state["largest"])
             monitor.alarm = None if state["alarm"] is None else Alarm(**state["alarm"])
             for label, ranks in monitor._ranks.items():
-                ranks.restore(state["counts"][label])
-            monitor._martingale.restore(state["bets"])
+                for rank, counts in zip(ranks, state["counts"][label], strict=True):
+                    rank.restore(counts)
+            monitor._martingales.restore(state["bets"])
             rows = np.array(state["recent"], dtype=np.float64).reshape(-1, len(monitor._reference))
             monitor._recent.extend(rows.tolist())
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"this state of a monitor is damaged: {error}") from error
-        if sum(ranks.seen for ranks in monitor._ranks.values()) != monitor.seen:
+        if sum(sum(ranks[0].counts) for ranks in monitor._ranks.values()) != monitor.seen:
             raise InputError("this state of a monitor is damaged: its counts do not add up")
         return monitor
 
-    def _bet(self, name: str, label: str, score: float) -> None:
-        first, second = (uniform(self.seed, 2 * self.seen + part) for part in (0, 1))
-        value = self._martingale.update(self._ranks[label].p_value(score, first, second))
+    def _bet(
+        self, name: str, row: list[float], ranks: list[OnlineRanks], first: list[float], second: list[float]
+    ) -> None:
+        self._martingales.update(
+            [
+                rank.p_value(value, one, other) if math.isfinite(value) else math.nan
+                for rank, value, one, other in zip(ranks, row, first, second, strict=True)
+            ]
+        )
+        value = self.martingale
         self.largest = max(self.largest, value)
         if self.alarm is None and value >= self.threshold:
-            self.alarm = Alarm(self.seen, self._martingale.began, name, value)
+            self.alarm = Alarm(self.seen, self._martingales.began(self._weights), name, value)
 
     def _since_change(self) -> list[list[float]]:
         recent = list(self._recent)
@@ -233,6 +255,13 @@ class Monitor:
             if len(since) >= _FEWEST_COMPARED:
                 return since
         return recent
+
+
+def capital_weights(count: int) -> NDArray[np.float64]:
+    """Return how the martingales of the score and of count - 1 statistics are averaged: half of it is the score's."""
+    weights = np.full(count, 0.5 / max(1, count - 1))
+    weights[0] = 1.0 if count == 1 else 0.5
+    return weights
 
 
 def _reference(screen: Screen) -> dict[str, NDArray[np.float64]]:
