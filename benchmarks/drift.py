@@ -47,7 +47,7 @@ def main(data: str, calibration: int, runs: int, length: int, delays: int, fixed
 
 def read(name):
     opened = open_named(name)
-    parts = list(read_batches(open_images(name), Preprocessing(SHAPES[name.split("/")[0]]), 256))
+    parts = list(read_batches(open_images(name), Preprocessing(shape=SHAPES[name.split("/")[0]]), 256))
     return np.concatenate([part.pixels for part in parts]), np.array(opened.labels)
 
 
