@@ -156,8 +156,8 @@ class Monitor:
         valid = np.isfinite(values[:, 0]) & np.array([error is None for error in verdicts.errors], dtype=bool)
         self.invalid += int(np.count_nonzero(~valid))
         chosen = np.flatnonzero(valid)
-        width = 2 * len(self._reference)
-        random = uniform(self.seed, self.seen * width, len(chosen) * width).reshape(len(chosen), 2, -1).tolist()
+        wanted = (len(chosen), 2, len(self._reference))
+        random = uniform(self.seed, self.seen * wanted[1] * wanted[2], int(np.prod(wanted))).reshape(wanted).tolist()
         for index, numbers in zip(chosen, random, strict=True):
             row = values[index].tolist()
             self._recent.append(row)
