@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def test_p_values_are_uniform_and_independent_of_the_calibration_set(tied, cells
         found = [ranks.p_value(x, *generator.random(2)) for x in stream_of(generator, 40, tied)]
         early.append(found[0])
         late.append(found[-1])
-        pairs += list(zip(found[:-1], found[1:], strict=True))
+        pairs += pairwise(found)
     assert kstest(early, "uniform").pvalue > 0.01
     assert kstest(late, "uniform").pvalue > 0.01
     assert kstest(np.ravel(pairs), "uniform").pvalue > 0.001

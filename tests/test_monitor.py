@@ -135,7 +135,7 @@ def test_the_capital_is_the_average_of_all_sequences(screen, verdicts):
     assert capital_weights(1).tolist() == [1.0]
 
 
-def test_unreadable_images_are_counted_and_change_nothing_else(screen, verdicts):
+def test_unreadable_images_are_counted_and_change_nothing_else(screen):
     mixed = screen.predict([b"x", np.zeros((8, 8), np.uint8), b"y"])
     monitor, other = Monitor(screen), Monitor(screen)
     monitor.update(mixed)
@@ -166,7 +166,7 @@ def test_memory_is_bounded(screen, verdicts):
     assert len(monitor.recent_scores) == 50
 
 
-def test_groups_are_ranked_among_their_own(screen, verdicts):
+def test_groups_are_ranked_among_their_own(screen):
     """Two groups whose scores lie far apart: neither is drift, until one comes under the other's name."""
     scores = np.concatenate([np.linspace(0, 1, 200), np.linspace(100, 101, 200)])
     grouped = replace(
