@@ -37,7 +37,7 @@ ROWS = [
     ["detectors.base"],
     ["detectors.alad", "detectors.autoencoder", "detectors.features", "detectors.pca", "detectors.vae"],
     ["detectors"],
-    ["evidence"],
+    ["evidence", "guard"],
     ["screen"],
     ["fitting", "monitor"],
     ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
