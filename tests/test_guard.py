@@ -148,7 +148,7 @@ def test_shares_of_alpha_add_up_and_the_reason_names_the_part(screen, classifier
 
 
 def test_each_predicted_class_keeps_its_own_rate(screen, data):
-    """Faded digits are rebuilt with a smaller error, so that one threshold for all turns away full ones alone."""
+    """Faded digits are rebuilt worse, so that one threshold for all turns away hardly any others."""
     labels = ("faded", "full")
 
     def classifier(x):
@@ -156,7 +156,7 @@ def test_each_predicted_class_keeps_its_own_rate(screen, data):
 
     every = np.concatenate([data["calibration"], data["test"]])
     every = every[np.random.default_rng(0).permutation(len(every))]
-    every[::2] //= 3
+    every[::2] //= 6
     judge = screen.with_score("error").with_alpha(0.2)
     calibration, test = every[:230], every[230:]
     rates = {}
@@ -164,8 +164,8 @@ def test_each_predicted_class_keeps_its_own_rate(screen, data):
         decisions = judge.guard(classifier, labels, calibration=calibration, by_class=by_class)(test)
         predicted = np.array(decisions.predicted)
         rates[by_class] = [decisions.abstained[predicted == label].mean() for label in labels]
-    assert rates[False][0] < 0.02
-    assert rates[False][1] > 0.3
+    assert rates[False][0] > 0.3
+    assert rates[False][1] < 0.05
     # About 115 calibrate each class and as many are tested: one standard error is .05.
     assert all(0.05 < rate < 0.35 for rate in rates[True])
 
