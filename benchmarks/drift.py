@@ -22,7 +22,7 @@ from recondite.datasets import open_images, read_batches
 from recondite.images import Preprocessing
 from recondite.martingale import Martingales, OnlineRanks
 from recondite.metrics import rate
-from recondite.monitor import capital_weights
+from recondite.monitor import parts_of_false_alarm
 from recondite.scores import Scores
 
 QUIET, PART = 1000, 1000
@@ -101,7 +101,7 @@ def measure_false_alarms(columns, runs, length, calibration):
         chosen = generator.integers(0, columns.shape[1], calibration)
         ranks += [OnlineRanks(column[chosen], seed * len(columns) + k) for k, column in enumerate(columns)]
     martingales, largest = Martingales(len(ranks)), np.ones(runs)
-    weights = capital_weights(len(columns))
+    weights = parts_of_false_alarm(len(columns))
     for start in range(0, length, PART):
         index = np.stack([generator.integers(0, columns.shape[1], PART) for generator in draws])
         random = np.random.default_rng([start, 13]).random((PART, 2, len(ranks)))
@@ -109,7 +109,7 @@ def measure_false_alarms(columns, runs, length, calibration):
             rows = columns[:, index[:, step]].T.ravel().tolist()
             first, second = random[step].tolist()
             martingales.update([r.p_value(x, u, v) for r, x, u, v in zip(ranks, rows, first, second, strict=True)])
-            np.maximum(largest, martingales.values.reshape(runs, -1) @ weights, out=largest)
+            np.maximum(largest, (martingales.values.reshape(runs, -1) * weights).max(axis=1), out=largest)
         if (start + PART) % 10_000 == 0:
             print_rates(f"{len(columns)} sequences, {runs} runs of {start + PART:,} draws", largest)
 

@@ -42,7 +42,7 @@ ROWS = [
     ["fitting", "monitor"],
     ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
     ["studies.page"],
-    ["drift"],
+    ["drift", "guard_report"],
     ["studies.one_class"],
     ["studies.latent_size"],
     ["demonstration", "pairs"],

@@ -32,7 +32,7 @@ def test_a_table_gives_the_alarm_that_the_verdicts_give(saved, screens, stream):
     assert found.monitor.state() == monitor.state()
     assert found.monitor.alarm == monitor.alarm is not None
     assert 300 < monitor.alarm.at < 320
-    assert found.path[0] == (0, pytest.approx(1))
+    assert found.path[0] == (0, pytest.approx(0.5))
     assert found.path[-1] == (450, monitor.martingale)
 
 

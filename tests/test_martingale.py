@@ -112,7 +112,7 @@ def test_capital_grows_when_scores_change_and_says_when():
         if step == 999:
             assert martingale.values[0] < 10
     assert martingale.values[0] > 1e6
-    assert abs(martingale.began([1.0]) - 1000) <= 10
+    assert abs(martingale.began(0) - 1000) <= 10
 
 
 def test_a_missing_p_value_is_no_bet():

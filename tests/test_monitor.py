@@ -6,7 +6,7 @@ import pytest
 
 from recondite import Calibrator, Monitor
 from recondite.errors import InputError
-from recondite.monitor import capital_weights
+from recondite.monitor import parts_of_false_alarm
 from recondite.scores import Scores
 
 
@@ -53,7 +53,7 @@ def exchangeable(screen, generator, size, index=None):
 
 def test_images_like_those_of_calibration_raise_no_alarm_and_brighter_ones_do(screen, brighter):
     monitor = Monitor(screen)
-    assert monitor.martingale == pytest.approx(1)
+    assert monitor.martingale == pytest.approx(0.5)
     assert not monitor.update(exchangeable(screen, np.random.default_rng(1), 400))
     assert monitor.seen == 400
     assert monitor.alarm is None
@@ -63,6 +63,7 @@ def test_images_like_those_of_calibration_raise_no_alarm_and_brighter_ones_do(sc
     assert abs(alarm.began - 400) <= 5
     assert alarm.id == brighter.ids[alarm.at - 401]
     assert alarm.martingale >= monitor.threshold == 100
+    assert alarm.name in screen.observations or alarm.name == "instance_score"
     moved = {one.name: one for one in monitor.moved()}
     assert moved["brightness"].moved
     assert moved["brightness"].shift > 1
@@ -124,15 +125,15 @@ def test_a_state_goes_on_as_if_nothing_had_happened(screen, verdicts, brighter):
     assert again.moved() == one.moved()
 
 
-def test_the_capital_is_the_average_of_all_sequences(screen, verdicts):
+def test_each_sequence_has_its_share_of_false_alarms(screen, verdicts):
     monitor = Monitor(screen)
     monitor.update(verdicts)
-    weights = capital_weights(len(monitor.moved()))
+    weights = parts_of_false_alarm(len(monitor.moved()))
     assert weights.sum() == pytest.approx(1)
     by_name = {one.name: one.evidence for one in monitor.moved()}
-    mean = 0.5 * by_name.pop("instance_score") + 0.5 * np.mean(list(by_name.values()))
-    assert monitor.martingale == pytest.approx(mean)
-    assert capital_weights(1).tolist() == [1.0]
+    weighted = [0.5 * by_name.pop("instance_score"), *(0.5 / len(by_name) * value for value in by_name.values())]
+    assert monitor.martingale == pytest.approx(max(weighted))
+    assert parts_of_false_alarm(1).tolist() == [1.0]
 
 
 def test_unreadable_images_are_counted_and_change_nothing_else(screen):

@@ -59,6 +59,7 @@ def _make_app(tokens: Sequence[str]) -> App:
     app.command(_studies(tokens[1:]) if tokens[:1] == ["study"] else _study, name="study")
     for command in (predict, evaluate, show, sample, monitor, info, datasets, detectors, demo):
         app.command(command)
+    app.command(guard_report, name="guard-report")
     bench = App(name="bench", help="Measure the detectors.")
     bench.command(bench_pairs, name="pairs")
     app.command(bench)
@@ -602,6 +603,85 @@ def monitor(
     if report is not None:
         write_drift_page(report, drift, judge)
         print(f"report: {report}")
+
+
+def guard_report(
+    screen: Path,
+    /,
+    *,
+    inliers: str,
+    outliers: str,
+    inlier_outputs: Path,
+    outlier_outputs: Path,
+    output: Output,
+    calibration: str | None = None,
+    calibration_outputs: Path | None = None,
+    reference_outputs: Path | None = None,
+    score: str | None = None,
+    alpha: float | None = None,
+) -> None:
+    """Measure the screen in front of a classifier, beside the classifier's own confidence and features.
+
+    A classifier's outputs are a .npz, .safetensors or .csv file of logits, with ids, labels (the true classes, as
+    numbers) and features where there are any; no code of yours is run.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    inliers
+        Normal test images, or a table of verdicts on them.
+    outliers
+        Images that do not belong, or a table of verdicts on them.
+    inlier_outputs
+        What the classifier gave for the inliers.
+    outlier_outputs
+        What the classifier gave for the outliers.
+    output
+        Folder for report.html, table.csv and curves.csv.
+    calibration
+        Other normal images (or verdicts), to combine the screen with the classifier's confidence and features.
+    calibration_outputs
+        What the classifier gave for them.
+    reference_outputs
+        Outputs with features of normal images, such as the training images, for the distance to neighbours.
+    score
+        Another score than the screen's.
+    alpha
+        Share of the inliers that may be turned away.
+    """
+    from recondite.guard_report import guard_report as measure
+    from recondite.guard_report import read_outputs, scores_of, table_cells, write_guard_report
+
+    if (calibration is None) != (calibration_outputs is None):
+        raise InputError("--calibration and --calibration-outputs belong together")
+    judge = _load(screen, alpha, None, "cpu", score)
+    outputs = [read_outputs(path) for path in (inlier_outputs, outlier_outputs)]
+    report = measure(
+        judge,
+        scores_of(judge, inliers),
+        scores_of(judge, outliers),
+        *outputs,
+        calibration=None
+        if calibration is None or calibration_outputs is None
+        else (scores_of(judge, calibration), read_outputs(calibration_outputs)),
+        reference=None if reference_outputs is None else read_outputs(reference_outputs),
+    )
+    columns = (
+        "rule",
+        "foreign",
+        "AURC",
+        "AUGRC",
+        "cover. 5 %",
+        "good lost",
+        "outl. acc.",
+        "labels outl.",
+        "acc.",
+        "risk",
+    )
+    _print_table([columns, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
+    write_guard_report(output, report, f"{screen.name} in front of a classifier")
+    print(f"report: {output / 'report.html'}")
 
 
 def info(screen: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:

@@ -100,9 +100,10 @@ class OnlineRanks:
 class Martingales:
     """The capitals of gamblers who each start with 1 and bet that a sequence of p-values is not uniform.
 
-    While p-values are uniform and independent, the chance that a capital ever reaches c is at most 1 / c, over the
-    whole stream (Ville); the same holds for any average of the capitals, whose sequences may depend on each other. At
-    every step a part of the cash is staked on each of `BETS`; by step t all but 1 / (1 + log2(1 + t)) of it has been.
+    While p-values of a sequence are uniform and independent, the chance that its capital ever reaches c is at most 1 /
+    c, over the whole stream (Ville). Averages over sequences do not share this: p-values that are independent of their
+    own past need not be independent of that of others. At every step a part of the cash is staked on each of `BETS`; by
+    step t all but 1 / (1 + log2(1 + t)) of it has been.
 
     Args:
         count: how many sequences there are, K.
@@ -119,14 +120,9 @@ class Martingales:
         """The capitals (K,)."""
         return np.asarray(_cash(self.steps) + self._stakes.sum(axis=1))
 
-    def began(self, weights: ArrayLike) -> int:
-        """Return the step before which the richest bet began to win: an estimate of when a change happened.
-
-        Args:
-            weights: of the capitals (K,).
-        """
-        weighted = self._stakes * np.asarray(weights, dtype=np.float64)[:, None]
-        return int(self._begun.flat[int(np.argmax(weighted))])
+    def began(self, sequence: int) -> int:
+        """Return the step before which a sequence's richest bet began to win: an estimate of when it changed."""
+        return int(self._begun[sequence, np.argmax(self._stakes[sequence])])
 
     def update(self, p_values: ArrayLike) -> None:
         """Bet on the next p-value of each sequence (K,), each in (0, 1); on NaN nothing is bet."""

@@ -30,12 +30,14 @@ class Alarm:
         at: how many readable images had come, the one that raised the alarm included.
         began: how many had come before the change, as far as can be estimated.
         id: of the image that raised it.
-        martingale: what the martingale had reached.
+        name: what raised it: "instance_score" or a statistic.
+        martingale: what the monitor's martingale had reached.
     """
 
     at: int
     began: int
     id: str
+    name: str
     martingale: float
 
 
@@ -71,11 +73,11 @@ class Monitor:
         monitor.moved()                 # which statistics of recent images differ
         saved = monitor.state()         # JSON; Monitor.from_state(screen, saved) goes on
 
-    It bets on the ranks of the score and, where the screen judges by them, of each statistic. While the images are
-    exchangeable with the calibration images, the chance that it ever raises an alarm, however long the stream, is at
-    most `false_alarm`. An alarm stays; to watch on after it, make a new monitor. Unreadable images
-    are counted and take no part. It needs memory for the calibration scores and the last `window` images, however long
-    the stream. Not for several threads at once.
+    It bets on the ranks of the score and, where the screen judges by them, of each statistic: half of `false_alarm` is
+    for the score, the rest in equal parts for the statistics. While the images are exchangeable with the calibration
+    images, the chance that it ever raises an alarm, however long the stream, is at most `false_alarm`. An alarm stays;
+    to watch on after it, make a new monitor. Unreadable images are counted and take no part. It needs memory for the
+    calibration scores and the last `window` images, however long the stream. Not for several threads at once.
 
     Args:
         screen: whose verdicts they are.
@@ -95,7 +97,7 @@ class Monitor:
         self.false_alarm, self.window, self.seed = false_alarm, window, seed
         self.alarm: Alarm | None = None
         self.invalid = 0
-        self.largest = 1.0
+        self.largest = 0.0
         calibrator = screen.calibrator
         self._fingerprint = screen.fingerprint()
         labels = np.array(calibrator.groups or [""] * len(calibrator.scores))
@@ -109,7 +111,7 @@ class Monitor:
             for label in sorted(set(labels.tolist()))
         }
         self._martingales = Martingales(len(self._reference))
-        self._weights = capital_weights(len(self._reference))
+        self._weights = parts_of_false_alarm(len(self._reference))
         self._recent: deque[list[float]] = deque(maxlen=window)
 
     @property
@@ -119,8 +121,11 @@ class Monitor:
 
     @property
     def martingale(self) -> float:
-        """The evidence against "nothing has changed": 1 at the start, an alarm at 1 / false_alarm."""
-        return float(self._weights @ self._martingales.values)
+        """The evidence that something has changed: an alarm at 1 / false_alarm.
+
+        It is the largest of the martingales of score and statistics, each times its part of `false_alarm`.
+        """
+        return float((self._weights * self._martingales.values).max())
 
     @property
     def threshold(self) -> float:
@@ -243,10 +248,12 @@ class Monitor:
                 for rank, value, one, other in zip(ranks, row, first, second, strict=True)
             ]
         )
-        value = self.martingale
+        weighted = self._weights * self._martingales.values
+        cause = int(np.argmax(weighted))
+        value = float(weighted[cause])
         self.largest = max(self.largest, value)
         if self.alarm is None and value >= self.threshold:
-            self.alarm = Alarm(self.seen, self._martingales.began(self._weights), name, value)
+            self.alarm = Alarm(self.seen, self._martingales.began(cause), name, [*self._reference][cause], value)
 
     def _since_change(self) -> list[list[float]]:
         recent = list(self._recent)
@@ -257,8 +264,8 @@ class Monitor:
         return recent
 
 
-def capital_weights(count: int) -> NDArray[np.float64]:
-    """Return how the martingales of the score and of count - 1 statistics are averaged: half of it is the score's."""
+def parts_of_false_alarm(count: int) -> NDArray[np.float64]:
+    """Return how false_alarm is shared out among the score and count - 1 statistics (count,); half is the score's."""
     weights = np.full(count, 0.5 / max(1, count - 1))
     weights[0] = 1.0 if count == 1 else 0.5
     return weights

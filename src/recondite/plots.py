@@ -269,6 +269,30 @@ def plot_aurocs(
     return ax
 
 
+def plot_risk_coverage(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], risk: float, ax: Axes | None = None, title: str = ""
+) -> Axes:
+    """Draw the share of wrong labels against the share of images labelled.
+
+    Args:
+        curves: name -> (coverage, risk).
+        risk: a line to compare with.
+        title: above the axes.
+    """
+    ax = ax or new_axes(5.0, 3.8)
+    for (name, (coverage, wrong)), colour in zip(
+        curves.items(), cycle((GREY, ORANGE, GREEN, BLUE, RED, PURPLE)), strict=False
+    ):
+        ax.plot(np.asarray(coverage), np.asarray(wrong), color=colour, linewidth=1.3, label=name)
+    ax.axhline(risk, color="black", linestyle="--", linewidth=1, label=f"risk {risk:g}")
+    ax.set(xlabel="coverage: share of the traffic that gets a label", ylabel="risk: share of wrong labels", xlim=(0, 1))
+    ax.set_ylim(bottom=0)
+    if title:
+        ax.set_title(title, fontsize=10)
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
 def plot_martingale(
     path: Sequence[tuple[int, float]],
     threshold: float,
