@@ -43,6 +43,7 @@ ROWS = [
     ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
     ["studies.page"],
     ["drift", "guard_report"],
+    ["recalibration"],
     ["studies.one_class"],
     ["studies.latent_size"],
     ["demonstration", "pairs"],

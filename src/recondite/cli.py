@@ -57,7 +57,7 @@ def _make_app(tokens: Sequence[str]) -> App:
     # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
     app.command(_fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else _fit, name="fit")
     app.command(_studies(tokens[1:]) if tokens[:1] == ["study"] else _study, name="study")
-    for command in (predict, evaluate, show, sample, monitor, info, datasets, detectors, demo):
+    for command in (predict, evaluate, show, sample, monitor, recalibrate, info, datasets, detectors, demo):
         app.command(command)
     app.command(guard_report, name="guard-report")
     bench = App(name="bench", help="Measure the detectors.")
@@ -602,6 +602,58 @@ def monitor(
         print(f"table:  {output}")
     if report is not None:
         write_drift_page(report, drift, judge)
+        print(f"report: {report}")
+
+
+def recalibrate(
+    screen: Path,
+    events: str,
+    /,
+    *,
+    output: Output,
+    images: str | None = None,
+    unlabelled: Literal["leave-out", "inlier"] = "leave-out",
+    keep: Annotated[bool, Parameter(negative="")] = False,
+    report: Path | None = None,
+    group: str | None = None,
+) -> None:
+    """Set the threshold anew from verdicts that people labelled; nothing is fitted again.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    events
+        Table that `recondite predict --statistics` wrote, with a column label: inlier, outlier, skip or empty.
+    output
+        Folder of the new screen.
+    images
+        Where the labelled images are, to score them again; by default the scores in the table are taken.
+    unlabelled
+        What images without a label are: left out, or inliers too.
+    keep
+        Add to the calibration images of before instead of replacing them.
+    report
+        HTML file to write, with before and after.
+    group
+        The group of all of them, where the ids do not tell.
+    """
+    from recondite.artifacts import check_target
+    from recondite.recalibration import recalibrate as calibrate
+    from recondite.recalibration import write_recalibration_page
+
+    check_target(Path(os.path.abspath(output)))
+    judge = _load(screen, None, None, "cpu")
+    result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=keep, group=group)
+    result.after.save(output)
+    _print_table(
+        [("measure", "before", "after"), *(tuple(row.values()) for row in result.table)],
+        title=f"{screen} calibrated on {events}",
+        header=True,
+    )
+    print(f"screen: {output}")
+    if report is not None:
+        write_recalibration_page(report, result, f"{screen.name}, calibrated anew")
         print(f"report: {report}")
 
 

@@ -85,8 +85,8 @@ def watch(
         monitor = Monitor(screen, false_alarm=false_alarm, window=window, seed=seed)
     path = [(monitor.seen, monitor.martingale)]
     for scores, rows in scored(read_events(events), str(events)):
-        groups = _groups(screen, rows, scores, group)
-        _check_origin(screen, scores, rows, groups)
+        groups = group_labels(screen, rows, scores.ids, group)
+        check_origin(screen, scores, rows, groups)
         monitor.update(scores, groups)
         path.append((monitor.seen, monitor.martingale))
     if state is not None:
@@ -126,15 +126,18 @@ def write_drift_page(path: Path, drift: Drift, screen: Screen) -> None:
     page.write(path)
 
 
-def _groups(screen: Screen, rows: Sequence[Mapping[str, Any]], scores: Scores, group: str | None) -> list[str] | None:
+def group_labels(
+    screen: Screen, rows: Sequence[Mapping[str, Any]], ids: Sequence[str], group: str | None
+) -> list[str] | None:
+    """Return the group of each event: `group`, the column "group" or the folder in the id; None without groups."""
     if screen.calibrator.groups is None:
         return None
     if group is not None:
-        return [group] * len(scores)
-    return [str(row.get("group") or name.rpartition("/")[0]) for name, row in zip(scores.ids, rows, strict=True)]
+        return [group] * len(ids)
+    return [str(row.get("group") or name.rpartition("/")[0]) for name, row in zip(ids, rows, strict=True)]
 
 
-def _check_origin(
+def check_origin(
     screen: Screen, scores: Scores, rows: Sequence[Mapping[str, Any]], groups: Sequence[str] | None
 ) -> None:
     """Raise InputError where the p-values of the rows are not those that this screen gives their scores."""

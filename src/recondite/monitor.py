@@ -275,5 +275,5 @@ def _reference(screen: Screen) -> dict[str, NDArray[np.float64]]:
     """Return name -> values of the calibration images, of the score and of the statistics that verdicts carry."""
     found = {SCORE: screen.calibrator.scores}
     if screen.evidence is not None and screen.score != ERROR:
-        found |= {name: values for name, values in screen.observations.items() if name != ERROR}
+        found |= screen.observations
     return found

@@ -286,10 +286,10 @@ def plot_risk_coverage(
         ax.plot(np.asarray(coverage), np.asarray(wrong), color=colour, linewidth=1.3, label=name)
     ax.axhline(risk, color="black", linestyle="--", linewidth=1, label=f"risk {risk:g}")
     ax.set(xlabel="coverage: share of the traffic that gets a label", ylabel="risk: share of wrong labels", xlim=(0, 1))
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.5 * max(ax.get_ylim()[1], risk))  # room for the legend above the lines
     if title:
         ax.set_title(title, fontsize=10)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
     return ax
 
 

@@ -265,7 +265,7 @@ class Screen:
         )
         assert scores.statistics is not None
         combined = self.evidence.score(self.score, scores.instance_score, scores.statistics)
-        return replace(scores, instance_score=combined)
+        return replace(scores, instance_score=combined, statistics={ERROR: scores.instance_score, **scores.statistics})
 
     def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts:
         """Turn scores that `score_batch` gave into verdicts.
