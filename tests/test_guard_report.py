@@ -129,6 +129,7 @@ def test_an_unreadable_image_is_turned_away_first(screens, traffic):
     curve = report.curves[SCREEN, 0.5]
     assert np.isfinite(curve.aurc)
     assert curve.coverage[-1] == 1
+    assert curve.coverage[-1] - curve.coverage[-2] == pytest.approx(0.5 / 300)  # the last step is that image
 
 
 def test_outputs_come_back_from_every_kind_of_file(tmp_path, traffic):
