@@ -234,8 +234,8 @@ def write_guard_report(folder: Path, report: GuardReport, title: str) -> None:
             for c, r in zip(curve.coverage, curve.risk, strict=True)
         ),
     )
-    columns = ["rule", "foreign traffic", "AURC", "AUGRC", "coverage at 5 % risk", "good images lost"]
-    columns += ["outliers accepted", "labels to outliers", "accuracy on accepted", "risk"]
+    columns = ["rule", "foreign", "AURC", "AUGRC", "coverage at 5 % risk", "good lost"]
+    columns += ["outliers accepted", "labels to them", "accuracy", "risk"]
     figures = []
     for prevalence in PREVALENCES:
         curves = {rule: (c.coverage, c.risk) for (rule, share), c in report.curves.items() if share == prevalence}
@@ -247,7 +247,8 @@ def write_guard_report(folder: Path, report: GuardReport, title: str) -> None:
         rows=[table_cells(row) for row in report.rows],
         note="AURC: mean share of wrong labels over all coverages. AUGRC: mean share of all images that are accepted "
         "and wrong. Lower is better for both. Coverage at 5 % risk: how much of the traffic can be labelled with at "
-        "most one label in twenty wrong. Accepting an outlier counts as wrong.",
+        "most one label in twenty wrong. Accepting an outlier counts as wrong. The "
+        "other columns are for the one threshold of each rule: accuracy is that on accepted inliers, risk counts all.",
         figures=figures,
     )
     page.write(folder / "report.html")
