@@ -57,8 +57,9 @@ def _make_app(tokens: Sequence[str]) -> App:
     # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
     app.command(_fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else _fit, name="fit")
     app.command(_studies(tokens[1:]) if tokens[:1] == ["study"] else _study, name="study")
-    for command in (predict, evaluate, show, sample, info, push, datasets, detectors, demo):
+    for command in (predict, evaluate, show, sample, monitor, recalibrate, info, push, datasets, detectors, demo):
         app.command(command)
+    app.command(guard_report, name="guard-report")
     bench = App(name="bench", help="Measure the detectors.")
     bench.command(bench_pairs, name="pairs")
     app.command(bench)
@@ -370,6 +371,7 @@ def predict(
     alpha: float | None = None,
     confidence: float | None = None,
     group: str | None = None,
+    statistics: Annotated[bool, Parameter(negative="")] = False,
     on_bad: OnBad = "flag",
     device: str = "cpu",
 ) -> None:
@@ -397,6 +399,8 @@ def predict(
         Let the rate hold for this calibration set with this probability.
     group
         Which group's calibration holds for all of them, where folders do not tell.
+    statistics
+        Write the statistics that the screen judges by, too; `recondite monitor` says by them what has moved.
     on_bad
         Unreadable images: a flagged row, no row, or an error.
     device
@@ -406,7 +410,9 @@ def predict(
     from recondite.sweep import sweep
 
     judge = _load(screen, alpha, confidence, device, score)
-    result = sweep(judge, images, output, fdr=fdr, maps=maps, group=group, on_bad=on_bad, progress=True)
+    result = sweep(
+        judge, images, output, fdr=fdr, maps=maps, group=group, on_bad=on_bad, statistics=statistics, progress=True
+    )
     verdicts = result.verdicts
     if result.taken_up:
         print(f"took up {result.taken_up:,} scores of an interrupted sweep", file=sys.stderr)
@@ -522,6 +528,212 @@ def sample(
     judge = _load(screen, None, None, device)
     draw_samples(judge, output, count, seed=seed)
     print(f"picture: {output} ({count} images; {latents_in_words(judge.detector)})")
+
+
+def monitor(
+    screen: str,
+    events: str,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    report: Path | None = None,
+    state: Path | None = None,
+    false_alarm: float = 0.01,
+    window: int = 200,
+    score: str | None = None,
+    confidence: float | None = None,
+    group: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Tell whether the images of a table of verdicts, oldest first, have stopped being like the calibration images.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    events
+        Table that `recondite predict` wrote, .csv, .jsonl or .parquet, its rows in the order of time.
+    output
+        Table to write, of what moved: .csv, .jsonl or .parquet.
+    report
+        HTML file to write, with figures.
+    state
+        File that keeps the monitor from one table to the next; taken up if it is there.
+    false_alarm
+        Chance of an alarm without any change, over the whole stream.
+    window
+        How many recent images tell what moved.
+    score
+        The score that the table was made with, if not the screen's.
+    confidence
+        The confidence that the table was made with, if not the screen's.
+    group
+        Which group's calibration holds for all of them, where the ids do not tell.
+    seed
+        Of the random numbers that break ties.
+    """
+    from recondite.drift import moved_rows, watch, write_drift_page
+    from recondite.tables import check_table_path, write_table
+
+    if output is not None:
+        check_table_path(output)
+    judge = _load(screen, None, confidence, "cpu", score)
+    drift = watch(judge, events, false_alarm=false_alarm, window=window, seed=seed, group=group, state=state)
+    print(drift.in_words())
+    if drift.moved:
+        columns = [("statistic", "moved", "shift (std)", "difference", "p-value")]
+        _print_table(
+            columns
+            + [
+                (
+                    one.words,
+                    "yes" if one.moved else "no",
+                    f"{one.shift:+.2f}",
+                    f"{one.distance:.3f}",
+                    f"{one.p_value:.2g}",
+                )
+                for one in drift.moved
+            ],
+            title="recent images beside the calibration images",
+            header=True,
+        )
+    if output is not None:
+        write_table(output, moved_rows(drift.moved))
+        print(f"table:  {output}")
+    if report is not None:
+        write_drift_page(report, drift, judge)
+        print(f"report: {report}")
+
+
+def recalibrate(
+    screen: str,
+    events: str,
+    /,
+    *,
+    output: Output,
+    images: str | None = None,
+    unlabelled: Literal["leave-out", "inlier"] = "leave-out",
+    keep: Annotated[bool, Parameter(negative="")] = False,
+    report: Path | None = None,
+    group: str | None = None,
+) -> None:
+    """Set the threshold anew from verdicts that people labelled; nothing is fitted again.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    events
+        Table that `recondite predict --statistics` wrote, with a column label: inlier, outlier, skip or empty.
+    output
+        Folder of the new screen.
+    images
+        Where the labelled images are, to score them again; by default the scores in the table are taken.
+    unlabelled
+        What images without a label are: left out, or inliers too.
+    keep
+        Add to the calibration images of before instead of replacing them.
+    report
+        HTML file to write, with before and after.
+    group
+        The group of all of them, where the ids do not tell.
+    """
+    from recondite.artifacts import check_target
+    from recondite.recalibration import recalibrate as calibrate
+    from recondite.recalibration import write_recalibration_page
+
+    check_target(Path(os.path.abspath(output)))
+    judge = _load(screen, None, None, "cpu")
+    result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=keep, group=group)
+    result.after.save(output)
+    _print_table(
+        [("measure", "before", "after"), *(tuple(row.values()) for row in result.table)],
+        title=f"{screen} calibrated on {events}",
+        header=True,
+    )
+    print(f"screen: {output}")
+    if report is not None:
+        write_recalibration_page(report, result, f"{Path(screen).name}, calibrated anew")
+        print(f"report: {report}")
+
+
+def guard_report(
+    screen: str,
+    /,
+    *,
+    inliers: str,
+    outliers: str,
+    inlier_outputs: Path,
+    outlier_outputs: Path,
+    output: Output,
+    calibration: str | None = None,
+    calibration_outputs: Path | None = None,
+    reference_outputs: Path | None = None,
+    score: str | None = None,
+    alpha: float | None = None,
+) -> None:
+    """Measure the screen in front of a classifier, beside the classifier's own confidence and features.
+
+    A classifier's outputs are a .npz, .safetensors or .csv file of logits, with ids, labels (the true classes, as
+    numbers) and features where there are any; no code of yours is run.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    inliers
+        Normal test images, or a table of verdicts on them.
+    outliers
+        Images that do not belong, or a table of verdicts on them.
+    inlier_outputs
+        What the classifier gave for the inliers.
+    outlier_outputs
+        What the classifier gave for the outliers.
+    output
+        Folder for report.html, table.csv and curves.csv.
+    calibration
+        Other normal images (or verdicts), to combine the screen with the classifier's confidence and features.
+    calibration_outputs
+        What the classifier gave for them.
+    reference_outputs
+        Outputs with features of normal images, such as the training images, for the distance to neighbours.
+    score
+        Another score than the screen's.
+    alpha
+        Share of the inliers that may be turned away.
+    """
+    from recondite.guard_report import guard_report as measure
+    from recondite.guard_report import read_outputs, scores_of, table_cells, write_guard_report
+
+    if (calibration is None) != (calibration_outputs is None):
+        raise InputError("--calibration and --calibration-outputs belong together")
+    judge = _load(screen, alpha, None, "cpu", score)
+    outputs = [read_outputs(path) for path in (inlier_outputs, outlier_outputs)]
+    report = measure(
+        judge,
+        scores_of(judge, inliers),
+        scores_of(judge, outliers),
+        *outputs,
+        calibration=None
+        if calibration is None or calibration_outputs is None
+        else (scores_of(judge, calibration), read_outputs(calibration_outputs)),
+        reference=None if reference_outputs is None else read_outputs(reference_outputs),
+    )
+    columns = (
+        "rule",
+        "foreign",
+        "AURC",
+        "AUGRC",
+        "cover. 5 %",
+        "good lost",
+        "outl. acc.",
+        "labels outl.",
+        "acc.",
+        "risk",
+    )
+    _print_table([columns, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
+    write_guard_report(output, report, f"{Path(screen).name} in front of a classifier")
+    print(f"report: {output / 'report.html'}")
 
 
 def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:

@@ -49,6 +49,8 @@ def in_words(name: str) -> str:
     """
     if name.startswith("reencoding_layer_"):
         return f"change in layer {name.removeprefix('reencoding_layer_')} when encoded again"
+    if name == "error":
+        return "error of the detector"
     return STATISTICS[name][0] if name in STATISTICS else name.replace("_", " ")
 
 

@@ -140,6 +140,78 @@ def outliers_missed_at_95_inliers_kept(inlier_scores: ArrayLike, outlier_scores:
 
 
 @dataclass(frozen=True)
+class RiskCoverage:
+    """What a classifier does that accepts the least suspicious images first.
+
+    Args:
+        coverage: (T + 1,) the share of all images accepted at each of T different thresholds, from 0 to 1.
+        errors: (T + 1,) the share of all images accepted and wrong, from 0.
+    """
+
+    coverage: NDArray[np.float64]
+    errors: NDArray[np.float64]
+
+    @property
+    def risk(self) -> NDArray[np.float64]:
+        """The share of the accepted images that are wrong (T + 1,); at coverage 0 that of the first accepted."""
+        risk = np.divide(self.errors, self.coverage, out=np.zeros_like(self.errors), where=self.coverage > 0)
+        risk[0] = risk[1]
+        return risk
+
+    @property
+    def aurc(self) -> float:
+        """The area under risk against coverage: the mean risk over all coverages, in [0, 1]; lower is better.
+
+        Images that tie are accepted in random order. Source: Geifman and El-Yaniv 2017, arXiv 1705.08500.
+        """
+        start, end = self.coverage[:-1], self.coverage[1:]
+        slope = np.diff(self.errors) / (end - start)
+        # Between thresholds errors grow evenly, errors = offset + slope * c, and risk is that over c.
+        offset = self.errors[:-1] - slope * start
+        ratio = np.log(end[1:] / start[1:])
+        return float(np.sum(slope * (end - start)) + np.sum(offset[1:] * ratio))
+
+    @property
+    def augrc(self) -> float:
+        """The area under the share of all images that are accepted and wrong, against coverage; in [0, 1/2].
+
+        Source: Traub et al. 2024, arXiv 2407.01032.
+        """
+        return float(np.sum(np.diff(self.coverage) * (self.errors[1:] + self.errors[:-1]) / 2))
+
+    def coverage_at(self, risk: float) -> float:
+        """Return the largest coverage of a threshold at which the risk is at most this; 0 where there is none."""
+        return float(self.coverage[1:][self.risk[1:] <= risk].max(initial=0.0))
+
+
+def risk_coverage(suspicion: ArrayLike, wrong: ArrayLike, weights: ArrayLike | None = None) -> RiskCoverage:
+    """Return the errors made when the images of least suspicion are accepted first.
+
+    Args:
+        suspicion: (N,) an image with less is accepted earlier; may be infinite.
+        wrong: (N,) whether accepting it is an error.
+        weights: (N,) positive, how much of the traffic each image stands for; all the same by default.
+
+    Raises:
+        InputError: the lengths differ, there are no images, NaN, or weights that are not positive.
+
+    >>> curve = risk_coverage([0.1, 0.2, 0.3, 0.4], [False, False, False, True])
+    >>> curve.risk.tolist(), curve.augrc, curve.coverage_at(0.05)
+    ([0.0, 0.0, 0.0, 0.0, 0.25], 0.03125, 0.75)
+    """
+    values, mistakes = _checked(suspicion), np.asarray(wrong, dtype=bool)
+    mass = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if mistakes.shape != values.shape or mass.shape != values.shape or not (mass > 0).all():
+        raise InputError(
+            f"expected {len(values)} errors and as many positive weights; got {mistakes.shape} and {mass.shape}"
+        )
+    levels, place = np.unique(values, return_inverse=True)
+    accepted = np.cumsum(np.bincount(place, mass, len(levels)))
+    errors = np.cumsum(np.bincount(place, mass * mistakes, len(levels)))
+    return RiskCoverage(np.append(0.0, accepted) / accepted[-1], np.append(0.0, errors) / accepted[-1])
+
+
+@dataclass(frozen=True)
 class Rate:
     """A share measured on a sample, with its 95 % Clopper-Pearson interval."""
 

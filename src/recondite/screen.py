@@ -22,6 +22,7 @@ from recondite.detectors import Detector, build
 from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import ArtifactError, InputError
 from recondite.evidence import ERROR, Evidence, observed
+from recondite.guard import Guard, make_guard
 from recondite.hub import fetch, is_address
 from recondite.images import Preprocessing
 from recondite.options import options_to_json
@@ -266,7 +267,7 @@ class Screen:
         )
         assert scores.statistics is not None
         combined = self.evidence.score(self.score, scores.instance_score, scores.statistics)
-        return replace(scores, instance_score=combined)
+        return replace(scores, instance_score=combined, statistics={ERROR: scores.instance_score, **scores.statistics})
 
     def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts:
         """Turn scores that `score_batch` gave into verdicts.
@@ -304,6 +305,57 @@ class Screen:
             is_outlier=flags,
             threshold=self.threshold,
             alpha=self.alpha,
+        )
+
+    def guard(
+        self,
+        classifier: Callable[[Tensor], Tensor],
+        labels: Sequence[str] | None = None,
+        *,
+        calibration: object = None,
+        by_class: bool = False,
+        confidence_share: float = 0.0,
+        feature_share: float = 0.0,
+        layer: str | None = None,
+        reference: object = None,
+        image_shape: tuple[int, ...] | None = None,
+        progress: bool = False,
+    ) -> Guard:
+        """Return a guard: a function of images that gives each its label by the classifier, or an abstention.
+
+        Alpha is shared out: each part (this screen, the classifier's confidence, its features) abstains at its own
+        share, so that all together turn away a share of at most alpha of normal images, on average. Where the screen
+        promises with a confidence, each part does for its share.
+
+        Args:
+            classifier: a function or module, images (N, C, H, W) in [0, 1] to logits (N, classes).
+            labels: names of the classes.
+            calibration: normal images that neither this screen nor the classifier has learnt from; by default the
+                screen's own calibration holds.
+            by_class: calibrate among images of the same predicted class, so that the promise holds for each.
+            confidence_share: share of alpha for the classifier's largest softmax probability being low.
+            feature_share: share of alpha for its features being far from their fifth nearest normal neighbour.
+            layer: with feature_share, the module of the classifier whose output is meant.
+            reference: with feature_share, normal images for the neighbours, such as the classifier's training images.
+            image_shape: (C, H, W) that the classifier takes, if it is another than the screen's.
+            progress: show progress on standard error.
+
+        Raises:
+            InputError: shares that leave nothing for the screen, something needed that is missing, or too few
+                calibration images (of a class) for alpha.
+        """
+        return make_guard(
+            self,
+            classifier,
+            labels,
+            calibration=calibration,
+            by_class=by_class,
+            confidence_share=confidence_share,
+            feature_share=feature_share,
+            layer=layer,
+            reference=reference,
+            image_shape=image_shape,
+            progress=progress,
         )
 
     def save(self, path: Path | str, *, texts: Mapping[str, str] | None = None) -> None:

@@ -1,0 +1,243 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+import recondite
+from recondite.errors import InputError
+from recondite.guard import Decision
+
+LABELS = ("zero", "one", "two", "three", "four")
+
+
+class Linear(nn.Module):
+    """A classifier of digits 0 to 4 with a feature layer and dropout, which must be off."""
+
+    def __init__(self, images, targets):
+        super().__init__()
+        fitted = LogisticRegression(max_iter=500).fit(images.reshape(len(images), -1) / 255, targets)
+        self.features = nn.Identity()
+        self.dropout = nn.Dropout(0.9)
+        self.head = nn.Linear(64, 5)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(fitted.coef_))
+            self.head.bias.copy_(torch.from_numpy(fitted.intercept_))
+        self.train()
+
+    def forward(self, x):
+        return self.head(self.dropout(self.features(x.flatten(1))))
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    targets = load_digits().target
+    order = np.random.default_rng(0).permutation(np.flatnonzero(targets < 5))
+    parts = {name: digits[order[part]] for name, part in PARTS.items()}
+    return {**parts, "targets": targets[order], "foreign": digits[targets >= 5]}
+
+
+PARTS = {"learnt": slice(0, 450), "calibration": slice(450, 750), "test": slice(750, None)}
+
+
+@pytest.fixture(scope="module")
+def classifier(data):
+    return Linear(data["learnt"], data["targets"][:450])
+
+
+@pytest.fixture(scope="module")
+def screen(data):
+    return recondite.fit(data["learnt"], detector="pca", latent_size=12, alpha=0.1, evidence=0.2)
+
+
+def test_normal_images_get_the_classifiers_label_and_others_a_reason(screen, classifier, data):
+    guard = screen.guard(classifier, LABELS)
+    decisions = guard(data["test"])
+    verdicts = screen.predict(data["test"])
+    assert np.array_equal(decisions.abstained, verdicts.is_outlier)
+    assert np.array_equal(decisions.verdicts.instance_score, verdicts.instance_score)
+    with torch.no_grad():
+        logits = classifier.eval()(torch.from_numpy(data["test"] / np.float32(255))[:, None])
+    expected = [LABELS[index] for index in logits.argmax(1)]
+    assert list(decisions.predicted) == expected
+    assert np.allclose(decisions.confidence, logits.softmax(1).max(1).values, atol=1e-5)
+    accepted = [(one.label, name) for one, name in zip(decisions, expected, strict=True) if not one.abstained]
+    assert accepted
+    assert all(label == name for label, name in accepted)
+    turned = next(one for one in decisions if one.abstained)
+    assert turned.reason.startswith("it is unlike the normal images (p-value ")
+    blank = guard(np.zeros((1, 8, 8), np.uint8))
+    assert blank.labels == [None]
+
+
+def test_an_image_is_decided_alike_alone_and_among_others(screen, classifier, data):
+    guard = screen.guard(
+        classifier,
+        LABELS,
+        calibration=data["calibration"],
+        confidence_share=0.3,
+        feature_share=0.3,
+        layer="features",
+        reference=data["learnt"],
+    )
+    together = guard(data["test"][:50])
+    for index in (0, 7, 33, 49):
+        alone = guard(data["test"][index : index + 1])
+        assert alone.confidence[0] == together.confidence[index]
+        assert alone.labels[0] == together.labels[index]
+        for part in ("screen", "confidence", "features"):
+            assert alone.p_values[part][0] == together.p_values[part][index]
+    assert classifier.training is False or guard(data["test"][:1]).confidence[0] == together.confidence[0]
+
+
+def test_files_and_single_images_go_in_too(screen, classifier, data, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(data["test"][0]).save(path)
+    guard = screen.guard(classifier, LABELS)
+    single = guard(str(path))
+    assert len(single) == 1
+    assert isinstance(single[0], Decision)
+    assert single[0].id == "a.png"
+    assert single[0].label == guard(data["test"][:1])[0].label
+    assert guard(Image.fromarray(data["test"][0])).labels == single.labels
+    assert guard(iter(data["test"][:40])).labels == guard(data["test"][:40]).labels
+    assert [one.id for one in guard(data["test"][:9])[2:4]] == ["000002", "000003"]
+
+
+def test_what_cannot_be_read_or_classified_is_an_abstention(screen, data):
+    def broken(x):
+        logits = torch.zeros(len(x), 5)
+        logits[1] = float("nan")
+        return logits
+
+    normal = data["test"][:20]
+    kept = normal[~screen.predict(normal).is_outlier][:2]
+    decisions = screen.guard(broken, LABELS)([kept[0], kept[1], b"x"])
+    assert decisions.labels == ["zero", None, None]
+    assert decisions[1].reason == "the classifier gave no finite answer"
+    assert decisions[2].reason.startswith("it cannot be judged: ")
+    assert decisions[2].predicted is None
+    rows = list(decisions.records())
+    assert rows[0]["label"] == "zero"
+    assert rows[2]["confidence"] is None
+    assert rows[2]["verdict"] == "invalid"
+
+
+def test_shares_of_alpha_add_up_and_the_reason_names_the_part(screen, classifier, data):
+    guard = screen.guard(
+        classifier,
+        LABELS,
+        calibration=data["calibration"],
+        confidence_share=0.4,
+        feature_share=0.4,
+        layer="features",
+        reference=data["learnt"],
+    )
+    foreign, normal = guard(data["foreign"]), guard(data["test"])
+    assert foreign.limits == pytest.approx({"screen": 0.02, "confidence": 0.04, "features": 0.04})
+    for part, words in (("confidence", "less sure"), ("features", "features are unlike"), ("screen", "it is unlike")):
+        below = foreign.p_values[part] <= foreign.limits[part] + 1e-12
+        named = np.array([words in (reason or "") for reason in foreign.reasons])
+        assert below.any()
+        assert np.array_equal(below, named)
+    # 300 calibrate: a rate of .1 has a standard error of .017, and 150 test images one of .024.
+    assert normal.abstained.mean() <= 0.1 + 3 * 0.03
+    assert foreign.abstained.mean() > normal.abstained.mean() + 0.2
+
+
+def test_each_predicted_class_keeps_its_own_rate(screen, data):
+    """Faded digits are rebuilt worse, so that one threshold for all turns away hardly any others."""
+    labels = ("faded", "full")
+
+    def classifier(x):
+        return torch.stack([torch.zeros(len(x)), (x.flatten(1).amax(1) - 0.5) * 100], dim=1)
+
+    every = np.concatenate([data["calibration"], data["test"]])
+    every = every[np.random.default_rng(0).permutation(len(every))]
+    every[::2] //= 6
+    judge = screen.with_score("error").with_alpha(0.2)
+    calibration, test = every[:230], every[230:]
+    rates = {}
+    for by_class in (False, True):
+        decisions = judge.guard(classifier, labels, calibration=calibration, by_class=by_class)(test)
+        predicted = np.array(decisions.predicted)
+        rates[by_class] = [decisions.abstained[predicted == label].mean() for label in labels]
+    assert rates[False][0] > 0.3
+    assert rates[False][1] < 0.05
+    # About 115 calibrate each class and as many are tested: one standard error is .05.
+    assert all(0.05 < rate < 0.35 for rate in rates[True])
+
+
+def test_a_class_without_calibration_is_turned_away(screen, data):
+    always_zero = screen.guard(
+        lambda x: torch.eye(5)[torch.zeros(len(x), dtype=torch.long)],
+        LABELS,
+        calibration=data["calibration"],
+        by_class=True,
+    )
+    object.__setattr__(always_zero, "classifier", lambda x: torch.eye(5)[torch.ones(len(x), dtype=torch.long)])
+    decisions = always_zero(data["test"][:5])
+    assert decisions.labels == [None] * 5
+    assert "no calibration image was taken for class 'one'" in decisions[0].reason
+
+
+def test_a_classifier_may_take_another_size(screen, data):
+    seen = []
+
+    def classifier(x):
+        seen.append(tuple(x.shape[1:]))
+        return torch.zeros(len(x), 2)
+
+    guard = screen.guard(classifier, image_shape=(3, 16, 16))
+    decisions = guard([*data["test"][:40], b"x"])
+    assert set(seen) == {(3, 16, 16)}
+    assert np.array_equal(decisions.verdicts.instance_score[:40], screen.predict(data["test"][:40]).instance_score)
+    assert decisions.labels[-1] is None
+    assert set(decisions.labels) <= {"0", None}
+
+
+def test_calibration_with_groups_of_the_screen_does_not_stand_in_the_way(screen, classifier, data, folder):
+    grouped = screen.with_alpha(0.2).recalibrated(folder, by_folder=True)
+    assert grouped.guard(classifier, LABELS)(data["test"][:3])[0].reason.startswith("it cannot be judged: no calib")
+    own = grouped.guard(classifier, LABELS, calibration=data["calibration"])
+    assert None in own(data["test"]).reasons
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"confidence_share": 1.0}, "leave some for the screen"),
+        ({"confidence_share": -0.1}, "not negative"),
+        ({"confidence_share": 0.5}, "need calibration="),
+        ({"by_class": True}, "need calibration="),
+        ({"labels": ("a", "a")}, "different labels"),
+        ({"labels": ("a", "b")}, None),
+        ({"feature_share": 0.5, "calibration": True}, "needs layer="),
+        ({"feature_share": 0.5, "calibration": True, "layer": "nose", "reference": True}, "no layer 'nose'"),
+        (
+            {"confidence_share": 0.02, "calibration": True},
+            "'confidence' of the guard.*alpha = 0.002 needs at least 499",
+        ),
+        ({"calibration": [b"x"]}, "not one calibration image"),
+    ],
+)
+def test_what_cannot_work_is_said_before_it_matters(screen, classifier, data, settings, message):
+    chosen = {
+        name: data["calibration" if name == "calibration" else "learnt"]
+        if value is True and name != "by_class"
+        else value
+        for name, value in settings.items()
+    }
+    if message is None:
+        with pytest.raises(InputError, match="tells 5 classes; got 2 labels"):
+            screen.guard(classifier, **chosen)(data["test"][:2])
+        return
+    with pytest.raises(InputError, match=message):
+        screen.guard(classifier, **chosen)
+
+
+def test_a_class_with_too_few_images_is_named(screen, classifier, data):
+    with pytest.raises(InputError, match=r"predicted as '\w+' \(\d+ images\): alpha = 0.012 needs at least 83"):
+        screen.with_alpha(0.012).guard(classifier, LABELS, calibration=data["calibration"], by_class=True)

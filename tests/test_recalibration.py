@@ -1,0 +1,169 @@
+import csv
+
+import numpy as np
+import pytest
+
+import recondite
+from recondite.cli import main
+from recondite.errors import InputError
+from recondite.recalibration import recalibrate
+from recondite.tables import write_table
+
+
+@pytest.fixture(scope="module")
+def screen(screens):
+    return screens("pca")
+
+
+@pytest.fixture(scope="module")
+def stream(digits):
+    """Other writers' digits, a little brighter, so that the old threshold is too low; and blank images."""
+    brighter = np.clip(digits[1400:1650].astype(int) + 6, 0, 255).astype(np.uint8)
+    return np.concatenate([brighter, np.full((20, 8, 8), 200, np.uint8)])
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return ["inlier"] * 250 + ["outlier"] * 20
+
+
+def table(path, screen, images, labels, statistics=True):
+    verdicts = screen.predict(images)
+    rows = [{**row, "label": label} for row, label in zip(verdicts.records(statistics), labels, strict=True)]
+    write_table(path, rows)
+    return path
+
+
+def test_labels_give_the_screen_that_the_images_give(screen, stream, labels, tmp_path):
+    events = table(tmp_path / "events.csv", screen, stream, labels)
+    result = recalibrate(screen, events)
+    expected = screen.recalibrated(stream[:250])
+    assert np.array_equal(result.after.calibrator.scores, expected.calibrator.scores)
+    assert result.after.fingerprint() == expected.fingerprint()
+    assert result.after.threshold == expected.threshold > screen.threshold
+    for name, values in expected.observations.items():
+        assert np.array_equal(result.after.observations[name], values)
+    assert result.after.with_score("error").threshold == expected.with_score("error").threshold
+    again = recalibrate(screen, events, images=stream)
+    assert again.after.fingerprint() == expected.fingerprint()
+    result.after.save(tmp_path / "screen")
+    assert recondite.load(tmp_path / "screen").fingerprint() == expected.fingerprint()
+    assert result.after.facts["calibration"]["outliers"] == 20
+
+
+def test_the_report_says_what_changes(screen, stream, labels, tmp_path):
+    result = recalibrate(screen, table(tmp_path / "events.csv", screen, stream, labels))
+    rows = {row["measure"]: (row["before"], row["after"]) for row in result.table}
+    flags = [judge.predict(stream).is_outlier for judge in (screen, result.after)]
+    assert rows["labelled inliers flagged"] == tuple(
+        f"{one[:250].sum()} of 250 ({one[:250].mean():.1%})" for one in flags
+    )
+    assert rows["labelled outliers flagged"][1] == "20 of 20 (100.0%)"
+    assert rows["verdicts that change"][1].startswith(f"{(flags[0] != flags[1]).sum()} of 270")
+    assert rows["calibration images"] == ("280", "250")
+    assert flags[0][:250].mean() > 0.08
+    assert flags[1][:250].mean() <= 0.05
+
+
+def test_labels_of_flagged_images_only_are_refused(screen, stream, labels, tmp_path):
+    flagged = screen.predict(stream).is_outlier
+    some = [label if flag else "" for label, flag in zip(labels, flagged, strict=True)]
+    events = table(tmp_path / "events.csv", screen, stream, some)
+    with pytest.raises(InputError, match=r"100% are flagged, of all .* labels that were given to flagged images only"):
+        recalibrate(screen, events)
+    counted = recalibrate(screen, events, unlabelled="inlier").after
+    assert counted.threshold == screen.recalibrated(stream[:250]).threshold
+
+
+def test_a_random_sample_is_not_refused(screen, stream, labels, tmp_path):
+    drawn = np.random.default_rng(0).random(270) < 0.5
+    some = [label if one else "" for label, one in zip(labels, drawn, strict=True)]
+    result = recalibrate(screen, table(tmp_path / "events.csv", screen, stream, some))
+    assert len(result.after.calibrator.scores) == drawn[:250].sum()
+
+
+def test_the_last_label_of_an_image_counts(screen, stream, labels, tmp_path):
+    verdicts = list(screen.predict(stream).records(statistics=True))
+    rows = [{**row, "label": "outlier"} for row in verdicts]
+    rows += [{**row, "label": label} for row, label in zip(verdicts, labels, strict=True)]
+    rows += [{**row, "label": ""} for row in verdicts]
+    write_table(tmp_path / "events.jsonl", rows)
+    result = recalibrate(screen, tmp_path / "events.jsonl")
+    assert len(result.reviewed.labels) == 270
+    assert len(result.after.calibrator.scores) == 250
+
+
+def test_calibration_images_can_be_kept(screen, digits, tmp_path):
+    events = table(tmp_path / "events.csv", screen, digits[1400:1500], ["inlier"] * 100)
+    for images in (None, digits[1400:1500]):
+        kept = recalibrate(screen, events, images=images, keep=True).after
+        assert len(kept.calibrator.scores) == 380
+        assert np.array_equal(kept.calibrator.scores[:280], screen.calibrator.scores)
+        assert {len(values) for values in kept.observations.values()} == {380}
+        assert kept.with_score("evidence").threshold > 0
+
+
+def test_groups_keep_their_own_threshold(digits, folder, tmp_path):
+    grouped = recondite.fit(digits[:300], detector="pca", latent_size=8).recalibrated(folder, by_folder=True)
+    events = table(tmp_path / "events.csv", grouped, folder, ["inlier"] * 40)
+    for images in (None, folder):
+        after = recalibrate(grouped, events, images=images).after
+        assert after.calibrator.sizes == {"even": 20, "odd": 20}
+        assert after.thresholds == grouped.thresholds
+
+
+def test_what_cannot_be_used_is_refused(screen, stream, labels, tmp_path):
+    def refused(message, labels=labels, statistics=True, **settings):
+        events = table(tmp_path / "events.csv", screen, stream, labels, statistics)
+        with pytest.raises(InputError, match=message):
+            recalibrate(screen, events, **settings)
+
+    refused("has no labels", [""] * 270)
+    refused("no image labelled 'inlier'", ["outlier"] * 270)
+    refused("expected a label among inlier, outlier, skip; got 'good'", ["good", *labels[1:]])
+    refused("lack statistics", statistics=False)
+    refused("labelled images are not there; the first: '000100'", images=stream[:100])
+    refused("needs at least 19 calibration images; got 3", ["inlier"] * 3 + ["skip"] * 267)
+    events = table(tmp_path / "events.csv", screen.with_score("error"), stream, labels)
+    with pytest.raises(InputError, match="another screen"):
+        recalibrate(screen, events)
+
+
+def test_an_unreadable_image_is_left_out(screen, digits, tmp_path):
+    events = table(tmp_path / "events.csv", screen, [*digits[1400:1450], b"x"], ["inlier"] * 51)
+    result = recalibrate(screen, events)
+    assert (len(result.after.calibrator.scores), result.reviewed.invalid) == (50, 1)
+
+
+def test_the_command(screen, stream, labels, tmp_path, capsys):
+    screen.save(tmp_path / "screen")
+    np.save(tmp_path / "new.npy", stream)
+    one, other = tmp_path / "verdicts.csv", tmp_path / "labelled.csv"
+    assert main(["predict", str(tmp_path / "screen"), str(tmp_path / "new.npy"), "-o", str(one), "--statistics"]) == 0
+    with one.open() as source, other.open("w", newline="") as target:
+        rows = [{**row, "label": label} for row, label in zip(csv.DictReader(source), labels, strict=True)]
+        writer = csv.DictWriter(target, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    arguments = ["recalibrate", str(tmp_path / "screen"), str(other), "-o", str(tmp_path / "after")]
+    assert main([*arguments, "--report", str(tmp_path / "report.html")]) == 0
+    assert "labelled inliers flagged" in capsys.readouterr().out
+    after = recondite.load(tmp_path / "after")
+    assert after.threshold == screen.recalibrated(stream[:250]).threshold
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert "verdicts that change" in page
+    with one.open() as source:
+        assert "label" not in source.readline().split(",")
+    assert main(["recalibrate", str(tmp_path / "screen"), str(one), "-o", str(tmp_path / "none")]) == 2
+    assert not (tmp_path / "none").exists()
+
+
+def test_confirmed_normals_can_be_learnt_from(screen, folder, tmp_path):
+    """The refit of the documentation: images by the ids of events."""
+    from recondite.events import read_events
+
+    events = table(tmp_path / "events.csv", screen, folder, ["inlier"] * 30 + ["outlier"] * 10)
+    confirmed = [folder / row["id"] for row in read_events(events) if row["label"] == "inlier"]
+    again = recondite.fit(confirmed, detector="pca", latent_size=4, alpha=0.2)
+    assert again.facts["images"]["images"] + again.facts["calibration"]["images"] <= 30
