@@ -192,7 +192,7 @@ def _describe(served: Served, versions: list[str]) -> ScreenOut:
         name=served.name,
         version=served.version,
         versions=versions,
-        fingerprint=screen.fingerprint(),
+        fingerprint=served.fingerprint,
         detector=screen.detector.name,
         shape=list(screen.detector.shape),
         score=screen.score,

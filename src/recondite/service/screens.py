@@ -34,6 +34,7 @@ class Served:
         name, version: what clients call it.
         screen: as loaded.
         batcher: scores for it.
+        fingerprint: of the screen.
         signature: of the folder, to see when it changes.
     """
 
@@ -41,6 +42,7 @@ class Served:
     version: str
     screen: Screen
     batcher: Batcher
+    fingerprint: str
     signature: tuple[int, ...]
 
 
@@ -147,15 +149,16 @@ class Shelf:
             screen = await loop.run_in_executor(None, load, found.path)
             # A screen that loads and cannot score must not take over; and the first request shall not be slow.
             await loop.run_in_executor(self._worker, _try_out, screen)
+            fingerprint = await loop.run_in_executor(None, screen.fingerprint)
         except (ReconditeError, OSError, RuntimeError) as error:
             self._failed[found.path] = (found.signature, str(error))
             self._told(name, found.label or "", str(error))
             return None
         self._failed.pop(found.path, None)
-        version = found.label or screen.fingerprint()[:_LETTERS_OF_VERSION]
+        version = found.label or fingerprint[:_LETTERS_OF_VERSION]
         batcher = Batcher(screen, self._worker, self._observe(name))
         self._told(name, version, None)
-        return Served(name, version, screen, batcher, found.signature)
+        return Served(name, version, screen, batcher, fingerprint, found.signature)
 
 
 def named_folders(folders: Iterable[str]) -> dict[str, Path]:
