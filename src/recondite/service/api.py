@@ -198,7 +198,7 @@ def _describe(served: Served, versions: list[str]) -> ScreenOut:
         score=screen.score,
         alpha=screen.alpha,
         threshold=screen.threshold if math.isfinite(screen.threshold) else None,
-        false_alarm_interval=screen.false_alarm_interval,
+        false_alarm_interval=list(screen.false_alarm_interval),
         calibration_images=sum(sizes.values()),
         groups=None if screen.calibrator.groups is None else sorted(str(group) for group in sizes),
         smallest_alpha=1 / (min(sizes.values()) + 1),

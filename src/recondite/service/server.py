@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from types import FrameType
 
 import uvicorn
@@ -62,11 +63,16 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app, self._drain_seconds = app, drain_seconds
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         service = getattr(self._app.state, "service", None)
-        if service is None or service.draining or not self._drain_seconds:
-            super().handle_exit(sig, frame)
-            return
-        service.draining = True
-        LOG.log(logging.INFO, "draining", extra={"facts": {"seconds": self._drain_seconds}})
-        asyncio.get_running_loop().call_later(self._drain_seconds, super().handle_exit, sig, frame)
+        if self.should_exit:
+            self.force_exit = sig == signal.SIGINT  # asked a second time from the keyboard
+        elif service is None or service.draining or not self._drain_seconds:
+            self.should_exit = True
+        else:
+            service.draining = True
+            LOG.log(logging.INFO, "draining", extra={"facts": {"seconds": self._drain_seconds}})
+            asyncio.get_running_loop().call_later(self._drain_seconds, self._end)
+
+    def _end(self) -> None:
+        self.should_exit = True

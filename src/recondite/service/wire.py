@@ -107,7 +107,9 @@ class ScreenOut(BaseModel):
     score: str
     alpha: float
     threshold: float | None
-    false_alarm_interval: tuple[float, float] = Field(description="95 % interval of the true false-alarm rate")
+    false_alarm_interval: list[float] = Field(
+        min_length=2, max_length=2, description="95 % interval of the true false-alarm rate"
+    )
     calibration_images: int
     groups: list[str] | None
     smallest_alpha: float = Field(description="the calibration allows no smaller one")
