@@ -17,6 +17,7 @@ def test_the_public_names():
         "Calibrator",
         "Detector",
         "InputError",
+        "Monitor",
         "NotCalibratedError",
         "NotFittedError",
         "ReconditeError",

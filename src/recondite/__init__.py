@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from recondite.detectors.base import Detector
     from recondite.errors import ArtifactError, InputError, NotCalibratedError, NotFittedError, ReconditeError
     from recondite.fitting import fit
+    from recondite.monitor import Monitor
     from recondite.presets import PRESETS
     from recondite.report import write_report
     from recondite.scores import Scores, Verdicts
@@ -29,6 +30,7 @@ __all__ = [
     "Calibrator",
     "Detector",
     "InputError",
+    "Monitor",
     "NotCalibratedError",
     "NotFittedError",
     "ReconditeError",
@@ -47,6 +49,7 @@ _HOMES = {
     "DETECTORS": "detectors",
     "Detector": "detectors.base",
     "InputError": "errors",
+    "Monitor": "monitor",
     "NotCalibratedError": "errors",
     "NotFittedError": "errors",
     "PRESETS": "presets",

@@ -58,7 +58,7 @@ def _make_app(tokens: Sequence[str]) -> App:
     # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
     app.command(_fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else _fit, name="fit")
     app.command(_studies(tokens[1:]) if tokens[:1] == ["study"] else _study, name="study")
-    for command in (predict, evaluate, show, sample, info, serve, datasets, detectors, demo):
+    for command in (predict, evaluate, show, sample, monitor, info, serve, datasets, detectors, demo):
         app.command(command)
     bench = App(name="bench", help="Measure the detectors.")
     bench.command(bench_pairs, name="pairs")
@@ -371,6 +371,7 @@ def predict(
     alpha: float | None = None,
     confidence: float | None = None,
     group: str | None = None,
+    statistics: Annotated[bool, Parameter(negative="")] = False,
     on_bad: OnBad = "flag",
     device: str = "cpu",
 ) -> None:
@@ -398,6 +399,8 @@ def predict(
         Let the rate hold for this calibration set with this probability.
     group
         Which group's calibration holds for all of them, where folders do not tell.
+    statistics
+        Write the statistics that the screen judges by, too; `recondite monitor` says by them what has moved.
     on_bad
         Unreadable images: a flagged row, no row, or an error.
     device
@@ -407,7 +410,9 @@ def predict(
     from recondite.sweep import sweep
 
     judge = _load(screen, alpha, confidence, device, score)
-    result = sweep(judge, images, output, fdr=fdr, maps=maps, group=group, on_bad=on_bad, progress=True)
+    result = sweep(
+        judge, images, output, fdr=fdr, maps=maps, group=group, on_bad=on_bad, statistics=statistics, progress=True
+    )
     verdicts = result.verdicts
     if result.taken_up:
         print(f"took up {result.taken_up:,} scores of an interrupted sweep", file=sys.stderr)
@@ -523,6 +528,81 @@ def sample(
     judge = _load(screen, None, None, device)
     draw_samples(judge, output, count, seed=seed)
     print(f"picture: {output} ({count} images; {latents_in_words(judge.detector)})")
+
+
+def monitor(
+    screen: Path,
+    events: str,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    report: Path | None = None,
+    state: Path | None = None,
+    false_alarm: float = 0.01,
+    window: int = 200,
+    score: str | None = None,
+    confidence: float | None = None,
+    group: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Tell whether the images of a table of verdicts, oldest first, have stopped being like the calibration images.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    events
+        Table that `recondite predict` wrote, .csv, .jsonl or .parquet, its rows in the order of time.
+    output
+        Table to write, of what moved: .csv, .jsonl or .parquet.
+    report
+        HTML file to write, with figures.
+    state
+        File that keeps the monitor from one table to the next; taken up if it is there.
+    false_alarm
+        Chance of an alarm without any change, over the whole stream.
+    window
+        How many recent images tell what moved.
+    score
+        The score that the table was made with, if not the screen's.
+    confidence
+        The confidence that the table was made with, if not the screen's.
+    group
+        Which group's calibration holds for all of them, where the ids do not tell.
+    seed
+        Of the random numbers that break ties.
+    """
+    from recondite.drift import moved_rows, watch, write_drift_page
+    from recondite.tables import check_table_path, write_table
+
+    if output is not None:
+        check_table_path(output)
+    judge = _load(screen, None, confidence, "cpu", score)
+    drift = watch(judge, events, false_alarm=false_alarm, window=window, seed=seed, group=group, state=state)
+    print(drift.in_words())
+    if drift.moved:
+        columns = [("statistic", "moved", "shift (std)", "difference", "p-value")]
+        _print_table(
+            columns
+            + [
+                (
+                    one.words,
+                    "yes" if one.moved else "no",
+                    f"{one.shift:+.2f}",
+                    f"{one.distance:.3f}",
+                    f"{one.p_value:.2g}",
+                )
+                for one in drift.moved
+            ],
+            title="recent images beside the calibration images",
+            header=True,
+        )
+    if output is not None:
+        write_table(output, moved_rows(drift.moved))
+        print(f"table:  {output}")
+    if report is not None:
+        write_drift_page(report, drift, judge)
+        print(f"report: {report}")
 
 
 def info(screen: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:

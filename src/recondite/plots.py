@@ -269,6 +269,49 @@ def plot_aurocs(
     return ax
 
 
+def plot_martingale(
+    path: Sequence[tuple[int, float]],
+    threshold: float,
+    alarm: tuple[int, int] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a martingale against the number of images, on a logarithmic axis, with the line of alarm.
+
+    Args:
+        path: (images seen, martingale).
+        threshold: the line.
+        alarm: where the change is thought to have begun, and where the alarm was.
+    """
+    ax = ax or new_axes()
+    seen, values = np.array(path, dtype=np.float64).reshape(-1, 2).T
+    ax.plot(seen, values, color=BLUE, linewidth=1.2, label="martingale")
+    ax.axhline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"alarm at {threshold:,.6g}")
+    if alarm is not None:
+        ax.axvspan(*alarm, color=RED, alpha=0.2, lw=0, label="from change to alarm")
+        ax.axvline(alarm[1], color=RED, linewidth=1.2)
+    ax.set_yscale("log")
+    ax.set(xlabel="images", ylabel="evidence of a change")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def plot_shifts(shifts: Sequence[tuple[str, float, bool]], ax: Axes | None = None) -> Axes:
+    """Draw by how many standard deviations the median of each statistic moved; bars end at 3.
+
+    Args:
+        shifts: (what it is, shift, whether it counts as moved).
+    """
+    ax = ax or new_axes(6, 0.7 + 0.24 * len(shifts))
+    names = [name for name, _, _ in shifts]
+    ends = np.clip(np.array([shift for _, shift, _ in shifts], dtype=float), -3, 3)
+    ax.barh(names, ends, color=[RED if moved else GREY for _, _, moved in shifts], height=0.6)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set(xlim=(-3.1, 3.1), xlabel="shift of the median in standard deviations (cut at 3); red: moved")
+    ax.invert_yaxis()
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
 def heat(feature_score: ArrayLike) -> NDArray[np.float64]:
     """Return the mean over channels of one image's feature scores: (C, H, W) -> (H, W)."""
     averaged: NDArray[np.float64] = np.asarray(feature_score, dtype=np.float64).mean(axis=0)

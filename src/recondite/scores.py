@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from recondite.errors import InputError
 
+STATISTIC = "statistic."
+"""Before the names of statistics, in the records of verdicts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
@@ -82,8 +85,13 @@ class Verdicts(Scores):
         flagged = ["outlier" if flag else "inlier" for flag in self.is_outlier]
         return [word if error is None else "invalid" for word, error in zip(flagged, self.errors, strict=True)]
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Yield one row an image, as written to every table and wire; what is not finite becomes None."""
+    def records(self, statistics: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield one row an image, as written to every table and wire; what is not finite becomes None.
+
+        Args:
+            statistics: add those that the verdicts carry, as "statistic.NAME".
+        """
+        found = (self.statistics or {}) if statistics else {}
         for index, word in enumerate(self.words):
             yield {
                 "id": self.ids[index],
@@ -94,6 +102,7 @@ class Verdicts(Scores):
                 "threshold": _number(self.threshold),
                 "alpha": self.alpha,
                 "error": self.errors[index],
+                **{f"{STATISTIC}{name}": _number(values[index]) for name, values in found.items()},
             }
 
     def counts(self) -> dict[str, int]:

@@ -42,6 +42,7 @@ def sweep(
     maps: Path | None = None,
     group: str | None = None,
     on_bad: OnBad = "flag",
+    statistics: bool = False,
     progress: bool = False,
 ) -> Sweep:
     """Judge every image of a source and write one row each.
@@ -58,6 +59,8 @@ def sweep(
         maps: a folder for one heat map (PNG) an image, named after its id, all on one scale.
         group: which group's calibration holds for all of them, where there are groups and folders do not tell.
         on_bad: what an unreadable image becomes; see `Screen.predict`.
+        statistics: write the statistics that the screen judges by, too, as "statistic.NAME"; `recondite monitor` says
+            by them what has moved.
         progress: show progress on standard error.
 
     Raises:
@@ -78,7 +81,8 @@ def sweep(
         raise InputError("this screen judges images as a whole and has no heat maps; fit it with mode 'maps'")
     journal = output.with_name(f".{output.name}.journal")
     named = str(images) if isinstance(images, str | Path) else None
-    header = {"screen": screen.fingerprint(), "source": named, "group": group, "maps": str(maps), "on_bad": on_bad}
+    header: dict[str, Any] = {"screen": screen.fingerprint(), "source": named, "group": group, "maps": str(maps)}
+    header |= {"on_bad": on_bad, "statistics": statistics}
     if fdr is not None:
         check_rate(fdr)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +95,7 @@ def sweep(
         for part in screen.stream(opened, on_bad=on_bad, feature_score=wants_maps, skip=frozenset(done)):
             if maps is not None:
                 _write_maps(maps, part, screen.map_scale)
-            rows = dict(zip(part.ids, zip(part.instance_score, part.errors, strict=True), strict=True))
+            rows = _rows(part, statistics)
             stream.writelines(_line(name, *row) for name, row in rows.items())
             stream.flush()
             done |= rows
@@ -99,16 +103,25 @@ def sweep(
     verdicts = screen.judge(*_in_order(done, opened))
     if fdr is not None:
         verdicts = verdicts.with_false_discovery_rate(fdr)
-    write_table(output, verdicts.records())
+    write_table(output, verdicts.records(statistics))
     journal.unlink()
     return Sweep(verdicts, taken_up)
 
 
-_Done = dict[str, tuple[float, str | None]]
+_Done = dict[str, tuple[float, str | None, dict[str, float]]]
+"""id -> score, error, statistics."""
+
+
+def _rows(part: Verdicts, with_statistics: bool) -> _Done:
+    found = (part.statistics or {}) if with_statistics else {}
+    return {
+        name: (score, error, {statistic: float(values[index]) for statistic, values in found.items()})
+        for index, (name, score, error) in enumerate(zip(part.ids, part.instance_score, part.errors, strict=True))
+    }
 
 
 def _read_journal(path: Path, header: Mapping[str, Any]) -> _Done:
-    """Return id -> (score, error) from a journal that belongs to this sweep; a line cut short ends it."""
+    """Return the rows of a journal that belongs to this sweep; a line cut short ends it."""
     done: _Done = {}
     if path.is_file():
         with path.open(encoding="utf-8") as stream:
@@ -116,7 +129,8 @@ def _read_journal(path: Path, header: Mapping[str, Any]) -> _Done:
                 if header["source"] is not None and json.loads(stream.readline()) == header:
                     for line in stream:
                         row = json.loads(line)
-                        done[row["id"]] = (float("nan") if row["score"] is None else row["score"], row["error"])
+                        values = {name: _parsed(value) for name, value in row["statistics"].items()}
+                        done[row["id"]] = (_parsed(row["score"]), row["error"], values)
             except ValueError:
                 pass
     return done
@@ -128,8 +142,17 @@ def _write_journal(path: Path, header: Mapping[str, Any], done: _Done) -> None:
         stream.writelines(_line(name, *row) for name, row in done.items())
 
 
-def _line(name: str, score: float, error: str | None) -> str:
-    return json.dumps({"id": name, "score": None if np.isnan(score) else float(score), "error": error}) + "\n"
+def _line(name: str, score: float, error: str | None, statistics: Mapping[str, float]) -> str:
+    values = {statistic: _written(value) for statistic, value in statistics.items()}
+    return json.dumps({"id": name, "score": _written(score), "error": error, "statistics": values}) + "\n"
+
+
+def _written(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _parsed(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _in_order(done: _Done, images: ImageSet) -> tuple[Scores, list[str]]:
@@ -142,6 +165,7 @@ def _in_order(done: _Done, images: ImageSet) -> tuple[Scores, list[str]]:
         ids=ids,
         instance_score=np.array([done[name][0] for name in ids], dtype=np.float64),
         errors=tuple(done[name][1] for name in ids),
+        statistics={key: np.array([done[name][2][key] for name in ids]) for key in done[ids[0]][2]} or None,
     )
     return scores, [images.label(index) for index in kept]
 

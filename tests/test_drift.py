@@ -1,0 +1,111 @@
+import json
+
+import numpy as np
+import pytest
+
+from recondite.cli import main
+from recondite.drift import watch
+from recondite.errors import InputError
+from recondite.monitor import Monitor
+from recondite.sweep import sweep
+
+
+@pytest.fixture(scope="module")
+def stream(digits):
+    few = digits[:1400][np.random.default_rng(0).permutation(1400)[:300]]
+    return np.concatenate([few, np.clip(few[:150].astype(int) + 25, 0, 255).astype(np.uint8)])
+
+
+@pytest.fixture(scope="module")
+def saved(screens, stream, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drift")
+    screens("pca").save(folder / "screen")
+    np.save(folder / "new.npy", stream)
+    sweep(screens("pca"), stream, folder / "verdicts.csv", statistics=True)
+    return folder
+
+
+def test_a_table_gives_the_alarm_that_the_verdicts_give(saved, screens, stream):
+    monitor = Monitor(screens("pca"), seed=2)
+    monitor.update(screens("pca").predict(stream))
+    found = watch(screens("pca"), saved / "verdicts.csv", seed=2)
+    assert found.monitor.state() == monitor.state()
+    assert found.monitor.alarm == monitor.alarm is not None
+    assert 300 < monitor.alarm.at < 320
+    assert found.path[0] == (0, pytest.approx(1))
+    assert found.path[-1] == (450, monitor.martingale)
+
+
+def test_a_monitor_lives_from_one_table_to_the_next(saved, screens, stream, tmp_path):
+    screen, state = screens("pca"), tmp_path / "state.json"
+    for name, images in (("one", stream[:200]), ("two", stream[200:])):
+        sweep(screen, images, tmp_path / f"{name}.csv", statistics=True)
+        last = watch(screen, tmp_path / f"{name}.csv", state=state)
+    whole = watch(screen, saved / "verdicts.csv")
+    assert last.monitor.alarm.at == whole.monitor.alarm.at
+    assert last.monitor.martingale == whole.monitor.martingale
+    with pytest.raises(InputError, match=r"false_alarm 0\.01; got 0\.1"):
+        watch(screen, tmp_path / "two.csv", state=state, false_alarm=0.1)
+    state.write_text("{")
+    with pytest.raises(InputError, match="not the state of a monitor"):
+        watch(screen, tmp_path / "two.csv", state=state)
+
+
+def test_verdicts_of_another_screen_are_refused(saved, screens, tmp_path):
+    with pytest.raises(InputError, match="another screen"):
+        watch(screens("pca").with_score("error"), saved / "verdicts.csv")
+    text = (saved / "verdicts.csv").read_text().splitlines()
+    table = tmp_path / "bad.csv"
+    table.write_text("\n".join([text[0], text[1].replace(text[1].split(",")[4], "often")]))
+    with pytest.raises(InputError, match="p_value: expected a number; got 'often'"):
+        watch(screens("pca"), table)
+
+
+def test_groups_come_from_the_folder_in_the_id(digits, folder, tmp_path):
+    import recondite
+
+    screen = recondite.fit(digits[:300], detector="pca", latent_size=8).recalibrated(folder, by_folder=True)
+    sweep(screen, folder, tmp_path / "verdicts.csv")
+    assert watch(screen, tmp_path / "verdicts.csv").monitor.seen == 40
+    sweep(screen, digits[:10], tmp_path / "even.csv", group="even")
+    assert watch(screen, tmp_path / "even.csv", group="even").monitor.seen == 10
+    with pytest.raises(InputError, match="no calibration for groups"):
+        watch(screen, tmp_path / "even.csv")
+
+
+def test_the_command_says_what_moved(saved, capsys):
+    def command(*flags):
+        code = main(["monitor", str(saved / "screen"), str(saved / "verdicts.csv"), *flags])
+        return code, capsys.readouterr()
+
+    output, report = saved / "moved.csv", saved / "drift.html"
+    code, printed = command("-o", str(output), "--report", str(report), "--state", str(saved / "state.json"))
+    assert code == 0
+    assert printed.out.startswith("ALARM at image 30") or printed.out.startswith("ALARM at image 31")
+    assert "brightness (higher)" in printed.out
+    assert "brightness" in output.read_text()
+    page = report.read_text()
+    assert "Drift: alarm" in page
+    assert page.count("<svg") == 3
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ).replace("https://matplotlib.org", "")
+    assert json.loads((saved / "state.json").read_text())["alarm"]["at"] > 300
+    code, printed = command("--false-alarm", "2")
+    assert code == 2
+    assert "expected false_alarm in (0, 1)" in printed.err
+
+
+def test_a_quiet_table_says_so(saved, screens, stream, capsys, tmp_path):
+    sweep(screens("pca"), stream[:250], tmp_path / "quiet.csv")
+    assert main(["monitor", str(saved / "screen"), str(tmp_path / "quiet.csv")]) == 0
+    assert capsys.readouterr().out.startswith("No alarm after 250 images: the martingale is ")
+
+
+def test_predict_writes_statistics_when_asked(saved, capsys):
+    arguments = ["predict", str(saved / "screen"), str(saved / "new.npy"), "-o", str(saved / "again.csv")]
+    assert main([*arguments, "--statistics"]) == 0
+    assert (saved / "again.csv").read_bytes() == (saved / "verdicts.csv").read_bytes()
+    assert main(arguments) == 0
+    assert "statistic." not in (saved / "again.csv").read_text()
+    capsys.readouterr()

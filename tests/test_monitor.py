@@ -1,0 +1,221 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from recondite import Calibrator, Monitor
+from recondite.errors import InputError
+from recondite.monitor import capital_weights
+from recondite.scores import Scores
+
+
+@pytest.fixture(scope="module")
+def screen(screens):
+    return screens("pca")
+
+
+@pytest.fixture(scope="module")
+def shuffled(digits):
+    return digits[:1400][np.random.default_rng(0).permutation(1400)]
+
+
+@pytest.fixture(scope="module")
+def verdicts(screen, shuffled):
+    return screen.predict(shuffled[:300])
+
+
+@pytest.fixture(scope="module")
+def brighter(screen, shuffled):
+    return screen.predict(np.clip(shuffled[:300].astype(int) + 25, 0, 255).astype(np.uint8))
+
+
+def part(scores, start, stop):
+    return Scores(
+        ids=scores.ids[start:stop],
+        instance_score=scores.instance_score[start:stop],
+        errors=scores.errors[start:stop],
+        statistics={name: values[start:stop] for name, values in (scores.statistics or {}).items()},
+    )
+
+
+def exchangeable(screen, generator, size, index=None):
+    """Calibration and stream drawn from the same calibration images."""
+    names = list(screen.observations)
+    index = generator.integers(0, len(screen.calibrator.scores), size) if index is None else index
+    return Scores(
+        ids=tuple(map(str, index)),
+        instance_score=screen.calibrator.scores[index],
+        errors=(None,) * len(index),
+        statistics={name: screen.observations[name][index] for name in names if name != "error"},
+    )
+
+
+def test_images_like_those_of_calibration_raise_no_alarm_and_brighter_ones_do(screen, brighter):
+    monitor = Monitor(screen)
+    assert monitor.martingale == pytest.approx(1)
+    assert not monitor.update(exchangeable(screen, np.random.default_rng(1), 400))
+    assert monitor.seen == 400
+    assert monitor.alarm is None
+    assert monitor.update(brighter)
+    alarm = monitor.alarm
+    assert 400 < alarm.at < 430
+    assert abs(alarm.began - 400) <= 5
+    assert alarm.id == brighter.ids[alarm.at - 401]
+    assert alarm.martingale >= monitor.threshold == 100
+    moved = {one.name: one for one in monitor.moved()}
+    assert moved["brightness"].moved
+    assert moved["brightness"].shift > 1
+    assert moved["brightness"].evidence > 1e6
+    assert [one.p_value for one in monitor.moved()] == sorted(one.p_value for one in monitor.moved())
+    before = monitor.alarm
+    monitor.update(exchangeable(screen, np.random.default_rng(2), 50))
+    assert monitor.alarm is before
+
+
+def test_false_alarms_are_as_rare_as_promised(screen):
+    """Calibration and stream are drawn anew in every run, so the promise holds whatever the statistics are."""
+    runs, alarms = 60, 0
+    for run in range(runs):
+        generator = np.random.default_rng(run)
+        drawn = exchangeable(screen, generator, 40)
+        judge = replace(
+            screen,
+            calibrator=Calibrator(drawn.instance_score),
+            observations={"error": drawn.instance_score, **drawn.statistics},
+        )
+        alarms += Monitor(judge, false_alarm=0.2, seed=run).update(exchangeable(screen, generator, 300))
+    assert alarms / runs <= 0.2 + 3 * np.sqrt(0.2 * 0.8 / runs)
+
+
+def test_a_class_that_disappears_is_seen(screens, digits):
+    """Ones and sevens alone: scores of `auto` hardly move, roughness and the like do."""
+    from sklearn.datasets import load_digits
+
+    few = digits[:1400][np.isin(load_digits().target[:1400], [1, 7])]
+    monitor = Monitor(screens("pca"), false_alarm=0.05)
+    assert monitor.update(screens("pca").predict(few))
+
+
+def test_one_at_a_time_or_all_at_once_is_the_same(screen, verdicts, brighter):
+    whole, single = Monitor(screen, seed=3), Monitor(screen, seed=3)
+    for scores in (verdicts, brighter):
+        whole.update(scores)
+        for index in range(len(scores)):
+            single.update(part(scores, index, index + 1))
+    assert single.state() == whole.state()
+    assert Monitor(screen, seed=4).update(verdicts) is False
+    other = Monitor(screen, seed=4)
+    other.update(verdicts)
+    assert other.martingale != whole.martingale
+
+
+def test_a_state_goes_on_as_if_nothing_had_happened(screen, verdicts, brighter):
+    one = Monitor(screen, false_alarm=0.02, window=50)
+    one.update(verdicts)
+    other = Monitor.from_state(screen, json.loads(json.dumps(one.state())))
+    assert (other.false_alarm, other.window, other.seen, other.largest) == (0.02, 50, 300, one.largest)
+    for monitor in (one, other):
+        monitor.update(brighter)
+    assert other.state() == one.state()
+    assert other.alarm == one.alarm is not None
+    again = Monitor.from_state(screen, json.loads(json.dumps(other.state())))
+    assert again.alarm == one.alarm
+    assert again.moved() == one.moved()
+
+
+def test_the_capital_is_the_average_of_all_sequences(screen, verdicts):
+    monitor = Monitor(screen)
+    monitor.update(verdicts)
+    weights = capital_weights(len(monitor.moved()))
+    assert weights.sum() == pytest.approx(1)
+    by_name = {one.name: one.evidence for one in monitor.moved()}
+    mean = 0.5 * by_name.pop("instance_score") + 0.5 * np.mean(list(by_name.values()))
+    assert monitor.martingale == pytest.approx(mean)
+    assert capital_weights(1).tolist() == [1.0]
+
+
+def test_unreadable_images_are_counted_and_change_nothing_else(screen):
+    mixed = screen.predict([b"x", np.zeros((8, 8), np.uint8), b"y"])
+    monitor, other = Monitor(screen), Monitor(screen)
+    monitor.update(mixed)
+    other.update(screen.predict(np.zeros((1, 8, 8), np.uint8)))
+    assert (monitor.invalid, monitor.seen) == (2, 1)
+    assert monitor.martingale == other.martingale
+    monitor.update(screen.predict([b"x"]))
+    assert (monitor.invalid, monitor.seen) == (3, 1)
+
+
+def test_scores_without_statistics_are_watched_all_the_same(screen, brighter):
+    plain = Scores(ids=brighter.ids, instance_score=brighter.instance_score, errors=brighter.errors)
+    monitor = Monitor(screen)
+    assert monitor.update(plain)
+    assert [one.name for one in monitor.moved()] == ["instance_score"]
+    error_only = Monitor(screen.with_score("error"))
+    error_only.update(screen.with_score("error").predict(np.zeros((20, 8, 8), np.uint8)))
+    assert [one.name for one in error_only.moved()] == ["instance_score"]
+
+
+def test_memory_is_bounded(screen, verdicts):
+    monitor = Monitor(screen, window=50)
+    sizes = []
+    for _ in range(3):
+        monitor.update(verdicts)
+        sizes.append(len(json.dumps(monitor.state()).split(",")))
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert len(monitor.recent_scores) == 50
+
+
+def test_groups_are_ranked_among_their_own(screen):
+    """Two groups whose scores lie far apart: neither is drift, until one comes under the other's name."""
+    scores = np.concatenate([np.linspace(0, 1, 200), np.linspace(100, 101, 200)])
+    grouped = replace(
+        screen,
+        calibrator=Calibrator(scores, ("a",) * 200 + ("b",) * 200),
+        **{"score": "error", "evidence": None, "observations": {}},
+    )
+    generator = np.random.default_rng(7)
+    names = ["a", "b"] * 100
+    values = generator.random(200) + np.array([0, 100] * 100)
+    stream = Scores(ids=("",) * 200, instance_score=values, errors=(None,) * 200)
+    monitor = Monitor(grouped)
+    assert not monitor.update(stream, names)
+    assert Monitor.from_state(grouped, monitor.state()).state() == monitor.state()
+    assert monitor.update(stream, ["a"] * 200)
+    with pytest.raises(InputError, match="expected 200 group labels"):
+        monitor.update(stream)
+    with pytest.raises(InputError, match="no calibration for groups"):
+        monitor.update(stream, ["c"] * 200)
+    assert monitor.seen == 400
+
+
+def test_the_state_of_another_screen_or_a_damaged_one_is_refused(screen, verdicts):
+    monitor = Monitor(screen)
+    monitor.update(verdicts)
+    state = monitor.state()
+    with pytest.raises(InputError, match="another screen"):
+        Monitor.from_state(screen.with_score("error"), state)
+    assert Monitor.from_state(screen.with_alpha(0.1), state).seen == 300
+    for damage in (
+        {"kind": "other"},
+        {"schema": 99},
+        {"counts": {}},
+        {"counts": {"": [[1, 2]]}},
+        {"bets": {}},
+        {"recent": [[1.0]]},
+        {"alarm": {"no": 1}},
+        {"false_alarm": 2},
+        {"bets": Monitor(screen).state()["bets"]},
+    ):
+        with pytest.raises(InputError):
+            Monitor.from_state(screen, {**state, **damage})
+    with pytest.raises(InputError, match="not the state"):
+        Monitor.from_state(screen, [])
+
+
+def test_settings_out_of_range_are_refused(screen):
+    for false_alarm in (0, 1, float("nan")):
+        with pytest.raises(InputError, match="false_alarm"):
+            Monitor(screen, false_alarm=false_alarm)
+    with pytest.raises(InputError, match="window"):
+        Monitor(screen, window=2)
