@@ -30,6 +30,7 @@ def test_the_folder_holds_json_and_safetensors_only(saved):
         "detector.safetensors",
         "evidence.safetensors",
         MANIFEST,
+        "pictures.safetensors",
     ]
     manifest = json.loads((saved / MANIFEST).read_text())
     assert manifest["schema"] == 2

@@ -20,6 +20,7 @@ from recondite.calibration import Calibrator, Guarantee
 from recondite.datasets import Batch, open_images, read_batches
 from recondite.detectors import Detector, build
 from recondite.detectors.base import SCORING_BATCH
+from recondite.epoch_pictures import EpochPictures
 from recondite.errors import ArtifactError, InputError
 from recondite.evidence import ERROR, Evidence, observed
 from recondite.images import Preprocessing
@@ -32,7 +33,7 @@ from recondite.training import History
 SCHEMA = 2
 KIND = "recondite screen"
 _DETECTOR_FILE, _CALIBRATION_FILE = "detector.safetensors", "calibration.safetensors"
-_EVIDENCE_FILE = "evidence.safetensors"
+_EVIDENCE_FILE, _PICTURES_FILE = "evidence.safetensors", "pictures.safetensors"
 
 OnBad = Literal["flag", "skip", "raise"]
 
@@ -321,6 +322,8 @@ class Screen:
         }
         if self.evidence is not None:
             tensors[_EVIDENCE_FILE] = self.evidence.tensors()
+        if self.detector.history.pictures is not None:
+            tensors[_PICTURES_FILE] = self.detector.history.pictures.tensors()
         names = None
         if self.calibrator.groups is not None:
             unique, codes = np.unique(np.array(self.calibrator.groups), return_inverse=True)
@@ -408,6 +411,8 @@ def load(
         )
         detector.load_state_dict(weights)
         detector.history = _history(manifest["history"])
+        if _PICTURES_FILE in files:
+            detector.history.pictures = EpochPictures.from_tensors(files[_PICTURES_FILE])
         calibration, evidence = files[_CALIBRATION_FILE], None
         if manifest["evidence"] is not None:
             evidence = Evidence.from_saved(manifest["evidence"], files[_EVIDENCE_FILE], classifier)
@@ -488,7 +493,7 @@ def _observations(calibration: Tensors, evidence: Evidence | None) -> dict[str, 
 
 
 def _history(facts: Mapping[str, Any]) -> History:
-    history = History(**facts)
+    history = History(facts["epochs"], facts["best_epoch"])
     if not 0 <= history.best_epoch <= len(history.epochs) or not all("validation" in row for row in history.epochs):
         raise ValueError("the history of training is inconsistent")
     return history
