@@ -44,7 +44,7 @@ ROWS = [
     ["detectors.base"],
     ["detectors.alad", "detectors.autoencoder", "detectors.features", "detectors.pca", "detectors.vae"],
     ["detectors"],
-    ["evidence"],
+    ["evidence", "levels"],
     ["screen"],
     ["fitting"],
     ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
