@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from recondite.errors import InputError
 from recondite.images import Preprocessing, decode
+from recondite.perturbations import blurred, defective, flipped, masked, rotated
 
 Bytes = NDArray[np.uint8]
 Draws = np.random.Generator
@@ -84,7 +85,7 @@ def alter(name: str, images: Bytes, seed: int = 0) -> Bytes:
         raise InputError(f"expected a change among {', '.join(ALTERED)}; got {name!r}")
     if images.ndim != 4 or images.dtype != np.uint8:
         raise InputError(f"expected uint8 images (N, C, H, W); got {images.dtype} {images.shape}")
-    return ALTERED[name](images, np.random.default_rng(seed))
+    return _to_bytes(ALTERED[name]((images / 255).astype(np.float32), seed))
 
 
 def _constants(count: int, shape: tuple[int, int, int], draws: Draws) -> Bytes:
@@ -156,91 +157,8 @@ def _crops(pictures: Sequence[Bytes], count: int, shape: tuple[int, int, int], d
     return cut
 
 
-def _flipped(images: Bytes, draws: Draws) -> Bytes:  # noqa: ARG001
-    return images[:, :, ::-1].copy()
-
-
-def _rotated_90(images: Bytes, draws: Draws) -> Bytes:  # noqa: ARG001
-    if images.shape[2] != images.shape[3]:
-        raise InputError(f"expected square images to turn by 90 degrees; got {images.shape[2]} x {images.shape[3]}")
-    return np.rot90(images, axes=(2, 3)).copy()
-
-
-def _rotated_180(images: Bytes, draws: Draws) -> Bytes:  # noqa: ARG001
-    return images[:, :, ::-1, ::-1].copy()
-
-
-def _blurred(images: Bytes, draws: Draws) -> Bytes:  # noqa: ARG001
-    from scipy.ndimage import gaussian_filter
-
-    sigma = min(images.shape[2:]) / 16
-    return _to_bytes(gaussian_filter(images.astype(np.float64), (0, 0, sigma, sigma)) / 255)
-
-
-def _noise_masks(images: Bytes, draws: Draws) -> Bytes:
-    changed = images.copy()
-    side = max(2, round(min(images.shape[2:]) / 4))
-    for image in changed:
-        top, left = (draws.integers(0, length - side + 1) for length in image.shape[1:])
-        noise = draws.normal(size=(len(image), side, side))
-        image[:, top : top + side, left : left + side] = _to_bytes(noise)
-    return changed
-
-
-def _scratches(images: Bytes, draws: Draws) -> Bytes:
-    height, width = images.shape[2:]
-    thickness = max(1.0, min(height, width) / 32)
-    y, x = _grid(height, width)
-    changed = np.empty_like(images)
-    for index, image in enumerate(images):
-        length = draws.uniform(0.3, 0.7) * min(height, width)
-        angle = draws.uniform(0, np.pi)
-        middle_y, middle_x = draws.uniform(0.25, 0.75) * height, draws.uniform(0.25, 0.75) * width
-        across = x - middle_x, y - middle_y
-        along = np.clip(across[0] * np.cos(angle) + across[1] * np.sin(angle), -length / 2, length / 2)
-        distance = np.hypot(across[0] - along * np.cos(angle), across[1] - along * np.sin(angle))
-        changed[index] = _marked(image, np.clip(thickness / 2 + 0.5 - distance, 0, 1))
-    return changed
-
-
-def _blobs(images: Bytes, draws: Draws) -> Bytes:
-    height, width = images.shape[2:]
-    y, x = _grid(height, width)
-    changed = np.empty_like(images)
-    for index, image in enumerate(images):
-        radius = draws.uniform(0.06, 0.12) * min(height, width)
-        middle_y, middle_x = draws.uniform(0.2, 0.8) * height, draws.uniform(0.2, 0.8) * width
-        spot = np.exp(-((x - middle_x) ** 2 + (y - middle_y) ** 2) / (2 * radius**2))
-        changed[index] = _marked(image, 0.7 * spot)
-    return changed
-
-
-def _cut_paste(images: Bytes, draws: Draws) -> Bytes:
-    """Of a few places for each image the one that changes it most: plain onto plain would change nothing."""
-    changed = np.empty_like(images)
-    sides = np.array(images.shape[2:])
-    for index, image in enumerate(images):
-        pasted = []
-        for _ in range(8):
-            tall, wide = np.maximum(2, (draws.uniform(0.15, 0.35, 2) * sides).round().astype(int))
-            (top, new_top), (left, new_left) = (
-                draws.integers(0, length - part + 1, 2) for length, part in zip(sides, (tall, wide), strict=True)
-            )
-            candidate = image.copy()
-            candidate[:, new_top : new_top + tall, new_left : new_left + wide] = image[
-                :, top : top + tall, left : left + wide
-            ]
-            pasted.append(candidate)
-        difference = [np.abs(candidate.astype(float) - image).sum() for candidate in pasted]
-        changed[index] = pasted[int(np.argmax(difference))]
-    return changed
-
-
-def _marked(image: Bytes, mask: NDArray[np.float64]) -> Bytes:
-    """Draw black or white through a mask (H, W) in [0, 1], whichever differs more from what lies under it."""
-    pixels = image / 255
-    beneath = float((pixels * mask).sum() / (len(image) * mask.sum()))
-    return _to_bytes(pixels * (1 - mask) + mask * (beneath < 0.5))
+def _noise_masks(images: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    return masked(images, max(2, round(min(images.shape[2:]) / 4)), "normal", seed=seed).images
 
 
 def _colours(count: int, channels: int, draws: Draws) -> Bytes:
@@ -267,13 +185,13 @@ FOREIGN: dict[str, Callable[[int, tuple[int, int, int], Draws], Bytes]] = {
     "plain-photographs": _plain_photographs,
     "photographs": _photographs,
 }
-ALTERED: dict[str, Callable[[Bytes, Draws], Bytes]] = {
-    "flipped": _flipped,
-    "rotated-90": _rotated_90,
-    "rotated-180": _rotated_180,
-    "blurred": _blurred,
+ALTERED: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = {
+    "flipped": lambda images, _: flipped(images),
+    "rotated-90": lambda images, _: rotated(images, 90),
+    "rotated-180": lambda images, _: rotated(images, 180),
+    "blurred": lambda images, _: blurred(images, min(images.shape[2:]) / 16),
     "noise-masks": _noise_masks,
-    "scratches": _scratches,
-    "blobs": _blobs,
-    "cut-paste": _cut_paste,
+    "scratches": lambda images, seed: defective(images, "scratch", seed=seed).images,
+    "blobs": lambda images, seed: defective(images, "blob", seed=seed).images,
+    "cut-paste": lambda images, seed: defective(images, "cut-paste", seed=seed).images,
 }
