@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from recondite.scores import STATISTIC
 from recondite.service.bodies import body_of, images_in
 from recondite.service.context import Service, note, request_id_of, service_of
 from recondite.service.counters import CONTENT_TYPE
@@ -22,10 +23,12 @@ from recondite.service.wire import (
     ANSWER_EXAMPLE,
     EXAMPLE_PNG,
     Answer,
+    DriftOut,
     EventOut,
     Events,
     ImagesIn,
     LabelIn,
+    MovedOut,
     ProblemOut,
     ScreenOut,
 )
@@ -185,6 +188,27 @@ async def reload(request: Request) -> list[ScreenOut]:
     return [await asyncio.to_thread(_describe, served, shelf.versions(served.name)) for served in await shelf.refresh()]
 
 
+@api.get("/v1/screens/{name}/drift", tags=["screens"], summary="Has the stream drifted?", responses=problems(404, 422))
+async def drift(request: Request, name: Name) -> DriftOut:
+    """Of the default version, since the service began."""
+    service = service_of(request)
+    served = service.shelf.get(name)
+    found = await asyncio.to_thread(service.watch.state, served.name, served.version)
+    monitor, moved = found or (None, [])
+    alarm = monitor.alarm if monitor else None
+    return DriftOut(
+        screen=served.name,
+        version=served.version,
+        seen=monitor.seen if monitor else 0,
+        martingale=monitor.martingale if monitor else 1.0,
+        threshold=1 / service.settings.drift_false_alarm,
+        alarm=alarm is not None,
+        alarm_at=alarm.at if alarm else None,
+        began=alarm.began if alarm else None,
+        moved=[MovedOut(statistic=one.words, shift=one.shift, p_value=one.p_value, moved=one.moved) for one in moved],
+    )
+
+
 def _describe(served: Served, versions: list[str]) -> ScreenOut:
     screen = served.screen
     sizes = screen.calibrator.sizes
@@ -209,6 +233,7 @@ class Chosen(BaseModel):
     """Which events are asked for."""
 
     screen: str = Field("", max_length=64)
+    version: str = Field("", max_length=64, description="of the screen")
     verdict: Literal["", "inlier", "outlier", "invalid", "flagged"] = Field("", description="flagged: not an inlier")
     label: Literal["", "inlier", "outlier", "skip", "none"] = Field("", description="none: not labelled yet")
     before: int | None = Field(None, ge=0, le=_LARGEST_NUMBER, description="only events with a smaller number")
@@ -216,7 +241,7 @@ class Chosen(BaseModel):
 
     def filter(self) -> Filter:
         """Return the same for the store."""
-        return Filter(**self.model_dump(include={"screen", "verdict", "label", "before", "after"}))
+        return Filter(**self.model_dump(include={"screen", "version", "verdict", "label", "before", "after"}))
 
 
 class ChosenPage(Chosen):
@@ -241,7 +266,7 @@ async def events(request: Request, chosen: Annotated[ChosenPage, Query()]) -> Ev
     responses={200: {"content": {"text/csv": {}}}, **problems(422, 503)},
 )
 async def events_as_table(request: Request, chosen: Annotated[Chosen, Query()]) -> Response:
-    """With their labels; statistics are left out."""
+    """With their labels, and the statistics that the oldest has, as `recondite monitor` reads them."""
     return StreamingResponse(
         csv_of(service_of(request), chosen.filter()),
         media_type="text/csv; charset=utf-8",
@@ -251,10 +276,14 @@ async def events_as_table(request: Request, chosen: Annotated[Chosen, Query()]) 
 
 async def csv_of(service: Service, chosen: Filter) -> AsyncIterator[str]:
     """Yield the lines of a table of events."""
-    columns = [name for name in EventOut.model_fields if name != "statistics"]
-    yield _line(columns)
+    columns, statistics = [name for name in EventOut.model_fields if name != "statistics"], None
     async for row in service.store.walk(chosen):
-        yield _line([_cell(row[name]) for name in columns])
+        if statistics is None:
+            statistics = sorted(row["statistics"])
+            yield _line([*columns, *(STATISTIC + name for name in statistics)])
+        yield _line([_cell(row[name]) for name in columns] + [row["statistics"].get(name) for name in statistics])
+    if statistics is None:
+        yield _line(columns)
 
 
 def _line(cells: list[Any]) -> str:

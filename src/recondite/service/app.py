@@ -23,6 +23,7 @@ from recondite.service.screens import Shelf
 from recondite.service.settings import Settings
 from recondite.service.store import Store
 from recondite.service.v2 import v2
+from recondite.service.watch import Watch
 
 _DESCRIPTION = (
     "Judges images at a false-alarm rate you choose. Every verdict is written down before it is given, as an event "
@@ -64,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> AsyncIterator[Service]:
     store = Store(settings.store)
+    watch = Watch(counters, settings.webhook, settings.drift_false_alarm)
     worker = ThreadPoolExecutor(1, thread_name_prefix="score")
 
     def told(name: str, version: str, error: str | None) -> None:
@@ -82,7 +84,8 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
             settings=settings,
             shelf=shelf,
             store=store,
-            judge=Judge(settings, store, counters),
+            judge=Judge(settings, store, counters, watch),
+            watch=watch,
             counters=counters,
             tokens=tokens,
             worker=worker,
@@ -96,6 +99,7 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
             with suppress(asyncio.CancelledError):
                 await watching
         worker.shutdown()
+        await asyncio.to_thread(watch.close)
         await asyncio.to_thread(store.close)
 
 

@@ -27,6 +27,8 @@ def serve(
     keep_megabytes: int = 1024,
     reload_seconds: float = 5.0,
     drain_seconds: float = 0.0,
+    webhook: str | None = None,
+    drift_false_alarm: float = 0.01,
     page: bool = True,
     limits: Annotated[Limits | None, Parameter(name="*", group="Limits")] = None,
 ) -> None:
@@ -62,6 +64,10 @@ def serve(
         How often to look for new versions; 0 for never.
     drain_seconds
         After SIGTERM: how long to be not ready and still serve, for a load balancer to see it.
+    webhook
+        An address that a drift alarm is posted to as JSON.
+    drift_false_alarm
+        The chance that a stream without drift ever raises an alarm.
     page
         The page for people at /.
     limits
@@ -80,6 +86,8 @@ def serve(
         images=keep_folder,
         keep_bytes=keep_megabytes << 20,
         reload_seconds=reload_seconds,
+        webhook=webhook,
+        drift_false_alarm=drift_false_alarm,
         limits=limits or Limits(),
         page=page,
     )

@@ -13,6 +13,7 @@ from recondite.service.refusals import Unavailable
 from recondite.service.screens import Shelf
 from recondite.service.settings import Settings
 from recondite.service.store import Store
+from recondite.service.watch import Watch
 
 
 @dataclass(kw_only=True)
@@ -25,6 +26,7 @@ class Service:
         store: the events.
         judge: gives verdicts.
         counters: for metrics.
+        watch: for drift.
         tokens: for the page's login.
         worker: the thread that scores.
         draining: whether it is going down and takes no new load.
@@ -35,6 +37,7 @@ class Service:
     store: Store
     judge: Judge
     counters: Counters
+    watch: Watch
     tokens: Tokens
     worker: ThreadPoolExecutor
     draining: bool = False

@@ -49,6 +49,12 @@ class Counters:
         )
         self.waiting = Gauge("recondite_images_waiting", "Images in requests being served.", registry=registry)
         self.loads = Counter("recondite_screen_loads", "Screens loaded.", ["screen", "result"], registry=registry)
+        self.martingale = Gauge(
+            "recondite_drift_martingale", "Evidence of drift; 1 at first.", ["screen", "version"], registry=registry
+        )
+        self.drift = Gauge(
+            "recondite_drift_alarm", "1 after an alarm of drift.", ["screen", "version"], registry=registry
+        )
         self._recent: dict[str, deque[tuple[float, float, bool]]] = {}
 
     def text(self) -> bytes:

@@ -31,6 +31,7 @@ from recondite.service.refusals import TooLarge, Unavailable
 from recondite.service.screens import Served
 from recondite.service.settings import Limits, Settings
 from recondite.service.store import Event, Store
+from recondite.service.watch import Watch
 
 _LONGEST_NAME = 200
 
@@ -95,9 +96,11 @@ class Judge:
         settings: limits and what is kept.
         store: of events.
         counters: of verdicts.
+        watch: for drift.
     """
 
-    def __init__(self, settings: Settings, store: Store, counters: Counters) -> None:
+    def __init__(self, settings: Settings, store: Store, counters: Counters, watch: Watch) -> None:
+        self._watch = watch
         self._limits, self._keep = settings.limits, settings.keep
         self._store, self._counters = store, counters
         self._images = Budget(settings.limits.waiting, "images")
@@ -129,6 +132,8 @@ class Judge:
                 raise Unavailable(f"no verdict within {seconds:g} seconds: the service is busy", retry) from None
         if wish.record:
             self._counters.judged(served.name, served.version, judged.verdicts, time.time())
+            groups = [wish.group] * len(sent)
+            self._watch.judged(served.name, served.version, served.screen, judged.verdicts, groups)
         return judged
 
     async def _judge(self, served: Served, screen: Screen, sent: Sequence[Sent], wish: Wish, request_id: str) -> Judged:

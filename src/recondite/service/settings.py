@@ -52,6 +52,8 @@ class Settings:
         images: the folder they are kept in.
         keep_bytes: the oldest kept images are deleted over this size.
         reload_seconds: how often the folders of screens are looked at for new versions; 0 for never.
+        webhook: an address that a drift alarm is posted to.
+        drift_false_alarm: the chance that a stream without drift ever raises an alarm, in (0, 1).
         limits: of requests.
         page: whether there is a page for people at /.
     """
@@ -63,6 +65,8 @@ class Settings:
     images: Path = Path("event-images")
     keep_bytes: int = 1 << 30
     reload_seconds: float = 5.0
+    webhook: str | None = None
+    drift_false_alarm: float = 0.01
     limits: Limits = field(default_factory=Limits)
     page: bool = True
 
@@ -71,5 +75,9 @@ class Settings:
             raise InputError("expected at least one screen")
         if any(len(token) < 8 for token in self.tokens):
             raise InputError("expected tokens of at least 8 characters")
+        if not 0 < self.drift_false_alarm < 1:
+            raise InputError(f"expected drift_false_alarm in (0, 1); got {self.drift_false_alarm!r}")
+        if self.webhook is not None and not self.webhook.startswith(("http://", "https://")):
+            raise InputError(f"expected a webhook of http or https; got {self.webhook!r}")
         if self.keep not in ("none", "flagged", "all"):
             raise InputError(f"expected keep to be none, flagged or all; got {self.keep!r}")

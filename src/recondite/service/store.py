@@ -100,6 +100,7 @@ class Filter:
 
     Args:
         screen: by name.
+        version: of the screen.
         verdict: inlier, outlier or invalid; "flagged" is outlier or invalid.
         label: inlier, outlier or skip; "none" for those that nobody has labelled yet.
         before: only events with a smaller number, for pages, newest first.
@@ -107,6 +108,7 @@ class Filter:
     """
 
     screen: str = ""
+    version: str = ""
     verdict: str = ""
     label: str = ""
     before: int | None = None
@@ -116,6 +118,8 @@ class Filter:
         """Yield what an event has to fulfil."""
         if self.screen:
             yield _EVENTS.c.screen == self.screen
+        if self.version:
+            yield _EVENTS.c.version == self.version
         if self.verdict == "flagged":
             yield _EVENTS.c.verdict != "inlier"
         elif self.verdict:

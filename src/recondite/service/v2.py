@@ -25,8 +25,42 @@ from recondite.service.bodies import body_of
 from recondite.service.context import note, request_id_of, service_of
 from recondite.service.judging import Judged, Sent, Wish
 from recondite.service.screens import Served
+from recondite.service.wire import EXAMPLE_PNG, V2Problem
 
-v2 = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "properties": {
+        "name": {"type": "string", "enum": ["images", "pixels"]},
+        "datatype": {"type": "string", "enum": ["BYTES", "UINT8", "UINT16", "FP32", "FP64"]},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "data": {"type": "array", "items": {}, "description": "flat or nested; for BYTES, files in base64"},
+        "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer", "minimum": 0}}},
+    },
+}
+_REQUEST = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": {"type": "object"},
+        "inputs": {"type": "array", "items": _TENSOR, "minItems": 1, "maxItems": 1},
+        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+    },
+}
+_EXAMPLE = {"inputs": [{"name": "images", "datatype": "BYTES", "shape": [1], "data": [EXAMPLE_PNG]}]}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _REQUEST, "example": _EXAMPLE}},
+    }
+}
+_STATUSES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
+v2 = APIRouter(
+    prefix="/v2",
+    tags=["Open Inference Protocol"],
+    responses={status: {"model": V2Problem} for status in _STATUSES},
+)
 
 _TYPES = {"BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "FP32": "<f4", "FP64": "<f8"}
 _INPUTS = ("images", "pixels")
@@ -111,8 +145,10 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
     return {"name": served.name, "ready": True}
 
 
-@v2.post("/models/{name}/infer", summary="Judge images")
-@v2.post("/models/{name}/versions/{version}/infer", summary="Judge images with one version of a model")
+@v2.post("/models/{name}/infer", summary="Judge images", openapi_extra=_BODY)
+@v2.post(
+    "/models/{name}/versions/{version}/infer", summary="Judge images with one version of a model", openapi_extra=_BODY
+)
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
     """Return scores, p-values and verdicts; the parameters alpha, group and seconds are as in /v1."""
     service = service_of(request)

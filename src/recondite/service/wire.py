@@ -115,6 +115,35 @@ class ScreenOut(BaseModel):
     smallest_alpha: float = Field(description="the calibration allows no smaller one")
 
 
+class MovedOut(BaseModel):
+    """How one statistic of recent images compares with the calibration images."""
+
+    statistic: str
+    shift: float = Field(description="of the median, in standard deviations")
+    p_value: float
+    moved: bool
+
+
+class DriftOut(BaseModel):
+    """Whether the images still are like the calibration images."""
+
+    screen: str
+    version: str
+    seen: int = Field(description="images since the service began")
+    martingale: float = Field(description="evidence of drift; 1 at first")
+    threshold: float = Field(description="at which there is an alarm")
+    alarm: bool
+    alarm_at: int | None = Field(description="the number of images after which there was an alarm")
+    began: int | None = Field(description="the number of images after which the change is thought to have begun")
+    moved: list[MovedOut]
+
+
+class V2Problem(BaseModel):
+    """An error of the Open Inference Protocol."""
+
+    error: str
+
+
 class Problem(BaseModel):
     """Why there is no answer."""
 
