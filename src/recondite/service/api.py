@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from recondite.scores import STATISTIC
 from recondite.service.bodies import body_of, images_in
@@ -17,6 +18,7 @@ from recondite.service.context import Service, note, request_id_of, service_of
 from recondite.service.counters import CONTENT_TYPE
 from recondite.service.judging import Judged, Wish, base64_of, heat_map, reconstruction, why
 from recondite.service.refusals import Unknown
+from recondite.service.reviewing import folder_of
 from recondite.service.screens import Served
 from recondite.service.store import Filter
 from recondite.service.wire import (
@@ -272,6 +274,20 @@ async def events_as_table(request: Request, chosen: Annotated[Chosen, Query()]) 
         media_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": 'attachment; filename="events.csv"'},
     )
+
+
+@api.get(
+    "/v1/events.zip",
+    tags=["events"],
+    summary="The kept images of all chosen events, a folder for each label",
+    response_class=Response,
+    responses={200: {"content": {"application/zip": {}}}, **problems(422, 503)},
+)
+async def events_as_folder(request: Request, chosen: Annotated[Chosen, Query()]) -> Response:
+    """To fit or recalibrate a screen with; images that were not kept, or have been deleted, are left out."""
+    path = await folder_of(service_of(request), chosen.filter())
+    remove = BackgroundTask(path.unlink, missing_ok=True)
+    return FileResponse(path, media_type="application/zip", filename="events.zip", background=remove)
 
 
 async def csv_of(service: Service, chosen: Filter) -> AsyncIterator[str]:
