@@ -54,6 +54,8 @@ class Process:
         command = [sys.executable, "-c", "import sys; from recondite.cli import main; sys.exit(main())", "serve"]
         flags = ["--port", str(self.port), *([] if page else ["--no-page"])]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        # The page's library behaves in another way where it believes to be tested itself.
+        environment.pop("PYTEST_CURRENT_TEST", None)
         with self.log.open("a") as log:
             self.process = subprocess.Popen([*command, *map(str, arguments), *flags], stderr=log, env=environment)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from recondite.errors import InputError
 
@@ -207,6 +207,8 @@ def _guarded(read: Callable[[], NDArray[Any]], name: str) -> NDArray[Any]:
         return read()
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} cannot be decoded as an image: expected {', '.join(_PIL_FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"too many pixels to decode safely: {error}") from error
     except Exception as error:

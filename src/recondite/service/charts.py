@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 INK, SOFT, LINE, ACCENT, WARN = "#1f2933", "#52606d", "#d5dbe1", "#0b5cad", "#b42318"
 _WIDTH, _HEIGHT = 520, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 22, 34
+_HALO = 'paint-order="stroke" stroke="#fff" stroke-width="3"'
 _CUT = 6.0
 _RARE = 2.58
 
@@ -18,7 +19,7 @@ def frame(body: str, words: str, width: float = _WIDTH, height: float = _HEIGHT)
     """Return a drawing that readers of the screen hear `words` for."""
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(words)}" '
-        f'xmlns="http://www.w3.org/2000/svg" style="width:100%;height:auto;max-width:{1.6 * width:g}px" '
+        f'xmlns="http://www.w3.org/2000/svg" style="width:100%;height:auto;max-width:{1.25 * width:g}px" '
         f'font-family="inherit" font-size="12" fill="{INK}">{body}</svg>'
     )
 
@@ -65,7 +66,7 @@ def reasons(statistics: Sequence[tuple[str, float]], most: int = 8) -> str:
     """Draw how unusual each statistic is, as bars in standard deviations, cut at 6; grey is the normal range."""
     shown = [(name, z if math.isfinite(z) else _CUT) for name, z in statistics[:most]]
     height = 26 * len(shown) + 30
-    middle, half = 372.0, 132.0
+    middle, half = 396.0, 118.0
     x = _scale(-_CUT, _CUT, middle - half, middle + half)
     body = f'<rect x="{x(-_RARE):.1f}" y="4" width="{x(_RARE) - x(-_RARE):.1f}" height="{height - 30}" fill="#e8ecf0"/>'
     for place, (name, z) in enumerate(shown):
@@ -77,7 +78,7 @@ def reasons(statistics: Sequence[tuple[str, float]], most: int = 8) -> str:
             f'<rect x="{start:.1f}" y="{top}" width="{max(end - start, 1):.1f}" height="16" rx="2" fill="{colour}"/>'
         )
     body += f'<line x1="{middle}" y1="4" x2="{middle}" y2="{height - 26}" stroke="{INK}"/>'
-    body += _text(middle, height - 8, "standard deviations; grey: 99 of 100 normal images", "middle", SOFT)
+    body += _text(_WIDTH - 6, height - 8, "standard deviations; grey: 99 of 100 normal images", "end", SOFT)
     words = "; ".join(f"{name}: {z:+.1f} standard deviations" for name, z in shown)
     return frame(body, words or "no statistics", height=height)
 
@@ -154,4 +155,4 @@ class _Scale:
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", colour: str = INK) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" {_HALO}>{escape(text)}</text>'

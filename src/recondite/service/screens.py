@@ -211,4 +211,6 @@ def _signature(folder: Path) -> tuple[int, ...] | None:
 
 
 def _try_out(screen: Screen) -> None:
+    """Do once what requests will do; the first of a process also imports libraries."""
+    assert all(np.isfinite(screen.false_alarm_interval))
     screen.score_batch(nameless(np.zeros((1, *screen.detector.shape), dtype=np.float32)))

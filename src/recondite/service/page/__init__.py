@@ -37,7 +37,7 @@ def add_page(app: FastAPI, settings: Settings) -> None:
         answer.set_cookie(COOKIE, tokens.cookie(token), httponly=True, samesite="strict", max_age=12 * 3600)
         return answer
 
-    @ui.page("/", title="Recondite", language="en-GB")
+    @ui.page("/", title="Recondite", language="en-GB", response_timeout=60)
     async def page() -> None:
         service = app.state.service
         assert isinstance(service, Service)
@@ -79,16 +79,13 @@ async def _build(service: Service) -> None:
             ui.select(names, value=view.name, label="Screen", on_change=choose).props("dense outlined").classes("w-48")
         else:
             ui.label(f"screen {names[0]}").classes("soft")
-    with ui.element("main").classes("w-full"):
+    with ui.element("div").classes("w-full"):
 
         def look(event: Any) -> None:
             view.tab = event.value
+            view.changed()
 
-        with (
-            ui.tabs(on_change=look)
-            .classes("wrap")
-            .props('align="left" no-caps inline-label outside-arrows mobile-arrows') as tabs
-        ):
+        with ui.tabs(on_change=look).classes("wrap").props('align="left" no-caps') as tabs:
             for name, _ in panels:
                 ui.tab(name)
         with ui.tab_panels(tabs, value="Judge").classes("wrap").props("keep-alive").style("background: transparent"):

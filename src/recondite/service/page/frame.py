@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from nicegui import ui
+from nicegui import background_tasks, ui
 from numpy.typing import NDArray
 
 from recondite.errors import ReconditeError
@@ -44,7 +44,7 @@ class View:
         seen: the images judged on this page, newest first.
         alpha: to judge at; None for the screen's own.
         tab: the panel being looked at.
-        listeners: told when the screen, alpha or seen images change.
+        panels: draw the panel of a tab anew.
     """
 
     service: Service
@@ -52,7 +52,7 @@ class View:
     seen: list[Seen] = field(default_factory=list)
     alpha: float | None = None
     tab: str = "Judge"
-    listeners: list[Callable[[], Any]] = field(default_factory=list)
+    panels: dict[str, Callable[[], Any]] = field(default_factory=dict)
 
     @property
     def served(self) -> Served:
@@ -65,9 +65,8 @@ class View:
         return self.served.screen.alpha if self.alpha is None else self.alpha
 
     def changed(self) -> None:
-        """Let every panel draw itself anew."""
-        for listener in self.listeners:
-            listener()
+        """Draw the panel being looked at anew; the others are when they are turned to."""
+        self.panels[self.tab]()
 
     async def judge(self, sent: Any, **wish: Any) -> Judged:
         """Judge images at the alpha of this page."""
@@ -78,6 +77,38 @@ class View:
 def stylesheet() -> str:
     """Return the page's CSS."""
     return files("recondite.service.page").joinpath("page.css").read_text(encoding="utf-8")
+
+
+class Area:
+    """A part of the page that is drawn anew. Asked to again meanwhile, it is drawn once more afterwards.
+
+    Args:
+        prepare: finds out what to draw, and returns the function that draws it.
+    """
+
+    def __init__(self, prepare: Callable[[], Awaitable[Callable[[], None]]]) -> None:
+        self._prepare, self._busy, self._again = prepare, False, False
+        self.element = ui.element("div").classes("w-full")
+
+    def ask(self) -> None:
+        """Draw soon."""
+        background_tasks.create(self.redraw())
+
+    async def redraw(self) -> None:
+        """Draw now."""
+        self._again = True
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._again:
+                self._again = False
+                with self.element:
+                    draw = await self._prepare()
+                    self.element.clear()
+                    draw()
+        finally:
+            self._busy = False
 
 
 def html(text: str) -> ui.html:

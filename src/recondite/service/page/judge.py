@@ -32,7 +32,8 @@ async def panel(view: View) -> None:
     heading("Judge images", "Drop pictures, or choose them. Each verdict is written down as an event.")
     shape = view.served.screen.detector.preprocessing
     if not shape.is_image:
-        empty("This screen judges vectors, not pictures. Send them to /v1 or /v2.")
+        empty("This screen judges vectors, not pictures. Send them to /v2.")
+        view.panels["Judge"] = lambda: None
         return
 
     @ui.refreshable
@@ -65,17 +66,16 @@ async def panel(view: View) -> None:
     def too_much(_: Any) -> None:
         ui.notify(f"A file is over the limit of {limits.body_bytes:,} bytes.", type="negative")
 
-    ui.upload(
-        label="Drop pictures here, or use the + button",
+    upload = ui.upload(
         multiple=True,
         auto_upload=True,
         max_file_size=limits.body_bytes,
         on_upload=uploaded,
         on_rejected=too_much,
-    ).classes("w-full").props('flat bordered accept="image/*" id="drop"').style(
-        "max-height: 150px; margin-bottom: 16px"
-    )
-    ui.run_javascript(_LABELS)
+    ).classes("drop")
+    upload.props('flat accept="image/*"')
+    upload.on("finish", upload.reset)
+    ui.button("Choose pictures", on_click=lambda: upload.run_method("pickFiles")).props("unelevated").classes("q-my-md")
     results()
 
     def anew() -> None:
@@ -83,18 +83,7 @@ async def panel(view: View) -> None:
             chosen["one"] = None
         results.refresh()
 
-    view.listeners.append(anew)
-
-
-# The uploader's buttons are icons, and its input has no name that a screen reader could say.
-_LABELS = """
-const name = () => {
-  document.querySelectorAll('.q-uploader__input, .q-uploader input[type=file]').forEach(
-    e => { e.setAttribute('aria-label', 'Choose pictures'); e.title = 'Choose pictures'; });
-  document.querySelectorAll('.q-uploader .q-btn').forEach(e => e.setAttribute('aria-label', 'Choose pictures'));
-};
-name(); new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
-"""
+    view.panels["Judge"] = anew
 
 
 def detail(one: Seen) -> None:

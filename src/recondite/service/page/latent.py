@@ -1,6 +1,7 @@
 """Where images lie in the detector's latent space: thumbnails that can be clicked."""
 
 import asyncio
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -13,10 +14,10 @@ from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.pictures import colours, data_url
 from recondite.service.charts import ACCENT, SOFT, WARN, frame
-from recondite.service.page.frame import View, empty, heading, html, told
+from recondite.service.page.frame import Area, View, empty, heading, html, told
 from recondite.service.store import Filter
 
-_MOST = 150
+_MOST, _FEWEST = 150, 3
 _WIDTH, _HEIGHT, _SIDE, _EDGE = 900.0, 520.0, 34.0, 30.0
 
 
@@ -24,18 +25,18 @@ async def panel(view: View) -> None:
     """Build the panel."""
     heading("Map", "Images judged on this page, and the latest kept ones, where the detector's latent space puts them.")
 
-    @ui.refreshable
-    async def body() -> None:
+    async def prepare() -> Callable[[], None]:
         detector = view.served.screen.detector
         if not detector.has_encoder or not detector.preprocessing.is_image:
-            empty(f"Detector {detector.name} has no latent space of images to look at.")
-            return
+            return lambda: empty(f"Detector {detector.name} has no latent space of images to look at.")
         found = await _images(view)
-        if len(found) < 3:
-            empty("The map needs at least three images: judge some, or start the service with --keep all.")
-            return
+        if len(found) < _FEWEST:
+            return lambda: empty("The map needs three images: judge some, or start the service with --keep all.")
         pixels = np.stack([one["pixels"] for one in found])
         places = await asyncio.get_running_loop().run_in_executor(view.service.worker, flat, detector, pixels)
+        return lambda: show(places, found)
+
+    def show(places: NDArray[np.float64], found: list[dict[str, Any]]) -> None:
         with ui.element("div").classes("card map"):
             drawn = html(draw(places, found))
             html('<p class="soft">The two directions in which latents vary most. Blue frame: inlier; red: outlier.</p>')
@@ -54,11 +55,7 @@ async def panel(view: View) -> None:
                     f'src="{one["url"]}"><figcaption>{escape(one["words"])}</figcaption></figure></div>'
                 )
 
-    with ui.row().classes("q-mb-sm"):
-        ui.button("Draw", on_click=lambda: body.refresh()).props("outline")
-    with ui.element("div").classes("w-full"):
-        await body()
-    view.listeners.append(body.refresh)
+    view.panels["Map"] = Area(prepare).ask
 
 
 _CLICKED = """(event) => {

@@ -1,5 +1,6 @@
 """Change an image and watch its score move. Nothing here is written down."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from nicegui import ui
 from recondite.perturbations import masked
 from recondite.service.charts import line
 from recondite.service.judging import Judged, Sent, heat_map, reconstruction
-from recondite.service.page.frame import Seen, View, chip, empty, figure, heading, html, picture_url, png_url, told
+from recondite.service.page.frame import Area, View, chip, empty, figure, heading, html, picture_url, png_url, told
 
 _STEPS = 13
 
@@ -16,10 +17,11 @@ _STEPS = 13
 async def panel(view: View) -> None:
     """Build the panel."""
     heading("Perturb", "Cover part of an image with noise, or all of it, and watch the score. Nothing is written down.")
-    state: dict[str, Any] = {"busy": False, "again": False}
+    now: dict[str, Any] = {}
 
     @ui.refreshable
     def controls() -> None:
+        now.clear()
         usable = {place: one.name for place, one in enumerate(view.seen) if one.picture is not None}
         if not usable or not view.served.screen.detector.preprocessing.is_image:
             empty("Judge a picture first: it can be changed here.")
@@ -27,51 +29,32 @@ async def panel(view: View) -> None:
         side = min(view.served.screen.detector.shape[1:])
         with ui.element("div").classes("two"):
             with ui.element("div").classes("card"):
-                select = ui.select(usable, value=next(iter(usable)), label="Image", on_change=draw)
+                select = ui.select(usable, value=next(iter(usable)), label="Image", on_change=lambda: area.ask())
                 select.classes("w-full q-mb-md").props("outlined dense")
-                html("<b>Mask size</b>, pixels")
-                mask = ui.slider(min=0, max=side, step=1, value=0, on_change=draw).props('aria-label="mask size"')
-                html("<b>Noise</b>, standard deviation")
-                noise = ui.slider(min=0, max=0.5, step=0.02, value=0, on_change=draw).props('aria-label="noise"')
-                state.update(select=select, sliders=(mask, noise))
-            with ui.element("div").classes("card").props('aria-live="polite"') as place:
-                state["place"] = place
-        ui.timer(0, draw, once=True)
-
-    async def draw(_: Any = None) -> None:
-        # While one picture is being judged the sliders go on moving: only where they end up is judged next.
-        if state["busy"]:
-            state["again"] = True
-            return
-        state["busy"] = True
-        try:
-            state["again"] = True
-            while state["again"]:
-                state["again"] = False
-                mask, noise = (slider.value for slider in state["sliders"])
-                await _show(view, view.seen[state["select"].value], mask, noise, state["place"])
-        finally:
-            state["busy"] = False
-
-    def start() -> None:
-        state["busy"] = False
-        controls.refresh()
+                about_mask = ui.label()
+                mask = ui.slider(min=0, max=side, step=1, value=0, on_change=lambda: area.ask())
+                about_noise = ui.label()
+                noise = ui.slider(min=0, max=0.5, step=0.02, value=0, on_change=lambda: area.ask())
+                mask.props('aria-label="mask size"')
+                noise.props('aria-label="noise"')
+                about_mask.bind_text_from(mask, "value", lambda size: f"Mask size: {size} x {size} pixels")
+                about_noise.bind_text_from(noise, "value", lambda share: f"Noise: standard deviation {share:.2f}")
+                now.update(image=select, mask=mask, noise=noise)
+            with ui.element("div").classes("card").props('aria-live="polite"'):
+                area: Area = Area(lambda: _prepare(view, now))
+        area.ask()
 
     controls()
-    view.listeners.append(start)
+    view.panels["Perturb"] = controls.refresh
 
 
-async def _show(view: View, seen: Seen, mask: float, noise: float, place: Any) -> None:
+async def _prepare(view: View, now: dict[str, Any]) -> Callable[[], None]:
+    seen, mask, noise = view.seen[now["image"].value], int(now["mask"].value), now["noise"].value
     assert seen.picture is not None
-    side = min(seen.picture.shape[1:])
-    sizes = sorted({int(size) for size in np.linspace(0, side, _STEPS).round()} | {int(mask)})
+    sizes = sorted({*np.linspace(0, min(seen.picture.shape[1:]), _STEPS).round().astype(int).tolist(), mask})
     images = np.stack([changed(seen.picture, size, noise) for size in sizes])
     judged = await told(view.judge([Sent(seen.name, image) for image in images], record=False))
-    if judged is None:
-        return
-    place.clear()
-    with place:
-        _draw(judged, images, sizes, sizes.index(int(mask)))
+    return lambda: None if judged is None else _draw(judged, images, sizes, sizes.index(mask))
 
 
 def _draw(judged: Judged, images: Any, sizes: list[int], at: int) -> None:

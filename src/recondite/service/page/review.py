@@ -2,13 +2,14 @@
 
 import asyncio
 import datetime
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from nicegui import ui
+from nicegui import background_tasks, ui
 
 from recondite.service.charts import reasons
-from recondite.service.page.frame import View, chip, empty, heading, html, row_button, told
+from recondite.service.page.frame import Area, View, chip, empty, heading, html, row_button, told
 from recondite.service.reviewing import picture_of, statistics_of
 from recondite.service.store import Filter
 
@@ -63,9 +64,12 @@ async def panel(view: View) -> None:
     queue = Queue(view)
     heading("Review", "Say what flagged images really are. Labels can recalibrate a screen.")
 
-    @ui.refreshable
-    async def body() -> None:
+    async def prepare() -> Callable[[], None]:
         row = queue.current
+        source = None if row is None else await asyncio.to_thread(picture_of, view.service, row)
+        return lambda: draw(row, source)
+
+    def draw(row: dict[str, Any] | None, source: str | None) -> None:
         html(f'<p class="soft" aria-live="polite">{queue.waiting:,} flagged images are waiting for a label.</p>')
         if row is None:
             empty("Nothing to review. Flagged images appear here as they come; choose other filters to look back.")
@@ -75,7 +79,7 @@ async def panel(view: View) -> None:
                 for place, one in enumerate(queue.rows):
                     _entry(one, place == queue.place, lambda place=place: go(place))
             with ui.element("div").classes("card"):
-                await _detail(view, row)
+                _detail(view, row, source)
                 with ui.row().classes("q-mt-md gap-2"):
                     for key, label in _KEYS.items():
                         ui.button(f"{label} ({key})", on_click=lambda _, label=label: say(label)).props(
@@ -84,15 +88,15 @@ async def panel(view: View) -> None:
 
     def go(place: int) -> None:
         queue.place = place
-        body.refresh()
+        area.ask()
 
     async def say(label: str) -> None:
         await told(queue.say(label))
-        body.refresh()
+        await area.redraw()
 
     async def anew() -> None:
         await queue.load()
-        body.refresh()
+        await area.redraw()
 
     async def on_key(event: Any) -> None:
         if not event.action.keydown or event.action.repeat or view.tab != "Review":
@@ -102,7 +106,7 @@ async def panel(view: View) -> None:
             await say(_KEYS[key])
         elif key in ("arrowdown", "arrowup"):
             queue.move(1 if key == "arrowdown" else -1)
-            body.refresh()
+            area.ask()
 
     def choose(name: str) -> Any:
         async def chosen(event: Any) -> None:
@@ -111,7 +115,6 @@ async def panel(view: View) -> None:
 
         return chosen
 
-    await queue.load()
     with ui.row().classes("items-end gap-4 q-mb-sm"):
         for name, options, title in (("verdict", _VERDICTS, "Verdict"), ("label", _LABELS, "Label")):
             select = ui.select(options, value=getattr(queue, name), label=title, on_change=choose(name))
@@ -121,24 +124,21 @@ async def panel(view: View) -> None:
         ui.button("Export images", on_click=lambda: ui.download(_address("zip", queue))).props("outline")
     keys = "<kbd>i</kbd> inlier, <kbd>o</kbd> outlier, <kbd>s</kbd> skip, <kbd>↑</kbd> <kbd>↓</kbd> move"
     html(f"<p class='soft'>Keys: {keys}</p>")
-    with ui.element("div").classes("w-full") as place:
-        await body()
+    area = Area(prepare)
     ui.keyboard(on_key=on_key, ignore=["input", "select", "textarea"])
-    view.listeners.append(lambda: asyncio.create_task(_within(place, anew)))
 
+    def turned_to() -> None:
+        with area.element:
+            background_tasks.create(anew())
 
-async def _within(place: Any, work: Any) -> None:
-    with place:
-        await work()
+    view.panels["Review"] = turned_to
 
 
 def _address(kind: str, queue: Queue) -> str:
     return f"/v1/events.{kind}?screen={queue.view.name}&verdict={queue.verdict}&label={queue.label}"
 
 
-async def _detail(view: View, row: dict[str, Any]) -> None:
-    service = view.service
-    source = await asyncio.to_thread(picture_of, service, row)
+def _detail(view: View, row: dict[str, Any], source: str | None) -> None:
     when = datetime.datetime.fromtimestamp(row["time"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     html(f"<h3>{chip(row['verdict'])} {escape(row['name'])}</h3>")
     if source is None:
@@ -151,7 +151,7 @@ async def _detail(view: View, row: dict[str, Any]) -> None:
     if row["error"]:
         facts["error"] = row["error"]
     html("<p class='soft'>" + "<br>".join(f"{name}: {escape(str(value))}" for name, value in facts.items()) + "</p>")
-    found = statistics_of(service, row)
+    found = statistics_of(view.service, row)
     if found:
         html("<h3>Why</h3>" + reasons(found))
 

@@ -61,7 +61,7 @@ async def panel(view: View) -> None:
         show()
         facts.refresh()
 
-    view.listeners.append(anew)
+    view.panels["Threshold"] = anew
 
 
 def _facts(view: View) -> None:
