@@ -55,9 +55,10 @@ ROWS = [
     ["studies.latent_size"],
     ["demonstration", "pairs"],
     ["service", "service.kept", "service.refusals", "service.settings", "service.wire"],
-    ["service.batching", "service.budget", "service.client", "service.command", "service.store"],
+    ["service.batching", "service.budget", "service.client", "service.store"],
     ["service.counters"],
-    ["service.gate", "service.screens", "service.watch"],
+    ["service.gate", "service.screens"],
+    ["service.watch"],
     ["service.judging"],
     ["service.bodies", "service.charts", "service.context"],
     ["service.reviewing"],
@@ -74,6 +75,7 @@ ROWS = [
     ["service.page.monitor"],
     ["service.page"],
     ["service.server"],
+    ["service.command"],
     ["cli"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}

@@ -183,7 +183,7 @@ def test_another_alpha_shows_its_interval_and_what_would_change(judged, screen):
     now, then = (int(np.sum(verdicts.p_value <= alpha)) for alpha in (screen.alpha, 0.2))
     visitor.see(f"{then - now} more than" if then > now else "as many as")
     visitor.check("threshold")
-    visitor.page.get_by_role("slider").first.press("ArrowLeft")
+    visitor.page.get_by_role("slider", name="alpha").locator("[tabindex='0']").press("ArrowLeft")
     visitor.page.get_by_role("button", name="Reset").click()
     low, high = screen.false_alarm_interval
     visitor.see(f"{low:.3f} to {high:.3f}")
@@ -196,11 +196,10 @@ def test_a_changed_image_has_another_score_and_leaves_no_event(judged, process):
     heading = visitor.page.get_by_role("heading", name="score")
     heading.wait_for()
     first = heading.inner_text()
-    slider = visitor.page.get_by_role("slider", name="mask size")
-    slider.focus()
-    for _ in range(8):
+    slider = visitor.page.get_by_role("slider", name="mask size").locator("[tabindex='0']")
+    for size in range(1, 5):
         slider.press("ArrowRight")
-    visitor.see("Mask size: 8 x 8 pixels")
+        visitor.see(f"Mask size: {size} x {size} pixels")
     visitor.page.wait_for_function(
         "text => [...document.querySelectorAll('h3')].some(e => e.innerText.includes('score') && e.innerText !== text)",
         arg=first,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
+from recondite.evidence import ERROR
 from recondite.scores import STATISTIC
 from recondite.service.bodies import body_of, images_in
 from recondite.service.context import Service, note, request_id_of, service_of
@@ -268,7 +269,7 @@ async def events(request: Request, chosen: Annotated[ChosenPage, Query()]) -> Ev
     responses={200: {"content": {"text/csv": {}}}, **problems(422, 503)},
 )
 async def events_as_table(request: Request, chosen: Annotated[Chosen, Query()]) -> Response:
-    """With their labels, and the statistics that the oldest has, as `recondite monitor` reads them."""
+    """With their labels, and the statistics that served screens look at, as `recondite monitor` reads them."""
     return StreamingResponse(
         csv_of(service_of(request), chosen.filter()),
         media_type="text/csv; charset=utf-8",
@@ -292,14 +293,17 @@ async def events_as_folder(request: Request, chosen: Annotated[Chosen, Query()])
 
 async def csv_of(service: Service, chosen: Filter) -> AsyncIterator[str]:
     """Yield the lines of a table of events."""
-    columns, statistics = [name for name in EventOut.model_fields if name != "statistics"], None
+    columns = [name for name in EventOut.model_fields if name != "statistics"]
+    statistics = _statistics(service, chosen.screen)
+    yield _line([*columns, *(STATISTIC + name for name in statistics)])
     async for row in service.store.walk(chosen):
-        if statistics is None:
-            statistics = sorted(row["statistics"])
-            yield _line([*columns, *(STATISTIC + name for name in statistics)])
         yield _line([_cell(row[name]) for name in columns] + [row["statistics"].get(name) for name in statistics])
-    if statistics is None:
-        yield _line(columns)
+
+
+def _statistics(service: Service, screen: str) -> list[str]:
+    """Return the statistics that the served versions of a screen, or of all screens, look at."""
+    looked_at = (served.screen for served in service.shelf.all() if screen in ("", served.name))
+    return sorted({name for one in looked_at if one.score != ERROR for name in one.observations if name != ERROR})
 
 
 def _line(cells: list[Any]) -> str:
