@@ -15,10 +15,11 @@ _CUT = 6.0
 _RARE = 2.58
 
 
-def frame(body: str, words: str, width: float = _WIDTH, height: float = _HEIGHT) -> str:
-    """Return a drawing that readers of the screen hear `words` for."""
+def frame(body: str, words: str, width: float = _WIDTH, height: float = _HEIGHT, dense: bool = False) -> str:
+    """Return a drawing that readers of the screen hear `words` for; `dense` has no room for larger letters."""
     return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(words)}" '
+        f'<svg class="{"dense" if dense else "airy"}" viewBox="0 0 {width:g} {height:g}" '
+        f'role="img" aria-label="{escape(words)}" '
         f'xmlns="http://www.w3.org/2000/svg" style="width:100%;height:auto;max-width:{1.25 * width:g}px" '
         f'font-family="inherit" font-size="12" fill="{INK}">{body}</svg>'
     )
@@ -80,7 +81,7 @@ def reasons(statistics: Sequence[tuple[str, float]], most: int = 8) -> str:
     body += f'<line x1="{middle}" y1="4" x2="{middle}" y2="{height - 26}" stroke="{INK}"/>'
     body += _text(_WIDTH - 6, height - 8, "standard deviations; grey: 99 of 100 normal images", "end", SOFT)
     words = "; ".join(f"{name}: {z:+.1f} standard deviations" for name, z in shown)
-    return frame(body, words or "no statistics", height=height)
+    return frame(body, words or "no statistics", height=height, dense=True)
 
 
 def histogram(p_values: ArrayLike, alpha: float) -> str:
@@ -138,7 +139,7 @@ def _axes(across: str, up: str) -> str:
     return (
         f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}" fill="none" stroke="{LINE}"/>'
         + _text((_LEFT + right) / 2, _HEIGHT - 4, across, "middle", SOFT)
-        + _text(_LEFT - 36, 10, up, colour=SOFT)
+        + _text(_LEFT - 36, 13, up, colour=SOFT)
     )
 
 

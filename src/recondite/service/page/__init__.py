@@ -88,7 +88,12 @@ async def _build(service: Service) -> None:
         with ui.tabs(on_change=look).classes("wrap").props('align="left" no-caps') as tabs:
             for name, _ in panels:
                 ui.tab(name)
-        with ui.tab_panels(tabs, value="Judge").classes("wrap").props("keep-alive").style("background: transparent"):
+        with (
+            ui.tab_panels(tabs, value="Judge", animated=False)
+            .classes("wrap")
+            .props("keep-alive")
+            .style("background: transparent")
+        ):
             for name, panel in panels:
                 with ui.tab_panel(name).style("padding: 0"):
                     await panel(view)
