@@ -1,5 +1,6 @@
 """What is counted, in the format of Prometheus."""
 
+from collections import Counter as Tally
 from collections import deque
 from collections.abc import Sequence
 
@@ -56,6 +57,7 @@ class Counters:
             "recondite_drift_alarm", "1 after an alarm of drift.", ["screen", "version"], registry=registry
         )
         self._recent: dict[str, deque[tuple[float, float, bool]]] = {}
+        self._flagged: Tally[str] = Tally()
 
     def text(self) -> bytes:
         """Return everything in the text format of Prometheus."""
@@ -77,10 +79,13 @@ class Counters:
         histogram = self.p_values.labels(screen)
         for word, p_value in zip(verdicts.words, verdicts.p_value.tolist(), strict=True):
             self.verdicts.labels(screen, version, word).inc()
+            if len(recent) == RECENT:
+                self._flagged[screen] -= recent[0][2]
             recent.append((time, p_value, word != "inlier"))
+            self._flagged[screen] += word != "inlier"
             if word != "invalid":
                 histogram.observe(p_value)
-        self.flagged.labels(screen).set(sum(flag for _, _, flag in recent) / len(recent))
+        self.flagged.labels(screen).set(self._flagged[screen] / len(recent))
 
     def recent(self, screen: str) -> Sequence[tuple[float, float, bool]]:
         """Return (time, p-value, flagged) of a screen's latest images since the service began, oldest first."""

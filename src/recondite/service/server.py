@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import sys
 from types import FrameType
 
 import uvicorn
@@ -14,6 +15,7 @@ from recondite.service.gate import LOG, log_to_stderr
 from recondite.service.settings import Settings
 
 _LONGEST_DRAIN = 60
+_SWITCH_SECONDS = 0.0005
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -33,6 +35,8 @@ def serve(settings: Settings, host: str, port: int, *, everybody: bool = False, 
     if host not in _LOCAL and not settings.tokens and not everybody:
         raise InputError(f"{host} is open to other machines: give a --token, or --everybody to let everybody in")
     log_to_stderr()
+    # Requests shall not wait long for the interpreter while a batch is being scored in another thread.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     app = create_app(settings)
     if settings.page:
         from recondite.service.page import add_page

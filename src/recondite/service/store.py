@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sql
@@ -164,7 +164,7 @@ class Store:
         Raises:
             Unavailable: they could not be written; none of them is there.
         """
-        await self._ask_writer(_EVENTS, [asdict(event) for event in events])
+        await self._ask_writer(_EVENTS, [vars(event) for event in events])
 
     async def label(self, event: str, label: Label, note: str = "") -> None:
         """Attach what a person says to an event; the last label counts, all are kept.
