@@ -218,6 +218,14 @@ def test_limits_of_one_request(digit_screen, tmp_path, digit_files):
         assert client.post(PREDICT, json=as_json(digit_files[:4])).status_code == 200
 
 
+def test_no_route_takes_a_body_without_end(digit_screen, tmp_path):
+    with in_process(digit_screen, tmp_path, limits=Limits(body_bytes=1000)) as client:
+        endless = iter([b" " * 50_000] * 3)
+        answer = client.post("/v1/events/x/labels", content=endless, headers={"content-type": "application/json"})
+        problem(answer, 413, "too_large")
+        assert next(endless, None) is None
+
+
 def test_a_full_queue_is_told_to_come_back(digit_screen, tmp_path, digit_files):
     with in_process(digit_screen, tmp_path, limits=Limits(waiting=8)) as client:
         service = client.app.state.service

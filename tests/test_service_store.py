@@ -175,6 +175,15 @@ def test_sqlite_is_set_up_to_survive(tmp_path):
     link = sqlite3.connect(path)
     assert link.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     link.close()
+    for asked, level in (("", 1), ("?synchronous=full", 2)):
+
+        async def work(store, level=level):
+            found = await store._read(lambda link: link.exec_driver_sql("PRAGMA synchronous").scalar_one())
+            assert found == level
+
+        with_store(f"sqlite:///{path}{asked}", work)
+    with pytest.raises(InputError, match="normal or full"):
+        Store(f"sqlite:///{path}?synchronous=off")
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ _DESCRIPTION = (
     "that people can label. Where a token is needed: Authorization: Bearer TOKEN."
 )
 
+_ENVELOPE = 1 << 16
+
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application; screens are loaded, and the store is opened, when it starts.
@@ -55,7 +57,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(api)
     app.include_router(v2)
-    app.add_middleware(Gate, tokens=tokens, counters=counters)
+    # A little over the limit of a file, which comes in an envelope from the page.
+    most = settings.limits.body_bytes + _ENVELOPE
+    app.add_middleware(Gate, tokens=tokens, counters=counters, most=most)
     app.add_exception_handler(ReconditeError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)

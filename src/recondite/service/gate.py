@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recondite.service.counters import Counters
-from recondite.service.refusals import Foreign, Refused, Unauthorised
+from recondite.service.refusals import Foreign, Refused, TooLarge, Unauthorised
 
 LOG = logging.getLogger("recondite.service")
 COOKIE = "recondite"
@@ -58,10 +58,11 @@ class Gate:
         app: what is behind it.
         tokens: asked for everywhere but on `OPEN_PATHS`.
         counters: of requests.
+        most: bytes in a body, whatever it is for; routes may have lower limits of their own.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, counters: Counters) -> None:
-        self._app, self._tokens, self._counters = app, tokens, counters
+    def __init__(self, app: ASGIApp, tokens: Tokens, counters: Counters, most: int) -> None:
+        self._app, self._tokens, self._counters, self._most = app, tokens, counters, most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -76,7 +77,15 @@ class Gate:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 500
+        status, received = 500, 0
+
+        async def receiving() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._most:
+                raise TooLarge(f"expected a body of at most {self._most:,} bytes")
+            return message
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -92,7 +101,7 @@ class Gate:
         refusal = self._refusal(scope)
         try:
             if refusal is None:
-                await self._app(scope, receive, sending)
+                await self._app(scope, receiving, sending)
             else:
                 await self._refuse(refusal, scope, receive, sending)
         finally:

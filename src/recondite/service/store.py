@@ -135,8 +135,10 @@ class Filter:
 
 
 class Store:
-    """Keeps events. What `add` or `label` returned from is on disk: it survives the process and, on a disk that keeps
-    its word, the machine.
+    """Keeps events. What `add` or `label` returned from survives the process, however it ends.
+
+    It survives a power cut too in Postgres as it comes, and in SQLite with sqlite:///events.db?synchronous=full, which
+    waits for the disk at every commit.
 
     One thread writes, all that waits in one transaction, so that many small requests share the wait for the disk.
 
@@ -330,17 +332,20 @@ def _engine(text: str) -> sql.Engine:
         raise InputError(f"expected a store in SQLite or Postgres; got {url.drivername!r}")
     if not url.database or url.database == ":memory:":
         raise InputError("expected a file for SQLite, such as sqlite:///events.db")
-    engine = sql.create_engine(url, connect_args={"timeout": 10})
-    sql.event.listen(engine, "connect", _set_up_sqlite)
+    synchronous = url.query.get("synchronous", "normal")
+    if synchronous not in ("normal", "full"):
+        raise InputError(f"expected synchronous to be normal or full; got {synchronous!r}")
+    engine = sql.create_engine(url.difference_update_query(["synchronous"]), connect_args={"timeout": 10})
+
+    def set_up(link: Any, _: Any) -> None:
+        cursor = link.cursor()
+        # In WAL mode readers never wait for the writer.
+        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    sql.event.listen(engine, "connect", set_up)
     return engine
-
-
-def _set_up_sqlite(link: Any, _: Any) -> None:
-    cursor = link.cursor()
-    # In WAL mode readers never wait; FULL flushes the log at every commit, so that no power cut loses one.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
 
 
 def _reason(error: Exception) -> str:
