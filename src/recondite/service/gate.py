@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recondite.service.counters import Counters
-from recondite.service.refusals import Foreign, Refused, TooLarge, Unauthorised
+from recondite.service.refusals import Foreign, Refused, Unauthorised
 
 LOG = logging.getLogger("recondite.service")
 COOKIE = "recondite"
@@ -84,7 +85,8 @@ class Gate:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._most:
-                raise TooLarge(f"expected a body of at most {self._most:,} bytes")
+                # Frameworks behind this pass on exceptions of this kind only.
+                raise HTTPException(413, "Too large")
             return message
 
         async def sending(message: Message) -> None:
