@@ -103,7 +103,7 @@ def histogram(p_values: ArrayLike, alpha: float) -> str:
     body += f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(0.05):.1f}" y2="{y(0.05):.1f}" stroke="{SOFT}" '
     body += f'stroke-dasharray="5 4"/>{_text(_WIDTH - _RIGHT, y(0.05) - 5, "only normal images", "end", SOFT)}'
     body += f'<line x1="{x(alpha):.1f}" x2="{x(alpha):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="{WARN}"/>'
-    body += _text(x(alpha) + 5, _TOP + 4, f"alpha {alpha:.3g}", colour=WARN)
+    body += _text(x(alpha) + 5, _TOP + 12, f"alpha {alpha:.3g}", colour=WARN)
     flagged = float(np.mean(values <= alpha)) if values.size else 0.0
     return frame(body, f"p-values of {values.size} images; {flagged:.1%} are at most alpha = {alpha:.3g}")
 
