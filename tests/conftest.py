@@ -67,3 +67,19 @@ def data_folder():
     if found is None or not found.is_dir():
         pytest.skip("needs RECONDITE_DATA, the folder of real data sets")
     return found
+
+
+@pytest.fixture(scope="session")
+def digit_screen(screens, tmp_path_factory):
+    """The folder of a quick screen of digits, called digits."""
+    folder = tmp_path_factory.mktemp("served") / "digits"
+    screens("pca").save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digit_files(digits):
+    """Sixty-four digits that the screens have not learnt, every fourth of them upside down, as PNG files."""
+    from service import png
+
+    return [png(digit[::-1] if place % 4 == 3 else digit) for place, digit in enumerate(digits[1500:1564])]

@@ -30,10 +30,12 @@ def test_the_folder_holds_json_and_safetensors_only(saved):
         "detector.safetensors",
         "evidence.safetensors",
         MANIFEST,
+        "pictures.safetensors",
     ]
     manifest = json.loads((saved / MANIFEST).read_text())
     assert manifest["schema"] == 2
-    assert set(manifest["files"]) == {"calibration.safetensors", "detector.safetensors", "evidence.safetensors"}
+    tensors = ("calibration", "detector", "evidence", "pictures")
+    assert set(manifest["files"]) == {f"{name}.safetensors" for name in tensors}
     assert manifest["facts"]["images"]["fingerprint"]
     assert manifest["versions"]["torch"]
 

@@ -91,3 +91,53 @@ def test_the_interval_of_an_auroc_agrees_with_resampling_by_hand():
     assert (value, low, high) == metrics.auroc_interval(runs, resamples=2000)
     with pytest.raises(InputError, match="at least one run"):
         metrics.auroc_interval([])
+
+
+def slow_overlap(maps, truth, limit):
+    """Mean overlap at every threshold, one region and one threshold at a time."""
+    from scipy.integrate import trapezoid
+    from scipy.ndimage import label
+
+    points = [(0.0, 0.0)]
+    for threshold in np.unique(maps)[::-1]:
+        found, shares = maps >= threshold, []
+        for image, mask in zip(found, truth, strict=True):
+            numbered, count = label(mask, np.ones((3, 3)))
+            shares += [image[numbered == region].mean() for region in range(1, count + 1)]
+        points.append((found[~truth].mean(), np.mean(shares)))
+    rates = np.linspace(0, limit, 20001)
+    positives, overlaps = np.array(points).T
+    return trapezoid(np.interp(rates, positives, overlaps), rates) / limit
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
+def test_per_region_overlap_is_what_a_slow_twin_says(ties, limit):
+    draws = np.random.default_rng(0)
+    truth = np.zeros((4, 12, 12), bool)
+    truth[0, 1:3, 1:4] = truth[0, 8:, 8:] = truth[1, 5, 5] = truth[3, :, 0] = True
+    maps = draws.random(truth.shape) + 0.5 * truth
+    maps = np.round(maps * 12) if ties else maps
+    value = metrics.per_region_overlap(maps, truth, limit)
+    assert value == pytest.approx(slow_overlap(maps, truth, limit), abs=2e-3)
+    assert metrics.pixel_auroc(maps, truth) == metrics.auroc(maps[~truth], maps[truth])
+
+
+def test_per_region_overlap_counts_small_defects_as_much_as_large_ones():
+    truth = np.zeros((1, 20, 20), bool)
+    truth[0, :10] = truth[0, 15, 15] = True
+    maps = np.zeros(truth.shape)
+    maps[0, 15, 15] = 1.0
+    low = metrics.per_region_overlap(maps, truth, 1e-9)
+    assert low == pytest.approx(0.5)
+    assert metrics.per_region_overlap(truth.astype(float), truth) == 1.0
+
+
+def test_maps_without_truth_or_with_nothing_else_are_refused():
+    maps = np.zeros((1, 3, 3))
+    for truth in (np.zeros((1, 3, 3)), np.ones((1, 3, 3)), np.ones((1, 3, 4))):
+        for measure in (metrics.pixel_auroc, metrics.per_region_overlap):
+            with pytest.raises(InputError):
+                measure(maps, truth)
+    with pytest.raises(InputError, match="limit"):
+        metrics.per_region_overlap(maps, np.eye(3, dtype=bool)[None], 0)

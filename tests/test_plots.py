@@ -48,6 +48,18 @@ def test_images_of_any_number_of_channels(channels):
     pixels_of(plots.plot_heat_map(image, scale=(0.0, 0.5)))
     figure = plots.plot_comparison(image, image, image, (0.0, 0.5), "a verdict of a$b^$.png")
     assert len(figure.axes) == 4
+    figure = plots.plot_comparison(image, image, image, (0.0, 0.5), "a verdict", threshold=0.4)
+    assert figure.axes[3].get_title() == "above 0.4"
+
+
+def test_an_overlay_marks_the_pixels_above_the_threshold_and_no_others():
+    scores = np.zeros((2, 4, 5))
+    scores[1, 2, 3] = 0.5
+    scores[0, 1, 1] = np.nan
+    ax = plots.plot_overlay(np.full((2, 4, 5), 0.6), scores, 0.4)
+    (drawn,) = ax.get_images()
+    coloured = np.ptp(np.asarray(drawn.get_array()), axis=2) > 0.01
+    assert np.argwhere(coloured).tolist() == [[2, 3]]
 
 
 def test_heat_is_shared_and_rises_with_the_score():

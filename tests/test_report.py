@@ -43,13 +43,14 @@ def test_the_report_is_one_offline_file_with_every_part(judged, tmp_path):
     assert page.links == []
     assert not re.search(r"https?://(?!www\.w3\.org|purl\.org|creativecommons|matplotlib)", text)
     assert len(page.images) == 3 * (12 + 12 + 12)
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 5
     words = " ".join(page.words)
     for part in (
         "Most anomalous",
         "Closest to the line",
         "Least anomalous",
         "Unreadable images",
+        "How it learnt to rebuild",
         "How to read this",
         "How the screen was made",
     ):

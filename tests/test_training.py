@@ -232,7 +232,8 @@ def test_dropout_and_batch_norm_are_in_the_right_mode(rows):
     encoder[3].register_forward_hook(lambda module, *_: modes.append(module.training))
     detector = build("autoencoder", image_shape=(1, 8, 8), latent_size=4, encoder=encoder, decoder=decoder)
     modes.clear()
-    detector.fit(rows[0].take(slice(None)), epochs=2, batch_size=32, validation=rows[1].take(slice(None)))
+    own = {"validation": rows[1].take(slice(None)), "picture_epochs": "none"}
+    detector.fit(rows[0].take(slice(None)), epochs=2, batch_size=32, **own)
     training_steps, validation_batches = 7, 2
     latents_for_sampling = 7
     assert modes == ([True] * training_steps + [False] * validation_batches) * 2 + [False] * latents_for_sampling

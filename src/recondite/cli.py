@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 
 from recondite import __version__
 from recondite.errors import InputError, ReconditeError
+from recondite.service.command import serve
 
 if TYPE_CHECKING:
     from recondite.screen import Screen
@@ -57,7 +58,20 @@ def _make_app(tokens: Sequence[str]) -> App:
     # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
     app.command(_fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else _fit, name="fit")
     app.command(_studies(tokens[1:]) if tokens[:1] == ["study"] else _study, name="study")
-    for command in (predict, evaluate, show, sample, monitor, recalibrate, info, push, datasets, detectors, demo):
+    for command in (
+        predict,
+        evaluate,
+        show,
+        sample,
+        serve,
+        monitor,
+        recalibrate,
+        info,
+        push,
+        datasets,
+        detectors,
+        demo,
+    ):
         app.command(command)
     app.command(guard_report, name="guard-report")
     bench = App(name="bench", help="Measure the detectors.")

@@ -1,7 +1,7 @@
 """Evidence: what a screen looks at beside the reconstruction error, and how all of it becomes one score."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -303,7 +303,7 @@ def fit_evidence(
         raise InputError(f"expected at least {FEWEST} images as evidence; got {len(images)}")
     if not 0 < classifier_share < 1:
         raise InputError(f"expected classifier_share in (0, 1); got {classifier_share!r}")
-    error, statistics = observed(detector, observer, images, progress, "evidence")
+    error, statistics, _ = observed(detector, observer, images, progress, "evidence")
     own = {name: values for name, values in statistics.items() if name not in _CLASSIFIER}
     features = None
     if observer.features is not None:
@@ -321,16 +321,25 @@ def fit_evidence(
 
 def observed(
     detector: Detector, observer: Observer | None, rows: Rows, shown: bool = False, title: str = "calibrating"
-) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """Return the detector's scores (N,) of rows and, with an observer, name -> statistics (N,)."""
-    parts = []
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]], NDArray[np.float64] | None]:
+    """Return the detector's scores (N,) of rows; with an observer, name -> statistics (N,); and their peaks.
+
+    The peak of an image (N,) is its largest feature score; None where feature scores do not tell a place.
+    """
+    parts, peaks = [], []
     with show(title, len(rows), shown) as advance:
         for pixels in rows.batches(SCORING_BATCH):
             batch = nameless(pixels)
-            parts.append(detector.score_batch(batch) if observer is None else observer.score_batch(detector, batch))
+            if observer is None:
+                found = detector.score_batch(batch, feature_score=detector.locates)
+            else:
+                found = observer.score_batch(detector, batch, feature_score=detector.locates)
+            if found.feature_score is not None:
+                peaks.append(found.feature_score.reshape(len(pixels), -1).max(axis=1).astype(np.float64))
+            parts.append(replace(found, feature_score=None))
             advance(len(pixels), "")
     scores = Scores.concatenate(parts)
-    return scores.instance_score, dict(scores.statistics or {})
+    return scores.instance_score, dict(scores.statistics or {}), np.concatenate(peaks) if peaks else None
 
 
 def _distances(tensors: Mapping[str, NDArray[Any]], owner: str) -> Distances | None:

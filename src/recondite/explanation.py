@@ -40,6 +40,7 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None) 
         screen.map_scale,
         in_words(screen, verdicts),
         statistics_of_first(screen, verdicts),
+        None if screen.peaks is None else screen.feature_threshold,
     )
     with atomic_file(output) as temporary:
         figure.savefig(temporary, format=output.suffix.lower().lstrip("."), dpi=120)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from recondite.errors import InputError
 
@@ -121,6 +121,21 @@ def decode(source: object) -> Pixels:
     return Pixels(planes)
 
 
+def picture_size(content: bytes) -> tuple[int, int]:
+    """Return (width, height) in pixels as the head of an image file says, without decoding it.
+
+    Raises:
+        InputError: these are not the bytes of an image file.
+    """
+
+    def read() -> NDArray[Any]:
+        with Image.open(io.BytesIO(content), formats=_PIL_FORMATS) as picture:
+            return np.array(picture.size)
+
+    width, height = _guarded(read, "these bytes")
+    return int(width), int(height)
+
+
 def as_array(value: object) -> NDArray[Any]:
     """Return a numpy view of an array or a torch tensor (tensors are detached and moved to the CPU)."""
     if hasattr(value, "detach"):
@@ -192,6 +207,8 @@ def _guarded(read: Callable[[], NDArray[Any]], name: str) -> NDArray[Any]:
         return read()
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} cannot be decoded as an image: expected {', '.join(_PIL_FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"too many pixels to decode safely: {error}") from error
     except Exception as error:

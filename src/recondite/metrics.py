@@ -100,6 +100,66 @@ def roc_points(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[NDA
     return np.asarray(false_alarms, dtype=np.float64), np.asarray(caught, dtype=np.float64)
 
 
+def pixel_auroc(maps: ArrayLike, truth: ArrayLike) -> float:
+    """Return the chance that a pixel of a defect scores higher than another pixel, over all images; in [0, 1].
+
+    Args:
+        maps: scores (N, H, W).
+        truth: bool (N, H, W), True on defects.
+
+    Raises:
+        InputError: other shapes, NaN, or no pixel of one of the two kinds.
+
+    >>> pixel_auroc([[[0.1, 0.9], [0.2, 0.3]]], [[[False, True], [False, False]]])
+    1.0
+    """
+    scores, defect = _checked_maps(maps, truth)
+    return auroc(scores[~defect], scores[defect])
+
+
+def per_region_overlap(maps: ArrayLike, truth: ArrayLike, limit: float = 0.3) -> float:
+    """Return the area under the mean share of each defect that is found, up to a false-positive rate; in [0, 1].
+
+    At each threshold, the overlap is the share of a connected region of the truth (8 neighbours) that scores higher,
+    averaged over all regions, so that a small defect counts as much as a large one. The false-positive rate is the
+    share of all other pixels that score higher. The area is divided by `limit`.
+
+    Source: Bergmann et al. 2021, IJCV 129:1038 ("PRO"), with the usual limit of .3.
+
+    Args:
+        maps, truth: as in `pixel_auroc`.
+        limit: of the false-positive rate, in (0, 1].
+
+    Raises:
+        InputError: as `pixel_auroc`, or a limit out of range.
+
+    >>> per_region_overlap([[[0.1, 0.9], [0.2, 0.3]]], [[[False, True], [False, False]]])
+    1.0
+    """
+    from scipy.integrate import trapezoid
+    from scipy.ndimage import label
+
+    if not 0 < limit <= 1:
+        raise InputError(f"expected a limit in (0, 1]; got {limit!r}")
+    scores, defect = _checked_maps(maps, truth)
+    gains = np.zeros(scores.shape)  # what passing a pixel adds to the mean overlap
+    regions = 0
+    for place, mask in enumerate(defect):
+        numbered, count = label(mask, np.ones((3, 3)))
+        sizes = np.bincount(numbered.ravel())
+        gains[place][mask] = 1 / sizes[numbered[mask]]
+        regions += count
+    order = np.argsort(-scores, axis=None, kind="stable")
+    ordered, outside = scores.ravel()[order], ~defect.ravel()[order]
+    last_of_ties = np.append(ordered[1:] != ordered[:-1], True)
+    overlap = np.append(0, (np.cumsum(gains.ravel()[order]) / regions)[last_of_ties])
+    false_positives = np.append(0, (np.cumsum(outside) / outside.sum())[last_of_ties])
+    inside = false_positives < limit
+    ends = np.append(false_positives[inside], limit)
+    heights = np.append(overlap[inside], np.interp(limit, false_positives, overlap))
+    return min(1.0, float(trapezoid(heights, ends) / limit))
+
+
 def average_precision(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
     """Return the mean precision over recall steps with outliers as the positives; in [0, 1].
 
@@ -264,6 +324,15 @@ def _resampled_aurocs(
         below = np.cumsum(counts[0]) - counts[0] / 2  # inliers that score lower, ties counted half
         results[index] = counts[1] @ below / (len(inliers) * len(outliers))
     return results
+
+
+def _checked_maps(maps: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    scores, defect = np.asarray(maps, dtype=np.float64), np.asarray(truth, dtype=bool)
+    if scores.ndim != 3 or scores.shape != defect.shape or np.isnan(scores).any():
+        raise InputError(f"expected maps without NaN and truth (N, H, W); got {scores.shape} and {defect.shape}")
+    if not defect.any() or defect.all():
+        raise InputError("expected some pixels on defects and some beside them")
+    return scores, defect
 
 
 def _share_above_at(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> float:

@@ -13,6 +13,7 @@ from recondite.errors import InputError
 
 T = TypeVar("T")
 AUGMENTATIONS = ("rotate", "zoom", "hue", "flip")
+_WEIGHTLESS = ("patience", "picture_epochs")
 CHECKED = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 """Configuration of every options class."""
 
@@ -26,6 +27,15 @@ def _augmentations(value: object) -> object:
     if not set(given) <= set(AUGMENTATIONS) or len(set(given)) < len(given):
         raise ValueError(f"expected different names among {', '.join(AUGMENTATIONS)}, joined by commas")
     return ",".join(given)
+
+
+def _picture_epochs(value: object) -> object:
+    """Return "auto", "every", "none", or numbers joined by commas, from such text or a list of numbers."""
+    text = ",".join(str(epoch) for epoch in value) if isinstance(value, list | tuple) else str(value)
+    parts = [part.strip() for part in text.split(",")]
+    if text not in ("auto", "every", "none") and not all(part.isdecimal() and part.isascii() for part in parts):
+        raise ValueError("expected auto, every, none, or epochs joined by commas")
+    return ",".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -58,6 +68,11 @@ class TrainingOptions:
         BeforeValidator(_augmentations),
         Field(description="change training images at random: rotate, zoom, hue, flip, joined by commas"),
     ] = ""
+    picture_epochs: Annotated[
+        str,
+        BeforeValidator(_picture_epochs),
+        Field(description="rebuild ten validation images after these epochs: auto, every, none, or 0,4,8"),
+    ] = "auto"
     precision: Annotated[Literal["fp32", "bf16"], Field(description="of training; scoring is always fp32")] = "fp32"
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of weights, shuffling and every random draw")] = 0
@@ -105,6 +120,11 @@ def options_to_json(options: object) -> dict[str, Any]:
     dumped = TypeAdapter(type(options)).dump_python(options, mode="json")
     assert isinstance(dumped, dict)
     return dumped
+
+
+def deciding_options(training: TrainingOptions) -> dict[str, Any]:
+    """Return, as JSON values, those options of training that the weights after an epoch depend on."""
+    return {name: value for name, value in options_to_json(training).items() if name not in _WEIGHTLESS}
 
 
 def option_names(kind: type) -> set[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
@@ -177,6 +178,24 @@ def plot_heat_map(
     return _bare(ax, title)
 
 
+def plot_overlay(
+    image: ArrayLike, feature_score: ArrayLike, threshold: float, ax: Axes | None = None, title: str = ""
+) -> Axes:
+    """Draw one image in grey, and in orange the pixels with a feature score above a threshold in any channel.
+
+    Args:
+        image, feature_score: (C, H, W).
+        threshold: of single values; `Screen.feature_threshold`.
+    """
+    ax = ax or new_axes(3, 3)
+    grey = np.clip(np.nan_to_num(np.asarray(image, dtype=float)), 0, 1).mean(axis=0)
+    above = (np.asarray(feature_score, dtype=float) > threshold).any(axis=0)
+    shown = np.repeat(grey[..., None], 3, axis=2)
+    shown[above] = 0.35 * shown[above] + 0.65 * np.array(to_rgb(ORANGE))
+    ax.imshow(shown, vmin=0, vmax=1, interpolation="nearest")
+    return _bare(ax, title)
+
+
 def plot_comparison(
     image: ArrayLike,
     reconstruction: ArrayLike | None,
@@ -184,6 +203,7 @@ def plot_comparison(
     scale: tuple[float, float],
     verdict: str,
     statistics: Sequence[tuple[str, float]] = (),
+    threshold: float | None = None,
 ) -> Figure:
     """Return a figure of input, reconstruction and heat map, those there are, headed by the verdict in words.
 
@@ -193,8 +213,10 @@ def plot_comparison(
         scale: of the heat map, (low, high).
         verdict: the heading.
         statistics: for a chart below, see `plot_statistics`.
+        threshold: of single values, for a picture of what lies above it.
     """
-    parts = 1 + (reconstruction is not None) + (feature_score is not None)
+    overlaid = feature_score is not None and threshold is not None
+    parts = 1 + (reconstruction is not None) + (feature_score is not None) + overlaid
     height = 3.9 + (0.7 + 0.24 * len(statistics) if statistics else 0)
     figure = Figure(figsize=(max(6, 3 * parts), height), layout="constrained")
     above: Figure | SubFigure = figure
@@ -209,6 +231,8 @@ def plot_comparison(
     if feature_score is not None:
         title = "feature score" if reconstruction is None else "difference (feature score)"
         plot_heat_map(feature_score, scale, axes.pop(0), title)
+        if threshold is not None:
+            plot_overlay(image, feature_score, threshold, axes.pop(0), f"above {threshold:.3g}")
     figure.suptitle(verdict, fontsize=11, wrap=True, parse_math=False)
     return figure
 

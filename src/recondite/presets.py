@@ -39,6 +39,7 @@ PRESETS: dict[str, Preset] = {
             "batch_size": 64,
             "learning_rate": 1e-3,
             "schedule": "constant",
+            "picture_epochs": "every",
         },
     ),
     "cifar10-vae": Preset(
@@ -85,6 +86,7 @@ PRESETS: dict[str, Preset] = {
             "learning_rate": 1e-3,
             "weight_decay": 1e-5,
             "schedule": "constant",
+            "picture_epochs": "0,4,8,12,16",
         },
     ),
     "mnist-fast": Preset(

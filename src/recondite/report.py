@@ -14,6 +14,7 @@ from recondite.datasets import ImageSet, open_images, read_batches
 from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.files import atomic_file
+from recondite.image_plots import plot_epochs
 from recondite.metrics import rate
 from recondite.pictures import colours, data_url, svg
 from recondite.plots import HEAT_MAP, heat_colours, plot_calibration, plot_history, plot_p_values, plot_scores
@@ -62,6 +63,7 @@ def _content(
     counts = verdicts.counts()
     words = verdicts.words
     low, high = screen.false_alarm_interval
+    pictures = screen.detector.history.pictures
     discovery = verdicts.rule == "false-discovery rate"
     return {
         "title": title,
@@ -81,6 +83,7 @@ def _content(
         ),
         "interval": None if discovery else f"{low:.4f} to {high:.4f}",
         "figures": [svg(ax) for ax in _figures(screen, verdicts)],
+        "learning": None if pictures is None else svg(plot_epochs(pictures)),
         "galleries": _galleries(screen, verdicts, words, images),
         "unreadable": [
             (name, error) for name, error in zip(verdicts.ids, verdicts.errors, strict=True) if error is not None

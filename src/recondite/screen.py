@@ -20,6 +20,7 @@ from recondite.calibration import Calibrator, Guarantee
 from recondite.datasets import Batch, open_images, read_batches
 from recondite.detectors import Detector, build
 from recondite.detectors.base import SCORING_BATCH
+from recondite.epoch_pictures import EpochPictures
 from recondite.errors import ArtifactError, InputError
 from recondite.evidence import ERROR, Evidence, observed
 from recondite.guard import Guard, make_guard
@@ -35,7 +36,8 @@ from recondite.training import History
 SCHEMA = 2
 KIND = "recondite screen"
 _DETECTOR_FILE, _CALIBRATION_FILE = "detector.safetensors", "calibration.safetensors"
-_EVIDENCE_FILE = "evidence.safetensors"
+_PEAKS = "peaks"
+_EVIDENCE_FILE, _PICTURES_FILE = "evidence.safetensors", "pictures.safetensors"
 
 OnBad = Literal["flag", "skip", "raise"]
 
@@ -56,6 +58,7 @@ class Screen:
         score: what the calibrator's scores are: "error" for the detector's own, or a score of `evidence`.
         evidence: makes scores out of the error and further statistics; None for the error alone.
         observations: with evidence, "error" and each statistic of the calibration images, name -> float64 (n,).
+        peaks: the largest feature score of each calibration image (n,); None where feature scores tell no place.
         facts: JSON values that tell how the screen was made.
 
     Raises:
@@ -70,6 +73,7 @@ class Screen:
     score: str = ERROR
     evidence: Evidence | None = None
     observations: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    peaks: NDArray[np.float64] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,6 +81,8 @@ class Screen:
             raise InputError(f"expected a score among {', '.join(self.scores)}; got {self.score!r}")
         if self.guarantee not in get_args(Guarantee):
             raise InputError(f"expected a guarantee among {', '.join(get_args(Guarantee))}; got {self.guarantee!r}")
+        if self.peaks is not None and self.peaks.shape != self.calibrator.scores.shape:
+            raise InputError(f"expected {len(self.calibrator.scores)} peaks; got shape {self.peaks.shape}")
         for group in self.calibrator.sizes:
             self.calibrator.threshold(self.alpha, self.confidence, self.guarantee, group)
 
@@ -97,6 +103,20 @@ class Screen:
     def threshold(self) -> float:
         """An image whose instance score is higher is an outlier; NaN where every group has its own threshold."""
         return self.thresholds.get(None, float("nan"))
+
+    @property
+    def feature_threshold(self) -> float:
+        """What lies above it is odd: at most a share alpha of normal images have such a value anywhere.
+
+        It is made from the peaks of all calibration images, whatever their group, and holds for the screen's alpha,
+        confidence and guarantee.
+
+        Raises:
+            InputError: the detector judges images as a whole.
+        """
+        if self.peaks is None:
+            raise InputError("this screen has no threshold for single values: its detector judges images as a whole")
+        return Calibrator(self.peaks).threshold(self.alpha, self.confidence, self.guarantee)
 
     @property
     def false_alarm_interval(self) -> tuple[float, float]:
@@ -373,8 +393,12 @@ class Screen:
             _DETECTOR_FILE: {name: value.cpu().contiguous().numpy() for name, value in state.items()},
             _CALIBRATION_FILE: {"scores": self.calibrator.scores, **self.observations},
         }
+        if self.peaks is not None:
+            tensors[_CALIBRATION_FILE][_PEAKS] = self.peaks
         if self.evidence is not None:
             tensors[_EVIDENCE_FILE] = self.evidence.tensors()
+        if self.detector.history.pictures is not None:
+            tensors[_PICTURES_FILE] = self.detector.history.pictures.tensors()
         names = None
         if self.calibrator.groups is not None:
             unique, codes = np.unique(np.array(self.calibrator.groups), return_inverse=True)
@@ -465,6 +489,8 @@ def load(
         )
         detector.load_state_dict(weights)
         detector.history = _history(manifest["history"])
+        if _PICTURES_FILE in files:
+            detector.history.pictures = EpochPictures.from_tensors(files[_PICTURES_FILE])
         calibration, evidence = files[_CALIBRATION_FILE], None
         if manifest["evidence"] is not None:
             evidence = Evidence.from_saved(manifest["evidence"], files[_EVIDENCE_FILE], classifier)
@@ -481,6 +507,7 @@ def load(
             score=manifest["score"],
             evidence=evidence,
             observations=observations,
+            peaks=calibration.get(_PEAKS),
             facts=dict(manifest["facts"].items()),
         )
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -509,7 +536,7 @@ def calibrated(
         progress: show progress on standard error.
         promise: alpha, confidence, guarantee and facts, as in `Screen`.
     """
-    error, statistics = observed(detector, evidence.observer if evidence else None, rows, progress)
+    error, statistics, peaks = observed(detector, evidence.observer if evidence else None, rows, progress)
     scores = error if evidence is None else evidence.score(score, error, statistics)
     return Screen(
         detector=detector,
@@ -517,6 +544,7 @@ def calibrated(
         score=score,
         evidence=evidence,
         observations={} if evidence is None else {ERROR: error, **statistics},
+        peaks=peaks,
         **promise,
     )
 
@@ -550,7 +578,7 @@ def _without_bad(batch: Batch, on_bad: OnBad) -> Batch:
 def _observations(calibration: Tensors, evidence: Evidence | None) -> dict[str, NDArray[np.float64]]:
     if evidence is None:
         return {}
-    found = {name: value for name, value in calibration.items() if name not in ("scores", "groups")}
+    found = {name: value for name, value in calibration.items() if name not in ("scores", "groups", _PEAKS)}
     if any(len(value) != len(calibration["scores"]) for value in found.values()):
         raise ValueError("the statistics of the calibration images are not as many as their scores")
     missing = {ERROR, *evidence.density.names} - set(found)
@@ -560,7 +588,7 @@ def _observations(calibration: Tensors, evidence: Evidence | None) -> dict[str, 
 
 
 def _history(facts: Mapping[str, Any]) -> History:
-    history = History(**facts)
+    history = History(facts["epochs"], facts["best_epoch"])
     if not 0 <= history.best_epoch <= len(history.epochs) or not all("validation" in row for row in history.epochs):
         raise ValueError("the history of training is inconsistent")
     return history

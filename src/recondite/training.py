@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recondite.artifacts import read_tensors, write_tensors
 from recondite.augmentation import augmented, check_augmentation
+from recondite.epoch_pictures import EpochPictures, first_pictures, picture_epochs
 from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.nets import evaluating
-from recondite.options import TrainingOptions, options_to_json
+from recondite.options import TrainingOptions, deciding_options, options_to_json
 from recondite.processes import Share, sharing
 from recondite.progress import progress
 from recondite.runlog import drop_logs_after, log_epoch, start_logs
@@ -33,6 +34,7 @@ _ADAM_BETA2 = 0.999
 _WARM_UP = 0.15
 _START_DIVISOR, _END_DIVISOR = 25.0, 1e5
 
+T = TypeVar("T")
 Update = tuple[str, Tensor] | tuple[str, Tensor, Mapping[str, Tensor]]
 """A parameter group and its loss; where a group is several networks, also the loss of each by name, for the logs."""
 
@@ -56,6 +58,9 @@ class Trainable(Protocol):
     def validation_errors(self, x: Tensor) -> Tensor:
         """Return how badly each image is rebuilt (N,), without random draws."""
 
+    def rebuilt(self, x: Tensor) -> Tensor | None:
+        """Return the reconstructions in image units, to look at; None where there are none."""
+
 
 @dataclass
 class History:
@@ -65,10 +70,13 @@ class History:
         epochs: rows with "epoch" (from 1), "seconds", "loss_<name>" (mean over the epoch) and "validation" (mean
             validation error, None without validation images).
         best_epoch: the epoch whose weights were kept.
+        pictures: validation images rebuilt after chosen epochs; None without validation images, or where the detector
+            rebuilds no images.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
+    pictures: EpochPictures | None = None
 
     @property
     def best_validation(self) -> float | None:
@@ -156,6 +164,7 @@ class _Run:
         self.average = _moving_average(detector, options.ema) if options.ema else None
         self.draws = torch.Generator(self.fabric.device)
         self.history = History()
+        self.pictured = picture_epochs(options.picture_epochs, options.epochs)
         self.best: dict[str, Tensor] = {}
         self.stale_epochs = 0
 
@@ -163,6 +172,9 @@ class _Run:
         first_epoch = self._load() if resume else 0
         if first_epoch == 0:
             self._start_logs()
+            if self.pictured and self.validation is not None:
+                self.history.pictures = first_pictures(self.validation)
+            self._picture(0)
             self._save(0)
         batches = list(self._slices(len(self.images)))
         total = (self.options.epochs - first_epoch) * len(batches)
@@ -174,6 +186,7 @@ class _Run:
                     row, steps = self._epoch(epoch, advance)
                 self.history.epochs.append(row)
                 self._note_best(epoch, row["validation"])
+                self._picture(epoch)
                 self._log(row, steps)
                 self._save(epoch)
         self._finish()
@@ -266,6 +279,19 @@ class _Run:
         kept = max(1, round(len(errors) * (1 - self.options.trim)))
         return np.argsort(errors, kind="stable")[kept:]
 
+    def _picture(self, epoch: int) -> None:
+        """Rebuild the pictured images, if it is time, with the weights that would be kept now."""
+        pictures = self.history.pictures
+        if pictures is None or self.validation is None or epoch not in self.pictured:
+            return
+        model: Any = self.average.module if self.average is not None else self.detector
+        with evaluating(model):
+            rebuilt = model.rebuilt(self._to_device(self.validation.take(slice(0, len(pictures.images)))))
+        if rebuilt is None:
+            self.history.pictures = None
+        else:
+            pictures.add(epoch, rebuilt.float().cpu().numpy())
+
     def _errors(self, rows: Rows) -> NDArray[np.float64]:
         """Return the error of each image under the weights that would be kept now, (N,)."""
         model: Any = self.average.module if self.average is not None else self.detector
@@ -341,7 +367,7 @@ class _Run:
 
     def _identity(self) -> str:
         """Return a digest of everything that the weights after an epoch depend on."""
-        training = {k: v for k, v in options_to_json(self.options).items() if k != "patience"}
+        training = deciding_options(self.options)
         model = [str(self.detector), options_to_json(self.detector.options)]
         shapes = {name: list(value.shape) for name, value in self.detector.state_dict().items()}
         known = [training, model, shapes, len(self.images), self.fabric.world_size]
@@ -358,6 +384,8 @@ class _Run:
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
         if self.average is not None:
             tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
+        if self.history.pictures is not None:
+            tensors |= {f"pictures/{name}": torch.from_numpy(a) for name, a in self.history.pictures.tensors().items()}
         for group, optimizer in self.optimizers.items():
             for number, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{group}/{number}/{name}": value for name, value in state.items()}
@@ -394,7 +422,9 @@ class _Run:
             for group, optimizer in self.optimizers.items():
                 state = _optimizer_state(_under(f"optimizer/{group}/", tensors), self.groups[group])
                 optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            self.history = History(facts["history"], facts["best_epoch"])
+            shown = _under("pictures/", arrays)
+            pictures = EpochPictures.from_tensors(shown) if shown else None
+            self.history = History(facts["history"], facts["best_epoch"], pictures)
             self.stale_epochs = facts["stale_epochs"]
             done = int(facts["epoch"])
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
@@ -480,5 +510,5 @@ def _cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _under(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -181,6 +181,12 @@ class Detector(nn.Module):
         self.fit_prior(images)
         return self
 
+    def rebuilt(self, x: Tensor) -> Tensor | None:
+        """Return a batch rebuilt, to look at; both in image units. None where what is rebuilt is not an image."""
+        if not self.rebuilds or not self.preprocessing.is_image:
+            return None
+        return self.unscaled(self.reconstruct_tensor(self.scaled(x)))
+
     # What every detector gets
 
     def fit(

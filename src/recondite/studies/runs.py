@@ -21,7 +21,14 @@ from recondite.detectors import Detector, build, detector_class
 from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.images import Preprocessing
-from recondite.options import PoolingOptions, TrainingOptions, make_options, option_names, options_to_json
+from recondite.options import (
+    PoolingOptions,
+    TrainingOptions,
+    deciding_options,
+    make_options,
+    option_names,
+    options_to_json,
+)
 from recondite.progress import progress as show
 from recondite.spool import Rows, Spool, split, spool
 from recondite.training import CHECKPOINT
@@ -288,7 +295,7 @@ def _identity(task: Task, parts: Split, plan: Plan, own: Mapping[str, Any], trai
     known = [
         plan.detector,
         options_to_json(make_options(detector_class(plan.detector).Options, own, f"detector {plan.detector!r}")),
-        options_to_json(training),
+        {**deciding_options(training), "patience": training.patience},
         list(task.shape),
         [task.images.fingerprint(index) for index in rows],
     ]

@@ -1,0 +1,1 @@
+"""Screens over HTTP: verdicts, events, metrics and a page."""

@@ -1,0 +1,147 @@
+"""The service as an ASGI application."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+import recondite
+from recondite.errors import ArtifactError, InputError, ReconditeError
+from recondite.service.api import api
+from recondite.service.context import Service
+from recondite.service.counters import Counters
+from recondite.service.gate import LOG, Gate, Tokens, problem
+from recondite.service.judging import Judge
+from recondite.service.refusals import Failed, Refused, Unusable
+from recondite.service.screens import Shelf
+from recondite.service.settings import Settings
+from recondite.service.store import Store
+from recondite.service.v2 import v2
+from recondite.service.watch import Watch
+
+_DESCRIPTION = (
+    "Judges images at a false-alarm rate you choose. Every verdict is written down before it is given, as an event "
+    "that people can label. Where a token is needed: Authorization: Bearer TOKEN."
+)
+
+_ENVELOPE = 1 << 16
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; screens are loaded, and the store is opened, when it starts.
+
+    Raises:
+        InputError, ArtifactError: when it starts, if a screen cannot be loaded or the store cannot be opened.
+    """
+    counters, tokens = Counters(), Tokens(settings.tokens)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        async with _running(settings, counters, tokens) as service:
+            app.state.service = service
+            yield
+
+    app = FastAPI(
+        title="Recondite",
+        version=recondite.__version__,
+        description=_DESCRIPTION,
+        lifespan=life,
+        docs_url=None,  # the usual documentation pages load their scripts from elsewhere
+        redoc_url=None,
+    )
+    app.include_router(api)
+    app.include_router(v2)
+    # A little over the limit of a file, which comes in an envelope from the page.
+    most = settings.limits.body_bytes + _ENVELOPE
+    app.add_middleware(Gate, tokens=tokens, counters=counters, most=most)
+    app.add_exception_handler(ReconditeError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    return app
+
+
+@asynccontextmanager
+async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> AsyncIterator[Service]:
+    store = Store(settings.store)
+    watch = Watch(counters, settings.webhook, settings.drift_false_alarm)
+    worker = ThreadPoolExecutor(1, thread_name_prefix="score")
+
+    def told(name: str, version: str, error: str | None) -> None:
+        counters.loads.labels(name, "failed" if error else "loaded").inc()
+        facts = {"screen": name, "version": version, **({"error": error} if error else {})}
+        LOG.log(logging.ERROR if error else logging.INFO, "screen", extra={"facts": facts})
+
+    watching = None
+    try:
+        shelf = Shelf(settings.screens, worker, counters.observe, told)
+        await shelf.refresh()
+        missing = [name for name in shelf.names if not shelf.versions(name)]
+        if missing:
+            raise ArtifactError(_why_missing(missing, shelf.failures))
+        service = Service(
+            settings=settings,
+            shelf=shelf,
+            store=store,
+            judge=Judge(settings, store, counters, watch),
+            watch=watch,
+            counters=counters,
+            tokens=tokens,
+            worker=worker,
+        )
+        if settings.reload_seconds > 0:
+            watching = asyncio.create_task(_watch(shelf, settings.reload_seconds))
+        yield service
+    finally:
+        if watching is not None:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+        worker.shutdown()
+        await asyncio.to_thread(watch.close)
+        await asyncio.to_thread(store.close)
+
+
+async def _watch(shelf: Shelf, seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await shelf.refresh()
+        except Exception:  # the watch must go on
+            LOG.exception("looking for new versions failed")
+
+
+def _why_missing(names: list[str], failures: dict[str, str]) -> str:
+    reasons = [*failures.values()] or ["there is no screen in the folder"]
+    return f"{', '.join(names)}: {'; '.join(reasons)}"
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, Refused):
+        return problem(error, request.scope)
+    if isinstance(error, InputError):
+        refusal: Refused = Refused(str(error)) if request.url.path.startswith("/v2") else Unusable(str(error))
+        return problem(refusal, request.scope)
+    LOG.error("failed", exc_info=error)
+    return problem(Failed("the service failed; its log says why"), request.scope)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return problem(Unusable(f"{where}: {first['msg']}"), request.scope)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    refusal = Refused(str(error.detail))
+    refusal.status, refusal.code = error.status_code, str(error.detail).lower().replace(" ", "_")
+    response = problem(refusal, request.scope)
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,159 @@
+"""Small drawings for the page as SVG text: they scale, work offline, and say in words what they show."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+INK, SOFT, LINE, ACCENT, WARN = "#1f2933", "#52606d", "#d5dbe1", "#0b5cad", "#b42318"
+_WIDTH, _HEIGHT = 520, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 22, 34
+_HALO = 'paint-order="stroke" stroke="#fff" stroke-width="3"'
+_CUT = 6.0
+_RARE = 2.58
+
+
+def frame(body: str, words: str, width: float = _WIDTH, height: float = _HEIGHT, dense: bool = False) -> str:
+    """Return a drawing that readers of the screen hear `words` for; `dense` has no room for larger letters."""
+    return (
+        f'<svg class="{"dense" if dense else "airy"}" viewBox="0 0 {width:g} {height:g}" '
+        f'role="img" aria-label="{escape(words)}" '
+        f'xmlns="http://www.w3.org/2000/svg" style="width:100%;height:auto;max-width:{1.25 * width:g}px" '
+        f'font-family="inherit" font-size="12" fill="{INK}">{body}</svg>'
+    )
+
+
+def calibration_curve(scores: ArrayLike, score: float, p_value: float, alpha: float, threshold: float) -> str:
+    """Draw the share of calibration images that score at least as high, with one image's place on it.
+
+    Args:
+        scores: of the calibration images.
+        score, p_value: of the image.
+        alpha, threshold: that it is judged by; a threshold that is not finite is left out.
+    """
+    ascending = np.sort(np.asarray(scores, dtype=np.float64))
+    low, high = float(ascending[0]), float(ascending[-1])
+    reach = high + 0.6 * max(high - low, 1e-9)
+    shown = min(max(score, low), reach)
+    size = len(ascending)
+    x, y = _scale(low, reach, _LEFT, _WIDTH - _RIGHT), _scale(0, 1, _HEIGHT - _BOTTOM, _TOP)
+    places = np.unique(np.linspace(0, size - 1, min(size, 200)).astype(int))
+    points = [(float(ascending[place]), (size - place) / size) for place in places] + [(high, 0.0), (reach, 0.0)]
+    line = " ".join(f"{x(value):.1f},{y(share):.1f}" for value, share in points)
+    outlier = p_value <= alpha
+    colour = WARN if outlier else ACCENT
+    at, level = x(shown), y(p_value)
+    body = _axes("instance score", "normal images this high")
+    for share in (0.0, 0.5, 1.0):
+        body += _text(_LEFT - 6, y(share) + 4, f"{share:.0%}", "end", SOFT)
+    body += f'<polyline points="{line}" fill="none" stroke="{INK}" stroke-width="1.8"/>'
+    if math.isfinite(threshold):
+        edge = x(min(max(threshold, low), reach))
+        body += f'<rect x="{edge:.1f}" y="{_TOP}" width="{_WIDTH - _RIGHT - edge:.1f}" '
+        body += f'height="{_HEIGHT - _BOTTOM - _TOP}" fill="{WARN}" opacity=".08"/>'
+        body += _text(min(edge + 4, _WIDTH - 120), _TOP + 12, f"flagged: above {threshold:.4g}", colour=WARN)
+    body += f'<line x1="{at:.1f}" y1="{_HEIGHT - _BOTTOM}" x2="{at:.1f}" y2="{level:.1f}" stroke="{colour}" '
+    body += f'stroke-width="1.5" stroke-dasharray="4 3"/><circle cx="{at:.1f}" cy="{level:.1f}" r="5" fill="{colour}"/>'
+    anchor = "end" if at > _WIDTH / 2 else "start"
+    label = f"this image: {score:.4g}" + (" (off the scale)" if score > reach else "")
+    body += _text(at - 9 if anchor == "end" else at + 9, max(level - 9, _TOP - 6), label, anchor, colour)
+    words = f"{p_value:.1%} of normal images score {score:.4g} or more; {'flagged' if outlier else 'not flagged'}"
+    return frame(body, words)
+
+
+def reasons(statistics: Sequence[tuple[str, float]], most: int = 8) -> str:
+    """Draw how unusual each statistic is, as bars in standard deviations, cut at 6; grey is the normal range."""
+    shown = [(name, z if math.isfinite(z) else _CUT) for name, z in statistics[:most]]
+    height = 26 * len(shown) + 30
+    middle, half = 396.0, 118.0
+    x = _scale(-_CUT, _CUT, middle - half, middle + half)
+    body = f'<rect x="{x(-_RARE):.1f}" y="4" width="{x(_RARE) - x(-_RARE):.1f}" height="{height - 30}" fill="#e8ecf0"/>'
+    for place, (name, z) in enumerate(shown):
+        cut, top = min(max(z, -_CUT), _CUT), 26 * place + 9
+        colour = WARN if abs(z) > _RARE else ACCENT
+        body += _text(middle - half - 8, top + 12, name if len(name) < 42 else name[:40] + "…", "end")
+        start, end = sorted((x(0), x(cut)))
+        body += (
+            f'<rect x="{start:.1f}" y="{top}" width="{max(end - start, 1):.1f}" height="16" rx="2" fill="{colour}"/>'
+        )
+    body += f'<line x1="{middle}" y1="4" x2="{middle}" y2="{height - 26}" stroke="{INK}"/>'
+    body += _text(_WIDTH - 6, height - 8, "standard deviations; grey: 99 of 100 normal images", "end", SOFT)
+    words = "; ".join(f"{name}: {z:+.1f} standard deviations" for name, z in shown)
+    return frame(body, words or "no statistics", height=height, dense=True)
+
+
+def histogram(p_values: ArrayLike, alpha: float) -> str:
+    """Draw how p-values spread over [0, 1], beside the flat line that only normal images would give."""
+    values = np.asarray(p_values, dtype=np.float64)
+    counts, _ = np.histogram(values[np.isfinite(values)], bins=20, range=(0, 1))
+    shares: NDArray[np.float64] = counts / max(1, counts.sum())
+    top = max(0.1, float(shares.max()) * 1.1)
+    x, y = _scale(0, 1, _LEFT, _WIDTH - _RIGHT), _scale(0, top, _HEIGHT - _BOTTOM, _TOP)
+    body = _axes("p-value", "share of images")
+    for place, share in enumerate(shares.tolist()):
+        left, colour = place / 20, WARN if (place + 0.5) / 20 <= alpha else ACCENT
+        height = _HEIGHT - _BOTTOM - y(share)
+        body += f'<rect x="{x(left) + 1:.1f}" y="{y(share):.1f}" width="{x(0.05) - x(0) - 2:.1f}" '
+        body += f'height="{height:.1f}" fill="{colour}" opacity=".85"/>'
+    for edge in (0.0, 0.5, 1.0):
+        body += _text(x(edge), _HEIGHT - _BOTTOM + 14, f"{edge:g}", "middle", SOFT)
+    body += _text(_LEFT - 6, y(top / 1.1) + 4, f"{top / 1.1:.0%}", "end", SOFT)
+    body += f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(0.05):.1f}" y2="{y(0.05):.1f}" stroke="{SOFT}" '
+    body += f'stroke-dasharray="5 4"/>{_text(_WIDTH - _RIGHT, y(0.05) - 5, "only normal images", "end", SOFT)}'
+    body += f'<line x1="{x(alpha):.1f}" x2="{x(alpha):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="{WARN}"/>'
+    body += _text(x(alpha) + 5, _TOP + 12, f"alpha {alpha:.3g}", colour=WARN)
+    flagged = float(np.mean(values <= alpha)) if values.size else 0.0
+    return frame(body, f"p-values of {values.size} images; {flagged:.1%} are at most alpha = {alpha:.3g}")
+
+
+def line(values: Sequence[tuple[float, float]], across: str, up: str, level: float, at: float | None = None) -> str:
+    """Draw a line through (x, y) points, with a threshold where it is finite, and a mark at one x."""
+    xs, ys = [point[0] for point in values], [point[1] for point in values]
+    known = [*ys, *([level] if math.isfinite(level) else [])]
+    low, high = min(known), max(known)
+    spare = 0.08 * max(high - low, 1e-9)
+    x, y = (
+        _scale(xs[0], max(xs[-1], xs[0] + 1e-9), _LEFT, _WIDTH - _RIGHT),
+        _scale(low - spare, high + spare, 166, _TOP),
+    )
+    body = _axes(across, up)
+    for edge in (xs[0], xs[-1]):
+        body += _text(x(edge), _HEIGHT - _BOTTOM + 14, f"{edge:g}", "middle", SOFT)
+    for value in (low, high):
+        body += _text(_LEFT - 6, y(value) + 4, f"{value:.3g}", "end", SOFT)
+    if math.isfinite(level):
+        body += f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(level):.1f}" y2="{y(level):.1f}" stroke="{WARN}" '
+        body += f'stroke-dasharray="5 4"/>{_text(_WIDTH - _RIGHT, y(level) - 5, "threshold", "end", WARN)}'
+    points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in values)
+    body += f'<polyline points="{points}" fill="none" stroke="{ACCENT}" stroke-width="2"/>'
+    for a, b in values:
+        if at is not None and a == at:
+            body += f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="5" fill="{ACCENT}"/>'
+    return frame(body, f"{up} from {ys[0]:.3g} to {ys[-1]:.3g} as {across} goes from {xs[0]:g} to {xs[-1]:g}")
+
+
+def _axes(across: str, up: str) -> str:
+    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+    return (
+        f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}" fill="none" stroke="{LINE}"/>'
+        + _text((_LEFT + right) / 2, _HEIGHT - 4, across, "middle", SOFT)
+        + _text(_LEFT - 36, 13, up, colour=SOFT)
+    )
+
+
+def _scale(low: float, high: float, start: float, end: float) -> "_Scale":
+    return _Scale(low, high, start, end)
+
+
+class _Scale:
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        self._low, self._span, self._start, self._reach = low, (high - low) or 1.0, start, end - start
+
+    def __call__(self, value: float) -> float:
+        return self._start + self._reach * (value - self._low) / self._span
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", colour: str = INK) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" {_HALO}>{escape(text)}</text>'

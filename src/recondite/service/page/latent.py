@@ -1,0 +1,131 @@
+"""Where images lie in the detector's latent space: thumbnails that can be clicked."""
+
+import asyncio
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+import numpy as np
+from nicegui import ui
+from numpy.typing import NDArray
+
+from recondite.detectors import Detector
+from recondite.detectors.base import SCORING_BATCH
+from recondite.errors import InputError
+from recondite.pictures import colours, data_url
+from recondite.service.charts import ACCENT, SOFT, WARN, frame
+from recondite.service.page.frame import Area, View, empty, heading, html, told
+from recondite.service.store import Filter
+
+_MOST, _FEWEST = 150, 3
+_WIDTH, _HEIGHT, _SIDE, _EDGE = 900.0, 520.0, 34.0, 30.0
+
+
+async def panel(view: View) -> None:
+    """Build the panel."""
+    heading("Map", "Images judged on this page, and the latest kept ones, where the detector's latent space puts them.")
+
+    async def prepare() -> Callable[[], None]:
+        detector = view.served.screen.detector
+        if not detector.has_encoder or not detector.preprocessing.is_image:
+            return lambda: empty(f"Detector {detector.name} has no latent space of images to look at.")
+        found = await _images(view)
+        if len(found) < _FEWEST:
+            return lambda: empty("The map needs three images: judge some, or start the service with --keep all.")
+        pixels = np.stack([one["pixels"] for one in found])
+        places = await asyncio.get_running_loop().run_in_executor(view.service.worker, flat, detector, pixels)
+        return lambda: show(places, found)
+
+    def show(places: NDArray[np.float64], found: list[dict[str, Any]]) -> None:
+        with ui.element("div").classes("card map"):
+            drawn = html(draw(places, found))
+            html('<p class="soft">The two directions in which latents vary most. Blue frame: inlier; red: outlier.</p>')
+        with ui.element("div").classes("card q-mt-md").props('aria-live="polite"') as below:
+            html('<p class="soft">Choose an image to see what it is.</p>')
+        drawn.on("click", lambda event: chosen(event, found, below), js_handler=_CLICKED)
+
+    def chosen(event: Any, found: list[dict[str, Any]], below: Any) -> None:
+        place = event.args
+        if isinstance(place, int) and 0 <= place < len(found):
+            below.clear()
+            with below:
+                one = found[place]
+                html(
+                    f'<h3>{escape(one["name"])}</h3><div class="pictures"><figure><img alt="{escape(one["name"])}" '
+                    f'src="{one["url"]}"><figcaption>{escape(one["words"])}</figcaption></figure></div>'
+                )
+
+    view.panels["Map"] = Area(prepare).ask
+
+
+_CLICKED = """(event) => {
+  const link = event.target.closest('a[data-place]');
+  if (link) { event.preventDefault(); emit(parseInt(link.dataset.place)); }
+}"""
+
+
+async def _images(view: View) -> list[dict[str, Any]]:
+    found, there = [], set()
+    for one in view.seen[:_MOST]:
+        if one.picture is not None:
+            there.add(one.judged.events[0].sha256)
+            verdicts = one.judged.verdicts
+            found.append(_fact(one.name, one.picture, verdicts.words[0], float(verdicts.p_value[0])))
+    rows = await told(view.service.store.rows(Filter(screen=view.name), 4 * _MOST)) or []
+    preprocessing = view.served.screen.detector.preprocessing
+    for row in rows:
+        if len(found) >= _MOST:
+            break
+        content = view.service.judge.kept.get(row["sha256"]) if row["kept"] and row["sha256"] not in there else None
+        if content is not None and row["p_value"] is not None:
+            there.add(row["sha256"])
+            try:
+                pixels = await asyncio.to_thread(preprocessing, content)
+            except InputError:
+                continue
+            found.append(_fact(row["name"], pixels, row["verdict"], row["p_value"]))
+    return found
+
+
+def _fact(name: str, pixels: Any, verdict: str, p_value: float) -> dict[str, Any]:
+    words = f"{verdict}, p-value {p_value:.3g}"
+    return {"name": name, "pixels": pixels, "verdict": verdict, "words": words, "url": data_url(colours(pixels))}
+
+
+def flat(detector: Detector, pixels: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return images (N, C, H, W) as points (N, 2): the two principal components of their latents, in [0, 1]."""
+    parts = [
+        detector.run(pixels[start : start + SCORING_BATCH], lambda x: {"": detector.encode_tensor(detector.scaled(x))})[
+            ""
+        ]
+        for start in range(0, len(pixels), SCORING_BATCH)
+    ]
+    latents = np.concatenate(parts).reshape(len(pixels), -1).astype(np.float64)
+    latents -= latents.mean(axis=0)
+    axes = np.linalg.svd(latents, full_matrices=False)[2][:2]
+    # A direction has no sign of its own: its largest entry is made positive, so that the map does not flip about.
+    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+    points = latents @ axes.T
+    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    low, span = points.min(axis=0), np.ptp(points, axis=0)
+    scaled: NDArray[np.float64] = (points - low) / np.where(span > 0, span, 1)
+    return scaled
+
+
+def draw(places: NDArray[np.float64], found: list[dict[str, Any]]) -> str:
+    """Draw thumbnails at points (N, 2) in [0, 1], each a link that a keyboard reaches."""
+    body = f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#f5f7f9"/>'
+    for place, ((across, up), one) in enumerate(zip(places.tolist(), found, strict=True)):
+        x = _EDGE + across * (_WIDTH - 2 * _EDGE) - _SIDE / 2
+        y = _EDGE + (1 - up) * (_HEIGHT - 2 * _EDGE) - _SIDE / 2
+        colour = {"inlier": ACCENT, "outlier": WARN}.get(one["verdict"], SOFT)
+        label = escape(f"{one['name']}: {one['words']}")
+        body += (
+            f'<a href="#" data-place="{place}" aria-label="{label}"><title>{label}</title>'
+            f'<image href="{one["url"]}" x="{x:.1f}" y="{y:.1f}" width="{_SIDE}" height="{_SIDE}"/>'
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="{colour}" '
+            'stroke-width="2"/></a>'
+        )
+    return frame(body, "", _WIDTH, _HEIGHT).replace(
+        'role="img" aria-label=""', 'role="group" aria-label="Map of images"'
+    )

@@ -1,0 +1,80 @@
+"""What comes in right now, and whether it has drifted."""
+
+import time
+from collections.abc import Callable, Sequence
+from html import escape
+
+from nicegui import run, ui
+
+from recondite.monitor import Monitor, Moved
+from recondite.service.charts import histogram
+from recondite.service.counters import RECENT
+from recondite.service.page.frame import Area, View, empty, heading, html, told
+from recondite.service.page.threshold import tiles_of
+
+_EVERY = 2.0
+_MINUTE = 60.0
+
+
+async def panel(view: View) -> None:
+    """Build the panel."""
+    heading("Monitor", "The latest thousand images since the service began; drawn anew every two seconds.")
+
+    area = Area(lambda: _prepare(view))
+
+    def tick() -> None:
+        if view.tab == "Monitor":
+            area.ask()
+
+    ui.timer(_EVERY, tick)
+    view.panels["Monitor"] = area.ask
+
+
+async def _prepare(view: View) -> Callable[[], None]:
+    service, served = view.service, view.served
+    recent = service.counters.recent(view.name)
+    counts = await told(service.store.counts(view.name)) or {}
+    found = await run.io_bound(service.watch.state, served.name, served.version)
+    return lambda: _draw(view, recent, counts, found)
+
+
+def _draw(
+    view: View,
+    recent: Sequence[tuple[float, float, bool]],
+    counts: dict[str, int],
+    found: tuple[Monitor, list[Moved]] | None,
+) -> None:
+    if not recent:
+        empty("Nothing has been judged since the service began. Send images to /v1, or drop some under Judge.")
+        return
+    last = [flag for moment, _, flag in recent if moment > time.time() - _MINUTE]
+    tiles = {
+        "images in the last minute": f"{len(last):,}{'+' if len(last) == RECENT else ''}",
+        f"flagged of the latest {len(recent):,}": f"{sum(flag for _, _, flag in recent) / len(recent):.1%}",
+        "events in the store": f"{counts.get('events', 0):,}",
+        "waiting for a label": f"{counts.get('queue', 0):,}",
+    }
+    html(tiles_of(tiles))
+    if found is not None:
+        monitor, moved = found
+        _drift(monitor, [one for one in moved if one.moved])
+    with ui.element("div").classes("card q-mt-md"):
+        html("<h3>P-values</h3><p class='soft'>Flat while only normal images come; a peak at the left is outliers.</p>")
+        html(histogram([p for _, p, _ in recent], view.alpha_now))
+
+
+def _drift(monitor: Monitor, moved: list[Moved]) -> None:
+    names = ", ".join(f"{escape(one.words)} ({'higher' if one.shift > 0 else 'lower'})" for one in moved)
+    threshold, alarm = monitor.threshold, monitor.alarm
+    promise = f"Without drift the evidence reaches {threshold:,.0f} in at most one stream of {threshold:,.0f}."
+    evidence = f"The evidence is {monitor.martingale:.3g}. {promise}"
+    words = f"<h3>No alarm of drift</h3><p>{evidence}</p>"
+    if alarm is not None:
+        words = (
+            "<h3>Drift: the images are no longer like the calibration images</h3><p>Alarm after "
+            f"{alarm.at:,} images; the change began after about {alarm.began:,}. {evidence}</p>"
+        )
+    html(
+        f'<div class="card {"calm" if alarm is None else "alarm"}" role="status">{words}'
+        f"<p class='soft'>Recent images differ in: {names or 'nothing that stands out'}.</p></div>"
+    )

@@ -1,0 +1,89 @@
+"""Why a request is not served, as exceptions that know their HTTP status."""
+
+from recondite.errors import ReconditeError
+
+
+class Refused(ReconditeError):  # noqa: N818
+    """A request that gets no verdict, and says why.
+
+    Args:
+        message: for the client.
+        retry_after: seconds after which to try again; None where trying again does not help.
+    """
+
+    status = 400
+    code = "bad_request"
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unauthorised(Refused):
+    """There is no valid token, or the request comes from another site's page."""
+
+    status = 401
+    code = "unauthorised"
+
+
+class Foreign(Refused):
+    """A browser sends the request from another site's page."""
+
+    status = 403
+    code = "foreign_origin"
+
+
+class Unknown(Refused):
+    """There is no such screen, version or event."""
+
+    status = 404
+    code = "not_found"
+
+
+class TooSlow(Refused):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "body_too_slow"
+
+
+class TooLarge(Refused):
+    """The body, or the number of images in it, is over the limit."""
+
+    status = 413
+    code = "too_large"
+
+
+class WrongType(Refused):
+    """The body is of a type, or in an encoding, that is not accepted."""
+
+    status = 415
+    code = "unsupported_type"
+
+
+class Unusable(Refused):
+    """The request is well formed and asks for something that cannot be."""
+
+    status = 422
+    code = "unusable"
+
+
+class Busy(Refused):
+    """The queue is full."""
+
+    status = 429
+    code = "busy"
+
+
+class Unavailable(Refused):
+    """The verdict could not be given, or recorded, in time; or the service is going down."""
+
+    status = 503
+    code = "unavailable"
+
+
+class Failed(Refused):
+    """An error of the service's own."""
+
+    status = 500
+    code = "failed"

@@ -1,0 +1,83 @@
+"""What one service is made with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from recondite.errors import InputError
+
+Keep = Literal["none", "flagged", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request, and all of them together, may ask for.
+
+    Args:
+        body_bytes: in one request.
+        all_bytes: in all requests being served; more are refused with 429.
+        images: in one request.
+        waiting: images in all requests being served; more are refused with 429.
+        pixels: in one image, before it is resized.
+        seconds: until the answer; a request may ask for less. Over it, 503.
+        body_seconds: until the body has arrived; over it, 408.
+        connections: open at once; more are refused with 503.
+    """
+
+    body_bytes: int = 32 << 20
+    all_bytes: int = 512 << 20
+    images: int = 256
+    waiting: int = 1024
+    pixels: int = 25_000_000
+    seconds: float = 30.0
+    body_seconds: float = 20.0
+    connections: int = 1000
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if not getattr(self, one.name) > 0:
+                raise InputError(f"expected {one.name} > 0; got {getattr(self, one.name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything a service is made with but its address.
+
+    Args:
+        screens: folders, or NAME=FOLDER; see `recondite.service.screens`.
+        store: database of events, an URL of SQLAlchemy: sqlite:///events.db or postgresql://user@host/name.
+        tokens: any of which lets a client in; empty lets everybody in.
+        keep: which images are kept beside their events.
+        images: the folder they are kept in.
+        keep_bytes: the oldest kept images are deleted over this size.
+        reload_seconds: how often the folders of screens are looked at for new versions; 0 for never.
+        webhook: an address that a drift alarm is posted to.
+        drift_false_alarm: the chance that a stream without drift ever raises an alarm, in (0, 1).
+        limits: of requests.
+        page: whether there is a page for people at /.
+    """
+
+    screens: Sequence[str]
+    store: str = "sqlite:///events.db"
+    tokens: Sequence[str] = ()
+    keep: Keep = "none"
+    images: Path = Path("event-images")
+    keep_bytes: int = 1 << 30
+    reload_seconds: float = 5.0
+    webhook: str | None = None
+    drift_false_alarm: float = 0.01
+    limits: Limits = field(default_factory=Limits)
+    page: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.screens:
+            raise InputError("expected at least one screen")
+        if any(len(token) < 8 for token in self.tokens):
+            raise InputError("expected tokens of at least 8 characters")
+        if not 0 < self.drift_false_alarm < 1:
+            raise InputError(f"expected drift_false_alarm in (0, 1); got {self.drift_false_alarm!r}")
+        if self.webhook is not None and not self.webhook.startswith(("http://", "https://")):
+            raise InputError(f"expected a webhook of http or https; got {self.webhook!r}")
+        if self.keep not in ("none", "flagged", "all"):
+            raise InputError(f"expected keep to be none, flagged or all; got {self.keep!r}")

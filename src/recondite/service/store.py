@@ -1,0 +1,353 @@
+"""Events: every verdict that was given, and what people said about it; in SQLite or Postgres."""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import sqlalchemy as sql
+from sqlalchemy.exc import SQLAlchemyError
+
+from recondite.errors import InputError
+from recondite.service.refusals import Unavailable, Unknown
+
+Label = Literal["inlier", "outlier", "skip"]
+T = TypeVar("T")
+
+_TABLES = sql.MetaData()
+_EVENTS = sql.Table(
+    "events",
+    _TABLES,
+    sql.Column("number", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sql.Column("id", sql.String(32), nullable=False, unique=True),
+    sql.Column("time", sql.Float, nullable=False, index=True),
+    sql.Column("request_id", sql.String(64), nullable=False),
+    sql.Column("screen", sql.String(64), nullable=False),
+    sql.Column("version", sql.String(64), nullable=False),
+    sql.Column("name", sql.String(200), nullable=False),
+    sql.Column("group", sql.String(200), nullable=False),
+    sql.Column("sha256", sql.String(64), nullable=False, index=True),
+    sql.Column("kept", sql.Boolean, nullable=False),
+    sql.Column("verdict", sql.String(8), nullable=False),
+    sql.Column("instance_score", sql.Float),
+    sql.Column("p_value", sql.Float),
+    sql.Column("threshold", sql.Float),
+    sql.Column("alpha", sql.Float, nullable=False),
+    sql.Column("error", sql.Text),
+    sql.Column("statistics", sql.JSON, nullable=False),
+)
+_LABELS = sql.Table(
+    "labels",
+    _TABLES,
+    sql.Column("number", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sql.Column("event", sql.String(32), sql.ForeignKey("events.id"), nullable=False, index=True),
+    sql.Column("time", sql.Float, nullable=False),
+    sql.Column("label", sql.String(8), nullable=False),
+    sql.Column("note", sql.Text, nullable=False),
+)
+_LAST = sql.select(sql.func.max(_LABELS.c.number).label("number")).group_by(_LABELS.c.event).subquery()
+_CURRENT = sql.select(_LABELS.c.event, _LABELS.c.label).join(_LAST, _LABELS.c.number == _LAST.c.number).subquery()
+_ROWS = sql.select(_EVENTS, _CURRENT.c.label).outerjoin(_CURRENT, _CURRENT.c.event == _EVENTS.c.id)
+_CHUNK = 1000
+_LARGEST_COMMIT = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One verdict on one image.
+
+    Args:
+        id: 32 hexadecimal digits.
+        time: seconds since 1970.
+        request_id: of the request it answered.
+        screen, version: what judged.
+        name: what the client called the image.
+        group: of the calibration that was used; "" without groups.
+        sha256: of the image as it came.
+        kept: whether the image was kept.
+        verdict: inlier, outlier or invalid.
+        instance_score, p_value, threshold: None where not finite.
+        alpha: the false-alarm rate judged at.
+        error: why the image is invalid; None for the others.
+        statistics: of the image, by name; empty where the screen looks at none.
+    """
+
+    id: str
+    time: float
+    request_id: str
+    screen: str
+    version: str
+    name: str
+    group: str
+    sha256: str
+    kept: bool
+    verdict: str
+    instance_score: float | None
+    p_value: float | None
+    threshold: float | None
+    alpha: float
+    error: str | None
+    statistics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which events are meant; None and "" let everything pass.
+
+    Args:
+        screen: by name.
+        version: of the screen.
+        verdict: inlier, outlier or invalid; "flagged" is outlier or invalid.
+        label: inlier, outlier or skip; "none" for those that nobody has labelled yet.
+        before: only events with a smaller number, for pages, newest first.
+        after: only events with a larger number.
+    """
+
+    screen: str = ""
+    version: str = ""
+    verdict: str = ""
+    label: str = ""
+    before: int | None = None
+    after: int | None = None
+
+    def conditions(self) -> Iterator[sql.ColumnElement[bool]]:
+        """Yield what an event has to fulfil."""
+        if self.screen:
+            yield _EVENTS.c.screen == self.screen
+        if self.version:
+            yield _EVENTS.c.version == self.version
+        if self.verdict == "flagged":
+            yield _EVENTS.c.verdict != "inlier"
+        elif self.verdict:
+            yield _EVENTS.c.verdict == self.verdict
+        if self.label == "none":
+            yield _CURRENT.c.label.is_(None)
+        elif self.label:
+            yield _CURRENT.c.label == self.label
+        if self.before is not None:
+            yield _EVENTS.c.number < self.before
+        if self.after is not None:
+            yield _EVENTS.c.number > self.after
+
+
+class Store:
+    """Keeps events. What `add` or `label` returned from survives the process, however it ends.
+
+    It survives a power cut too in Postgres as it comes, and in SQLite with sqlite:///events.db?synchronous=full, which
+    waits for the disk at every commit.
+
+    One thread writes, all that waits in one transaction, so that many small requests share the wait for the disk.
+
+    Args:
+        url: of SQLAlchemy, for SQLite or Postgres; tables are made where missing.
+
+    Raises:
+        InputError: an URL of neither, or a database that cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        try:
+            _TABLES.create_all(self._engine)
+        except SQLAlchemyError as error:
+            raise InputError(f"the store cannot be opened: {_reason(error)}") from error
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-read")
+        self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
+        self._writer.start()
+
+    async def add(self, events: Sequence[Event]) -> None:
+        """Write events.
+
+        Raises:
+            Unavailable: they could not be written; none of them is there.
+        """
+        await self._ask_writer(_EVENTS, [vars(event) for event in events])
+
+    async def label(self, event: str, label: Label, note: str = "") -> None:
+        """Attach what a person says to an event; the last label counts, all are kept.
+
+        Raises:
+            Unknown: there is no such event.
+            Unavailable: it could not be written.
+        """
+        await self.get(event)
+        await self._ask_writer(_LABELS, [{"event": event, "time": time.time(), "label": label, "note": note}])
+
+    async def get(self, event: str) -> dict[str, Any]:
+        """Return an event as a row: `Event` with its number and current label.
+
+        Raises:
+            Unknown: there is no such event.
+            Unavailable: the store does not answer.
+        """
+        rows = await self._read(_fetch(_ROWS.where(_EVENTS.c.id == event)))
+        if not rows:
+            raise Unknown(f"there is no event {event!r}")
+        return rows[0]
+
+    async def rows(self, chosen: Filter, limit: int = 100) -> list[dict[str, Any]]:
+        """Return at most `limit` events as rows, newest first.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        query = _ROWS.where(*chosen.conditions()).order_by(_EVENTS.c.number.desc()).limit(limit)
+        return await self._read(_fetch(query))
+
+    async def counts(self, screen: str = "") -> dict[str, int]:
+        """Return how many events there are in all ("events"), of each verdict, and flagged without a label ("queue").
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        chosen = list(Filter(screen=screen).conditions())
+        totals = sql.select(_EVENTS.c.verdict, sql.func.count()).where(*chosen).group_by(_EVENTS.c.verdict)
+        queued = sql.select(sql.func.count()).select_from(_EVENTS.outerjoin(_CURRENT, _CURRENT.c.event == _EVENTS.c.id))
+        queued = queued.where(*Filter(screen=screen, verdict="flagged", label="none").conditions())
+
+        def both(link: sql.Connection) -> dict[str, int]:
+            found = {"inlier": 0, "outlier": 0, "invalid": 0} | {row[0]: row[1] for row in link.execute(totals)}
+            return {"events": sum(found.values()), **found, "queue": link.execute(queued).scalar_one()}
+
+        return await self._read(both)
+
+    async def walk(self, chosen: Filter) -> AsyncIterator[dict[str, Any]]:
+        """Yield all chosen events as rows, oldest first, in bounded memory.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        last = chosen.after or 0
+        while True:
+            part = replace(chosen, after=last)
+            query = _ROWS.where(*part.conditions()).order_by(_EVENTS.c.number).limit(_CHUNK)
+            rows = await self._read(_fetch(query))
+            for row in rows:
+                yield row
+            if len(rows) < _CHUNK:
+                return
+            last = rows[-1]["number"]
+
+    async def ping(self) -> None:
+        """Raise Unavailable unless the store answers and its writer is alive."""
+        if not self._writer.is_alive():
+            raise Unavailable("the store's writer has stopped")
+        await self._read(lambda link: link.execute(sql.select(1)).scalar_one())
+
+    def close(self) -> None:
+        """Write what waits, and close."""
+        self._waiting.put(None)
+        self._writer.join()
+        self._readers.shutdown()
+        self._engine.dispose()
+
+    async def _read(self, ask: Callable[[sql.Connection], T]) -> T:
+        def read() -> T:
+            with self._engine.connect() as link:
+                return ask(link)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+        except SQLAlchemyError as error:
+            raise Unavailable(f"the store does not answer: {_reason(error)}", 5) from error
+
+    async def _ask_writer(self, table: sql.Table, rows: list[dict[str, Any]]) -> None:
+        loop = asyncio.get_running_loop()
+        write = _Write(table, rows, loop, loop.create_future())
+        self._waiting.put(write)
+        await write.future
+
+    def _write(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            together, last = [first], False
+            rows = len(first.rows)
+            while rows < _LARGEST_COMMIT:
+                try:
+                    more = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    last = True
+                    break
+                together.append(more)
+                rows += len(more.rows)
+            self._commit(together)
+            if last:
+                return
+
+    def _commit(self, together: "list[_Write]") -> None:
+        refusal = None
+        try:
+            with self._engine.begin() as link:
+                for table in (_EVENTS, _LABELS):
+                    rows = [row for write in together if write.table is table for row in write.rows]
+                    if rows:
+                        link.execute(table.insert(), rows)
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            refusal = Unavailable(f"the verdict could not be recorded: {_reason(error)}", 5)
+        for write in together:
+            write.done(refusal)
+
+
+@dataclass(frozen=True)
+class _Write:
+    table: sql.Table
+    rows: list[dict[str, Any]]
+    loop: asyncio.AbstractEventLoop
+    future: "asyncio.Future[None]"
+
+    def done(self, refusal: Exception | None) -> None:
+        def tell() -> None:
+            if not self.future.done():
+                if refusal is None:
+                    self.future.set_result(None)
+                else:
+                    self.future.set_exception(refusal)
+
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(tell)
+
+
+def _fetch(query: sql.Select[Any]) -> Callable[[sql.Connection], list[dict[str, Any]]]:
+    return lambda link: [dict(row) for row in link.execute(query).mappings()]
+
+
+def _engine(text: str) -> sql.Engine:
+    try:
+        url = sql.make_url(text)
+    except SQLAlchemyError as error:
+        raise InputError(
+            f"expected a store such as sqlite:///events.db or postgresql://user@host/name; got {text!r}"
+        ) from error
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername == "postgresql+psycopg":
+        return sql.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    if url.drivername != "sqlite":
+        raise InputError(f"expected a store in SQLite or Postgres; got {url.drivername!r}")
+    if not url.database or url.database == ":memory:":
+        raise InputError("expected a file for SQLite, such as sqlite:///events.db")
+    synchronous = url.query.get("synchronous", "normal")
+    if synchronous not in ("normal", "full"):
+        raise InputError(f"expected synchronous to be normal or full; got {synchronous!r}")
+    engine = sql.create_engine(url.difference_update_query(["synchronous"]), connect_args={"timeout": 10})
+
+    def set_up(link: Any, _: Any) -> None:
+        cursor = link.cursor()
+        # In WAL mode readers never wait for the writer.
+        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    sql.event.listen(engine, "connect", set_up)
+    return engine
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what the database says, which names neither address nor password."""
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
