@@ -32,7 +32,7 @@ ROWS = [
         "presets",
     ],
     [
-        "image_plots",
+        *("image_plots", "study_plots"),
         *("backbones", "classifier", "datasets", "image_statistics"),
         *("perturbations.corruptions", "perturbations.defects", "perturbations.masks"),
     ],
