@@ -9,7 +9,7 @@ import recondite
 
 ROOT = Path(recondite.__file__).parent
 ROWS = [
-    ["errors", "files", "pictures", "progress", "processes"],
+    ["console", "errors", "files", "pictures", "progress", "processes"],
     [
         "images",
         "scores",
@@ -19,6 +19,7 @@ ROWS = [
         "artifacts",
         "calibration",
         "density",
+        "embedding",
         "distances",
         "catalog",
         "perturbations.base",
@@ -49,9 +50,18 @@ ROWS = [
     ["fitting"],
     ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
     ["studies.page"],
-    ["studies.one_class"],
+    ["studies.output"],
+    [
+        "studies.linear",
+        "studies.latent",
+        "studies.masks",
+        "studies.one_class",
+        "studies.severity",
+        "studies.thresholds",
+    ],
     ["studies.latent_size"],
     ["demonstration", "pairs"],
+    ["study_commands"],
     ["cli"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -67,6 +77,7 @@ HEAVY = {
     "skimage",
     "mlxtend",
     "lightning_fabric",
+    "openTSNE",
 }
 
 
@@ -115,7 +126,20 @@ def test_every_row_names_files_that_exist():
 
 
 @pytest.mark.parametrize(
-    "name", ["cli", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "tables"]
+    "name",
+    [
+        "cli",
+        "console",
+        "study_commands",
+        "errors",
+        "files",
+        "progress",
+        "catalog",
+        "scores",
+        "metrics",
+        "calibration",
+        "tables",
+    ],
 )
 def test_light_files_import_heavy_libraries_only_where_they_use_them(name):
     path = ROOT / f"{name}.py"

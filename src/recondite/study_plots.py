@@ -118,7 +118,7 @@ def plot_instance_scores(
     outlier = np.zeros(len(values), dtype=bool) if truth is None else np.asarray(truth, dtype=bool).ravel()
     place, finite = np.arange(len(values)), np.isfinite(values)
     size = float(np.clip(3_000 / max(len(values), 1), 12, 45))
-    ax.set_xlim(-0.02 * len(values) - 0.5, 1.02 * len(values) - 0.5)
+    ax.set_xlim(-0.02 * len(values) - 0.5, 1.02 * max(len(values), 1) - 0.5)
     kinds: list[tuple[str, str, str, NDArray[np.bool_]]] = [
         (names[0] if truth is not None else "image", BLUE, "o", ~outlier),
         (names[1], ORANGE, "^", outlier),
