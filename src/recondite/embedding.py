@@ -61,10 +61,15 @@ def _by_opentsne(x: NDArray[np.float64], perplexity: float, seed: int, progress:
     # As many threads as torch: more than there are free cores would only wait for one another.
     embedding = TSNE(**settings, n_jobs=torch.get_num_threads(), verbose=progress).fit(x)
 
-    def place(new: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(embedding.transform(_checked(new, x)), dtype=np.float64)
+    points = np.array(embedding, dtype=np.float64)
 
-    return Map(np.asarray(embedding, dtype=np.float64), place, "t-SNE (openTSNE)")
+    def place(new: NDArray[np.float64]) -> NDArray[np.float64]:
+        placed = np.asarray(embedding.transform(_checked(new, x)), dtype=np.float64)
+        # openTSNE moves the whole map when it places points: move it back to where it was.
+        moved: NDArray[np.float64] = placed - np.asarray(embedding).mean(axis=0) + points.mean(axis=0)
+        return moved
+
+    return Map(points, place, "t-SNE (openTSNE)")
 
 
 def _by_scikit_learn(x: NDArray[np.float64], perplexity: float, seed: int, progress: bool) -> Map:  # noqa: ARG001
