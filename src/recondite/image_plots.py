@@ -99,7 +99,7 @@ def plot_feature_scores(
     columns += (
         [f"score {letter}" for letter in letters] * (channels > 1) + ["score"] + ["above"] * (threshold is not None)
     )
-    ax = ax or new_axes(1.9 + 1.05 * len(columns), 0.7 + 1.05 * max(len(pixels), 1))
+    ax = ax or new_axes(2.6 + 1.05 * len(columns), 0.7 + 1.05 * max(len(pixels), 1))
     for row, (image, maps) in enumerate(zip(pixels, scores, strict=True)):
         cells = [_colours(image, (0.0, 1.0))]
         if reconstructions is not None:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, new_axes
@@ -34,11 +35,13 @@ def plot_against_mask_size(
     values = np.asarray(scores, dtype=float).reshape(-1, len(x))
     good = values[np.isfinite(values).all(axis=1)]
     for line in good:
-        ax.plot(x, line, color=GREY, linewidth=0.5, alpha=0.5)
+        ax.plot(x, line, color=GREY, linewidth=0.5, alpha=0.5, zorder=2)
     if len(good):
         low, high = np.quantile(good, [0.1, 0.9], axis=0)
-        ax.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0, label="middle 80 % of images")
-        ax.plot(x, good.mean(axis=0), color=BLUE, marker="o", markersize=4, label=f"mean of {len(good):,} images")
+        ax.fill_between(x, low, high, color=SKY, alpha=0.5, lw=0, label="middle 80 % of images", zorder=3)
+        mean = f"mean of {len(good):,} images"
+        ax.plot(x, good.mean(axis=0), color=BLUE, marker="o", markersize=4, label=mean, zorder=4)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _named(ax, "side of the mask (pixels)", ylabel, title)
 
 
@@ -69,6 +72,8 @@ def plot_lines(
             markersize=4,
             label=name,
         )
+    if all(float(value).is_integer() for value in np.asarray(x, dtype=float)):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _named(ax, xlabel, ylabel, title)
 
 

@@ -229,7 +229,8 @@ def microscope_study(
     shown = np.concatenate([chunk[:1] for chunk in made])[:32]
     scores = judge.score_batch(nameless(shown), feature_score=True, reconstruction=True)
     assert scores.feature_score is not None
-    names = ["no mask" if not row["size"] else f"{row['size']} x {row['size']}\n{row['drawn']:.4g}" for row in rows]
+    sides = [f"{row['size']} x {row['size']}" if row["size"] else "no mask" for row in rows]
+    names = [f"{side}\n{row['drawn']:.3g}" for side, row in zip(sides, rows, strict=True)]
     threshold = None if screen.peaks is None else screen.feature_threshold
     figures = {
         "microscope": plot_feature_scores(

@@ -61,8 +61,10 @@ def thresholds_study(
         InputError: no readable images.
     """
     judge = screen.with_score(score)
-    normal = _judged(judge, images, "inliers", progress)
-    foreign = None if outliers is None else _judged(judge, outliers, "outliers", progress)
+    shape = judge.detector.shape
+    others = None if outliers is None else open_images(outliers, role="outliers", shape=shape)
+    normal = judge.predict(open_images(images, role="inliers", shape=shape), progress=progress)
+    foreign = None if others is None else judge.predict(others, progress=progress)
     scores = {"normal": _readable(normal)}
     if foreign is not None:
         scores["outliers"] = _readable(foreign)
@@ -108,11 +110,6 @@ def thresholds_study(
     everything = normal if foreign is None else Verdicts.concatenate([normal, foreign])
     write_table(output / "scores.csv", everything.records())
     return rows
-
-
-def _judged(screen: Screen, images: object, role: Any, progress: bool) -> Verdicts:
-    opened = open_images(images, role=role, shape=screen.detector.shape)
-    return screen.predict(opened, progress=progress)
 
 
 def _readable(verdicts: Verdicts) -> NDArray[np.float64]:
