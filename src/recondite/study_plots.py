@@ -5,8 +5,8 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,8 @@ _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "black", GREY)
 _DASHES = ("-", "--", "-.", ":")
 _MARKS = "os^Dv<>Pp*Xhd"
 _LISTED_CLASSES = 20
+_CLASS_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "black", "#882255", "#999933", GREY)
+_CLASS_MARKS = "os^Dv<>ph"
 
 
 def plot_against_mask_size(
@@ -204,12 +206,11 @@ def plot_map(
     places = np.asarray(points, dtype=float).reshape(-1, 2)
     names = np.asarray(labels, dtype=str)
     shown = [str(name) for name in np.unique(names)][:_LISTED_CLASSES]
-    palette = colormaps["viridis"](np.linspace(0, 0.95, max(len(shown), 1)))
-    size = float(np.clip(20_000 / max(len(places), 1), 3, 30))
+    size = float(np.clip(40_000 / max(len(places), 1), 6, 30))
     for number, name in enumerate(shown):
         own = places[names == name]
-        colour = _COLOURS[number] if len(shown) <= len(_COLOURS) else palette[number]
-        mark = _MARKS[number % len(_MARKS)]
+        # Neither colour nor mark alone tells twenty classes apart; no pair of both comes twice.
+        colour, mark = _CLASS_COLOURS[number % len(_CLASS_COLOURS)], _CLASS_MARKS[number % len(_CLASS_MARKS)]
         ax.scatter(own[:, 0], own[:, 1], s=size, color=colour, marker=mark, lw=0, alpha=0.6, label=name or "image")
     rest = ~np.isin(names, shown)
     if rest.any():
@@ -226,9 +227,11 @@ def plot_map(
         )
     ax.set_axis_off()
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(
-            frameon=False, fontsize=9, markerscale=max(1, 5 / size**0.5), loc="center left", bbox_to_anchor=(1, 0.5)
-        )
+        legend = ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+        for handle in legend.legend_handles:
+            if isinstance(handle, PathCollection):
+                handle.set_sizes([30])
+                handle.set_alpha(1)
     if title:
         ax.set_title(title, fontsize=10)
     return ax

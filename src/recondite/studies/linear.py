@@ -118,7 +118,8 @@ def _mean_error(model: Detector, rows: Rows) -> float:
 
 
 def _pictures(methods: dict[str, Detector], images: Spool, held_out: Any) -> Any:
-    shown = images.rows(held_out[:_SHOWN]).take(slice(None))
+    chosen = np.random.default_rng(0).permutation(held_out)[:_SHOWN]  # a source may be sorted by class
+    shown = images.rows(chosen).take(slice(None))
     return plot_picture_rows({"image": shown, **{name: model.reconstruct(shown) for name, model in methods.items()}})
 
 
