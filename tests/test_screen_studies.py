@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,6 +117,8 @@ def test_defects_are_found_better_than_by_chance(screen, fresh, tmp_path):
         assert 0 < row["per_region_overlap"] < 1
     assert rows[0]["above_inside"] > 5 * rows[0]["above_outside"]
     assert len(written(tmp_path)) == 3
+    older = defects_study(replace(screen, peaks=None), fresh, tmp_path, count=5)
+    assert {row["above_inside"] for row in older} == {None}
 
 
 def test_interpolation_begins_and_ends_at_the_reconstructions(screen, fresh, tmp_path):

@@ -111,7 +111,7 @@ def defects_study(
     Returns:
         One row a defect: "defect", "auroc" (of images, by the detector's error), "pixel_auroc", "per_region_overlap"
         (up to a false-positive rate of .3), "above_inside" and "above_outside" (share of the pixels on and beside
-        defects that are above the threshold for single values).
+        defects that are above the threshold for single values; None in a screen that was saved without one).
 
     Raises:
         InputError: no readable images, or the detector judges images as a whole.
@@ -120,7 +120,7 @@ def defects_study(
         raise InputError("this study needs scores of single values; this detector judges images as a whole")
     judge = screen.with_score(ERROR)
     _, _, pixels, bad = some_images(images, screen.detector, count, seed)
-    threshold = screen.feature_threshold if screen.peaks is not None else float("nan")
+    threshold = screen.feature_threshold if screen.peaks is not None else None
     clean = score_stream(
         judge, iter([pixels]), len(pixels), lambda s: s.instance_score, title="scoring", progress=progress
     )
@@ -138,15 +138,15 @@ def defects_study(
         found = score_stream(judge, stream, len(pixels), kept, title=name, progress=progress, feature_score=True)
         width = pixels.shape[3]
         maps, peaks, scores = found[..., :width], found[..., width : 2 * width], found[:, 0, -1]
-        above = peaks > threshold
+        above = None if threshold is None else peaks > threshold
         rows.append(
             {
                 "defect": name,
                 "auroc": auroc(clean, scores),
                 "pixel_auroc": pixel_auroc(maps, changed.truth),
                 "per_region_overlap": per_region_overlap(maps, changed.truth),
-                "above_inside": float(above[changed.truth].mean()),
-                "above_outside": float(above[~changed.truth].mean()),
+                "above_inside": None if above is None else float(above[changed.truth].mean()),
+                "above_outside": None if above is None else float(above[~changed.truth].mean()),
             }
         )
         shown += list(changed.images[:_SHOWN])
@@ -169,7 +169,7 @@ def defects_study(
         lead=f"{len(pixels)} images, each with one defect of every kind drawn in, scored by the error of a screen "
         f"({screen.detector.name}).{unreadable(bad)}",
         columns=["defect", *(name.replace("_", " ") for name in measures)],
-        rows=[[row["defect"], *(f"{row[name]:.3f}" for name in measures)] for row in rows],
+        rows=[[row["defect"], *("" if row[name] is None else f"{row[name]:.3f}" for name in measures)] for row in rows],
         note="AUROC tells images with the defect from the same ones without. Pixel AUROC and per-region overlap (up to "
         "a false-positive rate of .3) tell the defect's pixels from all others. Above: share of pixels on and beside "
         "defects that are higher than the threshold for single values.",
