@@ -48,7 +48,7 @@ ROWS = [
     ["evidence", "levels"],
     ["screen"],
     ["fitting"],
-    ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
+    ["evaluation", "explanation", "localisation", "report", "sampling", "studies", "studies.runs", "sweep"],
     ["studies.page"],
     ["studies.output"],
     [

@@ -428,6 +428,7 @@ def evaluate(
     *,
     inliers: str,
     outliers: str,
+    truth: Path | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     score: str | None = None,
     alpha: float | None = None,
@@ -445,6 +446,8 @@ def evaluate(
         Normal images (of an MVTec-style folder: test/good).
     outliers
         Images that do not belong (of an MVTec-style folder: the rest of test).
+    truth
+        Folder of masks (of an MVTec-style folder: ground_truth), to measure how well defects are located.
     output
         Table to write: .csv, .jsonl or .parquet.
     score
@@ -465,6 +468,10 @@ def evaluate(
         check_table_path(output)
     judge = _load(screen, alpha, confidence, device, score)
     rows = measure(judge, inliers, outliers, group=group, progress=True)
+    if truth is not None:
+        from recondite.localisation import localisation
+
+        rows += localisation(judge, inliers, outliers, truth, progress=True)
     print_table(
         [(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}"
     )
