@@ -9,7 +9,7 @@ import recondite
 
 ROOT = Path(recondite.__file__).parent
 ROWS = [
-    ["errors", "files", "pictures", "progress", "processes", "ready"],
+    ["console", "errors", "files", "pictures", "progress", "processes", "ready"],
     [
         "images",
         "scores",
@@ -20,6 +20,7 @@ ROWS = [
         "calibration",
         "martingale",
         "density",
+        "embedding",
         "distances",
         "catalog",
         "perturbations.base",
@@ -33,7 +34,7 @@ ROWS = [
         "presets",
     ],
     [
-        "image_plots",
+        *("image_plots", "study_plots"),
         *("backbones", "classifier", "datasets", "events", "hub", "image_statistics"),
         *("perturbations.corruptions", "perturbations.defects", "perturbations.masks"),
     ],
@@ -48,11 +49,19 @@ ROWS = [
     ["evidence", "guard", "levels"],
     ["screen"],
     ["fitting", "monitor"],
-    ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
+    ["evaluation", "explanation", "localisation", "report", "sampling", "studies", "studies.runs", "sweep"],
     ["publishing", "studies.page"],
     ["drift", "guard_report"],
     ["recalibration"],
-    ["studies.one_class"],
+    ["studies.output"],
+    [
+        "studies.linear",
+        "studies.latent",
+        "studies.masks",
+        "studies.one_class",
+        "studies.severity",
+        "studies.thresholds",
+    ],
     ["studies.latent_size"],
     ["demonstration", "pairs"],
     ["compat", "compat.sklearn"],
@@ -83,7 +92,7 @@ ROWS = [
     ["service.page.monitor"],
     ["service.page"],
     ["service.server"],
-    ["service.command"],
+    ["service.command", "study_commands"],
     ["cli"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -102,6 +111,7 @@ HEAVY = {
     "huggingface_hub",
     "httpx2",
     "tqdm",
+    "openTSNE",
 }
 
 
@@ -152,8 +162,8 @@ def test_every_row_names_files_that_exist():
 @pytest.mark.parametrize(
     "name",
     [
-        *("cli", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "martingale", "tables"),
-        "hub",
+        *("cli", "console", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "martingale"),
+        *("hub", "study_commands", "tables"),
     ],
 )
 def test_light_files_import_heavy_libraries_only_where_they_use_them(name):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 from cyclopts import App, Parameter
 
 from recondite import __version__
+from recondite.console import print_table
 from recondite.errors import InputError, ReconditeError
 from recondite.service.command import serve
 
@@ -208,18 +209,19 @@ def _fit_screen(images: str, output: Path, **settings: Any) -> None:
     count = screen.facts["unreadable"]["count"]
     if count > _LINES_OF_BAD_FILES:
         print(f"left out: {count} unreadable images in all; see {output}/manifest.json", file=sys.stderr)
-    _print_table(_screen_rows(screen), title=str(output))
+    print_table(_screen_rows(screen), title=str(output))
     print(f"\nnext: recondite predict {output} NEW_IMAGES -o verdicts.csv --report report.html")
 
 
 def _study() -> None:
-    """Train many detectors and compare them: one-class, latent-size."""
+    """Look closely at a screen, or train many detectors and compare them; `recondite study --help` lists them."""
 
 
 def _studies(tokens: Sequence[str]) -> App:
     """Return the studies as commands, with the flags of the detectors named."""
     from recondite.detectors import detector_class
     from recondite.options import TrainingOptions
+    from recondite.study_commands import add_studies
 
     names = (_value_of("--detector", tokens) or "alad").split(",")
     kinds = [detector_class(name) for name in names]
@@ -277,7 +279,7 @@ def _studies(tokens: Sequence[str]) -> App:
             **{**(options or {}), **(training or {})},
         )
         columns = [("normal", "detector", "score", "AUROC", "95 % interval", "seeds")]
-        _print_table(
+        print_table(
             columns
             + [
                 (
@@ -347,7 +349,7 @@ def _studies(tokens: Sequence[str]) -> App:
             **{**(options or {}), **(training or {})},
         )
         columns = [("latent", "score", "mean, normal", "mean, anomalous", "AUROC", "95 % interval")]
-        _print_table(
+        print_table(
             columns
             + [
                 (
@@ -361,7 +363,7 @@ def _studies(tokens: Sequence[str]) -> App:
         )
         print(f"page: {output / 'study.html'}")
 
-    studies = App(name="study", help="Train many detectors and compare them.")
+    studies = App(name="study", help="Look closely at a screen, or train many detectors and compare them.")
     for command, without in ((one_class, _NOT_IN_STUDIES), (latent_size, {*_NOT_IN_STUDIES, "latent_size"})):
         own = _flags("detector flags", *(kind.Options for kind in kinds), without=without)
         trained = _flags("training flags", TrainingOptions, defaults=defaults, without=without)
@@ -369,6 +371,7 @@ def _studies(tokens: Sequence[str]) -> App:
         command.__annotations__["options"] = Annotated[own, Parameter(name="*", group=group)]
         command.__annotations__["training"] = Annotated[trained, Parameter(name="*", group="Options of training")]
         studies.command(command)
+    add_studies(studies)
     return studies
 
 
@@ -445,6 +448,7 @@ def evaluate(
     *,
     inliers: str,
     outliers: str,
+    truth: Path | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     score: str | None = None,
     alpha: float | None = None,
@@ -462,6 +466,8 @@ def evaluate(
         Normal images (of an MVTec-style folder: test/good).
     outliers
         Images that do not belong (of an MVTec-style folder: the rest of test).
+    truth
+        Folder of masks (of an MVTec-style folder: ground_truth), to measure how well defects are located.
     output
         Table to write: .csv, .jsonl or .parquet.
     score
@@ -482,7 +488,11 @@ def evaluate(
         check_table_path(output)
     judge = _load(screen, alpha, confidence, device, score)
     rows = measure(judge, inliers, outliers, group=group, progress=True)
-    _print_table(
+    if truth is not None:
+        from recondite.localisation import localisation
+
+        rows += localisation(judge, inliers, outliers, truth, progress=True)
+    print_table(
         [(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}"
     )
     if output is not None:
@@ -596,7 +606,7 @@ def monitor(
     print(drift.in_words())
     if drift.moved:
         columns = [("statistic", "moved", "shift (std)", "difference", "p-value")]
-        _print_table(
+        print_table(
             columns
             + [
                 (
@@ -660,7 +670,7 @@ def recalibrate(
     judge = _load(screen, None, None, "cpu")
     result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=keep, group=group)
     result.after.save(output)
-    _print_table(
+    print_table(
         [("measure", "before", "after"), *(tuple(row.values()) for row in result.table)],
         title=f"{screen} calibrated on {events}",
         header=True,
@@ -745,7 +755,7 @@ def guard_report(
         "acc.",
         "risk",
     )
-    _print_table([columns, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
+    print_table([columns, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
     write_guard_report(output, report, f"{Path(screen).name} in front of a classifier")
     print(f"report: {output / 'report.html'}")
 
@@ -766,8 +776,8 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
     if as_json:
         print(json.dumps(judge.to_json(), indent=1))
         return
-    _print_table(_screen_rows(judge), title=str(screen))
-    _print_table(
+    print_table(_screen_rows(judge), title=str(screen))
+    print_table(
         [(row["rule"], f"{row['threshold']:.6g}", row["rate"]) for row in rule_rows(judge, judge.calibrator.scores)],
         title="threshold rules and the share of calibration images they flag",
     )
@@ -806,7 +816,7 @@ def datasets() -> None:
     from recondite.catalog import CATALOG
 
     rows = [(name, entry.description, ", ".join(entry.splits)) for name, entry in CATALOG.items()]
-    _print_table(rows, title="data sets: NAME[/SPLIT][:CLASS,CLASS]")
+    print_table(rows, title="data sets: NAME[/SPLIT][:CLASS,CLASS]")
     print("classes: " + "; ".join(f"{name}: {', '.join(entry.classes)}" for name, entry in CATALOG.items()))
 
 
@@ -816,13 +826,13 @@ def detectors() -> None:
     from recondite.presets import PRESETS
     from recondite.ready import READY
 
-    _print_table(
+    print_table(
         [(name, (kind.__doc__ or "").partition("\n")[0]) for name, kind in DETECTORS.items()],
         title="detectors (flags: recondite fit --detector NAME --help)",
     )
     rows = [(name, preset.detector, preset.summary) for name, preset in PRESETS.items()]
-    _print_table(rows, title="presets (recondite fit IMAGES --preset NAME -o SCREEN)")
-    _print_table([*READY.items()], title="ready screens (recondite predict NAME IMAGES -o verdicts.csv)")
+    print_table(rows, title="presets (recondite fit IMAGES --preset NAME -o SCREEN)")
+    print_table([*READY.items()], title="ready screens (recondite predict NAME IMAGES -o verdicts.csv)")
 
 
 def demo(*, output: Output = Path("demo"), epochs: int | None = None) -> None:
@@ -838,7 +848,7 @@ def demo(*, output: Output = Path("demo"), epochs: int | None = None) -> None:
     from recondite.demonstration import run_demo
 
     rows, report = run_demo(output, epochs)
-    _print_table([tuple(rows[0]), *(tuple(row.values()) for row in rows)], title="demo", header=True)
+    print_table([tuple(rows[0]), *(tuple(row.values()) for row in rows)], title="demo", header=True)
     print(f"report: {report}")
 
 
@@ -892,7 +902,7 @@ def bench_pairs(
     measured = [row for row in rows if row["detector"] != BASELINE]
     worst = sorted(measured, key=lambda row: row["auroc"])[:_WORST_PAIRS]
     columns = ("normal", "detector", "score", "outliers")
-    _print_table(
+    print_table(
         [(*columns, "AUROC"), *((*(row[name] for name in columns), f"{row['auroc']:.3f}") for row in worst)],
         title=f"the lowest of {len(measured):,} AUROCs",
         header=True,
@@ -942,22 +952,6 @@ def _score_in_words(screen: "Screen") -> str:
         return f"{screen.score} ({screen.detector.options.score})"
     others = ", ".join(name for name in screen.scores if name != screen.score)
     return f"{screen.score}; its error is {screen.detector.options.score}; --score also takes {others}"
-
-
-def _print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = False) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=header, box=None, pad_edge=False)
-    first, *rest = rows if header else [(), *rows]
-    for index in range(len(rows[0])):
-        table.add_column(
-            str(first[index]) if header else "", overflow="fold", justify="right" if header and index else "left"
-        )
-    for row in rest:
-        table.add_row(*(str(cell) for cell in row))
-    width = None if sys.stdout.isatty() else 140
-    Console(width=width, markup=False, highlight=False).print(table)
 
 
 def _flags(title: str, *kinds: type, defaults: Mapping[str, Any] | None = None, without: Collection[str] = ()) -> Any:

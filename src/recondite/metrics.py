@@ -100,6 +100,44 @@ def roc_points(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[NDA
     return np.asarray(false_alarms, dtype=np.float64), np.asarray(caught, dtype=np.float64)
 
 
+def precision_recall_points(
+    inlier_scores: ArrayLike, outlier_scores: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the share of outliers flagged (recall) and of outliers among the flagged (precision), recall rising.
+
+    Raises:
+        InputError: either is empty or holds NaN.
+
+    >>> [values.tolist() for values in precision_recall_points([1.0, 2.0], [3.0])]
+    [[0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.5, 0.3333333333333333]]
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(*_labelled(inlier_scores, outlier_scores))
+    return recall[::-1].astype(np.float64), precision[::-1].astype(np.float64)
+
+
+def risk_coverage_points(
+    inlier_scores: ArrayLike, outlier_scores: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the share of images accepted, lowest scores first, and the share of outliers among them.
+
+    Images with equal scores are accepted together.
+
+    Raises:
+        InputError: either is empty or holds NaN.
+
+    >>> [values.tolist() for values in risk_coverage_points([1.0, 2.0], [2.0, 3.0])]
+    [[0.25, 0.75, 1.0], [0.0, 0.3333333333333333, 0.5]]
+    """
+    labels, scores = _labelled(inlier_scores, outlier_scores)
+    order = np.argsort(scores, kind="stable")
+    last_of_ties = np.append(scores[order][1:] != scores[order][:-1], True)
+    accepted = np.arange(1, len(scores) + 1)
+    risk = np.cumsum(labels[order]) / accepted
+    return accepted[last_of_ties] / len(scores), risk[last_of_ties]
+
+
 def pixel_auroc(maps: ArrayLike, truth: ArrayLike) -> float:
     """Return the chance that a pixel of a defect scores higher than another pixel, over all images; in [0, 1].
 

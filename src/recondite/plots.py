@@ -188,11 +188,7 @@ def plot_overlay(
         threshold: of single values; `Screen.feature_threshold`.
     """
     ax = ax or new_axes(3, 3)
-    grey = np.clip(np.nan_to_num(np.asarray(image, dtype=float)), 0, 1).mean(axis=0)
-    above = (np.asarray(feature_score, dtype=float) > threshold).any(axis=0)
-    shown = np.repeat(grey[..., None], 3, axis=2)
-    shown[above] = 0.35 * shown[above] + 0.65 * np.array(to_rgb(ORANGE))
-    ax.imshow(shown, vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(overlaid(image, feature_score, threshold), interpolation="nearest")
     return _bare(ax, title)
 
 
@@ -364,6 +360,15 @@ def heat(feature_score: ArrayLike) -> NDArray[np.float64]:
     """Return the mean over channels of one image's feature scores: (C, H, W) -> (H, W)."""
     averaged: NDArray[np.float64] = np.asarray(feature_score, dtype=np.float64).mean(axis=0)
     return averaged
+
+
+def overlaid(image: ArrayLike, feature_score: ArrayLike, threshold: float) -> NDArray[np.float64]:
+    """Return an image (C, H, W) in grey as (H, W, 3), orange where a feature score is above a threshold."""
+    grey = np.clip(np.nan_to_num(np.asarray(image, dtype=float)), 0, 1).mean(axis=0)
+    above = (np.asarray(feature_score, dtype=float) > threshold).any(axis=0)
+    shown: NDArray[np.float64] = np.repeat(grey[..., None], 3, axis=2)
+    shown[above] = 0.35 * shown[above] + 0.65 * np.array(to_rgb(ORANGE))
+    return shown
 
 
 def heat_colours(feature_score: ArrayLike, scale: tuple[float, float]) -> NDArray[np.uint8]:

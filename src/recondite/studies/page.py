@@ -17,6 +17,7 @@ from recondite.plots import plot_against_size, plot_history, plot_roc
 from recondite.studies.runs import Result
 
 _SAMPLES_IN_A_ROW = 8
+_BROAD = 7.0  # inches: such a figure has a row of its own
 
 
 @dataclass
@@ -44,9 +45,16 @@ class StudyPage:
 
         text = files("recondite").joinpath("studies", "study.html").read_text(encoding="utf-8")
         template = Environment(autoescape=True).from_string(text)
-        page = template.render({**vars(self), "figures": [svg(ax) for ax in self.figures]})
+        figures = [{"svg": svg(ax), "broad": _inches(ax) > _BROAD} for ax in self.figures]
+        page = template.render({**vars(self), "figures": figures})
         with atomic_file(path) as temporary:
             temporary.write_text(page, encoding="utf-8")
+
+
+def _inches(ax: Axes) -> float:
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return float(figure.get_size_inches()[0])
 
 
 def roc_figure(title: str, scores: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Axes:

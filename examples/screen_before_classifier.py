@@ -1,0 +1,64 @@
+"""A screen in front of a classifier of cats and dogs: what is neither is refused before it gets a label.
+
+python examples/screen_before_classifier.py            # CIFAR-10, the reference network, 30 epochs
+python examples/screen_before_classifier.py --quick    # digits of scikit-learn, a minute
+"""
+
+import argparse
+from pathlib import Path
+
+from sklearn.linear_model import LogisticRegression
+
+import recondite
+from recondite.datasets import open_images, read_batches
+from recondite.explanation import draw, in_words
+from recondite.studies.thresholds import thresholds_study
+
+FULL = {
+    "known": "cifar10/train:cat,dog",
+    "fresh": "cifar10/test:cat,dog",
+    "foreign": "cifar10/test:airplane,automobile,bird,deer,frog,horse,ship,truck",
+    "fit": {"preset": "cats-dogs-screen"},
+}
+QUICK = {
+    "known": "digits/train:3,5",
+    "fresh": "digits/test:3,5",
+    "foreign": "digits/test:0,1,2,4,6,7,8,9",
+    "fit": {"detector": "autoencoder", "latent_size": 8, "epochs": 60, "learning_rate": 1e-2, "score": "error"},
+}
+
+
+def pixels_and_labels(source, detector):
+    """Return images as rows, and their labels."""
+    (batch,) = read_batches(open_images(source), detector.preprocessing, 100_000)
+    return batch.pixels.reshape(len(batch.pixels), -1), batch.labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--output", type=Path, default=Path("screen-before-classifier"))
+    chosen = parser.parse_args()
+    task = QUICK if chosen.quick else FULL
+
+    screen = recondite.fit(task["known"], alpha=0.05, seed=0, progress=True, **task["fit"])
+    screen.save(chosen.output / "screen")
+    classifier = LogisticRegression(max_iter=200).fit(*pixels_and_labels(task["known"], screen.detector))
+
+    for kind in ("fresh", "foreign"):
+        verdicts = screen.predict(task[kind])
+        rows, truth = pixels_and_labels(task[kind], screen.detector)
+        handed_on = ~verdicts.is_outlier
+        labels = classifier.predict(rows)
+        right = (labels == truth)[handed_on].mean() if handed_on.any() else float("nan")
+        print(f"{kind}: {handed_on.sum()} of {len(verdicts)} handed on to the classifier, {right:.1%} labelled right")
+        recondite.write_report(chosen.output / f"{kind}.html", screen, verdicts, task[kind])
+
+    odd = open_images(task["foreign"]).select([0])
+    print(in_words(screen, draw(screen, odd, chosen.output / "foreign.png")))
+    thresholds_study(screen, task["fresh"], chosen.output / "thresholds", outliers=task["foreign"])
+    print(f"reports: {chosen.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Tables on a terminal."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = False) -> None:
+    """Print rows of cells on standard output.
+
+    Args:
+        rows: all of one length, at least one.
+        title: above the table.
+        header: the first row names the columns; all but the first are then aligned to the right.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=header, box=None, pad_edge=False)
+    first, *rest = rows if header else [(), *rows]
+    for index in range(len(rows[0])):
+        table.add_column(
+            str(first[index]) if header else "", overflow="fold", justify="right" if header and index else "left"
+        )
+    for row in rest:
+        table.add_row(*(str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 140
+    Console(width=width, markup=False, highlight=False).print(table)

@@ -1,0 +1,278 @@
+"""What a latent space holds: between two images, out of noise, and all images as a map."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from recondite.datasets import nameless, open_images
+from recondite.detectors import Detector
+from recondite.detectors.base import SCORING_BATCH
+from recondite.embedding import make_map
+from recondite.errors import InputError
+from recondite.evidence import ERROR
+from recondite.image_plots import plot_picture_rows
+from recondite.images import Floats
+from recondite.maps import ssim_error
+from recondite.perturbations import masked
+from recondite.pictures import colours
+from recondite.progress import progress as show
+from recondite.screen import Screen
+from recondite.studies.output import score_stream, some_images, unreadable, write_study
+from recondite.studies.page import StudyPage
+from recondite.study_plots import plot_lines, plot_map
+
+NOISE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+_SHOWN = 8
+_THUMBNAILS = 9
+
+
+def interpolation_study(
+    screen: Screen,
+    images: object,
+    output: Path,
+    *,
+    first: str | None = None,
+    second: str | None = None,
+    steps: int = 10,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Walk in a straight line from the latent of one image to that of another, and decode what lies between.
+
+    Args:
+        screen, output, seed: as in `recondite.studies.masks.mask_size_study`.
+        images: anything that `open_images` opens and can count.
+        first, second: ids of the two images; by default chosen at random, of different labels where there are some.
+        steps: decoded images, both ends among them.
+
+    Returns:
+        One row a step: "step", "share" (of the second image, from 0 to 1), "score" (the detector's error of what was
+        decoded: how normal it looks).
+
+    Raises:
+        InputError: unknown ids, fewer than two steps, or the detector has no encoder or decoder.
+    """
+    if steps < 2:
+        raise InputError(f"expected at least two steps; got {steps}")
+    detector = screen.detector
+    ids, pixels = _two(images, detector, first, second, seed)
+    ends = detector.encode(pixels).astype(np.float64)
+    shares = np.linspace(0, 1, steps)
+    decoded = np.clip(detector.decode(ends[0] + shares[:, None] * (ends[1] - ends[0])), 0, 1)
+    scores = score_stream(
+        screen.with_score(ERROR), iter([decoded]), steps, lambda scores: scores.instance_score, title="scoring"
+    )
+    rows = [
+        {"step": number, "share": float(share), "score": float(score)}
+        for number, (share, score) in enumerate(zip(shares, scores, strict=True))
+    ]
+    strip = np.concatenate([pixels[:1], decoded, pixels[1:]])
+    above = ["image", *(f"{share:.2f}" for share in shares), "image"]
+    figures = {"interpolation": plot_picture_rows({"": strip}, above=above)}
+    page = StudyPage(
+        title="Between two images",
+        lead=f"From {ids[0]} to {ids[1]} in a straight line through the latent space ({detector.name}, "
+        f"{ends.shape[1]} numbers), in {steps} steps; at the ends the images themselves.",
+        columns=["step", "share of the second", "score of what was decoded"],
+        rows=[[str(row["step"]), f"{row['share']:.2f}", f"{row['score']:.5g}"] for row in rows],
+        note="A low score: what lies between looks normal to the detector.",
+    )
+    write_study(output, page, rows, figures)
+    return rows
+
+
+def denoising_study(
+    screen: Screen,
+    images: object,
+    output: Path,
+    *,
+    levels: Sequence[float] = NOISE,
+    count: int = 200,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Add Gaussian noise, rebuild, and measure how near each is to the image without noise.
+
+    Args:
+        screen, output, seed, progress: as in `recondite.studies.masks.mask_size_study`.
+        images: anything that `open_images` opens.
+        levels: standard deviations of the noise, on images in [0, 1].
+        count: how many images at most.
+
+    Returns:
+        One row a level: "noise", and before and after rebuilding the mean squared "error_...", "psnr_..." (decibels,
+        mean over images) and "ssim_..." against the image without noise.
+
+    Raises:
+        InputError: a level that is not positive, no readable images, or the detector rebuilds no images.
+    """
+    detector = screen.detector
+    if not detector.rebuilds:
+        raise InputError(f"detector {detector.name!r} rebuilds no images")
+    if not levels or min(levels) <= 0:
+        raise InputError(f"expected positive levels of noise; got {list(levels)}")
+    _, _, pixels, bad = some_images(images, detector, count, seed)
+    rows: list[dict[str, Any]] = []
+    pictures: dict[str, ArrayLike] = {"image": pixels[:_SHOWN]}
+    drawn = min(levels, key=lambda level: abs(level - 0.2))
+    with show("denoising", len(levels), progress) as advance:
+        for level in levels:
+            noise = {"distribution": (0.0, level), "add": True, "seed": seed}
+            noisy = masked(pixels, (pixels.shape[2], pixels.shape[3]), "normal", **noise).images  # type: ignore[arg-type]
+            rebuilt = np.clip(_rebuilt(detector, noisy), 0, 1)
+            row: dict[str, Any] = {"noise": level}
+            for name, found in (("before", noisy), ("after", rebuilt)):
+                row |= {f"{measure}_{name}": value for measure, value in _likeness(found, pixels).items()}
+            rows.append(row)
+            if level == drawn:
+                pictures |= {f"noise {level:g}": noisy[:_SHOWN], "rebuilt": rebuilt[:_SHOWN]}
+            advance(1, f"noise {level:g}")
+    measures = {"error": "mean squared error", "psnr": "PSNR (dB)", "ssim": "SSIM"}
+    figures = {"denoising": plot_picture_rows(pictures)}
+    for name, ylabel in measures.items():
+        lines = {f"{when} rebuilding": [row[f"{name}_{when}"] for row in rows] for when in ("before", "after")}
+        axis = "standard deviation of the noise"
+        figures[name] = plot_lines(list(levels), lines, xlabel=axis, ylabel=f"{ylabel} against the image")
+    columns = [f"{name}_{when}" for name in measures for when in ("before", "after")]
+    page = StudyPage(
+        title="Out of noise",
+        lead=f"{len(pixels)} images with Gaussian noise, cut to [0, 1], before and after {detector.name} rebuilt them; "
+        f"all compared with the images without noise.{unreadable(bad)}",
+        columns=["noise", *(name.replace("_", " ") for name in columns)],
+        rows=[[f"{row['noise']:g}", *(f"{row[name]:.4g}" for name in columns)] for row in rows],
+        note="Where the error after is lower than before, rebuilding took noise away; below that, it loses detail.",
+    )
+    write_study(output, page, rows, figures)
+    return rows
+
+
+def latent_map_study(
+    screen: Screen,
+    images: object,
+    output: Path,
+    *,
+    count: int = 10_000,
+    new: object = None,
+    new_count: int = 500,
+    thumbnails: bool = True,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Draw the latents of images as a map, coloured by label, and place new images into it.
+
+    Args:
+        screen, output, seed, progress: as in `recondite.studies.masks.mask_size_study`.
+        images: anything that `open_images` opens; their labels are the colours.
+        count: how many images at most.
+        new: further images to place into the finished map; None for none.
+        new_count: how many of these at most.
+        thumbnails: draw some images at their places.
+
+    Returns:
+        One row an image: "id", "label", "x", "y", "placed" (True for a new one).
+
+    Raises:
+        InputError: fewer than ten readable images, or the detector has no encoder.
+    """
+    detector = screen.detector
+    if not detector.has_encoder:
+        raise InputError(f"detector {detector.name!r} has no encoder")
+    ids, labels, pixels, bad = some_images(images, detector, count, seed)
+    latents = _encoded(detector, pixels, progress)
+    started = time.monotonic()
+    found = make_map(latents, seed=seed)
+    seconds = time.monotonic() - started
+    rows = _map_rows(ids, labels, found.points, placed=False)
+    places, words = None, ""
+    if new is not None:
+        new_ids, new_labels, new_pixels, more = some_images(new, detector, new_count, seed)
+        bad += more
+        started = time.monotonic()
+        places = found.place(_encoded(detector, new_pixels, progress).astype(np.float64))
+        words = f" {len(places):,} new images were placed into it in {time.monotonic() - started:.1f} s."
+        rows += _map_rows(new_ids, new_labels, places, placed=True)
+    shown = {index: colours(pixels[index]) for index in _spread_out(found.points)} if thumbnails else {}
+    figures = {"latent-map": plot_map(found.points, labels, new_points=places, thumbnails=shown)}
+    page = StudyPage(
+        title="The latent space as a map",
+        lead=f"{len(ids):,} images, {latents.shape[1]} numbers each ({detector.name}), drawn by {found.method}, begun "
+        f"from principal components, in {seconds:.1f} s.{words}{unreadable(bad)}",
+        columns=["label", "images"],
+        rows=[[name or "(none)", f"{labels.count(name):,}"] for name in sorted(set(labels))],
+        note="Neighbours on the map are neighbours in the latent space; distances between far groups mean little.",
+    )
+    write_study(output, page, rows, figures)
+    return rows
+
+
+def _two(
+    images: object, detector: Detector, first: str | None, second: str | None, seed: int
+) -> tuple[list[str], Floats]:
+    """Return the ids and pixels of two images."""
+    opened = open_images(images, shape=detector.shape)
+    if opened.ids is None:
+        raise InputError("interpolation needs images that can be picked by id; got a stream")
+    known = {name: place for place, name in enumerate(opened.ids)}
+    for name in (first, second):
+        if name is not None and name not in known:
+            raise InputError(f"there is no image {name!r}; the first is {opened.ids[0]!r}")
+    order = np.random.default_rng(seed).permutation(len(opened.ids))
+    one = known[first] if first is not None else int(order[0])
+    rest = [int(place) for place in order if place != one] or [one]
+    unlike = [place for place in rest[:100] if opened.label(place) != opened.label(one)]
+    other = known[second] if second is not None else (unlike or rest)[0]
+    names, _, pixels, bad = some_images(opened.select([one, other]), detector, 2)
+    if bad:
+        raise InputError(f"{bad[0][0]}: {bad[0][1]}")
+    return names, pixels
+
+
+def _encoded(detector: Detector, pixels: Floats, shown: bool) -> Floats:
+    parts = []
+    with show("encoding", len(pixels), shown) as advance:
+        for start in range(0, len(pixels), SCORING_BATCH):
+            parts.append(detector.encode(pixels[start : start + SCORING_BATCH]))
+            advance(len(parts[-1]), "")
+    return np.concatenate(parts)
+
+
+def _rebuilt(detector: Detector, pixels: Floats) -> Floats:
+    parts = []
+    for start in range(0, len(pixels), SCORING_BATCH):
+        scores = detector.score_batch(nameless(pixels[start : start + SCORING_BATCH]), reconstruction=True)
+        assert scores.reconstruction is not None
+        parts.append(scores.reconstruction)
+    return np.concatenate(parts)
+
+
+def _likeness(found: Floats, truth: Floats) -> dict[str, float]:
+    errors = np.square(found.astype(np.float64) - truth).mean(axis=(1, 2, 3))
+    unlike = ssim_error(torch.from_numpy(found), torch.from_numpy(np.ascontiguousarray(truth)))
+    psnr = 10 * np.log10(1 / np.maximum(errors, 1e-10))
+    return {"error": float(errors.mean()), "psnr": float(psnr.mean()), "ssim": 1 - float(unlike.double().mean())}
+
+
+def _map_rows(
+    ids: Sequence[str], labels: Sequence[str], points: NDArray[np.float64], placed: bool
+) -> list[dict[str, Any]]:
+    return [
+        {"id": name, "label": label, "x": float(x), "y": float(y), "placed": placed}
+        for name, label, (x, y) in zip(ids, labels, points, strict=True)
+    ]
+
+
+def _spread_out(points: NDArray[np.float64]) -> list[int]:
+    """Return the points nearest to the nodes of a grid, each at most once, where there is a point near."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    step = (high - low).max() / _THUMBNAILS
+    nodes = np.stack(np.meshgrid(*(np.arange(a + step / 2, b, step) for a, b in zip(low, high, strict=True))), axis=-1)
+    chosen = []
+    for node in nodes.reshape(-1, 2):
+        distances = np.linalg.norm(points - node, axis=1)
+        if distances.min() < step / 3:
+            chosen.append(int(distances.argmin()))
+    return list(dict.fromkeys(chosen))

@@ -1,0 +1,291 @@
+"""How the score follows a mask: its size, the share of values that are looked at, and one image looked at closely."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recondite.datasets import nameless
+from recondite.errors import InputError
+from recondite.evidence import ERROR
+from recondite.image_plots import plot_feature_scores
+from recondite.images import Floats
+from recondite.perturbations import MaskKind, masked
+from recondite.pooling import instance_scores
+from recondite.scores import Scores
+from recondite.screen import Screen
+from recondite.studies.output import flagged, score_stream, some_images, unreadable, write_study
+from recondite.studies.page import StudyPage
+from recondite.study_plots import plot_against_mask_size, plot_lines
+
+SIZES = tuple(range(2, 21, 2))
+SHARES = (20.0, 40.0, 60.0, 80.0, 100.0)
+
+
+def mask_size_study(
+    screen: Screen,
+    images: object,
+    output: Path,
+    *,
+    sizes: Sequence[int] = SIZES,
+    masks: int = 20,
+    count: int = 50,
+    kind: MaskKind = "normal",
+    add: bool = False,
+    score: str = ERROR,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Measure the score against the size of a mask, and write table.csv, images.csv, figures and study.html.
+
+    Args:
+        screen: what judges.
+        images: normal images, anything that `open_images` opens.
+        output: the folder.
+        sizes: sides of the square masks, in pixels; images without a mask are measured too, as size 0.
+        masks: how many masked copies of each image for each size, at random places.
+        count: how many images at most.
+        kind, add: of the masks; see `recondite.perturbations.masked`.
+        score: one of the screen's scores.
+        seed: of all draws.
+        progress: show progress on standard error.
+
+    Returns:
+        One row a size: "size", "mean" (over images and masks), "low" and "high" (the middle 80 % of images), "flagged"
+        (share of masked images above the threshold at the screen's alpha), "images", "masks".
+
+    Raises:
+        InputError: sizes beyond the images, or no readable images.
+    """
+    judge = screen.with_score(score)
+    started = time.monotonic()
+    ids, _, pixels, bad = some_images(images, screen.detector, count, seed)
+    steps = _steps(sizes, masks, pixels.shape[2:])
+    made = _masked_copies(pixels, steps, kind, add, seed)
+    total = len(pixels) * sum(copies for _, copies in steps)
+    found = score_stream(
+        judge, made, total, lambda scores: scores.instance_score, title="scoring masks", progress=progress
+    )
+    by_size, flags = (_by_size(values, len(pixels), steps) for values in (found, flagged(judge, found)))
+    seconds = time.monotonic() - started
+    rows, every = [], []
+    for (size, copies), values, above in zip(steps, by_size, flags, strict=True):
+        each = values.mean(axis=1)
+        low, high = np.quantile(each, [0.1, 0.9])
+        row = {"size": size, "mean": float(each.mean()), "low": float(low), "high": float(high)}
+        rows.append({**row, "flagged": float(above.mean()), "images": len(pixels), "masks": copies})
+        every += [
+            {"id": name, "size": size, "mean": float(one.mean()), "std": float(one.std())}
+            for name, one in zip(ids, values, strict=True)
+        ]
+    means = np.stack([values.mean(axis=1) for values in by_size], axis=1)
+    sides = [size for size, _ in steps]
+    figures = {
+        "mask-size": plot_against_mask_size(sides, means, ylabel=f"score ({score})"),
+        "flagged": plot_lines(
+            sides,
+            {"images flagged": [row["flagged"] for row in rows], "alpha": [judge.alpha] * len(sides)},
+            xlabel="side of the mask (pixels)",
+            ylabel="share of images flagged",
+        ),
+    }
+    what = f"{kind} noise" if kind in ("normal", "uniform") else f"masks of kind {kind}"
+    page = StudyPage(
+        title="Score against the size of a mask",
+        lead=f"{len(pixels)} images, {masks} square masks of each size ({what}{', added' if add else ''}) at random "
+        f"places; score {score!r} of a screen ({screen.detector.name}). {total:,} images made and scored in "
+        f"{seconds:.1f} s.{unreadable(bad)}",
+        columns=["side", "mean score", "middle 80 % of images", "flagged"],
+        rows=[
+            [str(r["size"]), f"{r['mean']:.5g}", f"{r['low']:.5g} to {r['high']:.5g}", f"{r['flagged']:.3f}"]
+            for r in rows
+        ],
+        note=f"Size 0 is the image without a mask. Flagged: above the threshold for alpha {judge.alpha:g}.",
+    )
+    write_study(output, page, rows, figures, {"images": every})
+    return rows
+
+
+def feature_share_study(
+    screen: Screen,
+    images: object,
+    output: Path,
+    *,
+    sizes: Sequence[int] = SIZES,
+    shares: Sequence[float] = SHARES,
+    masks: int = 20,
+    count: int = 50,
+    kind: MaskKind = "normal",
+    add: bool = False,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Measure scores of only the worst values against the size of a mask; every share from one pass of the network.
+
+    Args:
+        screen, images, output, sizes, masks, count, kind, add, seed, progress: as in `mask_size_study`.
+        shares: of the worst feature scores that an instance score is the mean of, in percent.
+
+    Returns:
+        One row a size and share: "size", "top_percent", "mean", "rise" (the mean over that of images without a mask).
+
+    Raises:
+        InputError: as `mask_size_study`; or the detector has no scores of single values, or a share out of range.
+    """
+    _check_located(screen)
+    pooled = screen.with_score(ERROR)
+    _, _, pixels, bad = some_images(images, screen.detector, count, seed)
+    steps = _steps(sizes, masks, pixels.shape[2:])
+
+    def by_share(scores: Scores) -> NDArray[np.float64]:
+        maps = torch.from_numpy(scores.feature_score)
+        return np.stack([instance_scores(maps, share).numpy() for share in shares], axis=1)
+
+    total = len(pixels) * sum(copies for _, copies in steps)
+    made = _masked_copies(pixels, steps, kind, add, seed)
+    found = score_stream(pooled, made, total, by_share, title="scoring", progress=progress, feature_score=True)
+    means = np.stack([values.mean(axis=(0, 1)) for values in _by_size(found, len(pixels), steps)])
+    sides = [size for size, _ in steps]
+    rows = [
+        {"size": size, "top_percent": share, "mean": float(means[i, j]), "rise": float(means[i, j] / means[0, j])}
+        for i, size in enumerate(sides)
+        for j, share in enumerate(shares)
+    ]
+    labels = [f"worst {share:g} %" for share in shares]
+    axis = "side of the mask (pixels)"
+    figures = {
+        "shares": plot_lines(sides, dict(zip(labels, means.T, strict=True)), xlabel=axis, ylabel="mean score"),
+        "rise": plot_lines(
+            sides,
+            dict(zip(labels, (means / means[0]).T, strict=True)),
+            xlabel=axis,
+            ylabel="mean score over that without a mask",
+        ),
+    }
+    page = StudyPage(
+        title="Scores of the worst values only",
+        lead=f"The score of an image as the mean of its worst values, against the side of a mask of kind {kind}; "
+        f"{len(pixels)} images, {masks} masks of each size, {total:,} images scored.{unreadable(bad)}",
+        columns=["side", *labels],
+        rows=[[str(size), *(f"{value:.5g}" for value in line)] for size, line in zip(sides, means, strict=True)],
+        note="A small mask is diluted in the mean of all values; the mean of the worst sees it.",
+    )
+    write_study(output, page, rows, figures)
+    return rows
+
+
+def microscope_study(
+    screen: Screen,
+    image: object,
+    output: Path,
+    *,
+    sizes: Sequence[int] = (4, 8, 12, 16),
+    masks: int = 20,
+    kind: MaskKind = "normal",
+    add: bool = False,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Look at one image under masks: what is rebuilt, the score of each channel, and the score against the size.
+
+    Args:
+        screen, output, sizes, masks, kind, add, seed, progress: as in `mask_size_study`.
+        image: the first one of a source is taken.
+
+    Returns:
+        One row a size: "size", "mean", "lowest" and "highest" score over masks, "drawn" (of the one in the figure).
+
+    Raises:
+        InputError: as `feature_share_study`.
+    """
+    _check_located(screen)
+    judge = screen.with_score(ERROR)
+    ids, _, pixels, _ = some_images(image, screen.detector, 1, seed)
+    steps = _steps(sizes, masks, pixels.shape[2:])
+    made = list(_masked_copies(pixels, steps, kind, add, seed))
+    found = score_stream(
+        judge,
+        iter(made),
+        sum(copies for _, copies in steps),
+        lambda scores: scores.instance_score,
+        title="scoring masks",
+        progress=progress,
+    )
+    by_size = _by_size(found, 1, steps)
+    rows = [
+        {
+            "size": size,
+            "mean": float(values.mean()),
+            "lowest": float(values.min()),
+            "highest": float(values.max()),
+            "drawn": float(values[0, 0]),
+        }
+        for (size, _), values in zip(steps, by_size, strict=True)
+    ]
+    shown = np.concatenate([chunk[:1] for chunk in made])[:32]
+    scores = judge.score_batch(nameless(shown), feature_score=True, reconstruction=True)
+    assert scores.feature_score is not None
+    sides = [f"{row['size']} x {row['size']}" if row["size"] else "no mask" for row in rows]
+    names = [f"{side}\n{row['drawn']:.3g}" for side, row in zip(sides, rows, strict=True)]
+    threshold = None if screen.peaks is None else screen.feature_threshold
+    figures = {
+        "microscope": plot_feature_scores(
+            shown, scores.reconstruction, scores.feature_score, screen.map_scale, threshold=threshold, names=names
+        ),
+        "scores": plot_lines(
+            [row["size"] for row in rows],
+            {name: [row[name] for row in rows] for name in ("mean", "lowest", "highest")},
+            xlabel="side of the mask (pixels)",
+            ylabel="score (error)",
+        ),
+    }
+    page = StudyPage(
+        title=f"Under the microscope: {ids[0]}",
+        lead=f"Masks of kind {kind}, {masks} of each size; the figure shows one of each, and its score. All maps share "
+        f"one scale; above: values higher than the threshold for single values at alpha {screen.alpha:g}.",
+        columns=["side", "mean score", "lowest", "highest"],
+        rows=[[str(r["size"]), *(f"{r[name]:.5g}" for name in ("mean", "lowest", "highest"))] for r in rows],
+        note="The score is the error of the detector.",
+    )
+    write_study(output, page, rows, figures)
+    return rows
+
+
+def _check_located(screen: Screen) -> None:
+    if not screen.detector.locates:
+        raise InputError("this study needs scores of single values; this detector judges images as a whole")
+
+
+def _steps(sizes: Sequence[int], masks: int, sides: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (size, copies of each image); the first is the image without a mask."""
+    if masks < 1 or not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] > min(sides):
+        raise InputError(
+            f"expected rising sizes from 1 to {min(sides)} and at least one mask; got {list(sizes)} and {masks}"
+        )
+    return [(0, 1), *((size, masks) for size in sizes)]
+
+
+def _masked_copies(
+    pixels: Floats, steps: Sequence[tuple[int, int]], kind: MaskKind, add: bool, seed: int
+) -> Iterator[Floats]:
+    """Yield the copies of each image for each step, (copies, C, H, W); image by image, size by size."""
+    for place, image in enumerate(pixels):
+        others = np.delete(pixels, place, axis=0) if kind == "patch" else None
+        for size, copies in steps:
+            repeated = np.repeat(image[None], copies, axis=0)
+            if not size:
+                yield repeated
+                continue
+            first = place * copies
+            yield masked(repeated, size, kind, add=add, sources=others, seed=seed, first=first).images
+
+
+def _by_size(values: NDArray[Any], images: int, steps: Sequence[tuple[int, int]]) -> list[NDArray[Any]]:
+    """Return for each step the values (images, copies, ...) out of those of `_masked_copies` in order."""
+    each = values.reshape(images, -1, *values.shape[1:])
+    ends = np.cumsum([copies for _, copies in steps])[:-1]
+    return np.split(each, ends, axis=1)

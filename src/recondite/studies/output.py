@@ -1,0 +1,151 @@
+"""What every study of a finished screen does: take some images, score many changed copies in one stream, write."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from recondite.datasets import nameless, open_images, read_batches
+from recondite.detectors import Detector
+from recondite.detectors.base import SCORING_BATCH
+from recondite.errors import InputError
+from recondite.files import atomic_file
+from recondite.images import Floats
+from recondite.progress import progress as show
+from recondite.scores import Scores
+from recondite.screen import Screen
+from recondite.studies.page import StudyPage
+from recondite.tables import write_table
+
+FIGURES = "figures"
+_FORMATS = ("png", "svg")
+
+
+def some_images(
+    source: object, detector: Detector, count: int, seed: int = 0
+) -> tuple[list[str], list[str], Floats, list[tuple[str, str]]]:
+    """Return the ids, labels and pixels of some images, chosen at random where the source can be counted, and the bad.
+
+    Args:
+        source: anything that `open_images` opens.
+        detector: whose preprocessing they get.
+        count: how many at most; all chosen ones are kept in memory.
+        seed: of the choice; the order stays that of the source.
+
+    Raises:
+        InputError: none can be read, or the detector takes vectors.
+    """
+    if not detector.preprocessing.is_image:
+        raise InputError("this study is of images; the screen takes vectors")
+    if count < 1:
+        raise InputError(f"expected at least one image; got {count}")
+    opened = open_images(source, shape=detector.shape)
+    if opened.size is not None and opened.size > count:
+        opened = opened.select(np.sort(np.random.default_rng(seed).permutation(opened.size)[:count]))
+    ids: list[str] = []
+    labels: list[str] = []
+    bad: list[tuple[str, str]] = []
+    pixels: list[Floats] = []
+    for batch in read_batches(opened, detector.preprocessing, SCORING_BATCH):
+        for name, label, error in zip(batch.ids, batch.labels, batch.errors, strict=True):
+            if error is None:
+                ids.append(name)
+                labels.append(label)
+            else:
+                bad.append((name, error))
+        pixels.append(batch.pixels)
+        if len(ids) >= count:
+            break
+    if not ids:
+        raise InputError(f"none of the images can be read; the first: {bad[0][0]}: {bad[0][1]}")
+    return ids[:count], labels[:count], np.concatenate(pixels)[:count], bad
+
+
+def in_batches(chunks: Iterable[Floats]) -> Iterator[Floats]:
+    """Yield the images of chunks of any length (n, C, H, W), put together to full scoring batches, in order."""
+    waiting: list[Floats] = []
+    held = 0
+    for chunk in chunks:
+        waiting.append(chunk)
+        held += len(chunk)
+        if held >= SCORING_BATCH:
+            joined = np.concatenate(waiting)
+            full = held - held % SCORING_BATCH
+            for start in range(0, full, SCORING_BATCH):
+                yield joined[start : start + SCORING_BATCH]
+            waiting, held = [joined[full:]], held - full
+    if held:
+        yield np.concatenate(waiting)
+
+
+def score_stream(
+    screen: Screen,
+    chunks: Iterable[Floats],
+    total: int,
+    reduced: Callable[[Scores], NDArray[np.float64]],
+    *,
+    title: str,
+    progress: bool = False,
+    feature_score: bool = False,
+) -> NDArray[np.float64]:
+    """Score changed images in one stream and return what is kept of each, (total, ...).
+
+    Args:
+        screen: scores them as it scores all images.
+        chunks: of images (n, C, H, W); made while they are scored, so memory does not grow with their number.
+        total: how many images there will be.
+        reduced: scores of n images to what is kept of them (n, ...).
+        title: for the progress.
+        progress: show it on standard error.
+        feature_score: `reduced` needs the score of each value.
+    """
+    parts = []
+    with show(title, total, progress) as advance:
+        for pixels in in_batches(chunks):
+            parts.append(reduced(screen.score_batch(nameless(pixels), feature_score=feature_score)))
+            advance(len(pixels), "")
+    return np.concatenate(parts)
+
+
+def flagged(screen: Screen, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which scores (N,) are above the screen's threshold; the first group's, where it has one for each group."""
+    groups = screen.calibrator.groups
+    labels = None if groups is None else [groups[0]] * len(scores)
+    return screen.calibrator.is_outlier(scores, screen.alpha, labels, screen.confidence, screen.guarantee)
+
+
+def write_study(
+    output: Path,
+    page: StudyPage,
+    rows: Sequence[Mapping[str, Any]],
+    figures: Mapping[str, Axes],
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> None:
+    """Write table.csv, further tables, each figure as PNG and SVG, and study.html, each atomically.
+
+    Args:
+        output: the folder.
+        page: what stands in study.html, its figures not yet.
+        rows: of table.csv.
+        figures: file name without suffix -> axes.
+        tables: further file names without suffix -> rows.
+    """
+    write_table(output / "table.csv", rows)
+    for name, more in (tables or {}).items():
+        write_table(output / f"{name}.csv", more)
+    for name, ax in figures.items():
+        figure = ax.get_figure(root=True)
+        assert figure is not None
+        for suffix in _FORMATS:
+            with atomic_file(output / FIGURES / f"{name}.{suffix}") as temporary:
+                figure.savefig(temporary, format=suffix, dpi=120, metadata={"Date": None} if suffix == "svg" else None)
+    page.figures.extend(figures.values())
+    page.write(output / "study.html")
+
+
+def unreadable(bad: Sequence[tuple[str, str]]) -> str:
+    """Say how many images were left out, if any."""
+    return f" {len(bad)} unreadable images were left out, the first: {bad[0][0]}." if bad else ""

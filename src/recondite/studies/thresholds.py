@@ -1,0 +1,145 @@
+"""The distribution of losses, every threshold rule drawn into it, and what each rule does to fresh images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from recondite.calibration import threshold_rules
+from recondite.datasets import open_images
+from recondite.errors import InputError
+from recondite.evidence import ERROR
+from recondite.metrics import auroc, average_precision, precision_recall_points, rate, risk_coverage_points, roc_points
+from recondite.plots import plot_roc
+from recondite.scores import Verdicts
+from recondite.screen import Screen
+from recondite.studies.output import flagged, write_study
+from recondite.studies.page import StudyPage
+from recondite.study_plots import (
+    plot_distribution,
+    plot_instance_scores,
+    plot_precision_recall,
+    plot_reliability,
+    plot_risk_coverage,
+)
+from recondite.tables import write_table
+
+_ALPHAS = np.concatenate([np.linspace(0.005, 0.05, 10), np.linspace(0.06, 0.3, 25)])
+_DRAWN = 1000
+
+
+def thresholds_study(
+    screen: Screen,
+    images: object,
+    output: Path,
+    *,
+    outliers: object = None,
+    score: str = ERROR,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Compare threshold rules on fresh images, and write table.csv, scores.csv, figures and study.html.
+
+    The conformal rule, mean + 1, 2 and 3 standard deviations and the percentile are all made from the screen's own
+    calibration images.
+
+    Args:
+        screen: what judges.
+        images: normal images that it has not seen, anything that `open_images` opens.
+        output: the folder.
+        outliers: images that do not belong; None for none.
+        score: one of the screen's scores.
+        progress: show progress on standard error.
+
+    Returns:
+        One row a rule: "rule", "threshold", "false_alarms" (share of `images` above it), "low" and "high" (95 %
+        interval), "caught" (share of `outliers` above it; None without any).
+
+    Raises:
+        InputError: no readable images.
+    """
+    judge = screen.with_score(score)
+    shape = judge.detector.shape
+    others = None if outliers is None else open_images(outliers, role="outliers", shape=shape)
+    normal = judge.predict(open_images(images, role="inliers", shape=shape), progress=progress)
+    foreign = None if others is None else judge.predict(others, progress=progress)
+    scores = {"normal": _readable(normal)}
+    if foreign is not None:
+        scores["outliers"] = _readable(foreign)
+    rules = threshold_rules(judge.calibrator, judge.alpha, judge.confidence, judge.guarantee)
+    rows: list[dict[str, Any]] = []
+    for name, threshold in rules.items():
+        seen = rate(scores["normal"] > threshold)
+        caught = float(np.mean(scores["outliers"] > threshold)) if foreign is not None else None
+        row = {"rule": name, "threshold": threshold, "false_alarms": seen.value, "low": seen.low, "high": seen.high}
+        rows.append({**row, "caught": caught})
+    calibration = judge.calibrator.scores
+    middle = {"mean": float(calibration.mean()), "median": float(np.median(calibration))}
+    figures: dict[str, Axes] = {
+        "distribution": plot_distribution(scores["normal"], {**middle, **rules}, title="fresh normal images"),
+        "reliability": _reliability(judge, scores["normal"]),
+        "instance-scores": _scatter(judge, normal, foreign),
+    }
+    if foreign is not None:
+        figures |= _curves(scores["normal"], scores["outliers"])
+    lead = (
+        f"Score {score!r} of a screen ({judge.detector.name}) on {len(scores['normal']):,} fresh normal images; every "
+        f"rule is made from {len(calibration):,} calibration images, mean {middle['mean']:.5g}, median "
+        f"{middle['median']:.5g}."
+    )
+    if foreign is not None:
+        value = auroc(scores["normal"], scores["outliers"])
+        lead += f" Against {len(scores['outliers']):,} outliers: AUROC {value:.4f}."
+    page = StudyPage(
+        title="Threshold rules compared",
+        lead=lead,
+        columns=["rule", "threshold", "fresh normal images flagged", "95 % interval", "outliers flagged"],
+        rows=[
+            [
+                *(row["rule"], f"{row['threshold']:.6g}", f"{row['false_alarms']:.4f}"),
+                *(f"{row['low']:.4f} to {row['high']:.4f}", "" if row["caught"] is None else f"{row['caught']:.4f}"),
+            ]
+            for row in rows
+        ],
+        note="Only the conformal rule promises a rate: at most alpha on average over calibration sets, whatever the "
+        "distribution. Mean + k std is right for a normal distribution, and losses have a long tail.",
+    )
+    write_study(output, page, rows, figures)
+    everything = normal if foreign is None else Verdicts.concatenate([normal, foreign])
+    write_table(output / "scores.csv", everything.records())
+    return rows
+
+
+def _readable(verdicts: Verdicts) -> NDArray[np.float64]:
+    scores = verdicts.instance_score[np.isfinite(verdicts.instance_score)]
+    if not scores.size:
+        raise InputError(f"not one image could be read; the first: {verdicts.ids[0]}: {verdicts.errors[0]}")
+    return scores
+
+
+def _reliability(screen: Screen, normal: NDArray[np.float64]) -> Axes:
+    """Draw the share flagged against alpha, as far down as there are calibration images for."""
+    smallest = 1 / (min(screen.calibrator.sizes.values()) + 1)
+    alphas = [round(float(alpha), 4) for alpha in _ALPHAS if alpha > smallest]
+    judges = [screen.with_alpha(alpha, confidence=None) for alpha in alphas]
+    ends = np.array([judge.false_alarm_interval for judge in judges]).reshape(-1, 2)
+    return plot_reliability(alphas, [flagged(judge, normal).mean() for judge in judges], ends[:, 0], ends[:, 1])
+
+
+def _scatter(screen: Screen, normal: Verdicts, foreign: Verdicts | None) -> Axes:
+    """Draw at most a thousand images of each kind."""
+    parts = [normal.instance_score[:_DRAWN]] + ([] if foreign is None else [foreign.instance_score[:_DRAWN]])
+    truth = np.repeat([False, True][: len(parts)], [len(part) for part in parts])
+    return plot_instance_scores(np.concatenate(parts), truth, screen.threshold)
+
+
+def _curves(normal: NDArray[np.float64], foreign: NDArray[np.float64]) -> Mapping[str, Axes]:
+    name = f"AUROC {auroc(normal, foreign):.3f}"
+    precise = f"average precision {average_precision(normal, foreign):.3f}"
+    return {
+        "roc": plot_roc({name: roc_points(normal, foreign)}),
+        "precision-recall": plot_precision_recall({precise: precision_recall_points(normal, foreign)}),
+        "risk-coverage": plot_risk_coverage({"lowest scores first": risk_coverage_points(normal, foreign)}),
+    }

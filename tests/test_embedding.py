@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from recondite.embedding import make_map
+from recondite.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("method")
+
+
+@pytest.fixture(params=["openTSNE", "scikit-learn"])
+def method(request, monkeypatch):
+    if request.param == "openTSNE":
+        pytest.importorskip("openTSNE")
+    else:
+        monkeypatch.setattr("recondite.embedding.find_spec", lambda _: None)
+    return request.param
+
+
+def test_clusters_stay_apart_and_a_known_vector_is_placed_near_itself(method):
+    draws = np.random.default_rng(0)
+    vectors = np.concatenate([draws.normal(size=(30, 6)), draws.normal(size=(30, 6)) + 9])
+    found = make_map(vectors, seed=1)
+    assert method in found.method
+    first, second = found.points[:30], found.points[30:]
+    spread = max(first.std(), second.std())
+    assert np.linalg.norm(first.mean(axis=0) - second.mean(axis=0)) > 2 * spread
+    before = found.points.copy()
+    placed = found.place(vectors[[3, 40]])
+    np.testing.assert_array_equal(found.points, before)
+    for point, own, other in zip(placed, (first, second), (second, first), strict=True):
+        assert np.linalg.norm(point - own[3 if own is first else 10]) < spread
+        assert np.linalg.norm(point - own, axis=1).min() < np.linalg.norm(point - other, axis=1).min()
+    np.testing.assert_array_equal(found.points, make_map(vectors, seed=1).points)
+
+
+def test_what_is_no_set_of_vectors_is_refused():
+    for vectors in (np.zeros((9, 3)), np.zeros(20), np.full((20, 3), np.nan)):
+        with pytest.raises(InputError, match="at least 10"):
+            make_map(vectors)
+    with pytest.raises(InputError, match="to place"):
+        make_map(np.random.default_rng(0).random((12, 3))).place(np.zeros((2, 4)))
