@@ -3,8 +3,8 @@
     python benchmarks/choosing_evidence.py SCREEN NORMAL [--severity 2] [--images 1000]
 
 SCREEN is a fitted screen, NORMAL the images it was fitted on (cifar10/train). Its calibration images, which the weights
-never saw, are divided: 2,000 teach the evidence anew, 1,000 are normal, 1,000 others are corrupted. AUROC of each way of
-judging, for corruptions that are not among the outliers of `recondite bench pairs`.
+never saw, are divided: 2,000 teach the evidence anew, 1,000 are normal, 1,000 others are corrupted. AUROC of each way
+of judging, for corruptions that are not among the outliers of `recondite bench pairs`.
 """
 
 import argparse

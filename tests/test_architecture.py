@@ -36,10 +36,10 @@ ROWS = [
     ["detectors.base"],
     ["detectors.alad", "detectors.autoencoder", "detectors.features", "detectors.pca", "detectors.vae"],
     ["detectors"],
-    ["evidence"],
+    ["evidence", "exported"],
     ["screen"],
     ["fitting"],
-    ["evaluation", "explanation", "report", "sampling", "studies", "studies.runs", "sweep"],
+    ["evaluation", "explanation", "export", "report", "sampling", "studies", "studies.runs", "sweep"],
     ["studies.page"],
     ["studies.one_class"],
     ["studies.latent_size"],
@@ -58,6 +58,8 @@ HEAVY = {
     "pyarrow",
     "skimage",
     "mlxtend",
+    "onnxruntime",
+    "onnxscript",
     "lightning_fabric",
 }
 

@@ -57,7 +57,7 @@ def _make_app(tokens: Sequence[str]) -> App:
     # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
     app.command(_fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else _fit, name="fit")
     app.command(_studies(tokens[1:]) if tokens[:1] == ["study"] else _study, name="study")
-    for command in (predict, evaluate, show, sample, info, datasets, detectors, demo):
+    for command in (predict, evaluate, show, sample, info, export, datasets, detectors, demo):
         app.command(command)
     bench = App(name="bench", help="Measure the detectors.")
     bench.command(bench_pairs, name="pairs")
@@ -545,6 +545,31 @@ def info(screen: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", n
         [(row["rule"], f"{row['threshold']:.6g}", row["rate"]) for row in rule_rows(judge, judge.calibrator.scores)],
         title="threshold rules and the share of calibration images they flag",
     )
+
+
+def export(
+    screen: Path,
+    output: Annotated[Path, Parameter(alias="-o")],
+    *,
+    pixels: Literal["float32", "uint8"] = "float32",
+) -> None:
+    """Write a screen as one ONNX graph, from pixels to score, p-value and verdict.
+
+    recondite predict, evaluate and show run the new folder like any other screen, through onnxruntime.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    output
+        Folder for model.onnx and its manifest.
+    pixels
+        What the graph takes: float32 in [0, 1], or uint8 for other programs; then images of another size are refused.
+    """
+    from recondite.export import export_onnx
+
+    export_onnx(_load(screen, None, None, "cpu"), output, pixels=pixels)
+    print(f"exported: {output} (its scores were compared with those of {screen})")
 
 
 def datasets() -> None:
