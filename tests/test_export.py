@@ -102,7 +102,9 @@ def test_a_graph_of_bytes_takes_them_and_refuses_what_is_not_whole(screens, digi
     export.export_onnx(screens("pca"), tmp_path / "graph", pixels="uint8")
     screen = recondite.load(tmp_path / "graph")
     ours = screens("pca").predict(digits[1400:1440])
-    np.testing.assert_allclose(screen.predict(digits[1400:1440]).instance_score, ours.instance_score, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        screen.predict(digits[1400:1440]).instance_score, ours.instance_score, rtol=1e-4, atol=1e-4
+    )
     larger = np.asarray(Image.fromarray(digits[1400]).resize((13, 11)))
     verdicts = screen.predict([digits[1400], larger, np.full((8, 8), np.nan), digits[1401]])
     assert "8-bit images of 8 x 8" in verdicts.errors[1]

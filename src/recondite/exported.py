@@ -1,10 +1,12 @@
 """A detector that is an ONNX graph, run by onnxruntime; `recondite.export` makes such graphs."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -87,17 +89,27 @@ class Exported(Detector):
                     height_width = " x ".join(map(str, self.shape[1:]))
                     errors[index] = f"this graph takes 8-bit images of {height_width} pixels as they are"
             pixels = pixels[exact]
-        # Nothing is padded: onnxruntime's kernels give an image the same bits in every size of batch (a test looks).
         names = OUTPUTS[: 1 + feature_score]
-        found = dict(zip(names, self._session.run(names, {"pixels": pixels}), strict=True)) if len(pixels) else {}
+        found = dict(zip(names, self._run(pixels, names), strict=True))
         good = np.array([error is None for error in errors])
         scores = np.full(len(errors), np.nan)
-        scores[good] = found.get("instance_score", [])
+        scores[good] = found["instance_score"]
         maps = None
         if feature_score:
             maps = np.full((len(errors), *self.shape), np.nan, dtype=np.float32)
-            maps[good] = found.get("feature_score", [])
+            if good.any():
+                maps[good] = found["feature_score"]
         return Scores(ids=tuple(batch.ids), instance_score=scores, errors=tuple(errors), feature_score=maps)
+
+    def _run(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+        """Return outputs of the graph, one image at a time.
+
+        In a larger batch, onnxruntime's sums depend in the last bits on an image's place.
+        """
+        parts = [self._session.run(names, {"pixels": image[None]}) for image in pixels]
+        return (
+            [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] if parts else [np.empty(0)] * len(names)
+        )
 
 
 def _session(content: bytes) -> Any:
