@@ -57,8 +57,8 @@ def test_the_graph_alone_gives_p_values_and_labels(exported, digits):
     pixels = (digits[1400:1500, None] / np.float32(255)).astype(np.float32)
     found = dict(zip(export.OUTPUTS, session.run(list(export.OUTPUTS), {"pixels": pixels}), strict=True))
     verdicts = screen.predict(digits[1400:1500])
-    np.testing.assert_array_equal(found["instance_score"], verdicts.instance_score)
-    np.testing.assert_array_equal(found["p_value"], verdicts.p_value)
+    np.testing.assert_allclose(found["instance_score"], verdicts.instance_score, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found["p_value"], verdicts.p_value, atol=1.5 / len(screen.calibrator.scores))
     np.testing.assert_array_equal(found["is_outlier"], verdicts.is_outlier)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from recondite.options import CHECKED
 from recondite.scores import Scores
 
 GRAPH_FILE = "model.onnx"
+_ALIGNMENT = 64
 OUTPUTS = ("instance_score", "feature_score", "p_value", "is_outlier")
 PixelType = Literal["float32", "uint8"]
 
@@ -102,14 +104,26 @@ class Exported(Detector):
         return Scores(ids=tuple(batch.ids), instance_score=scores, errors=tuple(errors), feature_score=maps)
 
     def _run(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
-        """Return outputs of the graph, one image at a time.
+        """Return outputs of the graph for N images.
 
-        In a larger batch, onnxruntime's sums depend in the last bits on an image's place.
+        They go one at a time from one place in memory: sums of onnxruntime depend in the last bits on an image's place
+        in a batch and on its alignment.
         """
-        parts = [self._session.run(names, {"pixels": image[None]}) for image in pixels]
-        return (
-            [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] if parts else [np.empty(0)] * len(names)
-        )
+        image = _aligned((1, *self.shape), pixels.dtype)
+        parts = []
+        for given in pixels:
+            image[0] = given
+            parts.append(self._session.run(names, {"pixels": image}))
+        if not parts:
+            return [np.empty(0)] * len(names)
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def _aligned(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array that begins at a multiple of 64 bytes."""
+    memory = np.zeros(prod(shape) * kind.itemsize + _ALIGNMENT, dtype=np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + prod(shape) * kind.itemsize].view(kind).reshape(shape)
 
 
 def _session(content: bytes) -> Any:
