@@ -22,15 +22,15 @@ Tensors = dict[str, NDArray[Any]]
 
 
 def write_folder(
-    path: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Tensors], texts: Mapping[str, str]
+    path: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Tensors], others: Mapping[str, str | bytes]
 ) -> None:
-    """Write a folder of one manifest, safetensors and text files; a crash leaves the old folder whole.
+    """Write a folder of one manifest, safetensors and other files; a crash leaves the old folder whole.
 
     Args:
         path: the folder, replaced if it holds a manifest.
         manifest: JSON values; "files" (SHA-256 and bytes of each file) and "digest" (SHA-256 of the rest) are added.
         tensors: file name -> name -> array.
-        texts: file name -> text, for people; not read back.
+        others: file name -> text or bytes; checked on reading, but not read.
 
     Raises:
         ArtifactError: `path` is something that is not such a folder.
@@ -39,15 +39,15 @@ def write_folder(
     with atomic_folder(path) as folder:
         for name, arrays in tensors.items():
             save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, folder / name)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        for name, content in others.items():
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
         files = {
             file.name: {"sha256": sha256_of_file(file), "bytes": file.stat().st_size}
             for file in sorted(folder.iterdir())
         }
-        content = {**manifest, "files": files}
-        content["digest"] = _digest(content)
-        text = json.dumps(content, indent=1, allow_nan=False)
+        whole = {**manifest, "files": files}
+        whole["digest"] = _digest(whole)
+        text = json.dumps(whole, indent=1, allow_nan=False)
         (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
@@ -62,15 +62,15 @@ def holds_manifest(path: Path) -> bool:
     return (existing_folder(path) / MANIFEST).is_file()
 
 
-def read_manifest(path: Path, schema: int, kind: str) -> dict[str, Any]:
+def read_manifest(path: Path, schema: int, *kinds: str) -> dict[str, Any]:
     """Read the manifest in a folder and check it; its files are not looked at.
 
     Raises:
         ArtifactError: missing, altered, of another kind or schema, absurdly large, or naming files outside the folder.
     """
     manifest = _read_manifest(path / MANIFEST)
-    if manifest.get("kind") != kind:
-        raise ArtifactError(f"{path} holds {manifest.get('kind')!r}; expected {kind!r}")
+    if manifest.get("kind") not in kinds:
+        raise ArtifactError(f"{path} holds {manifest.get('kind')!r}; expected {' or '.join(map(repr, kinds))}")
     if manifest.get("schema") != schema:
         raise ArtifactError(f"{path} has schema {manifest.get('schema')!r}; this version reads {schema}")
     if manifest.get("digest") != _digest(manifest):
@@ -81,7 +81,7 @@ def read_manifest(path: Path, schema: int, kind: str) -> dict[str, Any]:
     return manifest
 
 
-def read_folder(path: Path, schema: int, kind: str) -> tuple[dict[str, Any], dict[str, Tensors]]:
+def read_folder(path: Path, schema: int, *kinds: str) -> tuple[dict[str, Any], dict[str, Tensors]]:
     """Read and check what `write_folder` wrote.
 
     Returns:
@@ -91,7 +91,7 @@ def read_folder(path: Path, schema: int, kind: str) -> tuple[dict[str, Any], dic
         ArtifactError: missing, truncated, altered, of another kind or schema, absurdly large, or naming files outside.
     """
     path = existing_folder(path)
-    manifest = read_manifest(path, schema, kind)
+    manifest = read_manifest(path, schema, *kinds)
     tensors = {}
     for name, facts in manifest["files"].items():
         file = path / name

@@ -104,14 +104,14 @@ class Backbone(nn.Module):
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
                 raise InputError(f"the backbone does not take images {tuple(x.shape)}: {error}") from error
         named = zip(self.layers, outputs, strict=True) if self.layers else [("its output", result)]
-        return [_features(name, output, len(x)) for name, output in named]
+        return [_features(name, output, x.shape[0]) for name, output in named]
 
 
 def _features(name: str, output: object, size: int) -> Tensor:
     """Return a layer's output as (N, F) or (N, F, h, w); tokens (N, T, F) become (N, F, T)."""
     if isinstance(output, tuple | list) and output:
         output = output[0]
-    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or len(output) != size:
+    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or output.shape[0] != size:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
             f"expected features (N, F), (N, T, F) or (N, F, h, w) from layer {name} of the backbone; got {got}"

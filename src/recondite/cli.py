@@ -59,20 +59,8 @@ def _make_app(tokens: Sequence[str]) -> App:
     # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
     app.command(_fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else _fit, name="fit")
     app.command(_studies(tokens[1:]) if tokens[:1] == ["study"] else _study, name="study")
-    for command in (
-        predict,
-        evaluate,
-        show,
-        sample,
-        serve,
-        monitor,
-        recalibrate,
-        info,
-        push,
-        datasets,
-        detectors,
-        demo,
-    ):
+    judging = (predict, evaluate, show, sample, serve, monitor, recalibrate)
+    for command in (*judging, info, export, push, datasets, detectors, demo):
         app.command(command)
     app.command(guard_report, name="guard-report")
     bench = App(name="bench", help="Measure the detectors.")
@@ -809,6 +797,31 @@ def push(
     from recondite.publishing import push as publish
 
     print(f"published: {publish(screen, address, private=private, license=license)}")
+
+
+def export(
+    screen: str,
+    output: Annotated[Path, Parameter(alias="-o")],
+    *,
+    pixels: Literal["float32", "uint8"] = "float32",
+) -> None:
+    """Write a screen as one ONNX graph, from pixels to score, p-value and verdict.
+
+    recondite predict, evaluate and show run the new folder like any other screen, through onnxruntime.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    output
+        Folder for model.onnx and its manifest.
+    pixels
+        What the graph takes: float32 in [0, 1], or uint8 for other programs; then images of another size are refused.
+    """
+    from recondite.export import export_onnx
+
+    export_onnx(_load(screen, None, None, "cpu"), output, pixels=pixels)
+    print(f"exported: {output} (its scores were compared with those of {screen})")
 
 
 def datasets() -> None:

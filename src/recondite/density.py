@@ -12,7 +12,7 @@ from recondite.errors import InputError
 FEWEST = 20
 _KNOTS = 100
 _SMALLEST_SPREAD = 1e-3
-_FARTHEST = 1e6
+FARTHEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Marginals:
 
     def z(self, values: ArrayLike) -> NDArray[np.float64]:
         """Return (N, K) standard normal scores; 0 is the middle of the normal images, their ends are near 2.5."""
-        array = np.asarray(values, dtype=np.float64)
-        levels = _levels(self.knots.shape[1])
+        array, levels = np.asarray(values, dtype=np.float64), self.levels
         scores = np.empty_like(array)
         for column, knots in enumerate(self.knots):
             value = array[:, column]
@@ -55,14 +54,22 @@ class Marginals:
             upward = np.interp(value, knots, levels)
             downward = np.interp(-value, -knots[::-1], -levels[::-1])
             inner = (upward - downward) / 2
-            downwards, upwards = self._spreads[column]
+            downwards, upwards = self.spreads[column]
             below = np.minimum(value - knots[0], 0) / downwards
             above = np.maximum(value - knots[-1], 0) / upwards
             scores[:, column] = inner + levels[-1] * (below + above)
-        return np.clip(scores, -_FARTHEST, _FARTHEST)
+        return np.clip(scores, -FARTHEST, FARTHEST)
 
     @cached_property
-    def _spreads(self) -> NDArray[np.float64]:
+    def levels(self) -> NDArray[np.float64]:
+        """The standard normal scores of the knots (Q,)."""
+        from scipy.special import ndtri
+
+        count = self.knots.shape[1]
+        return np.asarray(ndtri((np.arange(count) + 0.5) / count))
+
+    @cached_property
+    def spreads(self) -> NDArray[np.float64]:
         """How far the first and the last knot of each statistic are from its middle (K, 2)."""
         middle = np.median(self.knots, axis=1)
         floor = _SMALLEST_SPREAD * np.maximum(1.0, np.abs(middle))
@@ -150,12 +157,6 @@ def smallest_tail(z: ArrayLike, shares: ArrayLike) -> NDArray[np.float64]:
     from scipy.special import log_ndtr
 
     return np.asarray((np.log(np.asarray(shares, dtype=np.float64)) - log_ndtr(-np.asarray(z))).max(axis=1))
-
-
-def _levels(count: int) -> NDArray[np.float64]:
-    from scipy.special import ndtri
-
-    return np.asarray(ndtri((np.arange(count) + 0.5) / count))
 
 
 def _matrix(statistics: Mapping[str, ArrayLike], names: Sequence[str]) -> NDArray[np.float64]:

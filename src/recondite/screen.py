@@ -23,6 +23,7 @@ from recondite.detectors.base import SCORING_BATCH
 from recondite.epoch_pictures import EpochPictures
 from recondite.errors import ArtifactError, InputError
 from recondite.evidence import ERROR, Evidence, observed
+from recondite.exported import GRAPH_FILE, Exported, ExportedOptions
 from recondite.guard import Guard, make_guard
 from recondite.hub import fetch, is_address
 from recondite.images import Preprocessing
@@ -34,7 +35,7 @@ from recondite.spool import Rows, read_all
 from recondite.training import History
 
 SCHEMA = 2
-KIND = "recondite screen"
+KIND, EXPORTED = "recondite screen", "recondite exported screen"
 _DETECTOR_FILE, _CALIBRATION_FILE = "detector.safetensors", "calibration.safetensors"
 _PEAKS = "peaks"
 _EVIDENCE_FILE, _PICTURES_FILE = "evidence.safetensors", "pictures.safetensors"
@@ -387,7 +388,10 @@ class Screen:
 
         Raises:
             ArtifactError: `path` exists and is not a screen.
+            InputError: the screen was exported.
         """
+        if isinstance(self.detector, Exported):
+            raise InputError("an exported screen cannot be saved; save or export the one that it was made from")
         state = self.detector.state_dict()
         tensors: dict[str, Tensors] = {
             _DETECTOR_FILE: {name: value.cpu().contiguous().numpy() for name, value in state.items()},
@@ -467,7 +471,9 @@ def load(
             no such repository.
     """
     path = located(path)
-    manifest, files = read_folder(path, SCHEMA, KIND)
+    manifest, files = read_folder(path, SCHEMA, KIND, EXPORTED)
+    if manifest["kind"] == EXPORTED:
+        return _exported(path, manifest, files)
     if manifest.get("own_modules") and encoder is None and decoder is None and backbone is None:
         raise InputError(
             f"{path} was made with your own networks: load it with encoder=... and decoder=..., or backbone=..."
@@ -515,6 +521,24 @@ def load(
     if evidence is not None:
         evidence.check_classifier(shape)
     return screen
+
+
+def _exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Tensors]) -> Screen:
+    """Return a screen that runs on a graph; what the graph gives is the final score."""
+    content = (path / GRAPH_FILE).read_bytes()
+    try:
+        shape = Preprocessing.from_json(manifest["preprocessing"]).shape
+        options = ExportedOptions(detector=manifest["detector"], score=manifest["score"])
+        return Screen(
+            detector=Exported(shape, options, content, manifest["pixels"], bool(manifest["locates"])),
+            calibrator=Calibrator(files[_CALIBRATION_FILE]["scores"]),
+            alpha=manifest["alpha"],
+            confidence=manifest["confidence"],
+            guarantee=manifest["guarantee"],
+            facts=dict(manifest["facts"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path} is not a consistent exported screen: {error}") from error
 
 
 def calibrated(

@@ -271,21 +271,11 @@ class Detector(nn.Module):
             score, top_percent, feature_score, reconstruction: as in `score`.
             statistics: finds further numbers for each image, within the same padded batch.
         """
-        score = score or self.options.score
-        pooling = self._pooling(top_percent)
         good = batch.good
 
         def measured(pixels: Tensor) -> dict[str, Tensor]:
-            result = self.measure(self.scaled(pixels), score)
-            maps = smoothed(result.feature_scores, pooling.smooth) if pooling.smooth else result.feature_scores
-            instances = result.instance_scores
-            if instances is not None:
-                _check_unpooled(score, pooling)
-            elif pooling.region:
-                instances = worst_region(maps, pooling.region)
-            else:
-                instances = instance_scores(maps, pooling.top_percent)
-            values = {_INSTANCE: instances.double()}
+            result, maps, instances = self.measure_and_pool(pixels, score, top_percent)
+            values = {_INSTANCE: instances}
             if feature_score:
                 values[_FEATURES] = maps
             if reconstruction and result.reconstruction is not None:
@@ -303,6 +293,28 @@ class Detector(nn.Module):
             reconstruction=found.pop(_REBUILT, None),
             statistics=found if statistics is not None else None,
         )
+
+    def measure_and_pool(
+        self, pixels: Tensor, score: str | None = None, top_percent: float | None = None
+    ) -> tuple[Measured, Tensor, Tensor]:
+        """Return what was measured on a batch (N, *shape) in image units, its maps of scores, and float64 scores (N,).
+
+        Args:
+            pixels: the batch, on the detector's device; the detector is in eval mode.
+            score, top_percent: as in `score`.
+        """
+        score = score or self.options.score
+        pooling = self._pooling(top_percent)
+        result = self.measure(self.scaled(pixels), score)
+        maps = smoothed(result.feature_scores, pooling.smooth) if pooling.smooth else result.feature_scores
+        instances = result.instance_scores
+        if instances is not None:
+            _check_unpooled(score, pooling)
+        elif pooling.region:
+            instances = worst_region(maps, pooling.region)
+        else:
+            instances = instance_scores(maps, pooling.top_percent)
+        return result, maps, instances.double()
 
     def scored_by(self, **changes: Any) -> Self:
         """Return a detector with these very weights that scores in another way; nothing is fitted again.

@@ -1,0 +1,201 @@
+"""A screen as one ONNX graph, from pixels to score, feature scores, p-value and verdict; and screens that run on it."""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recondite.artifacts import check_target, write_folder
+from recondite.calibration import p_value_table
+from recondite.datasets import nameless
+from recondite.density import FARTHEST, Marginals
+from recondite.detectors.base import SCORING_BATCH
+from recondite.errors import InputError
+from recondite.evidence import AUTO, ERROR, EVIDENCE, Evidence
+from recondite.exported import GRAPH_FILE, OUTPUTS, Exported, ExportedOptions, PixelType
+from recondite.nets import evaluating, recorded
+from recondite.screen import EXPORTED, Screen
+
+TOLERANCE = 1e-4
+"""The largest difference, relative to the calibration scores' interquartile range, that an export may make."""
+_FRACTION_TERMS, _SERIES_TERMS = 60, 60
+_LIMIT = 2.5
+
+
+def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float32") -> Path:
+    """Write a screen as a folder with one ONNX graph, which `recondite.load` and `recondite predict` run.
+
+    The graph takes pixels (N, C, H, W), of the screen's own size, and gives instance_score float64 (N,), feature_score
+    float32 (N, C, H, W), p_value float64 (N,) and is_outlier bool (N,). Weights, evidence and calibration are in it, so
+    that another program needs nothing else. Images of other sizes are resized outside, by the same code as ever.
+    Before anything is written the graph is run, and its scores compared with the screen's.
+
+    Args:
+        screen: calibrated without groups, and not looking at the features of a classifier.
+        path: the folder, replaced if it is a screen.
+        pixels: what the graph takes: "float32" in [0, 1], or "uint8", for other programs; then images of another size
+            or depth are refused, since resizing does not give whole numbers.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: a screen that cannot be exported, or the packages of the extra `export` are not installed.
+        ArtifactError: `path` exists and is not a screen.
+        RuntimeError: the graph's scores differ from the screen's.
+    """
+    if pixels not in get_args(PixelType):
+        raise InputError(f"expected pixels among {', '.join(get_args(PixelType))}; got {pixels!r}")
+    if isinstance(screen.detector, Exported):
+        raise InputError("the screen was exported already")
+    if screen.calibrator.groups is not None:
+        raise InputError("a screen calibrated by group cannot be exported: its thresholds depend on the group")
+    if screen.evidence is not None and screen.evidence.observer.classifier is not None:
+        raise InputError("a screen that looks at a classifier's features cannot be exported")
+    path = Path(os.path.abspath(path))
+    check_target(path)
+    content = _traced(screen, pixels)
+    _check_parity(screen, Exported(screen.detector.shape, ExportedOptions(), content, pixels))
+    manifest = {**screen.to_json(), "kind": EXPORTED, "pixels": pixels, "locates": screen.detector.locates}
+    calibration = {"scores": screen.calibrator.scores}
+    write_folder(path, manifest, {"calibration.safetensors": calibration}, {GRAPH_FILE: content})
+    return path
+
+
+def _traced(screen: Screen, pixels: PixelType) -> bytes:
+    """Return the screen's judgement as the bytes of an ONNX file."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError('exporting needs onnx and onnxscript: pip install "recondite[export]"') from error
+    graph = _Graph(screen)
+    example = torch.zeros(SCORING_BATCH, *screen.detector.shape, dtype=getattr(torch, pixels))
+    # The exporter reports its stages on standard output, and warns of packages that are not needed here.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with evaluating(graph), warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            input_names=["pixels"],
+            output_names=list(OUTPUTS),
+            dynamic_shapes={"pixels": {0: torch.export.Dim("N")}},
+        )
+    assert program is not None
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def _check_parity(screen: Screen, exported: Exported) -> None:
+    """Raise RuntimeError if the graph does not score noise and smooth images as the screen does."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (SCORING_BATCH, *screen.detector.shape))
+    images //= np.arange(1, SCORING_BATCH + 1).reshape(-1, *[1] * len(screen.detector.shape))  # ever darker
+    batch = nameless(images.astype(np.float32) / np.float32(255))
+    ours, theirs = screen.score_batch(batch).instance_score, exported.score_batch(batch).instance_score
+    low, high = np.quantile(screen.calibrator.scores, [0.25, 0.75])
+    difference = np.abs(ours - theirs) / np.maximum(np.abs(ours), max(high - low, 1e-12))
+    if not difference.max() <= TOLERANCE:
+        raise RuntimeError(
+            f"the graph's scores differ by {difference.max():.2g} from the screen's; nothing was written"
+        )
+
+
+class _Graph(nn.Module):
+    """All of a screen's judgement as tensor operations: (N, C, H, W) -> `OUTPUTS`."""
+
+    ascending: Tensor
+    table: Tensor
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self.screen, self.detector = screen, screen.detector
+        ascending = np.sort(screen.calibrator.scores)
+        table = p_value_table(len(ascending), screen.confidence, screen.guarantee)
+        self.register_buffer("ascending", torch.from_numpy(ascending))
+        self.register_buffer("table", torch.from_numpy(np.array(table)))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.float() / 255
+        evidence, detector = self.screen.evidence, self.detector
+        if evidence is None or self.screen.score == ERROR:
+            _, maps, scores = detector.measure_and_pool(pixels)
+        else:
+            layers = detector.encoder_layers() if evidence.observer.reencoding else []
+            with recorded(layers) as before:
+                measured, maps, error = detector.measure_and_pool(pixels)
+                found = evidence.observer.found(detector, pixels, measured, before)
+            scores = combined(evidence, self.screen.score, error, {k: v.double() for k, v in found.items()})
+        at_least = (self.ascending[None] >= scores[:, None]).sum(1)
+        return scores, maps, self.table[at_least], ~(scores <= self.screen.threshold)
+
+
+def combined(evidence: Evidence, name: str, error: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
+    """Return what `Evidence.score` does, (N,) float64, by operations that ONNX has."""
+    density = evidence.density
+    z = _normal_scores(density.marginals, torch.stack([statistics[name] for name in density.names], dim=1))
+    if name in density.names:
+        return z[:, density.names.index(name)].abs()
+    precision = torch.from_numpy(density.precision)
+    distance = ((z @ precision) * z).sum(1).clamp(min=0).sqrt()
+    if name == EVIDENCE:
+        return distance
+    assert name == AUTO
+    both = torch.cat(
+        [_normal_scores(evidence.error, error[:, None]), _normal_scores(evidence.distance, distance[:, None])], dim=1
+    )
+    return (math.log(0.5) - _log_normal_tail(both)).amax(1)
+
+
+def _normal_scores(marginals: Marginals, values: Tensor) -> Tensor:
+    """Return what `Marginals.z` does, (N, K)."""
+    knots, levels = (torch.from_numpy(part) for part in (marginals.knots, marginals.levels))
+    spreads = torch.from_numpy(marginals.spreads)
+    upward = _interpolated(values, knots, levels)
+    downward = _interpolated(-values, -knots.flip(1), -levels.flip(0))
+    below = (values - knots[:, 0]).clamp(max=0) / spreads[:, 0]
+    above = (values - knots[:, -1]).clamp(min=0) / spreads[:, 1]
+    return ((upward - downward) / 2 + levels[-1] * (below + above)).clamp(-FARTHEST, FARTHEST)
+
+
+def _interpolated(values: Tensor, knots: Tensor, levels: Tensor) -> Tensor:
+    """Return numpy's `interp` of values (N, K) by knots (K, Q), ascending, and levels (Q,)."""
+    last = knots.shape[1] - 1
+    left = ((knots[None] <= values[:, :, None]).sum(2) - 1).clamp(0, last)
+    right = (left + 1).clamp(max=last)
+    columns = torch.arange(len(knots))
+    start, end = knots[columns, left], knots[columns, right]
+    share = ((values - start) / torch.where(end > start, end - start, 1.0)).clamp(0, 1)
+    share = torch.where(end > start, share, 0.0)
+    return levels[left] + share * (levels[right] - levels[left])
+
+
+def _log_normal_tail(z: Tensor) -> Tensor:
+    """Return log(1 - Phi(z)) in float64: ONNX has no such function, and runtimes have erf in float32 only.
+
+    Source: Abramowitz and Stegun 1964, 26.2.11 (a series, for |z| < 2.5) and 26.2.14 (a continued fraction, beyond).
+    """
+    # Each branch sees values that it can take; `where` chooses afterwards.
+    far, near = z.abs().clamp(min=_LIMIT), z.clamp(-_LIMIT, _LIMIT)
+    fraction = far
+    for number in range(_FRACTION_TERMS, 0, -1):
+        fraction = far + number / fraction
+    log_far = -far.square() / 2 - math.log(2 * math.pi) / 2 - fraction.log()
+    beyond = torch.where(z > 0, log_far, torch.log1p(-log_far.exp()))
+    term, total = near, near
+    for number in range(1, _SERIES_TERMS):
+        term = term * near.square() / (2 * number + 1)
+        total = total + term
+    within = (0.5 - total * (-near.square() / 2).exp() / math.sqrt(2 * math.pi)).log()
+    return torch.where(z.abs() < _LIMIT, within, beyond)

@@ -1,0 +1,184 @@
+"""An exported screen judges as the screen it was made from."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK
+from PIL import Image
+from scipy.special import log_ndtr
+
+import recondite
+from recondite import ArtifactError, Calibrator, InputError
+from recondite.cli import main
+from recondite.density import Marginals
+from recondite.evidence import AUTO
+from recondite.exported import Exported, ExportedOptions
+
+export = pytest.importorskip("recondite.export")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module")
+def exported(screens, tmp_path_factory):
+    """A function: the name of a detector to its exported screen, made once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            path = tmp_path_factory.mktemp("exported") / name
+            export.export_onnx(screens(name), path)
+            made[name] = recondite.load(path)
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", list(recondite.DETECTORS))
+def test_scores_maps_and_labels_are_those_of_the_screen(name, screens, exported, digits):
+    ours, theirs = (s.predict(digits[1000:], feature_score=True) for s in (screens(name), exported(name)))
+    spread = np.std(screens(name).calibrator.scores)
+    np.testing.assert_allclose(theirs.instance_score, ours.instance_score, atol=1e-4 * spread, rtol=1e-5)
+    np.testing.assert_array_equal(theirs.is_outlier, ours.is_outlier)
+    np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
+    one_rank = 1.5 / len(screens(name).calibrator.scores)
+    assert np.abs(theirs.p_value - ours.p_value).max() <= one_rank
+
+
+def test_the_graph_alone_gives_p_values_and_labels(exported, digits):
+    import onnxruntime
+
+    screen = exported("vae")
+    session = onnxruntime.InferenceSession(screen.detector.content)
+    pixels = (digits[1400:1500, None] / np.float32(255)).astype(np.float32)
+    found = dict(zip(export.OUTPUTS, session.run(list(export.OUTPUTS), {"pixels": pixels}), strict=True))
+    verdicts = screen.predict(digits[1400:1500])
+    np.testing.assert_allclose(found["instance_score"], verdicts.instance_score, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found["p_value"], verdicts.p_value, atol=1.5 / len(screen.calibrator.scores))
+    np.testing.assert_array_equal(found["is_outlier"], verdicts.is_outlier)
+
+
+@pytest.mark.parametrize("name", list(recondite.DETECTORS))
+def test_an_image_scores_the_same_in_every_batch(name, exported, digits):
+    images = digits[1400:1432]
+    together = exported(name).predict(images).instance_score
+    for size in (1, 2, 3, 5, 17, 31):
+        parts = [images[start : start + size] for start in range(0, 32, size)]
+        scores = np.concatenate([exported(name).predict(part).instance_score for part in parts])
+        np.testing.assert_array_equal(scores, together)
+
+
+@pytest.mark.parametrize("score", ["error", "evidence", "total_variation"])
+def test_every_score_can_be_exported(score, screens, digits, tmp_path):
+    screen = screens("pca").with_score(score)
+    export.export_onnx(screen, tmp_path / "graph")
+    ours, theirs = screen.predict(digits[1400:]), recondite.load(tmp_path / "graph").predict(digits[1400:])
+    np.testing.assert_allclose(theirs.instance_score, ours.instance_score, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(theirs.is_outlier, ours.is_outlier)
+
+
+def test_reencoding_confidence_and_own_networks(digits, tmp_path):
+    torch.manual_seed(0)
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
+    decoder = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Sigmoid(), torch.nn.Unflatten(1, (1, 8, 8)))
+    options = {**QUICK["autoencoder"], "epochs": 2}
+    options.pop("width")
+    screen = recondite.fit(
+        digits[:1000], encoder=encoder, decoder=decoder, reencoding=True, confidence=0.9, alpha=0.1, **options
+    )
+    export.export_onnx(screen, tmp_path / "graph")
+    ours, theirs = screen.predict(digits[1000:]), recondite.load(tmp_path / "graph").predict(digits[1000:])
+    assert "reencoding" in ours.statistics
+    np.testing.assert_allclose(theirs.instance_score, ours.instance_score, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(theirs.is_outlier, ours.is_outlier)
+    np.testing.assert_allclose(theirs.p_value, ours.p_value, atol=0.02)
+
+
+def test_a_graph_of_bytes_takes_them_and_refuses_what_is_not_whole(screens, digits, tmp_path):
+    export.export_onnx(screens("pca"), tmp_path / "graph", pixels="uint8")
+    screen = recondite.load(tmp_path / "graph")
+    ours = screens("pca").predict(digits[1400:1440])
+    np.testing.assert_allclose(
+        screen.predict(digits[1400:1440]).instance_score, ours.instance_score, rtol=1e-4, atol=1e-4
+    )
+    larger = np.asarray(Image.fromarray(digits[1400]).resize((13, 11)))
+    verdicts = screen.predict([digits[1400], larger, np.full((8, 8), np.nan), digits[1401]])
+    assert "8-bit images of 8 x 8" in verdicts.errors[1]
+    assert "NaN" in verdicts.errors[2]
+    assert verdicts.is_outlier[1]
+    np.testing.assert_array_equal(verdicts.instance_score[[0, 3]], screen.predict(digits[1400:1402]).instance_score)
+    assert screen.predict([larger]).is_outlier.all()
+
+
+def test_the_command_line_runs_it_like_any_other_screen(screens, folder, tmp_path):
+    screens("autoencoder").save(tmp_path / "screen")
+    assert main(["export", str(tmp_path / "screen"), "-o", str(tmp_path / "graph")]) == 0
+    for name in ("screen", "graph"):
+        command = ["predict", str(tmp_path / name), str(folder), "-o", str(tmp_path / f"{name}.csv")]
+        assert main(command) in (0, 1)
+    texts = [(tmp_path / f"{name}.csv").read_text() for name in ("screen", "graph")]
+    rows = [list(csv.DictReader(text.splitlines())) for text in texts]
+    assert len(rows[0]) == len(rows[1]) == 40
+    for one, other in zip(*rows, strict=True):
+        assert one["id"] == other["id"]
+        assert one["is_outlier"] == other["is_outlier"]
+    assert main(["show", str(tmp_path / "graph"), str(folder / "even" / "000.png"), "-o", str(tmp_path / "x.png")]) == 0
+    assert main(["info", str(tmp_path / "graph")]) == 0
+
+
+def test_what_cannot_be_exported_says_so(screens, exported, digits, tmp_path):
+    scores = screens("pca").calibrator.scores
+    groups = Calibrator(scores, tuple("ab"[index % 2] for index in range(len(scores))))
+    with pytest.raises(InputError, match="by group"):
+        export.export_onnx(replace(screens("pca"), calibrator=groups), tmp_path / "graph")
+    with pytest.raises(InputError, match="already"):
+        export.export_onnx(exported("pca"), tmp_path / "graph")
+    with pytest.raises(InputError, match="uint8"):
+        export.export_onnx(screens("pca"), tmp_path / "graph", pixels="bf16")
+    with pytest.raises(InputError, match="cannot be saved"):
+        exported("pca").save(tmp_path / "graph")
+    with pytest.raises(InputError, match="one score"):
+        exported("pca").detector.score(digits[:3], score="squared_error")
+    assert not (tmp_path / "graph").exists()
+
+
+def test_an_altered_or_foreign_graph_is_refused(screens, tmp_path):
+    path = tmp_path / "graph"
+    export.export_onnx(screens("pca"), path)
+    assert recondite.load(path).fingerprint() != screens("pca").fingerprint()
+    content = (path / "model.onnx").read_bytes()
+    (path / "model.onnx").write_bytes(content[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="SHA-256"):
+        recondite.load(path)
+    (path / "model.onnx").write_bytes(b"nonsense")
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["pixels"] == "float32"
+    with pytest.raises(ArtifactError):
+        recondite.load(path)
+    with pytest.raises(ArtifactError, match="cannot be run"):
+        Exported((1, 8, 8), ExportedOptions(), b"nonsense", "float32")
+
+
+def test_a_graph_that_scores_otherwise_is_not_written(screens, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_log_normal_tail", lambda z: -z)
+    assert screens("pca").score == AUTO
+    with pytest.raises(RuntimeError, match="nothing was written"):
+        export.export_onnx(screens("pca"), tmp_path / "graph")
+    assert not (tmp_path / "graph").exists()
+
+
+def test_tails_and_normal_scores_agree_with_scipy_and_numpy():
+    z = np.concatenate([np.linspace(-40, 40, 2001), [1e3, 1e6, -1e6]])
+    found = export._log_normal_tail(torch.from_numpy(z)).numpy()
+    np.testing.assert_allclose(found, log_ndtr(-z), rtol=1e-9, atol=1e-12)
+    generator = np.random.default_rng(0)
+    steps = generator.integers(0, 5, 300).astype(float)  # equal knots
+    values = np.stack([generator.normal(size=300), steps, np.full(300, 3.0)], axis=1)
+    marginals = Marginals.fit(values)
+    asked = np.concatenate([values, generator.normal(size=(200, 3)) * 10, np.sort(marginals.knots.T, axis=0)])
+    found = export._normal_scores(marginals, torch.from_numpy(asked)).numpy()
+    np.testing.assert_allclose(found, marginals.z(asked), atol=1e-9)
