@@ -42,6 +42,7 @@ def test_fit_on_the_command_line_equals_fit_in_python(screen):
         "epochs.csv",
         "evidence.safetensors",
         "manifest.json",
+        "pictures.safetensors",
         "steps.csv",
     ]
     assert not screen.with_name("screen.run").exists()

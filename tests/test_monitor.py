@@ -84,6 +84,7 @@ def test_false_alarms_are_as_rare_as_promised(screen):
             screen,
             calibrator=Calibrator(drawn.instance_score),
             observations={"error": drawn.instance_score, **drawn.statistics},
+            peaks=None,
         )
         alarms += Monitor(judge, false_alarm=0.2, seed=run).update(exchangeable(screen, generator, 300))
     assert alarms / runs <= 0.2 + 3 * np.sqrt(0.2 * 0.8 / runs)
@@ -173,7 +174,7 @@ def test_groups_are_ranked_among_their_own(screen):
     grouped = replace(
         screen,
         calibrator=Calibrator(scores, ("a",) * 200 + ("b",) * 200),
-        **{"score": "error", "evidence": None, "observations": {}},
+        **{"score": "error", "evidence": None, "observations": {}, "peaks": None},
     )
     generator = np.random.default_rng(7)
     names = ["a", "b"] * 100

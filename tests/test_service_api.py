@@ -145,7 +145,7 @@ def bomb(side):
         bomb(6000),
         bomb(60000),
         bomb(0),
-        png(np.arange(81, dtype=np.uint8).reshape(9, 9) * 37)[:90],
+        png(np.arange(81, dtype=np.uint8).reshape(9, 9) * 37)[:60],
     ],
     ids=lambda content: repr(content[:16]),
 )

@@ -106,9 +106,11 @@ def recalibrate(
         "outliers": len(reviewed.rows(OUTLIER)),
         "kept": len(screen.calibrator.scores) if keep else 0,
     }
+    peaks = None  # a table of verdicts has none
     if images is not None:
         after = screen.recalibrated(_found(screen, images, reviewed, chosen), by_folder=reviewed.groups is not None)
         values, observations, groups = after.calibrator.scores, dict(after.observations), after.calibrator.groups
+        peaks = after.peaks
     else:
         values, observations = reviewed.scores.instance_score[chosen], _observations(screen, reviewed.scores, chosen)
         groups = None if reviewed.groups is None else tuple(reviewed.groups[index] for index in chosen)
@@ -116,10 +118,12 @@ def recalibrate(
         values = np.concatenate([screen.calibrator.scores, values])
         observations = {name: np.concatenate([screen.observations[name], v]) for name, v in observations.items()}
         groups = None if groups is None else (*(screen.calibrator.groups or ()), *groups)
+        peaks = None if peaks is None or screen.peaks is None else np.concatenate([screen.peaks, peaks])
     after = replace(
         screen,
         calibrator=Calibrator(values, groups),
         observations=observations,
+        peaks=peaks,
         facts={**screen.facts, "calibration": facts},
     )
     return Recalibration(screen, after, reviewed, _table(screen, after, reviewed))

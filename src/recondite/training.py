@@ -76,7 +76,7 @@ class History:
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
-    pictures: EpochPictures | None = None
+    pictures: EpochPictures | None = field(default=None, compare=False)
 
     @property
     def best_validation(self) -> float | None:
