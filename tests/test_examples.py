@@ -14,7 +14,7 @@ WRITTEN = {
         *("report.html", "upright.png", "turned.png", "screen/pictures.safetensors"),
         *(f"{study}/study.html" for study in ("thresholds", "latent-map", "interpolation", "denoising", "linear")),
     ],
-    "guard": ["report.html", "table.csv"],
+    "guard": ["report/report.html", "table.csv"],
     "masks_and_vae": ["report.html", *(f"{study}/study.html" for study in ("mask-size", "features", "microscope"))],
     "own_detector": ["report.html", "screen/manifest.json"],
     "screen_before_classifier": ["fresh.html", "foreign.html", "foreign.png", "thresholds/study.html"],
