@@ -14,7 +14,7 @@ from recondite.artifacts import MANIFEST
 from recondite.datasets import nameless
 from recondite.errors import InputError, ReconditeError
 from recondite.files import existing_folder
-from recondite.screen import Screen, load
+from recondite.screen import Screen, load, located
 from recondite.service.batching import Batcher, Observe
 from recondite.service.refusals import Unknown
 
@@ -162,7 +162,7 @@ class Shelf:
 
 
 def named_folders(folders: Iterable[str]) -> dict[str, Path]:
-    """Return name -> folder for FOLDER and NAME=FOLDER.
+    """Return name -> folder for FOLDER and NAME=FOLDER; ready screens and addresses of the hub stand for folders too.
 
     Raises:
         InputError: a name is not usable in an address, or is there twice.
@@ -170,8 +170,9 @@ def named_folders(folders: Iterable[str]) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for text in folders:
         name, given, folder = text.partition("=")
-        path = Path(folder if given else text).resolve()
-        name = name if given else path.name
+        where = folder if given else text
+        path = located(where).resolve()
+        name = name if given else Path(where).resolve().name
         if not _NAME.fullmatch(name):
             raise InputError(f"expected a name of letters, digits, '.', '_' and '-'; got {name!r}: use NAME=FOLDER")
         if name in named:
