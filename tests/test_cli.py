@@ -159,7 +159,7 @@ def wait_for_epochs(path, count):
 
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT])
 def test_a_fit_that_is_killed_or_interrupted_resumes_to_the_same_bits(tmp_path, way):
-    arguments = ["digits/train", "--epochs", "30", "--width", "8", "--alpha", "0.1", "--seed", "2"]
+    arguments = ["digits/train", "--epochs", "100", "--width", "8", "--alpha", "0.1", "--seed", "2"]
     assert run("fit", *arguments, "-o", tmp_path / "whole").returncode == 0
     process = subprocess.Popen([*COMMAND, "fit", *arguments, "-o", str(tmp_path / "part")], stderr=subprocess.PIPE)
     wait_for_epochs(tmp_path / "part.run" / "epochs.csv", 3)
