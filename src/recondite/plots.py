@@ -28,10 +28,14 @@ def new_axes(width: float = 6.0, height: float = 3.2) -> Axes:
     return axes
 
 
+_FAR = 20
+"""Scores that spread over so many widths of their lower middle are drawn on an axis that is logarithmic far out."""
+
+
 def plot_scores(
     scores: Mapping[str, ArrayLike], threshold: float | None = None, ax: Axes | None = None, bins: int = 50
 ) -> Axes:
-    """Draw one histogram of instance scores a name, on one logarithmic axis where all are positive.
+    """Draw one histogram of instance scores a name, on one axis, logarithmic where scores spread far.
 
     Args:
         scores: name -> scores; NaN values are left out.
@@ -42,10 +46,14 @@ def plot_scores(
     joined = np.concatenate([*finite.values(), [] if threshold is None or np.isnan(threshold) else [threshold]])
     if joined.size:
         low, high = float(joined.min()), float(joined.max())
-        logarithmic = low > 0 and high > low
-        if logarithmic:
+        lower, upper = np.quantile(joined, [0.25, 0.5])
+        width = float(upper - lower)
+        if low > 0 and high > low:
             ax.set_xscale("log")
             edges = np.geomspace(low, high * 1.0001, bins + 1)
+        elif width > 0 and high - low > _FAR * width:
+            ax.set_xscale("asinh", linear_width=width)
+            edges = width * np.sinh(np.linspace(np.arcsinh(low / width), np.arcsinh(high * 1.0001 / width), bins + 1))
         else:
             edges = np.linspace(low, high if high > low else low + 1, bins + 1)
         for (name, values), colour in zip(finite.items(), (GREY, BLUE, ORANGE, GREEN, RED), strict=False):

@@ -39,8 +39,8 @@ def serve(
     Parameters
     ----------
     screens
-        Folders of screens, NAME=FOLDER, or a ready screen such as digits. A folder that holds screens in sub-folders has
-        them as versions, the last of which (2 before 10) is the default.
+        Folders of screens, NAME=FOLDER, or a ready screen such as digits. A folder that holds screens in sub-folders
+        has them as versions, the last of which (2 before 10) is the default.
     host
         Address to listen on; other machines only reach 0.0.0.0 or ::.
     port
