@@ -121,7 +121,7 @@ def test_roc_curves_and_latent_sizes_are_drawn_with_their_names():
 def test_scores_that_spread_far_to_both_sides_of_zero_are_told_apart():
     """Evidence scores lie around 0 for normal images and in the thousands for others."""
     normal = np.random.default_rng(0).normal(0.5, 0.7, 500)
-    axes = plot_scores({"normal": normal, "foreign": [-1.0, 900.0, 2500.0]}, threshold=2.5)
+    axes = plots.plot_scores({"normal": normal, "foreign": [-1.0, 900.0, 2500.0]}, threshold=2.5)
     heights = [patch.get_height() for patch in axes.patches if 0 < patch.get_height() < 0.5]
     assert len(heights) > 5  # not all normal images in one bar
     assert axes.get_xscale() == "asinh"
