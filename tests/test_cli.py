@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -161,7 +162,11 @@ def wait_for_epochs(path, count):
 def test_a_fit_that_is_killed_or_interrupted_resumes_to_the_same_bits(tmp_path, way):
     arguments = ["digits/train", "--epochs", "100", "--width", "8", "--alpha", "0.1", "--seed", "2"]
     assert run("fit", *arguments, "-o", tmp_path / "whole").returncode == 0
-    process = subprocess.Popen([*COMMAND, "fit", *arguments, "-o", str(tmp_path / "part")], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*COMMAND, "fit", *arguments, "-o", str(tmp_path / "part")],
+        stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell in the background ignores it
+    )
     wait_for_epochs(tmp_path / "part.run" / "epochs.csv", 3)
     process.send_signal(way)
     _, error = process.communicate(timeout=60)
