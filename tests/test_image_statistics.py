@@ -202,3 +202,22 @@ def test_own_networks_without_layers_to_look_at_still_have_statistics(digits):
     batch = nameless(digits[:10, None] / np.float32(255))
     statistics = Observer(reencoding=True).score_batch(detector, batch).statistics
     assert "reencoding" in statistics
+
+
+@pytest.mark.parametrize("name", ["alad", "features"])
+def test_a_detectors_own_statistics_are_logarithms_of_its_scores(name, screens, digits):
+    screen = screens(name)
+    verdicts = screen.predict(digits[1400:1420])
+
+    def score(of):
+        return screen.detector.score(digits[1400:1420], score=of).instance_score
+
+    if name == "alad":
+        expected = {f"critic_{part}": np.log(score(part)) for part in ("fm", "ch")}
+    else:
+        expected = {
+            "feature_error": np.log(score("reconstruction_error")),
+            "feature_mahalanobis": np.log(score("mahalanobis")) / 2,
+        }
+    for statistic, values in expected.items():
+        np.testing.assert_allclose(verdicts.statistics[statistic], values, rtol=1e-3, atol=1e-3, err_msg=statistic)
