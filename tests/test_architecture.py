@@ -27,6 +27,7 @@ ROWS = [
         "pooling",
         "maps",
         "alad_nets",
+        "inference",
         "augmentation",
         "nets",
         "plots",

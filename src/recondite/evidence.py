@@ -32,7 +32,7 @@ _VECTORS_LEARNT = 10_000
 Values = Mapping[str, NDArray[np.float64]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Observer:
     """Finds the statistics of images: those of `image_statistics`, the detector's own, and distances.
 
@@ -57,15 +57,9 @@ class Observer:
         reconstruction: bool = False,
     ) -> Scores:
         """Return the detector's scores of one batch, with statistics."""
-        layers = detector.encoder_layers() if self.reencoding else []
-        with recorded(layers) as before:
-
-            def statistics(pixels: Tensor, measured: Measured) -> dict[str, Tensor]:
-                return self.found(detector, pixels, measured, before)
-
-            return detector.score_batch(
-                batch, score, feature_score=feature_score, reconstruction=reconstruction, statistics=statistics
-            )
+        return detector.score_batch(
+            batch, score, feature_score=feature_score, reconstruction=reconstruction, observer=self
+        )
 
     def found(
         self, detector: Detector, pixels: Tensor, measured: Measured, before: list[Tensor | None]
@@ -73,10 +67,10 @@ class Observer:
         """Return name -> statistics (N,) of a batch in image units.
 
         Args:
-            detector: what measured it.
+            detector: what measured it, made ready.
             pixels: (N, *shape).
             measured: what the detector found.
-            before: what each of `detector.encoder_layers()` gave meanwhile; None for one that was not recorded.
+            before: what each of `detector.encoder_layers()` gave meanwhile; empty unless `reencoding`.
         """
         pixels = pixels.contiguous()  # from channels last: each flattening below would copy
         x = detector.scaled(pixels)
@@ -268,10 +262,10 @@ def fit_observer(
     part = Rows(images.pixels, images.index[chosen])
     collected: dict[str, list[NDArray[np.float32]]] = {}
 
-    def vectors(pixels: Tensor) -> dict[str, Tensor]:
+    def vectors(ready: Detector, pixels: Tensor) -> dict[str, Tensor]:
         found = {}
-        if detector.has_encoder:
-            found["latents"] = detector.encode_tensor(detector.scaled(pixels))
+        if ready.has_encoder:
+            found["latents"] = ready.encode_tensor(ready.scaled(pixels))
         if classifier is not None:
             found["features"] = classifier(pixels)
         return found

@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from recondite.datasets import Batch
-from recondite.detectors.base import SCORING_BATCH, Detector, Statistics
+from recondite.detectors.base import SCORING_BATCH, Detector, Statistician
 from recondite.errors import ArtifactError, InputError
 from recondite.options import CHECKED
 from recondite.scores import Scores
@@ -76,9 +76,9 @@ class Exported(Detector):
         top_percent: float | None = None,
         feature_score: bool = False,
         reconstruction: bool = False,  # noqa: ARG002  a graph gives none
-        statistics: Statistics | None = None,
+        observer: Statistician | None = None,
     ) -> Scores:
-        if score is not None or top_percent is not None or statistics is not None:
+        if score is not None or top_percent is not None or observer is not None:
             raise InputError("an exported screen has one score; export another graph for another score")
         if len(batch.pixels) > SCORING_BATCH:
             raise InputError(f"expected a batch of at most {SCORING_BATCH}; got {len(batch.pixels)}")
@@ -92,7 +92,7 @@ class Exported(Detector):
                     errors[index] = f"this graph takes 8-bit images of {height_width} pixels as they are"
             pixels = pixels[exact]
         names = OUTPUTS[: 1 + feature_score]
-        found = dict(zip(names, self._run(pixels, names), strict=True))
+        found = dict(zip(names, self._outputs(pixels, names), strict=True))
         good = np.array([error is None for error in errors])
         scores = np.full(len(errors), np.nan)
         scores[good] = found["instance_score"]
@@ -103,7 +103,7 @@ class Exported(Detector):
                 maps[good] = found["feature_score"]
         return Scores(ids=tuple(batch.ids), instance_score=scores, errors=tuple(errors), feature_score=maps)
 
-    def _run(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+    def _outputs(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
         """Return outputs of the graph for N images.
 
         They go one at a time from one place in memory: sums of onnxruntime depend in the last bits on an image's place

@@ -1,10 +1,10 @@
 """The contract of every detector: two methods to write, the rest for free."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 import numpy as np
 import torch
@@ -14,17 +14,21 @@ from torch import Tensor, nn
 from recondite.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.errors import InputError, NotFittedError
 from recondite.images import Preprocessing
+from recondite.inference import Packed, ready_network, weighted_layers
 from recondite.maps import multi_scale_error, smoothed, ssim_error
-from recondite.nets import evaluating
+from recondite.nets import evaluating, recorded
 from recondite.options import PoolingOptions, TrainingOptions, describe_options, make_options, option_names
 from recondite.pooling import instance_scores, worst_region
 from recondite.scores import Scores
 from recondite.spool import Rows, read_all, split
 from recondite.training import History, Update, train
 
-SCORING_BATCH = 32
-"""Images in every scoring call. Kernels differ in the last bits between batch sizes, so a lone image is padded to a
-full batch: that is how it gets the very score it gets among others."""
+SCORING_BATCH = 64
+"""Images in a full scoring call. Kernels differ in the last bits between batch sizes, so fewer images are padded to a
+full batch, or to a smaller one that has been seen to give the same bits: that is how a lone image gets the very score
+it gets among others."""
+SMALL_BATCHES = (2, 8, 32)
+"""Smaller batches that are tried."""
 FEWEST_VALIDATED = 10
 PixelScore = Literal["squared_error", "absolute_error", "ssim", "multi_scale"]
 """What can be computed at each pixel from an image and its reconstruction; the last two look at its surroundings."""
@@ -56,8 +60,52 @@ class Measured:
 
 Prior = Literal["standard normal", "fitted"]
 """Where latents for new images come from: N(0, I), or a Gaussian fitted to the latents of training images."""
-Statistics = Callable[[Tensor, Measured], Mapping[str, Tensor]]
-"""A function of a batch in image units and of what was measured on it: name -> (N,)."""
+
+
+class Statistician(Protocol):
+    """Finds further numbers for each image."""
+
+    @property
+    def reencoding(self) -> bool:
+        """Whether it wants to see what the encoder's layers gave."""
+
+    def found(
+        self, detector: "Detector", pixels: Tensor, measured: Measured, before: list[Tensor | None]
+    ) -> Mapping[str, Tensor]:
+        """Return name -> (N,) of a batch in image units.
+
+        Args:
+            detector: what measured it, made ready.
+            pixels: (N, *shape).
+            measured: what the detector found.
+            before: what each of `detector.encoder_layers()` gave meanwhile; empty unless `reencoding`.
+        """
+
+
+_Function = Callable[["Detector", Tensor], dict[str, Tensor]]
+
+
+class _Ready:
+    """What a detector keeps for scoring until its weights change; copies of the detector begin without.
+
+    Args:
+        state: of the weights and of the processor, when it was made.
+        networks: the detector's networks made ready, by name.
+        sizes: kind of function -> the batch sizes that give the same bits as full batches.
+        small_calls: kind of function -> how often it was called with few images before its sizes were known.
+    """
+
+    def __init__(self, state: Hashable = None, networks: Mapping[str, nn.Module] | None = None) -> None:
+        self.state = state
+        self.networks = dict(networks or {})
+        self.sizes: dict[Hashable, tuple[int, ...]] = {}
+        self.small_calls: dict[Hashable, int] = {}
+
+    def __deepcopy__(self, memo: object) -> "_Ready":
+        return _Ready()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_Ready, ())
 
 
 class Detector(nn.Module):
@@ -105,6 +153,7 @@ class Detector(nn.Module):
         self.check_scoring()
         self.history = History()
         self.modules_given = False
+        self._cache = _Ready()
         scale_shape = () if self.preprocessing.is_image else self.shape
         self.register_buffer("shift", torch.zeros(scale_shape))
         self.register_buffer("scale", torch.ones(scale_shape))
@@ -262,36 +311,39 @@ class Detector(nn.Module):
         top_percent: float | None = None,
         feature_score: bool = False,
         reconstruction: bool = False,
-        statistics: Statistics | None = None,
+        observer: Statistician | None = None,
     ) -> Scores:
         """Score one batch of at most `SCORING_BATCH` images; every score anywhere comes from here.
 
         Args:
             batch: the images.
             score, top_percent, feature_score, reconstruction: as in `score`.
-            statistics: finds further numbers for each image, within the same padded batch.
+            observer: finds further numbers for each image, within the same padded batch.
         """
         good = batch.good
 
-        def measured(pixels: Tensor) -> dict[str, Tensor]:
-            result, maps, instances = self.measure_and_pool(pixels, score, top_percent)
+        def measured(ready: Detector, pixels: Tensor) -> dict[str, Tensor]:
+            with recorded(ready.encoder_layers() if observer is not None and observer.reencoding else []) as before:
+                result, maps, instances = ready.measure_and_pool(pixels, score, top_percent)
             values = {_INSTANCE: instances}
             if feature_score:
                 values[_FEATURES] = maps
             if reconstruction and result.reconstruction is not None:
-                values[_REBUILT] = self.unscaled(result.reconstruction)
-            if statistics is not None:
-                values |= {name: value.double() for name, value in statistics(pixels, result).items()}
+                values[_REBUILT] = ready.unscaled(result.reconstruction)
+            if observer is not None:
+                statistics = observer.found(ready, pixels, result, before)
+                values |= {name: value.double() for name, value in statistics.items()}
             return values
 
-        found = {name: _spread(values, good) for name, values in self.run(batch.pixels, measured).items()}
+        kind = (repr(self.options), score, top_percent, feature_score, reconstruction, observer)
+        found = {name: _spread(values, good) for name, values in self.run(batch.pixels, measured, kind).items()}
         return Scores(
             ids=tuple(batch.ids),
             instance_score=found.pop(_INSTANCE),
             errors=tuple(batch.errors),
             feature_score=found.pop(_FEATURES, None),
             reconstruction=found.pop(_REBUILT, None),
-            statistics=found if statistics is not None else None,
+            statistics=found if observer is not None else None,
         )
 
     def measure_and_pool(
@@ -341,7 +393,7 @@ class Detector(nn.Module):
             InputError: an image cannot be read, or the detector has no encoder.
             NotFittedError: `fit` was not called.
         """
-        return self._map(images, lambda x: {"": self.encode_tensor(self.scaled(x))})
+        return self._map(images, _encoded)
 
     def reconstruct(self, images: object) -> NDArray[np.float32]:
         """Return each image rebuilt (N, *shape), in image units.
@@ -350,7 +402,7 @@ class Detector(nn.Module):
             InputError: an image cannot be read.
             NotFittedError: `fit` was not called.
         """
-        return self._map(images, lambda x: {"": self.unscaled(self.reconstruct_tensor(self.scaled(x)))})
+        return self._map(images, _rebuilt)
 
     def decode(self, latents: ArrayLike) -> NDArray[np.float32]:
         """Return the images (N, *shape), in image units, that latents (N, D) stand for.
@@ -363,7 +415,9 @@ class Detector(nn.Module):
         if z.ndim != 2 or len(z) == 0:
             raise InputError(f"expected latents (N, D); got shape {z.shape}")
         parts = [
-            self.run(z[start : start + SCORING_BATCH], lambda x: {"": self.unscaled(self.decode_tensor(x))})[""]
+            self.run(z[start : start + SCORING_BATCH], lambda ready, x: {"": ready.unscaled(ready.decode_tensor(x))})[
+                ""
+            ]
             for start in range(0, len(z), SCORING_BATCH)
         ]
         return np.concatenate(parts)
@@ -397,7 +451,8 @@ class Detector(nn.Module):
         chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:_PRIOR_IMAGES])
         some = Rows(images.pixels, images.index[chosen])
         parts = [
-            self.run(x, lambda x: {"": self.encode_tensor(self.scaled(x))})[""] for x in some.batches(SCORING_BATCH)
+            self.run(x, lambda ready, x: {"": ready.encode_tensor(ready.scaled(x))})[""]
+            for x in some.batches(SCORING_BATCH)
         ]
         latents = np.concatenate(parts).astype(np.float64)
         variances, axes = np.linalg.eigh(np.cov(latents, rowvar=False, ddof=0).reshape(2 * latents.shape[1:]))
@@ -405,13 +460,16 @@ class Detector(nn.Module):
         self.latent_factor.copy_(torch.from_numpy(axes * np.sqrt(variances.clip(min=0))))
 
     def run(
-        self, rows: NDArray[np.float32], function: Callable[[Tensor], dict[str, Tensor]]
+        self, rows: NDArray[np.float32], function: _Function, kind: Hashable | None = None
     ) -> dict[str, NDArray[Any]]:
         """Apply a function of a tensor batch to at most `SCORING_BATCH` rows, padded with zeros to a full batch.
 
         Args:
             rows: float32 (n, *shape), in image units or whatever the function takes.
-            function: in eval mode and without gradients, (N, *shape) -> name -> (N, ...).
+            function: of this detector made ready (see `ready`) and a tensor (N, *shape), in eval mode and without
+                gradients; name -> (N, ...).
+            kind: what tells this function of images from others; where it is given, few rows are padded less, if on
+                random images that is seen to give the same bits.
 
         Returns:
             name -> (n, ...).
@@ -423,13 +481,75 @@ class Detector(nn.Module):
             raise NotFittedError(f"detector {self.name!r} is not fitted: call fit(images) first")
         if len(rows) > SCORING_BATCH:
             raise InputError(f"expected a batch of at most {SCORING_BATCH}; got {len(rows)}")
-        padded = np.zeros((SCORING_BATCH, *rows.shape[1:]), dtype=np.float32)
+        size = SCORING_BATCH if kind is None else self._batch_size(len(rows), function, kind)
+        return self._run(rows, function, size)
+
+    def ready(self) -> Self:
+        """Return this detector with its networks made ready to score; see `recondite.inference`.
+
+        They are made anew when a weight has changed.
+        """
+        tensors = [*self.parameters(), *self.buffers()]
+        versions = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        state = (versions, torch.get_num_threads(), tuple(map(id, self.children())))
+        if self._cache.state != state:
+            with torch.no_grad(), evaluating(self):
+                self._cache = _Ready(
+                    state, {name: self._made_ready(name, part) for name, part in self.named_children()}
+                )
+        other = copy.copy(self)
+        other.__dict__["_modules"] = {**self._modules, **self._cache.networks}
+        return other
+
+    def _made_ready(self, name: str, network: nn.Module) -> nn.Module:
+        latent = (getattr(self.options, "latent_size", 0),)
+        shape = {"encoder": self.shape, "decoder": latent, "generator": latent}.get(name)
+        if shape is None:
+            return network
+        return ready_network(network, torch.zeros(SCORING_BATCH, *shape, device=self.device))
+
+    def _batch_size(self, count: int, function: _Function, kind: Hashable) -> int:
+        """Return the size of batch to pad `count` rows to.
+
+        Trying sizes takes longer than a full batch does, so it waits for the second call with few rows.
+        """
+        smallest = next((size for size in SMALL_BATCHES if count <= size), None)
+        if smallest is None or self.device.type != "cpu":
+            return SCORING_BATCH
+        self.ready()
+        cache = self._cache
+        if kind not in cache.sizes:
+            cache.small_calls[kind] = cache.small_calls.get(kind, 0) + 1
+            if cache.small_calls[kind] < 2:
+                return SCORING_BATCH
+            cache.sizes[kind] = self._equal_sizes(function)
+        return next((size for size in cache.sizes[kind] if count <= size), SCORING_BATCH)
+
+    def _equal_sizes(self, function: _Function) -> tuple[int, ...]:
+        """Return the sizes of `SMALL_BATCHES` with which random images get the very bits they get in a full batch."""
+        random = np.random.default_rng(0)
+        probe = random.random((SCORING_BATCH, *self.shape), dtype=np.float32)
+        if not self.preprocessing.is_image:
+            spread = random.standard_normal((SCORING_BATCH, *self.shape)).astype(np.float32)
+            probe = spread * self.scale.cpu().numpy() + self.shift.cpu().numpy()
+        full = self._run(probe, function, SCORING_BATCH)
+
+        def agrees(size: int, start: int) -> bool:
+            few = self._run(probe[start : start + size], function, size)
+            return all(few[name].tobytes() == full[name][start : start + size].tobytes() for name in full)
+
+        return tuple(size for size in SMALL_BATCHES if agrees(size, 0) and agrees(size, SCORING_BATCH - size))
+
+    def _run(self, rows: NDArray[np.float32], function: _Function, size: int) -> dict[str, NDArray[Any]]:
+        """Return what a function gives for rows, padded with zeros to a batch of `size`."""
+        padded = np.zeros((size, *rows.shape[1:]), dtype=np.float32)
         padded[: len(rows)] = rows
         tensor = torch.from_numpy(padded)
         layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+        ready = self.ready()
         # The short floats that GPUs use by default in convolutions would give another score than a processor does.
-        with evaluating(self), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            results = function(tensor.to(self.device, memory_format=layout))
+        with evaluating(ready), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            results = function(ready, tensor.to(self.device, memory_format=layout))
         return {name: result[: len(rows)].cpu().numpy() for name, result in results.items()}
 
     def pixel_errors(self, x: Tensor, rebuilt: Tensor, score: str) -> Tensor:
@@ -489,11 +609,15 @@ class Detector(nn.Module):
         return get_args(describe_options(cls.Options)["score"][0])
 
     def encoder_layers(self) -> list[nn.Module]:
-        """Return the inner layers of the encoder: its convolutions and dense layers but the last."""
+        """Return the inner layers of the encoder: its convolutions and dense layers but the last, after their ReLUs."""
         encoder = getattr(self, "encoder", None)
+        weighted = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, Packed)
         layers: list[nn.Module] = []
-        if isinstance(encoder, nn.Module):
-            layers.extend(part for part in encoder.modules() if isinstance(part, nn.Conv2d | nn.Linear))
+        if isinstance(encoder, nn.Sequential):
+            parts = [part for part in weighted_layers(encoder) if isinstance(part[0], weighted)]
+            layers.extend(activation or norm or layer for layer, norm, activation in parts)
+        elif isinstance(encoder, nn.Module):
+            layers.extend(part for part in encoder.modules() if isinstance(part, weighted))
         return layers[:-1]
 
     def _pooling(self, top_percent: float | None = None) -> PoolingOptions:
@@ -524,14 +648,22 @@ class Detector(nn.Module):
     def _batches(self, images: ImageSet) -> Iterator[Batch]:
         return read_batches(images, self.preprocessing, SCORING_BATCH)
 
-    def _map(self, images: object, function: Callable[[Tensor], dict[str, Tensor]]) -> NDArray[np.float32]:
+    def _map(self, images: object, function: _Function) -> NDArray[np.float32]:
         parts = []
         for batch in self._batches(open_images(images, shape=self.shape)):
             for name, error in zip(batch.ids, batch.errors, strict=True):
                 if error is not None:
                     raise InputError(f"{name}: {error}")
-            parts.append(self.run(batch.pixels, function)[""])
+            parts.append(self.run(batch.pixels, function, function.__name__)[""])
         return np.concatenate(parts)
+
+
+def _encoded(ready: Detector, x: Tensor) -> dict[str, Tensor]:
+    return {"": ready.encode_tensor(ready.scaled(x))}
+
+
+def _rebuilt(ready: Detector, x: Tensor) -> dict[str, Tensor]:
+    return {"": ready.unscaled(ready.reconstruct_tensor(ready.scaled(x)))}
 
 
 def _check_unpooled(score: str, pooling: PoolingOptions) -> None:

@@ -10,7 +10,6 @@ from nicegui import ui
 from numpy.typing import NDArray
 
 from recondite.detectors import Detector
-from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.pictures import colours, data_url
 from recondite.service.charts import ACCENT, SOFT, WARN, frame
@@ -94,13 +93,7 @@ def _fact(name: str, pixels: Any, verdict: str, p_value: float) -> dict[str, Any
 
 def flat(detector: Detector, pixels: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return images (N, C, H, W) as points (N, 2): the two principal components of their latents, in [0, 1]."""
-    parts = [
-        detector.run(pixels[start : start + SCORING_BATCH], lambda x: {"": detector.encode_tensor(detector.scaled(x))})[
-            ""
-        ]
-        for start in range(0, len(pixels), SCORING_BATCH)
-    ]
-    latents = np.concatenate(parts).reshape(len(pixels), -1).astype(np.float64)
+    latents = detector.encode(pixels).reshape(len(pixels), -1).astype(np.float64)
     latents -= latents.mean(axis=0)
     axes = np.linalg.svd(latents, full_matrices=False)[2][:2]
     # A direction has no sign of its own: its largest entry is made positive, so that the map does not flip about.

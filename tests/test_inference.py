@@ -1,0 +1,166 @@
+"""Networks made ready compute what they computed before, for any number of images the same."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from recondite.alad_nets import make_alad_networks
+from recondite.datasets import nameless
+from recondite.detectors import build
+from recondite.detectors.base import SCORING_BATCH, SMALL_BATCHES
+from recondite.inference import Packed, ready_network, weighted_layers
+from recondite.nets import make_network
+
+
+def with_used_norms(network: nn.Module) -> nn.Module:
+    """Return the network in eval mode, its batch norms with statistics that are not 0 and 1, its weights not small."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.3, generator=generator)
+    for name, buffer in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+    return network.eval()
+
+
+def every_network() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    torch.manual_seed(0)
+    mnist = make_network("mnist-microscope", (1, 28, 28), 20, 32, 20)
+    photographs = make_network("cats-dogs-screen", (3, 32, 32), 1000, 32, 1000)
+    odd = make_network("auto", (3, 17, 30), 8, 8, 16)
+    vectors = make_network("auto", (12,), 4, 8, 8)
+    alad = make_alad_networks((3, 32, 32), 16, 8)
+    found: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+        "mnist encoder": (mnist.encoder, (1, 28, 28)),
+        "mnist decoder": (mnist.decoder, (20,)),
+        "photographs encoder": (photographs.encoder, (3, 32, 32)),
+        "photographs decoder": (photographs.decoder, (1000,)),
+        "odd encoder": (odd.encoder, (3, 17, 30)),
+        "odd decoder": (odd.decoder, (8,)),
+        "vectors encoder": (vectors.encoder, (12,)),
+        "vectors decoder": (vectors.decoder, (4,)),
+        "alad encoder": (with_used_norms(alad.encoder), (3, 32, 32)),
+        "alad generator": (with_used_norms(alad.generator), (16,)),
+    }
+    for stride, padding, extra in [(2, 1, 0), (2, 0, 0), (2, 1, 1), (4, 0, 0), (1, 1, 0)]:
+        for channels in (1, 3, 20):
+            layer = nn.ConvTranspose2d(5, channels, 4, stride, padding, extra)
+            found[f"transposed {stride} {padding} {extra} {channels}"] = nn.Sequential(layer), (5, 6, 7)
+    found["grouped"] = nn.Sequential(nn.Conv2d(6, 4, (3, 5), (1, 2), (0, 2), (2, 1), 2), nn.LeakyReLU(0.3)), (6, 9, 11)
+    found["reflecting"] = nn.Sequential(nn.Conv2d(2, 4, 3, 1, "same", padding_mode="reflect"), nn.ReLU()), (2, 8, 8)
+    dense = nn.Sequential(nn.Linear(9, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(), nn.Sequential(nn.Linear(6, 3)))
+    found["dense norm"] = with_used_norms(dense), (9,)
+    return found
+
+
+@pytest.mark.parametrize("name", every_network())
+def test_a_ready_network_computes_the_same(name: str) -> None:
+    network, shape = every_network()[name]
+    network.eval()
+    x = torch.rand(SCORING_BATCH, *shape, generator=torch.Generator().manual_seed(2)) + 0.1
+    with torch.no_grad():
+        ready = ready_network(network, torch.zeros(SCORING_BATCH, *shape))
+        expected, found = network(x), ready(x)
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert not torch.equal(expected, torch.zeros_like(expected))
+
+
+def test_everything_with_weights_is_packed_with_what_follows_it() -> None:
+    network, shape = every_network()["alad generator"]
+    with torch.no_grad():
+        ready = ready_network(network, torch.zeros(SCORING_BATCH, *shape))
+    kinds = [type(part).__name__ for part in ready.children()]
+    assert kinds == ["Unflatten", *["Packed"] * 4, "Tanh"]
+    pairs = list(weighted_layers(network))  # type: ignore[arg-type]
+    assert sum(norm is not None and activation is not None for _, norm, activation in pairs) == 3
+
+
+def test_spectral_norm_is_folded_as_in_eval_mode() -> None:
+    layer = spectral_norm(nn.Conv2d(3, 4, 3))
+    network = nn.Sequential(layer, nn.ReLU()).eval()
+    x = torch.rand(SCORING_BATCH, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(ready_network(network, x)(x), network(x), atol=1e-6)
+
+
+def test_modules_of_other_kinds_stay_what_they_are() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.layer.weight
+
+    own = Own()
+    assert ready_network(own, torch.zeros(2, 4)) is own
+    with torch.no_grad():
+        inside = ready_network(nn.Sequential(own, nn.Linear(4, 2)), torch.zeros(2, 4))
+    assert next(inside.children()) is own
+    assert isinstance(list(inside.children())[1], Packed)
+
+
+def fitted(**options: object) -> Any:
+    detector = build("vae", image_shape=(3, 16, 16), latent_size=8, width=8, **options)
+    images = np.random.default_rng(0).random((40, 3, 16, 16), dtype=np.float32)
+    return detector.fit(images, validation=0, epochs=1, batch_size=20)
+
+
+def test_small_batches_give_the_bits_of_a_full_one_and_are_used() -> None:
+    detector = fitted()
+    images = np.random.default_rng(1).random((SCORING_BATCH, 3, 16, 16), dtype=np.float32)
+    full = detector.score_batch(nameless(images)).instance_score
+    for count in (1, 2, 5, 31, 33):
+        for _ in range(3):
+            few = detector.score_batch(nameless(images[:count])).instance_score
+            assert few.tobytes() == full[:count].tobytes()
+    assert list(detector._cache.sizes.values()) == [SMALL_BATCHES]
+
+
+def test_a_size_that_gives_other_bits_is_not_used() -> None:
+    detector = fitted()
+    sizes = []
+
+    def by_batch(_ready: object, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        sizes.append(len(x))
+        return {"": x.flatten(1).sum(1) * (1.5 if len(x) == 8 else 1)}
+
+    rows = np.ones((3, 3, 16, 16), dtype=np.float32)
+    results = [detector.run(rows, by_batch, "by batch")[""] for _ in range(3)]
+    assert all(np.array_equal(result, results[0]) for result in results)
+    assert sizes[0] == SCORING_BATCH
+    assert sizes[-1] == 32
+
+
+@pytest.mark.parametrize("change", ["in place", "loaded", "fitted again"])
+def test_changed_weights_change_scores(change: str) -> None:
+    detector, other = fitted(), fitted(initial_sigma=0.3)
+    images = np.random.default_rng(1).random((4, 3, 16, 16), dtype=np.float32)
+    before = detector.score(images).instance_score
+    if change == "in place":
+        with torch.no_grad():
+            next(detector.decoder.parameters()).add_(0.1)
+    elif change == "loaded":
+        detector.load_state_dict(other.state_dict())
+    else:
+        detector.fit(1 - images, validation=0, epochs=1)
+    assert not np.array_equal(detector.score(images).instance_score, before)
+    fresh = copy.deepcopy(detector)
+    assert np.array_equal(fresh.score(images).instance_score, detector.score(images).instance_score)
+
+
+def test_scoring_leaves_the_detector_as_it_was() -> None:
+    detector = fitted()
+    names = list(detector.state_dict())
+    detector.train()
+    detector.score(np.zeros((3, 3, 16, 16), dtype=np.float32))
+    assert detector.training
+    assert list(detector.state_dict()) == names
+    assert all(type(part) is not Packed for part in detector.modules())
