@@ -70,12 +70,16 @@ class Preprocessing:
         """
         if not self.is_image:
             return _vector(_load(source)[0], self.shape)
-        planes = _planes(decode(source), self.shape[0])
+        stored = decode(source)
         channels, height, width = self.shape
-        resized = np.stack([_resize(plane, height, width) for plane in planes])
-        if len(resized) != channels:
-            resized = _match_channels(resized, channels)
-        return np.ascontiguousarray(np.clip(resized, 0.0, 1.0))
+        planes = _planes(stored, channels)
+        if planes.shape[1:] != (height, width):
+            planes = np.stack([_resize(plane, height, width) for plane in planes])
+        if len(planes) != channels:
+            planes = _match_channels(planes, channels)
+        if stored.alpha is not None or planes.shape != stored.planes.shape:
+            planes = np.clip(planes, 0.0, 1.0)  # sums of weighted values may leave the range by a rounding
+        return np.ascontiguousarray(planes)
 
     def to_json(self) -> dict[str, Any]:
         return {"shape": list(self.shape), "resize": "bilinear, antialiased, float32", "range": [0, 1]}
@@ -113,7 +117,7 @@ def decode(source: object) -> Pixels:
     """
     stored, is_picture = _load(source)
     axis = channel_axis(stored.shape) if not is_picture else (2 if stored.ndim == 3 else None)
-    planes = stored[None] if axis is None else np.moveaxis(stored, axis, 0)
+    planes = stored[None] if axis is None else stored.transpose(2, 0, 1) if axis == 2 else stored
     if planes.size == 0:
         raise InputError(f"the image is empty: shape {stored.shape}")
     if is_picture and len(planes) in (2, 4):
@@ -241,39 +245,37 @@ def _pixels(picture: Image.Image) -> NDArray[Any]:
     return pixels
 
 
-def _planes(pixels: Pixels, channels: int) -> list[Floats]:
-    """Return float32 planes (H, W) in [0, 1], laid on white where the image is transparent."""
-    planes, alpha = list(pixels.planes), pixels.alpha
+def _planes(pixels: Pixels, channels: int) -> Floats:
+    """Return float32 planes (C, H, W) in [0, 1], laid on white where the image is transparent."""
+    planes, alpha = pixels.planes, pixels.alpha
     if channels == 4 and alpha is not None:
-        planes, alpha = [*planes, alpha], None
-    elif channels != 4 and len(planes) == 4:
+        return _scale(np.concatenate([planes, alpha[None]]))
+    if channels != 4 and len(planes) == 4:
         planes, alpha = planes[:3], planes[3]
     if alpha is None:
-        return [_scale(plane) for plane in planes]
+        return _scale(planes)
     opaque = _scale(alpha)
-    return [_scale(plane) * opaque + (1 - opaque) for plane in planes]
+    return _scale(planes) * opaque + (1 - opaque)
 
 
-def _scale(plane: NDArray[Any]) -> Floats:
-    kind = plane.dtype
+def _scale(planes: NDArray[Any]) -> Floats:
+    kind = planes.dtype
     if kind == np.bool_:
-        return plane.astype(np.float32)
+        return planes.astype(np.float32)
     if kind == np.uint8:
-        return plane.astype(np.float32) / np.float32(255)
+        return planes.astype(np.float32) / np.float32(255)
     if kind.kind == "u" and kind.itemsize == 2:
-        return plane.astype(np.float32) / np.float32(65535)
+        return planes.astype(np.float32) / np.float32(65535)
     if kind.kind != "f":
         raise InputError(f"expected uint8, uint16, bool or float pixels; got {kind}")
-    if not np.isfinite(plane).all():
+    if not np.isfinite(planes).all():
         raise InputError("expected float pixels in [0, 1]; got NaN or infinite values")
-    if plane.min() < 0 or plane.max() > 1:
-        raise InputError(f"expected float pixels in [0, 1]; got values from {plane.min():g} to {plane.max():g}")
-    return plane.astype(np.float32)
+    if planes.min() < 0 or planes.max() > 1:
+        raise InputError(f"expected float pixels in [0, 1]; got values from {planes.min():g} to {planes.max():g}")
+    return planes.astype(np.float32)
 
 
 def _resize(plane: Floats, height: int, width: int) -> Floats:
-    if plane.shape == (height, width):
-        return plane
     picture = Image.fromarray(np.ascontiguousarray(plane))
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
