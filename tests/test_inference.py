@@ -1,6 +1,9 @@
 """Networks made ready compute what they computed before, for any number of images the same."""
 
 import copy
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +12,13 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+import recondite
 from recondite.alad_nets import make_alad_networks
 from recondite.datasets import nameless
 from recondite.detectors import build
 from recondite.detectors.base import SCORING_BATCH, SMALL_BATCHES
+from recondite.errors import ArtifactError, InputError
+from recondite.export import export_onnx
 from recondite.inference import Packed, ready_network, weighted_layers
 from recondite.nets import make_network
 
@@ -164,3 +170,30 @@ def test_scoring_leaves_the_detector_as_it_was() -> None:
     assert detector.training
     assert list(detector.state_dict()) == names
     assert all(type(part) is not Packed for part in detector.modules())
+
+
+def test_bfloat16_scores_are_near_and_calibrated_in_bfloat16(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((300, 3, 16, 16), dtype=np.float32)
+    options = {"detector": "autoencoder", "epochs": 1, "latent_size": 8, "width": 8}
+    plain = recondite.fit(images, **options)
+    half = recondite.fit(images, **options, scoring_precision="bf16")
+    assert half.detector.state_dict()["decoder.0.weight"].equal(plain.detector.state_dict()["decoder.0.weight"])
+    one, other = plain.predict(images).instance_score, half.predict(images).instance_score
+    assert not np.array_equal(one, other)
+    assert np.abs(one - other).max() < 0.05 * one.std() + 0.02 * one.mean()
+    half.save(tmp_path / "half")
+    loaded = recondite.load(tmp_path / "half")
+    assert np.array_equal(loaded.predict(images[:5]).instance_score, other[:5])
+    manifest = json.loads((tmp_path / "half" / "manifest.json").read_text())
+    assert manifest["options"]["scoring_precision"] == "bf16"
+
+
+def test_a_bfloat16_screen_is_refused_where_its_scores_are_others(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((300, 3, 16, 16), dtype=np.float32)
+    screen = recondite.fit(images, detector="autoencoder", epochs=1, latent_size=8, width=8, scoring_precision="bf16")
+    moved = [score * 1.01 for score in screen.facts["bfloat16 probe"]]
+    replace(screen, facts={**screen.facts, "bfloat16 probe": moved}).save(tmp_path / "moved")
+    with pytest.raises(ArtifactError, match="bfloat16"):
+        recondite.load(tmp_path / "moved")
+    with pytest.raises(InputError, match="bfloat16"):
+        export_onnx(screen, tmp_path / "graph")

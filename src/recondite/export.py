@@ -61,6 +61,8 @@ def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float3
         raise InputError("a screen calibrated by group cannot be exported: its thresholds depend on the group")
     if screen.evidence is not None and screen.evidence.observer.classifier is not None:
         raise InputError("a screen that looks at a classifier's features cannot be exported")
+    if getattr(screen.detector.options, "scoring_precision", "fp32") == "bf16":
+        raise InputError("a screen calibrated in bfloat16 cannot be exported: graphs compute in float32")
     path = Path(os.path.abspath(path))
     check_target(path)
     content = _traced(screen, pixels)

@@ -27,6 +27,20 @@ class Packed(nn.Module):
         return self.run(x)
 
 
+class InBfloat16(nn.Module):
+    """A network that computes in bfloat16 where that is safe, and gives float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's output, (N, ...) to (N, ...)."""
+        with torch.autocast(x.device.type, torch.bfloat16):
+            result: Tensor = self.network(x)
+        return result.float()
+
+
 def ready_network(network: nn.Module, example: Tensor) -> nn.Module:
     """Return the network for use in eval mode without gradients; itself where nothing is to be gained.
 

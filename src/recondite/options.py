@@ -73,7 +73,9 @@ class TrainingOptions:
         BeforeValidator(_picture_epochs),
         Field(description="rebuild ten validation images after these epochs: auto, every, none, or 0,4,8"),
     ] = "auto"
-    precision: Annotated[Literal["fp32", "bf16"], Field(description="of training; scoring is always fp32")] = "fp32"
+    precision: Annotated[Literal["fp32", "bf16"], Field(description="of training; scoring has scoring_precision")] = (
+        "fp32"
+    )
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of weights, shuffling and every random draw")] = 0
 
@@ -93,6 +95,16 @@ class PoolingOptions:
     top_percent: Annotated[
         float, Field(gt=0, le=100, description="share of the worst errors that make up the score of an image")
     ] = 100.0
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class PrecisionOptions:
+    """What the networks compute in when they score; the same for all that have networks of their own."""
+
+    scoring_precision: Annotated[
+        Literal["fp32", "bf16"],
+        Field(description="of scoring, calibration too; bf16 is faster where the processor multiplies it faster"),
+    ] = "fp32"
 
 
 def make_options(kind: type[T], values: Mapping[str, Any], owner: str) -> T:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from recondite.artifacts import Tensors, holds_manifest, read_folder, write_folder
 from recondite.calibration import Calibrator, Guarantee
-from recondite.datasets import Batch, open_images, read_batches
+from recondite.datasets import Batch, nameless, open_images, read_batches
 from recondite.detectors import Detector, build
 from recondite.detectors.base import SCORING_BATCH
 from recondite.epoch_pictures import EpochPictures
@@ -38,6 +38,7 @@ SCHEMA = 2
 KIND, EXPORTED = "recondite screen", "recondite exported screen"
 _DETECTOR_FILE, _CALIBRATION_FILE = "detector.safetensors", "calibration.safetensors"
 _PEAKS = "peaks"
+_PROBE, _PROBES, _PROBE_TOLERANCE = "bfloat16 probe", 4, 1e-3
 _EVIDENCE_FILE, _PICTURES_FILE = "evidence.safetensors", "pictures.safetensors"
 
 OnBad = Literal["flag", "skip", "raise"]
@@ -520,7 +521,27 @@ def load(
         raise ArtifactError(f"{path} is not a consistent screen: {error}") from error
     if evidence is not None:
         evidence.check_classifier(shape)
+    _check_probe(screen, path)
     return screen
+
+
+def _probe_scores(detector: Detector) -> list[float]:
+    """Return the scores of a few random images; in bfloat16, other processors may give others."""
+    pixels = np.random.default_rng(0).random((_PROBES, *detector.shape), dtype=np.float32)
+    return [float(score) for score in detector.score_batch(nameless(pixels)).instance_score]
+
+
+def _check_probe(screen: Screen, path: Path) -> None:
+    """Raise ArtifactError if scores here are not those that the screen was calibrated with."""
+    expected = screen.facts.get(_PROBE)
+    if expected is None:
+        return
+    found = _probe_scores(screen.detector)
+    if not np.allclose(found, np.asarray(expected, dtype=np.float64), rtol=_PROBE_TOLERANCE, atol=0):
+        raise ArtifactError(
+            f"{path} was calibrated in bfloat16 on a processor that computes it in another way: "
+            "its false-alarm rate would not hold here; fit it again, or with scoring_precision fp32"
+        )
 
 
 def _exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Tensors]) -> Screen:
@@ -562,6 +583,8 @@ def calibrated(
     """
     error, statistics, peaks = observed(detector, evidence.observer if evidence else None, rows, progress)
     scores = error if evidence is None else evidence.score(score, error, statistics)
+    if getattr(detector.options, "scoring_precision", "fp32") == "bf16":
+        promise["facts"] = {**promise["facts"], _PROBE: _probe_scores(detector)}
     return Screen(
         detector=detector,
         calibrator=Calibrator(scores, groups),

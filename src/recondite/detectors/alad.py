@@ -19,7 +19,7 @@ from torch.nn.functional import softplus
 from recondite.alad_nets import make_alad_networks
 from recondite.detectors.base import Detector, Measured, Prior, feature_errors
 from recondite.errors import InputError
-from recondite.options import CHECKED
+from recondite.options import CHECKED, PrecisionOptions
 from recondite.processes import normal
 from recondite.training import Update
 
@@ -27,7 +27,7 @@ AladScore = Literal["fm", "ch", "l1", "l2"]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class AladOptions:
+class AladOptions(PrecisionOptions):
     """Options of ALAD. Its scores are norms over the whole image, so there is no share or region to choose."""
 
     latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the latent")] = 100

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from recondite.detectors.base import Detector, PixelScore, Prior
 from recondite.nets import NetworkName, check_network, make_network
-from recondite.options import CHECKED, PoolingOptions
+from recondite.options import CHECKED, PoolingOptions, PrecisionOptions
 from recondite.training import Update
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class AutoencoderOptions(PoolingOptions):
+class AutoencoderOptions(PoolingOptions, PrecisionOptions):
     """Options of the autoencoder."""
 
     latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the bottleneck")] = 32

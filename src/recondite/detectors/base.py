@@ -14,10 +14,17 @@ from torch import Tensor, nn
 from recondite.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.errors import InputError, NotFittedError
 from recondite.images import Preprocessing
-from recondite.inference import Packed, ready_network, weighted_layers
+from recondite.inference import InBfloat16, Packed, ready_network, weighted_layers
 from recondite.maps import multi_scale_error, smoothed, ssim_error
 from recondite.nets import evaluating, recorded
-from recondite.options import PoolingOptions, TrainingOptions, describe_options, make_options, option_names
+from recondite.options import (
+    PoolingOptions,
+    PrecisionOptions,
+    TrainingOptions,
+    describe_options,
+    make_options,
+    option_names,
+)
 from recondite.pooling import instance_scores, worst_region
 from recondite.scores import Scores
 from recondite.spool import Rows, read_all, split
@@ -372,12 +379,12 @@ class Detector(nn.Module):
         """Return a detector with these very weights that scores in another way; nothing is fitted again.
 
         Args:
-            changes: the options score, smooth, region and top_percent, where the detector has them.
+            changes: the options score, smooth, region, top_percent and scoring_precision, where the detector has them.
 
         Raises:
             InputError: another option, or a value out of range.
         """
-        scoring = {"score", *option_names(PoolingOptions)}
+        scoring = {"score", *option_names(PoolingOptions), *option_names(PrecisionOptions)}
         if not set(changes) <= scoring:
             raise InputError(f"expected options among {', '.join(sorted(scoring))}; got {', '.join(sorted(changes))}")
         options = {name: getattr(self.options, name) for name in option_names(self.Options)}
@@ -491,7 +498,8 @@ class Detector(nn.Module):
         """
         tensors = [*self.parameters(), *self.buffers()]
         versions = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
-        state = (versions, torch.get_num_threads(), tuple(map(id, self.children())))
+        precision = getattr(self.options, "scoring_precision", None)
+        state = (versions, torch.get_num_threads(), precision, tuple(map(id, self.children())))
         if self._cache.state != state:
             with torch.no_grad(), evaluating(self):
                 self._cache = _Ready(
@@ -506,6 +514,8 @@ class Detector(nn.Module):
         shape = {"encoder": self.shape, "decoder": latent, "generator": latent}.get(name)
         if shape is None:
             return network
+        if getattr(self.options, "scoring_precision", "fp32") == "bf16":
+            return InBfloat16(network)
         return ready_network(network, torch.zeros(SCORING_BATCH, *shape, device=self.device))
 
     def _batch_size(self, count: int, function: _Function, kind: Hashable) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recondite.detectors.base import Detector, Measured, PixelScore, Prior
 from recondite.errors import InputError
 from recondite.nets import NetworkName, check_network, make_network
-from recondite.options import CHECKED, PoolingOptions
+from recondite.options import CHECKED, PoolingOptions, PrecisionOptions
 from recondite.training import Update
 
 _LARGEST_LOG_VARIANCE = 20.0
@@ -27,7 +27,7 @@ VaeScore = Literal[PixelScore, "reconstruction_probability", "elbo"]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class VaeOptions(PoolingOptions):
+class VaeOptions(PoolingOptions, PrecisionOptions):
     """Options of the variational autoencoder."""
 
     latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the latent")] = 32
