@@ -199,7 +199,7 @@ def plot_map(
         points: (N, 2); rows with NaN are left out.
         labels: N names; the twenty most frequent are listed.
         new_points: (M, 2), placed into the map afterwards.
-        thumbnails: index of a point -> its image (H, W) or (H, W, 3), in [0, 1] or uint8.
+        thumbnails: index of a point (N and more: of a new one) -> its image (H, W) or (H, W, 3), in [0, 1] or uint8.
         title: above the axes.
     """
     ax = ax or new_axes(8.5, 7.0)
@@ -215,13 +215,16 @@ def plot_map(
     rest = ~np.isin(names, shown)
     if rest.any():
         ax.scatter(places[rest, 0], places[rest, 1], s=size, color=GREY, lw=0, alpha=0.4, label="others")
+    extra = np.empty((0, 2)) if new_points is None else np.asarray(new_points, dtype=float).reshape(-1, 2)
+    every = np.concatenate([places, extra])
     for index, picture in (thumbnails or {}).items():
         image = np.asarray(picture)
         zoom = 22 / max(image.shape[:2])
         box = OffsetImage(image, zoom=zoom, cmap="gray", interpolation="nearest")
-        ax.add_artist(AnnotationBbox(box, tuple(places[index]), frameon=True, pad=0.1, bboxprops={"lw": 0.4}))
+        framed = AnnotationBbox(box, tuple(every[index]), frameon=True, pad=0.1, bboxprops={"lw": 0.4})
+        framed.set_in_layout(False)  # else the layout shrinks the axes to nothing to make room for it
+        ax.add_artist(framed)
     if new_points is not None:
-        extra = np.asarray(new_points, dtype=float).reshape(-1, 2)
         ax.scatter(
             extra[:, 0], extra[:, 1], s=36, c="black", marker="x", lw=1.1, label=f"new ({len(extra):,})", zorder=5
         )
