@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from recondite.artifacts import read_folder, write_folder
 from recondite.detectors import Detector
 from recondite.detectors.base import SCORING_BATCH
-from recondite.embedding import Map, make_map
+from recondite.embedding import FEWEST, Map, make_map
 from recondite.errors import ArtifactError, InputError
 from recondite.images import Floats
 from recondite.levels import fingerprint
@@ -119,6 +119,8 @@ def latent_map_study(
     """
     detector = _with_encoder(screen)
     ids, labels, pixels, bad = some_images(images, detector, count, seed)
+    if len(ids) < FEWEST:
+        raise InputError(f"a map needs at least {FEWEST} images; got {len(ids)}")
     unfinished = Unfinished(output, "map", fingerprint(detector), pixels, seed)
     latents = _encoded(detector, pixels, unfinished, progress)
     started = time.monotonic()
