@@ -44,9 +44,10 @@ def main(screen: str, images: str, threads: int) -> None:
         found = neighbours(points)
         kept = np.mean([len(set(a) & set(b)) for a, b in zip(near, found, strict=True)]) / NEIGHBOURS
         votes = np.array([np.bincount(classes[row]).argmax() for row in found])
+        trust = trustworthiness(x[some], points[some])
         print(
-            f"{name:20} {wall:6.1f} s, {processor:6.1f} s of processor; neighbours kept {kept:.4f}, class of neighbours "
-            f"right {np.mean(votes == classes):.4f}, trustworthiness {trustworthiness(x[some], points[some]):.4f}",
+            f"{name:20} {wall:6.1f} s, {processor:6.1f} s of processor; neighbours kept {kept:.4f}, class of "
+            f"neighbours right {np.mean(votes == classes):.4f}, trustworthiness {trust:.4f}",
             flush=True,
         )
 
