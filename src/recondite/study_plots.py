@@ -221,7 +221,7 @@ def plot_map(
         image = np.asarray(picture)
         zoom = 22 / max(image.shape[:2])
         box = OffsetImage(image, zoom=zoom, cmap="gray", interpolation="nearest")
-        framed = AnnotationBbox(box, tuple(every[index]), frameon=True, pad=0.1, bboxprops={"lw": 0.4})
+        framed = AnnotationBbox(box, tuple(every[index]), frameon=True, pad=0.1, bboxprops={"lw": 0.4}, zorder=6)
         framed.set_in_layout(False)  # else the layout shrinks the axes to nothing to make room for it
         ax.add_artist(framed)
     if new_points is not None:
