@@ -11,7 +11,8 @@ import recondite
 from recondite.datasets import open_images, read_batches
 from recondite.explanation import draw, in_words
 from recondite.perturbations import rotated
-from recondite.studies.latent import denoising_study, interpolation_study, latent_map_study
+from recondite.studies.latent import denoising_study, interpolation_study
+from recondite.studies.latent_map import latent_map_study
 from recondite.studies.linear import linear_study
 from recondite.studies.thresholds import thresholds_study
 

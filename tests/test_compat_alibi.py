@@ -19,6 +19,7 @@ from recondite.compat.alibi import (
     OutlierVAE,
     apply_mask,
     elbo,
+    fetch_detector,
     load_detector,
     plot_feature_outlier_image,
     plot_instance_score,
@@ -445,6 +446,26 @@ class TestNetworks:
         for wrong in (deep, [{"layer": "ReLU"}] * 300, [{"layer": "Linear", "in_features": 2}], [3], {"layer": 1}):
             with pytest.raises(ArtifactError):
                 rebuild(wrong, (1, 8, 8), {}, "n.")
+
+
+def test_a_ready_detector_is_fetched_once_and_judges_as_its_screen(digits, tmp_path, monkeypatch):
+    screen = recondite.load("digits").with_score("error")
+    od = fetch_detector(tmp_path / "od", "outlier", "digits", "OutlierAE")
+    monkeypatch.setattr("recondite.compat.alibi.saving.load", None)  # the second time it comes from the folder
+    for face in (od, fetch_detector(tmp_path / "od", "outlier", "digits", "OutlierAE")):
+        found, expected = face.predict(digits[1400:] / np.float32(255))["data"], screen.predict(digits[1400:])
+        np.testing.assert_array_equal(found["instance_score"], expected.instance_score)
+        np.testing.assert_array_equal(found["is_outlier"], expected.is_outlier)
+
+
+def test_what_cannot_be_fetched_says_what_can(tmp_path):
+    with pytest.raises(InputError, match=r"digits.*hf://ORG/NAME"):
+        fetch_detector(tmp_path / "od", "outlier", "cifar10", "OutlierVAE")
+    with pytest.raises(InputError, match="expected a Recondite detector 'vae'"):
+        fetch_detector(tmp_path / "od", "outlier", "digits", "OutlierVAE")
+    with pytest.raises(InputError, match="OutlierVAE or OutlierAE"):
+        fetch_detector(tmp_path / "od", detector_name="OutlierGMM")
+    assert not (tmp_path / "od").exists()
 
 
 class TestPlots:

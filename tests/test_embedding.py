@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recondite.embedding import make_map
+from recondite.embedding import Map, make_map
 from recondite.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("method")
@@ -20,7 +20,7 @@ def test_clusters_stay_apart_and_a_known_vector_is_placed_near_itself(method):
     draws = np.random.default_rng(0)
     vectors = np.concatenate([draws.normal(size=(30, 6)), draws.normal(size=(30, 6)) + 9])
     found = make_map(vectors, seed=1)
-    assert method in found.method
+    assert found.method == method
     first, second = found.points[:30], found.points[30:]
     spread = max(first.std(), second.std())
     assert np.linalg.norm(first.mean(axis=0) - second.mean(axis=0)) > 2 * spread
@@ -31,6 +31,10 @@ def test_clusters_stay_apart_and_a_known_vector_is_placed_near_itself(method):
         assert np.linalg.norm(point - own[3 if own is first else 10]) < spread
         assert np.linalg.norm(point - own, axis=1).min() < np.linalg.norm(point - other, axis=1).min()
     np.testing.assert_array_equal(found.points, make_map(vectors, seed=1).points)
+    # A map made again from its numbers places alike, whatever else is placed.
+    again = Map(vectors=found.vectors, points=found.points, method=found.method, seed=found.seed)
+    np.testing.assert_array_equal(again.place(vectors[[3, 40]]), placed)
+    np.testing.assert_allclose(again.place(vectors[[40]]), placed[1:], rtol=1e-9)
 
 
 def test_what_is_no_set_of_vectors_is_refused():

@@ -273,3 +273,28 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r"recondite\[hub\]"):
         recondite.load(ADDRESS)
+
+
+def test_which_way_files_are_sent(hub, monkeypatch):
+    import huggingface_hub.constants
+
+    push(ready_screen("digits"), ADDRESS)
+    assert len([path for method, path in hub.served if method == "PUT"]) == len(hub.objects) >= len(FILES)
+    assert not [path for _, path in hub.served if "xet" in path]
+    # With hf-xet the client takes Xet for the same files, a protocol that this hub does not speak.
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+    sent = []
+
+    def by_xet(*, additions, **_):
+        sent.extend(addition.path_in_repo for addition in additions)
+        raise RuntimeError("the store cannot be reached")
+
+    monkeypatch.setattr(huggingface_hub._commit_api, "_upload_xet_files", by_xet)
+    hub.served.clear()
+    before = hub.heads["lab/digits"]
+    with pytest.raises(ArtifactError, match="the store cannot be reached"):
+        push(ready_screen("digits"), ADDRESS)
+    assert set(sent) > FILES
+    assert not [path for _, path in hub.served if "/objects" in path or "/commit/" in path]
+    assert hub.heads["lab/digits"] == before

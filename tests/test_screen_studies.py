@@ -12,7 +12,8 @@ from recondite.cli import main
 from recondite.datasets import ImageSet
 from recondite.errors import InputError
 from recondite.perturbations import corrupted, masked
-from recondite.studies.latent import denoising_study, interpolation_study, latent_map_study
+from recondite.studies.latent import denoising_study, interpolation_study
+from recondite.studies.latent_map import latent_map_study
 from recondite.studies.linear import linear_study
 from recondite.studies.masks import feature_share_study, mask_size_study, microscope_study
 from recondite.studies.output import in_batches

@@ -1,6 +1,7 @@
 """`recondite study ...`: parse, make one call, print; the studies of a finished screen, and of linear methods."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,10 +13,32 @@ from recondite.errors import InputError
 if TYPE_CHECKING:
     from recondite.screen import Screen
 
-Output = Annotated[Path, Parameter(alias="-o")]
-Kind = Literal["normal", "uniform", "zero", "constant", "patch"]
-Flag = Parameter(negative="")
-_SIZES = "2,4,6,8,10,12,14,16,18,20"
+_SOURCE = "folder, file, glob, .npy, .npz or data set."
+
+Judge = Annotated[str, Parameter(help="Folder that `recondite fit` wrote, a ready screen, or hf://ORG/NAME.")]
+Images = Annotated[str, Parameter(help=f"Normal images: {_SOURCE}")]
+Output = Annotated[Path, Parameter(alias="-o", help="Folder for table.csv, figures and study.html.")]
+Count = Annotated[int, Parameter(help="Images, at most.")]
+Score = Annotated[str, Parameter(help="error, evidence, auto or a statistic.")]
+Seed = Annotated[int, Parameter(help="Of all draws.")]
+Sizes = Annotated[str, Parameter(help="Sides of the masks in pixels, joined by commas.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """What the studies under masks share; `recondite.perturbations.masked` makes them."""
+
+    masks: Annotated[int, Parameter(help="Masked copies of each image for each size.")] = 20
+    kind: Annotated[
+        Literal["normal", "uniform", "zero", "constant", "patch"], Parameter(help="What the masks hold.")
+    ] = "normal"
+    add: Annotated[bool, Parameter(negative="", help="Add noise to the pixels instead of replacing them.")] = False
+    seed: Seed = 0
+
+
+Masked = Annotated[Masks, Parameter(name="*")]
+_MASKS = Masks()
+_TEN_SIZES = "2,4,6,8,10,12,14,16,18,20"
 
 
 def add_studies(studies: App) -> None:
@@ -28,92 +51,38 @@ def add_studies(studies: App) -> None:
 
 
 def mask_size(
-    screen: Path,
-    images: str,
+    screen: Judge,
+    images: Images,
     /,
     *,
     output: Output,
-    sizes: str = _SIZES,
-    masks: int = 20,
-    count: int = 50,
-    kind: Kind = "normal",
-    add: Annotated[bool, Flag] = False,
-    score: str = "error",
-    seed: int = 0,
+    sizes: Sizes = _TEN_SIZES,
+    count: Count = 50,
+    score: Score = "error",
+    masks: Masked = _MASKS,
 ) -> None:
-    """Measure the score of a screen against the size of a mask.
-
-    Parameters
-    ----------
-    screen
-        Folder that `recondite fit` wrote.
-    images
-        Normal images: folder, file, glob, .npy, .npz or data set.
-    output
-        Folder for table.csv, images.csv, figures and study.html.
-    sizes
-        Sides of the masks in pixels, joined by commas.
-    masks
-        Masked copies of each image for each size.
-    count
-        Images, at most.
-    kind
-        What the masks hold.
-    add
-        Add noise to the pixels instead of replacing them.
-    score
-        error, evidence, auto or a statistic.
-    seed
-        Of all draws.
-    """
+    """Measure the score of a screen against the size of a mask."""
     from recondite.studies.masks import mask_size_study
 
-    rows = mask_size_study(
-        _load(screen),
-        images,
-        output,
-        sizes=_numbers("--sizes", sizes, int),
-        masks=masks,
-        count=count,
-        kind=kind,
-        add=add,
-        score=score,
-        seed=seed,
-        progress=True,
-    )
+    chosen = {"sizes": _numbers("--sizes", sizes, int), "count": count, "score": score, **asdict(masks)}
+    rows = mask_size_study(_load(screen), images, output, progress=True, **chosen)
     _print(rows, "score against mask size", output)
 
 
 def severity(
-    screen: Path,
-    images: str,
+    screen: Judge,
+    images: Images,
     /,
     *,
     output: Output,
-    corruptions: str | None = None,
-    count: int = 200,
-    score: str = "error",
-    seed: int = 0,
+    corruptions: Annotated[
+        str | None, Parameter(help="Such as gaussian-blur,jpeg, joined by commas; all by default.")
+    ] = None,
+    count: Count = 200,
+    score: Score = "error",
+    seed: Seed = 0,
 ) -> None:
-    """Measure the score of a screen against corruptions at five severities.
-
-    Parameters
-    ----------
-    screen
-        Folder that `recondite fit` wrote.
-    images
-        Normal images: folder, file, glob, .npy, .npz or data set.
-    output
-        Folder for table.csv, figures and study.html.
-    corruptions
-        Such as gaussian-blur,jpeg; all by default.
-    count
-        Images, at most.
-    score
-        error, evidence, auto or a statistic.
-    seed
-        Of all draws.
-    """
+    """Measure the score of a screen against corruptions at five severities."""
     from recondite.studies.severity import severity_study
 
     names = None if corruptions is None else corruptions.split(",")
@@ -124,127 +93,45 @@ def severity(
 
 
 def features(
-    screen: Path,
-    images: str,
+    screen: Judge,
+    images: Images,
     /,
     *,
     output: Output,
-    sizes: str = _SIZES,
-    shares: str = "20,40,60,80,100",
-    masks: int = 20,
-    count: int = 50,
-    kind: Kind = "normal",
-    add: Annotated[bool, Flag] = False,
-    seed: int = 0,
+    sizes: Sizes = _TEN_SIZES,
+    shares: Annotated[
+        str, Parameter(help="Per cent of the worst values that a score is the mean of, joined by commas.")
+    ] = "20,40,60,80,100",
+    count: Count = 50,
+    masks: Masked = _MASKS,
 ) -> None:
-    """Measure scores of only the worst values against the size of a mask.
-
-    Parameters
-    ----------
-    screen
-        Folder that `recondite fit` wrote.
-    images
-        Normal images: folder, file, glob, .npy, .npz or data set.
-    output
-        Folder for table.csv, figures and study.html.
-    sizes
-        Sides of the masks in pixels, joined by commas.
-    shares
-        Per cent of the worst values that a score is the mean of, joined by commas.
-    masks
-        Masked copies of each image for each size.
-    count
-        Images, at most.
-    kind
-        What the masks hold.
-    add
-        Add noise to the pixels instead of replacing them.
-    seed
-        Of all draws.
-    """
+    """Measure scores of only the worst values against the size of a mask."""
     from recondite.studies.masks import feature_share_study
 
-    rows = feature_share_study(
-        _load(screen),
-        images,
-        output,
-        sizes=_numbers("--sizes", sizes, int),
-        shares=_numbers("--shares", shares, float),
-        masks=masks,
-        count=count,
-        kind=kind,
-        add=add,
-        seed=seed,
-        progress=True,
-    )
+    chosen = {"sizes": _numbers("--sizes", sizes, int), "shares": _numbers("--shares", shares, float), **asdict(masks)}
+    rows = feature_share_study(_load(screen), images, output, count=count, progress=True, **chosen)
     _print(rows, "mean score of the worst values", output)
 
 
 def microscope(
-    screen: Path,
-    image: str,
+    screen: Judge,
+    image: Annotated[str, Parameter(help="An image; of a folder or data set, one is chosen at random.")],
     /,
     *,
     output: Output,
-    sizes: str = "4,8,12,16",
-    masks: int = 20,
-    kind: Kind = "normal",
-    add: Annotated[bool, Flag] = False,
-    seed: int = 0,
+    sizes: Sizes = "4,8,12,16",
+    masks: Masked = _MASKS,
 ) -> None:
-    """Look at one image under masks: what is rebuilt and how each channel scores.
-
-    Parameters
-    ----------
-    screen
-        Folder that `recondite fit` wrote.
-    image
-        An image; of a folder or data set, one is chosen at random.
-    output
-        Folder for table.csv, figures and study.html.
-    sizes
-        Sides of the masks in pixels, joined by commas.
-    masks
-        Masks of each size.
-    kind
-        What the masks hold.
-    add
-        Add noise to the pixels instead of replacing them.
-    seed
-        Of all draws.
-    """
+    """Look at one image under masks: what is rebuilt and how each channel scores."""
     from recondite.studies.masks import microscope_study
 
-    rows = microscope_study(
-        _load(screen),
-        image,
-        output,
-        sizes=_numbers("--sizes", sizes, int),
-        masks=masks,
-        kind=kind,
-        add=add,
-        seed=seed,
-        progress=True,
-    )
+    chosen = {"sizes": _numbers("--sizes", sizes, int), **asdict(masks)}
+    rows = microscope_study(_load(screen), image, output, progress=True, **chosen)
     _print(rows, "one image", output)
 
 
-def defects(screen: Path, images: str, /, *, output: Output, count: int = 200, seed: int = 0) -> None:
-    """Measure how well small made-up defects are told and found.
-
-    Parameters
-    ----------
-    screen
-        Folder that `recondite fit` wrote.
-    images
-        Normal images: folder, file, glob, .npy, .npz or data set.
-    output
-        Folder for table.csv, figures and study.html.
-    count
-        Images, at most.
-    seed
-        Of all draws.
-    """
+def defects(screen: Judge, images: Images, /, *, output: Output, count: Count = 200, seed: Seed = 0) -> None:
+    """Measure how well small made-up defects are told and found."""
     from recondite.studies.severity import defects_study
 
     rows = defects_study(_load(screen), images, output, count=count, seed=seed, progress=True)
@@ -252,35 +139,17 @@ def defects(screen: Path, images: str, /, *, output: Output, count: int = 200, s
 
 
 def interpolation(
-    screen: Path,
-    images: str,
+    screen: Judge,
+    images: Annotated[str, Parameter(help="Folder, glob, .npy, .npz or data set with the two images.")],
     /,
     *,
     output: Output,
-    first: str | None = None,
-    second: str | None = None,
-    steps: int = 10,
-    seed: int = 0,
+    first: Annotated[str | None, Parameter(help="Id of the first image; at random by default.")] = None,
+    second: Annotated[str | None, Parameter(help="Id of the second; by default one with another label.")] = None,
+    steps: Annotated[int, Parameter(help="Images to decode.")] = 10,
+    seed: Seed = 0,
 ) -> None:
-    """Walk from one image to another through the latent space.
-
-    Parameters
-    ----------
-    screen
-        Folder that `recondite fit` wrote.
-    images
-        Folder, glob, .npy, .npz or data set with the two images.
-    output
-        Folder for table.csv, figures and study.html.
-    first
-        Id of the first image; at random by default.
-    second
-        Id of the second; by default at random, with another label.
-    steps
-        Images to decode.
-    seed
-        Of the choice.
-    """
+    """Walk from one image to another through the latent space."""
     from recondite.studies.latent import interpolation_study
 
     rows = interpolation_study(_load(screen), images, output, first=first, second=second, steps=steps, seed=seed)
@@ -288,113 +157,65 @@ def interpolation(
 
 
 def denoising(
-    screen: Path,
-    images: str,
+    screen: Judge,
+    images: Images,
     /,
     *,
     output: Output,
-    levels: str = "0.05,0.1,0.2,0.3,0.4,0.5",
-    count: int = 200,
-    seed: int = 0,
+    levels: Annotated[
+        str, Parameter(help="Standard deviations of the noise, joined by commas.")
+    ] = "0.05,0.1,0.2,0.3,0.4,0.5",
+    count: Count = 200,
+    seed: Seed = 0,
 ) -> None:
-    """Add Gaussian noise to images, rebuild them, and measure error, PSNR and SSIM before and after.
-
-    Parameters
-    ----------
-    screen
-        Folder that `recondite fit` wrote.
-    images
-        Folder, file, glob, .npy, .npz or data set.
-    output
-        Folder for table.csv, figures and study.html.
-    levels
-        Standard deviations of the noise, joined by commas.
-    count
-        Images, at most.
-    seed
-        Of all draws.
-    """
+    """Add Gaussian noise to images, rebuild them, and measure error, PSNR and SSIM before and after."""
     from recondite.studies.latent import denoising_study
 
-    rows = denoising_study(
-        _load(screen),
-        images,
-        output,
-        levels=_numbers("--levels", levels, float),
-        count=count,
-        seed=seed,
-        progress=True,
-    )
+    noise = _numbers("--levels", levels, float)
+    rows = denoising_study(_load(screen), images, output, levels=noise, count=count, seed=seed, progress=True)
     _print(rows, "out of noise", output)
 
 
 def latent_map(
-    screen: Path,
-    images: str,
+    screen: Judge,
+    images: Images,
     /,
     *,
     output: Output,
-    count: int = 10_000,
-    new: str | None = None,
-    new_count: int = 500,
-    thumbnails: bool = True,
-    seed: int = 0,
+    into: Annotated[
+        Path | None,
+        Parameter(help="Draw no new map: place the images into this one, the folder map of an earlier run."),
+    ] = None,
+    count: Count = 10_000,
+    new: Annotated[str | None, Parameter(help="Further images, placed into the finished map.")] = None,
+    new_count: Annotated[int, Parameter(help="Of these, at most.")] = 500,
+    thumbnails: Annotated[bool, Parameter(help="Draw some images at their places.")] = True,
+    seed: Seed = 0,
 ) -> None:
-    """Draw the latents of images as a map (t-SNE), coloured by label.
+    """Draw the latents of images as a map (t-SNE), coloured by label, and keep it for images to come."""
+    from recondite.studies.latent_map import latent_map_study, placing_study
 
-    Parameters
-    ----------
-    screen
-        Folder that `recondite fit` wrote.
-    images
-        Folder, glob, .npy, .npz or data set.
-    output
-        Folder for table.csv, figures and study.html.
-    count
-        Images, at most.
-    new
-        Further images, placed into the finished map.
-    new_count
-        Of these, at most.
-    thumbnails
-        Draw some images at their places.
-    seed
-        Of all draws.
-    """
-    from recondite.studies.latent import latent_map_study
-
-    rows = latent_map_study(
-        _load(screen),
-        images,
-        output,
-        count=count,
-        new=new,
-        new_count=new_count,
-        thumbnails=thumbnails,
-        seed=seed,
-        progress=True,
-    )
+    chosen: dict[str, Any] = {"count": count, "thumbnails": thumbnails, "seed": seed, "progress": True}
+    if into is None:
+        rows = latent_map_study(_load(screen), images, output, new=new, new_count=new_count, **chosen)
+        print(f"map:   {output / 'map'}")
+    elif new is not None:
+        raise InputError("expected --new or --into, not both: with --into, IMAGES are the new ones")
+    else:
+        rows = placing_study(_load(screen), images, output, into=into, **chosen)
     print(f"{len(rows):,} images\ntable: {output / 'table.csv'}\npage:  {output / 'study.html'}")
 
 
 def thresholds(
-    screen: Path, images: str, /, *, output: Output, outliers: str | None = None, score: str = "error"
+    screen: Judge,
+    images: Annotated[str, Parameter(help=f"Normal images that it has not seen: {_SOURCE}")],
+    /,
+    *,
+    output: Output,
+    outliers: Annotated[str | None, Parameter(help="Images that do not belong.")] = None,
+    score: Score = "error",
 ) -> None:
-    """Compare threshold rules on fresh images, and draw the losses with all of them.
-
-    Parameters
-    ----------
-    screen
-        Folder that `recondite fit` wrote.
-    images
-        Normal images that it has not seen: folder, file, glob, .npy, .npz or data set.
-    output
-        Folder for table.csv, scores.csv, figures and study.html.
-    outliers
-        Images that do not belong.
-    score
-        error, evidence, auto or a statistic.
-    """
+    """Compare threshold rules on fresh images, and draw the losses with all of them."""
     from recondite.studies.thresholds import thresholds_study
 
     rows = thresholds_study(_load(screen), images, output, outliers=outliers, score=score, progress=True)
@@ -402,54 +223,33 @@ def thresholds(
 
 
 def linear(
-    images: str,
+    images: Annotated[str, Parameter(help=f"Normal images, a fifth is held out: {_SOURCE}")],
     /,
     *,
     output: Output,
-    latent_size: int = 20,
-    epochs: int = 20,
-    batch_size: int = 128,
-    learning_rate: float = 2e-3,
-    seed: int = 0,
+    latent_size: Annotated[int, Parameter(help="Of all three.")] = 20,
+    epochs: Annotated[int, Parameter(help="Of both autoencoders.")] = 20,
+    batch_size: Annotated[int, Parameter(help="Of both autoencoders.")] = 128,
+    learning_rate: Annotated[float, Parameter(help="Of both autoencoders.")] = 2e-3,
+    seed: Seed = 0,
 ) -> None:
-    """Compare PCA, a linear autoencoder and a convolutional one at equal latent size.
-
-    Parameters
-    ----------
-    images
-        Normal images: folder, glob, .npy, .npz or data set; a fifth is held out.
-    output
-        Folder for table.csv, figures and study.html.
-    latent_size
-        Of all three.
-    epochs
-        Of both autoencoders.
-    batch_size
-        Of both autoencoders.
-    learning_rate
-        Of both autoencoders.
-    seed
-        Of the split, weights and draws.
-    """
+    """Compare PCA, a linear autoencoder and a convolutional one at equal latent size."""
     from recondite.studies.linear import linear_study
 
-    rows = linear_study(
-        images,
-        output,
-        latent_size=latent_size,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        progress=True,
-    )
+    training: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    rows = linear_study(images, output, latent_size=latent_size, progress=True, **training)
     _print(rows, "linear and not", output)
 
 
-def _load(path: Path) -> "Screen":
+def _load(name: str) -> "Screen":
     from recondite.screen import load
 
-    return load(path)
+    return load(name)
 
 
 def _numbers(flag: str, text: str, kind: type[Any]) -> list[Any]:

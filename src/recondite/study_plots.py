@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from recondite.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, new_axes
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "black", GREY)
 _DASHES = ("-", "--", "-.", ":")
 _MARKS = "os^Dv<>Pp*Xhd"
+_KIND_MARKS = "o^sDvP*"
 _LISTED_CLASSES = 20
 _CLASS_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "black", "#882255", "#999933", GREY)
 _CLASS_MARKS = "os^Dv<>ph"
@@ -108,31 +109,30 @@ def plot_instance_scores(
     threshold: float | None = None,
     ax: Axes | None = None,
     *,
-    names: tuple[str, str] = ("inlier", "outlier"),
+    names: Sequence[str] = ("inlier", "outlier"),
     title: str = "",
 ) -> Axes:
     """Draw the score of each image in its order, coloured by what it is in truth, with the threshold as a line.
 
     Args:
         scores: (N,); a NaN is drawn as a cross at the upper end.
-        truth: bool (N,), True for an outlier; None where it is not known.
+        truth: (N,), True for an outlier, or indices into `names`; None where it is not known.
         threshold: what is above is flagged.
-        names: of False and True in `truth`.
+        names: of False and True in `truth`, or of any number of classes.
         title: above the axes.
     """
     ax = ax or new_axes(7.0, 3.6)
     values = np.asarray(scores, dtype=float).ravel()
-    outlier = np.zeros(len(values), dtype=bool) if truth is None else np.asarray(truth, dtype=bool).ravel()
+    kinds = np.zeros(len(values), dtype=int) if truth is None else np.asarray(truth, dtype=int).ravel()
     place, finite = np.arange(len(values)), np.isfinite(values)
     size = float(np.clip(3_000 / max(len(values), 1), 12, 45))
     ax.set_xlim(-0.02 * len(values) - 0.5, 1.02 * max(len(values), 1) - 0.5)
-    kinds: list[tuple[str, str, str, NDArray[np.bool_]]] = [
-        (names[0] if truth is not None else "image", BLUE, "o", ~outlier),
-        (names[1], ORANGE, "^", outlier),
-    ]
-    for name, colour, mark, chosen in kinds:
-        chosen = chosen & finite
+    for kind, (name, mark) in enumerate(
+        zip(names if truth is not None else ["image"], cycle(_KIND_MARKS), strict=False)
+    ):
+        chosen = (kinds == kind) & finite
         if chosen.any():
+            colour = _CLASS_COLOURS[kind % len(_CLASS_COLOURS)]
             ax.scatter(place[chosen], values[chosen], s=size, c=colour, marker=mark, alpha=0.7, lw=0, label=name)
     if not finite.all():
         ax.scatter(
@@ -199,7 +199,7 @@ def plot_map(
         points: (N, 2); rows with NaN are left out.
         labels: N names; the twenty most frequent are listed.
         new_points: (M, 2), placed into the map afterwards.
-        thumbnails: index of a point -> its image (H, W) or (H, W, 3), in [0, 1] or uint8.
+        thumbnails: index of a point (N and more: of a new one) -> its image (H, W) or (H, W, 3), in [0, 1] or uint8.
         title: above the axes.
     """
     ax = ax or new_axes(8.5, 7.0)
@@ -215,13 +215,16 @@ def plot_map(
     rest = ~np.isin(names, shown)
     if rest.any():
         ax.scatter(places[rest, 0], places[rest, 1], s=size, color=GREY, lw=0, alpha=0.4, label="others")
+    extra = np.empty((0, 2)) if new_points is None else np.asarray(new_points, dtype=float).reshape(-1, 2)
+    every = np.concatenate([places, extra])
     for index, picture in (thumbnails or {}).items():
         image = np.asarray(picture)
         zoom = 22 / max(image.shape[:2])
         box = OffsetImage(image, zoom=zoom, cmap="gray", interpolation="nearest")
-        ax.add_artist(AnnotationBbox(box, tuple(places[index]), frameon=True, pad=0.1, bboxprops={"lw": 0.4}))
+        framed = AnnotationBbox(box, tuple(every[index]), frameon=True, pad=0.1, bboxprops={"lw": 0.4}, zorder=6)
+        framed.set_in_layout(False)  # else the layout shrinks the axes to nothing to make room for it
+        ax.add_artist(framed)
     if new_points is not None:
-        extra = np.asarray(new_points, dtype=float).reshape(-1, 2)
         ax.scatter(
             extra[:, 0], extra[:, 1], s=36, c="black", marker="x", lw=1.1, label=f"new ({len(extra):,})", zorder=5
         )

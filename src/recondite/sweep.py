@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +85,45 @@ def sweep(
     header |= {"on_bad": on_bad, "statistics": statistics}
     if fdr is not None:
         check_rate(fdr)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    swept = journalled(
+        screen, opened, journal, header, maps=maps, on_bad=on_bad, statistics=statistics, progress=progress
+    )
+    if fdr is not None:
+        swept = replace(swept, verdicts=swept.verdicts.with_false_discovery_rate(fdr))
+    write_table(output, swept.verdicts.records(statistics))
+    journal.unlink()
+    return swept
+
+
+def journalled(
+    screen: Screen,
+    images: ImageSet,
+    journal: Path,
+    header: Mapping[str, Any],
+    *,
+    maps: Path | None = None,
+    on_bad: OnBad = "flag",
+    statistics: bool = False,
+    progress: bool = False,
+) -> Sweep:
+    """Judge every image of a source, writing down each score as it comes; what the journal holds is not judged again.
+
+    Args:
+        screen, maps, on_bad, statistics, progress: as in `sweep`.
+        images: with ids, all different.
+        journal: a file that stays when all is done, until the caller removes it.
+        header: JSON values; a journal with another header, or one whose "source" is None, is begun anew.
+
+    Raises:
+        InputError: not one image is left.
+    """
     done = _read_journal(journal, header)
     taken_up = len(done)
     _write_journal(journal, header, done)
-    with journal.open("a", encoding="utf-8") as stream, show("screening", opened.size, progress) as advance:
+    with journal.open("a", encoding="utf-8") as stream, show("screening", images.size, progress) as advance:
         advance(taken_up, "")
         wants_maps = maps is not None
-        for part in screen.stream(opened, on_bad=on_bad, feature_score=wants_maps, skip=frozenset(done)):
+        for part in screen.stream(images, on_bad=on_bad, feature_score=wants_maps, skip=frozenset(done)):
             if maps is not None:
                 _write_maps(maps, part, screen.map_scale)
             rows = _rows(part, statistics)
@@ -100,12 +131,7 @@ def sweep(
             stream.flush()
             done |= rows
             advance(len(part), "")
-    verdicts = screen.judge(*_in_order(done, opened))
-    if fdr is not None:
-        verdicts = verdicts.with_false_discovery_rate(fdr)
-    write_table(output, verdicts.records(statistics))
-    journal.unlink()
-    return Sweep(verdicts, taken_up)
+    return Sweep(screen.judge(*_in_order(done, images)), taken_up)
 
 
 _Done = dict[str, tuple[float, str | None, dict[str, float]]]

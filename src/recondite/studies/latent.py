@@ -1,34 +1,32 @@
-"""What a latent space holds: between two images, out of noise, and all images as a map."""
+"""What a latent space holds: between two images, and out of noise."""
 
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from recondite.datasets import nameless, open_images
 from recondite.detectors import Detector
 from recondite.detectors.base import SCORING_BATCH
-from recondite.embedding import make_map
 from recondite.errors import InputError
 from recondite.evidence import ERROR
 from recondite.image_plots import plot_picture_rows
 from recondite.images import Floats
 from recondite.maps import ssim_error
 from recondite.perturbations import masked
-from recondite.pictures import colours
 from recondite.progress import progress as show
 from recondite.screen import Screen
-from recondite.studies.output import score_stream, some_images, unreadable, write_study
+from recondite.studies.output import some_images, unreadable, write_study
 from recondite.studies.page import StudyPage
-from recondite.study_plots import plot_lines, plot_map
+from recondite.studies.unfinished import Unfinished
+from recondite.study_plots import plot_lines
 
 NOISE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 _SHOWN = 8
-_THUMBNAILS = 9
 
 
 def interpolation_study(
@@ -63,9 +61,7 @@ def interpolation_study(
     ends = detector.encode(pixels).astype(np.float64)
     shares = np.linspace(0, 1, steps)
     decoded = np.clip(detector.decode(ends[0] + shares[:, None] * (ends[1] - ends[0])), 0, 1)
-    scores = score_stream(
-        screen.with_score(ERROR), iter([decoded]), steps, lambda scores: scores.instance_score, title="scoring"
-    )
+    scores = screen.with_score(ERROR).detector.score(decoded).instance_score
     rows = [
         {"step": number, "share": float(share), "score": float(score)}
         for number, (share, score) in enumerate(zip(shares, scores, strict=True))
@@ -119,11 +115,12 @@ def denoising_study(
     rows: list[dict[str, Any]] = []
     pictures: dict[str, ArrayLike] = {"image": pixels[:_SHOWN]}
     drawn = min(levels, key=lambda level: abs(level - 0.2))
+    unfinished = Unfinished(output, "denoising", screen.fingerprint(), pixels, seed)
     with show("denoising", len(levels), progress) as advance:
         for level in levels:
             noise = {"distribution": (0.0, level), "add": True, "seed": seed}
             noisy = masked(pixels, (pixels.shape[2], pixels.shape[3]), "normal", **noise).images  # type: ignore[arg-type]
-            rebuilt = np.clip(_rebuilt(detector, noisy), 0, 1)
+            rebuilt = np.clip(unfinished.once(f"level-{level}", partial(_rebuilt, detector, noisy)), 0, 1)
             row: dict[str, Any] = {"noise": level}
             for name, found in (("before", noisy), ("after", rebuilt)):
                 row |= {f"{measure}_{name}": value for measure, value in _likeness(found, pixels).items()}
@@ -146,66 +143,7 @@ def denoising_study(
         rows=[[f"{row['noise']:g}", *(f"{row[name]:.4g}" for name in columns)] for row in rows],
         note="Where the error after is lower than before, rebuilding took noise away; below that, it loses detail.",
     )
-    write_study(output, page, rows, figures)
-    return rows
-
-
-def latent_map_study(
-    screen: Screen,
-    images: object,
-    output: Path,
-    *,
-    count: int = 10_000,
-    new: object = None,
-    new_count: int = 500,
-    thumbnails: bool = True,
-    seed: int = 0,
-    progress: bool = False,
-) -> list[dict[str, Any]]:
-    """Draw the latents of images as a map, coloured by label, and place new images into it.
-
-    Args:
-        screen, output, seed, progress: as in `recondite.studies.masks.mask_size_study`.
-        images: anything that `open_images` opens; their labels are the colours.
-        count: how many images at most.
-        new: further images to place into the finished map; None for none.
-        new_count: how many of these at most.
-        thumbnails: draw some images at their places.
-
-    Returns:
-        One row an image: "id", "label", "x", "y", "placed" (True for a new one).
-
-    Raises:
-        InputError: fewer than ten readable images, or the detector has no encoder.
-    """
-    detector = screen.detector
-    if not detector.has_encoder:
-        raise InputError(f"detector {detector.name!r} has no encoder")
-    ids, labels, pixels, bad = some_images(images, detector, count, seed)
-    latents = _encoded(detector, pixels, progress)
-    started = time.monotonic()
-    found = make_map(latents, seed=seed)
-    seconds = time.monotonic() - started
-    rows = _map_rows(ids, labels, found.points, placed=False)
-    places, words = None, ""
-    if new is not None:
-        new_ids, new_labels, new_pixels, more = some_images(new, detector, new_count, seed)
-        bad += more
-        started = time.monotonic()
-        places = found.place(_encoded(detector, new_pixels, progress).astype(np.float64))
-        words = f" {len(places):,} new images were placed into it in {time.monotonic() - started:.1f} s."
-        rows += _map_rows(new_ids, new_labels, places, placed=True)
-    shown = {index: colours(pixels[index]) for index in _spread_out(found.points)} if thumbnails else {}
-    figures = {"latent-map": plot_map(found.points, labels, new_points=places, thumbnails=shown)}
-    page = StudyPage(
-        title="The latent space as a map",
-        lead=f"{len(ids):,} images, {latents.shape[1]} numbers each ({detector.name}), drawn by {found.method}, begun "
-        f"from principal components, in {seconds:.1f} s.{words}{unreadable(bad)}",
-        columns=["label", "images"],
-        rows=[[name or "(none)", f"{labels.count(name):,}"] for name in sorted(set(labels))],
-        note="Neighbours on the map are neighbours in the latent space; distances between far groups mean little.",
-    )
-    write_study(output, page, rows, figures)
+    write_study(output, page, rows, figures, unfinished=unfinished)
     return rows
 
 
@@ -231,15 +169,6 @@ def _two(
     return names, pixels
 
 
-def _encoded(detector: Detector, pixels: Floats, shown: bool) -> Floats:
-    parts = []
-    with show("encoding", len(pixels), shown) as advance:
-        for start in range(0, len(pixels), SCORING_BATCH):
-            parts.append(detector.encode(pixels[start : start + SCORING_BATCH]))
-            advance(len(parts[-1]), "")
-    return np.concatenate(parts)
-
-
 def _rebuilt(detector: Detector, pixels: Floats) -> Floats:
     parts = []
     for start in range(0, len(pixels), SCORING_BATCH):
@@ -254,25 +183,3 @@ def _likeness(found: Floats, truth: Floats) -> dict[str, float]:
     unlike = ssim_error(torch.from_numpy(found), torch.from_numpy(np.ascontiguousarray(truth)))
     psnr = 10 * np.log10(1 / np.maximum(errors, 1e-10))
     return {"error": float(errors.mean()), "psnr": float(psnr.mean()), "ssim": 1 - float(unlike.double().mean())}
-
-
-def _map_rows(
-    ids: Sequence[str], labels: Sequence[str], points: NDArray[np.float64], placed: bool
-) -> list[dict[str, Any]]:
-    return [
-        {"id": name, "label": label, "x": float(x), "y": float(y), "placed": placed}
-        for name, label, (x, y) in zip(ids, labels, points, strict=True)
-    ]
-
-
-def _spread_out(points: NDArray[np.float64]) -> list[int]:
-    """Return the points nearest to the nodes of a grid, each at most once, where there is a point near."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    step = (high - low).max() / _THUMBNAILS
-    nodes = np.stack(np.meshgrid(*(np.arange(a + step / 2, b, step) for a, b in zip(low, high, strict=True))), axis=-1)
-    chosen = []
-    for node in nodes.reshape(-1, 2):
-        distances = np.linalg.norm(points - node, axis=1)
-        if distances.min() < step / 3:
-            chosen.append(int(distances.argmin()))
-    return list(dict.fromkeys(chosen))

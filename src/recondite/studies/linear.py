@@ -14,11 +14,12 @@ from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
 from recondite.image_plots import plot_picture_rows
 from recondite.images import Preprocessing
-from recondite.options import TrainingOptions, make_options
+from recondite.options import TrainingOptions, make_options, options_to_json
 from recondite.plots import plot_history
 from recondite.spool import Rows, Spool, read_all, split
 from recondite.studies.output import write_study
 from recondite.studies.page import StudyPage
+from recondite.studies.unfinished import Unfinished
 from recondite.study_plots import plot_lines
 
 _SHOWN = 8
@@ -62,11 +63,14 @@ def linear_study(
     parts = spooled.rows(learnt), spooled.rows(held_out)
     methods: dict[str, Detector] = {}
     rows: list[dict[str, Any]] = []
+    known = spooled.fingerprint(), shape, latent_size, options_to_json(options)
+    unfinished = Unfinished(output, "linear", *known)
     for name in ("PCA", "linear autoencoder", "convolutional autoencoder"):
         model = _made(name, shape, latent_size, options.seed)
         started = time.monotonic()
-        model.fit_rows(*parts, options, show_progress=progress)
-        seconds = time.monotonic() - started
+        run = unfinished.place(name.split()[0])
+        model.fit_rows(*parts, options, run, resume=True, show_progress=progress)
+        seconds = sum(row.get("seconds", 0.0) for row in model.history.epochs) or time.monotonic() - started
         methods[name] = model
         errors = {where: _mean_error(model, part) for where, part in zip(("learnt", "held_out"), parts, strict=True)}
         count = sum(parameter.numel() for parameter in model.parameters()) or 2 * latent_size * prod(shape)
@@ -95,7 +99,7 @@ def linear_study(
         note="Mean squared error in [0, 1]. PCA is the best linear method there is for the images learnt: a linear "
         "autoencoder can at best reach it; what is lower owes it to non-linearities.",
     )
-    write_study(output, page, rows, figures)
+    write_study(output, page, rows, figures, unfinished=unfinished)
     return rows
 
 

@@ -1,7 +1,7 @@
 """How the score follows a mask: its size, the share of values that are looked at, and one image looked at closely."""
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from recondite.perturbations import MaskKind, masked
 from recondite.pooling import instance_scores
 from recondite.scores import Scores
 from recondite.screen import Screen
-from recondite.studies.output import flagged, score_stream, some_images, unreadable, write_study
+from recondite.studies.output import Chunk, flagged, score_stream, some_images, unreadable, write_study
 from recondite.studies.page import StudyPage
+from recondite.studies.unfinished import Unfinished
 from recondite.study_plots import plot_against_mask_size, plot_lines
 
 SIZES = tuple(range(2, 21, 2))
@@ -62,16 +63,14 @@ def mask_size_study(
         InputError: sizes beyond the images, or no readable images.
     """
     judge = screen.with_score(score)
-    started = time.monotonic()
     ids, _, pixels, bad = some_images(images, screen.detector, count, seed)
     steps = _steps(sizes, masks, pixels.shape[2:])
     made = _masked_copies(pixels, steps, kind, add, seed)
-    total = len(pixels) * sum(copies for _, copies in steps)
+    unfinished = Unfinished(output, "mask size", judge.fingerprint(), pixels, steps, kind, add, seed)
     found = score_stream(
-        judge, made, total, lambda scores: scores.instance_score, title="scoring masks", progress=progress
+        judge, made, lambda scores: scores.instance_score, unfinished, title="scoring masks", progress=progress
     )
     by_size, flags = (_by_size(values, len(pixels), steps) for values in (found, flagged(judge, found)))
-    seconds = time.monotonic() - started
     rows, every = [], []
     for (size, copies), values, above in zip(steps, by_size, flags, strict=True):
         each = values.mean(axis=1)
@@ -97,8 +96,8 @@ def mask_size_study(
     page = StudyPage(
         title="Score against the size of a mask",
         lead=f"{len(pixels)} images, {masks} square masks of each size ({what}{', added' if add else ''}) at random "
-        f"places; score {score!r} of a screen ({screen.detector.name}). {total:,} images made and scored in "
-        f"{seconds:.1f} s.{unreadable(bad)}",
+        f"places; score {score!r} of a screen ({screen.detector.name}). {len(found):,} images made and scored "
+        f"in {unfinished.seconds:.1f} s.{unreadable(bad)}",
         columns=["side", "mean score", "middle 80 % of images", "flagged"],
         rows=[
             [str(r["size"]), f"{r['mean']:.5g}", f"{r['low']:.5g} to {r['high']:.5g}", f"{r['flagged']:.3f}"]
@@ -106,7 +105,7 @@ def mask_size_study(
         ],
         note=f"Size 0 is the image without a mask. Flagged: above the threshold for alpha {judge.alpha:g}.",
     )
-    write_study(output, page, rows, figures, {"images": every})
+    write_study(output, page, rows, figures, {"images": every}, unfinished)
     return rows
 
 
@@ -145,9 +144,9 @@ def feature_share_study(
         maps = torch.from_numpy(scores.feature_score)
         return np.stack([instance_scores(maps, share).numpy() for share in shares], axis=1)
 
-    total = len(pixels) * sum(copies for _, copies in steps)
     made = _masked_copies(pixels, steps, kind, add, seed)
-    found = score_stream(pooled, made, total, by_share, title="scoring", progress=progress, feature_score=True)
+    unfinished = Unfinished(output, "features", pooled.fingerprint(), pixels, steps, shares, kind, add, seed)
+    found = score_stream(pooled, made, by_share, unfinished, title="scoring", progress=progress, feature_score=True)
     means = np.stack([values.mean(axis=(0, 1)) for values in _by_size(found, len(pixels), steps)])
     sides = [size for size, _ in steps]
     rows = [
@@ -169,12 +168,12 @@ def feature_share_study(
     page = StudyPage(
         title="Scores of the worst values only",
         lead=f"The score of an image as the mean of its worst values, against the side of a mask of kind {kind}; "
-        f"{len(pixels)} images, {masks} masks of each size, {total:,} images scored.{unreadable(bad)}",
+        f"{len(pixels)} images, {masks} masks of each size, {len(found):,} images scored.{unreadable(bad)}",
         columns=["side", *labels],
         rows=[[str(size), *(f"{value:.5g}" for value in line)] for size, line in zip(sides, means, strict=True)],
         note="A small mask is diluted in the mean of all values; the mean of the worst sees it.",
     )
-    write_study(output, page, rows, figures)
+    write_study(output, page, rows, figures, unfinished=unfinished)
     return rows
 
 
@@ -206,14 +205,10 @@ def microscope_study(
     judge = screen.with_score(ERROR)
     ids, _, pixels, _ = some_images(image, screen.detector, 1, seed)
     steps = _steps(sizes, masks, pixels.shape[2:])
-    made = list(_masked_copies(pixels, steps, kind, add, seed))
+    made = _masked_copies(pixels, steps, kind, add, seed)
+    unfinished = Unfinished(output, "microscope", judge.fingerprint(), pixels, steps, kind, add, seed)
     found = score_stream(
-        judge,
-        iter(made),
-        sum(copies for _, copies in steps),
-        lambda scores: scores.instance_score,
-        title="scoring masks",
-        progress=progress,
+        judge, made, lambda scores: scores.instance_score, unfinished, title="scoring masks", progress=progress
     )
     by_size = _by_size(found, 1, steps)
     rows = [
@@ -226,7 +221,7 @@ def microscope_study(
         }
         for (size, _), values in zip(steps, by_size, strict=True)
     ]
-    shown = np.concatenate([chunk[:1] for chunk in made])[:32]
+    shown = np.concatenate([make()[:1] for _, make in made])[:32]
     scores = judge.score_batch(nameless(shown), feature_score=True, reconstruction=True)
     assert scores.feature_score is not None
     sides = [f"{row['size']} x {row['size']}" if row["size"] else "no mask" for row in rows]
@@ -251,7 +246,7 @@ def microscope_study(
         rows=[[str(r["size"]), *(f"{r[name]:.5g}" for name in ("mean", "lowest", "highest"))] for r in rows],
         note="The score is the error of the detector.",
     )
-    write_study(output, page, rows, figures)
+    write_study(output, page, rows, figures, unfinished=unfinished)
     return rows
 
 
@@ -271,17 +266,17 @@ def _steps(sizes: Sequence[int], masks: int, sides: Sequence[int]) -> list[tuple
 
 def _masked_copies(
     pixels: Floats, steps: Sequence[tuple[int, int]], kind: MaskKind, add: bool, seed: int
-) -> Iterator[Floats]:
-    """Yield the copies of each image for each step, (copies, C, H, W); image by image, size by size."""
-    for place, image in enumerate(pixels):
+) -> list[Chunk]:
+    """Return the copies of each image for each step, (copies, C, H, W), to be made; image by image, size by size."""
+
+    def made(place: int, size: int, copies: int) -> Floats:
+        repeated = np.repeat(pixels[place][None], copies, axis=0)
+        if not size:
+            return repeated
         others = np.delete(pixels, place, axis=0) if kind == "patch" else None
-        for size, copies in steps:
-            repeated = np.repeat(image[None], copies, axis=0)
-            if not size:
-                yield repeated
-                continue
-            first = place * copies
-            yield masked(repeated, size, kind, add=add, sources=others, seed=seed, first=first).images
+        return masked(repeated, size, kind, add=add, sources=others, seed=seed, first=place * copies).images
+
+    return [(copies, partial(made, place, size, copies)) for place in range(len(pixels)) for size, copies in steps]
 
 
 def _by_size(values: NDArray[Any], images: int, steps: Sequence[tuple[int, int]]) -> list[NDArray[Any]]:

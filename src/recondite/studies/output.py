@@ -1,6 +1,7 @@
 """What every study of a finished screen does: take some images, score many changed copies in one stream, write."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ from recondite.progress import progress as show
 from recondite.scores import Scores
 from recondite.screen import Screen
 from recondite.studies.page import StudyPage
+from recondite.studies.unfinished import Unfinished
 from recondite.tables import write_table
 
+Chunk = tuple[int, Callable[[], Floats]]
+"""How many images, and what makes them (n, C, H, W)."""
 FIGURES = "figures"
 _FORMATS = ("png", "svg")
+_PART = 1024
 
 
 def some_images(
@@ -83,9 +88,9 @@ def in_batches(chunks: Iterable[Floats]) -> Iterator[Floats]:
 
 def score_stream(
     screen: Screen,
-    chunks: Iterable[Floats],
-    total: int,
+    chunks: Iterable[Chunk],
     reduced: Callable[[Scores], NDArray[np.float64]],
+    unfinished: Unfinished,
     *,
     title: str,
     progress: bool = False,
@@ -95,19 +100,40 @@ def score_stream(
 
     Args:
         screen: scores them as it scores all images.
-        chunks: of images (n, C, H, W); made while they are scored, so memory does not grow with their number.
-        total: how many images there will be.
+        chunks: of images, made while they are scored, so memory does not grow with their number.
         reduced: scores of n images to what is kept of them (n, ...).
-        title: for the progress.
+        unfinished: keeps what is found as the stream goes on; what it holds already is not made again.
+        title: for the progress; different for each stream of a study.
         progress: show it on standard error.
         feature_score: `reduced` needs the score of each value.
     """
+    every = list(chunks)
     parts = []
-    with show(title, total, progress) as advance:
-        for pixels in in_batches(chunks):
-            parts.append(reduced(screen.score_batch(nameless(pixels), feature_score=feature_score)))
-            advance(len(pixels), "")
+    with show(title, sum(size for size, _ in every), progress) as advance:
+
+        def scored(own: Sequence[Chunk]) -> NDArray[np.float64]:
+            found = []
+            for pixels in in_batches(make() for _, make in own):
+                found.append(reduced(screen.score_batch(nameless(pixels), feature_score=feature_score)))
+                advance(len(pixels), "")
+            return np.concatenate(found)
+
+        for number, own in enumerate(_in_parts(every)):
+            name = f"{title}-{number}".replace(" ", "-")
+            if unfinished.holds(name):
+                advance(sum(size for size, _ in own), "")
+            parts.append(unfinished.once(name, partial(scored, own)))
     return np.concatenate(parts)
+
+
+def _in_parts(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
+    """Yield runs of chunks of about `_PART` images."""
+    start, held = 0, 0
+    for end, (size, _) in enumerate(chunks, 1):
+        held += size
+        if held >= _PART or end == len(chunks):
+            yield chunks[start:end]
+            start, held = end, 0
 
 
 def flagged(screen: Screen, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -123,6 +149,7 @@ def write_study(
     rows: Sequence[Mapping[str, Any]],
     figures: Mapping[str, Axes],
     tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    unfinished: Unfinished | None = None,
 ) -> None:
     """Write table.csv, further tables, each figure as PNG and SVG, and study.html, each atomically.
 
@@ -132,6 +159,7 @@ def write_study(
         rows: of table.csv.
         figures: file name without suffix -> axes.
         tables: further file names without suffix -> rows.
+        unfinished: parts of the study that are not needed any more when it is written.
     """
     write_table(output / "table.csv", rows)
     for name, more in (tables or {}).items():
@@ -144,6 +172,8 @@ def write_study(
                 figure.savefig(temporary, format=suffix, dpi=120, metadata={"Date": None} if suffix == "svg" else None)
     page.figures.extend(figures.values())
     page.write(output / "study.html")
+    if unfinished is not None:
+        unfinished.finish()
 
 
 def unreadable(bad: Sequence[tuple[str, str]]) -> str:

@@ -1,6 +1,7 @@
 """How the score follows corruption, and how well maps of errors find small defects."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from recondite.metrics import auroc, per_region_overlap, pixel_auroc
 from recondite.perturbations import CORRUPTIONS, DEFECTS, SEVERITIES, corrupted, defective
 from recondite.plots import plot_aurocs
 from recondite.screen import Screen
-from recondite.studies.output import flagged, score_stream, some_images, unreadable, write_study
+from recondite.studies.output import Chunk, flagged, score_stream, some_images, unreadable, write_study
 from recondite.studies.page import StudyPage
+from recondite.studies.unfinished import Unfinished
 from recondite.study_plots import plot_lines
 
 _AT_ONCE = 32
@@ -54,16 +56,14 @@ def severity_study(
     _, _, pixels, bad = some_images(images, screen.detector, count, seed)
     names = list(corruptions) if corruptions else [n for n in CORRUPTIONS if n != "saturation" or pixels.shape[1] > 1]
 
-    def made() -> Iterator[Floats]:
-        yield pixels
-        for name in names:
-            for severity in SEVERITIES:
-                for start in range(0, len(pixels), _AT_ONCE):
-                    yield corrupted(pixels[start : start + _AT_ONCE], name, severity, seed=seed, first=start)
-
-    total = len(pixels) * (1 + len(names) * len(SEVERITIES))
+    damages = [(name, severity) for name in names for severity in SEVERITIES]
+    made = [
+        *_pieces(pixels, lambda some, _: some),
+        *(chunk for damage in damages for chunk in _pieces(pixels, partial(_corrupted, *damage, seed))),
+    ]
+    unfinished = Unfinished(output, "severity", judge.fingerprint(), pixels, names, seed)
     found = score_stream(
-        judge, made(), total, lambda scores: scores.instance_score, title="scoring corruptions", progress=progress
+        judge, made, lambda scores: scores.instance_score, unfinished, title="scoring corruptions", progress=progress
     )
     clean, rest = found[: len(pixels)], found[len(pixels) :].reshape(len(names), len(SEVERITIES), len(pixels))
     rows: list[dict[str, Any]] = []
@@ -88,7 +88,7 @@ def severity_study(
     page = StudyPage(
         title="Score against corruption",
         lead=f"{len(pixels)} images, {len(names)} corruptions at five severities; score {score!r} of a screen "
-        f"({screen.detector.name}). {total:,} images scored.{unreadable(bad)}",
+        f"({screen.detector.name}). {len(found):,} images scored.{unreadable(bad)}",
         columns=["corruption", *(f"severity {severity}" for severity in SEVERITIES)],
         rows=[
             [name, *(f"{row['auroc']:.3f} ({row['flagged']:.0%})" for row in own[1:])] for name, own in table.items()
@@ -96,7 +96,7 @@ def severity_study(
         note=f"AUROC of corrupted images against the same images as they are; in brackets the share flagged at alpha "
         f"{judge.alpha:g}. Below a half, corrupted images score lower: blur makes them easier to rebuild.",
     )
-    write_study(output, page, rows, figures)
+    write_study(output, page, rows, figures, unfinished=unfinished)
     return rows
 
 
@@ -121,9 +121,9 @@ def defects_study(
     judge = screen.with_score(ERROR)
     _, _, pixels, bad = some_images(images, screen.detector, count, seed)
     threshold = screen.feature_threshold if screen.peaks is not None else None
-    clean = score_stream(
-        judge, iter([pixels]), len(pixels), lambda s: s.instance_score, title="scoring", progress=progress
-    )
+    unfinished = Unfinished(output, "defects", judge.fingerprint(), pixels, seed)
+    as_they_are = _pieces(pixels, lambda some, _: some)
+    clean = score_stream(judge, as_they_are, lambda s: s.instance_score, unfinished, title="scoring", progress=progress)
     rows: list[dict[str, Any]] = []
     shown, named = [], []
     for name in DEFECTS:
@@ -134,8 +134,8 @@ def defects_study(
             score = np.repeat(scores.instance_score[:, None, None], height, axis=1)
             return np.concatenate([maps.mean(axis=1), maps.max(axis=1), score], axis=2)
 
-        stream = iter([changed.images])
-        found = score_stream(judge, stream, len(pixels), kept, title=name, progress=progress, feature_score=True)
+        stream = _pieces(changed.images, lambda some, _: some)
+        found = score_stream(judge, stream, kept, unfinished, title=name, progress=progress, feature_score=True)
         width = pixels.shape[3]
         maps, peaks, scores = found[..., :width], found[..., width : 2 * width], found[:, 0, -1]
         above = None if threshold is None else peaks > threshold
@@ -174,5 +174,18 @@ def defects_study(
         "a false-positive rate of .3) tell the defect's pixels from all others. Above: share of pixels on and beside "
         "defects that are higher than the threshold for single values.",
     )
-    write_study(output, page, rows, figures)
+    write_study(output, page, rows, figures, unfinished=unfinished)
     return rows
+
+
+def _pieces(pixels: Floats, made: Callable[[Floats, int], Floats]) -> list[Chunk]:
+    """Return images to be changed, a few at a time; `made` takes some of them and the place of the first."""
+    return [
+        (len(some), partial(made, some, start))
+        for start in range(0, len(pixels), _AT_ONCE)
+        for some in (pixels[start : start + _AT_ONCE],)
+    ]
+
+
+def _corrupted(name: str, severity: int, seed: int, pixels: Floats, first: int) -> Floats:
+    return corrupted(pixels, name, severity, seed=seed, first=first)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from recondite.calibration import threshold_rules
-from recondite.datasets import open_images
+from recondite.datasets import ImageSet, open_images
 from recondite.errors import InputError
 from recondite.evidence import ERROR
 from recondite.metrics import auroc, average_precision, precision_recall_points, rate, risk_coverage_points, roc_points
@@ -18,6 +18,7 @@ from recondite.scores import Verdicts
 from recondite.screen import Screen
 from recondite.studies.output import flagged, write_study
 from recondite.studies.page import StudyPage
+from recondite.studies.unfinished import Unfinished
 from recondite.study_plots import (
     plot_distribution,
     plot_instance_scores,
@@ -25,7 +26,7 @@ from recondite.study_plots import (
     plot_reliability,
     plot_risk_coverage,
 )
-from recondite.tables import write_table
+from recondite.sweep import journalled
 
 _ALPHAS = np.concatenate([np.linspace(0.005, 0.05, 10), np.linspace(0.06, 0.3, 25)])
 _DRAWN = 1000
@@ -63,8 +64,12 @@ def thresholds_study(
     judge = screen.with_score(score)
     shape = judge.detector.shape
     others = None if outliers is None else open_images(outliers, role="outliers", shape=shape)
-    normal = judge.predict(open_images(images, role="inliers", shape=shape), progress=progress)
-    foreign = None if others is None else judge.predict(others, progress=progress)
+    unfinished = Unfinished(output, "thresholds", judge.fingerprint(), *(_named(one) for one in (images, outliers)))
+    opened = open_images(images, role="inliers", shape=shape)
+    normal = _judged(judge, opened, _named(images), unfinished.place("inliers"), progress)
+    foreign = None
+    if others is not None:
+        foreign = _judged(judge, others, _named(outliers), unfinished.place("outliers"), progress)
     scores = {"normal": _readable(normal)}
     if foreign is not None:
         scores["outliers"] = _readable(foreign)
@@ -106,10 +111,20 @@ def thresholds_study(
         note="Only the conformal rule promises a rate: at most alpha on average over calibration sets, whatever the "
         "distribution. Mean + k std is right for a normal distribution, and losses have a long tail.",
     )
-    write_study(output, page, rows, figures)
     everything = normal if foreign is None else Verdicts.concatenate([normal, foreign])
-    write_table(output / "scores.csv", everything.records())
+    write_study(output, page, rows, figures, {"scores": list(everything.records())}, unfinished)
     return rows
+
+
+def _named(source: object) -> str | None:
+    return str(source) if isinstance(source, str | Path) else None
+
+
+def _judged(screen: Screen, images: ImageSet, source: str | None, journal: Path, progress: bool) -> Verdicts:
+    """Judge images, and go on where an interrupted study stopped if they have a name to be known by."""
+    if source is None or images.ids is None or len(set(images.ids)) < len(images.ids):
+        return screen.predict(images, progress=progress)
+    return journalled(screen, images, journal, {"source": source}, progress=progress).verdicts
 
 
 def _readable(verdicts: Verdicts) -> NDArray[np.float64]:

@@ -6,16 +6,13 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.compat.alibi.images import channels_first
 from recondite.errors import InputError
 from recondite.pictures import colours
 from recondite.plots import HEAT_MAP
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888", "black")
-_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+from recondite.study_plots import plot_instance_scores
 
 
 def plot_instance_score(
@@ -45,17 +42,9 @@ def plot_instance_score(
         raise InputError(f"expected one target for each of {len(scores)} scores; got {len(classes)}")
     if len(classes) and not 0 <= classes.min() <= classes.max() < len(labels):
         raise InputError(f"expected targets from 0 to {len(labels) - 1}; got {classes.min()} to {classes.max()}")
-    axes = _pyplot_axes(8, 4)
-    places = np.arange(len(scores))
-    for number, label in enumerate(labels):
-        chosen = classes == number
-        look: dict[str, Any] = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
-        axes.scatter(places[chosen], scores[chosen], s=14, label=f"{label}: {chosen.sum()}", **look)
-    if threshold is not None:
-        axes.axhline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.4g}")
-    axes.set(xlabel="image", ylabel="instance score (higher is more anomalous)", ylim=ylim)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    names = [f"{label}: {np.sum(classes == number)}" for number, label in enumerate(labels)]
+    axes = plot_instance_scores(scores, classes, threshold, _pyplot_axes(8, 4), names=names)
+    axes.set(ylim=ylim)
     return axes
 
 

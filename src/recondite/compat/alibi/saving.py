@@ -1,4 +1,4 @@
-"""Saving and loading with alibi-detect's names, in Recondite's safe format."""
+"""Saving, loading and fetching with alibi-detect's names, in Recondite's safe format."""
 
 import os
 from pathlib import Path
@@ -7,13 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recondite.artifacts import read_folder, write_folder
+from recondite.artifacts import holds_manifest, read_folder, write_folder
 from recondite.compat.alibi.detectors import OutlierAE, OutlierVAE
 from recondite.compat.alibi.networks import describe, rebuild
 from recondite.detectors import Detector, build
 from recondite.errors import ArtifactError, InputError
+from recondite.evidence import ERROR
+from recondite.hub import is_address
 from recondite.images import Preprocessing
 from recondite.options import options_to_json
+from recondite.ready import READY
+from recondite.screen import load
 
 KIND, SCHEMA = "recondite detector of the alibi-detect face", 1
 _WEIGHTS = "detector.safetensors"
@@ -85,6 +89,50 @@ def load_detector(
             face.made_for = (level, float(share))
     except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         raise ArtifactError(f"{path} is not a consistent detector: {error}") from error
+    return face
+
+
+def fetch_detector(
+    filepath: Path | str,
+    detector_type: str = "outlier",
+    dataset: str = "digits",
+    detector_name: str = "OutlierAE",
+    model: object = None,
+) -> OutlierVAE | OutlierAE:
+    """Return a ready detector and keep it in a folder, from which it comes the next time.
+
+    The other library's published detectors are Keras models and cannot be had; here a dataset is the name of a screen.
+    A threshold comes along where the screen scores as this face does: by the mean squared error of all values.
+
+    Args:
+        filepath: the folder, as for `save_detector`.
+        detector_type: "outlier".
+        dataset: what `recondite.load` takes: the name of a ready screen, a folder, or "hf://ORG/NAME".
+        detector_name: "OutlierAE" for a screen with an autoencoder, "OutlierVAE" for one with a "vae".
+        model: must be None.
+
+    Raises:
+        InputError: there is no such screen, or it has another detector.
+        ArtifactError: what is there is damaged or altered.
+    """
+    if detector_type != "outlier" or detector_name not in _FACES or model is not None:
+        raise InputError(f"expected detector_type 'outlier' and detector_name {' or '.join(_FACES)}; no model")
+    if holds_manifest(Path(os.path.abspath(filepath))):
+        return load_detector(filepath)
+    if not (dataset in READY or is_address(dataset) or holds_manifest(Path(dataset))):
+        raise InputError(
+            f"there is no published detector for {dataset!r}: expected {', '.join(READY)}, the folder of a screen or "
+            "hf://ORG/NAME; or fit one of your own"
+        )
+    screen = load(dataset)
+    kind = _FACES[detector_name]
+    given: dict[str, Any] = {"vae" if kind is OutlierVAE else "ae": screen.detector, "data_type": "image"}
+    face = kind(**given)
+    options = screen.detector.options
+    plain = (options.score, options.top_percent, options.smooth, options.region) == (face.score_name, 100, 0, 0)
+    if plain and screen.calibrator.groups is None:
+        face.threshold = screen.with_score(ERROR).threshold
+    save_detector(face, filepath)
     return face
 
 
