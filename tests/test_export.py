@@ -26,15 +26,17 @@ pytest.importorskip("onnxscript")
 @pytest.fixture(scope="module")
 def exported(screens, tmp_path_factory):
     """A function: the name of a detector to its exported screen, made once."""
-    made = {}
+    made, paths = {}, {}
 
     def get(name):
         if name not in made:
             path = tmp_path_factory.mktemp("exported") / name
             export.export_onnx(screens(name), path)
             made[name] = recondite.load(path)
+            paths[name] = path
         return made[name]
 
+    get.path = paths.__getitem__
     return get
 
 
@@ -53,7 +55,7 @@ def test_the_graph_alone_gives_p_values_and_labels(exported, digits):
     import onnxruntime
 
     screen = exported("vae")
-    session = onnxruntime.InferenceSession(screen.detector.content)
+    session = onnxruntime.InferenceSession(exported.path("vae") / "model.onnx")
     pixels = (digits[1400:1500, None] / np.float32(255)).astype(np.float32)
     found = dict(zip(export.OUTPUTS, session.run(list(export.OUTPUTS), {"pixels": pixels}), strict=True))
     verdicts = screen.predict(digits[1400:1500])
@@ -160,7 +162,7 @@ def test_an_altered_or_foreign_graph_is_refused(screens, tmp_path):
     with pytest.raises(ArtifactError):
         recondite.load(path)
     with pytest.raises(ArtifactError, match="cannot be run"):
-        Exported((1, 8, 8), ExportedOptions(), b"nonsense", "float32")
+        Exported((1, 8, 8), ExportedOptions(), [b"nonsense"], "float32")
 
 
 def test_a_graph_that_scores_otherwise_is_not_written(screens, tmp_path, monkeypatch):
