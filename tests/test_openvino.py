@@ -94,7 +94,7 @@ def test_int8_takes_bytes_too(plain, digits, tmp_path):
     screen = recondite.load(tmp_path / "graph")
     scores = screen.predict(digits[1000:1500]).instance_score
     assert np.isin(screen.calibrator.scores, scores).all()
-    assert "8-bit images" in screen.predict([np.zeros((9, 9), np.uint8)]).errors[0]
+    assert "8-bit images" in screen.predict([np.eye(9, dtype=np.uint8) * 255]).errors[0]
 
 
 def test_what_cannot_be_exported_says_so(plain, screens, exported, digits, tmp_path):

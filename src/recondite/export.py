@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from recondite.artifacts import check_target, write_folder
-from recondite.calibration import p_value_table
+from recondite.calibration import Calibrator, p_value_table
 from recondite.datasets import nameless, open_images
 from recondite.density import FARTHEST, Marginals
 from recondite.detectors.base import SCORING_BATCH
@@ -95,9 +95,8 @@ def export_openvino(
     """
     path = _target(screen, path, pixels)
     openvino = import_openvino()
-    model = openvino.Core().read_model(_traced(screen, pixels))
     if int8 is None:
-        content = serialised(model)
+        content = serialised(openvino.Core().read_model(_traced(screen, pixels)))
         exported = _runnable(screen, content, pixels, _options(screen, "openvino"))
         _check_parity(screen, exported)
         return _written(exported, screen, path, content, pixels)
@@ -105,29 +104,19 @@ def export_openvino(
     ranges, rest = split(spooled.hashes, [min(_RANGE_IMAGES, len(spooled) // 5)], seed=0)
     if not len(ranges):
         raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")
-    model = quantised(model, spooled.rows(ranges), pixels)
+    # Too few for alpha are refused now, not after minutes of work.
+    replace(screen, calibrator=Calibrator(np.zeros(len(rest))), peaks=None)
+    rows = spooled.rows(rest)
     options = _options(screen, "openvino", "int8")
-    rows, facts = (
-        spooled.rows(rest),
-        {"images": len(rest), "fingerprint": spooled.fingerprint(rest), "ranges": len(ranges)},
-    )
-    exported = _runnable(screen, serialised(model), pixels, options)
-    exported = calibrated(
-        exported.detector,
-        None,
-        ERROR,
-        rows,
-        None,
-        alpha=screen.alpha,
-        confidence=screen.confidence,
-        guarantee=screen.guarantee,
-        facts={**screen.facts, "calibration": facts},
-        progress=progress,
-    )
+    model = quantised(openvino.Core().read_model(_traced(screen, pixels)), spooled.rows(ranges), pixels)
+    facts = {"images": len(rest), "fingerprint": spooled.fingerprint(rest), "ranges": len(ranges)}
+    promise = {"alpha": screen.alpha, "confidence": screen.confidence, "guarantee": screen.guarantee}
+    promise["facts"] = {**screen.facts, "calibration": facts}
+    detector = _runnable(screen, serialised(model), pixels, options).detector
+    exported = calibrated(detector, None, ERROR, rows, progress=progress, **promise)
     _check_order(screen, exported, rows)
     content = serialised(judging(model, exported))
-    exported = replace(exported, detector=_runnable(screen, content, pixels, options).detector)
-    return _written(exported, screen, path, content, pixels)
+    return _written(_runnable(exported, content, pixels, options), screen, path, content, pixels)
 
 
 def _target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
