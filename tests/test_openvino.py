@@ -84,7 +84,7 @@ def test_int8_is_calibrated_by_the_scores_of_its_own_graph(plain, int8, digits):
     # It rounds: scores differ from the screen's by far more than a float32 graph's do, and yet order images alike.
     exact = ours.predict(digits[1000:1500]).instance_score
     assert np.abs(fresh - exact).max() > 10 * export.TOLERANCE * np.ptp(ours.calibrator.scores)
-    assert np.corrcoef(fresh, exact)[0, 1] > 0.98
+    assert np.corrcoef(fresh, exact)[0, 1] > 0.9
     turned = np.rot90(digits[1000:1500], axes=(1, 2))
     assert auroc(fresh, screen.predict(turned).instance_score) > 0.85
 
