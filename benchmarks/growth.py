@@ -15,12 +15,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from machine import where
+from machine import publish, where
 
 import recondite
 
-HERE = Path(__file__).parent
-BEGIN, END = "<!-- growth: begin -->", "<!-- growth: end -->"
 JUDGE = """
 import json, resource, sys, time, torch, recondite
 torch.set_num_threads(int(sys.argv[3]))
@@ -70,19 +68,7 @@ def main():
             lines.append(f"| {row['images']:,} | {row['seconds']:.1f} | {rate:.0f} | {row['mib']:.0f} |")
             print(lines[-1], flush=True)
     if given.publish:
-        publish([where() + ".", "", *lines])
-
-
-def publish(lines):
-    results = HERE / "RESULTS.md"
-    text = results.read_text(encoding="utf-8")
-    section = "\n".join([BEGIN, "", *lines, "", END])
-    if BEGIN in text:
-        before, _, rest = text.partition(BEGIN)
-        text = before + section + rest.partition(END)[2]
-    else:
-        text = text.rstrip() + f"\n\n## Growth (`python benchmarks/growth.py`)\n\n{section}\n"
-    results.write_text(text, encoding="utf-8")
+        publish("growth", "Growth (`python benchmarks/growth.py`)", [where() + ".", "", *lines])
 
 
 if __name__ == "__main__":

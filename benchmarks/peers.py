@@ -28,7 +28,7 @@ from typing import get_args, get_type_hints
 import matplotlib
 import numpy as np
 import torch
-from machine import where
+from machine import publish, where
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -67,7 +67,6 @@ RECIPES = [
 # How a screen is asked to score in bfloat16; where `fit` does not take it, the row is left out and says so.
 SCORING_IN_BFLOAT16 = {"scoring_precision": "bf16"}
 TASKS = ("scoring", "latency", "training", "learning", "sweep", "folder", "memory", "start", "pyod")
-BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 
 
 def environment(name):
@@ -409,20 +408,6 @@ def chart(tasks, path):
     plt.close(figure)
 
 
-def publish(lines, picture, facts):
-    """Put the table between the marks in RESULTS.md, and the chart beside it."""
-    (HERE / "peers.png").write_bytes(picture.read_bytes())
-    results = HERE / "RESULTS.md"
-    text = results.read_text(encoding="utf-8")
-    section = "\n".join([BEGIN, "", *(f"{fact}" for fact in facts), "", *lines, "", "![Ratios](peers.png)", "", END])
-    if BEGIN in text:
-        before, _, rest = text.partition(BEGIN)
-        text = before + section + rest.partition(END)[2]
-    else:
-        text = text.rstrip() + f"\n\n## Against the peers (`python benchmarks/peers.py`)\n\n{section}\n"
-    results.write_text(text, encoding="utf-8")
-
-
 WORK = dict(zip(TASKS, (scoring, latency, training, learning, sweep, folder_scoring, memory, start, pyod), strict=True))
 
 
@@ -469,7 +454,9 @@ def main():
     chart(rounds.tasks, given.output / "peers.png")
     print("\n".join(["", *facts, "", *lines]), flush=True)
     if given.publish:
-        publish(lines, given.output / "peers.png", facts)
+        (HERE / "peers.png").write_bytes((given.output / "peers.png").read_bytes())
+        title = "Against the peers (`python benchmarks/peers.py`)"
+        publish("peers", title, [*facts, "", *lines, "", "![Ratios](peers.png)"])
 
 
 if __name__ == "__main__":

@@ -411,7 +411,7 @@ def predict(
     device
         cpu or cuda.
     """
-    from recondite.report import promise, write_report
+    from recondite.screen import promise
     from recondite.sweep import sweep
 
     judge = _load(screen, alpha, confidence, device, score)
@@ -426,6 +426,8 @@ def predict(
     print(promise(judge, verdicts))
     print(f"table:  {output}")
     if report is not None:
+        from recondite.report import write_report  # matplotlib takes a while
+
         write_report(report, judge, verdicts, images)
         print(f"report: {report}")
 

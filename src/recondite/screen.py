@@ -584,6 +584,18 @@ def calibrated(
     )
 
 
+def promise(screen: Screen, verdicts: Verdicts) -> str:
+    """Say in words what the flags of these verdicts promise."""
+    if verdicts.rule == "false-discovery rate":
+        return f"Of the images flagged, a share of at most {verdicts.alpha:g} is expected to be normal."
+    if screen.confidence is None:
+        return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
+    return (
+        f"With {100 * screen.confidence:g} % confidence in this calibration set, a share of at most "
+        f"{screen.alpha:g} of normal images is flagged by mistake."
+    )
+
+
 def located(path: Path | str) -> Path:
     """Return the folder of a screen; one on the hub is fetched first.
 
