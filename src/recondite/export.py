@@ -110,10 +110,18 @@ def export_openvino(
     options = _options(screen, "openvino", "int8")
     model = quantised(openvino.Core().read_model(_traced(screen, pixels)), spooled.rows(ranges), pixels)
     facts = {"images": len(rest), "fingerprint": spooled.fingerprint(rest), "ranges": len(ranges)}
-    promise = {"alpha": screen.alpha, "confidence": screen.confidence, "guarantee": screen.guarantee}
-    promise["facts"] = {**screen.facts, "calibration": facts}
     detector = _runnable(screen, serialised(model), pixels, options).detector
-    exported = calibrated(detector, None, ERROR, rows, progress=progress, **promise)
+    exported = calibrated(
+        detector,
+        None,
+        ERROR,
+        rows,
+        progress=progress,
+        alpha=screen.alpha,
+        confidence=screen.confidence,
+        guarantee=screen.guarantee,
+        facts={**screen.facts, "calibration": facts},
+    )
     _check_order(screen, exported, rows)
     content = serialised(judging(model, exported))
     return _written(_runnable(exported, content, pixels, options), screen, path, content, pixels)
