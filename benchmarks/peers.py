@@ -1,6 +1,6 @@
 """Recondite against alibi-detect and PyOD, on the same images of CIFAR-10, in one run, turn by turn.
 
-    python benchmarks/peers.py [--full] [--precision float32,bfloat16] [--only scoring,latency] [--publish]
+    python benchmarks/peers.py [--setting quick] [--precision float32,bfloat16] [--only scoring,latency] [--publish]
 
 Each peer gets an environment of its own, made once in the cache folder from the package index, and a process that
 answers requests (peer_alibi.py, peer_pyod.py). The network against alibi-detect is its own example's (the preset
@@ -10,7 +10,7 @@ onnxruntime follow torch's. Every figure is a median over rounds in which all si
 each round, and its smallest and largest are printed beside the median. The share of the peak compares the products of
 the network (counted by torch) with what a plain matrix product of 2,048 reaches on the same threads, in the same round.
 
-The quick setting takes some minutes on two cores; --full takes the numbers of images that RESULTS.md is about.
+The quick setting takes some minutes on two cores, full half an hour; tiny only shows that the script works.
 --publish puts table and chart into benchmarks/RESULTS.md and benchmarks/peers.png.
 """
 
@@ -47,6 +47,8 @@ PEERS = {
     "alibi": (["alibi-detect[tensorflow]==0.13.0"], "peer-alibi-detect"),
     "pyod": (["torch", "pyod==3.6.7", "pandas", "tqdm"], "peer-pyod"),
 }
+# Too small to say anything: whether the script works.
+TINY = {"rounds": 1, "steps": 2, "learnt": 1280, "epochs": 1, "scored": 64, "swept": 1, "filed": 16, "held": 500}
 QUICK = {"rounds": 3, "steps": 15, "learnt": 2000, "epochs": 5, "scored": 512, "swept": 2, "filed": 256, "held": 4000}
 FULL = {
     "rounds": 7,
@@ -58,6 +60,7 @@ FULL = {
     "filed": 2000,
     "held": 50_000,
 }
+SETTINGS = {"tiny": TINY, "quick": QUICK, "full": FULL}
 SIZES, MASKS = list(range(2, 21, 2)), 20
 # Settings of ours for the same network and loss; the error that they are to reach is the peer's.
 RECIPES = [
@@ -174,7 +177,7 @@ def screens(images, folder, precisions):
     exports = {
         "onnx": lambda path: export_onnx(made["float32"], path),
         "openvino": lambda path: export_openvino(made["float32"], path),
-        "openvino-int8": lambda path: export_openvino(made["float32"], path, int8=images["test"][:500]),
+        "openvino-int8": lambda path: export_openvino(made["float32"], path, int8=images["test"][:400]),
     }
     for name, export in exports.items():
         made[name] = recondite.load(export(folder / name))
@@ -413,11 +416,11 @@ WORK = dict(zip(TASKS, (scoring, latency, training, learning, sweep, folder_scor
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--setting", choices=SETTINGS, default="quick")
     parser.add_argument("--precision", default="float32,bfloat16", help="of torch's screens; float32 is always there")
     parser.add_argument("--only", default=",".join(TASKS))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, help="instead of 3, or 7 with --full")
+    parser.add_argument("--rounds", type=int, help="instead of the setting's own")
     parser.add_argument("--publish", action="store_true")
     parser.add_argument("-o", "--output", type=Path, default=cache_folder() / "peers-results")
     given = parser.parse_args()
@@ -426,7 +429,7 @@ def main():
         parser.error(f"--only takes {', '.join(TASKS)}")
     matplotlib.use("Agg")
     torch.set_num_threads(given.threads)
-    sizes, began = dict(FULL if given.full else QUICK), time.monotonic()
+    sizes, began = dict(SETTINGS[given.setting]), time.monotonic()
     sizes["rounds"] = given.rounds or sizes["rounds"]
     print(where(), flush=True)
     precisions = list(dict.fromkeys(["float32", *given.precision.split(",")]))
@@ -444,7 +447,7 @@ def main():
             WORK[task](rounds, alibi, made, images, sizes, folder)
         versions = f"alibi-detect 0.13.0, TensorFlow {alibi.facts['tensorflow']}, PyOD 3.6.7"
     facts = [
-        f"{where()}; {versions}; {'full' if given.full else 'quick'} setting, {sizes['rounds']} rounds, "
+        f"{where()}; {versions}; {given.setting} setting, {sizes['rounds']} rounds, "
         f"{time.monotonic() - began:.0f} s in all; load of the machine at the end {os.getloadavg()[0]:.1f}."
     ]
     lines = table(rounds.tasks)

@@ -74,6 +74,23 @@ def test_an_image_scores_the_same_in_every_batch(name, exported, digits):
         np.testing.assert_array_equal(scores, together)
 
 
+@pytest.mark.parametrize(("shift", "sizes"), [(0.0, {32}), (1e-9, {1})])
+def test_batches_run_only_where_their_bits_agree(shift, sizes, exported, digits, monkeypatch):
+    detector, calls = recondite.load(exported.path("pca")).detector, []
+
+    def graph(names, pixels):
+        calls.append(len(pixels))
+        sums = np.array([image.sum(dtype=np.float64) for image in pixels])
+        return [sums + shift * np.arange(len(pixels)), pixels][: len(names)]
+
+    monkeypatch.setattr(detector, "_graph", graph)
+    assert detector.batches_agree == (sizes == {32})
+    calls.clear()
+    scores = detector.score(digits[:20]).instance_score
+    assert set(calls) == sizes
+    np.testing.assert_allclose(scores, digits[:20].sum(axis=(1, 2)) / 255, rtol=1e-6)
+
+
 @pytest.mark.parametrize("score", ["error", "evidence", "total_variation"])
 def test_every_score_can_be_exported(score, screens, digits, tmp_path):
     screen = screens("pca").with_score(score)
