@@ -23,6 +23,8 @@ bench: .venv/dev
 	.venv/bin/python benchmarks/reference_systems.py mnist-fast
 	.venv/bin/python benchmarks/false_alarm_rate.py
 	.venv/bin/python benchmarks/damaged_folder.py
+	.venv/bin/python benchmarks/growth.py --images 1000,10000
+	.venv/bin/python benchmarks/peers.py
 
 clean:
 	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -25,3 +25,16 @@ def where() -> str:
         f"commit {commit.strip()}{'+' if changed else ''}; {cpu}, {torch.get_num_threads()} threads, {device}; "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
+
+
+def publish(mark: str, title: str, lines: list[str]) -> None:
+    """Put lines between the marks of a section of RESULTS.md; a new section goes to its end."""
+    results = Path(__file__).parent / "RESULTS.md"
+    text = results.read_text(encoding="utf-8")
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    section = "\n".join([begin, "", *lines, "", end])
+    if begin in text:
+        text = text.partition(begin)[0] + section + text.partition(end)[2]
+    else:
+        text = f"{text.rstrip()}\n\n## {title}\n\n{section}\n"
+    results.write_text(text, encoding="utf-8")

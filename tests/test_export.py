@@ -26,15 +26,17 @@ pytest.importorskip("onnxscript")
 @pytest.fixture(scope="module")
 def exported(screens, tmp_path_factory):
     """A function: the name of a detector to its exported screen, made once."""
-    made = {}
+    made, paths = {}, {}
 
     def get(name):
         if name not in made:
             path = tmp_path_factory.mktemp("exported") / name
             export.export_onnx(screens(name), path)
             made[name] = recondite.load(path)
+            paths[name] = path
         return made[name]
 
+    get.path = paths.__getitem__
     return get
 
 
@@ -53,7 +55,7 @@ def test_the_graph_alone_gives_p_values_and_labels(exported, digits):
     import onnxruntime
 
     screen = exported("vae")
-    session = onnxruntime.InferenceSession(screen.detector.content)
+    session = onnxruntime.InferenceSession(exported.path("vae") / "model.onnx")
     pixels = (digits[1400:1500, None] / np.float32(255)).astype(np.float32)
     found = dict(zip(export.OUTPUTS, session.run(list(export.OUTPUTS), {"pixels": pixels}), strict=True))
     verdicts = screen.predict(digits[1400:1500])
@@ -70,6 +72,23 @@ def test_an_image_scores_the_same_in_every_batch(name, exported, digits):
         parts = [images[start : start + size] for start in range(0, 32, size)]
         scores = np.concatenate([exported(name).predict(part).instance_score for part in parts])
         np.testing.assert_array_equal(scores, together)
+
+
+@pytest.mark.parametrize(("shift", "sizes"), [(0.0, {32}), (1e-9, {1})])
+def test_batches_run_only_where_their_bits_agree(shift, sizes, exported, digits, monkeypatch):
+    detector, calls = recondite.load(exported.path("pca")).detector, []
+
+    def graph(names, pixels):
+        calls.append(len(pixels))
+        sums = np.array([image.sum(dtype=np.float64) for image in pixels])
+        return [sums + shift * np.arange(len(pixels)), pixels][: len(names)]
+
+    monkeypatch.setattr(detector, "_graph", graph)
+    assert detector.batches_agree == (sizes == {32})
+    calls.clear()
+    scores = detector.score(digits[:20]).instance_score
+    assert set(calls) == sizes
+    np.testing.assert_allclose(scores, digits[:20].sum(axis=(1, 2)) / 255, rtol=1e-6)
 
 
 @pytest.mark.parametrize("score", ["error", "evidence", "total_variation"])
@@ -160,7 +179,7 @@ def test_an_altered_or_foreign_graph_is_refused(screens, tmp_path):
     with pytest.raises(ArtifactError):
         recondite.load(path)
     with pytest.raises(ArtifactError, match="cannot be run"):
-        Exported((1, 8, 8), ExportedOptions(), b"nonsense", "float32")
+        Exported((1, 8, 8), ExportedOptions(), [b"nonsense"], "float32")
 
 
 def test_a_graph_that_scores_otherwise_is_not_written(screens, tmp_path, monkeypatch):

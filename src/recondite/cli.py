@@ -411,7 +411,7 @@ def predict(
     device
         cpu or cuda.
     """
-    from recondite.report import promise, write_report
+    from recondite.screen import promise
     from recondite.sweep import sweep
 
     judge = _load(screen, alpha, confidence, device, score)
@@ -426,6 +426,8 @@ def predict(
     print(promise(judge, verdicts))
     print(f"table:  {output}")
     if report is not None:
+        from recondite.report import write_report  # matplotlib takes a while
+
         write_report(report, judge, verdicts, images)
         print(f"report: {report}")
 
@@ -803,25 +805,39 @@ def export(
     screen: str,
     output: Annotated[Path, Parameter(alias="-o")],
     *,
+    to: Literal["onnx", "openvino"] = "onnx",
+    int8: Annotated[str | None, Parameter(name="--int8")] = None,
     pixels: Literal["float32", "uint8"] = "float32",
 ) -> None:
-    """Write a screen as one ONNX graph, from pixels to score, p-value and verdict.
+    """Write a screen as one graph, from pixels to score, p-value and verdict.
 
-    recondite predict, evaluate and show run the new folder like any other screen, through onnxruntime.
+    recondite predict, evaluate and show run the new folder like any other screen, through onnxruntime or OpenVINO.
 
     Parameters
     ----------
     screen
         Folder that `recondite fit` wrote.
     output
-        Folder for model.onnx and its manifest.
+        Folder for the graph and its manifest.
+    to
+        Which program's graph: onnx (extra export), or openvino (extra openvino).
+    int8
+        Normal images that the screen has not learnt from: the network computes with 8-bit integers, and the threshold
+        is set anew by them; for openvino.
     pixels
         What the graph takes: float32 in [0, 1], or uint8 for other programs; then images of another size are refused.
     """
-    from recondite.export import export_onnx
+    from recondite.export import export_onnx, export_openvino
 
-    export_onnx(_load(screen, None, None, "cpu"), output, pixels=pixels)
-    print(f"exported: {output} (its scores were compared with those of {screen})")
+    if to == "onnx" and int8 is not None:
+        raise InputError("--int8 is for --to openvino")
+    judge = _load(screen, None, None, "cpu")
+    if to == "onnx":
+        export_onnx(judge, output, pixels=pixels)
+    else:
+        export_openvino(judge, output, pixels=pixels, int8=int8, progress=True)
+    done = "calibrated anew, by the scores of the graph" if int8 else f"its scores were compared with those of {screen}"
+    print(f"exported: {output} ({done})")
 
 
 def datasets() -> None:

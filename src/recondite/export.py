@@ -1,11 +1,12 @@
-"""A screen as one ONNX graph, from pixels to score, feature scores, p-value and verdict; and screens that run on it."""
+"""A screen as one graph for onnxruntime or OpenVINO, from pixels to score, feature scores, p-value and verdict."""
 
 import logging
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import get_args
@@ -15,19 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from recondite.artifacts import check_target, write_folder
-from recondite.calibration import p_value_table
-from recondite.datasets import nameless
+from recondite.calibration import Calibrator, p_value_table
+from recondite.datasets import nameless, open_images
 from recondite.density import FARTHEST, Marginals
 from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.evidence import AUTO, ERROR, EVIDENCE, Evidence
-from recondite.exported import GRAPH_FILE, OUTPUTS, Exported, ExportedOptions, PixelType
+from recondite.exported import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
 from recondite.nets import evaluating, recorded
-from recondite.screen import EXPORTED, Screen
+from recondite.quantisation import judging, quantised, serialised
+from recondite.runtimes import FILES, OUTPUTS, RuntimeName, import_openvino
+from recondite.screen import EXPORTED, Screen, calibrated
+from recondite.spool import Rows, read_all, split
 
 TOLERANCE = 1e-4
-"""The largest difference, relative to the calibration scores' interquartile range, that an export may make."""
-_FRACTION_TERMS, _SERIES_TERMS = 60, 60
+"""The largest difference, relative to the calibration scores' interquartile range, that a float32 export may make."""
+_RANGE_IMAGES, _ORDERED_IMAGES = 300, 500
+_LOWEST_AGREEMENT = 0.7
+_FRACTION_TERMS, _SERIES_TERMS = 60, 40
 _LIMIT = 2.5
 
 
@@ -53,6 +59,76 @@ def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float3
         ArtifactError: `path` exists and is not a screen.
         RuntimeError: the graph's scores differ from the screen's.
     """
+    path = _target(screen, path, pixels)
+    content = [_traced(screen, pixels)]
+    exported = _runnable(screen, content, pixels, _options(screen, "onnx"))
+    _check_parity(screen, exported)
+    return _written(exported, screen, path, content, pixels)
+
+
+def export_openvino(
+    screen: Screen, path: Path | str, *, pixels: PixelType = "float32", int8: object = None, progress: bool = False
+) -> Path:
+    """Write a screen as a folder with one graph for OpenVINO: model.xml and its numbers, model.bin.
+
+    It is the graph that `export_onnx` writes. OpenVINO computes in float32 what is float64 there; the differences are
+    well within `TOLERANCE`.
+
+    With `int8` the network's convolutions and dense layers compute with 8-bit integers. Scores are others then, so the
+    screen is calibrated anew: a fifth of the images, 300 at most, set the ranges of the integers, and the rest set
+    the threshold, by scores of the quantised graph. The false-alarm rate holds as ever; what the rounding costs in
+    detection is for you to measure (`recondite evaluate`).
+
+    Args:
+        screen, path, pixels: as in `export_onnx`.
+        int8: normal images that the screen has not learnt from, anything that `open_images` opens; None for float32.
+        progress: show progress on standard error.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: as `export_onnx`, for the extra `openvino`; too few images for alpha; or a network without
+            convolutions and dense layers, with `int8`.
+        ArtifactError: as `export_onnx`.
+        RuntimeError: the graph's scores differ from the screen's, or int8 has changed their order beyond use.
+    """
+    path = _target(screen, path, pixels)
+    openvino = import_openvino()
+    if int8 is None:
+        content = serialised(openvino.Core().read_model(_traced(screen, pixels)))
+        exported = _runnable(screen, content, pixels, _options(screen, "openvino"))
+        _check_parity(screen, exported)
+        return _written(exported, screen, path, content, pixels)
+    spooled = read_all(open_images(int8, role="inliers", shape=screen.detector.shape), screen.detector.preprocessing)
+    ranges, rest = split(spooled.hashes, [min(_RANGE_IMAGES, len(spooled) // 5)], seed=0)
+    if not len(ranges):
+        raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")
+    # Too few for alpha are refused now, not after minutes of work.
+    replace(screen, calibrator=Calibrator(np.zeros(len(rest))), peaks=None)
+    rows = spooled.rows(rest)
+    options = _options(screen, "openvino", "int8")
+    model = quantised(openvino.Core().read_model(_traced(screen, pixels)), spooled.rows(ranges), pixels)
+    facts = {"images": len(rest), "fingerprint": spooled.fingerprint(rest), "ranges": len(ranges)}
+    detector = _runnable(screen, serialised(model), pixels, options).detector
+    exported = calibrated(
+        detector,
+        None,
+        ERROR,
+        rows,
+        progress=progress,
+        alpha=screen.alpha,
+        confidence=screen.confidence,
+        guarantee=screen.guarantee,
+        facts={**screen.facts, "calibration": facts},
+    )
+    _check_order(screen, exported, rows)
+    content = serialised(judging(model, exported))
+    return _written(_runnable(exported, content, pixels, options), screen, path, content, pixels)
+
+
+def _target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
+    """Return the folder to write, absolute, after all refusals."""
     if pixels not in get_args(PixelType):
         raise InputError(f"expected pixels among {', '.join(get_args(PixelType))}; got {pixels!r}")
     if isinstance(screen.detector, Exported):
@@ -65,11 +141,34 @@ def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float3
         raise InputError("a screen calibrated in bfloat16 cannot be exported: graphs compute in float32")
     path = Path(os.path.abspath(path))
     check_target(path)
-    content = _traced(screen, pixels)
-    _check_parity(screen, Exported(screen.detector.shape, ExportedOptions(), content, pixels))
-    manifest = {**screen.to_json(), "kind": EXPORTED, "pixels": pixels, "locates": screen.detector.locates}
-    calibration = {"scores": screen.calibrator.scores}
-    write_folder(path, manifest, {"calibration.safetensors": calibration}, {GRAPH_FILE: content})
+    return path
+
+
+def _options(screen: Screen, runtime: RuntimeName, precision: Precision = "float32") -> ExportedOptions:
+    return ExportedOptions(detector=screen.detector.name, score=screen.score, runtime=runtime, precision=precision)
+
+
+def _runnable(screen: Screen, content: Sequence[bytes], pixels: PixelType, options: ExportedOptions) -> Screen:
+    """Return a screen with the same calibration that runs on a graph."""
+    detector = Exported(screen.detector.shape, options, content, pixels, screen.detector.locates)
+    return replace(
+        screen, detector=detector, score=ERROR, evidence=None, observations={}, peaks=None, facts=dict(screen.facts)
+    )
+
+
+def _written(exported: Screen, screen: Screen, path: Path, content: Sequence[bytes], pixels: PixelType) -> Path:
+    options = exported.detector.options
+    manifest = {
+        **replace(screen, calibrator=exported.calibrator, peaks=None, facts=exported.facts).to_json(),
+        "kind": EXPORTED,
+        "pixels": pixels,
+        "locates": screen.detector.locates,
+        "runtime": options.runtime,
+        "precision": options.precision,
+    }
+    calibration = {"scores": exported.calibrator.scores}
+    files = dict(zip(FILES[options.runtime], content, strict=True))
+    write_folder(path, manifest, {"calibration.safetensors": calibration}, files)
     return path
 
 
@@ -80,7 +179,7 @@ def _traced(screen: Screen, pixels: PixelType) -> bytes:
     except ImportError as error:
         raise InputError('exporting needs onnx and onnxscript: pip install "recondite[export]"') from error
     graph = _Graph(screen)
-    example = torch.zeros(SCORING_BATCH, *screen.detector.shape, dtype=getattr(torch, pixels))
+    example = torch.zeros(BATCH, *screen.detector.shape, dtype=getattr(torch, pixels))
     # The exporter reports its stages on standard output, and warns of packages that are not needed here.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with evaluating(graph), warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -98,18 +197,29 @@ def _traced(screen: Screen, pixels: PixelType) -> bytes:
     return content
 
 
-def _check_parity(screen: Screen, exported: Exported) -> None:
+def _check_parity(screen: Screen, exported: Screen) -> None:
     """Raise RuntimeError if the graph does not score noise and smooth images as the screen does."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (SCORING_BATCH, *screen.detector.shape))
-    images //= np.arange(1, SCORING_BATCH + 1).reshape(-1, *[1] * len(screen.detector.shape))  # ever darker
-    batch = nameless(images.astype(np.float32) / np.float32(255))
+    batch = nameless(probe_images(screen.detector.shape, np.float32))
     ours, theirs = screen.score_batch(batch).instance_score, exported.score_batch(batch).instance_score
     low, high = np.quantile(screen.calibrator.scores, [0.25, 0.75])
     difference = np.abs(ours - theirs) / np.maximum(np.abs(ours), max(high - low, 1e-12))
     if not difference.max() <= TOLERANCE:
         raise RuntimeError(
             f"the graph's scores differ by {difference.max():.2g} from the screen's; nothing was written"
+        )
+
+
+def _check_order(screen: Screen, exported: Screen, rows: Rows) -> None:
+    """Raise RuntimeError if a graph of another precision does not order the first images much as the screen does."""
+    from scipy.stats import spearmanr
+
+    some = Rows(rows.pixels, rows.index[:_ORDERED_IMAGES])
+    parts = [screen.score_batch(nameless(pixels)).instance_score for pixels in some.batches(SCORING_BATCH)]
+    agreement = float(spearmanr(np.concatenate(parts), exported.calibrator.scores[: len(some)]).statistic)
+    if not agreement >= _LOWEST_AGREEMENT:
+        raise RuntimeError(
+            f"scores in int8 have a rank correlation of {agreement:.2f} with the screen's own, and "
+            f"{_LOWEST_AGREEMENT} is needed; nothing was written"
         )
 
 
@@ -139,7 +249,7 @@ class _Graph(nn.Module):
                 measured, maps, error = detector.measure_and_pool(pixels)
                 found = evidence.observer.found(detector, pixels, measured, before)
             scores = combined(evidence, self.screen.score, error, {k: v.double() for k, v in found.items()})
-        at_least = (self.ascending[None] >= scores[:, None]).sum(1)
+        at_least = _count(self.ascending[None] >= scores[:, None])
         return scores, maps, self.table[at_least], ~(scores <= self.screen.threshold)
 
 
@@ -174,13 +284,18 @@ def _normal_scores(marginals: Marginals, values: Tensor) -> Tensor:
 def _interpolated(values: Tensor, knots: Tensor, levels: Tensor) -> Tensor:
     """Return numpy's `interp` of values (N, K) by knots (K, Q), ascending, and levels (Q,)."""
     last = knots.shape[1] - 1
-    left = ((knots[None] <= values[:, :, None]).sum(2) - 1).clamp(0, last)
+    left = (_count(knots[None] <= values[:, :, None]) - 1).clamp(0, last)
     right = (left + 1).clamp(max=last)
     columns = torch.arange(len(knots))
     start, end = knots[columns, left], knots[columns, right]
     share = ((values - start) / torch.where(end > start, end - start, 1.0)).clamp(0, 1)
     share = torch.where(end > start, share, 0.0)
     return levels[left] + share * (levels[right] - levels[left])
+
+
+def _count(flags: Tensor) -> Tensor:
+    """Return how many flags are set along the last axis, int64: OpenVINO 2026.4 may sum comparisons wrongly."""
+    return flags.double().sum(-1).long()
 
 
 def _log_normal_tail(z: Tensor) -> Tensor:
@@ -195,9 +310,9 @@ def _log_normal_tail(z: Tensor) -> Tensor:
         fraction = far + number / fraction
     log_far = -far.square() / 2 - math.log(2 * math.pi) / 2 - fraction.log()
     beyond = torch.where(z > 0, log_far, torch.log1p(-log_far.exp()))
-    term, total = near, near
-    for number in range(1, _SERIES_TERMS):
-        term = term * near.square() / (2 * number + 1)
-        total = total + term
-    within = (0.5 - total * (-near.square() / 2).exp() / math.sqrt(2 * math.pi)).log()
+    # The innermost bracket of the nested series first: 1 + s / 3 (1 + s / 5 (1 + ...)), s the square.
+    series = torch.ones_like(near)
+    for number in range(_SERIES_TERMS, 0, -1):
+        series = 1 + near.square() * series / (2 * number + 1)
+    within = (0.5 - near * series * (-near.square() / 2).exp() / math.sqrt(2 * math.pi)).log()
     return torch.where(z.abs() < _LIMIT, within, beyond)

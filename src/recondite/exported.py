@@ -1,8 +1,7 @@
-"""A detector that is an ONNX graph, run by onnxruntime; `recondite.export` makes such graphs."""
+"""A detector that is a graph, run by onnxruntime or OpenVINO; `recondite.export` makes such graphs."""
 
 import hashlib
 from collections.abc import Sequence
-from math import prod
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,22 +12,25 @@ from pydantic.dataclasses import dataclass
 
 from recondite.datasets import Batch
 from recondite.detectors.base import SCORING_BATCH, Detector, Statistician
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import InputError
 from recondite.options import CHECKED
+from recondite.runtimes import OUTPUTS, RuntimeName, make_runtime
 from recondite.scores import Scores
 
-GRAPH_FILE = "model.onnx"
-_ALIGNMENT = 64
-OUTPUTS = ("instance_score", "feature_score", "p_value", "is_outlier")
+BATCH, _FEWEST_TOGETHER = 32, 8
+"""Images that run at once, the last ones with zeros behind them; fewer than 8 are faster one by one."""
 PixelType = Literal["float32", "uint8"]
+Precision = Literal["float32", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class ExportedOptions:
-    """What an exported screen was made from."""
+    """What an exported screen was made from, and what runs it."""
 
     detector: Annotated[str, Field(description="the detector in the graph")] = ""
     score: Annotated[str, Field(description="what its screen judged images by")] = ""
+    runtime: Annotated[RuntimeName, Field(description="the program that runs the graph")] = "onnx"
+    precision: Annotated[Precision, Field(description="of the numbers that the network computes with")] = "float32"
 
 
 class Exported(Detector):
@@ -37,12 +39,12 @@ class Exported(Detector):
     Args:
         shape: as in `Detector`.
         options: see `ExportedOptions`.
-        content: the graph, an ONNX file with `OUTPUTS`.
+        content: the graph's files, with `OUTPUTS`; see `recondite.runtimes.FILES`.
         pixels: what the graph takes: float32 in [0, 1], or uint8.
         locates: whether its feature scores tell where an image is odd.
 
     Raises:
-        InputError: onnxruntime is not installed.
+        InputError: the program that runs it is not installed.
         ArtifactError: it does not run the graph.
     """
 
@@ -54,15 +56,16 @@ class Exported(Detector):
         self,
         shape: tuple[int, ...],
         options: ExportedOptions,
-        content: bytes,
+        content: Sequence[bytes],
         pixels: PixelType,
         locates: bool = True,
     ) -> None:
         super().__init__(shape, options)
-        self.content, self._session = content, _session(content)
+        self._graph = make_runtime(options.runtime, content)
         self._bytes, self._locates = pixels == "uint8", locates
-        digest = np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
-        self.register_buffer("graph", torch.from_numpy(digest.copy()))
+        self._batches_agree: bool | None = None
+        digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in content)).digest()
+        self.register_buffer("graph", torch.from_numpy(np.frombuffer(digest, dtype=np.uint8).copy()))
         self.fitted.fill_(True)
 
     @property
@@ -103,42 +106,43 @@ class Exported(Detector):
                 maps[good] = found["feature_score"]
         return Scores(ids=tuple(batch.ids), instance_score=scores, errors=tuple(errors), feature_score=maps)
 
-    def _outputs(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
-        """Return outputs of the graph for N images.
+    @property
+    def batches_agree(self) -> bool:
+        """Whether images in a full batch get the bits, here, that each gets alone; tried out once, on noise.
 
-        They go one at a time from one place in memory: sums of onnxruntime depend in the last bits on an image's place
-        in a batch and on its alignment.
+        Sums of a runtime may depend in the last bits on an image's place in a batch. Where they do, images run one by
+        one.
         """
-        image = _aligned((1, *self.shape), pixels.dtype)
-        parts = []
-        for given in pixels:
-            image[0] = given
-            parts.append(self._session.run(names, {"pixels": image}))
-        if not parts:
-            return [np.empty(0)] * len(names)
+        if self._batches_agree is None:
+            images = probe_images(self.shape, np.uint8 if self._bytes else np.float32)
+            names = OUTPUTS[:2]
+            alone = self._one_by_one(images, names)
+            forward, backward = self._graph(names, images), self._graph(names, images[::-1])
+            self._batches_agree = all(
+                np.array_equal(one, other) and np.array_equal(one, turned[::-1])
+                for one, other, turned in zip(alone, forward, backward, strict=True)
+            )
+        return self._batches_agree
+
+    def _outputs(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+        """Return outputs of the graph for N images; each gets the same bits in any company."""
+        parts = [self._run_part(pixels[start : start + BATCH], names) for start in range(0, len(pixels), BATCH)]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] or [np.empty(0)] * len(names)
+
+    def _run_part(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+        if len(pixels) < _FEWEST_TOGETHER or not self.batches_agree:
+            return self._one_by_one(pixels, names)
+        padded = np.zeros((BATCH, *self.shape), dtype=pixels.dtype)
+        padded[: len(pixels)] = pixels
+        return [output[: len(pixels)] for output in self._graph(names, padded)]
+
+    def _one_by_one(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+        parts = [self._graph(names, pixels[index : index + 1]) for index in range(len(pixels))]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
-def _aligned(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
-    """Return an array that begins at a multiple of 64 bytes."""
-    memory = np.zeros(prod(shape) * kind.itemsize + _ALIGNMENT, dtype=np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + prod(shape) * kind.itemsize].view(kind).reshape(shape)
-
-
-def _session(content: bytes) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError('an exported screen runs on onnxruntime: pip install "recondite[export]"') from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own types derive from Exception alone
-        raise ArtifactError(f"the graph cannot be run: {error}") from error
-    missing = set(OUTPUTS) - {output.name for output in session.get_outputs()}
-    if missing or [entry.name for entry in session.get_inputs()] != ["pixels"]:
-        raise ArtifactError(f"the graph is not one of recondite: it lacks {', '.join(sorted(missing)) or 'pixels'}")
-    return session
+def probe_images(shape: tuple[int, ...], kind: type[np.uint8] | type[np.float32]) -> NDArray[Any]:
+    """Return a batch of noise (N, *shape), ever darker from image to image: 0 .. 255, or as floats in [0, 1]."""
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, *shape))
+    images //= np.arange(1, BATCH + 1).reshape(-1, *[1] * len(shape))
+    return images.astype(np.uint8) if kind is np.uint8 else images.astype(np.float32) / np.float32(255)

@@ -19,7 +19,7 @@ from recondite.metrics import rate
 from recondite.pictures import colours, data_url, svg
 from recondite.plots import HEAT_MAP, heat_colours, plot_calibration, plot_history, plot_p_values, plot_scores
 from recondite.scores import Verdicts
-from recondite.screen import Screen
+from recondite.screen import Screen, promise
 
 _SHOWN = 12
 _LISTED = 50
@@ -98,18 +98,6 @@ def _content(
         ),
         "facts": screen_facts(screen),
     }
-
-
-def promise(screen: Screen, verdicts: Verdicts) -> str:
-    """Say in words what the flags of these verdicts promise."""
-    if verdicts.rule == "false-discovery rate":
-        return f"Of the images flagged, a share of at most {verdicts.alpha:g} is expected to be normal."
-    if screen.confidence is None:
-        return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
-    return (
-        f"With {100 * screen.confidence:g} % confidence in this calibration set, a share of at most "
-        f"{screen.alpha:g} of normal images is flagged by mistake."
-    )
 
 
 def _figures(screen: Screen, verdicts: Verdicts) -> Iterable[Axes]:

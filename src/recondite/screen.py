@@ -23,13 +23,14 @@ from recondite.detectors.base import SCORING_BATCH
 from recondite.epoch_pictures import EpochPictures
 from recondite.errors import ArtifactError, InputError
 from recondite.evidence import ERROR, Evidence, observed
-from recondite.exported import GRAPH_FILE, Exported, ExportedOptions
+from recondite.exported import Exported, ExportedOptions
 from recondite.guard import Guard, make_guard
 from recondite.hub import fetch, is_address
 from recondite.images import Preprocessing
 from recondite.options import options_to_json
 from recondite.progress import progress as show
 from recondite.ready import READY, ready_screen
+from recondite.runtimes import FILES
 from recondite.scores import Scores, Verdicts, check_rate
 from recondite.spool import Rows, read_all
 from recondite.training import History
@@ -546,10 +547,13 @@ def _check_probe(screen: Screen, path: Path) -> None:
 
 def _exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Tensors]) -> Screen:
     """Return a screen that runs on a graph; what the graph gives is the final score."""
-    content = (path / GRAPH_FILE).read_bytes()
     try:
         shape = Preprocessing.from_json(manifest["preprocessing"]).shape
-        options = ExportedOptions(detector=manifest["detector"], score=manifest["score"])
+        runtime, precision = manifest.get("runtime", "onnx"), manifest.get("precision", "float32")
+        options = ExportedOptions(
+            detector=manifest["detector"], score=manifest["score"], runtime=runtime, precision=precision
+        )
+        content = [_checked(path, name, manifest).read_bytes() for name in FILES[runtime]]
         return Screen(
             detector=Exported(shape, options, content, manifest["pixels"], bool(manifest["locates"])),
             calibrator=Calibrator(files[_CALIBRATION_FILE]["scores"]),
@@ -560,6 +564,13 @@ def _exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Tenso
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path} is not a consistent exported screen: {error}") from error
+
+
+def _checked(path: Path, name: str, manifest: Mapping[str, Any]) -> Path:
+    """Return a file of a folder; ArtifactError if its manifest, which `read_folder` checked, does not list it."""
+    if name not in manifest["files"]:
+        raise ArtifactError(f"{path} lacks {name}")
+    return path / name
 
 
 def calibrated(
@@ -593,6 +604,18 @@ def calibrated(
         observations={} if evidence is None else {ERROR: error, **statistics},
         peaks=peaks,
         **promise,
+    )
+
+
+def promise(screen: Screen, verdicts: Verdicts) -> str:
+    """Say in words what the flags of these verdicts promise."""
+    if verdicts.rule == "false-discovery rate":
+        return f"Of the images flagged, a share of at most {verdicts.alpha:g} is expected to be normal."
+    if screen.confidence is None:
+        return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
+    return (
+        f"With {100 * screen.confidence:g} % confidence in this calibration set, a share of at most "
+        f"{screen.alpha:g} of normal images is flagged by mistake."
     )
 
 

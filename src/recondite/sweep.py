@@ -13,7 +13,6 @@ from PIL import Image
 from recondite.datasets import ImageSet, open_images
 from recondite.errors import InputError
 from recondite.files import atomic_file
-from recondite.plots import heat_colours
 from recondite.progress import progress as show
 from recondite.scores import Scores, Verdicts, check_rate
 from recondite.screen import OnBad, Screen
@@ -197,6 +196,8 @@ def _in_order(done: _Done, images: ImageSet) -> tuple[Scores, list[str]]:
 
 
 def _write_maps(folder: Path, verdicts: Verdicts, scale: tuple[float, float]) -> None:
+    from recondite.plots import heat_colours  # matplotlib takes a while
+
     assert verdicts.feature_score is not None
     for name, feature_score, error in zip(verdicts.ids, verdicts.feature_score, verdicts.errors, strict=True):
         if error is None:

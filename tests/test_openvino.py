@@ -1,0 +1,137 @@
+"""A screen exported to OpenVINO judges as the screen it was made from; in int8, by a calibration of its own."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import recondite
+from recondite import ArtifactError, InputError
+from recondite.cli import main
+from recondite.exported import Exported, ExportedOptions
+from recondite.metrics import auroc
+from recondite.runtimes import OUTPUTS
+
+export = pytest.importorskip("recondite.export")
+pytest.importorskip("nncf")
+openvino = pytest.importorskip("openvino")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module")
+def exported(screens, tmp_path_factory):
+    """The folder of a screen that judges by error and evidence, exported."""
+    return export.export_openvino(screens("vae"), tmp_path_factory.mktemp("openvino") / "vae")
+
+
+@pytest.fixture(scope="module")
+def plain(screens):
+    """A screen whose graph is small: it judges by the error alone."""
+    return screens("autoencoder").with_score("error")
+
+
+@pytest.fixture(scope="module")
+def int8(plain, digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("int8") / "graph"
+    return export.export_openvino(plain, path, int8=digits[1000:1500])
+
+
+def test_scores_maps_and_labels_are_those_of_the_screen(screens, exported, digits):
+    assert screens("vae").score == "auto"
+    theirs = recondite.load(exported).predict(digits[1000:], feature_score=True)
+    ours = screens("vae").predict(digits[1000:], feature_score=True)
+    spread = np.std(screens("vae").calibrator.scores)
+    np.testing.assert_allclose(theirs.instance_score, ours.instance_score, atol=1e-4 * spread, rtol=1e-5)
+    np.testing.assert_array_equal(theirs.is_outlier, ours.is_outlier)
+    np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
+
+
+def test_an_image_scores_the_same_in_every_batch(exported, int8, digits):
+    images = digits[1400:1470]
+    for path in (exported, int8):
+        screen = recondite.load(path)
+        together = screen.predict(images).instance_score
+        for size in (1, 3, 9, 33):
+            parts = [images[start : start + size] for start in range(0, len(images), size)]
+            scores = np.concatenate([screen.predict(part).instance_score for part in parts])
+            np.testing.assert_array_equal(scores, together)
+
+
+def outputs_of_graph_alone(path, images):
+    request = openvino.Core().compile_model(path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = request({"pixels": (images[:, None] / np.float32(255)).astype(np.float32)})
+    return {name: found[name] for name in OUTPUTS}
+
+
+def test_the_graph_alone_gives_p_values_and_labels(exported, int8, digits):
+    for path in (exported, int8):
+        found, screen = outputs_of_graph_alone(path, digits[1400:1500]), recondite.load(path)
+        verdicts = screen.predict(digits[1400:1500])
+        np.testing.assert_allclose(found["instance_score"], verdicts.instance_score, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found["p_value"], verdicts.p_value, atol=1.5 / len(screen.calibrator.scores))
+        np.testing.assert_array_equal(found["is_outlier"], verdicts.is_outlier)
+
+
+def test_int8_is_calibrated_by_the_scores_of_its_own_graph(plain, int8, digits):
+    screen, ours = recondite.load(int8), plain
+    assert screen.detector.options.precision == "int8"
+    facts = screen.facts["calibration"]
+    assert facts["ranges"] == 100
+    assert facts["images"] == 400 == len(screen.calibrator.scores)
+    fresh = screen.predict(digits[1000:1500]).instance_score
+    assert np.isin(screen.calibrator.scores, fresh).all()
+    # It rounds: scores differ from the screen's by far more than a float32 graph's do, and yet order images alike.
+    exact = ours.predict(digits[1000:1500]).instance_score
+    assert np.abs(fresh - exact).max() > 10 * export.TOLERANCE * np.ptp(ours.calibrator.scores)
+    assert np.corrcoef(fresh, exact)[0, 1] > 0.9
+    turned = np.rot90(digits[1000:1500], axes=(1, 2))
+    assert auroc(fresh, screen.predict(turned).instance_score) > 0.85
+
+
+def test_int8_takes_bytes_too(plain, digits, tmp_path):
+    export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1500], pixels="uint8")
+    screen = recondite.load(tmp_path / "graph")
+    scores = screen.predict(digits[1000:1500]).instance_score
+    assert np.isin(screen.calibrator.scores, scores).all()
+    assert "8-bit images" in screen.predict([np.eye(9, dtype=np.uint8) * 255]).errors[0]
+
+
+def test_what_cannot_be_exported_says_so(plain, screens, exported, digits, tmp_path):
+    with pytest.raises(InputError, match="convolutions or dense layers"):
+        export.export_openvino(screens("pca").with_score("error"), tmp_path / "graph", int8=digits[1000:])
+    with pytest.raises(InputError, match="enough normal images"):
+        export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1003])
+    with pytest.raises(InputError, match="alpha"):
+        export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1010])
+    with pytest.raises(InputError, match="already"):
+        export.export_openvino(recondite.load(exported), tmp_path / "graph")
+    with pytest.raises(ArtifactError, match="cannot be run"):
+        Exported((1, 8, 8), ExportedOptions(runtime="openvino"), [b"nonsense", b""], "float32")
+    assert not (tmp_path / "graph").exists()
+
+
+def test_a_quantised_graph_that_orders_images_otherwise_is_not_written(plain, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_LOWEST_AGREEMENT", 1.01)
+    with pytest.raises(RuntimeError, match="rank correlation"):
+        export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1500])
+    assert not (tmp_path / "graph").exists()
+
+
+def test_the_command_line_makes_and_runs_it(plain, folder, tmp_path, capsys):
+    plain.save(tmp_path / "screen")
+    made = ["export", str(tmp_path / "screen"), "--to", "openvino", "-o", str(tmp_path / "graph")]
+    assert main(made) == 0
+    assert main(["predict", str(tmp_path / "graph"), str(folder), "-o", str(tmp_path / "verdicts.csv")]) in (0, 1)
+    assert len((tmp_path / "verdicts.csv").read_text().splitlines()) == 41
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "screen"), "--int8", str(folder), "-o", str(tmp_path / "other")]) == 2
+    assert "--to openvino" in capsys.readouterr().err
+
+
+def test_nothing_is_reported_over_the_network():
+    code = (
+        "import sys; from recondite.runtimes import import_nncf, import_openvino; import_openvino(); import_nncf();"
+        "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
