@@ -66,7 +66,7 @@ def measure_delays(screen, images, labels, clean, runs, calibrating):
         f"only {two[0]}, {two[1]}": (clean, np.isin(labels, two)),
         "no change": (clean, kept),
     }
-    measure_windows(screen, clean, changes, runs, calibrating)
+    measure_windows(clean, changes, runs, calibrating)
     print("change               alarms   before it   delay: median   90 % of runs   began: median error   moved most")
     for name, (changed, allowed) in changes.items():
         found, began, early, most = [], [], 0, []
@@ -96,7 +96,7 @@ def measure_delays(screen, images, labels, clean, runs, calibrating):
         )
 
 
-def measure_windows(screen, clean, changes, runs, calibrating):
+def measure_windows(clean, changes, runs, calibrating):
     """A test of each statistic in windows that do not overlap (Kolmogorov and Smirnov, Holm), .01 over all windows."""
     reference_columns = np.stack([clean.instance_score, *clean.statistics.values()])
     print("change               window   found   delay: median")
@@ -142,7 +142,7 @@ def measure_false_alarms(columns, runs, length, calibration):
 
 
 class ManyRanks:
-    """`OnlineRanks` for S sequences at once: sums of cells in two levels, so that a step is a few operations on (S,)."""
+    """`OnlineRanks` for S sequences at once, with sums of cells in two levels: a step is a few operations on (S,)."""
 
     def __init__(self, ranks):
         widest = max(len(one._values) for one in ranks) + 1
@@ -189,7 +189,10 @@ def check_side_by_side(pool):
     """Compare with the monitor's own ranks, bit for bit, on a stream with ties."""
     draws = np.random.default_rng(5)
     references = [draws.choice(pool.round(3), size) for size in (1000, 30)]
-    ones, many = [OnlineRanks(one, seed=3) for one in references], ManyRanks([OnlineRanks(o, seed=3) for o in references])
+    ones, many = (
+        [OnlineRanks(one, seed=3) for one in references],
+        ManyRanks([OnlineRanks(o, seed=3) for o in references]),
+    )
     for _ in range(2000):
         scores, random = draws.choice(pool.round(3), 2), draws.random((2, 2))
         expected = [one.p_value(*row) for one, row in zip(ones, zip(scores, *random, strict=True), strict=True)]

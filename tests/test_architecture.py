@@ -72,7 +72,7 @@ ROWS = [
     ["compat.alibi.saving"],
     ["compat.alibi"],
     ["service", "service.kept", "service.refusals", "service.settings", "service.wire"],
-    ["service.batching", "service.budget", "service.client", "service.store"],
+    ["service.batching", "service.budget", "service.express", "service.client", "service.store"],
     ["service.counters"],
     ["service.gate", "service.screens"],
     ["service.watch"],

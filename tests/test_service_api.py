@@ -230,7 +230,7 @@ def test_a_full_queue_is_told_to_come_back(digit_screen, tmp_path, digit_files):
     with in_process(digit_screen, tmp_path, limits=Limits(waiting=8)) as client:
         service = client.app.state.service
         free = threading.Event()
-        service.worker.submit(free.wait)
+        service.judge.line.submit(free.wait)
         answers = []
 
         def ask():
@@ -256,15 +256,15 @@ def test_a_full_queue_is_told_to_come_back(digit_screen, tmp_path, digit_files):
 def test_a_deadline_ends_in_a_refusal_and_leaves_the_queue(digit_screen, tmp_path, digit_files):
     with in_process(digit_screen, tmp_path) as client:
         free = threading.Event()
-        client.app.state.service.worker.submit(free.wait)
-        for _ in range(2):  # the first of them is being scored already, the second waits in the queue
+        client.app.state.service.judge.line.submit(free.wait)
+        for _ in range(2):
             late = client.post(PREDICT, params={"seconds": 0.05}, content=digit_files[0], headers=PNG)
         assert "0.05 seconds" in problem(late, 503, "unavailable")
         assert int(late.headers["retry-after"]) >= 1
         free.set()
         assert client.post(PREDICT, content=digit_files[0], headers=PNG).status_code == 200
         assert len(client.get("/v1/events").json()["events"]) == 1
-        assert 'recondite_batch_images_count{screen="digits"} 2.0' in client.get("/metrics").text
+        assert 'recondite_batch_images_count{screen="digits"} 1.0' in client.get("/metrics").text
 
 
 def test_without_its_store_the_service_gives_no_verdict_and_is_not_ready(digit_screen, tmp_path, digit_files):

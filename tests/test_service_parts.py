@@ -1,12 +1,13 @@
 """Parts of the service without HTTP: batches, budget, drift and webhook, charts, deployment files."""
 
-import asyncio
 import http.server
 import json
 import re
 import threading
+import time
 import xml.etree.ElementTree as ET
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from recondite.images import Preprocessing
 pytest.importorskip("fastapi")
 
 from recondite.service import charts
-from recondite.service.batching import Batcher
+from recondite.service.batching import Job, Line
 from recondite.service.budget import Budget
 from recondite.service.counters import Counters
 from recondite.service.refusals import Busy
@@ -40,52 +41,89 @@ def rows(digits):
     return np.stack([prepare(digit) for digit in digits[1500:1600]])
 
 
+class Wanted:
+    """A line that takes rows as they are, and what came of each job."""
+
+    def __init__(self, screen, prepare=lambda _: None):
+        self.screen, self.sizes, self.done, self.failed = screen, [], [], []
+        self.line = Line(prepare, self.done.extend, self.fail, lambda _name, size, _seconds: self.sizes.append(size))
+
+    def fail(self, job, error):
+        self.failed.append((job, error))
+
+    def send(self, rows, **facts):
+        job = Job(name="digits", screen=facts.pop("screen", self.screen), pixels=rows, **facts)
+        self.line.send(job)
+        return job
+
+    @contextmanager
+    def held(self):
+        """Nothing is scored while the block runs."""
+        free = threading.Event()
+        self.line.submit(free.wait)
+        yield
+        settled = self.line.submit(int)
+        while not self.line._sent.empty():
+            time.sleep(0.001)
+        time.sleep(0.05)
+        free.set()
+        settled.result()
+        self.line.shutdown()
+
+
 def test_batches_fill_under_load_and_scores_stay_with_their_requests(screen, rows):
-    sizes = []
-
-    async def run():
-        batcher = Batcher(screen, ThreadPoolExecutor(1), lambda size, _: sizes.append(size))
-        parts = [rows[0:1], rows[1:41], rows[41:44], rows[44:100]]
-        return await asyncio.gather(*(batcher.score(part, maps=place == 1) for place, part in enumerate(parts)))
-
-    found = asyncio.run(run())
-    assert sizes == [32, 32, 32, 4]
+    wanted = Wanted(screen)
+    with wanted.held():
+        cuts = (0, 1, 41, 44, 100)
+        jobs = [wanted.send(rows[a:b], maps=a == 1) for a, b in pairwise(cuts)]
+    assert wanted.sizes == [32, 32, 32, 4]
+    assert wanted.done == jobs
     expected = screen.predict(rows[:, 0]).instance_score
+    found = [job.scores() for job in jobs]
     np.testing.assert_array_equal(np.concatenate([one.instance_score for one in found]), expected)
     assert [one.reconstruction is not None for one in found] == [False, True, False, False]
     assert found[1].reconstruction.shape == (40, 1, 8, 8)
 
 
+def test_screens_share_the_line_and_no_batch(screen, screens, rows):
+    wanted, other = Wanted(screen), screens("pca").with_score("error")
+    with wanted.held():
+        jobs = [wanted.send(rows[k : k + 1], screen=(screen, other)[k % 2]) for k in range(6)]
+    assert wanted.sizes == [3, 3]
+    expected = [one.predict(rows[:6, 0]).instance_score for one in (screen, other)]
+    assert [job.scores().instance_score[0] for job in jobs] == [expected[k % 2][k] for k in range(6)]
+
+
 def test_a_request_that_went_away_is_not_scored(screen, rows):
-    sizes = []
-
-    async def run():
-        worker, free = ThreadPoolExecutor(1), threading.Event()
-        worker.submit(free.wait)
-        batcher = Batcher(screen, worker, lambda size, _: sizes.append(size))
-        first = asyncio.create_task(batcher.score(rows[:1], maps=False))
-        await asyncio.sleep(0)
-        gone = asyncio.create_task(batcher.score(rows[:20], maps=False))
-        stays = asyncio.create_task(batcher.score(rows[20:22], maps=False))
-        await asyncio.sleep(0.01)
-        gone.cancel()
-        free.set()
-        await asyncio.gather(first, stays)
-
-    asyncio.run(run())
-    assert sum(sizes) == 3
+    wanted = Wanted(screen)
+    with wanted.held():
+        first, gone, last = (wanted.send(part) for part in (rows[:1], rows[:20], rows[20:22]))
+        gone.gone = True
+    assert sum(wanted.sizes) == 3
+    assert wanted.done == [first, last]
 
 
 def test_a_failing_batch_fails_its_requests_and_no_others(screen, rows):
-    async def run():
-        batcher = Batcher(screen, ThreadPoolExecutor(1), lambda *_: None)
-        wrong = await asyncio.gather(batcher.score(rows[:2, :, :5], maps=False), return_exceptions=True)
-        right = await batcher.score(rows[:2], maps=False)
-        return wrong[0], right
+    wanted = Wanted(screen)
+    wrong = wanted.send(rows[:2, :, :5])
+    wanted.line.submit(int).result()
+    while not wanted.failed:
+        time.sleep(0.001)
+    right = wanted.send(rows[:2])
+    wanted.line.shutdown()
+    assert [job for job, _ in wanted.failed] == [wrong]
+    assert wanted.done == [right]
 
-    wrong, right = asyncio.run(run())
-    assert isinstance(wrong, Exception)
-    assert len(right) == 2
+
+def test_what_cannot_be_decoded_fails_alone(screen, rows):
+    def prepare(job):
+        if len(job.pixels) == 3:
+            raise ValueError("three")
+
+    wanted = Wanted(screen, prepare)
+    bad, good = wanted.send(rows[:3]), wanted.send(rows[:2])
+    wanted.line.shutdown()
+    assert ([job for job, _ in wanted.failed], wanted.done) == ([bad], [good])
 
 
 def test_a_budget_refuses_what_goes_over_and_gives_back():

@@ -108,7 +108,7 @@ class Options(BaseModel):
 )
 async def predict(request: Request, name: Name, options: Annotated[Options, Query()]) -> Response:
     """Send one image file as it is, several in a form, or JSON with base64; every image gets a verdict."""
-    return await _predict(request, service_of(request).shelf.get(name), options)
+    return await answer_predict(request, name, None, options)
 
 
 @api.post(
@@ -123,11 +123,13 @@ async def predict_with_version(
     request: Request, name: Name, version: Version, options: Annotated[Options, Query()]
 ) -> Response:
     """Like the default version's."""
-    return await _predict(request, service_of(request).shelf.get(name, version), options)
+    return await answer_predict(request, name, version, options)
 
 
-async def _predict(request: Request, served: Served, options: Options) -> Response:
+async def answer_predict(request: Request, name: str, version: str | None, options: Options) -> Response:
+    """Answer a request for verdicts."""
     service = service_of(request)
+    served = service.shelf.get(name, version)
     limits = service.settings.limits
     wish = Wish(
         alpha=options.alpha,
@@ -139,7 +141,7 @@ async def _predict(request: Request, served: Served, options: Options) -> Respon
     async with body_of(request, limits, service.bodies) as body:
         sent = await images_in(request, body, limits)
         judged = await service.judge.judge(served, sent, wish, request_id_of(request))
-    note(request, screen=served.name, version=served.version, **judged.verdicts.counts())
+    note(request, screen=served.name, version=served.version, **judged.counts())
     extra: list[dict[str, Any]] = [{} for _ in judged.events]
     if wish.maps or options.explain:
         extra = await asyncio.to_thread(_further, judged, options)
@@ -149,7 +151,7 @@ async def _predict(request: Request, served: Served, options: Options) -> Respon
         "version": served.version,
         "verdicts": [
             {**row, "event": event.id, "sha256": event.sha256, **more}
-            for row, event, more in zip(judged.verdicts.records(), judged.events, extra, strict=True)
+            for row, event, more in zip(judged.records, judged.events, extra, strict=True)
         ],
     }
     return JSONResponse(answer)

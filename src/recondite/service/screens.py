@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from recondite.datasets import nameless
 from recondite.errors import InputError, ReconditeError
 from recondite.files import existing_folder
 from recondite.screen import Screen, load, located
-from recondite.service.batching import Batcher, Observe
 from recondite.service.refusals import Unknown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LETTERS_OF_VERSION = 12
+_MOST_RATES = 64
 
 Loaded = Mapping[str, "Served"]
 Told = Callable[[str, str, str | None], None]
@@ -33,7 +33,6 @@ class Served:
     Args:
         name, version: what clients call it.
         screen: as loaded.
-        batcher: scores for it.
         fingerprint: of the screen.
         signature: of the folder, to see when it changes.
     """
@@ -41,9 +40,25 @@ class Served:
     name: str
     version: str
     screen: Screen
-    batcher: Batcher
     fingerprint: str
     signature: tuple[int, ...]
+    _judges: dict[float, Screen] = field(default_factory=dict, repr=False, compare=False)
+
+    def at(self, alpha: float | None) -> Screen:
+        """Return the screen at another false-alarm rate; the same object for the same rate, as long as they are few.
+
+        Raises:
+            InputError: alpha is out of range or too small for the number of calibration images.
+        """
+        if alpha is None or alpha == self.screen.alpha:
+            return self.screen
+        judge = self._judges.get(alpha)
+        if judge is None:
+            judge = self.screen.with_alpha(alpha)
+            if len(self._judges) >= _MOST_RATES:
+                self._judges.clear()
+            self._judges[alpha] = judge
+        return judge
 
 
 @dataclass(frozen=True)
@@ -61,17 +76,16 @@ class Shelf:
 
     Args:
         folders: FOLDER or NAME=FOLDER each; without a name it is the folder's own.
-        worker: scores for all of them, one batch at a time.
-        observe: told of each batch.
+        worker: runs functions where scoring is done.
         told: told of each screen that was loaded or could not be.
 
     Raises:
         InputError: a name is not made of letters, digits, dots, underscores and hyphens, or is there twice.
     """
 
-    def __init__(self, folders: Sequence[str], worker: Executor, observe: Callable[[str], Observe], told: Told) -> None:
+    def __init__(self, folders: Sequence[str], worker: Executor, told: Told) -> None:
         self._folders = named_folders(folders)
-        self._worker, self._observe, self._told = worker, observe, told
+        self._worker, self._told = worker, told
         self._versions: dict[str, dict[str, Served]] = {name: {} for name in self._folders}
         self._failed: dict[Path, tuple[tuple[int, ...], str]] = {}
         self._one_at_a_time = asyncio.Lock()
@@ -156,9 +170,8 @@ class Shelf:
             return None
         self._failed.pop(found.path, None)
         version = found.label or fingerprint[:_LETTERS_OF_VERSION]
-        batcher = Batcher(screen, self._worker, self._observe(name))
         self._told(name, version, None)
-        return Served(name, version, screen, batcher, fingerprint, found.signature)
+        return Served(name, version, screen, fingerprint, found.signature)
 
 
 def named_folders(folders: Iterable[str]) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """Events: every verdict that was given, and what people said about it; in SQLite or Postgres."""
 
 import asyncio
+import logging
 import queue
 import threading
 import time
@@ -15,8 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from recondite.errors import InputError
 from recondite.service.refusals import Unavailable, Unknown
 
+_LOG = logging.getLogger("recondite.service")
 Label = Literal["inlier", "outlier", "skip"]
 T = TypeVar("T")
+Told = Callable[[Exception | None], None]
+"""Told that something was written, or why not."""
 
 _TABLES = sql.MetaData()
 _EVENTS = sql.Table(
@@ -166,7 +170,14 @@ class Store:
         Raises:
             Unavailable: they could not be written; none of them is there.
         """
-        await self._ask_writer(_EVENTS, [vars(event) for event in events])
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self.put(events, _teller(loop, future))
+        await future
+
+    def put(self, events: Sequence[Event], told: Told) -> None:
+        """Write events soon; `told` hears of it from the thread that writes, with what `add` would have raised."""
+        self._waiting.put(_Write(_EVENTS, [vars(event) for event in events], told))
 
     async def label(self, event: str, label: Label, note: str = "") -> None:
         """Attach what a person says to an event; the last label counts, all are kept.
@@ -176,7 +187,11 @@ class Store:
             Unavailable: it could not be written.
         """
         await self.get(event)
-        await self._ask_writer(_LABELS, [{"event": event, "time": time.time(), "label": label, "note": note}])
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        row = {"event": event, "time": time.time(), "label": label, "note": note}
+        self._waiting.put(_Write(_LABELS, [row], _teller(loop, future)))
+        await future
 
     async def get(self, event: str) -> dict[str, Any]:
         """Return an event as a row: `Event` with its number and current label.
@@ -256,12 +271,6 @@ class Store:
         except SQLAlchemyError as error:
             raise Unavailable(f"the store does not answer: {_reason(error)}", 5) from error
 
-    async def _ask_writer(self, table: sql.Table, rows: list[dict[str, Any]]) -> None:
-        loop = asyncio.get_running_loop()
-        write = _Write(table, rows, loop, loop.create_future())
-        self._waiting.put(write)
-        await write.future
-
     def _write(self) -> None:
         while (first := self._waiting.get()) is not None:
             together, last = [first], False
@@ -291,26 +300,33 @@ class Store:
         except Exception as error:  # whatever it is, those who wait must hear of it
             refusal = Unavailable(f"the verdict could not be recorded: {_reason(error)}", 5)
         for write in together:
-            write.done(refusal)
+            try:
+                write.told(refusal)
+            except Exception:  # the writer must go on
+                _LOG.exception("telling of a write failed")
 
 
 @dataclass(frozen=True)
 class _Write:
     table: sql.Table
     rows: list[dict[str, Any]]
-    loop: asyncio.AbstractEventLoop
-    future: "asyncio.Future[None]"
+    told: Told
 
-    def done(self, refusal: Exception | None) -> None:
-        def tell() -> None:
-            if not self.future.done():
-                if refusal is None:
-                    self.future.set_result(None)
-                else:
-                    self.future.set_exception(refusal)
 
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(tell)
+def _teller(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> Told:
+    def tell(refusal: Exception | None) -> None:
+        if future.done():
+            return
+        if refusal is None:
+            future.set_result(None)
+        else:
+            future.set_exception(refusal)
+
+    def told(refusal: Exception | None) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, refusal)
+
+    return told
 
 
 def _fetch(query: sql.Select[Any]) -> Callable[[sql.Connection], list[dict[str, Any]]]:

@@ -33,7 +33,7 @@ async def panel(view: View) -> None:
         if len(found) < _FEWEST:
             return lambda: empty("The map needs three images: judge some, or start the service with --keep all.")
         pixels = np.stack([one["pixels"] for one in found])
-        places = await asyncio.get_running_loop().run_in_executor(view.service.worker, flat, detector, pixels)
+        places = await asyncio.get_running_loop().run_in_executor(view.service.judge.line, flat, detector, pixels)
         return lambda: show(places, found)
 
     def show(places: NDArray[np.float64], found: list[dict[str, Any]]) -> None:
