@@ -51,7 +51,7 @@ ROWS = [
     ["fitting", "monitor"],
     ["evaluation", "explanation", "export", "localisation", "report", "sampling", "studies", "studies.runs", "sweep"],
     ["publishing", "studies.page"],
-    ["drift", "guard_report"],
+    ["drift", "guard_file", "guard_report"],
     ["recalibration"],
     ["studies.output"],
     [
@@ -76,7 +76,7 @@ ROWS = [
     ["service.counters"],
     ["service.gate", "service.screens"],
     ["service.watch"],
-    ["service.judging"],
+    ["service.judging", "service.past"],
     ["service.bodies", "service.charts", "service.context"],
     ["service.reviewing"],
     ["service.api", "service.v2"],

@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from service import in_process, png
 
@@ -17,6 +18,7 @@ import recondite
 
 pytest.importorskip("fastapi")
 
+from recondite.guard_file import save_guard
 from recondite.service.gate import JsonLines, Tokens
 from recondite.service.settings import Limits
 
@@ -348,3 +350,43 @@ def test_documentation_comes_with_examples_that_work(client):
     for path in described["paths"].values():
         for operation in path.values():
             assert operation["summary"]
+
+
+def test_a_label_stands_or_the_guard_abstains(screens, digits, tmp_path, digit_files):
+    screen = screens("pca").with_alpha(0.1)
+    held = digits[900:1300]
+    guard = screen.guard(_brightness, ("0", "1"), calibration=held, confidence_share=0.3)
+    screen.save(tmp_path / "digits")
+    save_guard(guard, tmp_path / "digits")
+    with in_process(tmp_path / "digits", tmp_path) as client:
+        sent = [
+            {"data": base64.b64encode(file).decode(), "label": "1", "confidence": 0.5 + place / 50}
+            for place, file in enumerate(digit_files[:20])
+        ]
+        rows = client.post(PREDICT, json={"images": sent}).json()["verdicts"]
+        expected = guard.decide(screen.predict(digit_files[:20]), ["1"] * 20, [one["confidence"] for one in sent])
+        assert [row["guard"]["label"] for row in rows] == expected.labels
+        assert [row["guard"]["reason"] for row in rows] == list(expected.reasons)
+        assert 0 < expected.abstained.sum() < 20
+        query = {"label": "1", "confidence": 0.5}
+        (one,) = client.post(PREDICT, params=query, content=digit_files[0], headers=PNG).json()["verdicts"]
+        assert one["guard"] == rows[0]["guard"]
+        unsure = client.post(PREDICT, params={"label": "1"}, content=digit_files[0], headers=PNG)
+        assert "confidence" in problem(unsure, 422, "unusable")
+        assert "among 0, 1" in problem(
+            client.post(PREDICT, params={"label": "7", "confidence": 0.9}, content=digit_files[0], headers=PNG),
+            422,
+            "unusable",
+        )
+        bad = client.post(PREDICT, params=query, content=b"no image", headers=PNG).json()["verdicts"][0]["guard"]
+        assert bad["label"] is None
+        assert "cannot be judged" in bad["reason"]
+        metrics = client.get("/metrics").text
+        assert 'recondite_guard_decisions_total{decision="abstention",screen="digits"}' in metrics
+        plain = client.post(PREDICT, content=digit_files[0], headers=PNG).json()["verdicts"][0]
+        assert "guard" not in plain
+
+
+def _brightness(pixels):
+    brightness = 20 * (pixels.mean(dim=(1, 2, 3)) - 0.3)
+    return torch.stack([-brightness, brightness], dim=1)

@@ -16,6 +16,7 @@ import yaml
 
 import recondite
 from recondite.images import Preprocessing
+from recondite.monitor import Monitor
 
 pytest.importorskip("fastapi")
 
@@ -25,6 +26,7 @@ from recondite.service.budget import Budget
 from recondite.service.counters import Counters
 from recondite.service.refusals import Busy
 from recondite.service.screens import natural
+from recondite.service.store import Store
 from recondite.service.watch import Watch
 
 ROOT = Path(__file__).parent.parent
@@ -159,7 +161,7 @@ def test_drift_is_posted_to_the_webhook_once(screen, rows):
     counters = Counters()
     watch = Watch(counters, f"http://127.0.0.1:{server.server_port}/x", false_alarm=0.01)
     normal, dark = (screen.predict(pixels[:, 0]) for pixels in (rows[:30], rows * np.float32(0.3)))
-    assert watch.state("digits", "1") is None
+    assert watch.state("digits", "1", screen)[0].seen == 0
     watch.judged("digits", "1", screen, normal, [""] * 30)
     watch.settle()
     assert not got
@@ -167,7 +169,7 @@ def test_drift_is_posted_to_the_webhook_once(screen, rows):
         watch.judged("digits", "1", screen, dark, [""] * 100)
     assert arrived.wait(30)
     watch.settle()
-    monitor, moved = watch.state("digits", "1")
+    monitor, moved = watch.state("digits", "1", screen)
     watch.close()
     server.shutdown()
     server.server_close()
@@ -229,3 +231,42 @@ def test_the_deployment_files_fit_the_command():
     assert (
         yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"][0]["job_name"] == "recondite"
     )
+
+
+def test_a_monitor_goes_on_after_a_restart(screen, digits, tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'events.db'}")
+    verdicts = screen.predict(digits[1300:1400])
+    expected = Monitor(screen)
+    for _ in range(2):
+        counters = Counters()
+        watch = Watch(counters, None, 0.01, store)
+        watch.judged("digits", "1", screen, verdicts, [""] * 100)
+        expected.update(verdicts)
+        watch.close()
+        assert watch.state("digits", "1", screen)[0].state() == expected.state()
+    assert f'version="1"}} {expected.martingale}' in counters.text().decode()
+    other = Watch(Counters(), None, 0.01, store)
+    assert other.state("digits", "2", screen)[0].seen == 0
+    assert other.state("digits", "1", screen.with_score("error"))[0].seen == 0
+    other.begin_anew("digits", "1", screen)
+    other.close()
+    again = Watch(Counters(), None, 0.01, store)
+    assert again.state("digits", "1", screen)[0].seen == 0
+    again.close()
+    store.close()
+
+
+def test_a_map_stays_as_images_are_added(digits):
+    latent = pytest.importorskip("recondite.service.page.latent")
+    latents, names = digits[:60].reshape(60, -1) / 255.0, [str(k) for k in range(60)]
+    few, method = latent.Atlas().flat(latents[:5], names[:5])
+    assert "vary most" in method
+    assert (few.min(), few.max()) == (0, 1)
+    atlas = latent.Atlas()
+    first, method = atlas.flat(latents[:40], names[:40])
+    assert "t-SNE" in method
+    more, _ = atlas.flat(latents[:50], names[:50])
+    # The points may be scaled together, and nothing else.
+    for axis in (0, 1):
+        np.testing.assert_allclose(np.corrcoef(first[:, axis], more[:40, axis])[0, 1], 1, atol=1e-9)
+    assert np.array_equal(atlas.flat(latents[:50][::-1], names[:50][::-1])[0], more[::-1])

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -84,7 +85,7 @@ class _App(FastAPI):
 @asynccontextmanager
 async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> AsyncIterator[Service]:
     store = Store(settings.store)
-    watch = Watch(counters, settings.webhook, settings.drift_false_alarm)
+    watch = Watch(counters, settings.webhook, settings.drift_false_alarm, store)
     judge = Judge(settings, store, counters, watch)
 
     def told(name: str, version: str, error: str | None) -> None:
@@ -92,7 +93,7 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
         facts = {"screen": name, "version": version, **({"error": error} if error else {})}
         LOG.log(logging.ERROR if error else logging.INFO, "screen", extra={"facts": facts})
 
-    watching = None
+    tasks: list[asyncio.Task[None]] = []
     try:
         shelf = Shelf(settings.screens, judge.line, told)
         await shelf.refresh()
@@ -109,25 +110,28 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
             tokens=tokens,
         )
         if settings.reload_seconds > 0:
-            watching = asyncio.create_task(_watch(shelf, settings.reload_seconds))
+            tasks.append(asyncio.create_task(_again_and_again(settings.reload_seconds, shelf.refresh)))
+        if settings.keep_days is not None:
+            expire = partial(asyncio.to_thread, judge.kept.expire)
+            tasks.append(asyncio.create_task(_again_and_again(min(3600, 8640 * settings.keep_days), expire)))
         yield service
     finally:
-        if watching is not None:
-            watching.cancel()
+        for task in tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await watching
+                await task
         await asyncio.to_thread(judge.close)
         await asyncio.to_thread(watch.close)
         await asyncio.to_thread(store.close)
 
 
-async def _watch(shelf: Shelf, seconds: float) -> None:
+async def _again_and_again(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     while True:
-        await asyncio.sleep(seconds)
         try:
-            await shelf.refresh()
-        except Exception:  # the watch must go on
-            LOG.exception("looking for new versions failed")
+            await work()
+        except Exception:  # the next time it may work
+            LOG.exception("something that is done again and again failed")
+        await asyncio.sleep(seconds)
 
 
 def _why_missing(names: list[str], failures: dict[str, str]) -> str:

@@ -31,6 +31,9 @@ class Counters:
         self.verdicts = Counter(
             "recondite_verdicts", "Images judged.", ["screen", "version", "verdict"], registry=registry
         )
+        self.guard = Counter(
+            "recondite_guard_decisions", "Labels that stood or not.", ["screen", "decision"], registry=registry
+        )
         self.p_values = Histogram(
             "recondite_p_value", "P-values of images.", ["screen"], registry=registry, buckets=_TENTHS
         )
@@ -82,6 +85,11 @@ class Counters:
             if word != "invalid":
                 histogram.observe(p_value)
         self.flagged.labels(screen).set(self._flagged[screen] / len(recent))
+
+    def guarded(self, screen: str, abstained: Sequence[bool]) -> None:
+        """Count what became of the labels that a classifier gave."""
+        for flag in abstained:
+            self.guard.labels(screen, "abstention" if flag else "label").inc()
 
     def recent(self, screen: str) -> Sequence[tuple[float, float, bool]]:
         """Return (time, p-value, flagged) of a screen's latest images since the service began, oldest first."""

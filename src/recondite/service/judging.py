@@ -20,6 +20,7 @@ from PIL import Image
 from recondite.datasets import Batch
 from recondite.errors import InputError
 from recondite.explanation import in_words, statistics_of_first
+from recondite.guard import Decisions, Guard
 from recondite.images import Preprocessing, picture_size
 from recondite.pictures import colours
 from recondite.plots import heat_colours
@@ -45,10 +46,14 @@ class Sent:
     Args:
         name: what the client calls it; never a path.
         content: the bytes of an image file, or an array as `recondite.images.decode` takes it.
+        label: what the client's classifier says; None without one.
+        confidence: its largest softmax probability, in (0, 1]; None if unknown.
     """
 
     name: str
     content: bytes | NDArray[Any]
+    label: str | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,7 @@ class Judged:
         start: the row of its first image among them.
         records: N verdicts as rows.
         events: N events, which are not written if `Wish.record` was False.
+        decisions: of the guard, where labels were sent.
     """
 
     served: Served
@@ -93,6 +99,7 @@ class Judged:
     start: int
     records: Sequence[dict[str, Any]]
     events: Sequence[Event]
+    decisions: Decisions | None = None
 
     @cached_property
     def verdicts(self) -> Verdicts:
@@ -116,6 +123,7 @@ class Judged:
 class _Request(Job):
     served: Served
     judge: Screen
+    guard: Guard | None
     sent: Sequence[Sent]
     wish: Wish
     request_id: str
@@ -141,7 +149,7 @@ class Judge:
         self._store, self._counters = store, counters
         self._images = Budget(settings.limits.waiting, "images")
         counters.waiting.set_function(lambda: self._images.taken)
-        self.kept = KeptImages(settings.images, settings.keep_bytes)
+        self.kept = KeptImages(settings.images, settings.keep_bytes, settings.keep_days)
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keep")
         self.line: Line[_Request] = Line(self._prepare, self._finish, _fail, counters.observe)
 
@@ -160,12 +168,15 @@ class Judge:
             raise TooLarge(f"expected at most {self._limits.images} images a request; got {len(sent)}")
         seconds = min(wish.seconds or self._limits.seconds, self._limits.seconds)
         loop = asyncio.get_running_loop()
+        judge = served.at(wish.alpha)
+        guard = _guard(served, judge, sent)
         request = _Request(
             name=served.name,
             screen=served.screen,
             maps=wish.maps,
             served=served,
-            judge=served.at(wish.alpha),
+            judge=judge,
+            guard=guard,
             sent=sent,
             wish=wish,
             request_id=request_id,
@@ -176,12 +187,13 @@ class Judge:
             self.line.send(request)
             try:
                 async with asyncio.timeout(seconds):
-                    return await request.answer
+                    judged = await request.answer
             except TimeoutError:
                 retry = self._images.retry_after
                 raise Unavailable(f"no verdict within {seconds:g} seconds: the service is busy", retry) from None
             finally:
                 request.gone = True
+        return judged if guard is None else _guarded(guard, judged, request)
 
     def close(self) -> None:
         """Finish what was taken in."""
@@ -310,6 +322,21 @@ def base64_of(content: bytes | None) -> str | None:
 def printable(name: str) -> str:
     """Return what a client calls an image as at most 200 printable characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in name[:_LONGEST_NAME])
+
+
+def _guard(served: Served, judge: Screen, sent: Sequence[Sent]) -> Guard | None:
+    """Return what decides on the labels of a request; None where there are none."""
+    if all(one.label is None for one in sent):
+        return None
+    guard = served.guard.at(judge)
+    guard.check([one.label for one in sent], [one.confidence for one in sent])
+    return guard
+
+
+def _guarded(guard: Guard, judged: Judged, request: _Request) -> Judged:
+    groups = [request.wish.group] * len(request.sent)
+    labels, confidence = [one.label for one in request.sent], [one.confidence for one in request.sent]
+    return replace(judged, decisions=guard.decide(judged.verdicts, labels, confidence, groups))
 
 
 def _decode(sent: Sequence[Sent], preprocessing: Preprocessing, limits: Limits) -> tuple[Batch, list[str]]:

@@ -14,6 +14,8 @@ from recondite.artifacts import MANIFEST
 from recondite.datasets import nameless
 from recondite.errors import InputError, ReconditeError
 from recondite.files import existing_folder
+from recondite.guard import Guard
+from recondite.guard_file import GUARD_FILE, load_guard
 from recondite.screen import Screen, load, located
 from recondite.service.refusals import Unknown
 
@@ -35,6 +37,7 @@ class Served:
         screen: as loaded.
         fingerprint: of the screen.
         signature: of the folder, to see when it changes.
+        guard: decides on labels that a classifier gave.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Served:
     screen: Screen
     fingerprint: str
     signature: tuple[int, ...]
+    guard: Guard
     _judges: dict[float, Screen] = field(default_factory=dict, repr=False, compare=False)
 
     def at(self, alpha: float | None) -> Screen:
@@ -164,6 +168,7 @@ class Shelf:
             # A screen that loads and cannot score must not take over; and the first request shall not be slow.
             await loop.run_in_executor(self._worker, _try_out, screen)
             fingerprint = await loop.run_in_executor(None, screen.fingerprint)
+            guard = await loop.run_in_executor(None, load_guard, screen, found.path)
         except (ReconditeError, OSError, RuntimeError) as error:
             self._failed[found.path] = (found.signature, str(error))
             self._told(name, found.label or "", str(error))
@@ -171,7 +176,7 @@ class Shelf:
         self._failed.pop(found.path, None)
         version = found.label or fingerprint[:_LETTERS_OF_VERSION]
         self._told(name, version, None)
-        return Served(name, version, screen, fingerprint, found.signature)
+        return Served(name, version, screen, fingerprint, found.signature, guard)
 
 
 def named_folders(folders: Iterable[str]) -> dict[str, Path]:
@@ -221,7 +226,12 @@ def _signature(folder: Path) -> tuple[int, ...] | None:
         facts = (existing_folder(folder) / MANIFEST).stat()
     except OSError:
         return None
-    return (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    signature = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    try:
+        guard = (folder / GUARD_FILE).stat()
+    except OSError:
+        return signature
+    return (*signature, guard.st_ino, guard.st_mtime_ns)
 
 
 def _try_out(screen: Screen) -> None:

@@ -34,7 +34,7 @@ async def _prepare(view: View) -> Callable[[], None]:
     service, served = view.service, view.served
     recent = service.counters.recent(view.name)
     counts = await told(service.store.counts(view.name)) or {}
-    found = await run.io_bound(service.watch.state, served.name, served.version)
+    found = await run.io_bound(service.watch.state, served.name, served.version, served.screen)
     return lambda: _draw(view, recent, counts, found)
 
 
