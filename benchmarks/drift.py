@@ -241,7 +241,7 @@ def chosen(scores, index):
 def recalibrated(screen, clean, index):
     some = chosen(clean, index)
     observations = {"error": some.instance_score, **some.statistics}
-    return replace(screen, calibrator=Calibrator(some.instance_score), observations=observations)
+    return replace(screen, calibrator=Calibrator(some.instance_score), observations=observations, peaks=None)
 
 
 def clipped(images):

@@ -1,13 +1,16 @@
 """The service against the library: throughput and latency at 1, 8 and 32 clients, and what one request costs on top.
 
-    python benchmarks/service.py -o service-bench/
+    python benchmarks/service.py -o service-bench/ [--seconds 8] [--rounds 5]
 
-Server, clients and library share this machine's cores; the clients are a process of their own. The library is
-measured before and after, in the same run.
+Server, clients and library share this machine's cores; the clients are a process of their own. Library and service take
+turns, round by round, so that both meet the same neighbours; rates and shares are medians over the rounds. The library
+is given the same PNG files as bytes (it decodes them as the service does) and arrays in memory; the service also gets
+16 images to a request. Beside the rates stand milliseconds of processor time an image, which neighbours change less.
 """
 
 import argparse
 import asyncio
+import base64
 import io
 import json
 import multiprocessing
@@ -25,13 +28,15 @@ from PIL import Image
 
 import recondite
 
-HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: {size}\r\n\r\n"
+MANY = 16
+HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n\r\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("service-bench"))
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     print(machine.where())
@@ -66,51 +71,71 @@ def pictures(source):
 def measure(name, folder, images, arguments):
     screen = recondite.load(folder)
     screen.predict(images[:64])
-    rates, alone = [library(screen, images, arguments.seconds)], single(screen, images)
+    arrays = np.stack([screen.detector.preprocessing(image) for image in images])
     port = free_port()
-    log = (arguments.output / f"{name}.log").open("w")
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from recondite.cli import main; sys.exit(main())",
-        "serve",
-        f"{name}={folder}",
-        "--port",
-        str(port),
-        "--no-page",
-    ]
+    command = [sys.executable, "-c", "import sys; from recondite.cli import main; sys.exit(main())", "serve"]
+    command += [f"{name}={folder}", "--port", str(port), "--no-page"]
     store = arguments.output / f"{name}.db"
     for old in arguments.output.glob(f"{name}.db*"):
         old.unlink()
-    server = subprocess.Popen([*command, "--store", f"sqlite:///{store}"], stderr=log)
+    with (arguments.output / f"{name}.log").open("w") as log:
+        server = subprocess.Popen([*command, "--store", f"sqlite:///{store}"], stderr=log)
     try:
         wait_until_ready(port)
-        path = f"/v1/screens/{name}/predict"
+        path, seconds = f"/v1/screens/{name}/predict", arguments.seconds
+        several = [in_json(images[start : start + MANY]) for start in range(0, len(images), MANY)]
         run_clients(port, path, images, 8, 2.0)
-        rows = [(clients, *run_clients(port, path, images, clients, arguments.seconds)) for clients in (1, 8, 32)]
-        nothing = run_clients(port, "/healthz", None, 1, 2.0)
+        library_rows, array_rows, rows = [], [], {kind: [] for kind in (1, 8, 32, "8 x 16 images")}
+        for _ in range(arguments.rounds):
+            library_rows.append(library(screen, images, seconds))
+            array_rows.append(library(screen, arrays, seconds / 2))
+            for kind, found in rows.items():
+                bodies, clients = (images, kind) if isinstance(kind, int) else (several, 8)
+                before = processor_seconds(server.pid)
+                latencies, elapsed, failed = run_clients(port, path, bodies, clients, seconds)
+                count = len(latencies) * (1 if isinstance(kind, int) else MANY)
+                spent = 1000 * (processor_seconds(server.pid) - before) / count
+                found.append((count / elapsed, spent, latencies, failed))
+        alone, single_request = single(screen, images), run_clients(port, path, images, 1, seconds)[0]
+        nothing = run_clients(port, "/healthz", None, 1, 2.0)[0]
     finally:
         server.terminate()
         server.wait()
-    rates.append(library(screen, images, arguments.seconds))
-    rate = float(np.mean(rates))
-    print(
-        f"\n{name}: library {rate:.0f} images/s ({', '.join(f'{one:.0f}' for one in rates)}); one image {alone:.2f} ms"
-    )
-    for clients, latencies, elapsed, failed in rows:
-        p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
-        answered = len(latencies) / elapsed
-        print(f"| {clients} | {answered:.0f} | {answered / rate:.2f} | {p50:.1f} | {p95:.1f} | {p99:.1f} | {failed} |")
-    one, network = np.percentile(rows[0][1], 50), np.percentile(nothing[0], 50)
+    rates, spent = (np.median([row[place] for row in library_rows]) for place in (0, 1))
+    print(f"\n{name}: library {rates:.0f} images/s, {spent:.2f} ms of processor time each, from PNG bytes")
+    print(f"(from arrays {np.median([row[0] for row in array_rows]):.0f} images/s; rounds {arguments.rounds})")
+    print("| clients | images/s | share of the library's rate (rounds) | processor ms | p50 | p95 | p99 ms | failed |")
+    for kind, found in rows.items():
+        shares = [one[0] / own[0] for one, own in zip(found, library_rows, strict=True)]
+        p50, p95, p99 = np.percentile(np.concatenate([one[2] for one in found]), [50, 95, 99])
+        print(
+            f"| {kind} | {np.median([one[0] for one in found]):.0f} | {np.median(shares):.2f} "
+            f"({min(shares):.2f} to {max(shares):.2f}) | {np.median([one[1] for one in found]):.2f} "
+            f"| {p50:.1f} | {p95:.1f} | {p99:.1f} | {sum(one[3] for one in found)} |",
+            flush=True,
+        )
+    one, network = np.percentile(single_request, 50), np.percentile(nothing, 50)
     print(f"one request {one:.2f} ms = library {alone:.2f} + empty request {network:.2f} + {one - alone - network:.2f}")
 
 
+def in_json(images):
+    """Return a request of several images."""
+    sent = [{"data": base64.b64encode(image).decode()} for image in images]
+    return json.dumps({"images": sent}).encode()
+
+
+def processor_seconds(process):
+    """Return the processor time that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def library(screen, images, seconds):
-    """Return images a second of one `predict` call after the other over 512 images."""
-    began, count = time.perf_counter(), 0
+    """Return images a second, and milliseconds of processor time an image, of one `predict` after the other."""
+    began, spent, count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - began < seconds:
         count += len(screen.predict(images))
-    return count / (time.perf_counter() - began)
+    return count / (time.perf_counter() - began), 1000 * (time.process_time() - spent) / count
 
 
 def single(screen, images):
@@ -146,7 +171,12 @@ async def all_clients(port, path, images, clients, seconds):
                 request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
             else:
                 body = images[turn % len(images)]
-                request = HEAD.format(path=path, size=len(body)).encode() + body
+                request = (
+                    HEAD.format(
+                        path=path, size=len(body), kind="image/png" if body[:1] == b"\x89" else "application/json"
+                    ).encode()
+                    + body
+                )
             began = time.perf_counter()
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")

