@@ -150,8 +150,7 @@ def single(screen, images):
 
 def run_clients(port, path, images, clients, seconds):
     """Return the milliseconds of each request, the seconds all took, and how many failed; from another process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(clients_process, (port, path, images, clients, seconds))
+    return CLIENTS.apply(clients_process, (port, path, images, clients, seconds))
 
 
 def clients_process(port, path, images, clients, seconds):
@@ -210,4 +209,5 @@ def free_port():
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-    main()
+    with multiprocessing.get_context("spawn").Pool(1) as CLIENTS:
+        main()

@@ -33,6 +33,7 @@ class Job:
         pixels: float32 (N, *shape), the readable images; None until they are decoded.
         parts: scores of successive rows.
         taken: how many rows have been scored, or are being.
+        prepared: whether it is decoded.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Job:
     pixels: NDArray[np.float32] | None = None
     parts: list[Scores] = field(default_factory=list)
     taken: int = 0
+    prepared: bool = False
 
     @property
     def size(self) -> int:
@@ -82,7 +84,7 @@ class Line(Executor, Generic[J]):
         observe: Observe,
     ) -> None:
         self._prepare, self._finish, self._fail, self._observe = prepare, finish, fail, observe
-        self._usual, self._seconds = 1, 0.0
+        self._usual, self._seconds, self._at_rest = 1, 0.0, False
         self._sent: queue.SimpleQueue[J | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[list[J] | _Call | None] = queue.SimpleQueue()
         self._threads = [
@@ -94,7 +96,10 @@ class Line(Executor, Generic[J]):
 
     def send(self, job: J) -> None:
         """Take in a job; `finish` or `fail` is told of it once, unless it is gone by then."""
-        self._sent.put(job)
+        if self._at_rest:
+            self._ready.put([job])  # nothing else to do for the thread that scores: it decodes it too
+        else:
+            self._sent.put(job)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """Run a function in the thread that scores."""
@@ -127,6 +132,7 @@ class Line(Executor, Generic[J]):
     def _decoded(self, job: J) -> bool:
         try:
             self._prepare(job)
+            job.prepared = True
         except Exception as error:
             self._fail(job, error)
             return False
@@ -156,16 +162,18 @@ class Line(Executor, Generic[J]):
                 if left is not None and (missing <= 0 or left <= 0):
                     item = self._ready.get_nowait()
                 else:
+                    self._at_rest = left is None
                     item = self._ready.get(timeout=left)
             except queue.Empty:
                 return True
+            self._at_rest = False
             if item is None:
                 self._ready.put(None)
                 return False
             if isinstance(item, _Call):
                 item.run()
             else:
-                waiting.extend(item)
+                waiting.extend(job for job in item if job.prepared or self._decoded(job))
 
     def _score_some(self, waiting: deque[J]) -> None:
         batch = _next_batch(waiting)

@@ -4,10 +4,10 @@ import hashlib
 import hmac
 import json
 import logging
+import os
 import re
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -76,7 +76,7 @@ class Gate:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
+        request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
         scope.setdefault("state", {})["request_id"] = request_id
         status, received = 500, 0
 

@@ -5,8 +5,8 @@ import base64
 import hashlib
 import io
 import math
+import os
 import time
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -436,7 +436,7 @@ def _events(request: _Request, records: Sequence[dict[str, Any]], statistics: li
     for index, row in enumerate(records):
         events.append(
             Event(
-                id=uuid.uuid4().hex,
+                id=os.urandom(16).hex(),
                 time=now,
                 request_id=request.request_id,
                 screen=request.served.name,
