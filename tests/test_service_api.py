@@ -411,3 +411,17 @@ def test_labels_in_the_store_set_the_threshold_anew(screens, tmp_path, digit_fil
     again = screen.predict(tmp_path / "confirmed")
     assert sorted(again.instance_score.tolist()) == different
     assert main(["monitor", str(tmp_path / "digits"), store]) in (0, 1)
+
+
+def test_watching_for_drift_begins_anew_when_asked(digit_screen, tmp_path, digit_files):
+    with in_process(digit_screen, tmp_path) as client:
+        client.post(PREDICT, content=digit_files[0], headers=PNG)
+        client.app.state.service.watch.settle()
+        assert client.get("/v1/screens/digits/drift").json()["seen"] == 1
+        assert client.delete("/v1/screens/digits/drift").json()["seen"] == 0
+        assert client.delete("/v1/screens/nothing/drift").status_code == 404
+    with in_process(digit_screen, tmp_path) as client:
+        assert client.get("/v1/screens/digits/drift").json()["seen"] == 0
+        client.post(PREDICT, content=digit_files[0], headers=PNG)
+    with in_process(digit_screen, tmp_path) as client:
+        assert client.get("/v1/screens/digits/drift").json()["seen"] == 1

@@ -56,7 +56,7 @@ class Job:
 
 
 J = TypeVar("J", bound=Job)
-_LONGEST_LINGER = 0.05
+_LONGEST_LINGER = 0.25
 
 
 class Line(Executor, Generic[J]):
