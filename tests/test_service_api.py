@@ -425,3 +425,26 @@ def test_watching_for_drift_begins_anew_when_asked(digit_screen, tmp_path, digit
         client.post(PREDICT, content=digit_files[0], headers=PNG)
     with in_process(digit_screen, tmp_path) as client:
         assert client.get("/v1/screens/digits/drift").json()["seen"] == 1
+
+
+def test_the_short_way_and_the_long_way_answer_alike(digit_screen, tmp_path, digit_files):
+    long = [("alpha", "0.2"), ("alpha", "0.2")]  # asked twice, the short way leaves it to the framework
+    with in_process(digit_screen, tmp_path) as client:
+        (served,) = client.get("/v1/screens").json()
+        for path in (PREDICT, f"/v1/screens/digits/versions/{served['version']}/predict"):
+            rows = [
+                client.post(path, params=query, content=digit_files[7], headers=PNG).json()["verdicts"][0]
+                for query in (long[:1], long)
+            ]
+            shared = {name: value for name, value in rows[0].items() if name != "event"}
+            assert {name: rows[1][name] for name in shared} == shared
+        for query in ([("alpha", "1e-9")], [("alpha", "1e-9")] * 2):
+            assert "needs at least" in problem(
+                client.post(PREDICT, params=query, content=digit_files[7], headers=PNG), 422, "unusable"
+            )
+        for path in ("/v1/screens/none/predict", "/v1/screens/digits/versions/none/predict"):
+            for query in (long[:1], long):
+                refused = client.post(path, params=query, content=digit_files[7], headers=PNG)
+                assert "none" in problem(refused, 404, "not_found")
+        routes = client.get("/metrics").text
+        assert 'route="/v1/screens/{name}/versions/{version}/predict",status="200"} 2.0' in routes
