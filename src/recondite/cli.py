@@ -566,7 +566,8 @@ def monitor(
     screen
         Folder that `recondite fit` wrote.
     events
-        Table that `recondite predict` wrote, .csv, .jsonl or .parquet, its rows in the order of time.
+        Table that `recondite predict` wrote, .csv, .jsonl or .parquet, its rows in the order of time; or the store of
+        `recondite serve`: sqlite:///events.db?screen=NAME&version=VERSION, or an address of Postgres.
     output
         Table to write, of what moved: .csv, .jsonl or .parquet.
     report
@@ -591,6 +592,7 @@ def monitor(
 
     if output is not None:
         check_table_path(output)
+    _look_back(events)
     judge = _load(screen, None, confidence, "cpu", score)
     drift = watch(judge, events, false_alarm=false_alarm, window=window, seed=seed, group=group, state=state)
     print(drift.in_words())
@@ -630,6 +632,8 @@ def recalibrate(
     keep: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
     group: str | None = None,
+    kept: Path | None = None,
+    confirmed: Path | None = None,
 ) -> None:
     """Set the threshold anew from verdicts that people labelled; nothing is fitted again.
 
@@ -638,7 +642,8 @@ def recalibrate(
     screen
         Folder that `recondite fit` wrote.
     events
-        Table that `recondite predict --statistics` wrote, with a column label: inlier, outlier, skip or empty.
+        Table that `recondite predict --statistics` wrote, with a column label: inlier, outlier, skip or empty; or the
+        store of `recondite serve`: sqlite:///events.db?screen=NAME&version=VERSION, or an address of Postgres.
     output
         Folder of the new screen.
     images
@@ -651,12 +656,19 @@ def recalibrate(
         HTML file to write, with before and after.
     group
         The group of all of them, where the ids do not tell.
+    kept
+        Folder in which `recondite serve` kept images.
+    confirmed
+        Folder to copy those images into that were labelled inlier, to fit a new screen with: recondite fit.
     """
     from recondite.artifacts import check_target
     from recondite.recalibration import recalibrate as calibrate
     from recondite.recalibration import write_recalibration_page
 
+    if (kept is None) != (confirmed is None):
+        raise InputError("--confirmed is where the images of --kept are copied to: give both or neither")
     check_target(Path(os.path.abspath(output)))
+    _look_back(events)
     judge = _load(screen, None, None, "cpu")
     result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=keep, group=group)
     result.after.save(output)
@@ -669,6 +681,22 @@ def recalibrate(
     if report is not None:
         write_recalibration_page(report, result, f"{Path(screen).name}, calibrated anew")
         print(f"report: {report}")
+    if kept is not None and confirmed is not None:
+        from recondite.service.past import write_confirmed
+
+        print(f"confirmed: {confirmed} ({write_confirmed(events, kept, confirmed):,} images)")
+
+
+def _look_back(events: str) -> None:
+    """Let the address of a service's store stand for a table of verdicts."""
+    if "://" in events:
+        try:
+            from recondite.service.past import register
+        except ImportError as error:
+            raise InputError(
+                "the store of a service needs the extra 'serve': pip install 'recondite[serve]'"
+            ) from error
+        register()
 
 
 def guard_report(

@@ -1,7 +1,7 @@
 """A screen in front of a classifier: an image gets its label, or an abstention with the reason."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol, overload
 
@@ -148,7 +148,8 @@ class Guard:
 
     Args:
         screen: judges images.
-        classifier: a function or module, images (N, C, H, W) in [0, 1] to logits (N, classes).
+        classifier: a function or module, images (N, C, H, W) in [0, 1] to logits (N, classes); None where it speaks
+            for itself, see `decide`.
         labels: names of the classes; None for "0", "1", ...
         shape: of the images that the classifier takes; None for those of the screen.
         layer: the module within the classifier whose output are its features; None without features.
@@ -159,7 +160,7 @@ class Guard:
     """
 
     screen: Judge
-    classifier: Callable[[Tensor], Tensor]
+    classifier: Callable[[Tensor], Tensor] | None
     labels: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None
     layer: str | None = None
@@ -178,6 +179,8 @@ class Guard:
         Raises:
             InputError: no images, or the classifier does not take them.
         """
+        if self.classifier is None:
+            raise InputError("this guard has no classifier: give what the classifier said to `decide`")
         parts: list[Decisions] = []
         opened = open_images(images, shape=self.screen.detector.shape)
         with show("guarding", opened.size, progress) as advance:
@@ -194,6 +197,71 @@ class Guard:
             limits=parts[0].limits,
             reasons=tuple(reason for part in parts for reason in part.reasons),
         )
+
+    def decide(
+        self,
+        scores: Scores,
+        predicted: Sequence[str | None],
+        confidence: Sequence[float | None] | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> Decisions:
+        """Label or abstain where the classifier has spoken already, somewhere else.
+
+        Args:
+            scores: N scores that the screen gave.
+            predicted: N classes that the classifier gave.
+            confidence: N of its largest softmax probabilities, in (0, 1]; needed where confidence has a share of alpha.
+            groups: N group labels, where the screen's own calibration has groups.
+
+        Raises:
+            InputError: as many values as images are missing, a confidence is out of range, a class is unknown, or
+                features have a share of alpha.
+        """
+        size = len(scores)
+        if len(predicted) != size:
+            raise InputError(f"expected the classifier's label of each of {size} images; got {len(predicted)}")
+        sure = self.check(predicted, confidence)
+        outputs = _Outputs(
+            predicted=tuple(predicted),
+            confidence=sure,
+            doubt=-np.log(sure),
+            distance=np.full(size, np.nan),
+            valid=np.ones(size, dtype=bool),
+            errors=[None] * size,
+        )
+        return self._decide(scores, list(groups or [""] * size), outputs)
+
+    def check(
+        self, predicted: Sequence[str | None], confidence: Sequence[float | None] | None = None
+    ) -> NDArray[np.float64]:
+        """Return N confidences, NaN where there are none, if `decide` takes these labels and confidences.
+
+        Raises:
+            InputError: as `decide`.
+        """
+        size = len(predicted)
+        if FEATURES in self.shares:
+            raise InputError("this guard looks at the classifier's features, which only the classifier itself gives")
+        if None in predicted:
+            raise InputError("expected the classifier's label of each image; one is missing")
+        unknown = sorted({str(one) for one in predicted} - set(self.labels or map(str, predicted)))
+        if unknown:
+            raise InputError(f"expected labels among {', '.join(self.labels or ())}; got {unknown[0]!r}")
+        sure = np.array([np.nan if one is None else one for one in confidence or [None] * size], dtype=np.float64)
+        if len(sure) != size or not ((sure > 0) & (sure <= 1) | np.isnan(sure)).all():
+            raise InputError("expected the classifier's confidence in each label, in (0, 1]")
+        if CONFIDENCE in self.shares and np.isnan(sure).any():
+            raise InputError("this guard looks at the classifier's confidence: give it with each label")
+        return sure
+
+    def at(self, screen: Judge) -> "Guard":
+        """Return this guard with a screen at another false-alarm rate.
+
+        Raises:
+            InputError: too few calibration images (of a class) for it.
+        """
+        _check_alpha(screen, self.shares, self.calibrators)
+        return replace(self, screen=screen)
 
     def measure(self, images: object, progress: bool = False) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
         """Return part -> scores (N,) and the predicted class of each readable image, for a calibration."""
@@ -284,6 +352,7 @@ class Guard:
         # Always a full batch, as in scoring, so that an image gets the same bits alone and among others.
         padded = torch.zeros(SCORING_BATCH, *batch.pixels.shape[1:])
         padded[: len(good)] = torch.from_numpy(batch.pixels)
+        assert self.classifier is not None
         logits, features = _run(self.classifier, self.layer, padded)
         if self.labels is not None and logits.shape[1] != len(self.labels):
             raise InputError(f"the classifier tells {logits.shape[1]} classes; got {len(self.labels)} labels")
@@ -367,14 +436,18 @@ def make_guard(
     scores, classes = guard.measure(calibration, progress)
     groups = tuple(classes) if by_class else None
     calibrators = {part: Calibrator(values, groups) for part, values in scores.items()}
+    _check_alpha(screen, guard.shares, calibrators)
+    return replace(guard, calibrators=calibrators)
+
+
+def _check_alpha(screen: Judge, shares: Mapping[str, float], calibrators: Mapping[str, Calibrator]) -> None:
     for part, calibrator in calibrators.items():
         for group, size in calibrator.sizes.items():
             try:
-                calibrator.threshold(screen.alpha * guard.shares[part], screen.confidence, screen.guarantee, group)
+                calibrator.threshold(screen.alpha * shares[part], screen.confidence, screen.guarantee, group)
             except InputError as error:
                 whose = "" if group is None else f" predicted as {group!r}"
                 raise InputError(f"part {part!r} of the guard{whose} ({size} images): {error}") from error
-    return Guard(**{**vars(guard), "calibrators": calibrators})
 
 
 def _fitted_distances(

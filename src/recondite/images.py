@@ -20,6 +20,7 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy"}
 )
 _PIL_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_HEADS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp", b"P": ".ppm"}
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded (decompression bombs)."""
 MAX_FILE_BYTES = 1 << 30
@@ -138,6 +139,14 @@ def picture_size(content: bytes) -> tuple[int, int]:
 
     width, height = _guarded(read, "these bytes")
     return int(width), int(height)
+
+
+def suffix_of(content: bytes) -> str:
+    """Return the usual ending of the name of an image file with these bytes: ".png" and so on."""
+    for head, suffix in _HEADS.items():
+        if content.startswith(head):
+            return suffix
+    return ".tif"
 
 
 def as_array(value: object) -> NDArray[Any]:

@@ -4,21 +4,24 @@ import asyncio
 import csv
 import io
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
+from recondite.errors import InputError
 from recondite.evidence import ERROR
 from recondite.scores import STATISTIC
 from recondite.service.bodies import body_of, images_in
 from recondite.service.context import Service, note, request_id_of, service_of
 from recondite.service.counters import CONTENT_TYPE
-from recondite.service.judging import Judged, Wish, base64_of, heat_map, reconstruction, why
-from recondite.service.refusals import Unknown
+from recondite.service.judging import Judged, Sent, Wish, base64_of, heat_map, reconstruction, why
+from recondite.service.refusals import Unavailable, Unknown
 from recondite.service.reviewing import folder_of
 from recondite.service.screens import Served
 from recondite.service.store import Filter
@@ -96,6 +99,8 @@ class Options(BaseModel):
     explain: bool = Field(False, description="return the verdict in words and the unusual statistics")
     keep: bool | None = Field(None, description="keep the images, where the service keeps any; its rule by default")
     seconds: float | None = Field(None, gt=0, description="until the answer; the service's limit by default")
+    label: str | None = Field(None, max_length=200, description="of one image sent as it is: what your classifier says")
+    confidence: float | None = Field(None, gt=0, le=1, description="its largest softmax probability")
 
 
 @api.post(
@@ -108,7 +113,7 @@ class Options(BaseModel):
 )
 async def predict(request: Request, name: Name, options: Annotated[Options, Query()]) -> Response:
     """Send one image file as it is, several in a form, or JSON with base64; every image gets a verdict."""
-    return await _predict(request, service_of(request).shelf.get(name), options)
+    return await answer_predict(request, name, None, options)
 
 
 @api.post(
@@ -123,11 +128,13 @@ async def predict_with_version(
     request: Request, name: Name, version: Version, options: Annotated[Options, Query()]
 ) -> Response:
     """Like the default version's."""
-    return await _predict(request, service_of(request).shelf.get(name, version), options)
+    return await answer_predict(request, name, version, options)
 
 
-async def _predict(request: Request, served: Served, options: Options) -> Response:
+async def answer_predict(request: Request, name: str, version: str | None, options: Options) -> Response:
+    """Answer a request for verdicts."""
     service = service_of(request)
+    served = service.shelf.get(name, version)
     limits = service.settings.limits
     wish = Wish(
         alpha=options.alpha,
@@ -138,21 +145,33 @@ async def _predict(request: Request, served: Served, options: Options) -> Respon
     )
     async with body_of(request, limits, service.bodies) as body:
         sent = await images_in(request, body, limits)
+        if options.label is not None:
+            sent = _labelled(sent, options.label, options.confidence)
         judged = await service.judge.judge(served, sent, wish, request_id_of(request))
-    note(request, screen=served.name, version=served.version, **judged.verdicts.counts())
+    note(request, screen=served.name, version=served.version, **judged.counts())
     extra: list[dict[str, Any]] = [{} for _ in judged.events]
+    if judged.decisions is not None:
+        extra = [{"guard": {"label": one.label, "reason": one.reason}} for one in judged.decisions]
+        service.counters.guarded(served.name, [one.abstained for one in judged.decisions])
     if wish.maps or options.explain:
-        extra = await asyncio.to_thread(_further, judged, options)
+        further = await asyncio.to_thread(_further, judged, options)
+        extra = [one | more for one, more in zip(extra, further, strict=True)]
     answer = {
         "request_id": request_id_of(request),
         "screen": served.name,
         "version": served.version,
         "verdicts": [
             {**row, "event": event.id, "sha256": event.sha256, **more}
-            for row, event, more in zip(judged.verdicts.records(), judged.events, extra, strict=True)
+            for row, event, more in zip(judged.records, judged.events, extra, strict=True)
         ],
     }
     return JSONResponse(answer)
+
+
+def _labelled(sent: Sequence[Sent], label: str, confidence: float | None) -> list[Sent]:
+    if len(sent) > 1:
+        raise InputError("expected one image with a label in the address; send several as JSON, each with its own")
+    return [replace(one, label=label, confidence=confidence) for one in sent]
 
 
 def _further(judged: Judged, options: Options) -> list[dict[str, Any]]:
@@ -193,17 +212,33 @@ async def reload(request: Request) -> list[ScreenOut]:
 
 @api.get("/v1/screens/{name}/drift", tags=["screens"], summary="Has the stream drifted?", responses=problems(404, 422))
 async def drift(request: Request, name: Name) -> DriftOut:
-    """Of the default version, since the service began."""
+    """Of the default version, since it was first served from this store."""
+    service = service_of(request)
+    return await _drift(service, service.shelf.get(name))
+
+
+@api.delete(
+    "/v1/screens/{name}/drift", tags=["screens"], summary="Watch for drift anew", responses=problems(404, 422, 503)
+)
+async def forget_drift(request: Request, name: Name) -> DriftOut:
+    """Forget what has come so far, and an alarm; of the default version."""
     service = service_of(request)
     served = service.shelf.get(name)
-    found = await asyncio.to_thread(service.watch.state, served.name, served.version)
-    monitor, moved = found or (None, [])
-    alarm = monitor.alarm if monitor else None
+    try:
+        await asyncio.to_thread(service.watch.begin_anew, served.name, served.version, served.screen)
+    except SQLAlchemyError as error:
+        raise Unavailable("the store does not answer", 5) from error
+    return await _drift(service, served)
+
+
+async def _drift(service: Service, served: Served) -> DriftOut:
+    monitor, moved = await asyncio.to_thread(service.watch.state, served.name, served.version, served.screen)
+    alarm = monitor.alarm
     return DriftOut(
         screen=served.name,
         version=served.version,
-        seen=monitor.seen if monitor else 0,
-        martingale=monitor.martingale if monitor else 1.0,
+        seen=monitor.seen,
+        martingale=monitor.martingale,
         threshold=1 / service.settings.drift_false_alarm,
         alarm=alarm is not None,
         alarm_at=alarm.at if alarm else None,

@@ -2,20 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import recondite
 from recondite.errors import ArtifactError, InputError, ReconditeError
-from recondite.service.api import api
+from recondite.service.api import Options, answer_predict, api
 from recondite.service.context import Service
 from recondite.service.counters import Counters
+from recondite.service.express import Express
 from recondite.service.gate import LOG, Gate, Tokens, problem
 from recondite.service.judging import Judge
 from recondite.service.refusals import Failed, Refused, Unusable
@@ -47,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.service = service
             yield
 
-    app = FastAPI(
+    app = _App(
         title="Recondite",
         version=recondite.__version__,
         description=_DESCRIPTION,
@@ -57,29 +59,43 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(api)
     app.include_router(v2)
+    express = Express(app.behind, options=Options, predict=answer_predict, refuse=_refused)
     # A little over the limit of a file, which comes in an envelope from the page.
-    most = settings.limits.body_bytes + _ENVELOPE
-    app.add_middleware(Gate, tokens=tokens, counters=counters, most=most)
+    app.front = Gate(express, tokens=tokens, counters=counters, most=settings.limits.body_bytes + _ENVELOPE)
     app.add_exception_handler(ReconditeError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     return app
 
 
+class _App(FastAPI):
+    """The framework, with what every request passes in front of it."""
+
+    front: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.front(scope, receive, send)
+
+    async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as the framework does."""
+        await super().__call__(scope, receive, send)
+
+
 @asynccontextmanager
 async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> AsyncIterator[Service]:
     store = Store(settings.store)
-    watch = Watch(counters, settings.webhook, settings.drift_false_alarm)
-    worker = ThreadPoolExecutor(1, thread_name_prefix="score")
+    watch = Watch(counters, settings.webhook, settings.drift_false_alarm, store)
+    judge = Judge(settings, store, counters, watch)
 
     def told(name: str, version: str, error: str | None) -> None:
         counters.loads.labels(name, "failed" if error else "loaded").inc()
         facts = {"screen": name, "version": version, **({"error": error} if error else {})}
         LOG.log(logging.ERROR if error else logging.INFO, "screen", extra={"facts": facts})
 
-    watching = None
+    tasks: list[asyncio.Task[None]] = []
     try:
-        shelf = Shelf(settings.screens, worker, counters.observe, told)
+        shelf = Shelf(settings.screens, judge.line, told)
         await shelf.refresh()
         missing = [name for name in shelf.names if not shelf.versions(name)]
         if missing:
@@ -88,32 +104,34 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
             settings=settings,
             shelf=shelf,
             store=store,
-            judge=Judge(settings, store, counters, watch),
+            judge=judge,
             watch=watch,
             counters=counters,
             tokens=tokens,
-            worker=worker,
         )
         if settings.reload_seconds > 0:
-            watching = asyncio.create_task(_watch(shelf, settings.reload_seconds))
+            tasks.append(asyncio.create_task(_again_and_again(settings.reload_seconds, shelf.refresh)))
+        if settings.keep_days is not None:
+            expire = partial(asyncio.to_thread, judge.kept.expire)
+            tasks.append(asyncio.create_task(_again_and_again(min(3600, 8640 * settings.keep_days), expire)))
         yield service
     finally:
-        if watching is not None:
-            watching.cancel()
+        for task in tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await watching
-        worker.shutdown()
+                await task
+        await asyncio.to_thread(judge.close)
         await asyncio.to_thread(watch.close)
         await asyncio.to_thread(store.close)
 
 
-async def _watch(shelf: Shelf, seconds: float) -> None:
+async def _again_and_again(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     while True:
-        await asyncio.sleep(seconds)
         try:
-            await shelf.refresh()
-        except Exception:  # the watch must go on
-            LOG.exception("looking for new versions failed")
+            await work()
+        except Exception:  # the next time it may work
+            LOG.exception("something that is done again and again failed")
+        await asyncio.sleep(seconds)
 
 
 def _why_missing(names: list[str], failures: dict[str, str]) -> str:
@@ -129,6 +147,10 @@ async def _on_error(request: Request, error: Exception) -> Response:
         return problem(refusal, request.scope)
     LOG.error("failed", exc_info=error)
     return problem(Failed("the service failed; its log says why"), request.scope)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return await (_on_http if isinstance(error, HTTPException) else _on_error)(request, error)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

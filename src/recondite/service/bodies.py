@@ -110,5 +110,5 @@ def _of_json(body: bytes) -> list[Sent]:
             content = base64.b64decode(image.data, validate=True)
         except (binascii.Error, ValueError) as error:
             raise InputError(f"expected base64 in images.{place}.data: {error}") from error
-        sent.append(Sent(image.id or str(place), content))
+        sent.append(Sent(image.id or str(place), content, image.label, image.confidence))
     return sent

@@ -84,6 +84,8 @@ class Client:
         reconstruction: bool = False,
         explain: bool = False,
         keep: bool | None = None,
+        labels: Sequence[str] | None = None,
+        confidence: Sequence[float] | None = None,
     ) -> Answer:
         """Return verdicts on images, in their order.
 
@@ -95,12 +97,19 @@ class Client:
             group: of the calibration, where the screen has groups.
             heat_map, reconstruction, explain: what to return beside the verdicts.
             keep: keep the images on the service; None for its own rule.
+            labels: what a classifier of yours says about each; the guard's decisions come with the verdicts.
+            confidence: its largest softmax probability of each.
 
         Raises:
             ServiceError: the service refused, or could not be reached.
         """
         named = images if isinstance(images, Mapping) else dict(_named(images))
-        sent = [{"id": name, "data": base64.b64encode(content).decode()} for name, content in named.items()]
+        sent: list[dict[str, Any]] = [
+            {"id": name, "data": base64.b64encode(content).decode()} for name, content in named.items()
+        ]
+        for name, given in (("label", labels), ("confidence", confidence)):
+            if given is not None:
+                sent = [{**one, name: value} for one, value in zip(sent, given, strict=True)]
         path = f"/v1/screens/{screen}" + ("" if version is None else f"/versions/{version}") + "/predict"
         asked: dict[str, Any] = {"heat_map": heat_map, "reconstruction": reconstruction, "explain": explain}
         optional = {"alpha": alpha, "group": group or None, "keep": keep}

@@ -25,6 +25,7 @@ def serve(
     keep: Keep = "none",
     keep_folder: Path = Path("event-images"),
     keep_megabytes: int = 1024,
+    keep_days: float | None = None,
     reload_seconds: float = 5.0,
     drain_seconds: float = 0.0,
     webhook: str | None = None,
@@ -60,6 +61,8 @@ def serve(
         Where they are kept.
     keep_megabytes
         The oldest are deleted over this size.
+    keep_days
+        They are deleted after as many days.
     reload_seconds
         How often to look for new versions; 0 for never.
     drain_seconds
@@ -85,6 +88,7 @@ def serve(
         keep=keep,
         images=keep_folder,
         keep_bytes=keep_megabytes << 20,
+        keep_days=keep_days,
         reload_seconds=reload_seconds,
         webhook=webhook,
         drift_false_alarm=drift_false_alarm,

@@ -1,6 +1,5 @@
 """The parts that every route works with."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
@@ -28,7 +27,6 @@ class Service:
         counters: for metrics.
         watch: for drift.
         tokens: for the page's login.
-        worker: the thread that scores.
         draining: whether it is going down and takes no new load.
     """
 
@@ -39,7 +37,6 @@ class Service:
     counters: Counters
     watch: Watch
     tokens: Tokens
-    worker: ThreadPoolExecutor
     draining: bool = False
     bodies: Budget = field(init=False)
 

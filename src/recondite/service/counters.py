@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from recondite.scores import Verdicts
-from recondite.service.batching import Observe
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -31,6 +30,9 @@ class Counters:
         )
         self.verdicts = Counter(
             "recondite_verdicts", "Images judged.", ["screen", "version", "verdict"], registry=registry
+        )
+        self.guard = Counter(
+            "recondite_guard_decisions", "Labels that stood or not.", ["screen", "decision"], registry=registry
         )
         self.p_values = Histogram(
             "recondite_p_value", "P-values of images.", ["screen"], registry=registry, buckets=_TENTHS
@@ -63,22 +65,19 @@ class Counters:
         """Return everything in the text format of Prometheus."""
         return generate_latest(self.registry)
 
-    def observe(self, screen: str) -> Observe:
-        """Return what a screen's batcher tells its batches to."""
-        images, seconds = self.batch_images.labels(screen), self.batch_seconds.labels(screen)
-
-        def told(count: int, time: float) -> None:
-            images.observe(count)
-            seconds.observe(time)
-
-        return told
+    def observe(self, screen: str, count: int, seconds: float) -> None:
+        """Count a batch of a screen's images."""
+        self.batch_images.labels(screen).observe(count)
+        self.batch_seconds.labels(screen).observe(seconds)
 
     def judged(self, screen: str, version: str, verdicts: Verdicts, time: float) -> None:
-        """Count the verdicts of one request, given at a time in seconds since 1970."""
+        """Count verdicts, given at a time in seconds since 1970; always from the same thread."""
         recent = self._recent.setdefault(screen, deque(maxlen=RECENT))
         histogram = self.p_values.labels(screen)
-        for word, p_value in zip(verdicts.words, verdicts.p_value.tolist(), strict=True):
-            self.verdicts.labels(screen, version, word).inc()
+        words = verdicts.words
+        for word, count in Tally(words).items():
+            self.verdicts.labels(screen, version, word).inc(count)
+        for word, p_value in zip(words, verdicts.p_value.tolist(), strict=True):
             if len(recent) == RECENT:
                 self._flagged[screen] -= recent[0][2]
             recent.append((time, p_value, word != "inlier"))
@@ -86,6 +85,11 @@ class Counters:
             if word != "invalid":
                 histogram.observe(p_value)
         self.flagged.labels(screen).set(self._flagged[screen] / len(recent))
+
+    def guarded(self, screen: str, abstained: Sequence[bool]) -> None:
+        """Count what became of the labels that a classifier gave."""
+        for flag in abstained:
+            self.guard.labels(screen, "abstention" if flag else "label").inc()
 
     def recent(self, screen: str) -> Sequence[tuple[float, float, bool]]:
         """Return (time, p-value, flagged) of a screen's latest images since the service began, oldest first."""

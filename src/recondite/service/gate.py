@@ -4,10 +4,10 @@ import hashlib
 import hmac
 import json
 import logging
+import os
 import re
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -75,8 +75,8 @@ class Gate:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
         scope.setdefault("state", {})["request_id"] = request_id
         status, received = 500, 0
 
@@ -110,13 +110,14 @@ class Gate:
             self._note(scope, request_id, status, time.perf_counter() - began)
 
     def _refusal(self, scope: Scope) -> Refused | None:
-        headers = Headers(scope=scope)
-        origin = headers.get("origin")
+        raw = dict(scope["headers"])
+        origin = raw.get(b"origin")
         # A page of another site may make a browser send requests here; it cannot hide where they come from.
-        if origin is not None and urlsplit(origin).netloc != headers.get("host", ""):
+        if origin is not None and urlsplit(origin).netloc != raw.get(b"host", b""):
             return Foreign("requests from the pages of other sites are not accepted")
         if not self._tokens.needed or scope["path"] in OPEN_PATHS:
             return None
+        headers = Headers(scope=scope)
         kind, _, token = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._tokens.allows(token.strip()):
             return None

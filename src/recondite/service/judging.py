@@ -4,11 +4,13 @@ import asyncio
 import base64
 import hashlib
 import io
+import math
+import os
 import time
-import uuid
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,13 @@ from PIL import Image
 from recondite.datasets import Batch
 from recondite.errors import InputError
 from recondite.explanation import in_words, statistics_of_first
+from recondite.guard import Decisions, Guard
 from recondite.images import Preprocessing, picture_size
 from recondite.pictures import colours
 from recondite.plots import heat_colours
 from recondite.scores import Scores, Verdicts
 from recondite.screen import Screen
-from recondite.service.batching import rows_of
+from recondite.service.batching import Job, Line, rows_of
 from recondite.service.budget import Budget
 from recondite.service.counters import Counters
 from recondite.service.kept import KeptImages
@@ -43,10 +46,14 @@ class Sent:
     Args:
         name: what the client calls it; never a path.
         content: the bytes of an image file, or an array as `recondite.images.decode` takes it.
+        label: what the client's classifier says; None without one.
+        confidence: its largest softmax probability, in (0, 1]; None if unknown.
     """
 
     name: str
     content: bytes | NDArray[Any]
+    label: str | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +84,53 @@ class Judged:
     Args:
         served: what judged.
         screen: the same at the false-alarm rate asked for.
-        verdicts: N verdicts.
-        pixels: float32 (M, *shape), the M readable images.
-        events: N events, the first of which may not be written if `record` was False.
+        batch: the N images as they were read.
+        everything: verdicts of this request and of those it was judged with.
+        start: the row of its first image among them.
+        records: N verdicts as rows.
+        events: N events, which are not written if `Wish.record` was False.
+        decisions: of the guard, where labels were sent.
     """
 
     served: Served
     screen: Screen
-    verdicts: Verdicts
-    pixels: NDArray[np.float32]
+    batch: Batch
+    everything: Verdicts
+    start: int
+    records: Sequence[dict[str, Any]]
     events: Sequence[Event]
+    decisions: Decisions | None = None
+
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        """N verdicts."""
+        rows = rows_of(self.everything, self.start, self.start + len(self.records))
+        assert isinstance(rows, Verdicts)
+        return rows
+
+    @property
+    def pixels(self) -> NDArray[np.float32]:
+        """The readable images, float32 (M, *shape)."""
+        return self.batch.pixels
+
+    def counts(self) -> dict[str, int]:
+        """Return how many images are inliers, outliers and invalid."""
+        words = [row["verdict"] for row in self.records]
+        return {word: words.count(word) for word in ("inlier", "outlier", "invalid")}
+
+
+@dataclass(kw_only=True, eq=False)
+class _Request(Job):
+    served: Served
+    judge: Screen
+    guard: Guard | None
+    sent: Sequence[Sent]
+    wish: Wish
+    request_id: str
+    loop: asyncio.AbstractEventLoop
+    answer: "asyncio.Future[Judged]"
+    batch: Batch = field(init=False)
+    hashes: list[str] = field(init=False)
 
 
 class Judge:
@@ -105,8 +149,9 @@ class Judge:
         self._store, self._counters = store, counters
         self._images = Budget(settings.limits.waiting, "images")
         counters.waiting.set_function(lambda: self._images.taken)
-        self.kept = KeptImages(settings.images, settings.keep_bytes)
-        self._decoders: Executor = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self.kept = KeptImages(settings.images, settings.keep_bytes, settings.keep_days)
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keep")
+        self.line: Line[_Request] = Line(self._prepare, self._finish, _fail, counters.observe)
 
     async def judge(self, served: Served, sent: Sequence[Sent], wish: Wish, request_id: str) -> Judged:
         """Return verdicts on images; when it returns they are in the store.
@@ -121,45 +166,120 @@ class Judge:
             raise InputError("expected at least one image; got none")
         if len(sent) > self._limits.images:
             raise TooLarge(f"expected at most {self._limits.images} images a request; got {len(sent)}")
-        screen = served.screen if wish.alpha is None else served.screen.with_alpha(wish.alpha)
         seconds = min(wish.seconds or self._limits.seconds, self._limits.seconds)
+        loop = asyncio.get_running_loop()
+        judge = served.at(wish.alpha)
+        guard = _guard(served, judge, sent)
+        request = _Request(
+            name=served.name,
+            screen=served.screen,
+            maps=wish.maps,
+            served=served,
+            judge=judge,
+            guard=guard,
+            sent=sent,
+            wish=wish,
+            request_id=request_id,
+            loop=loop,
+            answer=loop.create_future(),
+        )
         with self._images.take(len(sent)):
+            self.line.send(request)
             try:
                 async with asyncio.timeout(seconds):
-                    judged = await self._judge(served, screen, sent, wish, request_id)
+                    judged = await request.answer
             except TimeoutError:
                 retry = self._images.retry_after
                 raise Unavailable(f"no verdict within {seconds:g} seconds: the service is busy", retry) from None
-        if wish.record:
-            self._counters.judged(served.name, served.version, judged.verdicts, time.time())
-            groups = [wish.group] * len(sent)
-            self._watch.judged(served.name, served.version, served.screen, judged.verdicts, groups)
-        return judged
+            finally:
+                request.gone = True
+        return judged if guard is None else _guarded(guard, judged, request)
 
-    async def _judge(self, served: Served, screen: Screen, sent: Sequence[Sent], wish: Wish, request_id: str) -> Judged:
-        loop = asyncio.get_running_loop()
-        batch, hashes = await loop.run_in_executor(
-            self._decoders, _decode, sent, screen.detector.preprocessing, self._limits
-        )
-        scores = await served.batcher.score(batch.pixels, wish.maps) if len(batch.pixels) else None
-        verdicts = screen.judge(_in_place(batch, scores), [wish.group] * len(sent))
-        events = _events(served, verdicts, hashes, wish.group, request_id)
-        if wish.record:
-            chosen = [self._keeps(event, one, wish) for event, one in zip(events, sent, strict=True)]
-            if any(chosen):
-                await loop.run_in_executor(self._decoders, self._put_away, events, sent, chosen)
-                events = [replace(event, kept=kept) for event, kept in zip(events, chosen, strict=True)]
-            await self._store.add(events)
-        return Judged(served=served, screen=screen, verdicts=verdicts, pixels=batch.pixels, events=events)
+    def close(self) -> None:
+        """Finish what was taken in."""
+        self.line.shutdown()
+        self._keeper.shutdown()
 
-    def _keeps(self, event: Event, sent: Sent, wish: Wish) -> bool:
-        wanted = self._keep == "all" or (self._keep == "flagged" and event.verdict != "inlier")
-        return isinstance(sent.content, bytes) and (wanted if wish.keep is None else wish.keep and self._keep != "none")
+    def _prepare(self, request: _Request) -> None:
+        preprocessing = request.screen.detector.preprocessing
+        request.batch, request.hashes = _decode(request.sent, preprocessing, self._limits)
+        request.pixels = request.batch.pixels
 
-    def _put_away(self, events: Sequence[Event], sent: Sequence[Sent], chosen: Sequence[bool]) -> None:
-        for event, one, kept in zip(events, sent, chosen, strict=True):
-            if kept and isinstance(one.content, bytes):
+    def _finish(self, requests: Sequence[_Request]) -> None:
+        """Judge what has been scored, together what is alike, and have it written down."""
+        together: dict[tuple[int, bool, bool, int], list[_Request]] = {}
+        for request in requests:
+            alike = (id(request.judge), request.wish.record, bool(request.size), id(request) if request.maps else 0)
+            together.setdefault(alike, []).append(request)
+        for some in together.values():
+            try:
+                self._decide(some)
+            except Exception as error:
+                for request in some:
+                    _fail(request, error)
+
+    def _decide(self, requests: Sequence[_Request]) -> None:
+        screen, served = requests[0].judge, requests[0].served
+        groups = [request.wish.group for request in requests for _ in request.sent]
+        verdicts = screen.judge(Scores.concatenate(_in_place(one.batch, one.scores()) for one in requests), groups)
+        records, statistics, start = list(verdicts.records()), _statistics(verdicts), 0
+        answers = []
+        for request in requests:
+            end = start + len(request.sent)
+            answer = Judged(
+                served=served,
+                screen=screen,
+                batch=request.batch,
+                everything=verdicts,
+                start=start,
+                records=records[start:end],
+                events=_events(request, records[start:end], statistics[start:end]),
+            )
+            answers.append((request, answer))
+            start = end
+        if not requests[0].wish.record:
+            _answer(answers, None)
+        elif self._keep == "none":
+            self._write(answers, groups)
+        else:
+            self._keeper.submit(self._keep_and_write, answers, groups)
+
+    def _keep_and_write(self, answers: "_Answers", groups: Sequence[str]) -> None:
+        try:
+            answers = [
+                (request, replace(judged, events=self._put_away(judged.events, request))) for request, judged in answers
+            ]
+            self._write(answers, groups)
+        except Exception as error:
+            for request, _ in answers:
+                _fail(request, error)
+
+    def _write(self, answers: "_Answers", groups: Sequence[str]) -> None:
+        served, verdicts = answers[0][1].served, answers[0][1].everything
+
+        def written(refusal: Exception | None) -> None:
+            try:
+                if refusal is None:
+                    self._counters.judged(served.name, served.version, verdicts, time.time())
+                    self._watch.judged(served.name, served.version, served.screen, verdicts, groups)
+            finally:
+                _answer(answers, refusal)
+
+        self._store.put([event for _, judged in answers for event in judged.events], written)
+
+    def _put_away(self, events: Sequence[Event], request: _Request) -> Sequence[Event]:
+        wanted = request.wish.keep
+        if wanted is False:
+            return events
+        done = []
+        for event, one in zip(events, request.sent, strict=True):
+            keep = self._keep == "all" or event.verdict != "inlier" if wanted is None else True
+            if keep and isinstance(one.content, bytes):
                 self.kept.add(event.sha256, one.content)
+                done.append(replace(event, kept=True))
+            else:
+                done.append(event)
+        return done
 
 
 def why(judged: Judged, index: int) -> tuple[str, list[tuple[str, float]]]:
@@ -204,6 +324,21 @@ def printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name[:_LONGEST_NAME])
 
 
+def _guard(served: Served, judge: Screen, sent: Sequence[Sent]) -> Guard | None:
+    """Return what decides on the labels of a request; None where there are none."""
+    if all(one.label is None for one in sent):
+        return None
+    guard = served.guard.at(judge)
+    guard.check([one.label for one in sent], [one.confidence for one in sent])
+    return guard
+
+
+def _guarded(guard: Guard, judged: Judged, request: _Request) -> Judged:
+    groups = [request.wish.group] * len(request.sent)
+    labels, confidence = [one.label for one in request.sent], [one.confidence for one in request.sent]
+    return replace(judged, decisions=guard.decide(judged.verdicts, labels, confidence, groups))
+
+
 def _decode(sent: Sequence[Sent], preprocessing: Preprocessing, limits: Limits) -> tuple[Batch, list[str]]:
     rows: list[NDArray[np.float32]] = []
     errors: list[str | None] = []
@@ -229,15 +364,45 @@ def _bytes_of(array: NDArray[Any]) -> bytes:
     return f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
 
 
+_Answers = Sequence[tuple[_Request, Judged]]
+
+
+def _answer(answers: _Answers, refusal: Exception | None) -> None:
+    """Tell those who wait; they all wait in one loop."""
+    loop = answers[0][0].loop
+
+    def tell() -> None:
+        for request, judged in answers:
+            if not request.answer.done():
+                if refusal is None:
+                    request.answer.set_result(judged)
+                else:
+                    request.answer.set_exception(refusal)
+
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(tell)
+
+
+def _fail(request: _Request, error: Exception) -> None:
+    def tell() -> None:
+        if not request.answer.done():
+            request.answer.set_exception(error)
+
+    if not request.loop.is_closed():
+        request.loop.call_soon_threadsafe(tell)
+
+
 def _in_place(batch: Batch, scores: Scores | None) -> Scores:
     """Return the scores of the readable images in their places among all, NaN elsewhere."""
     if scores is None:
         nothing = np.full(len(batch.ids), np.nan)
         return Scores(ids=tuple(batch.ids), instance_score=nothing, errors=tuple(batch.errors))
+    if not any(batch.errors):
+        return replace(scores, ids=tuple(batch.ids), errors=tuple(batch.errors))
     good = batch.good
 
     def spread(values: NDArray[Any] | None) -> Any:
-        if values is None or good.all():
+        if values is None:
             return values
         spread = np.full((len(good), *values.shape[1:]), np.nan, dtype=values.dtype)
         spread[good] = values
@@ -256,21 +421,29 @@ def _in_place(batch: Batch, scores: Scores | None) -> Scores:
     )
 
 
-def _events(served: Served, verdicts: Verdicts, hashes: Sequence[str], group: str, request_id: str) -> list[Event]:
-    now = time.time()
+def _statistics(verdicts: Verdicts) -> list[dict[str, float]]:
+    """Return the finite statistics of each image."""
+    columns = {name: column.tolist() for name, column in (verdicts.statistics or {}).items()}
+    return [
+        {name: values[index] for name, values in columns.items() if math.isfinite(values[index])}
+        for index in range(len(verdicts))
+    ]
+
+
+def _events(request: _Request, records: Sequence[dict[str, Any]], statistics: list[dict[str, float]]) -> list[Event]:
+    now, group = time.time(), printable(request.wish.group)
     events = []
-    for index, row in enumerate(verdicts.records()):
-        values = {name: float(column[index]) for name, column in (verdicts.statistics or {}).items()}
+    for index, row in enumerate(records):
         events.append(
             Event(
-                id=uuid.uuid4().hex,
+                id=os.urandom(16).hex(),
                 time=now,
-                request_id=request_id,
-                screen=served.name,
-                version=served.version,
+                request_id=request.request_id,
+                screen=request.served.name,
+                version=request.served.version,
                 name=row["id"],
-                group=printable(group),
-                sha256=hashes[index],
+                group=group,
+                sha256=request.hashes[index],
                 kept=False,
                 verdict=row["verdict"],
                 instance_score=row["instance_score"],
@@ -278,7 +451,7 @@ def _events(served: Served, verdicts: Verdicts, hashes: Sequence[str], group: st
                 threshold=row["threshold"],
                 alpha=row["alpha"],
                 error=row["error"],
-                statistics={name: value for name, value in values.items() if np.isfinite(value)},
+                statistics=statistics[index],
             )
         )
     return events

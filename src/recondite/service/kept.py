@@ -1,14 +1,16 @@
-"""Images kept beside their events: named by their content, within a limit of size."""
+"""Images kept beside their events: named by their content, within limits of size and age."""
 
 import os
 import re
 import threading
+import time
 from pathlib import Path
 
 from recondite.files import atomic_file
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROOM = 0.9
+_DAY = 86400
 
 
 class KeptImages:
@@ -17,10 +19,11 @@ class KeptImages:
     Args:
         folder: made when the first image comes.
         limit: bytes in all.
+        days: after which an image goes, counted from when it came last; None for no such limit.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self._folder, self._limit = folder, limit
+    def __init__(self, folder: Path, limit: int, days: float | None = None) -> None:
+        self._folder, self._limit, self._days = folder, limit, days
         self._lock = threading.Lock()
         self._size: int | None = None
 
@@ -36,6 +39,19 @@ class KeptImages:
             self._size = self._measure() if self._size is None else self._size + len(content)
             if self._size > self._limit:
                 self._size = self._shrink()
+
+    def expire(self) -> int:
+        """Delete what is too old, and return how many images that were."""
+        if self._days is None:
+            return 0
+        oldest, gone = time.time() - _DAY * self._days, 0
+        with self._lock:
+            for path in self._files():
+                if path.stat().st_mtime < oldest:
+                    path.unlink(missing_ok=True)
+                    gone += 1
+            self._size = None
+        return gone
 
     def get(self, sha256: str) -> bytes | None:
         """Return an image; None where it was never kept, or is gone by now."""

@@ -9,13 +9,11 @@ import numpy as np
 
 from recondite.errors import InputError
 from recondite.image_statistics import in_words
-from recondite.images import IMAGE_SUFFIXES
+from recondite.images import suffix_of
 from recondite.pictures import colours, data_url
 from recondite.service.context import Service
 from recondite.service.refusals import Unknown
 from recondite.service.store import Filter
-
-_SUFFIX = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
 
 
 def picture_of(service: Service, row: dict[str, Any]) -> str | None:
@@ -58,16 +56,8 @@ async def folder_of(service: Service, chosen: Filter) -> Path:
         there: set[str] = set()
         async for row in service.store.walk(chosen):
             content = service.judge.kept.get(row["sha256"]) if row["kept"] else None
-            name = f"{row['label'] or 'unlabelled'}/{row['sha256']}{_suffix(content or b'', row['name'])}"
+            name = f"{row['label'] or 'unlabelled'}/{row['sha256']}{suffix_of(content or b'')}"
             if content is not None and name not in there:
                 there.add(name)
                 archive.writestr(name, content)
     return Path(handle.name)
-
-
-def _suffix(content: bytes, name: str) -> str:
-    for head, suffix in _SUFFIX.items():
-        if content.startswith(head):
-            return suffix
-    suffix = Path(name).suffix.lower()
-    return suffix if suffix in IMAGE_SUFFIXES - {".npy"} else ".tif"

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from recondite.artifacts import MANIFEST
 from recondite.datasets import nameless
 from recondite.errors import InputError, ReconditeError
 from recondite.files import existing_folder
+from recondite.guard import Guard
+from recondite.guard_file import GUARD_FILE, load_guard
 from recondite.screen import Screen, load, located
-from recondite.service.batching import Batcher, Observe
 from recondite.service.refusals import Unknown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LETTERS_OF_VERSION = 12
+_MOST_RATES = 64
 
 Loaded = Mapping[str, "Served"]
 Told = Callable[[str, str, str | None], None]
@@ -33,17 +35,34 @@ class Served:
     Args:
         name, version: what clients call it.
         screen: as loaded.
-        batcher: scores for it.
         fingerprint: of the screen.
         signature: of the folder, to see when it changes.
+        guard: decides on labels that a classifier gave.
     """
 
     name: str
     version: str
     screen: Screen
-    batcher: Batcher
     fingerprint: str
     signature: tuple[int, ...]
+    guard: Guard
+    _judges: dict[float, Screen] = field(default_factory=dict, repr=False, compare=False)
+
+    def at(self, alpha: float | None) -> Screen:
+        """Return the screen at another false-alarm rate; the same object for the same rate, as long as they are few.
+
+        Raises:
+            InputError: alpha is out of range or too small for the number of calibration images.
+        """
+        if alpha is None or alpha == self.screen.alpha:
+            return self.screen
+        judge = self._judges.get(alpha)
+        if judge is None:
+            judge = self.screen.with_alpha(alpha)
+            if len(self._judges) >= _MOST_RATES:
+                self._judges.clear()
+            self._judges[alpha] = judge
+        return judge
 
 
 @dataclass(frozen=True)
@@ -61,17 +80,16 @@ class Shelf:
 
     Args:
         folders: FOLDER or NAME=FOLDER each; without a name it is the folder's own.
-        worker: scores for all of them, one batch at a time.
-        observe: told of each batch.
+        worker: runs functions where scoring is done.
         told: told of each screen that was loaded or could not be.
 
     Raises:
         InputError: a name is not made of letters, digits, dots, underscores and hyphens, or is there twice.
     """
 
-    def __init__(self, folders: Sequence[str], worker: Executor, observe: Callable[[str], Observe], told: Told) -> None:
+    def __init__(self, folders: Sequence[str], worker: Executor, told: Told) -> None:
         self._folders = named_folders(folders)
-        self._worker, self._observe, self._told = worker, observe, told
+        self._worker, self._told = worker, told
         self._versions: dict[str, dict[str, Served]] = {name: {} for name in self._folders}
         self._failed: dict[Path, tuple[tuple[int, ...], str]] = {}
         self._one_at_a_time = asyncio.Lock()
@@ -150,15 +168,15 @@ class Shelf:
             # A screen that loads and cannot score must not take over; and the first request shall not be slow.
             await loop.run_in_executor(self._worker, _try_out, screen)
             fingerprint = await loop.run_in_executor(None, screen.fingerprint)
+            guard = await loop.run_in_executor(None, load_guard, screen, found.path)
         except (ReconditeError, OSError, RuntimeError) as error:
             self._failed[found.path] = (found.signature, str(error))
             self._told(name, found.label or "", str(error))
             return None
         self._failed.pop(found.path, None)
         version = found.label or fingerprint[:_LETTERS_OF_VERSION]
-        batcher = Batcher(screen, self._worker, self._observe(name))
         self._told(name, version, None)
-        return Served(name, version, screen, batcher, fingerprint, found.signature)
+        return Served(name, version, screen, fingerprint, found.signature, guard)
 
 
 def named_folders(folders: Iterable[str]) -> dict[str, Path]:
@@ -208,7 +226,12 @@ def _signature(folder: Path) -> tuple[int, ...] | None:
         facts = (existing_folder(folder) / MANIFEST).stat()
     except OSError:
         return None
-    return (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    signature = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    try:
+        guard = (folder / GUARD_FILE).stat()
+    except OSError:
+        return signature
+    return (*signature, guard.st_ino, guard.st_mtime_ns)
 
 
 def _try_out(screen: Screen) -> None:

@@ -51,6 +51,7 @@ class Settings:
         keep: which images are kept beside their events.
         images: the folder they are kept in.
         keep_bytes: the oldest kept images are deleted over this size.
+        keep_days: kept images are deleted after as many days; None for no such limit.
         reload_seconds: how often the folders of screens are looked at for new versions; 0 for never.
         webhook: an address that a drift alarm is posted to.
         drift_false_alarm: the chance that a stream without drift ever raises an alarm, in (0, 1).
@@ -64,6 +65,7 @@ class Settings:
     keep: Keep = "none"
     images: Path = Path("event-images")
     keep_bytes: int = 1 << 30
+    keep_days: float | None = None
     reload_seconds: float = 5.0
     webhook: str | None = None
     drift_false_alarm: float = 0.01
@@ -77,6 +79,8 @@ class Settings:
             raise InputError("expected tokens of at least 8 characters")
         if not 0 < self.drift_false_alarm < 1:
             raise InputError(f"expected drift_false_alarm in (0, 1); got {self.drift_false_alarm!r}")
+        if self.keep_days is not None and not self.keep_days > 0:
+            raise InputError(f"expected keep_days > 0; got {self.keep_days!r}")
         if self.webhook is not None and not self.webhook.startswith(("http://", "https://")):
             raise InputError(f"expected a webhook of http or https; got {self.webhook!r}")
         if self.keep not in ("none", "flagged", "all"):

@@ -1,22 +1,28 @@
 """Events: every verdict that was given, and what people said about it; in SQLite or Postgres."""
 
 import asyncio
+import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
 from recondite.errors import InputError
+from recondite.scores import STATISTIC
 from recondite.service.refusals import Unavailable, Unknown
 
+_LOG = logging.getLogger("recondite.service")
 Label = Literal["inlier", "outlier", "skip"]
 T = TypeVar("T")
+Told = Callable[[Exception | None], None]
+"""Told that something was written, or why not."""
 
 _TABLES = sql.MetaData()
 _EVENTS = sql.Table(
@@ -49,10 +55,19 @@ _LABELS = sql.Table(
     sql.Column("label", sql.String(8), nullable=False),
     sql.Column("note", sql.Text, nullable=False),
 )
+_MONITORS = sql.Table(
+    "monitors",
+    _TABLES,
+    sql.Column("screen", sql.String(64), primary_key=True),
+    sql.Column("version", sql.String(64), primary_key=True),
+    sql.Column("time", sql.Float, nullable=False),
+    sql.Column("state", sql.JSON, nullable=False),
+)
 _LAST = sql.select(sql.func.max(_LABELS.c.number).label("number")).group_by(_LABELS.c.event).subquery()
 _CURRENT = sql.select(_LABELS.c.event, _LABELS.c.label).join(_LAST, _LABELS.c.number == _LAST.c.number).subquery()
 _ROWS = sql.select(_EVENTS, _CURRENT.c.label).outerjoin(_CURRENT, _CURRENT.c.event == _EVENTS.c.id)
 _CHUNK = 1000
+_PATIENCE, _LONGEST_END = 2.0, 30.0
 _LARGEST_COMMIT = 2048
 
 
@@ -166,7 +181,14 @@ class Store:
         Raises:
             Unavailable: they could not be written; none of them is there.
         """
-        await self._ask_writer(_EVENTS, [vars(event) for event in events])
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self.put(events, _teller(loop, future))
+        await future
+
+    def put(self, events: Sequence[Event], told: Told) -> None:
+        """Write events soon; `told` hears of it from the thread that writes, with what `add` would have raised."""
+        self._waiting.put(_Write(_EVENTS, [vars(event) for event in events], told))
 
     async def label(self, event: str, label: Label, note: str = "") -> None:
         """Attach what a person says to an event; the last label counts, all are kept.
@@ -176,7 +198,11 @@ class Store:
             Unavailable: it could not be written.
         """
         await self.get(event)
-        await self._ask_writer(_LABELS, [{"event": event, "time": time.time(), "label": label, "note": note}])
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        row = {"event": event, "time": time.time(), "label": label, "note": note}
+        self._waiting.put(_Write(_LABELS, [row], _teller(loop, future)))
+        await future
 
     async def get(self, event: str) -> dict[str, Any]:
         """Return an event as a row: `Event` with its number and current label.
@@ -233,17 +259,44 @@ class Store:
                 return
             last = rows[-1]["number"]
 
+    def monitor(self, screen: str, version: str) -> Any:
+        """Return the state of a drift monitor that `keep_monitor` wrote last; None where there is none.
+
+        Raises:
+            SQLAlchemyError: the store does not answer.
+        """
+        found = sql.select(_MONITORS.c.state).where(_MONITORS.c.screen == screen, _MONITORS.c.version == version)
+        with self._engine.connect() as link:
+            return link.execute(found).scalar_one_or_none()
+
+    def keep_monitor(self, screen: str, version: str, state: Mapping[str, Any] | None) -> None:
+        """Write the state of a drift monitor in place of the last; None only deletes that.
+
+        Raises:
+            SQLAlchemyError: it could not be written.
+        """
+        row = {"screen": screen, "version": version, "time": time.time(), "state": state}
+        with self._engine.begin() as link:
+            old = sql.delete(_MONITORS).where(_MONITORS.c.screen == screen, _MONITORS.c.version == version)
+            link.execute(old)
+            if state is not None:
+                link.execute(_MONITORS.insert(), [row])
+
     async def ping(self) -> None:
-        """Raise Unavailable unless the store answers and its writer is alive."""
+        """Raise Unavailable unless the store answers soon and its writer is alive."""
         if not self._writer.is_alive():
             raise Unavailable("the store's writer has stopped")
-        await self._read(lambda link: link.execute(sql.select(1)).scalar_one())
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._read(lambda link: link.execute(sql.select(1)).scalar_one())
+        except TimeoutError:
+            raise Unavailable(f"the store does not answer within {_PATIENCE:g} seconds", 5) from None
 
     def close(self) -> None:
-        """Write what waits, and close."""
+        """Write what waits, and close; a database that hangs is not waited for long."""
         self._waiting.put(None)
-        self._writer.join()
-        self._readers.shutdown()
+        self._writer.join(_LONGEST_END)
+        self._readers.shutdown(wait=not self._writer.is_alive(), cancel_futures=True)
         self._engine.dispose()
 
     async def _read(self, ask: Callable[[sql.Connection], T]) -> T:
@@ -255,12 +308,6 @@ class Store:
             return await asyncio.get_running_loop().run_in_executor(self._readers, read)
         except SQLAlchemyError as error:
             raise Unavailable(f"the store does not answer: {_reason(error)}", 5) from error
-
-    async def _ask_writer(self, table: sql.Table, rows: list[dict[str, Any]]) -> None:
-        loop = asyncio.get_running_loop()
-        write = _Write(table, rows, loop, loop.create_future())
-        self._waiting.put(write)
-        await write.future
 
     def _write(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -291,26 +338,70 @@ class Store:
         except Exception as error:  # whatever it is, those who wait must hear of it
             refusal = Unavailable(f"the verdict could not be recorded: {_reason(error)}", 5)
         for write in together:
-            write.done(refusal)
+            try:
+                write.told(refusal)
+            except Exception:  # the writer must go on
+                _LOG.exception("telling of a write failed")
 
 
 @dataclass(frozen=True)
 class _Write:
     table: sql.Table
     rows: list[dict[str, Any]]
-    loop: asyncio.AbstractEventLoop
-    future: "asyncio.Future[None]"
+    told: Told
 
-    def done(self, refusal: Exception | None) -> None:
-        def tell() -> None:
-            if not self.future.done():
-                if refusal is None:
-                    self.future.set_result(None)
-                else:
-                    self.future.set_exception(refusal)
 
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(tell)
+def _teller(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> Told:
+    def tell(refusal: Exception | None) -> None:
+        if future.done():
+            return
+        if refusal is None:
+            future.set_result(None)
+        else:
+            future.set_exception(refusal)
+
+    def told(refusal: Exception | None) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, refusal)
+
+    return told
+
+
+def read_store(url: str) -> Iterator[dict[str, Any]]:
+    """Yield the events of a store, oldest first, as `recondite.events.read_events` has them; it is not changed.
+
+    The id of an event is the SHA-256 of its image here, since clients give many images the same name.
+
+    Args:
+        url: as `Store` takes it; `screen=` and `version=` among its parameters choose events.
+
+    Raises:
+        InputError: there is no such store, or it cannot be read.
+    """
+    try:
+        address = sql.make_url(url)
+    except SQLAlchemyError as error:
+        raise InputError(f"expected a store such as sqlite:///events.db?screen=parts; got {url!r}") from error
+    chosen = Filter(screen=str(address.query.get("screen", "")), version=str(address.query.get("version", "")))
+    if address.drivername == "sqlite" and not Path(address.database or "").is_file():
+        raise InputError(f"there is no file {address.database!r}")
+    engine = _engine(address.difference_update_query(["screen", "version"]).render_as_string(hide_password=False))
+    last = 0
+    try:
+        while True:
+            query = _ROWS.where(*replace(chosen, after=last).conditions()).order_by(_EVENTS.c.number).limit(_CHUNK)
+            with engine.connect() as link:
+                rows = _fetch(query)(link)
+            for row in rows:
+                found = {STATISTIC + name: value for name, value in row.pop("statistics").items()}
+                yield {**row, "event": row["id"], "id": row["sha256"], **found}
+            if len(rows) < _CHUNK:
+                return
+            last = rows[-1]["number"]
+    except SQLAlchemyError as error:
+        raise InputError(f"the store cannot be read: {_reason(error)}") from error
+    finally:
+        engine.dispose()
 
 
 def _fetch(query: sql.Select[Any]) -> Callable[[sql.Connection], list[dict[str, Any]]]:

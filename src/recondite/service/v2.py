@@ -158,7 +158,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
         sent = _sent(tensors, served)
         wish = _wish(head, any(one.name in _MAPS for one in wanted))
         judged = await service.judge.judge(served, sent, wish, request_id_of(request))
-    note(request, screen=served.name, version=served.version, **judged.verdicts.counts())
+    note(request, screen=served.name, version=served.version, **judged.counts())
     return await asyncio.to_thread(_answer, head, judged, wanted)
 
 

@@ -15,6 +15,10 @@ class ImageIn(BaseModel):
 
     data: str = Field(description="an image file, in base64", examples=[_PNG])
     id: str = Field("", description="a name of yours for it", max_length=200)
+    label: str | None = Field(
+        None, description="what your classifier says; the guard lets it stand or not", max_length=200
+    )
+    confidence: float | None = Field(None, gt=0, le=1, description="your classifier's largest softmax probability")
 
 
 class ImagesIn(BaseModel):
@@ -47,6 +51,14 @@ class Verdict(BaseModel):
     reconstruction: str | None = Field(None, description="the image rebuilt: a PNG in base64, if asked for")
     words: str | None = Field(None, description="the verdict in words, if asked for")
     why: list[Reason] | None = Field(None, description="statistics, the most unusual first, if asked for")
+    guard: "GuardOut | None" = Field(None, description="the label that was sent with the image, or an abstention")
+
+
+class GuardOut(BaseModel):
+    """Whether a classifier's label stands."""
+
+    label: str | None = Field(description="the label; null for an abstention")
+    reason: str | None = Field(description="why there is no label; null where there is one")
 
 
 class Answer(BaseModel):
@@ -129,7 +141,7 @@ class DriftOut(BaseModel):
 
     screen: str
     version: str
-    seen: int = Field(description="images since the service began")
+    seen: int = Field(description="images so far")
     martingale: float = Field(description="evidence of drift; 1 at first")
     threshold: float = Field(description="at which there is an alarm")
     alarm: bool

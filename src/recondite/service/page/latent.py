@@ -1,8 +1,9 @@
 """Where images lie in the detector's latent space: thumbnails that can be clicked."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from nicegui import ui
 from numpy.typing import NDArray
 
 from recondite.detectors import Detector
+from recondite.embedding import FEWEST, Map, make_map
 from recondite.errors import InputError
 from recondite.pictures import colours, data_url
 from recondite.service.charts import ACCENT, SOFT, WARN, frame
@@ -24,6 +26,8 @@ async def panel(view: View) -> None:
     """Build the panel."""
     heading("Map", "Images judged on this page, and the latest kept ones, where the detector's latent space puts them.")
 
+    atlases: dict[str, Atlas] = {}
+
     async def prepare() -> Callable[[], None]:
         detector = view.served.screen.detector
         if not detector.has_encoder or not detector.preprocessing.is_image:
@@ -32,13 +36,16 @@ async def panel(view: View) -> None:
         if len(found) < _FEWEST:
             return lambda: empty("The map needs three images: judge some, or start the service with --keep all.")
         pixels = np.stack([one["pixels"] for one in found])
-        places = await asyncio.get_running_loop().run_in_executor(view.service.worker, flat, detector, pixels)
-        return lambda: show(places, found)
+        loop = asyncio.get_running_loop()
+        atlas = atlases.setdefault(view.served.fingerprint, Atlas())
+        latents = await loop.run_in_executor(view.service.judge.line, latents_of, detector, pixels)
+        places, method = await asyncio.to_thread(atlas.flat, latents, [one["sha256"] for one in found])
+        return lambda: show(places, method, found)
 
-    def show(places: NDArray[np.float64], found: list[dict[str, Any]]) -> None:
+    def show(places: NDArray[np.float64], method: str, found: list[dict[str, Any]]) -> None:
         with ui.element("div").classes("card map"):
             drawn = html(draw(places, found))
-            html('<p class="soft">The two directions in which latents vary most. Blue frame: inlier; red: outlier.</p>')
+            html(f'<p class="soft">{escape(method)} Blue frame: inlier; red: outlier.</p>')
         with ui.element("div").classes("card q-mt-md").props('aria-live="polite"') as below:
             html('<p class="soft">Choose an image to see what it is.</p>')
         drawn.on("click", lambda event: chosen(event, found, below), js_handler=_CLICKED)
@@ -67,9 +74,10 @@ async def _images(view: View) -> list[dict[str, Any]]:
     found, there = [], set()
     for one in view.seen[:_MOST]:
         if one.picture is not None:
-            there.add(one.judged.events[0].sha256)
-            verdicts = one.judged.verdicts
-            found.append(_fact(one.name, one.picture, verdicts.words[0], float(verdicts.p_value[0])))
+            sha256, verdicts = one.judged.events[0].sha256, one.judged.verdicts
+            if sha256 not in there:
+                found.append(_fact(one.name, one.picture, verdicts.words[0], float(verdicts.p_value[0]), sha256))
+            there.add(sha256)
     rows = await told(view.service.store.rows(Filter(screen=view.name), 4 * _MOST)) or []
     preprocessing = view.served.screen.detector.preprocessing
     for row in rows:
@@ -82,24 +90,56 @@ async def _images(view: View) -> list[dict[str, Any]]:
                 pixels = await asyncio.to_thread(preprocessing, content)
             except InputError:
                 continue
-            found.append(_fact(row["name"], pixels, row["verdict"], row["p_value"]))
+            found.append(_fact(row["name"], pixels, row["verdict"], row["p_value"], row["sha256"]))
     return found
 
 
-def _fact(name: str, pixels: Any, verdict: str, p_value: float) -> dict[str, Any]:
-    words = f"{verdict}, p-value {p_value:.3g}"
-    return {"name": name, "pixels": pixels, "verdict": verdict, "words": words, "url": data_url(colours(pixels))}
+def _fact(name: str, pixels: Any, verdict: str, p_value: float, sha256: str) -> dict[str, Any]:
+    words, url = f"{verdict}, p-value {p_value:.3g}", data_url(colours(pixels))
+    return {"name": name, "pixels": pixels, "verdict": verdict, "words": words, "url": url, "sha256": sha256}
 
 
-def flat(detector: Detector, pixels: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return images (N, C, H, W) as points (N, 2): the two principal components of their latents, in [0, 1]."""
-    latents = detector.encode(pixels).reshape(len(pixels), -1).astype(np.float64)
-    latents -= latents.mean(axis=0)
-    axes = np.linalg.svd(latents, full_matrices=False)[2][:2]
+class Atlas:
+    """A t-SNE map that stays as it is while images are added, and is drawn anew when they have become twice as many.
+
+    With too few images for t-SNE, or without openTSNE and scikit-learn, it shows two principal components.
+    """
+
+    def __init__(self) -> None:
+        self._map: Map | None = None
+        self._places: dict[str, NDArray[np.float64]] = {}
+        self._drawn = 0
+
+    def flat(self, latents: NDArray[np.float64], names: Sequence[str]) -> tuple[NDArray[np.float64], str]:
+        """Return points (N, 2) in [0, 1] for latents (N, D) of images with these names, and how they were made."""
+        if len(names) < FEWEST or not (find_spec("openTSNE") or find_spec("sklearn")):
+            return unit(components(latents)), "The two directions in which latents vary most."
+        if self._map is None or len(names) >= 2 * self._drawn:
+            self._map, self._drawn = make_map(latents), len(names)
+            self._places = dict(zip(names, self._map.points, strict=True))
+        fresh = [index for index, name in enumerate(names) if name not in self._places]
+        if fresh:
+            self._places |= dict(zip([names[k] for k in fresh], self._map.place(latents[fresh]), strict=True))
+        return unit(np.stack([self._places[name] for name in names])), f"Latents by {self._map.method}."
+
+
+def latents_of(detector: Detector, pixels: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the latents (N, D) of images (N, C, H, W)."""
+    return detector.encode(pixels).reshape(len(pixels), -1).astype(np.float64)
+
+
+def components(latents: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return latents (N, D) as their two principal components (N, 2)."""
+    centred = latents - latents.mean(axis=0)
+    axes = np.linalg.svd(centred, full_matrices=False)[2][:2]
     # A direction has no sign of its own: its largest entry is made positive, so that the map does not flip about.
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-    points = latents @ axes.T
-    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    points: NDArray[np.float64] = centred @ axes.T
+    return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+
+
+def unit(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points (N, 2) moved and stretched into [0, 1]."""
     low, span = points.min(axis=0), np.ptp(points, axis=0)
     scaled: NDArray[np.float64] = (points - low) / np.where(span > 0, span, 1)
     return scaled

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from nicegui import run, ui
+from sqlalchemy.exc import SQLAlchemyError
 
 from recondite.monitor import Monitor, Moved
 from recondite.service.charts import histogram
@@ -26,6 +27,17 @@ async def panel(view: View) -> None:
         if view.tab == "Monitor":
             area.ask()
 
+    async def begin_anew() -> None:
+        served = view.served
+        try:
+            await run.io_bound(view.service.watch.begin_anew, served.name, served.version, served.screen)
+            ui.notify("The drift monitor begins anew.")
+        except SQLAlchemyError:
+            ui.notify("The store does not answer: the drift monitor goes on as before.", type="negative")
+        area.ask()
+
+    # Outside of what is drawn anew, which would take the keyboard's focus away.
+    ui.button("Watch for drift anew", on_click=begin_anew).props("outline").classes("q-mt-md")
     ui.timer(_EVERY, tick)
     view.panels["Monitor"] = area.ask
 
@@ -34,7 +46,7 @@ async def _prepare(view: View) -> Callable[[], None]:
     service, served = view.service, view.served
     recent = service.counters.recent(view.name)
     counts = await told(service.store.counts(view.name)) or {}
-    found = await run.io_bound(service.watch.state, served.name, served.version)
+    found = await run.io_bound(service.watch.state, served.name, served.version, served.screen)
     return lambda: _draw(view, recent, counts, found)
 
 
