@@ -136,11 +136,24 @@ def open_images(source: object, *, role: Role = "predict", shape: tuple[int, ...
 
 
 def read_batches(
-    images: ImageSet, preprocessing: Preprocessing, batch_size: int, skip: frozenset[str] = frozenset()
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    skip: frozenset[str] = frozenset(),
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Read images in order, `batch_size` at a time, a few batches ahead; files are decoded in threads."""
+    """Read images in order, `batch_size` at a time, a few batches ahead; files are decoded in threads.
+
+    Args:
+        images: to read.
+        preprocessing: of each.
+        batch_size: of a batch; the last one may be smaller.
+        skip: ids to leave out.
+        share: (rank, world) to read only the batches rank, rank + world, rank + 2 world, ...
+    """
     entries = images.entries(skip)
-    chunks = iter(lambda: list(islice(entries, batch_size)), [])
+    rank, world = share
+    chunks = islice(iter(lambda: list(islice(entries, batch_size)), []), rank, None, world)
     if not images.parallel:
         yield from (_read(chunk, preprocessing) for chunk in chunks)
         return

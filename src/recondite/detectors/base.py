@@ -18,6 +18,7 @@ from recondite.maps import multi_scale_error, smoothed, ssim_error
 from recondite.nets import evaluating
 from recondite.options import PoolingOptions, TrainingOptions, describe_options, make_options, option_names
 from recondite.pooling import instance_scores, worst_region
+from recondite.processes import together
 from recondite.scores import Scores
 from recondite.spool import Rows, read_all, split
 from recondite.training import History, Update, train
@@ -189,6 +190,7 @@ class Detector(nn.Module):
 
     # What every detector gets
 
+    @together()
     def fit(
         self,
         images: object,
