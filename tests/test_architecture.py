@@ -11,6 +11,7 @@ ROOT = Path(recondite.__file__).parent
 ROWS = [
     ["console", "errors", "files", "pictures", "progress", "processes", "ready"],
     [
+        "cluster",
         "images",
         "scores",
         "metrics",
@@ -114,6 +115,8 @@ HEAVY = {
     "httpx2",
     "tqdm",
     "openTSNE",
+    "ray",
+    "fsspec",
 }
 
 
@@ -165,7 +168,7 @@ def test_every_row_names_files_that_exist():
     "name",
     [
         *("cli", "console", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "martingale"),
-        *("hub", "study_commands", "tables"),
+        *("cluster", "hub", "study_commands", "tables"),
     ],
 )
 def test_light_files_import_heavy_libraries_only_where_they_use_them(name):
