@@ -38,7 +38,7 @@ SCRIPT = """
     assert place() == (0, 1)
     # Whoever is first may go on alone.
     if os.environ.get("RANK", "0") == "0":
-        screen.recalibrate(str(pictures))
+        screen.recalibrated(str(pictures))
 """
 
 
