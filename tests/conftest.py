@@ -1,5 +1,8 @@
 import os
 import secrets
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,3 +92,46 @@ def digit_files(digits):
     from service import png
 
     return [png(digit[::-1] if place % 4 == 3 else digit) for place, digit in enumerate(digits[1500:1564])]
+
+
+@pytest.fixture(scope="session")
+def two_nodes():
+    """A Ray cluster of two nodes on this machine, to which this process is connected; gives the cluster."""
+    ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    for _ in range(2):
+        cluster.add_node(num_cpus=3, include_dashboard=False, object_store_memory=100 << 20)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory):
+    """The URL of a Postgres server of our own."""
+    folders = [Path(found).resolve().parent for found in [shutil.which("postgres")] if found]
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    binaries = next((folder for folder in folders if (folder / "initdb").is_file()), None)
+    if binaries is None:
+        pytest.skip("needs Postgres: apt-get install postgresql")
+    pytest.importorskip("psycopg")
+    root = tmp_path_factory.mktemp("postgres")
+    # It refuses to run as root, so somebody else must own its files.
+    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+    if user:
+        for folder in (root, *list(root.parents)[:3]):
+            folder.chmod(folder.stat().st_mode | 0o011)
+        shutil.chown(root, "postgres", "postgres")
+    data = root / "data"
+
+    def run(*command):
+        subprocess.run([*user, *map(str, command)], check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=60)
+
+    run(binaries / "initdb", "-D", data, "-U", "recondite", "--auth=trust", "--no-sync")
+    options = f"-k {root} -c listen_addresses= -c fsync=off"
+    run(binaries / "pg_ctl", "-D", data, "-w", "-l", root / "log", "-o", options, "start")
+    yield f"postgresql://recondite@/postgres?host={root}"
+    run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")

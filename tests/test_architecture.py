@@ -50,6 +50,7 @@ ROWS = [
     ["evidence", "exported", "guard", "levels"],
     ["screen"],
     ["fitting", "monitor"],
+    ["cluster_fit"],
     ["evaluation", "explanation", "export", "localisation", "report", "sampling", "studies", "studies.runs", "sweep"],
     ["publishing", "studies.page"],
     ["drift", "guard_report"],
@@ -92,7 +93,7 @@ ROWS = [
     ],
     ["service.page.monitor"],
     ["service.page"],
-    ["service.server"],
+    ["service.cluster", "service.server"],
     ["service.command", "study_commands"],
     ["cli"],
 ]

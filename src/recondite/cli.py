@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_DETECTOR = "autoencoder"
 _LINES_OF_BAD_FILES = 10
 _WORST_PAIRS = 10
+_CLUSTER = "Cluster"
 # A study reports every score over whole images, for several seeds.
 _NOT_IN_STUDIES = {"score", "smooth", "region", "top_percent", "seed"}
 
@@ -103,6 +104,10 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
         reencoding: Annotated[bool, Parameter(negative="")] = False,
         on_bad: OnBad = "flag",
         resume: Annotated[bool, Parameter(negative="")] = False,
+        workers: Annotated[int | None, Parameter(group=_CLUSTER)] = None,
+        cluster: Annotated[str, Parameter(group=_CLUSTER)] = "local",
+        worker_cpus: Annotated[int, Parameter(group=_CLUSTER)] = 1,
+        worker_gpus: Annotated[int, Parameter(group=_CLUSTER)] = 0,
         options: Annotated[Any, Parameter(name="*", group=f"Options of detector {name}")] = None,
         training: Annotated[Any, Parameter(name="*", group="Options of training")] = None,
     ) -> None:
@@ -143,10 +148,25 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
             Unreadable images: flag and skip leave them out and list them, raise stops.
         resume
             Go on where an interrupted fit of the same screen stopped.
+        workers
+            Fit with so many processes of a cluster (Ray), which share the work; see docs/clusters.md.
+        cluster
+            local starts one of this machine alone; auto, HOST:PORT or ray://HOST:PORT name one that runs. All its
+            machines must share the folder that the screen is written to.
+        worker_cpus
+            CPUs, and threads, of each worker.
+        worker_gpus
+            0, or 1 for each worker.
         """
+        spread = {"workers": workers, "cluster": cluster, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
+        if workers is None:
+            if spread != {"workers": None, "cluster": "local", "worker_cpus": 1, "worker_gpus": 0}:
+                raise InputError("a cluster fits with as many processes as --workers says: give it too")
+            spread = {}
         _fit_screen(
             images,
             output,
+            spread,
             validation=_share_or_source(validation),
             evidence=_share_or_source(evidence),
             calibration=_share_or_source(calibration),
@@ -170,7 +190,8 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
     return fit
 
 
-def _fit_screen(images: str, output: Path, **settings: Any) -> None:
+def _fit_screen(images: str, output: Path, spread: Mapping[str, Any], **settings: Any) -> None:
+    """Fit and write a screen; `spread` says how on a cluster, and is empty for this process alone."""
     import shutil
 
     from recondite.artifacts import check_target
@@ -182,7 +203,12 @@ def _fit_screen(images: str, output: Path, **settings: Any) -> None:
     run_folder = output.with_name(f"{output.name}.run")
     run_folder.mkdir(parents=True, exist_ok=True)
     try:
-        screen = fit(images, run_folder=run_folder, progress=True, **settings)
+        if spread:
+            from recondite.cluster_fit import fit_on_cluster
+
+            screen = fit_on_cluster(images, run_folder=run_folder, progress=True, **spread, **settings)
+        else:
+            screen = fit(images, run_folder=run_folder, progress=True, **settings)
     finally:
         with suppress(OSError):
             run_folder.rmdir()  # empty where training never began

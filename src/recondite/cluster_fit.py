@@ -10,13 +10,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recondite import catalog
 from recondite.cluster import connect
+from recondite.datasets import same_everywhere
 from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.fitting import fit
 from recondite.processes import exchanged, together
@@ -76,11 +77,11 @@ def fit_on_cluster(
     folder.mkdir(parents=True, exist_ok=True)
     if not resume:
         (folder / CHECKPOINT).unlink(missing_ok=True)
-    settings |= {name: _everywhere(settings[name]) for name in _SOURCES if name in settings}
+    settings |= {name: same_everywhere(settings[name]) for name in _SOURCES if name in settings}
     logical = max(workers * worker_cpus, os.cpu_count() or 1)
     with connect(cluster, cpus=logical) as ray:
         task = {
-            "images": _everywhere(images),
+            "images": same_everywhere(images),
             "settings": settings,
             "folder": str(folder),
             "threads": worker_cpus,
@@ -126,20 +127,18 @@ def _train(
     ray: Any, task: Mapping[str, Any], workers: int, resources: Mapping[str, int], failures: int, shown: bool
 ) -> Mapping[str, bytes]:
     """Return the files of the screen."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
+    train, torch_train = import_module("ray.train"), import_module("ray.train.torch")
     gpus = resources["GPU"] > 0
     own = {name: value for name, value in os.environ.items() if name.startswith("RECONDITE_")}
-    trainer = TorchTrainer(
+    trainer = torch_train.TorchTrainer(
         _work,
         train_loop_config=dict(task),
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker=dict(resources)),
-        run_config=RunConfig(
+        torch_config=torch_train.TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+        scaling_config=train.ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker=dict(resources)),
+        run_config=train.RunConfig(
             name="fit",
             storage_path=str(Path(task["folder"]) / _RAY_FOLDER),
-            failure_config=FailureConfig(max_failures=failures),
+            failure_config=train.FailureConfig(max_failures=failures),
             worker_runtime_env={"env_vars": own} if own else None,
         ),
     )
@@ -149,7 +148,7 @@ def _train(
         kinds = {kind.__name__: kind for kind in (InputError, ArtifactError)}
         raise kinds.get(known[0], ReconditeError)(known[1])
     if lost is not None:
-        raise ReconditeError(f"the workers failed more than {failures} times; the last time: {lost}") from lost
+        raise ReconditeError(f"the workers failed, {failures} times over; at last: {lost}") from lost
     begun = ray.get(task["ledger"].begun.remote())
     if shown and len(begun) > workers:
         print(f"a worker was lost {len(begun) // workers - 1} times; the rest is as if none was", file=sys.stderr)
@@ -237,12 +236,3 @@ def _unpacked(files: Mapping[str, bytes], modules: Mapping[str, Any]) -> Screen:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         return load(folder, **modules)
-
-
-def _everywhere(source: object) -> object:
-    """Return a source that means the same in a process that runs in another folder."""
-    if isinstance(source, Path) or (isinstance(source, str) and (Path(source).exists() or not catalog.is_name(source))):
-        return os.path.abspath(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
-    if isinstance(source, list) and all(isinstance(one, str | Path) for one in source):
-        return [_everywhere(one) for one in source]
-    return source

@@ -135,6 +135,15 @@ def open_images(source: object, *, role: Role = "predict", shape: tuple[int, ...
     return images
 
 
+def same_everywhere(source: object) -> object:
+    """Return a source that `open_images` opens in a process that runs in another folder: paths become whole."""
+    if isinstance(source, Path) or (isinstance(source, str) and (Path(source).exists() or not catalog.is_name(source))):
+        return os.path.abspath(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
+    if isinstance(source, list) and source and all(isinstance(one, str | Path) for one in source):
+        return [same_everywhere(one) for one in source]
+    return source
+
+
 def read_batches(
     images: ImageSet,
     preprocessing: Preprocessing,

@@ -174,7 +174,9 @@ class _Run:
     def go(self, resume: bool) -> History:
         first_epoch = self._load() if resume else 0
         if len(set(exchanged(first_epoch))) > 1:
-            raise ReconditeError(f"not all processes see the checkpoint in {self.run_folder}: they must share the folder")
+            raise ReconditeError(
+                f"not all processes see the checkpoint in {self.run_folder}: they must share the folder"
+            )
         if first_epoch == 0:
             self._start_logs()
             if self.pictured and self.validation is not None:
@@ -488,7 +490,7 @@ def _make_fabric(options: TrainingOptions) -> Any:
 
 def _environment() -> Any:
     """Return what tells Fabric the place of this process, which others have started."""
-    from lightning_fabric.plugins.environments import TorchElasticEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     class Started(TorchElasticEnvironment):
         def validate_settings(self, num_devices: int, num_nodes: int) -> None:
