@@ -55,7 +55,7 @@ ROWS = [
     ["publishing", "studies.page"],
     ["drift", "guard_report"],
     ["recalibration"],
-    ["studies.output"],
+    ["studies.output", "studies.spread"],
     [
         "studies.linear",
         "studies.latent",

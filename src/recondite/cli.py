@@ -252,6 +252,9 @@ def _studies(tokens: Sequence[str]) -> App:
         protocol: Literal["pooled", "official"] = "pooled",
         validation: float = 0.25,
         image_size: str | None = None,
+        cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
+        run_cpus: Annotated[int, Parameter(group=_CLUSTER)] = 1,
+        run_gpus: Annotated[float, Parameter(group=_CLUSTER)] = 0.0,
         options: Annotated[Any, Parameter(name="*")] = None,
         training: Annotated[Any, Parameter(name="*")] = None,
     ) -> None:
@@ -277,8 +280,16 @@ def _studies(tokens: Sequence[str]) -> App:
             Share of the normal training images that choose the best epoch.
         image_size
             Pixels a side (32); by default the images' own, if that is at most 64.
+        cluster
+            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
+            machines must share the output folder; see docs/clusters.md.
+        run_cpus
+            CPUs, and threads, of each run.
+        run_gpus
+            GPUs of each run.
         """
         from recondite.studies.one_class import one_class_study
+        from recondite.studies.spread import Spread
 
         rows = one_class_study(
             dataset,
@@ -289,6 +300,7 @@ def _studies(tokens: Sequence[str]) -> App:
             protocol=protocol,
             validation=validation,
             image_size=_image_size(image_size),
+            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
             progress=True,
             **{**(options or {}), **(training or {})},
         )
@@ -319,6 +331,9 @@ def _studies(tokens: Sequence[str]) -> App:
         protocol: Literal["pooled", "official"] = "pooled",
         validation: float = 0.25,
         image_size: str | None = None,
+        cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
+        run_cpus: Annotated[int, Parameter(group=_CLUSTER)] = 1,
+        run_gpus: Annotated[float, Parameter(group=_CLUSTER)] = 0.0,
         options: Annotated[Any, Parameter(name="*")] = None,
         training: Annotated[Any, Parameter(name="*")] = None,
     ) -> None:
@@ -346,8 +361,16 @@ def _studies(tokens: Sequence[str]) -> App:
             Share of the normal training images that choose the best epoch.
         image_size
             Pixels a side (64); by default the images' own, if that is at most 64.
+        cluster
+            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
+            machines must share the output folder; see docs/clusters.md.
+        run_cpus
+            CPUs, and threads, of each run.
+        run_gpus
+            GPUs of each run.
         """
         from recondite.studies.latent_size import latent_size_study
+        from recondite.studies.spread import Spread
 
         rows = latent_size_study(
             dataset,
@@ -359,6 +382,7 @@ def _studies(tokens: Sequence[str]) -> App:
             protocol=protocol,
             validation=validation,
             image_size=_image_size(image_size),
+            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
             progress=True,
             **{**(options or {}), **(training or {})},
         )

@@ -219,6 +219,11 @@ def perform(task: Task, plan: Plan, folder: Path, progress: bool = False) -> Res
     return _taken_up(path, plan, identity)
 
 
+def is_finished(folder: Path) -> bool:
+    """Return whether a run has left its result in its folder."""
+    return (folder / _RESULT).exists()
+
+
 def baseline_scores(parts: Split) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Return what scores without any learning say: name -> (of normal test images, of anomalous ones).
 
