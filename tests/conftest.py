@@ -122,12 +122,12 @@ def postgres(tmp_path_factory):
     # It refuses to run as root, so somebody else must own its files.
     user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
     if user:
-        for folder in (root, *list(root.parents)[:3]):
-            folder.chmod(folder.stat().st_mode | 0o011)
         shutil.chown(root, "postgres", "postgres")
     data = root / "data"
 
     def run(*command):
+        for folder in (root, *list(root.parents)[:3]) if user else ():  # other test runs close the folder above
+            folder.chmod(folder.stat().st_mode | 0o011)
         subprocess.run([*user, *map(str, command)], check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=60)
 
     run(binaries / "initdb", "-D", data, "-U", "recondite", "--auth=trust", "--no-sync")

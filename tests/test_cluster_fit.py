@@ -103,7 +103,7 @@ def test_alad_from_the_command_line(tmp_path, pictures, monkeypatch):
 @pytest.mark.usefixtures("two_nodes")
 def test_an_error_that_no_worker_can_mend_is_told(tmp_path, pictures):
     with pytest.raises(InputError, match=r"alpha = 0\.001 needs at least 999 calibration images"):
-        fit_on_cluster(str(pictures), workers=2, run_folder=tmp_path, cluster="auto", detector="pca", alpha=0.001)
+        fit_on_cluster(str(pictures), workers=1, run_folder=tmp_path, cluster="auto", detector="pca", alpha=0.001)
 
 
 @pytest.mark.parametrize(
