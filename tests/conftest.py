@@ -2,6 +2,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def two_nodes():
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
+def postgres():
     """The URL of a Postgres server of our own."""
     folders = [Path(found).resolve().parent for found in [shutil.which("postgres")] if found]
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -118,16 +119,14 @@ def postgres(tmp_path_factory):
     if binaries is None:
         pytest.skip("needs Postgres: apt-get install postgresql")
     pytest.importorskip("psycopg")
-    root = tmp_path_factory.mktemp("postgres")
-    # It refuses to run as root, so somebody else must own its files.
+    # It refuses to run as root, so somebody else must own its files; pytest's own folders are closed to others.
+    root = Path(tempfile.mkdtemp(prefix="recondite-postgres-"))
     user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
     if user:
         shutil.chown(root, "postgres", "postgres")
     data = root / "data"
 
     def run(*command):
-        for folder in (root, *list(root.parents)[:3]) if user else ():  # other test runs close the folder above
-            folder.chmod(folder.stat().st_mode | 0o011)
         subprocess.run([*user, *map(str, command)], check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=60)
 
     run(binaries / "initdb", "-D", data, "-U", "recondite", "--auth=trust", "--no-sync")
@@ -135,3 +134,4 @@ def postgres(tmp_path_factory):
     run(binaries / "pg_ctl", "-D", data, "-w", "-l", root / "log", "-o", options, "start")
     yield f"postgresql://recondite@/postgres?host={root}"
     run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(root, ignore_errors=True)

@@ -26,6 +26,7 @@ from recondite.service.settings import Settings
 APPLICATION = "recondite"
 _TRIES_TO_START = 2
 _HEALTH_SECONDS = 5.0
+_SECONDS_TO_GROW = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,7 @@ def _number(replicas: Replicas) -> Mapping[str, Any]:
         "min_replicas": replicas.replicas,
         "max_replicas": replicas.most,
         "target_ongoing_requests": replicas.requests_each,
+        "upscale_delay_s": _SECONDS_TO_GROW,
     }
     return {"autoscaling_config": scaling}
 
