@@ -169,7 +169,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         share = _share.get()
         if not self.training or share is None or share.world == 1:
             return super().forward(input)
-        x = input.float()
+        x = input if input.dtype == torch.float64 else input.float()
         axes = [0, *range(2, x.ndim)]
         column = (1, -1, *[1] * (x.ndim - 2))
         count = share.rows * (x.numel() // (x.shape[0] * x.shape[1]))
