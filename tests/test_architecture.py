@@ -64,7 +64,7 @@ ROWS = [
         "studies.severity",
         "studies.thresholds",
     ],
-    ["studies.latent_size"],
+    ["studies.grid", "studies.latent_size"],
     ["demonstration", "pairs"],
     ["compat", "compat.sklearn"],
     ["compat.pyod"],

@@ -401,8 +401,80 @@ def _studies(tokens: Sequence[str]) -> App:
         )
         print(f"page: {output / 'study.html'}")
 
+    def grid(
+        dataset: str,
+        /,
+        *,
+        output: Output,
+        normal: str,
+        vary: Annotated[Sequence[str], Parameter(negative="")],
+        detector: str = "alad",
+        seeds: int = 1,
+        protocol: Literal["pooled", "official"] = "pooled",
+        validation: float = 0.25,
+        image_size: str | None = None,
+        cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
+        run_cpus: Annotated[int, Parameter(group=_CLUSTER)] = 1,
+        run_gpus: Annotated[float, Parameter(group=_CLUSTER)] = 0.0,
+        options: Annotated[Any, Parameter(name="*")] = None,
+        training: Annotated[Any, Parameter(name="*")] = None,
+    ) -> None:
+        """Train one detector with every combination of some options.
+
+        Run again after an interruption, it goes on where it stopped.
+
+        Parameters
+        ----------
+        dataset
+            Name of a data set (cifar10), or a folder with a sub-folder for each class.
+        output
+            Folder for table.csv, study.html and the runs.
+        normal
+            The class that is normal.
+        vary
+            An option and its values, such as learning-rate=0.001,0.002; give several for all combinations.
+        detector
+            One detector; its own flags are listed below.
+        seeds
+            How many runs of each, with seeds 0, 1, ...
+        protocol
+            pooled: a fifth of all images is the test, at random; official: the data set's own split.
+        validation
+            Share of the normal training images that choose the best epoch.
+        image_size
+            Pixels a side (32); by default the images' own, if that is at most 64.
+        cluster
+            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
+            machines must share the output folder; see docs/clusters.md.
+        run_cpus
+            CPUs, and threads, of each run.
+        run_gpus
+            GPUs of each run.
+        """
+        from recondite.studies.grid import grid_study
+        from recondite.studies.spread import Spread
+
+        rows = grid_study(
+            dataset,
+            output,
+            normal=normal,
+            vary=_varied(vary),
+            detector=detector,
+            seeds=seeds,
+            protocol=protocol,
+            validation=validation,
+            image_size=_image_size(image_size),
+            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
+            progress=True,
+            **{**(options or {}), **(training or {})},
+        )
+        cells = [tuple(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
+        print_table([tuple(rows[0]), *cells], title=f"{dataset}, {normal} is normal", header=True)
+        print(f"page: {output / 'study.html'}")
+
     studies = App(name="study", help="Look closely at a screen, or train many detectors and compare them.")
-    for command, without in ((one_class, _NOT_IN_STUDIES), (latent_size, {*_NOT_IN_STUDIES, "latent_size"})):
+    commands = ((one_class, _NOT_IN_STUDIES), (latent_size, {*_NOT_IN_STUDIES, "latent_size"}), (grid, _NOT_IN_STUDIES))
+    for command, without in commands:
         own = _flags("detector flags", *(kind.Options for kind in kinds), without=without)
         trained = _flags("training flags", TrainingOptions, defaults=defaults, without=without)
         group = f"Options of {', '.join(names)}"
@@ -411,6 +483,17 @@ def _studies(tokens: Sequence[str]) -> App:
         studies.command(command)
     add_studies(studies)
     return studies
+
+
+def _varied(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return option -> values from texts such as learning-rate=0.001,0.002."""
+    varied: dict[str, list[str]] = {}
+    for text in texts:
+        name, given, values = text.partition("=")
+        if not given or not values or name.replace("-", "_") in varied:
+            raise InputError(f"expected --vary OPTION=VALUE,VALUE once for each option; got {text!r}")
+        varied[name.replace("-", "_")] = values.split(",")
+    return varied
 
 
 def predict(

@@ -108,18 +108,21 @@ class Plan:
         normal: the class that is learnt.
         seed: of the split, the weights and all draws.
         options: of the detector and of training.
+        label: tells its folder from those of other options.
     """
 
     detector: str
     normal: str
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
 
     @property
     def folder(self) -> str:
         """The name of the run's folder."""
         latent = f"-latent{self.options['latent_size']}" if "latent_size" in self.options else ""
-        return f"{self.detector}{latent}-{self.normal}-seed{self.seed}"
+        label = f"-{self.label}" if self.label else ""
+        return f"{self.detector}{latent}-{self.normal}{label}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
