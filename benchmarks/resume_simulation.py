@@ -110,7 +110,7 @@ class Simulation:
         ledger.finish(task, Part(task.name, f"part-{task.name}", piece.stop - piece.start, 0), content)
 
     def check(self) -> tuple[int, int]:
-        """Return (images in exactly one part, images blamed); raise AssertionError unless every image is in just one."""
+        """Return (images in parts, images blamed); raise AssertionError unless every image is in exactly one part."""
         spans = []
         blamed = []
         for part in self.ledger.in_order():
@@ -136,7 +136,8 @@ def main(parts: int, size: int, poison: int, kills: int, seed: int) -> None:
     images, blamed = simulation.check()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"{parts:,} parts of {size} images, {WORKERS} workers: {simulation.deaths:,} workers died, the driver {kills} times; "
+        f"{parts:,} parts of {size} images, {WORKERS} workers: {simulation.deaths:,} workers died, "
+        f"the driver {kills} times; "
         f"{images:,} of {parts * size:,} images in exactly one part, {blamed} of {poison} poison images named, "
         f"{simulation.judged - images:,} judged twice (at most {simulation.most_lost} parts lost by a kill), "
         f"{len(simulation.ledger.done):,} files; {time.monotonic() - start:.0f} s, peak memory {peak:.0f} MiB"

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ def merge(store: Folder, ledger: Ledger, header: Mapping[str, Any], rows: Rows, 
         parts = [_decided(store, part, rows.suffix, cutoff, fdr) for part in parts]
     lines = [json.dumps(asdict(part)) + "\n" for part in parts]
     store.write(PARTS, "".join(lines).encode())
+    _remove_strays(store.root, {part.file for part in parts})
     counts: Counter[str] = Counter()
     for part in parts:
         counts.update(part.counts)
@@ -221,6 +222,13 @@ def _decided(store: Folder, part: Part, suffix: str, cutoff: float, rate: float)
     words = Counter(row["verdict"] for row in rows)
     counts = {word: words[word] for word in part.counts}
     return replace(part, counts=counts, sha256=hashlib.sha256(content).hexdigest())
+
+
+def _remove_strays(folder: Path, listed: Collection[str | None]) -> None:
+    """Remove parts that were written but not noted before a crash, and then came out otherwise."""
+    for path in folder.glob("part-*"):
+        if path.name not in listed:
+            path.unlink()
 
 
 def _read_manifest(folder: Path) -> tuple[dict[str, Any], list[Part]]:

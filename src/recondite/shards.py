@@ -168,48 +168,43 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _parquet_entries(shard: Shard) -> Iterator[Entry]:
-    number, stop = shard.start, shard.start + 1
     try:
         with open_stream(shard.url) as stream, _parquet(stream) as file:
-            image, label = _columns(file.schema_arrow)
-            stop = file.metadata.num_rows if shard.stop is None else shard.stop
-            for batch in _row_batches(file, shard, [name for name in (image, label) if name]):
-                contents = batch.column(image)
-                labels = batch.column(label).to_pylist() if label else [None] * len(batch)
-                for content, value in zip(contents, labels, strict=True):
-                    yield f"{shard.name}#{number}", _cell(content.as_py()), "" if value is None else str(value)
-                    number += 1
-    except (SourceError, GeneratorExit):
+            columns = _columns(file.schema_arrow)
+            first = 0
+            for group in range(file.num_row_groups):
+                behind = first + file.metadata.row_group(group).num_rows
+                start = max(first, shard.start)
+                stop = behind if shard.stop is None else min(behind, shard.stop)
+                for number, content, label in _group_rows(file, group, columns, first, start, stop):
+                    yield f"{shard.name}#{number}", content, label
+                first = behind
+    except InputError as error:
+        yield shard.name, _Unreadable(str(error)), ""
+
+
+def _group_rows(
+    file: Any, group: int, columns: tuple[str, str | None], first: int, start: int, stop: int
+) -> Iterator[tuple[int, Any, str]]:
+    """Yield the rows of one row group, which begins at `first`, from start to stop; damage is in those it hits."""
+    number = first
+    if start >= stop:
+        return
+    image, label = columns
+    try:
+        for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[name for name in columns if name]):
+            labels = batch.column(label).to_pylist() if label else [None] * len(batch)
+            for content, value in zip(batch.column(image), labels, strict=True):
+                if start <= number < stop:
+                    yield number, _cell(content.as_py()), "" if value is None else str(value)
+                number += 1
+            if number >= stop:
+                return
+    except SourceError:
         raise
     except Exception as error:  # damaged files fail as ArrowInvalid, OSError and others
-        if isinstance(error, InputError):
-            yield shard.name, _Unreadable(str(error)), ""
-            return
-        for left in range(number, stop):
-            yield f"{shard.name}#{left}", _Unreadable(f"the Parquet file is damaged: {error}"), ""
-
-
-def _row_batches(file: Any, shard: Shard, columns: list[str]) -> Iterator[Any]:
-    """Yield the rows from start to stop, a few at a time, out of those row groups only that hold them."""
-    first = 0
-    groups: list[int] = []
-    stop = file.metadata.num_rows if shard.stop is None else shard.stop
-    skipped = 0
-    for index in range(file.num_row_groups):
-        behind = first + file.metadata.row_group(index).num_rows
-        if behind > shard.start and first < stop:
-            skipped = skipped if groups else shard.start - first
-            groups.append(index)
-        first = behind
-    left = stop - shard.start
-    for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=groups, columns=columns):
-        kept = batch.slice(min(skipped, len(batch)), left)
-        skipped -= min(skipped, len(batch))
-        left -= len(kept)
-        if len(kept):
-            yield kept
-        if left <= 0:
-            return
+        for left in range(max(number, start), stop):
+            yield left, _Unreadable(f"the Parquet file is damaged: {str(error).strip()}"), ""
 
 
 def _cell(value: Any) -> Any:
