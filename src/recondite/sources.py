@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from recondite.datasets import ImageSet, open_images
 from recondite.errors import InputError
+from recondite.images import IMAGE_SUFFIXES
 from recondite.shards import Shard, count_images, cuts, is_shard, open_shard
 from recondite.stores import is_url, list_files
 
@@ -128,12 +129,16 @@ def open_source(source: object, shape: tuple[int, ...]) -> Source:
 
 def _shards(source: str) -> list[Shard]:
     """Return the tars and Parquet files at a place; none if there are none."""
-    if is_url(source):
-        return [Shard(name, url) for name, url, _ in list_files(source) if is_shard(name)]
+    found: list[tuple[str, str]] = []
     path = Path(source)
-    if path.is_file():
-        return [Shard(path.name, os.path.abspath(path))] if is_shard(path.name) else []
-    if not path.is_dir():
-        return []
-    found = sorted(file for file in path.rglob("*") if is_shard(file.name) and file.is_file())
-    return [Shard(file.relative_to(path).as_posix(), os.path.abspath(file)) for file in found]
+    if is_url(source):
+        found = [(name, url) for name, url, _ in list_files(source)]
+    elif path.is_file():
+        found = [(path.name, os.path.abspath(path))]
+    elif path.is_dir():
+        files = (file for file in path.rglob("*") if file.is_file())
+        found = sorted((file.relative_to(path).as_posix(), os.path.abspath(file)) for file in files)
+    shards = [Shard(name, url) for name, url in found if is_shard(name)]
+    if shards and any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name, _ in found):
+        raise InputError(f"{source} holds images side by side with tars or Parquet files: give one kind of them")
+    return shards
