@@ -206,9 +206,7 @@ def test_a_bucket_whose_requests_fail_gives_the_rows_of_its_folder(two, screens,
     upload(damaged, "screened")
     two.faults.share, before = 0.2, two.faults.injected
     try:
-        manifest = cluster_sweep(
-            screens("pca"), "s3://screened", tmp_path / "out", spread=Workers(part_size=10)
-        ).manifest
+        result = cluster_sweep(screens("pca"), "s3://screened", tmp_path / "out", spread=Workers(part_size=10))
     finally:
         two.faults.share = 0.0
     assert two.faults.injected > before
