@@ -512,6 +512,12 @@ def predict(
     statistics: Annotated[bool, Parameter(negative="")] = False,
     on_bad: OnBad = "flag",
     device: str = "cpu",
+    cluster: str | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    worker_cpus: float | None = None,
+    worker_gpus: float = 0.0,
+    part_size: int = 2000,
 ) -> None:
     """Judge images and write one row each.
 
@@ -520,9 +526,10 @@ def predict(
     screen
         Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     images
-        Folder, file, glob, .npy, .npz or data set.
+        Folder, file, glob, .npy, .npz, data set or s3:// address; with --cluster also tars (webdataset) and Parquet
+        files with the bytes of images.
     output
-        Table to write: .csv, .jsonl or .parquet.
+        Table to write: .csv, .jsonl or .parquet; with --cluster a folder of such tables.
     report
         HTML file to write, with figures and pictures.
     maps
@@ -543,11 +550,32 @@ def predict(
         Unreadable images: a flagged row, no row, or an error.
     device
         cpu or cuda.
+    cluster
+        Spread the work with Ray: local (this machine), auto (the cluster that runs here), HOST:PORT or ray://HOST:PORT.
+    workers
+        With --cluster: processes that judge; by default as many as fit.
+    threads
+        With --cluster: threads of a worker; scores may differ in the last bits by it.
+    worker_cpus
+        With --cluster: CPUs that a worker takes, such as .5; by default its threads.
+    worker_gpus
+        With --cluster: GPUs that a worker takes, such as 1 or .25.
+    part_size
+        With --cluster: images a part; a part is judged again if its worker dies.
     """
     from recondite.report import promise, write_report
     from recondite.sweep import sweep
 
     judge = _load(screen, alpha, confidence, device, score)
+    if cluster is not None:
+        from recondite.cluster_command import predict_on_cluster
+
+        if report is not None or maps is not None:
+            raise InputError("--report and --maps need all images on one machine; leave them or --cluster out")
+        spread = {"workers": workers, "threads": threads, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
+        rows = {"fdr": fdr, "group": group, "on_bad": on_bad, "statistics": statistics}
+        predict_on_cluster(judge, images, output, cluster, {**spread, "part_size": part_size}, **rows)
+        return
     result = sweep(
         judge, images, output, fdr=fdr, maps=maps, group=group, on_bad=on_bad, statistics=statistics, progress=True
     )
@@ -556,7 +584,7 @@ def predict(
         print(f"took up {result.taken_up:,} scores of an interrupted sweep", file=sys.stderr)
     counts = verdicts.counts()
     print(f"{len(verdicts):,} images: " + ", ".join(f"{count:,} {word}" for word, count in counts.items()))
-    print(promise(judge, verdicts))
+    print(promise(judge, fdr))
     print(f"table:  {output}")
     if report is not None:
         write_report(report, judge, verdicts, images)

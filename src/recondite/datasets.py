@@ -25,6 +25,7 @@ from recondite.images import (
     channel_axis,
     decode,
 )
+from recondite.stores import StoredFile, is_url, list_files
 
 Role = Literal["fit", "predict", "inliers", "outliers"]
 _READERS = min(4, os.cpu_count() or 1)
@@ -117,9 +118,10 @@ def open_images(source: object, *, role: Role = "predict", shape: tuple[int, ...
     """Open whatever holds images. Nothing is decoded yet.
 
     Args:
-        source: a folder (recursive; sub-folders are labels; the MVTec layout is recognised), a file, a glob, .npy or
-            .npz, the name of a data set such as "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W),
-            (N, H, W, C), (N, C, H, W) or (N, D), a PIL image, bytes, a list of these, a torch data set, or an iterable.
+        source: a folder (recursive; sub-folders are labels; the MVTec layout is recognised), a file, a glob, the
+            address of a folder or file in a store ("s3://BUCKET/FOLDER"), .npy or .npz, the name of a data set such as
+            "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
+            a PIL image, bytes, a list of these, a torch data set, or an iterable.
         role: which part of an MVTec-style folder is meant: "fit" is train/good, "predict" all of test, "inliers"
             test/good, "outliers" the rest of test.
         shape: the shape a detector expects, where it is known; it settles what an array of three axes is.
@@ -237,6 +239,8 @@ def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet
 
 
 def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
+    if is_url(source):
+        return _open_url(source)
     path = Path(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
     if path.is_dir():
         return _open_folder(path, role)
@@ -265,6 +269,13 @@ def _open_folder(root: Path, role: Role) -> ImageSet:
     }[role]
     names = [name for folder in folders for name in _image_names(folder, root)]
     return _files(root, names, [Path(name).parent.name for name in names])
+
+
+def _open_url(source: str) -> ImageSet:
+    found = [entry for entry in list_files(source) if _looks_like_image(entry[0]) and not entry[0].endswith(".npy")]
+    names = [name for name, _, _ in found]
+    items = [StoredFile(url, size) for _, url, size in found]
+    return ImageSet(items, names, [_folder_label(name) for name in names], parallel=True)
 
 
 def _image_names(folder: Path, root: Path) -> list[str]:

@@ -70,7 +70,7 @@ def _content(
         "table": table,
         "total": f"{len(verdicts):,}",
         "detector": screen.detector.name,
-        "promise": promise(screen, verdicts),
+        "promise": promise(screen, verdicts.alpha if verdicts.rule == "false-discovery rate" else None),
         "counts": {word: f"{count:,}" for word, count in counts.items()},
         "counts_invalid": counts["invalid"],
         "shares": {word: f"{count / len(verdicts):.1%}" for word, count in counts.items()},
@@ -100,10 +100,10 @@ def _content(
     }
 
 
-def promise(screen: Screen, verdicts: Verdicts) -> str:
-    """Say in words what the flags of these verdicts promise."""
-    if verdicts.rule == "false-discovery rate":
-        return f"Of the images flagged, a share of at most {verdicts.alpha:g} is expected to be normal."
+def promise(screen: Screen, fdr: float | None = None) -> str:
+    """Say in words what the flags of a screen promise, or those under false-discovery control at this rate."""
+    if fdr is not None:
+        return f"Of the images flagged, a share of at most {fdr:g} is expected to be normal."
     if screen.confidence is None:
         return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
     return (

@@ -15,7 +15,7 @@ from recondite.errors import InputError
 from recondite.files import atomic_file
 from recondite.plots import heat_colours
 from recondite.progress import progress as show
-from recondite.scores import Scores, Verdicts, check_rate
+from recondite.scores import NUMBERS, Scores, Verdicts, check_rate
 from recondite.screen import OnBad, Screen
 from recondite.tables import check_table_path, write_table
 
@@ -103,7 +103,7 @@ def sweep(
     verdicts = screen.judge(*_in_order(done, opened))
     if fdr is not None:
         verdicts = verdicts.with_false_discovery_rate(fdr)
-    write_table(output, verdicts.records(statistics))
+    write_table(output, verdicts.records(statistics), NUMBERS)
     journal.unlink()
     return Sweep(verdicts, taken_up)
 
