@@ -63,15 +63,15 @@ def test_a_killed_worker_changes_nothing(tmp_path, monkeypatch, digits):
     """Both go on from the last checkpoint, and give the weights of one process to 2e-5."""
     images = digits[:300, None] / np.float32(255)
     options = {"detector": "vae", "width": 4, "latent_size": 4, "batch_size": 32, "learning_rate": 1e-3}
-    options |= {"epochs": 30, "evidence": 0.25, "calibration": 0.3}
+    options |= {"epochs": 20, "evidence": 0.25, "calibration": 0.3}
     whole = fit(images, device="cpu", **options)
     seen = killer(monkeypatch, tmp_path, rank=1)
     screen = fit_on_cluster(images, workers=2, run_folder=tmp_path, cluster="auto", **options)
-    assert seen["epochs"] < 30
+    assert seen["epochs"] < 20
     assert [rank for rank, _, _ in seen["begun"]].count(1) == 2
     assert len({process for _, _, process in seen["begun"]}) == 4
     rows = (tmp_path / EPOCHS).read_text().splitlines()
-    assert [row.split(",")[0] for row in rows[1:]] == [str(epoch) for epoch in range(1, 31)]
+    assert [row.split(",")[0] for row in rows[1:]] == [str(epoch) for epoch in range(1, 21)]
     one, two = whole.detector.state_dict(), screen.detector.state_dict()
     first = build("vae", image_shape=(1, 8, 8), width=4, latent_size=4).state_dict()
     assert farthest(one, first) > 0.05

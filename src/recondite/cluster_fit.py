@@ -148,7 +148,9 @@ def _train(
         kinds = {kind.__name__: kind for kind in (InputError, ArtifactError)}
         raise kinds.get(known[0], ReconditeError)(known[1])
     if lost is not None:
-        raise ReconditeError(f"the workers failed, {failures} times over; at last: {lost}") from lost
+        if isinstance(lost, train.WorkerGroupError):
+            raise ReconditeError(f"the workers failed, and {failures} times anew; the last time: {lost}") from lost
+        raise ReconditeError(f"the cluster failed: {lost}") from lost
     begun = ray.get(task["ledger"].begun.remote())
     if shown and len(begun) > workers:
         print(f"a worker was lost {len(begun) // workers - 1} times; the rest is as if none was", file=sys.stderr)
