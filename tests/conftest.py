@@ -24,6 +24,18 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Run all tests of clusters in one process, one after the other; the mark xdist_group fails with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "ray" if Path(nodeid.partition("::")[0]).name.startswith("test_cluster") else nodeid
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """1,797 grey digits of 8 x 8 pixels, uint8."""

@@ -88,6 +88,15 @@ def exchanged(value: T) -> list[T]:
     return values  # type: ignore[return-value]
 
 
+def from_first(value: T) -> T:
+    """Return the value of the first process, in every process."""
+    if place()[1] == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def gathered(results: Sequence[T]) -> list[T]:
     """Return the results of all processes, for what `own` gave each of them, in the order of the whole list."""
     parts = exchanged(list(results))

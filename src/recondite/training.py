@@ -23,7 +23,7 @@ from recondite.epoch_pictures import EpochPictures, first_pictures, picture_epoc
 from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.nets import evaluating
 from recondite.options import TrainingOptions, deciding_options, options_to_json
-from recondite.processes import Share, exchanged, gathered, has_foreign_batch_norm, own, sharing, together
+from recondite.processes import Share, from_first, gathered, has_foreign_batch_norm, own, sharing, together
 from recondite.progress import progress
 from recondite.runlog import drop_logs_after, log_epoch, start_logs
 from recondite.spool import Rows
@@ -111,7 +111,7 @@ def train(
 
     Raises:
         InputError: the checkpoint belongs to other options or other images.
-        ReconditeError: the loss became infinite or NaN, or the processes do not see the same checkpoint.
+        ReconditeError: the loss became infinite or NaN.
     """
     with together():
         return _Run(detector, images, validation, options, run_folder, show_progress).go(resume)
@@ -173,10 +173,6 @@ class _Run:
 
     def go(self, resume: bool) -> History:
         first_epoch = self._load() if resume else 0
-        if len(set(exchanged(first_epoch))) > 1:
-            raise ReconditeError(
-                f"not all processes see the checkpoint in {self.run_folder}: they must share the folder"
-            )
         if first_epoch == 0:
             self._start_logs()
             if self.pictured and self.validation is not None:
@@ -420,11 +416,18 @@ class _Run:
         return self._known_identity
 
     def _load(self) -> int:
-        """Take up the checkpoint, if there is one, and return the epochs it has behind it."""
-        if self.run_folder is None or not (self.run_folder / CHECKPOINT).exists():
+        """Take up the checkpoint, if there is one, and return the epochs it has behind it.
+
+        The first process reads it for all: where the folder is shared, others may see it later.
+        """
+        if self.run_folder is None:
             return 0
         path = self.run_folder / CHECKPOINT
-        arrays, facts = read_tensors(path)
+        there = self.fabric.is_global_zero and path.exists()
+        saved = from_first(read_tensors(path) if there else None)
+        if saved is None:
+            return 0
+        arrays, facts = saved
         if facts.get("identity") != self.identity:
             raise InputError(f"{self.run_folder} belongs to other images or options: leave out --resume to start anew")
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
