@@ -111,15 +111,14 @@ def main() -> None:
     decode, size = decoded["JPEG of 256 x 256"]
     each = decode + judged["autoencoder"]
     print(f"\na JPEG of 256 x 256 through the autoencoder: {1e6 * each:.0f} us")
-    print(
-        "| images | cores | part | time | core hours | $ | read | rows | $, single files | store's time, single files |"
-    )
+    print("| images | cores | part | time | core hours | $ | read | rows | $, single files | store, single files |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     notes = []
     for images, (cores, part) in CORES.items():
         hours = images * each / 3600
         print(
-            f"| {images:.0e} | {cores:,} | {part:,} | {hours / cores:.2g} h | {hours:,.2f} | {hours * CORE_HOUR:,.2f} | "
+            f"| {images:.0e} | {cores:,} | {part:,} | {hours / cores:.2g} h | {hours:,.2f} | "
+            f"{hours * CORE_HOUR:,.2f} | "
             f"{images * size / 1e9:,.0f} GB at {cores * size / each / 1e9:.2g} GB/s | {images * row / 1e9:,.2f} GB | "
             f"{images / 1000 * THOUSAND_REQUESTS:,.2f} | {images / REQUESTS_A_SECOND / 3600:,.2f} h |"
         )
@@ -127,7 +126,8 @@ def main() -> None:
         deaths = hours / WORKER_HOURS_BETWEEN_DEATHS
         notes.append(
             f"{images:.0e}: {images / part:,.0f} parts of {part * each:.0f} s, {rate:,.1f} a second: "
-            f"{100 * rate * used:.1f} % of the driver's processor, {100 * rate * wall:.0f} % of its disk; {deaths:,.1f} workers die, "
+            f"{100 * rate * used:.1f} % of the driver's processor, {100 * rate * wall:.0f} % with the disk; "
+            f"{deaths:,.1f} workers die, "
             f"{100 * part * each / 2 / 3600 / WORKER_HOURS_BETWEEN_DEATHS:.3f} % of the work is done twice"
         )
     print("\n".join(notes))
