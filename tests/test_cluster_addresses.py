@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,9 @@ HEAD, OTHER = "10.213.77.1", "10.213.77.2"
 
 
 def run(*command, **options):
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=240, **options)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
+    assert found.returncode == 0, found.stderr[-3000:]
+    return found
 
 
 @pytest.fixture
@@ -27,9 +28,7 @@ def machines():
         pytest.skip("needs root and the command ip, to make network namespaces")
     names = [f"recondite-{os.getpid()}-{index}" for index in range(2)]
     cables = [f"rc{os.getpid() % 100_000}{letter}" for letter in "ab"]
-    try:
-        run("ip", "netns", "add", names[0])
-    except subprocess.CalledProcessError:
+    if subprocess.run(["ip", "netns", "add", names[0]], capture_output=True).returncode != 0:
         pytest.skip("network namespaces are not allowed here")
     try:
         run("ip", "netns", "add", names[1])
@@ -65,13 +64,16 @@ def test_a_sweep_over_two_addresses(machines, screens, folder, tmp_path):
         run("ip", "netns", "exec", machines[0], *ray, "--head", *head, f"--temp-dir={temporary}")
         run("ip", "netns", "exec", machines[1], *ray, *other)
         predict = [sys.executable, "-m", "recondite.cli", "predict", str(tmp_path / "screen"), str(folder)]
-        cluster = ["-o", str(tmp_path / "out"), "--cluster", f"{HEAD}:6380", "--part-size", "10"]
-        run("ip", "netns", "exec", machines[0], *predict, *cluster)
+        member = ["-o", str(tmp_path / "out"), "--cluster", f"{HEAD}:6380", "--part-size", "10"]
+        run("ip", "netns", "exec", machines[0], *predict, *member)
+        client = ["-o", str(tmp_path / "far"), "--cluster", f"ray://{HEAD}:10001", "--part-size", "10"]
+        run("ip", "netns", "exec", machines[1], *predict, *client)
         nodes = f"import ray; ray.init(address='{HEAD}:6380', log_to_driver=False); print(ray.nodes())"
         found = run("ip", "netns", "exec", machines[0], sys.executable, "-c", nodes).stdout
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     assert HEAD in found
     assert OTHER in found
-    assert check_parts(Path(tmp_path / "out"))["parts"] == 4
-    assert list(read_parts(tmp_path / "out")) == list(screens("pca").predict(folder).records())
+    for out in (tmp_path / "out", tmp_path / "far"):
+        assert check_parts(out)["parts"] == 4
+        assert list(read_parts(out)) == list(screens("pca").predict(folder).records())

@@ -72,6 +72,14 @@ def test_an_image_scores_the_same_in_every_batch(name, exported, digits):
         np.testing.assert_array_equal(scores, together)
 
 
+def test_a_graph_travels_to_other_processes(exported, digits):
+    import pickle
+
+    there = pickle.loads(pickle.dumps(exported("pca")))
+    np.testing.assert_array_equal(there.predict(digits[:9]).p_value, exported("pca").predict(digits[:9]).p_value)
+    assert there.fingerprint() == exported("pca").fingerprint()
+
+
 @pytest.mark.parametrize("score", ["error", "evidence", "total_variation"])
 def test_every_score_can_be_exported(score, screens, digits, tmp_path):
     screen = screens("pca").with_score(score)

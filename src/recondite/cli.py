@@ -549,7 +549,7 @@ def predict(
     on_bad
         Unreadable images: a flagged row, no row, or an error.
     device
-        cpu or cuda.
+        cpu or cuda; with --cluster, --worker-gpus decides.
     cluster
         Spread the work with Ray: local (this machine), auto (the cluster that runs here), HOST:PORT or ray://HOST:PORT.
     workers
@@ -566,7 +566,7 @@ def predict(
     from recondite.report import promise, write_report
     from recondite.sweep import sweep
 
-    judge = _load(screen, alpha, confidence, device, score)
+    judge = _load(screen, alpha, confidence, device if cluster is None else "cpu", score)
     if cluster is not None:
         from recondite.cluster_command import predict_on_cluster
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -157,9 +157,12 @@ def _finished(store: Folder, header: Mapping[str, Any]) -> dict[str, Any] | None
 class _Worker:
     """A process of the cluster that holds a screen and judges parts."""
 
-    def __init__(self, screen: Screen, threads: int, device: str) -> None:
+    def __init__(self, given: Sequence[Any], threads: int, device: str) -> None:
+        import ray
+
+        # First the threads: a graph takes their number when it is unpacked.
         torch.set_num_threads(threads)
-        self.screen = screen.to(device)
+        self.screen: Screen = ray.get(given[0]).to(device)
 
     def versions(self) -> dict[str, str]:
         return {"recondite": __version__, "torch": torch.__version__}
@@ -221,7 +224,7 @@ class _Driver:
             self.look_again = time.monotonic() + _SECONDS_BETWEEN_LOOKS
         for _ in range(self.wanted - len(self.starting) - len(self.busy) - len(self.idle)):
             device = "cuda" if self.spread.worker_gpus else "cpu"
-            worker = self.remote.remote(self.given, self.spread.threads, device)
+            worker = self.remote.remote([self.given], self.spread.threads, device)
             self.starting[worker.versions.remote()] = worker
 
     def _take(self, answer: Any) -> None:

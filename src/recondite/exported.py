@@ -65,6 +65,9 @@ class Exported(Detector):
         self.register_buffer("graph", torch.from_numpy(digest.copy()))
         self.fitted.fill_(True)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Exported, (self.shape, self.options, self.content, "uint8" if self._bytes else "float32", self._locates)
+
     @property
     def locates(self) -> bool:
         return self._locates

@@ -81,20 +81,18 @@ class Store(Protocol):
 
 
 class Folder:
-    """A store that is a folder."""
+    """A store that is a folder. Files reach the disk when the system likes, or at `flush`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def write(self, name: str, content: bytes) -> None:
-        with atomic_file(self.root / name) as temporary:
+        with atomic_file(self.root / name, flushed=False) as temporary:
             temporary.write_bytes(content)
 
     def append(self, name: str, line: str) -> None:
         with (self.root / name).open("a", encoding="utf-8") as stream:
             stream.write(line)
-            stream.flush()
-            os.fsync(stream.fileno())
 
     def read(self, name: str) -> bytes | None:
         path = self.root / name
@@ -106,6 +104,10 @@ class Folder:
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
+
+    def flush(self) -> None:
+        """Wait until everything is on the disk."""
+        os.sync()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -128,8 +130,8 @@ class Ledger:
     """Hands out parts and writes them down when they are done, each once.
 
     A part counts as done when its line stands in the journal, which is after its file is whole; on taking up, the file
-    must still have the SHA-256 of the line. Only this object writes, so a worker that was given up and answers late
-    changes nothing.
+    must still have the SHA-256 of the line, so nothing has to wait for the disk. Only this object writes, so a worker
+    that was given up and answers late changes nothing.
 
     Args:
         store: where parts and journal are.

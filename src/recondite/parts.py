@@ -111,7 +111,9 @@ def merge(store: Folder, ledger: Ledger, header: Mapping[str, Any], rows: Rows, 
         "parts_sha256": sha256_of_file(store.root / PARTS),
         "sweep": dict(header),
     }
+    store.flush()
     store.write(MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    store.flush()
     clear(store)
     return manifest
 
