@@ -1,4 +1,9 @@
 import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +17,24 @@ import recondite
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# Ray reads these when it is imported, which may be before a test connects.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Run all tests of clusters in one process, one after the other; the mark xdist_group fails with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "ray" if Path(nodeid.partition("::")[0]).name.startswith("test_cluster") else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +106,45 @@ def digit_files(digits):
     from service import png
 
     return [png(digit[::-1] if place % 4 == 3 else digit) for place, digit in enumerate(digits[1500:1564])]
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """A Ray cluster of two nodes on this machine, to which this process is connected; gives the cluster."""
+    ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    for _ in range(2):
+        cluster.add_node(num_cpus=3, include_dashboard=False, object_store_memory=100 << 20)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The URL of a Postgres server of our own."""
+    folders = [Path(found).resolve().parent for found in [shutil.which("postgres")] if found]
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    binaries = next((folder for folder in folders if (folder / "initdb").is_file()), None)
+    if binaries is None:
+        pytest.skip("needs Postgres: apt-get install postgresql")
+    pytest.importorskip("psycopg")
+    # It refuses to run as root, so somebody else must own its files; pytest's own folders are closed to others.
+    root = Path(tempfile.mkdtemp(prefix="recondite-postgres-"))
+    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+    if user:
+        shutil.chown(root, "postgres", "postgres")
+    data = root / "data"
+
+    def run(*command):
+        subprocess.run([*user, *map(str, command)], check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=60)
+
+    run(binaries / "initdb", "-D", data, "-U", "recondite", "--auth=trust", "--no-sync")
+    options = f"-k {root} -c listen_addresses= -c fsync=off"
+    run(binaries / "pg_ctl", "-D", data, "-w", "-l", root / "log", "-o", options, "start")
+    yield f"postgresql://recondite@/postgres?host={root}"
+    run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(root, ignore_errors=True)

@@ -11,6 +11,7 @@ ROOT = Path(recondite.__file__).parent
 ROWS = [
     ["console", "errors", "files", "pictures", "progress", "processes", "ready"],
     [
+        "cluster",
         "images",
         "scores",
         "metrics",
@@ -35,14 +36,15 @@ ROWS = [
         "runlog",
         "presets",
     ],
+    ["stores"],
     [
         *("image_plots", "study_plots"),
         *("backbones", "classifier", "datasets", "events", "hub", "image_statistics"),
         *("perturbations.corruptions", "perturbations.defects", "perturbations.masks"),
     ],
-    ["perturbations"],
-    ["foreign"],
-    ["spool"],
+    ["perturbations", "shards"],
+    ["foreign", "sources"],
+    ["ledger", "spool"],
     ["epoch_pictures"],
     ["training"],
     ["detectors.base"],
@@ -51,11 +53,13 @@ ROWS = [
     ["evidence", "exported", "guard", "levels"],
     ["screen"],
     ["fitting", "monitor", "quantisation"],
+    ["cluster_fit"],
     ["evaluation", "explanation", "export", "localisation", "report", "sampling", "studies", "studies.runs", "sweep"],
-    ["publishing", "studies.page", "studies.unfinished"],
+    ["parts", "publishing", "studies.page", "studies.unfinished"],
+    ["cluster_sweep"],
     ["drift", "guard_file", "guard_report"],
     ["recalibration"],
-    ["studies.output"],
+    ["studies.output", "studies.spread"],
     [
         "studies.linear",
         "studies.latent",
@@ -65,7 +69,7 @@ ROWS = [
         "studies.severity",
         "studies.thresholds",
     ],
-    ["studies.latent_size"],
+    ["studies.grid", "studies.latent_size"],
     ["demonstration", "pairs"],
     ["compat", "compat.sklearn"],
     ["compat.pyod"],
@@ -94,8 +98,8 @@ ROWS = [
     ],
     ["service.page.monitor"],
     ["service.page"],
-    ["service.server"],
-    ["service.command", "study_commands"],
+    ["service.cluster", "service.server"],
+    ["cluster_command", "service.command", "study_commands"],
     ["cli"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -117,6 +121,8 @@ HEAVY = {
     "httpx2",
     "tqdm",
     "openTSNE",
+    "ray",
+    "fsspec",
 }
 
 
@@ -168,7 +174,7 @@ def test_every_row_names_files_that_exist():
     "name",
     [
         *("cli", "console", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "martingale"),
-        *("hub", "study_commands", "tables"),
+        *("cluster", "hub", "study_commands", "tables"),
     ],
 )
 def test_light_files_import_heavy_libraries_only_where_they_use_them(name):

@@ -200,3 +200,15 @@ def test_a_sweep_that_is_killed_goes_on(screen, tmp_path, digits):
     assert again.returncode == 0
     assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 6001
+
+
+def test_a_sweep_over_a_cluster_refuses_what_it_cannot_do(screen, folder, tmp_path):
+    for more, words in (
+        (["--report", tmp_path / "report.html"], "--report"),
+        (["--threads", "0"], "threads"),
+        (["--part-size", "0"], "part_size"),
+    ):
+        done = run("predict", screen, folder, "-o", tmp_path / "out", "--cluster", "local", *more)
+        assert done.returncode == 2
+        assert words in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -91,6 +91,14 @@ def test_batches_run_only_where_their_bits_agree(shift, sizes, exported, digits,
     np.testing.assert_allclose(scores, digits[:20].sum(axis=(1, 2)) / 255, rtol=1e-6)
 
 
+def test_a_graph_travels_to_other_processes(exported, digits):
+    import pickle
+
+    there = pickle.loads(pickle.dumps(exported("pca")))
+    np.testing.assert_array_equal(there.predict(digits[:9]).p_value, exported("pca").predict(digits[:9]).p_value)
+    assert there.fingerprint() == exported("pca").fingerprint()
+
+
 @pytest.mark.parametrize("score", ["error", "evidence", "total_variation"])
 def test_every_score_can_be_exported(score, screens, digits, tmp_path):
     screen = screens("pca").with_score(score)

@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from reference import twins
 
 from recondite.errors import InputError
-from recondite.scores import Scores, Verdicts
+from recondite.scores import Scores, Verdicts, discovery_cutoff
 
 
 def verdicts(p_values, errors=None):
@@ -58,3 +59,14 @@ def test_false_discovery_control_keeps_invalid_rows_flagged_and_out_of_the_count
     for rate in (0, 1, -0.1, float("nan")):
         with pytest.raises(InputError):
             flagged.with_false_discovery_rate(rate)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.25, 0.5]))
+def test_a_table_of_p_values_flags_what_all_of_them_together_flag(ranks, rate):
+    p_values = np.array(ranks) / 40
+    expected = verdicts(p_values).with_false_discovery_rate(rate).is_outlier
+    np.testing.assert_array_equal(p_values <= discovery_cutoff(Counter(p_values.tolist()), rate), expected)
+
+
+def test_no_p_values_flag_nothing():
+    assert discovery_cutoff({}, 0.1) == -1

@@ -3,11 +3,8 @@
 import asyncio
 import hashlib
 import os
-import shutil
 import signal
 import sqlite3
-import subprocess
-import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,34 +20,6 @@ from recondite.service.kept import KeptImages
 from recondite.service.past import register, write_confirmed
 from recondite.service.refusals import Unavailable, Unknown
 from recondite.service.store import Event, Filter, Store
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    """The URL of a Postgres server of our own."""
-    folders = [Path(found).resolve().parent for found in [shutil.which("postgres")] if found]
-    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    binaries = next((folder for folder in folders if (folder / "initdb").is_file()), None)
-    if binaries is None:
-        pytest.skip("needs Postgres: apt-get install postgresql")
-    pytest.importorskip("psycopg")
-    # Not among pytest's own folders, which the next session of pytest closes to others.
-    root = Path(tempfile.mkdtemp(prefix="recondite-postgres-"))
-    # It refuses to run as root, so somebody else must own its files.
-    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-    if user:
-        shutil.chown(root, "postgres", "postgres")
-    data = root / "data"
-
-    def run(*command):
-        subprocess.run([*user, *map(str, command)], check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=60)
-
-    run(binaries / "initdb", "-D", data, "-U", "recondite", "--auth=trust", "--no-sync")
-    options = f"-k {root} -c listen_addresses= -c fsync=off"
-    run(binaries / "pg_ctl", "-D", data, "-w", "-l", root / "log", "-o", options, "start")
-    yield f"postgresql://recondite@/postgres?host={root}"
-    run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
-    shutil.rmtree(root)
 
 
 @pytest.fixture

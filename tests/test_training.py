@@ -302,34 +302,6 @@ def test_bf16_training_learns(rows):
     assert history.epochs[-1]["validation"] < 0.8 * history.epochs[0]["validation"]
 
 
-def test_two_processes_give_the_weights_of_one(tmp_path):
-    script = tmp_path / "fit.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import os, sys
-            import numpy as np, torch
-            from safetensors.torch import save_file
-            from recondite.detectors import build
-            torch.set_num_threads(1)
-            images = np.random.default_rng(0).random((71, 1, 8, 8), dtype=np.float32)
-            detector = build("autoencoder", image_shape=(1, 8, 8), latent_size=4, width=4)
-            detector.fit(images, epochs=3, batch_size=14, device="cpu", validation=images[:10])
-            if os.environ.get("RANK", "0") == "0":
-                save_file({k: v.contiguous() for k, v in detector.state_dict().items()}, sys.argv[1])
-            """
-        )
-    )
-    from safetensors.torch import load_file
-
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for command, name in (([sys.executable], "one"), (torchrun, "two")):
-        subprocess.run([*command, str(script), str(tmp_path / name)], check=True, timeout=240, capture_output=True)
-    one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5)
-
-
 def test_two_processes_agree_with_batch_norm_averages_and_a_short_last_batch(tmp_path):
     script = tmp_path / "fit.py"
     script.write_text(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_DETECTOR = "autoencoder"
 _LINES_OF_BAD_FILES = 10
 _WORST_PAIRS = 10
+_CLUSTER = "Cluster"
 # A study reports every score over whole images, for several seeds.
 _NOT_IN_STUDIES = {"score", "smooth", "region", "top_percent", "seed"}
 
@@ -103,6 +104,10 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
         reencoding: Annotated[bool, Parameter(negative="")] = False,
         on_bad: OnBad = "flag",
         resume: Annotated[bool, Parameter(negative="")] = False,
+        workers: Annotated[int | None, Parameter(group=_CLUSTER)] = None,
+        cluster: Annotated[str, Parameter(group=_CLUSTER)] = "local",
+        worker_cpus: Annotated[int, Parameter(group=_CLUSTER)] = 1,
+        worker_gpus: Annotated[int, Parameter(group=_CLUSTER)] = 0,
         options: Annotated[Any, Parameter(name="*", group=f"Options of detector {name}")] = None,
         training: Annotated[Any, Parameter(name="*", group="Options of training")] = None,
     ) -> None:
@@ -143,10 +148,25 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
             Unreadable images: flag and skip leave them out and list them, raise stops.
         resume
             Go on where an interrupted fit of the same screen stopped.
+        workers
+            Fit with so many processes of a cluster (Ray), which share the work; see docs/clusters.md.
+        cluster
+            local starts one of this machine alone; auto, HOST:PORT or ray://HOST:PORT name one that runs. All its
+            machines must share the folder that the screen is written to.
+        worker_cpus
+            CPUs, and threads, of each worker.
+        worker_gpus
+            0, or 1 for each worker.
         """
+        spread = {"workers": workers, "cluster": cluster, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
+        if workers is None:
+            if spread != {"workers": None, "cluster": "local", "worker_cpus": 1, "worker_gpus": 0}:
+                raise InputError("a cluster fits with as many processes as --workers says: give it too")
+            spread = {}
         _fit_screen(
             images,
             output,
+            spread,
             validation=_share_or_source(validation),
             evidence=_share_or_source(evidence),
             calibration=_share_or_source(calibration),
@@ -170,7 +190,8 @@ def _fit_with_flags(tokens: Sequence[str]) -> Any:
     return fit
 
 
-def _fit_screen(images: str, output: Path, **settings: Any) -> None:
+def _fit_screen(images: str, output: Path, spread: Mapping[str, Any], **settings: Any) -> None:
+    """Fit and write a screen; `spread` says how on a cluster, and is empty for this process alone."""
     import shutil
 
     from recondite.artifacts import check_target
@@ -182,7 +203,12 @@ def _fit_screen(images: str, output: Path, **settings: Any) -> None:
     run_folder = output.with_name(f"{output.name}.run")
     run_folder.mkdir(parents=True, exist_ok=True)
     try:
-        screen = fit(images, run_folder=run_folder, progress=True, **settings)
+        if spread:
+            from recondite.cluster_fit import fit_on_cluster
+
+            screen = fit_on_cluster(images, run_folder=run_folder, progress=True, **spread, **settings)
+        else:
+            screen = fit(images, run_folder=run_folder, progress=True, **settings)
     finally:
         with suppress(OSError):
             run_folder.rmdir()  # empty where training never began
@@ -226,6 +252,9 @@ def _studies(tokens: Sequence[str]) -> App:
         protocol: Literal["pooled", "official"] = "pooled",
         validation: float = 0.25,
         image_size: str | None = None,
+        cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
+        run_cpus: Annotated[int, Parameter(group=_CLUSTER)] = 1,
+        run_gpus: Annotated[float, Parameter(group=_CLUSTER)] = 0.0,
         options: Annotated[Any, Parameter(name="*")] = None,
         training: Annotated[Any, Parameter(name="*")] = None,
     ) -> None:
@@ -251,8 +280,16 @@ def _studies(tokens: Sequence[str]) -> App:
             Share of the normal training images that choose the best epoch.
         image_size
             Pixels a side (32); by default the images' own, if that is at most 64.
+        cluster
+            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
+            machines must share the output folder; see docs/clusters.md.
+        run_cpus
+            CPUs, and threads, of each run.
+        run_gpus
+            GPUs of each run.
         """
         from recondite.studies.one_class import one_class_study
+        from recondite.studies.spread import Spread
 
         rows = one_class_study(
             dataset,
@@ -263,6 +300,7 @@ def _studies(tokens: Sequence[str]) -> App:
             protocol=protocol,
             validation=validation,
             image_size=_image_size(image_size),
+            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
             progress=True,
             **{**(options or {}), **(training or {})},
         )
@@ -293,6 +331,9 @@ def _studies(tokens: Sequence[str]) -> App:
         protocol: Literal["pooled", "official"] = "pooled",
         validation: float = 0.25,
         image_size: str | None = None,
+        cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
+        run_cpus: Annotated[int, Parameter(group=_CLUSTER)] = 1,
+        run_gpus: Annotated[float, Parameter(group=_CLUSTER)] = 0.0,
         options: Annotated[Any, Parameter(name="*")] = None,
         training: Annotated[Any, Parameter(name="*")] = None,
     ) -> None:
@@ -320,8 +361,16 @@ def _studies(tokens: Sequence[str]) -> App:
             Share of the normal training images that choose the best epoch.
         image_size
             Pixels a side (64); by default the images' own, if that is at most 64.
+        cluster
+            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
+            machines must share the output folder; see docs/clusters.md.
+        run_cpus
+            CPUs, and threads, of each run.
+        run_gpus
+            GPUs of each run.
         """
         from recondite.studies.latent_size import latent_size_study
+        from recondite.studies.spread import Spread
 
         rows = latent_size_study(
             dataset,
@@ -333,6 +382,7 @@ def _studies(tokens: Sequence[str]) -> App:
             protocol=protocol,
             validation=validation,
             image_size=_image_size(image_size),
+            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
             progress=True,
             **{**(options or {}), **(training or {})},
         )
@@ -351,8 +401,80 @@ def _studies(tokens: Sequence[str]) -> App:
         )
         print(f"page: {output / 'study.html'}")
 
+    def grid(
+        dataset: str,
+        /,
+        *,
+        output: Output,
+        normal: str,
+        vary: Annotated[Sequence[str], Parameter(negative="")],
+        detector: str = "alad",
+        seeds: int = 1,
+        protocol: Literal["pooled", "official"] = "pooled",
+        validation: float = 0.25,
+        image_size: str | None = None,
+        cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
+        run_cpus: Annotated[int, Parameter(group=_CLUSTER)] = 1,
+        run_gpus: Annotated[float, Parameter(group=_CLUSTER)] = 0.0,
+        options: Annotated[Any, Parameter(name="*")] = None,
+        training: Annotated[Any, Parameter(name="*")] = None,
+    ) -> None:
+        """Train one detector with every combination of some options.
+
+        Run again after an interruption, it goes on where it stopped.
+
+        Parameters
+        ----------
+        dataset
+            Name of a data set (cifar10), or a folder with a sub-folder for each class.
+        output
+            Folder for table.csv, study.html and the runs.
+        normal
+            The class that is normal.
+        vary
+            An option and its values, such as learning-rate=0.001,0.002; give several for all combinations.
+        detector
+            One detector; its own flags are listed below.
+        seeds
+            How many runs of each, with seeds 0, 1, ...
+        protocol
+            pooled: a fifth of all images is the test, at random; official: the data set's own split.
+        validation
+            Share of the normal training images that choose the best epoch.
+        image_size
+            Pixels a side (32); by default the images' own, if that is at most 64.
+        cluster
+            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
+            machines must share the output folder; see docs/clusters.md.
+        run_cpus
+            CPUs, and threads, of each run.
+        run_gpus
+            GPUs of each run.
+        """
+        from recondite.studies.grid import grid_study
+        from recondite.studies.spread import Spread
+
+        rows = grid_study(
+            dataset,
+            output,
+            normal=normal,
+            vary=_varied(vary),
+            detector=detector,
+            seeds=seeds,
+            protocol=protocol,
+            validation=validation,
+            image_size=_image_size(image_size),
+            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
+            progress=True,
+            **{**(options or {}), **(training or {})},
+        )
+        cells = [tuple(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
+        print_table([tuple(rows[0]), *cells], title=f"{dataset}, {normal} is normal", header=True)
+        print(f"page: {output / 'study.html'}")
+
     studies = App(name="study", help="Look closely at a screen, or train many detectors and compare them.")
-    for command, without in ((one_class, _NOT_IN_STUDIES), (latent_size, {*_NOT_IN_STUDIES, "latent_size"})):
+    commands = ((one_class, _NOT_IN_STUDIES), (latent_size, {*_NOT_IN_STUDIES, "latent_size"}), (grid, _NOT_IN_STUDIES))
+    for command, without in commands:
         own = _flags("detector flags", *(kind.Options for kind in kinds), without=without)
         trained = _flags("training flags", TrainingOptions, defaults=defaults, without=without)
         group = f"Options of {', '.join(names)}"
@@ -361,6 +483,17 @@ def _studies(tokens: Sequence[str]) -> App:
         studies.command(command)
     add_studies(studies)
     return studies
+
+
+def _varied(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return option -> values from texts such as learning-rate=0.001,0.002."""
+    varied: dict[str, list[str]] = {}
+    for text in texts:
+        name, given, values = text.partition("=")
+        if not given or not values or name.replace("-", "_") in varied:
+            raise InputError(f"expected --vary OPTION=VALUE,VALUE once for each option; got {text!r}")
+        varied[name.replace("-", "_")] = values.split(",")
+    return varied
 
 
 def predict(
@@ -379,6 +512,12 @@ def predict(
     statistics: Annotated[bool, Parameter(negative="")] = False,
     on_bad: OnBad = "flag",
     device: str = "cpu",
+    cluster: str | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    worker_cpus: float | None = None,
+    worker_gpus: float = 0.0,
+    part_size: int = 2000,
 ) -> None:
     """Judge images and write one row each.
 
@@ -387,9 +526,10 @@ def predict(
     screen
         Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     images
-        Folder, file, glob, .npy, .npz or data set.
+        Folder, file, glob, .npy, .npz, data set or s3:// address; with --cluster also tars (webdataset) and Parquet
+        files with the bytes of images.
     output
-        Table to write: .csv, .jsonl or .parquet.
+        Table to write: .csv, .jsonl or .parquet; with --cluster a folder of such tables.
     report
         HTML file to write, with figures and pictures.
     maps
@@ -409,12 +549,33 @@ def predict(
     on_bad
         Unreadable images: a flagged row, no row, or an error.
     device
-        cpu or cuda.
+        cpu or cuda; with --cluster, --worker-gpus decides.
+    cluster
+        Spread the work with Ray: local (this machine), auto (the cluster that runs here), HOST:PORT or ray://HOST:PORT.
+    workers
+        With --cluster: processes that judge; by default as many as fit.
+    threads
+        With --cluster: threads of a worker; scores may differ in the last bits by it.
+    worker_cpus
+        With --cluster: CPUs that a worker takes, such as .5; by default its threads.
+    worker_gpus
+        With --cluster: GPUs that a worker takes, such as 1 or .25.
+    part_size
+        With --cluster: images a part; a part is judged again if its worker dies.
     """
     from recondite.screen import promise
     from recondite.sweep import sweep
 
-    judge = _load(screen, alpha, confidence, device, score)
+    judge = _load(screen, alpha, confidence, device if cluster is None else "cpu", score)
+    if cluster is not None:
+        from recondite.cluster_command import predict_on_cluster
+
+        if report is not None or maps is not None:
+            raise InputError("--report and --maps need all images on one machine; leave them or --cluster out")
+        spread = {"workers": workers, "threads": threads, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
+        rows = {"fdr": fdr, "group": group, "on_bad": on_bad, "statistics": statistics}
+        predict_on_cluster(judge, images, output, cluster, {**spread, "part_size": part_size}, **rows)
+        return
     result = sweep(
         judge, images, output, fdr=fdr, maps=maps, group=group, on_bad=on_bad, statistics=statistics, progress=True
     )
@@ -423,7 +584,7 @@ def predict(
         print(f"took up {result.taken_up:,} scores of an interrupted sweep", file=sys.stderr)
     counts = verdicts.counts()
     print(f"{len(verdicts):,} images: " + ", ".join(f"{count:,} {word}" for word, count in counts.items()))
-    print(promise(judge, verdicts))
+    print(promise(judge, fdr))
     print(f"table:  {output}")
     if report is not None:
         from recondite.report import write_report  # matplotlib takes a while

@@ -25,6 +25,7 @@ from recondite.images import (
     channel_axis,
     decode,
 )
+from recondite.stores import StoredFile, is_url, list_files
 
 Role = Literal["fit", "predict", "inliers", "outliers"]
 _READERS = min(4, os.cpu_count() or 1)
@@ -117,9 +118,10 @@ def open_images(source: object, *, role: Role = "predict", shape: tuple[int, ...
     """Open whatever holds images. Nothing is decoded yet.
 
     Args:
-        source: a folder (recursive; sub-folders are labels; the MVTec layout is recognised), a file, a glob, .npy or
-            .npz, the name of a data set such as "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W),
-            (N, H, W, C), (N, C, H, W) or (N, D), a PIL image, bytes, a list of these, a torch data set, or an iterable.
+        source: a folder (recursive; sub-folders are labels; the MVTec layout is recognised), a file, a glob, the
+            address of a folder or file in a store ("s3://BUCKET/FOLDER"), .npy or .npz, the name of a data set such as
+            "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
+            a PIL image, bytes, a list of these, a torch data set, or an iterable.
         role: which part of an MVTec-style folder is meant: "fit" is train/good, "predict" all of test, "inliers"
             test/good, "outliers" the rest of test.
         shape: the shape a detector expects, where it is known; it settles what an array of three axes is.
@@ -135,12 +137,34 @@ def open_images(source: object, *, role: Role = "predict", shape: tuple[int, ...
     return images
 
 
+def same_everywhere(source: object) -> object:
+    """Return a source that `open_images` opens in a process that runs in another folder: paths become whole."""
+    if isinstance(source, Path) or (isinstance(source, str) and (Path(source).exists() or not catalog.is_name(source))):
+        return os.path.abspath(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
+    if isinstance(source, list) and source and all(isinstance(one, str | Path) for one in source):
+        return [same_everywhere(one) for one in source]
+    return source
+
+
 def read_batches(
-    images: ImageSet, preprocessing: Preprocessing, batch_size: int, skip: frozenset[str] = frozenset()
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    skip: frozenset[str] = frozenset(),
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Read images in order, `batch_size` at a time, a few batches ahead; files are decoded in threads."""
+    """Read images in order, `batch_size` at a time, a few batches ahead; files are decoded in threads.
+
+    Args:
+        images: to read.
+        preprocessing: of each.
+        batch_size: of a batch; the last one may be smaller.
+        skip: ids to leave out.
+        share: (rank, world) to read only the batches rank, rank + world, rank + 2 world, ...
+    """
     entries = images.entries(skip)
-    chunks = iter(lambda: list(islice(entries, batch_size)), [])
+    rank, world = share
+    chunks = islice(iter(lambda: list(islice(entries, batch_size)), []), rank, None, world)
     if not images.parallel:
         yield from (_read(chunk, preprocessing) for chunk in chunks)
         return
@@ -215,6 +239,8 @@ def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet
 
 
 def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
+    if is_url(source):
+        return _open_url(source)
     path = Path(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
     if path.is_dir():
         return _open_folder(path, role)
@@ -243,6 +269,13 @@ def _open_folder(root: Path, role: Role) -> ImageSet:
     }[role]
     names = [name for folder in folders for name in _image_names(folder, root)]
     return _files(root, names, [Path(name).parent.name for name in names])
+
+
+def _open_url(source: str) -> ImageSet:
+    found = [entry for entry in list_files(source) if _looks_like_image(entry[0]) and not entry[0].endswith(".npy")]
+    names = [name for name, _, _ in found]
+    items = [StoredFile(url, size) for _, url, size in found]
+    return ImageSet(items, names, [_folder_label(name) for name in names], parallel=True)
 
 
 def _image_names(folder: Path, root: Path) -> list[str]:

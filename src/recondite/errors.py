@@ -19,3 +19,7 @@ class NotCalibratedError(ReconditeError, RuntimeError):
 
 class ArtifactError(ReconditeError):
     """A saved screen or checkpoint is damaged, tampered with, incompatible or absurd."""
+
+
+class SourceError(ReconditeError):
+    """Images could not be read for a reason that is not theirs, such as a network that fails; try again later."""

@@ -18,6 +18,7 @@ from recondite.distances import DISTANCES, Distances
 from recondite.errors import InputError
 from recondite.image_statistics import change, statistics_of_error, statistics_of_image
 from recondite.nets import evaluating, recorded
+from recondite.processes import gathered, own
 from recondite.progress import progress as show
 from recondite.scores import Scores
 from recondite.spool import Rows
@@ -270,11 +271,14 @@ def fit_observer(
             found["features"] = classifier(pixels)
         return found
 
-    with show("distances", len(part), progress) as advance:
-        for rows in part.batches(SCORING_BATCH):
-            for name, values in detector.run(rows, vectors).items():
-                collected.setdefault(name, []).append(values)
-            advance(len(rows), "")
+    mine, parts = own(part.slices(SCORING_BATCH)), []
+    with show("distances", sum(taken.stop - taken.start for taken in mine), progress) as advance:
+        for taken in mine:
+            parts.append(detector.run(part.take(taken), vectors))
+            advance(taken.stop - taken.start, "")
+    for found in gathered(parts):
+        for name, values in found.items():
+            collected.setdefault(name, []).append(values)
     latents, features = (np.concatenate(collected[name]) if name in collected else None for name in _VECTORS)
     known = latents is not None and latents.shape[1] <= _LARGEST_LATENT and len(latents) >= FEWEST
     return Observer(
@@ -318,21 +322,26 @@ def observed(
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]], NDArray[np.float64] | None]:
     """Return the detector's scores (N,) of rows; with an observer, name -> statistics (N,); and their peaks.
 
-    The peak of an image (N,) is its largest feature score; None where feature scores do not tell a place.
+    The peak of an image (N,) is its largest feature score; None where feature scores do not tell a place. Processes
+    that work together share the rows, and all of them have all that was found.
     """
-    parts, peaks = [], []
-    with show(title, len(rows), shown) as advance:
-        for pixels in rows.batches(SCORING_BATCH):
-            batch = nameless(pixels)
+    mine = own(rows.slices(SCORING_BATCH))
+    parts: list[tuple[Scores, NDArray[np.float64] | None]] = []
+    with show(title, sum(taken.stop - taken.start for taken in mine), shown) as advance:
+        for taken in mine:
+            batch = nameless(rows.take(taken))
             if observer is None:
                 found = detector.score_batch(batch, feature_score=detector.locates)
             else:
                 found = observer.score_batch(detector, batch, feature_score=detector.locates)
+            highest = None
             if found.feature_score is not None:
-                peaks.append(found.feature_score.reshape(len(pixels), -1).max(axis=1).astype(np.float64))
-            parts.append(replace(found, feature_score=None))
-            advance(len(pixels), "")
-    scores = Scores.concatenate(parts)
+                highest = found.feature_score.reshape(len(batch.ids), -1).max(axis=1).astype(np.float64)
+            parts.append((replace(found, feature_score=None), highest))
+            advance(len(batch.ids), "")
+    everything = gathered(parts)
+    scores = Scores.concatenate(found for found, _ in everything)
+    peaks = [highest for _, highest in everything if highest is not None]
     return scores.instance_score, dict(scores.statistics or {}), np.concatenate(peaks) if peaks else None
 
 

@@ -61,12 +61,16 @@ class Exported(Detector):
         locates: bool = True,
     ) -> None:
         super().__init__(shape, options)
+        self.content = tuple(content)
         self._graph = make_runtime(options.runtime, content)
         self._bytes, self._locates = pixels == "uint8", locates
         self._batches_agree: bool | None = None
         digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in content)).digest()
         self.register_buffer("graph", torch.from_numpy(np.frombuffer(digest, dtype=np.uint8).copy()))
         self.fitted.fill_(True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Exported, (self.shape, self.options, self.content, "uint8" if self._bytes else "float32", self._locates)
 
     @property
     def locates(self) -> bool:

@@ -10,10 +10,15 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, flushed: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it disappears.
 
     A reader, or a crash at any moment, sees the old file or the new one, never a part of one.
+
+    Args:
+        path: the file.
+        flushed: wait until it is on the disk; otherwise a power cut may leave a part of it, and its SHA-256 has to be
+            checked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".recondite-", suffix=".partial")
@@ -21,10 +26,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        _flush_to_disk(temporary)
+        if flushed:
+            _flush_to_disk(temporary)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-        _flush_to_disk(path.parent)
+        if flushed:
+            _flush_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -17,12 +17,14 @@ from recondite.errors import InputError
 from recondite.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
 from recondite.presets import get_preset
+from recondite.processes import together
 from recondite.screen import OnBad, Screen, calibrated
 from recondite.spool import Rows, Spool, read_all, split
 
 _BAD_FILES_LISTED = 100
 
 
+@together()
 def fit(
     images: object,
     *,

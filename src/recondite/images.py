@@ -5,6 +5,7 @@ channel in float32 -> match the number of channels. So the same picture gives th
 """
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,19 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _LAYOUT_HINT = "the channel axis is the one shorter than 8, first or last"
 
 Floats = NDArray[np.float32]
+
+
+class Deferred(ABC):
+    """An image that is fetched when it is decoded."""
+
+    @abstractmethod
+    def fetch(self) -> bytes:
+        """Return the bytes of an image file.
+
+        Raises:
+            InputError: there is no such image.
+            SourceError: it cannot be reached.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +125,7 @@ def decode(source: object) -> Pixels:
 
     Args:
         source: a path (an image file, or .npy with one image), the bytes of an image file, a PIL image, a numpy
-            array or a torch tensor. Animated files give their first frame; EXIF orientation is applied.
+            array, a torch tensor, or a `Deferred`. Animated files give their first frame; EXIF orientation is applied.
 
     Raises:
         InputError: it is not an image that can be read safely.
@@ -180,6 +194,8 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
 
 def _load(source: object) -> tuple[NDArray[Any], bool]:
     """Return what is stored, and whether it came as a picture, (H, W) or (H, W, C), or as an array of any layout."""
+    if isinstance(source, Deferred):
+        source = source.fetch()
     if isinstance(source, str | Path):
         path = Path(source)
         return (_load_npy(path), False) if path.suffix.lower() == ".npy" else (_decode_file(path), True)

@@ -1,16 +1,24 @@
-"""What several processes share in a training step, so that together they compute what one alone would.
+"""What several processes share, so that together they compute what one alone would.
 
-Each process holds some rows of a batch. Random draws are made for the whole batch and cut to those rows, and batch norm
-takes its statistics over the whole batch. With one process, and outside a training step, all of it is plain torch.
+In a training step each process holds some rows of a batch. Random draws are made for the whole batch and cut to those
+rows, and batch norm takes its statistics over the whole batch. Outside of steps, lists of work are shared out by turns
+and the results put together in order. Whoever starts the processes (torchrun, Ray Train) says so by the environment
+variables of torchrun: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT. With one process all of
+it is plain torch.
 """
 
-from collections.abc import Iterator
+import atexit
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,8 +34,86 @@ class Share:
     rows: int
     generator: torch.Generator
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is no row for this process; it then holds the first one, which counts for nothing."""
+        return self.rank >= self.rows
+
+    @property
+    def mine(self) -> slice:
+        """The rows that this process holds."""
+        return slice(0, 1) if self.idle else slice(self.rank, None, self.world)
+
 
 _share: ContextVar[Share | None] = ContextVar("share", default=None)
+_together: ContextVar[bool] = ContextVar("together", default=False)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Work together with the other processes, if there are any; all of them must do the same in here.
+
+    Outside of it a process is on its own: one of them may score or save without the others.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(_leave)
+    token = _together.set(True)
+    try:
+        yield
+    finally:
+        _together.reset(token)
+
+
+def place() -> tuple[int, int]:
+    """Return the rank of this process and the number of those that work together; (0, 1) for one on its own."""
+    if _together.get() and distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def own(work: Sequence[T]) -> Sequence[T]:
+    """Return this process's part of a list of work that every process has: each of them in turn takes one."""
+    rank, world = place()
+    return work[rank::world]
+
+
+def exchanged(value: T) -> list[T]:
+    """Return the value of every process by rank, in every process."""
+    _, world = place()
+    if world == 1:
+        return [value]
+    values: list[T | None] = [None] * world
+    distributed.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def from_first(value: T) -> T:
+    """Return the value of the first process, in every process."""
+    if place()[1] == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def gathered(results: Sequence[T]) -> list[T]:
+    """Return the results of all processes, for what `own` gave each of them, in the order of the whole list."""
+    parts = exchanged(list(results))
+    return [parts[index % len(parts)][index // len(parts)] for index in range(sum(map(len, parts)))]
+
+
+def added_up(value: Tensor) -> Tensor:
+    """Return the sum of a tensor over the processes, in place."""
+    if place()[1] > 1:
+        distributed.all_reduce(value)
+    return value
+
+
+def _leave() -> None:
+    """Leave the group in order: threads of it that outlive the interpreter abort the process."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @contextmanager
@@ -45,7 +131,7 @@ def normal(rows: int, size: int, device: torch.device) -> Tensor:
     share = _share.get()
     if share is None:
         return torch.randn(rows, size, device=device)
-    return torch.randn(share.rows, size, generator=share.generator, device=device)[share.rank :: share.world]
+    return torch.randn(share.rows, size, generator=share.generator, device=device)[share.mine]
 
 
 def uniform(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -54,7 +140,7 @@ def uniform(shape: tuple[int, ...], device: torch.device) -> Tensor:
     if share is None:
         return torch.rand(shape, device=device)
     whole = (share.rows, *shape[1:])
-    return torch.rand(whole, generator=share.generator, device=device)[share.rank :: share.world]
+    return torch.rand(whole, generator=share.generator, device=device)[share.mine]
 
 
 class Dropout(nn.Module):
@@ -92,13 +178,14 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         share = _share.get()
         if not self.training or share is None or share.world == 1:
             return super().forward(input)
-        x = input.float()
+        x = input if input.dtype == torch.float64 else input.float()
         axes = [0, *range(2, x.ndim)]
         column = (1, -1, *[1] * (x.ndim - 2))
         count = share.rows * (x.numel() // (x.shape[0] * x.shape[1]))
-        mean = _sum_over_processes(x.sum(axes)) / count
+        counted = 0.0 if share.idle else 1.0
+        mean = _sum_over_processes(counted * x.sum(axes)) / count
         centred = x - mean.view(column)
-        variance = _sum_over_processes(centred.square().sum(axes)) / count
+        variance = _sum_over_processes(counted * centred.square().sum(axes)) / count
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
@@ -109,6 +196,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(column) + self.bias.view(column)).to(input.dtype)
+
+
+def has_foreign_batch_norm(module: nn.Module) -> bool:
+    """Return whether there is batch norm that takes its statistics over the rows of its process only."""
+    parts = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    return any(not isinstance(part, BatchNorm) for part in parts)
 
 
 def _sum_over_processes(value: Tensor) -> Tensor:

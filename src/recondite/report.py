@@ -70,7 +70,7 @@ def _content(
         "table": table,
         "total": f"{len(verdicts):,}",
         "detector": screen.detector.name,
-        "promise": promise(screen, verdicts),
+        "promise": promise(screen, verdicts.alpha if verdicts.rule == "false-discovery rate" else None),
         "counts": {word: f"{count:,}" for word, count in counts.items()},
         "counts_invalid": counts["invalid"],
         "shares": {word: f"{count / len(verdicts):.1%}" for word, count in counts.items()},

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from recondite.errors import InputError
 
+NUMBERS = ("instance_score", "p_value", "threshold")
+"""Columns of the records of verdicts that hold numbers, or nothing."""
 STATISTIC = "statistic."
 """Before the names of statistics, in the records of verdicts."""
 
@@ -127,6 +129,28 @@ class Verdicts(Scores):
         if valid.any():
             flags[valid] = false_discovery_control(self.p_value[valid]) <= rate
         return replace(self, is_outlier=flags, threshold=float("nan"), alpha=rate, rule="false-discovery rate")
+
+
+def discovery_cutoff(counts: Mapping[float, int], rate: float) -> float:
+    """Return the largest p-value that `Verdicts.with_false_discovery_rate` flags, or -1 if it flags none.
+
+    P-values of a calibration set of n scores take at most n + 1 different values, so a table of how often each came is
+    enough for any number of images. Every step rounds as that of all p-values together does.
+
+    Args:
+        counts: p-value -> how many valid images have it.
+        rate: the false-discovery rate, in (0, 1).
+
+    >>> discovery_cutoff({0.01: 5, 0.5: 5, 1.0: 90}, 0.25)
+    0.01
+    """
+    check_rate(rate)
+    values = np.array(sorted(counts), dtype=np.float64)
+    ranks = np.cumsum([counts[value] for value in values.tolist()])
+    if not len(values):
+        return -1.0
+    flagged = np.flatnonzero(values * (ranks[-1] / ranks) <= rate)
+    return float(values[flagged[-1]]) if len(flagged) else -1.0
 
 
 def check_rate(rate: float) -> None:

@@ -607,10 +607,10 @@ def calibrated(
     )
 
 
-def promise(screen: Screen, verdicts: Verdicts) -> str:
-    """Say in words what the flags of these verdicts promise."""
-    if verdicts.rule == "false-discovery rate":
-        return f"Of the images flagged, a share of at most {verdicts.alpha:g} is expected to be normal."
+def promise(screen: Screen, fdr: float | None = None) -> str:
+    """Say in words what the flags of a screen promise, or those under false-discovery control at this rate."""
+    if fdr is not None:
+        return f"Of the images flagged, a share of at most {fdr:g} is expected to be normal."
     if screen.confidence is None:
         return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
     return (

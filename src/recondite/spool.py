@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recondite.datasets import Batch, ImageSet, read_batches
 from recondite.errors import InputError
 from recondite.images import Floats, Preprocessing
+from recondite.processes import exchanged, place
 from recondite.progress import progress
 
 _CHUNK_BYTES = 1 << 26
@@ -44,9 +45,12 @@ class Rows:
 
     def batches(self, size: int | None = None) -> Iterator[Floats]:
         """Yield the pixels in order, `size` rows at a time; by default as many as make a chunk of 64 MB."""
-        size = size or rows_at_once(self.pixels.shape[1:])
-        for start in range(0, len(self), size):
-            yield self.take(slice(start, start + size))
+        for part in self.slices(size or rows_at_once(self.pixels.shape[1:])):
+            yield self.take(part)
+
+    def slices(self, size: int) -> list[slice]:
+        """Return what `take` takes for each batch of `size` rows, in order."""
+        return [slice(start, min(start + size, len(self))) for start in range(0, len(self), size)]
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class Spool:
 def read_all(images: ImageSet, preprocessing: Preprocessing, shown: bool = False) -> Spool:
     """Read every image of a source once, a few batches of at most 4 MB ahead.
 
+    Processes that work together share the reading, and all of them have all images in the end.
+
     Raises:
         InputError: there was not a single readable image, or the disk is full.
     """
@@ -89,11 +95,20 @@ def read_all(images: ImageSet, preprocessing: Preprocessing, shown: bool = False
     with progress("reading images", images.size, shown) as advance:
 
         def counted() -> Iterator[Batch]:
-            for batch in read_batches(images, preprocessing, size):
+            for batch in _from_all(read_batches(images, preprocessing, size, share=place())):
                 advance(len(batch.ids), "")
                 yield batch
 
         return spool(counted(), preprocessing.shape)
+
+
+def _from_all(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield the batches of all processes in order; each gives those that `read_batches` read for its share."""
+    everybody = True
+    while everybody:
+        read = exchanged(next(batches, None))
+        everybody = None not in read
+        yield from (batch for batch in read if batch is not None)
 
 
 def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:

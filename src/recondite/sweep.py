@@ -14,7 +14,7 @@ from recondite.datasets import ImageSet, open_images
 from recondite.errors import InputError
 from recondite.files import atomic_file
 from recondite.progress import progress as show
-from recondite.scores import Scores, Verdicts, check_rate
+from recondite.scores import NUMBERS, Scores, Verdicts, check_rate
 from recondite.screen import OnBad, Screen
 from recondite.tables import check_table_path, write_table
 
@@ -89,7 +89,7 @@ def sweep(
     )
     if fdr is not None:
         swept = replace(swept, verdicts=swept.verdicts.with_false_discovery_rate(fdr))
-    write_table(output, swept.verdicts.records(statistics))
+    write_table(output, swept.verdicts.records(statistics), NUMBERS)
     journal.unlink()
     return swept
 

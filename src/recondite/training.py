@@ -1,6 +1,5 @@
 """The one training loop: any detector, any device, one process or several, resumable to the same weights."""
 
-import atexit
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from recondite.epoch_pictures import EpochPictures, first_pictures, picture_epoc
 from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.nets import evaluating
 from recondite.options import TrainingOptions, deciding_options, options_to_json
-from recondite.processes import Share, sharing
+from recondite.processes import Share, from_first, gathered, has_foreign_batch_norm, own, sharing, together
 from recondite.progress import progress
 from recondite.runlog import drop_logs_after, log_epoch, start_logs
 from recondite.spool import Rows
@@ -96,9 +95,10 @@ def train(
     """Train a detector in place.
 
     Each epoch draws all its random numbers from a generator seeded by (seed, epoch), so a run that was killed and
-    resumed from its last checkpoint ends, on a processor, with the same bits as one that was not. Under torchrun the
-    images of each step are shared out over the processes and their gradients averaged; batch-norm statistics are
-    averaged once an epoch.
+    resumed from its last checkpoint ends, on a processor, with the same bits as one that was not. With several
+    processes (torchrun, Ray Train) the images of each step are shared out and the gradients averaged; noise, dropout
+    and batch norm are those of the whole batch. Only a user's own layers with draws or statistics of a batch see the
+    share of their process; their statistics are averaged once an epoch.
 
     Args:
         detector: a `Trainable` module.
@@ -113,7 +113,8 @@ def train(
         InputError: the checkpoint belongs to other options or other images.
         ReconditeError: the loss became infinite or NaN.
     """
-    return _Run(detector, images, validation, options, run_folder, show_progress).go(resume)
+    with together():
+        return _Run(detector, images, validation, options, run_folder, show_progress).go(resume)
 
 
 def learning_rate_at(options: TrainingOptions, step: int, steps: int) -> float:
@@ -145,7 +146,7 @@ class _Run:
         self.fabric = _make_fabric(options)
         detector.to(self.fabric.device)
         self.detector = detector
-        self._share_first_weights()
+        self._share_weights()
         self.images, self.validation, self.options = images, validation, options
         self.run_folder = run_folder
         self.show_progress = show_progress and self.fabric.is_global_zero
@@ -162,6 +163,8 @@ class _Run:
             for name, group in self.groups.items()
         }
         self.average = _moving_average(detector, options.ema) if options.ema else None
+        # Batch norm cannot be trained on a single image, and torch's own is given the share of a process.
+        self.fewest = 2 * self.fabric.world_size if has_foreign_batch_norm(detector) else 2
         self.draws = torch.Generator(self.fabric.device)
         self.history = History()
         self.pictured = picture_epochs(options.picture_epochs, options.epochs)
@@ -190,6 +193,7 @@ class _Run:
                 self._log(row, steps)
                 self._save(epoch)
         self._finish()
+        self._share_weights()
         return self.history
 
     def _epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -217,8 +221,7 @@ class _Run:
             raise ReconditeError(f"the loss is no longer finite in epoch {epoch}: {means}; try a lower learning_rate")
         validation = None
         if self.validation is not None:
-            # All processes decide by the figure of the first: rounding may differ, and they must stop together.
-            validation = float(self.fabric.broadcast(float(self._errors(self.validation).mean())))
+            validation = float(self._errors(self.validation).mean())
             if not math.isfinite(validation):
                 raise ReconditeError(f"the validation error is not finite in epoch {epoch}; try a lower learning_rate")
         return {"epoch": epoch, "seconds": time.monotonic() - started, **means, "validation": validation}, steps
@@ -271,7 +274,7 @@ class _Run:
                 losses[f"loss_{name}"] = self._mean_over_processes(value.detach() * weight)
 
     def _slices(self, size: int) -> Iterator[slice]:
-        return _batch_slices(size, self.options.batch_size, fewest=2 * self.fabric.world_size)
+        return _batch_slices(size, self.options.batch_size, self.fewest)
 
     def _worst(self) -> NDArray[np.intp]:
         """Return the images that are left out of an epoch."""
@@ -297,16 +300,23 @@ class _Run:
         model: Any = self.average.module if self.average is not None else self.detector
         size = max(1, self.options.batch_size)
         with evaluating(model):
-            parts = [model.validation_errors(self._to_device(batch)).double().cpu() for batch in rows.batches(size)]
-        return torch.cat(parts).numpy()
+            parts = [
+                model.validation_errors(self._to_device(rows.take(part))).double().cpu()
+                for part in own(rows.slices(size))
+            ]
+        return torch.cat(gathered(parts)).numpy()
 
     def _to_device(self, batch: NDArray[np.float32]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(batch))
         layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
         return tensor.to(self.fabric.device, memory_format=layout, non_blocking=True)
 
-    def _share_first_weights(self) -> None:
-        """Let every process begin with the weights of the first: a user's own networks may have been seeded apart."""
+    def _share_weights(self) -> None:
+        """Let every process have the weights of the first.
+
+        Before the first step, as a user's own networks may have been seeded apart; after the last, as machines of
+        different make round differently.
+        """
         if self.fabric.world_size > 1:
             for value in self.detector.state_dict().values():
                 value.copy_(self.fabric.broadcast(value.detach().cpu().contiguous()))
@@ -370,7 +380,7 @@ class _Run:
         training = deciding_options(self.options)
         model = [str(self.detector), options_to_json(self.detector.options)]
         shapes = {name: list(value.shape) for name, value in self.detector.state_dict().items()}
-        known = [training, model, shapes, len(self.images), self.fabric.world_size]
+        known = [training, model, shapes, len(self.images)]
         digest = sha256(json.dumps(known, sort_keys=True).encode())
         for rows in (self.images, self.validation):
             for batch in rows.batches() if rows is not None else ():
@@ -406,11 +416,18 @@ class _Run:
         return self._known_identity
 
     def _load(self) -> int:
-        """Take up the checkpoint, if there is one, and return the epochs it has behind it."""
-        if self.run_folder is None or not (self.run_folder / CHECKPOINT).exists():
+        """Take up the checkpoint, if there is one, and return the epochs it has behind it.
+
+        The first process reads it for all: where the folder is shared, others may see it later.
+        """
+        if self.run_folder is None:
             return 0
         path = self.run_folder / CHECKPOINT
-        arrays, facts = read_tensors(path)
+        there = self.fabric.is_global_zero and path.exists()
+        saved = from_first(read_tensors(path) if there else None)
+        if saved is None:
+            return 0
+        arrays, facts = saved
         if facts.get("identity") != self.identity:
             raise InputError(f"{self.run_folder} belongs to other images or options: leave out --resume to start anew")
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -465,20 +482,24 @@ def _make_fabric(options: TrainingOptions) -> Any:
             devices=local,
             num_nodes=max(1, world // local),
             strategy="ddp" if world > 1 else "auto",
+            plugins=[_environment()] if world > 1 else [],
             precision="bf16-mixed" if options.precision == "bf16" else "32-true",
         )
     except RuntimeError as error:
         raise InputError(f"expected a device that this machine has; got {options.device!r}: {error}") from error
     fabric.launch()
-    if world > 1:
-        atexit.register(_leave_processes)
     return fabric
 
 
-def _leave_processes() -> None:
-    """Leave the group in order: threads of it that outlive the interpreter abort the process."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+def _environment() -> Any:
+    """Return what tells Fabric the place of this process, which others have started."""
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    class Started(TorchElasticEnvironment):
+        def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+            """Let machines have different numbers of processes."""
+
+    return Started()
 
 
 def _seed(*numbers: int) -> int:
@@ -494,10 +515,7 @@ def _seeded(*numbers: int) -> Iterator[None]:
 
 
 def _batch_slices(size: int, batch_size: int, fewest: int) -> Iterator[slice]:
-    """Yield slices of `batch_size` that cover `size`; a last one with fewer than `fewest` joins the one before it.
-
-    Batch norm cannot be trained on a single image, and each process takes a share of the batch.
-    """
+    """Yield slices of `batch_size` that cover `size`; a last one with fewer than `fewest` joins the one before it."""
     start = 0
     while start < size:
         rest = size - start

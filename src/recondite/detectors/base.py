@@ -26,6 +26,7 @@ from recondite.options import (
     option_names,
 )
 from recondite.pooling import instance_scores, worst_region
+from recondite.processes import together
 from recondite.scores import Scores
 from recondite.spool import Rows, read_all, split
 from recondite.training import History, Update, train
@@ -245,6 +246,7 @@ class Detector(nn.Module):
 
     # What every detector gets
 
+    @together()
     def fit(
         self,
         images: object,

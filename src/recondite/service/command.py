@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -12,6 +12,7 @@ from recondite.errors import InputError
 from recondite.service.settings import Keep, Limits, Settings
 
 TOKEN = "RECONDITE_TOKEN"
+_CLUSTER = "Cluster"
 
 
 def serve(
@@ -32,6 +33,14 @@ def serve(
     drift_false_alarm: float = 0.01,
     page: bool = True,
     limits: Annotated[Limits | None, Parameter(name="*", group="Limits")] = None,
+    cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
+    replicas: Annotated[int, Parameter(group=_CLUSTER)] = 2,
+    most_replicas: Annotated[int | None, Parameter(group=_CLUSTER)] = None,
+    requests_each: Annotated[int, Parameter(group=_CLUSTER)] = 16,
+    replica_cpus: Annotated[int, Parameter(group=_CLUSTER)] = 1,
+    replica_gpus: Annotated[float, Parameter(group=_CLUSTER)] = 0.0,
+    proxies: Annotated[Literal["every-node", "head-only"], Parameter(group=_CLUSTER)] = "every-node",
+    stop: Annotated[bool, Parameter(negative="", group=_CLUSTER)] = False,
 ) -> None:
     """Serve screens over HTTP: verdicts, events, metrics, and a page for people at /.
 
@@ -75,10 +84,37 @@ def serve(
         The page for people at /.
     limits
         Of requests.
+    cluster
+        Serve by replicas on a cluster (Ray), without a page: local starts one of this machine alone; auto, HOST:PORT
+        or ray://HOST:PORT name one that runs, on which the service stays when this command ends, and is updated by
+        giving it again. See docs/clusters.md.
+    replicas
+        At least so many; two lose nothing when one dies.
+    most_replicas
+        At most so many; they come and go with the load.
+    requests_each
+        Requests being served by a replica, on average, beyond which another is started.
+    replica_cpus
+        CPUs, and threads, of each.
+    replica_gpus
+        GPUs of each.
+    proxies
+        Take requests in on every machine that has a replica, or on the head only.
+    stop
+        End the service on the cluster.
     """
+    if cluster is not None:
+        page = False
     for module, extra in (("fastapi", "serve"), *((("nicegui", "page"),) if page else ())):
         if find_spec(module) is None:
             raise InputError(f"this needs the extra {extra!r}: pip install 'recondite[{extra}]'" + _hint(extra))
+    if stop:
+        from recondite.service.cluster import stop_serving
+
+        if cluster is None:
+            raise InputError("--stop ends a service on a cluster: give --cluster")
+        return stop_serving(cluster)
+    from recondite.service.server import check_open
     from recondite.service.server import serve as run
 
     settings = Settings(
@@ -95,7 +131,20 @@ def serve(
         limits=limits or Limits(),
         page=page,
     )
-    run(settings, host, port, everybody=everybody, drain_seconds=drain_seconds)
+    if cluster is None:
+        return run(settings, host, port, everybody=everybody, drain_seconds=drain_seconds)
+    from recondite.service.cluster import Replicas, serve_on_cluster
+
+    check_open(settings, host, everybody)
+    chosen = Replicas(
+        replicas=replicas,
+        most_replicas=most_replicas,
+        requests_each=requests_each,
+        replica_cpus=replica_cpus,
+        replica_gpus=replica_gpus,
+        proxies=proxies,
+    )
+    return serve_on_cluster(settings, cluster, host, port, chosen)
 
 
 def _tokens(given: Sequence[str], file: Path | None) -> list[str]:

@@ -32,8 +32,7 @@ def serve(settings: Settings, host: str, port: int, *, everybody: bool = False, 
     Raises:
         InputError: the port is open to other machines and neither a token nor `everybody` was given.
     """
-    if host not in _LOCAL and not settings.tokens and not everybody:
-        raise InputError(f"{host} is open to other machines: give a --token, or --everybody to let everybody in")
+    check_open(settings, host, everybody)
     log_to_stderr()
     # Requests shall not wait long for the interpreter while a batch is being scored in another thread.
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -58,6 +57,12 @@ def serve(settings: Settings, host: str, port: int, *, everybody: bool = False, 
     server.run()
     if not server.started:
         raise InputError("the service did not start; its log says why")
+
+
+def check_open(settings: Settings, host: str, everybody: bool) -> None:
+    """Raise InputError if the address is open to other machines and neither a token nor `everybody` was given."""
+    if host not in _LOCAL and not settings.tokens and not everybody:
+        raise InputError(f"{host} is open to other machines: give a --token, or --everybody to let everybody in")
 
 
 class _Server(uvicorn.Server):

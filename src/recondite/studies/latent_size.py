@@ -10,7 +10,8 @@ from recondite.errors import InputError
 from recondite.metrics import auroc_interval
 from recondite.studies.one_class import describe
 from recondite.studies.page import StudyPage, picture_rows, sizes_figure
-from recondite.studies.runs import Plan, Protocol, Result, check_classes, check_options, open_task, options_for, perform
+from recondite.studies.runs import Plan, Protocol, Result, check_classes, check_options, open_task, options_for
+from recondite.studies.spread import Spread, performed
 from recondite.tables import write_table
 
 
@@ -25,6 +26,7 @@ def latent_size_study(
     protocol: Protocol = "pooled",
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
+    spread: Spread | None = None,
     progress: bool = False,
     **options: Any,
 ) -> list[dict[str, Any]]:
@@ -33,7 +35,7 @@ def latent_size_study(
     Run again with the same folder, finished runs are taken up and an interrupted one goes on from its last epoch.
 
     Args:
-        source, output, seeds, protocol, validation, image_size, progress, options: as in `one_class_study`.
+        source, output, seeds, protocol, validation, image_size, spread, progress, options: as in `one_class_study`.
         normal: one class.
         sizes: the latent sizes.
         detector: a name in `DETECTORS`.
@@ -55,16 +57,16 @@ def latent_size_study(
     task = open_task(source, protocol=protocol, validation=validation, image_size=image_size, progress=progress)
     if normal == "all" or len(check_classes(task, normal)) > 1:
         raise InputError(f"expected one class to be normal; got {normal!r}")
+    plans = [
+        Plan(
+            detector=detector, normal=normal, seed=seed, options=options_for(detector, {**options, "latent_size": size})
+        )
+        for size in sizes
+        for seed in range(seeds)
+    ]
     results: dict[int, list[Result]] = {size: [] for size in sizes}
-    for size in sizes:
-        for seed in range(seeds):
-            plan = Plan(
-                detector=detector,
-                normal=normal,
-                seed=seed,
-                options=options_for(detector, {**options, "latent_size": size}),
-            )
-            results[size].append(perform(task, plan, output / "runs" / plan.folder, progress))
+    for result in performed(task, plans, output, spread, progress):
+        results[result.plan.options["latent_size"]].append(result)
     rows = [_row(size, score, results[size]) for size in sizes for score in results[size][0].scores]
     write_table(output / "table.csv", rows)
     page = StudyPage(

@@ -23,8 +23,8 @@ from recondite.studies.runs import (
     check_options,
     open_task,
     options_for,
-    perform,
 )
+from recondite.studies.spread import Spread, performed
 from recondite.tables import write_table
 
 _MEAN = "mean"
@@ -40,6 +40,7 @@ def one_class_study(
     protocol: Protocol = "pooled",
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
+    spread: Spread | None = None,
     progress: bool = False,
     **options: Any,
 ) -> list[dict[str, Any]]:
@@ -56,6 +57,7 @@ def one_class_study(
         protocol: "pooled" or "official"; see `recondite.studies.runs.Task`.
         validation: share of the normal training images that choose the best epoch.
         image_size: (height, width); the images' own size by default, if that is at most 64.
+        spread: a cluster whose tasks the runs are; None for one after the other in this process.
         progress: show progress on standard error.
         options: of the detectors and of training, such as epochs=20; each detector takes those that it has.
 
@@ -78,7 +80,7 @@ def one_class_study(
         for detector in detectors
         for seed in range(seeds)
     ]
-    results = [perform(task, plan, output / "runs" / plan.folder, progress) for plan in plans]
+    results = performed(task, plans, output, spread, progress)
     rows = _rows(task, results, classes, seeds)
     write_table(output / "table.csv", rows)
     write_table(output / "runs.csv", _run_rows(results))

@@ -108,18 +108,21 @@ class Plan:
         normal: the class that is learnt.
         seed: of the split, the weights and all draws.
         options: of the detector and of training.
+        label: tells its folder from those of other options.
     """
 
     detector: str
     normal: str
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
 
     @property
     def folder(self) -> str:
         """The name of the run's folder."""
         latent = f"-latent{self.options['latent_size']}" if "latent_size" in self.options else ""
-        return f"{self.detector}{latent}-{self.normal}-seed{self.seed}"
+        label = f"-{self.label}" if self.label else ""
+        return f"{self.detector}{latent}-{self.normal}{label}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,11 @@ def perform(task: Task, plan: Plan, folder: Path, progress: bool = False) -> Res
     write_tensors(path, arrays, facts)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return _taken_up(path, plan, identity)
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a run has left its result in its folder."""
+    return (folder / _RESULT).exists()
 
 
 def baseline_scores(parts: Split) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:

@@ -1,0 +1,158 @@
+"""What a cluster costs and gains: a sweep of 20,000 image files on one machine, on one worker, on two, and with a loss.
+
+All scoring runs in one thread a worker, so "one machine" is one thread too. Times begin when all workers are ready:
+starting Ray and its workers is given apart. Every table is compared with that of the one machine, row by row.
+
+    python benchmarks/cluster.py
+"""
+
+import argparse
+import csv
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+# Ray's workers give way to other processes by default, which the one machine does not.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+
+import torch
+from damaged_folder import write_images
+from machine import where
+
+import recondite
+from recondite import cluster_sweep
+from recondite.cluster import OBJECT_STORE_BYTES, connect
+from recondite.cluster_sweep import Workers
+from recondite.ledger import Ledger
+from recondite.parts import check_parts, read_parts
+from recondite.screen import Screen
+from recondite.sweep import sweep
+
+PART = 500
+
+
+class Clock:
+    """When workers were ready, and what became of the part that was lost with a machine."""
+
+    def __init__(self) -> None:
+        self.ready: list[float] = []
+        self.killed = self.noticed = self.recovered = 0.0
+        self.lost = ""
+        self.workers = 1
+        greet, died, finish, following = cluster_sweep._Driver._greet, Ledger.died, Ledger.finish, Ledger.next
+
+        def greeting(driver: Any, *arguments: Any) -> None:
+            greet(driver, *arguments)
+            self.ready.append(time.monotonic())
+
+        def dying(ledger: Any, task: Any, *arguments: Any) -> bool:
+            if not self.lost:
+                self.noticed, self.lost = time.monotonic(), task.name
+            return died(ledger, task, *arguments)
+
+        def finishing(ledger: Any, task: Any, *arguments: Any) -> None:
+            finish(ledger, task, *arguments)
+            if task.name == self.lost and not self.recovered:
+                self.recovered = time.monotonic()
+            self.finished(ledger)
+
+        def waiting(ledger: Any) -> Any:
+            return following(ledger) if len(self.ready) >= self.workers else None
+
+        cluster_sweep._Driver._greet = greeting  # type: ignore[method-assign]
+        Ledger.died, Ledger.finish, Ledger.next = dying, finishing, waiting  # type: ignore[method-assign]
+
+    def finished(self, ledger: Any) -> None:
+        """Called after each part."""
+
+
+def timed(clock: Clock, screen: Screen, folder: Path, output: Path, workers: int) -> tuple[float, float]:
+    """Return (seconds until the workers were ready, seconds from then on)."""
+    clock.ready.clear()
+    clock.workers = workers
+    start = time.monotonic()
+    spread = Workers(workers=workers, part_size=PART)
+    cluster_sweep.cluster_sweep(screen, folder, output, cluster="auto", spread=spread)
+    return clock.ready[workers - 1] - start, time.monotonic() - clock.ready[workers - 1]
+
+
+def same(output: Path, table: Path) -> bool:
+    """Return whether the parts are whole and their rows are those of the table."""
+    check_parts(output)
+    with table.open(newline="") as stream:
+        return list(csv.DictReader(stream)) == list(read_parts(output))
+
+
+def main(count: int, repeats: int) -> None:
+    torch.set_num_threads(1)
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        folder = root / "images"
+        damaged = sum(write_images(folder, count).values())
+        screen = recondite.fit("mnist5k", detector="autoencoder", image_size=32, epochs=2, width=32, seed=0)
+        alone, single, double = [], [], []
+        start = time.monotonic()
+        with connect("local", cpus=4):
+            print(f"a cluster of this machine started in {time.monotonic() - start:.1f} s", flush=True)
+            for repeat in range(repeats):
+                start = time.monotonic()
+                sweep(screen, folder, root / "one.csv")
+                alone.append(time.monotonic() - start)
+                for workers, times in ((1, single), (2, double)):
+                    output = root / f"{workers}-{repeat}.csv"
+                    ready, seconds = timed(clock, screen, folder, output, workers)
+                    times.append(seconds)
+                    assert same(output, root / "one.csv")
+                    print(f"{workers} workers: ready after {ready:.1f} s, then {seconds:.1f} s", flush=True)
+                print(f"one machine, without Ray: {alone[-1]:.1f} s", flush=True)
+        print(
+            f"{count} files, {damaged} of them damaged; the quickest of {repeats}: one machine {min(alone):.1f} s, one "
+            f"worker {min(single):.1f} s (overhead {100 * (min(single) / min(alone) - 1):.1f} %), "
+            f"two workers {min(double):.1f} s (speed-up over one worker {min(single) / min(double):.2f}); "
+            "all rows equal",
+            flush=True,
+        )
+        lose_a_machine(clock, screen, folder, root)
+
+
+def lose_a_machine(clock: Clock, screen: Screen, folder: Path, root: Path) -> None:
+    """Kill one of two machines a third of the way through."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    memory = {"object_store_memory": OBJECT_STORE_BYTES}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
+    machines = [cluster.add_node(num_cpus=1, **memory) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster.wait_for_nodes()
+    try:
+
+        def finished(ledger: Any) -> None:
+            if not clock.killed and len(ledger.done) >= 3:
+                clock.killed = time.monotonic()
+                cluster.remove_node(machines.pop(), allow_graceful=False)
+
+        clock.finished = finished  # type: ignore[method-assign]
+        _, seconds = timed(clock, screen, folder, root / "lost.csv", 2)
+        assert same(root / "lost.csv", root / "one.csv")
+        assert clock.killed < clock.noticed < clock.recovered
+        print(
+            f"one of two machines killed: noticed after {clock.noticed - clock.killed:.1f} s, its part judged again "
+            f"after {clock.recovered - clock.killed:.1f} s, the sweep took {seconds:.1f} s; all rows equal"
+        )
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    print(where(), flush=True)
+    main(arguments.images, arguments.repeats)

@@ -1,0 +1,40 @@
+import os
+import sys
+
+import pytest
+
+from recondite import cluster
+from recondite.cluster import connect
+from recondite.errors import InputError
+
+
+def test_other_addresses_are_refused():
+    with pytest.raises(InputError, match="ray://HOST:PORT"), connect("nowhere"):
+        pass
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"recondite\[ray\]"), connect("local"):
+        pass
+
+
+def test_a_cluster_started_here_gets_a_token_and_is_not_counted(monkeypatch, tmp_path):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    cluster._set_environment("auto")
+    assert "RAY_AUTH_MODE" not in os.environ
+    cluster._set_environment("local")
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_ray_that_was_imported_without_a_token_is_refused(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    with pytest.raises(InputError, match="before"), connect("local"):
+        pass
