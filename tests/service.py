@@ -73,7 +73,7 @@ class Process:
     def stop(self, how=signal.SIGTERM):
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.wait(60)
+        return self.process.wait(300)
 
 
 @contextmanager

@@ -151,7 +151,7 @@ def test_help_is_cheap_and_lists_the_flags_of_the_detector():
 
 
 def wait_for_epochs(path, count):
-    for _ in range(600):
+    for _ in range(6000):
         if path.exists() and len(path.read_text().splitlines()) > count:
             return
         time.sleep(0.05)
@@ -169,7 +169,7 @@ def test_a_fit_that_is_killed_or_interrupted_resumes_to_the_same_bits(tmp_path, 
     )
     wait_for_epochs(tmp_path / "part.run" / "epochs.csv", 3)
     process.send_signal(way)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert not (tmp_path / "part").exists()
     if way == signal.SIGINT:
         assert process.returncode == 130
@@ -192,7 +192,7 @@ def test_a_sweep_that_is_killed_goes_on(screen, tmp_path, digits):
     journal = tmp_path / ".a.csv.journal"
     wait_for_epochs(journal, 200)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     assert not (tmp_path / "a.csv").exists()
     done = run("predict", screen, folder, "-o", tmp_path / "a.csv")
     assert "took up" in done.stderr

@@ -36,7 +36,11 @@ def exported(screens, tmp_path_factory):
             paths[name] = path
         return made[name]
 
-    get.path = paths.__getitem__
+    def path_of(name):
+        get(name)
+        return paths[name]
+
+    get.path = path_of
     return get
 
 
