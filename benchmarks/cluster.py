@@ -1,7 +1,8 @@
 """What a cluster costs and gains: a sweep of 20,000 image files on one machine, on one worker, on two, and with a loss.
 
-All scoring runs in one thread a worker, so "one machine" is one thread too. Times begin when all workers are ready:
-starting Ray and its workers is given apart. Every table is compared with that of the one machine, row by row.
+Each worker, and the one machine, has one core for all its threads, reading as well as judging, and scores in one. Times
+begin when all workers are ready: starting Ray and its workers is given apart. Every table is compared with that of the
+one machine, row by row.
 
     python benchmarks/cluster.py
 """
@@ -24,7 +25,7 @@ from machine import where
 
 import recondite
 from recondite import cluster_sweep
-from recondite.cluster import OBJECT_STORE_BYTES, connect
+from recondite.cluster import OBJECT_STORE_BYTES
 from recondite.cluster_sweep import Workers
 from recondite.ledger import Ledger
 from recondite.parts import check_parts, read_parts
@@ -86,6 +87,44 @@ def same(output: Path, table: Path) -> bool:
         return list(csv.DictReader(stream)) == list(read_parts(output))
 
 
+class Machines:
+    """A head without work, and two machines of one core each, to which all their threads keep."""
+
+    def __init__(self) -> None:
+        import ray
+        from ray.cluster_utils import Cluster
+
+        memory = {"object_store_memory": OBJECT_STORE_BYTES}
+        self.cores = sorted(os.sched_getaffinity(0))
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory}
+        )
+        self.nodes = []
+        for core in self.cores[:2]:
+            os.sched_setaffinity(0, {core})  # what is started inherits it
+            self.nodes.append(self.cluster.add_node(num_cpus=1, **memory))
+        os.sched_setaffinity(0, self.cores)
+        ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
+        self.cluster.wait_for_nodes()
+
+    def kill_one(self) -> None:
+        self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
+
+    def alone(self, screen: Screen, folder: Path, table: Path) -> float:
+        """Return how long one machine of one core takes without Ray."""
+        os.sched_setaffinity(0, self.cores[:1])
+        start = time.monotonic()
+        sweep(screen, folder, table)
+        os.sched_setaffinity(0, self.cores)
+        return time.monotonic() - start
+
+    def shut_down(self) -> None:
+        import ray
+
+        ray.shutdown()
+        self.cluster.shutdown()
+
+
 def main(count: int, repeats: int) -> None:
     torch.set_num_threads(1)
     clock = Clock()
@@ -94,59 +133,47 @@ def main(count: int, repeats: int) -> None:
         folder = root / "images"
         damaged = sum(write_images(folder, count).values())
         screen = recondite.fit("mnist5k", detector="autoencoder", image_size=32, epochs=2, width=32, seed=0)
-        alone, single, double = [], [], []
         start = time.monotonic()
-        with connect("local", cpus=4):
-            print(f"a cluster of this machine started in {time.monotonic() - start:.1f} s", flush=True)
+        machines = Machines()
+        print(f"a cluster of three started in {time.monotonic() - start:.1f} s", flush=True)
+        try:
+            alone, single, double = [], [], []
             for repeat in range(repeats):
-                start = time.monotonic()
-                sweep(screen, folder, root / "one.csv")
-                alone.append(time.monotonic() - start)
+                alone.append(machines.alone(screen, folder, root / "one.csv"))
+                print(f"one machine, without Ray: {alone[-1]:.1f} s", flush=True)
                 for workers, times in ((1, single), (2, double)):
                     output = root / f"{workers}-{repeat}.csv"
                     ready, seconds = timed(clock, screen, folder, output, workers)
                     times.append(seconds)
                     assert same(output, root / "one.csv")
                     print(f"{workers} workers: ready after {ready:.1f} s, then {seconds:.1f} s", flush=True)
-                print(f"one machine, without Ray: {alone[-1]:.1f} s", flush=True)
-        print(
-            f"{count} files, {damaged} of them damaged; the quickest of {repeats}: one machine {min(alone):.1f} s, one "
-            f"worker {min(single):.1f} s (overhead {100 * (min(single) / min(alone) - 1):.1f} %), "
-            f"two workers {min(double):.1f} s (speed-up over one worker {min(single) / min(double):.2f}); "
-            "all rows equal",
-            flush=True,
-        )
-        lose_a_machine(clock, screen, folder, root)
+            print(
+                f"{count} files, {damaged} of them damaged; the quickest of {repeats}: one machine {min(alone):.1f} s, "
+                f"one worker {min(single):.1f} s (overhead {100 * (min(single) / min(alone) - 1):.1f} %), two workers "
+                f"{min(double):.1f} s (speed-up over one worker {min(single) / min(double):.2f}); all rows equal",
+                flush=True,
+            )
+            lose_a_machine(clock, machines, screen, folder, root)
+        finally:
+            machines.shut_down()
 
 
-def lose_a_machine(clock: Clock, screen: Screen, folder: Path, root: Path) -> None:
-    """Kill one of two machines a third of the way through."""
-    import ray
-    from ray.cluster_utils import Cluster
+def lose_a_machine(clock: Clock, machines: Machines, screen: Screen, folder: Path, root: Path) -> None:
+    """Kill one of two machines after three parts."""
 
-    memory = {"object_store_memory": OBJECT_STORE_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
-    machines = [cluster.add_node(num_cpus=1, **memory) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    cluster.wait_for_nodes()
-    try:
+    def finished(ledger: Any) -> None:
+        if not clock.killed and len(ledger.done) >= 3:
+            clock.killed = time.monotonic()
+            machines.kill_one()
 
-        def finished(ledger: Any) -> None:
-            if not clock.killed and len(ledger.done) >= 3:
-                clock.killed = time.monotonic()
-                cluster.remove_node(machines.pop(), allow_graceful=False)
-
-        clock.finished = finished  # type: ignore[method-assign]
-        _, seconds = timed(clock, screen, folder, root / "lost.csv", 2)
-        assert same(root / "lost.csv", root / "one.csv")
-        assert clock.killed < clock.noticed < clock.recovered
-        print(
-            f"one of two machines killed: noticed after {clock.noticed - clock.killed:.1f} s, its part judged again "
-            f"after {clock.recovered - clock.killed:.1f} s, the sweep took {seconds:.1f} s; all rows equal"
-        )
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    clock.finished = finished  # type: ignore[method-assign]
+    _, seconds = timed(clock, screen, folder, root / "lost.csv", 2)
+    assert same(root / "lost.csv", root / "one.csv")
+    assert clock.killed < clock.noticed < clock.recovered
+    print(
+        f"one of two machines killed: noticed after {clock.noticed - clock.killed:.1f} s, its part judged again "
+        f"after {clock.recovered - clock.killed:.1f} s, the sweep took {seconds:.1f} s; all rows equal"
+    )
 
 
 if __name__ == "__main__":

@@ -88,8 +88,12 @@ def png(digit):
 
 @pytest.fixture
 def damaged(folder):
+    """Two of the images cannot be read, and eight are noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 8), dtype=np.uint8)
+    for image, path in zip(noise, sorted(folder.rglob("*.png"))[10:18], strict=True):
+        Image.fromarray(image).save(path)
     (folder / "odd" / "001.png").write_bytes(b"text")
-    (folder / "even" / "010.png").write_bytes(b"")
+    (folder / "even" / "000.png").write_bytes(b"")
     return folder
 
 

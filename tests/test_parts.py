@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from recondite.datasets import open_images
 from recondite.errors import InputError
@@ -24,8 +25,12 @@ def sweep_in_parts(screen, images, out, fdr=None, size=7, **options):
 
 @pytest.fixture
 def damaged(folder):
+    """Two of the images cannot be read, and eight are noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 8), dtype=np.uint8)
+    for image, path in zip(noise, sorted(folder.rglob("*.png"))[10:18], strict=True):
+        Image.fromarray(image).save(path)
     (folder / "odd" / "001.png").write_bytes(b"text")
-    (folder / "even" / "010.png").write_bytes(b"")
+    (folder / "even" / "000.png").write_bytes(b"")
     return folder
 
 
@@ -36,6 +41,8 @@ def test_parts_together_are_the_table_of_one_sweep(screens, damaged, tmp_path, s
     sweep(screens("pca"), damaged, one, fdr=fdr, statistics=True)
     manifest = sweep_in_parts(screens("pca"), damaged, tmp_path / f"out{suffix}", fdr, statistics=True)
     assert list(read_parts(tmp_path / f"out{suffix}")) == list(read_events(one))
+    assert manifest["counts"]["invalid"] == 2
+    assert 5 <= manifest["counts"]["outlier"] < 20
     assert check_parts(tmp_path / f"out{suffix}") == manifest
     assert sorted(path.name for path in (tmp_path / f"out{suffix}").iterdir()) == [
         *("manifest.json",),
