@@ -8,7 +8,6 @@ FOLDER holds the arrays that peers.py wrote. Requests come on standard input, an
 """
 
 import os
-import resource
 import sys
 import time
 
@@ -67,6 +66,12 @@ def images(name, count):
 
 def fit(model, x, epochs):
     model.fit(x, loss_fn=elbo, cov_elbo={"sim": 0.05}, epochs=epochs, batch_size=64, verbose=False)
+
+
+def peak_memory():
+    """Return the peak of this process in MiB; getrusage would begin with that of the process it was forked from."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 class Peer:
@@ -130,7 +135,7 @@ class Peer:
     def memory(self, count, batch):
         x = images("test", count)
         self.model.predict(x, outlier_type="instance", return_feature_score=False, batch_size=batch)
-        return {"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        return {"mib": peak_memory()}
 
     def cold_start(self):
         x = np.asarray(Image.open(f"{FOLDER}/one.png").convert("RGB"), dtype=np.float32)[None] / 255

@@ -311,10 +311,11 @@ def memory(rounds, _alibi, _made, _images, sizes, folder):
     with Peer("alibi", folder / "many", torch.get_num_threads()) as alibi:
         peer = alibi("memory", count=held, batch=64)["mib"]
     code = (
-        "import resource, sys, torch, recondite\n"
+        "import sys, torch, recondite\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "for part in recondite.load(sys.argv[1]).stream(sys.argv[2]): pass\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "lines = open('/proc/self/status').read().splitlines()\n"
+        "print(int(next(line for line in lines if line.startswith('VmHWM')).split()[1]) / 1024)"
     )
     for name in ("screen", "openvino-int8"):
         command = [sys.executable, "-c", code, folder / name, folder / "many" / "test.npy"]
