@@ -70,6 +70,7 @@ RECIPES = [
 # How a screen is asked to score in bfloat16; where `fit` does not take it, the row is left out and says so.
 SCORING_IN_BFLOAT16 = {"scoring_precision": "bf16"}
 TASKS = ("scoring", "latency", "training", "learning", "sweep", "folder", "memory", "start", "pyod")
+WITHOUT_SCREENS = {"training", "learning", "pyod"}
 
 
 def environment(name):
@@ -440,7 +441,7 @@ def main():
         (folder / "many").mkdir()
         images = prepare(folder, sizes)
         alibi = stack.enter_context(Peer("alibi", folder, given.threads))
-        made, skipped = screens(images, folder, precisions)
+        made, skipped = screens(images, folder, precisions) if set(chosen) - WITHOUT_SCREENS else ({}, {})
         for name, reason in skipped.items():
             print(f"no {name}: {reason}", flush=True)
         for task in chosen:
