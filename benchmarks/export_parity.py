@@ -2,8 +2,8 @@
 
     python benchmarks/export_parity.py SCREEN cifar10/test [--images 5000]
 
-The first quarter of the images calibrates in int8; the false-alarm rates are of the rest, so they should be normal images
-that the screen has not learnt from.
+The first quarter of the images calibrates in int8; the false-alarm rates are of the rest, so they should be normal
+images that the screen has not learnt from.
 """
 
 import argparse
