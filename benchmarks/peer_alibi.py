@@ -80,7 +80,7 @@ class Peer:
 
     @cached_property
     def model(self):
-        """Not trained: times do not depend on the weights. Made when it is needed, so that `cold_start` goes without."""
+        """Not trained: times do not depend on the weights. Made when needed: `cold_start` goes without."""
         return detector()
 
     def save(self):
