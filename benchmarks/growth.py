@@ -20,13 +20,15 @@ from machine import publish, where
 import recondite
 
 JUDGE = """
-import json, resource, sys, time, torch, recondite
+import json, sys, time, torch, recondite
 torch.set_num_threads(int(sys.argv[3]))
 screen = recondite.load(sys.argv[1])
 start, count = time.perf_counter(), 0
 for part in screen.stream(sys.argv[2]):
     count += len(part)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# Not getrusage, which would begin with the peak of the process that started this one.
+lines = open('/proc/self/status').read().splitlines()
+peak = int(next(line for line in lines if line.startswith('VmHWM')).split()[1]) / 1024
 print(json.dumps({"images": count, "seconds": time.perf_counter() - start, "mib": peak}))
 """
 

@@ -70,6 +70,7 @@ RECIPES = [
 # How a screen is asked to score in bfloat16; where `fit` does not take it, the row is left out and says so.
 SCORING_IN_BFLOAT16 = {"scoring_precision": "bf16"}
 TASKS = ("scoring", "latency", "training", "learning", "sweep", "folder", "memory", "start", "pyod")
+WITHOUT_SCREENS = {"training", "learning", "pyod"}
 
 
 def environment(name):
@@ -311,10 +312,11 @@ def memory(rounds, _alibi, _made, _images, sizes, folder):
     with Peer("alibi", folder / "many", torch.get_num_threads()) as alibi:
         peer = alibi("memory", count=held, batch=64)["mib"]
     code = (
-        "import resource, sys, torch, recondite\n"
+        "import sys, torch, recondite\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "for part in recondite.load(sys.argv[1]).stream(sys.argv[2]): pass\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "lines = open('/proc/self/status').read().splitlines()\n"
+        "print(int(next(line for line in lines if line.startswith('VmHWM')).split()[1]) / 1024)"
     )
     for name in ("screen", "openvino-int8"):
         command = [sys.executable, "-c", code, folder / name, folder / "many" / "test.npy"]
@@ -439,7 +441,7 @@ def main():
         (folder / "many").mkdir()
         images = prepare(folder, sizes)
         alibi = stack.enter_context(Peer("alibi", folder, given.threads))
-        made, skipped = screens(images, folder, precisions)
+        made, skipped = screens(images, folder, precisions) if set(chosen) - WITHOUT_SCREENS else ({}, {})
         for name, reason in skipped.items():
             print(f"no {name}: {reason}", flush=True)
         for task in chosen:

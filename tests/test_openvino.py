@@ -47,6 +47,13 @@ def test_scores_maps_and_labels_are_those_of_the_screen(screens, exported, digit
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
 
 
+def test_labels_agree_on_five_thousand_images(screens, exported, digits):
+    images = np.concatenate([np.rot90(digits, turns, axes=(1, 2)) for turns in range(3)])[:5000]
+    ours, theirs = screens("vae").predict(images), recondite.load(exported).predict(images)
+    assert 100 < ours.is_outlier.sum() < 4900
+    np.testing.assert_array_equal(theirs.is_outlier, ours.is_outlier)
+
+
 def test_an_image_scores_the_same_in_every_batch(exported, int8, digits):
     images = digits[1400:1470]
     for path in (exported, int8):
