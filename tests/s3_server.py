@@ -41,9 +41,11 @@ class Faults:
 @contextmanager
 def s3_server():
     """Yield (faults, environment variables for clients)."""
+    import s3fs
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
+    s3fs.S3FileSystem.clear_instance_cache()  # one of an earlier server would be taken up, address and all
     faults = Faults(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, faults, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -306,7 +306,9 @@ def test_scoring_in_another_way_shares_the_weights_and_takes_scoring_options_onl
     np.testing.assert_array_equal(
         other.score(digits[:5]).instance_score, vae.score(digits[:5], top_percent=10).instance_score
     )
-    with pytest.raises(InputError, match="options among region, score, smooth, top_percent; got latent_size"):
+    with pytest.raises(
+        InputError, match="options among region, score, scoring_precision, smooth, top_percent; got latent_size"
+    ):
         vae.scored_by(latent_size=3)
     with pytest.raises(InputError, match="option score"):
         vae.scored_by(score="beauty")

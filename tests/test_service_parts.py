@@ -82,7 +82,7 @@ def test_batches_fill_under_load_and_scores_stay_with_their_requests(screen, row
     with wanted.held():
         cuts = (0, 1, 41, 44, 100)
         jobs = [wanted.send(rows[a:b], maps=a == 1) for a, b in pairwise(cuts)]
-    assert wanted.sizes == [32, 32, 32, 4]
+    assert wanted.sizes == [64, 36]
     assert wanted.done == jobs
     expected = screen.predict(rows[:, 0]).instance_score
     found = [job.scores() for job in jobs]

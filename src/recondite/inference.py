@@ -48,7 +48,7 @@ def ready_network(network: nn.Module, example: Tensor) -> nn.Module:
     folded into the weights before them, and ReLUs are applied while a result is still in the processor's cache. Layers
     of other kinds stay what they are, and so does any other module. What a layer gives for an image does not, as far
     as has been seen, depend on how many others are in the batch, but for batches of one; the library's own dense layer
-    does not have this.
+    does not have this. Hooks on the network's own modules are not called.
 
     Args:
         network: on any device; only on a processor there is something to gain.

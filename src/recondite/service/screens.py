@@ -237,4 +237,7 @@ def _signature(folder: Path) -> tuple[int, ...] | None:
 def _try_out(screen: Screen) -> None:
     """Do once what requests will do; the first of a process also imports libraries."""
     assert all(np.isfinite(screen.false_alarm_interval))
-    screen.score_batch(nameless(np.zeros((1, *screen.detector.shape), dtype=np.float32)))
+    lone = nameless(np.zeros((1, *screen.detector.shape), dtype=np.float32))
+    for maps in (False, True):
+        for _ in range(2):  # small batches are tried at the second
+            screen.score_batch(lone, feature_score=maps, reconstruction=maps)

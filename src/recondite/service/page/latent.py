@@ -120,7 +120,7 @@ class Atlas:
         fresh = [index for index, name in enumerate(names) if name not in self._places]
         if fresh:
             self._places |= dict(zip([names[k] for k in fresh], self._map.place(latents[fresh]), strict=True))
-        return unit(np.stack([self._places[name] for name in names])), f"Latents by {self._map.method}."
+        return unit(np.stack([self._places[name] for name in names])), f"Latents, t-SNE by {self._map.method}."
 
 
 def latents_of(detector: Detector, pixels: NDArray[np.float32]) -> NDArray[np.float64]:
