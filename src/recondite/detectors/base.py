@@ -496,7 +496,8 @@ class Detector(nn.Module):
     def ready(self) -> Self:
         """Return this detector with its networks made ready to score; see `recondite.inference`.
 
-        They are made anew when a weight has changed; a change by way of `.data`, which torch does not count, is not seen.
+        They are made anew when a weight has changed; torch does not count a change by way of `.data`, so that one is
+        not seen.
         """
         tensors = [*self.parameters(), *self.buffers()]
         versions = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
