@@ -96,6 +96,31 @@ def test_arrays_lists_torch_data_sets_and_streams_hold_the_same_images(tmp_path,
         assert ids_of(batches) == [f"{index:06d}" for index in range(10)]
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.bool_, np.float32, np.float64])
+@pytest.mark.parametrize("layout", [(9, 10), (9, 10, 3), (3, 9, 10), (9, 10, 1), (4, 9, 10)])
+def test_images_read_together_are_those_read_one_by_one(kind, layout):
+    random = np.random.default_rng(0)
+    images = random.random((5, *layout)) if np.dtype(kind).kind == "f" else random.integers(0, 256, (5, *layout))
+    images = images.astype(kind)
+    for channels in (1, 3, 4):
+        preprocessing = Preprocessing(shape=(channels, 9, 10))
+        together = preprocessing.together(list(images))
+        if together is not None:
+            one_by_one = np.stack([preprocessing(image) for image in images])
+            assert together.tobytes() == one_by_one.tobytes()
+            assert together.shape == one_by_one.shape
+        planes = 1 if len(layout) == 2 else min(layout)
+        assert (together is not None) == (planes == channels)
+
+
+def test_one_bad_array_among_many_costs_one_row():
+    images = np.random.default_rng(0).random((6, 3, 8, 8), dtype=np.float32)
+    images[2, 0, 0, 0], images[4, 0, 0, 0] = np.nan, 1.5
+    (batch,) = read_batches(open_images(images), Preprocessing(shape=(3, 8, 8)), 64)
+    assert [error is not None for error in batch.errors] == [False, False, True, False, True, False]
+    np.testing.assert_array_equal(batch.pixels, images[[0, 1, 3, 5]])
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

@@ -81,6 +81,27 @@ def test_vae_encodes_once_and_averages_the_error_over_its_fixed_draws(vae, digit
     np.testing.assert_allclose(scores.feature_score, expected.numpy(), rtol=1e-4, atol=1e-6)
 
 
+def test_a_start_by_he_lets_latents_stand_out_of_the_noise_and_is_for_own_networks():
+    x, signals = torch.rand(32, 3, 32, 32), []
+    for start in ("default", "he"):
+        detector = build("vae", image_shape=(3, 32, 32), network="cifar10-vae", latent_size=1024, initial_weights=start)
+        with torch.no_grad():
+            mean, log_variance = detector.encoder(x).chunk(2, dim=1)
+            rebuilt = detector.decoder(mean)
+        signals.append(float(mean.var(dim=0).mean() / log_variance.exp().mean()))
+        assert (rebuilt - 0.5).abs().mean() < 0.2
+    assert signals[0] < 1e-3 < 0.3 < signals[1]
+    with pytest.raises(InputError, match="leave out initial_weights"):
+        build(
+            "vae",
+            image_shape=(1, 8, 8),
+            latent_size=4,
+            initial_weights="he",
+            encoder=nn.Sequential(nn.Flatten(), nn.Linear(64, 8)),
+            decoder=nn.Sequential(nn.Linear(4, 64), nn.Unflatten(1, (1, 8, 8))),
+        )
+
+
 def test_vae_scores_equal_their_formulas(vae, digits):
     few = digits[:20]
     x = torch.from_numpy(few[:, None] / np.float32(255))

@@ -19,7 +19,7 @@ from recondite.detectors import build
 from recondite.detectors.base import SCORING_BATCH, SMALL_BATCHES
 from recondite.errors import ArtifactError, InputError
 from recondite.export import export_onnx
-from recondite.inference import Packed, ready_network, weighted_layers
+from recondite.inference import Packed, ready_network, weighted_layers, with_spread_convolutions
 from recondite.nets import make_network
 
 
@@ -76,6 +76,21 @@ def test_a_ready_network_computes_the_same(name: str) -> None:
         assert found.shape == expected.shape
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
         assert not torch.equal(expected, torch.zeros_like(expected))
+
+
+@pytest.mark.parametrize("name", every_network())
+def test_spread_convolutions_compute_the_same(name: str) -> None:
+    network, shape = every_network()[name]
+    network.eval()
+    x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(2))
+    spread = with_spread_convolutions(network)
+    with torch.no_grad():
+        expected = network(x)
+        assert (spread(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    narrow = [part for part in network.modules() if isinstance(part, nn.ConvTranspose2d) and part.out_channels == 1]
+    if name == "transposed 2 1 0 1":
+        assert narrow
+        assert not any(isinstance(part, nn.ConvTranspose2d) for part in spread.modules())
 
 
 def test_everything_with_weights_is_packed_with_what_follows_it() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from recondite.errors import InputError
-from recondite.nets import check_network, make_network
+from recondite.nets import check_network, make_network, start_by_he
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,28 @@ def test_the_cats_dogs_network_starts_as_its_recipe_says():
     assert torch.all(dense.bias == 0.01)
     bound = (6 / (4096 + 1000)) ** 0.5
     assert 0.99 * bound < dense.weight.abs().max() <= bound
+
+
+def test_a_start_by_he_keeps_the_size_of_numbers():
+    relu = nn.ReLU()
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(
+            nn.Conv2d(3, 64, 4, 2, 1),
+            relu,
+            nn.Conv2d(64, 64, 3, 1, 1),
+            relu,
+            nn.Flatten(),
+            nn.Linear(64 * 256, 512),
+            relu,
+        ),
+        *(nn.Linear(512, 1024), relu, nn.Unflatten(1, (64, 4, 4)), nn.ConvTranspose2d(64, 64, 4, 2, 1), relu),
+    )
+    x = torch.randn(16, 3, 32, 32)
+    before = network(x).square().mean()
+    start_by_he(network)
+    assert 0.3 < network(x).square().mean() < 3
+    assert before < 0.03
 
 
 def test_networks_that_do_not_fit_are_refused_in_words():

@@ -96,6 +96,20 @@ def test_int8_is_calibrated_by_the_scores_of_its_own_graph(plain, int8, digits):
     assert auroc(fresh, screen.predict(turned).instance_score) > 0.85
 
 
+def test_every_layer_of_an_int8_graph_computes_with_integers(screens, digits, tmp_path):
+    """The variational decoder begins with a transposed convolution on numbers of both signs."""
+    path = export.export_openvino(screens("vae").with_score("error"), tmp_path / "graph", int8=digits[1000:1500])
+    compiled = openvino.Core().compile_model(path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    run = {}
+    for node in compiled.get_runtime_model().get_ops():
+        facts = node.get_rt_info()
+        kind = facts["layerType"].astype(str)
+        if kind in ("Convolution", "Deconvolution", "FullyConnected"):
+            run[node.get_friendly_name()] = kind, facts["primitiveType"].astype(str)
+    assert {kind for kind, _ in run.values()} >= {"Convolution", "Deconvolution"}
+    assert all(primitive.lower().endswith("i8") for _, primitive in run.values()), run
+
+
 def test_int8_takes_bytes_too(plain, digits, tmp_path):
     export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1500], pixels="uint8")
     screen = recondite.load(tmp_path / "graph")

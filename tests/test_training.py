@@ -1,4 +1,5 @@
 import csv
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -295,6 +296,33 @@ def test_a_loss_that_explodes_is_an_error_not_a_model(rows):
     detector.losses = lambda x: ((group, loss * float("inf")) for group, loss in losses(x))
     with pytest.raises(ReconditeError, match="no longer finite in epoch 1"):
         train(detector, *rows, OPTIONS)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_training_learns_the_same_and_leaves_nothing_behind(rows):
+    plain, compiled = new(), new()
+    expected = train(plain, *rows, OPTIONS)
+    found = train(compiled, *rows, replace(OPTIONS, compile=True))
+    for ours, theirs in zip(found.epochs, expected.epochs, strict=True):
+        assert ours["validation"] == pytest.approx(theirs["validation"], rel=1e-3)
+    assert not any("forward" in vars(part) for part in compiled.modules())
+
+
+@pytest.mark.parametrize("augment", ["", "rotate,flip"])
+def test_images_kept_on_the_device_give_the_same_bits(rows, monkeypatch, augment):
+    read, kept = new(), new()
+    train(read, *rows, replace(OPTIONS, augment=augment))
+    taken = []
+    monkeypatch.setattr(training, "_fits_on", lambda _device, _size: True)
+    monkeypatch.setattr(Rows, "take", lambda rows, chosen: taken.append(chosen) or rows.pixels[rows.index[chosen]])
+    train(kept, *rows, replace(OPTIONS, augment=augment))
+    assert_same_bits(weights(read), weights(kept))
+    assert all(isinstance(chosen, slice) for chosen in taken)
+
+
+def test_images_stay_where_they_are_without_a_gpu():
+    assert not training._fits_on(torch.device("cpu"), 1)
 
 
 def test_bf16_training_learns(rows):

@@ -212,6 +212,10 @@ def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[t
 
 
 def _read(chunk: list[tuple[str, Any, str]], preprocessing: Preprocessing) -> Batch:
+    names, labels = [name for name, _, _ in chunk], [label for _, _, label in chunk]
+    together = preprocessing.together([item for _, item, _ in chunk])
+    if together is not None:
+        return Batch(names, labels, together, [None] * len(chunk))
     pixels: list[Floats] = []
     errors: list[str | None] = []
     for _, item, _ in chunk:
@@ -221,7 +225,7 @@ def _read(chunk: list[tuple[str, Any, str]], preprocessing: Preprocessing) -> Ba
         except InputError as error:
             errors.append(str(error))
     stacked = np.stack(pixels) if pixels else np.empty((0, *preprocessing.shape), dtype=np.float32)
-    return Batch([name for name, _, _ in chunk], [label for _, _, label in chunk], stacked, errors)
+    return Batch(names, labels, stacked, errors)
 
 
 def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet:

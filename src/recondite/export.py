@@ -23,6 +23,7 @@ from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.evidence import AUTO, ERROR, EVIDENCE, Evidence
 from recondite.exported import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
+from recondite.inference import with_spread_convolutions
 from recondite.nets import evaluating, recorded
 from recondite.quantisation import judging, quantised, serialised
 from recondite.runtimes import FILES, OUTPUTS, RuntimeName, import_openvino
@@ -231,7 +232,7 @@ class _Graph(nn.Module):
 
     def __init__(self, screen: Screen) -> None:
         super().__init__()
-        self.screen, self.detector = screen, screen.detector
+        self.screen, self.detector = screen, with_spread_convolutions(screen.detector)
         ascending = np.sort(screen.calibrator.scores)
         table = p_value_table(len(ascending), screen.confidence, screen.guarantee)
         self.register_buffer("ascending", torch.from_numpy(ascending))

@@ -6,7 +6,7 @@ channel in float32 -> match the number of channels. So the same picture gives th
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,26 @@ class Preprocessing:
             planes = _match_channels(planes, channels)
         if stored.alpha is not None or planes.shape != stored.planes.shape:
             planes = np.clip(planes, 0.0, 1.0)  # sums of weighted values may leave the range by a rounding
+        return np.ascontiguousarray(planes)
+
+    def together(self, sources: Sequence[object]) -> Floats | None:
+        """Return what calls one by one would, (N, *shape), for arrays that are all alike and need only scaling.
+
+        Returns:
+            None where that is not so, or one of them would be refused.
+        """
+        arrays = [source for source in sources if isinstance(source, np.ndarray)]
+        kinds = {(array.shape, array.dtype) for array in arrays}
+        if not self.is_image or not arrays or len(arrays) < len(sources) or len(kinds) > 1:
+            return None
+        try:
+            if decode(arrays[0]).planes.shape != self.shape:
+                return None
+            scaled = _scale(np.stack(arrays))
+        except InputError:
+            return None
+        axis = channel_axis(arrays[0].shape)
+        planes = scaled[:, None] if axis is None else scaled.transpose(0, 3, 1, 2) if axis == 2 else scaled
         return np.ascontiguousarray(planes)
 
     def to_json(self) -> dict[str, Any]:

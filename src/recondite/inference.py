@@ -1,7 +1,8 @@
 """Networks made ready to score: the same function up to rounding, with weights laid out once for the processor."""
 
+import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 _LANES = 16
 """Numbers that a processor multiplies at once; a layer with fewer output channels than that leaves lanes empty."""
 _Weighted = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+_Network = TypeVar("_Network", bound=nn.Module)
 _Run = Callable[[Tensor], Tensor]
 
 
@@ -125,7 +127,9 @@ def _packed(layer: Any, norm: Any, activation: nn.Module | None, example: Tensor
     if not transposed:
         return _convolution(weight, bias, place, after, example)
     if _is_narrow(layer):
-        return _shuffled(weight, bias, layer.stride[0], layer.padding[0], after, example)
+        weight, bias, reach = _spread(weight, bias, layer.stride[0], layer.padding[0])
+        run = _convolution(weight, bias, [[reach] * 2, [1, 1], [1, 1], 1], after, example)
+        return lambda x: pixel_shuffle(run(x), layer.stride[0])
     place.insert(1, list(layer.output_padding))
     packed = torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *place, list(example.shape))
     return lambda x: torch.ops.mkldnn._convolution_transpose_pointwise(_last(x), packed, bias, *place, *after)
@@ -152,11 +156,31 @@ def _is_narrow(layer: Any) -> bool:
     return bool(square and plain and multiplies and stride > 1) and layer.out_channels * stride**2 <= _LANES
 
 
-def _shuffled(
-    weight: Tensor, bias: Tensor | None, stride: int, padding: int, after: tuple[str, list[float], str], example: Tensor
-) -> _Run:
-    """Return a transposed convolution as a plain one to `stride`^2 times the channels, which are then spread out.
+def with_spread_convolutions(network: _Network) -> _Network:
+    """Return a copy whose transposed convolutions with few channels are plain ones and pixel shuffles.
 
+    The function is the same up to rounding; processors' kernels for it are faster.
+    """
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.ConvTranspose2d) and _is_narrow(layer):
+                setattr(module, name, _spread_convolution(layer))
+    return network
+
+
+def _spread_convolution(layer: nn.ConvTranspose2d) -> nn.Sequential:
+    bias = None if layer.bias is None else layer.bias.detach()
+    weight, bias, reach = _spread(layer.weight.detach(), bias, layer.stride[0], int(layer.padding[0]))
+    plain = nn.Conv2d(layer.in_channels, len(weight), 2 * reach + 1, padding=reach, bias=bias is not None)
+    plain.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    return nn.Sequential(plain, nn.PixelShuffle(layer.stride[0]))
+
+
+def _spread(weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> tuple[Tensor, Tensor | None, int]:
+    """Return weights, bias and padding of a plain convolution with `stride`^2 times the channels of a transposed one.
+
+    Its channels, spread out by a pixel shuffle, are what the transposed one gives.
     Source: Shi et al. 2016, arXiv 1609.05158, section 3.2, read backwards.
     """
     inputs, outputs, *kernel = weight.shape
@@ -175,9 +199,7 @@ def _shuffled(
             for tall, down in taps[row]:
                 for wide, right in taps[column]:
                     plain[:, row, column, :, reach + down, reach + right] = weight[:, :, tall, wide].T
-    spread = None if bias is None else bias.repeat_interleave(stride**2)
-    run = _convolution(plain.flatten(0, 2), spread, [[reach] * 2, [1, 1], [1, 1], 1], after, example)
-    return lambda x: pixel_shuffle(run(x), stride)
+    return plain.flatten(0, 2), None if bias is None else bias.repeat_interleave(stride**2), reach
 
 
 def _last(x: Tensor) -> Tensor:

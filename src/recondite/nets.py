@@ -1,5 +1,6 @@
 """Encoders and decoders used by more than one detector: general ones for any size, and three reference networks."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,22 @@ def make_network(
             f"got {shape} and {latent_size}"
         )
     return make(encoder_outputs)
+
+
+def start_by_he(network: nn.Module) -> None:
+    """Draw the weights of a network anew, such that numbers keep their size on their way through its ReLUs.
+
+    Biases begin at zero. Source: He et al. 2015, arXiv 1502.01852; in a transposed convolution only every `stride`-th
+    tap of a side meets an input.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            inputs = layer.weight[0].numel()
+            if isinstance(layer, nn.ConvTranspose2d):
+                inputs = layer.in_channels * prod(layer.kernel_size) // (layer.groups * prod(layer.stride))
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _conv_network(shape: tuple[int, ...], latent_size: int, width: int, encoder_outputs: int) -> Network:

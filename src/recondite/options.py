@@ -76,6 +76,9 @@ class TrainingOptions:
     precision: Annotated[Literal["fp32", "bf16"], Field(description="of training; scoring has scoring_precision")] = (
         "fp32"
     )
+    compile: Annotated[
+        bool, Field(description="compile the networks with torch.compile while they learn; needs a C++ compiler")
+    ] = False
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of weights, shuffling and every random draw")] = 0
 

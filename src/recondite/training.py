@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,7 @@ from recondite.artifacts import read_tensors, write_tensors
 from recondite.augmentation import augmented, check_augmentation
 from recondite.epoch_pictures import EpochPictures, first_pictures, picture_epochs
 from recondite.errors import ArtifactError, InputError, ReconditeError
+from recondite.memory import large_blocks_kept
 from recondite.nets import evaluating
 from recondite.options import TrainingOptions, deciding_options, options_to_json
 from recondite.processes import Share, from_first, gathered, has_foreign_batch_norm, own, sharing, together
@@ -32,6 +33,7 @@ CHECKPOINT = "checkpoint.safetensors"
 _ADAM_BETA2 = 0.999
 _WARM_UP = 0.15
 _START_DIVISOR, _END_DIVISOR = 25.0, 1e5
+_SHARE_FOR_IMAGES = 0.25
 
 T = TypeVar("T")
 Update = tuple[str, Tensor] | tuple[str, Tensor, Mapping[str, Tensor]]
@@ -113,7 +115,7 @@ def train(
         InputError: the checkpoint belongs to other options or other images.
         ReconditeError: the loss became infinite or NaN.
     """
-    with together():
+    with together(), large_blocks_kept():
         return _Run(detector, images, validation, options, run_folder, show_progress).go(resume)
 
 
@@ -163,6 +165,7 @@ class _Run:
             for name, group in self.groups.items()
         }
         self.average = _moving_average(detector, options.ema) if options.ema else None
+        self.on_device = self._on_device()
         # Batch norm cannot be trained on a single image, and torch's own is given the share of a process.
         self.fewest = 2 * self.fabric.world_size if has_foreign_batch_norm(detector) else 2
         self.draws = torch.Generator(self.fabric.device)
@@ -173,6 +176,13 @@ class _Run:
 
     def go(self, resume: bool) -> History:
         first_epoch = self._load() if resume else 0
+        with _compiled(self.detector) if self.options.compile else nullcontext():
+            self._learn(first_epoch)
+        self._finish()
+        self._share_weights()
+        return self.history
+
+    def _learn(self, first_epoch: int) -> None:
         if first_epoch == 0:
             self._start_logs()
             if self.pictured and self.validation is not None:
@@ -192,9 +202,6 @@ class _Run:
                 self._picture(epoch)
                 self._log(row, steps)
                 self._save(epoch)
-        self._finish()
-        self._share_weights()
-        return self.history
 
     def _epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         started = time.monotonic()
@@ -245,8 +252,18 @@ class _Run:
     def _batch(self, chosen: NDArray[np.intp]) -> Tensor:
         """Return this process's images of a batch, augmented."""
         mine = chosen[self.fabric.global_rank :: self.fabric.world_size]
-        x = self._to_device(self.images.take(mine if len(mine) else chosen[:1]))
+        mine = mine if len(mine) else chosen[:1]
+        if self.on_device is None:
+            x = self._to_device(self.images.take(mine))
+        else:
+            x = self.on_device[torch.from_numpy(mine).to(self.fabric.device, non_blocking=True)]
         return augmented(x, self.augmentations)
+
+    def _on_device(self) -> Tensor | None:
+        """Return all images on the device, if there is room, so that no step waits for them; None otherwise."""
+        if not _fits_on(self.fabric.device, self.images.pixels[:1].nbytes * len(self.images)):
+            return None
+        return torch.cat([self._to_device(batch) for batch in self.images.batches()])
 
     def _update(self, x: Tensor, weight: float, learning_rate: float) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
@@ -504,6 +521,24 @@ def _environment() -> Any:
 
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _fits_on(device: torch.device, size: int) -> bool:
+    """Return whether so many bytes are a small part of the free memory of a GPU."""
+    return device.type == "cuda" and size < _SHARE_FOR_IMAGES * torch.cuda.mem_get_info(device)[0]
+
+
+@contextmanager
+def _compiled(detector: nn.Module) -> Iterator[None]:
+    """Let the networks of a detector run compiled for a while; `nn.Module.compile` could not be undone."""
+    networks = [part for part in detector.children() if "forward" not in vars(part)]
+    for network in networks:
+        network.forward = torch.compile(network.forward)
+    try:
+        yield
+    finally:
+        for network in networks:
+            del network.forward
 
 
 @contextmanager

@@ -1,0 +1,39 @@
+"""Freed memory stays at hand while training, and goes back afterwards."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import resource
+from recondite.memory import large_blocks_kept
+
+MIB = 2**20
+
+def pages_fetched():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        b"x" * (48 * MIB)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() / MIB
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / MIB
+
+start = resident()
+with large_blocks_kept():
+    b"x" * (48 * MIB)
+    kept = resident() - start
+    inside = pages_fetched()
+print(inside, kept, pages_fetched(), resident() - start)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library is not glibc")
+def test_large_blocks_are_used_again_and_then_given_back():
+    done = subprocess.run([sys.executable, "-c", CODE], check=True, capture_output=True, text=True)
+    inside, kept, outside, left = map(float, done.stdout.split())
+    assert inside < 10
+    assert kept > 40
+    assert outside > 200
+    assert left < 10
