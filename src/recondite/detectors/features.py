@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from recondite.backbones import Backbone, Units, load_weights
+from recondite.batches import full_batch
 from recondite.detectors.base import Detector, Measured
 from recondite.errors import InputError
 from recondite.nets import evaluating
@@ -33,7 +34,6 @@ FeatureScore = Literal["reconstruction_error", "mahalanobis", "knn"]
 LARGEST_FEATURES = 8192
 LAYERS_OF_MODE = {"pooled": ("block11", "block15", "block16", "head"), "maps": ("block5", "block11")}
 """The layers of EfficientNet-Lite0 that are looked at by default."""
-_FITTING_BATCH = 64
 _SMALLEST = 1e-12
 
 
@@ -141,7 +141,7 @@ class Features(Detector):
         total = torch.zeros(size, dtype=torch.float64, device=self.device)
         products = torch.zeros(size, size, dtype=torch.float64, device=self.device)
         chosen = np.linspace(0, count - 1, min(count, len(self.bank))).astype(np.intp)
-        mine, self.bank[:] = own(images.slices(_FITTING_BATCH)), 0.0
+        mine, self.bank[:] = own(images.slices(self.scoring_batch)), 0.0
         with progress("features", sum(taken.stop - taken.start for taken in mine), show_progress) as advance:
             for taken in mine:
                 vectors = self._vectors(images.take(taken))
@@ -163,7 +163,9 @@ class Features(Detector):
         self.fitted.fill_(True)
         error = None
         if validation is not None:
-            parts = [self.validation_errors(torch.from_numpy(batch)) for batch in validation.batches(_FITTING_BATCH)]
+            parts = [
+                self.validation_errors(torch.from_numpy(batch)) for batch in validation.batches(self.scoring_batch)
+            ]
             error = float(torch.cat(parts).double().mean())
         self.history = History([{"epoch": 1, "validation": error}], best_epoch=1)
         return self
@@ -209,6 +211,11 @@ class Features(Detector):
     @property
     def locates(self) -> bool:
         return self.options.mode == "maps"
+
+    @property
+    def scoring_batch(self) -> int:
+        height, width = self.shape[1:] if self.options.side is None else (self.options.side,) * 2
+        return full_batch(3 * height * width, self.device.type)
 
     @property
     def _kept(self) -> Tensor:
