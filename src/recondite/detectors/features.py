@@ -142,9 +142,10 @@ class Features(Detector):
         products = torch.zeros(size, size, dtype=torch.float64, device=self.device)
         chosen = np.linspace(0, count - 1, min(count, len(self.bank))).astype(np.intp)
         mine, self.bank[:] = own(images.slices(self.scoring_batch)), 0.0
+        ready = self.ready()
         with progress("features", sum(taken.stop - taken.start for taken in mine), show_progress) as advance:
             for taken in mine:
-                vectors = self._vectors(images.take(taken))
+                vectors = ready._vectors(images.take(taken))
                 total += vectors.double().sum(0)
                 products += vectors.double().T @ vectors.double()
                 start = taken.start * prod(self.grid)
@@ -164,7 +165,7 @@ class Features(Detector):
         error = None
         if validation is not None:
             parts = [
-                self.validation_errors(torch.from_numpy(batch)) for batch in validation.batches(self.scoring_batch)
+                ready.validation_errors(torch.from_numpy(batch)) for batch in validation.batches(self.scoring_batch)
             ]
             error = float(torch.cat(parts).double().mean())
         self.history = History([{"epoch": 1, "validation": error}], best_epoch=1)
@@ -211,6 +212,11 @@ class Features(Detector):
     @property
     def locates(self) -> bool:
         return self.options.mode == "maps"
+
+    def _made_ready(self, name: str, network: nn.Module) -> nn.Module:
+        if isinstance(network, Backbone):
+            return network.ready(torch.zeros(self.scoring_batch, *self.shape, device=self.device))
+        return super()._made_ready(name, network)
 
     @property
     def scoring_batch(self) -> int:
