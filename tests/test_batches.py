@@ -97,25 +97,30 @@ def test_more_rows_than_a_full_batch_are_run_in_parts() -> None:
 
 
 _SCORING = """
-import resource
 import numpy as np
 from recondite.detectors import build
 
 detector = build("autoencoder", image_shape=(3, 512, 512), latent_size=4, width=4)
 detector.fitted.fill_(True)
 random = np.random.default_rng(0)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def memory(kind):
+    with open("/proc/self/status") as facts:
+        return 1024 * next(int(line.split()[1]) for line in facts if line.startswith(kind))
+
+
+before = memory("VmRSS")
 scores = detector.score(random.random((3, 512, 512), dtype=np.float32) for _ in range(64))
 assert np.isfinite(scores.instance_score).all() and len(scores) == 64
-print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+print(memory("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="units of ru_maxrss")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_scoring_large_images_takes_far_less_memory_than_all_of_them_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", _SCORING], capture_output=True, text=True, check=True)
-    images_alone = 64 * 3 * 512 * 512 * 4
-    assert int(done.stdout) < 0.8 * images_alone
+    assert int(done.stdout) < 500e6  # 64 at once take 1.9 GB
 
 
 def test_images_are_read_a_few_megabytes_at_a_time() -> None:

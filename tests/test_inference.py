@@ -63,6 +63,10 @@ def every_network() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     found["grouped"] = nn.Sequential(nn.Conv2d(6, 4, (3, 5), (1, 2), (0, 2), (2, 1), 2), nn.LeakyReLU(0.3)), (6, 9, 11)
     found["reflecting"] = nn.Sequential(nn.Conv2d(2, 4, 3, 1, "same", padding_mode="reflect"), nn.ReLU()), (2, 8, 8)
     dense = nn.Sequential(nn.Linear(9, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(), nn.Sequential(nn.Linear(6, 3)))
+    found["capped"] = (
+        nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU6(), nn.Linear(4, 4), nn.Hardtanh(-0.1, 0.2)),
+        (3, 8, 8),
+    )
     found["dense norm"] = with_used_norms(dense), (9,)
     return found
 

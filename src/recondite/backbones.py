@@ -173,7 +173,7 @@ class _Convolution(nn.Conv2d):
             inputs * self.groups,
             outputs,
             (height, width),
-            self.stride,
+            (self.stride[0], self.stride[1]),
             (below, right),
             groups=self.groups,
             device="meta",
