@@ -148,6 +148,17 @@ def test_a_network_of_your_own_is_given_again_on_loading(digits, tmp_path):
     )
 
 
+def test_a_network_may_give_one_vector_an_image(digits):
+    vectors = nn.Sequential(*network(), nn.Flatten())
+    detector = build(
+        "features", image_shape=(1, 8, 8), backbone=vectors, side=None, units="unit", latent_size=5, score="mahalanobis"
+    )
+    detector.fit(digits[:300], validation=None)
+    assert detector.mean.shape == (40,)
+    scores = [detector.score(images).instance_score.mean() for images in (digits[300:400], 255 - digits[300:400])]
+    assert scores[1] > 2 * scores[0]
+
+
 def test_what_does_not_fit_is_refused(digits):
     def make(**options):
         return build("features", image_shape=(1, 8, 8), backbone=network(), **{**OWN, **options})

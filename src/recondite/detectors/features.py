@@ -260,7 +260,7 @@ class Features(Detector):
         """Return the joined features of images in image units (N, F, h, w), those of each layer of length 1."""
         maps = self.backbone(x)
         if self.options.mode == "pooled":
-            maps = [features.flatten(2).mean(2)[:, :, None, None] for features in maps]
+            maps = [features.reshape(*features.shape[:2], -1).mean(2)[:, :, None, None] for features in maps]
         elif any(features.ndim != 4 for features in maps):
             raise InputError("maps need layers whose features are (N, F, h, w): leave out those that are not, or pool")
         grid = max((features.shape[2:] for features in maps), key=prod)
