@@ -31,6 +31,7 @@ ROWS = [
         "alad_nets",
         "inference",
         "augmentation",
+        "batches",
         "nets",
         "plots",
         "runlog",

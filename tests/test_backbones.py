@@ -11,6 +11,7 @@ from torch import nn
 from recondite import backbones
 from recondite.backbones import LAYERS, Backbone, efficientnet_lite0, load_weights, read_weights
 from recondite.errors import ArtifactError, InputError
+from recondite.inference import Packed
 from recondite.nets import evaluating
 
 # ImageNet classes: tabby, tiger and Egyptian cat; espresso, cup; missile, projectile, space shuttle; palace, bell cote,
@@ -76,6 +77,40 @@ def test_padding_is_that_of_tensorflow_for_any_side():
     nn.init.zeros_(convolution.bias)
     counted = {side: convolution(torch.ones(1, 1, side, side))[0, 0, 0].tolist() for side in (4, 5)}
     assert counted == {4: [9, 6], 5: [4, 6, 4]}
+
+
+def test_a_ready_layer_pads_as_tensorflow_does():
+    for kernel, stride, sides in ((3, 1, (5, 6)), (3, 2, (4, 5)), (3, 2, (7, 8)), (5, 2, (8, 8)), (5, 2, (9, 6))):
+        torch.manual_seed(0)
+        convolution = backbones._Convolution(4, 4, kernel, stride, groups=4)
+        x = 20 * torch.randn(2, 4, *sides)
+        with torch.no_grad():
+            expected = convolution(x)
+            torch.testing.assert_close(convolution.ready(x)(x), expected)
+        assert 0 < (expected == 6).sum() < (expected > 0).sum()
+
+
+@pytest.mark.parametrize(("side", "shape"), [(96, (3, 32, 32)), (75, (1, 20, 30)), (None, (3, 50, 65))])
+def test_a_ready_backbone_gives_the_same_features_of_every_layer(network, side, shape):
+    backbone = Backbone(None, LAYERS, side)
+    backbone.network.load_state_dict(network.state_dict())
+    images = torch.rand(8, *shape, generator=torch.Generator().manual_seed(0))
+    with evaluating(backbone), torch.no_grad():
+        before = torch.random.get_rng_state()
+        ready = backbone.ready(torch.zeros(8, *shape))
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert ready is not backbone
+        for expected, found in zip(backbone(images), ready(images), strict=True):
+            assert found.shape == expected.shape
+            assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert type(backbone.network[1]) is type(ready.network[1])
+    assert not any(isinstance(part, Packed) for part in backbone.modules())
+    assert sum(isinstance(part, Packed) for part in ready.modules()) == 49
+
+
+def test_a_network_of_your_own_is_not_made_ready():
+    backbone = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3)), ["0"], 16)
+    assert backbone.ready(torch.zeros(2, 3, 16, 16)) is backbone
 
 
 def test_altered_weights_are_refused(network, monkeypatch, tmp_path):

@@ -95,6 +95,19 @@ def test_batches_run_only_where_their_bits_agree(shift, sizes, exported, digits,
     np.testing.assert_allclose(scores, digits[:20].sum(axis=(1, 2)) / 255, rtol=1e-6)
 
 
+def test_large_images_run_fewer_at_once(tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (60, 256, 256, 3), dtype=np.uint8)
+    screen = recondite.fit(images, detector="pca", latent_size=2, alpha=0.1, score="error", image_size=(256, 256))
+    path = export.export_onnx(screen, tmp_path / "large")
+    assert json.loads((path / "manifest.json").read_text())["batch"] == 16
+    detector = recondite.load(path).detector
+    run, sizes = detector._graph, []
+    monkeypatch.setattr(detector, "_graph", lambda names, pixels: (sizes.append(len(pixels)), run(names, pixels))[1])
+    found = detector.score(images[:20]).instance_score
+    assert set(sizes) <= {1, 16}
+    np.testing.assert_allclose(found, screen.detector.score(images[:20]).instance_score, rtol=1e-4)
+
+
 def test_a_graph_travels_to_other_processes(exported, digits):
     import pickle
 

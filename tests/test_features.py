@@ -10,7 +10,10 @@ from torch import nn
 import recondite
 from recondite import InputError, backbones, build, write_report
 from recondite.cli import main
+from recondite.datasets import nameless
 from recondite.explanation import draw
+from recondite.inference import Packed
+from recondite.nets import evaluating
 from recondite.sweep import sweep
 
 
@@ -145,6 +148,17 @@ def test_a_network_of_your_own_is_given_again_on_loading(digits, tmp_path):
     )
 
 
+def test_a_network_may_give_one_vector_an_image(digits):
+    vectors = nn.Sequential(*network(), nn.Flatten())
+    detector = build(
+        "features", image_shape=(1, 8, 8), backbone=vectors, side=None, units="unit", latent_size=5, score="mahalanobis"
+    )
+    detector.fit(digits[:300], validation=None)
+    assert detector.mean.shape == (40,)
+    scores = [detector.score(images).instance_score.mean() for images in (digits[300:400], 255 - digits[300:400])]
+    assert scores[1] > 2 * scores[0]
+
+
 def test_what_does_not_fit_is_refused(digits):
     def make(**options):
         return build("features", image_shape=(1, 8, 8), backbone=network(), **{**OWN, **options})
@@ -222,6 +236,31 @@ def test_the_default_scores_alone_as_in_a_batch_and_without_the_wheel_once_saved
     np.testing.assert_array_equal(again.predict(colour[150:]).instance_score, together)
     with pytest.raises(InputError, match="recondite"):
         recondite.fit(colour[:150], detector="features", alpha=0.1)
+
+
+def test_the_ready_backbone_gives_lone_images_the_same_bits_and_follows_the_weights():
+    torch.manual_seed(0)
+    detector = build("features", image_shape=(3, 24, 24), layers=("block2", "block3"), side=64, latent_size=4)
+    with torch.no_grad():
+        for parameter in detector.backbone.parameters():
+            parameter.normal_(std=0.3)
+    detector.components.copy_(torch.eye(len(detector.mean)))
+    detector.variances.copy_(torch.linspace(0.1, 2, len(detector.mean)))
+    detector.fitted.fill_(True)
+    assert sum(isinstance(part, Packed) for part in detector.ready().modules()) == 9
+    images = np.random.default_rng(0).random((detector.scoring_batch, 3, 24, 24), dtype=np.float32)
+    together = detector.score_batch(nameless(images)).instance_score
+    for _ in range(3):  # padded to a full batch first, and then to a smaller one
+        for place in (0, 31, 63):
+            alone = detector.score_batch(nameless(images[place : place + 1])).instance_score
+            assert alone.tobytes() == together[place : place + 1].tobytes()
+    x = torch.from_numpy(images)
+    with evaluating(detector):
+        plain, ready = detector.encode_tensor(x), detector.ready().encode_tensor(x)
+    assert (plain - ready).abs().max() <= 1e-5 * plain.abs().max()
+    with torch.no_grad():
+        next(detector.backbone.parameters()).mul_(1.1)
+    assert np.abs(detector.score_batch(nameless(images)).instance_score / together - 1).max() > 1e-4
 
 
 def test_layers_are_flags_of_the_command_line(folder, tmp_path, capsys):

@@ -198,6 +198,23 @@ def test_a_classifier_may_take_another_size(screen, data):
     assert set(decisions.labels) <= {"0", None}
 
 
+def test_a_classifier_of_large_images_gets_fewer_at_once_and_gives_the_same(screen, data):
+    sizes = []
+
+    def classifier(x):
+        sizes.append(len(x))
+        return x[:, 0, :2, 0]
+
+    images = list(data["test"][:20])
+    decisions = screen.guard(classifier, image_shape=(3, 300, 300))(images)
+    assert sizes == [8, 8, 8]
+    alone = screen.guard(classifier, image_shape=(3, 300, 300))(images[9][None])
+    assert decisions.confidence[9] == alone.confidence[0]
+    small = screen.guard(classifier)(images)
+    assert sizes[-1] == 64
+    np.testing.assert_array_equal(decisions.verdicts.instance_score, small.verdicts.instance_score)
+
+
 def test_calibration_with_groups_of_the_screen_does_not_stand_in_the_way(screen, classifier, data, folder):
     grouped = screen.with_alpha(0.2).recalibrated(folder, by_folder=True)
     assert grouped.guard(classifier, LABELS)(data["test"][:3])[0].reason.startswith("it cannot be judged: no calib")

@@ -14,13 +14,15 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import recondite
 from recondite.alad_nets import make_alad_networks
+from recondite.batches import SMALL_BATCHES
 from recondite.datasets import nameless
 from recondite.detectors import build
-from recondite.detectors.base import SCORING_BATCH, SMALL_BATCHES
 from recondite.errors import ArtifactError, InputError
 from recondite.export import export_onnx
 from recondite.inference import Packed, ready_network, weighted_layers, with_spread_convolutions
 from recondite.nets import make_network
+
+FULL = 64
 
 
 def with_used_norms(network: nn.Module) -> nn.Module:
@@ -61,6 +63,10 @@ def every_network() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     found["grouped"] = nn.Sequential(nn.Conv2d(6, 4, (3, 5), (1, 2), (0, 2), (2, 1), 2), nn.LeakyReLU(0.3)), (6, 9, 11)
     found["reflecting"] = nn.Sequential(nn.Conv2d(2, 4, 3, 1, "same", padding_mode="reflect"), nn.ReLU()), (2, 8, 8)
     dense = nn.Sequential(nn.Linear(9, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(), nn.Sequential(nn.Linear(6, 3)))
+    found["capped"] = (
+        nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU6(), nn.Linear(4, 4), nn.Hardtanh(-0.1, 0.2)),
+        (3, 8, 8),
+    )
     found["dense norm"] = with_used_norms(dense), (9,)
     return found
 
@@ -69,9 +75,9 @@ def every_network() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
 def test_a_ready_network_computes_the_same(name: str) -> None:
     network, shape = every_network()[name]
     network.eval()
-    x = torch.rand(SCORING_BATCH, *shape, generator=torch.Generator().manual_seed(2)) + 0.1
+    x = torch.rand(FULL, *shape, generator=torch.Generator().manual_seed(2)) + 0.1
     with torch.no_grad():
-        ready = ready_network(network, torch.zeros(SCORING_BATCH, *shape))
+        ready = ready_network(network, torch.zeros(FULL, *shape))
         expected, found = network(x), ready(x)
         assert found.shape == expected.shape
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -96,7 +102,7 @@ def test_spread_convolutions_compute_the_same(name: str) -> None:
 def test_everything_with_weights_is_packed_with_what_follows_it() -> None:
     network, shape = every_network()["alad generator"]
     with torch.no_grad():
-        ready = ready_network(network, torch.zeros(SCORING_BATCH, *shape))
+        ready = ready_network(network, torch.zeros(FULL, *shape))
     kinds = [type(part).__name__ for part in ready.children()]
     assert kinds == ["Unflatten", *["Packed"] * 4, "Tanh"]
     pairs = list(weighted_layers(network))  # type: ignore[arg-type]
@@ -106,7 +112,7 @@ def test_everything_with_weights_is_packed_with_what_follows_it() -> None:
 def test_spectral_norm_is_folded_as_in_eval_mode() -> None:
     layer = spectral_norm(nn.Conv2d(3, 4, 3))
     network = nn.Sequential(layer, nn.ReLU()).eval()
-    x = torch.rand(SCORING_BATCH, 3, 8, 8)
+    x = torch.rand(FULL, 3, 8, 8)
     with torch.no_grad():
         assert torch.allclose(ready_network(network, x)(x), network(x), atol=1e-6)
 
@@ -136,13 +142,13 @@ def fitted(**options: object) -> Any:
 
 def test_small_batches_give_the_bits_of_a_full_one_and_are_used() -> None:
     detector = fitted()
-    images = np.random.default_rng(1).random((SCORING_BATCH, 3, 16, 16), dtype=np.float32)
+    images = np.random.default_rng(1).random((FULL, 3, 16, 16), dtype=np.float32)
     full = detector.score_batch(nameless(images)).instance_score
     for count in (1, 2, 5, 31, 33):
         for _ in range(3):
             few = detector.score_batch(nameless(images[:count])).instance_score
             assert few.tobytes() == full[:count].tobytes()
-    assert list(detector._cache.sizes.values()) == [SMALL_BATCHES]
+    assert list(detector._cache.sizes.known.values()) == [SMALL_BATCHES]
 
 
 def test_a_size_that_gives_other_bits_is_not_used() -> None:
@@ -156,7 +162,7 @@ def test_a_size_that_gives_other_bits_is_not_used() -> None:
     rows = np.ones((3, 3, 16, 16), dtype=np.float32)
     results = [detector.run(rows, by_batch, "by batch")[""] for _ in range(3)]
     assert all(np.array_equal(result, results[0]) for result in results)
-    assert sizes[0] == SCORING_BATCH
+    assert sizes[0] == FULL
     assert sizes[-1] == 32
 
 

@@ -10,7 +10,6 @@ from conftest import SHAPES
 import recondite
 from recondite import Calibrator, InputError, NotFittedError, ReconditeError, build
 from recondite.detectors import Autoencoder
-from recondite.detectors.base import SCORING_BATCH
 from recondite.metrics import auroc
 from recondite.options import TrainingOptions
 from recondite.spool import Rows
@@ -76,8 +75,9 @@ def test_05_the_whole_set_is_never_one_batch(screens, digits, monkeypatch):
         Autoencoder, "measure", lambda self, x, score: (sizes.append(len(x)), measure(self, x, score))[1]
     )
     screens("autoencoder").detector.score(digits)
-    assert max(sizes) == SCORING_BATCH
-    assert len(sizes) >= len(digits) / SCORING_BATCH
+    full = screens("autoencoder").detector.scoring_batch
+    assert max(sizes) == full == 64
+    assert len(sizes) >= len(digits) / full
 
 
 def test_07_class_sorted_data_are_shuffled_over_their_whole_length(digits):

@@ -5,7 +5,6 @@ from PIL import Image
 import recondite
 from recondite import Calibrator, InputError
 from recondite.datasets import open_images
-from recondite.detectors.base import SCORING_BATCH
 from recondite.scores import Scores
 
 
@@ -134,7 +133,7 @@ def test_groups_by_folder(folder, digits):
 def test_streaming_gives_what_predict_gives(name, screens, digits):
     screen = screens(name)
     parts = list(screen.stream(image for image in digits[1400:]))
-    assert max(len(part) for part in parts) <= SCORING_BATCH
+    assert max(len(part) for part in parts) <= screen.detector.scoring_batch
     joined = np.concatenate([part.instance_score for part in parts])
     np.testing.assert_array_equal(joined, screen.predict(digits[1400:]).instance_score)
 

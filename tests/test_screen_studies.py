@@ -47,7 +47,7 @@ def written(folder):
 
 def test_chunks_of_any_length_become_full_batches_in_order():
     numbers = np.arange(100, dtype=np.float32).reshape(-1, 1, 1, 1)
-    parts = list(in_batches(np.split(numbers, [1, 3, 40, 41, 90])))
+    parts = list(in_batches(np.split(numbers, [1, 3, 40, 41, 90]), 64))
     assert [len(part) for part in parts] == [64, 36]
     np.testing.assert_array_equal(np.concatenate(parts), numbers)
 

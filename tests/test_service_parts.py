@@ -91,6 +91,16 @@ def test_batches_fill_under_load_and_scores_stay_with_their_requests(screen, row
     assert found[1].reconstruction.shape == (40, 1, 8, 8)
 
 
+def test_batches_are_no_larger_than_those_of_the_screen(screen, rows, monkeypatch):
+    monkeypatch.setattr(type(screen.detector), "scoring_batch", 16)
+    wanted = Wanted(screen)
+    with wanted.held():
+        jobs = [wanted.send(rows[a:b]) for a, b in pairwise((0, 1, 41, 100))]
+    assert wanted.sizes == [16] * 6 + [4]
+    found = np.concatenate([job.scores().instance_score for job in jobs])
+    np.testing.assert_array_equal(found, screen.predict(rows[:, 0]).instance_score)
+
+
 def test_screens_share_the_line_and_no_batch(screen, screens, rows):
     wanted, other = Wanted(screen), screens("pca").with_score("error")
     with wanted.held():

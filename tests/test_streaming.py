@@ -14,7 +14,6 @@ from PIL import Image
 import recondite
 from recondite import datasets
 from recondite.datasets import nameless, open_images, read_batches
-from recondite.detectors.base import SCORING_BATCH
 from recondite.images import Preprocessing
 
 SHAPE = (1, 8, 8)
@@ -80,7 +79,7 @@ def test_a_reader_that_fails_in_an_unforeseen_way_ends_the_walk(folder: Path, mo
 def test_closing_a_stream_early_ends_its_readers(screen: recondite.Screen, folder: Path) -> None:
     before = threading.active_count()
     parts = screen.stream(folder)
-    assert len(next(parts)) == SCORING_BATCH
+    assert len(next(parts)) == screen.detector.scoring_batch
     parts.close()  # type: ignore[attr-defined]
     deadline = time.monotonic() + 30
     while threading.active_count() > before and time.monotonic() < deadline:
@@ -89,10 +88,10 @@ def test_closing_a_stream_early_ends_its_readers(screen: recondite.Screen, folde
 
 
 def test_scores_do_not_depend_on_the_batch_they_come_in(screen: recondite.Screen) -> None:
-    images = np.random.default_rng(2).random((SCORING_BATCH, *SHAPE), dtype=np.float32)
+    images = np.random.default_rng(2).random((screen.detector.scoring_batch, *SHAPE), dtype=np.float32)
     whole = screen.score_batch(nameless(images)).instance_score
     for size in (1, 3, 8, 17, 50):
-        parts = [screen.score_batch(nameless(images[at : at + size])) for at in range(0, SCORING_BATCH, size)]
+        parts = [screen.score_batch(nameless(images[at : at + size])) for at in range(0, len(images), size)]
         assert np.concatenate([part.instance_score for part in parts]).tobytes() == whole.tobytes()
 
 

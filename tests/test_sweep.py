@@ -7,6 +7,7 @@ from PIL import Image
 
 import recondite
 from recondite.datasets import ImageSet
+from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.screen import Screen
 from recondite.sweep import sweep
@@ -58,7 +59,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(screens, folder, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(Screen, "stream", stopping)
-        patch.setattr("recondite.screen.SCORING_BATCH", 32)
+        patch.setattr(Detector, "scoring_batch", 32)
         with pytest.raises(Killed):
             sweep(screen, folder, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()

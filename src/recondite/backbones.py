@@ -1,18 +1,20 @@
 """Frozen networks that turn images into features: EfficientNet-Lite0 from its wheel, or any torch module."""
 
+import copy
 import hashlib
 import io
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recondite.errors import ArtifactError, InputError
+from recondite.inference import can_pack, ready_network
 from recondite.nets import recorded
 
 Units = Literal["auto", "lite", "imagenet", "symmetric", "unit"]
@@ -67,7 +69,7 @@ class Backbone(nn.Module):
         self, network: nn.Module | None, layers: Sequence[str] = (), side: int | None = 96, units: Units = "auto"
     ) -> None:
         super().__init__()
-        self.side, self.layers = side, tuple(layers)
+        self.side, self.layers, self.network_given = side, tuple(layers), network is not None
         if network is None:
             unknown = [name for name in self.layers if name not in LAYERS]
             if unknown:
@@ -94,10 +96,7 @@ class Backbone(nn.Module):
         Raises:
             InputError: the network does not take such images, or a layer gives no tensor (N, F, ...).
         """
-        x = (x.expand(-1, 3, -1, -1) - self.mean) / self.deviation
-        if self.side is not None and x.shape[2:] != (self.side, self.side):
-            x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = self._as_expected(x)
         with recorded([self.network.get_submodule(name) for name in self.layers]) as outputs:
             try:
                 result = self.network(x)
@@ -105,6 +104,32 @@ class Backbone(nn.Module):
                 raise InputError(f"the backbone does not take images {tuple(x.shape)}: {error}") from error
         named = zip(self.layers, outputs, strict=True) if self.layers else [("its output", result)]
         return [_features(name, output, x.shape[0]) for name, output in named]
+
+    def ready(self, example: Tensor) -> Self:
+        """Return this backbone for images of one size, faster and the same up to rounding; see `recondite.inference`.
+
+        A network of your own stays what it is.
+
+        Args:
+            example: a batch (N, 1 or 3, H, W) such as it will be given.
+        """
+        if self.network_given or not can_pack(example):
+            return self
+        x, layers = self._as_expected(example), OrderedDict[str, nn.Module]()
+        for name, layer in self.network.named_children():
+            assert isinstance(layer, _Convolution | _InvertedResidual)
+            layers[name] = layer.ready(x)
+            x = layers[name](x)
+        other = copy.copy(self)
+        other.__dict__["_modules"] = {**self._modules, "network": nn.Sequential(layers)}
+        return other
+
+    def _as_expected(self, x: Tensor) -> Tensor:
+        """Return images in [0, 1] in the size and units, and with the channels, that the network expects."""
+        x = (x.expand(-1, 3, -1, -1) - self.mean) / self.deviation
+        if self.side is not None and x.shape[2:] != (self.side, self.side):
+            x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
+        return x.contiguous(memory_format=torch.channels_last)
 
 
 def _features(name: str, output: object, size: int) -> Tensor:
@@ -129,12 +154,38 @@ class _Convolution(nn.Conv2d):
         self.activated = activated
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        if stride > 1:
-            missing = [max(0, (-(-side // stride) - 1) * stride + kernel - side) for side in (x.shape[3], x.shape[2])]
-            x = F.pad(x, [part for total in missing for part in (total // 2, total - total // 2)])
+        if self.stride[0] > 1:
+            (above, below), (left, right) = self._missing(x)
+            x = F.pad(x, (left, right, above, below))
         x = super().forward(x)
         return x.clamp_(0, 6) if self.activated else x
+
+    def ready(self, x: Tensor) -> nn.Module:
+        """Return this layer packed, for batches such as `x`.
+
+        Zeros go round the kernel where they are missing before the image, so that it is padded evenly, within the
+        convolution: padding it before takes longer.
+        """
+        (above, below), (left, right) = self._missing(x)
+        weight = F.pad(self.weight, (right - left, 0, below - above, 0))
+        outputs, inputs, height, width = weight.shape
+        plain = nn.Conv2d(
+            inputs * self.groups,
+            outputs,
+            (height, width),
+            (self.stride[0], self.stride[1]),
+            (below, right),
+            groups=self.groups,
+            device="meta",
+        )
+        plain.load_state_dict({"weight": weight, "bias": self.bias}, assign=True)
+        return ready_network(nn.Sequential(plain, *([nn.ReLU6()] if self.activated else [])), x)
+
+    def _missing(self, x: Tensor) -> list[tuple[int, int]]:
+        """Return the zeros that rows need (above, below), and columns (left, right)."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        missing = [max(0, (-(-side // stride) - 1) * stride + kernel - side) for side in x.shape[2:]]
+        return [(total // 2, total - total // 2) for total in missing]
 
 
 class _InvertedResidual(nn.Module):
@@ -151,6 +202,16 @@ class _InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         changed: Tensor = self.layers(x)
         return changed.add_(x) if self.added else changed
+
+    def ready(self, x: Tensor) -> nn.Module:
+        """Return this block packed, for batches such as `x`."""
+        other, layers = copy.copy(self), nn.Sequential()
+        for layer in self.layers:
+            assert isinstance(layer, _Convolution)
+            layers.append(layer.ready(x))
+            x = layers[-1](x)
+        other.__dict__["_modules"] = {"layers": layers}
+        return other
 
 
 def efficientnet_lite0(last: str = "head") -> nn.Sequential:

@@ -13,7 +13,7 @@ from recondite.classifier import FeatureLayer
 from recondite.datasets import Batch, nameless
 from recondite.density import Density, Marginals, held_out_distances, smallest_tail
 from recondite.detectors import Detector
-from recondite.detectors.base import SCORING_BATCH, Measured
+from recondite.detectors.base import Measured
 from recondite.distances import DISTANCES, Distances
 from recondite.errors import InputError
 from recondite.image_statistics import change, statistics_of_error, statistics_of_image
@@ -271,7 +271,7 @@ def fit_observer(
             found["features"] = classifier(pixels)
         return found
 
-    mine, parts = own(part.slices(SCORING_BATCH)), []
+    mine, parts = own(part.slices(detector.scoring_batch)), []
     with show("distances", sum(taken.stop - taken.start for taken in mine), progress) as advance:
         for taken in mine:
             parts.append(detector.run(part.take(taken), vectors))
@@ -325,7 +325,7 @@ def observed(
     The peak of an image (N,) is its largest feature score; None where feature scores do not tell a place. Processes
     that work together share the rows, and all of them have all that was found.
     """
-    mine = own(rows.slices(SCORING_BATCH))
+    mine = own(rows.slices(detector.scoring_batch))
     parts: list[tuple[Scores, NDArray[np.float64] | None]] = []
     with show(title, sum(taken.stop - taken.start for taken in mine), shown) as advance:
         for taken in mine:

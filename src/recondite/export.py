@@ -19,7 +19,6 @@ from recondite.artifacts import check_target, write_folder
 from recondite.calibration import Calibrator, p_value_table
 from recondite.datasets import nameless, open_images
 from recondite.density import FARTHEST, Marginals
-from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.evidence import AUTO, ERROR, EVIDENCE, Evidence
 from recondite.exported import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
@@ -146,7 +145,10 @@ def _target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
 
 
 def _options(screen: Screen, runtime: RuntimeName, precision: Precision = "float32") -> ExportedOptions:
-    return ExportedOptions(detector=screen.detector.name, score=screen.score, runtime=runtime, precision=precision)
+    batch = min(BATCH, screen.detector.scoring_batch)
+    return ExportedOptions(
+        detector=screen.detector.name, score=screen.score, runtime=runtime, precision=precision, batch=batch
+    )
 
 
 def _runnable(screen: Screen, content: Sequence[bytes], pixels: PixelType, options: ExportedOptions) -> Screen:
@@ -166,6 +168,7 @@ def _written(exported: Screen, screen: Screen, path: Path, content: Sequence[byt
         "locates": screen.detector.locates,
         "runtime": options.runtime,
         "precision": options.precision,
+        "batch": options.batch,
     }
     calibration = {"scores": exported.calibrator.scores}
     files = dict(zip(FILES[options.runtime], content, strict=True))
@@ -180,7 +183,9 @@ def _traced(screen: Screen, pixels: PixelType) -> bytes:
     except ImportError as error:
         raise InputError('exporting needs onnx and onnxscript: pip install "recondite[export]"') from error
     graph = _Graph(screen)
-    example = torch.zeros(BATCH, *screen.detector.shape, dtype=getattr(torch, pixels))
+    example = torch.zeros(
+        min(BATCH, screen.detector.scoring_batch), *screen.detector.shape, dtype=getattr(torch, pixels)
+    )
     # The exporter reports its stages on standard output, and warns of packages that are not needed here.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with evaluating(graph), warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -215,7 +220,9 @@ def _check_order(screen: Screen, exported: Screen, rows: Rows) -> None:
     from scipy.stats import spearmanr
 
     some = Rows(rows.pixels, rows.index[:_ORDERED_IMAGES])
-    parts = [screen.score_batch(nameless(pixels)).instance_score for pixels in some.batches(SCORING_BATCH)]
+    parts = [
+        screen.score_batch(nameless(pixels)).instance_score for pixels in some.batches(screen.detector.scoring_batch)
+    ]
     agreement = float(spearmanr(np.concatenate(parts), exported.calibrator.scores[: len(some)]).statistic)
     if not agreement >= _LOWEST_AGREEMENT:
         raise RuntimeError(

@@ -11,14 +11,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from recondite.datasets import Batch
-from recondite.detectors.base import SCORING_BATCH, Detector, Statistician
+from recondite.detectors.base import Detector, Statistician
 from recondite.errors import InputError
 from recondite.options import CHECKED
 from recondite.runtimes import OUTPUTS, RuntimeName, make_runtime
 from recondite.scores import Scores
 
 BATCH, _FEWEST_TOGETHER = 32, 8
-"""Images that run at once, the last ones with zeros behind them; fewer than 8 are faster one by one."""
+"""Images that run at once, where they are not large, the last ones with zeros behind them; fewer than 8 are faster one
+by one."""
 PixelType = Literal["float32", "uint8"]
 Precision = Literal["float32", "int8"]
 
@@ -31,6 +32,7 @@ class ExportedOptions:
     score: Annotated[str, Field(description="what its screen judged images by")] = ""
     runtime: Annotated[RuntimeName, Field(description="the program that runs the graph")] = "onnx"
     precision: Annotated[Precision, Field(description="of the numbers that the network computes with")] = "float32"
+    batch: Annotated[int, Field(ge=1, le=BATCH, description="images that run at once, if they fit the memory")] = BATCH
 
 
 class Exported(Detector):
@@ -65,6 +67,7 @@ class Exported(Detector):
         self._graph = make_runtime(options.runtime, content)
         self._bytes, self._locates = pixels == "uint8", locates
         self._batches_agree: bool | None = None
+        self._together = min(options.batch, self.scoring_batch)
         digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in content)).digest()
         self.register_buffer("graph", torch.from_numpy(np.frombuffer(digest, dtype=np.uint8).copy()))
         self.fitted.fill_(True)
@@ -87,8 +90,6 @@ class Exported(Detector):
     ) -> Scores:
         if score is not None or top_percent is not None or observer is not None:
             raise InputError("an exported screen has one score; export another graph for another score")
-        if len(batch.pixels) > SCORING_BATCH:
-            raise InputError(f"expected a batch of at most {SCORING_BATCH}; got {len(batch.pixels)}")
         errors, pixels = list(batch.errors), batch.pixels
         if self._bytes:
             pixels = np.round(pixels * np.float32(255)).astype(np.uint8)
@@ -118,7 +119,7 @@ class Exported(Detector):
         one.
         """
         if self._batches_agree is None:
-            images = probe_images(self.shape, np.uint8 if self._bytes else np.float32)
+            images = probe_images(self.shape, np.uint8 if self._bytes else np.float32, self._together)
             names = OUTPUTS[:2]
             alone = self._one_by_one(images, names)
             forward, backward = self._graph(names, images), self._graph(names, images[::-1])
@@ -130,13 +131,14 @@ class Exported(Detector):
 
     def _outputs(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
         """Return outputs of the graph for N images; each gets the same bits in any company."""
-        parts = [self._run_part(pixels[start : start + BATCH], names) for start in range(0, len(pixels), BATCH)]
+        size = self._together
+        parts = [self._run_part(pixels[start : start + size], names) for start in range(0, len(pixels), size)]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] or [np.empty(0)] * len(names)
 
     def _run_part(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
         if len(pixels) < _FEWEST_TOGETHER or not self.batches_agree:
             return self._one_by_one(pixels, names)
-        padded = np.zeros((BATCH, *self.shape), dtype=pixels.dtype)
+        padded = np.zeros((self._together, *self.shape), dtype=pixels.dtype)
         padded[: len(pixels)] = pixels
         return [output[: len(pixels)] for output in self._graph(names, padded)]
 
@@ -145,8 +147,8 @@ class Exported(Detector):
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
-def probe_images(shape: tuple[int, ...], kind: type[np.uint8] | type[np.float32]) -> NDArray[Any]:
+def probe_images(shape: tuple[int, ...], kind: type[np.uint8] | type[np.float32], count: int = BATCH) -> NDArray[Any]:
     """Return a batch of noise (N, *shape), ever darker from image to image: 0 .. 255, or as floats in [0, 1]."""
-    images = np.random.default_rng(0).integers(0, 256, (BATCH, *shape))
-    images //= np.arange(1, BATCH + 1).reshape(-1, *[1] * len(shape))
+    images = np.random.default_rng(0).integers(0, 256, (count, *shape))
+    images //= np.arange(1, count + 1).reshape(-1, *[1] * len(shape))
     return images.astype(np.uint8) if kind is np.uint8 else images.astype(np.float32) / np.float32(255)

@@ -12,14 +12,14 @@ from recondite.calibration import Calibrator, Guarantee
 from recondite.classifier import FeatureLayer
 from recondite.datasets import guess_shape, nameless, open_images
 from recondite.detectors import Detector, build, detector_class
-from recondite.detectors.base import FEWEST_VALIDATED, SCORING_BATCH
+from recondite.detectors.base import FEWEST_VALIDATED
 from recondite.errors import InputError
 from recondite.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
 from recondite.presets import get_preset
 from recondite.processes import together
 from recondite.screen import OnBad, Screen, calibrated
-from recondite.spool import Rows, Spool, read_all, split
+from recondite.spool import Rows, Spool, read_all, rows_at_once, split
 
 _BAD_FILES_LISTED = 100
 
@@ -238,8 +238,8 @@ def _map_scale(model: Detector, rows: Rows, looked_at: int = 256) -> tuple[float
 
     Errors begin at zero; scores that can be negative (likelihoods) at the median. Bright is the worst in a thousand.
     """
-    few = Rows(rows.pixels, rows.index[:looked_at])
-    parts = [model.score_batch(nameless(p), feature_score=True).feature_score for p in few.batches(SCORING_BATCH)]
+    few = Rows(rows.pixels, rows.index[: min(looked_at, rows_at_once(model.shape))])
+    parts = [model.score_batch(nameless(p), feature_score=True).feature_score for p in few.batches(model.scoring_batch)]
     values = np.concatenate([part for part in parts if part is not None])
     low = 0.0 if values.min() >= 0 else float(np.median(values))
     return low, max(float(np.quantile(values, 0.999)), low + 1e-12)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import prod
 from typing import Any, Protocol, overload
 
 import numpy as np
@@ -10,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from recondite.batches import full_batch
 from recondite.calibration import Calibrator, Guarantee
 from recondite.classifier import FeatureLayer
 from recondite.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.detectors import Detector
-from recondite.detectors.base import SCORING_BATCH
 from recondite.distances import Distances
 from recondite.errors import InputError
 from recondite.images import Preprocessing
@@ -343,14 +344,20 @@ class Guard:
     def _measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], "_Outputs"]]:
         own = self.screen.detector.preprocessing
         other = own if self.shape is None or self.shape == own.shape else Preprocessing(shape=self.shape)
-        for batch, seen in _read_twice(images, own, other):
+        for batch, seen in _read_twice(images, own, other, self._batch):
             yield self.screen.score_batch(batch), batch.labels, self._outputs(seen)
+
+    @property
+    def _batch(self) -> int:
+        """How many images the screen and the classifier get at once."""
+        detector = self.screen.detector
+        return min(detector.scoring_batch, full_batch(prod(self.shape or detector.shape), detector.device.type))
 
     def _outputs(self, batch: Batch) -> "_Outputs":
         good = np.flatnonzero(batch.good)
         size = len(batch.ids)
         # Always a full batch, as in scoring, so that an image gets the same bits alone and among others.
-        padded = torch.zeros(SCORING_BATCH, *batch.pixels.shape[1:])
+        padded = torch.zeros(self._batch, *batch.pixels.shape[1:])
         padded[: len(good)] = torch.from_numpy(batch.pixels)
         assert self.classifier is not None
         logits, features = _run(self.classifier, self.layer, padded)
@@ -461,7 +468,7 @@ def _fitted_distances(
     opened = open_images(reference, role="fit", shape=preprocessing.shape)
     found = [
         features.float().cpu().numpy()
-        for batch in read_batches(opened, preprocessing, SCORING_BATCH)
+        for batch in read_batches(opened, preprocessing, full_batch(prod(preprocessing.shape)))
         if len(batch.pixels) and (features := _run(classifier, layer, torch.from_numpy(batch.pixels))[1]) is not None
     ]
     if not found:
@@ -487,14 +494,14 @@ def _run(classifier: Callable[[Tensor], Tensor], layer: str | None, pixels: Tens
     return logits, features.flatten(2).mean(2) if features.ndim > 2 else features
 
 
-def _read_twice(images: ImageSet, one: Preprocessing, other: Preprocessing) -> Iterator[tuple[Batch, Batch]]:
+def _read_twice(images: ImageSet, one: Preprocessing, other: Preprocessing, size: int) -> Iterator[tuple[Batch, Batch]]:
     """Yield small batches read in two ways; once where both are the same. A stream is walked through once."""
     if one == other:
-        for batch in read_batches(images, one, SCORING_BATCH):
+        for batch in read_batches(images, one, size):
             yield batch, batch
         return
     entries = images.entries()
-    while chunk := list(islice(entries, SCORING_BATCH)):
+    while chunk := list(islice(entries, size)):
         names, items, labels = zip(*chunk, strict=True)
         some = ImageSet(list(items), list(names), list(labels), parallel=images.parallel)
-        yield next(read_batches(some, one, SCORING_BATCH)), next(read_batches(some, other, SCORING_BATCH))
+        yield next(read_batches(some, one, size)), next(read_batches(some, other, size))

@@ -56,7 +56,7 @@ def ready_network(network: nn.Module, example: Tensor) -> nn.Module:
         network: on any device; only on a processor there is something to gain.
         example: (N, ...), a batch such as it will be given.
     """
-    if not isinstance(network, nn.Sequential) or not _can_pack(example):
+    if not isinstance(network, nn.Sequential) or not can_pack(example):
         return network
     layers: list[nn.Module] = []
     for layer, norm, activation in weighted_layers(network):
@@ -84,7 +84,7 @@ def weighted_layers(
         if isinstance(layer, _Weighted):
             if leaves and isinstance(leaves[0], _BatchNorm) and leaves[0].track_running_stats:
                 norm = leaves.pop(0)
-            if leaves and isinstance(leaves[0], nn.ReLU | nn.LeakyReLU):
+            if leaves and isinstance(leaves[0], nn.ReLU | nn.LeakyReLU | nn.Hardtanh):
                 activation = leaves.pop(0)
         yield layer, norm, activation
 
@@ -97,7 +97,8 @@ def _leaves(network: nn.Sequential) -> Iterator[nn.Module]:
             yield part
 
 
-def _can_pack(example: Tensor) -> bool:
+def can_pack(example: Tensor) -> bool:
+    """Return whether layers for such a batch can be packed here: on a processor, by a torch that has the operators."""
     there = all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise"))
     return example.device.type == "cpu" and bool(torch.backends.mkldnn.enabled) and there
 
@@ -113,6 +114,8 @@ def _packed(layer: Any, norm: Any, activation: nn.Module | None, example: Tensor
     after: tuple[str, list[float], str] = ("none", [], "")
     if isinstance(activation, nn.LeakyReLU):
         after = ("leaky_relu", [activation.negative_slope], "")
+    elif isinstance(activation, nn.Hardtanh):
+        after = ("hardtanh", [activation.min_val, activation.max_val], "")
     elif activation is not None:
         after = ("relu", [], "")
     transposed = isinstance(layer, nn.ConvTranspose2d)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recondite.calibration import Calibrator, mean_std_threshold, percentile_threshold
 from recondite.datasets import open_images, read_batches
-from recondite.detectors.base import SCORING_BATCH, Detector
+from recondite.detectors.base import Detector
 from recondite.errors import InputError
 from recondite.options import PoolingOptions, option_names, options_to_json
 from recondite.scores import Scores
@@ -231,5 +231,5 @@ def _scored(detector: Detector, images: object, level: Level, score: str | None,
     if level == "feature" and top_percent is not None:
         raise InputError("top_percent pools values into the score of an image: it has no meaning at level 'feature'")
     opened = open_images(images, shape=detector.shape)
-    for batch in read_batches(opened, detector.preprocessing, SCORING_BATCH):
+    for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):
         yield detector.score_batch(batch, score, top_percent, feature_score=level == "feature")

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from recondite.datasets import open_images, read_batches
-from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.images import decode
 from recondite.metrics import per_region_overlap, pixel_auroc
@@ -34,15 +33,16 @@ def localisation(
     Raises:
         InputError: a mask is missing or empty, or the detector judges images as a whole.
     """
-    if not screen.detector.locates:
+    detector = screen.detector
+    if not detector.locates:
         raise InputError("this detector judges images as a whole: it has no maps to find defects with")
-    shape = screen.detector.shape
+    shape = detector.shape
     maps, masks, left_out = [], [], 0
     for source, role in ((inliers, "inliers"), (outliers, "outliers")):
         opened = open_images(source, role=role, shape=shape)  # type: ignore[arg-type]
         with show(f"locating, {role}", opened.size, progress) as advance:
-            for batch in read_batches(opened, screen.detector.preprocessing, SCORING_BATCH):
-                scores = screen.detector.score_batch(batch, feature_score=True).feature_score
+            for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):
+                scores = detector.score_batch(batch, feature_score=True).feature_score
                 assert scores is not None
                 for index in np.flatnonzero(batch.good):
                     clean = role == "inliers"

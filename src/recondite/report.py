@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from recondite.datasets import ImageSet, open_images, read_batches
-from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.files import atomic_file
 from recondite.image_plots import plot_epochs
@@ -169,7 +168,7 @@ def _entries(
     selected = images.select(place[verdicts.ids[index]] for index in chosen)
     entries = []
     rows = iter(chosen)
-    for batch in read_batches(selected, screen.detector.preprocessing, SCORING_BATCH):
+    for batch in read_batches(selected, screen.detector.preprocessing, screen.detector.scoring_batch):
         scores = screen.detector.score_batch(batch, feature_score=True, reconstruction=True)
         assert scores.feature_score is not None
         pixels = iter(batch.pixels)

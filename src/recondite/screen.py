@@ -19,11 +19,10 @@ from recondite.artifacts import Tensors, holds_manifest, read_folder, write_fold
 from recondite.calibration import Calibrator, Guarantee
 from recondite.datasets import Batch, nameless, open_images, read_batches
 from recondite.detectors import Detector, build
-from recondite.detectors.base import SCORING_BATCH
 from recondite.epoch_pictures import EpochPictures
 from recondite.errors import ArtifactError, InputError
 from recondite.evidence import ERROR, Evidence, observed
-from recondite.exported import Exported, ExportedOptions
+from recondite.exported import BATCH, Exported, ExportedOptions
 from recondite.guard import Guard, make_guard
 from recondite.hub import fetch, is_address
 from recondite.images import Preprocessing
@@ -268,7 +267,7 @@ class Screen:
             if opened.ids is None or len(groups) != len(opened.ids):
                 raise InputError(f"expected one group label for each of {opened.size} images; got {len(groups)}")
             opened = replace(opened, labels=list(groups))
-        for batch in read_batches(opened, self.detector.preprocessing, SCORING_BATCH, skip):
+        for batch in read_batches(opened, self.detector.preprocessing, self.detector.scoring_batch, skip):
             if on_bad != "flag" and not batch.good.all():
                 batch = _without_bad(batch, on_bad)
             if batch.ids:
@@ -276,7 +275,7 @@ class Screen:
                 yield self.judge(scores, batch.labels)
 
     def score_batch(self, batch: Batch, *, feature_score: bool = False, reconstruction: bool = False) -> Scores:
-        """Return the scores of at most `SCORING_BATCH` images that `judge` judges, with statistics if it looks at them.
+        """Return the scores of some images that `judge` judges, with statistics if it looks at them.
 
         Args:
             batch: the images.
@@ -551,7 +550,11 @@ def _exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Tenso
         shape = Preprocessing.from_json(manifest["preprocessing"]).shape
         runtime, precision = manifest.get("runtime", "onnx"), manifest.get("precision", "float32")
         options = ExportedOptions(
-            detector=manifest["detector"], score=manifest["score"], runtime=runtime, precision=precision
+            detector=manifest["detector"],
+            score=manifest["score"],
+            runtime=runtime,
+            precision=precision,
+            batch=manifest.get("batch", BATCH),
         )
         content = [_checked(path, name, manifest).read_bytes() for name in FILES[runtime]]
         return Screen(

@@ -24,6 +24,11 @@ def rows_at_once(shape: tuple[int, ...]) -> int:
     return max(1, _CHUNK_BYTES // (4 * prod(shape)))
 
 
+def images_in_a_read(shape: tuple[int, ...]) -> int:
+    """Return how many images of a shape are read together: at most 256, and 4 MB, at least one."""
+    return max(1, min(_LARGEST_READ, rows_at_once(shape) // _READS_IN_A_CHUNK))
+
+
 @dataclass(frozen=True)
 class Rows:
     """Some rows of an array that may lie on disk; only what is taken is read.
@@ -91,7 +96,7 @@ def read_all(images: ImageSet, preprocessing: Preprocessing, shown: bool = False
     Raises:
         InputError: there was not a single readable image, or the disk is full.
     """
-    size = max(1, min(_LARGEST_READ, rows_at_once(preprocessing.shape) // _READS_IN_A_CHUNK))
+    size = images_in_a_read(preprocessing.shape)
     with progress("reading images", images.size, shown) as advance:
 
         def counted() -> Iterator[Batch]:

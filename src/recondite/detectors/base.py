@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from recondite.batches import Sizes, full_batch, padded
 from recondite.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.errors import InputError, NotFittedError
 from recondite.images import Preprocessing
@@ -31,12 +33,6 @@ from recondite.scores import Scores
 from recondite.spool import Rows, read_all, split
 from recondite.training import History, Update, train
 
-SCORING_BATCH = 64
-"""Images in a full scoring call. Kernels differ in the last bits between batch sizes, so fewer images are padded to a
-full batch, or to a smaller one that has been seen to give the same bits: that is how a lone image gets the very score
-it gets among others."""
-SMALL_BATCHES = (2, 8, 32)
-"""Smaller batches that are tried."""
 FEWEST_VALIDATED = 10
 PixelScore = Literal["squared_error", "absolute_error", "ssim", "multi_scale"]
 """What can be computed at each pixel from an image and its reconstruction; the last two look at its surroundings."""
@@ -99,15 +95,12 @@ class _Ready:
     Args:
         state: of the weights and of the processor, when it was made.
         networks: the detector's networks made ready, by name.
-        sizes: kind of function -> the batch sizes that give the same bits as full batches.
-        small_calls: kind of function -> how often it was called with few images before its sizes were known.
     """
 
     def __init__(self, state: Hashable = None, networks: Mapping[str, nn.Module] | None = None) -> None:
         self.state = state
         self.networks = dict(networks or {})
-        self.sizes: dict[Hashable, tuple[int, ...]] = {}
-        self.small_calls: dict[Hashable, int] = {}
+        self.sizes = Sizes()
 
     def __deepcopy__(self, memo: object) -> "_Ready":
         return _Ready()
@@ -322,7 +315,7 @@ class Detector(nn.Module):
         reconstruction: bool = False,
         observer: Statistician | None = None,
     ) -> Scores:
-        """Score one batch of at most `SCORING_BATCH` images; every score anywhere comes from here.
+        """Score some images, at most `scoring_batch` at a time; every score anywhere comes from here.
 
         Args:
             batch: the images.
@@ -423,13 +416,7 @@ class Detector(nn.Module):
         z = np.asarray(latents, dtype=np.float32)
         if z.ndim != 2 or len(z) == 0:
             raise InputError(f"expected latents (N, D); got shape {z.shape}")
-        parts = [
-            self.run(z[start : start + SCORING_BATCH], lambda ready, x: {"": ready.unscaled(ready.decode_tensor(x))})[
-                ""
-            ]
-            for start in range(0, len(z), SCORING_BATCH)
-        ]
-        return np.concatenate(parts)
+        return self.run(z, lambda ready, x: {"": ready.unscaled(ready.decode_tensor(x))})[""]
 
     def sample(self, count: int, *, seed: int = 0) -> NDArray[np.float32]:
         """Return new images (count, *shape), in image units, decoded from random latents; see `prior` for which.
@@ -461,7 +448,7 @@ class Detector(nn.Module):
         some = Rows(images.pixels, images.index[chosen])
         parts = [
             self.run(x, lambda ready, x: {"": ready.encode_tensor(ready.scaled(x))})[""]
-            for x in some.batches(SCORING_BATCH)
+            for x in some.batches(self.scoring_batch)
         ]
         latents = np.concatenate(parts).astype(np.float64)
         variances, axes = np.linalg.eigh(np.cov(latents, rowvar=False, ddof=0).reshape(2 * latents.shape[1:]))
@@ -471,7 +458,7 @@ class Detector(nn.Module):
     def run(
         self, rows: NDArray[np.float32], function: _Function, kind: Hashable | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Apply a function of a tensor batch to at most `SCORING_BATCH` rows, padded with zeros to a full batch.
+        """Apply a function of a tensor batch to rows, `scoring_batch` at a time, fewer padded with zeros.
 
         Args:
             rows: float32 (n, *shape), in image units or whatever the function takes.
@@ -488,10 +475,11 @@ class Detector(nn.Module):
         """
         if not self.fitted:
             raise NotFittedError(f"detector {self.name!r} is not fitted: call fit(images) first")
-        if len(rows) > SCORING_BATCH:
-            raise InputError(f"expected a batch of at most {SCORING_BATCH}; got {len(rows)}")
-        size = SCORING_BATCH if kind is None else self._batch_size(len(rows), function, kind)
-        return self._run(rows, function, size)
+        full = self.scoring_batch
+        parts = [
+            self._run_at_once(rows[start : start + full], function, kind) for start in range(0, max(len(rows), 1), full)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
 
     def ready(self) -> Self:
         """Return this detector with its networks made ready to score; see `recondite.inference`.
@@ -519,45 +507,34 @@ class Detector(nn.Module):
             return network
         if getattr(self.options, "scoring_precision", "fp32") == "bf16":
             return InBfloat16(network)
-        return ready_network(network, torch.zeros(SCORING_BATCH, *shape, device=self.device))
+        return ready_network(network, torch.zeros(self.scoring_batch, *shape, device=self.device))
 
-    def _batch_size(self, count: int, function: _Function, kind: Hashable) -> int:
-        """Return the size of batch to pad `count` rows to.
+    def _run_at_once(
+        self, rows: NDArray[np.float32], function: _Function, kind: Hashable | None
+    ) -> dict[str, NDArray[Any]]:
+        """Return what a function gives for at most `scoring_batch` rows."""
 
-        Trying sizes takes longer than a full batch does, so it waits for the second call with few rows.
-        """
-        smallest = next((size for size in SMALL_BATCHES if count <= size), None)
-        if smallest is None or self.device.type != "cpu":
-            return SCORING_BATCH
-        self.ready()
-        cache = self._cache
-        if kind not in cache.sizes:
-            cache.small_calls[kind] = cache.small_calls.get(kind, 0) + 1
-            if cache.small_calls[kind] < 2:
-                return SCORING_BATCH
-            cache.sizes[kind] = self._equal_sizes(function)
-        return next((size for size in cache.sizes[kind] if count <= size), SCORING_BATCH)
+        def run(some: NDArray[np.float32], size: int) -> dict[str, NDArray[Any]]:
+            return self._run(some, function, size)
 
-    def _equal_sizes(self, function: _Function) -> tuple[int, ...]:
-        """Return the sizes of `SMALL_BATCHES` with which random images get the very bits they get in a full batch."""
-        random = np.random.default_rng(0)
-        probe = random.random((SCORING_BATCH, *self.shape), dtype=np.float32)
-        if not self.preprocessing.is_image:
-            spread = random.standard_normal((SCORING_BATCH, *self.shape)).astype(np.float32)
-            probe = spread * self.scale.cpu().numpy() + self.shift.cpu().numpy()
-        full = self._run(probe, function, SCORING_BATCH)
+        size = None
+        if kind is not None and self.device.type == "cpu":
+            self.ready()  # what is known about sizes belongs to these weights
+            size = self._cache.sizes.padded_to(len(rows), kind, run, self._probe)
+        return run(rows, size or self.scoring_batch)
 
-        def agrees(size: int, start: int) -> bool:
-            few = self._run(probe[start : start + size], function, size)
-            return all(few[name].tobytes() == full[name][start : start + size].tobytes() for name in full)
-
-        return tuple(size for size in SMALL_BATCHES if agrees(size, 0) and agrees(size, SCORING_BATCH - size))
+    def _probe(self) -> NDArray[np.float32]:
+        """Return a full batch of random images; of vectors, such as those that were standardised."""
+        random, shape = np.random.default_rng(0), (self.scoring_batch, *self.shape)
+        if self.preprocessing.is_image:
+            return random.random(shape, dtype=np.float32)
+        spread = random.standard_normal(shape).astype(np.float32)
+        vectors: NDArray[np.float32] = spread * self.scale.cpu().numpy() + self.shift.cpu().numpy()
+        return vectors
 
     def _run(self, rows: NDArray[np.float32], function: _Function, size: int) -> dict[str, NDArray[Any]]:
         """Return what a function gives for rows, padded with zeros to a batch of `size`."""
-        padded = np.zeros((size, *rows.shape[1:]), dtype=np.float32)
-        padded[: len(rows)] = rows
-        tensor = torch.from_numpy(padded)
+        tensor = torch.from_numpy(padded(rows, size))
         layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
         ready = self.ready()
         # The short floats that GPUs use by default in convolutions would give another score than a processor does.
@@ -658,8 +635,18 @@ class Detector(nn.Module):
     def device(self) -> torch.device:
         return self.scale.device
 
+    @property
+    def scoring_batch(self) -> int:
+        """Images in a full scoring call, by their size and the device; see `recondite.batches.full_batch`.
+
+        Kernels differ in the last bits between batch sizes, so fewer images are padded to a full batch, or to a smaller
+        one that has been seen to give the same bits: that is how a lone image gets the very score it gets among others.
+        A detector whose networks see images enlarged overrides this.
+        """
+        return full_batch(prod(self.shape), self.device.type)
+
     def _batches(self, images: ImageSet) -> Iterator[Batch]:
-        return read_batches(images, self.preprocessing, SCORING_BATCH)
+        return read_batches(images, self.preprocessing, self.scoring_batch)
 
     def _map(self, images: object, function: _Function) -> NDArray[np.float32]:
         parts = []

@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from recondite.backbones import Backbone, Units, load_weights
+from recondite.batches import full_batch
 from recondite.detectors.base import Detector, Measured
 from recondite.errors import InputError
 from recondite.nets import evaluating
@@ -33,7 +34,6 @@ FeatureScore = Literal["reconstruction_error", "mahalanobis", "knn"]
 LARGEST_FEATURES = 8192
 LAYERS_OF_MODE = {"pooled": ("block11", "block15", "block16", "head"), "maps": ("block5", "block11")}
 """The layers of EfficientNet-Lite0 that are looked at by default."""
-_FITTING_BATCH = 64
 _SMALLEST = 1e-12
 
 
@@ -141,10 +141,11 @@ class Features(Detector):
         total = torch.zeros(size, dtype=torch.float64, device=self.device)
         products = torch.zeros(size, size, dtype=torch.float64, device=self.device)
         chosen = np.linspace(0, count - 1, min(count, len(self.bank))).astype(np.intp)
-        mine, self.bank[:] = own(images.slices(_FITTING_BATCH)), 0.0
+        mine, self.bank[:] = own(images.slices(self.scoring_batch)), 0.0
+        ready = self.ready()
         with progress("features", sum(taken.stop - taken.start for taken in mine), show_progress) as advance:
             for taken in mine:
-                vectors = self._vectors(images.take(taken))
+                vectors = ready._vectors(images.take(taken))
                 total += vectors.double().sum(0)
                 products += vectors.double().T @ vectors.double()
                 start = taken.start * prod(self.grid)
@@ -163,7 +164,9 @@ class Features(Detector):
         self.fitted.fill_(True)
         error = None
         if validation is not None:
-            parts = [self.validation_errors(torch.from_numpy(batch)) for batch in validation.batches(_FITTING_BATCH)]
+            parts = [
+                ready.validation_errors(torch.from_numpy(batch)) for batch in validation.batches(self.scoring_batch)
+            ]
             error = float(torch.cat(parts).double().mean())
         self.history = History([{"epoch": 1, "validation": error}], best_epoch=1)
         return self
@@ -210,6 +213,16 @@ class Features(Detector):
     def locates(self) -> bool:
         return self.options.mode == "maps"
 
+    def _made_ready(self, name: str, network: nn.Module) -> nn.Module:
+        if isinstance(network, Backbone):
+            return network.ready(torch.zeros(self.scoring_batch, *self.shape, device=self.device))
+        return super()._made_ready(name, network)
+
+    @property
+    def scoring_batch(self) -> int:
+        height, width = self.shape[1:] if self.options.side is None else (self.options.side,) * 2
+        return full_batch(3 * height * width, self.device.type)
+
     @property
     def _kept(self) -> Tensor:
         return self.components[: self.options.latent_size]
@@ -247,7 +260,7 @@ class Features(Detector):
         """Return the joined features of images in image units (N, F, h, w), those of each layer of length 1."""
         maps = self.backbone(x)
         if self.options.mode == "pooled":
-            maps = [features.flatten(2).mean(2)[:, :, None, None] for features in maps]
+            maps = [features.reshape(*features.shape[:2], -1).mean(2)[:, :, None, None] for features in maps]
         elif any(features.ndim != 4 for features in maps):
             raise InputError("maps need layers whose features are (N, F, h, w): leave out those that are not, or pool")
         grid = max((features.shape[2:] for features in maps), key=prod)

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.datasets import Batch
-from recondite.detectors.base import SCORING_BATCH
 from recondite.scores import Scores
 from recondite.screen import Screen
 
@@ -50,6 +49,11 @@ class Job:
         """The number of readable images."""
         return 0 if self.pixels is None else len(self.pixels)
 
+    @property
+    def room(self) -> int:
+        """How many images its screen scores at once."""
+        return self.screen.detector.scoring_batch
+
     def scores(self) -> Scores | None:
         """Return the scores of the readable images; None where there are none."""
         return (self.parts[0] if len(self.parts) == 1 else Scores.concatenate(self.parts)) if self.parts else None
@@ -62,10 +66,10 @@ _LONGEST_LINGER = 0.25
 class Line(Executor, Generic[J]):
     """Decodes, scores and finishes jobs, in two threads that wait for each other only when there is nothing to do.
 
-    Whenever a thread is free it takes what is there, to score at most `SCORING_BATCH` images of one screen. A request
+    Whenever a thread is free it takes what is there, to score at most a full batch of images of one screen. A request
     that comes alone is scored at once. Where several have been coming together, scoring waits for as many again, but no
     longer than a batch takes: a batch costs the same whether it is full or not.
-    A score does not depend on the batch (see `SCORING_BATCH`), so it is the library's, bit for bit.
+    A score does not depend on the batch (see `Detector.scoring_batch`), so it is the library's, bit for bit.
 
     As an executor it runs functions in the thread that scores, between batches.
 
@@ -117,7 +121,7 @@ class Line(Executor, Generic[J]):
     def _decode(self) -> None:
         while (first := self._sent.get()) is not None:
             jobs: list[J | None] = [first]
-            while len(jobs) < SCORING_BATCH and jobs[-1] is not None:
+            while len(jobs) < first.room and jobs[-1] is not None:
                 try:
                     jobs.append(self._sent.get_nowait())
                 except queue.Empty:
@@ -154,7 +158,8 @@ class Line(Executor, Generic[J]):
         """
         until: float | None = None
         while True:
-            missing = min(self._usual, SCORING_BATCH) - sum(job.size - job.taken for job in waiting if not job.gone)
+            room = waiting[0].room if waiting else 1
+            missing = min(self._usual, room) - sum(job.size - job.taken for job in waiting if not job.gone)
             if waiting and until is None:
                 until = time.monotonic() + min(self._seconds, _LONGEST_LINGER)
             left = None if until is None else until - time.monotonic()
@@ -209,12 +214,14 @@ class _Call:
 def _next_batch(waiting: deque[J]) -> list[tuple[J, int, int]]:
     """Take (job, first row, end row) of what is scored next, all for the screen of the first, and drop jobs gone."""
     batch: list[tuple[J, int, int]] = []
-    room, others = SCORING_BATCH, []
+    room, others = 1, []
     while waiting and room:
         job = waiting.popleft()
         if job.gone:
             continue
-        if batch and job.screen is not batch[0][0].screen:
+        if not batch:
+            room = job.room
+        elif job.screen is not batch[0][0].screen:
             others.append(job)
             continue
         end = min(job.size, job.taken + room)

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 
 from recondite.datasets import nameless, open_images
 from recondite.detectors import Detector
-from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.evidence import ERROR
 from recondite.image_plots import plot_picture_rows
@@ -170,12 +169,9 @@ def _two(
 
 
 def _rebuilt(detector: Detector, pixels: Floats) -> Floats:
-    parts = []
-    for start in range(0, len(pixels), SCORING_BATCH):
-        scores = detector.score_batch(nameless(pixels[start : start + SCORING_BATCH]), reconstruction=True)
-        assert scores.reconstruction is not None
-        parts.append(scores.reconstruction)
-    return np.concatenate(parts)
+    rebuilt = detector.score_batch(nameless(pixels), reconstruction=True).reconstruction
+    assert rebuilt is not None
+    return rebuilt
 
 
 def _likeness(found: Floats, truth: Floats) -> dict[str, float]:

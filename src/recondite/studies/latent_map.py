@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from recondite.artifacts import read_folder, write_folder
 from recondite.detectors import Detector
-from recondite.detectors.base import SCORING_BATCH
 from recondite.embedding import FEWEST, Map, make_map
 from recondite.errors import ArtifactError, InputError
 from recondite.images import Floats
@@ -28,7 +27,7 @@ from recondite.study_plots import plot_map
 FOLDER = "map"
 _KIND, _SCHEMA, _FILE = "recondite map", 1, "map.safetensors"
 _THUMBNAILS = 9
-_AT_ONCE = 32 * SCORING_BATCH
+_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,16 +234,10 @@ def _encoded(detector: Detector, pixels: Floats, unfinished: Unfinished | None, 
     with show("encoding", len(pixels), shown) as advance:
         for start in range(0, len(pixels), _AT_ONCE):
             some = pixels[start : start + _AT_ONCE]
-            make = partial(_latents, detector, some)
+            make = partial(detector.encode, some)
             parts.append(make() if unfinished is None else unfinished.once(f"latents-{start}", make))
             advance(len(some), "")
     return np.concatenate(parts)
-
-
-def _latents(detector: Detector, pixels: Floats) -> Floats:
-    return np.concatenate(
-        [detector.encode(pixels[start : start + SCORING_BATCH]) for start in range(0, len(pixels), SCORING_BATCH)]
-    )
 
 
 def _pictures(pixels: Floats, points: NDArray[np.float64]) -> dict[int, NDArray[np.uint8]]:

@@ -116,7 +116,7 @@ def _made(name: str, shape: tuple[int, ...], latent_size: int, seed: int) -> Det
 
 
 def _mean_error(model: Detector, rows: Rows) -> float:
-    parts = [model.score_batch(nameless(x), "squared_error").instance_score for x in rows.batches(32)]
+    parts = [model.score_batch(nameless(x), "squared_error").instance_score for x in rows.batches(model.scoring_batch)]
     scale = float(model.scale) ** 2  # errors in image units, whatever the network sees
     return float(np.concatenate(parts).mean()) * scale
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from recondite.datasets import nameless, open_images, read_batches
 from recondite.detectors import Detector
-from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.files import atomic_file
 from recondite.images import Floats
@@ -54,7 +53,7 @@ def some_images(
     labels: list[str] = []
     bad: list[tuple[str, str]] = []
     pixels: list[Floats] = []
-    for batch in read_batches(opened, detector.preprocessing, SCORING_BATCH):
+    for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):
         for name, label, error in zip(batch.ids, batch.labels, batch.errors, strict=True):
             if error is None:
                 ids.append(name)
@@ -69,18 +68,18 @@ def some_images(
     return ids[:count], labels[:count], np.concatenate(pixels)[:count], bad
 
 
-def in_batches(chunks: Iterable[Floats]) -> Iterator[Floats]:
-    """Yield the images of chunks of any length (n, C, H, W), put together to full scoring batches, in order."""
+def in_batches(chunks: Iterable[Floats], size: int) -> Iterator[Floats]:
+    """Yield the images of chunks of any length (n, C, H, W), put together to batches of one size, in order."""
     waiting: list[Floats] = []
     held = 0
     for chunk in chunks:
         waiting.append(chunk)
         held += len(chunk)
-        if held >= SCORING_BATCH:
+        if held >= size:
             joined = np.concatenate(waiting)
-            full = held - held % SCORING_BATCH
-            for start in range(0, full, SCORING_BATCH):
-                yield joined[start : start + SCORING_BATCH]
+            full = held - held % size
+            for start in range(0, full, size):
+                yield joined[start : start + size]
             waiting, held = [joined[full:]], held - full
     if held:
         yield np.concatenate(waiting)
@@ -113,7 +112,7 @@ def score_stream(
 
         def scored(own: Sequence[Chunk]) -> NDArray[np.float64]:
             found = []
-            for pixels in in_batches(make() for _, make in own):
+            for pixels in in_batches((make() for _, make in own), screen.detector.scoring_batch):
                 found.append(reduced(screen.score_batch(nameless(pixels), feature_score=feature_score)))
                 advance(len(pixels), "")
             return np.concatenate(found)

@@ -18,7 +18,6 @@ from recondite import catalog
 from recondite.artifacts import Tensors, read_tensors, write_tensors
 from recondite.datasets import Batch, ImageSet, guess_shape, nameless, open_images, read_batches
 from recondite.detectors import Detector, build, detector_class
-from recondite.detectors.base import SCORING_BATCH
 from recondite.errors import InputError
 from recondite.images import Preprocessing
 from recondite.options import (
@@ -30,7 +29,7 @@ from recondite.options import (
     options_to_json,
 )
 from recondite.progress import progress as show
-from recondite.spool import Rows, Spool, split, spool
+from recondite.spool import Rows, Spool, images_in_a_read, split, spool
 from recondite.training import CHECKPOINT
 
 Protocol = Literal["pooled", "official"]
@@ -38,7 +37,6 @@ POOLED_TEST_SHARE = 0.2
 BASELINES = ("pixel variance", "distance to the mean image")
 _RESULT = "result.safetensors"
 _PICTURES, _SAMPLES = 8, 16
-_READ_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -325,7 +323,7 @@ def _taken_up(path: Path, plan: Plan, identity: str) -> Result:
 def _scored(model: Detector, rows: Rows, score: str, shown: bool) -> NDArray[np.float64]:
     parts = []
     with show(f"judging by {score}", len(rows), shown) as advance:
-        for pixels in rows.batches(SCORING_BATCH):
+        for pixels in rows.batches(model.scoring_batch):
             parts.append(model.score_batch(nameless(pixels), score).instance_score)
             advance(len(pixels), "")
     return np.concatenate(parts)
@@ -355,7 +353,7 @@ def _read(
 
         def batches() -> Iterator[Batch]:
             for images, is_test in parts:
-                for batch in read_batches(images, preprocessing, _READ_AT_ONCE):
+                for batch in read_batches(images, preprocessing, images_in_a_read(preprocessing.shape)):
                     test.extend([is_test] * int(batch.good.sum()))
                     advance(len(batch.ids), "")
                     yield batch

@@ -1,0 +1,162 @@
+"""How many images are scored at once: bounded memory for large images, and the same bits in any company."""
+
+import subprocess
+import sys
+from math import prod
+
+import numpy as np
+import pytest
+from torch import nn
+
+from recondite.batches import SMALL_BATCHES, Sizes, equal_sizes, full_batch, padded
+from recondite.datasets import nameless
+from recondite.detectors import Detector, build
+from recondite.spool import images_in_a_read
+
+
+def untrained(name: str, shape: tuple[int, ...], **options: object) -> Detector:
+    """Return a detector with its first weights, that scores."""
+    detector = build(name, image_shape=shape, **options)
+    detector.fitted.fill_(True)
+    return detector
+
+
+@pytest.mark.parametrize(
+    ("shape", "processor", "accelerator"),
+    [
+        ((30,), 64, 1024),
+        ((1, 28, 28), 64, 1024),
+        ((3, 32, 32), 64, 1024),
+        ((3, 128, 128), 64, 256),
+        ((3, 224, 224), 16, 64),
+        ((3, 256, 256), 16, 64),
+        ((3, 512, 512), 4, 16),
+        ((12, 512, 512), 2, 4),
+    ],
+)
+def test_full_batches_are_smaller_for_large_images_and_larger_on_an_accelerator(
+    shape: tuple[int, ...], processor: int, accelerator: int
+) -> None:
+    assert full_batch(prod(shape)) == processor
+    assert full_batch(prod(shape), "cuda") == accelerator
+
+
+def test_a_detector_counts_the_pixels_that_its_networks_see() -> None:
+    assert untrained("autoencoder", (1, 16, 16), latent_size=4).scoring_batch == 64
+    assert untrained("autoencoder", (3, 512, 512), latent_size=4, width=4).scoring_batch == 4
+
+    class Small(nn.Module):
+        def forward(self, x):
+            return x[:, :, ::8, ::8]
+
+    for side, expected in ((96, 64), (512, 4), (None, 64)):
+        features = build("features", image_shape=(1, 32, 32), backbone=Small(), side=side, latent_size=2)
+        assert features.scoring_batch == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        ("autoencoder", (3, 512, 512), {"latent_size": 8, "width": 4}),
+        ("vae", (3, 256, 200), {"latent_size": 8, "width": 4}),
+        ("pca", (1, 300, 300), {"latent_size": 2}),
+    ],
+)
+def test_large_images_get_the_same_bits_alone_and_at_any_place(
+    name: str, shape: tuple[int, ...], options: dict[str, object]
+) -> None:
+    detector = untrained(name, shape, **options)
+    images = np.random.default_rng(0).random((detector.scoring_batch, *shape), dtype=np.float32)
+    images[1] *= 0.1
+    together = detector.score_batch(nameless(images)).instance_score
+    turned = detector.score_batch(nameless(np.roll(images, 1, axis=0))).instance_score
+    assert np.roll(turned, -1).tobytes() == together.tobytes()
+    for _ in range(3):  # padded to a full batch first, and then to a smaller one
+        for place in (0, 1, len(images) - 1):
+            alone = detector.score_batch(nameless(images[place : place + 1])).instance_score
+            assert alone.tobytes() == together[place : place + 1].tobytes()
+    assert len(set(together)) == len(images)
+
+
+def test_more_rows_than_a_full_batch_are_run_in_parts() -> None:
+    detector = untrained("autoencoder", (3, 160, 160), latent_size=4, width=4)
+    assert detector.scoring_batch == 32
+    images = np.random.default_rng(0).random((70, 3, 160, 160), dtype=np.float32)
+    seen: list[int] = []
+
+    def means(_ready: Detector, x):
+        seen.append(len(x))
+        return {"": x.flatten(1).mean(1)}
+
+    found = detector.run(images, means)[""]
+    assert seen == [32, 32, 32]
+    assert np.allclose(found, images.reshape(70, -1).mean(1), atol=1e-6)
+    assert detector.run(images[:0], means)[""].shape == (0,)
+    whole = detector.score_batch(nameless(images)).instance_score
+    assert np.array_equal(whole[33:], detector.score_batch(nameless(images[33:])).instance_score)
+
+
+_SCORING = """
+import numpy as np
+from recondite.detectors import build
+
+detector = build("autoencoder", image_shape=(3, 512, 512), latent_size=4, width=4)
+detector.fitted.fill_(True)
+random = np.random.default_rng(0)
+
+
+def memory(kind):
+    with open("/proc/self/status") as facts:
+        return 1024 * next(int(line.split()[1]) for line in facts if line.startswith(kind))
+
+
+before = memory("VmRSS")
+scores = detector.score(random.random((3, 512, 512), dtype=np.float32) for _ in range(64))
+assert np.isfinite(scores.instance_score).all() and len(scores) == 64
+print(memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_scoring_large_images_takes_far_less_memory_than_all_of_them_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", _SCORING], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 500e6  # 64 at once take 1.9 GB
+
+
+def test_images_are_read_a_few_megabytes_at_a_time() -> None:
+    assert images_in_a_read((3, 32, 32)) == 256
+    assert images_in_a_read((3, 512, 512)) == 1
+    for side in (8, 64, 200, 512):
+        assert images_in_a_read((3, side, side)) * 3 * side * side * 4 <= max(4 << 20, 3 * side * side * 4)
+
+
+def test_only_sizes_below_a_full_batch_are_tried() -> None:
+    tried: list[int] = []
+
+    def run(rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
+        tried.append(size)
+        return {"": padded(rows, size)[: len(rows)].sum(1)}
+
+    assert equal_sizes(run, np.ones((16, 3), dtype=np.float32)) == (2, 8)
+    assert set(tried) == {2, 8, 16}
+    assert equal_sizes(run, np.ones((64, 3), dtype=np.float32)) == SMALL_BATCHES
+    assert equal_sizes(run, np.ones((2, 3), dtype=np.float32)) == ()
+
+
+def test_sizes_are_tried_at_the_second_call_and_once() -> None:
+    sizes, calls = Sizes(), []
+
+    def run(rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
+        calls.append(size)
+        return {"": np.full(len(rows), size == 8)}
+
+    def ask(count: int) -> int | None:
+        return sizes.padded_to(count, "kind", run, lambda: np.zeros((64, 2), dtype=np.float32))
+
+    assert ask(40) is None
+    assert ask(1) is None
+    assert not calls
+    assert ask(1) == 2
+    assert ask(3) == 32  # 8 gives something else
+    assert ask(33) is None
+    assert len(calls) == 6
