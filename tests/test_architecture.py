@@ -9,7 +9,7 @@ import recondite
 
 ROOT = Path(recondite.__file__).parent
 ROWS = [
-    ["console", "errors", "files", "pictures", "progress", "processes", "ready"],
+    ["console", "errors", "files", "memory", "pictures", "progress", "processes", "ready"],
     [
         "cluster",
         "images",

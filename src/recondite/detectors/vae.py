@@ -25,8 +25,6 @@ _LARGEST_LOG_VARIANCE = 20.0
 _SMALLEST_LOG_SIGMA = -6.0
 _FAINT, _HALF, _NARROW = 0.1, 0.5, -4.0
 """How a start by He differs from it: weights of the log-variance and of the pixels, and the first log-variance."""
-_DECODED_TOGETHER = 2
-"""Draws of an image that are decoded at once: weights are then read less often, at the price of memory."""
 
 VaeScore = Literal[PixelScore, "reconstruction_probability", "elbo"]
 
@@ -114,12 +112,13 @@ class Vae(Detector):
         for network in (self.encoder, self.decoder):
             start_by_he(network)
         posterior, pixels = (
-            [layer for layer in network.modules() if hasattr(layer, "weight")][-1]
+            [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.ConvTranspose2d)][-1]
             for network in (self.encoder, self.decoder)
         )
         with torch.no_grad():
             posterior.weight[self.options.latent_size :] *= _FAINT
-            posterior.bias[self.options.latent_size :] = _NARROW
+            if posterior.bias is not None:
+                posterior.bias[self.options.latent_size :] = _NARROW
             pixels.weight *= _HALF
 
     def losses(self, x: Tensor) -> Iterator[Update]:
@@ -149,11 +148,10 @@ class Vae(Detector):
         deviation = (log_variance / 2).exp()
         error = score if score in get_args(PixelScore) else "squared_error"
         total, rebuilt = torch.zeros_like(x), torch.zeros_like(x)
-        for some in self.noise.split(_DECODED_TOGETHER):
-            z = mean + deviation * some[:, None]
-            for decoded in self.decode_tensor(z.flatten(0, 1)).unflatten(0, z.shape[:2]):
-                total += self.pixel_errors(x, decoded, error)
-                rebuilt += decoded
+        for noise in self.noise:
+            decoded = self.decode_tensor(mean + deviation * noise)
+            total += self.pixel_errors(x, decoded, error)
+            rebuilt += decoded
         features, rebuilt = total / len(self.noise), rebuilt / len(self.noise)
         divergence = _kl(mean, log_variance)
         instances = None
