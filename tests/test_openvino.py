@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from torch import nn
 
 import recondite
 from recondite import ArtifactError, InputError
@@ -96,9 +97,14 @@ def test_int8_is_calibrated_by_the_scores_of_its_own_graph(plain, int8, digits):
     assert auroc(fresh, screen.predict(turned).instance_score) > 0.85
 
 
-def test_every_layer_of_an_int8_graph_computes_with_integers(screens, digits, tmp_path):
-    """The variational decoder begins with a transposed convolution on numbers of both signs."""
-    path = export.export_openvino(screens("vae").with_score("error"), tmp_path / "graph", int8=digits[1000:1500])
+def test_every_layer_of_an_int8_graph_computes_with_integers(digits, tmp_path):
+    """The decoder begins with a transposed convolution on numbers of both signs."""
+    encoder = nn.Sequential(nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 8))
+    unfold = nn.Linear(8, 64), nn.Unflatten(1, (16, 2, 2))
+    up = nn.ConvTranspose2d(16, 32, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(32, 1, 4, 2, 1)
+    given = {"encoder": encoder, "decoder": nn.Sequential(*unfold, *up), "latent_size": 8, "score": "error"}
+    screen = recondite.fit(digits[:1000], detector="autoencoder", alpha=0.05, epochs=3, **given)
+    path = export.export_openvino(screen, tmp_path / "graph", int8=digits[1000:1500])
     compiled = openvino.Core().compile_model(path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     run = {}
     for node in compiled.get_runtime_model().get_ops():
