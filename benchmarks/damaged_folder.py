@@ -60,8 +60,10 @@ def write_images(folder: Path, count: int) -> dict[str, int]:
 def predict(screen: Path, folder: Path, output: Path) -> tuple[float, float]:
     """Run `recondite predict` and return (seconds, peak memory in MiB)."""
     code = (
-        "import resource, sys; from recondite.cli import main; code = main(sys.argv[1:]); "
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+        "import sys; from recondite.cli import main; code = main(sys.argv[1:]); "
+        # getrusage would begin with the peak of the process that it was forked from.
+        "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1]; "
+        "print('peak', peak); sys.exit(code)"
     )
     start = time.monotonic()
     command = [sys.executable, "-c", code, "predict", str(screen), str(folder), "-o", str(output)]

@@ -244,9 +244,10 @@ def training(rounds, alibi, _made, images, sizes, _folder):
 
     def learn(part, precision):
         given = {name: preset[name] for name in ("batch_size", "learning_rate", "schedule")}
-        make_detector().fit(part, validation=None, epochs=1, precision=precision, **given)
+        learners[precision].fit(part, validation=None, epochs=1, precision=precision, **given)
 
     kinds = get_args(get_type_hints(TrainingOptions)["precision"])
+    learners = {kind: make_detector() for kind in kinds}
     for kind in kinds:
         learn(x[:64], kind)
     for _ in range(sizes["rounds"]):

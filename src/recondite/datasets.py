@@ -2,6 +2,7 @@
 
 import glob
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,8 @@ from recondite.stores import StoredFile, is_url, list_files
 
 Role = Literal["fit", "predict", "inliers", "outliers"]
 _READERS = min(4, os.cpu_count() or 1)
+_LONG = 1e-3
+"""Seconds; images that take longer to read have several threads, which for others only wait for Python's lock."""
 _LOOKED_AT = 50
 _LARGEST_ARCHIVE = 16 << 30
 
@@ -153,7 +156,9 @@ def read_batches(
     skip: frozenset[str] = frozenset(),
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Read images in order, `batch_size` at a time, a few batches ahead; files are decoded in threads.
+    """Read images in order, `batch_size` at a time, a few batches ahead; files are decoded in other threads.
+
+    How many threads depends on how long the first batch takes.
 
     Args:
         images: to read.
@@ -168,11 +173,17 @@ def read_batches(
     if not images.parallel:
         yield from (_read(chunk, preprocessing) for chunk in chunks)
         return
-    with ThreadPoolExecutor(_READERS) as pool:
-        ahead: deque[Future[Batch]] = deque()
+    first = next(chunks, None)
+    if first is None:
+        return
+    started, done = time.monotonic(), Future[Batch]()
+    done.set_result(_read(first, preprocessing))
+    readers = _READERS if time.monotonic() - started > _LONG * len(first) else 1
+    with ThreadPoolExecutor(readers) as pool:
+        ahead = deque([done])
         for chunk in chunks:
             ahead.append(pool.submit(_read, chunk, preprocessing))
-            if len(ahead) > 2 * _READERS:
+            if len(ahead) > 2 * readers:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
