@@ -24,6 +24,7 @@ bench: .venv/dev
 	.venv/bin/python benchmarks/false_alarm_rate.py
 	.venv/bin/python benchmarks/damaged_folder.py
 	.venv/bin/python benchmarks/growth.py --images 1000,10000
+	.venv/bin/python benchmarks/folder.py
 	.venv/bin/python benchmarks/peers.py
 
 clean:

@@ -412,7 +412,7 @@ def chart(tasks, path):
     ax.set_xlim(min(0.5, *(r.min() for r in rows.values())), 1.6 * max(2, *(r.max() for r in rows.values())))
     ax.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     ax.axvline(1, color="black", linewidth=0.8)
-    ax.set_xlabel("times faster (or smaller) than the peer; lines from the smallest to the largest round")
+    ax.set_xlabel("times faster, or smaller, than the peer\n(median; lines from the smallest to the largest round)")
     ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -1,8 +1,12 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from recondite import datasets
 from recondite.datasets import ImageSet, guess_shape, open_images, read_batches
 from recondite.errors import InputError
 from recondite.images import Preprocessing
@@ -111,6 +115,26 @@ def test_images_read_together_are_those_read_one_by_one(kind, layout):
             assert together.shape == one_by_one.shape
         planes = 1 if len(layout) == 2 else min(layout)
         assert (together is not None) == (planes == channels)
+
+
+@pytest.mark.parametrize(("long", "several"), [(0.0, True), (1000.0, False)])
+def test_images_that_take_long_to_read_are_read_in_several_threads(tmp_path, monkeypatch, long, several):
+    monkeypatch.setattr(datasets, "_LONG", long)
+    monkeypatch.setattr(datasets, "_READERS", 3)
+    readers, read = set(), datasets._read
+
+    def slowly(*given):
+        readers.add(threading.get_ident())
+        time.sleep(0.02)
+        return read(*given)
+
+    monkeypatch.setattr(datasets, "_read", slowly)
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8)).astype(np.uint8)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number:02}.png")
+    batches = list(read_batches(open_images(tmp_path), Preprocessing(shape=(1, 8, 8)), 4))
+    np.testing.assert_array_equal(np.concatenate([batch.pixels[:, 0] for batch in batches]), images / np.float32(255))
+    assert len(readers - {threading.get_ident()}) == (3 if several else 1)
 
 
 def test_one_bad_array_among_many_costs_one_row():
