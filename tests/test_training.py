@@ -299,7 +299,7 @@ def test_a_loss_that_explodes_is_an_error_not_a_model(rows):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")  # of torch.compile itself
 def test_compiled_training_learns_the_same_and_leaves_nothing_behind(rows):
     plain, compiled = new(), new()
     expected = train(plain, *rows, OPTIONS)
@@ -307,6 +307,12 @@ def test_compiled_training_learns_the_same_and_leaves_nothing_behind(rows):
     for ours, theirs in zip(found.epochs, expected.epochs, strict=True):
         assert ours["validation"] == pytest.approx(theirs["validation"], rel=1e-3)
     assert not any("forward" in vars(part) for part in compiled.modules())
+
+
+def test_without_a_compiler_nothing_is_compiled(rows, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="needs a C"):
+        train(new(), *rows, replace(OPTIONS, compile=True))
 
 
 @pytest.mark.parametrize("augment", ["", "rotate,flip"])

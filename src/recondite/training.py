@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -530,7 +531,13 @@ def _fits_on(device: torch.device, size: int) -> bool:
 
 @contextmanager
 def _compiled(detector: nn.Module) -> Iterator[None]:
-    """Let the networks of a detector run compiled for a while; `nn.Module.compile` could not be undone."""
+    """Let the networks of a detector run compiled for a while; `nn.Module.compile` could not be undone.
+
+    Raises:
+        InputError: there is no compiler.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise InputError("compile needs a C++ compiler: install one, or leave it out")
     networks = [part for part in detector.children() if "forward" not in vars(part)]
     for network in networks:
         network.forward = torch.compile(network.forward)
