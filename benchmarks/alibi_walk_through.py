@@ -17,8 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from machine import where
 
-from recondite.datasets import open_images, read_batches
-from recondite.images import Preprocessing
+from recondite.data.datasets import open_images, read_batches
+from recondite.data.images import Preprocessing
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "from_alibi_detect.md"
 

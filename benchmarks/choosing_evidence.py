@@ -13,12 +13,12 @@ import numpy as np
 from machine import where
 
 import recondite
-from recondite.datasets import open_images
-from recondite.evidence import fit_evidence, fit_observer, observed
-from recondite.metrics import auroc
-from recondite.pairs import CALIBRATION
+from recondite.data.datasets import open_images
+from recondite.data.spool import Rows, read_all, split
 from recondite.perturbations import corrupted
-from recondite.spool import Rows, read_all, split
+from recondite.screen.evidence import fit_evidence, fit_observer, observed
+from recondite.statistics.metrics import auroc
+from recondite.studies.training.pairs import CALIBRATION
 
 CORRUPTIONS = (
     "shot-noise",

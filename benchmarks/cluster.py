@@ -24,13 +24,13 @@ from damaged_folder import write_images
 from machine import where
 
 import recondite
-from recondite import cluster_sweep
-from recondite.cluster import OBJECT_STORE_BYTES
-from recondite.cluster_sweep import Workers
-from recondite.ledger import Ledger
-from recondite.parts import check_parts, read_parts
-from recondite.screen import Screen
-from recondite.sweep import sweep
+from recondite.cluster import sweep as cluster_sweep
+from recondite.cluster.connect import OBJECT_STORE_BYTES
+from recondite.cluster.ledger import Ledger
+from recondite.cluster.parts import check_parts, read_parts
+from recondite.cluster.sweep import Workers
+from recondite.screen.screen import Screen
+from recondite.screen.sweep import sweep
 
 PART = 500
 

@@ -21,7 +21,7 @@ from machine import where
 from PIL import Image
 
 import recondite
-from recondite.catalog import open_named
+from recondite.data.catalog import open_named
 
 
 def bomb() -> bytes:

@@ -18,13 +18,13 @@ from scipy.stats import ks_2samp
 
 import recondite
 from recondite import Calibrator, Monitor
-from recondite.catalog import open_named
-from recondite.datasets import open_images, read_batches
-from recondite.images import Preprocessing
-from recondite.martingale import Martingales, OnlineRanks
-from recondite.metrics import rate
-from recondite.monitor import parts_of_false_alarm
-from recondite.scores import Scores
+from recondite.data.catalog import open_named
+from recondite.data.datasets import open_images, read_batches
+from recondite.data.images import Preprocessing
+from recondite.screen.monitor import parts_of_false_alarm
+from recondite.statistics.martingale import Martingales, OnlineRanks
+from recondite.statistics.metrics import rate
+from recondite.statistics.scores import Scores
 
 QUIET, PART = 1000, 1000
 WINDOWS = (200, 1000, 3500)

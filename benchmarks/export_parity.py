@@ -15,8 +15,8 @@ import numpy as np
 from machine import where
 
 import recondite
-from recondite.datasets import open_images
-from recondite.export import export_onnx, export_openvino
+from recondite.data.datasets import open_images
+from recondite.screen.export import export_onnx, export_openvino
 
 
 def main():

@@ -14,7 +14,7 @@ from machine import where
 
 import recondite
 from recondite import Calibrator
-from recondite.catalog import open_named
+from recondite.data.catalog import open_named
 
 DETECTORS = {
     "autoencoder": {"network": "mnist-microscope", "latent_size": 20},

@@ -16,8 +16,8 @@ from machine import where
 from PIL import Image
 
 import recondite
-from recondite.datasets import open_images, read_batches
-from recondite.images import Preprocessing
+from recondite.data.datasets import open_images, read_batches
+from recondite.data.images import Preprocessing
 
 SHAPE = (3, 32, 32)
 

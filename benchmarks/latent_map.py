@@ -14,7 +14,7 @@ from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
 import recondite
-from recondite.embedding import make_map
+from recondite.statistics.embedding import make_map
 from recondite.studies.output import some_images
 
 NEIGHBOURS = 10

@@ -20,8 +20,8 @@ import torch
 from machine import where
 
 import recondite
-from recondite.catalog import CATALOG, data_folder
-from recondite.metrics import auroc
+from recondite.data.catalog import CATALOG, data_folder
+from recondite.statistics.metrics import auroc
 
 
 def measured(normal: object, test: object, options: dict) -> tuple[dict[str, np.ndarray], float, float]:

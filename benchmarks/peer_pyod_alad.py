@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from machine import where
 
-from recondite.catalog import cache_folder
-from recondite.metrics import auroc_interval
-from recondite.studies.runs import baseline_scores, open_task
+from recondite.data.catalog import cache_folder
+from recondite.statistics.metrics import auroc_interval
+from recondite.studies.training.runs import baseline_scores, open_task
 
 PACKAGES = ("pyod==3.6.7", "pandas")
 PEER = """

@@ -33,13 +33,13 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import recondite
-from recondite.catalog import cache_folder
-from recondite.datasets import open_images, read_batches
+from recondite.data.catalog import cache_folder
+from recondite.data.datasets import open_images, read_batches
+from recondite.data.images import Preprocessing
 from recondite.errors import ReconditeError
-from recondite.export import export_onnx, export_openvino
-from recondite.images import Preprocessing
-from recondite.nets import evaluating
+from recondite.networks.autoencoders import evaluating
 from recondite.options import TrainingOptions
+from recondite.screen.export import export_onnx, export_openvino
 from recondite.studies.masks import mask_size_study
 
 HERE = Path(__file__).parent

@@ -12,8 +12,8 @@ import numpy as np
 from machine import where
 
 import recondite
-from recondite.datasets import open_images, read_batches
-from recondite.images import Preprocessing
+from recondite.data.datasets import open_images, read_batches
+from recondite.data.images import Preprocessing
 from recondite.options import TrainingOptions, option_names
 
 SHAPE = (3, 32, 32)

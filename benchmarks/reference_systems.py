@@ -13,12 +13,12 @@ import numpy as np
 from machine import where
 
 from recondite import Calibrator, Detector, Screen, build
-from recondite.calibration import percentile_threshold
-from recondite.catalog import open_named
-from recondite.datasets import open_images
-from recondite.metrics import auroc, rate
-from recondite.presets import PRESETS
-from recondite.spool import read_all, split
+from recondite.data.catalog import open_named
+from recondite.data.datasets import open_images
+from recondite.data.spool import read_all, split
+from recondite.statistics.calibration import percentile_threshold
+from recondite.statistics.metrics import auroc, rate
+from recondite.training.presets import PRESETS
 
 EIGHT = ("airplane", "automobile", "bird", "deer", "frog", "horse", "ship", "truck")
 DETECTOR_OPTIONS = ("network", "latent_size", "sigma", "initial_sigma", "beta", "draws")

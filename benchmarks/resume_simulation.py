@@ -13,8 +13,8 @@ import resource
 import time
 from itertools import pairwise
 
-from recondite.ledger import Ledger, Part, Task
-from recondite.sources import Piece
+from recondite.cluster.ledger import Ledger, Part, Task
+from recondite.cluster.sources import Piece
 
 WORKERS = 500
 A_WORKER_DIES = 1e-3

@@ -23,12 +23,12 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import recondite
-from recondite.catalog import open_named
-from recondite.datasets import Batch, ImageSet
-from recondite.images import Preprocessing
-from recondite.ledger import Folder, Ledger
-from recondite.parts import Rows, judge_part
-from recondite.sources import Piece
+from recondite.cluster.ledger import Folder, Ledger
+from recondite.cluster.parts import Rows, judge_part
+from recondite.cluster.sources import Piece
+from recondite.data.catalog import open_named
+from recondite.data.datasets import Batch, ImageSet
+from recondite.data.images import Preprocessing
 
 PART = 2000
 CORE_HOUR, THOUSAND_REQUESTS, GIGABYTE_MONTH = 0.04, 0.0004, 0.023

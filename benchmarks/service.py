@@ -55,8 +55,8 @@ SCREENS = {
 
 def pictures(source):
     """Return 512 images as PNG files."""
-    from recondite.datasets import open_images
-    from recondite.images import decode
+    from recondite.data.datasets import open_images
+    from recondite.data.images import decode
 
     opened, found = open_images(source), []
     for item in list(opened.items)[:512]:

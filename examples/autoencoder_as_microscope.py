@@ -8,9 +8,9 @@ import argparse
 from pathlib import Path
 
 import recondite
-from recondite.datasets import open_images, read_batches
-from recondite.explanation import draw, in_words
+from recondite.data.datasets import open_images, read_batches
 from recondite.perturbations import rotated
+from recondite.reports.explanation import draw, in_words
 from recondite.studies.latent import denoising_study, interpolation_study
 from recondite.studies.latent_map import latent_map_study
 from recondite.studies.linear import linear_study

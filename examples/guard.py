@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 import recondite
-from recondite.datasets import open_images, read_batches
-from recondite.foreign import make_foreign
-from recondite.guard_report import Outputs, guard_report, write_guard_report
-from recondite.images import Preprocessing
-from recondite.metrics import rate
-from recondite.tables import write_table
+from recondite.data.datasets import open_images, read_batches
+from recondite.data.images import Preprocessing
+from recondite.data.tables import write_table
+from recondite.perturbations.outliers import make_foreign
+from recondite.reports.guard_report import Outputs, guard_report, write_guard_report
+from recondite.statistics.metrics import rate
 
 ALPHA = 0.05
 SETTINGS = {

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 import recondite
-from recondite.datasets import open_images, read_batches
-from recondite.levels import infer_threshold, predict
+from recondite.data.datasets import open_images, read_batches
 from recondite.perturbations import masked
+from recondite.screen.thresholds import infer_threshold, predict
 from recondite.studies.masks import feature_share_study, mask_size_study, microscope_study
 
 FULL = {

@@ -10,8 +10,8 @@ from pathlib import Path
 from sklearn.linear_model import LogisticRegression
 
 import recondite
-from recondite.datasets import open_images, read_batches
-from recondite.explanation import draw, in_words
+from recondite.data.datasets import open_images, read_batches
+from recondite.reports.explanation import draw, in_words
 from recondite.studies.thresholds import thresholds_study
 
 FULL = {

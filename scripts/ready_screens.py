@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import recondite
-from recondite.ready import READY, ready_screen
-from recondite.screen import Screen
+from recondite.screen.ready import READY, ready_screen
+from recondite.screen.screen import Screen
 
 
 def make_digits() -> Screen:

@@ -5,7 +5,7 @@ import signal
 import time
 from dataclasses import dataclass
 
-from recondite.images import Deferred
+from recondite.data.images import Deferred
 
 
 @dataclass(frozen=True)

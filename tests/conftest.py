@@ -84,7 +84,7 @@ def folder(tmp_path, digits):
 @pytest.fixture
 def data_folder():
     """The folder of real data sets; the test is skipped where there is none."""
-    from recondite.catalog import data_folder as find
+    from recondite.data.catalog import data_folder as find
 
     found = find()
     if found is None or not found.is_dir():

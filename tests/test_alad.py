@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from recondite import InputError, build
+from recondite.data.spool import Rows
 from recondite.detectors.alad import Alad
+from recondite.distributed import BatchNorm, Dropout, Share, normal, sharing
 from recondite.options import TrainingOptions
-from recondite.processes import BatchNorm, Dropout, Share, normal, sharing
-from recondite.runlog import EPOCHS, STEPS
-from recondite.spool import Rows
-from recondite.training import _Run, train
+from recondite.training.logs import EPOCHS, STEPS
+from recondite.training.loop import _Run, train
 
 NETWORKS = ("encoder", "generator", "critic_xz", "critic_xx", "critic_zz")
 OPTIONS = TrainingOptions(

@@ -6,7 +6,7 @@ import pytest
 
 import recondite
 from recondite import ArtifactError
-from recondite.artifacts import MANIFEST, _digest
+from recondite.data.artifacts import MANIFEST, _digest
 
 
 @pytest.fixture
@@ -147,7 +147,9 @@ def test_a_folder_that_is_not_a_screen_is_never_overwritten(screens, tmp_path):
 
 def test_a_crash_while_saving_leaves_the_old_screen_whole(saved, screens, monkeypatch, digits):
     before = recondite.load(saved).predict(digits[:50]).instance_score
-    monkeypatch.setattr("recondite.artifacts.json.dumps", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "recondite.data.artifacts.json.dumps", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         screens("pca").save(saved)
     monkeypatch.undo()

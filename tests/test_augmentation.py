@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from recondite import InputError, augmentation, build
-from recondite.augmentation import augmented, check_augmentation
+from recondite import InputError, build
+from recondite.data.spool import Rows
 from recondite.options import TrainingOptions, make_options
-from recondite.spool import Rows
-from recondite.training import train
+from recondite.training import augmentation
+from recondite.training.augmentation import augmented, check_augmentation
+from recondite.training.loop import train
 
 
 def smooth(channels=3, size=(32, 32)):

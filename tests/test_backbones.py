@@ -8,11 +8,11 @@ from skimage import data
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from recondite import backbones
-from recondite.backbones import LAYERS, Backbone, efficientnet_lite0, load_weights, read_weights
 from recondite.errors import ArtifactError, InputError
-from recondite.inference import Packed
-from recondite.nets import evaluating
+from recondite.networks import backbones
+from recondite.networks.autoencoders import evaluating
+from recondite.networks.backbones import LAYERS, Backbone, efficientnet_lite0, load_weights, read_weights
+from recondite.networks.fused import Packed
 
 # ImageNet classes: tabby, tiger and Egyptian cat; espresso, cup; missile, projectile, space shuttle; palace, bell cote,
 # monastery; daisy.

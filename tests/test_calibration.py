@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from reference import twins
 from scipy.stats import beta
 
-from recondite.calibration import (
+from recondite.errors import InputError, NotCalibratedError
+from recondite.statistics.calibration import (
     Calibrator,
     mean_std_threshold,
     p_value_table,
@@ -15,7 +16,6 @@ from recondite.calibration import (
     smallest_calibration_set,
     threshold_rules,
 )
-from recondite.errors import InputError, NotCalibratedError
 
 TIED = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=60)
 ALPHAS = st.integers(1, 99).map(lambda percent: percent / 100)

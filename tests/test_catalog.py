@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from recondite import catalog
+from recondite.data import catalog
 from recondite.errors import InputError
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 import recondite
 from recondite.cli import main
 
-COMMAND = [sys.executable, "-m", "recondite.cli"]
+COMMAND = [sys.executable, "-m", "recondite"]
 
 
 def run(*arguments, **options):

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from recondite import cluster
-from recondite.cluster import connect
+from recondite.cluster import connect as cluster
+from recondite.cluster.connect import connect
 from recondite.errors import InputError
 
 

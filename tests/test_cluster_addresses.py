@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from recondite.parts import check_parts, read_parts
+from recondite.cluster.parts import check_parts, read_parts
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'recondite[ray]'")
 pytestmark = pytest.mark.xdist_group("ray")
@@ -63,7 +63,7 @@ def test_a_sweep_over_two_addresses(machines, screens, folder, tmp_path):
     try:
         run("ip", "netns", "exec", machines[0], *ray, "--head", *head, f"--temp-dir={temporary}")
         run("ip", "netns", "exec", machines[1], *ray, *other)
-        predict = [sys.executable, "-m", "recondite.cli", "predict", str(tmp_path / "screen"), str(folder)]
+        predict = [sys.executable, "-m", "recondite", "predict", str(tmp_path / "screen"), str(folder)]
         member = ["-o", str(tmp_path / "out"), "--cluster", f"{HEAD}:6380", "--part-size", "10"]
         run("ip", "netns", "exec", machines[0], *predict, *member)
         client = ["-o", str(tmp_path / "far"), "--cluster", f"ray://{HEAD}:10001", "--part-size", "10"]

@@ -10,14 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from recondite import cluster_fit, fit
+from recondite import fit
 from recondite.cli import main
-from recondite.cluster_fit import fit_on_cluster
-from recondite.datasets import same_everywhere
+from recondite.cluster import fit as cluster_fit
+from recondite.cluster.fit import fit_on_cluster
+from recondite.data.datasets import same_everywhere
 from recondite.detectors import build
 from recondite.errors import InputError, ReconditeError
-from recondite.runlog import EPOCHS
-from recondite.screen import load
+from recondite.screen.screen import load
+from recondite.training.logs import EPOCHS
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.filterwarnings("default")]
 

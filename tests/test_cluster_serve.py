@@ -14,11 +14,11 @@ pytest.importorskip("ray", reason="needs the extra 'ray'")
 
 from service import free_port
 
+from recondite.cli.serve import serve
 from recondite.errors import InputError
-from recondite.screen import load
+from recondite.screen.screen import load
 from recondite.service.client import Client
-from recondite.service.cluster import Replicas, check_store, serve_on_cluster, stop_serving
-from recondite.service.command import serve
+from recondite.service.replicas import Replicas, check_store, serve_on_cluster, stop_serving
 from recondite.service.settings import Settings
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.filterwarnings("default")]

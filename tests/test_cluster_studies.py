@@ -11,14 +11,14 @@ import pytest
 
 pytest.importorskip("ray", reason="needs the extra 'ray'")
 
-from recondite.artifacts import read_tensors
 from recondite.cli import main
+from recondite.data.artifacts import read_tensors
 from recondite.errors import InputError, ReconditeError
 from recondite.studies import runs, spread
-from recondite.studies.latent_size import latent_size_study
-from recondite.studies.one_class import one_class_study
-from recondite.studies.spread import Spread
-from recondite.training import CHECKPOINT
+from recondite.studies.training.latent_size import latent_size_study
+from recondite.studies.training.one_class import one_class_study
+from recondite.studies.training.parallel import Spread
+from recondite.training.loop import CHECKPOINT
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.filterwarnings("default")]
 QUICK = {"image_size": (8, 8), "latent_size": 4, "width": 8, "epochs": 40, "batch_size": 64}

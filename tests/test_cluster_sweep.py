@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 from s3_server import s3_server, upload
 
-from recondite.cluster import OBJECT_STORE_BYTES
-from recondite.cluster_sweep import Workers, cluster_sweep
-from recondite.datasets import ImageSet
+from recondite.cluster.connect import OBJECT_STORE_BYTES
+from recondite.cluster.ledger import Ledger
+from recondite.cluster.parts import check_parts, read_parts
+from recondite.cluster.sweep import Workers, cluster_sweep
+from recondite.data.datasets import ImageSet
 from recondite.errors import InputError
-from recondite.ledger import Ledger
-from recondite.parts import check_parts, read_parts
-from recondite.sweep import sweep
+from recondite.screen.sweep import sweep
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'recondite[ray]'")
 pytest.importorskip("s3fs", reason="needs s3fs: pip install 'recondite[s3]'")
@@ -160,7 +160,7 @@ def test_a_sweep_whose_driver_was_killed_goes_on_with_what_is_missing(two, scree
         path.write_bytes(png(digits[index]))
     out, cluster = tmp_path / "out.csv", two.cluster.address
     arguments = [str(tmp_path / "screen"), str(tmp_path / "images"), "-o", str(out), "--part-size", "2"]
-    command = [sys.executable, "-m", "recondite.cli", "predict", *arguments, "--cluster", cluster]
+    command = [sys.executable, "-m", "recondite", "predict", *arguments, "--cluster", cluster]
     driver = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while len(list(out.glob("part-*"))) < 5:
         assert driver.poll() is None

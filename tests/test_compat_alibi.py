@@ -13,7 +13,6 @@ from torch import nn
 
 import recondite
 from recondite import ArtifactError, InputError, NotCalibratedError, NotFittedError
-from recondite.artifacts import MANIFEST, _digest
 from recondite.compat.alibi import (
     OutlierAE,
     OutlierVAE,
@@ -26,7 +25,8 @@ from recondite.compat.alibi import (
     save_detector,
 )
 from recondite.compat.alibi.networks import _LAYERS, describe, rebuild
-from recondite.metrics import auroc
+from recondite.data.artifacts import MANIFEST, _digest
+from recondite.statistics.metrics import auroc
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "from_alibi_detect.md"
 LATENT = 8

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import recondite
 from recondite import InputError
 from recondite.compat.sklearn import ReconstructionOutlierDetector
-from recondite.metrics import auroc
+from recondite.statistics.metrics import auroc
 
 FEW_EPOCHS = {"epochs": 2}
 

@@ -10,9 +10,9 @@ from reference import twins
 
 import recondite
 from recondite import DETECTORS, InputError, NotFittedError, build
-from recondite.images import Preprocessing
-from recondite.metrics import auroc
+from recondite.data.images import Preprocessing
 from recondite.options import describe_options, options_to_json
+from recondite.statistics.metrics import auroc
 
 # ALAD compares no pixels in training, and the seconds that a test has are few for five networks.
 SLOW_LEARNERS = {"alad"}

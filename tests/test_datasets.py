@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from recondite import datasets
-from recondite.datasets import ImageSet, guess_shape, open_images, read_batches
+from recondite.data import datasets
+from recondite.data.datasets import ImageSet, guess_shape, open_images, read_batches
+from recondite.data.images import Preprocessing
 from recondite.errors import InputError
-from recondite.images import Preprocessing
 
 GREY = Preprocessing(shape=(1, 8, 8))
 
@@ -256,7 +256,7 @@ def test_names_that_are_no_text_become_text(tmp_path, digits):
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("recondite.datasets._LARGEST_ARCHIVE", 1000)
+    monkeypatch.setattr("recondite.data.datasets._LARGEST_ARCHIVE", 1000)
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros((100, 8, 8)))
     with pytest.raises(InputError, match="unpacks to"):
         open_images(tmp_path / "a.npz")

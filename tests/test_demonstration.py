@@ -3,7 +3,7 @@ import csv
 import pytest
 
 import recondite
-from recondite.demonstration import run_demo
+from recondite.cli.demo import run_demo
 
 
 def test_the_demo_tells_digits_from_what_is_none(tmp_path):
@@ -31,6 +31,6 @@ def test_the_demo_runs_without_its_extra(tmp_path, monkeypatch):
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr("recondite.foreign.find_spec", lambda _: None)
+    monkeypatch.setattr("recondite.perturbations.outliers.find_spec", lambda _: None)
     rows, _ = run_demo(tmp_path / "demo", epochs=3)
     assert [row["number"] for row in rows] == ["397", "397", "300"]

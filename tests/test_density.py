@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from recondite.density import Density, Marginals, held_out_distances, smallest_tail
 from recondite.errors import InputError
+from recondite.statistics.density import Density, Marginals, held_out_distances, smallest_tail
 
 
 def normals(count=400, seed=0):

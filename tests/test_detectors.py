@@ -11,10 +11,10 @@ from torch import nn
 
 import recondite
 from recondite import InputError, build
-from recondite.foreign import alter, make_foreign
-from recondite.maps import ssim_error
-from recondite.metrics import auroc
-from recondite.plots import heat_colours
+from recondite.perturbations.outliers import alter, make_foreign
+from recondite.reports.figures import heat_colours
+from recondite.statistics.error_maps import ssim_error
+from recondite.statistics.metrics import auroc
 
 
 def test_pca_is_the_exact_decomposition(digits):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from recondite.cli import main
-from recondite.drift import watch
 from recondite.errors import InputError
-from recondite.monitor import Monitor
-from recondite.sweep import sweep
+from recondite.reports.drift import watch
+from recondite.screen.monitor import Monitor
+from recondite.screen.sweep import sweep
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from recondite.embedding import Map, make_map
 from recondite.errors import InputError
+from recondite.statistics.embedding import Map, make_map
 
 pytestmark = pytest.mark.usefixtures("method")
 
@@ -12,7 +12,7 @@ def method(request, monkeypatch):
     if request.param == "openTSNE":
         pytest.importorskip("openTSNE")
     else:
-        monkeypatch.setattr("recondite.embedding.find_spec", lambda _: None)
+        monkeypatch.setattr("recondite.statistics.embedding.find_spec", lambda _: None)
     return request.param
 
 

@@ -3,11 +3,11 @@ import pytest
 from test_training import Killed, kill_after, new
 
 import recondite
-from recondite.epoch_pictures import EpochPictures, picture_epochs
+from recondite.data.spool import Rows
 from recondite.errors import InputError
 from recondite.options import TrainingOptions
-from recondite.spool import Rows
-from recondite.training import train
+from recondite.training.loop import train
+from recondite.training.snapshots import EpochPictures, picture_epochs
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_without_validation_images_or_images_at_all_there_are_no_pictures(rows, 
 
 
 def test_large_images_are_few():
-    from recondite.epoch_pictures import first_pictures
+    from recondite.training.snapshots import first_pictures
 
     pixels = np.zeros((12, 3, 512, 512), np.float32)
     assert len(first_pictures(Rows(pixels, np.arange(12))).images) == 1

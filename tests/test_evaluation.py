@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from recondite.errors import InputError
-from recondite.evaluation import evaluate, rule_rows
-from recondite.metrics import auroc
+from recondite.reports.evaluation import evaluate, rule_rows
+from recondite.statistics.metrics import auroc
 
 
 def values(rows):

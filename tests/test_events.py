@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from recondite.data.events import READERS, read_events, scored
+from recondite.data.tables import write_table
 from recondite.errors import InputError
-from recondite.events import READERS, read_events, scored
-from recondite.tables import write_table
 
 
 @pytest.fixture(scope="module")

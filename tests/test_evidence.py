@@ -6,8 +6,8 @@ from torch import nn
 
 import recondite
 from recondite.errors import InputError
-from recondite.evidence import AUTO, ERROR, EVIDENCE
-from recondite.explanation import in_words, statistics_of_first
+from recondite.reports.explanation import in_words, statistics_of_first
+from recondite.screen.evidence import AUTO, ERROR, EVIDENCE
 
 
 @pytest.mark.parametrize("name", list(recondite.DETECTORS))

@@ -4,7 +4,7 @@ from PIL import Image
 
 import recondite
 from recondite.errors import InputError
-from recondite.explanation import draw
+from recondite.reports.explanation import draw
 
 
 def test_the_picture_and_the_words_agree_with_predict(screens, folder, tmp_path):

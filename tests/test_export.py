@@ -14,11 +14,11 @@ from scipy.special import log_ndtr
 import recondite
 from recondite import ArtifactError, Calibrator, InputError
 from recondite.cli import main
-from recondite.density import Marginals
-from recondite.evidence import AUTO
-from recondite.exported import Exported, ExportedOptions
+from recondite.detectors.graph import Exported, ExportedOptions
+from recondite.screen.evidence import AUTO
+from recondite.statistics.density import Marginals
 
-export = pytest.importorskip("recondite.export")
+export = pytest.importorskip("recondite.screen.export")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 

@@ -8,13 +8,14 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 import recondite
-from recondite import InputError, backbones, build, write_report
+from recondite import InputError, build, write_report
 from recondite.cli import main
-from recondite.datasets import nameless
-from recondite.explanation import draw
-from recondite.inference import Packed
-from recondite.nets import evaluating
-from recondite.sweep import sweep
+from recondite.data.datasets import nameless
+from recondite.networks import backbones
+from recondite.networks.autoencoders import evaluating
+from recondite.networks.fused import Packed
+from recondite.reports.explanation import draw
+from recondite.screen.sweep import sweep
 
 
 def network():

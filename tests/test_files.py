@@ -1,6 +1,6 @@
 import pytest
 
-from recondite.files import atomic_file, atomic_folder, existing_folder, sha256_of_file
+from recondite.data.files import atomic_file, atomic_folder, existing_folder, sha256_of_file
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):

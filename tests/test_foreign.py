@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recondite.errors import InputError
-from recondite.foreign import ALTERED, FOREIGN, alter, make_foreign
+from recondite.perturbations.outliers import ALTERED, FOREIGN, alter, make_foreign
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (3, 24, 40)]
 
@@ -52,7 +52,7 @@ def test_textures_are_rougher_than_plain_photographs():
 
 
 def test_without_scikit_image_photographs_remain_and_textures_are_refused(monkeypatch):
-    monkeypatch.setattr("recondite.foreign.find_spec", lambda _: None)
+    monkeypatch.setattr("recondite.perturbations.outliers.find_spec", lambda _: None)
     assert make_foreign("photographs", 4, (3, 16, 16)).std() > 0
     with pytest.raises(InputError, match="scikit-image"):
         make_foreign("textures", 4, (3, 16, 16))

@@ -6,7 +6,7 @@ import pytest
 
 from recondite.cli import main
 from recondite.errors import InputError
-from recondite.studies.grid import grid_study
+from recondite.studies.training.grid import grid_study
 
 FLAGS = ["--normal", "3", "--detector", "pca", "--image-size", "8"]
 

@@ -4,9 +4,9 @@ from safetensors.numpy import save_file
 
 from recondite.cli import main
 from recondite.errors import InputError
-from recondite.guard_report import NO_GUARD, PREVALENCES, SCREEN, Outputs, guard_report, read_outputs
-from recondite.metrics import risk_coverage
-from recondite.scores import Scores
+from recondite.reports.guard_report import NO_GUARD, PREVALENCES, SCREEN, Outputs, guard_report, read_outputs
+from recondite.statistics.metrics import risk_coverage
+from recondite.statistics.scores import Scores
 
 
 def discrete_curve(suspicion, wrong, seed):
@@ -187,7 +187,7 @@ def test_the_command_writes_tables_and_a_page(screens, traffic, tmp_path, capsys
     for name, (images, scores, outputs) in traffic.items():
         np.save(tmp_path / f"{name}.npy", images)
         np.savez(tmp_path / f"{name}.npz", logits=outputs.logits, labels=outputs.labels)
-        from recondite.tables import write_table
+        from recondite.data.tables import write_table
 
         write_table(tmp_path / f"{name}.csv", scores.records())
     tables = []

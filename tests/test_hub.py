@@ -9,14 +9,14 @@ import pytest
 from fake_hub import running_hub
 
 import recondite
-from recondite import hub as hub_module
-from recondite.artifacts import MANIFEST, _digest, read_folder
 from recondite.cli import main
+from recondite.data import hub as hub_module
+from recondite.data.artifacts import MANIFEST, _digest, read_folder
+from recondite.data.hub import parse_address
 from recondite.errors import ArtifactError, InputError
-from recondite.hub import parse_address
-from recondite.publishing import card, push
-from recondite.ready import ready_screen
-from recondite.screen import KIND, SCHEMA
+from recondite.reports.model_card import card, push
+from recondite.screen.ready import ready_screen
+from recondite.screen.screen import KIND, SCHEMA
 
 ADDRESS = "hf://lab/digits"
 FILES = {"detector.safetensors", "calibration.safetensors", "evidence.safetensors"}

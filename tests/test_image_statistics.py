@@ -6,11 +6,11 @@ import torch
 
 import recondite
 from recondite import build
-from recondite.datasets import nameless, open_images
-from recondite.distances import Distances
-from recondite.evidence import Observer, fit_observer
-from recondite.image_statistics import STATISTICS, change, in_words, statistics_of_error, statistics_of_image
-from recondite.spool import read_all
+from recondite.data.datasets import nameless, open_images
+from recondite.data.spool import read_all
+from recondite.screen.evidence import Observer, fit_observer
+from recondite.statistics.distances import Distances
+from recondite.statistics.image_statistics import STATISTICS, change, in_words, statistics_of_error, statistics_of_image
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 from PIL import Image
 
+from recondite.data.images import Preprocessing, channel_axis, decode
 from recondite.errors import InputError
-from recondite.images import Preprocessing, channel_axis, decode
 
 GREY = Preprocessing(shape=(1, 8, 8))
 COLOUR = Preprocessing(shape=(3, 8, 8))

@@ -13,14 +13,14 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import recondite
-from recondite.alad_nets import make_alad_networks
-from recondite.batches import SMALL_BATCHES
-from recondite.datasets import nameless
+from recondite.data.datasets import nameless
 from recondite.detectors import build
+from recondite.detectors.batches import SMALL_BATCHES
 from recondite.errors import ArtifactError, InputError
-from recondite.export import export_onnx
-from recondite.inference import Packed, ready_network, weighted_layers, with_spread_convolutions
-from recondite.nets import make_network
+from recondite.networks.alad import make_alad_networks
+from recondite.networks.autoencoders import make_network
+from recondite.networks.fused import Packed, ready_network, weighted_layers, with_spread_convolutions
+from recondite.screen.export import export_onnx
 
 FULL = 64
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from recondite.cli import main
-from recondite.datasets import ImageSet
+from recondite.data.datasets import ImageSet
 from recondite.errors import ArtifactError, InputError
 from recondite.studies.latent_map import FOLDER, LatentMap, latent_map_study, placing_study
 
@@ -20,7 +20,7 @@ def method(request):
         yield request.param
     else:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("recondite.embedding.find_spec", lambda _: None)
+            patch.setattr("recondite.statistics.embedding.find_spec", lambda _: None)
             yield request.param
 
 
@@ -89,7 +89,7 @@ def test_what_is_damaged_altered_or_no_map_is_refused(drawn, screens, digits, tm
 
 def test_a_map_of_a_library_that_is_gone_says_what_to_install(drawn, method, screens, digits, tmp_path, monkeypatch):
     if method == "openTSNE":
-        monkeypatch.setattr("recondite.embedding.find_spec", lambda _: None)
+        monkeypatch.setattr("recondite.statistics.embedding.find_spec", lambda _: None)
         with pytest.raises(InputError, match="viz"):
             placing_study(screens("pca"), digits[:5], tmp_path, into=drawn[0] / FOLDER)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from recondite.cluster.ledger import Folder, Ledger, Part
+from recondite.cluster.sources import Piece
 from recondite.errors import InputError
-from recondite.ledger import Folder, Ledger, Part
-from recondite.sources import Piece
 
 PIECES = [Piece(0, 0, 100), Piece(0, 100, 200)]
 

@@ -6,7 +6,7 @@ import pytest
 
 from recondite.detectors import build
 from recondite.errors import InputError, NotFittedError
-from recondite.levels import Threshold, fingerprint, infer_threshold, predict
+from recondite.screen.thresholds import Threshold, fingerprint, infer_threshold, predict
 
 
 @pytest.fixture(scope="module")

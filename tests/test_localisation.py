@@ -4,9 +4,9 @@ from PIL import Image
 
 from recondite.cli import main
 from recondite.errors import InputError
-from recondite.localisation import localisation
-from recondite.metrics import per_region_overlap, pixel_auroc
 from recondite.perturbations import defective
+from recondite.reports.localisation import localisation
+from recondite.statistics.metrics import per_region_overlap, pixel_auroc
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import torch
 from reference import twins
 from scipy.ndimage import gaussian_filter
 
-from recondite.maps import multi_scale_error, smoothed, ssim_error
+from recondite.statistics.error_maps import multi_scale_error, smoothed, ssim_error
 
 SHAPES = [(1, 8, 8), (3, 9, 14), (1, 17, 11), (2, 8, 30)]
 

@@ -7,7 +7,7 @@ from scipy.integrate import quad
 from scipy.stats import beta, kstest
 
 from recondite.errors import InputError
-from recondite.martingale import BETS, Martingales, OnlineRanks, uniform
+from recondite.statistics.martingale import BETS, Martingales, OnlineRanks, uniform
 
 
 def stream_of(generator, size, tied):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import twins
 
-from recondite import metrics
 from recondite.errors import InputError
+from recondite.statistics import metrics
 
 SCORES = st.lists(st.integers(0, 8), min_size=1, max_size=25)
 

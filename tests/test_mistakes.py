@@ -9,10 +9,10 @@ from conftest import SHAPES
 
 import recondite
 from recondite import Calibrator, InputError, NotFittedError, ReconditeError, build
+from recondite.data.spool import Rows
 from recondite.detectors import Autoencoder
-from recondite.metrics import auroc
 from recondite.options import TrainingOptions
-from recondite.spool import Rows
+from recondite.statistics.metrics import auroc
 
 
 def test_01_a_corrupt_image_is_not_reported_normal(screens):

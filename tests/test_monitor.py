@@ -6,8 +6,8 @@ import pytest
 
 from recondite import Calibrator, Monitor
 from recondite.errors import InputError
-from recondite.monitor import parts_of_false_alarm
-from recondite.scores import Scores
+from recondite.screen.monitor import parts_of_false_alarm
+from recondite.statistics.scores import Scores
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from recondite.errors import InputError
-from recondite.nets import check_network, make_network, start_by_he
+from recondite.networks.autoencoders import check_network, make_network, start_by_he
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from torch import nn
 import recondite
 from recondite import ArtifactError, InputError
 from recondite.cli import main
-from recondite.exported import Exported, ExportedOptions
-from recondite.metrics import auroc
-from recondite.runtimes import OUTPUTS
+from recondite.detectors.graph import Exported, ExportedOptions
+from recondite.detectors.runtimes import OUTPUTS
+from recondite.statistics.metrics import auroc
 
-export = pytest.importorskip("recondite.export")
+export = pytest.importorskip("recondite.screen.export")
 pytest.importorskip("nncf")
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("onnxscript")
@@ -158,7 +158,8 @@ def test_the_command_line_makes_and_runs_it(plain, folder, tmp_path, capsys):
 
 def test_nothing_is_reported_over_the_network():
     code = (
-        "import sys; from recondite.runtimes import import_nncf, import_openvino; import_openvino(); import_nncf();"
+        "import sys; from recondite.detectors.runtimes import import_nncf, import_openvino; "
+        "import_openvino(); import_nncf();"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

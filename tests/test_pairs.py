@@ -6,11 +6,13 @@ import pytest
 from PIL import Image
 
 import recondite
-from recondite import InputError, metrics, pairs
-from recondite.catalog import open_named
+from recondite import InputError
 from recondite.cli import main
-from recondite.foreign import alter, make_foreign
-from recondite.pairs import NORMALS, run_pairs, to_markdown
+from recondite.data.catalog import open_named
+from recondite.perturbations.outliers import alter, make_foreign
+from recondite.statistics import metrics
+from recondite.studies.training import pairs
+from recondite.studies.training.pairs import NORMALS, run_pairs, to_markdown
 
 FEW = {
     "normals": ["digits"],

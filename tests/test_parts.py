@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recondite.datasets import open_images
+from recondite.cluster.ledger import Folder, Ledger
+from recondite.cluster.parts import Rows, blame, check_parts, judge_part, merge, read_parts
+from recondite.cluster.sources import ListedSource, hash_of_ids
+from recondite.data.datasets import open_images
+from recondite.data.events import read_events
 from recondite.errors import InputError
-from recondite.events import read_events
-from recondite.ledger import Folder, Ledger
-from recondite.parts import Rows, blame, check_parts, judge_part, merge, read_parts
-from recondite.sources import ListedSource, hash_of_ids
-from recondite.sweep import sweep
+from recondite.screen.sweep import sweep
 
 
 def sweep_in_parts(screen, images, out, fdr=None, size=7, **options):

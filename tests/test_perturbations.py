@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recondite.errors import InputError
-from recondite.foreign import make_foreign
 from recondite.perturbations import (
     CORRUPTIONS,
     DEFECTS,
@@ -16,6 +15,7 @@ from recondite.perturbations import (
     masked,
     rotated,
 )
+from recondite.perturbations.outliers import make_foreign
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (5, 17, 26)]
 COLOURED = [*CORRUPTIONS]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from recondite import plots
+from recondite.reports import figures as plots
 
 
 def pixels_of(axes):

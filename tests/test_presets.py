@@ -3,7 +3,7 @@ import pytest
 from recondite.detectors import build, detector_class
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, option_names
-from recondite.presets import PRESETS, get_preset
+from recondite.training.presets import PRESETS, get_preset
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from recondite.detectors import build
-from recondite.processes import BatchNorm, Share, exchanged, gathered, has_foreign_batch_norm, own, place, sharing
-from recondite.screen import load
+from recondite.distributed import BatchNorm, Share, exchanged, gathered, has_foreign_batch_norm, own, place, sharing
+from recondite.screen.screen import load
 
 # 44 images in steps of 14: a last step of two, of which the third process holds none.
 SCRIPT = """
@@ -19,9 +19,10 @@ SCRIPT = """
     import numpy as np, torch
     from PIL import Image
     from safetensors.torch import save_file
-    from recondite import fit, training
+    from recondite import fit
+    from recondite.training import loop as training
     from recondite.detectors import build
-    from recondite.processes import place
+    from recondite.distributed import place
     torch.set_num_threads(1)
     folder, pictures = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     images = np.random.default_rng(0).random((44, 3, 16, 16), dtype=np.float32)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import recondite
-from recondite.artifacts import read_folder
 from recondite.cli import main
+from recondite.data.artifacts import read_folder
 from recondite.errors import ArtifactError
-from recondite.ready import READY, ready_screen
-from recondite.screen import KIND, SCHEMA
+from recondite.screen.ready import READY, ready_screen
+from recondite.screen.screen import KIND, SCHEMA
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reference import twins
 
 from recondite.errors import InputError
-from recondite.scores import Scores, Verdicts, discovery_cutoff
+from recondite.statistics.scores import Scores, Verdicts, discovery_cutoff
 
 
 def verdicts(p_values, errors=None):

@@ -4,8 +4,8 @@ from PIL import Image
 
 import recondite
 from recondite import Calibrator, InputError
-from recondite.datasets import open_images
-from recondite.scores import Scores
+from recondite.data.datasets import open_images
+from recondite.statistics.scores import Scores
 
 
 def tiny(images, **options):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from recondite.cli import main
-from recondite.datasets import ImageSet
+from recondite.data.datasets import ImageSet
 from recondite.errors import InputError
 from recondite.perturbations import corrupted, masked
 from recondite.studies.latent import denoising_study, interpolation_study
@@ -157,7 +157,7 @@ def test_a_map_keeps_classes_together_and_places_new_images_near_their_own(
     if with_opentsne:
         pytest.importorskip("openTSNE")
     else:
-        monkeypatch.setattr("recondite.embedding.find_spec", lambda _: None)
+        monkeypatch.setattr("recondite.statistics.embedding.find_spec", lambda _: None)
     labels = [str(label) for label in load_digits().target]
     images = ImageSet(digits, ids=[str(i) for i in range(len(digits))], labels=labels)
     new = images.select(range(1500, 1560))

@@ -19,8 +19,8 @@ import recondite
 pytest.importorskip("fastapi")
 
 from recondite.cli import main
-from recondite.guard_file import save_guard
-from recondite.service.gate import JsonLines, Tokens
+from recondite.screen.guard_file import save_guard
+from recondite.service.routes.middleware import JsonLines, Tokens
 from recondite.service.settings import Limits
 
 PREDICT = "/v1/screens/digits/predict"

@@ -19,19 +19,19 @@ import pytest
 import yaml
 
 import recondite
-from recondite.images import Preprocessing
-from recondite.monitor import Monitor
+from recondite.data.images import Preprocessing
+from recondite.screen.monitor import Monitor
 
 pytest.importorskip("fastapi")
 
 from recondite.service import charts
-from recondite.service.batching import Job, Line
-from recondite.service.budget import Budget
-from recondite.service.counters import Counters
-from recondite.service.refusals import Busy
-from recondite.service.screens import natural
-from recondite.service.store import Store
-from recondite.service.watch import Watch
+from recondite.service.engine.batching import Job, Line
+from recondite.service.engine.drift import Watch
+from recondite.service.engine.limiter import Budget
+from recondite.service.engine.registry import natural
+from recondite.service.engine.store import Store
+from recondite.service.errors import Busy
+from recondite.service.metrics import Counters
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,10 +19,10 @@ import recondite
 
 pytest.importorskip("fastapi")
 
+from recondite.cli.serve import serve
 from recondite.errors import InputError
 from recondite.service.client import Client, ServiceError
-from recondite.service.command import serve
-from recondite.service.screens import named_folders
+from recondite.service.engine.registry import named_folders
 
 PATH = "/v1/screens/digits/predict"
 

@@ -14,12 +14,12 @@ from service import in_process
 
 pytest.importorskip("sqlalchemy")
 
+from recondite.data.events import read_events
 from recondite.errors import InputError
-from recondite.events import read_events
-from recondite.service.kept import KeptImages
-from recondite.service.past import register, write_confirmed
-from recondite.service.refusals import Unavailable, Unknown
-from recondite.service.store import Event, Filter, Store
+from recondite.service.engine.feedback import register, write_confirmed
+from recondite.service.engine.image_store import KeptImages
+from recondite.service.engine.store import Event, Filter, Store
+from recondite.service.errors import Unavailable, Unknown
 
 
 @pytest.fixture

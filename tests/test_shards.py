@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recondite.datasets import read_batches
-from recondite.images import Preprocessing
-from recondite.shards import Shard, count_images, cuts, is_shard, open_shard
+from recondite.cluster.shards import Shard, count_images, cuts, is_shard, open_shard
+from recondite.data.datasets import read_batches
+from recondite.data.images import Preprocessing
 
 EIGHT = Preprocessing(shape=(1, 8, 8))
 

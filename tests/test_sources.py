@@ -4,10 +4,10 @@ import tarfile
 import numpy as np
 import pytest
 
-from recondite.datasets import ImageSet
+from recondite.cluster.shards import ShardImages
+from recondite.cluster.sources import LARGEST_PIXELS, ListedSource, Piece, open_source
+from recondite.data.datasets import ImageSet
 from recondite.errors import InputError
-from recondite.shards import ShardImages
-from recondite.sources import LARGEST_PIXELS, ListedSource, Piece, open_source
 
 
 def test_pieces_are_all_of_the_source_in_order(folder):

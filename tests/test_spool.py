@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recondite.datasets import open_images, read_batches
+from recondite.data.datasets import open_images, read_batches
+from recondite.data.images import Preprocessing
+from recondite.data.spool import Rows, rows_at_once, split, spool
 from recondite.errors import InputError
-from recondite.images import Preprocessing
-from recondite.spool import Rows, rows_at_once, split, spool
 
 
 def read(source):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from s3_server import s3_server, upload
 
-from recondite import stores
+from recondite.cluster.shards import Shard, open_shard
+from recondite.data import remote as stores
+from recondite.data.remote import is_url, list_files, open_stream, patiently
 from recondite.errors import InputError, SourceError
-from recondite.shards import Shard, open_shard
-from recondite.stores import is_url, list_files, open_stream, patiently
 
 pytest.importorskip("s3fs", reason="needs s3fs: pip install 'recondite[s3]'")
 pytest.importorskip("moto", reason="needs moto, a local S3 server")

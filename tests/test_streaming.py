@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import recondite
-from recondite import datasets
-from recondite.datasets import nameless, open_images, read_batches
-from recondite.images import Preprocessing
+from recondite.data import datasets
+from recondite.data.datasets import nameless, open_images, read_batches
+from recondite.data.images import Preprocessing
 
 SHAPE = (1, 8, 8)
 

@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 from test_training import Killed, kill_after
 
-import recondite.studies.runs as runs
+import recondite.studies.training.runs as runs
 from recondite import DETECTORS, InputError
 from recondite.cli import main
-from recondite.metrics import auroc
-from recondite.studies.latent_size import latent_size_study
-from recondite.studies.one_class import one_class_study
-from recondite.studies.runs import BASELINES, Plan, baseline_scores, open_task, perform
+from recondite.statistics.metrics import auroc
+from recondite.studies.training.latent_size import latent_size_study
+from recondite.studies.training.one_class import one_class_study
+from recondite.studies.training.runs import BASELINES, Plan, baseline_scores, open_task, perform
 
 QUICK_ALAD = {"image_size": (16, 16), "width": 8, "latent_size": 4, "epochs": 3, "ema": 0.9, "learning_rate": 1e-3}
 
@@ -107,7 +107,7 @@ def test_an_interrupted_study_goes_on_to_the_same_table(tmp_path, monkeypatch):
 
 def count_epochs(monkeypatch, trained):
     """Write down how many epochs each training ran."""
-    from recondite import training
+    from recondite.training import loop as training
 
     epoch, go = training._Run._epoch, training._Run.go
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recondite import image_plots, plots, study_plots
-from recondite.epoch_pictures import EpochPictures
+from recondite.reports import figures as plots
+from recondite.reports import image_figures as image_plots
+from recondite.studies import figures as study_plots
+from recondite.training.snapshots import EpochPictures
 
 FIGURES = Path(__file__).parent / "reference" / "figures"
 NAN = float("nan")

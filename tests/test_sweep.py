@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 import recondite
-from recondite.datasets import ImageSet
+from recondite.data.datasets import ImageSet
 from recondite.detectors import Detector
 from recondite.errors import InputError
-from recondite.screen import Screen
-from recondite.sweep import sweep
+from recondite.screen.screen import Screen
+from recondite.screen.sweep import sweep
 
 
 def rows_of(path):

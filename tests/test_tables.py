@@ -1,7 +1,7 @@
 import pytest
 
+from recondite.data.tables import check_table_path, write_table
 from recondite.errors import InputError
-from recondite.tables import check_table_path, write_table
 
 
 def test_a_table_that_fails_half_way_leaves_the_old_one(tmp_path):

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from recondite import training
+from recondite.data.spool import Rows
 from recondite.detectors import build
 from recondite.errors import InputError, ReconditeError
 from recondite.options import TrainingOptions
-from recondite.runlog import EPOCHS, STEPS
-from recondite.spool import Rows
-from recondite.training import CHECKPOINT, learning_rate_at, train
+from recondite.training import loop as training
+from recondite.training.logs import EPOCHS, STEPS
+from recondite.training.loop import CHECKPOINT, learning_rate_at, train
 
 OPTIONS = TrainingOptions(epochs=6, batch_size=32, learning_rate=5e-3, seed=3)
 
@@ -136,7 +136,7 @@ def test_resuming_another_model_is_refused(tmp_path, rows, name, first, second):
 
 
 def test_a_checkpoint_with_a_state_of_another_size_is_damaged(tmp_path, rows):
-    from recondite.artifacts import read_tensors, write_tensors
+    from recondite.data.artifacts import read_tensors, write_tensors
 
     train(new(), *rows, OPTIONS, tmp_path)
     arrays, facts = read_tensors(tmp_path / CHECKPOINT)

@@ -107,7 +107,7 @@ def test_an_interrupted_study_goes_on_to_the_same_table(screen, png, tmp_path, m
 
 
 def test_the_comparison_with_pca_goes_on_in_the_middle_of_a_training(digits, tmp_path, monkeypatch):
-    import recondite.training
+    import recondite.training.loop
 
     def errors(rows):
         return [(row["method"], row["learnt"], row["held_out"]) for row in rows]
@@ -115,7 +115,7 @@ def test_the_comparison_with_pca_goes_on_in_the_middle_of_a_training(digits, tmp
     options = {"latent_size": 4, "epochs": 3}
     whole = errors(linear_study(digits[:400], tmp_path / "whole", **options))
     epochs = []
-    real = recondite.training._Run._epoch
+    real = recondite.training.loop._Run._epoch
 
     def killed(self, epoch, advance):
         if len(epochs) == 4:
@@ -123,7 +123,7 @@ def test_the_comparison_with_pca_goes_on_in_the_middle_of_a_training(digits, tmp
         epochs.append(epoch)
         return real(self, epoch, advance)
 
-    monkeypatch.setattr(recondite.training._Run, "_epoch", killed)
+    monkeypatch.setattr(recondite.training.loop._Run, "_epoch", killed)
     with pytest.raises(Killed):
         linear_study(digits[:400], tmp_path / "parts", **options)
     assert epochs == [1, 2, 3, 1]

@@ -11,16 +11,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recondite.calibration import Calibrator
     from recondite.detectors import DETECTORS, build
     from recondite.detectors.base import Detector
     from recondite.errors import ArtifactError, InputError, NotCalibratedError, NotFittedError, ReconditeError
-    from recondite.fitting import fit
-    from recondite.monitor import Monitor
-    from recondite.presets import PRESETS
-    from recondite.report import write_report
-    from recondite.scores import Scores, Verdicts
-    from recondite.screen import Screen, load
+    from recondite.reports.report import write_report
+    from recondite.screen.fit import fit
+    from recondite.screen.monitor import Monitor
+    from recondite.screen.screen import Screen, load
+    from recondite.statistics.calibration import Calibrator
+    from recondite.statistics.scores import Scores, Verdicts
+    from recondite.training.presets import PRESETS
 
 __version__ = "0.1.0"
 __all__ = [
@@ -45,22 +45,22 @@ __all__ = [
 
 _HOMES = {
     "ArtifactError": "errors",
-    "Calibrator": "calibration",
+    "Calibrator": "statistics.calibration",
     "DETECTORS": "detectors",
     "Detector": "detectors.base",
     "InputError": "errors",
-    "Monitor": "monitor",
+    "Monitor": "screen.monitor",
     "NotCalibratedError": "errors",
     "NotFittedError": "errors",
-    "PRESETS": "presets",
+    "PRESETS": "training.presets",
     "ReconditeError": "errors",
-    "Scores": "scores",
-    "Screen": "screen",
-    "Verdicts": "scores",
+    "Scores": "statistics.scores",
+    "Screen": "screen.screen",
+    "Verdicts": "statistics.scores",
     "build": "detectors",
-    "fit": "fitting",
-    "load": "screen",
-    "write_report": "report",
+    "fit": "screen.fit",
+    "load": "screen.screen",
+    "write_report": "reports.report",
 }
 
 

@@ -11,14 +11,14 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from recondite.calibration import percentile_threshold
-from recondite.datasets import guess_shape, open_images
+from recondite.data.datasets import guess_shape, open_images
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
-from recondite.fitting import fit as fit_screen
 from recondite.options import TrainingOptions, option_names
-from recondite.scores import Scores
-from recondite.screen import Screen
+from recondite.screen.fit import fit as fit_screen
+from recondite.screen.screen import Screen
+from recondite.statistics.calibration import percentile_threshold
+from recondite.statistics.scores import Scores
 
 _LARGEST_LATENT = 32
 _LARGEST_SEED = 2**31 - 1

@@ -16,12 +16,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from recondite.alad_nets import make_alad_networks
 from recondite.detectors.base import Detector, Measured, Prior, feature_errors
+from recondite.distributed import normal
 from recondite.errors import InputError
+from recondite.networks.alad import make_alad_networks
 from recondite.options import CHECKED, PrecisionOptions
-from recondite.processes import normal
-from recondite.training import Update
+from recondite.training.loop import Update
 
 AladScore = Literal["fm", "ch", "l1", "l2"]
 

@@ -11,9 +11,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from recondite.detectors.base import Detector, PixelScore, Prior
-from recondite.nets import NetworkName, check_network, make_network
+from recondite.networks.autoencoders import NetworkName, check_network, make_network
 from recondite.options import CHECKED, PoolingOptions, PrecisionOptions
-from recondite.training import Update
+from recondite.training.loop import Update
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

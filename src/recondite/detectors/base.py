@@ -12,13 +12,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from recondite.batches import Sizes, full_batch, padded
-from recondite.datasets import Batch, ImageSet, open_images, read_batches
+from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
+from recondite.data.images import Preprocessing
+from recondite.data.spool import Rows, read_all, split
+from recondite.detectors.batches import Sizes, full_batch, padded
+from recondite.distributed import together
 from recondite.errors import InputError, NotFittedError
-from recondite.images import Preprocessing
-from recondite.inference import InBfloat16, Packed, ready_network, weighted_layers
-from recondite.maps import multi_scale_error, smoothed, ssim_error
-from recondite.nets import evaluating, recorded
+from recondite.networks.autoencoders import evaluating, recorded
+from recondite.networks.fused import InBfloat16, Packed, ready_network, weighted_layers
 from recondite.options import (
     PoolingOptions,
     PrecisionOptions,
@@ -27,11 +28,10 @@ from recondite.options import (
     make_options,
     option_names,
 )
-from recondite.pooling import instance_scores, worst_region
-from recondite.processes import together
-from recondite.scores import Scores
-from recondite.spool import Rows, read_all, split
-from recondite.training import History, Update, train
+from recondite.statistics.error_maps import multi_scale_error, smoothed, ssim_error
+from recondite.statistics.pooling import instance_scores, worst_region
+from recondite.statistics.scores import Scores
+from recondite.training.loop import History, Update, train
 
 FEWEST_VALIDATED = 10
 PixelScore = Literal["squared_error", "absolute_error", "ssim", "multi_scale"]
@@ -482,7 +482,7 @@ class Detector(nn.Module):
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
 
     def ready(self) -> Self:
-        """Return this detector with its networks made ready to score; see `recondite.inference`.
+        """Return this detector with its networks made ready to score; see `recondite.networks.fused`.
 
         They are made anew when a weight has changed; torch does not count a change by way of `.data`, so that one is
         not seen.
@@ -637,7 +637,7 @@ class Detector(nn.Module):
 
     @property
     def scoring_batch(self) -> int:
-        """Images in a full scoring call, by their size and the device; see `recondite.batches.full_batch`.
+        """Images in a full scoring call, by their size and the device; see `recondite.detectors.batches.full_batch`.
 
         Kernels differ in the last bits between batch sizes, so fewer images are padded to a full batch, or to a smaller
         one that has been seen to give the same bits: that is how a lone image gets the very score it gets among others.

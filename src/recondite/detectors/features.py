@@ -19,16 +19,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from recondite.backbones import Backbone, Units, load_weights
-from recondite.batches import full_batch
+from recondite.data.spool import Rows
 from recondite.detectors.base import Detector, Measured
+from recondite.detectors.batches import full_batch
+from recondite.distributed import added_up, own
 from recondite.errors import InputError
-from recondite.nets import evaluating
+from recondite.networks.autoencoders import evaluating
+from recondite.networks.backbones import Backbone, Units, load_weights
 from recondite.options import CHECKED, PoolingOptions, TrainingOptions
-from recondite.processes import added_up, own
 from recondite.progress import progress
-from recondite.spool import Rows
-from recondite.training import History
+from recondite.training.loop import History
 
 FeatureScore = Literal["reconstruction_error", "mahalanobis", "knn"]
 LARGEST_FEATURES = 8192

@@ -13,12 +13,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from recondite.data.spool import Rows
 from recondite.detectors.base import Detector, PixelScore, Prior
 from recondite.errors import InputError
 from recondite.options import CHECKED, PoolingOptions, TrainingOptions
 from recondite.progress import progress
-from recondite.spool import Rows
-from recondite.training import History
+from recondite.training.loop import History
 
 _BATCH_VALUES = 1 << 26
 

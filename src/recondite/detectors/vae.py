@@ -15,11 +15,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from recondite.detectors.base import Detector, Measured, PixelScore, Prior
+from recondite.distributed import normal
 from recondite.errors import InputError
-from recondite.nets import NetworkName, check_network, make_network, start_by_he
+from recondite.networks.autoencoders import NetworkName, check_network, make_network, start_by_he
 from recondite.options import CHECKED, PoolingOptions, PrecisionOptions
-from recondite.processes import normal
-from recondite.training import Update
+from recondite.training.loop import Update
 
 _LARGEST_LOG_VARIANCE = 20.0
 _SMALLEST_LOG_SIGMA = -6.0

@@ -14,18 +14,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import recondite
 from recondite.errors import ArtifactError, InputError, ReconditeError
-from recondite.service.api import Options, answer_predict, api
-from recondite.service.context import Service
-from recondite.service.counters import Counters
-from recondite.service.express import Express
-from recondite.service.gate import LOG, Gate, Tokens, problem
-from recondite.service.judging import Judge
-from recondite.service.refusals import Failed, Refused, Unusable
-from recondite.service.screens import Shelf
+from recondite.service.engine.drift import Watch
+from recondite.service.engine.judging import Judge
+from recondite.service.engine.registry import Shelf
+from recondite.service.engine.store import Store
+from recondite.service.errors import Failed, Refused, Unusable
+from recondite.service.metrics import Counters
+from recondite.service.routes.fast_path import Express
+from recondite.service.routes.middleware import LOG, Gate, Tokens, problem
+from recondite.service.routes.state import Service
+from recondite.service.routes.v1 import Options, answer_predict, api
+from recondite.service.routes.v2 import v2
 from recondite.service.settings import Settings
-from recondite.service.store import Store
-from recondite.service.v2 import v2
-from recondite.service.watch import Watch
 
 _DESCRIPTION = (
     "Judges images at a false-alarm rate you choose. Every verdict is written down before it is given, as an event "

@@ -10,7 +10,7 @@ from typing import Any, Self
 import httpx
 
 from recondite.errors import ReconditeError
-from recondite.service.wire import Answer, EventOut, Events, ScreenOut
+from recondite.service.schemas import Answer, EventOut, Events, ScreenOut
 
 _TRY_AGAIN = (429, 502, 503, 504)
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from recondite.errors import InputError
 from recondite.service.app import create_app
-from recondite.service.gate import LOG, log_to_stderr
+from recondite.service.routes.middleware import LOG, log_to_stderr
 from recondite.service.settings import Settings
 
 _LONGEST_DRAIN = 60

@@ -45,7 +45,7 @@ class Settings:
     """Everything a service is made with but its address.
 
     Args:
-        screens: folders, or NAME=FOLDER; see `recondite.service.screens`.
+        screens: folders, or NAME=FOLDER; see `recondite.service.engine.registry`.
         store: database of events, an URL of SQLAlchemy: sqlite:///events.db or postgresql://user@host/name.
         tokens: any of which lets a client in; empty lets everybody in.
         keep: which images are kept beside their events.

@@ -9,20 +9,20 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from recondite.datasets import nameless, open_images
+from recondite.data.datasets import nameless, open_images
+from recondite.data.images import Floats
 from recondite.detectors import Detector
 from recondite.errors import InputError
-from recondite.evidence import ERROR
-from recondite.image_plots import plot_picture_rows
-from recondite.images import Floats
-from recondite.maps import ssim_error
 from recondite.perturbations import masked
 from recondite.progress import progress as show
-from recondite.screen import Screen
+from recondite.reports.image_figures import plot_picture_rows
+from recondite.reports.page import StudyPage
+from recondite.screen.evidence import ERROR
+from recondite.screen.screen import Screen
+from recondite.statistics.error_maps import ssim_error
+from recondite.studies.figures import plot_lines
 from recondite.studies.output import some_images, unreadable, write_study
-from recondite.studies.page import StudyPage
 from recondite.studies.unfinished import Unfinished
-from recondite.study_plots import plot_lines
 
 NOISE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 _SHOWN = 8

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.artifacts import read_folder, write_folder
+from recondite.data.artifacts import read_folder, write_folder
+from recondite.data.images import Floats
+from recondite.data.pictures import colours
 from recondite.detectors import Detector
-from recondite.embedding import FEWEST, Map, make_map
 from recondite.errors import ArtifactError, InputError
-from recondite.images import Floats
-from recondite.levels import fingerprint
-from recondite.pictures import colours
 from recondite.progress import progress as show
-from recondite.screen import Screen
+from recondite.reports.page import StudyPage
+from recondite.screen.screen import Screen
+from recondite.screen.thresholds import fingerprint
+from recondite.statistics.embedding import FEWEST, Map, make_map
+from recondite.studies.figures import plot_map
 from recondite.studies.output import some_images, unreadable, write_study
-from recondite.studies.page import StudyPage
 from recondite.studies.unfinished import Unfinished
-from recondite.study_plots import plot_map
 
 FOLDER = "map"
 _KIND, _SCHEMA, _FILE = "recondite map", 1, "map.safetensors"
@@ -38,7 +38,7 @@ class LatentMap:
         map: latents as vectors, and their points.
         ids: of N images.
         labels: of N images.
-        detector: fingerprint of the detector whose latents these are; see `recondite.levels.fingerprint`.
+        detector: fingerprint of the detector whose latents these are; see `recondite.screen.thresholds.fingerprint`.
     """
 
     map: Map

@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from recondite.datasets import guess_shape, nameless, open_images
+from recondite.data.datasets import guess_shape, nameless, open_images
+from recondite.data.images import Preprocessing
+from recondite.data.spool import Rows, Spool, read_all, split
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
-from recondite.image_plots import plot_picture_rows
-from recondite.images import Preprocessing
 from recondite.options import TrainingOptions, make_options, options_to_json
-from recondite.plots import plot_history
-from recondite.spool import Rows, Spool, read_all, split
+from recondite.reports.figures import plot_history
+from recondite.reports.image_figures import plot_picture_rows
+from recondite.reports.page import StudyPage
+from recondite.studies.figures import plot_lines
 from recondite.studies.output import write_study
-from recondite.studies.page import StudyPage
 from recondite.studies.unfinished import Unfinished
-from recondite.study_plots import plot_lines
 
 _SHOWN = 8
 _HELD_OUT = 0.2

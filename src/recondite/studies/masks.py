@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recondite.datasets import nameless
+from recondite.data.datasets import nameless
+from recondite.data.images import Floats
 from recondite.errors import InputError
-from recondite.evidence import ERROR
-from recondite.image_plots import plot_feature_scores
-from recondite.images import Floats
 from recondite.perturbations import MaskKind, masked
-from recondite.pooling import instance_scores
-from recondite.scores import Scores
-from recondite.screen import Screen
+from recondite.reports.image_figures import plot_feature_scores
+from recondite.reports.page import StudyPage
+from recondite.screen.evidence import ERROR
+from recondite.screen.screen import Screen
+from recondite.statistics.pooling import instance_scores
+from recondite.statistics.scores import Scores
+from recondite.studies.figures import plot_against_mask_size, plot_lines
 from recondite.studies.output import Chunk, flagged, score_stream, some_images, unreadable, write_study
-from recondite.studies.page import StudyPage
 from recondite.studies.unfinished import Unfinished
-from recondite.study_plots import plot_against_mask_size, plot_lines
 
 SIZES = tuple(range(2, 21, 2))
 SHARES = (20.0, 40.0, 60.0, 80.0, 100.0)

@@ -9,17 +9,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from recondite.datasets import nameless, open_images, read_batches
+from recondite.data.datasets import nameless, open_images, read_batches
+from recondite.data.files import atomic_file
+from recondite.data.images import Floats
+from recondite.data.tables import write_table
 from recondite.detectors import Detector
 from recondite.errors import InputError
-from recondite.files import atomic_file
-from recondite.images import Floats
 from recondite.progress import progress as show
-from recondite.scores import Scores
-from recondite.screen import Screen
-from recondite.studies.page import StudyPage
+from recondite.reports.page import StudyPage
+from recondite.screen.screen import Screen
+from recondite.statistics.scores import Scores
 from recondite.studies.unfinished import Unfinished
-from recondite.tables import write_table
 
 Chunk = tuple[int, Callable[[], Floats]]
 """How many images, and what makes them (n, C, H, W)."""

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.datasets import nameless
+from recondite.data.datasets import nameless
+from recondite.data.images import Floats
 from recondite.errors import InputError
-from recondite.evidence import ERROR
-from recondite.image_plots import plot_feature_scores
-from recondite.images import Floats
-from recondite.metrics import auroc, per_region_overlap, pixel_auroc
 from recondite.perturbations import CORRUPTIONS, DEFECTS, SEVERITIES, corrupted, defective
-from recondite.plots import plot_aurocs
-from recondite.screen import Screen
+from recondite.reports.figures import plot_aurocs
+from recondite.reports.image_figures import plot_feature_scores
+from recondite.reports.page import StudyPage
+from recondite.screen.evidence import ERROR
+from recondite.screen.screen import Screen
+from recondite.statistics.metrics import auroc, per_region_overlap, pixel_auroc
+from recondite.studies.figures import plot_lines
 from recondite.studies.output import Chunk, flagged, score_stream, some_images, unreadable, write_study
-from recondite.studies.page import StudyPage
 from recondite.studies.unfinished import Unfinished
-from recondite.study_plots import plot_lines
 
 _AT_ONCE = 32
 _SHOWN = 2

@@ -8,25 +8,32 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from recondite.calibration import threshold_rules
-from recondite.datasets import ImageSet, open_images
+from recondite.data.datasets import ImageSet, open_images
 from recondite.errors import InputError
-from recondite.evidence import ERROR
-from recondite.metrics import auroc, average_precision, precision_recall_points, rate, risk_coverage_points, roc_points
-from recondite.plots import plot_roc
-from recondite.scores import Verdicts
-from recondite.screen import Screen
-from recondite.studies.output import flagged, write_study
-from recondite.studies.page import StudyPage
-from recondite.studies.unfinished import Unfinished
-from recondite.study_plots import (
+from recondite.reports.figures import plot_roc
+from recondite.reports.page import StudyPage
+from recondite.screen.evidence import ERROR
+from recondite.screen.screen import Screen
+from recondite.screen.sweep import journalled
+from recondite.statistics.calibration import threshold_rules
+from recondite.statistics.metrics import (
+    auroc,
+    average_precision,
+    precision_recall_points,
+    rate,
+    risk_coverage_points,
+    roc_points,
+)
+from recondite.statistics.scores import Verdicts
+from recondite.studies.figures import (
     plot_distribution,
     plot_instance_scores,
     plot_precision_recall,
     plot_reliability,
     plot_risk_coverage,
 )
-from recondite.sweep import journalled
+from recondite.studies.output import flagged, write_study
+from recondite.studies.unfinished import Unfinished
 
 _ALPHAS = np.concatenate([np.linspace(0.005, 0.05, 10), np.linspace(0.06, 0.3, 25)])
 _DRAWN = 1000

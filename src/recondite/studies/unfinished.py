@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.artifacts import read_tensors, write_tensors
+from recondite.data.artifacts import read_tensors, write_tensors
+from recondite.data.files import atomic_file
 from recondite.errors import ArtifactError
-from recondite.files import atomic_file
 
 FOLDER = ".unfinished"
 _KNOWN = "known.json"

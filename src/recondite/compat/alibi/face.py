@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite import __version__
-from recondite.calibration import Calibrator, percentile_threshold
 from recondite.compat.alibi.images import Layout, channels_first
 from recondite.detectors import Detector, build
 from recondite.errors import InputError, NotCalibratedError, NotFittedError
-from recondite.screen import Screen
+from recondite.screen.screen import Screen
+from recondite.statistics.calibration import Calibrator, percentile_threshold
 
 Level = Literal["instance", "feature"]
 _WHOLE_SET = int(1e10)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.data.images import SMALLEST_SIDE, as_array
 from recondite.errors import InputError
-from recondite.images import SMALLEST_SIDE, as_array
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.compat.alibi.images import channels_first
+from recondite.data.pictures import colours
 from recondite.errors import InputError
-from recondite.pictures import colours
-from recondite.plots import HEAT_MAP
-from recondite.study_plots import plot_instance_scores
+from recondite.reports.figures import HEAT_MAP
+from recondite.studies.figures import plot_instance_scores
 
 
 def plot_instance_score(

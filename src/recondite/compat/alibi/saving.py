@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recondite.artifacts import holds_manifest, read_folder, write_folder
 from recondite.compat.alibi.detectors import OutlierAE, OutlierVAE
 from recondite.compat.alibi.networks import describe, rebuild
+from recondite.data.artifacts import holds_manifest, read_folder, write_folder
+from recondite.data.hub import is_address
+from recondite.data.images import Preprocessing
 from recondite.detectors import Detector, build
 from recondite.errors import ArtifactError, InputError
-from recondite.evidence import ERROR
-from recondite.hub import is_address
-from recondite.images import Preprocessing
 from recondite.options import options_to_json
-from recondite.ready import READY
-from recondite.screen import load
+from recondite.screen.evidence import ERROR
+from recondite.screen.ready import READY
+from recondite.screen.screen import load
 
 KIND, SCHEMA = "recondite detector of the alibi-detect face", 1
 _WEIGHTS = "detector.safetensors"

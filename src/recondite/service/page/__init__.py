@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Form
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from recondite.service.context import Service
-from recondite.service.gate import COOKIE, Tokens
+from recondite.service.routes.middleware import COOKIE, Tokens
+from recondite.service.routes.state import Service
 from recondite.service.settings import Settings
 
 _LOGIN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Recondite: sign in</title>

@@ -12,11 +12,11 @@ import numpy as np
 from nicegui import background_tasks, ui
 from numpy.typing import NDArray
 
+from recondite.data.pictures import colours, enlarged
 from recondite.errors import ReconditeError
-from recondite.pictures import colours, enlarged
-from recondite.service.context import Service
-from recondite.service.judging import Judged, Wish
-from recondite.service.screens import Served
+from recondite.service.engine.judging import Judged, Wish
+from recondite.service.engine.registry import Served
+from recondite.service.routes.state import Service
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 from nicegui import ui
 
-from recondite.service.charts import calibration_curve, reasons
-from recondite.service.judging import Sent, heat_map, reconstruction, why
+from recondite.service.engine.judging import Sent, heat_map, reconstruction, why
+from recondite.service.page.charts import calibration_curve, reasons
 from recondite.service.page.frame import (
     Seen,
     View,

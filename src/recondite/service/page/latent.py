@@ -10,13 +10,13 @@ import numpy as np
 from nicegui import ui
 from numpy.typing import NDArray
 
+from recondite.data.pictures import colours, data_url
 from recondite.detectors import Detector
-from recondite.embedding import FEWEST, Map, make_map
 from recondite.errors import InputError
-from recondite.pictures import colours, data_url
-from recondite.service.charts import ACCENT, SOFT, WARN, frame
+from recondite.service.engine.store import Filter
+from recondite.service.page.charts import ACCENT, SOFT, WARN, frame
 from recondite.service.page.frame import Area, View, empty, heading, html, told
-from recondite.service.store import Filter
+from recondite.statistics.embedding import FEWEST, Map, make_map
 
 _MOST, _FEWEST = 150, 3
 _WIDTH, _HEIGHT, _SIDE, _EDGE = 900.0, 520.0, 34.0, 30.0

@@ -7,9 +7,9 @@ from html import escape
 from nicegui import run, ui
 from sqlalchemy.exc import SQLAlchemyError
 
-from recondite.monitor import Monitor, Moved
-from recondite.service.charts import histogram
-from recondite.service.counters import RECENT
+from recondite.screen.monitor import Monitor, Moved
+from recondite.service.metrics import RECENT
+from recondite.service.page.charts import histogram
 from recondite.service.page.frame import Area, View, empty, heading, html, told
 from recondite.service.page.threshold import tiles_of
 

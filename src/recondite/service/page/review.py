@@ -8,10 +8,10 @@ from typing import Any
 
 from nicegui import background_tasks, ui
 
-from recondite.service.charts import reasons
+from recondite.service.engine.store import Filter
+from recondite.service.page.charts import reasons
 from recondite.service.page.frame import Area, View, chip, empty, heading, html, row_button, told
-from recondite.service.reviewing import picture_of, statistics_of
-from recondite.service.store import Filter
+from recondite.service.routes.reviewing import picture_of, statistics_of
 
 _VERDICTS = {"flagged": "flagged", "": "all", "outlier": "outlier", "invalid": "invalid", "inlier": "inlier"}
 _LABELS = {"none": "not labelled", "": "all", "inlier": "inlier", "outlier": "outlier", "skip": "skipped"}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from nicegui import ui
 
-from recondite.service.charts import histogram
+from recondite.service.page.charts import histogram
 from recondite.service.page.frame import View, empty, heading, html
 
 _MOST = 0.5

@@ -1,0 +1,265 @@
+"""`recondite study ...`: parse, make one call, print; the studies of a finished screen, and of linear methods."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from recondite.cli.console import print_table
+from recondite.errors import InputError
+
+if TYPE_CHECKING:
+    from recondite.screen.screen import Screen
+
+_SOURCE = "folder, file, glob, .npy, .npz or data set."
+
+Judge = Annotated[str, Parameter(help="Folder that `recondite fit` wrote, a ready screen, or hf://ORG/NAME.")]
+Images = Annotated[str, Parameter(help=f"Normal images: {_SOURCE}")]
+Output = Annotated[Path, Parameter(alias="-o", help="Folder for table.csv, figures and study.html.")]
+Count = Annotated[int, Parameter(help="Images, at most.")]
+Score = Annotated[str, Parameter(help="error, evidence, auto or a statistic.")]
+Seed = Annotated[int, Parameter(help="Of all draws.")]
+Sizes = Annotated[str, Parameter(help="Sides of the masks in pixels, joined by commas.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """What the studies under masks share; `recondite.perturbations.masked` makes them."""
+
+    masks: Annotated[int, Parameter(help="Masked copies of each image for each size.")] = 20
+    kind: Annotated[
+        Literal["normal", "uniform", "zero", "constant", "patch"], Parameter(help="What the masks hold.")
+    ] = "normal"
+    add: Annotated[bool, Parameter(negative="", help="Add noise to the pixels instead of replacing them.")] = False
+    seed: Seed = 0
+
+
+Masked = Annotated[Masks, Parameter(name="*")]
+_MASKS = Masks()
+_TEN_SIZES = "2,4,6,8,10,12,14,16,18,20"
+
+
+def add_studies(studies: App) -> None:
+    """Add the commands of this file to the command `study`."""
+    for command in (
+        *(mask_size, severity, features, microscope, defects),
+        *(interpolation, denoising, latent_map, thresholds, linear),
+    ):
+        studies.command(command)
+
+
+def mask_size(
+    screen: Judge,
+    images: Images,
+    /,
+    *,
+    output: Output,
+    sizes: Sizes = _TEN_SIZES,
+    count: Count = 50,
+    score: Score = "error",
+    masks: Masked = _MASKS,
+) -> None:
+    """Measure the score of a screen against the size of a mask."""
+    from recondite.studies.masks import mask_size_study
+
+    chosen = {"sizes": _numbers("--sizes", sizes, int), "count": count, "score": score, **asdict(masks)}
+    rows = mask_size_study(_load(screen), images, output, progress=True, **chosen)
+    _print(rows, "score against mask size", output)
+
+
+def severity(
+    screen: Judge,
+    images: Images,
+    /,
+    *,
+    output: Output,
+    corruptions: Annotated[
+        str | None, Parameter(help="Such as gaussian-blur,jpeg, joined by commas; all by default.")
+    ] = None,
+    count: Count = 200,
+    score: Score = "error",
+    seed: Seed = 0,
+) -> None:
+    """Measure the score of a screen against corruptions at five severities."""
+    from recondite.studies.severity import severity_study
+
+    names = None if corruptions is None else corruptions.split(",")
+    rows = severity_study(
+        _load(screen), images, output, corruptions=names, count=count, score=score, seed=seed, progress=True
+    )
+    _print([row for row in rows if row["severity"] in (1, 5)], "score against corruption, severities 1 and 5", output)
+
+
+def features(
+    screen: Judge,
+    images: Images,
+    /,
+    *,
+    output: Output,
+    sizes: Sizes = _TEN_SIZES,
+    shares: Annotated[
+        str, Parameter(help="Per cent of the worst values that a score is the mean of, joined by commas.")
+    ] = "20,40,60,80,100",
+    count: Count = 50,
+    masks: Masked = _MASKS,
+) -> None:
+    """Measure scores of only the worst values against the size of a mask."""
+    from recondite.studies.masks import feature_share_study
+
+    chosen = {"sizes": _numbers("--sizes", sizes, int), "shares": _numbers("--shares", shares, float), **asdict(masks)}
+    rows = feature_share_study(_load(screen), images, output, count=count, progress=True, **chosen)
+    _print(rows, "mean score of the worst values", output)
+
+
+def microscope(
+    screen: Judge,
+    image: Annotated[str, Parameter(help="An image; of a folder or data set, one is chosen at random.")],
+    /,
+    *,
+    output: Output,
+    sizes: Sizes = "4,8,12,16",
+    masks: Masked = _MASKS,
+) -> None:
+    """Look at one image under masks: what is rebuilt and how each channel scores."""
+    from recondite.studies.masks import microscope_study
+
+    chosen = {"sizes": _numbers("--sizes", sizes, int), **asdict(masks)}
+    rows = microscope_study(_load(screen), image, output, progress=True, **chosen)
+    _print(rows, "one image", output)
+
+
+def defects(screen: Judge, images: Images, /, *, output: Output, count: Count = 200, seed: Seed = 0) -> None:
+    """Measure how well small made-up defects are told and found."""
+    from recondite.studies.severity import defects_study
+
+    rows = defects_study(_load(screen), images, output, count=count, seed=seed, progress=True)
+    _print(rows, "small defects", output)
+
+
+def interpolation(
+    screen: Judge,
+    images: Annotated[str, Parameter(help="Folder, glob, .npy, .npz or data set with the two images.")],
+    /,
+    *,
+    output: Output,
+    first: Annotated[str | None, Parameter(help="Id of the first image; at random by default.")] = None,
+    second: Annotated[str | None, Parameter(help="Id of the second; by default one with another label.")] = None,
+    steps: Annotated[int, Parameter(help="Images to decode.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Walk from one image to another through the latent space."""
+    from recondite.studies.latent import interpolation_study
+
+    rows = interpolation_study(_load(screen), images, output, first=first, second=second, steps=steps, seed=seed)
+    _print(rows, "between two images", output)
+
+
+def denoising(
+    screen: Judge,
+    images: Images,
+    /,
+    *,
+    output: Output,
+    levels: Annotated[
+        str, Parameter(help="Standard deviations of the noise, joined by commas.")
+    ] = "0.05,0.1,0.2,0.3,0.4,0.5",
+    count: Count = 200,
+    seed: Seed = 0,
+) -> None:
+    """Add Gaussian noise to images, rebuild them, and measure error, PSNR and SSIM before and after."""
+    from recondite.studies.latent import denoising_study
+
+    noise = _numbers("--levels", levels, float)
+    rows = denoising_study(_load(screen), images, output, levels=noise, count=count, seed=seed, progress=True)
+    _print(rows, "out of noise", output)
+
+
+def latent_map(
+    screen: Judge,
+    images: Images,
+    /,
+    *,
+    output: Output,
+    into: Annotated[
+        Path | None,
+        Parameter(help="Draw no new map: place the images into this one, the folder map of an earlier run."),
+    ] = None,
+    count: Count = 10_000,
+    new: Annotated[str | None, Parameter(help="Further images, placed into the finished map.")] = None,
+    new_count: Annotated[int, Parameter(help="Of these, at most.")] = 500,
+    thumbnails: Annotated[bool, Parameter(help="Draw some images at their places.")] = True,
+    seed: Seed = 0,
+) -> None:
+    """Draw the latents of images as a map (t-SNE), coloured by label, and keep it for images to come."""
+    from recondite.studies.latent_map import latent_map_study, placing_study
+
+    chosen: dict[str, Any] = {"count": count, "thumbnails": thumbnails, "seed": seed, "progress": True}
+    if into is None:
+        rows = latent_map_study(_load(screen), images, output, new=new, new_count=new_count, **chosen)
+        print(f"map:   {output / 'map'}")
+    elif new is not None:
+        raise InputError("expected --new or --into, not both: with --into, IMAGES are the new ones")
+    else:
+        rows = placing_study(_load(screen), images, output, into=into, **chosen)
+    print(f"{len(rows):,} images\ntable: {output / 'table.csv'}\npage:  {output / 'study.html'}")
+
+
+def thresholds(
+    screen: Judge,
+    images: Annotated[str, Parameter(help=f"Normal images that it has not seen: {_SOURCE}")],
+    /,
+    *,
+    output: Output,
+    outliers: Annotated[str | None, Parameter(help="Images that do not belong.")] = None,
+    score: Score = "error",
+) -> None:
+    """Compare threshold rules on fresh images, and draw the losses with all of them."""
+    from recondite.studies.thresholds import thresholds_study
+
+    rows = thresholds_study(_load(screen), images, output, outliers=outliers, score=score, progress=True)
+    _print(rows, "threshold rules", output)
+
+
+def linear(
+    images: Annotated[str, Parameter(help=f"Normal images, a fifth is held out: {_SOURCE}")],
+    /,
+    *,
+    output: Output,
+    latent_size: Annotated[int, Parameter(help="Of all three.")] = 20,
+    epochs: Annotated[int, Parameter(help="Of both autoencoders.")] = 20,
+    batch_size: Annotated[int, Parameter(help="Of both autoencoders.")] = 128,
+    learning_rate: Annotated[float, Parameter(help="Of both autoencoders.")] = 2e-3,
+    seed: Seed = 0,
+) -> None:
+    """Compare PCA, a linear autoencoder and a convolutional one at equal latent size."""
+    from recondite.studies.linear import linear_study
+
+    training: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    rows = linear_study(images, output, latent_size=latent_size, progress=True, **training)
+    _print(rows, "linear and not", output)
+
+
+def _load(name: str) -> "Screen":
+    from recondite.screen.screen import load
+
+    return load(name)
+
+
+def _numbers(flag: str, text: str, kind: type[Any]) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"expected {flag} as numbers joined by commas; got {text!r}") from None
+
+
+def _print(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> None:
+    cells = [tuple(f"{v:.5g}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
+    print_table([tuple(name.replace("_", " ") for name in rows[0]), *cells], title=title, header=True)
+    print(f"\ntable: {output / 'table.csv'}\npage:  {output / 'study.html'}")

@@ -1,0 +1,1 @@
+"""Fits and sweeps on a Ray cluster."""

@@ -1,0 +1,1 @@
+"""Images, data sets, files, tables and artifacts: in and out."""

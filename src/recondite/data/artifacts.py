@@ -1,0 +1,152 @@
+"""Folders and files of numbers that can be checked: manifest.json beside safetensors, never pickle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from recondite.data.files import atomic_file, atomic_folder, existing_folder, sha256_of_file
+from recondite.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 32 << 20
+LARGEST_FILE = 8 << 30
+
+Tensors = dict[str, NDArray[Any]]
+
+
+def write_folder(
+    path: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Tensors], others: Mapping[str, str | bytes]
+) -> None:
+    """Write a folder of one manifest, safetensors and other files; a crash leaves the old folder whole.
+
+    Args:
+        path: the folder, replaced if it holds a manifest.
+        manifest: JSON values; "files" (SHA-256 and bytes of each file) and "digest" (SHA-256 of the rest) are added.
+        tensors: file name -> name -> array.
+        others: file name -> text or bytes; checked on reading, but not read.
+
+    Raises:
+        ArtifactError: `path` is something that is not such a folder.
+    """
+    check_target(path)
+    with atomic_folder(path) as folder:
+        for name, arrays in tensors.items():
+            save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, folder / name)
+        for name, content in others.items():
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        files = {
+            file.name: {"sha256": sha256_of_file(file), "bytes": file.stat().st_size}
+            for file in sorted(folder.iterdir())
+        }
+        whole = {**manifest, "files": files}
+        whole["digest"] = _digest(whole)
+        text = json.dumps(whole, indent=1, allow_nan=False)
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def check_target(path: Path) -> None:
+    """Raise ArtifactError if writing here would destroy something that is not a screen."""
+    if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
+        raise ArtifactError(f"{path} exists and is not a screen; it is left alone")
+
+
+def holds_manifest(path: Path) -> bool:
+    """Return whether a folder, or what a crash left of it, has a manifest."""
+    return (existing_folder(path) / MANIFEST).is_file()
+
+
+def read_manifest(path: Path, schema: int, *kinds: str) -> dict[str, Any]:
+    """Read the manifest in a folder and check it; its files are not looked at.
+
+    Raises:
+        ArtifactError: missing, altered, of another kind or schema, absurdly large, or naming files outside the folder.
+    """
+    manifest = _read_manifest(path / MANIFEST)
+    if manifest.get("kind") not in kinds:
+        raise ArtifactError(f"{path} holds {manifest.get('kind')!r}; expected {' or '.join(map(repr, kinds))}")
+    if manifest.get("schema") != schema:
+        raise ArtifactError(f"{path} has schema {manifest.get('schema')!r}; this version reads {schema}")
+    if manifest.get("digest") != _digest(manifest):
+        raise ArtifactError(f"{path / MANIFEST} was altered after it was written: its digest does not match")
+    for name in manifest["files"]:
+        if name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name:
+            raise ArtifactError(f"{path / MANIFEST} names a file outside its folder: {name!r}")
+    return manifest
+
+
+def read_folder(path: Path, schema: int, *kinds: str) -> tuple[dict[str, Any], dict[str, Tensors]]:
+    """Read and check what `write_folder` wrote.
+
+    Returns:
+        The manifest, and file name -> name -> array for its safetensors.
+
+    Raises:
+        ArtifactError: missing, truncated, altered, of another kind or schema, absurdly large, or naming files outside.
+    """
+    path = existing_folder(path)
+    manifest = read_manifest(path, schema, *kinds)
+    tensors = {}
+    for name, facts in manifest["files"].items():
+        file = path / name
+        if file.is_symlink():
+            raise ArtifactError(f"{path / MANIFEST} names a file outside its folder: {name!r}")
+        if not file.is_file():
+            raise ArtifactError(f"{file} is missing")
+        if file.stat().st_size != facts["bytes"] or file.stat().st_size > LARGEST_FILE:
+            raise ArtifactError(f"{file} has {file.stat().st_size:,} bytes; the manifest says {facts['bytes']:,}")
+        if sha256_of_file(file) != facts["sha256"]:
+            raise ArtifactError(f"{file} was altered or damaged: its SHA-256 does not match the manifest")
+        if file.suffix == ".safetensors":
+            tensors[name] = read_tensors(file)[0]
+    return manifest, tensors
+
+
+def write_tensors(path: Path, tensors: Tensors, facts: Mapping[str, Any]) -> None:
+    """Write one safetensors file with JSON facts in its header, atomically."""
+    with atomic_file(path) as temporary:
+        arrays = {key: np.asarray(array, order="C") for key, array in tensors.items()}
+        save_file(arrays, temporary, metadata={"facts": json.dumps(facts)})
+
+
+def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read a safetensors file and the facts in its header ({} where there are none).
+
+    Raises:
+        ArtifactError: it is missing, truncated or malformed.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata.get("facts", "{}"))  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_MANIFEST:
+            raise ArtifactError(f"{path} has {size:,} bytes; a manifest has at most {LARGEST_MANIFEST:,}")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is not a readable manifest: {error}") from error
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or not all(
+        isinstance(facts, dict) and isinstance(facts.get("sha256"), str) and isinstance(facts.get("bytes"), int)
+        for facts in files.values()
+    ):
+        raise ArtifactError(f"{path} is not a manifest: expected an object that lists its files")
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

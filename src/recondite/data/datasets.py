@@ -1,0 +1,423 @@
+"""Folders, files, arrays, streams and named data sets as one thing: images with stable ids, read in bounded memory."""
+
+import glob
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from recondite.data import catalog
+from recondite.data.images import (
+    IMAGE_SUFFIXES,
+    SMALLEST_SIDE,
+    Floats,
+    Preprocessing,
+    as_array,
+    channel_axis,
+    decode,
+)
+from recondite.data.remote import StoredFile, is_url, list_files
+from recondite.errors import InputError
+
+Role = Literal["fit", "predict", "inliers", "outliers"]
+_READERS = min(4, os.cpu_count() or 1)
+_LONG = 1e-3
+"""Seconds; images that take longer to read have several threads, which for others only wait for Python's lock."""
+_LOOKED_AT = 50
+_LARGEST_ARCHIVE = 16 << 30
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images that can be walked through, each with an id, and a label where the source has one.
+
+    Args:
+        items: something indexable, or an iterable that is walked through once (a stream); each is an image, or a pair
+            of an image and its label.
+        ids: a name for each item; None for a stream.
+        labels: a label for each item, in place of those in pairs.
+        parallel: whether reading an image is worth a thread (files) or not (arrays).
+    """
+
+    items: Any
+    ids: Sequence[str] | None = None
+    labels: Sequence[str] | None = None
+    parallel: bool = False
+
+    @property
+    def size(self) -> int | None:
+        """The number of images; None for a stream."""
+        return len(self.ids) if self.ids is not None else None
+
+    def entries(self, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, Any, str]]:
+        """Yield (id, source, label) in order, leaving out the ids in `skip` without reading them."""
+        if self.ids is None:
+            yield from _walk_stream(self.items, skip)
+            return
+        for index, name in enumerate(self.ids):
+            if name not in skip:
+                yield name, *self.entry(index)
+
+    def label(self, index: int) -> str:
+        """Return the label of one image; an image need not be read where labels stand apart. Not for streams."""
+        return self.labels[index] if self.labels is not None else _image_and_label(self.items[index])[1]
+
+    def entry(self, index: int) -> tuple[Any, str]:
+        """Return (source, label) of one image. Not for streams."""
+        item, label = _image_and_label(self.items[index])
+        return item, self.labels[index] if self.labels is not None else label
+
+    def labelled(self, label: str) -> "ImageSet":
+        """Return the same images, all with one label. Not for streams."""
+        assert self.ids is not None
+        return replace(self, labels=[label] * len(self.ids))
+
+    def select(self, indices: Iterable[int]) -> "ImageSet":
+        """Return the images at `indices`, in that order. Not for streams."""
+        chosen = list(indices)
+        assert self.ids is not None
+        return ImageSet(
+            items=[self.items[i] for i in chosen],
+            ids=[self.ids[i] for i in chosen],
+            labels=[self.labels[i] for i in chosen] if self.labels is not None else None,
+            parallel=self.parallel,
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images in order, read; a bad one keeps its place in `ids` and `errors` but has no row in `pixels`.
+
+    Args:
+        pixels: float32 (number of good images, *shape).
+        errors: why each image could not be read; None for a good one.
+    """
+
+    ids: list[str]
+    labels: list[str]
+    pixels: Floats
+    errors: list[str | None]
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        return np.array([error is None for error in self.errors], dtype=bool)
+
+
+def nameless(pixels: Floats) -> Batch:
+    """Return rows as a batch of readable images without names."""
+    return Batch([""] * len(pixels), [""] * len(pixels), pixels, [None] * len(pixels))
+
+
+def open_images(source: object, *, role: Role = "predict", shape: tuple[int, ...] | None = None) -> ImageSet:
+    """Open whatever holds images. Nothing is decoded yet.
+
+    Args:
+        source: a folder (recursive; sub-folders are labels; the MVTec layout is recognised), a file, a glob, the
+            address of a folder or file in a store ("s3://BUCKET/FOLDER"), .npy or .npz, the name of a data set such as
+            "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
+            a PIL image, bytes, a list of these, a torch data set, or an iterable.
+        role: which part of an MVTec-style folder is meant: "fit" is train/good, "predict" all of test, "inliers"
+            test/good, "outliers" the rest of test.
+        shape: the shape a detector expects, where it is known; it settles what an array of three axes is.
+
+    Raises:
+        InputError: there is no such source, or it holds no images.
+    """
+    if isinstance(source, ImageSet):
+        return source
+    images = _open(source, role, shape)
+    if images.size == 0:
+        raise InputError(f"no images in {_describe(source)}")
+    return images
+
+
+def same_everywhere(source: object) -> object:
+    """Return a source that `open_images` opens in a process that runs in another folder: paths become whole."""
+    if isinstance(source, Path) or (isinstance(source, str) and (Path(source).exists() or not catalog.is_name(source))):
+        return os.path.abspath(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
+    if isinstance(source, list) and source and all(isinstance(one, str | Path) for one in source):
+        return [same_everywhere(one) for one in source]
+    return source
+
+
+def read_batches(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    skip: frozenset[str] = frozenset(),
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """Read images in order, `batch_size` at a time, a few batches ahead; files are decoded in other threads.
+
+    How many threads depends on how long the first batch takes.
+
+    Args:
+        images: to read.
+        preprocessing: of each.
+        batch_size: of a batch; the last one may be smaller.
+        skip: ids to leave out.
+        share: (rank, world) to read only the batches rank, rank + world, rank + 2 world, ...
+    """
+    entries = images.entries(skip)
+    rank, world = share
+    chunks = islice(iter(lambda: list(islice(entries, batch_size)), []), rank, None, world)
+    if not images.parallel:
+        yield from (_read(chunk, preprocessing) for chunk in chunks)
+        return
+    first = next(chunks, None)
+    if first is None:
+        return
+    started, done = time.monotonic(), Future[Batch]()
+    done.set_result(_read(first, preprocessing))
+    readers = _READERS if time.monotonic() - started > _LONG * len(first) else 1
+    with ThreadPoolExecutor(readers) as pool:
+        ahead = deque([done])
+        for chunk in chunks:
+            ahead.append(pool.submit(_read, chunk, preprocessing))
+            if len(ahead) > 2 * readers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[tuple[int, ...], ImageSet]:
+    """Return the shape a detector of these images should have, and the images (a stream is put together again).
+
+    Grey if the first 50 readable images are all grey, else colour. Without `image_size`, the size of the first readable
+    image if it lies within 8 to 64 pixels a side, else 64 x 64.
+
+    Raises:
+        InputError: none of them can be read.
+    """
+    if images.ids is None:
+        rest = iter(images.items)
+        head = list(islice(rest, _LOOKED_AT))
+        images, looked_at = ImageSet(chain(head, rest)), ImageSet(head)
+    else:
+        looked_at = images
+    size: tuple[int, ...] | None = None
+    channels = 0
+    problem = "there are none"
+    for name, item, _ in islice(looked_at.entries(), _LOOKED_AT):
+        if getattr(item, "ndim", None) == 1:
+            return tuple(item.shape), images
+        try:
+            planes = decode(item).planes
+            channels = max(channels, len(planes))
+            size = size or planes.shape[1:]
+        except InputError as error:
+            problem = f"{name}: {error}"
+    if size is None:
+        raise InputError(f"none of the first {_LOOKED_AT} images can be read; the last: {problem}")
+    small = all(SMALLEST_SIDE <= side <= 64 for side in size)
+    return (channels, *(image_size or (size if small else (64, 64)))), images
+
+
+def _read(chunk: list[tuple[str, Any, str]], preprocessing: Preprocessing) -> Batch:
+    names, labels = [name for name, _, _ in chunk], [label for _, _, label in chunk]
+    together = preprocessing.together([item for _, item, _ in chunk])
+    if together is not None:
+        return Batch(names, labels, together, [None] * len(chunk))
+    pixels: list[Floats] = []
+    errors: list[str | None] = []
+    for _, item, _ in chunk:
+        try:
+            pixels.append(preprocessing(item))
+            errors.append(None)
+        except InputError as error:
+            errors.append(str(error))
+    stacked = np.stack(pixels) if pixels else np.empty((0, *preprocessing.shape), dtype=np.float32)
+    return Batch(names, labels, stacked, errors)
+
+
+def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
+    if isinstance(source, str | Path):
+        return _open_path(str(source), role, shape)
+    if isinstance(source, Image.Image | bytes | bytearray | memoryview):
+        return ImageSet([source], ids=["image"])
+    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+        return _open_array(as_array(source), shape)
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+        return _open_sequence(source)
+    if isinstance(source, Iterable):
+        return ImageSet(source)
+    raise InputError(f"expected images (a path, array, list, data set or iterable); got {type(source).__name__}")
+
+
+def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
+    if is_url(source):
+        return _open_url(source)
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
+    if path.is_dir():
+        return _open_folder(path, role)
+    if path.is_file():
+        if path.suffix.lower() in (".npy", ".npz"):
+            return _open_array(_load_arrays(path), shape)
+        return ImageSet([path], ids=[path.name], labels=[""], parallel=True)
+    if catalog.is_name(source):
+        return _open_named(source)
+    matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True)) if glob.has_magic(source) else []
+    if matches:
+        return _open_files([match for match in matches if match.is_file()])
+    raise InputError(f"no file, folder, glob or data set {source!r}; data sets: {', '.join(catalog.names())}")
+
+
+def _open_folder(root: Path, role: Role) -> ImageSet:
+    if not (root / "train" / "good").is_dir():
+        names = _image_names(root, root)
+        return _files(root, names, [_folder_label(name) for name in names])
+    defects = sorted(child for child in (root / "test").glob("*") if child.is_dir() and child.name != "good")
+    folders = {
+        "fit": [root / "train" / "good"],
+        "predict": [root / "test"],
+        "inliers": [root / "test" / "good"],
+        "outliers": defects,
+    }[role]
+    names = [name for folder in folders for name in _image_names(folder, root)]
+    return _files(root, names, [Path(name).parent.name for name in names])
+
+
+def _open_url(source: str) -> ImageSet:
+    found = [entry for entry in list_files(source) if _looks_like_image(entry[0]) and not entry[0].endswith(".npy")]
+    names = [name for name, _, _ in found]
+    items = [StoredFile(url, size) for _, url, size in found]
+    return ImageSet(items, names, [_folder_label(name) for name in names], parallel=True)
+
+
+def _image_names(folder: Path, root: Path) -> list[str]:
+    """Return the images under a folder, relative to root, sorted; links are followed, but not in circles."""
+    names: list[str] = []
+    seen = set()
+    for parent, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            images = [name for name in sorted(files) if _looks_like_image(name)]
+            names.extend((Path(parent) / name).relative_to(root).as_posix() for name in images)
+        seen.add(real)
+    return names
+
+
+def _cannot_list(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be listed: {error.strerror}")
+
+
+def _looks_like_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def _open_files(paths: Sequence[Path]) -> ImageSet:
+    """Open files named one by one; a file named twice, by whatever way round, is there once."""
+    whole = list(dict.fromkeys(os.path.abspath(path) for path in paths))
+    if not whole:
+        return ImageSet([], ids=[])
+    root = Path(os.path.commonpath([os.path.dirname(path) for path in whole]))
+    names = [Path(path).relative_to(root).as_posix() for path in whole]
+    return _files(root, names, [_folder_label(name) for name in names])
+
+
+def _files(root: Path, names: Sequence[str], labels: Sequence[str]) -> ImageSet:
+    return ImageSet(
+        _Files(root, names), [_printable(name) for name in names], [*map(_printable, labels)], parallel=True
+    )
+
+
+def _printable(name: str) -> str:
+    """Return a file's name as text that can be written anywhere; bytes that are no text become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _folder_label(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _open_named(source: str) -> ImageSet:
+    found = catalog.open_named(source)
+    names = [f"{source.partition(':')[0]}/{name}" for name in found.names]
+    is_folder = isinstance(found.items, Path)
+    items = _Files(found.items, found.names) if isinstance(found.items, Path) else found.items
+    return ImageSet(items, names, list(found.labels), parallel=is_folder)
+
+
+def _load_arrays(path: Path) -> NDArray[Any]:
+    try:
+        if path.suffix.lower() == ".npy":
+            return np.lib.format.open_memmap(path, mode="r")
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as loaded:
+            size = sum(member.file_size for member in loaded.zip.infolist())
+            if size > _LARGEST_ARCHIVE:
+                raise InputError(f"it unpacks to {size:,} bytes; the limit is {_LARGEST_ARCHIVE:,}")
+            for name in ("images", "x", "x_train", loaded.files[0] if loaded.files else ""):
+                if name in loaded.files:
+                    return np.asarray(loaded[name])
+    except Exception as error:  # a damaged archive can fail in zipfile, zlib or numpy alike
+        raise InputError(f"{path} is not a readable array file: {error}") from error
+    raise InputError(f"{path} holds no arrays")
+
+
+def _open_array(array: NDArray[Any], shape: tuple[int, ...] | None) -> ImageSet:
+    wants_vectors = shape is not None and len(shape) == 1
+    if array.ndim == 1 and wants_vectors:
+        array = array[None]
+    if array.ndim == 2 and shape is not None and not wants_vectors:
+        raise InputError(f"expected images; got an array {array.shape}: give one grey image as (1, H, W)")
+    if array.ndim == 3:
+        if array.shape[2] < SMALLEST_SIDE:
+            array = array[None]
+        elif shape is not None and shape[0] == array.shape[0] > 1:
+            raise InputError(f"{array.shape} may be one image or {array.shape[0]} grey ones: add an axis for the batch")
+    if array.ndim not in (2, 3, 4):
+        raise InputError(f"expected (N, H, W), (N, H, W, C), (N, C, H, W) or vectors (N, D); got {array.shape}")
+    if array.ndim == 4:
+        channel_axis(array.shape[1:])
+    return ImageSet(array, ids=[f"{index:06d}" for index in range(len(array))])
+
+
+def _open_sequence(source: Any) -> ImageSet:
+    if len(source) and all(isinstance(item, str | Path) for item in source):
+        return _open_files([Path(item) for item in source])
+    return ImageSet(source, ids=[f"{index:06d}" for index in range(len(source))])
+
+
+class _Files(Sequence[Path]):
+    """Paths made when asked for: a million names take less memory than a million paths."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.names = root, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.root / self.names[index]
+
+
+def _walk_stream(items: Iterable[Any], skip: frozenset[str]) -> Iterator[tuple[str, Any, str]]:
+    index = 0
+    for item in items:
+        image, label = _image_and_label(item)
+        batched = getattr(image, "ndim", 0) == 4
+        for one in image if batched else [image]:
+            name = f"{index:06d}"
+            index += 1
+            if name not in skip:
+                yield name, one, "" if batched else label
+
+
+def _image_and_label(item: Any) -> tuple[Any, str]:
+    if isinstance(item, tuple | list) and item:
+        return item[0], str(item[1]) if len(item) > 1 and isinstance(item[1], int | str) else ""
+    return item, ""
+
+
+def _describe(source: object) -> str:
+    return repr(str(source)) if isinstance(source, str | Path) else f"this {type(source).__name__}"

@@ -1,0 +1,180 @@
+"""Images read once: rows on disk, hashes of their pixels, and splits that no image straddles."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.data.datasets import Batch, ImageSet, read_batches
+from recondite.data.images import Floats, Preprocessing
+from recondite.distributed import exchanged, place
+from recondite.errors import InputError
+from recondite.progress import progress
+
+_CHUNK_BYTES = 1 << 26
+_LARGEST_READ, _READS_IN_A_CHUNK = 256, 16
+
+
+def rows_at_once(shape: tuple[int, ...]) -> int:
+    """Return how many images of a shape make up 64 MB, at least one; so memory does not grow with their size."""
+    return max(1, _CHUNK_BYTES // (4 * prod(shape)))
+
+
+def images_in_a_read(shape: tuple[int, ...]) -> int:
+    """Return how many images of a shape are read together: at most 256, and 4 MB, at least one."""
+    return max(1, min(_LARGEST_READ, rows_at_once(shape) // _READS_IN_A_CHUNK))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of an array that may lie on disk; only what is taken is read.
+
+    Args:
+        pixels: float32 (N, *shape).
+        index: the rows meant, in order.
+    """
+
+    pixels: Floats
+    index: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, chosen: NDArray[np.intp] | slice) -> Floats:
+        """Return the pixels of the chosen ones among these rows, float32 (n, *shape)."""
+        return np.asarray(self.pixels[self.index[chosen]])
+
+    def batches(self, size: int | None = None) -> Iterator[Floats]:
+        """Yield the pixels in order, `size` rows at a time; by default as many as make a chunk of 64 MB."""
+        for part in self.slices(size or rows_at_once(self.pixels.shape[1:])):
+            yield self.take(part)
+
+    def slices(self, size: int) -> list[slice]:
+        """Return what `take` takes for each batch of `size` rows, in order."""
+        return [slice(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Every readable image of a source, preprocessed once and kept in a temporary file on disk (or the caller's array).
+
+    Args:
+        pixels: float32 (N, *shape), memory-mapped.
+        hashes: (N,) a hash of each image's pixels; equal images have equal hashes.
+        ids, labels: of the N images.
+        bad: (id, reason) of each image that could not be read.
+    """
+
+    pixels: Floats
+    hashes: NDArray[np.bytes_]
+    ids: list[str]
+    labels: list[str]
+    bad: list[tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, index: NDArray[np.intp] | None = None) -> Rows:
+        """Return the rows at `index`, all of them by default."""
+        return Rows(self.pixels, np.arange(len(self)) if index is None else index)
+
+    def fingerprint(self, rows: NDArray[np.intp] | None = None) -> str:
+        """Return a SHA-256 over the pixels of these rows that does not depend on their order or names."""
+        hashes = self.hashes if rows is None else self.hashes[rows]
+        return hashlib.sha256(b"".join(sorted(bytes(h) for h in hashes))).hexdigest()
+
+
+def read_all(images: ImageSet, preprocessing: Preprocessing, shown: bool = False) -> Spool:
+    """Read every image of a source once, a few batches of at most 4 MB ahead.
+
+    Processes that work together share the reading, and all of them have all images in the end.
+
+    Raises:
+        InputError: there was not a single readable image, or the disk is full.
+    """
+    size = images_in_a_read(preprocessing.shape)
+    with progress("reading images", images.size, shown) as advance:
+
+        def counted() -> Iterator[Batch]:
+            for batch in _from_all(read_batches(images, preprocessing, size, share=place())):
+                advance(len(batch.ids), "")
+                yield batch
+
+        return spool(counted(), preprocessing.shape)
+
+
+def _from_all(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield the batches of all processes in order; each gives those that `read_batches` read for its share."""
+    everybody = True
+    while everybody:
+        read = exchanged(next(batches, None))
+        everybody = None not in read
+        yield from (batch for batch in read if batch is not None)
+
+
+def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:
+    """Write batches to a temporary file that vanishes with the process; memory does not grow with their number.
+
+    The file takes 4 bytes a value (12 kB an image of 32 x 32 x 3) in the system's temporary folder (TMPDIR).
+
+    Raises:
+        InputError: there was not a single readable image, or the disk is full.
+    """
+    hashes: list[bytes] = []
+    ids: list[str] = []
+    labels: list[str] = []
+    bad: list[tuple[str, str]] = []
+    with tempfile.TemporaryFile(prefix="recondite-") as file:
+        for batch in batches:
+            for name, label, error in zip(batch.ids, batch.labels, batch.errors, strict=True):
+                if error is None:
+                    ids.append(name)
+                    labels.append(label)
+                else:
+                    bad.append((name, error))
+            hashes.extend(
+                hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in batch.pixels
+            )
+            try:
+                file.write(np.ascontiguousarray(batch.pixels).data)
+            except OSError as error:
+                raise InputError(f"cannot keep the images in {tempfile.gettempdir()} (set TMPDIR): {error}") from error
+        file.flush()
+        if not ids:
+            first = f"; the first: {bad[0][0]}: {bad[0][1]}" if bad else ""
+            raise InputError(f"none of the {len(bad)} images could be read{first}")
+        pixels = np.memmap(file, dtype=np.float32, mode="r", shape=(len(ids), *shape))
+    return Spool(pixels, np.array(hashes, dtype="V16"), ids, labels, bad)
+
+
+def split(hashes: NDArray[np.bytes_], sizes: Sequence[int], seed: int) -> list[NDArray[np.intp]]:
+    """Split rows at random into parts of the given sizes and a last part with the rest.
+
+    Rows with equal hashes stay in one part; a group of them that is larger than the room left in a part goes to a later
+    one. The split depends on the hashes and the seed only: renaming files does not reshuffle the others.
+
+    Args:
+        hashes: (N,) as in `Spool`.
+        sizes: the sizes of all parts but the last.
+        seed: decides the order in which images are dealt out.
+
+    Returns:
+        len(sizes) + 1 arrays of row numbers, ascending.
+    """
+    unique, group, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    key = seed.to_bytes(8, "little", signed=True)
+    order = np.argsort([hashlib.blake2b(bytes(h), key=key, digest_size=8).digest() for h in unique])
+    room = list(sizes)
+    part_of_group = np.full(len(unique), len(sizes), dtype=np.intp)
+    for index in order:
+        for part, left in enumerate(room):
+            if counts[index] <= left:
+                part_of_group[index] = part
+                room[part] -= counts[index]
+                break
+    part_of_row = part_of_group[group]
+    return [np.flatnonzero(part_of_row == index) for index in range(len(sizes) + 1)]

@@ -1,0 +1,154 @@
+"""A detector that is a graph, run by onnxruntime or OpenVINO; `recondite.screen.export` makes such graphs."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from recondite.data.datasets import Batch
+from recondite.detectors.base import Detector, Statistician
+from recondite.detectors.runtimes import OUTPUTS, RuntimeName, make_runtime
+from recondite.errors import InputError
+from recondite.options import CHECKED
+from recondite.statistics.scores import Scores
+
+BATCH, _FEWEST_TOGETHER = 32, 8
+"""Images that run at once, where they are not large, the last ones with zeros behind them; fewer than 8 are faster one
+by one."""
+PixelType = Literal["float32", "uint8"]
+Precision = Literal["float32", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class ExportedOptions:
+    """What an exported screen was made from, and what runs it."""
+
+    detector: Annotated[str, Field(description="the detector in the graph")] = ""
+    score: Annotated[str, Field(description="what its screen judged images by")] = ""
+    runtime: Annotated[RuntimeName, Field(description="the program that runs the graph")] = "onnx"
+    precision: Annotated[Precision, Field(description="of the numbers that the network computes with")] = "float32"
+    batch: Annotated[int, Field(ge=1, le=BATCH, description="images that run at once, if they fit the memory")] = BATCH
+
+
+class Exported(Detector):
+    """Scores images by a graph that holds the whole judgement of a screen: its scores are final.
+
+    Args:
+        shape: as in `Detector`.
+        options: see `ExportedOptions`.
+        content: the graph's files, with `OUTPUTS`; see `recondite.detectors.runtimes.FILES`.
+        pixels: what the graph takes: float32 in [0, 1], or uint8.
+        locates: whether its feature scores tell where an image is odd.
+
+    Raises:
+        InputError: the program that runs it is not installed.
+        ArtifactError: it does not run the graph.
+    """
+
+    name: ClassVar[str] = "exported"
+    Options: ClassVar[type] = ExportedOptions
+    rebuilds: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        options: ExportedOptions,
+        content: Sequence[bytes],
+        pixels: PixelType,
+        locates: bool = True,
+    ) -> None:
+        super().__init__(shape, options)
+        self.content = tuple(content)
+        self._graph = make_runtime(options.runtime, content)
+        self._bytes, self._locates = pixels == "uint8", locates
+        self._batches_agree: bool | None = None
+        self._together = min(options.batch, self.scoring_batch)
+        digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in content)).digest()
+        self.register_buffer("graph", torch.from_numpy(np.frombuffer(digest, dtype=np.uint8).copy()))
+        self.fitted.fill_(True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Exported, (self.shape, self.options, self.content, "uint8" if self._bytes else "float32", self._locates)
+
+    @property
+    def locates(self) -> bool:
+        return self._locates
+
+    def score_batch(
+        self,
+        batch: Batch,
+        score: str | None = None,
+        top_percent: float | None = None,
+        feature_score: bool = False,
+        reconstruction: bool = False,  # noqa: ARG002  a graph gives none
+        observer: Statistician | None = None,
+    ) -> Scores:
+        if score is not None or top_percent is not None or observer is not None:
+            raise InputError("an exported screen has one score; export another graph for another score")
+        errors, pixels = list(batch.errors), batch.pixels
+        if self._bytes:
+            pixels = np.round(pixels * np.float32(255)).astype(np.uint8)
+            exact = (pixels.astype(np.float32) / np.float32(255) == batch.pixels).reshape(len(pixels), -1).all(axis=1)
+            for index, fits in zip(np.flatnonzero(batch.good), exact, strict=True):
+                if not fits:
+                    height_width = " x ".join(map(str, self.shape[1:]))
+                    errors[index] = f"this graph takes 8-bit images of {height_width} pixels as they are"
+            pixels = pixels[exact]
+        names = OUTPUTS[: 1 + feature_score]
+        found = dict(zip(names, self._outputs(pixels, names), strict=True))
+        good = np.array([error is None for error in errors])
+        scores = np.full(len(errors), np.nan)
+        scores[good] = found["instance_score"]
+        maps = None
+        if feature_score:
+            maps = np.full((len(errors), *self.shape), np.nan, dtype=np.float32)
+            if good.any():
+                maps[good] = found["feature_score"]
+        return Scores(ids=tuple(batch.ids), instance_score=scores, errors=tuple(errors), feature_score=maps)
+
+    @property
+    def batches_agree(self) -> bool:
+        """Whether images in a full batch get the bits, here, that each gets alone; tried out once, on noise.
+
+        Sums of a runtime may depend in the last bits on an image's place in a batch. Where they do, images run one by
+        one.
+        """
+        if self._batches_agree is None:
+            images = probe_images(self.shape, np.uint8 if self._bytes else np.float32, self._together)
+            names = OUTPUTS[:2]
+            alone = self._one_by_one(images, names)
+            forward, backward = self._graph(names, images), self._graph(names, images[::-1])
+            self._batches_agree = all(
+                np.array_equal(one, other) and np.array_equal(one, turned[::-1])
+                for one, other, turned in zip(alone, forward, backward, strict=True)
+            )
+        return self._batches_agree
+
+    def _outputs(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+        """Return outputs of the graph for N images; each gets the same bits in any company."""
+        size = self._together
+        parts = [self._run_part(pixels[start : start + size], names) for start in range(0, len(pixels), size)]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)] or [np.empty(0)] * len(names)
+
+    def _run_part(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+        if len(pixels) < _FEWEST_TOGETHER or not self.batches_agree:
+            return self._one_by_one(pixels, names)
+        padded = np.zeros((self._together, *self.shape), dtype=pixels.dtype)
+        padded[: len(pixels)] = pixels
+        return [output[: len(pixels)] for output in self._graph(names, padded)]
+
+    def _one_by_one(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+        parts = [self._graph(names, pixels[index : index + 1]) for index in range(len(pixels))]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def probe_images(shape: tuple[int, ...], kind: type[np.uint8] | type[np.float32], count: int = BATCH) -> NDArray[Any]:
+    """Return a batch of noise (N, *shape), ever darker from image to image: 0 .. 255, or as floats in [0, 1]."""
+    images = np.random.default_rng(0).integers(0, 256, (count, *shape))
+    images //= np.arange(1, count + 1).reshape(-1, *[1] * len(shape))
+    return images.astype(np.uint8) if kind is np.uint8 else images.astype(np.float32) / np.float32(255)

@@ -1,0 +1,1 @@
+"""Encoders, decoders, frozen backbones and their layers."""

@@ -1,0 +1,67 @@
+"""A classifier's features: what it looks at just before it decides, or the output of any of its layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recondite.errors import InputError
+from recondite.networks.autoencoders import evaluating, recorded
+
+_PROBES = 8
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class FeatureLayer:
+    """Reads features off a classifier.
+
+    Args:
+        classifier: a function or module of images (N, C, H, W) in [0, 1], or of vectors (N, D).
+        layer: the name of the module within `classifier` whose output is meant; None for what it returns itself.
+    """
+
+    classifier: Callable[[Tensor], Tensor]
+    layer: str | None = None
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return the features (N, F) of a batch; a map of them (N, F, ...) is averaged over its places.
+
+        Raises:
+            InputError: the classifier has no such layer, does not take the batch, or gives something else.
+        """
+        module, layers = self.classifier, []
+        try:
+            if self.layer is not None:
+                if not isinstance(module, nn.Module):
+                    raise InputError(f"only a torch module has layers; got {type(module).__name__}")
+                layers = [module.get_submodule(self.layer)]
+            with recorded(layers) as outputs:
+                if isinstance(module, nn.Module):
+                    with evaluating(module):
+                        result = module(pixels)
+                else:
+                    with torch.no_grad():
+                        result = module(pixels)
+        except (AttributeError, RuntimeError, ValueError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"the classifier does not take a batch {tuple(pixels.shape)}: {error}") from error
+        features = outputs[0] if layers else result
+        if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(pixels):
+            raise InputError("expected one tensor (N, F, ...) from the classifier or its layer")
+        return features.float().flatten(2).mean(2) if features.ndim > 2 else features.float()
+
+    def probe(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the features (8, F) of fixed noise images, by which the classifier is known again."""
+        noise = np.random.default_rng(0).random((_PROBES, *shape), dtype=np.float32)
+        return self(torch.from_numpy(noise)).cpu().numpy()
+
+    def check(self, probe: NDArray[np.float32], shape: tuple[int, ...]) -> None:
+        """Raise InputError unless this is the classifier that gave the probe, up to a thousandth."""
+        found = self.probe(shape)
+        if found.shape != probe.shape or not np.allclose(found, probe, _TOLERANCE, _TOLERANCE * np.abs(probe).max()):
+            raise InputError("this is not the classifier that the screen was made with: its features differ")

@@ -1,0 +1,1 @@
+"""Figures and pages; evaluation, explanation, drift and recalibration."""

@@ -1,0 +1,85 @@
+"""One image under the eye: input, reconstruction and difference where there are such, and the verdict in words."""
+
+from pathlib import Path
+
+import numpy as np
+
+from recondite.data.datasets import open_images, read_batches
+from recondite.data.files import atomic_file
+from recondite.errors import InputError
+from recondite.reports.figures import plot_comparison
+from recondite.screen.screen import Screen
+from recondite.statistics.image_statistics import in_words as statistic_in_words
+from recondite.statistics.scores import Verdicts
+
+_FORMATS = (".png", ".svg", ".pdf")
+_NAMED = 4
+_RARE = 2.58  # one normal image in a hundred lies farther out, on either side
+
+
+def draw(screen: Screen, image: object, output: Path, group: str | None = None) -> Verdicts:
+    """Judge the first image of a source, draw it into a file, and return its verdict.
+
+    Raises:
+        InputError: it cannot be read, the screen takes vectors, or the picture is not .png, .svg or .pdf.
+    """
+    if output.suffix.lower() not in _FORMATS:
+        raise InputError(f"expected a picture that ends in {', '.join(_FORMATS)}; got {output.name!r}")
+    if not screen.detector.preprocessing.is_image:
+        raise InputError("only images can be drawn; this screen takes vectors")
+    batch = next(read_batches(open_images(image, shape=screen.detector.shape), screen.detector.preprocessing, 1))
+    if batch.errors[0] is not None:
+        raise InputError(f"{batch.ids[0]}: {batch.errors[0]}")
+    labels = batch.labels if group is None else [group]
+    verdicts = screen.judge(screen.score_batch(batch, feature_score=True, reconstruction=True), labels)
+    located = verdicts.feature_score if screen.detector.locates else None
+    figure = plot_comparison(
+        batch.pixels[0],
+        None if verdicts.reconstruction is None else verdicts.reconstruction[0],
+        None if located is None else located[0],
+        screen.map_scale,
+        in_words(screen, verdicts),
+        statistics_of_first(screen, verdicts),
+        None if screen.peaks is None else screen.feature_threshold,
+    )
+    with atomic_file(output) as temporary:
+        figure.savefig(temporary, format=output.suffix.lower().lstrip("."), dpi=120)
+    return verdicts
+
+
+def in_words(screen: Screen, verdicts: Verdicts) -> str:
+    """Say what the verdict on the first image means."""
+    score, p_value = verdicts.instance_score[0], verdicts.p_value[0]
+    if verdicts.errors[0] is not None:
+        return f"{verdicts.ids[0]} is INVALID: {verdicts.errors[0]}"
+    outlier = bool(verdicts.is_outlier[0])
+    relation = "above" if outlier else "not above"
+    threshold = "its group's threshold" if np.isnan(verdicts.threshold) else f"the threshold {verdicts.threshold:.4g}"
+    return (
+        f"{verdicts.ids[0]} is an {'OUTLIER' if outlier else 'INLIER'}: its score {score:.4g} is {relation} "
+        f"{threshold}.\n{p_value:.2%} of normal images score this high (p-value {p_value:.3g}); "
+        f"an image is flagged when that is at most {screen.alpha:.4g}.{_unusual(screen, verdicts, outlier)}"
+    )
+
+
+def statistics_of_first(screen: Screen, verdicts: Verdicts) -> list[tuple[str, float]]:
+    """Return (what a statistic is, how unusual it is in standard deviations) of the first image, most unusual first.
+
+    Empty where the screen judges by the error alone.
+    """
+    if screen.evidence is None or not verdicts.statistics:
+        return []
+    density = screen.evidence.density
+    z = density.z({name: verdicts.statistics[name][:1] for name in density.names})[0]
+    order = np.argsort(-np.abs(z), kind="stable")
+    return [(statistic_in_words(density.names[index]), float(z[index])) for index in order]
+
+
+def _unusual(screen: Screen, verdicts: Verdicts, outlier: bool) -> str:
+    found = statistics_of_first(screen, verdicts)
+    named = [f"{name} ({'high' if z > 0 else 'low'})" for name, z in found[:_NAMED] if abs(z) > _RARE]
+    if named:
+        return f"\nOutside the range of normal images: {', '.join(named)}."
+    if found and outlier:
+        return "\nNo statistic is unusual by itself; their combination or the error is."
+    return ""

@@ -1,0 +1,370 @@
+"""What a guard is worth: risk against coverage with foreign images in the traffic, beside a classifier's own means."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.data.artifacts import read_tensors
+from recondite.data.events import READERS, number, read_events, scored
+from recondite.data.tables import write_table
+from recondite.errors import InputError
+from recondite.reports.figures import plot_risk_coverage
+from recondite.reports.page import StudyPage
+from recondite.screen.screen import Screen
+from recondite.statistics.calibration import Calibrator
+from recondite.statistics.distances import Distances
+from recondite.statistics.metrics import RiskCoverage, risk_coverage
+from recondite.statistics.scores import Scores
+
+PREVALENCES = (0.01, 0.1, 0.5)
+NO_GUARD, SOFTMAX, NEIGHBOURS, SCREEN = "no guard", "max softmax", "feature neighbours", "screen"
+BOTH, ALL = "screen + softmax", "screen + softmax + features"
+_LOGIT, _FEATURE = "logit.", "feature."
+_LARGEST_FILE = 4 << 30
+_RISK = 0.05
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a classifier gave for N images.
+
+    Args:
+        ids: N names, those that the screen's verdicts have.
+        logits: float64 (N, classes), finite.
+        labels: int64 (N,), the true classes; -1 where there is none.
+        features: float64 (N, F), what it saw just before it decided; None where they are not at hand.
+    """
+
+    ids: tuple[str, ...]
+    logits: Floats
+    labels: NDArray[np.int64]
+    features: Floats | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.ids)
+        if len(set(self.ids)) < count:
+            raise InputError("expected outputs with different ids")
+        if self.logits.ndim != 2 or len(self.logits) != count or self.logits.shape[1] < 2:
+            raise InputError(f"expected logits ({count}, classes) of two classes or more; got {self.logits.shape}")
+        if self.labels.shape != (count,) or (self.labels >= self.logits.shape[1]).any():
+            raise InputError(f"expected {count} labels below {self.logits.shape[1]}; got {self.labels.shape}")
+        if self.features is not None and (self.features.ndim != 2 or len(self.features) != count):
+            raise InputError(f"expected features ({count}, F); got {self.features.shape}")
+        if not np.isfinite(self.logits).all() or not (self.features is None or np.isfinite(self.features).all()):
+            raise InputError("expected finite logits and features")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def doubt(self) -> Floats:
+        """-log of the largest softmax probability (N,)."""
+        from scipy.special import log_softmax
+
+        return np.asarray(-log_softmax(self.logits, axis=1).max(axis=1))
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """Whether giving its label would be an error (N,); True where there is no true class."""
+        return np.asarray(self.logits.argmax(axis=1) != self.labels)
+
+    def select(self, ids: Sequence[str]) -> "Outputs":
+        """Return the outputs for these images, in this order.
+
+        Raises:
+            InputError: one of them is missing.
+        """
+        place = {name: index for index, name in enumerate(self.ids)}
+        missing = [name for name in ids if name not in place]
+        if missing:
+            raise InputError(
+                f"the classifier's outputs lack {len(missing):,} of {len(ids):,} images; the first: {missing[0]!r}"
+            )
+        rows = [place[name] for name in ids]
+        features = None if self.features is None else self.features[rows]
+        return Outputs(ids=tuple(ids), logits=self.logits[rows], labels=self.labels[rows], features=features)
+
+
+def read_outputs(path: Path | str) -> Outputs:
+    """Read a classifier's outputs from a file. Nothing in it is executed.
+
+    Args:
+        path: .npz with "logits", and, if there are, "ids", "labels" and "features"; .safetensors with the same tensors
+            and the ids as a list under "ids" in the facts of its header; or .csv with columns id, label, logit.0, ...
+            and feature.0, ... Without ids, images are "000000", "000001", ..., as those of an array are.
+
+    Raises:
+        InputError: another kind of file, a damaged one, or arrays that do not belong together.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    if path.stat().st_size > _LARGEST_FILE:
+        raise InputError(f"{path} has {path.stat().st_size:,} bytes; the limit is {_LARGEST_FILE:,}")
+    if suffix == ".csv":
+        return _from_csv(path)
+    if suffix == ".npz":
+        arrays, names = _load_npz(path)
+    elif suffix == ".safetensors":
+        tensors, facts = read_tensors(path)
+        arrays, names = dict(tensors), facts.get("ids")
+    else:
+        raise InputError(f"expected a classifier's outputs as .npz, .safetensors or .csv; got {path.name!r}")
+    if "logits" not in arrays:
+        raise InputError(f"{path} holds no logits; it has: {', '.join(arrays) or 'nothing'}")
+    try:
+        logits = np.asarray(arrays["logits"], dtype=np.float64)
+        count = len(logits) if logits.ndim else 0
+        labels = np.asarray(arrays.get("labels", np.full(count, -1)), dtype=np.int64)
+        features = np.asarray(arrays["features"], dtype=np.float64) if "features" in arrays else None
+        ids = tuple(map(str, names)) if names is not None else tuple(f"{index:06d}" for index in range(count))
+        return Outputs(ids=ids, logits=logits, labels=labels, features=features)
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class GuardReport:
+    """What `guard_report` found.
+
+    Args:
+        rows: one for each rule and prevalence; see `guard_report`.
+        curves: (rule, prevalence) -> risk against coverage.
+        facts: what was measured, in words.
+    """
+
+    rows: list[dict[str, Any]]
+    curves: Mapping[tuple[str, float], RiskCoverage]
+    facts: str
+
+
+def guard_report(
+    screen: Screen,
+    inliers: Scores,
+    outliers: Scores,
+    inlier_outputs: Outputs,
+    outlier_outputs: Outputs,
+    *,
+    calibration: tuple[Scores, Outputs] | None = None,
+    reference: Outputs | None = None,
+    alpha: float | None = None,
+) -> GuardReport:
+    """Compare the screen with what a classifier has of its own, and with both together.
+
+    The traffic is inliers with a share of outliers, 1, 10 and 50 %; accepting an outlier is an error, and so is
+    accepting an inlier that the classifier gets wrong. Rules: no guard; max softmax; the distance to the fifth nearest
+    of 1,000 reference features (where they are given); the screen's score; and with a calibration, the rarest of these.
+
+    Each row has "rule", "prevalence"; "aurc", "augrc", "coverage_at_5_percent_risk" over all thresholds; and for the
+    one threshold at which a share alpha of the inliers is lost (set on these inliers, for all rules alike):
+    "good_lost" (share of the rightly classified inliers turned away), "outliers_accepted" (share of outliers that get a
+    label), "labels_foreign" (share of the labels given that an outlier got), "accuracy_accepted" (of accepted inliers),
+    "risk" (share of the labels given that are wrong).
+
+    Args:
+        screen: that gave the scores.
+        inliers, outliers: its scores of test images; an unreadable image is turned away first.
+        inlier_outputs, outlier_outputs: the classifier's, for the same ids.
+        calibration: scores and outputs of other normal images, for the combined rules.
+        reference: outputs with features of normal images, for the neighbours.
+        alpha: share of the inliers that may be lost; the screen's by default.
+
+    Raises:
+        InputError: outputs are missing for an image, or do not belong together.
+    """
+    level = screen.alpha if alpha is None else alpha
+    a, b = inlier_outputs.select(inliers.ids), outlier_outputs.select(outliers.ids)
+    rules = _rules((inliers, a), (outliers, b), calibration, reference)
+    wrong = np.concatenate([a.wrong, np.ones(len(b), dtype=bool)])
+    rows, curves = [], {}
+    for name, (own, foreign) in rules.items():
+        threshold = _threshold(own, level) if name != NO_GUARD else np.inf
+        for prevalence in PREVALENCES:
+            weights = np.repeat([(1 - prevalence) / len(a), prevalence / len(b)], [len(a), len(b)])
+            curve = risk_coverage(np.concatenate([own, foreign]), wrong, weights)
+            curves[name, prevalence] = curve
+            at = _at_threshold(own <= threshold, foreign <= threshold, a.wrong, prevalence)
+            rows.append(
+                {
+                    "rule": name,
+                    "prevalence": prevalence,
+                    "aurc": curve.aurc,
+                    "augrc": curve.augrc,
+                    "coverage_at_5_percent_risk": curve.coverage_at(_RISK),
+                    **at,
+                }
+            )
+    facts = (
+        f"{len(a):,} inliers, of which the classifier gets {np.mean(~a.wrong):.1%} right, and {len(b):,} outliers; "
+        f"each rule is set to turn away {level:g} of the inliers."
+    )
+    return GuardReport(rows, curves, facts)
+
+
+def scores_of(screen: Screen, source: str) -> Scores:
+    """Return the screen's scores of images, or those in a table of verdicts that `recondite predict` wrote.
+
+    Args:
+        screen: the judge.
+        source: images, or a .csv, .jsonl or .parquet file.
+
+    Raises:
+        InputError: neither.
+    """
+    if Path(source).suffix.lower() in READERS:
+        return Scores.concatenate(scores for scores, _ in scored(read_events(source), source))
+    return screen.predict(source, progress=True)
+
+
+def write_guard_report(folder: Path, report: GuardReport, title: str) -> None:
+    """Write table.csv, curves.csv and report.html into a folder."""
+    write_table(folder / "table.csv", report.rows)
+    write_table(
+        folder / "curves.csv",
+        (
+            {"rule": rule, "prevalence": prevalence, "coverage": float(c), "risk": float(r)}
+            for (rule, prevalence), curve in report.curves.items()
+            for c, r in zip(curve.coverage, curve.risk, strict=True)
+        ),
+    )
+    columns = ["rule", "foreign", "AURC", "AUGRC", "coverage at 5 % risk", "good lost"]
+    columns += ["outliers accepted", "labels to them", "accuracy", "risk"]
+    figures = []
+    for prevalence in PREVALENCES:
+        curves = {rule: (c.coverage, c.risk) for (rule, share), c in report.curves.items() if share == prevalence}
+        figures.append(plot_risk_coverage(curves, _RISK, title=f"{prevalence:.0%} of the traffic is foreign"))
+    page = StudyPage(
+        title=title,
+        lead=report.facts,
+        columns=columns,
+        rows=[table_cells(row) for row in report.rows],
+        note="AURC: mean share of wrong labels over all coverages. AUGRC: mean share of all images that are accepted "
+        "and wrong. Lower is better for both. Coverage at 5 % risk: how much of the traffic can be labelled with at "
+        "most one label in twenty wrong. Accepting an outlier counts as wrong. The "
+        "other columns are for the one threshold of each rule: accuracy is that on accepted inliers, risk counts all.",
+        figures=figures,
+    )
+    page.write(folder / "report.html")
+
+
+def table_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return one row of the report as text."""
+    numbers = [f"{row[name]:.4f}" for name in ("aurc", "augrc")]
+    shares = [
+        "coverage_at_5_percent_risk",
+        "good_lost",
+        "outliers_accepted",
+        "labels_foreign",
+        "accuracy_accepted",
+        "risk",
+    ]
+    return (row["rule"], f"{row['prevalence']:.0%}", *numbers, *(f"{row[name]:.3f}" for name in shares))
+
+
+def _rules(
+    inliers: tuple[Scores, Outputs],
+    outliers: tuple[Scores, Outputs],
+    calibration: tuple[Scores, Outputs] | None,
+    reference: Outputs | None,
+) -> dict[str, tuple[Floats, Floats]]:
+    """Return rule -> suspicion of the inliers and of the outliers."""
+    own, foreign = _parts(*inliers, reference), _parts(*outliers, reference)
+    rules = {NO_GUARD: (np.zeros(len(inliers[0])), np.zeros(len(outliers[0])))}
+    rules |= {part: (own[part], foreign[part]) for part in own}
+    if calibration is not None:
+        scores, outputs = calibration
+        held = _parts(scores, outputs.select(scores.ids), reference)
+        calibrators = {part: Calibrator(values[np.isfinite(values)]) for part, values in held.items()}
+        for name, parts in ((BOTH, (SCREEN, SOFTMAX)), (ALL, (SCREEN, SOFTMAX, NEIGHBOURS))):
+            if set(parts) <= set(own):
+                rules[name] = (_rarest(own, calibrators, parts), _rarest(foreign, calibrators, parts))
+    return rules
+
+
+def _parts(scores: Scores, outputs: Outputs, reference: Outputs | None) -> dict[str, Floats]:
+    suspicion = np.where(np.isfinite(scores.instance_score), scores.instance_score, np.inf)
+    found = {SOFTMAX: outputs.doubt}
+    if reference is not None:
+        if reference.features is None or outputs.features is None:
+            raise InputError("the distance to neighbours needs features in the reference and in all other outputs")
+        if reference.features.shape[1] != outputs.features.shape[1]:
+            raise InputError(f"expected features of {reference.features.shape[1]}; got {outputs.features.shape[1]}")
+        found[NEIGHBOURS] = _neighbours(reference.features, outputs.features)
+    return {**found, SCREEN: suspicion}
+
+
+def _neighbours(reference: Floats, features: Floats) -> Floats:
+    import torch
+
+    distances = Distances.fit(reference.astype(np.float32))
+    found = distances(torch.from_numpy(features.astype(np.float32)))["neighbour"]
+    return found.double().numpy()
+
+
+def _rarest(values: Mapping[str, Floats], calibrators: Mapping[str, Calibrator], parts: Sequence[str]) -> Floats:
+    """Return -log of the smallest p-value of the parts, ties broken by the sum of all logarithms."""
+    logs = np.stack([-np.log(calibrators[part].p_value(values[part])) for part in parts])
+    return np.asarray(logs.max(axis=0) + 1e-6 * logs.sum(axis=0))
+
+
+def _threshold(values: Floats, alpha: float) -> float:
+    """Return the threshold that a share of at most alpha of the values exceeds."""
+    if not 0 < alpha < 1:
+        raise InputError(f"expected alpha in (0, 1); got {alpha!r}")
+    kept = int(np.ceil(round((1 - alpha) * len(values), 9)))
+    return float(np.sort(values)[max(0, kept - 1)])
+
+
+def _at_threshold(
+    kept: NDArray[np.bool_], foreign: NDArray[np.bool_], wrong: NDArray[np.bool_], prevalence: float
+) -> dict[str, float]:
+    right = ~wrong
+    labelled = (1 - prevalence) * kept.mean() + prevalence * foreign.mean()
+    mistakes = (1 - prevalence) * np.mean(kept & wrong) + prevalence * foreign.mean()
+    return {
+        "good_lost": float(np.mean(~kept[right])) if right.any() else float("nan"),
+        "outliers_accepted": float(foreign.mean()),
+        "labels_foreign": float(prevalence * foreign.mean() / labelled) if labelled else 0.0,
+        "accuracy_accepted": float(np.mean(right[kept])) if kept.any() else float("nan"),
+        "risk": float(mistakes / labelled) if labelled else 0.0,
+    }
+
+
+def _load_npz(path: Path) -> tuple[dict[str, NDArray[Any]], list[str] | None]:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as loaded:
+            size = sum(member.file_size for member in loaded.zip.infolist())
+            if size > _LARGEST_FILE:
+                raise InputError(f"it unpacks to {size:,} bytes; the limit is {_LARGEST_FILE:,}")
+            arrays = {name: np.asarray(loaded[name]) for name in loaded.files}
+    except Exception as error:  # a damaged archive can fail in zipfile, zlib or numpy alike
+        raise InputError(f"{path} is not a readable array file: {error}") from error
+    names = arrays.pop("ids", None)
+    return arrays, None if names is None else [str(name) for name in names.ravel()]
+
+
+def _from_csv(path: Path) -> Outputs:
+    ids, labels, logits, features = [], [], [], []
+    for index, row in enumerate(read_events(path), 1):
+        where = f"{path}, line {index + 1}"
+        ids.append(row["id"])
+        label = number(row.get("label"), f"{where}, label")
+        labels.append(-1 if np.isnan(label) else int(label))
+        logits.append([number(value, where) for name, value in row.items() if name.startswith(_LOGIT)])
+        features.append([number(value, where) for name, value in row.items() if name.startswith(_FEATURE)])
+    try:
+        return Outputs(
+            ids=tuple(ids),
+            logits=np.array(logits, dtype=np.float64),
+            labels=np.array(labels, dtype=np.int64),
+            features=np.array(features, dtype=np.float64) if features[0] else None,
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

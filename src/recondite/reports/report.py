@@ -1,0 +1,222 @@
+"""Verdicts and figures as one HTML file that opens anywhere without a network."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from recondite.data.datasets import ImageSet, open_images, read_batches
+from recondite.data.files import atomic_file
+from recondite.data.pictures import colours, data_url, svg
+from recondite.errors import InputError
+from recondite.reports.figures import HEAT_MAP, heat_colours, plot_calibration, plot_history, plot_p_values, plot_scores
+from recondite.reports.image_figures import plot_epochs
+from recondite.screen.screen import Screen, promise
+from recondite.statistics.metrics import rate
+from recondite.statistics.scores import Verdicts
+
+_SHOWN = 12
+_LISTED = 50
+
+
+def write_report(
+    path: Path | str,
+    screen: Screen,
+    verdicts: Verdicts,
+    images: object = None,
+    *,
+    title: str = "Which images do not belong",
+    table: Mapping[str, Any] | None = None,
+) -> None:
+    """Write one offline HTML file: counts, distributions, the most and least anomalous images, how it was made.
+
+    Args:
+        path: the file, written atomically.
+        screen: what judged.
+        verdicts: its verdicts on `images`.
+        images: what was judged, for the pictures; anything that `open_images` opens but a stream. None for no pictures.
+        title: the heading.
+        table: {"title", "columns", "rows"} of an extra table under the counts.
+
+    Raises:
+        InputError: `images` are a stream or are not the images of the verdicts.
+    """
+    from jinja2 import Environment
+
+    template = Environment(autoescape=True).from_string(
+        files("recondite").joinpath("reports", "report.html").read_text(encoding="utf-8")
+    )
+    page = template.render(_content(screen, verdicts, images, title, table))
+    with atomic_file(Path(path)) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _content(
+    screen: Screen, verdicts: Verdicts, images: object, title: str, table: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    counts = verdicts.counts()
+    words = verdicts.words
+    low, high = screen.false_alarm_interval
+    pictures = screen.detector.history.pictures
+    discovery = verdicts.rule == "false-discovery rate"
+    return {
+        "title": title,
+        "table": table,
+        "total": f"{len(verdicts):,}",
+        "detector": screen.detector.name,
+        "promise": promise(screen, verdicts.alpha if verdicts.rule == "false-discovery rate" else None),
+        "counts": {word: f"{count:,}" for word, count in counts.items()},
+        "counts_invalid": counts["invalid"],
+        "shares": {word: f"{count / len(verdicts):.1%}" for word, count in counts.items()},
+        "alpha": f"{verdicts.alpha:g}",
+        "rule": verdicts.rule,
+        "meaning": (
+            "The outliers of this batch were chosen together (Benjamini-Hochberg), so that few of them are normal."
+            if discovery
+            else "An image is an outlier when its p-value is at most alpha, whatever the outliers look like."
+        ),
+        "interval": None if discovery else f"{low:.4f} to {high:.4f}",
+        "figures": [svg(ax) for ax in _figures(screen, verdicts)],
+        "learning": None if pictures is None else svg(plot_epochs(pictures)),
+        "galleries": _galleries(screen, verdicts, words, images),
+        "unreadable": [
+            (name, error) for name, error in zip(verdicts.ids, verdicts.errors, strict=True) if error is not None
+        ][:_LISTED],
+        "pictures": _pictures(screen),
+        "locates": screen.detector.locates,
+        "calibration_images": f"{len(screen.calibrator.scores):,}",
+        "map_scale": [f"{end:.3g}" for end in screen.map_scale],
+        "heat_stops": ", ".join(
+            f"rgb({','.join(str(round(255 * part)) for part in colormaps[HEAT_MAP](stop)[:3])})"
+            for stop in np.linspace(0, 1, 8)
+        ),
+        "facts": screen_facts(screen),
+    }
+
+
+def _figures(screen: Screen, verdicts: Verdicts) -> Iterable[Axes]:
+    scores = {"calibration (normal)": screen.calibrator.scores, "judged": verdicts.instance_score}
+    yield plot_scores(scores, verdicts.threshold)
+    yield plot_p_values(verdicts.p_value, verdicts.alpha)
+    thresholds, rates, lows, highs = calibration_curve(screen.calibrator.scores)
+    yield plot_calibration(thresholds, rates, lows, highs, screen.alpha)
+    history = screen.detector.history
+    if len(history.epochs) > 1:
+        yield plot_history(history.epochs, history.best_epoch)
+
+
+def calibration_curve(scores: NDArray[np.float64], points: int = 60) -> tuple[NDArray[np.float64], ...]:
+    """Return thresholds and, for each, the share of calibration scores above it with its interval."""
+    thresholds = np.unique(np.quantile(scores, np.linspace(0.5, 1, points)))
+    rates = [rate(scores > threshold) for threshold in thresholds]
+    return (
+        thresholds,
+        np.array([one.value for one in rates]),
+        np.array([one.low for one in rates]),
+        np.array([one.high for one in rates]),
+    )
+
+
+def _galleries(screen: Screen, verdicts: Verdicts, words: Sequence[str], images: object) -> list[dict[str, Any]]:
+    if images is None or not screen.detector.preprocessing.is_image:
+        return []
+    opened = open_images(images, shape=screen.detector.shape)
+    if opened.ids is None:
+        raise InputError("a report needs images that can be read again; got a stream")
+    place = {name: index for index, name in enumerate(opened.ids)}
+    finite = np.flatnonzero(np.isfinite(verdicts.instance_score))
+    ascending = finite[np.argsort(verdicts.instance_score[finite], kind="stable")]
+    most, others = ascending[::-1][:_SHOWN], ascending[: max(0, len(ascending) - _SHOWN)]
+    least, others = others[:_SHOWN], others[_SHOWN:]
+    nearest = np.argsort(np.abs(verdicts.p_value[others] - screen.alpha), kind="stable")[:_SHOWN]
+    sections = [
+        ("Most anomalous", "The images with the highest scores, highest first.", most),
+        (
+            "Closest to the line",
+            "The images whose p-value is nearest to the screen's alpha: the doubtful ones.",
+            np.sort(others[nearest]),
+        ),
+        (
+            "Least anomalous",
+            "The images with the lowest scores. A foreign image here is one that the screen missed.",
+            least,
+        ),
+    ]
+    return [
+        {"title": name, "note": note, "entries": _entries(screen, verdicts, words, opened, place, chosen)}
+        for name, note, chosen in sections
+        if len(chosen)
+    ]
+
+
+def _entries(
+    screen: Screen,
+    verdicts: Verdicts,
+    words: Sequence[str],
+    images: ImageSet,
+    place: Mapping[str, int],
+    chosen: NDArray[np.intp],
+) -> list[dict[str, Any]]:
+    missing = [verdicts.ids[index] for index in chosen if verdicts.ids[index] not in place]
+    if missing:
+        raise InputError(f"these images are not the ones that were judged: there is no {missing[0]!r}")
+    selected = images.select(place[verdicts.ids[index]] for index in chosen)
+    entries = []
+    rows = iter(chosen)
+    for batch in read_batches(selected, screen.detector.preprocessing, screen.detector.scoring_batch):
+        scores = screen.detector.score_batch(batch, feature_score=True, reconstruction=True)
+        assert scores.feature_score is not None
+        pixels = iter(batch.pixels)
+        for number, error in enumerate(batch.errors):
+            index = next(rows)
+            if error is not None:  # deleted or damaged since it was judged
+                continue
+            pictures = [("input", colours(next(pixels)))]
+            if scores.reconstruction is not None:
+                pictures.append(("reconstruction", colours(scores.reconstruction[number])))
+            if screen.detector.locates:
+                pictures.append(("heat map", heat_colours(scores.feature_score[number], screen.map_scale)))
+            entries.append(
+                {
+                    "id": verdicts.ids[index],
+                    "word": words[index],
+                    "score": f"{verdicts.instance_score[index]:.4g}",
+                    "p_value": f"{verdicts.p_value[index]:.3g}",
+                    "pictures": [{"alt": name, "data": data_url(picture)} for name, picture in pictures],
+                }
+            )
+    return entries
+
+
+def _pictures(screen: Screen) -> str:
+    """Say what stands beside each image."""
+    if not screen.detector.locates:
+        return "The detector judges an image as a whole: it has no reconstruction and no heat map to show."
+    if not screen.detector.rebuilds:
+        return "In the pictures: input, and where it is odd; the heat maps share one scale."
+    return "In the pictures: input, reconstruction, and where they differ; the heat maps share one scale."
+
+
+def screen_facts(screen: Screen) -> list[tuple[str, str]]:
+    """Return how a screen was made, as (name, value) for people."""
+    detector, facts = screen.detector, screen.facts
+    history = detector.history
+    training = facts.get("training", {})
+    shown = [
+        ("detector", detector.name + (f", preset {facts['preset']}" if facts.get("preset") else "")),
+        ("images", f"{' x '.join(map(str, detector.shape))} (channels x height x width)"),
+        ("options", ", ".join(f"{name} {value}" for name, value in vars(detector.options).items() if name[0] != "_")),
+        ("parameters", f"{sum(parameter.numel() for parameter in detector.parameters()):,}"),
+        ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
+        ("calibrated on", f"{len(screen.calibrator.scores):,} other images"),
+        ("training", ", ".join(f"{name} {value}" for name, value in training.items())),
+        ("fingerprint of the training images", facts.get("images", {}).get("fingerprint", "")),
+    ]
+    if history.best_validation is not None:
+        shown.insert(5, ("validation error", f"{history.best_validation:.5g} after epoch {history.best_epoch}"))
+    return shown

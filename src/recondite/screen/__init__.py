@@ -1,0 +1,1 @@
+"""A detector with a calibration and a false-alarm rate: fit, predict, save, monitor, guard, export."""

@@ -1,0 +1,340 @@
+"""A screen as one graph for onnxruntime or OpenVINO, from pixels to score, feature scores, p-value and verdict."""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recondite.data.artifacts import check_target, write_folder
+from recondite.data.datasets import nameless, open_images
+from recondite.data.spool import Rows, read_all, split
+from recondite.detectors.graph import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
+from recondite.detectors.runtimes import FILES, OUTPUTS, RuntimeName, import_openvino
+from recondite.errors import InputError
+from recondite.networks.autoencoders import evaluating, recorded
+from recondite.networks.fused import with_spread_convolutions
+from recondite.screen.evidence import AUTO, ERROR, EVIDENCE, Evidence
+from recondite.screen.openvino import judging, quantised, serialised
+from recondite.screen.screen import EXPORTED, Screen, calibrated
+from recondite.statistics.calibration import Calibrator, p_value_table
+from recondite.statistics.density import FARTHEST, Marginals
+
+TOLERANCE = 1e-4
+"""The largest difference, relative to the calibration scores' interquartile range, that a float32 export may make."""
+_ROOM = TOLERANCE / 10
+_RANGE_IMAGES, _ORDERED_IMAGES = 300, 500
+_LOWEST_AGREEMENT = 0.7
+_FRACTION_TERMS, _SERIES_TERMS = 60, 40
+_LIMIT = 2.5
+
+
+def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float32") -> Path:
+    """Write a screen as a folder with one ONNX graph, which `recondite.load` and `recondite predict` run.
+
+    The graph takes pixels (N, C, H, W), of the screen's own size, and gives instance_score float64 (N,), feature_score
+    float32 (N, C, H, W), p_value float64 (N,) and is_outlier bool (N,). Weights, evidence and calibration are in it, so
+    that another program needs nothing else. Images of other sizes are resized outside, by the same code as ever.
+    Before anything is written the graph is run, and its scores compared with the screen's.
+
+    Args:
+        screen: calibrated without groups, and not looking at the features of a classifier.
+        path: the folder, replaced if it is a screen.
+        pixels: what the graph takes: "float32" in [0, 1], or "uint8", for other programs; then images of another size
+            or depth are refused, since resizing does not give whole numbers.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: a screen that cannot be exported, or the packages of the extra `export` are not installed.
+        ArtifactError: `path` exists and is not a screen.
+        RuntimeError: the graph's scores differ from the screen's.
+    """
+    path = _target(screen, path, pixels)
+    screen = _with_room(screen)
+    content = [_traced(screen, pixels)]
+    exported = _runnable(screen, content, pixels, _options(screen, "onnx"))
+    _check_parity(screen, exported)
+    return _written(exported, screen, path, content, pixels)
+
+
+def export_openvino(
+    screen: Screen, path: Path | str, *, pixels: PixelType = "float32", int8: object = None, progress: bool = False
+) -> Path:
+    """Write a screen as a folder with one graph for OpenVINO: model.xml and its numbers, model.bin.
+
+    It is the graph that `export_onnx` writes. OpenVINO computes in float32 what is float64 there; the differences are
+    well within `TOLERANCE`.
+
+    With `int8` the network's convolutions and dense layers compute with 8-bit integers. Scores are others then, so the
+    screen is calibrated anew: a fifth of the images, 300 at most, set the ranges of the integers, and the rest set
+    the threshold, by scores of the quantised graph. The false-alarm rate holds as ever; what the rounding costs in
+    detection is for you to measure (`recondite evaluate`).
+
+    Args:
+        screen, path, pixels: as in `export_onnx`.
+        int8: normal images that the screen has not learnt from, anything that `open_images` opens; None for float32.
+        progress: show progress on standard error.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: as `export_onnx`, for the extra `openvino`; too few images for alpha; or a network without
+            convolutions and dense layers, with `int8`.
+        ArtifactError: as `export_onnx`.
+        RuntimeError: the graph's scores differ from the screen's, or int8 has changed their order beyond use.
+    """
+    path = _target(screen, path, pixels)
+    openvino = import_openvino()
+    if int8 is None:
+        screen = _with_room(screen)
+        content = serialised(openvino.Core().read_model(_traced(screen, pixels)))
+        exported = _runnable(screen, content, pixels, _options(screen, "openvino"))
+        _check_parity(screen, exported)
+        return _written(exported, screen, path, content, pixels)
+    spooled = read_all(open_images(int8, role="inliers", shape=screen.detector.shape), screen.detector.preprocessing)
+    ranges, rest = split(spooled.hashes, [min(_RANGE_IMAGES, len(spooled) // 5)], seed=0)
+    if not len(ranges):
+        raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")
+    # Too few for alpha are refused now, not after minutes of work.
+    replace(screen, calibrator=Calibrator(np.zeros(len(rest))), peaks=None)
+    rows = spooled.rows(rest)
+    options = _options(screen, "openvino", "int8")
+    model = quantised(openvino.Core().read_model(_traced(screen, pixels)), spooled.rows(ranges), pixels)
+    facts = {"images": len(rest), "fingerprint": spooled.fingerprint(rest), "ranges": len(ranges)}
+    detector = _runnable(screen, serialised(model), pixels, options).detector
+    exported = calibrated(
+        detector,
+        None,
+        ERROR,
+        rows,
+        progress=progress,
+        alpha=screen.alpha,
+        confidence=screen.confidence,
+        guarantee=screen.guarantee,
+        facts={**screen.facts, "calibration": facts},
+    )
+    _check_order(screen, exported, rows)
+    content = serialised(judging(model, exported))
+    return _written(_runnable(exported, content, pixels, options), screen, path, content, pixels)
+
+
+def _target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
+    """Return the folder to write, absolute, after all refusals."""
+    if pixels not in get_args(PixelType):
+        raise InputError(f"expected pixels among {', '.join(get_args(PixelType))}; got {pixels!r}")
+    if isinstance(screen.detector, Exported):
+        raise InputError("the screen was exported already")
+    if screen.calibrator.groups is not None:
+        raise InputError("a screen calibrated by group cannot be exported: its thresholds depend on the group")
+    if screen.evidence is not None and screen.evidence.observer.classifier is not None:
+        raise InputError("a screen that looks at a classifier's features cannot be exported")
+    if getattr(screen.detector.options, "scoring_precision", "fp32") == "bf16":
+        raise InputError("a screen calibrated in bfloat16 cannot be exported: graphs compute in float32")
+    path = Path(os.path.abspath(path))
+    check_target(path)
+    return path
+
+
+def _options(screen: Screen, runtime: RuntimeName, precision: Precision = "float32") -> ExportedOptions:
+    batch = min(BATCH, screen.detector.scoring_batch)
+    return ExportedOptions(
+        detector=screen.detector.name, score=screen.score, runtime=runtime, precision=precision, batch=batch
+    )
+
+
+def _with_room(screen: Screen) -> Screen:
+    """Return the screen with calibration scores raised by a hair.
+
+    The calibration image that set the threshold has exactly that score; with a graph's rounding it would else be up to
+    chance whether the graph flags it.
+    """
+    scores = screen.calibrator.scores
+    low, high = np.quantile(scores, [0.25, 0.75])
+    return replace(screen, calibrator=Calibrator(scores + _ROOM * max(high - low, 1e-12)), peaks=None)
+
+
+def _runnable(screen: Screen, content: Sequence[bytes], pixels: PixelType, options: ExportedOptions) -> Screen:
+    """Return a screen with the same calibration that runs on a graph."""
+    detector = Exported(screen.detector.shape, options, content, pixels, screen.detector.locates)
+    return replace(
+        screen, detector=detector, score=ERROR, evidence=None, observations={}, peaks=None, facts=dict(screen.facts)
+    )
+
+
+def _written(exported: Screen, screen: Screen, path: Path, content: Sequence[bytes], pixels: PixelType) -> Path:
+    options = exported.detector.options
+    manifest = {
+        **replace(screen, calibrator=exported.calibrator, peaks=None, facts=exported.facts).to_json(),
+        "kind": EXPORTED,
+        "pixels": pixels,
+        "locates": screen.detector.locates,
+        "runtime": options.runtime,
+        "precision": options.precision,
+        "batch": options.batch,
+    }
+    calibration = {"scores": exported.calibrator.scores}
+    files = dict(zip(FILES[options.runtime], content, strict=True))
+    write_folder(path, manifest, {"calibration.safetensors": calibration}, files)
+    return path
+
+
+def _traced(screen: Screen, pixels: PixelType) -> bytes:
+    """Return the screen's judgement as the bytes of an ONNX file."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError('exporting needs onnx and onnxscript: pip install "recondite[export]"') from error
+    graph = _Graph(screen)
+    example = torch.zeros(
+        min(BATCH, screen.detector.scoring_batch), *screen.detector.shape, dtype=getattr(torch, pixels)
+    )
+    # The exporter reports its stages on standard output, and warns of packages that are not needed here.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with evaluating(graph), warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            input_names=["pixels"],
+            output_names=list(OUTPUTS),
+            dynamic_shapes={"pixels": {0: torch.export.Dim("N")}},
+        )
+    assert program is not None
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def _check_parity(screen: Screen, exported: Screen) -> None:
+    """Raise RuntimeError if the graph does not score noise and smooth images as the screen does."""
+    batch = nameless(probe_images(screen.detector.shape, np.float32))
+    ours, theirs = screen.score_batch(batch).instance_score, exported.score_batch(batch).instance_score
+    low, high = np.quantile(screen.calibrator.scores, [0.25, 0.75])
+    difference = np.abs(ours - theirs) / np.maximum(np.abs(ours), max(high - low, 1e-12))
+    if not difference.max() <= TOLERANCE:
+        raise RuntimeError(
+            f"the graph's scores differ by {difference.max():.2g} from the screen's; nothing was written"
+        )
+
+
+def _check_order(screen: Screen, exported: Screen, rows: Rows) -> None:
+    """Raise RuntimeError if a graph of another precision does not order the first images much as the screen does."""
+    from scipy.stats import spearmanr
+
+    some = Rows(rows.pixels, rows.index[:_ORDERED_IMAGES])
+    parts = [
+        screen.score_batch(nameless(pixels)).instance_score for pixels in some.batches(screen.detector.scoring_batch)
+    ]
+    agreement = float(spearmanr(np.concatenate(parts), exported.calibrator.scores[: len(some)]).statistic)
+    if not agreement >= _LOWEST_AGREEMENT:
+        raise RuntimeError(
+            f"scores in int8 have a rank correlation of {agreement:.2f} with the screen's own, and "
+            f"{_LOWEST_AGREEMENT} is needed; nothing was written"
+        )
+
+
+class _Graph(nn.Module):
+    """All of a screen's judgement as tensor operations: (N, C, H, W) -> `OUTPUTS`."""
+
+    ascending: Tensor
+    table: Tensor
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self.screen, self.detector = screen, with_spread_convolutions(screen.detector)
+        ascending = np.sort(screen.calibrator.scores)
+        table = p_value_table(len(ascending), screen.confidence, screen.guarantee)
+        self.register_buffer("ascending", torch.from_numpy(ascending))
+        self.register_buffer("table", torch.from_numpy(np.array(table)))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.float() / 255
+        evidence, detector = self.screen.evidence, self.detector
+        if evidence is None or self.screen.score == ERROR:
+            _, maps, scores = detector.measure_and_pool(pixels)
+        else:
+            layers = detector.encoder_layers() if evidence.observer.reencoding else []
+            with recorded(layers) as before:
+                measured, maps, error = detector.measure_and_pool(pixels)
+                found = evidence.observer.found(detector, pixels, measured, before)
+            scores = combined(evidence, self.screen.score, error, {k: v.double() for k, v in found.items()})
+        at_least = _count(self.ascending[None] >= scores[:, None])
+        return scores, maps, self.table[at_least], ~(scores <= self.screen.threshold)
+
+
+def combined(evidence: Evidence, name: str, error: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
+    """Return what `Evidence.score` does, (N,) float64, by operations that ONNX has."""
+    density = evidence.density
+    z = _normal_scores(density.marginals, torch.stack([statistics[name] for name in density.names], dim=1))
+    if name in density.names:
+        return z[:, density.names.index(name)].abs()
+    precision = torch.from_numpy(density.precision)
+    distance = ((z @ precision) * z).sum(1).clamp(min=0).sqrt()
+    if name == EVIDENCE:
+        return distance
+    assert name == AUTO
+    both = torch.cat(
+        [_normal_scores(evidence.error, error[:, None]), _normal_scores(evidence.distance, distance[:, None])], dim=1
+    )
+    return (math.log(0.5) - _log_normal_tail(both)).amax(1)
+
+
+def _normal_scores(marginals: Marginals, values: Tensor) -> Tensor:
+    """Return what `Marginals.z` does, (N, K)."""
+    knots, levels = (torch.from_numpy(part) for part in (marginals.knots, marginals.levels))
+    spreads = torch.from_numpy(marginals.spreads)
+    upward = _interpolated(values, knots, levels)
+    downward = _interpolated(-values, -knots.flip(1), -levels.flip(0))
+    below = (values - knots[:, 0]).clamp(max=0) / spreads[:, 0]
+    above = (values - knots[:, -1]).clamp(min=0) / spreads[:, 1]
+    return ((upward - downward) / 2 + levels[-1] * (below + above)).clamp(-FARTHEST, FARTHEST)
+
+
+def _interpolated(values: Tensor, knots: Tensor, levels: Tensor) -> Tensor:
+    """Return numpy's `interp` of values (N, K) by knots (K, Q), ascending, and levels (Q,)."""
+    last = knots.shape[1] - 1
+    left = (_count(knots[None] <= values[:, :, None]) - 1).clamp(0, last)
+    right = (left + 1).clamp(max=last)
+    columns = torch.arange(len(knots))
+    start, end = knots[columns, left], knots[columns, right]
+    share = ((values - start) / torch.where(end > start, end - start, 1.0)).clamp(0, 1)
+    share = torch.where(end > start, share, 0.0)
+    return levels[left] + share * (levels[right] - levels[left])
+
+
+def _count(flags: Tensor) -> Tensor:
+    """Return how many flags are set along the last axis, int64: OpenVINO 2026.4 may sum comparisons wrongly."""
+    return flags.double().sum(-1).long()
+
+
+def _log_normal_tail(z: Tensor) -> Tensor:
+    """Return log(1 - Phi(z)) in float64: ONNX has no such function, and runtimes have erf in float32 only.
+
+    Source: Abramowitz and Stegun 1964, 26.2.11 (a series, for |z| < 2.5) and 26.2.14 (a continued fraction, beyond).
+    """
+    # Each branch sees values that it can take; `where` chooses afterwards.
+    far, near = z.abs().clamp(min=_LIMIT), z.clamp(-_LIMIT, _LIMIT)
+    fraction = far
+    for number in range(_FRACTION_TERMS, 0, -1):
+        fraction = far + number / fraction
+    log_far = -far.square() / 2 - math.log(2 * math.pi) / 2 - fraction.log()
+    beyond = torch.where(z > 0, log_far, torch.log1p(-log_far.exp()))
+    # The innermost bracket of the nested series first: 1 + s / 3 (1 + s / 5 (1 + ...)), s the square.
+    series = torch.ones_like(near)
+    for number in range(_SERIES_TERMS, 0, -1):
+        series = 1 + near.square() * series / (2 * number + 1)
+    within = (0.5 - near * series * (-near.square() / 2).exp() / math.sqrt(2 * math.pi)).log()
+    return torch.where(z.abs() < _LIMIT, within, beyond)

@@ -1,0 +1,263 @@
+"""From normal images to a screen: split, fit, calibrate."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from torch import Tensor, nn
+
+from recondite.data.datasets import guess_shape, nameless, open_images
+from recondite.data.spool import Rows, Spool, read_all, rows_at_once, split
+from recondite.detectors import Detector, build, detector_class
+from recondite.detectors.base import FEWEST_VALIDATED
+from recondite.distributed import together
+from recondite.errors import InputError
+from recondite.networks.hooks import FeatureLayer
+from recondite.options import TrainingOptions, make_options, option_names, options_to_json
+from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
+from recondite.screen.screen import OnBad, Screen, calibrated
+from recondite.statistics.calibration import Calibrator, Guarantee
+from recondite.training.presets import get_preset
+
+_BAD_FILES_LISTED = 100
+
+
+@together()
+def fit(
+    images: object,
+    *,
+    detector: str | None = None,
+    preset: str | None = None,
+    score: str | None = None,
+    alpha: float = 0.05,
+    confidence: float | None = None,
+    guarantee: Guarantee = "exact",
+    image_size: int | tuple[int, int] | None = None,
+    validation: object = 0.1,
+    evidence: object = 0.1,
+    calibration: object = 0.2,
+    by_folder: bool = False,
+    on_bad: OnBad = "flag",
+    run_folder: Path | str | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+    backbone: nn.Module | None = None,
+    reencoding: bool = False,
+    classifier: Callable[[Tensor], Tensor] | None = None,
+    classifier_layer: str | None = None,
+    classifier_share: float = 0.5,
+    **options: Any,
+) -> Screen:
+    """Learn what normal images look like and return a screen for them.
+
+    The images are split four ways: to fit the detector, to choose its best epoch (validation), to learn what the
+    statistics of unseen normal images are (evidence), and to calibrate the score. Images with the same pixels stay in
+    one part.
+
+    Args:
+        images: normal images, anything that `open_images` opens.
+        detector: "autoencoder" (default), "alad", "features", "pca" or "vae".
+        preset: a recipe in `PRESETS`; `options` override its settings.
+        score: what images are judged by: "auto" (default) for the rarest of "error" and "evidence", either of these
+            alone, one of the detector's errors ("absolute_error", "elbo"), or one statistic (see
+            `recondite.statistics.image_statistics`). With too few images for evidence, the default is "error".
+        alpha: the share of normal images that may be flagged, in (0, 1).
+        confidence: let the rate hold for this calibration set with this probability, instead of on average.
+        guarantee: what is meant by confidence; see `recondite.statistics.calibration.Guarantee`.
+        image_size: side, or (height, width), from 8 to 512; by default the images' own size up to 64, else 64.
+        validation: share of `images`, or other normal images.
+        evidence: share of `images`, or other normal images; at least 50. Unused where `score` needs none.
+        calibration: share of `images`, or other normal images.
+        by_folder: calibrate each sub-folder or label on its own.
+        on_bad: "flag" and "skip" leave unreadable images out and list them in `facts`; "raise" is an error.
+        run_folder: where training keeps its checkpoint and logs.
+        resume: go on from the checkpoint in `run_folder`.
+        progress: show progress on standard error.
+        encoder: a network of your own, images to latents; needs `decoder` too.
+        decoder: a network of your own, latents to images.
+        backbone: a network of your own, images to features, for detector "features".
+        reencoding: evidence also compares the latents and layers of the image with those of its reconstruction, which
+            costs one more encoding.
+        classifier: a function or module, images (N, C, H, W) in [0, 1] to features, whose distances from normal ones
+            become part of score "auto" (and are score "classifier").
+        classifier_layer: the name of a module within `classifier` whose output is meant.
+        classifier_share: the share of alpha that the classifier's features get in "auto", in (0, 1).
+        options: options of the detector and of `TrainingOptions`, such as latent_size=64, epochs=10, seed=1.
+
+    Raises:
+        InputError: images that cannot be used, unknown options, or too few calibration images for alpha.
+    """
+    if on_bad not in get_args(OnBad):
+        raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
+    recipe = get_preset(preset) if preset is not None else None
+    if recipe is not None and detector not in (None, recipe.detector):
+        raise InputError(f"preset {preset!r} is a recipe for detector {recipe.detector!r}; got {detector!r}")
+    name = recipe.detector if recipe is not None else detector or "autoencoder"
+    settings = {**(recipe.options if recipe is not None else {}), **options}
+    wanted = score if score is not None or recipe is None else recipe.score
+    judged_by = AUTO if wanted is None else wanted
+    if judged_by in detector_class(name).own_scores():
+        settings["score"], judged_by = judged_by, ERROR
+    chosen, training = _sort_options(name, settings)
+    source = open_images(images, role="fit")
+    shape, source = guess_shape(source, _sides(image_size))
+    if recipe is not None and recipe.shape:
+        if image_size is not None and _sides(image_size) != recipe.shape[1:]:
+            raise InputError(f"preset {preset!r} is for images of {recipe.shape[1]} x {recipe.shape[2]} pixels")
+        shape = recipe.shape
+    modules = {"encoder": encoder, "decoder": decoder, "backbone": backbone}
+    model = build(name, image_shape=shape, seed=training.seed, **modules, **chosen)
+
+    view = None if classifier is None else FeatureLayer(classifier, classifier_layer)
+    known = possible_scores(model, reencoding=reencoding, classifier=view)
+    if judged_by not in known:
+        own = [one for one in model.own_scores() if one not in known]
+        raise InputError(f"expected a score among {', '.join([*known, *own])}; got {judged_by!r}")
+
+    spooled = read_all(source, model.preprocessing, progress)
+    held_out = {"calibration": calibration, "validation": validation, "evidence": evidence}
+    if judged_by == ERROR:
+        held_out["evidence"] = 0.0
+    sets = _separate_sets(spooled, model, held_out, training.seed, progress)
+    if on_bad == "raise" and sets.bad:
+        raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")
+    if judged_by != ERROR and sets.evidence is None:
+        if wanted is not None:
+            raise InputError(
+                f"score {judged_by!r} needs at least {FEWEST} images held out as evidence; {len(spooled)} images leave "
+                f"fewer: give more, a larger share, or score='error'"
+            )
+        judged_by = ERROR
+    # Before hours of training: are there enough calibration images for this alpha?
+    groups = tuple(sets.calibration_labels) if by_folder else None
+    for size in Calibrator(np.zeros(len(sets.calibration)), groups).sizes.values():
+        Calibrator(np.zeros(size)).threshold(alpha, confidence, guarantee)
+
+    folder = Path(run_folder) if run_folder is not None else None
+    model.fit_rows(sets.images, sets.validation, training, folder, resume, progress)
+    learnt: Evidence | None = None
+    if sets.evidence is not None:
+        observer = fit_observer(model, sets.images, reencoding=reencoding, classifier=view, progress=progress)
+        learnt = fit_evidence(model, observer, sets.evidence, classifier_share, progress)
+    return calibrated(
+        model,
+        learnt,
+        judged_by,
+        sets.calibration,
+        groups,
+        progress=progress,
+        alpha=alpha,
+        confidence=confidence,
+        guarantee=guarantee,
+        facts={
+            "preset": preset,
+            "training": options_to_json(training),
+            "images": {"images": len(sets.images), "fingerprint": sets.fingerprints["images"]},
+            "validation": {"images": len(sets.validation or ())},
+            "evidence": {"images": len(sets.evidence or ())},
+            "calibration": {"images": len(sets.calibration), "fingerprint": sets.fingerprints["calibration"]},
+            "moved_out_of_fit": sets.moved,
+            "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:_BAD_FILES_LISTED]]},
+            "map_scale": _map_scale(model, sets.calibration),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Sets:
+    images: Rows
+    validation: Rows | None
+    evidence: Rows | None
+    calibration: Rows
+    calibration_labels: list[str]
+    fingerprints: Mapping[str, str]
+    bad: list[tuple[str, str]]
+    moved: int
+
+
+_FEWEST = {"calibration": 1, "validation": FEWEST_VALIDATED, "evidence": FEWEST}
+
+
+def _separate_sets(spooled: Spool, model: Detector, held_out: Mapping[str, object], seed: int, shown: bool) -> _Sets:
+    """Split the images, or open the sets given, so that no image is in two of them.
+
+    Images given for one purpose may also be among those for another: the order of `held_out` says which one they serve;
+    to fit comes last. A share too small for its purpose is left to fit.
+    """
+    shares = {name: given if isinstance(given, float | int) else 0.0 for name, given in held_out.items()}
+    if not (min(shares.values()) >= 0 and sum(shares.values()) < 1):
+        raise InputError(f"expected shares for {', '.join(shares)} that leave images to fit; got {[*shares.values()]}")
+    sizes = [round(share * len(spooled)) for share in shares.values()]
+    *parts, fitting = split(spooled.hashes, sizes, seed)
+    spools, indices = dict.fromkeys(held_out, spooled), dict(zip(held_out, parts, strict=True))
+    for name, given in held_out.items():
+        if isinstance(given, float | int):
+            if len(indices[name]) < _FEWEST[name]:
+                fitting, indices[name] = np.concatenate([fitting, indices[name]]), indices[name][:0]
+        elif given is not None:
+            spools[name] = read_all(open_images(given, role="inliers", shape=model.shape), model.preprocessing, shown)
+            indices[name] = np.arange(len(spools[name]))
+    taken = spooled.hashes[:0]
+    for name, part in spools.items():
+        hashes = part.hashes[indices[name]]
+        indices[name] = indices[name][~np.isin(hashes, taken)]
+        taken = np.concatenate([taken, hashes])
+    own = ~np.isin(spooled.hashes[fitting], taken)
+    fitting, moved = fitting[own], int(np.sum(~own))
+    calibrating = indices["calibration"]
+    if len(fitting) == 0 or len(calibrating) == 0:
+        raise InputError(
+            f"{len(spooled)} images leave {len(fitting)} to fit and {len(calibrating)} to calibrate; both need some"
+        )
+    rows = {name: part.rows(indices[name]) if len(indices[name]) else None for name, part in spools.items()}
+    calibration = rows["calibration"]
+    assert calibration is not None
+    evidence = rows["evidence"]
+    different = {id(part): part for part in (spooled, *spools.values())}.values()
+    return _Sets(
+        images=spooled.rows(fitting),
+        validation=rows["validation"],
+        evidence=evidence if evidence is not None and len(evidence) >= FEWEST else None,
+        calibration=calibration,
+        calibration_labels=[spools["calibration"].labels[index] for index in calibrating],
+        fingerprints={
+            "images": spooled.fingerprint(fitting),
+            "calibration": spools["calibration"].fingerprint(calibrating),
+        },
+        bad=[entry for part in different for entry in part.bad],
+        moved=moved,
+    )
+
+
+def _map_scale(model: Detector, rows: Rows, looked_at: int = 256) -> tuple[float, float]:
+    """Return the feature scores at which heat maps begin and are brightest, from normal images.
+
+    Errors begin at zero; scores that can be negative (likelihoods) at the median. Bright is the worst in a thousand.
+    """
+    few = Rows(rows.pixels, rows.index[: min(looked_at, rows_at_once(model.shape))])
+    parts = [model.score_batch(nameless(p), feature_score=True).feature_score for p in few.batches(model.scoring_batch)]
+    values = np.concatenate([part for part in parts if part is not None])
+    low = 0.0 if values.min() >= 0 else float(np.median(values))
+    return low, max(float(np.quantile(values, 0.999)), low + 1e-12)
+
+
+def _sort_options(detector: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], TrainingOptions]:
+    """Tell the options of the detector from those of training."""
+    training_names = option_names(TrainingOptions)
+    own_names = option_names(detector_class(detector).Options)
+    training = {name: value for name, value in options.items() if name in training_names}
+    own = {name: value for name, value in options.items() if name not in training_names}
+    unknown = [name for name in own if name not in own_names]
+    if unknown:
+        listed = ", ".join(sorted(own_names | training_names))
+        raise InputError(f"detector {detector!r} and its training have no option {unknown[0]!r}; they have: {listed}")
+    defaults = detector_class(detector).training_defaults
+    return own, make_options(TrainingOptions, {**defaults, **training}, "training")
+
+
+def _sides(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return (image_size, image_size) if isinstance(image_size, int) else image_size

@@ -1,0 +1,507 @@
+"""A screen in front of a classifier: an image gets its label, or an abstention with the reason."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from math import prod
+from typing import Any, Protocol, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
+from recondite.data.images import Preprocessing
+from recondite.detectors import Detector
+from recondite.detectors.batches import full_batch
+from recondite.errors import InputError
+from recondite.networks.autoencoders import recorded
+from recondite.networks.hooks import FeatureLayer
+from recondite.progress import progress as show
+from recondite.statistics.calibration import Calibrator, Guarantee
+from recondite.statistics.distances import Distances
+from recondite.statistics.scores import Scores, Verdicts
+
+SCREEN, CONFIDENCE, FEATURES = "screen", "confidence", "features"
+_IN_WORDS = {
+    SCREEN: "it is unlike the normal images",
+    CONFIDENCE: "the classifier is less sure than on normal images",
+    FEATURES: "its features are unlike those of normal images",
+}
+
+
+class Judge(Protocol):
+    """What a guard needs of a screen."""
+
+    @property
+    def detector(self) -> Detector: ...
+    @property
+    def calibrator(self) -> Calibrator: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def confidence(self) -> float | None: ...
+    @property
+    def guarantee(self) -> Guarantee: ...
+    def score_batch(self, batch: Batch) -> Scores: ...
+    def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts: ...
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a guard says about one image.
+
+    Args:
+        id: its name.
+        label: the class it was given; None for an abstention.
+        reason: why there is no label; None where there is one.
+        predicted: the class that the classifier alone would have given; None where the image could not be read.
+        confidence: the classifier's largest softmax probability; NaN where the image could not be read.
+    """
+
+    id: str
+    label: str | None
+    reason: str | None
+    predicted: str | None
+    confidence: float
+
+    @property
+    def abstained(self) -> bool:
+        return self.label is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions(Sequence[Decision]):
+    """What a guard says about N images; a sequence of `Decision`.
+
+    Args:
+        verdicts: what the screen said, with its own calibration.
+        predicted: N classes, the classifier's own; None where the image could not be read.
+        confidence: float64 (N,), its largest softmax probability; NaN where the image could not be read.
+        p_values: part ("screen", "confidence", "features") -> float64 (N,), as the guard is calibrated.
+        limits: part -> its share of alpha: a p-value at most this high is an abstention.
+        reasons: N reasons to abstain; None where the label is given.
+    """
+
+    verdicts: Verdicts
+    predicted: tuple[str | None, ...]
+    confidence: NDArray[np.float64]
+    p_values: Mapping[str, NDArray[np.float64]]
+    limits: Mapping[str, float]
+    reasons: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    @overload
+    def __getitem__(self, index: int) -> Decision: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Decision]: ...
+    def __getitem__(self, index: int | slice) -> Decision | list[Decision]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        reason = self.reasons[index]
+        return Decision(
+            id=self.verdicts.ids[index],
+            label=self.predicted[index] if reason is None else None,
+            reason=reason,
+            predicted=self.predicted[index],
+            confidence=float(self.confidence[index]),
+        )
+
+    @property
+    def labels(self) -> list[str | None]:
+        """The label of each image; None for an abstention."""
+        return [one if why is None else None for one, why in zip(self.predicted, self.reasons, strict=True)]
+
+    @property
+    def abstained(self) -> NDArray[np.bool_]:
+        """Which images got no label (N,)."""
+        return np.array([reason is not None for reason in self.reasons], dtype=bool)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield one row an image, as written to tables: the decision, then the screen's verdict."""
+        for index, row in enumerate(self.verdicts.records()):
+            decision = self[index]
+            known = decision.predicted is not None
+            yield {
+                "id": row.pop("id"),
+                "label": decision.label,
+                "reason": decision.reason,
+                "predicted": decision.predicted,
+                "confidence": decision.confidence if known else None,
+                **{f"p_{part}": None if np.isnan(p[index]) else float(p[index]) for part, p in self.p_values.items()},
+                **row,
+            }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """A classifier behind a screen. Calling it gives each image the classifier's label, or an abstention.
+
+        guard = screen.guard(classifier, labels=("cat", "dog"))
+        for decision in guard("new_images/"):
+            print(decision.id, decision.label or decision.reason)
+
+    Of normal images (of each predicted class, if calibrated so) a share of at most alpha is turned away on average, as
+    with the screen: each part abstains at its share of alpha. Made by `Screen.guard`.
+
+    Args:
+        screen: judges images.
+        classifier: a function or module, images (N, C, H, W) in [0, 1] to logits (N, classes); None where it speaks
+            for itself, see `decide`.
+        labels: names of the classes; None for "0", "1", ...
+        shape: of the images that the classifier takes; None for those of the screen.
+        layer: the module within the classifier whose output are its features; None without features.
+        distances: of those features from those of normal images.
+        shares: part -> share of alpha; they sum to 1.
+        calibrators: part -> its calibration; empty to abstain where the screen's own verdict is "outlier".
+        by_class: whether the calibrators have the predicted classes as groups.
+    """
+
+    screen: Judge
+    classifier: Callable[[Tensor], Tensor] | None
+    labels: tuple[str, ...] | None = None
+    shape: tuple[int, ...] | None = None
+    layer: str | None = None
+    distances: Distances | None = None
+    shares: Mapping[str, float] = field(default_factory=lambda: {SCREEN: 1.0})
+    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+    by_class: bool = False
+
+    def __call__(self, images: object, *, progress: bool = False) -> Decisions:
+        """Label images or abstain; one image too gives `Decisions`, of length 1.
+
+        Args:
+            images: anything that `open_images` opens; an unreadable one is an abstention.
+            progress: show progress on standard error.
+
+        Raises:
+            InputError: no images, or the classifier does not take them.
+        """
+        if self.classifier is None:
+            raise InputError("this guard has no classifier: give what the classifier said to `decide`")
+        parts: list[Decisions] = []
+        opened = open_images(images, shape=self.screen.detector.shape)
+        with show("guarding", opened.size, progress) as advance:
+            for scores, labels, outputs in self._measured(opened):
+                parts.append(self._decide(scores, labels, outputs))
+                advance(len(scores), "")
+        if not parts:
+            raise InputError("expected at least one image; got none")
+        return Decisions(
+            verdicts=Verdicts.concatenate(part.verdicts for part in parts),
+            predicted=tuple(one for part in parts for one in part.predicted),
+            confidence=np.concatenate([part.confidence for part in parts]),
+            p_values={name: np.concatenate([part.p_values[name] for part in parts]) for name in self.shares},
+            limits=parts[0].limits,
+            reasons=tuple(reason for part in parts for reason in part.reasons),
+        )
+
+    def decide(
+        self,
+        scores: Scores,
+        predicted: Sequence[str | None],
+        confidence: Sequence[float | None] | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> Decisions:
+        """Label or abstain where the classifier has spoken already, somewhere else.
+
+        Args:
+            scores: N scores that the screen gave.
+            predicted: N classes that the classifier gave.
+            confidence: N of its largest softmax probabilities, in (0, 1]; needed where confidence has a share of alpha.
+            groups: N group labels, where the screen's own calibration has groups.
+
+        Raises:
+            InputError: as many values as images are missing, a confidence is out of range, a class is unknown, or
+                features have a share of alpha.
+        """
+        size = len(scores)
+        if len(predicted) != size:
+            raise InputError(f"expected the classifier's label of each of {size} images; got {len(predicted)}")
+        sure = self.check(predicted, confidence)
+        outputs = _Outputs(
+            predicted=tuple(predicted),
+            confidence=sure,
+            doubt=-np.log(sure),
+            distance=np.full(size, np.nan),
+            valid=np.ones(size, dtype=bool),
+            errors=[None] * size,
+        )
+        return self._decide(scores, list(groups or [""] * size), outputs)
+
+    def check(
+        self, predicted: Sequence[str | None], confidence: Sequence[float | None] | None = None
+    ) -> NDArray[np.float64]:
+        """Return N confidences, NaN where there are none, if `decide` takes these labels and confidences.
+
+        Raises:
+            InputError: as `decide`.
+        """
+        size = len(predicted)
+        if FEATURES in self.shares:
+            raise InputError("this guard looks at the classifier's features, which only the classifier itself gives")
+        if None in predicted:
+            raise InputError("expected the classifier's label of each image; one is missing")
+        unknown = sorted({str(one) for one in predicted} - set(self.labels or map(str, predicted)))
+        if unknown:
+            raise InputError(f"expected labels among {', '.join(self.labels or ())}; got {unknown[0]!r}")
+        sure = np.array([np.nan if one is None else one for one in confidence or [None] * size], dtype=np.float64)
+        if len(sure) != size or not ((sure > 0) & (sure <= 1) | np.isnan(sure)).all():
+            raise InputError("expected the classifier's confidence in each label, in (0, 1]")
+        if CONFIDENCE in self.shares and np.isnan(sure).any():
+            raise InputError("this guard looks at the classifier's confidence: give it with each label")
+        return sure
+
+    def at(self, screen: Judge) -> "Guard":
+        """Return this guard with a screen at another false-alarm rate.
+
+        Raises:
+            InputError: too few calibration images (of a class) for it.
+        """
+        _check_alpha(screen, self.shares, self.calibrators)
+        return replace(self, screen=screen)
+
+    def measure(self, images: object, progress: bool = False) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
+        """Return part -> scores (N,) and the predicted class of each readable image, for a calibration."""
+        found: dict[str, list[NDArray[np.float64]]] = {part: [] for part in self.shares}
+        classes: list[str] = []
+        opened = open_images(images, role="inliers", shape=self.screen.detector.shape)
+        with show("calibrating the guard", opened.size, progress) as advance:
+            for scores, _, outputs in self._measured(opened):
+                valid = np.isfinite(scores.instance_score) & outputs.valid
+                for part, values in self._scores(scores, outputs).items():
+                    found[part].append(values[valid])
+                classes += [outputs.predicted[index] or "" for index in np.flatnonzero(valid)]
+                advance(len(scores), "")
+        if not classes:
+            raise InputError("not one calibration image of the guard could be read")
+        return {part: np.concatenate(values) for part, values in found.items()}, classes
+
+    def _decide(self, scores: Scores, labels: list[str], outputs: "_Outputs") -> Decisions:
+        verdicts = self.screen.judge(scores, labels)
+        limits = {part: self.screen.alpha * share for part, share in self.shares.items()}
+        p_values = {SCREEN: verdicts.p_value}
+        flagged = {SCREEN: verdicts.is_outlier}
+        reasons: list[list[str]] = [[] for _ in range(len(scores))]
+        if self.calibrators:
+            p_values, flagged = self._calibrated(self._scores(scores, outputs), outputs, limits, reasons)
+        for index, why in enumerate(reasons):
+            error = verdicts.errors[index]
+            if self.calibrators and np.isfinite(scores.instance_score[index]):
+                error = scores.errors[index]  # the groups of the screen's own calibration do not matter
+            if error is not None:
+                why[:] = [f"it cannot be judged: {error}"]
+            elif not outputs.valid[index]:
+                why[:] = [outputs.errors[index] or "the classifier gave no finite answer"]
+            else:
+                why += [
+                    f"{_IN_WORDS[part]} (p-value {p_values[part][index]:.3g}, at most {limits[part]:.3g})"
+                    for part, flags in flagged.items()
+                    if flags[index]
+                ]
+        return Decisions(
+            verdicts=verdicts,
+            predicted=outputs.predicted,
+            confidence=outputs.confidence,
+            p_values=p_values,
+            limits=limits,
+            reasons=tuple("; ".join(why) or None for why in reasons),
+        )
+
+    def _calibrated(
+        self,
+        scores: Mapping[str, NDArray[np.float64]],
+        outputs: "_Outputs",
+        limits: Mapping[str, float],
+        reasons: list[list[str]],
+    ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]]]:
+        """Return the p-values and flags of each part, and note predicted classes that the calibration did not see."""
+        known = outputs.valid & np.isfinite(scores[SCREEN])
+        if self.by_class:
+            sizes = self.calibrators[SCREEN].sizes
+            for index in np.flatnonzero(known):
+                if outputs.predicted[index] not in sizes:
+                    reasons[index].append(f"no calibration image was taken for class {outputs.predicted[index]!r}")
+                    known[index] = False
+        rows = np.flatnonzero(known)
+        groups = [outputs.predicted[index] or "" for index in rows] if self.by_class else None
+        promise = (self.screen.confidence, self.screen.guarantee)
+        p_values, flagged = {}, {}
+        for part, calibrator in self.calibrators.items():
+            p_values[part], flagged[part] = np.full(len(known), np.nan), np.zeros(len(known), dtype=bool)
+            p_values[part][rows] = calibrator.p_value(scores[part][rows], groups, *promise)
+            flagged[part][rows] = calibrator.is_outlier(scores[part][rows], limits[part], groups, *promise)
+        return p_values, flagged
+
+    def _scores(self, scores: Scores, outputs: "_Outputs") -> dict[str, NDArray[np.float64]]:
+        """Return the scores of all parts that take part (N,); higher is more anomalous."""
+        every = {SCREEN: scores.instance_score, CONFIDENCE: outputs.doubt, FEATURES: outputs.distance}
+        return {part: every[part] for part in self.shares}
+
+    def _measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], "_Outputs"]]:
+        own = self.screen.detector.preprocessing
+        other = own if self.shape is None or self.shape == own.shape else Preprocessing(shape=self.shape)
+        for batch, seen in _read_twice(images, own, other, self._batch):
+            yield self.screen.score_batch(batch), batch.labels, self._outputs(seen)
+
+    @property
+    def _batch(self) -> int:
+        """How many images the screen and the classifier get at once."""
+        detector = self.screen.detector
+        return min(detector.scoring_batch, full_batch(prod(self.shape or detector.shape), detector.device.type))
+
+    def _outputs(self, batch: Batch) -> "_Outputs":
+        good = np.flatnonzero(batch.good)
+        size = len(batch.ids)
+        # Always a full batch, as in scoring, so that an image gets the same bits alone and among others.
+        padded = torch.zeros(self._batch, *batch.pixels.shape[1:])
+        padded[: len(good)] = torch.from_numpy(batch.pixels)
+        assert self.classifier is not None
+        logits, features = _run(self.classifier, self.layer, padded)
+        if self.labels is not None and logits.shape[1] != len(self.labels):
+            raise InputError(f"the classifier tells {logits.shape[1]} classes; got {len(self.labels)} labels")
+        values = logits[: len(good)].double().cpu()
+        distance = np.full(size, np.nan)
+        if self.distances is not None and features is not None:
+            distance[good] = self.distances(features[: len(good)].float())["neighbour"].cpu().numpy()
+        log_probability = np.full((size, values.shape[1]), np.nan)
+        log_probability[good] = values.log_softmax(dim=1).numpy()
+        valid = np.isfinite(log_probability).any(axis=1) & ~np.isnan(log_probability).any(axis=1)
+        if self.distances is not None:
+            valid &= np.isfinite(distance)
+        best = np.where(valid, np.nan_to_num(log_probability, nan=-np.inf).argmax(axis=1), 0)
+        surest = np.where(valid, log_probability[np.arange(size), best], np.nan)
+        names = self.labels or tuple(str(number) for number in range(values.shape[1]))
+        return _Outputs(
+            predicted=tuple(names[one] if fine else None for one, fine in zip(best, valid, strict=True)),
+            confidence=np.exp(surest),
+            doubt=-surest,
+            distance=distance,
+            valid=valid,
+            errors=batch.errors,
+        )
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What the classifier says about N images; `valid` where it says something finite."""
+
+    predicted: tuple[str | None, ...]
+    confidence: NDArray[np.float64]
+    doubt: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    valid: NDArray[np.bool_]
+    errors: list[str | None]
+
+
+def make_guard(
+    screen: Judge,
+    classifier: Callable[[Tensor], Tensor],
+    labels: Sequence[str] | None,
+    *,
+    calibration: object,
+    by_class: bool,
+    confidence_share: float,
+    feature_share: float,
+    layer: str | None,
+    reference: object,
+    image_shape: tuple[int, ...] | None,
+    progress: bool,
+) -> Guard:
+    """Return a guard; see `Screen.guard`."""
+    own = 1 - confidence_share - feature_share
+    if min(confidence_share, feature_share) < 0 or own <= 1e-9:
+        raise InputError(
+            f"expected shares of alpha that are not negative and leave some for the screen; got {confidence_share:g} "
+            f"and {feature_share:g}"
+        )
+    if labels is not None and len(set(labels)) < len(labels):
+        raise InputError(f"expected different labels; got {', '.join(labels)}")
+    if (by_class or confidence_share or feature_share) and calibration is None:
+        raise InputError(
+            "by_class, confidence_share and feature_share need calibration=, normal images that neither the screen nor "
+            "the classifier has learnt from"
+        )
+    if feature_share and (layer is None or reference is None):
+        raise InputError("feature_share needs layer=, a module of the classifier, and reference=, normal images")
+    shares = {SCREEN: own, CONFIDENCE: confidence_share, FEATURES: feature_share}
+    guard = Guard(
+        screen=screen,
+        classifier=classifier,
+        labels=None if labels is None else tuple(labels),
+        shape=image_shape,
+        layer=layer if feature_share else None,
+        distances=_fitted_distances(screen, classifier, layer, reference, image_shape) if feature_share else None,
+        shares={part: share for part, share in shares.items() if share},
+        by_class=by_class,
+    )
+    if calibration is None:
+        return guard
+    scores, classes = guard.measure(calibration, progress)
+    groups = tuple(classes) if by_class else None
+    calibrators = {part: Calibrator(values, groups) for part, values in scores.items()}
+    _check_alpha(screen, guard.shares, calibrators)
+    return replace(guard, calibrators=calibrators)
+
+
+def _check_alpha(screen: Judge, shares: Mapping[str, float], calibrators: Mapping[str, Calibrator]) -> None:
+    for part, calibrator in calibrators.items():
+        for group, size in calibrator.sizes.items():
+            try:
+                calibrator.threshold(screen.alpha * shares[part], screen.confidence, screen.guarantee, group)
+            except InputError as error:
+                whose = "" if group is None else f" predicted as {group!r}"
+                raise InputError(f"part {part!r} of the guard{whose} ({size} images): {error}") from error
+
+
+def _fitted_distances(
+    screen: Judge,
+    classifier: Callable[[Tensor], Tensor],
+    layer: str | None,
+    reference: object,
+    image_shape: tuple[int, ...] | None,
+) -> Distances:
+    preprocessing = screen.detector.preprocessing if image_shape is None else Preprocessing(shape=image_shape)
+    opened = open_images(reference, role="fit", shape=preprocessing.shape)
+    found = [
+        features.float().cpu().numpy()
+        for batch in read_batches(opened, preprocessing, full_batch(prod(preprocessing.shape)))
+        if len(batch.pixels) and (features := _run(classifier, layer, torch.from_numpy(batch.pixels))[1]) is not None
+    ]
+    if not found:
+        raise InputError("not one reference image of the guard could be read")
+    return Distances.fit(np.concatenate(found))
+
+
+def _run(classifier: Callable[[Tensor], Tensor], layer: str | None, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the logits (N, classes) and, with a layer, the features (N, F) of a batch."""
+    if layer is None:
+        return FeatureLayer(classifier)(pixels), None
+    if not isinstance(classifier, nn.Module):
+        raise InputError(f"only a torch module has layers; got {type(classifier).__name__}")
+    try:
+        module = classifier.get_submodule(layer)
+    except AttributeError as error:
+        raise InputError(f"the classifier has no layer {layer!r}: {error}") from error
+    with recorded([module]) as outputs:
+        logits = FeatureLayer(classifier)(pixels)
+    features = outputs[0]
+    if features is None or features.ndim < 2:
+        raise InputError(f"layer {layer!r} gave no features (N, F, ...)")
+    return logits, features.flatten(2).mean(2) if features.ndim > 2 else features
+
+
+def _read_twice(images: ImageSet, one: Preprocessing, other: Preprocessing, size: int) -> Iterator[tuple[Batch, Batch]]:
+    """Yield small batches read in two ways; once where both are the same. A stream is walked through once."""
+    if one == other:
+        for batch in read_batches(images, one, size):
+            yield batch, batch
+        return
+    entries = images.entries()
+    while chunk := list(islice(entries, size)):
+        names, items, labels = zip(*chunk, strict=True)
+        some = ImageSet(list(items), list(names), list(labels), parallel=images.parallel)
+        yield next(read_batches(some, one, size)), next(read_batches(some, other, size))

@@ -1,0 +1,209 @@
+"""Judging a whole source into a table, in bounded memory, resumable after an interruption."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from recondite.data.datasets import ImageSet, open_images
+from recondite.data.files import atomic_file
+from recondite.data.tables import check_table_path, write_table
+from recondite.errors import InputError
+from recondite.progress import progress as show
+from recondite.screen.screen import OnBad, Screen
+from recondite.statistics.scores import NUMBERS, Scores, Verdicts, check_rate
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep came to.
+
+    Args:
+        verdicts: in the order of the source.
+        taken_up: how many of them an interrupted sweep had left.
+    """
+
+    verdicts: Verdicts
+    taken_up: int
+
+
+def sweep(
+    screen: Screen,
+    images: object,
+    output: Path,
+    *,
+    fdr: float | None = None,
+    maps: Path | None = None,
+    group: str | None = None,
+    on_bad: OnBad = "flag",
+    statistics: bool = False,
+    progress: bool = False,
+) -> Sweep:
+    """Judge every image of a source and write one row each.
+
+    Scores are journalled beside `output` as they come; a sweep that was interrupted goes on from its journal when it is
+    run again with the same screen, source (a path or a name) and output. Images that changed meanwhile are not read
+    again.
+
+    Args:
+        screen: the judge.
+        images: anything that `open_images` opens, but a stream.
+        output: .csv, .jsonl or .parquet; written atomically at the end.
+        fdr: control the false-discovery rate over the whole sweep instead of the false-alarm rate.
+        maps: a folder for one heat map (PNG) an image, named after its id, all on one scale.
+        group: which group's calibration holds for all of them, where there are groups and folders do not tell.
+        on_bad: what an unreadable image becomes; see `Screen.predict`.
+        statistics: write the statistics that the screen judges by, too, as "statistic.NAME"; `recondite monitor` says
+            by them what has moved.
+        progress: show progress on standard error.
+
+    Raises:
+        InputError: no images, a stream, ids that repeat, an unknown kind of table; or an unreadable image, with
+            on_bad="raise".
+    """
+    check_table_path(output)
+    opened = open_images(images, shape=screen.detector.shape)
+    if opened.ids is None:
+        raise InputError("a sweep needs a source that can be walked through again; got a stream")
+    if len(set(opened.ids)) < len(opened.ids):
+        raise InputError("a sweep needs different ids: one row each could not be told from another")
+    if group is not None:
+        opened = opened.labelled(group)
+    if maps is not None and not screen.detector.preprocessing.is_image:
+        raise InputError("heat maps are of images; this screen takes vectors")
+    if maps is not None and not screen.detector.locates:
+        raise InputError("this screen judges images as a whole and has no heat maps; fit it with mode 'maps'")
+    journal = output.with_name(f".{output.name}.journal")
+    named = str(images) if isinstance(images, str | Path) else None
+    header: dict[str, Any] = {"screen": screen.fingerprint(), "source": named, "group": group, "maps": str(maps)}
+    header |= {"on_bad": on_bad, "statistics": statistics}
+    if fdr is not None:
+        check_rate(fdr)
+    swept = journalled(
+        screen, opened, journal, header, maps=maps, on_bad=on_bad, statistics=statistics, progress=progress
+    )
+    if fdr is not None:
+        swept = replace(swept, verdicts=swept.verdicts.with_false_discovery_rate(fdr))
+    write_table(output, swept.verdicts.records(statistics), NUMBERS)
+    journal.unlink()
+    return swept
+
+
+def journalled(
+    screen: Screen,
+    images: ImageSet,
+    journal: Path,
+    header: Mapping[str, Any],
+    *,
+    maps: Path | None = None,
+    on_bad: OnBad = "flag",
+    statistics: bool = False,
+    progress: bool = False,
+) -> Sweep:
+    """Judge every image of a source, writing down each score as it comes; what the journal holds is not judged again.
+
+    Args:
+        screen, maps, on_bad, statistics, progress: as in `sweep`.
+        images: with ids, all different.
+        journal: a file that stays when all is done, until the caller removes it.
+        header: JSON values; a journal with another header, or one whose "source" is None, is begun anew.
+
+    Raises:
+        InputError: not one image is left.
+    """
+    done = _read_journal(journal, header)
+    taken_up = len(done)
+    _write_journal(journal, header, done)
+    with journal.open("a", encoding="utf-8") as stream, show("screening", images.size, progress) as advance:
+        advance(taken_up, "")
+        wants_maps = maps is not None
+        for part in screen.stream(images, on_bad=on_bad, feature_score=wants_maps, skip=frozenset(done)):
+            if maps is not None:
+                _write_maps(maps, part, screen.map_scale)
+            rows = _rows(part, statistics)
+            stream.writelines(_line(name, *row) for name, row in rows.items())
+            stream.flush()
+            done |= rows
+            advance(len(part), "")
+    return Sweep(screen.judge(*_in_order(done, images)), taken_up)
+
+
+_Done = dict[str, tuple[float, str | None, dict[str, float]]]
+"""id -> score, error, statistics."""
+
+
+def _rows(part: Verdicts, with_statistics: bool) -> _Done:
+    found = (part.statistics or {}) if with_statistics else {}
+    return {
+        name: (score, error, {statistic: float(values[index]) for statistic, values in found.items()})
+        for index, (name, score, error) in enumerate(zip(part.ids, part.instance_score, part.errors, strict=True))
+    }
+
+
+def _read_journal(path: Path, header: Mapping[str, Any]) -> _Done:
+    """Return the rows of a journal that belongs to this sweep; a line cut short ends it."""
+    done: _Done = {}
+    if path.is_file():
+        with path.open(encoding="utf-8") as stream:
+            try:
+                if header["source"] is not None and json.loads(stream.readline()) == header:
+                    for line in stream:
+                        row = json.loads(line)
+                        values = {name: _parsed(value) for name, value in row["statistics"].items()}
+                        done[row["id"]] = (_parsed(row["score"]), row["error"], values)
+            except ValueError:
+                pass
+    return done
+
+
+def _write_journal(path: Path, header: Mapping[str, Any], done: _Done) -> None:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(header) + "\n")
+        stream.writelines(_line(name, *row) for name, row in done.items())
+
+
+def _line(name: str, score: float, error: str | None, statistics: Mapping[str, float]) -> str:
+    values = {statistic: _written(value) for statistic, value in statistics.items()}
+    return json.dumps({"id": name, "score": _written(score), "error": error, "statistics": values}) + "\n"
+
+
+def _written(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _parsed(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _in_order(done: _Done, images: ImageSet) -> tuple[Scores, list[str]]:
+    assert images.ids is not None
+    kept = [index for index, name in enumerate(images.ids) if name in done]
+    if not kept:
+        raise InputError("not one of the images could be read, and on_bad='skip' leaves no rows")
+    ids = tuple(images.ids[index] for index in kept)
+    scores = Scores(
+        ids=ids,
+        instance_score=np.array([done[name][0] for name in ids], dtype=np.float64),
+        errors=tuple(done[name][1] for name in ids),
+        statistics={key: np.array([done[name][2][key] for name in ids]) for key in done[ids[0]][2]} or None,
+    )
+    return scores, [images.label(index) for index in kept]
+
+
+def _write_maps(folder: Path, verdicts: Verdicts, scale: tuple[float, float]) -> None:
+    from recondite.reports.figures import heat_colours  # matplotlib takes a while
+
+    assert verdicts.feature_score is not None
+    for name, feature_score, error in zip(verdicts.ids, verdicts.feature_score, verdicts.errors, strict=True):
+        if error is None:
+            # The whole id, suffix included: a.png and a.jpg, or the same name in two folders, do not collide.
+            target = folder / f"{name}.map.png"
+            if not Path(os.path.abspath(target)).is_relative_to(os.path.abspath(folder)):
+                raise InputError(f"the id {name!r} names a file outside {folder}")
+            with atomic_file(target) as temporary:
+                Image.fromarray(heat_colours(feature_score, scale)).save(temporary, format="PNG")

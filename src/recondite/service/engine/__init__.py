@@ -1,0 +1,1 @@
+"""Batching, judging, storage and limits behind the routes."""

@@ -1,0 +1,145 @@
+"""The drift monitor over what the service judges, and who is told of an alarm."""
+
+import json
+import logging
+import threading
+import time
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from recondite.errors import InputError
+from recondite.screen.monitor import Monitor, Moved
+from recondite.screen.screen import Screen
+from recondite.service.engine.store import Store
+from recondite.service.metrics import Counters
+from recondite.service.routes.middleware import LOG
+from recondite.statistics.scores import Verdicts
+
+_TRIES = 3
+_KEEP_SECONDS = 10.0
+
+
+class Watch:
+    """A drift monitor for each version of each screen, fed in the order in which verdicts were written down.
+
+    It works in a thread of its own, so that nobody waits for it. Monitors are kept in the store now and then and when
+    the service ends, and go on from there. Where the process was killed, images after the last time are left out; the
+    promise about false alarms does not mind.
+
+    Args:
+        counters: hear of the martingale and of the alarm.
+        webhook: an address that an alarm is posted to as JSON; None for none.
+        false_alarm: the chance that a stream without drift ever raises an alarm, in (0, 1).
+        store: where monitors are kept; None to begin anew with each process.
+    """
+
+    def __init__(self, counters: Counters, webhook: str | None, false_alarm: float, store: Store | None = None) -> None:
+        self._counters, self._webhook, self._false_alarm, self._store = counters, webhook, false_alarm, store
+        self._kept: dict[tuple[str, str], tuple[float, int]] = {}
+        self._monitors: dict[tuple[str, str], Monitor] = {}
+        self._lock = threading.Lock()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="watch")
+        self._messenger = ThreadPoolExecutor(1, thread_name_prefix="webhook")
+
+    def judged(self, name: str, version: str, screen: Screen, verdicts: Verdicts, groups: Sequence[str]) -> None:
+        """Take in the verdicts of one request."""
+        self._worker.submit(self._take, name, version, screen, verdicts, groups)
+
+    def settle(self) -> None:
+        """Wait until everything so far has been taken in."""
+        self._worker.submit(int).result()
+
+    def state(self, name: str, version: str, screen: Screen) -> tuple[Monitor, list[Moved]]:
+        """Return the monitor and what has moved."""
+        with self._lock:
+            monitor = self._monitor(name, version, screen)
+            return monitor, monitor.moved()
+
+    def begin_anew(self, name: str, version: str, screen: Screen) -> None:
+        """Forget what has come so far, and an alarm."""
+        with self._lock:
+            if self._store is not None:
+                self._store.keep_monitor(name, version, None)
+            self._monitors[name, version] = Monitor(screen, false_alarm=self._false_alarm)
+            self._tell(name, version, self._monitors[name, version])
+
+    def close(self) -> None:
+        """Take in what waits, keep the monitors, and stop; a message being sent is not waited for."""
+        self._worker.submit(self._keep_all)
+        self._worker.shutdown()
+        self._messenger.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self, name: str, version: str, screen: Screen, verdicts: Verdicts, groups: Sequence[str]) -> None:
+        try:
+            with self._lock:
+                monitor = self._monitor(name, version, screen)
+                before = monitor.alarm
+                monitor.update(verdicts, groups)
+                self._tell(name, version, monitor)
+                if before is None and monitor.alarm is not None:
+                    self._alarm(name, version, monitor)
+                if time.monotonic() - self._kept.get((name, version), (0.0, 0))[0] > _KEEP_SECONDS:
+                    self._keep(name, version)
+        except InputError as error:
+            LOG.warning("not watched", extra={"facts": {"screen": name, "error": str(error)}})
+        except Exception:  # the service goes on without
+            LOG.exception("watching failed")
+
+    def _monitor(self, name: str, version: str, screen: Screen) -> Monitor:
+        monitor = self._monitors.get((name, version))
+        if monitor is None:
+            monitor = self._monitors[name, version] = self._found(name, version, screen)
+            self._kept[name, version] = time.monotonic(), monitor.seen + monitor.invalid
+            self._tell(name, version, monitor)
+        return monitor
+
+    def _found(self, name: str, version: str, screen: Screen) -> Monitor:
+        try:
+            state = None if self._store is None else self._store.monitor(name, version)
+            if state is not None and state.get("false_alarm") == self._false_alarm:
+                return Monitor.from_state(screen, state)
+        except (InputError, SQLAlchemyError) as error:
+            LOG.warning("a kept monitor is left out", extra={"facts": {"screen": name, "error": str(error)}})
+        return Monitor(screen, false_alarm=self._false_alarm)
+
+    def _tell(self, name: str, version: str, monitor: Monitor) -> None:
+        self._counters.martingale.labels(name, version).set(monitor.martingale)
+        self._counters.drift.labels(name, version).set(monitor.alarm is not None)
+
+    def _keep_all(self) -> None:
+        for name, version in list(self._monitors):
+            self._keep(name, version)
+
+    def _keep(self, name: str, version: str) -> None:
+        monitor = self._monitors[name, version]
+        count = monitor.seen + monitor.invalid
+        if self._store is not None and self._kept.get((name, version), (0.0, 0))[1] != count:
+            try:
+                self._store.keep_monitor(name, version, monitor.state())
+            except SQLAlchemyError as error:
+                LOG.warning("a monitor was not kept", extra={"facts": {"screen": name, "error": str(error)}})
+        self._kept[name, version] = time.monotonic(), count
+
+    def _alarm(self, name: str, version: str, monitor: Monitor) -> None:
+        assert monitor.alarm is not None
+        moved = [one.words for one in monitor.moved() if one.moved]
+        facts = {"screen": name, "version": version, "alarm": asdict(monitor.alarm), "moved": moved}
+        LOG.warning("drift", extra={"facts": facts})
+        if self._webhook is not None:
+            self._messenger.submit(_post, self._webhook, {"event": "drift", "time": time.time(), **facts})
+
+
+def _post(url: str, facts: dict[str, object]) -> None:
+    body = json.dumps(facts).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    for left in reversed(range(_TRIES)):
+        try:
+            with urllib.request.urlopen(request, timeout=10):
+                return
+        except (OSError, ValueError) as error:
+            LOG.log(logging.ERROR, "webhook", extra={"facts": {"error": str(error), "tries_left": left}})
+            time.sleep(1)

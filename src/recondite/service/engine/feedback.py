@@ -1,0 +1,43 @@
+"""A service's store for the commands that look back, and confirmed normal images as a folder to fit with."""
+
+from pathlib import Path
+
+from recondite.data.events import READERS
+from recondite.data.files import atomic_file
+from recondite.data.images import suffix_of
+from recondite.errors import InputError
+from recondite.service.engine.image_store import KeptImages
+from recondite.service.engine.store import read_store
+
+_SCHEMES = ("sqlite", "postgresql", "postgres")
+
+
+def register() -> None:
+    """Let `recondite.data.events.read_events` take the address of a store."""
+    for scheme in _SCHEMES:
+        READERS.setdefault(scheme, read_store)
+
+
+def write_confirmed(store: str, kept: Path, folder: Path) -> int:
+    """Copy the kept images whose last label is "inlier" into a folder, to fit a screen with, and return how many.
+
+    Args:
+        store: its address, as `read_store` takes it.
+        kept: the folder in which the service keeps images.
+        folder: made if it is not there; an image is named by its SHA-256.
+
+    Raises:
+        InputError: no such store, or not one of the images is there.
+    """
+    images = KeptImages(kept, 0)
+    labels = {row["id"]: row["label"] for row in read_store(store) if row["label"]}
+    count = 0
+    for sha256, label in labels.items():
+        content = images.get(sha256) if label == "inlier" else None
+        if content is not None:
+            with atomic_file(folder / f"{sha256}{suffix_of(content)}") as temporary:
+                temporary.write_bytes(content)
+            count += 1
+    if not count:
+        raise InputError(f"{kept} holds none of the images that people labelled inlier in {store.partition('?')[0]}")
+    return count

@@ -1,0 +1,83 @@
+"""Images kept beside their events: named by their content, within limits of size and age."""
+
+import os
+import re
+import threading
+import time
+from pathlib import Path
+
+from recondite.data.files import atomic_file
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ROOM = 0.9
+_DAY = 86400
+
+
+class KeptImages:
+    """A folder of images as they came, each named by its SHA-256; the oldest go when it grows over a limit.
+
+    Args:
+        folder: made when the first image comes.
+        limit: bytes in all.
+        days: after which an image goes, counted from when it came last; None for no such limit.
+    """
+
+    def __init__(self, folder: Path, limit: int, days: float | None = None) -> None:
+        self._folder, self._limit, self._days = folder, limit, days
+        self._lock = threading.Lock()
+        self._size: int | None = None
+
+    def add(self, sha256: str, content: bytes) -> None:
+        """Keep an image; it is on disk when this returns."""
+        path = self._path(sha256)
+        with self._lock:
+            if path.exists():
+                os.utime(path)
+                return
+            with atomic_file(path) as temporary:
+                temporary.write_bytes(content)
+            self._size = self._measure() if self._size is None else self._size + len(content)
+            if self._size > self._limit:
+                self._size = self._shrink()
+
+    def expire(self) -> int:
+        """Delete what is too old, and return how many images that were."""
+        if self._days is None:
+            return 0
+        oldest, gone = time.time() - _DAY * self._days, 0
+        with self._lock:
+            for path in self._files():
+                if path.stat().st_mtime < oldest:
+                    path.unlink(missing_ok=True)
+                    gone += 1
+            self._size = None
+        return gone
+
+    def get(self, sha256: str) -> bytes | None:
+        """Return an image; None where it was never kept, or is gone by now."""
+        try:
+            return self._path(sha256).read_bytes() if _SHA256.fullmatch(sha256) else None
+        except OSError:
+            return None
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / sha256[:2] / sha256
+
+    def _measure(self) -> int:
+        return sum(path.stat().st_size for path in self._files())
+
+    def _files(self) -> list[Path]:
+        return [path for path in self._folder.glob("??/*") if _SHA256.fullmatch(path.name)]
+
+    def _shrink(self) -> int:
+        """Delete the oldest images until a tenth of the limit is free, and return the size of the rest."""
+        found = [(path.stat(), path) for path in self._files()]
+        found.sort(key=lambda one: one[0].st_mtime_ns, reverse=True)
+        size, full = 0, False
+        for facts, path in found:
+            full = full or size + facts.st_size > _ROOM * self._limit
+            if full:
+                path.unlink(missing_ok=True)
+            else:
+                size += facts.st_size
+        return size

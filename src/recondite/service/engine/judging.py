@@ -1,0 +1,457 @@
+"""From what a client sent to verdicts that are written down; the web page and both protocols come through here."""
+
+import asyncio
+import base64
+import hashlib
+import io
+import math
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from recondite.data.datasets import Batch
+from recondite.data.images import Preprocessing, picture_size
+from recondite.data.pictures import colours
+from recondite.errors import InputError
+from recondite.reports.explanation import in_words, statistics_of_first
+from recondite.reports.figures import heat_colours
+from recondite.screen.guard import Decisions, Guard
+from recondite.screen.screen import Screen
+from recondite.service.engine.batching import Job, Line, rows_of
+from recondite.service.engine.drift import Watch
+from recondite.service.engine.image_store import KeptImages
+from recondite.service.engine.limiter import Budget
+from recondite.service.engine.registry import Served
+from recondite.service.engine.store import Event, Store
+from recondite.service.errors import TooLarge, Unavailable
+from recondite.service.metrics import Counters
+from recondite.service.settings import Limits, Settings
+from recondite.statistics.scores import Scores, Verdicts
+
+_LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One image as a client sent it.
+
+    Args:
+        name: what the client calls it; never a path.
+        content: the bytes of an image file, or an array as `recondite.data.images.decode` takes it.
+        label: what the client's classifier says; None without one.
+        confidence: its largest softmax probability, in (0, 1]; None if unknown.
+    """
+
+    name: str
+    content: bytes | NDArray[Any]
+    label: str | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a request asks for beside the verdicts.
+
+    Args:
+        alpha: the false-alarm rate; that of the screen by default.
+        group: of the calibration, where it has groups.
+        maps: return feature scores and reconstructions.
+        keep: keep the images; None for what the service does by itself.
+        seconds: until the answer.
+        record: write events; the page's experiments do not.
+    """
+
+    alpha: float | None = None
+    group: str = ""
+    maps: bool = False
+    keep: bool | None = None
+    seconds: float | None = None
+    record: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The answer to one request.
+
+    Args:
+        served: what judged.
+        screen: the same at the false-alarm rate asked for.
+        batch: the N images as they were read.
+        everything: verdicts of this request and of those it was judged with.
+        start: the row of its first image among them.
+        records: N verdicts as rows.
+        events: N events, which are not written if `Wish.record` was False.
+        decisions: of the guard, where labels were sent.
+    """
+
+    served: Served
+    screen: Screen
+    batch: Batch
+    everything: Verdicts
+    start: int
+    records: Sequence[dict[str, Any]]
+    events: Sequence[Event]
+    decisions: Decisions | None = None
+
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        """N verdicts."""
+        rows = rows_of(self.everything, self.start, self.start + len(self.records))
+        assert isinstance(rows, Verdicts)
+        return rows
+
+    @property
+    def pixels(self) -> NDArray[np.float32]:
+        """The readable images, float32 (M, *shape)."""
+        return self.batch.pixels
+
+    def counts(self) -> dict[str, int]:
+        """Return how many images are inliers, outliers and invalid."""
+        words = [row["verdict"] for row in self.records]
+        return {word: words.count(word) for word in ("inlier", "outlier", "invalid")}
+
+
+@dataclass(kw_only=True, eq=False)
+class _Request(Job):
+    served: Served
+    judge: Screen
+    guard: Guard | None
+    sent: Sequence[Sent]
+    wish: Wish
+    request_id: str
+    loop: asyncio.AbstractEventLoop
+    answer: "asyncio.Future[Judged]"
+    batch: Batch = field(init=False)
+    hashes: list[str] = field(init=False)
+
+
+class Judge:
+    """Judges requests: decodes, scores in batches, decides, writes down, counts.
+
+    Args:
+        settings: limits and what is kept.
+        store: of events.
+        counters: of verdicts.
+        watch: for drift.
+    """
+
+    def __init__(self, settings: Settings, store: Store, counters: Counters, watch: Watch) -> None:
+        self._watch = watch
+        self._limits, self._keep = settings.limits, settings.keep
+        self._store, self._counters = store, counters
+        self._images = Budget(settings.limits.waiting, "images")
+        counters.waiting.set_function(lambda: self._images.taken)
+        self.kept = KeptImages(settings.images, settings.keep_bytes, settings.keep_days)
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keep")
+        self.line: Line[_Request] = Line(self._prepare, self._finish, _fail, counters.observe)
+
+    async def judge(self, served: Served, sent: Sequence[Sent], wish: Wish, request_id: str) -> Judged:
+        """Return verdicts on images; when it returns they are in the store.
+
+        Raises:
+            TooLarge: more images than one request may have.
+            Busy: too many images are being served already.
+            Unavailable: there was no verdict in time, or it could not be written.
+            InputError: no images, or an alpha that the calibration cannot give.
+        """
+        if not sent:
+            raise InputError("expected at least one image; got none")
+        if len(sent) > self._limits.images:
+            raise TooLarge(f"expected at most {self._limits.images} images a request; got {len(sent)}")
+        seconds = min(wish.seconds or self._limits.seconds, self._limits.seconds)
+        loop = asyncio.get_running_loop()
+        judge = served.at(wish.alpha)
+        guard = _guard(served, judge, sent)
+        request = _Request(
+            name=served.name,
+            screen=served.screen,
+            maps=wish.maps,
+            served=served,
+            judge=judge,
+            guard=guard,
+            sent=sent,
+            wish=wish,
+            request_id=request_id,
+            loop=loop,
+            answer=loop.create_future(),
+        )
+        with self._images.take(len(sent)):
+            self.line.send(request)
+            try:
+                async with asyncio.timeout(seconds):
+                    judged = await request.answer
+            except TimeoutError:
+                retry = self._images.retry_after
+                raise Unavailable(f"no verdict within {seconds:g} seconds: the service is busy", retry) from None
+            finally:
+                request.gone = True
+        return judged if guard is None else _guarded(guard, judged, request)
+
+    def close(self) -> None:
+        """Finish what was taken in."""
+        self.line.shutdown()
+        self._keeper.shutdown()
+
+    def _prepare(self, request: _Request) -> None:
+        preprocessing = request.screen.detector.preprocessing
+        request.batch, request.hashes = _decode(request.sent, preprocessing, self._limits)
+        request.pixels = request.batch.pixels
+
+    def _finish(self, requests: Sequence[_Request]) -> None:
+        """Judge what has been scored, together what is alike, and have it written down."""
+        together: dict[tuple[int, bool, bool, int], list[_Request]] = {}
+        for request in requests:
+            alike = (id(request.judge), request.wish.record, bool(request.size), id(request) if request.maps else 0)
+            together.setdefault(alike, []).append(request)
+        for some in together.values():
+            try:
+                self._decide(some)
+            except Exception as error:
+                for request in some:
+                    _fail(request, error)
+
+    def _decide(self, requests: Sequence[_Request]) -> None:
+        screen, served = requests[0].judge, requests[0].served
+        groups = [request.wish.group for request in requests for _ in request.sent]
+        verdicts = screen.judge(Scores.concatenate(_in_place(one.batch, one.scores()) for one in requests), groups)
+        records, statistics, start = list(verdicts.records()), _statistics(verdicts), 0
+        answers = []
+        for request in requests:
+            end = start + len(request.sent)
+            answer = Judged(
+                served=served,
+                screen=screen,
+                batch=request.batch,
+                everything=verdicts,
+                start=start,
+                records=records[start:end],
+                events=_events(request, records[start:end], statistics[start:end]),
+            )
+            answers.append((request, answer))
+            start = end
+        if not requests[0].wish.record:
+            _answer(answers, None)
+        elif self._keep == "none":
+            self._write(answers, groups)
+        else:
+            self._keeper.submit(self._keep_and_write, answers, groups)
+
+    def _keep_and_write(self, answers: "_Answers", groups: Sequence[str]) -> None:
+        try:
+            answers = [
+                (request, replace(judged, events=self._put_away(judged.events, request))) for request, judged in answers
+            ]
+            self._write(answers, groups)
+        except Exception as error:
+            for request, _ in answers:
+                _fail(request, error)
+
+    def _write(self, answers: "_Answers", groups: Sequence[str]) -> None:
+        served, verdicts = answers[0][1].served, answers[0][1].everything
+
+        def written(refusal: Exception | None) -> None:
+            try:
+                if refusal is None:
+                    self._counters.judged(served.name, served.version, verdicts, time.time())
+                    self._watch.judged(served.name, served.version, served.screen, verdicts, groups)
+            finally:
+                _answer(answers, refusal)
+
+        self._store.put([event for _, judged in answers for event in judged.events], written)
+
+    def _put_away(self, events: Sequence[Event], request: _Request) -> Sequence[Event]:
+        wanted = request.wish.keep
+        if wanted is False:
+            return events
+        done = []
+        for event, one in zip(events, request.sent, strict=True):
+            keep = self._keep == "all" or event.verdict != "inlier" if wanted is None else True
+            if keep and isinstance(one.content, bytes):
+                self.kept.add(event.sha256, one.content)
+                done.append(replace(event, kept=True))
+            else:
+                done.append(event)
+        return done
+
+
+def why(judged: Judged, index: int) -> tuple[str, list[tuple[str, float]]]:
+    """Return the verdict on one image in words, and (what a statistic is, standard deviations from normal)."""
+    one = rows_of(judged.verdicts, index, index + 1)
+    assert isinstance(one, Verdicts)
+    return in_words(judged.screen, one), [] if one.errors[0] is not None else statistics_of_first(judged.screen, one)
+
+
+def heat_map(judged: Judged, index: int) -> bytes | None:
+    """Return one image's heat map as a PNG of the screen's size; None where there is nothing to show."""
+    verdicts, detector = judged.verdicts, judged.screen.detector
+    if verdicts.feature_score is None or verdicts.errors[index] is not None:
+        return None
+    if not detector.locates or not detector.preprocessing.is_image:
+        return None
+    return png(heat_colours(verdicts.feature_score[index], judged.screen.map_scale))
+
+
+def reconstruction(judged: Judged, index: int) -> bytes | None:
+    """Return one image rebuilt as a PNG of the screen's size; None where there is nothing to show."""
+    verdicts = judged.verdicts
+    if verdicts.reconstruction is None or verdicts.errors[index] is not None:
+        return None
+    return png(colours(verdicts.reconstruction[index])) if judged.screen.detector.preprocessing.is_image else None
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels (H, W) or (H, W, 3) as a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def base64_of(content: bytes | None) -> str | None:
+    """Return bytes as text."""
+    return None if content is None else base64.b64encode(content).decode()
+
+
+def printable(name: str) -> str:
+    """Return what a client calls an image as at most 200 printable characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:_LONGEST_NAME])
+
+
+def _guard(served: Served, judge: Screen, sent: Sequence[Sent]) -> Guard | None:
+    """Return what decides on the labels of a request; None where there are none."""
+    if all(one.label is None for one in sent):
+        return None
+    guard = served.guard.at(judge)
+    guard.check([one.label for one in sent], [one.confidence for one in sent])
+    return guard
+
+
+def _guarded(guard: Guard, judged: Judged, request: _Request) -> Judged:
+    groups = [request.wish.group] * len(request.sent)
+    labels, confidence = [one.label for one in request.sent], [one.confidence for one in request.sent]
+    return replace(judged, decisions=guard.decide(judged.verdicts, labels, confidence, groups))
+
+
+def _decode(sent: Sequence[Sent], preprocessing: Preprocessing, limits: Limits) -> tuple[Batch, list[str]]:
+    rows: list[NDArray[np.float32]] = []
+    errors: list[str | None] = []
+    hashes = []
+    for one in sent:
+        content = one.content
+        hashes.append(hashlib.sha256(content if isinstance(content, bytes) else _bytes_of(content)).hexdigest())
+        try:
+            if isinstance(content, bytes):
+                width, height = picture_size(content)
+                if width * height > limits.pixels:
+                    raise InputError(f"the picture has {width} x {height} pixels; the limit is {limits.pixels:,}")
+            rows.append(preprocessing(content))
+            errors.append(None)
+        except InputError as error:
+            errors.append(str(error))
+    pixels = np.stack(rows) if rows else np.zeros((0, *preprocessing.shape), dtype=np.float32)
+    names = [printable(one.name) for one in sent]
+    return Batch(names, [""] * len(sent), pixels, errors), hashes
+
+
+def _bytes_of(array: NDArray[Any]) -> bytes:
+    return f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+
+
+_Answers = Sequence[tuple[_Request, Judged]]
+
+
+def _answer(answers: _Answers, refusal: Exception | None) -> None:
+    """Tell those who wait; they all wait in one loop."""
+    loop = answers[0][0].loop
+
+    def tell() -> None:
+        for request, judged in answers:
+            if not request.answer.done():
+                if refusal is None:
+                    request.answer.set_result(judged)
+                else:
+                    request.answer.set_exception(refusal)
+
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(tell)
+
+
+def _fail(request: _Request, error: Exception) -> None:
+    def tell() -> None:
+        if not request.answer.done():
+            request.answer.set_exception(error)
+
+    if not request.loop.is_closed():
+        request.loop.call_soon_threadsafe(tell)
+
+
+def _in_place(batch: Batch, scores: Scores | None) -> Scores:
+    """Return the scores of the readable images in their places among all, NaN elsewhere."""
+    if scores is None:
+        nothing = np.full(len(batch.ids), np.nan)
+        return Scores(ids=tuple(batch.ids), instance_score=nothing, errors=tuple(batch.errors))
+    if not any(batch.errors):
+        return replace(scores, ids=tuple(batch.ids), errors=tuple(batch.errors))
+    good = batch.good
+
+    def spread(values: NDArray[Any] | None) -> Any:
+        if values is None:
+            return values
+        spread = np.full((len(good), *values.shape[1:]), np.nan, dtype=values.dtype)
+        spread[good] = values
+        return spread
+
+    statistics = None
+    if scores.statistics is not None:
+        statistics = {name: spread(values) for name, values in scores.statistics.items()}
+    return Scores(
+        ids=tuple(batch.ids),
+        instance_score=spread(scores.instance_score),
+        errors=tuple(batch.errors),
+        feature_score=spread(scores.feature_score),
+        reconstruction=spread(scores.reconstruction),
+        statistics=statistics,
+    )
+
+
+def _statistics(verdicts: Verdicts) -> list[dict[str, float]]:
+    """Return the finite statistics of each image."""
+    columns = {name: column.tolist() for name, column in (verdicts.statistics or {}).items()}
+    return [
+        {name: values[index] for name, values in columns.items() if math.isfinite(values[index])}
+        for index in range(len(verdicts))
+    ]
+
+
+def _events(request: _Request, records: Sequence[dict[str, Any]], statistics: list[dict[str, float]]) -> list[Event]:
+    now, group = time.time(), printable(request.wish.group)
+    events = []
+    for index, row in enumerate(records):
+        events.append(
+            Event(
+                id=os.urandom(16).hex(),
+                time=now,
+                request_id=request.request_id,
+                screen=request.served.name,
+                version=request.served.version,
+                name=row["id"],
+                group=group,
+                sha256=request.hashes[index],
+                kept=False,
+                verdict=row["verdict"],
+                instance_score=row["instance_score"],
+                p_value=row["p_value"],
+                threshold=row["threshold"],
+                alpha=row["alpha"],
+                error=row["error"],
+                statistics=statistics[index],
+            )
+        )
+    return events

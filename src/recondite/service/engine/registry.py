@@ -1,0 +1,243 @@
+"""The screens being served, by name and version, and how new versions take the place of old ones."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recondite.data.artifacts import MANIFEST
+from recondite.data.datasets import nameless
+from recondite.data.files import existing_folder
+from recondite.errors import InputError, ReconditeError
+from recondite.screen.guard import Guard
+from recondite.screen.guard_file import GUARD_FILE, load_guard
+from recondite.screen.screen import Screen, load, located
+from recondite.service.errors import Unknown
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LETTERS_OF_VERSION = 12
+_MOST_RATES = 64
+
+Loaded = Mapping[str, "Served"]
+Told = Callable[[str, str, str | None], None]
+"""Told the name and version of a screen that was looked at, and the error if it could not be loaded."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """One version of one screen.
+
+    Args:
+        name, version: what clients call it.
+        screen: as loaded.
+        fingerprint: of the screen.
+        signature: of the folder, to see when it changes.
+        guard: decides on labels that a classifier gave.
+    """
+
+    name: str
+    version: str
+    screen: Screen
+    fingerprint: str
+    signature: tuple[int, ...]
+    guard: Guard
+    _judges: dict[float, Screen] = field(default_factory=dict, repr=False, compare=False)
+
+    def at(self, alpha: float | None) -> Screen:
+        """Return the screen at another false-alarm rate; the same object for the same rate, as long as they are few.
+
+        Raises:
+            InputError: alpha is out of range or too small for the number of calibration images.
+        """
+        if alpha is None or alpha == self.screen.alpha:
+            return self.screen
+        judge = self._judges.get(alpha)
+        if judge is None:
+            judge = self.screen.with_alpha(alpha)
+            if len(self._judges) >= _MOST_RATES:
+                self._judges.clear()
+            self._judges[alpha] = judge
+        return judge
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    label: str | None
+    signature: tuple[int, ...]
+
+
+class Shelf:
+    """Holds the screens that are served; a request keeps the version it began with.
+
+    A folder is a screen, whose version is then the beginning of its fingerprint, or holds screens in sub-folders, whose
+    names are the versions; the last of them in natural order (2 before 10) is the default.
+
+    Args:
+        folders: FOLDER or NAME=FOLDER each; without a name it is the folder's own.
+        worker: runs functions where scoring is done.
+        told: told of each screen that was loaded or could not be.
+
+    Raises:
+        InputError: a name is not made of letters, digits, dots, underscores and hyphens, or is there twice.
+    """
+
+    def __init__(self, folders: Sequence[str], worker: Executor, told: Told) -> None:
+        self._folders = named_folders(folders)
+        self._worker, self._told = worker, told
+        self._versions: dict[str, dict[str, Served]] = {name: {} for name in self._folders}
+        self._failed: dict[Path, tuple[tuple[int, ...], str]] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the screens."""
+        return list(self._folders)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The folders that could not be loaded when last looked at, and why."""
+        return {str(path): message for path, (_, message) in self._failed.items()}
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a version of every screen."""
+        return all(self._versions.values())
+
+    def all(self) -> list[Served]:
+        """Return every version of every screen, the default of each first."""
+        return [served for versions in self._versions.values() for served in versions.values()]
+
+    def versions(self, name: str) -> list[str]:
+        """Return the versions of a screen, the default first.
+
+        Raises:
+            Unknown: there is no such screen.
+        """
+        if name not in self._versions:
+            raise Unknown(f"there is no screen {name!r}; there are: {', '.join(self.names)}")
+        return list(self._versions[name])
+
+    def get(self, name: str, version: str | None = None) -> Served:
+        """Return a version of a screen, the default without one.
+
+        Raises:
+            Unknown: there is no such screen or version.
+        """
+        versions = self.versions(name)
+        if not versions or (version is not None and version not in versions):
+            raise Unknown(f"screen {name!r} has no version {version!r}; there are: {', '.join(versions) or 'none'}")
+        return self._versions[name][versions[0] if version is None else version]
+
+    async def refresh(self) -> list[Served]:
+        """Load what is new in the folders, let go of what is not there any more, and return what was loaded.
+
+        A version that cannot be loaded is told of once and leaves everything as it was.
+        """
+        async with self._one_at_a_time:
+            return [served for name in self.names for served in await self._refresh(name)]
+
+    async def _refresh(self, name: str) -> list[Served]:
+        loop = asyncio.get_running_loop()
+        old = self._versions[name]
+        found = await loop.run_in_executor(None, _screens_in, self._folders[name])
+        kept: dict[str, Served] = {}
+        fresh = []
+        for one in found:
+            served = next((known for known in old.values() if known.signature == one.signature), None)
+            if served is None and self._failed.get(one.path, ((), ""))[0] != one.signature:
+                served = await self._load(name, one)
+                fresh += [served] if served else []
+            # A version that was replaced by one that cannot be loaded stays as it was.
+            served = served or old.get(one.label or "")
+            if served is not None:
+                kept[served.version] = served
+        # Where there is nothing at all, for instance in the middle of a move, the old versions stay too.
+        self._versions[name] = kept or old
+        return fresh
+
+    async def _load(self, name: str, found: _Found) -> Served | None:
+        loop = asyncio.get_running_loop()
+        try:
+            screen = await loop.run_in_executor(None, load, found.path)
+            # A screen that loads and cannot score must not take over; and the first request shall not be slow.
+            await loop.run_in_executor(self._worker, _try_out, screen)
+            fingerprint = await loop.run_in_executor(None, screen.fingerprint)
+            guard = await loop.run_in_executor(None, load_guard, screen, found.path)
+        except (ReconditeError, OSError, RuntimeError) as error:
+            self._failed[found.path] = (found.signature, str(error))
+            self._told(name, found.label or "", str(error))
+            return None
+        self._failed.pop(found.path, None)
+        version = found.label or fingerprint[:_LETTERS_OF_VERSION]
+        self._told(name, version, None)
+        return Served(name, version, screen, fingerprint, found.signature, guard)
+
+
+def named_folders(folders: Iterable[str]) -> dict[str, Path]:
+    """Return name -> folder for FOLDER and NAME=FOLDER; ready screens and addresses of the hub stand for folders too.
+
+    Raises:
+        InputError: a name is not usable in an address, or is there twice.
+    """
+    named: dict[str, Path] = {}
+    for text in folders:
+        name, given, folder = text.partition("=")
+        where = folder if given else text
+        path = located(where).resolve()
+        name = name if given else Path(where).resolve().name
+        if not _NAME.fullmatch(name):
+            raise InputError(f"expected a name of letters, digits, '.', '_' and '-'; got {name!r}: use NAME=FOLDER")
+        if name in named:
+            raise InputError(f"two screens are called {name!r}: use NAME=FOLDER")
+        named[name] = path
+    return named
+
+
+def natural(name: str) -> list[Any]:
+    """Return a key that sorts digits as numbers.
+
+    >>> sorted(["v10", "v9"], key=natural)
+    ['v9', 'v10']
+    """
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _screens_in(folder: Path) -> list[_Found]:
+    """Return the screen, or the versions of it, in a folder; the default first."""
+    single = _signature(folder)
+    if single is not None:
+        return [_Found(folder, None, single)]
+    try:
+        names = [one.name for one in folder.iterdir() if one.is_dir() and _NAME.fullmatch(one.name)]
+    except OSError:
+        return []
+    signed = [(folder / name, name, _signature(folder / name)) for name in sorted(names, key=natural, reverse=True)]
+    return [_Found(path, name, signature) for path, name, signature in signed if signature is not None]
+
+
+def _signature(folder: Path) -> tuple[int, ...] | None:
+    try:
+        facts = (existing_folder(folder) / MANIFEST).stat()
+    except OSError:
+        return None
+    signature = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    try:
+        guard = (folder / GUARD_FILE).stat()
+    except OSError:
+        return signature
+    return (*signature, guard.st_ino, guard.st_mtime_ns)
+
+
+def _try_out(screen: Screen) -> None:
+    """Do once what requests will do; the first of a process also imports libraries."""
+    assert all(np.isfinite(screen.false_alarm_interval))
+    lone = nameless(np.zeros((1, *screen.detector.shape), dtype=np.float32))
+    for maps in (False, True):
+        for _ in range(2):  # small batches are tried at the second
+            screen.score_batch(lone, feature_score=maps, reconstruction=maps)

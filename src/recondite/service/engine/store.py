@@ -1,0 +1,444 @@
+"""Events: every verdict that was given, and what people said about it; in SQLite or Postgres."""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import sqlalchemy as sql
+from sqlalchemy.exc import SQLAlchemyError
+
+from recondite.errors import InputError
+from recondite.service.errors import Unavailable, Unknown
+from recondite.statistics.scores import STATISTIC
+
+_LOG = logging.getLogger("recondite.service")
+Label = Literal["inlier", "outlier", "skip"]
+T = TypeVar("T")
+Told = Callable[[Exception | None], None]
+"""Told that something was written, or why not."""
+
+_TABLES = sql.MetaData()
+_EVENTS = sql.Table(
+    "events",
+    _TABLES,
+    sql.Column("number", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sql.Column("id", sql.String(32), nullable=False, unique=True),
+    sql.Column("time", sql.Float, nullable=False, index=True),
+    sql.Column("request_id", sql.String(64), nullable=False),
+    sql.Column("screen", sql.String(64), nullable=False),
+    sql.Column("version", sql.String(64), nullable=False),
+    sql.Column("name", sql.String(200), nullable=False),
+    sql.Column("group", sql.String(200), nullable=False),
+    sql.Column("sha256", sql.String(64), nullable=False, index=True),
+    sql.Column("kept", sql.Boolean, nullable=False),
+    sql.Column("verdict", sql.String(8), nullable=False),
+    sql.Column("instance_score", sql.Float),
+    sql.Column("p_value", sql.Float),
+    sql.Column("threshold", sql.Float),
+    sql.Column("alpha", sql.Float, nullable=False),
+    sql.Column("error", sql.Text),
+    sql.Column("statistics", sql.JSON, nullable=False),
+)
+_LABELS = sql.Table(
+    "labels",
+    _TABLES,
+    sql.Column("number", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sql.Column("event", sql.String(32), sql.ForeignKey("events.id"), nullable=False, index=True),
+    sql.Column("time", sql.Float, nullable=False),
+    sql.Column("label", sql.String(8), nullable=False),
+    sql.Column("note", sql.Text, nullable=False),
+)
+_MONITORS = sql.Table(
+    "monitors",
+    _TABLES,
+    sql.Column("screen", sql.String(64), primary_key=True),
+    sql.Column("version", sql.String(64), primary_key=True),
+    sql.Column("time", sql.Float, nullable=False),
+    sql.Column("state", sql.JSON, nullable=False),
+)
+_LAST = sql.select(sql.func.max(_LABELS.c.number).label("number")).group_by(_LABELS.c.event).subquery()
+_CURRENT = sql.select(_LABELS.c.event, _LABELS.c.label).join(_LAST, _LABELS.c.number == _LAST.c.number).subquery()
+_ROWS = sql.select(_EVENTS, _CURRENT.c.label).outerjoin(_CURRENT, _CURRENT.c.event == _EVENTS.c.id)
+_CHUNK = 1000
+_PATIENCE, _LONGEST_END = 2.0, 30.0
+_LARGEST_COMMIT = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One verdict on one image.
+
+    Args:
+        id: 32 hexadecimal digits.
+        time: seconds since 1970.
+        request_id: of the request it answered.
+        screen, version: what judged.
+        name: what the client called the image.
+        group: of the calibration that was used; "" without groups.
+        sha256: of the image as it came.
+        kept: whether the image was kept.
+        verdict: inlier, outlier or invalid.
+        instance_score, p_value, threshold: None where not finite.
+        alpha: the false-alarm rate judged at.
+        error: why the image is invalid; None for the others.
+        statistics: of the image, by name; empty where the screen looks at none.
+    """
+
+    id: str
+    time: float
+    request_id: str
+    screen: str
+    version: str
+    name: str
+    group: str
+    sha256: str
+    kept: bool
+    verdict: str
+    instance_score: float | None
+    p_value: float | None
+    threshold: float | None
+    alpha: float
+    error: str | None
+    statistics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which events are meant; None and "" let everything pass.
+
+    Args:
+        screen: by name.
+        version: of the screen.
+        verdict: inlier, outlier or invalid; "flagged" is outlier or invalid.
+        label: inlier, outlier or skip; "none" for those that nobody has labelled yet.
+        before: only events with a smaller number, for pages, newest first.
+        after: only events with a larger number.
+    """
+
+    screen: str = ""
+    version: str = ""
+    verdict: str = ""
+    label: str = ""
+    before: int | None = None
+    after: int | None = None
+
+    def conditions(self) -> Iterator[sql.ColumnElement[bool]]:
+        """Yield what an event has to fulfil."""
+        if self.screen:
+            yield _EVENTS.c.screen == self.screen
+        if self.version:
+            yield _EVENTS.c.version == self.version
+        if self.verdict == "flagged":
+            yield _EVENTS.c.verdict != "inlier"
+        elif self.verdict:
+            yield _EVENTS.c.verdict == self.verdict
+        if self.label == "none":
+            yield _CURRENT.c.label.is_(None)
+        elif self.label:
+            yield _CURRENT.c.label == self.label
+        if self.before is not None:
+            yield _EVENTS.c.number < self.before
+        if self.after is not None:
+            yield _EVENTS.c.number > self.after
+
+
+class Store:
+    """Keeps events. What `add` or `label` returned from survives the process, however it ends.
+
+    It survives a power cut too in Postgres as it comes, and in SQLite with sqlite:///events.db?synchronous=full, which
+    waits for the disk at every commit.
+
+    One thread writes, all that waits in one transaction, so that many small requests share the wait for the disk.
+
+    Args:
+        url: of SQLAlchemy, for SQLite or Postgres; tables are made where missing.
+
+    Raises:
+        InputError: an URL of neither, or a database that cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        try:
+            _TABLES.create_all(self._engine)
+        except SQLAlchemyError as error:
+            raise InputError(f"the store cannot be opened: {_reason(error)}") from error
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-read")
+        self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
+        self._writer.start()
+
+    async def add(self, events: Sequence[Event]) -> None:
+        """Write events.
+
+        Raises:
+            Unavailable: they could not be written; none of them is there.
+        """
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self.put(events, _teller(loop, future))
+        await future
+
+    def put(self, events: Sequence[Event], told: Told) -> None:
+        """Write events soon; `told` hears of it from the thread that writes, with what `add` would have raised."""
+        self._waiting.put(_Write(_EVENTS, [vars(event) for event in events], told))
+
+    async def label(self, event: str, label: Label, note: str = "") -> None:
+        """Attach what a person says to an event; the last label counts, all are kept.
+
+        Raises:
+            Unknown: there is no such event.
+            Unavailable: it could not be written.
+        """
+        await self.get(event)
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        row = {"event": event, "time": time.time(), "label": label, "note": note}
+        self._waiting.put(_Write(_LABELS, [row], _teller(loop, future)))
+        await future
+
+    async def get(self, event: str) -> dict[str, Any]:
+        """Return an event as a row: `Event` with its number and current label.
+
+        Raises:
+            Unknown: there is no such event.
+            Unavailable: the store does not answer.
+        """
+        rows = await self._read(_fetch(_ROWS.where(_EVENTS.c.id == event)))
+        if not rows:
+            raise Unknown(f"there is no event {event!r}")
+        return rows[0]
+
+    async def rows(self, chosen: Filter, limit: int = 100) -> list[dict[str, Any]]:
+        """Return at most `limit` events as rows, newest first.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        query = _ROWS.where(*chosen.conditions()).order_by(_EVENTS.c.number.desc()).limit(limit)
+        return await self._read(_fetch(query))
+
+    async def counts(self, screen: str = "") -> dict[str, int]:
+        """Return how many events there are in all ("events"), of each verdict, and flagged without a label ("queue").
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        chosen = list(Filter(screen=screen).conditions())
+        totals = sql.select(_EVENTS.c.verdict, sql.func.count()).where(*chosen).group_by(_EVENTS.c.verdict)
+        queued = sql.select(sql.func.count()).select_from(_EVENTS.outerjoin(_CURRENT, _CURRENT.c.event == _EVENTS.c.id))
+        queued = queued.where(*Filter(screen=screen, verdict="flagged", label="none").conditions())
+
+        def both(link: sql.Connection) -> dict[str, int]:
+            found = {"inlier": 0, "outlier": 0, "invalid": 0} | {row[0]: row[1] for row in link.execute(totals)}
+            return {"events": sum(found.values()), **found, "queue": link.execute(queued).scalar_one()}
+
+        return await self._read(both)
+
+    async def walk(self, chosen: Filter) -> AsyncIterator[dict[str, Any]]:
+        """Yield all chosen events as rows, oldest first, in bounded memory.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        last = chosen.after or 0
+        while True:
+            part = replace(chosen, after=last)
+            query = _ROWS.where(*part.conditions()).order_by(_EVENTS.c.number).limit(_CHUNK)
+            rows = await self._read(_fetch(query))
+            for row in rows:
+                yield row
+            if len(rows) < _CHUNK:
+                return
+            last = rows[-1]["number"]
+
+    def monitor(self, screen: str, version: str) -> Any:
+        """Return the state of a drift monitor that `keep_monitor` wrote last; None where there is none.
+
+        Raises:
+            SQLAlchemyError: the store does not answer.
+        """
+        found = sql.select(_MONITORS.c.state).where(_MONITORS.c.screen == screen, _MONITORS.c.version == version)
+        with self._engine.connect() as link:
+            return link.execute(found).scalar_one_or_none()
+
+    def keep_monitor(self, screen: str, version: str, state: Mapping[str, Any] | None) -> None:
+        """Write the state of a drift monitor in place of the last; None only deletes that.
+
+        Raises:
+            SQLAlchemyError: it could not be written.
+        """
+        row = {"screen": screen, "version": version, "time": time.time(), "state": state}
+        with self._engine.begin() as link:
+            old = sql.delete(_MONITORS).where(_MONITORS.c.screen == screen, _MONITORS.c.version == version)
+            link.execute(old)
+            if state is not None:
+                link.execute(_MONITORS.insert(), [row])
+
+    async def ping(self) -> None:
+        """Raise Unavailable unless the store answers soon and its writer is alive."""
+        if not self._writer.is_alive():
+            raise Unavailable("the store's writer has stopped")
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._read(lambda link: link.execute(sql.select(1)).scalar_one())
+        except TimeoutError:
+            raise Unavailable(f"the store does not answer within {_PATIENCE:g} seconds", 5) from None
+
+    def close(self) -> None:
+        """Write what waits, and close; a database that hangs is not waited for long."""
+        self._waiting.put(None)
+        self._writer.join(_LONGEST_END)
+        self._readers.shutdown(wait=not self._writer.is_alive(), cancel_futures=True)
+        self._engine.dispose()
+
+    async def _read(self, ask: Callable[[sql.Connection], T]) -> T:
+        def read() -> T:
+            with self._engine.connect() as link:
+                return ask(link)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+        except SQLAlchemyError as error:
+            raise Unavailable(f"the store does not answer: {_reason(error)}", 5) from error
+
+    def _write(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            together, last = [first], False
+            rows = len(first.rows)
+            while rows < _LARGEST_COMMIT:
+                try:
+                    more = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    last = True
+                    break
+                together.append(more)
+                rows += len(more.rows)
+            self._commit(together)
+            if last:
+                return
+
+    def _commit(self, together: "list[_Write]") -> None:
+        refusal = None
+        try:
+            with self._engine.begin() as link:
+                for table in (_EVENTS, _LABELS):
+                    rows = [row for write in together if write.table is table for row in write.rows]
+                    if rows:
+                        link.execute(table.insert(), rows)
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            refusal = Unavailable(f"the verdict could not be recorded: {_reason(error)}", 5)
+        for write in together:
+            try:
+                write.told(refusal)
+            except Exception:  # the writer must go on
+                _LOG.exception("telling of a write failed")
+
+
+@dataclass(frozen=True)
+class _Write:
+    table: sql.Table
+    rows: list[dict[str, Any]]
+    told: Told
+
+
+def _teller(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> Told:
+    def tell(refusal: Exception | None) -> None:
+        if future.done():
+            return
+        if refusal is None:
+            future.set_result(None)
+        else:
+            future.set_exception(refusal)
+
+    def told(refusal: Exception | None) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, refusal)
+
+    return told
+
+
+def read_store(url: str) -> Iterator[dict[str, Any]]:
+    """Yield the events of a store, oldest first, as `recondite.data.events.read_events` has them; it is not changed.
+
+    The id of an event is the SHA-256 of its image here, since clients give many images the same name.
+
+    Args:
+        url: as `Store` takes it; `screen=` and `version=` among its parameters choose events.
+
+    Raises:
+        InputError: there is no such store, or it cannot be read.
+    """
+    try:
+        address = sql.make_url(url)
+    except SQLAlchemyError as error:
+        raise InputError(f"expected a store such as sqlite:///events.db?screen=parts; got {url!r}") from error
+    chosen = Filter(screen=str(address.query.get("screen", "")), version=str(address.query.get("version", "")))
+    if address.drivername == "sqlite" and not Path(address.database or "").is_file():
+        raise InputError(f"there is no file {address.database!r}")
+    engine = _engine(address.difference_update_query(["screen", "version"]).render_as_string(hide_password=False))
+    last = 0
+    try:
+        while True:
+            query = _ROWS.where(*replace(chosen, after=last).conditions()).order_by(_EVENTS.c.number).limit(_CHUNK)
+            with engine.connect() as link:
+                rows = _fetch(query)(link)
+            for row in rows:
+                found = {STATISTIC + name: value for name, value in row.pop("statistics").items()}
+                yield {**row, "event": row["id"], "id": row["sha256"], **found}
+            if len(rows) < _CHUNK:
+                return
+            last = rows[-1]["number"]
+    except SQLAlchemyError as error:
+        raise InputError(f"the store cannot be read: {_reason(error)}") from error
+    finally:
+        engine.dispose()
+
+
+def _fetch(query: sql.Select[Any]) -> Callable[[sql.Connection], list[dict[str, Any]]]:
+    return lambda link: [dict(row) for row in link.execute(query).mappings()]
+
+
+def _engine(text: str) -> sql.Engine:
+    try:
+        url = sql.make_url(text)
+    except SQLAlchemyError as error:
+        raise InputError(
+            f"expected a store such as sqlite:///events.db or postgresql://user@host/name; got {text!r}"
+        ) from error
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername == "postgresql+psycopg":
+        return sql.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    if url.drivername != "sqlite":
+        raise InputError(f"expected a store in SQLite or Postgres; got {url.drivername!r}")
+    if not url.database or url.database == ":memory:":
+        raise InputError("expected a file for SQLite, such as sqlite:///events.db")
+    synchronous = url.query.get("synchronous", "normal")
+    if synchronous not in ("normal", "full"):
+        raise InputError(f"expected synchronous to be normal or full; got {synchronous!r}")
+    engine = sql.create_engine(url.difference_update_query(["synchronous"]), connect_args={"timeout": 10})
+
+    def set_up(link: Any, _: Any) -> None:
+        cursor = link.cursor()
+        # In WAL mode readers never wait for the writer.
+        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    sql.event.listen(engine, "connect", set_up)
+    return engine
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what the database says, which names neither address nor password."""
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]

@@ -1,0 +1,1 @@
+"""Routes of the service and what requests pass on their way."""

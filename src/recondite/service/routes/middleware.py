@@ -1,0 +1,196 @@
+"""What every request passes: an id, a log line, a token, a limit on time and size; as plain ASGI."""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from recondite.service.errors import Foreign, Refused, Unauthorised
+from recondite.service.metrics import Counters
+
+LOG = logging.getLogger("recondite.service")
+COOKIE = "recondite"
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/login"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Tokens:
+    """The tokens that let a client in; none lets everybody in."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._digests = [_digest(token) for token in tokens]
+
+    @property
+    def needed(self) -> bool:
+        """Whether a client must show one."""
+        return bool(self._digests)
+
+    def allows(self, token: str) -> bool:
+        """Compare with every token, in a time that tells nothing about them."""
+        digest = _digest(token)
+        return not self._digests or sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+    def cookie(self, token: str) -> str:
+        """Return what a browser that showed this token keeps in its place."""
+        return hmac.new(_digest(token), b"recondite page", hashlib.sha256).hexdigest()
+
+    def allows_cookie(self, cookie: str) -> bool:
+        """Tell whether `cookie` came from a valid token."""
+        made = [hmac.new(digest, b"recondite page", hashlib.sha256).hexdigest().encode() for digest in self._digests]
+        return sum(hmac.compare_digest(cookie.encode(), one) for one in made) > 0
+
+
+class Gate:
+    """Lets requests pass that may, gives each an id, and writes one line about each into the log.
+
+    Args:
+        app: what is behind it.
+        tokens: asked for everywhere but on `OPEN_PATHS`.
+        counters: of requests.
+        most: bytes in a body, whatever it is for; routes may have lower limits of their own.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, counters: Counters, most: int) -> None:
+        self._app, self._tokens, self._counters, self._most = app, tokens, counters, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket" and self._refusal(scope) is not None:
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self._app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+        scope.setdefault("state", {})["request_id"] = request_id
+        status, received = 500, 0
+
+        async def receiving() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._most:
+                # Frameworks behind this pass on exceptions of this kind only.
+                raise HTTPException(413, "Too large")
+            return message
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        refusal = self._refusal(scope)
+        try:
+            if refusal is None:
+                await self._app(scope, receiving, sending)
+            else:
+                await self._refuse(refusal, scope, receive, sending)
+        finally:
+            self._note(scope, request_id, status, time.perf_counter() - began)
+
+    def _refusal(self, scope: Scope) -> Refused | None:
+        raw = dict(scope["headers"])
+        origin = raw.get(b"origin")
+        # A page of another site may make a browser send requests here; it cannot hide where they come from.
+        if origin is not None and urlsplit(origin).netloc != raw.get(b"host", b""):
+            return Foreign("requests from the pages of other sites are not accepted")
+        if not self._tokens.needed or scope["path"] in OPEN_PATHS:
+            return None
+        headers = Headers(scope=scope)
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and self._tokens.allows(token.strip()):
+            return None
+        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        if self._tokens.allows_cookie(cookie):
+            return None
+        return Unauthorised("expected a valid token: Authorization: Bearer TOKEN")
+
+    async def _refuse(self, refusal: Refused, scope: Scope, receive: Receive, send: Send) -> None:
+        if refusal.status == 401 and "text/html" in Headers(scope=scope).get("accept", ""):
+            from starlette.responses import RedirectResponse
+
+            await RedirectResponse("/login", 303)(scope, receive, send)
+        else:
+            await problem(refusal, scope)(scope, receive, send)
+
+    def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        # The route's pattern, not its path: clients must not be able to make labels or log keys.
+        route = getattr(scope.get("route"), "path", "other")
+        self._counters.requests.labels(scope["method"] if route != "other" else "other", route, status).inc()
+        self._counters.latency.labels(route).observe(seconds)
+        LOG.info(
+            "request",
+            extra={
+                "facts": {
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "ms": round(1000 * seconds, 2),
+                    **scope.get("state", {}).get("facts", {}),
+                }
+            },
+        )
+
+
+class JsonLines(logging.Formatter):
+    """Log records as one JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info:
+            facts["exception"] = self.formatException(record.exc_info)
+        return json.dumps(facts)
+
+
+def log_to_stderr() -> None:
+    """Write the service's log, and uvicorn's, to standard error as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name in ("recondite.service", "uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def problem(refusal: Refused, scope: Scope) -> JSONResponse:
+    """Return a refusal as a response, in the form that its protocol has."""
+    headers = {} if refusal.retry_after is None else {"Retry-After": str(max(1, round(refusal.retry_after)))}
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    request_id = scope.get("state", {}).get("request_id", "")
+    body: object = {"error": {"code": refusal.code, "message": str(refusal), "request_id": request_id}}
+    if scope["path"].startswith("/v2"):
+        body = {"error": str(refusal)}
+    return JSONResponse(body, refusal.status, headers)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

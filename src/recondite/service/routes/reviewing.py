@@ -1,0 +1,63 @@
+"""What a person who reviews events needs beside them: the picture, the reasons, and all of it as a folder."""
+
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recondite.data.images import suffix_of
+from recondite.data.pictures import colours, data_url
+from recondite.errors import InputError
+from recondite.service.engine.store import Filter
+from recondite.service.errors import Unknown
+from recondite.service.routes.state import Service
+from recondite.statistics.image_statistics import in_words
+
+
+def picture_of(service: Service, row: dict[str, Any]) -> str | None:
+    """Return an event's kept image, as its screen sees it, as a data URL; None where there is none."""
+    content = service.judge.kept.get(row["sha256"]) if row["kept"] else None
+    if content is None:
+        return None
+    try:
+        screen = service.shelf.get(row["screen"]).screen
+        return data_url(colours(screen.detector.preprocessing(content)))
+    except (InputError, Unknown):
+        return None
+
+
+def statistics_of(service: Service, row: dict[str, Any]) -> list[tuple[str, float]]:
+    """Return (what a statistic is, standard deviations from normal), the most unusual first.
+
+    Empty where the version that judged is not served any more, or looks at no statistics.
+    """
+    try:
+        screen = service.shelf.get(row["screen"], row["version"]).screen
+    except Unknown:
+        return []
+    if screen.evidence is None or not row["statistics"]:
+        return []
+    density = screen.evidence.density
+    values = {name: np.array([row["statistics"].get(name, np.nan)]) for name in density.names}
+    z = density.z(values)[0]
+    order = np.argsort(-np.abs(np.nan_to_num(z)), kind="stable")
+    return [(in_words(density.names[index]), float(z[index])) for index in order if np.isfinite(z[index])]
+
+
+async def folder_of(service: Service, chosen: Filter) -> Path:
+    """Write the kept images of chosen events into a ZIP file, one folder a label, and return its path.
+
+    An image is there once for each label that its events have.
+    """
+    handle = tempfile.NamedTemporaryFile(suffix=".zip", delete=False)  # noqa: SIM115
+    with handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
+        there: set[str] = set()
+        async for row in service.store.walk(chosen):
+            content = service.judge.kept.get(row["sha256"]) if row["kept"] else None
+            name = f"{row['label'] or 'unlabelled'}/{row['sha256']}{suffix_of(content or b'')}"
+            if content is not None and name not in there:
+                there.add(name)
+                archive.writestr(name, content)
+    return Path(handle.name)

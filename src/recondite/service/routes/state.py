@@ -1,0 +1,72 @@
+"""The parts that every route works with."""
+
+from dataclasses import dataclass, field
+
+from starlette.requests import HTTPConnection
+
+from recondite.service.engine.drift import Watch
+from recondite.service.engine.judging import Judge
+from recondite.service.engine.limiter import Budget
+from recondite.service.engine.registry import Shelf
+from recondite.service.engine.store import Store
+from recondite.service.errors import Unavailable
+from recondite.service.metrics import Counters
+from recondite.service.routes.middleware import Tokens
+from recondite.service.settings import Settings
+
+
+@dataclass(kw_only=True)
+class Service:
+    """What one service is made of.
+
+    Args:
+        settings: as given.
+        shelf: the screens.
+        store: the events.
+        judge: gives verdicts.
+        counters: for metrics.
+        watch: for drift.
+        tokens: for the page's login.
+        draining: whether it is going down and takes no new load.
+    """
+
+    settings: Settings
+    shelf: Shelf
+    store: Store
+    judge: Judge
+    counters: Counters
+    watch: Watch
+    tokens: Tokens
+    draining: bool = False
+    bodies: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bodies = Budget(self.settings.limits.all_bytes, "bytes")
+
+    async def trouble(self) -> list[str]:
+        """Return why the service is not ready; nothing where it is."""
+        found = ["the service is going down"] if self.draining else []
+        if not self.shelf.ready:
+            found.append("a screen is not loaded")
+        try:
+            await self.store.ping()
+        except Unavailable as error:
+            found.append(str(error))
+        return found
+
+
+def service_of(connection: HTTPConnection) -> Service:
+    """Return the service that a request has come to."""
+    service = connection.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+def request_id_of(connection: HTTPConnection) -> str:
+    """Return the id of a request."""
+    return str(connection.scope["state"]["request_id"])
+
+
+def note(connection: HTTPConnection, **facts: object) -> None:
+    """Add facts to the line that the log will have about a request."""
+    connection.scope["state"].setdefault("facts", {}).update(facts)

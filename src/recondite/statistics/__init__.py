@@ -1,0 +1,1 @@
+"""Scores, p-values, metrics, densities and martingales."""

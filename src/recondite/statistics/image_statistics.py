@@ -1,0 +1,118 @@
+"""Numbers that tell how an image was rebuilt and how complicated it is: (N, ...) tensors -> name -> (N,).
+
+All are logarithms but brightness and code_length, so that units do not matter and normal images spread evenly.
+`STATISTICS` says what each one is.
+"""
+
+from math import log
+
+import torch
+from torch import Tensor
+
+from recondite.statistics.pooling import values_kept
+
+_SMALLEST = 1e-10
+_WORST_PERCENT = 1
+_LEVELS = 255
+
+STATISTICS: dict[str, tuple[str, str]] = {
+    "squared_error": ("squared error of the reconstruction", "log mean (x - r)^2"),
+    "absolute_error": ("absolute error of the reconstruction", "log mean |x - r|"),
+    "worst_error": ("error of the worst hundredth", "log of the mean of the largest 1 % of |x - r|"),
+    "unexplained_variance": ("share of the contrast not rebuilt", "log mean (x - r)^2 / mean (x - mean x)^2"),
+    "error_roughness": ("roughness of what was not rebuilt", "log mean |difference of neighbours in x - r|"),
+    "brightness": ("brightness", "mean x"),
+    "variance": ("contrast", "log mean (x - mean x)^2"),
+    "total_variation": ("roughness", "log mean |difference of neighbours in x|"),
+    "code_length": ("complexity", "mean log2(1 + 255 |difference of neighbours|), about the bits of a lossless code"),
+    "latent_norm": ("size of the latent", "log ||z||"),
+    "latent_mahalanobis": ("distance of the latent from normal ones", "log Mahalanobis distance, shrunk covariance"),
+    "latent_neighbour": ("distance of the latent from its neighbours", "log distance to the fifth nearest of 1,000"),
+    "feature_error": ("error of the rebuilt features", "log of the mean squared error of features of length 1"),
+    "feature_mahalanobis": ("distance of the features from normal ones", "log Mahalanobis distance, shrunk covariance"),
+    "latent_spread": ("width of the latent distribution", "mean log sigma"),
+    "kl": ("surprise of the latent", "log KL(q(z|x) || p(z))"),
+    "critic_fm": ("what ALAD's critic sees of the error", "log ||f(x, x) - f(x, r)||_1, f its last layer but one"),
+    "critic_ch": ("how false ALAD's critic finds the reconstruction", "log softplus(-logit D_xx(x, r))"),
+    "reencoding": ("change of the latent when encoded again", "log ||E(x) - E(r)|| / ||E(x)||; one more encoding"),
+    "classifier_mahalanobis": ("distance from normal features of the classifier", "log Mahalanobis distance"),
+    "classifier_neighbour": ("distance from neighbours among its features", "log distance to the fifth nearest"),
+}
+"""Name -> (what it is in words, formula); x the image in network units, r its reconstruction."""
+
+
+def in_words(name: str) -> str:
+    """Return what a statistic is, in words.
+
+    >>> in_words("code_length"), in_words("reencoding_layer_2")
+    ('complexity', 'change in layer 2 when encoded again')
+    """
+    if name.startswith("reencoding_layer_"):
+        return f"change in layer {name.removeprefix('reencoding_layer_')} when encoded again"
+    if name == "error":
+        return "error of the detector"
+    return STATISTICS[name][0] if name in STATISTICS else name.replace("_", " ")
+
+
+def statistics_of_image(pixels: Tensor, x: Tensor) -> dict[str, Tensor]:
+    """Return brightness and complexity.
+
+    Args:
+        pixels: images (N, C, H, W) in [0, 1], or vectors (N, D).
+        x: the same in network units.
+    """
+    found = {"brightness": x.flatten(1).mean(1), "variance": _log(_variance(x))}
+    if pixels.ndim == 4:
+        steps = _steps(pixels)
+        found["total_variation"] = _log(_mean(steps))
+        found["code_length"] = _mean([(step * _LEVELS).log1p_() for step in steps]) / log(2)
+    return found
+
+
+def statistics_of_error(x: Tensor, rebuilt: Tensor) -> dict[str, Tensor]:
+    """Return norms and structure of the error; both (N, *shape) in network units."""
+    error = x - rebuilt
+    flat = error.flatten(1)
+    size = flat.abs()
+    squared = flat.square().mean(1)
+    worst = size.topk(values_kept(_WORST_PERCENT, size.shape[1]), dim=1).values.mean(1)
+    found = {
+        "squared_error": _log(squared),
+        "absolute_error": _log(size.mean(1)),
+        "worst_error": _log(worst),
+        "unexplained_variance": _log(squared) - _log(_variance(x)),
+    }
+    if x.ndim == 4:
+        found["error_roughness"] = _log(_mean(_steps(error)))
+    return found
+
+
+def change(before: Tensor, after: Tensor) -> Tensor:
+    """Return the log of how far activations (N, ...) moved, relative to their size (N,).
+
+    Source: Kim et al. 2020, RaPP (ICLR), for looking at every layer of the encoder.
+    Differs from the paper: each layer is a statistic of its own instead of a summand.
+    """
+    moved = (before - after).flatten(1).square().sum(1)
+    return (moved / (before.flatten(1).square().sum(1) + _SMALLEST) + 1e-6).log() / 2
+
+
+def _steps(images: Tensor) -> list[Tensor]:
+    """Return |differences| of neighbours below and beside each other, (N, C, H - 1, W) and (N, C, H, W - 1)."""
+    return [images.diff(dim=axis).abs_() for axis in (2, 3)]
+
+
+def _mean(parts: list[Tensor]) -> Tensor:
+    """Return the mean (N,) over all values of an image in several tensors (N, ...)."""
+    total = torch.stack([part.flatten(1).sum(1) for part in parts]).sum(0)
+    return total / sum(part[0].numel() for part in parts)
+
+
+def _variance(x: Tensor) -> Tensor:
+    """Return the variance (N,) of each image's values; torch's own is several times slower."""
+    flat = x.flatten(1)
+    return (flat - flat.mean(1, keepdim=True)).square_().mean(1)
+
+
+def _log(values: Tensor) -> Tensor:
+    return (values + _SMALLEST).log()

@@ -1,0 +1,127 @@
+"""The grid study: one detector with every combination of some options, to choose among them."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recondite.data.tables import write_table
+from recondite.detectors import detector_class
+from recondite.errors import InputError
+from recondite.options import TrainingOptions, make_options, option_names
+from recondite.reports.page import StudyPage
+from recondite.statistics.metrics import auroc_interval
+from recondite.studies.training.one_class import describe
+from recondite.studies.training.parallel import Spread, performed
+from recondite.studies.training.runs import Plan, Protocol, Result, check_classes, check_options, open_task, options_for
+
+
+def grid_study(
+    source: str,
+    output: Path,
+    *,
+    normal: str,
+    vary: Mapping[str, Sequence[Any]],
+    detector: str = "autoencoder",
+    seeds: int = 1,
+    protocol: Protocol = "pooled",
+    validation: float = 0.25,
+    image_size: tuple[int, int] | None = None,
+    spread: Spread | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Train a detector with every combination of some options, and write table.csv and study.html.
+
+    Run again with the same folder, finished runs are taken up and an interrupted one goes on from its last epoch.
+
+    Args:
+        source, output, seeds, protocol, validation, image_size, spread, progress, options: as in `one_class_study`.
+        normal: one class.
+        vary: name of an option of the detector or of training -> its values; texts are read as on the command line.
+        detector: a name in `DETECTORS`.
+
+    Returns:
+        The rows of table.csv: the options varied, "score", "validation" (the mean validation error of the epochs that
+        were kept, over seeds; None for detectors without one), "auroc", "low", "high" (95 % bootstrap interval over
+        test images), "seeds".
+
+    Raises:
+        InputError: unknown class, detector, options or values, or a folder that holds another study.
+    """
+    if seeds < 1 or not vary or not all(vary.values()):
+        raise InputError(
+            f"expected at least one seed, and values for each option to vary; got {seeds} and {dict(vary)}"
+        )
+    twice = sorted(vary.keys() & options.keys())
+    if twice:
+        raise InputError(f"the study varies {twice[0]}: leave it out of the other options")
+    read = {name: [_value(detector, name, value) for value in values] for name, values in vary.items()}
+    for name, values in read.items():
+        if len(set(values)) < len(values):
+            raise InputError(f"expected different values of {name}; got {', '.join(map(str, values))}")
+    combinations = [dict(zip(read, values, strict=True)) for values in product(*read.values())]
+    for chosen in combinations:
+        check_options([detector], {**options, **chosen})
+    task = open_task(source, protocol=protocol, validation=validation, image_size=image_size, progress=progress)
+    if normal == "all" or len(check_classes(task, normal)) > 1:
+        raise InputError(f"expected one class to be normal; got {normal!r}")
+    plans = [
+        Plan(
+            detector=detector,
+            normal=normal,
+            seed=seed,
+            options=options_for(detector, {**options, **chosen}),
+            label=",".join(f"{name}={value}" for name, value in chosen.items()),
+        )
+        for chosen in combinations
+        for seed in range(seeds)
+    ]
+    results = performed(task, plans, output, spread, progress)
+    rows = []
+    for number, chosen in enumerate(combinations):
+        own = results[number * seeds : (number + 1) * seeds]
+        rows += [_row(chosen, score, own) for score in own[0].scores]
+    write_table(output / "table.csv", rows)
+    shown = [name for name in rows[0] if name not in ("low", "high", "seeds")]
+    StudyPage(
+        title=f"{detector} with {len(combinations)} combinations of {', '.join(read)}; {normal} of {task.name} normal",
+        lead=f"{seeds} seed{'s' if seeds > 1 else ''}. {describe(task)}",
+        columns=shown,
+        rows=[[_words(row, name) for name in shown] for row in rows],
+        note="Choose by the validation error, of normal images alone, where the options leave its scale as it is. "
+        "AUROC comes from the test images: an option chosen by it looks better than it is.",
+    ).write(output / "study.html")
+    return rows
+
+
+def _value(detector: str, name: str, value: Any) -> Any:
+    """Return the value of an option as its type has it.
+
+    Raises:
+        InputError: there is no such option, or no such value.
+    """
+    kind = TrainingOptions if name in option_names(TrainingOptions) else detector_class(detector).Options
+    return getattr(make_options(kind, {name: value}, f"detector {detector!r}"), name)
+
+
+def _row(chosen: Mapping[str, Any], score: str, results: Sequence[Result]) -> dict[str, Any]:
+    errors = [result.facts["epochs"][result.facts["best_epoch"] - 1]["validation"] for result in results]
+    value, low, high = auroc_interval([result.scores[score] for result in results])
+    return {
+        **chosen,
+        "score": score,
+        "validation": None if None in errors else float(np.mean(errors)),
+        "auroc": value,
+        "low": low,
+        "high": high,
+        "seeds": len(results),
+    }
+
+
+def _words(row: Mapping[str, Any], name: str) -> str:
+    if name == "auroc":
+        return f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return f"{row[name]:.5g}" if isinstance(row[name], float) else str(row[name])

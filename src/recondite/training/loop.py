@@ -1,0 +1,574 @@
+"""The one training loop: any detector, any device, one process or several, resumable to the same weights."""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from recondite.data.artifacts import read_tensors, write_tensors
+from recondite.data.spool import Rows
+from recondite.distributed import Share, from_first, gathered, has_foreign_batch_norm, own, sharing, together
+from recondite.errors import ArtifactError, InputError, ReconditeError
+from recondite.networks.autoencoders import evaluating
+from recondite.options import TrainingOptions, deciding_options, options_to_json
+from recondite.progress import progress
+from recondite.training.augmentation import augmented, check_augmentation
+from recondite.training.logs import drop_logs_after, log_epoch, start_logs
+from recondite.training.memory import large_blocks_kept
+from recondite.training.snapshots import EpochPictures, first_pictures, picture_epochs
+
+CHECKPOINT = "checkpoint.safetensors"
+_ADAM_BETA2 = 0.999
+_WARM_UP = 0.15
+_START_DIVISOR, _END_DIVISOR = 25.0, 1e5
+_SHARE_FOR_IMAGES = 0.25
+
+T = TypeVar("T")
+Update = tuple[str, Tensor] | tuple[str, Tensor, Mapping[str, Tensor]]
+"""A parameter group and its loss; where a group is several networks, also the loss of each by name, for the logs."""
+
+
+class Trainable(Protocol):
+    """What the loop needs of a detector; tensors are batches (N, *shape) in image units on the detector's device.
+
+    Args:
+        batches_a_step: how many batches `losses` is given one behind the other, each from its own order of the images.
+    """
+
+    options: Any
+    batches_a_step: int
+
+    def losses(self, x: Tensor) -> Iterator[Update]:
+        """Yield an update for each group in order; a group is updated before the next is asked for."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters that each loss updates."""
+
+    def validation_errors(self, x: Tensor) -> Tensor:
+        """Return how badly each image is rebuilt (N,), without random draws."""
+
+    def rebuilt(self, x: Tensor) -> Tensor | None:
+        """Return the reconstructions in image units, to look at; None where there are none."""
+
+
+@dataclass
+class History:
+    """What happened in training: one row an epoch.
+
+    Args:
+        epochs: rows with "epoch" (from 1), "seconds", "loss_<name>" (mean over the epoch) and "validation" (mean
+            validation error, None without validation images).
+        best_epoch: the epoch whose weights were kept.
+        pictures: validation images rebuilt after chosen epochs; None without validation images, or where the detector
+            rebuilds no images.
+    """
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    pictures: EpochPictures | None = field(default=None, compare=False)
+
+    @property
+    def best_validation(self) -> float | None:
+        """The validation error of the weights that were kept."""
+        return self.epochs[self.best_epoch - 1]["validation"] if self.best_epoch else None
+
+
+def train(
+    detector: nn.Module,
+    images: Rows,
+    validation: Rows | None,
+    options: TrainingOptions,
+    run_folder: Path | None = None,
+    resume: bool = False,
+    show_progress: bool = False,
+) -> History:
+    """Train a detector in place.
+
+    Each epoch draws all its random numbers from a generator seeded by (seed, epoch), so a run that was killed and
+    resumed from its last checkpoint ends, on a processor, with the same bits as one that was not. With several
+    processes (torchrun, Ray Train) the images of each step are shared out and the gradients averaged; noise, dropout
+    and batch norm are those of the whole batch. Only a user's own layers with draws or statistics of a batch see the
+    share of their process; their statistics are averaged once an epoch.
+
+    Args:
+        detector: a `Trainable` module.
+        images: the images to learn.
+        validation: images for early stopping and for choosing the best epoch.
+        options: how to train.
+        run_folder: where checkpoint.safetensors, steps.csv and epochs.csv are written after each epoch.
+        resume: go on from the checkpoint in `run_folder`, if there is one.
+        show_progress: draw a bar, or print lines, on standard error.
+
+    Raises:
+        InputError: the checkpoint belongs to other options or other images.
+        ReconditeError: the loss became infinite or NaN.
+    """
+    with together(), large_blocks_kept():
+        return _Run(detector, images, validation, options, run_folder, show_progress).go(resume)
+
+
+def learning_rate_at(options: TrainingOptions, step: int, steps: int) -> float:
+    """Return the learning rate of one step.
+
+    "one-cycle" rises by a cosine from a 25th of the peak over the first 15 % of steps, then falls to nearly nothing.
+    Source: Smith and Topin 2019, arXiv 1708.07120 (cosine variant).
+    """
+    peak = options.learning_rate
+    if options.schedule == "constant":
+        return peak
+    done = step / max(1, steps - 1)
+    warm_up = _WARM_UP if options.schedule == "one-cycle" else 0.0
+    if done < warm_up:
+        return _cosine(peak / _START_DIVISOR, peak, done / warm_up)
+    return _cosine(peak, peak / _END_DIVISOR, (done - warm_up) / (1 - warm_up))
+
+
+class _Run:
+    def __init__(
+        self,
+        detector: Any,
+        images: Rows,
+        validation: Rows | None,
+        options: TrainingOptions,
+        run_folder: Path | None,
+        show_progress: bool,
+    ) -> None:
+        self.fabric = _make_fabric(options)
+        detector.to(self.fabric.device)
+        self.detector = detector
+        self._share_weights()
+        self.images, self.validation, self.options = images, validation, options
+        self.run_folder = run_folder
+        self.show_progress = show_progress and self.fabric.is_global_zero
+        self.augmentations = check_augmentation(options.augment, detector.shape) if options.augment else ()
+        self.groups: dict[str, list[nn.Parameter]] = self.detector.parameter_groups()
+        self.optimizers = {
+            name: torch.optim.Adam(
+                group,
+                lr=options.learning_rate,
+                betas=(options.adam_beta1, _ADAM_BETA2),
+                weight_decay=options.weight_decay,
+                fused=True,
+            )
+            for name, group in self.groups.items()
+        }
+        self.average = _moving_average(detector, options.ema) if options.ema else None
+        self.on_device = self._on_device()
+        # Batch norm cannot be trained on a single image, and torch's own is given the share of a process.
+        self.fewest = 2 * self.fabric.world_size if has_foreign_batch_norm(detector) else 2
+        self.draws = torch.Generator(self.fabric.device)
+        self.history = History()
+        self.pictured = picture_epochs(options.picture_epochs, options.epochs)
+        self.best: dict[str, Tensor] = {}
+        self.stale_epochs = 0
+
+    def go(self, resume: bool) -> History:
+        first_epoch = self._load() if resume else 0
+        with _compiled(self.detector) if self.options.compile else nullcontext():
+            self._learn(first_epoch)
+        self._finish()
+        self._share_weights()
+        return self.history
+
+    def _learn(self, first_epoch: int) -> None:
+        if first_epoch == 0:
+            self._start_logs()
+            if self.pictured and self.validation is not None:
+                self.history.pictures = first_pictures(self.validation)
+            self._picture(0)
+            self._save(0)
+        batches = list(self._slices(len(self.images)))
+        total = (self.options.epochs - first_epoch) * len(batches)
+        with progress("training", total, self.show_progress) as advance:
+            for epoch in range(first_epoch + 1, self.options.epochs + 1):
+                if self.options.patience and self.stale_epochs >= self.options.patience:
+                    break
+                with _seeded(self.options.seed, epoch, self.fabric.global_rank):
+                    row, steps = self._epoch(epoch, advance)
+                self.history.epochs.append(row)
+                self._note_best(epoch, row["validation"])
+                self._picture(epoch)
+                self._log(row, steps)
+                self._save(epoch)
+
+    def _epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        started = time.monotonic()
+        orders = self._orders(epoch)
+        self.draws.manual_seed(_seed(self.options.seed, epoch, 0, 1))  # the same in every process
+        batches = list(self._slices(len(orders[0])))
+        full_batches = len(list(self._slices(len(self.images))))
+        self.detector.train()
+        steps = []
+        for number, batch in enumerate(batches):
+            step = (epoch - 1) * full_batches + number
+            rate = learning_rate_at(self.options, step, self.options.epochs * full_batches)
+            losses = self._step([order[batch] for order in orders], rate)
+            steps.append({"epoch": epoch, "step": step + 1, "learning_rate": rate, **losses})
+            advance(1, f"epoch {epoch}")
+        advance(full_batches - len(batches), "")
+        self.detector.eval()
+        self._average_buffers()
+        for line in steps:
+            line.update({name: float(value) for name, value in line.items() if isinstance(value, Tensor)})
+        names = [name for name in steps[0] if name.startswith("loss_")]
+        means = {name: float(np.mean([line[name] for line in steps])) for name in names}
+        if not all(math.isfinite(value) for value in means.values()):
+            raise ReconditeError(f"the loss is no longer finite in epoch {epoch}: {means}; try a lower learning_rate")
+        validation = None
+        if self.validation is not None:
+            validation = float(self._errors(self.validation).mean())
+            if not math.isfinite(validation):
+                raise ReconditeError(f"the validation error is not finite in epoch {epoch}; try a lower learning_rate")
+        return {"epoch": epoch, "seconds": time.monotonic() - started, **means, "validation": validation}, steps
+
+    def _orders(self, epoch: int) -> list[NDArray[np.intp]]:
+        """Return one order of the images for each batch of a step."""
+        worst = self._worst() if self.options.trim and epoch > 1 else np.empty(0, dtype=np.intp)
+        first = [self.options.seed, epoch]
+        seeds = [first, *([*first, place] for place in range(1, self.detector.batches_a_step))]
+        orders = [np.random.default_rng(seed).permutation(len(self.images)) for seed in seeds]
+        return [order[~np.isin(order, worst)] for order in orders]
+
+    def _step(self, chosen: list[NDArray[np.intp]], learning_rate: float) -> dict[str, Tensor]:
+        rank, world, rows = self.fabric.global_rank, self.fabric.world_size, len(chosen[0])
+        with sharing(Share(rank, world, rows, self.draws)):
+            x = torch.cat([self._batch(np.sort(batch)) for batch in chosen])
+            # A process without an image in the last batch still takes part, with a weight of zero.
+            weight = len(range(rank, rows, world)) * world / rows
+            return self._update(x, weight, learning_rate)
+
+    def _batch(self, chosen: NDArray[np.intp]) -> Tensor:
+        """Return this process's images of a batch, augmented."""
+        mine = chosen[self.fabric.global_rank :: self.fabric.world_size]
+        mine = mine if len(mine) else chosen[:1]
+        if self.on_device is None:
+            x = self._to_device(self.images.take(mine))
+        else:
+            x = self.on_device[torch.from_numpy(mine).to(self.fabric.device, non_blocking=True)]
+        return augmented(x, self.augmentations)
+
+    def _on_device(self) -> Tensor | None:
+        """Return all images on the device, if there is room, so that no step waits for them; None otherwise."""
+        if not _fits_on(self.fabric.device, self.images.pixels[:1].nbytes * len(self.images)):
+            return None
+        return torch.cat([self._to_device(batch) for batch in self.images.batches()])
+
+    def _update(self, x: Tensor, weight: float, learning_rate: float) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        pending = self.detector.losses(x)
+        while True:
+            with self.fabric.autocast():
+                update = next(pending, None)
+            if update is None:
+                if self.average is not None:
+                    self.average.update_parameters(self.detector)
+                return losses
+            group, loss = update[:2]
+            parameters = self.groups[group]
+            for parameter in parameters:
+                parameter.grad = None
+            (loss * weight).backward(inputs=parameters)
+            self._average_gradients(parameters)
+            if self.options.clip_norm:
+                torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
+            optimizer = self.optimizers[group]
+            for settings in optimizer.param_groups:
+                settings["lr"] = learning_rate
+            optimizer.step()
+            for name, value in (update[2] if len(update) == 3 else {group: loss}).items():
+                losses[f"loss_{name}"] = self._mean_over_processes(value.detach() * weight)
+
+    def _slices(self, size: int) -> Iterator[slice]:
+        return _batch_slices(size, self.options.batch_size, self.fewest)
+
+    def _worst(self) -> NDArray[np.intp]:
+        """Return the images that are left out of an epoch."""
+        errors = self._errors(self.images)
+        kept = max(1, round(len(errors) * (1 - self.options.trim)))
+        return np.argsort(errors, kind="stable")[kept:]
+
+    def _picture(self, epoch: int) -> None:
+        """Rebuild the pictured images, if it is time, with the weights that would be kept now."""
+        pictures = self.history.pictures
+        if pictures is None or self.validation is None or epoch not in self.pictured:
+            return
+        model: Any = self.average.module if self.average is not None else self.detector
+        with evaluating(model):
+            rebuilt = model.rebuilt(self._to_device(self.validation.take(slice(0, len(pictures.images)))))
+        if rebuilt is None:
+            self.history.pictures = None
+        else:
+            pictures.add(epoch, rebuilt.float().cpu().numpy())
+
+    def _errors(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the error of each image under the weights that would be kept now, (N,)."""
+        model: Any = self.average.module if self.average is not None else self.detector
+        size = max(1, self.options.batch_size)
+        with evaluating(model):
+            parts = [
+                model.validation_errors(self._to_device(rows.take(part))).double().cpu()
+                for part in own(rows.slices(size))
+            ]
+        return torch.cat(gathered(parts)).numpy()
+
+    def _to_device(self, batch: NDArray[np.float32]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(batch))
+        layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+        return tensor.to(self.fabric.device, memory_format=layout, non_blocking=True)
+
+    def _share_weights(self) -> None:
+        """Let every process have the weights of the first.
+
+        Before the first step, as a user's own networks may have been seeded apart; after the last, as machines of
+        different make round differently.
+        """
+        if self.fabric.world_size > 1:
+            for value in self.detector.state_dict().values():
+                value.copy_(self.fabric.broadcast(value.detach().cpu().contiguous()))
+
+    def _average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        if self.fabric.world_size == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        self._average_over_processes(gradients)
+
+    def _average_buffers(self) -> None:
+        if self.fabric.world_size > 1:
+            models = [self.detector] if self.average is None else [self.detector, self.average.module]
+            buffers = [buffer for model in models for buffer in model.buffers()]
+            self._average_over_processes([buffer for buffer in buffers if buffer.is_floating_point()])
+
+    def _mean_over_processes(self, value: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return value
+        mean: Tensor = self.fabric.all_reduce(value, reduce_op="mean")
+        return mean
+
+    def _average_over_processes(self, tensors: Sequence[Tensor]) -> None:
+        if not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        flat = self.fabric.all_reduce(flat, reduce_op="mean")
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def _weights(self) -> dict[str, Tensor]:
+        model = self.average.module if self.average is not None else self.detector
+        return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def _note_best(self, epoch: int, validation: float | None) -> None:
+        """Keep the weights of the best epoch so far; without validation images, every epoch counts as better."""
+        earlier = [row["validation"] for row in self.history.epochs[:-1]]
+        better = validation is None or not earlier or validation < min(earlier)
+        self.stale_epochs = 0 if better else self.stale_epochs + 1
+        if better or not self.options.keep_best:
+            self.history.best_epoch = epoch
+            if validation is not None and self.options.keep_best:
+                self.best = self._weights()
+
+    def _finish(self) -> None:
+        self.detector.load_state_dict(self.best or self._weights())
+        self.detector.eval()
+
+    def _start_logs(self) -> None:
+        if self.run_folder is not None and self.fabric.is_global_zero:
+            (self.run_folder / CHECKPOINT).unlink(missing_ok=True)
+            start_logs(self.run_folder)
+
+    def _log(self, row: dict[str, Any], steps: list[dict[str, Any]]) -> None:
+        if self.run_folder is not None and self.fabric.is_global_zero:
+            log_epoch(self.run_folder, row, steps)
+
+    def _identity(self) -> str:
+        """Return a digest of everything that the weights after an epoch depend on."""
+        training = deciding_options(self.options)
+        model = [str(self.detector), options_to_json(self.detector.options)]
+        shapes = {name: list(value.shape) for name, value in self.detector.state_dict().items()}
+        known = [training, model, shapes, len(self.images)]
+        digest = sha256(json.dumps(known, sort_keys=True).encode())
+        for rows in (self.images, self.validation):
+            for batch in rows.batches() if rows is not None else ():
+                digest.update(np.ascontiguousarray(batch).data)
+        return digest.hexdigest()
+
+    def _save(self, epoch: int) -> None:
+        if self.run_folder is None or not self.fabric.is_global_zero:
+            return
+        tensors = {f"model/{name}": value for name, value in self.detector.state_dict().items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        if self.average is not None:
+            tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
+        if self.history.pictures is not None:
+            tensors |= {f"pictures/{name}": torch.from_numpy(a) for name, a in self.history.pictures.tensors().items()}
+        for group, optimizer in self.optimizers.items():
+            for number, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{group}/{number}/{name}": value for name, value in state.items()}
+        facts = {
+            "epoch": epoch,
+            "identity": self.identity,
+            "history": self.history.epochs,
+            "best_epoch": self.history.best_epoch,
+            "stale_epochs": self.stale_epochs,
+        }
+        arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
+        write_tensors(self.run_folder / CHECKPOINT, arrays, facts)
+
+    @property
+    def identity(self) -> str:
+        if not hasattr(self, "_known_identity"):
+            self._known_identity = self._identity()
+        return self._known_identity
+
+    def _load(self) -> int:
+        """Take up the checkpoint, if there is one, and return the epochs it has behind it.
+
+        The first process reads it for all: where the folder is shared, others may see it later.
+        """
+        if self.run_folder is None:
+            return 0
+        path = self.run_folder / CHECKPOINT
+        there = self.fabric.is_global_zero and path.exists()
+        saved = from_first(read_tensors(path) if there else None)
+        if saved is None:
+            return 0
+        arrays, facts = saved
+        if facts.get("identity") != self.identity:
+            raise InputError(f"{self.run_folder} belongs to other images or options: leave out --resume to start anew")
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        try:
+            self.detector.load_state_dict(_under("model/", tensors))
+            self.best = {name: value.to(self.fabric.device) for name, value in _under("best/", tensors).items()}
+            if self.average is not None:
+                self.average.load_state_dict(_under("average/", tensors))
+            for group, optimizer in self.optimizers.items():
+                state = _optimizer_state(_under(f"optimizer/{group}/", tensors), self.groups[group])
+                optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            shown = _under("pictures/", arrays)
+            pictures = EpochPictures.from_tensors(shown) if shown else None
+            self.history = History(facts["history"], facts["best_epoch"], pictures)
+            self.stale_epochs = facts["stale_epochs"]
+            done = int(facts["epoch"])
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise ArtifactError(f"{path} is damaged: {error}") from error
+        if self.fabric.is_global_zero:
+            drop_logs_after(self.run_folder, done)
+        return done
+
+
+def _optimizer_state(tensors: dict[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[int, dict[str, Tensor]]:
+    """Return Adam's state by parameter number, checked: it would write beyond a state of another size.
+
+    Its fused kernel walks through both in the order of memory, so the state takes the layout of the parameter.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition("/")
+        parameter = parameters[int(number)].detach()
+        if value.dim() and value.shape != parameter.shape:
+            raise ValueError(f"{key} has shape {tuple(value.shape)}")
+        state.setdefault(int(number), {})[name] = torch.empty_like(parameter).copy_(value) if value.dim() else value
+    return state
+
+
+def _moving_average(detector: nn.Module, decay: float) -> AveragedModel:
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(detector, multi_avg_fn=average)
+
+
+def _make_fabric(options: TrainingOptions) -> Any:
+    from lightning_fabric import Fabric
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    try:
+        fabric = Fabric(
+            accelerator=options.device,
+            devices=local,
+            num_nodes=max(1, world // local),
+            strategy="ddp" if world > 1 else "auto",
+            plugins=[_environment()] if world > 1 else [],
+            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        )
+    except RuntimeError as error:
+        raise InputError(f"expected a device that this machine has; got {options.device!r}: {error}") from error
+    fabric.launch()
+    return fabric
+
+
+def _environment() -> Any:
+    """Return what tells Fabric the place of this process, which others have started."""
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    class Started(TorchElasticEnvironment):
+        def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+            """Let machines have different numbers of processes."""
+
+    return Started()
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _fits_on(device: torch.device, size: int) -> bool:
+    """Return whether so many bytes are a small part of the free memory of a GPU."""
+    return device.type == "cuda" and size < _SHARE_FOR_IMAGES * torch.cuda.mem_get_info(device)[0]
+
+
+@contextmanager
+def _compiled(detector: nn.Module) -> Iterator[None]:
+    """Let the networks of a detector run compiled for a while; `nn.Module.compile` could not be undone.
+
+    Raises:
+        InputError: there is no compiler.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise InputError("compile needs a C++ compiler: install one, or leave it out")
+    networks = [part for part in detector.children() if "forward" not in vars(part)]
+    for network in networks:
+        network.forward = torch.compile(network.forward)
+    try:
+        yield
+    finally:
+        for network in networks:
+            del network.forward
+
+
+@contextmanager
+def _seeded(*numbers: int) -> Iterator[None]:
+    """Seed torch for a while and leave its global state as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(_seed(*numbers))
+        yield
+
+
+def _batch_slices(size: int, batch_size: int, fewest: int) -> Iterator[slice]:
+    """Yield slices of `batch_size` that cover `size`; a last one with fewer than `fewest` joins the one before it."""
+    start = 0
+    while start < size:
+        rest = size - start
+        end = size if rest <= batch_size or rest - batch_size < min(fewest, batch_size) else start + batch_size
+        yield slice(start, end)
+        start = end
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _under(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
