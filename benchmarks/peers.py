@@ -37,7 +37,7 @@ from recondite.data.catalog import cache_folder
 from recondite.data.datasets import open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.errors import ReconditeError
-from recondite.networks.autoencoders import evaluating
+from recondite.networks.hooks import evaluating
 from recondite.options import TrainingOptions
 from recondite.screen.export import export_onnx, export_openvino
 from recondite.studies.masks import mask_size_study

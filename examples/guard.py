@@ -20,7 +20,8 @@ from recondite.data.datasets import open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.tables import write_table
 from recondite.perturbations.outliers import make_foreign
-from recondite.reports.guard_report import Outputs, guard_report, write_guard_report
+from recondite.reports.guard_report import guard_report, write_guard_report
+from recondite.screen.classifier_outputs import Outputs
 from recondite.statistics.metrics import rate
 
 ALPHA = 0.05

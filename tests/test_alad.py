@@ -13,7 +13,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from recondite import InputError, build
 from recondite.data.spool import Rows
 from recondite.detectors.alad import Alad
-from recondite.distributed import BatchNorm, Dropout, Share, normal, sharing
+from recondite.distributed import Share, normal, sharing
+from recondite.networks.layers import BatchNorm, Dropout
 from recondite.options import TrainingOptions
 from recondite.training.logs import EPOCHS, STEPS
 from recondite.training.loop import _Run, train

@@ -1,6 +1,8 @@
-"""Layers, read from the source: a file imports only from rows below its own."""
+"""One rule of direction, read from the source: a file imports only from its own folder and from folders before it."""
 
 import ast
+from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,123 +10,22 @@ import pytest
 import recondite
 
 ROOT = Path(recondite.__file__).parent
-ROWS = [
-    ["console", "errors", "files", "memory", "pictures", "progress", "processes", "ready"],
-    [
-        "cluster",
-        "images",
-        "scores",
-        "metrics",
-        "options",
-        "runtimes",
-        "tables",
-        "artifacts",
-        "calibration",
-        "martingale",
-        "density",
-        "embedding",
-        "distances",
-        "catalog",
-        "perturbations.base",
-        "pooling",
-        "maps",
-        "alad_nets",
-        "inference",
-        "augmentation",
-        "batches",
-        "nets",
-        "plots",
-        "runlog",
-        "presets",
-    ],
-    ["stores"],
-    [
-        *("image_plots", "study_plots"),
-        *("backbones", "classifier", "datasets", "events", "hub", "image_statistics"),
-        *("perturbations.corruptions", "perturbations.defects", "perturbations.masks"),
-    ],
-    ["perturbations", "shards"],
-    ["foreign", "sources"],
-    ["ledger", "spool"],
-    ["epoch_pictures"],
-    ["training"],
-    ["detectors.base"],
-    ["detectors.alad", "detectors.autoencoder", "detectors.features", "detectors.pca", "detectors.vae"],
-    ["detectors"],
-    ["evidence", "exported", "guard", "levels"],
-    ["screen"],
-    ["fitting", "monitor", "quantisation"],
-    ["cluster_fit"],
-    ["evaluation", "explanation", "export", "localisation", "report", "sampling", "studies", "studies.runs", "sweep"],
-    ["parts", "publishing", "studies.page", "studies.unfinished"],
-    ["cluster_sweep"],
-    ["drift", "guard_file", "guard_report"],
-    ["recalibration"],
-    ["studies.output", "studies.spread"],
-    [
-        "studies.linear",
-        "studies.latent",
-        "studies.latent_map",
-        "studies.masks",
-        "studies.one_class",
-        "studies.severity",
-        "studies.thresholds",
-    ],
-    ["studies.grid", "studies.latent_size"],
-    ["demonstration", "pairs"],
-    ["compat", "compat.sklearn"],
-    ["compat.pyod"],
-    ["compat.alibi.images", "compat.alibi.networks"],
-    ["compat.alibi.face", "compat.alibi.masks", "compat.alibi.plots"],
-    ["compat.alibi.detectors"],
-    ["compat.alibi.saving"],
-    ["compat.alibi"],
-    ["service", "service.kept", "service.refusals", "service.settings", "service.wire"],
-    ["service.batching", "service.budget", "service.express", "service.client", "service.store"],
-    ["service.counters"],
-    ["service.gate", "service.screens"],
-    ["service.watch"],
-    ["service.judging", "service.past"],
-    ["service.bodies", "service.charts", "service.context"],
-    ["service.reviewing"],
-    ["service.api", "service.v2"],
-    ["service.app"],
-    ["service.page.frame"],
-    [
-        "service.page.judge",
-        "service.page.latent",
-        "service.page.perturb",
-        "service.page.review",
-        "service.page.threshold",
-    ],
-    ["service.page.monitor"],
-    ["service.page"],
-    ["service.cluster", "service.server"],
-    ["cluster_command", "service.command", "study_commands"],
-    ["cli"],
+FOLDERS = [
+    *("data", "perturbations", "statistics", "networks", "training", "detectors", "screen"),
+    *("reports", "cluster", "studies", "service", "compat", "cli"),
 ]
-LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
+"""In order; the files beside them (errors, options, progress, distributed) come before all."""
+LONGEST_FILE = 450
 HEAVY = {
-    "torch",
-    "scipy",
-    "sklearn",
-    "matplotlib",
-    "pooch",
-    "jinja2",
-    "rich",
-    "pyarrow",
-    "skimage",
-    "mlxtend",
-    "onnxruntime",
-    "onnxscript",
-    "lightning_fabric",
-    "huggingface_hub",
-    "httpx2",
-    "tqdm",
-    "openTSNE",
-    "ray",
+    *("torch", "scipy", "sklearn", "matplotlib", "pooch", "jinja2", "rich", "pyarrow", "skimage", "mlxtend"),
+    *("onnxruntime", "onnxscript", "lightning_fabric", "huggingface_hub", "httpx2", "tqdm", "openTSNE", "ray"),
     "fsspec",
 }
+LIGHT = [
+    *("errors", "progress", "options", "cluster.connect", "data.catalog", "data.files", "data.hub", "data.tables"),
+    *("statistics.scores", "statistics.metrics", "statistics.calibration", "statistics.martingale"),
+]
+_UNSAFE = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 
 def module_name(path):
@@ -132,67 +33,96 @@ def module_name(path):
     return ".".join(part for part in parts if part != "__init__")
 
 
-FILES = [path for path in sorted(ROOT.rglob("*.py")) if module_name(path)]
+PATHS = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
 
 
-def imports(path, top_level_only=False):
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else ast.walk(tree)
+def imported(nodes):
+    """Yield the dotted names that some nodes import."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide the layers"
+            assert node.level == 0, "relative imports hide the direction"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def own(name):
-    """The longest known module in a dotted import of the package, or None."""
-    parts = name.split(".")
-    if parts[0] != "recondite":
+def own(dotted):
+    """Return the longest known file in a dotted import of the package, or None."""
+    package, *parts = dotted.split(".")
+    if package != "recondite":
         return None
-    for end in range(len(parts), 1, -1):
-        if ".".join(parts[1:end]) in LEVEL:
-            return ".".join(parts[1:end])
-    return None
+    return next((name for end in range(len(parts), -1, -1) if (name := ".".join(parts[:end])) in PATHS), None)
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_a_file_imports_only_from_rows_below(path):
-    name = module_name(path)
-    assert name in LEVEL, f"give {name} a row in ROWS"
-    for imported in imports(path):
-        other = own(imported)
-        if other is not None:
-            assert LEVEL[other] < LEVEL[name], f"{name} imports {other}"
+# Lazy imports, within functions, count like the others.
+IMPORTS = {name: {own(dotted) for dotted in imported(ast.walk(tree))} - {None, name} for name, tree in TREES.items()}
 
 
-def test_every_row_names_files_that_exist():
-    assert set(LEVEL) == {module_name(path) for path in FILES}
+def folder(name):
+    """Return the place of a file's folder in the order; -1 for the files beside the folders."""
+    top = name.partition(".")[0]
+    return FOLDERS.index(top) if (ROOT / top).is_dir() and top else -1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("cli", "console", "errors", "files", "progress", "catalog", "scores", "metrics", "calibration", "martingale"),
-        *("cluster", "hub", "study_commands", "tables"),
-    ],
-)
+def runs_back(graph, place):
+    """Return the imports from a folder that comes later."""
+    return {(name, other) for name, others in graph.items() for other in others if place(other) > place(name)}
+
+
+def test_a_file_imports_only_from_its_own_folder_and_those_before_it():
+    # The package itself and `python -m` lead to everything.
+    graph = {name: others - {""} for name, others in IMPORTS.items() if name not in ("", "__main__")}
+    assert runs_back(graph, folder) == set()
+    assert runs_back({"data.images": {"screen.fit"}}, folder) == {("data.images", "screen.fit")}
+
+
+def test_no_imports_form_a_circle():
+    graph = {name: others - {""} for name, others in IMPORTS.items() if name}
+    TopologicalSorter(graph).prepare()
+
+
+def test_every_folder_has_its_place():
+    folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(FOLDERS)
+
+
+def test_no_detector_imports_another_and_nothing_below_knows_one():
+    names = {name for name in PATHS if name.startswith("detectors.") and name not in SHARED_BY_DETECTORS}
+    users = defaultdict(set)
+    for name, others in IMPORTS.items():
+        for other in others & names:
+            users[other].add(name)
+    for detector in names:
+        assert not users[detector] & names, detector
+        assert "detectors" in users[detector], f"{detector} is not in the registry"
+
+
+SHARED_BY_DETECTORS = {"detectors.base", "detectors.runner", "detectors.batches", "detectors.graph"}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_file_is_one_idea_long(name):
+    assert len(PATHS[name].read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+@pytest.mark.parametrize("name", LIGHT)
 def test_light_files_import_heavy_libraries_only_where_they_use_them(name):
-    path = ROOT / f"{name}.py"
-    assert not {imported.split(".")[0] for imported in imports(path, top_level_only=True)} & HEAVY
+    assert not {dotted.split(".")[0] for dotted in imported(TREES[name].body)} & HEAVY
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_nothing_unpickles_or_evaluates(path):
-    tree = ast.parse(path.read_text())
-    for imported in imports(path):
-        assert imported.split(".")[0] not in {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
+def test_the_command_line_imports_heavy_libraries_only_where_it_uses_them():
+    for name in (name for name in PATHS if name.partition(".")[0] == "cli"):
+        assert not {dotted.split(".")[0] for dotted in imported(TREES[name].body)} & HEAVY, name
+
+
+def test_nothing_unpickles_or_evaluates():
+    for name, tree in TREES.items():
+        assert not {dotted.split(".")[0] for dotted in imported(ast.walk(tree))} & _UNSAFE, name
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             called = ast.unparse(node.func)
             weights_only = any(
                 word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords
             )
-            assert called != "torch.load" or weights_only, called
-            assert called not in {"eval", "exec", "torch.save", "__import__"}, called
+            assert called != "torch.load" or weights_only, name
+            assert called not in {"eval", "exec", "torch.save", "__import__"}, name

@@ -10,9 +10,9 @@ from torch import nn
 
 from recondite.errors import ArtifactError, InputError
 from recondite.networks import backbones
-from recondite.networks.autoencoders import evaluating
 from recondite.networks.backbones import LAYERS, Backbone, efficientnet_lite0, load_weights, read_weights
 from recondite.networks.fused import Packed
+from recondite.networks.hooks import evaluating
 
 # ImageNet classes: tabby, tiger and Egyptian cat; espresso, cup; missile, projectile, space shuttle; palace, bell cote,
 # monastery; daisy.

@@ -11,8 +11,8 @@ from torch import nn
 
 import recondite
 from recondite import InputError, build
+from recondite.data.pictures import heat_colours
 from recondite.perturbations.outliers import alter, make_foreign
-from recondite.reports.figures import heat_colours
 from recondite.statistics.error_maps import ssim_error
 from recondite.statistics.metrics import auroc
 

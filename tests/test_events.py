@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from recondite.data.events import READERS, read_events, scored
-from recondite.data.tables import write_table
+from recondite.data.tables import READERS, read_events, write_table
 from recondite.errors import InputError
+from recondite.statistics.scores import scored
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from recondite import InputError, build, write_report
 from recondite.cli import main
 from recondite.data.datasets import nameless
 from recondite.networks import backbones
-from recondite.networks.autoencoders import evaluating
 from recondite.networks.fused import Packed
+from recondite.networks.hooks import evaluating
 from recondite.reports.explanation import draw
 from recondite.screen.sweep import sweep
 

@@ -4,7 +4,8 @@ from safetensors.numpy import save_file
 
 from recondite.cli import main
 from recondite.errors import InputError
-from recondite.reports.guard_report import NO_GUARD, PREVALENCES, SCREEN, Outputs, guard_report, read_outputs
+from recondite.reports.guard_report import NO_GUARD, PREVALENCES, SCREEN, guard_report
+from recondite.screen.classifier_outputs import Outputs, read_outputs
 from recondite.statistics.metrics import risk_coverage
 from recondite.statistics.scores import Scores
 

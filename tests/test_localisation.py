@@ -5,7 +5,7 @@ from PIL import Image
 from recondite.cli import main
 from recondite.errors import InputError
 from recondite.perturbations import defective
-from recondite.reports.localisation import localisation
+from recondite.reports.evaluation import localisation
 from recondite.statistics.metrics import per_region_overlap, pixel_auroc
 
 

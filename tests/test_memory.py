@@ -7,7 +7,7 @@ import pytest
 
 CODE = """
 import resource
-from recondite.training.memory import large_blocks_kept
+from recondite.training.device import large_blocks_kept
 
 MIB = 2**20
 

@@ -10,8 +10,7 @@ from torch import nn
 import recondite
 from recondite import ArtifactError, InputError
 from recondite.cli import main
-from recondite.detectors.graph import Exported, ExportedOptions
-from recondite.detectors.runtimes import OUTPUTS
+from recondite.detectors.graph import OUTPUTS, Exported, ExportedOptions
 from recondite.statistics.metrics import auroc
 
 export = pytest.importorskip("recondite.screen.export")

@@ -8,7 +8,7 @@ from recondite.cluster.ledger import Folder, Ledger
 from recondite.cluster.parts import Rows, blame, check_parts, judge_part, merge, read_parts
 from recondite.cluster.sources import ListedSource, hash_of_ids
 from recondite.data.datasets import open_images
-from recondite.data.events import read_events
+from recondite.data.tables import read_events
 from recondite.errors import InputError
 from recondite.screen.sweep import sweep
 

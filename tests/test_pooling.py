@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from reference import twins
 
 from recondite.errors import InputError
-from recondite.statistics.pooling import instance_scores, values_kept, worst_region
+from recondite.statistics.error_maps import instance_scores, values_kept, worst_region
 
 ONE_TO_HUNDRED = torch.arange(1.0, 101.0)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
 

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from recondite.detectors import build
-from recondite.distributed import BatchNorm, Share, exchanged, gathered, has_foreign_batch_norm, own, place, sharing
+from recondite.distributed import Share, exchanged, gathered, own, place, sharing
+from recondite.networks.layers import BatchNorm, has_foreign_batch_norm
 from recondite.screen.screen import load
 
 # 44 images in steps of 14: a last step of two, of which the third process holds none.

@@ -161,7 +161,7 @@ def test_the_command(screen, stream, labels, tmp_path, capsys):
 
 def test_confirmed_normals_can_be_learnt_from(screen, folder, tmp_path):
     """The refit of the documentation: images by the ids of events."""
-    from recondite.data.events import read_events
+    from recondite.data.tables import read_events
 
     events = table(tmp_path / "events.csv", screen, folder, ["inlier"] * 30 + ["outlier"] * 10)
     confirmed = [folder / row["id"] for row in read_events(events) if row["label"] == "inlier"]

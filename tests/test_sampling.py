@@ -5,7 +5,7 @@ from PIL import Image
 import recondite
 from recondite import InputError, build
 from recondite.cli import main
-from recondite.reports.sampling import draw_samples, latents_in_words
+from recondite.reports.explanation import draw_samples, latents_in_words
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "vae", "pca"])

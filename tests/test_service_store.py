@@ -14,7 +14,7 @@ from service import in_process
 
 pytest.importorskip("sqlalchemy")
 
-from recondite.data.events import read_events
+from recondite.data.tables import read_events
 from recondite.errors import InputError
 from recondite.service.engine.feedback import register, write_confirmed
 from recondite.service.engine.image_store import KeptImages

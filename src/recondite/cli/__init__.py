@@ -640,7 +640,7 @@ def evaluate(
     judge = _load(screen, alpha, confidence, device, score)
     rows = measure(judge, inliers, outliers, group=group, progress=True)
     if truth is not None:
-        from recondite.reports.localisation import localisation
+        from recondite.reports.evaluation import localisation
 
         rows += localisation(judge, inliers, outliers, truth, progress=True)
     print_table(
@@ -698,7 +698,7 @@ def sample(
     device
         cpu or cuda.
     """
-    from recondite.reports.sampling import draw_samples, latents_in_words
+    from recondite.reports.explanation import draw_samples, latents_in_words
 
     judge = _load(screen, None, None, device)
     draw_samples(judge, output, count, seed=seed)
@@ -906,7 +906,8 @@ def guard_report(
         Share of the inliers that may be turned away.
     """
     from recondite.reports.guard_report import guard_report as measure
-    from recondite.reports.guard_report import read_outputs, scores_of, table_cells, write_guard_report
+    from recondite.reports.guard_report import scores_of, table_cells, write_guard_report
+    from recondite.screen.classifier_outputs import read_outputs
 
     if (calibration is None) != (calibration_outputs is None):
         raise InputError("--calibration and --calibration-outputs belong together")

@@ -14,9 +14,8 @@ import numpy as np
 from recondite.cluster.ledger import JOURNAL, Folder, Ledger, Part
 from recondite.cluster.sources import hash_of_ids
 from recondite.data.datasets import Batch, ImageSet
-from recondite.data.events import number, read_events
 from recondite.data.files import sha256_of_file
-from recondite.data.tables import write_rows
+from recondite.data.tables import number, read_events, write_rows
 from recondite.errors import InputError
 from recondite.screen.screen import OnBad, Screen
 from recondite.statistics.scores import NUMBERS, STATISTIC, Verdicts, discovery_cutoff

@@ -5,8 +5,16 @@ import io
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
+from matplotlib.colors import to_rgb
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
+SKY, PURPLE = "#56B4E9", "#CC79A7"
+
+
+HEAT_MAP = "inferno"
 
 _SMALLEST_PICTURE = 96
 
@@ -61,3 +69,29 @@ def png(ax: Axes) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
     return stream.getvalue()
+
+
+def heat(feature_score: ArrayLike) -> NDArray[np.float64]:
+    """Return the mean over channels of one image's feature scores: (C, H, W) -> (H, W)."""
+    averaged: NDArray[np.float64] = np.asarray(feature_score, dtype=np.float64).mean(axis=0)
+    return averaged
+
+
+def overlaid(image: ArrayLike, feature_score: ArrayLike, threshold: float) -> NDArray[np.float64]:
+    """Return an image (C, H, W) in grey as (H, W, 3), orange where a feature score is above a threshold."""
+    grey = np.clip(np.nan_to_num(np.asarray(image, dtype=float)), 0, 1).mean(axis=0)
+    above = (np.asarray(feature_score, dtype=float) > threshold).any(axis=0)
+    shown: NDArray[np.float64] = np.repeat(grey[..., None], 3, axis=2)
+    shown[above] = 0.35 * shown[above] + 0.65 * np.array(to_rgb(ORANGE))
+    return shown
+
+
+def heat_colours(feature_score: ArrayLike, scale: tuple[float, float]) -> NDArray[np.uint8]:
+    """Return one image's heat map as colours (H, W, 3), on a scale (low, high)."""
+    from matplotlib import colormaps
+
+    return (
+        (colormaps[HEAT_MAP](np.clip((heat(feature_score) - scale[0]) / (scale[1] - scale[0]), 0, 1))[..., :3] * 255)
+        .round()
+        .astype(np.uint8)
+    )

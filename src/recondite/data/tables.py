@@ -1,14 +1,20 @@
-"""Rows of plain values to .csv, .jsonl or .parquet, atomically."""
+"""Tables of verdicts and of other rows as .csv, .jsonl or .parquet: written, and read back as events."""
 
 import csv
 import io
 import json
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from recondite.data.files import atomic_file
 from recondite.errors import InputError
+
+_ROWS_AT_ONCE = 4096
+_LONGEST_LINE = 1 << 22
+_NOTHING = ("", None)
+Reader = Callable[[str], Iterator[Mapping[str, Any]]]
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -74,3 +80,90 @@ def _write_parquet(stream: BinaryIO, rows: Iterable[Mapping[str, Any]], numbers:
 
     schema = pyarrow.schema([(field.name, kind(field)) for field in table.schema])
     pyarrow.parquet.write_table(table.cast(schema), stream)
+
+
+def read_events(source: Path | str) -> Iterator[dict[str, Any]]:
+    """Yield one row an event, oldest first, with the names of columns as keys.
+
+    A row has at least an "id"; those of `recondite predict` have "instance_score", "p_value", "error" and, with
+    --statistics, "statistic.NAME". People add "label".
+
+    Args:
+        source: a .csv, .jsonl or .parquet file, or what another reader of `READERS` takes, by its scheme ("sqlite://").
+
+    Raises:
+        InputError: no such file, or one that is not such a table; the line is named.
+    """
+    text = str(source)
+    scheme = text.partition("://")[0] if "://" in text else Path(text).suffix.lower()
+    if scheme not in READERS:
+        raise InputError(f"expected events as one of {', '.join(READERS)}; got {text!r}")
+    found = False
+    for number, row in enumerate(READERS[scheme](text), 1):
+        if not isinstance(row, Mapping) or not isinstance(row.get("id"), str | int):
+            raise InputError(f"{text}, event {number}: expected a row with an id")
+        found = True
+        yield {**row, "id": str(row["id"])}
+    if not found:
+        raise InputError(f"{text} holds no events")
+
+
+def number(value: object, where: str) -> float:
+    """Return a cell as a number; NaN where it is empty.
+
+    Raises:
+        InputError: it holds something else; `where` says where.
+    """
+    if value in _NOTHING:
+        return math.nan
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: expected a number; got {value!r}") from error
+
+
+def _read_csv(source: str) -> Iterator[Mapping[str, Any]]:
+    with _opened(source) as stream:
+        try:
+            for row in csv.DictReader(stream):
+                if None in row or None in row.values():
+                    raise InputError(f"{source}: a line has more or fewer cells than the header")
+                yield row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{source} is not a CSV file: {error}") from error
+
+
+def _read_jsonl(source: str) -> Iterator[Mapping[str, Any]]:
+    with _opened(source) as stream:
+        number = 0
+        try:
+            while line := stream.readline(_LONGEST_LINE):
+                number += 1
+                yield json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{source}, line {number}: not JSON: {error}") from error
+
+
+def _read_parquet(source: str) -> Iterator[Mapping[str, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError("parquet files need pyarrow: pip install 'recondite[data]'") from error
+    try:
+        with pyarrow.parquet.ParquetFile(source) as file:
+            for batch in file.iter_batches(_ROWS_AT_ONCE):
+                yield from batch.to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{source} is not a readable parquet file: {error}") from error
+
+
+def _opened(source: str) -> Any:
+    try:
+        return Path(source).open(newline="", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{source}: {error.strerror}") from error
+
+
+READERS: dict[str, Reader] = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+"""How events are read, by the suffix of a file or the scheme of an address; another store adds itself here."""

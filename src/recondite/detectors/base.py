@@ -18,8 +18,8 @@ from recondite.data.spool import Rows, read_all, split
 from recondite.detectors.batches import Sizes, full_batch, padded
 from recondite.distributed import together
 from recondite.errors import InputError, NotFittedError
-from recondite.networks.autoencoders import evaluating, recorded
 from recondite.networks.fused import InBfloat16, Packed, ready_network, weighted_layers
+from recondite.networks.hooks import evaluating, recorded
 from recondite.options import (
     PoolingOptions,
     PrecisionOptions,
@@ -28,8 +28,7 @@ from recondite.options import (
     make_options,
     option_names,
 )
-from recondite.statistics.error_maps import multi_scale_error, smoothed, ssim_error
-from recondite.statistics.pooling import instance_scores, worst_region
+from recondite.statistics.error_maps import instance_scores, multi_scale_error, smoothed, ssim_error, worst_region
 from recondite.statistics.scores import Scores
 from recondite.training.loop import History, Update, train
 

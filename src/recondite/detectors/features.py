@@ -24,8 +24,8 @@ from recondite.detectors.base import Detector, Measured
 from recondite.detectors.batches import full_batch
 from recondite.distributed import added_up, own
 from recondite.errors import InputError
-from recondite.networks.autoencoders import evaluating
 from recondite.networks.backbones import Backbone, Units, load_weights
+from recondite.networks.hooks import evaluating
 from recondite.options import CHECKED, PoolingOptions, TrainingOptions
 from recondite.progress import progress
 from recondite.training.loop import History

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.parametrizations import spectral_norm
 
-from recondite.distributed import BatchNorm, Dropout
 from recondite.errors import InputError
+from recondite.networks.layers import BatchNorm, Dropout
 
 SIDES = (16, 32, 64, 128)
 _SLOPE = 0.2

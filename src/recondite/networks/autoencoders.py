@@ -1,18 +1,17 @@
 """Encoders and decoders used by more than one detector: general ones for any size, and three reference networks."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from recondite.errors import InputError
+from recondite.networks.hooks import evaluating
 
-Module = TypeVar("Module", bound=nn.Module)
 NetworkName = Literal["auto", "mnist-microscope", "cats-dogs-screen", "cifar10-vae"]
 
 
@@ -182,39 +181,6 @@ _REFERENCES: dict[str, tuple[tuple[int, ...], int, Callable[[int], Network]]] = 
     "cats-dogs-screen": ((3, 32, 32), 1000, _cats_dogs_screen),
     "cifar10-vae": ((3, 32, 32), 1024, _cifar10_vae),
 }
-
-
-@contextmanager
-def evaluating(module: Module) -> Iterator[Module]:
-    """Put a module into eval mode without gradients, and every part of it back into its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield module
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-@contextmanager
-def recorded(layers: Sequence[nn.Module]) -> Iterator[list[Tensor | None]]:
-    """Keep the first output of each layer while the context lasts; None until it comes."""
-    outputs: list[Tensor | None] = [None] * len(layers)
-
-    def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if outputs[number] is None:
-                outputs[number] = output
-
-        return hook
-
-    handles = [layer.register_forward_hook(keep(number)) for number, layer in enumerate(layers)]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def check_network(encoder: nn.Module, decoder: nn.Module, shape: tuple[int, ...], latent: int, outputs: int) -> None:

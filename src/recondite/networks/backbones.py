@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recondite.errors import ArtifactError, InputError
-from recondite.networks.autoencoders import recorded
 from recondite.networks.fused import can_pack, ready_network
+from recondite.networks.hooks import recorded
 
 Units = Literal["auto", "lite", "imagenet", "symmetric", "unit"]
 

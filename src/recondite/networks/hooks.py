@@ -1,7 +1,9 @@
 """A classifier's features: what it looks at just before it decides, or the output of any of its layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -9,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.errors import InputError
-from recondite.networks.autoencoders import evaluating, recorded
+
+Module = TypeVar("Module", bound=nn.Module)
 
 _PROBES = 8
 _TOLERANCE = 1e-3
@@ -65,3 +68,36 @@ class FeatureLayer:
         found = self.probe(shape)
         if found.shape != probe.shape or not np.allclose(found, probe, _TOLERANCE, _TOLERANCE * np.abs(probe).max()):
             raise InputError("this is not the classifier that the screen was made with: its features differ")
+
+
+@contextmanager
+def evaluating(module: Module) -> Iterator[Module]:
+    """Put a module into eval mode without gradients, and every part of it back into its own mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield module
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextmanager
+def recorded(layers: Sequence[nn.Module]) -> Iterator[list[Tensor | None]]:
+    """Keep the first output of each layer while the context lasts; None until it comes."""
+    outputs: list[Tensor | None] = [None] * len(layers)
+
+    def keep(number: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if outputs[number] is None:
+                outputs[number] = output
+
+        return hook
+
+    handles = [layer.register_forward_hook(keep(number)) for number, layer in enumerate(layers)]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()

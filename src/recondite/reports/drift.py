@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from recondite.data.events import number, read_events, scored
 from recondite.data.files import atomic_file
+from recondite.data.tables import number, read_events
 from recondite.errors import InputError
 from recondite.reports.figures import plot_martingale, plot_scores, plot_shifts
 from recondite.reports.page import StudyPage
 from recondite.screen.monitor import Monitor, Moved
 from recondite.screen.screen import Screen
-from recondite.statistics.scores import Scores
+from recondite.statistics.scores import Scores, scored
 
 _LARGEST_STATE = 1 << 28
 _POINTS = 2000

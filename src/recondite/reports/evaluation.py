@@ -1,15 +1,20 @@
 """Measuring a screen on inliers and outliers that it has never seen."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from recondite.data.datasets import open_images
+from recondite.data.datasets import open_images, read_batches
+from recondite.data.images import decode
 from recondite.errors import InputError
+from recondite.progress import progress as show
 from recondite.screen.screen import Screen
 from recondite.statistics import metrics
 from recondite.statistics.calibration import threshold_rules
+from recondite.statistics.metrics import per_region_overlap, pixel_auroc
 from recondite.statistics.scores import Verdicts
 
 
@@ -94,3 +99,66 @@ def _valid_scores(verdicts: Verdicts, name: str) -> NDArray[np.float64]:
 
 def _share(part: NDArray[np.float64], rest: NDArray[np.float64]) -> str:
     return f"{len(part) / (len(part) + len(rest)):.0%}"
+
+
+def localisation(
+    screen: Screen, inliers: object, outliers: object, truth: Path, *, progress: bool = False
+) -> list[dict[str, Any]]:
+    """Return rows of "measure", "value" and "note": pixel AUROC and per-region overlap over all readable images.
+
+    Maps (the mean of feature scores over channels) of all images are kept in memory, 4 bytes a pixel.
+
+    Args:
+        screen: what is measured; its detector's maps.
+        inliers: images without defects.
+        outliers: a folder of images with defects, or an MVTec-style one.
+        truth: the folder of their masks: for DEFECT/NAME.png a mask DEFECT/NAME_mask.png or DEFECT/NAME.png, not black
+            on the defect. Masks are resized to the screen's images by their nearest pixel.
+        progress: show progress on standard error.
+
+    Raises:
+        InputError: a mask is missing or empty, or the detector judges images as a whole.
+    """
+    detector = screen.detector
+    if not detector.locates:
+        raise InputError("this detector judges images as a whole: it has no maps to find defects with")
+    shape = detector.shape
+    maps, masks, left_out = [], [], 0
+    for source, role in ((inliers, "inliers"), (outliers, "outliers")):
+        opened = open_images(source, role=role, shape=shape)  # type: ignore[arg-type]
+        with show(f"locating, {role}", opened.size, progress) as advance:
+            for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):
+                scores = detector.score_batch(batch, feature_score=True).feature_score
+                assert scores is not None
+                for index in np.flatnonzero(batch.good):
+                    clean = role == "inliers"
+                    mask = np.zeros(shape[1:], dtype=bool) if clean else _mask(truth, batch.ids[index], shape[1:])
+                    maps.append(scores[index].mean(axis=0))
+                    masks.append(mask)
+                left_out += int(np.sum(~batch.good))
+                advance(len(batch.ids), "")
+    if not maps:
+        raise InputError("not one image could be read")
+    note = f"over {len(maps):,} images" + (f"; {left_out} unreadable ones left out" if left_out else "")
+    found, known = np.stack(maps), np.stack(masks)
+    rows = [("pixel AUROC", pixel_auroc(found, known)), ("per-region overlap", per_region_overlap(found, known))]
+    notes = (f"chance that a pixel of a defect scores higher than another, {note}", f"up to FPR .3, {note}")
+    return [
+        {"measure": name, "value": f"{value:.4f}", "note": words}
+        for (name, value), words in zip(rows, notes, strict=True)
+    ]
+
+
+def _mask(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the mask of one image, bool (H, W)."""
+    path = Path(name)
+    tried = [truth / path.parent.name / f"{path.stem}{end}.png" for end in ("_mask", "")]
+    existing = next((file for file in tried if file.is_file()), None)
+    if existing is None:
+        raise InputError(f"there is no mask for {name}: expected {tried[0]}")
+    marked = (decode(existing).planes > 0).any(axis=0)
+    picture = Image.fromarray(marked.astype(np.uint8)).resize((sides[1], sides[0]), Image.Resampling.NEAREST)
+    mask: NDArray[np.bool_] = np.asarray(picture) > 0
+    if not mask.any():
+        raise InputError(f"the mask {existing} marks nothing at {sides[0]} x {sides[1]} pixels")
+    return mask

@@ -6,17 +6,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
-SKY, PURPLE = "#56B4E9", "#CC79A7"
+from recondite.data.pictures import BLUE, GREEN, GREY, HEAT_MAP, ORANGE, PURPLE, RED, SKY, heat, overlaid
+
 _LINES_BESIDE_A_LEGEND = 3
 _MANY = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY, "black")
-HEAT_MAP = "inferno"
 
 
 def new_axes(width: float = 6.0, height: float = 3.2) -> Axes:
@@ -362,32 +359,6 @@ def plot_shifts(shifts: Sequence[tuple[str, float, bool]], ax: Axes | None = Non
     ax.invert_yaxis()
     ax.spines[["top", "right"]].set_visible(False)
     return ax
-
-
-def heat(feature_score: ArrayLike) -> NDArray[np.float64]:
-    """Return the mean over channels of one image's feature scores: (C, H, W) -> (H, W)."""
-    averaged: NDArray[np.float64] = np.asarray(feature_score, dtype=np.float64).mean(axis=0)
-    return averaged
-
-
-def overlaid(image: ArrayLike, feature_score: ArrayLike, threshold: float) -> NDArray[np.float64]:
-    """Return an image (C, H, W) in grey as (H, W, 3), orange where a feature score is above a threshold."""
-    grey = np.clip(np.nan_to_num(np.asarray(image, dtype=float)), 0, 1).mean(axis=0)
-    above = (np.asarray(feature_score, dtype=float) > threshold).any(axis=0)
-    shown: NDArray[np.float64] = np.repeat(grey[..., None], 3, axis=2)
-    shown[above] = 0.35 * shown[above] + 0.65 * np.array(to_rgb(ORANGE))
-    return shown
-
-
-def heat_colours(feature_score: ArrayLike, scale: tuple[float, float]) -> NDArray[np.uint8]:
-    """Return one image's heat map as colours (H, W, 3), on a scale (low, high)."""
-    from matplotlib import colormaps
-
-    return (
-        (colormaps[HEAT_MAP](np.clip((heat(feature_score) - scale[0]) / (scale[1] - scale[0]), 0, 1))[..., :3] * 255)
-        .round()
-        .astype(np.uint8)
-    )
 
 
 def _bare(ax: Axes, title: str) -> Axes:

@@ -8,126 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.artifacts import read_tensors
-from recondite.data.events import READERS, number, read_events, scored
-from recondite.data.tables import write_table
+from recondite.data.tables import READERS, read_events, write_table
 from recondite.errors import InputError
 from recondite.reports.figures import plot_risk_coverage
 from recondite.reports.page import StudyPage
+from recondite.screen.classifier_outputs import Floats, Outputs
 from recondite.screen.screen import Screen
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.distances import Distances
 from recondite.statistics.metrics import RiskCoverage, risk_coverage
-from recondite.statistics.scores import Scores
+from recondite.statistics.scores import Scores, scored
 
 PREVALENCES = (0.01, 0.1, 0.5)
 NO_GUARD, SOFTMAX, NEIGHBOURS, SCREEN = "no guard", "max softmax", "feature neighbours", "screen"
 BOTH, ALL = "screen + softmax", "screen + softmax + features"
-_LOGIT, _FEATURE = "logit.", "feature."
-_LARGEST_FILE = 4 << 30
 _RISK = 0.05
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """What a classifier gave for N images.
-
-    Args:
-        ids: N names, those that the screen's verdicts have.
-        logits: float64 (N, classes), finite.
-        labels: int64 (N,), the true classes; -1 where there is none.
-        features: float64 (N, F), what it saw just before it decided; None where they are not at hand.
-    """
-
-    ids: tuple[str, ...]
-    logits: Floats
-    labels: NDArray[np.int64]
-    features: Floats | None = None
-
-    def __post_init__(self) -> None:
-        count = len(self.ids)
-        if len(set(self.ids)) < count:
-            raise InputError("expected outputs with different ids")
-        if self.logits.ndim != 2 or len(self.logits) != count or self.logits.shape[1] < 2:
-            raise InputError(f"expected logits ({count}, classes) of two classes or more; got {self.logits.shape}")
-        if self.labels.shape != (count,) or (self.labels >= self.logits.shape[1]).any():
-            raise InputError(f"expected {count} labels below {self.logits.shape[1]}; got {self.labels.shape}")
-        if self.features is not None and (self.features.ndim != 2 or len(self.features) != count):
-            raise InputError(f"expected features ({count}, F); got {self.features.shape}")
-        if not np.isfinite(self.logits).all() or not (self.features is None or np.isfinite(self.features).all()):
-            raise InputError("expected finite logits and features")
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def doubt(self) -> Floats:
-        """-log of the largest softmax probability (N,)."""
-        from scipy.special import log_softmax
-
-        return np.asarray(-log_softmax(self.logits, axis=1).max(axis=1))
-
-    @property
-    def wrong(self) -> NDArray[np.bool_]:
-        """Whether giving its label would be an error (N,); True where there is no true class."""
-        return np.asarray(self.logits.argmax(axis=1) != self.labels)
-
-    def select(self, ids: Sequence[str]) -> "Outputs":
-        """Return the outputs for these images, in this order.
-
-        Raises:
-            InputError: one of them is missing.
-        """
-        place = {name: index for index, name in enumerate(self.ids)}
-        missing = [name for name in ids if name not in place]
-        if missing:
-            raise InputError(
-                f"the classifier's outputs lack {len(missing):,} of {len(ids):,} images; the first: {missing[0]!r}"
-            )
-        rows = [place[name] for name in ids]
-        features = None if self.features is None else self.features[rows]
-        return Outputs(ids=tuple(ids), logits=self.logits[rows], labels=self.labels[rows], features=features)
-
-
-def read_outputs(path: Path | str) -> Outputs:
-    """Read a classifier's outputs from a file. Nothing in it is executed.
-
-    Args:
-        path: .npz with "logits", and, if there are, "ids", "labels" and "features"; .safetensors with the same tensors
-            and the ids as a list under "ids" in the facts of its header; or .csv with columns id, label, logit.0, ...
-            and feature.0, ... Without ids, images are "000000", "000001", ..., as those of an array are.
-
-    Raises:
-        InputError: another kind of file, a damaged one, or arrays that do not belong together.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    if path.stat().st_size > _LARGEST_FILE:
-        raise InputError(f"{path} has {path.stat().st_size:,} bytes; the limit is {_LARGEST_FILE:,}")
-    if suffix == ".csv":
-        return _from_csv(path)
-    if suffix == ".npz":
-        arrays, names = _load_npz(path)
-    elif suffix == ".safetensors":
-        tensors, facts = read_tensors(path)
-        arrays, names = dict(tensors), facts.get("ids")
-    else:
-        raise InputError(f"expected a classifier's outputs as .npz, .safetensors or .csv; got {path.name!r}")
-    if "logits" not in arrays:
-        raise InputError(f"{path} holds no logits; it has: {', '.join(arrays) or 'nothing'}")
-    try:
-        logits = np.asarray(arrays["logits"], dtype=np.float64)
-        count = len(logits) if logits.ndim else 0
-        labels = np.asarray(arrays.get("labels", np.full(count, -1)), dtype=np.int64)
-        features = np.asarray(arrays["features"], dtype=np.float64) if "features" in arrays else None
-        ids = tuple(map(str, names)) if names is not None else tuple(f"{index:06d}" for index in range(count))
-        return Outputs(ids=ids, logits=logits, labels=labels, features=features)
-    except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -335,36 +230,3 @@ def _at_threshold(
         "accuracy_accepted": float(np.mean(right[kept])) if kept.any() else float("nan"),
         "risk": float(mistakes / labelled) if labelled else 0.0,
     }
-
-
-def _load_npz(path: Path) -> tuple[dict[str, NDArray[Any]], list[str] | None]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as loaded:
-            size = sum(member.file_size for member in loaded.zip.infolist())
-            if size > _LARGEST_FILE:
-                raise InputError(f"it unpacks to {size:,} bytes; the limit is {_LARGEST_FILE:,}")
-            arrays = {name: np.asarray(loaded[name]) for name in loaded.files}
-    except Exception as error:  # a damaged archive can fail in zipfile, zlib or numpy alike
-        raise InputError(f"{path} is not a readable array file: {error}") from error
-    names = arrays.pop("ids", None)
-    return arrays, None if names is None else [str(name) for name in names.ravel()]
-
-
-def _from_csv(path: Path) -> Outputs:
-    ids, labels, logits, features = [], [], [], []
-    for index, row in enumerate(read_events(path), 1):
-        where = f"{path}, line {index + 1}"
-        ids.append(row["id"])
-        label = number(row.get("label"), f"{where}, label")
-        labels.append(-1 if np.isnan(label) else int(label))
-        logits.append([number(value, where) for name, value in row.items() if name.startswith(_LOGIT)])
-        features.append([number(value, where) for name, value in row.items() if name.startswith(_FEATURE)])
-    try:
-        return Outputs(
-            ids=tuple(ids),
-            logits=np.array(logits, dtype=np.float64),
-            labels=np.array(labels, dtype=np.int64),
-            features=np.array(features, dtype=np.float64) if features[0] else None,
-        )
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error

@@ -10,7 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from numpy.typing import ArrayLike, NDArray
 
-from recondite.reports.figures import HEAT_MAP, new_axes, overlaid
+from recondite.data.pictures import HEAT_MAP, overlaid
+from recondite.reports.figures import new_axes
 
 _INCHES = 0.75
 _GAP = 0.08

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.data.datasets import ImageSet, open_images
-from recondite.data.events import read_events, scored
+from recondite.data.tables import read_events
 from recondite.errors import InputError
 from recondite.reports.drift import check_origin, group_labels
 from recondite.reports.figures import plot_scores
@@ -17,7 +17,7 @@ from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.metrics import auroc
-from recondite.statistics.scores import Scores
+from recondite.statistics.scores import Scores, scored
 
 INLIER, OUTLIER = "inlier", "outlier"
 LABELS = (INLIER, OUTLIER, "skip")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import ImageSet, open_images, read_batches
 from recondite.data.files import atomic_file
-from recondite.data.pictures import colours, data_url, svg
+from recondite.data.pictures import HEAT_MAP, colours, data_url, heat_colours, svg
 from recondite.errors import InputError
-from recondite.reports.figures import HEAT_MAP, heat_colours, plot_calibration, plot_history, plot_p_values, plot_scores
+from recondite.reports.figures import plot_calibration, plot_history, plot_p_values, plot_scores
 from recondite.reports.image_figures import plot_epochs
 from recondite.screen.screen import Screen, promise
 from recondite.statistics.metrics import rate

@@ -15,8 +15,7 @@ from recondite.detectors import Detector
 from recondite.detectors.base import Measured
 from recondite.distributed import gathered, own
 from recondite.errors import InputError
-from recondite.networks.autoencoders import evaluating, recorded
-from recondite.networks.hooks import FeatureLayer
+from recondite.networks.hooks import FeatureLayer, evaluating, recorded
 from recondite.progress import progress as show
 from recondite.statistics.density import Density, Marginals, held_out_distances, smallest_tail
 from recondite.statistics.distances import DISTANCES, Distances

@@ -18,11 +18,21 @@ from torch import Tensor, nn
 from recondite.data.artifacts import check_target, write_folder
 from recondite.data.datasets import nameless, open_images
 from recondite.data.spool import Rows, read_all, split
-from recondite.detectors.graph import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
-from recondite.detectors.runtimes import FILES, OUTPUTS, RuntimeName, import_openvino
+from recondite.detectors.graph import (
+    BATCH,
+    FILES,
+    OUTPUTS,
+    Exported,
+    ExportedOptions,
+    PixelType,
+    Precision,
+    RuntimeName,
+    import_openvino,
+    probe_images,
+)
 from recondite.errors import InputError
-from recondite.networks.autoencoders import evaluating, recorded
 from recondite.networks.fused import with_spread_convolutions
+from recondite.networks.hooks import evaluating, recorded
 from recondite.screen.evidence import AUTO, ERROR, EVIDENCE, Evidence
 from recondite.screen.openvino import judging, quantised, serialised
 from recondite.screen.screen import EXPORTED, Screen, calibrated

@@ -4,24 +4,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import prod
+from pathlib import Path
 from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from recondite.data.artifacts import read_tensors, write_tensors
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.detectors import Detector
 from recondite.detectors.batches import full_batch
-from recondite.errors import InputError
-from recondite.networks.autoencoders import recorded
-from recondite.networks.hooks import FeatureLayer
+from recondite.errors import ArtifactError, InputError
 from recondite.progress import progress as show
+from recondite.screen.classifier_outputs import Answers, ask
 from recondite.statistics.calibration import Calibrator, Guarantee
 from recondite.statistics.distances import Distances
 from recondite.statistics.scores import Scores, Verdicts
+
+GUARD_FILE = "guard.safetensors"
+_KIND, _SCHEMA = "recondite guard", 1
+_GROUPS = "groups"
 
 SCREEN, CONFIDENCE, FEATURES = "screen", "confidence", "features"
 _IN_WORDS = {
@@ -31,7 +36,7 @@ _IN_WORDS = {
 }
 
 
-class Judge(Protocol):
+class ScreenLike(Protocol):
     """What a guard needs of a screen."""
 
     @property
@@ -46,6 +51,7 @@ class Judge(Protocol):
     def guarantee(self) -> Guarantee: ...
     def score_batch(self, batch: Batch) -> Scores: ...
     def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts: ...
+    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ class Guard:
         by_class: whether the calibrators have the predicted classes as groups.
     """
 
-    screen: Judge
+    screen: ScreenLike
     classifier: Callable[[Tensor], Tensor] | None
     labels: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None
@@ -222,7 +228,7 @@ class Guard:
         if len(predicted) != size:
             raise InputError(f"expected the classifier's label of each of {size} images; got {len(predicted)}")
         sure = self.check(predicted, confidence)
-        outputs = _Outputs(
+        outputs = Answers(
             predicted=tuple(predicted),
             confidence=sure,
             doubt=-np.log(sure),
@@ -255,7 +261,7 @@ class Guard:
             raise InputError("this guard looks at the classifier's confidence: give it with each label")
         return sure
 
-    def at(self, screen: Judge) -> "Guard":
+    def at(self, screen: ScreenLike) -> "Guard":
         """Return this guard with a screen at another false-alarm rate.
 
         Raises:
@@ -280,7 +286,7 @@ class Guard:
             raise InputError("not one calibration image of the guard could be read")
         return {part: np.concatenate(values) for part, values in found.items()}, classes
 
-    def _decide(self, scores: Scores, labels: list[str], outputs: "_Outputs") -> Decisions:
+    def _decide(self, scores: Scores, labels: list[str], outputs: "Answers") -> Decisions:
         verdicts = self.screen.judge(scores, labels)
         limits = {part: self.screen.alpha * share for part, share in self.shares.items()}
         p_values = {SCREEN: verdicts.p_value}
@@ -314,7 +320,7 @@ class Guard:
     def _calibrated(
         self,
         scores: Mapping[str, NDArray[np.float64]],
-        outputs: "_Outputs",
+        outputs: "Answers",
         limits: Mapping[str, float],
         reasons: list[list[str]],
     ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]]]:
@@ -336,12 +342,12 @@ class Guard:
             flagged[part][rows] = calibrator.is_outlier(scores[part][rows], limits[part], groups, *promise)
         return p_values, flagged
 
-    def _scores(self, scores: Scores, outputs: "_Outputs") -> dict[str, NDArray[np.float64]]:
+    def _scores(self, scores: Scores, outputs: "Answers") -> dict[str, NDArray[np.float64]]:
         """Return the scores of all parts that take part (N,); higher is more anomalous."""
         every = {SCREEN: scores.instance_score, CONFIDENCE: outputs.doubt, FEATURES: outputs.distance}
         return {part: every[part] for part in self.shares}
 
-    def _measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], "_Outputs"]]:
+    def _measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], "Answers"]]:
         own = self.screen.detector.preprocessing
         other = own if self.shape is None or self.shape == own.shape else Preprocessing(shape=self.shape)
         for batch, seen in _read_twice(images, own, other, self._batch):
@@ -353,14 +359,14 @@ class Guard:
         detector = self.screen.detector
         return min(detector.scoring_batch, full_batch(prod(self.shape or detector.shape), detector.device.type))
 
-    def _outputs(self, batch: Batch) -> "_Outputs":
+    def _outputs(self, batch: Batch) -> "Answers":
         good = np.flatnonzero(batch.good)
         size = len(batch.ids)
         # Always a full batch, as in scoring, so that an image gets the same bits alone and among others.
         padded = torch.zeros(self._batch, *batch.pixels.shape[1:])
         padded[: len(good)] = torch.from_numpy(batch.pixels)
         assert self.classifier is not None
-        logits, features = _run(self.classifier, self.layer, padded)
+        logits, features = ask(self.classifier, self.layer, padded)
         if self.labels is not None and logits.shape[1] != len(self.labels):
             raise InputError(f"the classifier tells {logits.shape[1]} classes; got {len(self.labels)} labels")
         values = logits[: len(good)].double().cpu()
@@ -375,7 +381,7 @@ class Guard:
         best = np.where(valid, np.nan_to_num(log_probability, nan=-np.inf).argmax(axis=1), 0)
         surest = np.where(valid, log_probability[np.arange(size), best], np.nan)
         names = self.labels or tuple(str(number) for number in range(values.shape[1]))
-        return _Outputs(
+        return Answers(
             predicted=tuple(names[one] if fine else None for one, fine in zip(best, valid, strict=True)),
             confidence=np.exp(surest),
             doubt=-surest,
@@ -385,20 +391,8 @@ class Guard:
         )
 
 
-@dataclass(frozen=True)
-class _Outputs:
-    """What the classifier says about N images; `valid` where it says something finite."""
-
-    predicted: tuple[str | None, ...]
-    confidence: NDArray[np.float64]
-    doubt: NDArray[np.float64]
-    distance: NDArray[np.float64]
-    valid: NDArray[np.bool_]
-    errors: list[str | None]
-
-
 def make_guard(
-    screen: Judge,
+    screen: ScreenLike,
     classifier: Callable[[Tensor], Tensor],
     labels: Sequence[str] | None,
     *,
@@ -447,7 +441,7 @@ def make_guard(
     return replace(guard, calibrators=calibrators)
 
 
-def _check_alpha(screen: Judge, shares: Mapping[str, float], calibrators: Mapping[str, Calibrator]) -> None:
+def _check_alpha(screen: ScreenLike, shares: Mapping[str, float], calibrators: Mapping[str, Calibrator]) -> None:
     for part, calibrator in calibrators.items():
         for group, size in calibrator.sizes.items():
             try:
@@ -458,7 +452,7 @@ def _check_alpha(screen: Judge, shares: Mapping[str, float], calibrators: Mappin
 
 
 def _fitted_distances(
-    screen: Judge,
+    screen: ScreenLike,
     classifier: Callable[[Tensor], Tensor],
     layer: str | None,
     reference: object,
@@ -469,29 +463,11 @@ def _fitted_distances(
     found = [
         features.float().cpu().numpy()
         for batch in read_batches(opened, preprocessing, full_batch(prod(preprocessing.shape)))
-        if len(batch.pixels) and (features := _run(classifier, layer, torch.from_numpy(batch.pixels))[1]) is not None
+        if len(batch.pixels) and (features := ask(classifier, layer, torch.from_numpy(batch.pixels))[1]) is not None
     ]
     if not found:
         raise InputError("not one reference image of the guard could be read")
     return Distances.fit(np.concatenate(found))
-
-
-def _run(classifier: Callable[[Tensor], Tensor], layer: str | None, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the logits (N, classes) and, with a layer, the features (N, F) of a batch."""
-    if layer is None:
-        return FeatureLayer(classifier)(pixels), None
-    if not isinstance(classifier, nn.Module):
-        raise InputError(f"only a torch module has layers; got {type(classifier).__name__}")
-    try:
-        module = classifier.get_submodule(layer)
-    except AttributeError as error:
-        raise InputError(f"the classifier has no layer {layer!r}: {error}") from error
-    with recorded([module]) as outputs:
-        logits = FeatureLayer(classifier)(pixels)
-    features = outputs[0]
-    if features is None or features.ndim < 2:
-        raise InputError(f"layer {layer!r} gave no features (N, F, ...)")
-    return logits, features.flatten(2).mean(2) if features.ndim > 2 else features
 
 
 def _read_twice(images: ImageSet, one: Preprocessing, other: Preprocessing, size: int) -> Iterator[tuple[Batch, Batch]]:
@@ -505,3 +481,69 @@ def _read_twice(images: ImageSet, one: Preprocessing, other: Preprocessing, size
         names, items, labels = zip(*chunk, strict=True)
         some = ImageSet(list(items), list(names), list(labels), parallel=images.parallel)
         yield next(read_batches(some, one, size)), next(read_batches(some, other, size))
+
+
+def save_guard(guard: Guard, folder: Path | str) -> None:
+    """Write a guard's calibration into the folder of its screen, atomically; the classifier is not written.
+
+    Args:
+        guard: whose classifier gives its labels and confidences somewhere else, such as where images are sent from.
+        folder: where `Screen.save` wrote the screen.
+
+    Raises:
+        InputError: the guard looks at features, or its screen was not loaded or fitted here.
+    """
+    if FEATURES in guard.shares:
+        raise InputError(
+            "a guard that looks at the classifier's features cannot be saved: they stay with the classifier"
+        )
+    if not hasattr(guard.screen, "fingerprint"):
+        raise InputError(f"expected a guard of a Screen; got one of {type(guard.screen).__name__}")
+    tensors = {part: calibrator.scores for part, calibrator in guard.calibrators.items()}
+    classes = sorted(set(guard.calibrators[SCREEN].groups or ())) if guard.calibrators else []
+    if guard.by_class:
+        places = {name: place for place, name in enumerate(classes)}
+        tensors[_GROUPS] = np.array([places[one] for one in guard.calibrators[SCREEN].groups or ()], dtype=np.int32)
+    facts = {
+        **{"kind": _KIND, "schema": _SCHEMA, "screen": guard.screen.fingerprint()},
+        "labels": None if guard.labels is None else list(guard.labels),
+        "shares": dict(guard.shares),
+        "classes": classes if guard.by_class else None,
+    }
+    write_tensors(Path(folder) / GUARD_FILE, tensors, facts)
+
+
+def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
+    """Return the guard that `save_guard` wrote beside a screen, without its classifier; see `Guard.decide`.
+
+    Where there is none, the screen's own verdict decides.
+
+    Raises:
+        ArtifactError: the file is damaged, or is of another screen or calibration.
+    """
+    path = Path(folder) / GUARD_FILE
+    if not path.exists():
+        return Guard(screen=screen, classifier=None)
+    tensors, facts = read_tensors(path)
+    if (facts.get("kind"), facts.get("schema")) != (_KIND, _SCHEMA):
+        raise ArtifactError(f"{path} is not a guard ({_KIND}, schema {_SCHEMA})")
+    if facts.get("screen") != screen.fingerprint():
+        raise ArtifactError(f"{path} is of another screen, score or calibration: make it anew")
+    try:
+        shares = {str(part): float(share) for part, share in facts["shares"].items()}
+        labels, classes = facts["labels"], facts["classes"]
+        if set(shares) - {SCREEN, CONFIDENCE} or not np.isclose(sum(shares.values()), 1) or min(shares.values()) <= 0:
+            raise ValueError(f"shares {shares}")
+        groups = None if classes is None else tuple(str(classes[place]) for place in tensors.pop(_GROUPS).tolist())
+        if tensors and set(tensors) != set(shares):
+            raise ValueError(f"calibration of {sorted(tensors)}")
+        return Guard(
+            screen=screen,
+            classifier=None,
+            labels=None if labels is None else tuple(map(str, labels)),
+            shares=shares,
+            calibrators={part: Calibrator(tensors[part].astype(np.float64), groups) for part in tensors},
+            by_class=classes is not None,
+        )
+    except (AttributeError, IndexError, InputError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path} is a damaged guard: {error}") from error

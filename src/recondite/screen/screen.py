@@ -21,8 +21,7 @@ from recondite.data.hub import fetch, is_address
 from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows, read_all
 from recondite.detectors import Detector, build
-from recondite.detectors.graph import BATCH, Exported, ExportedOptions
-from recondite.detectors.runtimes import FILES
+from recondite.detectors.graph import BATCH, FILES, Exported, ExportedOptions
 from recondite.errors import ArtifactError, InputError
 from recondite.options import options_to_json
 from recondite.progress import progress as show

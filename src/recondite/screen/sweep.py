@@ -196,7 +196,7 @@ def _in_order(done: _Done, images: ImageSet) -> tuple[Scores, list[str]]:
 
 
 def _write_maps(folder: Path, verdicts: Verdicts, scale: tuple[float, float]) -> None:
-    from recondite.reports.figures import heat_colours  # matplotlib takes a while
+    from recondite.data.pictures import heat_colours  # matplotlib takes a while
 
     assert verdicts.feature_score is not None
     for name, feature_score, error in zip(verdicts.ids, verdicts.feature_score, verdicts.errors, strict=True):

@@ -9,7 +9,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from recondite.statistics.pooling import values_kept
+from recondite.statistics.error_maps import values_kept
 
 _SMALLEST = 1e-10
 _WORST_PERCENT = 1

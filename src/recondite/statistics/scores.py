@@ -1,13 +1,18 @@
 """Scores and verdicts: frozen values that carry numpy arrays. A verdict becomes a record here and nowhere else."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.data.tables import _NOTHING, number
 from recondite.errors import InputError
+
+_PART = 16
 
 NUMBERS = ("instance_score", "p_value", "threshold")
 """Columns of the records of verdicts that hold numbers, or nothing."""
@@ -161,3 +166,37 @@ def check_rate(rate: float) -> None:
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def scored(rows: Iterator[Mapping[str, Any]], name: str) -> Iterator[tuple[Scores, list[Mapping[str, Any]]]]:
+    """Yield the scores of successive events, with the rows they came from, some at a time.
+
+    Args:
+        rows: from `read_events`.
+        name: of the source, for messages.
+
+    Raises:
+        InputError: a row without a score and without an error, or with text in place of a number.
+    """
+    count = 0
+    while part := list(islice(rows, _PART)):
+        columns = [key for key in part[0] if key.startswith(STATISTIC)]
+        values = np.full((len(part), 1 + len(columns)), np.nan)
+        errors: list[str | None] = []
+        for index, row in enumerate(part):
+            count += 1
+            for place, column in enumerate(("instance_score", *columns)):
+                values[index, place] = number(row.get(column), f"{name}, event {count}, {column}")
+            error = row.get("error")
+            errors.append(None if error in _NOTHING else str(error))
+            if errors[-1] is None and not math.isfinite(values[index, 0]):
+                raise InputError(f"{name}, event {count}: it has neither an instance_score nor an error")
+        yield (
+            Scores(
+                ids=tuple(str(row["id"]) for row in part),
+                instance_score=values[:, 0],
+                errors=tuple(errors),
+                statistics={c.removeprefix(STATISTIC): values[:, i] for i, c in enumerate(columns, 1)} or None,
+            ),
+            part,
+        )

@@ -17,7 +17,7 @@ from recondite.reports.image_figures import plot_feature_scores
 from recondite.reports.page import StudyPage
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
-from recondite.statistics.pooling import instance_scores
+from recondite.statistics.error_maps import instance_scores
 from recondite.statistics.scores import Scores
 from recondite.studies.figures import plot_against_mask_size, plot_lines
 from recondite.studies.output import Chunk, flagged, score_stream, some_images, unreadable, write_study

@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,25 +14,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recondite.data.artifacts import read_tensors, write_tensors
 from recondite.data.spool import Rows
-from recondite.distributed import Share, from_first, gathered, has_foreign_batch_norm, own, sharing, together
+from recondite.distributed import Share, from_first, gathered, own, sharing, together
 from recondite.errors import ArtifactError, InputError, ReconditeError
-from recondite.networks.autoencoders import evaluating
+from recondite.networks.hooks import evaluating
+from recondite.networks.layers import has_foreign_batch_norm
 from recondite.options import TrainingOptions, deciding_options, options_to_json
 from recondite.progress import progress
 from recondite.training.augmentation import augmented, check_augmentation
+from recondite.training.device import (
+    compiled,
+    fits_on,
+    large_blocks_kept,
+    make_fabric,
+    moving_average,
+    seed_of,
+    seeded,
+)
 from recondite.training.logs import drop_logs_after, log_epoch, start_logs
-from recondite.training.memory import large_blocks_kept
 from recondite.training.snapshots import EpochPictures, first_pictures, picture_epochs
 
 CHECKPOINT = "checkpoint.safetensors"
 _ADAM_BETA2 = 0.999
 _WARM_UP = 0.15
 _START_DIVISOR, _END_DIVISOR = 25.0, 1e5
-_SHARE_FOR_IMAGES = 0.25
 
 T = TypeVar("T")
 Update = tuple[str, Tensor] | tuple[str, Tensor, Mapping[str, Tensor]]
@@ -146,7 +151,7 @@ class _Run:
         run_folder: Path | None,
         show_progress: bool,
     ) -> None:
-        self.fabric = _make_fabric(options)
+        self.fabric = make_fabric(options)
         detector.to(self.fabric.device)
         self.detector = detector
         self._share_weights()
@@ -165,7 +170,7 @@ class _Run:
             )
             for name, group in self.groups.items()
         }
-        self.average = _moving_average(detector, options.ema) if options.ema else None
+        self.average = moving_average(detector, options.ema) if options.ema else None
         self.on_device = self._on_device()
         # Batch norm cannot be trained on a single image, and torch's own is given the share of a process.
         self.fewest = 2 * self.fabric.world_size if has_foreign_batch_norm(detector) else 2
@@ -177,7 +182,7 @@ class _Run:
 
     def go(self, resume: bool) -> History:
         first_epoch = self._load() if resume else 0
-        with _compiled(self.detector) if self.options.compile else nullcontext():
+        with compiled(self.detector) if self.options.compile else nullcontext():
             self._learn(first_epoch)
         self._finish()
         self._share_weights()
@@ -196,7 +201,7 @@ class _Run:
             for epoch in range(first_epoch + 1, self.options.epochs + 1):
                 if self.options.patience and self.stale_epochs >= self.options.patience:
                     break
-                with _seeded(self.options.seed, epoch, self.fabric.global_rank):
+                with seeded(self.options.seed, epoch, self.fabric.global_rank):
                     row, steps = self._epoch(epoch, advance)
                 self.history.epochs.append(row)
                 self._note_best(epoch, row["validation"])
@@ -207,7 +212,7 @@ class _Run:
     def _epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         started = time.monotonic()
         orders = self._orders(epoch)
-        self.draws.manual_seed(_seed(self.options.seed, epoch, 0, 1))  # the same in every process
+        self.draws.manual_seed(seed_of(self.options.seed, epoch, 0, 1))  # the same in every process
         batches = list(self._slices(len(orders[0])))
         full_batches = len(list(self._slices(len(self.images))))
         self.detector.train()
@@ -262,7 +267,7 @@ class _Run:
 
     def _on_device(self) -> Tensor | None:
         """Return all images on the device, if there is room, so that no step waits for them; None otherwise."""
-        if not _fits_on(self.fabric.device, self.images.pixels[:1].nbytes * len(self.images)):
+        if not fits_on(self.fabric.device, self.images.pixels[:1].nbytes * len(self.images)):
             return None
         return torch.cat([self._to_device(batch) for batch in self.images.batches()])
 
@@ -482,78 +487,6 @@ def _optimizer_state(tensors: dict[str, Tensor], parameters: Sequence[nn.Paramet
             raise ValueError(f"{key} has shape {tuple(value.shape)}")
         state.setdefault(int(number), {})[name] = torch.empty_like(parameter).copy_(value) if value.dim() else value
     return state
-
-
-def _moving_average(detector: nn.Module, decay: float) -> AveragedModel:
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(detector, multi_avg_fn=average)
-
-
-def _make_fabric(options: TrainingOptions) -> Any:
-    from lightning_fabric import Fabric
-
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    try:
-        fabric = Fabric(
-            accelerator=options.device,
-            devices=local,
-            num_nodes=max(1, world // local),
-            strategy="ddp" if world > 1 else "auto",
-            plugins=[_environment()] if world > 1 else [],
-            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-        )
-    except RuntimeError as error:
-        raise InputError(f"expected a device that this machine has; got {options.device!r}: {error}") from error
-    fabric.launch()
-    return fabric
-
-
-def _environment() -> Any:
-    """Return what tells Fabric the place of this process, which others have started."""
-    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-
-    class Started(TorchElasticEnvironment):
-        def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-            """Let machines have different numbers of processes."""
-
-    return Started()
-
-
-def _seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _fits_on(device: torch.device, size: int) -> bool:
-    """Return whether so many bytes are a small part of the free memory of a GPU."""
-    return device.type == "cuda" and size < _SHARE_FOR_IMAGES * torch.cuda.mem_get_info(device)[0]
-
-
-@contextmanager
-def _compiled(detector: nn.Module) -> Iterator[None]:
-    """Let the networks of a detector run compiled for a while; `nn.Module.compile` could not be undone.
-
-    Raises:
-        InputError: there is no compiler.
-    """
-    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-        raise InputError("compile needs a C++ compiler: install one, or leave it out")
-    networks = [part for part in detector.children() if "forward" not in vars(part)]
-    for network in networks:
-        network.forward = torch.compile(network.forward)
-    try:
-        yield
-    finally:
-        for network in networks:
-            del network.forward
-
-
-@contextmanager
-def _seeded(*numbers: int) -> Iterator[None]:
-    """Seed torch for a while and leave its global state as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(_seed(*numbers))
-        yield
 
 
 def _batch_slices(size: int, batch_size: int, fewest: int) -> Iterator[slice]:

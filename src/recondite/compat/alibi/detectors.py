@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recondite.compat.alibi.face import Face, Reconstruction
 from recondite.detectors import Detector
 from recondite.errors import InputError
-from recondite.networks.autoencoders import evaluating
+from recondite.networks.hooks import evaluating
 
 
 def elbo(*_: object) -> None:

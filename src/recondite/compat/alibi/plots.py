@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.compat.alibi.images import channels_first
-from recondite.data.pictures import colours
+from recondite.data.pictures import HEAT_MAP, colours
 from recondite.errors import InputError
-from recondite.reports.figures import HEAT_MAP
 from recondite.studies.figures import plot_instance_scores
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from recondite.data.events import READERS
 from recondite.data.files import atomic_file
 from recondite.data.images import suffix_of
+from recondite.data.tables import READERS
 from recondite.errors import InputError
 from recondite.service.engine.image_store import KeptImages
 from recondite.service.engine.store import read_store
@@ -13,7 +13,7 @@ _SCHEMES = ("sqlite", "postgresql", "postgres")
 
 
 def register() -> None:
-    """Let `recondite.data.events.read_events` take the address of a store."""
+    """Let `recondite.data.tables.read_events` take the address of a store."""
     for scheme in _SCHEMES:
         READERS.setdefault(scheme, read_store)
 

@@ -19,10 +19,9 @@ from PIL import Image
 
 from recondite.data.datasets import Batch
 from recondite.data.images import Preprocessing, picture_size
-from recondite.data.pictures import colours
+from recondite.data.pictures import colours, heat_colours
 from recondite.errors import InputError
 from recondite.reports.explanation import in_words, statistics_of_first
-from recondite.reports.figures import heat_colours
 from recondite.screen.guard import Decisions, Guard
 from recondite.screen.screen import Screen
 from recondite.service.engine.batching import Job, Line, rows_of

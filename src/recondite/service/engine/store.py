@@ -368,7 +368,7 @@ def _teller(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> 
 
 
 def read_store(url: str) -> Iterator[dict[str, Any]]:
-    """Yield the events of a store, oldest first, as `recondite.data.events.read_events` has them; it is not changed.
+    """Yield the events of a store, oldest first, as `recondite.data.tables.read_events` has them; it is not changed.
 
     The id of an event is the SHA-256 of its image here, since clients give many images the same name.
 

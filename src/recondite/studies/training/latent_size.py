@@ -8,8 +8,9 @@ import numpy as np
 
 from recondite.data.tables import write_table
 from recondite.errors import InputError
-from recondite.reports.page import StudyPage, picture_rows, sizes_figure
+from recondite.reports.page import StudyPage
 from recondite.statistics.metrics import auroc_interval
+from recondite.studies.figures import picture_rows, sizes_figure
 from recondite.studies.training.one_class import describe
 from recondite.studies.training.parallel import Spread, performed
 from recondite.studies.training.runs import Plan, Protocol, Result, check_classes, check_options, open_task, options_for

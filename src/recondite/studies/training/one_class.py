@@ -11,8 +11,9 @@ import numpy as np
 
 from recondite.data.tables import write_table
 from recondite.errors import InputError
-from recondite.reports.page import StudyPage, loss_figure, picture_rows, roc_figure
+from recondite.reports.page import StudyPage
 from recondite.statistics.metrics import auroc, auroc_interval
+from recondite.studies.figures import loss_figure, picture_rows, roc_figure
 from recondite.studies.training.parallel import Spread, performed
 from recondite.studies.training.runs import (
     POOLED_TEST_SHARE,
