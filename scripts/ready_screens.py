@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import recondite
-from recondite.screen.ready import READY, ready_screen
+from recondite.screen.folder import READY, located
 from recondite.screen.screen import Screen
 
 
@@ -31,7 +31,7 @@ MAKERS = {"digits": make_digits}
 
 def main(folder: Path | None = None) -> None:
     for name in READY:
-        target = ready_screen(name) if folder is None else folder / name
+        target = located(name) if folder is None else folder / name
         MAKERS[name]().save(target)
         size = sum(file.stat().st_size for file in target.iterdir())
         print(f"{target}: {size:,} bytes")

@@ -8,7 +8,7 @@ from torch import nn
 
 import recondite
 from recondite.errors import InputError
-from recondite.screen.guard import Decision
+from recondite.screen.decisions import Decision
 
 LABELS = ("zero", "one", "two", "three", "four")
 

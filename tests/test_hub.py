@@ -15,8 +15,7 @@ from recondite.data.artifacts import MANIFEST, _digest, read_folder
 from recondite.data.hub import parse_address
 from recondite.errors import ArtifactError, InputError
 from recondite.reports.model_card import card, push
-from recondite.screen.ready import ready_screen
-from recondite.screen.screen import KIND, SCHEMA
+from recondite.screen.folder import KIND, SCHEMA, located
 
 ADDRESS = "hf://lab/digits"
 FILES = {"detector.safetensors", "calibration.safetensors", "evidence.safetensors"}
@@ -45,14 +44,14 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def pages():
     """The model card and its figures, drawn once."""
-    manifest, _ = read_folder(ready_screen("digits"), SCHEMA, KIND)
+    manifest, _ = read_folder(located("digits"), SCHEMA, KIND)
     return card(recondite.load("digits"), "lab/digits", manifest)
 
 
 @pytest.fixture
 def there(hub, pages):
     """The files of a screen that is on the hub."""
-    files = {path.name: path.read_bytes() for path in ready_screen("digits").iterdir()} | pages
+    files = {path.name: path.read_bytes() for path in located("digits").iterdir()} | pages
     hub.commit("lab/digits", files)
     return files
 
@@ -68,7 +67,7 @@ def sealed(manifest):
 
 
 def test_what_was_put_there_comes_back_and_judges_alike(hub, digits, tmp_path):
-    address = push(ready_screen("digits"), ADDRESS, private=True, license="apache-2.0")
+    address = push(located("digits"), ADDRESS, private=True, license="apache-2.0")
     assert hub.private["lab/digits"]
     assert address == f"{ADDRESS}@{hub.heads['lab/digits']}"
     here = recondite.load("digits").predict(digits[:100])
@@ -113,7 +112,7 @@ def test_the_card_tells_what_the_screen_is(pages):
         f"{screen.threshold:.6g}",
         "280",
         "It does not promise that every outlier is flagged",
-        read_folder(ready_screen("digits"), SCHEMA, KIND)[0]["digest"],
+        read_folder(located("digits"), SCHEMA, KIND)[0]["digest"],
     ):
         assert fact in text
     assert text.startswith("---\nlibrary_name: recondite\n")
@@ -121,7 +120,7 @@ def test_the_card_tells_what_the_screen_is(pages):
         assert f"({name})" in text
         assert pages[name].startswith(b"\x89PNG")
     with pytest.raises(InputError, match="license"):
-        push(ready_screen("digits"), ADDRESS, license="mine\nlibrary_name: other")
+        push(located("digits"), ADDRESS, license="mine\nlibrary_name: other")
 
 
 @pytest.mark.parametrize("name", sorted([*FILES, MANIFEST]))
@@ -247,12 +246,12 @@ def test_what_is_not_there_is_told_apart_from_no_hub(monkeypatch):
 
 
 def test_a_screen_that_does_not_load_is_not_published(hub, tmp_path):
-    shutil.copytree(ready_screen("digits"), tmp_path / "screen")
+    shutil.copytree(located("digits"), tmp_path / "screen")
     (tmp_path / "screen" / "detector.safetensors").write_bytes(b"other")
     with pytest.raises(ArtifactError):
         push(tmp_path / "screen", ADDRESS)
     with pytest.raises(InputError, match="main branch"):
-        push(ready_screen("digits"), f"{ADDRESS}@v1")
+        push(located("digits"), f"{ADDRESS}@v1")
     recondite.load("digits").save(tmp_path / "own", texts={"README.md": "mine"})
     with pytest.raises(InputError, match=r"README\.md"):
         push(tmp_path / "own", ADDRESS)
@@ -278,7 +277,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 def test_which_way_files_are_sent(hub, monkeypatch):
     import huggingface_hub.constants
 
-    push(ready_screen("digits"), ADDRESS)
+    push(located("digits"), ADDRESS)
     assert len([path for method, path in hub.served if method == "PUT"]) == len(hub.objects) >= len(FILES)
     assert not [path for _, path in hub.served if "xet" in path]
     # With hf-xet the client takes Xet for the same files, a protocol that this hub does not speak.
@@ -294,7 +293,7 @@ def test_which_way_files_are_sent(hub, monkeypatch):
     hub.served.clear()
     before = hub.heads["lab/digits"]
     with pytest.raises(ArtifactError, match="the store cannot be reached"):
-        push(ready_screen("digits"), ADDRESS)
+        push(located("digits"), ADDRESS)
     assert set(sent) > FILES
     assert not [path for _, path in hub.served if "/objects" in path or "/commit/" in path]
     assert hub.heads["lab/digits"] == before

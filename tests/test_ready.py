@@ -12,15 +12,14 @@ import recondite
 from recondite.cli import main
 from recondite.data.artifacts import read_folder
 from recondite.errors import ArtifactError
-from recondite.screen.ready import READY, ready_screen
-from recondite.screen.screen import KIND, SCHEMA
+from recondite.screen.folder import KIND, READY, SCHEMA, located
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("name", READY)
 def test_it_is_small_whole_and_packaged(name):
-    folder = ready_screen(name)
+    folder = located(name)
     assert sum(file.stat().st_size for file in folder.iterdir()) < 300_000
     read_folder(folder, SCHEMA, KIND)
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["recondite"]

@@ -49,16 +49,16 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(screens, folder, tmp_path
     screen = screens("pca")
     whole = sweep(screen, folder, tmp_path / "whole.csv").verdicts
     looked_at = []
-    stream = Screen.stream
+    scored = Screen.scored
 
     def stopping(self, images, **options):
-        for part in stream(self, images, **options):
+        for part in scored(self, images, **options):
             looked_at.extend(part.ids)
             yield part
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Screen, "stream", stopping)
+        patch.setattr(Screen, "scored", stopping)
         patch.setattr(Detector, "scoring_batch", 32)
         with pytest.raises(Killed):
             sweep(screen, folder, tmp_path / "out.csv")

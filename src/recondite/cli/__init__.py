@@ -589,7 +589,7 @@ def predict(
     if report is not None:
         from recondite.reports.report import write_report  # matplotlib takes a while
 
-        write_report(report, judge, verdicts, images)
+        write_report(report, judge, verdicts, result.images)
         print(f"report: {report}")
 
 
@@ -1042,7 +1042,7 @@ def datasets() -> None:
 def detectors() -> None:
     """List the detectors, the presets and the ready screens."""
     from recondite.detectors import DETECTORS
-    from recondite.screen.ready import READY
+    from recondite.screen.folder import READY
     from recondite.training.presets import PRESETS
 
     print_table(

@@ -18,7 +18,7 @@ from recondite.data.files import sha256_of_file
 from recondite.data.tables import number, read_events, write_rows
 from recondite.errors import InputError
 from recondite.screen.screen import OnBad, Screen
-from recondite.statistics.scores import NUMBERS, STATISTIC, Verdicts, discovery_cutoff
+from recondite.statistics.scores import NUMBERS, STATISTIC, Scores, Verdicts, discovery_cutoff
 
 SCHEMA = 1
 MANIFEST, PARTS = "manifest.json", "parts.jsonl"
@@ -57,8 +57,8 @@ def judge_part(screen: Screen, images: ImageSet, name: str, rows: Rows) -> tuple
         SourceError: a store cannot be reached.
     """
     noted = _Noted(images, parallel=images.parallel, group=rows.group)
-    judged = list(screen.stream(noted, on_bad=rows.on_bad))
-    return _part(name, noted.noted, Verdicts.concatenate(judged) if judged else None, rows)
+    scores = list(screen.scored(noted, on_bad=rows.on_bad))
+    return _part(name, noted.noted, screen.judge(Scores.concatenate(scores)) if scores else None, rows)
 
 
 def blame(screen: Screen, images: ImageSet, name: str, rows: Rows, deaths: int) -> tuple[Part, bytes | None]:
@@ -73,7 +73,7 @@ def blame(screen: Screen, images: ImageSet, name: str, rows: Rows, deaths: int) 
         raise InputError(f"{identity}: {reason}")
     nothing = np.empty((0, *screen.detector.shape), dtype=np.float32)
     batch = Batch([identity], [rows.group if rows.group is not None else label], nothing, [reason])
-    verdicts = screen.judge(screen.score_batch(batch), batch.labels) if rows.on_bad == "flag" else None
+    verdicts = screen.judge(screen.score_batch(batch)) if rows.on_bad == "flag" else None
     return _part(name, [identity], verdicts, rows)
 
 

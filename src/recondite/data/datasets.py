@@ -111,6 +111,11 @@ class Batch:
     def good(self) -> NDArray[np.bool_]:
         return np.array([error is None for error in self.errors], dtype=bool)
 
+    def only_good(self) -> "Batch":
+        """Return this batch without the images that could not be read."""
+        kept = np.flatnonzero(self.good)
+        return Batch([self.ids[i] for i in kept], [self.labels[i] for i in kept], self.pixels, [None] * len(kept))
+
 
 def nameless(pixels: Floats) -> Batch:
     """Return rows as a batch of readable images without names."""

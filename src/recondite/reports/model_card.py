@@ -14,7 +14,8 @@ from recondite.data.pictures import png
 from recondite.errors import InputError
 from recondite.reports.figures import plot_calibration, plot_history, plot_scores
 from recondite.reports.report import calibration_curve, screen_facts
-from recondite.screen.screen import KIND, SCHEMA, Screen, load, located
+from recondite.screen.folder import KIND, SCHEMA, located
+from recondite.screen.screen import Screen, load
 
 CARD = "README.md"
 _HOW = ("detector", "options", "parameters", "validation error", "training")

@@ -1,18 +1,25 @@
 """What a classifier said about images: outputs of a run, and files of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.data.artifacts import read_tensors
+from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
+from recondite.data.images import Preprocessing
 from recondite.data.tables import number, read_events
+from recondite.detectors.batches import full_batch
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, recorded
+from recondite.statistics.distances import Distances
 
 _LOGIT, _FEATURE = "logit.", "feature."
 
@@ -181,3 +188,91 @@ def _from_csv(path: Path) -> Outputs:
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def answers(
+    classifier: Callable[[Tensor], Tensor],
+    layer: str | None,
+    batch: Batch,
+    size: int,
+    labels: Sequence[str] | None,
+    distances: Distances | None,
+) -> Answers:
+    """Return what a classifier says about a batch.
+
+    Args:
+        classifier, layer: as in `ask`.
+        batch: at most `size` images.
+        size: of a full batch, to which fewer images are padded: an image gets the same bits alone and among others.
+        labels: names of the classes; None for "0", "1", ...
+        distances: of its features from those of normal images; None without features.
+
+    Raises:
+        InputError: the classifier tells another number of classes.
+    """
+    good = np.flatnonzero(batch.good)
+    count = len(batch.ids)
+    padded = torch.zeros(size, *batch.pixels.shape[1:])
+    padded[: len(good)] = torch.from_numpy(batch.pixels)
+    logits, features = ask(classifier, layer, padded)
+    if labels is not None and logits.shape[1] != len(labels):
+        raise InputError(f"the classifier tells {logits.shape[1]} classes; got {len(labels)} labels")
+    values = logits[: len(good)].double().cpu()
+    distance = np.full(count, np.nan)
+    if distances is not None and features is not None:
+        distance[good] = distances(features[: len(good)].float())["neighbour"].cpu().numpy()
+    log_probability = np.full((count, values.shape[1]), np.nan)
+    log_probability[good] = values.log_softmax(dim=1).numpy()
+    valid = np.isfinite(log_probability).any(axis=1) & ~np.isnan(log_probability).any(axis=1)
+    if distances is not None:
+        valid &= np.isfinite(distance)
+    best = np.where(valid, np.nan_to_num(log_probability, nan=-np.inf).argmax(axis=1), 0)
+    surest = np.where(valid, log_probability[np.arange(count), best], np.nan)
+    names = labels or tuple(str(number) for number in range(values.shape[1]))
+    return Answers(
+        predicted=tuple(names[one] if fine else None for one, fine in zip(best, valid, strict=True)),
+        confidence=np.exp(surest),
+        doubt=-surest,
+        distance=distance,
+        valid=valid,
+        errors=batch.errors,
+    )
+
+
+def fitted_distances(
+    classifier: Callable[[Tensor], Tensor], layer: str | None, reference: object, preprocessing: Preprocessing
+) -> Distances:
+    """Return the distances of features from those of normal images.
+
+    Args:
+        classifier, layer: as in `ask`.
+        reference: the normal images, anything that `open_images` opens.
+        preprocessing: of what the classifier takes.
+
+    Raises:
+        InputError: none of them can be read.
+    """
+    opened = open_images(reference, role="fit", shape=preprocessing.shape)
+    found = [
+        features.float().cpu().numpy()
+        for batch in read_batches(opened, preprocessing, full_batch(prod(preprocessing.shape)))
+        if len(batch.pixels) and (features := ask(classifier, layer, torch.from_numpy(batch.pixels))[1]) is not None
+    ]
+    if not found:
+        raise InputError("not one reference image of the guard could be read")
+    return Distances.fit(np.concatenate(found))
+
+
+def read_for_both(
+    images: ImageSet, one: Preprocessing, other: Preprocessing, size: int
+) -> Iterator[tuple[Batch, Batch]]:
+    """Yield small batches read in two ways; once where both are the same. A stream is walked through once."""
+    if one == other:
+        for batch in read_batches(images, one, size):
+            yield batch, batch
+        return
+    entries = images.entries()
+    while chunk := list(islice(entries, size)):
+        names, items, labels = zip(*chunk, strict=True)
+        some = ImageSet(list(items), list(names), list(labels), parallel=images.parallel)
+        yield next(read_batches(some, one, size)), next(read_batches(some, other, size))

@@ -33,9 +33,11 @@ from recondite.detectors.graph import (
 from recondite.errors import InputError
 from recondite.networks.fused import with_spread_convolutions
 from recondite.networks.hooks import evaluating, recorded
+from recondite.screen.calibrate import calibrated
 from recondite.screen.evidence import AUTO, ERROR, EVIDENCE, Evidence
+from recondite.screen.folder import EXPORTED
 from recondite.screen.openvino import judging, quantised, serialised
-from recondite.screen.screen import EXPORTED, Screen, calibrated
+from recondite.screen.screen import Screen
 from recondite.statistics.calibration import Calibrator, p_value_table
 from recondite.statistics.density import FARTHEST, Marginals
 
@@ -124,16 +126,12 @@ def export_openvino(
     model = quantised(openvino.Core().read_model(_traced(screen, pixels)), spooled.rows(ranges), pixels)
     facts = {"images": len(rest), "fingerprint": spooled.fingerprint(rest), "ranges": len(ranges)}
     detector = _runnable(screen, serialised(model), pixels, options).detector
-    exported = calibrated(
-        detector,
-        None,
-        ERROR,
-        rows,
-        progress=progress,
+    exported = Screen(
+        detector=detector,
         alpha=screen.alpha,
         confidence=screen.confidence,
         guarantee=screen.guarantee,
-        facts={**screen.facts, "calibration": facts},
+        **calibrated(detector, None, ERROR, rows, None, {**screen.facts, "calibration": facts}, progress),
     )
     _check_order(screen, exported, rows)
     content = serialised(judging(model, exported))

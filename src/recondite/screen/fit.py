@@ -16,8 +16,9 @@ from recondite.distributed import together
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
+from recondite.screen.calibrate import calibrated
 from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
-from recondite.screen.screen import OnBad, Screen, calibrated
+from recondite.screen.screen import OnBad, Screen
 from recondite.statistics.calibration import Calibrator, Guarantee
 from recondite.training.presets import get_preset
 
@@ -143,27 +144,25 @@ def fit(
     if sets.evidence is not None:
         observer = fit_observer(model, sets.images, reencoding=reencoding, classifier=view, progress=progress)
         learnt = fit_evidence(model, observer, sets.evidence, classifier_share, progress)
-    return calibrated(
-        model,
-        learnt,
-        judged_by,
-        sets.calibration,
-        groups,
-        progress=progress,
+    facts = {
+        "preset": preset,
+        "training": options_to_json(training),
+        "images": {"images": len(sets.images), "fingerprint": sets.fingerprints["images"]},
+        "validation": {"images": len(sets.validation or ())},
+        "evidence": {"images": len(sets.evidence or ())},
+        "calibration": {"images": len(sets.calibration), "fingerprint": sets.fingerprints["calibration"]},
+        "moved_out_of_fit": sets.moved,
+        "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:_BAD_FILES_LISTED]]},
+        "map_scale": _map_scale(model, sets.calibration),
+    }
+    return Screen(
+        detector=model,
         alpha=alpha,
         confidence=confidence,
         guarantee=guarantee,
-        facts={
-            "preset": preset,
-            "training": options_to_json(training),
-            "images": {"images": len(sets.images), "fingerprint": sets.fingerprints["images"]},
-            "validation": {"images": len(sets.validation or ())},
-            "evidence": {"images": len(sets.evidence or ())},
-            "calibration": {"images": len(sets.calibration), "fingerprint": sets.fingerprints["calibration"]},
-            "moved_out_of_fit": sets.moved,
-            "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:_BAD_FILES_LISTED]]},
-            "map_scale": _map_scale(model, sets.calibration),
-        },
+        score=judged_by,
+        evidence=learnt,
+        **calibrated(model, learnt, judged_by, sets.calibration, groups, facts, progress),
     )
 
 

@@ -2,24 +2,23 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from recondite.data.artifacts import read_tensors, write_tensors
-from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
+from recondite.data.datasets import Batch, ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.detectors import Detector
 from recondite.detectors.batches import full_batch
 from recondite.errors import ArtifactError, InputError
 from recondite.progress import progress as show
-from recondite.screen.classifier_outputs import Answers, ask
+from recondite.screen.classifier_outputs import Answers, answers, fitted_distances, read_for_both
+from recondite.screen.decisions import Decisions
 from recondite.statistics.calibration import Calibrator, Guarantee
 from recondite.statistics.distances import Distances
 from recondite.statistics.scores import Scores, Verdicts
@@ -52,94 +51,6 @@ class ScreenLike(Protocol):
     def score_batch(self, batch: Batch) -> Scores: ...
     def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts: ...
     def fingerprint(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a guard says about one image.
-
-    Args:
-        id: its name.
-        label: the class it was given; None for an abstention.
-        reason: why there is no label; None where there is one.
-        predicted: the class that the classifier alone would have given; None where the image could not be read.
-        confidence: the classifier's largest softmax probability; NaN where the image could not be read.
-    """
-
-    id: str
-    label: str | None
-    reason: str | None
-    predicted: str | None
-    confidence: float
-
-    @property
-    def abstained(self) -> bool:
-        return self.label is None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decisions(Sequence[Decision]):
-    """What a guard says about N images; a sequence of `Decision`.
-
-    Args:
-        verdicts: what the screen said, with its own calibration.
-        predicted: N classes, the classifier's own; None where the image could not be read.
-        confidence: float64 (N,), its largest softmax probability; NaN where the image could not be read.
-        p_values: part ("screen", "confidence", "features") -> float64 (N,), as the guard is calibrated.
-        limits: part -> its share of alpha: a p-value at most this high is an abstention.
-        reasons: N reasons to abstain; None where the label is given.
-    """
-
-    verdicts: Verdicts
-    predicted: tuple[str | None, ...]
-    confidence: NDArray[np.float64]
-    p_values: Mapping[str, NDArray[np.float64]]
-    limits: Mapping[str, float]
-    reasons: tuple[str | None, ...]
-
-    def __len__(self) -> int:
-        return len(self.reasons)
-
-    @overload
-    def __getitem__(self, index: int) -> Decision: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Decision]: ...
-    def __getitem__(self, index: int | slice) -> Decision | list[Decision]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
-        reason = self.reasons[index]
-        return Decision(
-            id=self.verdicts.ids[index],
-            label=self.predicted[index] if reason is None else None,
-            reason=reason,
-            predicted=self.predicted[index],
-            confidence=float(self.confidence[index]),
-        )
-
-    @property
-    def labels(self) -> list[str | None]:
-        """The label of each image; None for an abstention."""
-        return [one if why is None else None for one, why in zip(self.predicted, self.reasons, strict=True)]
-
-    @property
-    def abstained(self) -> NDArray[np.bool_]:
-        """Which images got no label (N,)."""
-        return np.array([reason is not None for reason in self.reasons], dtype=bool)
-
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Yield one row an image, as written to tables: the decision, then the screen's verdict."""
-        for index, row in enumerate(self.verdicts.records()):
-            decision = self[index]
-            known = decision.predicted is not None
-            yield {
-                "id": row.pop("id"),
-                "label": decision.label,
-                "reason": decision.reason,
-                "predicted": decision.predicted,
-                "confidence": decision.confidence if known else None,
-                **{f"p_{part}": None if np.isnan(p[index]) else float(p[index]) for part, p in self.p_values.items()},
-                **row,
-            }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +126,7 @@ class Guard:
         """Label or abstain where the classifier has spoken already, somewhere else.
 
         Args:
-            scores: N scores that the screen gave.
+            scores: N scores that the screen gave; or its verdicts on them, which then are not made again.
             predicted: N classes that the classifier gave.
             confidence: N of its largest softmax probabilities, in (0, 1]; needed where confidence has a share of alpha.
             groups: N group labels, where the screen's own calibration has groups.
@@ -287,7 +198,7 @@ class Guard:
         return {part: np.concatenate(values) for part, values in found.items()}, classes
 
     def _decide(self, scores: Scores, labels: list[str], outputs: "Answers") -> Decisions:
-        verdicts = self.screen.judge(scores, labels)
+        verdicts = scores if isinstance(scores, Verdicts) else self.screen.judge(scores, labels)
         limits = {part: self.screen.alpha * share for part, share in self.shares.items()}
         p_values = {SCREEN: verdicts.p_value}
         flagged = {SCREEN: verdicts.is_outlier}
@@ -297,7 +208,7 @@ class Guard:
         for index, why in enumerate(reasons):
             error = verdicts.errors[index]
             if self.calibrators and np.isfinite(scores.instance_score[index]):
-                error = scores.errors[index]  # the groups of the screen's own calibration do not matter
+                error = None  # the groups of the screen's own calibration do not matter
             if error is not None:
                 why[:] = [f"it cannot be judged: {error}"]
             elif not outputs.valid[index]:
@@ -349,9 +260,14 @@ class Guard:
 
     def _measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], "Answers"]]:
         own = self.screen.detector.preprocessing
+        assert self.classifier is not None
         other = own if self.shape is None or self.shape == own.shape else Preprocessing(shape=self.shape)
-        for batch, seen in _read_twice(images, own, other, self._batch):
-            yield self.screen.score_batch(batch), batch.labels, self._outputs(seen)
+        for batch, seen in read_for_both(images, own, other, self._batch):
+            yield (
+                self.screen.score_batch(batch),
+                batch.labels,
+                answers(self.classifier, self.layer, seen, self._batch, self.labels, self.distances),
+            )
 
     @property
     def _batch(self) -> int:
@@ -359,53 +275,44 @@ class Guard:
         detector = self.screen.detector
         return min(detector.scoring_batch, full_batch(prod(self.shape or detector.shape), detector.device.type))
 
-    def _outputs(self, batch: Batch) -> "Answers":
-        good = np.flatnonzero(batch.good)
-        size = len(batch.ids)
-        # Always a full batch, as in scoring, so that an image gets the same bits alone and among others.
-        padded = torch.zeros(self._batch, *batch.pixels.shape[1:])
-        padded[: len(good)] = torch.from_numpy(batch.pixels)
-        assert self.classifier is not None
-        logits, features = ask(self.classifier, self.layer, padded)
-        if self.labels is not None and logits.shape[1] != len(self.labels):
-            raise InputError(f"the classifier tells {logits.shape[1]} classes; got {len(self.labels)} labels")
-        values = logits[: len(good)].double().cpu()
-        distance = np.full(size, np.nan)
-        if self.distances is not None and features is not None:
-            distance[good] = self.distances(features[: len(good)].float())["neighbour"].cpu().numpy()
-        log_probability = np.full((size, values.shape[1]), np.nan)
-        log_probability[good] = values.log_softmax(dim=1).numpy()
-        valid = np.isfinite(log_probability).any(axis=1) & ~np.isnan(log_probability).any(axis=1)
-        if self.distances is not None:
-            valid &= np.isfinite(distance)
-        best = np.where(valid, np.nan_to_num(log_probability, nan=-np.inf).argmax(axis=1), 0)
-        surest = np.where(valid, log_probability[np.arange(size), best], np.nan)
-        names = self.labels or tuple(str(number) for number in range(values.shape[1]))
-        return Answers(
-            predicted=tuple(names[one] if fine else None for one, fine in zip(best, valid, strict=True)),
-            confidence=np.exp(surest),
-            doubt=-surest,
-            distance=distance,
-            valid=valid,
-            errors=batch.errors,
-        )
-
 
 def make_guard(
     screen: ScreenLike,
     classifier: Callable[[Tensor], Tensor],
-    labels: Sequence[str] | None,
+    labels: Sequence[str] | None = None,
     *,
-    calibration: object,
-    by_class: bool,
-    confidence_share: float,
-    feature_share: float,
-    layer: str | None,
-    reference: object,
-    image_shape: tuple[int, ...] | None,
-    progress: bool,
+    calibration: object = None,
+    by_class: bool = False,
+    confidence_share: float = 0.0,
+    feature_share: float = 0.0,
+    layer: str | None = None,
+    reference: object = None,
+    image_shape: tuple[int, ...] | None = None,
+    progress: bool = False,
 ) -> Guard:
-    """Return a guard; see `Screen.guard`."""
+    """Return a guard: a function of images that gives each its label by the classifier, or an abstention.
+
+    Alpha is shared out: each part (this screen, the classifier's confidence, its features) abstains at its own
+    share, so that all together turn away a share of at most alpha of normal images, on average. Where the screen
+    promises with a confidence, each part does for its share.
+
+    Args:
+        classifier: a function or module, images (N, C, H, W) in [0, 1] to logits (N, classes).
+        labels: names of the classes.
+        calibration: normal images that neither this screen nor the classifier has learnt from; by default the
+            screen's own calibration holds.
+        by_class: calibrate among images of the same predicted class, so that the promise holds for each.
+        confidence_share: share of alpha for the classifier's largest softmax probability being low.
+        feature_share: share of alpha for its features being far from their fifth nearest normal neighbour.
+        layer: with feature_share, the module of the classifier whose output is meant.
+        reference: with feature_share, normal images for the neighbours, such as the classifier's training images.
+        image_shape: (C, H, W) that the classifier takes, if it is another than the screen's.
+        progress: show progress on standard error.
+
+    Raises:
+        InputError: shares that leave nothing for the screen, something needed that is missing, or too few
+            calibration images (of a class) for alpha.
+    """
     own = 1 - confidence_share - feature_share
     if min(confidence_share, feature_share) < 0 or own <= 1e-9:
         raise InputError(
@@ -422,13 +329,14 @@ def make_guard(
     if feature_share and (layer is None or reference is None):
         raise InputError("feature_share needs layer=, a module of the classifier, and reference=, normal images")
     shares = {SCREEN: own, CONFIDENCE: confidence_share, FEATURES: feature_share}
+    seen = screen.detector.preprocessing if image_shape is None else Preprocessing(shape=image_shape)
     guard = Guard(
         screen=screen,
         classifier=classifier,
         labels=None if labels is None else tuple(labels),
         shape=image_shape,
         layer=layer if feature_share else None,
-        distances=_fitted_distances(screen, classifier, layer, reference, image_shape) if feature_share else None,
+        distances=fitted_distances(classifier, layer, reference, seen) if feature_share else None,
         shares={part: share for part, share in shares.items() if share},
         by_class=by_class,
     )
@@ -449,38 +357,6 @@ def _check_alpha(screen: ScreenLike, shares: Mapping[str, float], calibrators: M
             except InputError as error:
                 whose = "" if group is None else f" predicted as {group!r}"
                 raise InputError(f"part {part!r} of the guard{whose} ({size} images): {error}") from error
-
-
-def _fitted_distances(
-    screen: ScreenLike,
-    classifier: Callable[[Tensor], Tensor],
-    layer: str | None,
-    reference: object,
-    image_shape: tuple[int, ...] | None,
-) -> Distances:
-    preprocessing = screen.detector.preprocessing if image_shape is None else Preprocessing(shape=image_shape)
-    opened = open_images(reference, role="fit", shape=preprocessing.shape)
-    found = [
-        features.float().cpu().numpy()
-        for batch in read_batches(opened, preprocessing, full_batch(prod(preprocessing.shape)))
-        if len(batch.pixels) and (features := ask(classifier, layer, torch.from_numpy(batch.pixels))[1]) is not None
-    ]
-    if not found:
-        raise InputError("not one reference image of the guard could be read")
-    return Distances.fit(np.concatenate(found))
-
-
-def _read_twice(images: ImageSet, one: Preprocessing, other: Preprocessing, size: int) -> Iterator[tuple[Batch, Batch]]:
-    """Yield small batches read in two ways; once where both are the same. A stream is walked through once."""
-    if one == other:
-        for batch in read_batches(images, one, size):
-            yield batch, batch
-        return
-    entries = images.entries()
-    while chunk := list(islice(entries, size)):
-        names, items, labels = zip(*chunk, strict=True)
-        some = ImageSet(list(items), list(names), list(labels), parallel=images.parallel)
-        yield next(read_batches(some, one, size)), next(read_batches(some, other, size))
 
 
 def save_guard(guard: Guard, folder: Path | str) -> None:

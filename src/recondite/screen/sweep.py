@@ -1,6 +1,5 @@
 """Judging a whole source into a table, in bounded memory, resumable after an interruption."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from PIL import Image
 
 from recondite.data.datasets import ImageSet, open_images
 from recondite.data.files import atomic_file
+from recondite.data.journal import Journal
 from recondite.data.tables import check_table_path, write_table
 from recondite.errors import InputError
 from recondite.progress import progress as show
@@ -26,10 +26,12 @@ class Sweep:
     Args:
         verdicts: in the order of the source.
         taken_up: how many of them an interrupted sweep had left.
+        images: the source, opened, for whoever looks at the images again, such as a report.
     """
 
     verdicts: Verdicts
     taken_up: int
+    images: ImageSet
 
 
 def sweep(
@@ -116,60 +118,33 @@ def journalled(
     Raises:
         InputError: not one image is left.
     """
-    done = _read_journal(journal, header)
+    written = Journal(journal, None if header["source"] is None else header)
+    done = {row["id"]: row for row in written.taken_up}
     taken_up = len(done)
-    _write_journal(journal, header, done)
-    with journal.open("a", encoding="utf-8") as stream, show("screening", images.size, progress) as advance:
+    with show("screening", images.size, progress) as advance:
         advance(taken_up, "")
-        wants_maps = maps is not None
-        for part in screen.stream(images, on_bad=on_bad, feature_score=wants_maps, skip=frozenset(done)):
+        for scores in screen.scored(images, on_bad=on_bad, feature_score=maps is not None, skip=frozenset(done)):
             if maps is not None:
-                _write_maps(maps, part, screen.map_scale)
-            rows = _rows(part, statistics)
-            stream.writelines(_line(name, *row) for name, row in rows.items())
-            stream.flush()
-            done |= rows
-            advance(len(part), "")
-    return Sweep(screen.judge(*_in_order(done, images)), taken_up)
+                _write_maps(maps, scores, screen.map_scale)
+            rows = _rows(scores, statistics)
+            written.add(rows)
+            done |= {row["id"]: row for row in rows}
+            advance(len(scores), "")
+    return Sweep(screen.judge(_in_order(done, images)), taken_up, images)
 
 
-_Done = dict[str, tuple[float, str | None, dict[str, float]]]
-"""id -> score, error, statistics."""
-
-
-def _rows(part: Verdicts, with_statistics: bool) -> _Done:
-    found = (part.statistics or {}) if with_statistics else {}
-    return {
-        name: (score, error, {statistic: float(values[index]) for statistic, values in found.items()})
-        for index, (name, score, error) in enumerate(zip(part.ids, part.instance_score, part.errors, strict=True))
-    }
-
-
-def _read_journal(path: Path, header: Mapping[str, Any]) -> _Done:
-    """Return the rows of a journal that belongs to this sweep; a line cut short ends it."""
-    done: _Done = {}
-    if path.is_file():
-        with path.open(encoding="utf-8") as stream:
-            try:
-                if header["source"] is not None and json.loads(stream.readline()) == header:
-                    for line in stream:
-                        row = json.loads(line)
-                        values = {name: _parsed(value) for name, value in row["statistics"].items()}
-                        done[row["id"]] = (_parsed(row["score"]), row["error"], values)
-            except ValueError:
-                pass
-    return done
-
-
-def _write_journal(path: Path, header: Mapping[str, Any], done: _Done) -> None:
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(header) + "\n")
-        stream.writelines(_line(name, *row) for name, row in done.items())
-
-
-def _line(name: str, score: float, error: str | None, statistics: Mapping[str, float]) -> str:
-    values = {statistic: _written(value) for statistic, value in statistics.items()}
-    return json.dumps({"id": name, "score": _written(score), "error": error, "statistics": values}) + "\n"
+def _rows(scores: Scores, with_statistics: bool) -> list[dict[str, Any]]:
+    """Return a row for the journal for each image: its id, score, error and statistics."""
+    found = (scores.statistics or {}) if with_statistics else {}
+    return [
+        {
+            "id": name,
+            "score": _written(score),
+            "error": error,
+            "statistics": {statistic: _written(values[index]) for statistic, values in found.items()},
+        }
+        for index, (name, score, error) in enumerate(zip(scores.ids, scores.instance_score, scores.errors, strict=True))
+    ]
 
 
 def _written(value: float) -> float | None:
@@ -180,26 +155,30 @@ def _parsed(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _in_order(done: _Done, images: ImageSet) -> tuple[Scores, list[str]]:
+def _in_order(done: Mapping[str, Mapping[str, Any]], images: ImageSet) -> Scores:
+    """Return the journalled scores in the order of the source."""
     assert images.ids is not None
     kept = [index for index, name in enumerate(images.ids) if name in done]
     if not kept:
         raise InputError("not one of the images could be read, and on_bad='skip' leaves no rows")
-    ids = tuple(images.ids[index] for index in kept)
-    scores = Scores(
-        ids=ids,
-        instance_score=np.array([done[name][0] for name in ids], dtype=np.float64),
-        errors=tuple(done[name][1] for name in ids),
-        statistics={key: np.array([done[name][2][key] for name in ids]) for key in done[ids[0]][2]} or None,
+    rows = [done[images.ids[index]] for index in kept]
+    return Scores(
+        ids=tuple(row["id"] for row in rows),
+        instance_score=np.array([_parsed(row["score"]) for row in rows], dtype=np.float64),
+        errors=tuple(row["error"] for row in rows),
+        statistics={
+            name: np.array([_parsed(row["statistics"][name]) for row in rows]) for name in rows[0]["statistics"]
+        }
+        or None,
+        labels=tuple(images.label(index) for index in kept),
     )
-    return scores, [images.label(index) for index in kept]
 
 
-def _write_maps(folder: Path, verdicts: Verdicts, scale: tuple[float, float]) -> None:
+def _write_maps(folder: Path, scores: Scores, scale: tuple[float, float]) -> None:
     from recondite.data.pictures import heat_colours  # matplotlib takes a while
 
-    assert verdicts.feature_score is not None
-    for name, feature_score, error in zip(verdicts.ids, verdicts.feature_score, verdicts.errors, strict=True):
+    assert scores.feature_score is not None
+    for name, feature_score, error in zip(scores.ids, scores.feature_score, scores.errors, strict=True):
         if error is None:
             # The whole id, suffix included: a.png and a.jpg, or the same name in two folders, do not collide.
             target = folder / f"{name}.map.png"

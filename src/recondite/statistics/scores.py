@@ -31,6 +31,7 @@ class Scores:
         feature_score: float32 (N, *shape), of each value of the image; NaN for a bad image; None unless asked.
         reconstruction: float32 (N, *shape), in the units of the image; None unless asked.
         statistics: name -> float64 (N,), what else was found out about each image; None unless asked.
+        labels: N labels, the groups of images where a calibration has groups; None where nothing is known of them.
     """
 
     ids: tuple[str, ...]
@@ -39,6 +40,7 @@ class Scores:
     feature_score: NDArray[np.float32] | None = None
     reconstruction: NDArray[np.float32] | None = None
     statistics: Mapping[str, NDArray[np.float64]] | None = None
+    labels: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
