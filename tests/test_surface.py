@@ -6,23 +6,25 @@ import sys
 import pytest
 
 import recondite
-from recondite.errors import ArtifactError, InputError, NotCalibratedError, NotFittedError, ReconditeError
+from recondite import errors
+from recondite.errors import ArtifactError, InputError, NotCalibratedError, NotFittedError, ReconditeError, SourceError
 
 
 def test_the_public_names():
     assert recondite.__all__ == [
-        "DETECTORS",
-        "PRESETS",
         "ArtifactError",
         "Calibrator",
+        "DETECTORS",
         "Detector",
         "InputError",
         "Monitor",
         "NotCalibratedError",
         "NotFittedError",
+        "PRESETS",
         "ReconditeError",
         "Scores",
         "Screen",
+        "SourceError",
         "Verdicts",
         "build",
         "fit",
@@ -31,13 +33,25 @@ def test_the_public_names():
     ]
     for name in recondite.__all__:
         assert getattr(recondite, name) is not None
-        assert name in dir(recondite)
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="nonsense"):
         _ = recondite.nonsense
 
 
+def test_dir_shows_public_names_only():
+    import recondite.cli
+    import recondite.screen.fit
+
+    assert dir(recondite) == sorted(recondite.__all__)
+    assert callable(recondite.fit)
+
+
+def test_every_error_a_user_can_meet_is_public():
+    found = {name for name, thing in vars(errors).items() if isinstance(thing, type) and issubclass(thing, Exception)}
+    assert found <= set(recondite.__all__)
+
+
 def test_the_tree_of_errors():
-    for kind in (InputError, NotFittedError, NotCalibratedError, ArtifactError):
+    for kind in (InputError, NotFittedError, NotCalibratedError, ArtifactError, SourceError):
         assert issubclass(kind, ReconditeError)
     assert issubclass(InputError, ValueError)
 
