@@ -24,7 +24,6 @@ from recondite.screen.monitor import Monitor
 
 pytest.importorskip("fastapi")
 
-from recondite.service import charts
 from recondite.service.engine.batching import Job, Line
 from recondite.service.engine.drift import Watch
 from recondite.service.engine.limiter import Budget
@@ -32,6 +31,7 @@ from recondite.service.engine.registry import natural
 from recondite.service.engine.store import Store
 from recondite.service.errors import Busy
 from recondite.service.metrics import Counters
+from recondite.service.page import charts
 
 ROOT = Path(__file__).parent.parent
 
