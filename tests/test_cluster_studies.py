@@ -18,7 +18,7 @@ from recondite.studies.training import parallel, runs
 from recondite.studies.training.latent_size import latent_size_study
 from recondite.studies.training.one_class import one_class_study
 from recondite.studies.training.parallel import Spread
-from recondite.training.loop import CHECKPOINT
+from recondite.training.checkpoint import CHECKPOINT
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.filterwarnings("default")]
 QUICK = {"image_size": (8, 8), "latent_size": 4, "width": 8, "epochs": 40, "batch_size": 64}

@@ -15,8 +15,9 @@ from recondite.detectors import build
 from recondite.errors import InputError, ReconditeError
 from recondite.options import TrainingOptions
 from recondite.training import loop as training
+from recondite.training.checkpoint import CHECKPOINT
 from recondite.training.logs import EPOCHS, STEPS
-from recondite.training.loop import CHECKPOINT, learning_rate_at, train
+from recondite.training.loop import learning_rate_at, train
 
 OPTIONS = TrainingOptions(epochs=6, batch_size=32, learning_rate=5e-3, seed=3)
 

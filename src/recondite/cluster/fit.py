@@ -23,8 +23,8 @@ from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.progress import progress as show
 from recondite.screen.fit import fit
 from recondite.screen.screen import Screen, load
+from recondite.training.checkpoint import CHECKPOINT
 from recondite.training.logs import EPOCHS
-from recondite.training.loop import CHECKPOINT
 
 _SOURCES = ("validation", "evidence", "calibration")
 _MODULES = ("encoder", "decoder", "backbone", "classifier")

@@ -30,7 +30,8 @@ from recondite.options import (
 )
 from recondite.statistics.error_maps import instance_scores, multi_scale_error, smoothed, ssim_error, worst_region
 from recondite.statistics.scores import Scores
-from recondite.training.loop import History, Update, train
+from recondite.training.checkpoint import History
+from recondite.training.loop import Update, train
 
 FEWEST_VALIDATED = 10
 PixelScore = Literal["squared_error", "absolute_error", "ssim", "multi_scale"]

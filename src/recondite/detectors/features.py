@@ -28,7 +28,7 @@ from recondite.networks.backbones import Backbone, Units, load_weights
 from recondite.networks.hooks import evaluating
 from recondite.options import CHECKED, PoolingOptions, TrainingOptions
 from recondite.progress import progress
-from recondite.training.loop import History
+from recondite.training.checkpoint import History
 
 FeatureScore = Literal["reconstruction_error", "mahalanobis", "knn"]
 LARGEST_FEATURES = 8192

@@ -18,7 +18,7 @@ from recondite.detectors.base import Detector, PixelScore, Prior
 from recondite.errors import InputError
 from recondite.options import CHECKED, PoolingOptions, TrainingOptions
 from recondite.progress import progress
-from recondite.training.loop import History
+from recondite.training.checkpoint import History
 
 _BATCH_VALUES = 1 << 26
 

@@ -21,7 +21,7 @@ from recondite.errors import ArtifactError, InputError
 from recondite.screen.calibrate import check_probe
 from recondite.screen.evidence import ERROR, Evidence
 from recondite.statistics.calibration import Calibrator
-from recondite.training.loop import History
+from recondite.training.checkpoint import History
 from recondite.training.snapshots import EpochPictures
 
 SCHEMA = 2

@@ -1,29 +1,28 @@
 """The one training loop: any detector, any device, one process or several, resumable to the same weights."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from hashlib import sha256
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recondite.data.artifacts import read_tensors, write_tensors
+from recondite.data.artifacts import read_tensors
 from recondite.data.spool import Rows
 from recondite.distributed import Share, from_first, gathered, own, sharing, together
-from recondite.errors import ArtifactError, InputError, ReconditeError
+from recondite.errors import InputError, ReconditeError
 from recondite.networks.hooks import evaluating
 from recondite.networks.layers import has_foreign_batch_norm
-from recondite.options import TrainingOptions, deciding_options, options_to_json
+from recondite.options import TrainingOptions
 from recondite.progress import progress
 from recondite.training.augmentation import augmented, check_augmentation
+from recondite.training.checkpoint import CHECKPOINT, History, Progress, identity_of, restore, write_checkpoint
 from recondite.training.device import (
     compiled,
     fits_on,
@@ -34,14 +33,12 @@ from recondite.training.device import (
     seeded,
 )
 from recondite.training.logs import drop_logs_after, log_epoch, start_logs
-from recondite.training.snapshots import EpochPictures, first_pictures, picture_epochs
+from recondite.training.snapshots import first_pictures, picture_epochs
 
-CHECKPOINT = "checkpoint.safetensors"
 _ADAM_BETA2 = 0.999
 _WARM_UP = 0.15
 _START_DIVISOR, _END_DIVISOR = 25.0, 1e5
 
-T = TypeVar("T")
 Update = tuple[str, Tensor] | tuple[str, Tensor, Mapping[str, Tensor]]
 """A parameter group and its loss; where a group is several networks, also the loss of each by name, for the logs."""
 
@@ -67,28 +64,6 @@ class Trainable(Protocol):
 
     def rebuilt(self, x: Tensor) -> Tensor | None:
         """Return the reconstructions in image units, to look at; None where there are none."""
-
-
-@dataclass
-class History:
-    """What happened in training: one row an epoch.
-
-    Args:
-        epochs: rows with "epoch" (from 1), "seconds", "loss_<name>" (mean over the epoch) and "validation" (mean
-            validation error, None without validation images).
-        best_epoch: the epoch whose weights were kept.
-        pictures: validation images rebuilt after chosen epochs; None without validation images, or where the detector
-            rebuilds no images.
-    """
-
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    pictures: EpochPictures | None = field(default=None, compare=False)
-
-    @property
-    def best_validation(self) -> float | None:
-        """The validation error of the weights that were kept."""
-        return self.epochs[self.best_epoch - 1]["validation"] if self.best_epoch else None
 
 
 def train(
@@ -398,45 +373,20 @@ class _Run:
         if self.run_folder is not None and self.fabric.is_global_zero:
             log_epoch(self.run_folder, row, steps)
 
+    @cached_property
     def _identity(self) -> str:
-        """Return a digest of everything that the weights after an epoch depend on."""
-        training = deciding_options(self.options)
-        model = [str(self.detector), options_to_json(self.detector.options)]
-        shapes = {name: list(value.shape) for name, value in self.detector.state_dict().items()}
-        known = [training, model, shapes, len(self.images)]
-        digest = sha256(json.dumps(known, sort_keys=True).encode())
-        for rows in (self.images, self.validation):
-            for batch in rows.batches() if rows is not None else ():
-                digest.update(np.ascontiguousarray(batch).data)
-        return digest.hexdigest()
+        return identity_of(self.detector, self.options, self.images, self.validation)
 
     def _save(self, epoch: int) -> None:
-        if self.run_folder is None or not self.fabric.is_global_zero:
-            return
-        tensors = {f"model/{name}": value for name, value in self.detector.state_dict().items()}
-        tensors |= {f"best/{name}": value for name, value in self.best.items()}
-        if self.average is not None:
-            tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
-        if self.history.pictures is not None:
-            tensors |= {f"pictures/{name}": torch.from_numpy(a) for name, a in self.history.pictures.tensors().items()}
-        for group, optimizer in self.optimizers.items():
-            for number, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer/{group}/{number}/{name}": value for name, value in state.items()}
-        facts = {
-            "epoch": epoch,
-            "identity": self.identity,
-            "history": self.history.epochs,
-            "best_epoch": self.history.best_epoch,
-            "stale_epochs": self.stale_epochs,
-        }
-        arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
-        write_tensors(self.run_folder / CHECKPOINT, arrays, facts)
-
-    @property
-    def identity(self) -> str:
-        if not hasattr(self, "_known_identity"):
-            self._known_identity = self._identity()
-        return self._known_identity
+        if self.run_folder is not None and self.fabric.is_global_zero:
+            write_checkpoint(
+                self.run_folder / CHECKPOINT,
+                Progress(epoch, self.history, self.best, self.stale_epochs),
+                self._identity,
+                self.detector,
+                self.average,
+                self.optimizers,
+            )
 
     def _load(self) -> int:
         """Take up the checkpoint, if there is one, and return the epochs it has behind it.
@@ -450,43 +400,13 @@ class _Run:
         saved = from_first(read_tensors(path) if there else None)
         if saved is None:
             return 0
-        arrays, facts = saved
-        if facts.get("identity") != self.identity:
+        if saved[1].get("identity") != self._identity:
             raise InputError(f"{self.run_folder} belongs to other images or options: leave out --resume to start anew")
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        try:
-            self.detector.load_state_dict(_under("model/", tensors))
-            self.best = {name: value.to(self.fabric.device) for name, value in _under("best/", tensors).items()}
-            if self.average is not None:
-                self.average.load_state_dict(_under("average/", tensors))
-            for group, optimizer in self.optimizers.items():
-                state = _optimizer_state(_under(f"optimizer/{group}/", tensors), self.groups[group])
-                optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            shown = _under("pictures/", arrays)
-            pictures = EpochPictures.from_tensors(shown) if shown else None
-            self.history = History(facts["history"], facts["best_epoch"], pictures)
-            self.stale_epochs = facts["stale_epochs"]
-            done = int(facts["epoch"])
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            raise ArtifactError(f"{path} is damaged: {error}") from error
+        done = restore(path, saved, self.detector, self.average, self.optimizers)
+        self.history, self.best, self.stale_epochs = done.history, done.best, done.stale_epochs
         if self.fabric.is_global_zero:
-            drop_logs_after(self.run_folder, done)
-        return done
-
-
-def _optimizer_state(tensors: dict[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[int, dict[str, Tensor]]:
-    """Return Adam's state by parameter number, checked: it would write beyond a state of another size.
-
-    Its fused kernel walks through both in the order of memory, so the state takes the layout of the parameter.
-    """
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, _, name = key.partition("/")
-        parameter = parameters[int(number)].detach()
-        if value.dim() and value.shape != parameter.shape:
-            raise ValueError(f"{key} has shape {tuple(value.shape)}")
-        state.setdefault(int(number), {})[name] = torch.empty_like(parameter).copy_(value) if value.dim() else value
-    return state
+            drop_logs_after(self.run_folder, done.epoch)
+        return done.epoch
 
 
 def _batch_slices(size: int, batch_size: int, fewest: int) -> Iterator[slice]:
@@ -501,7 +421,3 @@ def _batch_slices(size: int, batch_size: int, fewest: int) -> Iterator[slice]:
 
 def _cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _under(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -22,7 +22,8 @@ from recondite.data.images import Preprocessing, picture_size
 from recondite.data.pictures import colours, heat_colours
 from recondite.errors import InputError
 from recondite.reports.explanation import in_words, statistics_of_first
-from recondite.screen.guard import Decisions, Guard
+from recondite.screen.decisions import Decisions
+from recondite.screen.guard import Guard
 from recondite.screen.screen import Screen
 from recondite.service.engine.batching import Job, Line, rows_of
 from recondite.service.engine.drift import Watch

@@ -30,7 +30,7 @@ from recondite.options import (
     options_to_json,
 )
 from recondite.progress import progress as show
-from recondite.training.loop import CHECKPOINT
+from recondite.training.checkpoint import CHECKPOINT
 
 Protocol = Literal["pooled", "official"]
 POOLED_TEST_SHARE = 0.2
