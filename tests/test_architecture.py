@@ -98,7 +98,7 @@ def test_no_detector_imports_another_and_nothing_below_knows_one():
         assert "detectors" in users[detector], f"{detector} is not in the registry"
 
 
-SHARED_BY_DETECTORS = {"detectors.base", "detectors.runner", "detectors.batches", "detectors.graph"}
+SHARED_BY_DETECTORS = {f"detectors.{name}" for name in ("base", "graph", "measured", "prior", "runner")}
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -248,7 +248,7 @@ def test_the_ready_backbone_gives_lone_images_the_same_bits_and_follows_the_weig
     detector.components.copy_(torch.eye(len(detector.mean)))
     detector.variances.copy_(torch.linspace(0.1, 2, len(detector.mean)))
     detector.fitted.fill_(True)
-    assert sum(isinstance(part, Packed) for part in detector.ready().modules()) == 9
+    assert sum(isinstance(part, Packed) for part in detector.runner.ready(detector).modules()) == 9
     images = np.random.default_rng(0).random((detector.scoring_batch, 3, 24, 24), dtype=np.float32)
     together = detector.score_batch(nameless(images)).instance_score
     for _ in range(3):  # padded to a full batch first, and then to a smaller one
@@ -257,7 +257,7 @@ def test_the_ready_backbone_gives_lone_images_the_same_bits_and_follows_the_weig
             assert alone.tobytes() == together[place : place + 1].tobytes()
     x = torch.from_numpy(images)
     with evaluating(detector):
-        plain, ready = detector.encode_tensor(x), detector.ready().encode_tensor(x)
+        plain, ready = detector.encode_tensor(x), detector.runner.ready(detector).encode_tensor(x)
     assert (plain - ready).abs().max() <= 1e-5 * plain.abs().max()
     with torch.no_grad():
         next(detector.backbone.parameters()).mul_(1.1)

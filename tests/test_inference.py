@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 import recondite
 from recondite.data.datasets import nameless
 from recondite.detectors import build
-from recondite.detectors.batches import SMALL_BATCHES
+from recondite.detectors.runner import SMALL_BATCHES
 from recondite.errors import ArtifactError, InputError
 from recondite.networks.alad import make_alad_networks
 from recondite.networks.autoencoders import make_network
@@ -148,7 +148,7 @@ def test_small_batches_give_the_bits_of_a_full_one_and_are_used() -> None:
         for _ in range(3):
             few = detector.score_batch(nameless(images[:count])).instance_score
             assert few.tobytes() == full[:count].tobytes()
-    assert list(detector._cache.sizes.known.values()) == [SMALL_BATCHES]
+    assert list(detector.runner.sizes.known.values()) == [SMALL_BATCHES]
 
 
 def test_a_size_that_gives_other_bits_is_not_used() -> None:

@@ -14,7 +14,7 @@ from recondite.data.spool import Rows
 from recondite.detectors import build
 from recondite.errors import InputError, ReconditeError
 from recondite.options import TrainingOptions
-from recondite.training import loop as training
+from recondite.training import device, loop
 from recondite.training.checkpoint import CHECKPOINT
 from recondite.training.logs import EPOCHS, STEPS
 from recondite.training.loop import learning_rate_at, train
@@ -53,14 +53,14 @@ class Killed(BaseException):
 
 def kill_after(monkeypatch, epoch):
     """Let the process 'die' right after the checkpoint of an epoch was written, and before anything else happens."""
-    save = training._Run._save
+    save = loop._Run._save
 
     def dying(run, done):
         save(run, done)
         if done == epoch:
             raise Killed
 
-    monkeypatch.setattr(training._Run, "_save", dying)
+    monkeypatch.setattr(loop._Run, "_save", dying)
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "vae"])
@@ -247,7 +247,7 @@ def test_dropout_and_batch_norm_are_in_the_right_mode(rows):
 
 @pytest.mark.parametrize("size", [33, 64, 65, 67, 68, 1, 2])
 def test_a_last_batch_of_one_image_does_not_break_batch_norm(size):
-    slices = list(training._batch_slices(size, 32, fewest=4))
+    slices = list(loop._batch_slices(size, 32, fewest=4))
     assert np.concatenate([np.arange(size)[part] for part in slices]).tolist() == list(range(size))
     if size > 1:
         assert all(len(np.arange(size)[part]) >= min(4, size) for part in slices)
@@ -321,7 +321,7 @@ def test_images_kept_on_the_device_give_the_same_bits(rows, monkeypatch, augment
     read, kept = new(), new()
     train(read, *rows, replace(OPTIONS, augment=augment))
     taken = []
-    monkeypatch.setattr(training, "_fits_on", lambda _device, _size: True)
+    monkeypatch.setattr(loop, "fits_on", lambda _device, _size: True)
     monkeypatch.setattr(Rows, "take", lambda rows, chosen: taken.append(chosen) or rows.pixels[rows.index[chosen]])
     train(kept, *rows, replace(OPTIONS, augment=augment))
     assert_same_bits(weights(read), weights(kept))
@@ -329,7 +329,7 @@ def test_images_kept_on_the_device_give_the_same_bits(rows, monkeypatch, augment
 
 
 def test_images_stay_where_they_are_without_a_gpu():
-    assert not training._fits_on(torch.device("cpu"), 1)
+    assert not device.fits_on(torch.device("cpu"), 1)
 
 
 def test_bf16_training_learns(rows):

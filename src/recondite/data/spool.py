@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.datasets import Batch, ImageSet, read_batches
+from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Floats, Preprocessing
 from recondite.distributed import exchanged, place
 from recondite.errors import InputError
@@ -17,6 +17,8 @@ from recondite.progress import progress
 
 _CHUNK_BYTES = 1 << 26
 _LARGEST_READ, _READS_IN_A_CHUNK = 256, 16
+
+FEWEST_VALIDATED = 10
 
 
 def rows_at_once(shape: tuple[int, ...]) -> int:
@@ -52,6 +54,13 @@ class Rows:
         """Yield the pixels in order, `size` rows at a time; by default as many as make a chunk of 64 MB."""
         for part in self.slices(size or rows_at_once(self.pixels.shape[1:])):
             yield self.take(part)
+
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the mean and the standard deviation of each value over all rows (*shape), in two passes."""
+        total = sum(batch.sum(axis=0, dtype=np.float64) for batch in self.batches())
+        mean = np.asarray(total / len(self))
+        squares = sum(np.square(batch - mean).sum(axis=0) for batch in self.batches())
+        return mean, np.sqrt(np.asarray(squares) / len(self))
 
     def slices(self, size: int) -> list[slice]:
         """Return what `take` takes for each batch of `size` rows, in order."""
@@ -178,3 +187,34 @@ def split(hashes: NDArray[np.bytes_], sizes: Sequence[int], seed: int) -> list[N
                 break
     part_of_row = part_of_group[group]
     return [np.flatnonzero(part_of_row == index) for index in range(len(sizes) + 1)]
+
+
+def training_rows(
+    images: object, validation: object, preprocessing: Preprocessing, seed: int, progress: bool = False
+) -> tuple[Rows, Rows | None]:
+    """Read images to learn, and those to choose the best epoch by.
+
+    Args:
+        images: normal images, anything that `open_images` opens; unreadable ones are left out.
+        validation: further ones; or the share of `images` to take for it, if that makes at least `FEWEST_VALIDATED`;
+            or None.
+        preprocessing: what the images become.
+        seed: draws the share.
+        progress: show progress on standard error.
+
+    Raises:
+        InputError: no readable images, or a share outside of [0, 1).
+    """
+    if isinstance(validation, float | int) and not 0 <= validation < 1:
+        raise InputError(f"expected a share of the images for validation, in [0, 1); got {validation!r}")
+    shape = preprocessing.shape
+    spooled = read_all(open_images(images, role="fit", shape=shape), preprocessing, progress)
+    if isinstance(validation, float | int):
+        part, rest = split(spooled.hashes, [round(validation * len(spooled))], seed)
+        if len(part) >= FEWEST_VALIDATED:
+            return spooled.rows(rest), spooled.rows(part)
+        return spooled.rows(), None
+    if validation is None:
+        return spooled.rows(), None
+    opened = open_images(validation, role="inliers", shape=shape)
+    return spooled.rows(), read_all(opened, preprocessing, progress).rows()

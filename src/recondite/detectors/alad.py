@@ -16,7 +16,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from recondite.detectors.base import Detector, Measured, Prior, feature_errors
+from recondite.detectors.base import Detector
+from recondite.detectors.measured import Measured, feature_errors
+from recondite.detectors.prior import Prior
 from recondite.distributed import normal
 from recondite.errors import InputError
 from recondite.networks.alad import make_alad_networks

@@ -10,7 +10,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from recondite.detectors.base import Detector, PixelScore, Prior
+from recondite.detectors.base import Detector
+from recondite.detectors.measured import PixelScore
+from recondite.detectors.prior import Prior
 from recondite.networks.autoencoders import NetworkName, check_network, make_network
 from recondite.options import CHECKED, PoolingOptions, PrecisionOptions
 from recondite.training.loop import Update

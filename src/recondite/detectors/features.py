@@ -20,8 +20,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from recondite.data.spool import Rows
-from recondite.detectors.base import Detector, Measured
-from recondite.detectors.batches import full_batch
+from recondite.detectors.base import Detector
+from recondite.detectors.measured import Measured
+from recondite.detectors.runner import full_batch
 from recondite.distributed import added_up, own
 from recondite.errors import InputError
 from recondite.networks.backbones import Backbone, Units, load_weights
@@ -142,7 +143,7 @@ class Features(Detector):
         products = torch.zeros(size, size, dtype=torch.float64, device=self.device)
         chosen = np.linspace(0, count - 1, min(count, len(self.bank))).astype(np.intp)
         mine, self.bank[:] = own(images.slices(self.scoring_batch)), 0.0
-        ready = self.ready()
+        ready = self.runner.ready(self)
         with progress("features", sum(taken.stop - taken.start for taken in mine), show_progress) as advance:
             for taken in mine:
                 vectors = ready._vectors(images.take(taken))
@@ -213,10 +214,10 @@ class Features(Detector):
     def locates(self) -> bool:
         return self.options.mode == "maps"
 
-    def _made_ready(self, name: str, network: nn.Module) -> nn.Module:
+    def prepared(self, name: str, network: nn.Module) -> nn.Module:
         if isinstance(network, Backbone):
             return network.ready(torch.zeros(self.scoring_batch, *self.shape, device=self.device))
-        return super()._made_ready(name, network)
+        return super().prepared(name, network)
 
     @property
     def scoring_batch(self) -> int:

@@ -15,7 +15,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from recondite.data.datasets import Batch
-from recondite.detectors.base import Detector, Statistician
+from recondite.detectors.base import Detector
+from recondite.detectors.measured import Statistician
 from recondite.errors import ArtifactError, InputError
 from recondite.options import CHECKED
 from recondite.statistics.scores import Scores

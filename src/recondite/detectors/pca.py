@@ -14,7 +14,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from recondite.data.spool import Rows
-from recondite.detectors.base import Detector, PixelScore, Prior
+from recondite.detectors.base import Detector
+from recondite.detectors.measured import PixelScore
+from recondite.detectors.prior import Prior, fit_prior
 from recondite.errors import InputError
 from recondite.options import CHECKED, PoolingOptions, TrainingOptions
 from recondite.progress import progress
@@ -88,7 +90,7 @@ class Pca(Detector):
         self.mean.copy_(torch.from_numpy(model.mean_))
         self.components.copy_(torch.from_numpy(model.components_))
         self.fitted.fill_(True)
-        self.fit_prior(images)
+        fit_prior(self, images)
         error = None
         if validation is not None:
             parts = [self.validation_errors(torch.from_numpy(batch)) for batch in validation.batches()]

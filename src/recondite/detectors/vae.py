@@ -14,7 +14,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from recondite.detectors.base import Detector, Measured, PixelScore, Prior
+from recondite.detectors.base import Detector
+from recondite.detectors.measured import Measured, PixelScore
+from recondite.detectors.prior import Prior
 from recondite.distributed import normal
 from recondite.errors import InputError
 from recondite.networks.autoencoders import NetworkName, check_network, make_network, start_by_he

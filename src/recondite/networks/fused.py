@@ -207,3 +207,14 @@ def _spread(weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> t
 
 def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def inner_layers(encoder: nn.Module) -> list[nn.Module]:
+    """Return the inner layers of an encoder: its convolutions and dense layers but the last, after their ReLUs."""
+    weighted = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, Packed)
+    if isinstance(encoder, nn.Sequential):
+        parts = [part for part in weighted_layers(encoder) if isinstance(part[0], weighted)]
+        layers: list[nn.Module] = [activation or norm or layer for layer, norm, activation in parts]
+    else:
+        layers = [part for part in encoder.modules() if isinstance(part, weighted)]
+    return layers[:-1]

@@ -16,7 +16,7 @@ from recondite.data.artifacts import read_tensors
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.tables import number, read_events
-from recondite.detectors.batches import full_batch
+from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, recorded
 from recondite.statistics.distances import Distances

@@ -12,7 +12,7 @@ from torch import Tensor
 from recondite.data.datasets import Batch, nameless
 from recondite.data.spool import Rows
 from recondite.detectors import Detector
-from recondite.detectors.base import Measured
+from recondite.detectors.measured import Measured
 from recondite.distributed import gathered, own
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, evaluating, recorded

@@ -9,9 +9,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from recondite.data.datasets import guess_shape, nameless, open_images
-from recondite.data.spool import Rows, Spool, read_all, rows_at_once, split
+from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, read_all, rows_at_once, split
 from recondite.detectors import Detector, build, detector_class
-from recondite.detectors.base import FEWEST_VALIDATED
 from recondite.distributed import together
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer

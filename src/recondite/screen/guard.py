@@ -14,7 +14,7 @@ from recondite.data.artifacts import read_tensors, write_tensors
 from recondite.data.datasets import Batch, ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.detectors import Detector
-from recondite.detectors.batches import full_batch
+from recondite.detectors.runner import full_batch
 from recondite.errors import ArtifactError, InputError
 from recondite.progress import progress as show
 from recondite.screen.classifier_outputs import Answers, answers, fitted_distances, read_for_both

@@ -1,0 +1,221 @@
+"""Running a detector's networks: made ready for it, in full batches or in smaller ones that give the same bits."""
+
+import copy
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recondite.data.datasets import open_images, read_batches
+from recondite.errors import InputError
+from recondite.networks.hooks import evaluating
+
+SMALL_BATCHES = (2, 8, 32)
+"""Batches smaller than a full one that are tried."""
+_LARGEST, _LARGEST_ELSEWHERE, _SMALLEST = 64, 1024, 2
+_VALUES = _LARGEST * 3 * 128 * 128
+_VALUES_ELSEWHERE = 4 * _VALUES
+
+Function = Callable[[Any, Tensor], dict[str, Tensor]]
+"""Of a detector made ready and a batch of tensors (N, *shape): name -> (N, ...)."""
+Run = Callable[[NDArray[np.float32], int], Mapping[str, NDArray[Any]]]
+"""Applies a function to rows, padded to a batch of the given size: name -> (n, ...)."""
+
+
+def full_batch(values: int, device: str = "cpu") -> int:
+    """Return how many images or vectors make a full scoring call, a power of two from 2 on.
+
+    On a processor 64, but no more than 64 of 128 x 128 colour pixels take together; on an accelerator, which has many
+    more lanes to fill, up to 1,024 and four times as many values.
+
+    >>> [full_batch(3 * side * side) for side in (32, 128, 224, 512)]
+    [64, 64, 16, 4]
+    >>> [full_batch(3 * side * side, "cuda") for side in (32, 128, 224, 512)]
+    [1024, 256, 64, 16]
+
+    Args:
+        values: of one image: C H W; or of one vector.
+        device: the type of what computes, as torch names it.
+    """
+    largest, together = (_LARGEST, _VALUES) if device == "cpu" else (_LARGEST_ELSEWHERE, _VALUES_ELSEWHERE)
+    fitting = max(_SMALLEST, min(largest, together // values))
+    return 1 << (fitting.bit_length() - 1)
+
+
+def padded(rows: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Return rows (n, ...) with zeros behind them (size, ...)."""
+    full = np.zeros((size, *rows.shape[1:]), dtype=np.float32)
+    full[: len(rows)] = rows
+    return full
+
+
+class Sizes:
+    """Knows for each kind of function which of `SMALL_BATCHES` give the bits of a full batch; others are not used."""
+
+    def __init__(self) -> None:
+        self.known: dict[Hashable, tuple[int, ...]] = {}
+        self._calls: dict[Hashable, int] = {}
+
+    def padded_to(self, count: int, kind: Hashable, run: Run, probe: Callable[[], NDArray[np.float32]]) -> int | None:
+        """Return the size to pad so few rows to; None for a full batch.
+
+        Trying sizes takes longer than a full batch does, so it waits for the second call with few rows.
+
+        Args:
+            count: of the rows.
+            kind: what tells this function from others.
+            run: applies the function.
+            probe: makes a full batch of random rows.
+        """
+        if count > SMALL_BATCHES[-1]:
+            return None
+        if kind not in self.known:
+            self._calls[kind] = self._calls.get(kind, 0) + 1
+            if self._calls[kind] < 2:
+                return None
+            self.known[kind] = equal_sizes(run, probe())
+        return next((size for size in self.known[kind] if count <= size), None)
+
+
+def equal_sizes(run: Run, probe: NDArray[np.float32]) -> tuple[int, ...]:
+    """Return the sizes of `SMALL_BATCHES` with which random rows get the very bits they get in a full batch.
+
+    Args:
+        run: applies the function.
+        probe: a full batch of random rows.
+    """
+    full = run(probe, len(probe))
+
+    def agrees(size: int, start: int) -> bool:
+        few = run(probe[start : start + size], size)
+        return all(few[name].tobytes() == full[name][start : start + size].tobytes() for name in full)
+
+    smaller = [size for size in SMALL_BATCHES if size < len(probe)]
+    return tuple(size for size in smaller if agrees(size, 0) and agrees(size, len(probe) - size))
+
+
+class Runner:
+    """Runs the networks of one detector, which holds it; what it keeps, it keeps until the weights change.
+
+    Copies that are made of a detector by `copy.deepcopy` or pickle begin with nothing kept.
+    """
+
+    def __init__(self) -> None:
+        self.sizes = Sizes()
+        self._state: Hashable = None
+        self._networks: dict[str, nn.Module] = {}
+
+    def __deepcopy__(self, memo: object) -> "Runner":
+        return Runner()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Runner, ())
+
+    def for_same_weights(self) -> "Runner":
+        """Return a runner for a detector that shares its weights with this one's."""
+        other = Runner()
+        other.sizes, other._state, other._networks = self.sizes, self._state, self._networks
+        return other
+
+    def run(
+        self, detector: Any, rows: NDArray[np.float32], function: Function, kind: Hashable | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Apply a function of a tensor batch to rows, `scoring_batch` at a time, fewer padded with zeros.
+
+        Args:
+            detector: whose networks run.
+            rows: float32 (n, *shape), in image units or whatever the function takes.
+            function: of the detector made ready (see `ready`) and a tensor (N, *shape), in eval mode and without
+                gradients; name -> (N, ...).
+            kind: what tells this function of images from others; where it is given, few rows are padded less, if on
+                random images that is seen to give the same bits.
+
+        Returns:
+            name -> (n, ...).
+        """
+        full = detector.scoring_batch
+        parts = [
+            self._run_at_once(detector, rows[start : start + full], function, kind)
+            for start in range(0, max(len(rows), 1), full)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
+
+    def map(self, detector: Any, images: object, function: Function, kind: str) -> NDArray[np.float32]:
+        """Apply a function whose only output is named "" to all images, which are anything that `open_images` opens.
+
+        Raises:
+            InputError: an image cannot be read.
+            NotFittedError: the detector is not fitted.
+        """
+        opened = open_images(images, shape=detector.shape)
+        parts = []
+        for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):
+            for name, error in zip(batch.ids, batch.errors, strict=True):
+                if error is not None:
+                    raise InputError(f"{name}: {error}")
+            parts.append(detector.run(batch.pixels, function, kind)[""])
+        return np.concatenate(parts)
+
+    def ready(self, detector: Any) -> Any:
+        """Return the detector with its networks made ready to score; see `recondite.networks.fused`.
+
+        They are made anew when a weight has changed; torch does not count a change by way of `.data`, so that one is
+        not seen.
+        """
+        tensors = [*detector.parameters(), *detector.buffers()]
+        versions = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        precision = getattr(detector.options, "scoring_precision", None)
+        state = (versions, torch.get_num_threads(), precision, tuple(map(id, detector.children())))
+        if self._state != state:
+            with torch.no_grad(), evaluating(detector):
+                self._networks = {name: detector.prepared(name, part) for name, part in detector.named_children()}
+            self._state, self.sizes = state, Sizes()
+        other = copy.copy(detector)
+        other.__dict__["_modules"] = {**detector._modules, **self._networks}
+        return other
+
+    def _run_at_once(
+        self, detector: Any, rows: NDArray[np.float32], function: Function, kind: Hashable | None
+    ) -> dict[str, NDArray[Any]]:
+        """Return what a function gives for at most `scoring_batch` rows."""
+
+        def run(some: NDArray[np.float32], size: int) -> dict[str, NDArray[Any]]:
+            return self._run_padded(detector, some, function, size)
+
+        size = None
+        if kind is not None and detector.device.type == "cpu":
+            self.ready(detector)  # what is known about sizes belongs to these weights
+            size = self.sizes.padded_to(len(rows), kind, run, lambda: _random_rows(detector))
+        return run(rows, size or detector.scoring_batch)
+
+    def _run_padded(
+        self, detector: Any, rows: NDArray[np.float32], function: Function, size: int
+    ) -> dict[str, NDArray[Any]]:
+        """Return what a function gives for rows, padded with zeros to a batch of `size`."""
+        tensor = torch.from_numpy(padded(rows, size))
+        layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+        ready = self.ready(detector)
+        # The short floats that GPUs use by default in convolutions would give another score than a processor does.
+        with evaluating(ready), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            results = function(ready, tensor.to(detector.device, memory_format=layout))
+        return {name: result[: len(rows)].cpu().numpy() for name, result in results.items()}
+
+
+def scattered(values: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the values of the good images in their places among all, NaN elsewhere."""
+    among_all = np.full((len(good), *values.shape[1:]), np.nan, dtype=values.dtype)
+    among_all[good] = values
+    return among_all
+
+
+def _random_rows(detector: Any) -> NDArray[np.float32]:
+    """Return a full batch of random images; of vectors, such as those that were standardised."""
+    random, shape = np.random.default_rng(0), (detector.scoring_batch, *detector.shape)
+    if detector.preprocessing.is_image:
+        return random.random(shape, dtype=np.float32)
+    drawn = random.standard_normal(shape).astype(np.float32)
+    vectors: NDArray[np.float32] = drawn * detector.scale.cpu().numpy() + detector.shift.cpu().numpy()
+    return vectors
