@@ -3,7 +3,7 @@ import csv
 import pytest
 
 import recondite
-from recondite.cli.demo import run_demo
+from recondite.cli.share.demo import run_demo
 
 
 def test_the_demo_tells_digits_from_what_is_none(tmp_path):

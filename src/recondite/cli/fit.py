@@ -1,0 +1,245 @@
+"""recondite fit, recondite info."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from recondite.cli.console import print_table
+from recondite.cli.flags import (
+    CLUSTER_GROUP,
+    OnBad,
+    Output,
+    image_size_of,
+    load_screen,
+    option_flags,
+    share_or_source,
+    value_of,
+)
+from recondite.errors import InputError
+
+if TYPE_CHECKING:
+    from recondite.screen.screen import Screen
+
+DEFAULT_DETECTOR = "autoencoder"
+_LINES_OF_BAD_FILES = 10
+
+
+def bare_fit(images: str = "", /) -> None:
+    """Learn what normal images look like; `recondite fit --help` lists the flags."""
+
+
+def fit_with_flags(tokens: Sequence[str]) -> Any:
+    """Return the command `fit` with the flags of the detector or preset that the tokens name."""
+    from recondite.detectors import detector_class
+    from recondite.options import TrainingOptions
+    from recondite.training.presets import get_preset
+
+    preset = value_of("--preset", tokens)
+    name = value_of("--detector", tokens) or (get_preset(preset).detector if preset else DEFAULT_DETECTOR)
+    # The score is a flag of the command itself, which takes more than the detector's own errors.
+    own = option_flags(f"{name} flags", detector_class(name).Options, without=("score",))
+    training = option_flags("training flags", TrainingOptions, defaults=detector_class(name).training_defaults)
+
+    def fit(
+        images: str,
+        /,
+        *,
+        output: Output,
+        detector: str | None = None,
+        preset: str | None = None,
+        score: str | None = None,
+        alpha: float = 0.05,
+        confidence: float | None = None,
+        guarantee: Literal["exact", "simes", "dkwm", "monte-carlo"] = "exact",
+        image_size: str | None = None,
+        validation: str = "0.1",
+        evidence: str = "0.1",
+        calibration: str = "0.2",
+        by_folder: Annotated[bool, Parameter(negative="")] = False,
+        reencoding: Annotated[bool, Parameter(negative="")] = False,
+        on_bad: OnBad = "flag",
+        resume: Annotated[bool, Parameter(negative="")] = False,
+        workers: Annotated[int | None, Parameter(group=CLUSTER_GROUP)] = None,
+        cluster: Annotated[str, Parameter(group=CLUSTER_GROUP)] = "local",
+        worker_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
+        worker_gpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 0,
+        options: Annotated[Any, Parameter(name="*", group=f"Options of detector {name}")] = None,
+        training: Annotated[Any, Parameter(name="*", group="Options of training")] = None,
+    ) -> None:
+        """Learn what normal images look like and write a screen.
+
+        Parameters
+        ----------
+        images
+            Folder, file, glob, .npy, .npz or data set (mnist, cifar10/train:cat,dog) of normal images.
+        output
+            Folder of the screen to write.
+        detector
+            See `recondite detectors`; its own flags are listed below.
+        preset
+            A recipe; see `recondite detectors`.
+        score
+            What images are judged by: auto (the default: the rarest of error and evidence), error, evidence, one of
+            the detector's own errors ({errors}), or one statistic of the evidence.
+        alpha
+            Share of normal images that may be flagged.
+        confidence
+            Let that share hold for this very calibration set with this probability (0.95, say).
+        guarantee
+            What is meant by confidence: exact for one alpha, the others for every alpha at once.
+        image_size
+            Pixels a side (32), or height x width (24x32).
+        validation
+            Share of the images, or other normal images, to choose the best epoch by.
+        evidence
+            Share of the images, or other normal images, to learn the statistics of normal images from.
+        calibration
+            Share of the images, or other normal images, to set the threshold by.
+        by_folder
+            Calibrate each sub-folder on its own.
+        reencoding
+            Evidence also looks at the reconstruction encoded again; a better judge that takes longer.
+        on_bad
+            Unreadable images: flag and skip leave them out and list them, raise stops.
+        resume
+            Go on where an interrupted fit of the same screen stopped.
+        workers
+            Fit with so many processes of a cluster (Ray), which share the work; see docs/clusters.md.
+        cluster
+            local starts one of this machine alone; auto, HOST:PORT or ray://HOST:PORT name one that runs. All its
+            machines must share the folder that the screen is written to.
+        worker_cpus
+            CPUs, and threads, of each worker.
+        worker_gpus
+            0, or 1 for each worker.
+        """
+        spread = {"workers": workers, "cluster": cluster, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
+        if workers is None:
+            if spread != {"workers": None, "cluster": "local", "worker_cpus": 1, "worker_gpus": 0}:
+                raise InputError("a cluster fits with as many processes as --workers says: give it too")
+            spread = {}
+        _fit_screen(
+            images,
+            output,
+            spread,
+            validation=share_or_source(validation),
+            evidence=share_or_source(evidence),
+            calibration=share_or_source(calibration),
+            image_size=image_size_of(image_size),
+            resume=resume,
+            detector=detector,
+            preset=preset,
+            score=score,
+            reencoding=reencoding,
+            alpha=alpha,
+            confidence=confidence,
+            guarantee=guarantee,
+            by_folder=by_folder,
+            on_bad=on_bad,
+            **{**(options or {}), **(training or {})},
+        )
+
+    fit.__doc__ = (fit.__doc__ or "").replace("{errors}", ", ".join(detector_class(name).own_scores()))
+    fit.__annotations__["options"] = Annotated[own, Parameter(name="*", group=f"Options of detector {name}")]
+    fit.__annotations__["training"] = Annotated[training, Parameter(name="*", group="Options of training")]
+    return fit
+
+
+def _fit_screen(images: str, output: Path, spread: Mapping[str, Any], **settings: Any) -> None:
+    """Fit and write a screen; `spread` says how on a cluster, and is empty for this process alone."""
+    import shutil
+
+    from recondite.data.artifacts import check_target
+    from recondite.screen.fit import fit
+    from recondite.training.logs import TENSORBOARD
+
+    output = Path(os.path.abspath(output))
+    check_target(output)
+    run_folder = output.with_name(f"{output.name}.run")
+    run_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if spread:
+            from recondite.cluster.fit import fit_on_cluster
+
+            screen = fit_on_cluster(images, run_folder=run_folder, progress=True, **spread, **settings)
+        else:
+            screen = fit(images, run_folder=run_folder, progress=True, **settings)
+    finally:
+        with suppress(OSError):
+            run_folder.rmdir()  # empty where training never began
+    if os.environ.get("RANK", "0") != "0":
+        return
+    logs = {file.name: file.read_text(encoding="utf-8") for file in sorted(run_folder.glob("*.csv"))}
+    screen.save(output, texts=logs)
+    if not (run_folder / TENSORBOARD).exists():
+        shutil.rmtree(run_folder, ignore_errors=True)
+    for name, error in screen.facts["unreadable"]["first"][:_LINES_OF_BAD_FILES]:
+        print(f"left out: {name}: {error}", file=sys.stderr)
+    count = screen.facts["unreadable"]["count"]
+    if count > _LINES_OF_BAD_FILES:
+        print(f"left out: {count} unreadable images in all; see {output}/manifest.json", file=sys.stderr)
+    print_table(screen_rows(screen), title=str(output))
+    print(f"\nnext: recondite predict {output} NEW_IMAGES -o verdicts.csv --report report.html")
+
+
+def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
+    """Tell what a screen is and what it promises.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
+    as_json
+        Print the facts as JSON.
+    """
+    from recondite.reports.evaluation import rule_rows
+
+    judge = load_screen(screen, None, None, "cpu")
+    if as_json:
+        print(json.dumps(judge.to_json(), indent=1))
+        return
+    print_table(screen_rows(judge), title=str(screen))
+    print_table(
+        [(row["rule"], f"{row['threshold']:.6g}", row["rate"]) for row in rule_rows(judge, judge.calibrator.scores)],
+        title="threshold rules and the share of calibration images they flag",
+    )
+
+
+def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
+    """Return what a screen is and what it promises, as rows of a table."""
+    low, high = screen.false_alarm_interval
+    best = screen.detector.history.best_validation
+    facts = screen.facts
+    return [
+        ("detector", screen.detector.name),
+        ("image", " x ".join(map(str, screen.detector.shape))),
+        ("options", ", ".join(f"{k}={v}" for k, v in vars(screen.detector.options).items() if k[0] != "_")),
+        ("judges by", _score_in_words(screen)),
+        ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
+        ("validation error", "none" if best is None else f"{best:.6g}"),
+        (
+            "calibrated on",
+            ", ".join(f"{size:,} images {group or ''}".strip() for group, size in screen.calibrator.sizes.items()),
+        ),
+        (
+            "alpha",
+            f"{screen.alpha:g}"
+            + (f" with {100 * screen.confidence:g} % confidence ({screen.guarantee})" if screen.confidence else ""),
+        ),
+        ("true false-alarm rate", f"{low:.4f} to {high:.4f} (95 % interval)"),
+        ("threshold", ", ".join(f"{value:.6g} {group or ''}".strip() for group, value in screen.thresholds.items())),
+        ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
+    ]
+
+
+def _score_in_words(screen: "Screen") -> str:
+    if screen.evidence is None:
+        return f"{screen.score} ({screen.detector.options.score})"
+    others = ", ".join(name for name in screen.scores if name != screen.score)
+    return f"{screen.score}; its error is {screen.detector.options.score}; --score also takes {others}"

@@ -1,0 +1,85 @@
+"""Flags that commands share, and how they are read."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+
+from cyclopts import Parameter
+
+from recondite.errors import InputError
+
+if TYPE_CHECKING:
+    from recondite.screen.screen import Screen
+
+CLUSTER_GROUP = "Cluster"
+Output = Annotated[Path, Parameter(alias="-o")]
+OnBad = Literal["flag", "skip", "raise"]
+
+
+def load_screen(
+    path: str, alpha: float | None, confidence: float | None, device: str, score: str | None = None
+) -> "Screen":
+    """Load a screen, at another false-alarm rate or by another score if asked."""
+    from recondite.screen.screen import load
+
+    screen = load(path).to(device)
+    if score is not None:
+        screen = screen.with_score(score)
+    if alpha is None and confidence is None:
+        return screen
+    return screen.with_alpha(screen.alpha if alpha is None else alpha, "keep" if confidence is None else confidence)
+
+
+def option_flags(
+    title: str, *kinds: type, defaults: Mapping[str, Any] | None = None, without: Collection[str] = ()
+) -> Any:
+    """Return a TypedDict of kinds of options: only the flags that were given reach the call."""
+    from recondite.options import describe_options
+
+    fields = {}
+    for name, (hint, text, default) in (item for kind in kinds for item in describe_options(kind, defaults).items()):
+        shown = "none" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)
+        if name not in without:
+            fields[name] = Annotated[hint, Parameter(help=f"{text} [default: {shown}]", negative_none="")]
+    return TypedDict(title.replace(" ", "_"), fields, total=False)  # type: ignore[operator]
+
+
+def value_of(flag: str, tokens: Sequence[str]) -> str | None:
+    """Return the value of a flag among tokens; None where it is not there."""
+    for index, token in enumerate(tokens):
+        if token == flag and index + 1 < len(tokens):
+            return tokens[index + 1]
+        if token.startswith(f"{flag}="):
+            return token.partition("=")[2]
+    return None
+
+
+def names_of(text: str | None) -> list[str] | None:
+    """Return names joined by commas as a list."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def whole_numbers(flag: str, text: str) -> list[int]:
+    """Return whole numbers joined by commas."""
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"expected {flag} as whole numbers joined by commas; got {text!r}")
+    return [int(part) for part in parts]
+
+
+def share_or_source(text: str) -> float | str:
+    """Return a share as a number, or else the text, a source of images."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def image_size_of(text: str | None) -> tuple[int, int] | None:
+    """Return (height, width) from 32 or 24x32."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise InputError(f"expected --image-size 32 or 24x32 (height x width); got {text!r}")
+    return int(sides[0]), int(sides[-1])

@@ -1,0 +1,246 @@
+"""recondite monitor, recalibrate, guard-report."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from recondite.cli.console import print_table
+from recondite.cli.flags import Output, load_screen
+from recondite.errors import InputError
+
+
+def monitor(
+    screen: str,
+    events: str,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    report: Path | None = None,
+    state: Path | None = None,
+    false_alarm: float = 0.01,
+    window: int = 200,
+    score: str | None = None,
+    confidence: float | None = None,
+    group: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Tell whether the images of a table of verdicts, oldest first, have stopped being like the calibration images.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    events
+        Table that `recondite predict` wrote, .csv, .jsonl or .parquet, its rows in the order of time; or the store of
+        `recondite serve`: sqlite:///events.db?screen=NAME&version=VERSION, or an address of Postgres.
+    output
+        Table to write, of what moved: .csv, .jsonl or .parquet.
+    report
+        HTML file to write, with figures.
+    state
+        File that keeps the monitor from one table to the next; taken up if it is there.
+    false_alarm
+        Chance of an alarm without any change, over the whole stream.
+    window
+        How many recent images tell what moved.
+    score
+        The score that the table was made with, if not the screen's.
+    confidence
+        The confidence that the table was made with, if not the screen's.
+    group
+        Which group's calibration holds for all of them, where the ids do not tell.
+    seed
+        Of the random numbers that break ties.
+    """
+    from recondite.data.tables import check_table_path, write_table
+    from recondite.reports.drift import moved_rows, watch, write_drift_page
+
+    if output is not None:
+        check_table_path(output)
+    _look_back(events)
+    judge = load_screen(screen, None, confidence, "cpu", score)
+    drift = watch(judge, events, false_alarm=false_alarm, window=window, seed=seed, group=group, state=state)
+    print(drift.in_words())
+    if drift.moved:
+        columns = [("statistic", "moved", "shift (std)", "difference", "p-value")]
+        print_table(
+            columns
+            + [
+                (
+                    one.words,
+                    "yes" if one.moved else "no",
+                    f"{one.shift:+.2f}",
+                    f"{one.distance:.3f}",
+                    f"{one.p_value:.2g}",
+                )
+                for one in drift.moved
+            ],
+            title="recent images beside the calibration images",
+            header=True,
+        )
+    if output is not None:
+        write_table(output, moved_rows(drift.moved))
+        print(f"table:  {output}")
+    if report is not None:
+        write_drift_page(report, drift, judge)
+        print(f"report: {report}")
+
+
+def recalibrate(
+    screen: str,
+    events: str,
+    /,
+    *,
+    output: Output,
+    images: str | None = None,
+    unlabelled: Literal["leave-out", "inlier"] = "leave-out",
+    keep: Annotated[bool, Parameter(negative="")] = False,
+    report: Path | None = None,
+    group: str | None = None,
+    kept: Path | None = None,
+    confirmed: Path | None = None,
+) -> None:
+    """Set the threshold anew from verdicts that people labelled; nothing is fitted again.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    events
+        Table that `recondite predict --statistics` wrote, with a column label: inlier, outlier, skip or empty; or the
+        store of `recondite serve`: sqlite:///events.db?screen=NAME&version=VERSION, or an address of Postgres.
+    output
+        Folder of the new screen.
+    images
+        Where the labelled images are, to score them again; by default the scores in the table are taken.
+    unlabelled
+        What images without a label are: left out, or inliers too.
+    keep
+        Add to the calibration images of before instead of replacing them.
+    report
+        HTML file to write, with before and after.
+    group
+        The group of all of them, where the ids do not tell.
+    kept
+        Folder in which `recondite serve` kept images.
+    confirmed
+        Folder to copy those images into that were labelled inlier, to fit a new screen with: recondite fit.
+    """
+    from recondite.data.artifacts import check_target
+    from recondite.reports.recalibration import recalibrate as calibrate
+    from recondite.reports.recalibration import write_recalibration_page
+
+    if (kept is None) != (confirmed is None):
+        raise InputError("--confirmed is where the images of --kept are copied to: give both or neither")
+    check_target(Path(os.path.abspath(output)))
+    _look_back(events)
+    judge = load_screen(screen, None, None, "cpu")
+    result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=keep, group=group)
+    result.after.save(output)
+    print_table(
+        [("measure", "before", "after"), *(tuple(row.values()) for row in result.table)],
+        title=f"{screen} calibrated on {events}",
+        header=True,
+    )
+    print(f"screen: {output}")
+    if report is not None:
+        write_recalibration_page(report, result, f"{Path(screen).name}, calibrated anew")
+        print(f"report: {report}")
+    if kept is not None and confirmed is not None:
+        from recondite.service.engine.feedback import write_confirmed
+
+        print(f"confirmed: {confirmed} ({write_confirmed(events, kept, confirmed):,} images)")
+
+
+def guard_report(
+    screen: str,
+    /,
+    *,
+    inliers: str,
+    outliers: str,
+    inlier_outputs: Path,
+    outlier_outputs: Path,
+    output: Output,
+    calibration: str | None = None,
+    calibration_outputs: Path | None = None,
+    reference_outputs: Path | None = None,
+    score: str | None = None,
+    alpha: float | None = None,
+) -> None:
+    """Measure the screen in front of a classifier, beside the classifier's own confidence and features.
+
+    A classifier's outputs are a .npz, .safetensors or .csv file of logits, with ids, labels (the true classes, as
+    numbers) and features where there are any; no code of yours is run.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    inliers
+        Normal test images, or a table of verdicts on them.
+    outliers
+        Images that do not belong, or a table of verdicts on them.
+    inlier_outputs
+        What the classifier gave for the inliers.
+    outlier_outputs
+        What the classifier gave for the outliers.
+    output
+        Folder for report.html, table.csv and curves.csv.
+    calibration
+        Other normal images (or verdicts), to combine the screen with the classifier's confidence and features.
+    calibration_outputs
+        What the classifier gave for them.
+    reference_outputs
+        Outputs with features of normal images, such as the training images, for the distance to neighbours.
+    score
+        Another score than the screen's.
+    alpha
+        Share of the inliers that may be turned away.
+    """
+    from recondite.reports.guard_report import guard_report as measure
+    from recondite.reports.guard_report import scores_of, table_cells, write_guard_report
+    from recondite.screen.classifier_outputs import read_outputs
+
+    if (calibration is None) != (calibration_outputs is None):
+        raise InputError("--calibration and --calibration-outputs belong together")
+    judge = load_screen(screen, alpha, None, "cpu", score)
+    outputs = [read_outputs(path) for path in (inlier_outputs, outlier_outputs)]
+    report = measure(
+        judge,
+        scores_of(judge, inliers),
+        scores_of(judge, outliers),
+        *outputs,
+        calibration=None
+        if calibration is None or calibration_outputs is None
+        else (scores_of(judge, calibration), read_outputs(calibration_outputs)),
+        reference=None if reference_outputs is None else read_outputs(reference_outputs),
+    )
+    columns = (
+        "rule",
+        "foreign",
+        "AURC",
+        "AUGRC",
+        "cover. 5 %",
+        "good lost",
+        "outl. acc.",
+        "labels outl.",
+        "acc.",
+        "risk",
+    )
+    print_table([columns, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
+    write_guard_report(output, report, f"{Path(screen).name} in front of a classifier")
+    print(f"report: {output / 'report.html'}")
+
+
+def _look_back(events: str) -> None:
+    """Let the address of a service's store stand for a table of verdicts."""
+    if "://" in events:
+        try:
+            from recondite.service.engine.feedback import register
+        except ImportError as error:
+            raise InputError(
+                "the store of a service needs the extra 'serve': pip install 'recondite[serve]'"
+            ) from error
+        register()

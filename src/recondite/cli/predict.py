@@ -1,0 +1,247 @@
+"""recondite predict, evaluate, show, sample."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from recondite.cli.console import print_table
+from recondite.cli.flags import OnBad, Output, load_screen
+from recondite.errors import InputError
+
+if TYPE_CHECKING:
+    from recondite.screen.screen import Screen
+
+
+def predict(
+    screen: str,
+    images: str,
+    /,
+    *,
+    output: Output,
+    report: Path | None = None,
+    maps: Path | None = None,
+    fdr: float | None = None,
+    score: str | None = None,
+    alpha: float | None = None,
+    confidence: float | None = None,
+    group: str | None = None,
+    statistics: Annotated[bool, Parameter(negative="")] = False,
+    on_bad: OnBad = "flag",
+    device: str = "cpu",
+    cluster: str | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    worker_cpus: float | None = None,
+    worker_gpus: float = 0.0,
+    part_size: int = 2000,
+) -> None:
+    """Judge images and write one row each.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
+    images
+        Folder, file, glob, .npy, .npz, data set or s3:// address; with --cluster also tars (webdataset) and Parquet
+        files with the bytes of images.
+    output
+        Table to write: .csv, .jsonl or .parquet; with --cluster a folder of such tables.
+    report
+        HTML file to write, with figures and pictures.
+    maps
+        Folder for a heat map of each image.
+    fdr
+        Control the false-discovery rate over this batch at this level instead of the false-alarm rate.
+    score
+        Another score than the screen's: error, evidence, auto or a statistic; `recondite info` lists them.
+    alpha
+        Another false-alarm rate than the screen's.
+    confidence
+        Let the rate hold for this calibration set with this probability.
+    group
+        Which group's calibration holds for all of them, where folders do not tell.
+    statistics
+        Write the statistics that the screen judges by, too; `recondite monitor` says by them what has moved.
+    on_bad
+        Unreadable images: a flagged row, no row, or an error.
+    device
+        cpu or cuda; with --cluster, --worker-gpus decides.
+    cluster
+        Spread the work with Ray: local (this machine), auto (the cluster that runs here), HOST:PORT or ray://HOST:PORT.
+    workers
+        With --cluster: processes that judge; by default as many as fit.
+    threads
+        With --cluster: threads of a worker; scores may differ in the last bits by it.
+    worker_cpus
+        With --cluster: CPUs that a worker takes, such as .5; by default its threads.
+    worker_gpus
+        With --cluster: GPUs that a worker takes, such as 1 or .25.
+    part_size
+        With --cluster: images a part; a part is judged again if its worker dies.
+    """
+    from recondite.screen.screen import promise
+    from recondite.screen.sweep import sweep
+
+    judge = load_screen(screen, alpha, confidence, device if cluster is None else "cpu", score)
+    if cluster is not None:
+        if report is not None or maps is not None:
+            raise InputError("--report and --maps need all images on one machine; leave them or --cluster out")
+        spread = {"workers": workers, "threads": threads, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
+        rows = {"fdr": fdr, "group": group, "on_bad": on_bad, "statistics": statistics}
+        predict_on_cluster(judge, images, output, cluster, {**spread, "part_size": part_size}, **rows)
+        return
+    result = sweep(
+        judge, images, output, fdr=fdr, maps=maps, group=group, on_bad=on_bad, statistics=statistics, progress=True
+    )
+    verdicts = result.verdicts
+    if result.taken_up:
+        print(f"took up {result.taken_up:,} scores of an interrupted sweep", file=sys.stderr)
+    counts = verdicts.counts()
+    print(f"{len(verdicts):,} images: " + ", ".join(f"{count:,} {word}" for word, count in counts.items()))
+    print(promise(judge, fdr))
+    print(f"table:  {output}")
+    if report is not None:
+        from recondite.reports.report import write_report  # matplotlib takes a while
+
+        write_report(report, judge, verdicts, result.images)
+        print(f"report: {report}")
+
+
+def evaluate(
+    screen: str,
+    /,
+    *,
+    inliers: str,
+    outliers: str,
+    truth: Path | None = None,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    score: str | None = None,
+    alpha: float | None = None,
+    confidence: float | None = None,
+    group: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Measure a screen on normal images and on outliers that it has never seen.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
+    inliers
+        Normal images (of an MVTec-style folder: test/good).
+    outliers
+        Images that do not belong (of an MVTec-style folder: the rest of test).
+    truth
+        Folder of masks (of an MVTec-style folder: ground_truth), to measure how well defects are located.
+    output
+        Table to write: .csv, .jsonl or .parquet.
+    score
+        Another score than the screen's: error, evidence, auto or a statistic; `recondite info` lists them.
+    alpha
+        Another false-alarm rate than the screen's.
+    confidence
+        Let the rate hold for this calibration set with this probability.
+    group
+        Which group's calibration holds for all of them, where folders do not tell.
+    device
+        cpu or cuda.
+    """
+    from recondite.data.tables import check_table_path, write_table
+    from recondite.reports.evaluation import evaluate as measure
+
+    if output is not None:
+        check_table_path(output)
+    judge = load_screen(screen, alpha, confidence, device, score)
+    rows = measure(judge, inliers, outliers, group=group, progress=True)
+    if truth is not None:
+        from recondite.reports.evaluation import localisation
+
+        rows += localisation(judge, inliers, outliers, truth, progress=True)
+    print_table(
+        [(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}"
+    )
+    if output is not None:
+        write_table(output, rows)
+
+
+def show(screen: str, image: str, /, *, output: Output, group: str | None = None, device: str = "cpu") -> None:
+    """Draw one image, its reconstruction and their difference, with the verdict in words.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
+    image
+        An image file.
+    output
+        Picture to write: .png, .svg or .pdf.
+    group
+        Which group's calibration holds for it.
+    device
+        cpu or cuda.
+    """
+    from recondite.reports.explanation import draw, in_words
+
+    judge = load_screen(screen, None, None, device)
+    verdicts = draw(judge, image, output, group)
+    print(in_words(judge, verdicts))
+    print(f"picture: {output}")
+
+
+def sample(
+    screen: str,
+    /,
+    *,
+    output: Output,
+    count: Annotated[int, Parameter(alias="-n")] = 64,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Draw new images that a screen's detector makes from random latents.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
+    output
+        Picture to write: .png.
+    count
+        How many images.
+    seed
+        Of the latents.
+    device
+        cpu or cuda.
+    """
+    from recondite.reports.explanation import draw_samples, latents_in_words
+
+    judge = load_screen(screen, None, None, device)
+    draw_samples(judge, output, count, seed=seed)
+    print(f"picture: {output} ({count} images; {latents_in_words(judge.detector)})")
+
+
+def predict_on_cluster(
+    screen: "Screen", images: str, output: Path, cluster: str, spread: Mapping[str, Any], **rows: Any
+) -> None:
+    """Judge images on a cluster and say what came of it.
+
+    Args:
+        screen, images, output, cluster, rows: as in `cluster_sweep`.
+        spread: the values of `Workers`.
+    """
+    from recondite.cluster.parts import MANIFEST
+    from recondite.cluster.sweep import Workers, cluster_sweep
+    from recondite.options import make_options
+    from recondite.screen.screen import promise
+
+    options = make_options(Workers, spread, "--cluster")
+    result = cluster_sweep(screen, images, output, cluster=cluster, spread=options, progress=True, **rows)
+    if result.taken_up:
+        print(f"took up {result.taken_up:,} images that were judged before", file=sys.stderr)
+    manifest = result.manifest
+    counts = ", ".join(f"{count:,} {word}" for word, count in manifest["counts"].items())
+    print(f"{manifest['images']:,} images, {manifest['rows']:,} rows: {counts}")
+    print(promise(screen, rows.get("fdr")))
+    print(f"{manifest['parts']:,} parts: {output}, proven by {output / MANIFEST}")

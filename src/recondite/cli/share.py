@@ -1,0 +1,118 @@
+"""recondite export, push, datasets, detectors, demo."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from recondite.cli.console import print_table
+from recondite.cli.flags import Output, load_screen
+from recondite.errors import InputError
+
+
+def push(
+    screen: str,
+    address: str,
+    /,
+    *,
+    private: Annotated[bool, Parameter(negative="")] = False,
+    license: str | None = None,  # noqa: A002
+) -> None:
+    """Put a screen on the Hugging Face hub, with a model card.
+
+    The manifest that is published lists the first unreadable images by name.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote, or the name of a ready screen.
+    address
+        hf://ORG/NAME.
+    private
+        Hide a new repository from others.
+    license
+        Its identifier on the hub (apache-2.0), for the card.
+    """
+    from recondite.reports.model_card import push as publish
+
+    print(f"published: {publish(screen, address, private=private, license=license)}")
+
+
+def export(
+    screen: str,
+    output: Annotated[Path, Parameter(alias="-o")],
+    *,
+    to: Literal["onnx", "openvino"] = "onnx",
+    int8: Annotated[str | None, Parameter(name="--int8")] = None,
+    pixels: Literal["float32", "uint8"] = "float32",
+) -> None:
+    """Write a screen as one graph, from pixels to score, p-value and verdict.
+
+    recondite predict, evaluate and show run the new folder like any other screen, through onnxruntime or OpenVINO.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    output
+        Folder for the graph and its manifest.
+    to
+        Which program's graph: onnx (extra export), or openvino (extra openvino).
+    int8
+        Normal images that the screen has not learnt from: the network computes with 8-bit integers, and the threshold
+        is set anew by them; for openvino.
+    pixels
+        What the graph takes: float32 in [0, 1], or uint8 for other programs; then images of another size are refused.
+    """
+    from recondite.screen.export import export_onnx, export_openvino
+
+    if to == "onnx" and int8 is not None:
+        raise InputError("--int8 is for --to openvino")
+    judge = load_screen(screen, None, None, "cpu")
+    if to == "onnx":
+        export_onnx(judge, output, pixels=pixels)
+    else:
+        export_openvino(judge, output, pixels=pixels, int8=int8, progress=True)
+    done = "calibrated anew, by the scores of the graph" if int8 else f"its scores were compared with those of {screen}"
+    print(f"exported: {output} ({done})")
+
+
+def datasets() -> None:
+    """List the data sets that can be used by name."""
+    from recondite.data.catalog import CATALOG
+
+    rows = [(name, entry.description, ", ".join(entry.splits)) for name, entry in CATALOG.items()]
+    print_table(rows, title="data sets: NAME[/SPLIT][:CLASS,CLASS]")
+    print("classes: " + "; ".join(f"{name}: {', '.join(entry.classes)}" for name, entry in CATALOG.items()))
+
+
+def detectors() -> None:
+    """List the detectors, the presets and the ready screens."""
+    from recondite.detectors import DETECTORS
+    from recondite.screen.folder import READY
+    from recondite.training.presets import PRESETS
+
+    print_table(
+        [(name, (kind.__doc__ or "").partition("\n")[0]) for name, kind in DETECTORS.items()],
+        title="detectors (flags: recondite fit --detector NAME --help)",
+    )
+    rows = [(name, preset.detector, preset.summary) for name, preset in PRESETS.items()]
+    print_table(rows, title="presets (recondite fit IMAGES --preset NAME -o SCREEN)")
+    print_table([*READY.items()], title="ready screens (recondite predict NAME IMAGES -o verdicts.csv)")
+
+
+def demo(*, output: Output = Path("demo"), epochs: int | None = None) -> None:
+    """Fit a screen on real digits, judge digits, turned digits and textures, and write a report.
+
+    Parameters
+    ----------
+    output
+        Folder for the screen, the table and the report.
+    epochs
+        Passes over the training images; fewer are faster and worse.
+    """
+    from recondite.cli.demo import run_demo
+
+    rows, report = run_demo(output, epochs)
+    print_table([tuple(rows[0]), *(tuple(row.values()) for row in rows)], title="demo", header=True)
+    print(f"report: {report}")

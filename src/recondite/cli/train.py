@@ -1,0 +1,341 @@
+"""recondite study and bench: those that train many detectors."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from recondite.cli.console import print_table
+from recondite.cli.flags import CLUSTER_GROUP, Output, image_size_of, names_of, option_flags, value_of, whole_numbers
+from recondite.errors import InputError
+
+_WORST_PAIRS = 10
+# A study reports every score over whole images, for several seeds.
+_NOT_IN_STUDIES = {"score", "smooth", "region", "top_percent", "seed"}
+
+
+def bare_study() -> None:
+    """Look closely at a screen, or train many detectors and compare them; `recondite study --help` lists them."""
+
+
+def studies_with_flags(tokens: Sequence[str]) -> App:
+    """Return the studies as commands, with the flags of the detectors named."""
+    from recondite.cli.study import add_studies
+    from recondite.detectors import detector_class
+    from recondite.options import TrainingOptions
+
+    names = (value_of("--detector", tokens) or "alad").split(",")
+    kinds = [detector_class(name) for name in names]
+    defaults = kinds[0].training_defaults if len(kinds) == 1 else {}
+
+    def one_class(
+        dataset: str,
+        /,
+        *,
+        output: Output,
+        normal: str = "all",
+        detector: str = "alad",
+        seeds: int = 1,
+        protocol: Literal["pooled", "official"] = "pooled",
+        validation: float = 0.25,
+        image_size: str | None = None,
+        cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
+        run_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
+        run_gpus: Annotated[float, Parameter(group=CLUSTER_GROUP)] = 0.0,
+        options: Annotated[Any, Parameter(name="*")] = None,
+        training: Annotated[Any, Parameter(name="*")] = None,
+    ) -> None:
+        """Let each class in turn be normal and measure how well every score tells the others.
+
+        Run again after an interruption, it goes on where it stopped.
+
+        Parameters
+        ----------
+        dataset
+            Name of a data set (cifar10), or a folder with a sub-folder for each class.
+        output
+            Folder for table.csv, runs.csv, study.html and the runs.
+        normal
+            Classes joined by commas, or all.
+        detector
+            Detectors joined by commas; their own flags are listed below.
+        seeds
+            How many runs of each, with seeds 0, 1, ...
+        protocol
+            pooled: a fifth of all images is the test, at random; official: the data set's own split.
+        validation
+            Share of the normal training images that choose the best epoch.
+        image_size
+            Pixels a side (32); by default the images' own, if that is at most 64.
+        cluster
+            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
+            machines must share the output folder; see docs/clusters.md.
+        run_cpus
+            CPUs, and threads, of each run.
+        run_gpus
+            GPUs of each run.
+        """
+        from recondite.studies.training.one_class import one_class_study
+        from recondite.studies.training.parallel import Spread
+
+        rows = one_class_study(
+            dataset,
+            output,
+            normal=normal,
+            detectors=detector.split(","),
+            seeds=seeds,
+            protocol=protocol,
+            validation=validation,
+            image_size=image_size_of(image_size),
+            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
+            progress=True,
+            **{**(options or {}), **(training or {})},
+        )
+        columns = [("normal", "detector", "score", "AUROC", "95 % interval", "seeds")]
+        print_table(
+            columns
+            + [
+                (
+                    *(row["normal"], row["detector"] or "baseline", row["score"], f"{row['auroc']:.3f}"),
+                    *(f"{row['low']:.3f} to {row['high']:.3f}", str(row["seeds"])),
+                )
+                for row in rows
+            ],
+            title=f"{dataset}, {protocol}",
+            header=True,
+        )
+        print(f"page: {output / 'study.html'}")
+
+    def latent_size(
+        dataset: str,
+        /,
+        *,
+        output: Output,
+        normal: str,
+        sizes: str = "100,300,500,800",
+        detector: str = "alad",
+        seeds: int = 1,
+        protocol: Literal["pooled", "official"] = "pooled",
+        validation: float = 0.25,
+        image_size: str | None = None,
+        cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
+        run_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
+        run_gpus: Annotated[float, Parameter(group=CLUSTER_GROUP)] = 0.0,
+        options: Annotated[Any, Parameter(name="*")] = None,
+        training: Annotated[Any, Parameter(name="*")] = None,
+    ) -> None:
+        """Measure errors and AUROC of one detector against the size of its latent.
+
+        Run again after an interruption, it goes on where it stopped.
+
+        Parameters
+        ----------
+        dataset
+            Name of a data set (birds64), or a folder with a sub-folder for each class.
+        output
+            Folder for table.csv, study.html and the runs.
+        normal
+            The class that is normal.
+        sizes
+            Latent sizes joined by commas.
+        detector
+            One detector; its own flags are listed below.
+        seeds
+            How many runs of each, with seeds 0, 1, ...
+        protocol
+            pooled: a fifth of all images is the test, at random; official: the data set's own split.
+        validation
+            Share of the normal training images that choose the best epoch.
+        image_size
+            Pixels a side (64); by default the images' own, if that is at most 64.
+        cluster
+            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
+            machines must share the output folder; see docs/clusters.md.
+        run_cpus
+            CPUs, and threads, of each run.
+        run_gpus
+            GPUs of each run.
+        """
+        from recondite.studies.training.latent_size import latent_size_study
+        from recondite.studies.training.parallel import Spread
+
+        rows = latent_size_study(
+            dataset,
+            output,
+            normal=normal,
+            sizes=whole_numbers("--sizes", sizes),
+            detector=detector,
+            seeds=seeds,
+            protocol=protocol,
+            validation=validation,
+            image_size=image_size_of(image_size),
+            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
+            progress=True,
+            **{**(options or {}), **(training or {})},
+        )
+        columns = [("latent", "score", "mean, normal", "mean, anomalous", "AUROC", "95 % interval")]
+        print_table(
+            columns
+            + [
+                (
+                    *(str(row["latent_size"]), row["score"], f"{row['normal_mean']:.4g}"),
+                    *(f"{row['anomalous_mean']:.4g}", f"{row['auroc']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"),
+                )
+                for row in rows
+            ],
+            title=f"{dataset}, {normal} is normal",
+            header=True,
+        )
+        print(f"page: {output / 'study.html'}")
+
+    def grid(
+        dataset: str,
+        /,
+        *,
+        output: Output,
+        normal: str,
+        vary: Annotated[Sequence[str], Parameter(negative="")],
+        detector: str = "alad",
+        seeds: int = 1,
+        protocol: Literal["pooled", "official"] = "pooled",
+        validation: float = 0.25,
+        image_size: str | None = None,
+        cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
+        run_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
+        run_gpus: Annotated[float, Parameter(group=CLUSTER_GROUP)] = 0.0,
+        options: Annotated[Any, Parameter(name="*")] = None,
+        training: Annotated[Any, Parameter(name="*")] = None,
+    ) -> None:
+        """Train one detector with every combination of some options.
+
+        Run again after an interruption, it goes on where it stopped.
+
+        Parameters
+        ----------
+        dataset
+            Name of a data set (cifar10), or a folder with a sub-folder for each class.
+        output
+            Folder for table.csv, study.html and the runs.
+        normal
+            The class that is normal.
+        vary
+            An option and its values, such as learning-rate=0.001,0.002; give several for all combinations.
+        detector
+            One detector; its own flags are listed below.
+        seeds
+            How many runs of each, with seeds 0, 1, ...
+        protocol
+            pooled: a fifth of all images is the test, at random; official: the data set's own split.
+        validation
+            Share of the normal training images that choose the best epoch.
+        image_size
+            Pixels a side (32); by default the images' own, if that is at most 64.
+        cluster
+            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
+            machines must share the output folder; see docs/clusters.md.
+        run_cpus
+            CPUs, and threads, of each run.
+        run_gpus
+            GPUs of each run.
+        """
+        from recondite.studies.training.grid import grid_study
+        from recondite.studies.training.parallel import Spread
+
+        rows = grid_study(
+            dataset,
+            output,
+            normal=normal,
+            vary=_varied(vary),
+            detector=detector,
+            seeds=seeds,
+            protocol=protocol,
+            validation=validation,
+            image_size=image_size_of(image_size),
+            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
+            progress=True,
+            **{**(options or {}), **(training or {})},
+        )
+        cells = [tuple(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
+        print_table([tuple(rows[0]), *cells], title=f"{dataset}, {normal} is normal", header=True)
+        print(f"page: {output / 'study.html'}")
+
+    studies = App(name="study", help="Look closely at a screen, or train many detectors and compare them.")
+    commands = ((one_class, _NOT_IN_STUDIES), (latent_size, {*_NOT_IN_STUDIES, "latent_size"}), (grid, _NOT_IN_STUDIES))
+    for command, without in commands:
+        own = option_flags("detector flags", *(kind.Options for kind in kinds), without=without)
+        trained = option_flags("training flags", TrainingOptions, defaults=defaults, without=without)
+        group = f"Options of {', '.join(names)}"
+        command.__annotations__["options"] = Annotated[own, Parameter(name="*", group=group)]
+        command.__annotations__["training"] = Annotated[trained, Parameter(name="*", group="Options of training")]
+        studies.command(command)
+    add_studies(studies)
+    return studies
+
+
+def _varied(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return option -> values from texts such as learning-rate=0.001,0.002."""
+    varied: dict[str, list[str]] = {}
+    for text in texts:
+        name, given, values = text.partition("=")
+        if not given or not values or name.replace("-", "_") in varied:
+            raise InputError(f"expected --vary OPTION=VALUE,VALUE once for each option; got {text!r}")
+        varied[name.replace("-", "_")] = values.split(",")
+    return varied
+
+
+def bench_pairs(
+    *,
+    output: Output,
+    normal: str | None = None,
+    detector: str | None = None,
+    scores: str | None = None,
+    outliers: str | None = None,
+    epochs: int | None = None,
+    count: int = 1000,
+    seeds: int = 1,
+) -> None:
+    """Let each data set be normal in turn and measure every detector on every kind of outlier at hand.
+
+    Run the same command again to go on after an interruption: finished screens and rows in the folder are used.
+
+    Parameters
+    ----------
+    output
+        Folder for pairs.csv, pairs.png (heat map of AUROCs), pairs.md and the screens.
+    normal
+        Normal sets, such as cifar10,mnist; all that are at hand by default.
+    detector
+        Detectors, such as vae,pca; all by default.
+    scores
+        Scores to judge by, such as error,evidence,auto (the default), or other errors of a detector, such as ssim,elbo.
+    outliers
+        Sets of outliers, such as constants,mnist,flipped; all by default.
+    epochs
+        Passes over the training images, in place of those chosen for each data set.
+    count
+        Images in each set, at most.
+    seeds
+        How often to fit, each time with other weights and draws.
+    """
+    from recondite.studies.training.pairs import BASELINE, run_pairs
+
+    rows = run_pairs(
+        output,
+        normals=names_of(normal),
+        detectors=names_of(detector),
+        scores=names_of(scores),
+        outliers=names_of(outliers),
+        epochs=epochs,
+        count=count,
+        seeds=seeds,
+        progress=True,
+    )
+    measured = [row for row in rows if row["detector"] != BASELINE]
+    worst = sorted(measured, key=lambda row: row["auroc"])[:_WORST_PAIRS]
+    columns = ("normal", "detector", "score", "outliers")
+    print_table(
+        [(*columns, "AUROC"), *((*(row[name] for name in columns), f"{row['auroc']:.3f}") for row in worst)],
+        title=f"the lowest of {len(measured):,} AUROCs",
+        header=True,
+    )
+    print(f"\ntable: {output / 'pairs.csv'}, {output / 'pairs.md'}\nfigure: {output / 'pairs.png'}")
