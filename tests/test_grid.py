@@ -29,7 +29,7 @@ def test_every_combination_has_its_row(tmp_path, capsys):
 
 
 def test_options_of_detector_and_training_multiply_and_are_kept_apart(tmp_path, monkeypatch):
-    from recondite.studies import runs
+    from recondite.studies.training import runs
 
     wanted = {"normal": "3", "detector": "autoencoder", "image_size": (8, 8), "epochs": 1, "latent_size": 4}
     vary = {"width": ["4", "8"], "learning_rate": ["0.001", "1e-2"]}

@@ -223,7 +223,7 @@ def test_the_commands(screen, tmp_path, capsys):
     where = str(tmp_path / "screen")
     for name, *more in (
         ("mask-size", "--sizes", "2,4", "--masks", "2", "--count", "5"),
-        ("features", "--sizes", "2", "--masks", "2", "--count", "5"),
+        ("top-percent", "--sizes", "2", "--masks", "2", "--count", "5"),
         ("microscope", "--sizes", "2"),
         ("severity", "--corruptions", "fog", "--count", "10"),
         ("defects", "--count", "20"),

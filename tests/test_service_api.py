@@ -403,8 +403,16 @@ def test_labels_in_the_store_set_the_threshold_anew(screens, tmp_path, digit_fil
         rows = client.post(PREDICT, json={"images": sent}).json()["verdicts"]
         for row in rows[:60]:
             assert client.post(f"/v1/events/{row['event']}/labels", json={"label": "inlier"}).status_code == 201
-    names = ["recalibrate", tmp_path / "digits", f"{store}?screen=digits", "-o", tmp_path / "new", "--kept", kept]
-    assert main([*map(str, names), "--confirmed", str(tmp_path / "confirmed")]) == 0
+    names = [
+        "recalibrate",
+        tmp_path / "digits",
+        f"{store}?screen=digits",
+        "-o",
+        tmp_path / "new",
+        "--image-store",
+        kept,
+    ]
+    assert main([*map(str, names), "--export-inliers", str(tmp_path / "confirmed")]) == 0
     found = recondite.load(tmp_path / "new")
     different = sorted({row["sha256"]: row["instance_score"] for row in rows[:60]}.values())
     assert sorted(found.calibrator.scores.tolist()) == different

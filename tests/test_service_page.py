@@ -32,7 +32,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def process(digit_screen, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("page")
-    keep = ("--keep", "all", "--keep-folder", tmp_path / "kept")
+    keep = ("--keep-images", "all", "--keep-folder", tmp_path / "kept")
     with running(tmp_path, digit_screen, "--store", f"sqlite:///{tmp_path / 'events.db'}", *keep, page=True) as process:
         yield process
 

@@ -170,7 +170,15 @@ def test_a_new_version_takes_over_without_a_dropped_request(digit_screen, screen
 
 
 def test_slow_and_absent_bodies_are_given_up(digit_screen, tmp_path, store, digit_files):
-    arguments = (digit_screen, "--store", f"sqlite:///{store}", "--body-seconds", "0.5", "--body-bytes", "100000")
+    arguments = (
+        digit_screen,
+        "--store",
+        f"sqlite:///{store}",
+        "--max-body-seconds",
+        "0.5",
+        "--max-body-bytes",
+        "100000",
+    )
     with running(tmp_path, *arguments) as process:
         slow = socket.create_connection(("127.0.0.1", process.port), timeout=120)
         slow.sendall(
@@ -202,7 +210,7 @@ def test_the_client(digit_screen, tmp_path, store, digit_files, monkeypatch):
     monkeypatch.setenv("RECONDITE_TOKEN", "a-token-of-ours")
     picture = tmp_path / "one.png"
     picture.write_bytes(digit_files[3])
-    keep = ("--keep", "flagged", "--keep-folder", tmp_path / "kept")
+    keep = ("--keep-images", "flagged", "--keep-folder", tmp_path / "kept")
     expected = recondite.load(digit_screen).predict(digit_files)
     with running(tmp_path, digit_screen, "--store", f"sqlite:///{store}", *keep) as process:
         with Client(process.url, "wrong-token") as stranger, pytest.raises(ServiceError, match="token") as told:

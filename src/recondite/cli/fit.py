@@ -65,8 +65,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         reencoding: Annotated[bool, Parameter(negative="")] = False,
         on_bad: OnBad = "flag",
         resume: Annotated[bool, Parameter(negative="")] = False,
-        workers: Annotated[int | None, Parameter(group=CLUSTER_GROUP)] = None,
-        cluster: Annotated[str, Parameter(group=CLUSTER_GROUP)] = "local",
+        cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
+        workers: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 2,
         worker_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
         worker_gpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 0,
         options: Annotated[Any, Parameter(name="*", group=f"Options of detector {name}")] = None,
@@ -83,51 +83,50 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         detector
             See `recondite detectors`; its own flags are listed below.
         preset
-            A recipe; see `recondite detectors`.
+            Recipe of a detector and its training; see `recondite detectors`.
         score
             What images are judged by: auto (the default: the rarest of error and evidence), error, evidence, one of
             the detector's own errors ({errors}), or one statistic of the evidence.
         alpha
-            Share of normal images that may be flagged.
+            False-alarm rate: share of normal images that may be flagged, in (0, 1).
         confidence
-            Let that share hold for this very calibration set with this probability (0.95, say).
+            Probability, in (0, 1), with which alpha holds for this very calibration set. By default
+            alpha holds on average.
         guarantee
-            What is meant by confidence: exact for one alpha, the others for every alpha at once.
+            What confidence means: exact for one alpha, the others for every alpha at once.
         image_size
-            Pixels a side (32), or height x width (24x32).
+            Pixels per side (32), or height x width (24x32); by default the images' own, if that is at most 64.
         validation
-            Share of the images, or other normal images, to choose the best epoch by.
+            Share of the images, in [0, 1), or other normal images, to choose the best epoch by.
         evidence
-            Share of the images, or other normal images, to learn the statistics of normal images from.
+            Share of the images, in [0, 1), or other normal images, to learn the statistics of normal images from.
         calibration
-            Share of the images, or other normal images, to set the threshold by.
+            Share of the images, in (0, 1), or other normal images, to calibrate the threshold on.
         by_folder
-            Calibrate each sub-folder on its own.
+            Calibrate each sub-folder separately.
         reencoding
-            Evidence also looks at the reconstruction encoded again; a better judge that takes longer.
+            Add to the evidence how the reconstruction is encoded again; more accurate and slower.
         on_bad
-            Unreadable images: flag and skip leave them out and list them, raise stops.
+            What to do with unreadable images: flag and skip leave them out and list them, raise stops.
         resume
-            Go on where an interrupted fit of the same screen stopped.
-        workers
-            Fit with so many processes of a cluster (Ray), which share the work; see docs/clusters.md.
+            Continue an interrupted fit of the same screen.
         cluster
-            local starts one of this machine alone; auto, HOST:PORT or ray://HOST:PORT name one that runs. All its
-            machines must share the folder that the screen is written to.
+            Fit on a Ray cluster: local starts one of this machine alone; auto, HOST:PORT or ray://HOST:PORT name one
+            that runs. All its machines must share the folder that the screen is written to; see docs/clusters.md.
+        workers
+            With --cluster: processes that share the work.
         worker_cpus
-            CPUs, and threads, of each worker.
+            With --cluster: CPUs, and threads, of each worker.
         worker_gpus
-            0, or 1 for each worker.
+            With --cluster: GPUs of each worker, 0 or 1.
         """
-        spread = {"workers": workers, "cluster": cluster, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
-        if workers is None:
-            if spread != {"workers": None, "cluster": "local", "worker_cpus": 1, "worker_gpus": 0}:
-                raise InputError("a cluster fits with as many processes as --workers says: give it too")
-            spread = {}
+        on_cluster = {"workers": workers, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
+        if cluster is None and on_cluster != {"workers": 2, "worker_cpus": 1, "worker_gpus": 0}:
+            raise InputError("--workers, --worker-cpus and --worker-gpus are of a cluster: give --cluster too")
         _fit_screen(
             images,
             output,
-            spread,
+            {} if cluster is None else {"cluster": cluster, **on_cluster},
             validation=share_or_source(validation),
             evidence=share_or_source(evidence),
             calibration=share_or_source(calibration),
@@ -151,8 +150,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
     return fit
 
 
-def _fit_screen(images: str, output: Path, spread: Mapping[str, Any], **settings: Any) -> None:
-    """Fit and write a screen; `spread` says how on a cluster, and is empty for this process alone."""
+def _fit_screen(images: str, output: Path, on_cluster: Mapping[str, Any], **settings: Any) -> None:
+    """Fit and write a screen; `on_cluster` says how on a cluster, and is empty for this process alone."""
     import shutil
 
     from recondite.data.artifacts import check_target
@@ -164,10 +163,10 @@ def _fit_screen(images: str, output: Path, spread: Mapping[str, Any], **settings
     run_folder = output.with_name(f"{output.name}.run")
     run_folder.mkdir(parents=True, exist_ok=True)
     try:
-        if spread:
+        if on_cluster:
             from recondite.cluster.fit import fit_on_cluster
 
-            screen = fit_on_cluster(images, run_folder=run_folder, progress=True, **spread, **settings)
+            screen = fit_on_cluster(images, run_folder=run_folder, progress=True, **on_cluster, **settings)
         else:
             screen = fit(images, run_folder=run_folder, progress=True, **settings)
     finally:
@@ -189,7 +188,7 @@ def _fit_screen(images: str, output: Path, spread: Mapping[str, Any], **settings
 
 
 def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
-    """Tell what a screen is and what it promises.
+    """Show what a screen is and what it promises.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ def monitor(
     group: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Tell whether the images of a table of verdicts, oldest first, have stopped being like the calibration images.
+    """Test whether a stream of verdicts, oldest first, has drifted from the calibration images.
 
     Parameters
     ----------
@@ -36,23 +36,23 @@ def monitor(
         Table that `recondite predict` wrote, .csv, .jsonl or .parquet, its rows in the order of time; or the store of
         `recondite serve`: sqlite:///events.db?screen=NAME&version=VERSION, or an address of Postgres.
     output
-        Table to write, of what moved: .csv, .jsonl or .parquet.
+        Table of shifted statistics to write: .csv, .jsonl or .parquet.
     report
-        HTML file to write, with figures.
+        HTML report to write, with figures.
     state
-        File that keeps the monitor from one table to the next; taken up if it is there.
+        File with the state of the monitor, continued from if it exists, so that tables may come one by one.
     false_alarm
-        Chance of an alarm without any change, over the whole stream.
+        Probability of any alarm in a stream without drift, in (0, 1).
     window
-        How many recent images tell what moved.
+        Number of recent images compared with the calibration images.
     score
-        The score that the table was made with, if not the screen's.
+        Score that the table was made with, if not the screen's.
     confidence
         The confidence that the table was made with, if not the screen's.
     group
-        Which group's calibration holds for all of them, where the ids do not tell.
+        Group whose calibration holds for all images, where the ids do not tell it.
     seed
-        Of the random numbers that break ties.
+        Random seed for breaking ties.
     """
     from recondite.data.tables import check_table_path, write_table
     from recondite.reports.drift import moved_rows, watch, write_drift_page
@@ -96,13 +96,13 @@ def recalibrate(
     output: Output,
     images: str | None = None,
     unlabelled: Literal["leave-out", "inlier"] = "leave-out",
-    keep: Annotated[bool, Parameter(negative="")] = False,
+    extend: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
     group: str | None = None,
-    kept: Path | None = None,
-    confirmed: Path | None = None,
+    image_store: Path | None = None,
+    export_inliers: Path | None = None,
 ) -> None:
-    """Set the threshold anew from verdicts that people labelled; nothing is fitted again.
+    """Recalibrate the threshold from labelled verdicts; nothing is fitted again.
 
     Parameters
     ----------
@@ -114,30 +114,30 @@ def recalibrate(
     output
         Folder of the new screen.
     images
-        Where the labelled images are, to score them again; by default the scores in the table are taken.
+        The labelled images, to score them again; by default the scores in the table are used.
     unlabelled
-        What images without a label are: left out, or inliers too.
-    keep
-        Add to the calibration images of before instead of replacing them.
+        How to treat images without a label: leave them out, or take them for inliers.
+    extend
+        Add to the earlier calibration images instead of replacing them.
     report
-        HTML file to write, with before and after.
+        HTML report to write, with the threshold and the rates before and after.
     group
-        The group of all of them, where the ids do not tell.
-    kept
+        Group of all images, where the ids do not tell it.
+    image_store
         Folder in which `recondite serve` kept images.
-    confirmed
-        Folder to copy those images into that were labelled inlier, to fit a new screen with: recondite fit.
+    export_inliers
+        Folder to copy the images labelled inlier to, to fit a new screen with.
     """
     from recondite.data.artifacts import check_target
     from recondite.reports.recalibration import recalibrate as calibrate
     from recondite.reports.recalibration import write_recalibration_page
 
-    if (kept is None) != (confirmed is None):
-        raise InputError("--confirmed is where the images of --kept are copied to: give both or neither")
+    if (image_store is None) != (export_inliers is None):
+        raise InputError("--export-inliers copies images of --image-store: give both or neither")
     check_target(Path(os.path.abspath(output)))
     _look_back(events)
     judge = load_screen(screen, None, None, "cpu")
-    result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=keep, group=group)
+    result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=extend, group=group)
     result.after.save(output)
     print_table(
         [("measure", "before", "after"), *(tuple(row.values()) for row in result.table)],
@@ -148,20 +148,20 @@ def recalibrate(
     if report is not None:
         write_recalibration_page(report, result, f"{Path(screen).name}, calibrated anew")
         print(f"report: {report}")
-    if kept is not None and confirmed is not None:
+    if image_store is not None and export_inliers is not None:
         from recondite.service.engine.feedback import write_confirmed
 
-        print(f"confirmed: {confirmed} ({write_confirmed(events, kept, confirmed):,} images)")
+        print(f"confirmed: {confirmed} ({write_confirmed(events, image_store, export_inliers):,} images)")
 
 
 def guard_report(
     screen: str,
     /,
-    *,
     inliers: str,
     outliers: str,
     inlier_outputs: Path,
     outlier_outputs: Path,
+    *,
     output: Output,
     calibration: str | None = None,
     calibration_outputs: Path | None = None,
@@ -169,7 +169,7 @@ def guard_report(
     score: str | None = None,
     alpha: float | None = None,
 ) -> None:
-    """Measure the screen in front of a classifier, beside the classifier's own confidence and features.
+    """Measure a screen in front of a classifier, and compare it with the classifier's own confidence and features.
 
     A classifier's outputs are a .npz, .safetensors or .csv file of logits, with ids, labels (the true classes, as
     numbers) and features where there are any; no code of yours is run.
@@ -183,21 +183,21 @@ def guard_report(
     outliers
         Images that do not belong, or a table of verdicts on them.
     inlier_outputs
-        What the classifier gave for the inliers.
+        The classifier's outputs for the inliers.
     outlier_outputs
-        What the classifier gave for the outliers.
+        The classifier's outputs for the outliers.
     output
         Folder for report.html, table.csv and curves.csv.
     calibration
         Other normal images (or verdicts), to combine the screen with the classifier's confidence and features.
     calibration_outputs
-        What the classifier gave for them.
+        The classifier's outputs for these.
     reference_outputs
         Outputs with features of normal images, such as the training images, for the distance to neighbours.
     score
         Another score than the screen's.
     alpha
-        Share of the inliers that may be turned away.
+        False-rejection rate: share of the inliers that may be turned away, in (0, 1).
     """
     from recondite.reports.guard_report import guard_report as measure
     from recondite.reports.guard_report import scores_of, table_cells, write_guard_report
@@ -219,14 +219,14 @@ def guard_report(
     )
     columns = (
         "rule",
-        "foreign",
+        "OOD AUROC",
         "AURC",
         "AUGRC",
-        "cover. 5 %",
-        "good lost",
-        "outl. acc.",
-        "labels outl.",
-        "acc.",
+        "coverage at 5 % risk",
+        "false rejections",
+        "outliers accepted",
+        "labelled outliers",
+        "accuracy",
         "risk",
     )
     print_table([columns, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)

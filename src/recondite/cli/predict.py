@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import OnBad, Output, load_screen
+from recondite.cli.flags import CLUSTER_GROUP, OnBad, Output, load_screen
 from recondite.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ def predict(
     statistics: Annotated[bool, Parameter(negative="")] = False,
     on_bad: OnBad = "flag",
     device: str = "cpu",
-    cluster: str | None = None,
-    workers: int | None = None,
-    threads: int = 1,
-    worker_cpus: float | None = None,
-    worker_gpus: float = 0.0,
-    part_size: int = 2000,
+    cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
+    workers: Annotated[int | None, Parameter(group=CLUSTER_GROUP)] = None,
+    threads: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
+    worker_cpus: Annotated[float | None, Parameter(group=CLUSTER_GROUP)] = None,
+    worker_gpus: Annotated[float, Parameter(group=CLUSTER_GROUP)] = 0.0,
+    part_size: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 2000,
 ) -> None:
     """Judge images and write one row each.
 
@@ -50,37 +50,37 @@ def predict(
     output
         Table to write: .csv, .jsonl or .parquet; with --cluster a folder of such tables.
     report
-        HTML file to write, with figures and pictures.
+        HTML report to write, with figures and pictures.
     maps
-        Folder for a heat map of each image.
+        Folder for a PNG heat map of each image.
     fdr
-        Control the false-discovery rate over this batch at this level instead of the false-alarm rate.
+        Control the false-discovery rate of all these images at this level, in (0, 1), instead of the false-alarm rate.
     score
-        Another score than the screen's: error, evidence, auto or a statistic; `recondite info` lists them.
+        Score to judge by: error, evidence, auto or a statistic; `recondite info` lists them. By default the screen's.
     alpha
-        Another false-alarm rate than the screen's.
+        False-alarm rate, in (0, 1); by default the screen's.
     confidence
-        Let the rate hold for this calibration set with this probability.
+        Probability, in (0, 1), with which alpha holds for this calibration set; by default the screen's.
     group
-        Which group's calibration holds for all of them, where folders do not tell.
+        Group whose calibration holds for all images, where folders do not tell it.
     statistics
-        Write the statistics that the screen judges by, too; `recondite monitor` says by them what has moved.
+        Also write the statistics that the screen judges by; `recondite monitor` finds with them what has shifted.
     on_bad
-        Unreadable images: a flagged row, no row, or an error.
+        What to do with unreadable images: flag them in a row, skip them, or raise an error.
     device
         cpu or cuda; with --cluster, --worker-gpus decides.
     cluster
-        Spread the work with Ray: local (this machine), auto (the cluster that runs here), HOST:PORT or ray://HOST:PORT.
+        Judge on a Ray cluster: local (this machine), auto (the cluster that runs here), HOST:PORT or ray://HOST:PORT.
     workers
-        With --cluster: processes that judge; by default as many as fit.
+        With --cluster: number of worker processes; by default as many as fit.
     threads
-        With --cluster: threads of a worker; scores may differ in the last bits by it.
+        With --cluster: threads per worker; scores may differ by it in the last bits.
     worker_cpus
-        With --cluster: CPUs that a worker takes, such as .5; by default its threads.
+        With --cluster: CPUs reserved per worker, such as .5; by default its threads.
     worker_gpus
-        With --cluster: GPUs that a worker takes, such as 1 or .25.
+        With --cluster: GPUs reserved per worker, such as 1 or .25.
     part_size
-        With --cluster: images a part; a part is judged again if its worker dies.
+        With --cluster: images per part; a part is judged again if its worker dies.
     """
     from recondite.screen.screen import promise
     from recondite.screen.sweep import sweep
@@ -113,9 +113,9 @@ def predict(
 def evaluate(
     screen: str,
     /,
-    *,
     inliers: str,
     outliers: str,
+    *,
     truth: Path | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     score: str | None = None,
@@ -139,13 +139,13 @@ def evaluate(
     output
         Table to write: .csv, .jsonl or .parquet.
     score
-        Another score than the screen's: error, evidence, auto or a statistic; `recondite info` lists them.
+        Score to judge by: error, evidence, auto or a statistic; `recondite info` lists them. By default the screen's.
     alpha
-        Another false-alarm rate than the screen's.
+        False-alarm rate, in (0, 1); by default the screen's.
     confidence
-        Let the rate hold for this calibration set with this probability.
+        Probability, in (0, 1), with which alpha holds for this calibration set; by default the screen's.
     group
-        Which group's calibration holds for all of them, where folders do not tell.
+        Group whose calibration holds for all images, where folders do not tell it.
     device
         cpu or cuda.
     """
@@ -168,7 +168,7 @@ def evaluate(
 
 
 def show(screen: str, image: str, /, *, output: Output, group: str | None = None, device: str = "cpu") -> None:
-    """Draw one image, its reconstruction and their difference, with the verdict in words.
+    """Explain one image: draw it, its reconstruction and their difference, with the verdict in words.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def show(screen: str, image: str, /, *, output: Output, group: str | None = None
     output
         Picture to write: .png, .svg or .pdf.
     group
-        Which group's calibration holds for it.
+        Group whose calibration holds for it.
     device
         cpu or cuda.
     """
@@ -209,9 +209,9 @@ def sample(
     output
         Picture to write: .png.
     count
-        How many images.
+        Number of images.
     seed
-        Of the latents.
+        Random seed of the latents.
     device
         cpu or cuda.
     """

@@ -15,6 +15,11 @@ TOKEN = "RECONDITE_TOKEN"
 _CLUSTER = "Cluster"
 
 
+def _max_flag(name: str) -> str:
+    """Return the flag of a limit: --max-images for images."""
+    return f"max-{name.replace('_', '-')}"
+
+
 def serve(
     *screens: str,
     host: str = "127.0.0.1",
@@ -22,21 +27,21 @@ def serve(
     store: str = "sqlite:///events.db",
     token: Annotated[Sequence[str], Parameter(negative="")] = (),
     token_file: Path | None = None,
-    everybody: Annotated[bool, Parameter(negative="")] = False,
-    keep: Keep = "none",
+    allow_public: Annotated[bool, Parameter(negative="")] = False,
+    keep_images: Keep = "none",
     keep_folder: Path = Path("event-images"),
-    keep_megabytes: int = 1024,
-    keep_days: float | None = None,
+    max_keep_megabytes: int = 1024,
+    max_keep_days: float | None = None,
     reload_seconds: float = 5.0,
     drain_seconds: float = 0.0,
     webhook: str | None = None,
     drift_false_alarm: float = 0.01,
     page: bool = True,
-    limits: Annotated[Limits | None, Parameter(name="*", group="Limits")] = None,
+    limits: Annotated[Limits | None, Parameter(name="*", group="Limits", name_transform=_max_flag)] = None,
     cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
     replicas: Annotated[int, Parameter(group=_CLUSTER)] = 2,
-    most_replicas: Annotated[int | None, Parameter(group=_CLUSTER)] = None,
-    requests_each: Annotated[int, Parameter(group=_CLUSTER)] = 16,
+    max_replicas: Annotated[int | None, Parameter(group=_CLUSTER)] = None,
+    requests_per_replica: Annotated[int, Parameter(group=_CLUSTER)] = 16,
     replica_cpus: Annotated[int, Parameter(group=_CLUSTER)] = 1,
     replica_gpus: Annotated[float, Parameter(group=_CLUSTER)] = 0.0,
     proxies: Annotated[Literal["every-node", "head-only"], Parameter(group=_CLUSTER)] = "every-node",
@@ -58,48 +63,48 @@ def serve(
     store
         Database of events: sqlite:///events.db or postgresql://user:password@host/name.
     token
-        Lets a client in; give several, to change them one by one. Better kept out of the list of processes: in a
-        file, or in the variable RECONDITE_TOKEN.
+        A token that clients must send; repeat it to rotate tokens one by one. Command lines can be seen by other
+        processes: prefer --token-file or the variable RECONDITE_TOKEN.
     token_file
-        A file of tokens, one a line.
-    everybody
-        Let everybody in who reaches the port, though other machines do.
-    keep
-        Images to keep beside their events: none, flagged or all.
+        File of tokens, one per line.
+    allow_public
+        Allow access without a token on a public interface.
+    keep_images
+        Which images to keep beside their events.
     keep_folder
-        Where they are kept.
-    keep_megabytes
-        The oldest are deleted over this size.
-    keep_days
-        They are deleted after as many days.
+        Folder of the kept images.
+    max_keep_megabytes
+        Delete the oldest kept images above this many megabytes.
+    max_keep_days
+        Delete kept images after this many days; by default never.
     reload_seconds
-        How often to look for new versions; 0 for never.
+        Seconds between looks for new versions; 0 for never.
     drain_seconds
-        After SIGTERM: how long to be not ready and still serve, for a load balancer to see it.
+        Seconds after SIGTERM during which the service is not ready but still answers, so that a load balancer notices.
     webhook
-        An address that a drift alarm is posted to as JSON.
+        URL that a drift alarm is posted to as JSON.
     drift_false_alarm
-        The chance that a stream without drift ever raises an alarm.
+        Probability that a stream without drift ever raises an alarm, in (0, 1).
     page
-        The page for people at /.
+        Serve the web page at /.
     limits
-        Of requests.
+        Limits of requests.
     cluster
         Serve by replicas on a cluster (Ray), without a page: local starts one of this machine alone; auto, HOST:PORT
         or ray://HOST:PORT name one that runs, on which the service stays when this command ends, and is updated by
         giving it again. See docs/clusters.md.
     replicas
-        At least so many; two lose nothing when one dies.
-    most_replicas
-        At most so many; they come and go with the load.
-    requests_each
-        Requests being served by a replica, on average, beyond which another is started.
+        Least number of replicas; with two, nothing is lost when one dies.
+    max_replicas
+        Greatest number of replicas, scaled with the load; by default the least.
+    requests_per_replica
+        Start another replica above this many concurrent requests per replica, on average.
     replica_cpus
-        CPUs, and threads, of each.
+        CPUs, and threads, of each replica.
     replica_gpus
-        GPUs of each.
+        GPUs of each replica.
     proxies
-        Take requests in on every machine that has a replica, or on the head only.
+        Accept requests on every machine that has a replica, or on the head only.
     stop
         End the service on the cluster.
     """
@@ -121,10 +126,10 @@ def serve(
         screens=screens,
         store=store,
         tokens=_tokens(token, token_file),
-        keep=keep,
+        keep=keep_images,
         images=keep_folder,
-        keep_bytes=keep_megabytes << 20,
-        keep_days=keep_days,
+        keep_bytes=max_keep_megabytes << 20,
+        keep_days=max_keep_days,
         reload_seconds=reload_seconds,
         webhook=webhook,
         drift_false_alarm=drift_false_alarm,
@@ -132,14 +137,14 @@ def serve(
         page=page,
     )
     if cluster is None:
-        return run(settings, host, port, everybody=everybody, drain_seconds=drain_seconds)
+        return run(settings, host, port, everybody=allow_public, drain_seconds=drain_seconds)
     from recondite.service.replicas import Replicas, serve_on_cluster
 
-    check_open(settings, host, everybody)
+    check_open(settings, host, allow_public)
     chosen = Replicas(
         replicas=replicas,
-        most_replicas=most_replicas,
-        requests_each=requests_each,
+        most_replicas=max_replicas,
+        requests_each=requests_per_replica,
         replica_cpus=replica_cpus,
         replica_gpus=replica_gpus,
         proxies=proxies,

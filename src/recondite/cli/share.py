@@ -18,7 +18,7 @@ def push(
     private: Annotated[bool, Parameter(negative="")] = False,
     license: str | None = None,  # noqa: A002
 ) -> None:
-    """Put a screen on the Hugging Face hub, with a model card.
+    """Publish a screen on the Hugging Face hub, with a model card.
 
     The manifest that is published lists the first unreadable images by name.
 
@@ -29,9 +29,9 @@ def push(
     address
         hf://ORG/NAME.
     private
-        Hide a new repository from others.
+        Create a private repository.
     license
-        Its identifier on the hub (apache-2.0), for the card.
+        Licence identifier on the hub, such as apache-2.0, for the card.
     """
     from recondite.reports.model_card import push as publish
 
@@ -57,12 +57,12 @@ def export(
     output
         Folder for the graph and its manifest.
     to
-        Which program's graph: onnx (extra export), or openvino (extra openvino).
+        Format of the graph: onnx (extra export) or openvino (extra openvino).
     int8
         Normal images that the screen has not learnt from: the network computes with 8-bit integers, and the threshold
         is set anew by them; for openvino.
     pixels
-        What the graph takes: float32 in [0, 1], or uint8 for other programs; then images of another size are refused.
+        Input of the graph: float32 in [0, 1], or uint8 for other programs, which refuses images of another size.
     """
     from recondite.screen.export import export_onnx, export_openvino
 
@@ -102,14 +102,14 @@ def detectors() -> None:
 
 
 def demo(*, output: Output = Path("demo"), epochs: int | None = None) -> None:
-    """Fit a screen on real digits, judge digits, turned digits and textures, and write a report.
+    """Fit a screen on real digits, judge digits, rotated digits and textures, and write a report.
 
     Parameters
     ----------
     output
         Folder for the screen, the table and the report.
     epochs
-        Passes over the training images; fewer are faster and worse.
+        Passes over the training images; by default enough to train well.
     """
     from recondite.cli.demo import run_demo
 

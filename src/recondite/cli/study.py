@@ -1,4 +1,4 @@
-"""`recondite study ...`: parse, make one call, print; the studies of a finished screen, and of linear methods."""
+"""recondite study: the studies of a finished screen, and of linear methods."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 _SOURCE = "folder, file, glob, .npy, .npz or data set."
 
-Judge = Annotated[str, Parameter(help="Folder that `recondite fit` wrote, a ready screen, or hf://ORG/NAME.")]
+ScreenFolder = Annotated[str, Parameter(help="Folder that `recondite fit` wrote, a ready screen, or hf://ORG/NAME.")]
 Images = Annotated[str, Parameter(help=f"Normal images: {_SOURCE}")]
 Output = Annotated[Path, Parameter(alias="-o", help="Folder for table.csv, figures and study.html.")]
-Count = Annotated[int, Parameter(help="Images, at most.")]
-Score = Annotated[str, Parameter(help="error, evidence, auto or a statistic.")]
-Seed = Annotated[int, Parameter(help="Of all draws.")]
+Count = Annotated[int, Parameter(help="Greatest number of images.")]
+Score = Annotated[str, Parameter(help="Score to judge by: error, evidence, auto or a statistic.")]
+Seed = Annotated[int, Parameter(help="Random seed of all draws.")]
 Sizes = Annotated[str, Parameter(help="Sides of the masks in pixels, joined by commas.")]
 
 
@@ -44,14 +44,14 @@ _TEN_SIZES = "2,4,6,8,10,12,14,16,18,20"
 def add_studies(studies: App) -> None:
     """Add the commands of this file to the command `study`."""
     for command in (
-        *(mask_size, severity, features, microscope, defects),
+        *(mask_size, severity, top_percent, microscope, defects),
         *(interpolation, denoising, latent_map, thresholds, linear),
     ):
         studies.command(command)
 
 
 def mask_size(
-    screen: Judge,
+    screen: ScreenFolder,
     images: Images,
     /,
     *,
@@ -70,7 +70,7 @@ def mask_size(
 
 
 def severity(
-    screen: Judge,
+    screen: ScreenFolder,
     images: Images,
     /,
     *,
@@ -92,8 +92,8 @@ def severity(
     _print([row for row in rows if row["severity"] in (1, 5)], "score against corruption, severities 1 and 5", output)
 
 
-def features(
-    screen: Judge,
+def top_percent(
+    screen: ScreenFolder,
     images: Images,
     /,
     *,
@@ -105,7 +105,7 @@ def features(
     count: Count = 50,
     masks: Masked = _MASKS,
 ) -> None:
-    """Measure scores of only the worst values against the size of a mask."""
+    """Measure the mean of only the worst per cent of feature scores against the size of a mask."""
     from recondite.studies.masks import feature_share_study
 
     chosen = {"sizes": _numbers("--sizes", sizes, int), "shares": _numbers("--shares", shares, float), **asdict(masks)}
@@ -114,7 +114,7 @@ def features(
 
 
 def microscope(
-    screen: Judge,
+    screen: ScreenFolder,
     image: Annotated[str, Parameter(help="An image; of a folder or data set, one is chosen at random.")],
     /,
     *,
@@ -130,8 +130,8 @@ def microscope(
     _print(rows, "one image", output)
 
 
-def defects(screen: Judge, images: Images, /, *, output: Output, count: Count = 200, seed: Seed = 0) -> None:
-    """Measure how well small made-up defects are told and found."""
+def defects(screen: ScreenFolder, images: Images, /, *, output: Output, count: Count = 200, seed: Seed = 0) -> None:
+    """Measure how well small made-up defects are detected and localised."""
     from recondite.studies.severity import defects_study
 
     rows = defects_study(_load(screen), images, output, count=count, seed=seed, progress=True)
@@ -139,7 +139,7 @@ def defects(screen: Judge, images: Images, /, *, output: Output, count: Count = 
 
 
 def interpolation(
-    screen: Judge,
+    screen: ScreenFolder,
     images: Annotated[str, Parameter(help="Folder, glob, .npy, .npz or data set with the two images.")],
     /,
     *,
@@ -157,7 +157,7 @@ def interpolation(
 
 
 def denoising(
-    screen: Judge,
+    screen: ScreenFolder,
     images: Images,
     /,
     *,
@@ -177,7 +177,7 @@ def denoising(
 
 
 def latent_map(
-    screen: Judge,
+    screen: ScreenFolder,
     images: Images,
     /,
     *,
@@ -188,7 +188,7 @@ def latent_map(
     ] = None,
     count: Count = 10_000,
     new: Annotated[str | None, Parameter(help="Further images, placed into the finished map.")] = None,
-    new_count: Annotated[int, Parameter(help="Of these, at most.")] = 500,
+    new_count: Annotated[int, Parameter(help="Greatest number of these.")] = 500,
     thumbnails: Annotated[bool, Parameter(help="Draw some images at their places.")] = True,
     seed: Seed = 0,
 ) -> None:
@@ -207,7 +207,7 @@ def latent_map(
 
 
 def thresholds(
-    screen: Judge,
+    screen: ScreenFolder,
     images: Annotated[str, Parameter(help=f"Normal images that it has not seen: {_SOURCE}")],
     /,
     *,
@@ -227,10 +227,10 @@ def linear(
     /,
     *,
     output: Output,
-    latent_size: Annotated[int, Parameter(help="Of all three.")] = 20,
-    epochs: Annotated[int, Parameter(help="Of both autoencoders.")] = 20,
-    batch_size: Annotated[int, Parameter(help="Of both autoencoders.")] = 128,
-    learning_rate: Annotated[float, Parameter(help="Of both autoencoders.")] = 2e-3,
+    latent_size: Annotated[int, Parameter(help="Latent size of all three.")] = 20,
+    epochs: Annotated[int, Parameter(help="Epochs of both autoencoders.")] = 20,
+    batch_size: Annotated[int, Parameter(help="Batch size of both autoencoders.")] = 128,
+    learning_rate: Annotated[float, Parameter(help="Learning rate of both autoencoders.")] = 2e-3,
     seed: Seed = 0,
 ) -> None:
     """Compare PCA, a linear autoencoder and a convolutional one at equal latent size."""

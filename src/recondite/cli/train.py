@@ -1,17 +1,71 @@
 """recondite study and bench: those that train many detectors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import CLUSTER_GROUP, Output, image_size_of, names_of, option_flags, value_of, whole_numbers
+from recondite.cli.flags import CLUSTER_GROUP, image_size_of, names_of, option_flags, value_of, whole_numbers
 from recondite.errors import InputError
 
 _WORST_PAIRS = 10
 # A study reports every score over whole images, for several seeds.
 _NOT_IN_STUDIES = {"score", "smooth", "region", "top_percent", "seed"}
+
+Dataset = Annotated[str, Parameter(help="Name of a data set (cifar10), or a folder with a sub-folder for each class.")]
+Output = Annotated[Path, Parameter(alias="-o", help="Folder for table.csv, study.html and the runs.")]
+Normal = Annotated[str, Parameter(help="The class that is normal.")]
+OneDetector = Annotated[str, Parameter(help="One detector; its own flags are listed below.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What the studies that train many detectors share."""
+
+    seeds: Annotated[int, Parameter(help="Runs of each, with seeds 0, 1, ...")] = 1
+    protocol: Annotated[
+        Literal["pooled", "official"],
+        Parameter(help="pooled: a random fifth of all images is the test set; official: the data set's own split."),
+    ] = "pooled"
+    validation: Annotated[
+        float, Parameter(help="Share of the normal training images that choose the best epoch, in [0, 1).")
+    ] = 0.25
+    image_size: Annotated[
+        str | None, Parameter(help="Pixels a side (32) or height x width (24x32). [default: that of the images, to 64]")
+    ] = None
+    cluster: Annotated[
+        str | None,
+        Parameter(
+            group=CLUSTER_GROUP,
+            help="Make the runs tasks of a Ray cluster, many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its "
+            "machines must share the output folder; see docs/clusters.md. [default: none]",
+        ),
+    ] = None
+    run_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP, help="CPUs, and threads, of each run.")] = 1
+    run_gpus: Annotated[float, Parameter(group=CLUSTER_GROUP, help="GPUs of each run.")] = 0.0
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of a study."""
+        from recondite.studies.training.parallel import Spread
+
+        on_cluster = None
+        if self.cluster is not None:
+            on_cluster = Spread(cluster=self.cluster, run_cpus=self.run_cpus, run_gpus=self.run_gpus)
+        return {
+            "seeds": self.seeds,
+            "protocol": self.protocol,
+            "validation": self.validation,
+            "image_size": image_size_of(self.image_size),
+            "spread": on_cluster,
+            "progress": True,
+        }
+
+
+SharedRuns = Annotated[Runs, Parameter(name="*")]
+_RUNS = Runs()
 
 
 def bare_study() -> None:
@@ -19,7 +73,7 @@ def bare_study() -> None:
 
 
 def studies_with_flags(tokens: Sequence[str]) -> App:
-    """Return the studies as commands, with the flags of the detectors named."""
+    """Return the studies as commands, with the flags of the detectors that the tokens name."""
     from recondite.cli.study import add_studies
     from recondite.detectors import detector_class
     from recondite.options import TrainingOptions
@@ -29,234 +83,96 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
     defaults = kinds[0].training_defaults if len(kinds) == 1 else {}
 
     def one_class(
-        dataset: str,
+        dataset: Dataset,
         /,
         *,
         output: Output,
-        normal: str = "all",
-        detector: str = "alad",
-        seeds: int = 1,
-        protocol: Literal["pooled", "official"] = "pooled",
-        validation: float = 0.25,
-        image_size: str | None = None,
-        cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
-        run_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
-        run_gpus: Annotated[float, Parameter(group=CLUSTER_GROUP)] = 0.0,
+        normal: Annotated[str, Parameter(help="Classes joined by commas, or all.")] = "all",
+        detector: Annotated[
+            str, Parameter(help="Detectors joined by commas; their own flags are listed below.")
+        ] = "alad",
+        runs: SharedRuns = _RUNS,
         options: Annotated[Any, Parameter(name="*")] = None,
         training: Annotated[Any, Parameter(name="*")] = None,
     ) -> None:
-        """Let each class in turn be normal and measure how well every score tells the others.
+        """Take each class in turn as normal and measure how well every score separates the others from it.
 
-        Run again after an interruption, it goes on where it stopped.
-
-        Parameters
-        ----------
-        dataset
-            Name of a data set (cifar10), or a folder with a sub-folder for each class.
-        output
-            Folder for table.csv, runs.csv, study.html and the runs.
-        normal
-            Classes joined by commas, or all.
-        detector
-            Detectors joined by commas; their own flags are listed below.
-        seeds
-            How many runs of each, with seeds 0, 1, ...
-        protocol
-            pooled: a fifth of all images is the test, at random; official: the data set's own split.
-        validation
-            Share of the normal training images that choose the best epoch.
-        image_size
-            Pixels a side (32); by default the images' own, if that is at most 64.
-        cluster
-            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
-            machines must share the output folder; see docs/clusters.md.
-        run_cpus
-            CPUs, and threads, of each run.
-        run_gpus
-            GPUs of each run.
+        After an interruption, run it again to continue.
         """
         from recondite.studies.training.one_class import one_class_study
-        from recondite.studies.training.parallel import Spread
 
-        rows = one_class_study(
-            dataset,
-            output,
-            normal=normal,
-            detectors=detector.split(","),
-            seeds=seeds,
-            protocol=protocol,
-            validation=validation,
-            image_size=image_size_of(image_size),
-            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
-            progress=True,
-            **{**(options or {}), **(training or {})},
-        )
-        columns = [("normal", "detector", "score", "AUROC", "95 % interval", "seeds")]
-        print_table(
-            columns
-            + [
-                (
-                    *(row["normal"], row["detector"] or "baseline", row["score"], f"{row['auroc']:.3f}"),
-                    *(f"{row['low']:.3f} to {row['high']:.3f}", str(row["seeds"])),
-                )
-                for row in rows
-            ],
-            title=f"{dataset}, {protocol}",
-            header=True,
-        )
+        given = {**runs.arguments(), **(options or {}), **(training or {})}
+        rows = one_class_study(dataset, output, normal=normal, detectors=detector.split(","), **given)
+        cells = [
+            (
+                *(row["normal"], row["detector"] or "baseline", row["score"], f"{row['auroc']:.3f}"),
+                *(f"{row['low']:.3f} to {row['high']:.3f}", str(row["seeds"])),
+            )
+            for row in rows
+        ]
+        columns = ("normal", "detector", "score", "AUROC", "95 % interval", "seeds")
+        print_table([columns, *cells], title=f"{dataset}, {runs.protocol}", header=True)
         print(f"page: {output / 'study.html'}")
 
     def latent_size(
-        dataset: str,
+        dataset: Dataset,
         /,
         *,
         output: Output,
-        normal: str,
-        sizes: str = "100,300,500,800",
-        detector: str = "alad",
-        seeds: int = 1,
-        protocol: Literal["pooled", "official"] = "pooled",
-        validation: float = 0.25,
-        image_size: str | None = None,
-        cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
-        run_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
-        run_gpus: Annotated[float, Parameter(group=CLUSTER_GROUP)] = 0.0,
+        normal: Normal,
+        sizes: Annotated[str, Parameter(help="Latent sizes joined by commas.")] = "100,300,500,800",
+        detector: OneDetector = "alad",
+        runs: SharedRuns = _RUNS,
         options: Annotated[Any, Parameter(name="*")] = None,
         training: Annotated[Any, Parameter(name="*")] = None,
     ) -> None:
-        """Measure errors and AUROC of one detector against the size of its latent.
+        """Measure the errors and the AUROC of one detector against its latent size.
 
-        Run again after an interruption, it goes on where it stopped.
-
-        Parameters
-        ----------
-        dataset
-            Name of a data set (birds64), or a folder with a sub-folder for each class.
-        output
-            Folder for table.csv, study.html and the runs.
-        normal
-            The class that is normal.
-        sizes
-            Latent sizes joined by commas.
-        detector
-            One detector; its own flags are listed below.
-        seeds
-            How many runs of each, with seeds 0, 1, ...
-        protocol
-            pooled: a fifth of all images is the test, at random; official: the data set's own split.
-        validation
-            Share of the normal training images that choose the best epoch.
-        image_size
-            Pixels a side (64); by default the images' own, if that is at most 64.
-        cluster
-            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
-            machines must share the output folder; see docs/clusters.md.
-        run_cpus
-            CPUs, and threads, of each run.
-        run_gpus
-            GPUs of each run.
+        After an interruption, run it again to continue.
         """
         from recondite.studies.training.latent_size import latent_size_study
-        from recondite.studies.training.parallel import Spread
 
-        rows = latent_size_study(
-            dataset,
-            output,
-            normal=normal,
-            sizes=whole_numbers("--sizes", sizes),
-            detector=detector,
-            seeds=seeds,
-            protocol=protocol,
-            validation=validation,
-            image_size=image_size_of(image_size),
-            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
-            progress=True,
-            **{**(options or {}), **(training or {})},
-        )
-        columns = [("latent", "score", "mean, normal", "mean, anomalous", "AUROC", "95 % interval")]
-        print_table(
-            columns
-            + [
-                (
-                    *(str(row["latent_size"]), row["score"], f"{row['normal_mean']:.4g}"),
-                    *(f"{row['anomalous_mean']:.4g}", f"{row['auroc']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"),
-                )
-                for row in rows
-            ],
-            title=f"{dataset}, {normal} is normal",
-            header=True,
-        )
+        given = {**runs.arguments(), **(options or {}), **(training or {})}
+        wanted = whole_numbers("--sizes", sizes)
+        rows = latent_size_study(dataset, output, normal=normal, sizes=wanted, detector=detector, **given)
+        cells = [
+            (
+                *(str(row["latent_size"]), row["score"], f"{row['normal_mean']:.4g}"),
+                *(f"{row['anomalous_mean']:.4g}", f"{row['auroc']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"),
+            )
+            for row in rows
+        ]
+        columns = ("latent", "score", "mean, normal", "mean, anomalous", "AUROC", "95 % interval")
+        print_table([columns, *cells], title=f"{dataset}, {normal} is normal", header=True)
         print(f"page: {output / 'study.html'}")
 
     def grid(
-        dataset: str,
+        dataset: Dataset,
         /,
         *,
         output: Output,
-        normal: str,
-        vary: Annotated[Sequence[str], Parameter(negative="")],
-        detector: str = "alad",
-        seeds: int = 1,
-        protocol: Literal["pooled", "official"] = "pooled",
-        validation: float = 0.25,
-        image_size: str | None = None,
-        cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
-        run_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
-        run_gpus: Annotated[float, Parameter(group=CLUSTER_GROUP)] = 0.0,
+        normal: Normal,
+        vary: Annotated[
+            Sequence[str],
+            Parameter(
+                negative="",
+                help="An option and its values, such as learning-rate=0.001,0.002; repeat it for all combinations.",
+            ),
+        ],
+        detector: OneDetector = "alad",
+        runs: SharedRuns = _RUNS,
         options: Annotated[Any, Parameter(name="*")] = None,
         training: Annotated[Any, Parameter(name="*")] = None,
     ) -> None:
         """Train one detector with every combination of some options.
 
-        Run again after an interruption, it goes on where it stopped.
-
-        Parameters
-        ----------
-        dataset
-            Name of a data set (cifar10), or a folder with a sub-folder for each class.
-        output
-            Folder for table.csv, study.html and the runs.
-        normal
-            The class that is normal.
-        vary
-            An option and its values, such as learning-rate=0.001,0.002; give several for all combinations.
-        detector
-            One detector; its own flags are listed below.
-        seeds
-            How many runs of each, with seeds 0, 1, ...
-        protocol
-            pooled: a fifth of all images is the test, at random; official: the data set's own split.
-        validation
-            Share of the normal training images that choose the best epoch.
-        image_size
-            Pixels a side (32); by default the images' own, if that is at most 64.
-        cluster
-            Let the runs be tasks of a cluster (Ray), many at once: local, auto, HOST:PORT or ray://HOST:PORT. Its
-            machines must share the output folder; see docs/clusters.md.
-        run_cpus
-            CPUs, and threads, of each run.
-        run_gpus
-            GPUs of each run.
+        After an interruption, run it again to continue.
         """
         from recondite.studies.training.grid import grid_study
-        from recondite.studies.training.parallel import Spread
 
-        rows = grid_study(
-            dataset,
-            output,
-            normal=normal,
-            vary=_varied(vary),
-            detector=detector,
-            seeds=seeds,
-            protocol=protocol,
-            validation=validation,
-            image_size=image_size_of(image_size),
-            spread=None if cluster is None else Spread(cluster=cluster, run_cpus=run_cpus, run_gpus=run_gpus),
-            progress=True,
-            **{**(options or {}), **(training or {})},
-        )
-        cells = [tuple(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
-        print_table([tuple(rows[0]), *cells], title=f"{dataset}, {normal} is normal", header=True)
+        given = {**runs.arguments(), **(options or {}), **(training or {})}
+        rows = grid_study(dataset, output, normal=normal, vary=_varied(vary), detector=detector, **given)
+        _print_rows(rows, f"{dataset}, {normal} is normal")
         print(f"page: {output / 'study.html'}")
 
     studies = App(name="study", help="Look closely at a screen, or train many detectors and compare them.")
@@ -270,6 +186,11 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
         studies.command(command)
     add_studies(studies)
     return studies
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    cells = [tuple(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
+    print_table([tuple(rows[0]), *cells], title=title, header=True)
 
 
 def _varied(texts: Sequence[str]) -> dict[str, list[str]]:

@@ -62,7 +62,7 @@ def serve(settings: Settings, host: str, port: int, *, everybody: bool = False, 
 def check_open(settings: Settings, host: str, everybody: bool) -> None:
     """Raise InputError if the address is open to other machines and neither a token nor `everybody` was given."""
     if host not in _LOCAL and not settings.tokens and not everybody:
-        raise InputError(f"{host} is open to other machines: give a --token, or --everybody to let everybody in")
+        raise InputError(f"{host} is open to other machines: give a --token, or --allow-public to let everybody in")
 
 
 class _Server(uvicorn.Server):

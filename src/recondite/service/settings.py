@@ -15,14 +15,14 @@ class Limits:
     """What one request, and all of them together, may ask for.
 
     Args:
-        body_bytes: in one request.
-        all_bytes: in all requests being served; more are refused with 429.
-        images: in one request.
-        waiting: images in all requests being served; more are refused with 429.
-        pixels: in one image, before it is resized.
-        seconds: until the answer; a request may ask for less. Over it, 503.
-        body_seconds: until the body has arrived; over it, 408.
-        connections: open at once; more are refused with 503.
+        body_bytes: Bytes in the body of one request; more are refused with 413.
+        all_bytes: Bytes in all requests being served; more are refused with 429.
+        images: Images in one request; more are refused with 413.
+        waiting: Images in all requests being served; more are refused with 429.
+        pixels: Pixels of one image before it is resized; an image with more is invalid.
+        seconds: Seconds until the answer, unless a request asks for fewer; after that, 503.
+        body_seconds: Seconds until the body has arrived; after that, 408.
+        connections: Connections open at once; more are refused with 503.
     """
 
     body_bytes: int = 32 << 20
