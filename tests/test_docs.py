@@ -1,11 +1,14 @@
 """The README is run as it stands, and says what is there."""
 
+import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from test_architecture import FOLDERS
 
 import recondite
 from recondite.cli import main
@@ -14,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.fixture
@@ -37,8 +40,9 @@ def test_the_python_of_the_readme_runs(newcomer, capsys):
     assert recondite.load(newcomer / "screen").alpha == 0.05
 
 
-def test_the_commands_of_the_readme_run(newcomer, capsys):
-    (commands,) = blocks("bash")
+@pytest.mark.parametrize("document", ["README.md", "docs/README.md"])
+def test_the_commands_of_a_document_run(newcomer, capsys, document):
+    (commands,) = blocks("bash", (ROOT / document).read_text(encoding="utf-8"))
     for line in commands.strip().splitlines():
         program, *arguments = shlex.split(line)
         assert program == "recondite"
@@ -47,13 +51,29 @@ def test_the_commands_of_the_readme_run(newcomer, capsys):
         assert (newcomer / name).stat().st_size > 0
 
 
-def test_the_tree_of_the_readme_names_every_file():
-    tree = README.split("## The tree")[1]
-    for path in (ROOT / "src" / "recondite").rglob("*"):
-        if path.suffix in (".py", ".html"):
-            assert re.search(rf"\b{re.escape(path.name)}\b", tree), path.name
-    for name in re.findall(r"^ +(\w+\.py) ", tree, flags=re.MULTILINE):
-        assert list((ROOT / "src" / "recondite").rglob(name)), name
+def test_the_tree_of_the_readme_is_that_of_the_folders():
+    tree = README.split("## The tree")[1].split("A file imports")[0]
+    package, others = tree.split("    tests/")
+    source = ROOT / "src" / "recondite"
+    listed = re.findall(r"^      (\w+)/ ", package, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(path.parent.name for path in source.glob("*/__init__.py"))
+    assert listed == FOLDERS
+    listed = ["tests", *re.findall(r"^    (\w+)/ ", others, flags=re.MULTILINE)]
+    unlisted = {"src", "build", "dist", "demo"}
+    assert set(listed) == {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."} - unlisted
+
+
+def test_modules_that_the_documents_name_exist():
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        if document.name == "decisions.md":
+            continue  # dated: what was true then
+        for dotted in set(re.findall(r"`(recondite(?:\.[a-z_]+)+)", document.read_text(encoding="utf-8"))):
+            thing = recondite
+            for part in dotted.split(".")[1:]:
+                name = f"{thing.__name__}.{part}" if hasattr(thing, "__path__") else ""
+                thing = (
+                    importlib.import_module(name) if name and importlib.util.find_spec(name) else getattr(thing, part)
+                )
 
 
 def test_links_between_the_documents_lead_somewhere():

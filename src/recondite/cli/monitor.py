@@ -151,7 +151,7 @@ def recalibrate(
     if image_store is not None and export_inliers is not None:
         from recondite.service.engine.feedback import write_confirmed
 
-        print(f"confirmed: {confirmed} ({write_confirmed(events, image_store, export_inliers):,} images)")
+        print(f"inliers: {export_inliers} ({write_confirmed(events, image_store, export_inliers):,} images)")
 
 
 def guard_report(
