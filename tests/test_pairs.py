@@ -12,7 +12,8 @@ from recondite.data.catalog import open_named
 from recondite.perturbations.outliers import alter, make_foreign
 from recondite.statistics import metrics
 from recondite.studies.training import pairs
-from recondite.studies.training.pairs import NORMALS, run_pairs, to_markdown
+from recondite.studies.training.normals import NORMALS
+from recondite.studies.training.pairs import run_pairs, to_markdown
 
 FEW = {
     "normals": ["digits"],

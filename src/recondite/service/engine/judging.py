@@ -1,9 +1,7 @@
 """From what a client sent to verdicts that are written down; the web page and both protocols come through here."""
 
 import asyncio
-import base64
 import hashlib
-import io
 import math
 import os
 import time
@@ -15,13 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from recondite.data.datasets import Batch
 from recondite.data.images import Preprocessing, picture_size
-from recondite.data.pictures import colours, heat_colours
 from recondite.errors import InputError
-from recondite.reports.explanation import in_words, statistics_of_first
 from recondite.screen.decisions import Decisions
 from recondite.screen.guard import Guard
 from recondite.screen.screen import Screen
@@ -280,43 +275,6 @@ class Judge:
             else:
                 done.append(event)
         return done
-
-
-def why(judged: Judged, index: int) -> tuple[str, list[tuple[str, float]]]:
-    """Return the verdict on one image in words, and (what a statistic is, standard deviations from normal)."""
-    one = rows_of(judged.verdicts, index, index + 1)
-    assert isinstance(one, Verdicts)
-    return in_words(judged.screen, one), [] if one.errors[0] is not None else statistics_of_first(judged.screen, one)
-
-
-def heat_map(judged: Judged, index: int) -> bytes | None:
-    """Return one image's heat map as a PNG of the screen's size; None where there is nothing to show."""
-    verdicts, detector = judged.verdicts, judged.screen.detector
-    if verdicts.feature_score is None or verdicts.errors[index] is not None:
-        return None
-    if not detector.locates or not detector.preprocessing.is_image:
-        return None
-    return png(heat_colours(verdicts.feature_score[index], judged.screen.map_scale))
-
-
-def reconstruction(judged: Judged, index: int) -> bytes | None:
-    """Return one image rebuilt as a PNG of the screen's size; None where there is nothing to show."""
-    verdicts = judged.verdicts
-    if verdicts.reconstruction is None or verdicts.errors[index] is not None:
-        return None
-    return png(colours(verdicts.reconstruction[index])) if judged.screen.detector.preprocessing.is_image else None
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Return pixels (H, W) or (H, W, 3) as a PNG file."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG")
-    return stream.getvalue()
-
-
-def base64_of(content: bytes | None) -> str | None:
-    """Return bytes as text."""
-    return None if content is None else base64.b64encode(content).decode()
 
 
 def printable(name: str) -> str:

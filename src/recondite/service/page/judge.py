@@ -6,7 +6,8 @@ from typing import Any
 
 from nicegui import ui
 
-from recondite.service.engine.judging import Sent, heat_map, reconstruction, why
+from recondite.service.engine.judging import Sent
+from recondite.service.engine.pictures import heat_map, reconstruction, why
 from recondite.service.page.charts import calibration_curve, reasons
 from recondite.service.page.frame import (
     Seen,

@@ -7,7 +7,8 @@ import numpy as np
 from nicegui import ui
 
 from recondite.perturbations import masked
-from recondite.service.engine.judging import Judged, Sent, heat_map, reconstruction
+from recondite.service.engine.judging import Judged, Sent
+from recondite.service.engine.pictures import heat_map, reconstruction
 from recondite.service.page.charts import line
 from recondite.service.page.frame import Area, View, chip, empty, figure, heading, html, picture_url, png_url, told
 

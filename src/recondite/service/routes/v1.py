@@ -16,7 +16,8 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 
 from recondite.errors import InputError
 from recondite.screen.evidence import ERROR
-from recondite.service.engine.judging import Judged, Sent, Wish, base64_of, heat_map, reconstruction, why
+from recondite.service.engine.judging import Judged, Sent, Wish
+from recondite.service.engine.pictures import base64_of, heat_map, reconstruction, why
 from recondite.service.engine.registry import Served
 from recondite.service.engine.store import Filter
 from recondite.service.errors import Unavailable, Unknown

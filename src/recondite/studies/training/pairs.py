@@ -4,9 +4,8 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from recondite.data.catalog import at_hand
 from recondite.data.datasets import guess_shape, open_images
 from recondite.data.files import atomic_file
 from recondite.data.images import Floats, Preprocessing
+from recondite.data.journal import Journal
 from recondite.data.spool import Rows, read_all, split
 from recondite.data.tables import write_table
 from recondite.detectors import DETECTORS, build, detector_class
@@ -30,6 +30,8 @@ from recondite.screen.fit import fit
 from recondite.screen.screen import Screen, load
 from recondite.statistics import metrics
 from recondite.statistics.calibration import Calibrator
+from recondite.studies.training.baselines import mean_image, pixel_variance, squared_distance
+from recondite.studies.training.normals import _MICROSCOPE, NORMALS, NormalSet, _Options
 
 ALPHA = 0.05
 CALIBRATION = 0.2
@@ -41,63 +43,9 @@ Judgement = Callable[[Floats], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 """Takes images (N, C, H, W) and gives their scores and which of them are flagged, both (N,)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NormalSet:
-    """Images that are normal in their turn, and outliers in the turns of others.
-
-    Args:
-        data: the data set they come from; sets of the same data are no outliers to each other.
-        fit: images to learn from and to calibrate on, by name.
-        test: normal images that were held out, by name.
-        others: images of the same data that are not normal, by name; None where all are.
-        options: detector -> its options, those of training and image_size, for ten minutes on two cores at most; chosen
-            by validation error and time alone. A detector that is not named here runs with its defaults.
-    """
-
-    data: str
-    fit: str
-    test: str
-    others: str | None = None
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-_Options = dict[str, dict[str, Any]]
-_MICROSCOPE = {"network": "mnist-microscope", "latent_size": 20, "epochs": 20, "learning_rate": 1e-2}
 _DIGITS_28: _Options = {"autoencoder": _MICROSCOPE, "vae": _MICROSCOPE, "pca": {"latent_size": 20}}
 
 
-def _networks(latent_size: int, width: int, epochs: int) -> _Options:
-    trained = {"latent_size": latent_size, "width": width, "epochs": epochs}
-    return {"autoencoder": trained, "vae": trained, "pca": {"latent_size": latent_size}}
-
-
-NORMALS: dict[str, NormalSet] = {
-    "mnist": NormalSet(data="mnist", fit="mnist/train", test="mnist/test", options=_DIGITS_28),
-    "mnist5k": NormalSet(data="mnist", fit="mnist5k/train", test="mnist5k/test", options=_DIGITS_28),
-    "cifar10": NormalSet(
-        data="cifar10",
-        fit="cifar10/train",
-        test="cifar10/test",
-        options=_networks(latent_size=128, width=32, epochs=15),
-    ),
-    "cifar10:automobile": NormalSet(
-        data="cifar10",
-        fit="cifar10/train:automobile",
-        test="cifar10/test:automobile",
-        others="cifar10/test:airplane,bird,cat,deer,dog,frog,horse,ship,truck",
-        options=_networks(latent_size=128, width=32, epochs=60),
-    ),
-    "birds64": NormalSet(
-        data="birds64",
-        fit="birds64/train",
-        test="birds64/test:bird",
-        others="birds64/test:dog,fruit,insect,other",
-        options=_networks(latent_size=128, width=32, epochs=60),
-    ),
-    "digits": NormalSet(
-        data="digits", fit="digits/train", test="digits/test", options=_networks(latent_size=12, width=32, epochs=80)
-    ),
-}
 OUTLIERS = (OTHER_CLASSES, *(name for name in NORMALS if ":" not in name), *FOREIGN, *ALTERED)
 
 
@@ -145,16 +93,18 @@ def run_pairs(
     judged_by = (ERROR, EVIDENCE, AUTO) if scores is None else tuple(scores)
     for detector in detectors or ():
         detector_class(detector)
-    journal = _Journal(folder / "journal.jsonl")
+    journal = _Rows(folder / "journal.jsonl")
     rows: list[Row] = []
     for name in _normals_at_hand(normals):
         for seed in range(seeds):
             sets = _Sets(NORMALS[name], count, seed)
             fitting = _able(name, detectors or tuple(DETECTORS), judged_by, sets.preprocessing.shape)
             judges = [
-                _Judge({"normal": name, "detector": detector, "seed": seed, "score": score}, fingerprint, judge, sets)
+                _Candidate(
+                    {"normal": name, "detector": detector, "seed": seed, "score": score}, fingerprint, judge, sets
+                )
                 for detector in (*fitting, BASELINE)
-                for score, fingerprint, judge in _judges(folder, name, detector, sets, judged_by, epochs, progress)
+                for score, fingerprint, judge in _candidates(folder, name, detector, sets, judged_by, epochs, progress)
             ]
             for key in wanted:
                 rows += _rows(judges, sets, key, journal)
@@ -228,7 +178,7 @@ class _Sets:
         return np.asarray(read_all(images.select(np.sort(chosen)), self.preprocessing).pixels)
 
 
-class _Judge:
+class _Candidate:
     """One score of one detector, its facts for a row, and what it says of the held-out normal images."""
 
     def __init__(self, facts: Row, fingerprint: str, judge: Judgement, sets: _Sets) -> None:
@@ -261,32 +211,25 @@ class _Judge:
         }
 
 
-class _Journal:
-    """Finished rows, one line of JSON each; a line cut short by an interruption is measured again."""
+class _Rows:
+    """Finished rows, journalled; a row that an interruption cut short is measured again."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[str, Row] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError, KeyError):
-                    entry = json.loads(line)
-                    self.rows[_key(entry["identity"], entry["row"]["outliers"])] = entry["row"]
+        self._journal = Journal(path, {"benchmark": "pairs"})
+        self._rows = {_key(one["identity"], one["row"]["outliers"]): one["row"] for one in self._journal.taken_up}
 
-    def get(self, judge: _Judge, name: str) -> Row | None:
-        return self.rows.get(_key(judge.identity, name))
+    def get(self, candidate: _Candidate, name: str) -> Row | None:
+        return self._rows.get(_key(candidate.identity, name))
 
-    def add(self, judge: _Judge, row: Row) -> None:
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write("\n" + json.dumps({"identity": judge.identity, "row": row}))
+    def add(self, candidate: _Candidate, row: Row) -> None:
+        self._journal.add([{"identity": candidate.identity, "row": row}])
 
 
 def _key(identity: Row, name: str) -> str:
     return json.dumps([identity, name], sort_keys=True)
 
 
-def _rows(judges: Sequence[_Judge], sets: _Sets, name: str, journal: _Journal) -> list[Row]:
+def _rows(judges: Sequence[_Candidate], sets: _Sets, name: str, journal: _Rows) -> list[Row]:
     """Return a row for each judge on one set of outliers, from the journal or measured; none where there is no set."""
     done = {judge: row for judge in judges if (row := journal.get(judge, name)) is not None}
     if len(done) < len(judges):
@@ -304,7 +247,7 @@ def _rows(judges: Sequence[_Judge], sets: _Sets, name: str, journal: _Journal) -
     return [done[judge] for judge in judges]
 
 
-def _judges(
+def _candidates(
     folder: Path,
     normal: str,
     detector: str,
@@ -399,18 +342,7 @@ def _fitted(folder: Path, normal: str, detector: str, seed: int, epochs: int | N
 def _baselines(sets: _Sets) -> dict[str, Judgement]:
     """Return the two scores that need no detector, calibrated as a screen is."""
     learnt, calibrating = sets.learnt_and_calibrating(sets.preprocessing)
-    total = np.zeros(sets.preprocessing.shape)
-    for batch in learnt.batches():
-        total += batch.sum(axis=0, dtype=np.float64)
-    mean_image = total / len(learnt)
-
-    def variance(images: Floats) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = images.reshape(len(images), -1).var(axis=1, dtype=np.float64)
-        return values
-
-    def distance(images: Floats) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = np.square(images - mean_image).reshape(len(images), -1).mean(axis=1)
-        return values
+    mean = mean_image(learnt)
 
     def calibrated(score: Callable[[Floats], NDArray[np.float64]]) -> Judgement:
         parts = [score(batch) for batch in calibrating.batches()]
@@ -422,7 +354,10 @@ def _baselines(sets: _Sets) -> dict[str, Judgement]:
 
         return judge
 
-    return {"pixel-variance": calibrated(variance), "distance-to-mean": calibrated(distance)}
+    return {
+        "pixel-variance": calibrated(pixel_variance),
+        "distance-to-mean": calibrated(lambda images: squared_distance(images, mean)),
+    }
 
 
 def _normals_at_hand(names: Sequence[str] | None) -> list[str]:

@@ -5,7 +5,7 @@ A run that is finished is kept in its folder and taken up again; one that was in
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recondite.data import catalog
 from recondite.data.artifacts import Tensors, read_tensors, write_tensors
 from recondite.data.datasets import Batch, ImageSet, guess_shape, nameless, open_images, read_batches
-from recondite.data.images import Preprocessing
+from recondite.data.images import Floats, Preprocessing
 from recondite.data.spool import Rows, Spool, images_in_a_read, split, spool
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
@@ -30,6 +30,7 @@ from recondite.options import (
     options_to_json,
 )
 from recondite.progress import progress as show
+from recondite.studies.training.baselines import mean_image, pixel_variance, squared_distance
 from recondite.training.checkpoint import CHECKPOINT
 
 Protocol = Literal["pooled", "official"]
@@ -231,17 +232,16 @@ def baseline_scores(parts: Split) -> dict[str, tuple[NDArray[np.float64], NDArra
     "pixel variance" is the variance of an image's values; "distance to the mean image" the mean squared difference from
     the mean of the training images.
     """
-    total = np.zeros(parts.learnt.pixels.shape[1:])
-    for batch in parts.learnt.batches():
-        total += batch.sum(axis=0, dtype=np.float64)
-    mean = total / len(parts.learnt)
-    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in BASELINES}
-    for rows in (parts.normal, parts.anomalous):
-        batches = [batch.astype(np.float64) for batch in rows.batches()]
-        axes = tuple(range(1, mean.ndim + 1))
-        found[BASELINES[0]].append(np.concatenate([batch.var(axis=axes) for batch in batches]))
-        found[BASELINES[1]].append(np.concatenate([np.square(batch - mean).mean(axis=axes) for batch in batches]))
-    return {name: (pair[0], pair[1]) for name, pair in found.items()}
+    mean = mean_image(parts.learnt)
+    scores = (pixel_variance, lambda images: squared_distance(images, mean))
+    return {
+        name: (_by(score, parts.normal), _by(score, parts.anomalous))
+        for name, score in zip(BASELINES, scores, strict=True)
+    }
+
+
+def _by(score: Callable[[Floats], NDArray[np.float64]], rows: Rows) -> NDArray[np.float64]:
+    return np.concatenate([score(batch) for batch in rows.batches()])
 
 
 def check_classes(task: Task, wanted: str) -> tuple[str, ...]:
