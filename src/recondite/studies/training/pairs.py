@@ -31,7 +31,7 @@ from recondite.screen.screen import Screen, load
 from recondite.statistics import metrics
 from recondite.statistics.calibration import Calibrator
 from recondite.studies.training.baselines import mean_image, pixel_variance, squared_distance
-from recondite.studies.training.normals import _MICROSCOPE, NORMALS, NormalSet, _Options
+from recondite.studies.training.normals import NORMALS, NormalSet
 
 ALPHA = 0.05
 CALIBRATION = 0.2
@@ -41,9 +41,6 @@ BASELINE = "baseline"
 Row = dict[str, Any]
 Judgement = Callable[[Floats], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 """Takes images (N, C, H, W) and gives their scores and which of them are flagged, both (N,)."""
-
-
-_DIGITS_28: _Options = {"autoencoder": _MICROSCOPE, "vae": _MICROSCOPE, "pca": {"latent_size": 20}}
 
 
 OUTLIERS = (OTHER_CLASSES, *(name for name in NORMALS if ":" not in name), *FOREIGN, *ALTERED)
