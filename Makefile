@@ -1,14 +1,20 @@
 # make demo: see it work. make test: check that it does. Both install what they need into .venv.
 PYTHON ?= python3
+ARITHMETIC = tests/test_batches.py tests/test_export.py tests/test_inference.py tests/test_openvino.py
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test test-avx2 check format bench clean
 
 demo: .venv/demo
 	.venv/bin/recondite demo --output demo
 
 test: .venv/dev
 	.venv/bin/python -m pytest
+
+# What depends on the arithmetic of a processor, with torch's and OpenVINO's kernels held to AVX2.
+test-avx2: .venv/dev
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+		.venv/bin/python -m pytest $(ARITHMETIC)
 
 check: .venv/dev
 	.venv/bin/ruff format --check .

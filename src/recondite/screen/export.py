@@ -41,9 +41,15 @@ from recondite.screen.screen import Screen
 from recondite.statistics.calibration import Calibrator, p_value_table
 from recondite.statistics.density import FARTHEST, Marginals
 
-TOLERANCE = 1e-4
-"""The largest difference, relative to the calibration scores' interquartile range, that a float32 export may make."""
-_ROOM = TOLERANCE / 10
+TOLERANCE = 2.0**-11
+"""The largest difference of a score, in interquartile ranges of the calibration scores, that a float32 export may make.
+
+It follows from the arithmetic and not from a processor: float32 rounds to a unit of u = 2**-24, and a sum of n products
+taken in another order, as every instruction set takes it, differs by at most 2 n u of the sum of their magnitudes; with
+n = 4,096 inputs of a unit, as many as the reference networks have, that is 2**-11. Errors of random sign grow with the
+root of n, so that this is what some 64 such layers make. Labels are those of the screen for every image whose score is
+farther than twice as much from the threshold, and for the calibration image that set it, whose score is raised by it.
+"""
 _RANGE_IMAGES, _ORDERED_IMAGES = 300, 500
 _LOWEST_AGREEMENT = 0.7
 _FRACTION_TERMS, _SERIES_TERMS = 60, 40
@@ -170,7 +176,7 @@ def _with_room(screen: Screen) -> Screen:
     """
     scores = screen.calibrator.scores
     low, high = np.quantile(scores, [0.25, 0.75])
-    return replace(screen, calibrator=Calibrator(scores + _ROOM * max(high - low, 1e-12)), peaks=None)
+    return replace(screen, calibrator=Calibrator(scores + TOLERANCE * max(high - low, 1e-12)), peaks=None)
 
 
 def _runnable(screen: Screen, content: Sequence[bytes], pixels: PixelType, options: ExportedOptions) -> Screen:
