@@ -1,9 +1,9 @@
 import csv
 
 import pytest
-from recondite.cli.share.demo import run_demo
 
 import recondite
+from recondite.cli.demo import run_demo
 
 
 def test_the_demo_tells_digits_from_what_is_none(tmp_path):

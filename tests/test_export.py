@@ -50,8 +50,6 @@ def test_scores_maps_and_labels_are_those_of_the_screen(name, screens, exported,
     ours, theirs = (s.predict(digits[1000:], feature_score=True) for s in (screens(name), exported(name)))
     assert_agrees(screens(name), ours, theirs)
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
-    one_rank = 1.5 / len(screens(name).calibrator.scores)
-    assert np.abs(theirs.p_value - ours.p_value).max() <= one_rank
 
 
 def test_the_graph_alone_gives_p_values_and_labels(exported, digits):

@@ -158,7 +158,7 @@ def test_the_command_line_makes_and_runs_it(plain, folder, tmp_path, capsys):
 
 def test_nothing_is_reported_over_the_network():
     code = (
-        "import sys; from recondite.detectors.runtimes import import_nncf, import_openvino; "
+        "import sys; from recondite.detectors.graph import import_nncf, import_openvino; "
         "import_openvino(); import_nncf();"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
     )

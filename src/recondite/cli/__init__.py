@@ -7,12 +7,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from recondite import __version__
-from recondite.cli.fit import bare_fit, fit_with_flags, info
-from recondite.cli.monitor import guard_report, monitor, recalibrate
-from recondite.cli.predict import evaluate, predict, sample, show
-from recondite.cli.serve import serve
-from recondite.cli.share import datasets, demo, detectors, export, push
-from recondite.cli.train import bare_study, bench_pairs, studies_with_flags
+from recondite.cli import fit, monitor, predict, serve, share, train
 from recondite.errors import InputError, ReconditeError
 
 
@@ -45,13 +40,15 @@ def _make_app(tokens: Sequence[str]) -> App:
         suppress_keyboard_interrupt=False,
     )
     # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
-    app.command(fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else bare_fit, name="fit")
-    app.command(studies_with_flags(tokens[1:]) if tokens[:1] == ["study"] else bare_study, name="study")
-    judging = (predict, evaluate, show, sample, serve, monitor, recalibrate)
-    for command in (*judging, info, export, push, datasets, detectors, demo):
+    app.command(fit.fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else fit.bare_fit, name="fit")
+    app.command(train.studies_with_flags(tokens[1:]) if tokens[:1] == ["study"] else train.bare_study, name="study")
+    for command in (
+        *(predict.predict, predict.evaluate, predict.show, predict.sample, serve.serve, monitor.monitor),
+        *(monitor.recalibrate, monitor.guard_report, fit.info, share.export, share.push, share.datasets),
+        *(share.detectors, share.demo),
+    ):
         app.command(command)
-    app.command(guard_report, name="guard-report")
     bench = App(name="bench", help="Measure the detectors.")
-    bench.command(bench_pairs, name="pairs")
+    bench.command(train.bench_pairs, name="pairs")
     app.command(bench)
     return app
