@@ -19,7 +19,7 @@ import recondite
 from recondite.data.datasets import open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.tables import write_table
-from recondite.perturbations.outliers import make_foreign
+from recondite.perturbations.outliers import make_outliers
 from recondite.reports.guard_report import guard_report, write_guard_report
 from recondite.screen.classifier_outputs import Outputs
 from recondite.statistics.metrics import rate
@@ -103,7 +103,7 @@ def main(data, output):
     strangers = read(name, "test", settings["foreign"], shape)[0]
     strangers = strangers[np.random.default_rng(1).permutation(len(strangers))[: len(test)]]
     foreign = {"other classes": strangers, "turned by 90 degrees": np.rot90(test, axes=(2, 3)).copy()}
-    foreign |= {kind: make_foreign(kind, len(test) // 2, shape) for kind in ("textures", "uniform-noise", "constants")}
+    foreign |= {kind: make_outliers(kind, len(test) // 2, shape) for kind in ("textures", "uniform-noise", "constants")}
 
     classifier = train_classifier(train, targets[rest], len(known), settings["epochs"])
     screen = recondite.fit(train, calibration=calibration, alpha=ALPHA, **settings["screen"])

@@ -116,9 +116,10 @@ def test_wrong_numbers_are_refused_before_anything_starts(tmp_path, wrong, said)
         fit_on_cluster("nowhere", **{"workers": 2, "run_folder": tmp_path} | wrong)
 
 
-def test_flags_of_a_cluster_need_workers(tmp_path, capsys):
-    assert main(["fit", "mnist", "-o", str(tmp_path / "screen"), "--cluster", "auto"]) == 2
-    assert "--workers" in capsys.readouterr().err
+@pytest.mark.parametrize("flag", [("--workers", "3"), ("--worker-cpus", "2"), ("--worker-gpus", "1")])
+def test_flags_of_a_cluster_need_its_switch(flag, tmp_path, capsys):
+    assert main(["fit", "mnist", "-o", str(tmp_path / "screen"), *flag]) == 2
+    assert "--cluster" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_shared_is_found_out(tmp_path, monkeypatch):

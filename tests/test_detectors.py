@@ -12,7 +12,7 @@ from torch import nn
 import recondite
 from recondite import InputError, build
 from recondite.data.pictures import heat_colours
-from recondite.perturbations.outliers import alter, make_foreign
+from recondite.perturbations.outliers import alter, make_outliers
 from recondite.statistics.error_maps import ssim_error
 from recondite.statistics.metrics import auroc
 
@@ -284,7 +284,7 @@ def test_errors_at_many_scales_see_a_stain_that_grain_hides():
 @pytest.mark.parametrize("scoring", [{"region": 6}, {"smooth": 1.0, "top_percent": 2}])
 def test_the_worst_region_of_textures_tells_a_scratch_that_the_mean_dilutes(scoring):
     pytest.importorskip("skimage")
-    textures = make_foreign("textures", 1000, (1, 32, 32))
+    textures = make_outliers("textures", 1000, (1, 32, 32))
     detector = build("pca", image_shape=(1, 32, 32), latent_size=40).fit(textures[:700])
     test = textures[700:]
     scratched = alter("scratches", test)
@@ -305,7 +305,7 @@ def test_vae_averages_ssim_over_its_draws(vae, digits):
 def test_ssim_is_that_of_the_image_whatever_the_units_of_the_network():
     in_other_units = build("autoencoder", image_shape=(3, 32, 32), network="cats-dogs-screen", latent_size=1000)
     in_other_units.fitted.fill_(True)
-    images = make_foreign("gradients", 5, (3, 32, 32))
+    images = make_outliers("gradients", 5, (3, 32, 32))
     rebuilt = torch.from_numpy(in_other_units.reconstruct(images))
     expected = ssim_error(torch.from_numpy(images / np.float32(255)), rebuilt)
     found = in_other_units.score(images, score="ssim", feature_score=True).feature_score

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recondite.errors import InputError
-from recondite.perturbations.outliers import ALTERED, FOREIGN, alter, make_foreign
+from recondite.perturbations.outliers import ALTERED, SYNTHETIC, alter, make_outliers
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (3, 24, 40)]
 
@@ -10,27 +10,27 @@ SHAPES = [(1, 8, 8), (3, 32, 32), (3, 24, 40)]
 @pytest.fixture
 def photographs():
     pytest.importorskip("skimage")
-    return make_foreign("photographs", 30, (3, 32, 32), seed=5)
+    return make_outliers("photographs", 30, (3, 32, 32), seed=5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", SYNTHETIC)
 def test_foreign_images_depend_on_the_seed_and_nothing_else(name, shape):
     if "photographs" in name or name == "textures":
         pytest.importorskip("skimage")
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    images = make_foreign(name, 12, shape, seed=1)
+    images = make_outliers(name, 12, shape, seed=1)
     assert images.shape == (12, *shape)
     assert images.dtype == np.uint8
-    np.testing.assert_array_equal(images, make_foreign(name, 12, shape, seed=1))
-    assert (images != make_foreign(name, 12, shape, seed=2)).any()
+    np.testing.assert_array_equal(images, make_outliers(name, 12, shape, seed=1))
+    assert (images != make_outliers(name, 12, shape, seed=2)).any()
     assert len(np.unique(images.reshape(12, -1), axis=0)) > 6
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
 def test_foreign_images_are_what_they_are_called():
     shape = (3, 32, 32)
-    made = {name: make_foreign(name, 300, shape).astype(float) for name in FOREIGN if "photo" not in name[-12:]}
+    made = {name: make_outliers(name, 300, shape).astype(float) for name in SYNTHETIC if "photo" not in name[-12:]}
     assert made["constants"].std(axis=(2, 3)).max() == 0
     assert 100 < made["constants"].mean() < 155
     bends = np.abs(np.diff(made["gradients"], n=2, axis=3))
@@ -47,15 +47,15 @@ def test_foreign_images_are_what_they_are_called():
 
 def test_textures_are_rougher_than_plain_photographs():
     pytest.importorskip("skimage")
-    rough, plain = (make_foreign(name, 60, (1, 32, 32)).astype(float) for name in ("textures", "plain-photographs"))
+    rough, plain = (make_outliers(name, 60, (1, 32, 32)).astype(float) for name in ("textures", "plain-photographs"))
     assert np.median(np.abs(np.diff(rough))) > 3 * np.median(np.abs(np.diff(plain)))
 
 
 def test_without_scikit_image_photographs_remain_and_textures_are_refused(monkeypatch):
     monkeypatch.setattr("recondite.perturbations.outliers.find_spec", lambda _: None)
-    assert make_foreign("photographs", 4, (3, 16, 16)).std() > 0
+    assert make_outliers("photographs", 4, (3, 16, 16)).std() > 0
     with pytest.raises(InputError, match="scikit-image"):
-        make_foreign("textures", 4, (3, 16, 16))
+        make_outliers("textures", 4, (3, 16, 16))
 
 
 @pytest.mark.parametrize("name", ALTERED)
@@ -115,7 +115,7 @@ def test_blurring_keeps_the_mean_and_lowers_the_contrast(photographs):
 
 def test_wrong_names_and_images_are_refused(photographs):
     with pytest.raises(InputError, match="among constants"):
-        make_foreign("clouds", 3, (1, 8, 8))
+        make_outliers("clouds", 3, (1, 8, 8))
     with pytest.raises(InputError, match="among flipped"):
         alter("melted", photographs)
     with pytest.raises(InputError, match="uint8 images"):

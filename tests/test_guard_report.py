@@ -88,16 +88,16 @@ def test_each_number_follows_from_its_definition(screens, traffic):
     kept, foreign = a.instance_score <= threshold, b.instance_score <= threshold
     assert (~kept).sum() == 30
     right = outputs.logits.argmax(1) == outputs.labels
-    assert row["good_lost"] == pytest.approx(np.mean(~kept[right]))
+    assert row["false_rejections"] == pytest.approx(np.mean(~kept[right]))
     assert row["outliers_accepted"] == foreign.mean() < 0.05
     given = 0.9 * kept.mean() + 0.1 * foreign.mean()
-    assert row["labels_foreign"] == pytest.approx(0.1 * foreign.mean() / given)
+    assert row["labels_given_to_outliers"] == pytest.approx(0.1 * foreign.mean() / given)
     assert row["risk"] == pytest.approx((0.9 * np.mean(kept & ~right) + 0.1 * foreign.mean()) / given)
     assert row["accuracy_accepted"] == pytest.approx(right[kept].mean())
     bare = next(row for row in report.rows if row["rule"] == NO_GUARD and row["prevalence"] == 0.5)
     assert bare["outliers_accepted"] == 1
-    assert bare["good_lost"] == 0
-    assert bare["labels_foreign"] == 0.5
+    assert bare["false_rejections"] == 0
+    assert bare["labels_given_to_outliers"] == 0.5
     assert bare["aurc"] == pytest.approx(1 - right.mean() / 2)
     fewer = next(row for row in report.rows if row["rule"] == NO_GUARD and row["prevalence"] == 0.1)
     assert fewer["aurc"] == pytest.approx(1 - 0.9 * right.mean())

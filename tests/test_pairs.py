@@ -9,7 +9,7 @@ import recondite
 from recondite import InputError
 from recondite.cli import main
 from recondite.data.catalog import open_named
-from recondite.perturbations.outliers import alter, make_foreign
+from recondite.perturbations.outliers import alter, make_outliers
 from recondite.statistics import metrics
 from recondite.studies.training import pairs
 from recondite.studies.training.normals import NORMALS
@@ -39,7 +39,7 @@ def test_rows_are_what_the_saved_screen_says_of_held_out_images(done):
     (path,) = (folder / "screens").iterdir()
     test = open_named("digits/test").items
     for score, name, images in (
-        ("auto", "constants", make_foreign("constants", 1000, (1, 8, 8))),
+        ("auto", "constants", make_outliers("constants", 1000, (1, 8, 8))),
         ("error", "flipped", alter("flipped", test[:, None])),
     ):
         screen = recondite.load(path).with_score(score)
@@ -63,7 +63,7 @@ def test_another_error_of_the_detector_is_measured_with_the_same_weights(done):
     folder, rows = done
     screen = recondite.load(next((folder / "screens").iterdir()))
     by_ssim = screen.detector.scored_by(score="ssim")
-    test, constants = open_named("digits/test").items, make_foreign("constants", 1000, (1, 8, 8))
+    test, constants = open_named("digits/test").items, make_outliers("constants", 1000, (1, 8, 8))
     normal, judged = (by_ssim.score(images).instance_score for images in (test, constants))
     row = one(rows, score="ssim", outliers="constants")
     assert row["auroc"] == metrics.auroc(normal, judged)
@@ -73,7 +73,7 @@ def test_another_error_of_the_detector_is_measured_with_the_same_weights(done):
 def test_baselines_look_at_the_pixels_alone(done):
     _, rows = done
     test = open_named("digits/test").items / 255
-    constants = make_foreign("constants", 1000, (1, 8, 8))[:, 0] / 255
+    constants = make_outliers("constants", 1000, (1, 8, 8))[:, 0] / 255
     expected = metrics.auroc(test.var(axis=(1, 2)), constants.var(axis=(1, 2)))
     by_variance = one(rows, score="pixel-variance", outliers="constants")
     assert by_variance["auroc"] == pytest.approx(expected, abs=1e-6)
@@ -115,7 +115,7 @@ def test_an_interrupted_run_goes_on(done, tmp_path, monkeypatch):
     journal.write_text("\n".join(lines)[:-20])  # the last line was cut short
     made = []
     monkeypatch.setattr(pairs, "fit", None)  # the screen is not fitted again
-    monkeypatch.setattr(pairs, "make_foreign", lambda *_: made.append(1))  # nor the finished set made again
+    monkeypatch.setattr(pairs, "make_outliers", lambda *_: made.append(1))  # nor the finished set made again
     assert run_pairs(tmp_path, **FEW) == whole
     assert not made
 

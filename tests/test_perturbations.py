@@ -15,7 +15,7 @@ from recondite.perturbations import (
     masked,
     rotated,
 )
-from recondite.perturbations.outliers import make_foreign
+from recondite.perturbations.outliers import make_outliers
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (5, 17, 26)]
 COLOURED = [*CORRUPTIONS]
@@ -69,7 +69,7 @@ def test_what_happens_to_an_image_depends_on_the_seed_and_its_index_alone():
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("side", [8, 32, 96])
 def test_a_higher_severity_changes_an_image_more(name, side):
-    photographs = make_foreign("photographs", 12, (3, side, side), seed=3).astype(np.float32) / 255
+    photographs = make_outliers("photographs", 12, (3, side, side), seed=3).astype(np.float32) / 255
     errors = [np.square(corrupted(photographs, name, level) - photographs).mean() for level in SEVERITIES]
     assert errors[0] > 0
     assert (np.diff(errors) > 0).all(), errors
@@ -163,7 +163,7 @@ def test_turns_and_flips():
 
 
 def test_a_defect_lies_where_its_truth_says():
-    images = make_foreign("photographs", 40, (3, 32, 32), seed=3).astype(np.float32) / 255
+    images = make_outliers("photographs", 40, (3, 32, 32), seed=3).astype(np.float32) / 255
     for name in DEFECTS:
         found = defective(images, name)
         change = np.abs(found.images - images).max(axis=1)

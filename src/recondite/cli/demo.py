@@ -11,7 +11,7 @@ from recondite.data.catalog import open_named
 from recondite.data.datasets import ImageSet
 from recondite.data.tables import write_table
 from recondite.errors import InputError
-from recondite.perturbations.outliers import make_foreign
+from recondite.perturbations.outliers import make_outliers
 from recondite.reports.report import write_report
 from recondite.screen.fit import fit
 from recondite.statistics.metrics import auroc, rate
@@ -96,9 +96,9 @@ def _named(images: NDArray[np.uint8], kind: str, names: Any) -> ImageSet:
 def _textures(side: int) -> ImageSet:
     """Cut squares from real photographs, of textures where they are at hand."""
     try:
-        cut = make_foreign("textures", _TEXTURES, (1, side, side))
+        cut = make_outliers("textures", _TEXTURES, (1, side, side))
     except InputError:
-        cut = make_foreign("photographs", _TEXTURES, (1, side, side))
+        cut = make_outliers("photographs", _TEXTURES, (1, side, side))
     return _named(cut[:, 0], "textures", [f"{index:03d}" for index in range(_TEXTURES)])
 
 

@@ -199,8 +199,8 @@ def guard_report(
     alpha
         False-rejection rate: share of the inliers that may be turned away, in (0, 1).
     """
+    from recondite.reports.guard_report import COLUMNS, scores_of, table_cells, write_guard_report
     from recondite.reports.guard_report import guard_report as measure
-    from recondite.reports.guard_report import scores_of, table_cells, write_guard_report
     from recondite.screen.classifier_outputs import read_outputs
 
     if (calibration is None) != (calibration_outputs is None):
@@ -217,19 +217,7 @@ def guard_report(
         else (scores_of(judge, calibration), read_outputs(calibration_outputs)),
         reference=None if reference_outputs is None else read_outputs(reference_outputs),
     )
-    columns = (
-        "rule",
-        "OOD AUROC",
-        "AURC",
-        "AUGRC",
-        "coverage at 5 % risk",
-        "false rejections",
-        "outliers accepted",
-        "labelled outliers",
-        "accuracy",
-        "risk",
-    )
-    print_table([columns, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
+    print_table([COLUMNS, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
     write_guard_report(output, report, f"{Path(screen).name} in front of a classifier")
     print(f"report: {output / 'report.html'}")
 

@@ -31,7 +31,7 @@ _PHOTOGRAPHS = (
 )
 
 
-def make_foreign(name: str, count: int, shape: tuple[int, int, int], seed: int = 0) -> Bytes:
+def make_outliers(name: str, count: int, shape: tuple[int, int, int], seed: int = 0) -> Bytes:
     """Return images that owe nothing to any normal ones, (count, *shape).
 
     - constants: one random colour each;
@@ -44,7 +44,7 @@ def make_foreign(name: str, count: int, shape: tuple[int, int, int], seed: int =
       scikit-learn).
 
     Args:
-        name: a key of `FOREIGN`.
+        name: a key of `SYNTHETIC`.
         count: how many.
         shape: (C, H, W); C is 1 or 3 for what is cut from pictures.
         seed: of every random draw.
@@ -52,12 +52,12 @@ def make_foreign(name: str, count: int, shape: tuple[int, int, int], seed: int =
     Raises:
         InputError: an unknown name, or the package with the pictures is missing.
 
-    >>> make_foreign("constants", 2, (3, 8, 8)).std(axis=(2, 3)).max()
+    >>> make_outliers("constants", 2, (3, 8, 8)).std(axis=(2, 3)).max()
     np.float64(0.0)
     """
-    if name not in FOREIGN:
-        raise InputError(f"expected foreign images among {', '.join(FOREIGN)}; got {name!r}")
-    return FOREIGN[name](count, shape, np.random.default_rng(seed))
+    if name not in SYNTHETIC:
+        raise InputError(f"expected synthetic outliers among {', '.join(SYNTHETIC)}; got {name!r}")
+    return SYNTHETIC[name](count, shape, np.random.default_rng(seed))
 
 
 def alter(name: str, images: Bytes, seed: int = 0) -> Bytes:
@@ -175,7 +175,7 @@ def _to_bytes(values: NDArray[Any]) -> Bytes:
     return made
 
 
-FOREIGN: dict[str, Callable[[int, tuple[int, int, int], Draws], Bytes]] = {
+SYNTHETIC: dict[str, Callable[[int, tuple[int, int, int], Draws], Bytes]] = {
     "constants": _constants,
     "gradients": _gradients,
     "uniform-noise": _uniform_noise,

@@ -1,4 +1,4 @@
-"""What a guard is worth: risk against coverage with foreign images in the traffic, beside a classifier's own means."""
+"""What a guard is worth: risk against coverage with outliers in the traffic, beside a classifier's own means."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,11 @@ from recondite.statistics.distances import Distances
 from recondite.statistics.metrics import RiskCoverage, risk_coverage
 from recondite.statistics.scores import Scores, scored
 
+COLUMNS = (
+    *("rule", "outliers", "AURC", "AUGRC", "coverage at 5 % risk", "false rejections"),
+    *("outliers accepted", "labels given to outliers", "accuracy", "risk"),
+)
+"""Of the table of a report; its rows are `table_cells`."""
 PREVALENCES = (0.01, 0.1, 0.5)
 NO_GUARD, SOFTMAX, NEIGHBOURS, SCREEN = "no guard", "max softmax", "feature neighbours", "screen"
 BOTH, ALL = "screen + softmax", "screen + softmax + features"
@@ -59,9 +64,9 @@ def guard_report(
 
     Each row has "rule", "prevalence"; "aurc", "augrc", "coverage_at_5_percent_risk" over all thresholds; and for the
     one threshold at which a share alpha of the inliers is lost (set on these inliers, for all rules alike):
-    "good_lost" (share of the rightly classified inliers turned away), "outliers_accepted" (share of outliers that get a
-    label), "labels_foreign" (share of the labels given that an outlier got), "accuracy_accepted" (of accepted inliers),
-    "risk" (share of the labels given that are wrong).
+    "false_rejections" (share of the rightly classified inliers turned away), "outliers_accepted" (share of outliers
+    that get a label), "labels_given_to_outliers" (share of the labels given that an outlier got), "accuracy_accepted"
+    (of accepted inliers), "risk" (share of the labels given that are wrong).
 
     Args:
         screen: that gave the scores.
@@ -129,16 +134,14 @@ def write_guard_report(folder: Path, report: GuardReport, title: str) -> None:
             for c, r in zip(curve.coverage, curve.risk, strict=True)
         ),
     )
-    columns = ["rule", "foreign", "AURC", "AUGRC", "coverage at 5 % risk", "good lost"]
-    columns += ["outliers accepted", "labels to them", "accuracy", "risk"]
     figures = []
     for prevalence in PREVALENCES:
         curves = {rule: (c.coverage, c.risk) for (rule, share), c in report.curves.items() if share == prevalence}
-        figures.append(plot_risk_coverage(curves, _RISK, title=f"{prevalence:.0%} of the traffic is foreign"))
+        figures.append(plot_risk_coverage(curves, _RISK, title=f"{prevalence:.0%} of the traffic are outliers"))
     page = StudyPage(
         title=title,
         lead=report.facts,
-        columns=columns,
+        columns=list(COLUMNS),
         rows=[table_cells(row) for row in report.rows],
         note="AURC: mean share of wrong labels over all coverages. AUGRC: mean share of all images that are accepted "
         "and wrong. Lower is better for both. Coverage at 5 % risk: how much of the traffic can be labelled with at "
@@ -154,9 +157,9 @@ def table_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     numbers = [f"{row[name]:.4f}" for name in ("aurc", "augrc")]
     shares = [
         "coverage_at_5_percent_risk",
-        "good_lost",
+        "false_rejections",
         "outliers_accepted",
-        "labels_foreign",
+        "labels_given_to_outliers",
         "accuracy_accepted",
         "risk",
     ]
@@ -224,9 +227,9 @@ def _at_threshold(
     labelled = (1 - prevalence) * kept.mean() + prevalence * foreign.mean()
     mistakes = (1 - prevalence) * np.mean(kept & wrong) + prevalence * foreign.mean()
     return {
-        "good_lost": float(np.mean(~kept[right])) if right.any() else float("nan"),
+        "false_rejections": float(np.mean(~kept[right])) if right.any() else float("nan"),
         "outliers_accepted": float(foreign.mean()),
-        "labels_foreign": float(prevalence * foreign.mean() / labelled) if labelled else 0.0,
+        "labels_given_to_outliers": float(prevalence * foreign.mean() / labelled) if labelled else 0.0,
         "accuracy_accepted": float(np.mean(right[kept])) if kept.any() else float("nan"),
         "risk": float(mistakes / labelled) if labelled else 0.0,
     }

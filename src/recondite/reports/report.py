@@ -143,7 +143,7 @@ def _galleries(screen: Screen, verdicts: Verdicts, words: Sequence[str], images:
         ),
         (
             "Least anomalous",
-            "The images with the lowest scores. A foreign image here is one that the screen missed.",
+            "The images with the lowest scores. An outlier here is one that the screen missed.",
             least,
         ),
     ]

@@ -23,7 +23,7 @@ from recondite.data.tables import write_table
 from recondite.detectors import DETECTORS, build, detector_class
 from recondite.errors import InputError
 from recondite.options import option_names
-from recondite.perturbations.outliers import ALTERED, FOREIGN, alter, make_foreign
+from recondite.perturbations.outliers import ALTERED, SYNTHETIC, alter, make_outliers
 from recondite.reports.figures import plot_aurocs
 from recondite.screen.evidence import AUTO, ERROR, EVIDENCE, possible_scores
 from recondite.screen.fit import fit
@@ -43,7 +43,7 @@ Judgement = Callable[[Floats], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 """Takes images (N, C, H, W) and gives their scores and which of them are flagged, both (N,)."""
 
 
-OUTLIERS = (OTHER_CLASSES, *(name for name in NORMALS if ":" not in name), *FOREIGN, *ALTERED)
+OUTLIERS = (OTHER_CLASSES, *(name for name in NORMALS if ":" not in name), *SYNTHETIC, *ALTERED)
 
 
 def run_pairs(
@@ -164,7 +164,7 @@ class _Sets:
         if name in ALTERED:
             return _floats(alter(name, (self.inliers * 255).round().astype(np.uint8), self.seed))
         channels, height, width = self.preprocessing.shape
-        return _floats(make_foreign(name, self.count, (channels, height, width), self.seed))
+        return _floats(make_outliers(name, self.count, (channels, height, width), self.seed))
 
     def _some(self, name: str) -> Floats:
         if not at_hand(name):
