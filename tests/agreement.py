@@ -15,6 +15,11 @@ def assert_agrees(screen, ours, theirs):
     assert clear.mean() > 0.98
     np.testing.assert_array_equal(theirs.is_outlier[clear], ours.is_outlier[clear])
     # Both the score and the calibration scores may move by the tolerance, and a p-value by the scores between.
-    highest, lowest = (screen.calibrator.p_value(ours.instance_score + side * 2 * allowed) for side in (-1, 1))
+    highest, lowest = (
+        screen.calibrator.p_value(
+            ours.instance_score + side * 2 * allowed, confidence=screen.confidence, guarantee=screen.guarantee
+        )
+        for side in (-1, 1)
+    )
     assert (lowest <= theirs.p_value).all()
     assert (theirs.p_value <= highest).all()

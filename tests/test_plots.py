@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
+from recondite.data.pictures import HEAT_MAP, heat_colours
 from recondite.reports import figures as plots
 
 
@@ -64,15 +65,15 @@ def test_an_overlay_marks_the_pixels_above_the_threshold_and_no_others():
 
 def test_heat_is_shared_and_rises_with_the_score():
     low, high = np.full((3, 4, 4), 0.1), np.full((3, 4, 4), 0.9)
-    brightness = [plots.heat_colours(value, scale=(-1.0, 1.0)).sum() for value in (low, high)]
+    brightness = [heat_colours(value, scale=(-1.0, 1.0)).sum() for value in (low, high)]
     assert brightness[0] < brightness[1]
-    np.testing.assert_array_equal(plots.heat_colours(high * 5, (0, 1)), plots.heat_colours(high * 50, (0, 1)))
+    np.testing.assert_array_equal(heat_colours(high * 5, (0, 1)), heat_colours(high * 50, (0, 1)))
 
 
 @pytest.mark.parametrize("scale", [(0.0, 2.0), (-4.0, 3.0), (-4.0, -1.5)])
 def test_heat_runs_from_the_low_to_the_high_end_of_its_scale(scale):
-    ends = [plots.heat_colours(np.full((1, 1, 1), end), scale)[0, 0].tolist() for end in scale]
-    first, last = colormaps[plots.HEAT_MAP]([0.0, 1.0])[:, :3]
+    ends = [heat_colours(np.full((1, 1, 1), end), scale)[0, 0].tolist() for end in scale]
+    first, last = colormaps[HEAT_MAP]([0.0, 1.0])[:, :3]
     assert ends == [(first * 255).round().tolist(), (last * 255).round().tolist()]
 
 

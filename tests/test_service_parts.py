@@ -241,7 +241,7 @@ def test_the_deployment_files_fit_the_command():
     command = ["serve", *map(str, compose["services"]["recondite"]["command"])]
     app = _make_app(command)
     _, bound, _ = app.parse_args(command, exit_on_error=False, print_error=False)
-    assert bound.arguments["keep"] == "flagged"
+    assert bound.arguments["keep_images"] == "flagged"
     assert (
         yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"][0]["job_name"] == "recondite"
     )
