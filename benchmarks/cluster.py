@@ -75,8 +75,8 @@ def timed(clock: Clock, screen: Screen, folder: Path, output: Path, workers: int
     clock.ready.clear()
     clock.workers = workers
     start = time.monotonic()
-    spread = Workers(workers=workers, part_size=PART)
-    cluster_sweep.cluster_sweep(screen, folder, output, cluster="auto", spread=spread)
+    options = Workers(workers=workers, part_size=PART)
+    cluster_sweep.cluster_sweep(screen, folder, output, cluster="auto", workers=options)
     return clock.ready[workers - 1] - start, time.monotonic() - clock.ready[workers - 1]
 
 

@@ -67,13 +67,13 @@ def cats_dogs(epochs: int | None) -> None:
         print(f"{name:12s} mean error {scores[labels == name].mean():.5f}")
     everything = []
     for name in EIGHT:
-        foreign = screen.predict(f"cifar10/test:{name}")
-        everything.append(foreign.instance_score)
-        passed = np.mean(~foreign.is_outlier)
+        outlying = screen.predict(f"cifar10/test:{name}")
+        everything.append(outlying.instance_score)
+        passed = np.mean(~outlying.is_outlier)
         print(
-            f"{name:12s} mean error {foreign.instance_score.mean():.5f}  "
-            f"AUROC {auroc(scores[measuring], foreign.instance_score):.4f}  pass at alpha .05: {passed:.3f} "
-            f"({int(np.sum(~foreign.is_outlier))} of {len(foreign)})"
+            f"{name:12s} mean error {outlying.instance_score.mean():.5f}  "
+            f"AUROC {auroc(scores[measuring], outlying.instance_score):.4f}  pass at alpha .05: {passed:.3f} "
+            f"({int(np.sum(~outlying.is_outlier))} of {len(outlying)})"
         )
     print(f"AUROC against all eight: {auroc(scores[measuring], np.concatenate(everything)):.4f}")
 

@@ -13,7 +13,7 @@ import resource
 import time
 from itertools import pairwise
 
-from recondite.cluster.ledger import Ledger, Part, Task
+from recondite.cluster.ledger import Ledger, Part, PendingPart
 from recondite.cluster.sources import Piece
 
 WORKERS = 500
@@ -80,7 +80,7 @@ class Simulation:
     def drive(self, writes: int | None) -> bool:
         """Run a driver until the end, or until it is killed after so many writes; return whether it got to the end."""
         self.disk.left = 1 << 60 if writes is None else writes
-        busy: list[Task] = []
+        busy: list[PendingPart] = []
         try:
             ledger = Ledger(self.disk, {"simulation": self.images}, self.pieces)
             while not ledger.finished:
@@ -95,7 +95,7 @@ class Simulation:
         self.ledger = ledger
         return True
 
-    def _answer(self, ledger: Ledger, task: Task) -> None:
+    def _answer(self, ledger: Ledger, task: PendingPart) -> None:
         piece = task.piece
         bad = piece.start // self.size in self.poisoned and any(piece.start <= i < piece.stop for i in self.poison)
         blamed = False

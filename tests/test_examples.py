@@ -11,13 +11,13 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 WRITTEN = {
     "alad_one_class": ["one-class/study.html", "one-class/table.csv", "latent-size/study.html"],
     "autoencoder_as_microscope": [
-        *("report.html", "upright.png", "turned.png", "screen/pictures.safetensors"),
+        *("report.html", "upright.png", "rotated.png", "screen/pictures.safetensors"),
         *(f"{study}/study.html" for study in ("thresholds", "latent-map", "interpolation", "denoising", "linear")),
     ],
     "guard": ["report/report.html", "table.csv"],
     "masks_and_vae": ["report.html", *(f"{study}/study.html" for study in ("mask-size", "features", "microscope"))],
     "own_detector": ["report.html", "screen/manifest.json"],
-    "screen_before_classifier": ["fresh.html", "foreign.html", "foreign.png", "thresholds/study.html"],
+    "screen_before_classifier": ["fresh.html", "outliers.html", "outliers.png", "thresholds/study.html"],
 }
 
 

@@ -15,7 +15,7 @@ def photographs():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", SYNTHETIC)
-def test_foreign_images_depend_on_the_seed_and_nothing_else(name, shape):
+def test_synthetic_outliers_depend_on_the_seed_and_nothing_else(name, shape):
     if "photographs" in name or name == "textures":
         pytest.importorskip("skimage")
     before = np.random.get_state()[1].copy()  # noqa: NPY002
@@ -28,7 +28,7 @@ def test_foreign_images_depend_on_the_seed_and_nothing_else(name, shape):
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
-def test_foreign_images_are_what_they_are_called():
+def test_synthetic_outliers_are_what_they_are_called():
     shape = (3, 32, 32)
     made = {name: make_outliers(name, 300, shape).astype(float) for name in SYNTHETIC if "photo" not in name[-12:]}
     assert made["constants"].std(axis=(2, 3)).max() == 0

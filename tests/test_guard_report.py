@@ -85,14 +85,14 @@ def test_each_number_follows_from_its_definition(screens, traffic):
     (_, a, outputs), (_, b, _) = traffic["normal"], traffic["noise"]
     row = next(row for row in report.rows if row["rule"] == SCREEN and row["prevalence"] == 0.1)
     threshold = np.sort(a.instance_score)[269]
-    kept, foreign = a.instance_score <= threshold, b.instance_score <= threshold
+    kept, other = a.instance_score <= threshold, b.instance_score <= threshold
     assert (~kept).sum() == 30
     right = outputs.logits.argmax(1) == outputs.labels
     assert row["false_rejections"] == pytest.approx(np.mean(~kept[right]))
-    assert row["outliers_accepted"] == foreign.mean() < 0.05
-    given = 0.9 * kept.mean() + 0.1 * foreign.mean()
-    assert row["labels_given_to_outliers"] == pytest.approx(0.1 * foreign.mean() / given)
-    assert row["risk"] == pytest.approx((0.9 * np.mean(kept & ~right) + 0.1 * foreign.mean()) / given)
+    assert row["outliers_accepted"] == other.mean() < 0.05
+    given = 0.9 * kept.mean() + 0.1 * other.mean()
+    assert row["labels_given_to_outliers"] == pytest.approx(0.1 * other.mean() / given)
+    assert row["risk"] == pytest.approx((0.9 * np.mean(kept & ~right) + 0.1 * other.mean()) / given)
     assert row["accuracy_accepted"] == pytest.approx(right[kept].mean())
     bare = next(row for row in report.rows if row["rule"] == NO_GUARD and row["prevalence"] == 0.5)
     assert bare["outliers_accepted"] == 1

@@ -10,7 +10,13 @@ from recondite.data.datasets import nameless, open_images
 from recondite.data.spool import read_all
 from recondite.screen.evidence import Observer, fit_observer
 from recondite.statistics.distances import Distances
-from recondite.statistics.image_statistics import STATISTICS, change, in_words, statistics_of_error, statistics_of_image
+from recondite.statistics.image_statistics import (
+    STATISTICS,
+    change,
+    statistic_in_words,
+    statistics_of_error,
+    statistics_of_image,
+)
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -190,7 +196,7 @@ def test_distances_of_degenerate_features_stay_finite():
 @pytest.mark.parametrize("name", list(recondite.DETECTORS))
 def test_every_statistic_of_every_detector_is_described(name, screens):
     for statistic in screens(name).evidence.density.names:
-        assert in_words(statistic)
+        assert statistic_in_words(statistic)
         assert statistic in STATISTICS or statistic.startswith("reencoding_layer_"), statistic
 
 

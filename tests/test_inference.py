@@ -19,7 +19,7 @@ from recondite.detectors.runner import SMALL_BATCHES
 from recondite.errors import ArtifactError, InputError
 from recondite.networks.alad import make_alad_networks
 from recondite.networks.autoencoders import make_network
-from recondite.networks.fused import Packed, ready_network, weighted_layers, with_spread_convolutions
+from recondite.networks.fused import Packed, ready_network, weighted_layers, with_plain_convolutions
 from recondite.screen.export import export_onnx
 
 FULL = 64
@@ -89,14 +89,14 @@ def test_spread_convolutions_compute_the_same(name: str) -> None:
     network, shape = every_network()[name]
     network.eval()
     x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(2))
-    spread = with_spread_convolutions(network)
+    plain = with_plain_convolutions(network)
     with torch.no_grad():
         expected = network(x)
-        assert (spread(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert (plain(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
     narrow = [part for part in network.modules() if isinstance(part, nn.ConvTranspose2d) and part.out_channels == 1]
     if name == "transposed 2 1 0 1":
         assert narrow
-        assert not any(isinstance(part, nn.ConvTranspose2d) for part in spread.modules())
+        assert not any(isinstance(part, nn.ConvTranspose2d) for part in plain.modules())
 
 
 def test_everything_with_weights_is_packed_with_what_follows_it() -> None:

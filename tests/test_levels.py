@@ -6,7 +6,7 @@ import pytest
 
 from recondite.detectors import build
 from recondite.errors import InputError, NotFittedError
-from recondite.screen.thresholds import Threshold, fingerprint, infer_threshold, predict
+from recondite.screen.thresholds import Threshold, detector_fingerprint, infer_threshold, predict
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,9 @@ def test_what_cannot_be_meant_is_refused(detector, held_out):
 
 
 def test_fingerprints_see_weights_and_not_the_way_of_scoring(detector):
-    assert fingerprint(detector) == fingerprint(detector.scored_by(top_percent=5))
+    assert detector_fingerprint(detector) == detector_fingerprint(detector.scored_by(top_percent=5))
     other = build("pca", image_shape=(1, 8, 8), latent_size=11)
-    assert fingerprint(detector) != fingerprint(other)
+    assert detector_fingerprint(detector) != detector_fingerprint(other)
 
 
 def test_a_screen_has_a_threshold_for_single_values_too(screens, digits, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from recondite.cluster.ledger import Folder, Ledger
-from recondite.cluster.parts import Rows, blame, check_parts, judge_part, merge, read_parts
+from recondite.cluster.parts import RowOptions, blame, check_parts, judge_part, merge, read_parts
 from recondite.cluster.sources import ListedSource, hash_of_ids
 from recondite.data.datasets import open_images
 from recondite.data.tables import read_events
@@ -16,7 +16,7 @@ from recondite.screen.sweep import sweep
 def sweep_in_parts(screen, images, out, fdr=None, size=7, **options):
     """A sweep without a cluster: the same parts, judged one after another."""
     source = ListedSource(open_images(images))
-    rows = Rows(suffix=out.suffix or ".parquet", **options)
+    rows = RowOptions(suffix=out.suffix or ".parquet", **options)
     ledger = Ledger(Folder(out), {"a": 1}, source.pieces(size), "" if fdr is None else "scored/")
     while (task := ledger.next()) is not None:
         ledger.finish(task, *judge_part(screen, source.images(task.piece), task.name, rows))
@@ -73,7 +73,7 @@ def test_images_left_out_are_counted(screens, damaged, tmp_path):
 def test_an_image_to_blame_is_not_read(screens, damaged):
     images = open_images(damaged).select([3])
     (damaged / images.ids[0]).unlink()
-    part, content = blame(screens("pca"), images, "000000003-1", Rows(suffix=".jsonl", statistics=True), 2)
+    part, content = blame(screens("pca"), images, "000000003-1", RowOptions(suffix=".jsonl", statistics=True), 2)
     row = json.loads(content)
     assert (row["id"], row["verdict"], row["error"]) == (
         images.ids[0],
@@ -81,9 +81,9 @@ def test_an_image_to_blame_is_not_read(screens, damaged):
         "2 worker processes died on this image",
     )
     assert (part.inputs, part.rows, part.ids) == (1, 1, hash_of_ids(images.ids))
-    assert blame(screens("pca"), images, "0", Rows(suffix=".csv", on_bad="skip"), 2)[1] is None
+    assert blame(screens("pca"), images, "0", RowOptions(suffix=".csv", on_bad="skip"), 2)[1] is None
     with pytest.raises(InputError, match="died on this image"):
-        blame(screens("pca"), images, "0", Rows(suffix=".csv", on_bad="raise"), 2)
+        blame(screens("pca"), images, "0", RowOptions(suffix=".csv", on_bad="raise"), 2)
 
 
 @pytest.mark.parametrize("change", ["row lost", "part lost", "part too many", "id twice", "manifest", "list"])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from recondite.detectors import build
 from recondite.distributed import Share, exchanged, gathered, own, place, sharing
-from recondite.networks.layers import BatchNorm, has_foreign_batch_norm
+from recondite.networks.layers import BatchNorm, has_unsynchronised_batch_norm
 from recondite.screen.screen import load
 
 # 44 images in steps of 14: a last step of two, of which the third process holds none.
@@ -139,9 +139,9 @@ def test_a_process_without_a_row_holds_the_first(rank, rows):
     assert np.arange(3)[share.mine].tolist() == rows
 
 
-def test_batch_norm_of_torch_is_foreign():
-    assert not has_foreign_batch_norm(torch.nn.Sequential(BatchNorm(3), torch.nn.ReLU()))
-    assert has_foreign_batch_norm(torch.nn.Sequential(BatchNorm(3), torch.nn.BatchNorm1d(3)))
+def test_batch_norm_of_torch_is_not_synchronised():
+    assert not has_unsynchronised_batch_norm(torch.nn.Sequential(BatchNorm(3), torch.nn.ReLU()))
+    assert has_unsynchronised_batch_norm(torch.nn.Sequential(BatchNorm(3), torch.nn.BatchNorm1d(3)))
 
 
 def test_batch_norm_of_one_process_is_that_of_torch():

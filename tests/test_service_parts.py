@@ -25,8 +25,8 @@ from recondite.screen.monitor import Monitor
 pytest.importorskip("fastapi")
 
 from recondite.service.engine.batching import Job, Line
-from recondite.service.engine.drift import Watch
-from recondite.service.engine.limiter import Budget
+from recondite.service.engine.drift import DriftWatch
+from recondite.service.engine.limiter import Limiter
 from recondite.service.engine.registry import natural
 from recondite.service.engine.store import Store
 from recondite.service.errors import Busy
@@ -143,7 +143,7 @@ def test_what_cannot_be_decoded_fails_alone(screen, rows):
 
 
 def test_a_budget_refuses_what_goes_over_and_gives_back():
-    budget = Budget(10, "images")
+    budget = Limiter(10, "images")
     with budget.take(6):
         with pytest.raises(Busy, match="the limit is 10") as refused, budget.take(5):
             pass
@@ -173,7 +173,7 @@ def test_drift_is_posted_to_the_webhook_once(screen, rows):
     server = http.server.HTTPServer(("127.0.0.1", 0), Hook)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     counters = Counters()
-    watch = Watch(counters, f"http://127.0.0.1:{server.server_port}/x", false_alarm=0.01)
+    watch = DriftWatch(counters, f"http://127.0.0.1:{server.server_port}/x", false_alarm=0.01)
     normal, dark = (screen.predict(pixels[:, 0]) for pixels in (rows[:30], rows * np.float32(0.3)))
     assert watch.state("digits", "1", screen)[0].seen == 0
     watch.judged("digits", "1", screen, normal, [""] * 30)
@@ -204,7 +204,7 @@ def numbers(svg, attribute):
 def test_the_calibration_curve_places_the_image_at_its_p_value(score):
     scores = np.linspace(0, 1, 99)
     p_value = (1 + np.count_nonzero(scores >= score)) / 100
-    svg = charts.calibration_curve(scores, score, p_value, 0.05, float(scores[-5]))
+    svg = charts.calibration_chart(scores, score, p_value, 0.05, float(scores[-5]))
     ET.fromstring(svg)
     cx, cy = numbers(svg, "cx")[0], numbers(svg, "cy")[0]
     assert 40 <= cx <= 510
@@ -261,18 +261,18 @@ def test_a_monitor_goes_on_after_a_restart(screen, digits, tmp_path):
     expected = Monitor(screen)
     for _ in range(2):
         counters = Counters()
-        watch = Watch(counters, None, 0.01, store)
+        watch = DriftWatch(counters, None, 0.01, store)
         watch.judged("digits", "1", screen, verdicts, [""] * 100)
         expected.update(verdicts)
         watch.close()
         assert watch.state("digits", "1", screen)[0].state() == expected.state()
     assert f'version="1"}} {expected.martingale}' in counters.text().decode()
-    other = Watch(Counters(), None, 0.01, store)
+    other = DriftWatch(Counters(), None, 0.01, store)
     assert other.state("digits", "2", screen)[0].seen == 0
     assert other.state("digits", "1", screen.with_score("error"))[0].seen == 0
     other.begin_anew("digits", "1", screen)
     other.close()
-    again = Watch(Counters(), None, 0.01, store)
+    again = DriftWatch(Counters(), None, 0.01, store)
     assert again.state("digits", "1", screen)[0].seen == 0
     again.close()
     store.close()

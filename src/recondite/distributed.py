@@ -1,4 +1,4 @@
-"""What several processes share, so that together they compute what one alone would.
+"""Collectives over processes, so that several compute what one would.
 
 In a training step each process holds some rows of a batch. Random draws are made for the whole batch and cut to those
 rows, and batch norm takes its statistics over the whole batch. Outside of steps, lists of work are shared out by turns

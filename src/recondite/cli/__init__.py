@@ -1,4 +1,4 @@
-"""The command line: parse, make one call, print."""
+"""The command line."""
 
 import os
 import sys

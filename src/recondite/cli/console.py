@@ -1,4 +1,4 @@
-"""Tables on a terminal."""
+"""Tables for terminals."""
 
 import sys
 from collections.abc import Sequence

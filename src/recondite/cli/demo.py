@@ -1,4 +1,4 @@
-"""The demo: a screen for upright digits meets digits, turned digits and textures."""
+"""The demo: a screen for upright digits meets digits, rotated digits and textures."""
 
 import sys
 from pathlib import Path
@@ -59,7 +59,7 @@ def run_demo(folder: Path, epochs: int | None = None) -> tuple[list[dict[str, An
         screen,
         everything,
         _joined(kinds),
-        title="Digits, turned digits and textures",
+        title="Digits, rotated digits and textures",
         table={
             "title": "A screen for upright digits",
             "columns": list(rows[0]),
@@ -81,10 +81,10 @@ def _digits_at_hand() -> str:
 def _kinds(name: str) -> dict[str, ImageSet]:
     found = open_named(f"{name}/test")
     assert isinstance(found.items, np.ndarray)
-    turned = np.ascontiguousarray(np.rot90(found.items, axes=(1, 2)))
+    rotated = np.ascontiguousarray(np.rot90(found.items, axes=(1, 2)))
     return {
         "digits, upright": _named(found.items, "upright", found.names),
-        "digits, turned by 90 degrees": _named(turned, "turned", found.names),
+        "digits, rotated by 90 degrees": _named(rotated, "rotated", found.names),
         "textures": _textures(found.items.shape[1]),
     }
 

@@ -1,4 +1,4 @@
-"""recondite fit, recondite info."""
+"""recondite fit, info."""
 
 import json
 import os

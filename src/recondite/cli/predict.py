@@ -89,9 +89,9 @@ def predict(
     if cluster is not None:
         if report is not None or maps is not None:
             raise InputError("--report and --maps need all images on one machine; leave them or --cluster out")
-        spread = {"workers": workers, "threads": threads, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
+        sharing = {"workers": workers, "threads": threads, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
         rows = {"fdr": fdr, "group": group, "on_bad": on_bad, "statistics": statistics}
-        predict_on_cluster(judge, images, output, cluster, {**spread, "part_size": part_size}, **rows)
+        predict_on_cluster(judge, images, output, cluster, {**sharing, "part_size": part_size}, **rows)
         return
     result = sweep(
         judge, images, output, fdr=fdr, maps=maps, group=group, on_bad=on_bad, statistics=statistics, progress=True
@@ -223,21 +223,21 @@ def sample(
 
 
 def predict_on_cluster(
-    screen: "Screen", images: str, output: Path, cluster: str, spread: Mapping[str, Any], **rows: Any
+    screen: "Screen", images: str, output: Path, cluster: str, workers: Mapping[str, Any], **rows: Any
 ) -> None:
     """Judge images on a cluster and say what came of it.
 
     Args:
         screen, images, output, cluster, rows: as in `cluster_sweep`.
-        spread: the values of `Workers`.
+        workers: the values of `Workers`.
     """
     from recondite.cluster.parts import MANIFEST
     from recondite.cluster.sweep import Workers, cluster_sweep
     from recondite.options import make_options
     from recondite.screen.screen import promise
 
-    options = make_options(Workers, spread, "--cluster")
-    result = cluster_sweep(screen, images, output, cluster=cluster, spread=options, progress=True, **rows)
+    options = make_options(Workers, workers, "--cluster")
+    result = cluster_sweep(screen, images, output, cluster=cluster, workers=options, progress=True, **rows)
     if result.taken_up:
         print(f"took up {result.taken_up:,} images that were judged before", file=sys.stderr)
     manifest = result.manifest

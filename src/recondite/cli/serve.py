@@ -1,4 +1,4 @@
-"""The command `recondite serve`."""
+"""recondite serve."""
 
 import os
 from collections.abc import Sequence

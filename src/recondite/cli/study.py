@@ -1,4 +1,4 @@
-"""recondite study: the studies of a finished screen, and of linear methods."""
+"""recondite study: studies of a fitted screen, and of linear methods."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""recondite study and bench: those that train many detectors."""
+"""recondite study and bench: studies that train detectors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,17 +49,17 @@ class Runs:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of a study."""
-        from recondite.studies.training.parallel import Spread
+        from recondite.studies.training.parallel import RunResources
 
         on_cluster = None
         if self.cluster is not None:
-            on_cluster = Spread(cluster=self.cluster, run_cpus=self.run_cpus, run_gpus=self.run_gpus)
+            on_cluster = RunResources(cluster=self.cluster, run_cpus=self.run_cpus, run_gpus=self.run_gpus)
         return {
             "seeds": self.seeds,
             "protocol": self.protocol,
             "validation": self.validation,
             "image_size": image_size_of(self.image_size),
-            "spread": on_cluster,
+            "resources": on_cluster,
             "progress": True,
         }
 

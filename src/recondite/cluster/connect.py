@@ -1,4 +1,4 @@
-"""The one place that knows how to reach Ray: a cluster started here, the one running here, or one far away."""
+"""Connecting to Ray: a cluster started here, one running on this machine, or a remote address."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""What of a sweep is done, under way and still to do; the one writer of its parts."""
+"""Progress of a sweep: parts done, running and pending; the only writer of its journal and parts."""
 
 import fcntl
 import hashlib
@@ -24,7 +24,7 @@ JOURNAL = "journal.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class PendingPart:
     """A part to be judged.
 
     Args:
@@ -43,7 +43,7 @@ class Part:
     """A part that is done, as the journal and the manifest have it.
 
     Args:
-        name: as in `Task`.
+        name: as in `PendingPart`.
         file: in the folder of the sweep; None where every image was left out.
         inputs: how many images were read, or could not be.
         rows: how many rows they became.
@@ -61,7 +61,7 @@ class Part:
     sha256: str | None = None
 
 
-class Store(Protocol):
+class PartStore(Protocol):
     """Where parts and journal are kept."""
 
     def write(self, name: str, content: bytes) -> None:
@@ -140,10 +140,10 @@ class Ledger:
         folder: of the parts, within the store: "" or a name with a slash.
     """
 
-    def __init__(self, store: Store, header: Mapping[str, Any], pieces: Iterable[Piece], folder: str = "") -> None:
+    def __init__(self, store: PartStore, header: Mapping[str, Any], pieces: Iterable[Piece], folder: str = "") -> None:
         self.store, self.folder = store, folder
         self.done: dict[str, Part] = {}
-        self._under_way: dict[str, Task] = {}
+        self._under_way: dict[str, PendingPart] = {}
         self._split: dict[str, int] = {}
         for line in self._journal(header):
             if "split" in line:
@@ -152,7 +152,7 @@ class Ledger:
                 part = Part(**line)
                 if part.file is None or store.digest(folder + part.file) == part.sha256:
                     self.done[part.name] = part
-        whole = (Task(f"{number:09d}", Piece(*piece)) for number, piece in enumerate(pieces))
+        whole = (PendingPart(f"{number:09d}", Piece(*piece)) for number, piece in enumerate(pieces))
         self._to_do = deque(task for first in whole for task in self._leaves(first) if task.name not in self.done)
         self.taken_up = sum(part.inputs for part in self.done.values())
         self._rewrite(header)
@@ -162,7 +162,7 @@ class Ledger:
         """Whether every part is done."""
         return not self._to_do and not self._under_way
 
-    def next(self) -> Task | None:
+    def next(self) -> PendingPart | None:
         """Return a part to be judged, which is then under way; None if there is none left."""
         if not self._to_do:
             return None
@@ -170,7 +170,7 @@ class Ledger:
         self._under_way[task.name] = task
         return task
 
-    def finish(self, task: Task, part: Part, content: bytes | None) -> None:
+    def finish(self, task: PendingPart, part: Part, content: bytes | None) -> None:
         """Write a part down as done.
 
         Args:
@@ -187,12 +187,12 @@ class Ledger:
         self.store.append(JOURNAL, json.dumps(asdict(part)) + "\n")
         self.done[part.name] = part
 
-    def give_back(self, task: Task) -> None:
+    def give_back(self, task: PendingPart) -> None:
         """Let a part be judged again that failed for no fault of its own."""
         del self._under_way[task.name]
         self._to_do.appendleft(task)
 
-    def died(self, task: Task, count: int | None = None) -> bool:
+    def died(self, task: PendingPart, count: int | None = None) -> bool:
         """Take note that a worker died with a part, and return whether its one image is to blame.
 
         Then the part stays under way and has to be finished without judging. Otherwise it, or eight parts of it, are
@@ -221,7 +221,7 @@ class Ledger:
         """Return all parts that are done, in the order of the source."""
         return [self.done[name] for name in sorted(self.done)]
 
-    def _leaves(self, task: Task) -> Iterator[Task]:
+    def _leaves(self, task: PendingPart) -> Iterator[PendingPart]:
         if task.name not in self._split:
             yield task
             return
@@ -251,13 +251,13 @@ class Ledger:
         self.store.write(JOURNAL, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def _splinters(task: Task, stop: int) -> list[Task]:
+def _splinters(task: PendingPart, stop: int) -> list[PendingPart]:
     """Return up to eight parts of a part that killed its workers; the next death of one of several images splits it."""
     name = task.name if "-" in task.name else f"{task.name}-"
     unit, start, _ = task.piece
     count = min(SPLIT, stop - start)
     cuts = [start + (stop - start) * index // count for index in range(count + 1)]
     return [
-        Task(f"{name}{index}", Piece(unit, low, high), DEATHS_BEFORE_A_SPLIT - 1 if high - low > 1 else 0)
+        PendingPart(f"{name}{index}", Piece(unit, low, high), DEATHS_BEFORE_A_SPLIT - 1 if high - low > 1 else 0)
         for index, (low, high) in enumerate(pairwise(cuts))
     ]

@@ -1,4 +1,4 @@
-"""The parts of a sweep as files: images judged into one, all of them merged, and the proof that none is missing."""
+"""The parts of a sweep as files: one part scored and judged, all parts merged, completeness verified."""
 
 import hashlib
 import io
@@ -27,7 +27,7 @@ SCORED = "scored/"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class RowOptions:
     """What becomes of the images of a part.
 
     Args:
@@ -43,7 +43,7 @@ class Rows:
     statistics: bool = False
 
 
-def judge_part(screen: Screen, images: ImageSet, name: str, rows: Rows) -> tuple[Part, bytes | None]:
+def judge_part(screen: Screen, images: ImageSet, name: str, rows: RowOptions) -> tuple[Part, bytes | None]:
     """Return the facts of a part and its file.
 
     Args:
@@ -61,7 +61,7 @@ def judge_part(screen: Screen, images: ImageSet, name: str, rows: Rows) -> tuple
     return _part(name, noted.noted, screen.judge(Scores.concatenate(scores)) if scores else None, rows)
 
 
-def blame(screen: Screen, images: ImageSet, name: str, rows: Rows, deaths: int) -> tuple[Part, bytes | None]:
+def blame(screen: Screen, images: ImageSet, name: str, rows: RowOptions, deaths: int) -> tuple[Part, bytes | None]:
     """Return a part that says of its one image that workers died on it; the image is not read.
 
     Raises:
@@ -77,7 +77,9 @@ def blame(screen: Screen, images: ImageSet, name: str, rows: Rows, deaths: int) 
     return _part(name, [identity], verdicts, rows)
 
 
-def merge(store: Folder, ledger: Ledger, header: Mapping[str, Any], rows: Rows, fdr: float | None) -> dict[str, Any]:
+def merge(
+    store: Folder, ledger: Ledger, header: Mapping[str, Any], rows: RowOptions, fdr: float | None
+) -> dict[str, Any]:
     """Finish a sweep whose parts are all done: decide what depends on all of them, and write the manifest.
 
     Returns:
@@ -184,7 +186,7 @@ class _Noted(ImageSet):
             yield name, item, label if self.group is None else self.group
 
 
-def _part(name: str, ids: list[str], verdicts: Verdicts | None, rows: Rows) -> tuple[Part, bytes | None]:
+def _part(name: str, ids: list[str], verdicts: Verdicts | None, rows: RowOptions) -> tuple[Part, bytes | None]:
     facts = Part(name, None, len(ids), 0, {}, hash_of_ids(ids))
     if verdicts is None:
         return facts, None

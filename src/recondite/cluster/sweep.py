@@ -14,8 +14,8 @@ from pydantic.dataclasses import dataclass as checked
 
 from recondite import __version__
 from recondite.cluster.connect import connect
-from recondite.cluster.ledger import DEATHS_BEFORE_A_SPLIT, Folder, Ledger, Part, Task
-from recondite.cluster.parts import MANIFEST, SCORED, Rows, blame, clear, judge_part, merge
+from recondite.cluster.ledger import DEATHS_BEFORE_A_SPLIT, Folder, Ledger, Part, PendingPart
+from recondite.cluster.parts import MANIFEST, SCORED, RowOptions, blame, clear, judge_part, merge
 from recondite.cluster.sources import ListedSource, Source, hash_of_ids, open_source
 from recondite.data.datasets import ImageSet
 from recondite.data.tables import check_table_path
@@ -36,7 +36,7 @@ _SECONDS_BETWEEN_LOOKS = 5.0
 
 @checked(frozen=True, kw_only=True, config=CHECKED)
 class Workers:
-    """How a sweep is spread over a cluster."""
+    """How a sweep is distributed over a cluster."""
 
     workers: Annotated[int | None, Field(ge=1, description="processes that judge; by default as many as fit")] = None
     threads: Annotated[int, Field(ge=1, le=256, description="of a worker; scores differ in the last bits by it")] = 1
@@ -66,7 +66,7 @@ def cluster_sweep(
     output: Path,
     *,
     cluster: str = "local",
-    spread: Workers | None = None,
+    workers: Workers | None = None,
     fdr: float | None = None,
     group: str | None = None,
     on_bad: OnBad = "flag",
@@ -86,7 +86,7 @@ def cluster_sweep(
             sees at the same place; or an array or data set, whose pixels travel.
         output: a folder; parts are of the kind that its suffix names, .parquet if it has none.
         cluster: as in `recondite.cluster.connect.connect`.
-        spread: how many workers, with how many threads.
+        workers: how many workers, with how many threads.
         fdr: control the false-discovery rate over the whole sweep instead of the false-alarm rate.
         group: which group's calibration holds for all of them.
         on_bad: what an unreadable image becomes; see `Screen.predict`.
@@ -99,17 +99,17 @@ def cluster_sweep(
         SourceError: a store cannot be reached; run again to go on.
         ReconditeError: the cluster cannot be reached, or no worker starts.
     """
-    spread = spread or Workers()
-    rows = Rows(suffix=output.suffix.lower() or ".parquet", group=group, on_bad=on_bad, statistics=statistics)
+    workers = workers or Workers()
+    rows = RowOptions(suffix=output.suffix.lower() or ".parquet", group=group, on_bad=on_bad, statistics=statistics)
     check_table_path(Path(f"part{rows.suffix}"))
     if on_bad not in ("flag", "skip", "raise"):
         raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
     if fdr is not None:
         check_rate(fdr)
     source = open_source(images, screen.detector.shape)
-    pieces = list(source.pieces(spread.part_size))
+    pieces = list(source.pieces(workers.part_size))
     named = str(images) if isinstance(images, str | Path) else None
-    header = _header(screen, named, spread, rows, fdr)
+    header = _header(screen, named, workers, rows, fdr)
     header["pieces"] = hashlib.sha256(json.dumps([pieces, source.fingerprint()]).encode()).hexdigest()
     store = Folder(output)
     with store.locked():
@@ -121,11 +121,13 @@ def cluster_sweep(
             advance(ledger.taken_up, "")
             if not ledger.finished:
                 with connect(cluster) as ray:
-                    _Driver(ray, screen, source, ledger, spread, rows, advance).run()
+                    _Driver(ray, screen, source, ledger, workers, rows, advance).run()
         return ClusterSweep(merge(store, ledger, header, rows, fdr), ledger.taken_up)
 
 
-def _header(screen: Screen, source: str | None, spread: Workers, rows: Rows, fdr: float | None) -> dict[str, Any]:
+def _header(
+    screen: Screen, source: str | None, workers: Workers, rows: RowOptions, fdr: float | None
+) -> dict[str, Any]:
     return {
         "versions": {"recondite": __version__, "torch": torch.__version__},
         "screen": screen.fingerprint(),
@@ -138,8 +140,8 @@ def _header(screen: Screen, source: str | None, spread: Workers, rows: Rows, fdr
         "on_bad": rows.on_bad,
         "statistics": rows.statistics,
         "table": rows.suffix,
-        "threads": spread.threads,
-        "device": "cuda" if spread.worker_gpus else "cpu",
+        "threads": workers.threads,
+        "device": "cuda" if workers.worker_gpus else "cpu",
     }
 
 
@@ -167,7 +169,7 @@ class _Worker:
     def versions(self) -> dict[str, str]:
         return {"recondite": __version__, "torch": torch.__version__}
 
-    def judge(self, images: ImageSet, name: str, rows: Rows) -> tuple[Part, bytes | None]:
+    def judge(self, images: ImageSet, name: str, rows: RowOptions) -> tuple[Part, bytes | None]:
         return judge_part(self.screen, images, name, rows)
 
 
@@ -180,19 +182,19 @@ class _Driver:
         screen: Screen,
         source: Source,
         ledger: Ledger,
-        spread: Workers,
-        rows: Rows,
+        workers: Workers,
+        rows: RowOptions,
         advance: Advance,
     ) -> None:
         self.ray, self.screen, self.source, self.ledger = ray, screen, source, ledger
-        self.spread, self.rows, self.advance = spread, rows, advance
-        self.cpus = spread.worker_cpus or float(spread.threads)
+        self.options, self.rows, self.advance = workers, rows, advance
+        self.cpus = workers.worker_cpus or float(workers.threads)
         self.remote = ray.remote(_Worker).options(
-            num_cpus=self.cpus, num_gpus=spread.worker_gpus, max_restarts=0, scheduling_strategy="SPREAD"
+            num_cpus=self.cpus, num_gpus=workers.worker_gpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
         self.given = ray.put(screen)
         self.starting: dict[Any, Any] = {}
-        self.busy: dict[Any, tuple[Any, Task]] = {}
+        self.busy: dict[Any, tuple[Any, PendingPart]] = {}
         self.idle: list[Any] = []
         self.failures: dict[str, int] = {}
         self.failed_starts = 0
@@ -220,11 +222,11 @@ class _Driver:
             answer = worker.judge.remote(self.source.images(task.piece), task.name, self.rows)
             self.busy[answer] = (worker, task)
         if time.monotonic() >= self.look_again:
-            self.wanted = self.spread.workers or _room(self.ray, self.cpus, self.spread.worker_gpus)
+            self.wanted = self.options.workers or _room(self.ray, self.cpus, self.options.worker_gpus)
             self.look_again = time.monotonic() + _SECONDS_BETWEEN_LOOKS
         for _ in range(self.wanted - len(self.starting) - len(self.busy) - len(self.idle)):
-            device = "cuda" if self.spread.worker_gpus else "cpu"
-            worker = self.remote.remote([self.given], self.spread.threads, device)
+            device = "cuda" if self.options.worker_gpus else "cpu"
+            worker = self.remote.remote([self.given], self.options.threads, device)
             self.starting[worker.versions.remote()] = worker
 
     def _take(self, answer: Any) -> None:
@@ -259,7 +261,7 @@ class _Driver:
             raise InputError(f"expected the versions {own} on every machine of the cluster; got {versions}")
         self.idle.append(worker)
 
-    def _finish(self, task: Task, part: Part, content: bytes | None) -> None:
+    def _finish(self, task: PendingPart, part: Part, content: bytes | None) -> None:
         if isinstance(self.source, ListedSource):
             expected = self.source.images(task.piece).ids or ()
             if part.ids != hash_of_ids(expected):
@@ -267,7 +269,7 @@ class _Driver:
         self.ledger.finish(task, part, content)
         self.advance(part.inputs, "")
 
-    def _failed(self, task: Task, error: Any) -> None:
+    def _failed(self, task: PendingPart, error: Any) -> None:
         """The worker lives: it refused an image, or a store failed it."""
         cause = error.cause
         if isinstance(cause, InputError):
@@ -279,7 +281,7 @@ class _Driver:
             raise SourceError(str(cause)) from error
         self.ledger.give_back(task)
 
-    def _died(self, task: Task) -> None:
+    def _died(self, task: PendingPart) -> None:
         piece = task.piece
         last = task.deaths + 1 >= DEATHS_BEFORE_A_SPLIT
         count = self.source.count(piece.unit) if last and piece.stop is None else None

@@ -1,4 +1,4 @@
-"""Folders and files of numbers that can be checked: manifest.json beside safetensors, never pickle."""
+"""Artifact folders: manifest.json beside safetensors, validated on loading, never pickle."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Folders, files, arrays, streams and named data sets as one thing: images with stable ids, read in bounded memory."""
+"""Image sets from folders, files, arrays, streams and named data sets: stable ids, read in bounded memory."""
 
 import glob
 import os

@@ -1,4 +1,4 @@
-"""Files that are never left half written."""
+"""Atomic files: written whole or not at all."""
 
 import hashlib
 import os

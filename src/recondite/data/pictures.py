@@ -1,4 +1,4 @@
-"""Pictures and figures as bytes and text for files that must stand alone."""
+"""Pictures as bytes and data URLs, and heat maps."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Files that an address names, such as s3://BUCKET/FOLDER, listed and read patiently (by fsspec)."""
+"""Remote files such as s3://BUCKET/FOLDER: listed, and read with retries, through fsspec."""
 
 import io
 import random

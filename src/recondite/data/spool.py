@@ -1,4 +1,4 @@
-"""Images read once: rows on disk, hashes of their pixels, and splits that no image straddles."""
+"""Images read once and spooled to disk, with pixel hashes, and splits that keep identical images together."""
 
 import hashlib
 import tempfile

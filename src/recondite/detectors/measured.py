@@ -1,4 +1,4 @@
-"""What a detector measures on a batch: errors of pixels, pooled into one score an image."""
+"""Reconstruction errors of a batch, per pixel, and their pooling into one score an image."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

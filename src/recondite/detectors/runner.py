@@ -1,4 +1,4 @@
-"""Running a detector's networks: made ready for it, in full batches or in smaller ones that give the same bits."""
+"""Running a detector's networks in batches: prepared once, with the same bits at every batch size."""
 
 import copy
 from collections.abc import Callable, Hashable, Mapping

@@ -1,4 +1,4 @@
-"""Networks made ready to score: the same function up to rounding, with weights laid out once for the processor."""
+"""Networks fused for inference: the same function up to rounding, with weights in the processor's layout."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -159,7 +159,7 @@ def _is_narrow(layer: Any) -> bool:
     return bool(square and plain and multiplies and stride > 1) and layer.out_channels * stride**2 <= _LANES
 
 
-def with_spread_convolutions(network: _Network) -> _Network:
+def with_plain_convolutions(network: _Network) -> _Network:
     """Return a copy whose transposed convolutions with few channels are plain ones and pixel shuffles.
 
     The function is the same up to rounding; processors' kernels for it are faster.
@@ -183,7 +183,7 @@ def _spread_convolution(layer: nn.ConvTranspose2d) -> nn.Sequential:
 def _spread(weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> tuple[Tensor, Tensor | None, int]:
     """Return weights, bias and padding of a plain convolution with `stride`^2 times the channels of a transposed one.
 
-    Its channels, spread out by a pixel shuffle, are what the transposed one gives.
+    Its channels, rearranged by a pixel shuffle, are what the transposed one gives.
     Source: Shi et al. 2016, arXiv 1609.05158, section 3.2, read backwards.
     """
     inputs, outputs, *kernel = weight.shape

@@ -1,4 +1,4 @@
-"""A classifier's features: what it looks at just before it decides, or the output of any of its layers."""
+"""Features of a classifier through forward hooks: penultimate activations, or the output of any layer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Dropout and batch norm over the whole batch, however many processes share it."""
+"""Dropout and batch norm synchronised over processes: as over the whole batch."""
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return (centred * scale.view(column) + self.bias.view(column)).to(input.dtype)
 
 
-def has_foreign_batch_norm(module: nn.Module) -> bool:
+def has_unsynchronised_batch_norm(module: nn.Module) -> bool:
     """Return whether there is batch norm that takes its statistics over the rows of its process only."""
     parts = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     return any(not isinstance(part, BatchNorm) for part in parts)

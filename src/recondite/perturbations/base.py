@@ -1,4 +1,4 @@
-"""What every perturbation has in common: images in and out, and random draws that belong to one image each."""
+"""Base of all perturbations: images in and out, one independent random stream an image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

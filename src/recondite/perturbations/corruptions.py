@@ -1,4 +1,4 @@
-"""Whole images made worse: noise, blur, light, compression, shape, weather; at five severities. Turned and mirrored."""
+"""Corruptions at five severities: noise, blur, light, compression, geometry, weather; rotations and flips."""
 
 import io
 from collections.abc import Callable

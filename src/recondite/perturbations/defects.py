@@ -1,4 +1,4 @@
-"""Small made-up defects, with the pixels they cover as truth."""
+"""Small synthetic defects, with masks of the pixels they cover."""
 
 from collections.abc import Callable
 

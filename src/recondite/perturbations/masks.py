@@ -1,4 +1,4 @@
-"""Rectangles of an image replaced, or covered with noise."""
+"""Masks: rectangles of an image replaced, or covered with noise."""
 
 from typing import Any, Literal, get_args
 

@@ -1,4 +1,4 @@
-"""A table of past verdicts watched for drift: the monitor over files, its figure and its page."""
+"""Drift report over a table of past verdicts: the monitor over files, its figure and its page."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Measuring a screen on inliers and outliers that it has never seen."""
+"""Evaluation of a screen on held-out inliers and outliers."""
 
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,9 @@ def evaluate(
         if group not in screen.calibrator.sizes:
             raise InputError(f"no calibration for group {group!r}; there are: {sorted(map(str, screen.thresholds))}")
         sets = [images.labelled(group) for images in sets]
-    normal, foreign = (screen.predict(images, progress=progress) for images in sets)
-    a, b = _valid_scores(normal, "inlier"), _valid_scores(foreign, "outlier")
-    realised, caught = metrics.rate(normal.is_outlier), metrics.rate(foreign.is_outlier)
+    normal, outlying = (screen.predict(images, progress=progress) for images in sets)
+    a, b = _valid_scores(normal, "inlier"), _valid_scores(outlying, "outlier")
+    realised, caught = metrics.rate(normal.is_outlier), metrics.rate(outlying.is_outlier)
     low, high = screen.false_alarm_interval
     rows = [
         ("AUROC", metrics.auroc(a, b), "chance that an outlier scores higher than an inlier"),
@@ -73,7 +73,7 @@ def evaluate(
         {"measure": f"rule {row['rule']}", "value": row["rate"], "note": f"threshold {row['threshold']:.6g}"}
         for row in rule_rows(screen, a)
     ]
-    for name, verdicts in (("inliers", normal), ("outliers", foreign)):
+    for name, verdicts in (("inliers", normal), ("outliers", outlying)):
         invalid = verdicts.counts()["invalid"]
         if invalid:
             made.append({"measure": f"unreadable {name}", "value": str(invalid), "note": "counted as flagged"})

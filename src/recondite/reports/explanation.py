@@ -1,4 +1,4 @@
-"""One image under the eye: input, reconstruction and difference where there are such, and the verdict in words."""
+"""Explain one image: input, reconstruction, difference or heat map, and the verdict in words."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.reports.figures import plot_comparison
 from recondite.screen.screen import Screen
-from recondite.statistics.image_statistics import in_words as statistic_in_words
+from recondite.statistics.image_statistics import statistic_in_words
 from recondite.statistics.scores import Verdicts
 
 _SMALLEST_GRID = 480

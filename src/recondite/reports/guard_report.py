@@ -1,4 +1,4 @@
-"""What a guard is worth: risk against coverage with outliers in the traffic, beside a classifier's own means."""
+"""Selective classification with outliers in traffic: risk against coverage, of a guard and of a classifier's scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -84,13 +84,13 @@ def guard_report(
     rules = _rules((inliers, a), (outliers, b), calibration, reference)
     wrong = np.concatenate([a.wrong, np.ones(len(b), dtype=bool)])
     rows, curves = [], {}
-    for name, (own, foreign) in rules.items():
+    for name, (own, other) in rules.items():
         threshold = _threshold(own, level) if name != NO_GUARD else np.inf
         for prevalence in PREVALENCES:
             weights = np.repeat([(1 - prevalence) / len(a), prevalence / len(b)], [len(a), len(b)])
-            curve = risk_coverage(np.concatenate([own, foreign]), wrong, weights)
+            curve = risk_coverage(np.concatenate([own, other]), wrong, weights)
             curves[name, prevalence] = curve
-            at = _at_threshold(own <= threshold, foreign <= threshold, a.wrong, prevalence)
+            at = _at_threshold(own <= threshold, other <= threshold, a.wrong, prevalence)
             rows.append(
                 {
                     "rule": name,
@@ -173,16 +173,16 @@ def _rules(
     reference: Outputs | None,
 ) -> dict[str, tuple[Floats, Floats]]:
     """Return rule -> suspicion of the inliers and of the outliers."""
-    own, foreign = _parts(*inliers, reference), _parts(*outliers, reference)
+    own, other = _parts(*inliers, reference), _parts(*outliers, reference)
     rules = {NO_GUARD: (np.zeros(len(inliers[0])), np.zeros(len(outliers[0])))}
-    rules |= {part: (own[part], foreign[part]) for part in own}
+    rules |= {part: (own[part], other[part]) for part in own}
     if calibration is not None:
         scores, outputs = calibration
         held = _parts(scores, outputs.select(scores.ids), reference)
         calibrators = {part: Calibrator(values[np.isfinite(values)]) for part, values in held.items()}
         for name, parts in ((BOTH, (SCREEN, SOFTMAX)), (ALL, (SCREEN, SOFTMAX, NEIGHBOURS))):
             if set(parts) <= set(own):
-                rules[name] = (_rarest(own, calibrators, parts), _rarest(foreign, calibrators, parts))
+                rules[name] = (_rarest(own, calibrators, parts), _rarest(other, calibrators, parts))
     return rules
 
 
@@ -221,15 +221,15 @@ def _threshold(values: Floats, alpha: float) -> float:
 
 
 def _at_threshold(
-    kept: NDArray[np.bool_], foreign: NDArray[np.bool_], wrong: NDArray[np.bool_], prevalence: float
+    kept: NDArray[np.bool_], other: NDArray[np.bool_], wrong: NDArray[np.bool_], prevalence: float
 ) -> dict[str, float]:
     right = ~wrong
-    labelled = (1 - prevalence) * kept.mean() + prevalence * foreign.mean()
-    mistakes = (1 - prevalence) * np.mean(kept & wrong) + prevalence * foreign.mean()
+    labelled = (1 - prevalence) * kept.mean() + prevalence * other.mean()
+    mistakes = (1 - prevalence) * np.mean(kept & wrong) + prevalence * other.mean()
     return {
         "false_rejections": float(np.mean(~kept[right])) if right.any() else float("nan"),
-        "outliers_accepted": float(foreign.mean()),
-        "labels_given_to_outliers": float(prevalence * foreign.mean() / labelled) if labelled else 0.0,
+        "outliers_accepted": float(other.mean()),
+        "labels_given_to_outliers": float(prevalence * other.mean() / labelled) if labelled else 0.0,
         "accuracy_accepted": float(np.mean(right[kept])) if kept.any() else float("nan"),
         "risk": float(mistakes / labelled) if labelled else 0.0,
     }

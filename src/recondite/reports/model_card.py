@@ -1,4 +1,4 @@
-"""A screen put on the Hugging Face hub, with a page that tells what it is."""
+"""A screen published on the Hugging Face hub, with a model card."""
 
 import re
 from collections.abc import Iterator, Mapping

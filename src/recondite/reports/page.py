@@ -1,4 +1,4 @@
-"""A study as one HTML file that opens anywhere without a network."""
+"""The page of a study: one self-contained HTML file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Labels that people gave to verdicts set a screen's threshold anew; nothing is fitted again."""
+"""Recalibration: labels given in review set a screen's threshold anew, without refitting."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

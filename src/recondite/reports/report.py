@@ -1,4 +1,4 @@
-"""Verdicts and figures as one HTML file that opens anywhere without a network."""
+"""The report of a set of verdicts: tables and figures in one self-contained HTML file."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files

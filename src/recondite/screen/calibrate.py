@@ -1,4 +1,4 @@
-"""The calibration of a screen: what held-out normal images score, and a probe that shows whether scores hold here."""
+"""Calibration of a screen: scores of held-out normal images, and a probe that detects another arithmetic."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a classifier said about images: outputs of a run, and files of them."""
+"""Outputs of a classifier: computed from images, or read from a file."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a guard says about images: a label each, or an abstention with its reason."""
+"""Decisions of a guard: a label, or an abstention with its reason."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

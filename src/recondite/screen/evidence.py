@@ -1,4 +1,4 @@
-"""Evidence: what a screen looks at beside the reconstruction error, and how all of it becomes one score."""
+"""Evidence: image statistics beside the reconstruction error, combined into one score."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -31,7 +31,7 @@ from recondite.detectors.graph import (
     probe_images,
 )
 from recondite.errors import InputError
-from recondite.networks.fused import with_spread_convolutions
+from recondite.networks.fused import with_plain_convolutions
 from recondite.networks.hooks import evaluating, recorded
 from recondite.screen.calibrate import calibrated
 from recondite.screen.evidence import AUTO, ERROR, EVIDENCE, Evidence
@@ -267,7 +267,7 @@ class _Graph(nn.Module):
 
     def __init__(self, screen: Screen) -> None:
         super().__init__()
-        self.screen, self.detector = screen, with_spread_convolutions(screen.detector)
+        self.screen, self.detector = screen, with_plain_convolutions(screen.detector)
         ascending = np.sort(screen.calibrator.scores)
         table = p_value_table(len(ascending), screen.confidence, screen.guarantee)
         self.register_buffer("ascending", torch.from_numpy(ascending))

@@ -1,4 +1,4 @@
-"""From normal images to a screen: split, fit, calibrate."""
+"""Fitting a screen: split, train, calibrate."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

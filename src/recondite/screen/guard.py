@@ -1,4 +1,4 @@
-"""A screen in front of a classifier: an image gets its label, or an abstention with the reason."""
+"""A guard: a screen in front of a classifier, which gives a label or abstains with a reason."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

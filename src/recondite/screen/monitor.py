@@ -1,4 +1,4 @@
-"""Drift: has the stream of images that a screen judges stopped being like its calibration images, and in what?"""
+"""Drift detection: a test martingale over the p-values of a stream, and which statistics have moved."""
 
 import math
 from collections import deque
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from recondite.errors import InputError
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
-from recondite.statistics.image_statistics import in_words
+from recondite.statistics.image_statistics import statistic_in_words
 from recondite.statistics.martingale import Martingales, OnlineRanks, uniform
 from recondite.statistics.scores import Scores
 
@@ -193,7 +193,7 @@ class Monitor:
         found, smallest = [], 0.0
         for rank, (p_value, name, shift, distance) in enumerate(compared):
             smallest = min(1.0, max(smallest, p_value * (len(compared) - rank)))
-            words = "score" if name == SCORE else in_words(name)
+            words = "score" if name == SCORE else statistic_in_words(name)
             own = float(evidence[name])
             found.append(Moved(name, words, shift, distance, smallest, own, smallest <= _LEVEL))
         return found

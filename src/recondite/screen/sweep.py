@@ -1,4 +1,4 @@
-"""Judging a whole source into a table, in bounded memory, resumable after an interruption."""
+"""A sweep: judging a whole source into a table, in bounded memory, resumable after an interruption."""
 
 import os
 from collections.abc import Mapping

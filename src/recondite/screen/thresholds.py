@@ -137,7 +137,7 @@ def infer_threshold(
         value=value,
         level=level,
         scoring=_scoring(detector, level, score, top_percent),
-        detector=fingerprint(detector),
+        detector=detector_fingerprint(detector),
         rule=f"{rules[0][0]} {rules[0][1]:g} of {len(normal):,} images",
     )
 
@@ -169,7 +169,7 @@ def predict(
             raise InputError(
                 f"this threshold was made for {name} {made_for.get(name)!r}; got {value!r}: infer one for that"
             )
-    if threshold.detector != fingerprint(detector):
+    if threshold.detector != detector_fingerprint(detector):
         raise InputError("this threshold was made for another detector, or before it was fitted again: infer a new one")
     share = threshold.scoring.get("top_percent") if threshold.level == "instance" else None
     for name in ("smooth", "region"):
@@ -182,7 +182,7 @@ def predict(
     return LevelVerdicts(scores, threshold, ~(judged <= threshold.value))
 
 
-def fingerprint(detector: Detector) -> str:
+def detector_fingerprint(detector: Detector) -> str:
     """Return a digest of the detector's weights and of all its options that do not only say how it scores."""
     fixed = {name: value for name, value in options_to_json(detector.options).items() if name not in _SCORING}
     digest = hashlib.blake2b(json.dumps([detector.name, list(detector.shape), fixed], sort_keys=True).encode())

@@ -14,14 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import recondite
 from recondite.errors import ArtifactError, InputError, ReconditeError
-from recondite.service.engine.drift import Watch
+from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.judging import Judge
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.store import Store
 from recondite.service.errors import Failed, Refused, Unusable
 from recondite.service.metrics import Counters
-from recondite.service.routes.fast_path import Express
-from recondite.service.routes.middleware import LOG, Gate, Tokens, problem
+from recondite.service.routes.fast_path import FastPath
+from recondite.service.routes.middleware import LOG, RequestGate, Tokens, problem
 from recondite.service.routes.state import Service
 from recondite.service.routes.v1 import Options, answer_predict, api
 from recondite.service.routes.v2 import v2
@@ -59,9 +59,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(api)
     app.include_router(v2)
-    express = Express(app.behind, options=Options, predict=answer_predict, refuse=_refused)
+    fast_path = FastPath(app.behind, options=Options, predict=answer_predict, refuse=_refused)
     # A little over the limit of a file, which comes in an envelope from the page.
-    app.front = Gate(express, tokens=tokens, counters=counters, most=settings.limits.body_bytes + _ENVELOPE)
+    app.front = RequestGate(fast_path, tokens=tokens, counters=counters, most=settings.limits.body_bytes + _ENVELOPE)
     app.add_exception_handler(ReconditeError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -85,7 +85,7 @@ class _App(FastAPI):
 @asynccontextmanager
 async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> AsyncIterator[Service]:
     store = Store(settings.store)
-    watch = Watch(counters, settings.webhook, settings.drift_false_alarm, store)
+    watch = DriftWatch(counters, settings.webhook, settings.drift_false_alarm, store)
     judge = Judge(settings, store, counters, watch)
 
     def told(name: str, version: str, error: str | None) -> None:

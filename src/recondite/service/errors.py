@@ -1,4 +1,4 @@
-"""Why a request is not served, as exceptions that know their HTTP status."""
+"""Errors of the service, each with its HTTP status."""
 
 from recondite.errors import ReconditeError
 
@@ -26,7 +26,7 @@ class Unauthorised(Refused):
     code = "unauthorised"
 
 
-class Foreign(Refused):
+class ForeignOrigin(Refused):
     """A browser sends the request from another site's page."""
 
     status = 403

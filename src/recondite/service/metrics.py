@@ -1,4 +1,4 @@
-"""What is counted, in the format of Prometheus."""
+"""Prometheus metrics of the service."""
 
 from collections import Counter as Tally
 from collections import deque

@@ -1,4 +1,4 @@
-"""What goes over the wire, as types that the service documents and the client reads."""
+"""Request and response schemas, which the service documents and the client reads."""
 
 from typing import Literal
 

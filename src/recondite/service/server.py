@@ -1,4 +1,4 @@
-"""The process that serves: address, signals, an end without losing what was accepted."""
+"""The server process: address, signals, and a graceful shutdown that finishes what was accepted."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What one service is made with."""
+"""Settings of one service."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields

@@ -1,4 +1,4 @@
-"""A two-sided density over statistics of normal images: what is unusually low is as suspicious as what is high."""
+"""Two-sided density of normal image statistics: unusually low values are as suspicious as high ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Numbers that tell how an image was rebuilt and how complicated it is: (N, ...) tensors -> name -> (N,).
+"""Statistics of images, reconstructions and latents: (N, ...) tensors -> name -> (N,).
 
 All are logarithms but brightness and code_length, so that units do not matter and normal images spread evenly.
 `STATISTICS` says what each one is.
@@ -41,10 +41,10 @@ STATISTICS: dict[str, tuple[str, str]] = {
 """Name -> (what it is in words, formula); x the image in network units, r its reconstruction."""
 
 
-def in_words(name: str) -> str:
+def statistic_in_words(name: str) -> str:
     """Return what a statistic is, in words.
 
-    >>> in_words("code_length"), in_words("reencoding_layer_2")
+    >>> statistic_in_words("code_length"), statistic_in_words("reencoding_layer_2")
     ('complexity', 'change in layer 2 when encoded again')
     """
     if name.startswith("reencoding_layer_"):

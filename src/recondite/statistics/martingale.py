@@ -1,4 +1,4 @@
-"""Betting against "nothing has changed": online p-values that are exactly uniform, and a test martingale on them.
+"""Test martingale for exchangeability: betting against "nothing has changed" on exactly uniform online p-values.
 
 Source: Vovk, Nouretdinov, Gammerman 2003, "Testing exchangeability on-line" (ICML), for conformal test martingales;
 Ville 1939 for the bound on their maximum. Differs from the paper: ranks are kept as counts between the calibration

@@ -1,4 +1,4 @@
-"""What a latent space holds: between two images, and out of noise."""
+"""Latent space studies: interpolation between images, and denoising."""
 
 from collections.abc import Sequence
 from functools import partial

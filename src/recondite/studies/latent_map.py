@@ -18,7 +18,7 @@ from recondite.errors import ArtifactError, InputError
 from recondite.progress import progress as show
 from recondite.reports.page import StudyPage
 from recondite.screen.screen import Screen
-from recondite.screen.thresholds import fingerprint
+from recondite.screen.thresholds import detector_fingerprint
 from recondite.statistics.embedding import FEWEST, Map, make_map
 from recondite.studies.figures import plot_map
 from recondite.studies.output import some_images, unreadable, write_study
@@ -38,7 +38,7 @@ class LatentMap:
         map: latents as vectors, and their points.
         ids: of N images.
         labels: of N images.
-        detector: fingerprint of the detector whose latents these are; see `recondite.screen.thresholds.fingerprint`.
+        detector: that of the latents; see `recondite.screen.thresholds.detector_fingerprint`.
     """
 
     map: Map
@@ -120,10 +120,10 @@ def latent_map_study(
     ids, labels, pixels, bad = some_images(images, detector, count, seed)
     if len(ids) < FEWEST:
         raise InputError(f"a map needs at least {FEWEST} images; got {len(ids)}")
-    unfinished = Unfinished(output, "map", fingerprint(detector), pixels, seed)
+    unfinished = Unfinished(output, "map", detector_fingerprint(detector), pixels, seed)
     latents = _encoded(detector, pixels, unfinished, progress)
     started = time.monotonic()
-    found = LatentMap(map=make_map(latents, seed=seed), ids=ids, labels=labels, detector=fingerprint(detector))
+    found = LatentMap(map=make_map(latents, seed=seed), ids=ids, labels=labels, detector=detector_fingerprint(detector))
     seconds = time.monotonic() - started
     found.save(output / FOLDER)
     shown = _pictures(pixels, found.map.points) if thumbnails else {}
@@ -159,7 +159,7 @@ def placing_study(
     """
     detector = _with_encoder(screen)
     found = LatentMap.load(into)
-    if found.detector != fingerprint(detector):
+    if found.detector != detector_fingerprint(detector):
         raise InputError(f"{into} is a map of another detector's latents")
     placed = _place(screen, found, images, count, seed, progress)
     shown = {}

@@ -1,4 +1,4 @@
-"""How the score follows a mask: its size, the share of values that are looked at, and one image looked at closely."""
+"""Mask studies: score against mask size, top-percent pooling, and one image as under a microscope."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""What every study of a finished screen does: take some images, score many changed copies in one stream, write."""
+"""Shared by the studies of a finished screen: sampled images, changed copies scored in one stream, output files."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial

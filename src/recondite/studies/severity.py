@@ -1,4 +1,4 @@
-"""How the score follows corruption, and how well maps of errors find small defects."""
+"""Severity studies: score against corruption severity, and localisation of small made-up defects by error maps."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -103,7 +103,7 @@ def severity_study(
 def defects_study(
     screen: Screen, images: object, output: Path, *, count: int = 200, seed: int = 0, progress: bool = False
 ) -> list[dict[str, Any]]:
-    """Measure how well images with a made-up defect are told, and how well its pixels are found.
+    """Measure how well images with a made-up defect are detected, and how well its pixels are localised.
 
     Args:
         screen, images, output, count, seed, progress: as in `severity_study`; maps of all images are kept in memory.
@@ -165,7 +165,7 @@ def defects_study(
     }
     measures = [name for name in rows[0] if name != "defect"]
     page = StudyPage(
-        title="Small defects: told and found",
+        title="Small defects: detected and localised",
         lead=f"{len(pixels)} images, each with one defect of every kind drawn in, scored by the error of a screen "
         f"({screen.detector.name}).{unreadable(bad)}",
         columns=["defect", *(name.replace("_", " ") for name in measures)],

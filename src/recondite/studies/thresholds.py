@@ -1,4 +1,4 @@
-"""The distribution of losses, every threshold rule drawn into it, and what each rule does to fresh images."""
+"""Threshold study: the distribution of losses, the threshold of each rule, and the rates each rule realises."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,17 +74,17 @@ def thresholds_study(
     unfinished = Unfinished(output, "thresholds", judge.fingerprint(), *(_named(one) for one in (images, outliers)))
     opened = open_images(images, role="inliers", shape=shape)
     normal = _judged(judge, opened, _named(images), unfinished.place("inliers"), progress)
-    foreign = None
+    outlying = None
     if others is not None:
-        foreign = _judged(judge, others, _named(outliers), unfinished.place("outliers"), progress)
+        outlying = _judged(judge, others, _named(outliers), unfinished.place("outliers"), progress)
     scores = {"normal": _readable(normal)}
-    if foreign is not None:
-        scores["outliers"] = _readable(foreign)
+    if outlying is not None:
+        scores["outliers"] = _readable(outlying)
     rules = threshold_rules(judge.calibrator, judge.alpha, judge.confidence, judge.guarantee)
     rows: list[dict[str, Any]] = []
     for name, threshold in rules.items():
         seen = rate(scores["normal"] > threshold)
-        caught = float(np.mean(scores["outliers"] > threshold)) if foreign is not None else None
+        caught = float(np.mean(scores["outliers"] > threshold)) if outlying is not None else None
         row = {"rule": name, "threshold": threshold, "false_alarms": seen.value, "low": seen.low, "high": seen.high}
         rows.append({**row, "caught": caught})
     calibration = judge.calibrator.scores
@@ -92,16 +92,16 @@ def thresholds_study(
     figures: dict[str, Axes] = {
         "distribution": plot_distribution(scores["normal"], {**middle, **rules}, title="fresh normal images"),
         "reliability": _reliability(judge, scores["normal"]),
-        "instance-scores": _scatter(judge, normal, foreign),
+        "instance-scores": _scatter(judge, normal, outlying),
     }
-    if foreign is not None:
+    if outlying is not None:
         figures |= _curves(scores["normal"], scores["outliers"])
     lead = (
         f"Score {score!r} of a screen ({judge.detector.name}) on {len(scores['normal']):,} fresh normal images; every "
         f"rule is made from {len(calibration):,} calibration images, mean {middle['mean']:.5g}, median "
         f"{middle['median']:.5g}."
     )
-    if foreign is not None:
+    if outlying is not None:
         value = auroc(scores["normal"], scores["outliers"])
         lead += f" Against {len(scores['outliers']):,} outliers: AUROC {value:.4f}."
     page = StudyPage(
@@ -118,7 +118,7 @@ def thresholds_study(
         note="Only the conformal rule promises a rate: at most alpha on average over calibration sets, whatever the "
         "distribution. Mean + k std is right for a normal distribution, and losses have a long tail.",
     )
-    everything = normal if foreign is None else Verdicts.concatenate([normal, foreign])
+    everything = normal if outlying is None else Verdicts.concatenate([normal, outlying])
     write_study(output, page, rows, figures, {"scores": list(everything.records())}, unfinished)
     return rows
 
@@ -150,18 +150,18 @@ def _reliability(screen: Screen, normal: NDArray[np.float64]) -> Axes:
     return plot_reliability(alphas, [flagged(judge, normal).mean() for judge in judges], ends[:, 0], ends[:, 1])
 
 
-def _scatter(screen: Screen, normal: Verdicts, foreign: Verdicts | None) -> Axes:
+def _scatter(screen: Screen, normal: Verdicts, outlying: Verdicts | None) -> Axes:
     """Draw at most a thousand images of each kind."""
-    parts = [normal.instance_score[:_DRAWN]] + ([] if foreign is None else [foreign.instance_score[:_DRAWN]])
+    parts = [normal.instance_score[:_DRAWN]] + ([] if outlying is None else [outlying.instance_score[:_DRAWN]])
     truth = np.repeat([False, True][: len(parts)], [len(part) for part in parts])
     return plot_instance_scores(np.concatenate(parts), truth, screen.threshold)
 
 
-def _curves(normal: NDArray[np.float64], foreign: NDArray[np.float64]) -> Mapping[str, Axes]:
-    name = f"AUROC {auroc(normal, foreign):.3f}"
-    precise = f"average precision {average_precision(normal, foreign):.3f}"
+def _curves(normal: NDArray[np.float64], outlying: NDArray[np.float64]) -> Mapping[str, Axes]:
+    name = f"AUROC {auroc(normal, outlying):.3f}"
+    precise = f"average precision {average_precision(normal, outlying):.3f}"
     return {
-        "roc": plot_roc({name: roc_points(normal, foreign)}),
-        "precision-recall": plot_precision_recall({precise: precision_recall_points(normal, foreign)}),
-        "risk-coverage": plot_risk_coverage({"lowest scores first": risk_coverage_points(normal, foreign)}),
+        "roc": plot_roc({name: roc_points(normal, outlying)}),
+        "precision-recall": plot_precision_recall({precise: precision_recall_points(normal, outlying)}),
+        "risk-coverage": plot_risk_coverage({"lowest scores first": risk_coverage_points(normal, outlying)}),
     }

@@ -1,4 +1,4 @@
-"""Finished parts of an unfinished study: kept in its folder, taken up when it is run again, gone when it is whole."""
+"""Resuming an interrupted study: finished parts kept in its folder until the whole is done."""
 
 import json
 import shutil

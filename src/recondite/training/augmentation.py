@@ -1,4 +1,4 @@
-"""Random changes of training images that leave them normal: turned a little, enlarged, in other hues, mirrored."""
+"""Augmentation of training images: small rotations, scale, colour, flips."""
 
 import math
 from collections.abc import Sequence

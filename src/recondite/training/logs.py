@@ -1,4 +1,4 @@
-"""What a training run writes down: every step and epoch as CSV, and for TensorBoard where it is installed."""
+"""Training logs: steps and epochs as CSV, and TensorBoard where it is installed."""
 
 import csv
 import importlib.util

@@ -18,7 +18,7 @@ from recondite.data.spool import Rows
 from recondite.distributed import Share, from_first, gathered, own, sharing, together
 from recondite.errors import InputError, ReconditeError
 from recondite.networks.hooks import evaluating
-from recondite.networks.layers import has_foreign_batch_norm
+from recondite.networks.layers import has_unsynchronised_batch_norm
 from recondite.options import TrainingOptions
 from recondite.progress import progress
 from recondite.training.augmentation import augmented, check_augmentation
@@ -148,7 +148,7 @@ class _Run:
         self.average = moving_average(detector, options.ema) if options.ema else None
         self.on_device = self._on_device()
         # Batch norm cannot be trained on a single image, and torch's own is given the share of a process.
-        self.fewest = 2 * self.fabric.world_size if has_foreign_batch_norm(detector) else 2
+        self.fewest = 2 * self.fabric.world_size if has_unsynchronised_batch_norm(detector) else 2
         self.draws = torch.Generator(self.fabric.device)
         self.history = History()
         self.pictured = picture_epochs(options.picture_epochs, options.epochs)

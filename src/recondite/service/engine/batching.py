@@ -1,4 +1,4 @@
-"""The line that images pass: decoded in one thread, scored in the next, those of concurrent requests together."""
+"""Dynamic batching: images of concurrent requests are decoded in one thread and scored together in another."""
 
 import queue
 import threading

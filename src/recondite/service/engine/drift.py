@@ -1,4 +1,4 @@
-"""The drift monitor over what the service judges, and who is told of an alarm."""
+"""Drift monitoring of what the service judges, with alarms to log, metrics and webhook."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ _TRIES = 3
 _KEEP_SECONDS = 10.0
 
 
-class Watch:
+class DriftWatch:
     """A drift monitor for each version of each screen, fed in the order in which verdicts were written down.
 
     It works in a thread of its own, so that nobody waits for it. Monitors are kept in the store now and then and when

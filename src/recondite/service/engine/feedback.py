@@ -1,4 +1,4 @@
-"""A service's store for the commands that look back, and confirmed normal images as a folder to fit with."""
+"""The event store read back: labelled verdicts for recalibration, and confirmed normal images as a folder to fit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Images kept beside their events: named by their content, within limits of size and age."""
+"""Images stored beside their events: content-addressed, within limits of size and age."""
 
 import os
 import re

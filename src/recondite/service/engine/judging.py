@@ -1,4 +1,4 @@
-"""From what a client sent to verdicts that are written down; the web page and both protocols come through here."""
+"""From a request's images to recorded verdicts; the web page and both protocols use it."""
 
 import asyncio
 import hashlib
@@ -21,9 +21,9 @@ from recondite.screen.decisions import Decisions
 from recondite.screen.guard import Guard
 from recondite.screen.screen import Screen
 from recondite.service.engine.batching import Job, Line, rows_of
-from recondite.service.engine.drift import Watch
+from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.image_store import KeptImages
-from recondite.service.engine.limiter import Budget
+from recondite.service.engine.limiter import Limiter
 from recondite.service.engine.registry import Served
 from recondite.service.engine.store import Event, Store
 from recondite.service.errors import TooLarge, Unavailable
@@ -138,11 +138,11 @@ class Judge:
         watch: for drift.
     """
 
-    def __init__(self, settings: Settings, store: Store, counters: Counters, watch: Watch) -> None:
+    def __init__(self, settings: Settings, store: Store, counters: Counters, watch: DriftWatch) -> None:
         self._watch = watch
         self._limits, self._keep = settings.limits, settings.keep
         self._store, self._counters = store, counters
-        self._images = Budget(settings.limits.waiting, "images")
+        self._images = Limiter(settings.limits.waiting, "images")
         counters.waiting.set_function(lambda: self._images.taken)
         self.kept = KeptImages(settings.images, settings.keep_bytes, settings.keep_days)
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keep")
@@ -359,22 +359,22 @@ def _in_place(batch: Batch, scores: Scores | None) -> Scores:
         return replace(scores, ids=tuple(batch.ids), errors=tuple(batch.errors))
     good = batch.good
 
-    def spread(values: NDArray[Any] | None) -> Any:
+    def in_place(values: NDArray[Any] | None) -> Any:
         if values is None:
             return values
-        spread = np.full((len(good), *values.shape[1:]), np.nan, dtype=values.dtype)
-        spread[good] = values
-        return spread
+        placed = np.full((len(good), *values.shape[1:]), np.nan, dtype=values.dtype)
+        placed[good] = values
+        return placed
 
     statistics = None
     if scores.statistics is not None:
-        statistics = {name: spread(values) for name, values in scores.statistics.items()}
+        statistics = {name: in_place(values) for name, values in scores.statistics.items()}
     return Scores(
         ids=tuple(batch.ids),
-        instance_score=spread(scores.instance_score),
+        instance_score=in_place(scores.instance_score),
         errors=tuple(batch.errors),
-        feature_score=spread(scores.feature_score),
-        reconstruction=spread(scores.reconstruction),
+        feature_score=in_place(scores.feature_score),
+        reconstruction=in_place(scores.reconstruction),
         statistics=statistics,
     )
 

@@ -1,4 +1,4 @@
-"""How much is being served at once, and a refusal when that would be too much."""
+"""Admission control: limits on images and bytes in flight, with Retry-After."""
 
 import time
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from recondite.service.errors import Busy
 _LONGEST_RETRY = 60.0
 
 
-class Budget:
+class Limiter:
     """Counts what is taken and refuses what goes over the limit; for use within one event loop.
 
     Args:

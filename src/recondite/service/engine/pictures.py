@@ -1,4 +1,4 @@
-"""Verdicts shown to people: reasons in words, heat maps and reconstructions as PNG files."""
+"""Verdicts for display: reasons in words, heat maps and reconstructions as PNG."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The screens being served, by name and version, and how new versions take the place of old ones."""
+"""Model registry: the screens being served, by name and version, and their replacement by new versions."""
 
 import asyncio
 import re
@@ -24,8 +24,8 @@ _LETTERS_OF_VERSION = 12
 _MOST_RATES = 64
 
 Loaded = Mapping[str, "Served"]
-Told = Callable[[str, str, str | None], None]
-"""Told the name and version of a screen that was looked at, and the error if it could not be loaded."""
+OnLoaded = Callable[[str, str, str | None], None]
+"""Called with the name and version of a screen that was looked at, and the error if it could not be loaded."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,15 @@ class Shelf:
     Args:
         folders: FOLDER or NAME=FOLDER each; without a name it is the folder's own.
         worker: runs functions where scoring is done.
-        told: told of each screen that was loaded or could not be.
+        on_loaded: called for each screen that was loaded or could not be.
 
     Raises:
         InputError: a name is not made of letters, digits, dots, underscores and hyphens, or is there twice.
     """
 
-    def __init__(self, folders: Sequence[str], worker: Executor, told: Told) -> None:
+    def __init__(self, folders: Sequence[str], worker: Executor, on_loaded: OnLoaded) -> None:
         self._folders = named_folders(folders)
-        self._worker, self._told = worker, told
+        self._worker, self._on_loaded = worker, on_loaded
         self._versions: dict[str, dict[str, Served]] = {name: {} for name in self._folders}
         self._failed: dict[Path, tuple[tuple[int, ...], str]] = {}
         self._one_at_a_time = asyncio.Lock()
@@ -137,7 +137,7 @@ class Shelf:
     async def refresh(self) -> list[Served]:
         """Load what is new in the folders, let go of what is not there any more, and return what was loaded.
 
-        A version that cannot be loaded is told of once and leaves everything as it was.
+        A version that cannot be loaded is reported once and leaves everything as it was.
         """
         async with self._one_at_a_time:
             return [served for name in self.names for served in await self._refresh(name)]
@@ -171,11 +171,11 @@ class Shelf:
             guard = await loop.run_in_executor(None, load_guard, screen, found.path)
         except (ReconditeError, OSError, RuntimeError) as error:
             self._failed[found.path] = (found.signature, str(error))
-            self._told(name, found.label or "", str(error))
+            self._on_loaded(name, found.label or "", str(error))
             return None
         self._failed.pop(found.path, None)
         version = found.label or fingerprint[:_LETTERS_OF_VERSION]
-        self._told(name, version, None)
+        self._on_loaded(name, version, None)
         return Served(name, version, screen, fingerprint, found.signature, guard)
 
 

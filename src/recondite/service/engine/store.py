@@ -1,4 +1,4 @@
-"""Events: every verdict that was given, and what people said about it; in SQLite or Postgres."""
+"""The event store: every verdict and every label given by a person, in SQLite or Postgres."""
 
 import asyncio
 import logging
@@ -21,8 +21,8 @@ from recondite.statistics.scores import STATISTIC
 _LOG = logging.getLogger("recondite.service")
 Label = Literal["inlier", "outlier", "skip"]
 T = TypeVar("T")
-Told = Callable[[Exception | None], None]
-"""Told that something was written, or why not."""
+OnWritten = Callable[[Exception | None], None]
+"""Called when something was written, or why not."""
 
 _TABLES = sql.MetaData()
 _EVENTS = sql.Table(
@@ -186,9 +186,9 @@ class Store:
         self.put(events, _teller(loop, future))
         await future
 
-    def put(self, events: Sequence[Event], told: Told) -> None:
-        """Write events soon; `told` hears of it from the thread that writes, with what `add` would have raised."""
-        self._waiting.put(_Write(_EVENTS, [vars(event) for event in events], told))
+    def put(self, events: Sequence[Event], on_written: OnWritten) -> None:
+        """Write events soon, then call `on_written` in the writing thread, with what `add` would have raised."""
+        self._waiting.put(_Write(_EVENTS, [vars(event) for event in events], on_written))
 
     async def label(self, event: str, label: Label, note: str = "") -> None:
         """Attach what a person says to an event; the last label counts, all are kept.
@@ -339,7 +339,7 @@ class Store:
             refusal = Unavailable(f"the verdict could not be recorded: {_reason(error)}", 5)
         for write in together:
             try:
-                write.told(refusal)
+                write.on_written(refusal)
             except Exception:  # the writer must go on
                 _LOG.exception("telling of a write failed")
 
@@ -348,10 +348,10 @@ class Store:
 class _Write:
     table: sql.Table
     rows: list[dict[str, Any]]
-    told: Told
+    on_written: OnWritten
 
 
-def _teller(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> Told:
+def _teller(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> OnWritten:
     def tell(refusal: Exception | None) -> None:
         if future.done():
             return
@@ -360,11 +360,11 @@ def _teller(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> 
         else:
             future.set_exception(refusal)
 
-    def told(refusal: Exception | None) -> None:
+    def on_written(refusal: Exception | None) -> None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(tell, refusal)
 
-    return told
+    return on_written
 
 
 def read_store(url: str) -> Iterator[dict[str, Any]]:

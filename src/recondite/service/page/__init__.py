@@ -1,4 +1,4 @@
-"""The page for people: judge, review, set the threshold, watch, experiment, look around."""
+"""The web page: judge, review, threshold, monitor, perturb, latent space."""
 
 from html import escape
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""Small drawings for the page as SVG text: they scale, work offline, and say in words what they show."""
+"""Charts of the page as SVG: scalable, offline, each with a text alternative."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def frame(body: str, words: str, width: float = _WIDTH, height: float = _HEIGHT,
     )
 
 
-def calibration_curve(scores: ArrayLike, score: float, p_value: float, alpha: float, threshold: float) -> str:
+def calibration_chart(scores: ArrayLike, score: float, p_value: float, alpha: float, threshold: float) -> str:
     """Draw the share of calibration images that score at least as high, with one image's place on it.
 
     Args:

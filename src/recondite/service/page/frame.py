@@ -1,4 +1,4 @@
-"""What the panels of the page share: what a visitor looks at, and how things are shown."""
+"""Shared parts of the page's panels: the view, the layout, pictures and notifications."""
 
 import base64
 import uuid
@@ -164,7 +164,7 @@ def row_button(content: str, current: bool, pick: Callable[[], Any]) -> None:
     button.on("click", pick)
 
 
-async def told(work: Awaitable[Any]) -> Any:
+async def or_notify(work: Awaitable[Any]) -> Any:
     """Return what the work returns; where it is refused, say so and return None."""
     try:
         return await work

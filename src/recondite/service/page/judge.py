@@ -1,4 +1,4 @@
-"""Drop images and see what the screen makes of them."""
+"""Panel: judge dropped images."""
 
 import math
 from html import escape
@@ -8,7 +8,7 @@ from nicegui import ui
 
 from recondite.service.engine.judging import Sent
 from recondite.service.engine.pictures import heat_map, reconstruction, why
-from recondite.service.page.charts import calibration_curve, reasons
+from recondite.service.page.charts import calibration_chart, reasons
 from recondite.service.page.frame import (
     Seen,
     View,
@@ -17,10 +17,10 @@ from recondite.service.page.frame import (
     figure,
     heading,
     html,
+    or_notify,
     picture_url,
     png_url,
     row_button,
-    told,
 )
 
 _MOST = 200
@@ -56,7 +56,7 @@ async def panel(view: View) -> None:
 
     async def uploaded(event: Any) -> None:
         content = await event.file.read()
-        judged = await told(view.judge([Sent(event.file.name, content)]))
+        judged = await or_notify(view.judge([Sent(event.file.name, content)]))
         if judged is not None:
             one = Seen(event.file.name, judged, judged.pixels[0] if len(judged.pixels) else None)
             view.seen.insert(0, one)
@@ -105,7 +105,7 @@ def detail(one: Seen) -> None:
     html("<h3 style='margin-top:14px'>Against the calibration images</h3>")
     score, p_value = float(verdicts.instance_score[0]), float(verdicts.p_value[0])
     scores = judged.screen.calibrator.scores
-    html(calibration_curve(scores, score, p_value, verdicts.alpha, verdicts.threshold))
+    html(calibration_chart(scores, score, p_value, verdicts.alpha, verdicts.threshold))
     if statistics:
         html("<h3 style='margin-top:14px'>Why</h3>")
         html(reasons(statistics))

@@ -1,4 +1,4 @@
-"""Where images lie in the detector's latent space: thumbnails that can be clicked."""
+"""Panel: images in the detector's latent space, as thumbnails to click."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.service.engine.store import Filter
 from recondite.service.page.charts import ACCENT, SOFT, WARN, frame
-from recondite.service.page.frame import Area, View, empty, heading, html, told
+from recondite.service.page.frame import Area, View, empty, heading, html, or_notify
 from recondite.statistics.embedding import FEWEST, Map, make_map
 
 _MOST, _FEWEST = 150, 3
@@ -78,7 +78,7 @@ async def _images(view: View) -> list[dict[str, Any]]:
             if sha256 not in there:
                 found.append(_fact(one.name, one.picture, verdicts.words[0], float(verdicts.p_value[0]), sha256))
             there.add(sha256)
-    rows = await told(view.service.store.rows(Filter(screen=view.name), 4 * _MOST)) or []
+    rows = await or_notify(view.service.store.rows(Filter(screen=view.name), 4 * _MOST)) or []
     preprocessing = view.served.screen.detector.preprocessing
     for row in rows:
         if len(found) >= _MOST:

@@ -1,4 +1,4 @@
-"""What comes in right now, and whether it has drifted."""
+"""Panel: recent traffic and drift."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recondite.screen.monitor import Monitor, Moved
 from recondite.service.metrics import RECENT
 from recondite.service.page.charts import histogram
-from recondite.service.page.frame import Area, View, empty, heading, html, told
+from recondite.service.page.frame import Area, View, empty, heading, html, or_notify
 from recondite.service.page.threshold import tiles_of
 
 _EVERY = 2.0
@@ -45,7 +45,7 @@ async def panel(view: View) -> None:
 async def _prepare(view: View) -> Callable[[], None]:
     service, served = view.service, view.served
     recent = service.counters.recent(view.name)
-    counts = await told(service.store.counts(view.name)) or {}
+    counts = await or_notify(service.store.counts(view.name)) or {}
     found = await run.io_bound(service.watch.state, served.name, served.version, served.screen)
     return lambda: _draw(view, recent, counts, found)
 

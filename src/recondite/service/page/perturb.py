@@ -1,4 +1,4 @@
-"""Change an image and watch its score move. Nothing here is written down."""
+"""Panel: perturb an image and watch its score; nothing is recorded."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from recondite.perturbations import masked
 from recondite.service.engine.judging import Judged, Sent
 from recondite.service.engine.pictures import heat_map, reconstruction
 from recondite.service.page.charts import line
-from recondite.service.page.frame import Area, View, chip, empty, figure, heading, html, picture_url, png_url, told
+from recondite.service.page.frame import Area, View, chip, empty, figure, heading, html, or_notify, picture_url, png_url
 
 _STEPS = 13
 
@@ -54,7 +54,7 @@ async def _prepare(view: View, now: dict[str, Any]) -> Callable[[], None]:
     assert seen.picture is not None
     sizes = sorted({*np.linspace(0, min(seen.picture.shape[1:]), _STEPS).round().astype(int).tolist(), mask})
     images = np.stack([changed(seen.picture, size, noise) for size in sizes])
-    judged = await told(view.judge([Sent(seen.name, image) for image in images], record=False))
+    judged = await or_notify(view.judge([Sent(seen.name, image) for image in images], record=False))
     return lambda: None if judged is None else _draw(judged, images, sizes, sizes.index(mask))
 
 

@@ -1,4 +1,4 @@
-"""The queue of flagged images, gone through with the keyboard; labels become events of their own."""
+"""Panel: the review queue of flagged images, by keyboard; labels become events."""
 
 import asyncio
 import datetime
@@ -10,7 +10,7 @@ from nicegui import background_tasks, ui
 
 from recondite.service.engine.store import Filter
 from recondite.service.page.charts import reasons
-from recondite.service.page.frame import Area, View, chip, empty, heading, html, row_button, told
+from recondite.service.page.frame import Area, View, chip, empty, heading, html, or_notify, row_button
 from recondite.service.routes.reviewing import picture_of, statistics_of
 
 _VERDICTS = {"flagged": "flagged", "": "all", "outlier": "outlier", "invalid": "invalid", "inlier": "inlier"}
@@ -37,8 +37,8 @@ class Queue:
         """Read the newest events that fit."""
         store = self.view.service.store
         chosen = Filter(screen=self.view.name, verdict=self.verdict, label=self.label)
-        self.rows = await told(store.rows(chosen, _PAGE)) or []
-        self.waiting = ((await told(store.counts(self.view.name))) or {}).get("queue", 0)
+        self.rows = await or_notify(store.rows(chosen, _PAGE)) or []
+        self.waiting = ((await or_notify(store.counts(self.view.name))) or {}).get("queue", 0)
         self.place = 0
 
     async def say(self, label: str) -> None:
@@ -91,7 +91,7 @@ async def panel(view: View) -> None:
         area.ask()
 
     async def say(label: str) -> None:
-        await told(queue.say(label))
+        await or_notify(queue.say(label))
         await area.redraw()
 
     async def anew() -> None:

@@ -1,4 +1,4 @@
-"""What another false-alarm rate would mean: its interval, its threshold, and what it would flag of late."""
+"""Panel: another false-alarm rate, its interval and threshold, and what it would have flagged recently."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""The short way of the one request that comes all the time: images to verdicts, past the framework's machinery."""
+"""Fast path for predict requests, around the framework's routing."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -30,7 +30,7 @@ class _Route:
 _ROUTES = tuple(_Route(path) for path in _PATTERNS)
 
 
-class Express(Generic[O]):
+class FastPath(Generic[O]):
     """Answers requests for verdicts itself, and leaves all others, and those that are not well formed, to `app`.
 
     The framework's route to the same function stays: it documents the request, and says what is wrong with one. Most

@@ -1,4 +1,4 @@
-"""What every request passes: an id, a log line, a token, a limit on time and size; as plain ASGI."""
+"""ASGI middleware: request ids, access log, tokens, limits on time and body size."""
 
 import hashlib
 import hmac
@@ -17,7 +17,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from recondite.service.errors import Foreign, Refused, Unauthorised
+from recondite.service.errors import ForeignOrigin, Refused, Unauthorised
 from recondite.service.metrics import Counters
 
 LOG = logging.getLogger("recondite.service")
@@ -52,7 +52,7 @@ class Tokens:
         return sum(hmac.compare_digest(cookie.encode(), one) for one in made) > 0
 
 
-class Gate:
+class RequestGate:
     """Lets requests pass that may, gives each an id, and writes one line about each into the log.
 
     Args:
@@ -114,7 +114,7 @@ class Gate:
         origin = raw.get(b"origin")
         # A page of another site may make a browser send requests here; it cannot hide where they come from.
         if origin is not None and urlsplit(origin).netloc != raw.get(b"host", b""):
-            return Foreign("requests from the pages of other sites are not accepted")
+            return ForeignOrigin("requests from the pages of other sites are not accepted")
         if not self._tokens.needed or scope["path"] in OPEN_PATHS:
             return None
         headers = Headers(scope=scope)

@@ -1,4 +1,4 @@
-"""What a person who reviews events needs beside them: the picture, the reasons, and all of it as a folder."""
+"""The review of events: picture, explanation and labels of an event, and the review queue as an archive."""
 
 import tempfile
 import zipfile
@@ -13,7 +13,7 @@ from recondite.errors import InputError
 from recondite.service.engine.store import Filter
 from recondite.service.errors import Unknown
 from recondite.service.routes.state import Service
-from recondite.statistics.image_statistics import in_words
+from recondite.statistics.image_statistics import statistic_in_words
 
 
 def picture_of(service: Service, row: dict[str, Any]) -> str | None:
@@ -43,7 +43,7 @@ def statistics_of(service: Service, row: dict[str, Any]) -> list[tuple[str, floa
     values = {name: np.array([row["statistics"].get(name, np.nan)]) for name in density.names}
     z = density.z(values)[0]
     order = np.argsort(-np.abs(np.nan_to_num(z)), kind="stable")
-    return [(in_words(density.names[index]), float(z[index])) for index in order if np.isfinite(z[index])]
+    return [(statistic_in_words(density.names[index]), float(z[index])) for index in order if np.isfinite(z[index])]
 
 
 async def folder_of(service: Service, chosen: Filter) -> Path:

@@ -1,12 +1,12 @@
-"""The parts that every route works with."""
+"""State that every route shares."""
 
 from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
-from recondite.service.engine.drift import Watch
+from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.judging import Judge
-from recondite.service.engine.limiter import Budget
+from recondite.service.engine.limiter import Limiter
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.store import Store
 from recondite.service.errors import Unavailable
@@ -35,13 +35,13 @@ class Service:
     store: Store
     judge: Judge
     counters: Counters
-    watch: Watch
+    watch: DriftWatch
     tokens: Tokens
     draining: bool = False
-    bodies: Budget = field(init=False)
+    bodies: Limiter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bodies = Budget(self.settings.limits.all_bytes, "bytes")
+        self.bodies = Limiter(self.settings.limits.all_bytes, "bytes")
 
     async def trouble(self) -> list[str]:
         """Return why the service is not ready; nothing where it is."""

@@ -1,4 +1,4 @@
-"""Recondite's own protocol: images in, verdicts out; events and labels; health and metrics."""
+"""Recondite's own protocol: verdicts, events and labels, health and metrics."""
 
 import asyncio
 import csv

@@ -1,4 +1,4 @@
-"""Scores that need no learning, which every detector should beat."""
+"""Baselines without training, which every detector should beat."""
 
 import numpy as np
 from numpy.typing import NDArray

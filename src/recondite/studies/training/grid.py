@@ -14,7 +14,7 @@ from recondite.options import TrainingOptions, make_options, option_names
 from recondite.reports.page import StudyPage
 from recondite.statistics.metrics import auroc_interval
 from recondite.studies.training.one_class import describe
-from recondite.studies.training.parallel import Spread, performed
+from recondite.studies.training.parallel import RunResources, performed
 from recondite.studies.training.runs import Plan, Protocol, Result, check_classes, check_options, open_task, options_for
 
 
@@ -29,7 +29,7 @@ def grid_study(
     protocol: Protocol = "pooled",
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
-    spread: Spread | None = None,
+    resources: RunResources | None = None,
     progress: bool = False,
     **options: Any,
 ) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def grid_study(
     Run again with the same folder, finished runs are taken up and an interrupted one goes on from its last epoch.
 
     Args:
-        source, output, seeds, protocol, validation, image_size, spread, progress, options: as in `one_class_study`.
+        source, output, seeds, protocol, validation, image_size, resources, progress, options: as in `one_class_study`.
         normal: one class.
         vary: name of an option of the detector or of training -> its values; texts are read as on the command line.
         detector: a name in `DETECTORS`.
@@ -79,7 +79,7 @@ def grid_study(
         for chosen in combinations
         for seed in range(seeds)
     ]
-    results = performed(task, plans, output, spread, progress)
+    results = performed(task, plans, output, resources, progress)
     rows = []
     for number, chosen in enumerate(combinations):
         own = results[number * seeds : (number + 1) * seeds]

@@ -12,7 +12,7 @@ from recondite.reports.page import StudyPage
 from recondite.statistics.metrics import auroc_interval
 from recondite.studies.figures import picture_rows, sizes_figure
 from recondite.studies.training.one_class import describe
-from recondite.studies.training.parallel import Spread, performed
+from recondite.studies.training.parallel import RunResources, performed
 from recondite.studies.training.runs import Plan, Protocol, Result, check_classes, check_options, open_task, options_for
 
 
@@ -27,7 +27,7 @@ def latent_size_study(
     protocol: Protocol = "pooled",
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
-    spread: Spread | None = None,
+    resources: RunResources | None = None,
     progress: bool = False,
     **options: Any,
 ) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def latent_size_study(
     Run again with the same folder, finished runs are taken up and an interrupted one goes on from its last epoch.
 
     Args:
-        source, output, seeds, protocol, validation, image_size, spread, progress, options: as in `one_class_study`.
+        source, output, seeds, protocol, validation, image_size, resources, progress, options: as in `one_class_study`.
         normal: one class.
         sizes: the latent sizes.
         detector: a name in `DETECTORS`.
@@ -66,7 +66,7 @@ def latent_size_study(
         for seed in range(seeds)
     ]
     results: dict[int, list[Result]] = {size: [] for size in sizes}
-    for result in performed(task, plans, output, spread, progress):
+    for result in performed(task, plans, output, resources, progress):
         results[result.plan.options["latent_size"]].append(result)
     rows = [_row(size, score, results[size]) for size in sizes for score in results[size][0].scores]
     write_table(output / "table.csv", rows)

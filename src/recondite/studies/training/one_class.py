@@ -14,7 +14,7 @@ from recondite.errors import InputError
 from recondite.reports.page import StudyPage
 from recondite.statistics.metrics import auroc, auroc_interval
 from recondite.studies.figures import loss_figure, picture_rows, roc_figure
-from recondite.studies.training.parallel import Spread, performed
+from recondite.studies.training.parallel import RunResources, performed
 from recondite.studies.training.runs import (
     POOLED_TEST_SHARE,
     Plan,
@@ -41,7 +41,7 @@ def one_class_study(
     protocol: Protocol = "pooled",
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
-    spread: Spread | None = None,
+    resources: RunResources | None = None,
     progress: bool = False,
     **options: Any,
 ) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def one_class_study(
         protocol: "pooled" or "official"; see `recondite.studies.training.runs.Task`.
         validation: share of the normal training images that choose the best epoch.
         image_size: (height, width); the images' own size by default, if that is at most 64.
-        spread: a cluster whose tasks the runs are; None for one after the other in this process.
+        resources: a cluster whose tasks the runs are; None for one after the other in this process.
         progress: show progress on standard error.
         options: of the detectors and of training, such as epochs=20; each detector takes those that it has.
 
@@ -81,7 +81,7 @@ def one_class_study(
         for detector in detectors
         for seed in range(seeds)
     ]
-    results = performed(task, plans, output, spread, progress)
+    results = performed(task, plans, output, resources, progress)
     rows = _rows(task, results, classes, seeds)
     write_table(output / "table.csv", rows)
     write_table(output / "runs.csv", _run_rows(results))

@@ -1,4 +1,4 @@
-"""The benchmark of pairs: each data set in turn is normal, and meets every kind of image that is not."""
+"""The cross-dataset benchmark: each data set in turn is normal, and meets every kind of outlier."""
 
 import hashlib
 import json

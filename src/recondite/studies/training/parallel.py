@@ -1,4 +1,4 @@
-"""The runs of a study, one after the other in this process, or at once as tasks of a cluster."""
+"""The runs of a study, in turn in this process or in parallel on a cluster."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _TRIES_AFTER_A_LOSS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
+class RunResources:
     """Where the runs of a study take place.
 
     Args:
@@ -38,7 +38,7 @@ class Spread:
 
 
 def performed(
-    task: Task, plans: Sequence[Plan], output: Path, spread: Spread | None, progress: bool = False
+    task: Task, plans: Sequence[Plan], output: Path, resources: RunResources | None, progress: bool = False
 ) -> list[Result]:
     """Return the results of all plans, in order; those in `output` already are taken up.
 
@@ -49,29 +49,29 @@ def performed(
         ReconditeError: the cluster cannot be reached, or does not write into `output` as this process sees it.
     """
     folders = [output / "runs" / plan.folder for plan in plans]
-    if spread is not None:
+    if resources is not None:
         open_runs = [(plan, folder) for plan, folder in zip(plans, folders, strict=True) if not is_finished(folder)]
         if open_runs:
-            _perform_on_cluster(task, open_runs, spread, progress)
+            _perform_on_cluster(task, open_runs, resources, progress)
         missing = [folder for _, folder in open_runs if not is_finished(folder)]
         if missing:
             raise ReconditeError(f"{missing[0]} is not here: the machines of the cluster must share the study's folder")
     return [perform(task, plan, folder, progress) for plan, folder in zip(plans, folders, strict=True)]
 
 
-def _perform_on_cluster(task: Task, runs: Sequence[tuple[Plan, Path]], spread: Spread, shown: bool) -> None:
+def _perform_on_cluster(task: Task, runs: Sequence[tuple[Plan, Path]], resources: RunResources, shown: bool) -> None:
     source = str(same_everywhere(task.name))
     given = (source, task.protocol, task.validation, (task.shape[1], task.shape[2]))
     own = {name: value for name, value in os.environ.items() if name.startswith("RECONDITE_")}
-    with connect(spread.cluster, cpus=max(spread.run_cpus, os.cpu_count() or 1)) as ray:
+    with connect(resources.cluster, cpus=max(resources.run_cpus, os.cpu_count() or 1)) as ray:
         remote = ray.remote(
-            num_cpus=spread.run_cpus,
-            num_gpus=spread.run_gpus,
+            num_cpus=resources.run_cpus,
+            num_gpus=resources.run_gpus,
             max_retries=_TRIES_AFTER_A_LOSS,
             runtime_env={"env_vars": own} if own else {},
         )(_run)
         waiting = {
-            remote.remote(given, plan, os.path.abspath(folder), spread.run_cpus, spread.run_gpus): plan
+            remote.remote(given, plan, os.path.abspath(folder), resources.run_cpus, resources.run_gpus): plan
             for plan, folder in runs
         }
         with show("runs", len(waiting), shown) as advance:
