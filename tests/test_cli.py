@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -148,6 +149,30 @@ def test_help_is_cheap_and_lists_the_flags_of_the_detector():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
     assert "--initial-sigma" in run("fit", "--detector", "vae", "--help").stdout
     assert "--initial-sigma" not in run("fit", "--help").stdout
+
+
+def test_every_command_has_help_in_which_every_flag_is_described(capsys):
+    def text_of(*command):
+        assert main([*command, "--help"]) == 0
+        return capsys.readouterr().out
+
+    def inner(*group):
+        return [(*group, name) for name in re.findall(r"^│ ([a-z][a-z-]*) ", text_of(*group), flags=re.MULTILINE)]
+
+    commands = [*inner(), *inner("study"), *inner("bench")]
+    assert {("fit",), ("serve",), ("study", "one-class"), ("study", "severity"), ("bench", "pairs")} <= set(commands)
+    for command in commands:
+        text = text_of(*command)
+        assert f"Usage: recondite {' '.join(command)}" in text
+        # A flag without words would be followed by its default, or by nothing.
+        assert re.findall(r"│.* --[a-z-]+(?: [A-Z.]+)? +(?:\[[dc]|│)", text) == []
+
+
+def test_the_cluster_has_one_switch_in_a_group_of_its_own(capsys):
+    for command in (["fit"], ["predict"], ["serve"], ["study", "one-class"], ["study", "grid"]):
+        assert main([*command, "--help"]) == 0
+        _, _, cluster = capsys.readouterr().out.partition("─ Cluster ─")
+        assert cluster.splitlines()[1].split()[1] == "--cluster"
 
 
 def wait_for_epochs(path, count):

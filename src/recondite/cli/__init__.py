@@ -51,4 +51,7 @@ def _make_app(tokens: Sequence[str]) -> App:
     bench = App(name="bench", help="Measure the detectors.")
     bench.command(train.bench_pairs, name="pairs")
     app.command(bench)
+    for name in app:
+        if not name.startswith("-"):
+            app[name].help_epilogue = ""  # else every command shows that of the application
     return app

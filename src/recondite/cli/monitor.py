@@ -195,9 +195,10 @@ def guard_report(
     reference_outputs
         Outputs with features of normal images, such as the training images, for the distance to neighbours.
     score
-        Another score than the screen's.
+        Score to judge by; by default the screen's.
     alpha
-        False-rejection rate: share of the inliers that may be turned away, in (0, 1).
+        False-rejection rate: share of the inliers that may be turned away, in (0, 1); by default
+        the screen's.
     """
     from recondite.reports.guard_report import COLUMNS, scores_of, table_cells, write_guard_report
     from recondite.reports.guard_report import guard_report as measure

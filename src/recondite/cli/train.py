@@ -215,7 +215,7 @@ def bench_pairs(
     count: int = 1000,
     seeds: int = 1,
 ) -> None:
-    """Let each data set be normal in turn and measure every detector on every kind of outlier at hand.
+    """Cross-dataset benchmark: each data set in turn is normal, every detector meets every kind of outlier at hand.
 
     Run the same command again to go on after an interruption: finished screens and rows in the folder are used.
 
