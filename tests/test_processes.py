@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from recondite.detectors import build
-from recondite.distributed import Share, exchanged, gathered, own, place, sharing
+from recondite.distributed import Share, all_gather, rank_and_size, shard_of, sharing, unsharded
 from recondite.networks.layers import BatchNorm, has_unsynchronised_batch_norm
 from recondite.screen.screen import load
 
@@ -23,7 +23,7 @@ SCRIPT = """
     from recondite import fit
     from recondite.training import loop as training
     from recondite.detectors import build
-    from recondite.distributed import place
+    from recondite.distributed import rank_and_size
     torch.set_num_threads(1)
     folder, pictures = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     images = np.random.default_rng(0).random((44, 3, 16, 16), dtype=np.float32)
@@ -50,7 +50,7 @@ SCRIPT = """
         screen = fit(str(pictures), detector=name, latent_size=4, evidence=0.3, calibration=0.3, alpha=0.1, **options)
         if os.environ.get("RANK", "0") == "0":
             screen.save(folder / f"{name}-screen")
-    assert place() == (0, 1)
+    assert rank_and_size() == (0, 1)
     # Whoever is first may go on alone.
     if os.environ.get("RANK", "0") == "0":
         screen.recalibrated(str(pictures))
@@ -127,9 +127,9 @@ def test_evidence_and_calibration_of_trained_screens_agree(fitted):
 
 
 def test_one_process_does_all_the_work_in_order():
-    assert place() == (0, 1)
-    assert own([5, 6, 7]) == gathered([5, 6, 7]) == [5, 6, 7]
-    assert exchanged("x") == ["x"]
+    assert rank_and_size() == (0, 1)
+    assert shard_of([5, 6, 7]) == unsharded([5, 6, 7]) == [5, 6, 7]
+    assert all_gather("x") == ["x"]
 
 
 @pytest.mark.parametrize(("rank", "rows"), [(0, [0, 2]), (1, [1]), (2, [0])])

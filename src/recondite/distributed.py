@@ -50,8 +50,8 @@ _together: ContextVar[bool] = ContextVar("together", default=False)
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Work together with the other processes, if there are any; all of them must do the same in here.
+def collective() -> Iterator[None]:
+    """Make what runs inside collective: all processes, if there are several, must run the same code in here.
 
     Outside of it a process is on its own: one of them may score or save without the others.
     """
@@ -65,22 +65,22 @@ def together() -> Iterator[None]:
         _together.reset(token)
 
 
-def place() -> tuple[int, int]:
+def rank_and_size() -> tuple[int, int]:
     """Return the rank of this process and the number of those that work together; (0, 1) for one on its own."""
     if _together.get() and distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
-def own(work: Sequence[T]) -> Sequence[T]:
+def shard_of(work: Sequence[T]) -> Sequence[T]:
     """Return this process's part of a list of work that every process has: each of them in turn takes one."""
-    rank, world = place()
+    rank, world = rank_and_size()
     return work[rank::world]
 
 
-def exchanged(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Return the value of every process by rank, in every process."""
-    _, world = place()
+    _, world = rank_and_size()
     if world == 1:
         return [value]
     values: list[T | None] = [None] * world
@@ -88,24 +88,24 @@ def exchanged(value: T) -> list[T]:
     return values  # type: ignore[return-value]
 
 
-def from_first(value: T) -> T:
+def broadcast(value: T) -> T:
     """Return the value of the first process, in every process."""
-    if place()[1] == 1:
+    if rank_and_size()[1] == 1:
         return value
     values = [value]
     distributed.broadcast_object_list(values, src=0)
     return values[0]
 
 
-def gathered(results: Sequence[T]) -> list[T]:
-    """Return the results of all processes, for what `own` gave each of them, in the order of the whole list."""
-    parts = exchanged(list(results))
+def unsharded(results: Sequence[T]) -> list[T]:
+    """Return the results of all processes, for what `shard_of` gave each of them, in the order of the whole list."""
+    parts = all_gather(list(results))
     return [parts[index % len(parts)][index // len(parts)] for index in range(sum(map(len, parts)))]
 
 
-def added_up(value: Tensor) -> Tensor:
+def all_reduce(value: Tensor) -> Tensor:
     """Return the sum of a tensor over the processes, in place."""
-    if place()[1] > 1:
+    if rank_and_size()[1] > 1:
         distributed.all_reduce(value)
     return value
 

@@ -18,7 +18,7 @@ import torch
 
 from recondite.cluster.connect import connect
 from recondite.data.datasets import same_everywhere
-from recondite.distributed import exchanged, together
+from recondite.distributed import all_gather, collective
 from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.progress import progress as show
 from recondite.screen.fit import fit
@@ -202,7 +202,7 @@ def _work(task: dict[str, Any]) -> dict[str, bytes] | None:
         return None
     torch.set_num_threads(task["threads"])
     try:
-        with together():
+        with collective():
             _check_shared(folder, rank)
         screen = fit(task["images"], run_folder=folder, resume=True, **task["settings"])
     except ReconditeError as error:
@@ -216,8 +216,8 @@ def _check_shared(folder: Path, rank: int) -> None:
     if rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _PROBE).touch()
-    exchanged(None)  # the others look when it is there
-    seen = exchanged((folder / _PROBE).exists())
+    all_gather(None)  # the others look when it is there
+    seen = all_gather((folder / _PROBE).exists())
     if rank == 0:
         (folder / _PROBE).unlink(missing_ok=True)
     if not all(seen):

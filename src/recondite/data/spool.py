@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Floats, Preprocessing
-from recondite.distributed import exchanged, place
+from recondite.distributed import all_gather, rank_and_size
 from recondite.errors import InputError
 from recondite.progress import progress
 
@@ -109,7 +109,7 @@ def read_all(images: ImageSet, preprocessing: Preprocessing, shown: bool = False
     with progress("reading images", images.size, shown) as advance:
 
         def counted() -> Iterator[Batch]:
-            for batch in _from_all(read_batches(images, preprocessing, size, share=place())):
+            for batch in _from_all(read_batches(images, preprocessing, size, share=rank_and_size())):
                 advance(len(batch.ids), "")
                 yield batch
 
@@ -120,7 +120,7 @@ def _from_all(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Yield the batches of all processes in order; each gives those that `read_batches` read for its share."""
     everybody = True
     while everybody:
-        read = exchanged(next(batches, None))
+        read = all_gather(next(batches, None))
         everybody = None not in read
         yield from (batch for batch in read if batch is not None)
 

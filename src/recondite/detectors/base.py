@@ -24,7 +24,7 @@ from recondite.detectors.measured import (
 )
 from recondite.detectors.prior import LARGEST_FITTED_LATENT, Prior, draw_latents, fit_prior
 from recondite.detectors.runner import Function, Runner, full_batch, scattered
-from recondite.distributed import together
+from recondite.distributed import collective
 from recondite.errors import InputError, NotFittedError
 from recondite.networks.fused import InBfloat16, inner_layers, ready_network
 from recondite.networks.hooks import recorded
@@ -165,7 +165,7 @@ class Detector(nn.Module):
 
     # What every detector gets
 
-    @together()
+    @collective()
     def fit(
         self,
         images: object,

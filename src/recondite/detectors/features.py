@@ -23,7 +23,7 @@ from recondite.data.spool import Rows
 from recondite.detectors.base import Detector
 from recondite.detectors.measured import Measured
 from recondite.detectors.runner import full_batch
-from recondite.distributed import added_up, own
+from recondite.distributed import all_reduce, shard_of
 from recondite.errors import InputError
 from recondite.networks.backbones import Backbone, Units, load_weights
 from recondite.networks.hooks import evaluating
@@ -142,7 +142,7 @@ class Features(Detector):
         total = torch.zeros(size, dtype=torch.float64, device=self.device)
         products = torch.zeros(size, size, dtype=torch.float64, device=self.device)
         chosen = np.linspace(0, count - 1, min(count, len(self.bank))).astype(np.intp)
-        mine, self.bank[:] = own(images.slices(self.scoring_batch)), 0.0
+        mine, self.bank[:] = shard_of(images.slices(self.scoring_batch)), 0.0
         ready = self.runner.ready(self)
         with progress("features", sum(taken.stop - taken.start for taken in mine), show_progress) as advance:
             for taken in mine:
@@ -154,7 +154,7 @@ class Features(Detector):
                 self.bank[first:last] = vectors[chosen[first:last] - start]
                 advance(taken.stop - taken.start, "")
         for summed in (total, products, self.bank):
-            added_up(summed)
+            all_reduce(summed)
         mean = total / count
         # Vectors have about length 1, so that float64 loses nothing of note in this difference.
         variances, directions = torch.linalg.eigh(products / count - mean.outer(mean))

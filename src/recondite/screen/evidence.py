@@ -13,7 +13,7 @@ from recondite.data.datasets import Batch, nameless
 from recondite.data.spool import Rows
 from recondite.detectors import Detector
 from recondite.detectors.measured import Measured
-from recondite.distributed import gathered, own
+from recondite.distributed import shard_of, unsharded
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, evaluating, recorded
 from recondite.progress import progress as show
@@ -270,12 +270,12 @@ def fit_observer(
             found["features"] = classifier(pixels)
         return found
 
-    mine, parts = own(part.slices(detector.scoring_batch)), []
+    mine, parts = shard_of(part.slices(detector.scoring_batch)), []
     with show("distances", sum(taken.stop - taken.start for taken in mine), progress) as advance:
         for taken in mine:
             parts.append(detector.run(part.take(taken), vectors))
             advance(taken.stop - taken.start, "")
-    for found in gathered(parts):
+    for found in unsharded(parts):
         for name, values in found.items():
             collected.setdefault(name, []).append(values)
     latents, features = (np.concatenate(collected[name]) if name in collected else None for name in _VECTORS)
@@ -324,7 +324,7 @@ def observed(
     The peak of an image (N,) is its largest feature score; None where feature scores do not tell a place. Processes
     that work together share the rows, and all of them have all that was found.
     """
-    mine = own(rows.slices(detector.scoring_batch))
+    mine = shard_of(rows.slices(detector.scoring_batch))
     parts: list[tuple[Scores, NDArray[np.float64] | None]] = []
     with show(title, sum(taken.stop - taken.start for taken in mine), shown) as advance:
         for taken in mine:
@@ -338,7 +338,7 @@ def observed(
                 highest = found.feature_score.reshape(len(batch.ids), -1).max(axis=1).astype(np.float64)
             parts.append((replace(found, feature_score=None), highest))
             advance(len(batch.ids), "")
-    everything = gathered(parts)
+    everything = unsharded(parts)
     scores = Scores.concatenate(found for found, _ in everything)
     peaks = [highest for _, highest in everything if highest is not None]
     return scores.instance_score, dict(scores.statistics or {}), np.concatenate(peaks) if peaks else None

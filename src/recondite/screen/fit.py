@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recondite.data.datasets import guess_shape, nameless, open_images
 from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, read_all, rows_at_once, split
 from recondite.detectors import Detector, build, detector_class
-from recondite.distributed import together
+from recondite.distributed import collective
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
@@ -24,7 +24,7 @@ from recondite.training.presets import get_preset
 _BAD_FILES_LISTED = 100
 
 
-@together()
+@collective()
 def fit(
     images: object,
     *,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from recondite.data.artifacts import read_tensors
 from recondite.data.spool import Rows
-from recondite.distributed import Share, from_first, gathered, own, sharing, together
+from recondite.distributed import Share, broadcast, collective, shard_of, sharing, unsharded
 from recondite.errors import InputError, ReconditeError
 from recondite.networks.hooks import evaluating
 from recondite.networks.layers import has_unsynchronised_batch_norm
@@ -96,7 +96,7 @@ def train(
         InputError: the checkpoint belongs to other options or other images.
         ReconditeError: the loss became infinite or NaN.
     """
-    with together(), large_blocks_kept():
+    with collective(), large_blocks_kept():
         return _Run(detector, images, validation, options, run_folder, show_progress).go(resume)
 
 
@@ -300,9 +300,9 @@ class _Run:
         with evaluating(model):
             parts = [
                 model.validation_errors(self._to_device(rows.take(part))).double().cpu()
-                for part in own(rows.slices(size))
+                for part in shard_of(rows.slices(size))
             ]
-        return torch.cat(gathered(parts)).numpy()
+        return torch.cat(unsharded(parts)).numpy()
 
     def _to_device(self, batch: NDArray[np.float32]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(batch))
@@ -397,7 +397,7 @@ class _Run:
             return 0
         path = self.run_folder / CHECKPOINT
         there = self.fabric.is_global_zero and path.exists()
-        saved = from_first(read_tensors(path) if there else None)
+        saved = broadcast(read_tensors(path) if there else None)
         if saved is None:
             return 0
         if saved[1].get("identity") != self._identity:
