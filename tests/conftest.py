@@ -3,16 +3,21 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import recondite
 
+# How long an example takes says nothing on a crowded machine.
+settings.register_profile("recondite", deadline=None)
+settings.load_profile("recondite")
 # Two test processes on two cores: more threads each would only wait for one another.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,12 +32,22 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Run all tests of clusters in one process, one after the other; the mark xdist_group fails with pytest 9.2."""
+    """Run in one process what shares something made once: all tests of clusters, and a file with fixtures of its own.
+
+    The mark xdist_group fails with pytest 9.2.
+    """
     from xdist.scheduler import LoadScopeScheduling
+
+    @cache
+    def scope(file):
+        path = Path(config.rootpath, file)
+        if path.name.startswith("test_cluster"):
+            return "ray"
+        return file if 'scope="module"' in path.read_text() else None
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return "ray" if Path(nodeid.partition("::")[0]).name.startswith("test_cluster") else nodeid
+            return scope(nodeid.partition("::")[0]) or nodeid
 
     return Scheduling(config, log)
 

@@ -182,7 +182,7 @@ def pickled_array():
     return stream.getvalue()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=300),
     st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\0"]),
@@ -196,7 +196,7 @@ def test_arbitrary_bytes_give_an_image_or_an_input_error(data, head):
     assert np.isfinite(image).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     stnp.arrays(
         dtype=st.one_of(stnp.floating_dtypes(), stnp.unsigned_integer_dtypes(), stnp.integer_dtypes()),

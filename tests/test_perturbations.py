@@ -97,7 +97,7 @@ def test_noises_have_the_spread_that_they_say():
     assert (corrupted(grey, "impulse-noise", 4) != 0.5).mean() == pytest.approx(0.1, rel=0.1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)),
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),

@@ -28,17 +28,33 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("values", AWKWARD.values(), ids=AWKWARD.keys())
-def test_no_values_make_a_plot_crash(values):
-    pixels_of(plots.plot_scores({"a": values, "b": [0.1, 0.2]}, threshold=0.15))
-    pixels_of(plots.plot_scores({"a": values}, threshold=float("nan")))
-    pixels_of(plots.plot_p_values(np.clip(values, 0, 1), alpha=0.05))
-    pixels_of(plots.plot_calibration(values, values, values, values, alpha=0.05))
+def test_bars_and_lines_hold_the_finite_values_and_no_others(values):
+    finite = np.asarray(values, dtype=float)[np.isfinite(values)]
+    scores = plots.plot_scores({"a": values, "b": [0.1, 0.2]}, threshold=0.15)
+    # The bars of a name are shares of its images: they add up to one.
+    assert sum(bar.get_height() for bar in scores.patches) == pytest.approx(1 + (len(finite) > 0))
+    assert scores.get_legend_handles_labels()[1][-1] == "threshold 0.15"
+    alone = plots.plot_scores({"a": values}, threshold=float("nan"))
+    assert alone.get_legend_handles_labels()[1] == ([f"a ({len(finite):,})"] if len(finite) else [])
+    p_values = plots.plot_p_values(np.clip(values, 0, 1), alpha=0.05)
+    assert sum(bar.get_height() for bar in p_values.patches) == pytest.approx(float(len(finite) > 0))
+    calibration = plots.plot_calibration(values, values, values, values, alpha=0.05)
+    np.testing.assert_array_equal(calibration.get_lines()[0].get_ydata(), values)
+    for axes in (scores, alone, p_values, calibration):
+        assert (pixels_of(axes) < 0.5).any()
 
 
-def test_histories_of_any_length():
+def test_histories_of_any_length_show_every_epoch():
     row = {"epoch": 1, "seconds": 0.1, "loss_all": 0.5, "validation": None}
     for epochs in ([], [row], [row, {**row, "epoch": 2, "validation": -3.0}]):
-        pixels_of(plots.plot_history(epochs, best_epoch=len(epochs)))
+        axes = plots.plot_history(epochs, best_epoch=len(epochs))
+        lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+        assert lines.get("training loss (all)", []) == [0.5] * len(epochs)
+        assert lines.get("validation error", []) == ([-3.0] if len(epochs) == 2 else [])
+        assert (f"kept: epoch {len(epochs)}" in lines) == bool(epochs)
+        # A logarithm has no place for the error below zero.
+        assert axes.get_yscale() == ("log" if len(epochs) == 1 else "linear")
+        pixels_of(axes)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])

@@ -35,33 +35,55 @@ def picture_of(ax, size=(180, 120)):
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
-def test_no_values_make_a_plot_crash(values):
+def test_what_is_finite_is_drawn_and_nothing_else(values):
     values = np.asarray(values, dtype=float)
-    count = len(values)
+    count, finite = len(values), np.isfinite(values)
     for truth in (None, np.zeros(count, bool), np.ones(count, bool)):
-        picture_of(study_plots.plot_instance_scores(values, truth, threshold=0.25))
-    picture_of(study_plots.plot_distribution(values, {"mean": values.mean() if count else NAN, "other": 0.3}))
-    picture_of(study_plots.plot_lines(values, {"a": values, "b": 1 - values}, xlabel="x", ylabel="y"))
-    picture_of(study_plots.plot_reliability(values, values, values, values))
-    picture_of(study_plots.plot_against_mask_size([2, 4], np.stack([values, values], axis=1)))
+        axes = study_plots.plot_instance_scores(values, truth, threshold=0.25)
+        drawn = np.concatenate([np.empty((0, 2)), *(dots.get_offsets() for dots in axes.collections)])
+        assert len(drawn) == count  # an unreadable image has a mark of its own
+        picture_of(axes)
+    mean = values.mean() if count else NAN
+    axes = study_plots.plot_distribution(values, {"mean": mean, "other": 0.3})
+    assert sum(bar.get_height() for bar in axes.patches) == finite.sum()
+    assert len(axes.get_lines()) == 1 + np.isfinite(mean)
+    picture_of(axes)
+    axes = study_plots.plot_lines(values, {"a": values, "b": 1 - values}, xlabel="x", ylabel="y")
+    np.testing.assert_array_equal(axes.get_lines()[1].get_ydata(), 1 - values)
+    picture_of(axes)
+    axes = study_plots.plot_reliability(values, values, values, values)
+    np.testing.assert_array_equal(axes.get_lines()[1].get_ydata(), values)
+    picture_of(axes)
+    axes = study_plots.plot_against_mask_size([2, 4], np.stack([values, values], axis=1))
+    assert len(axes.get_lines()) == finite.sum() + finite.any()  # one line an image, and their mean
+    picture_of(axes)
     for draw in (study_plots.plot_precision_recall, study_plots.plot_risk_coverage):
-        picture_of(draw({"a": (values, values)}))
+        axes = draw({"a": (values, values)})
+        assert any(len(line.get_xdata()) == count for line in axes.get_lines())
+        picture_of(axes)
     points = np.stack([values, values], axis=1)
     for labels in (["same"] * count, [str(index % 30) for index in range(count)]):
-        picture_of(study_plots.plot_map(points, labels, new_points=points[:1], title="map"))
+        axes = study_plots.plot_map(points, labels, new_points=points[:1], title="map")
+        assert sum(len(dots.get_offsets()) for dots in axes.collections) == count + min(count, 1)
+        picture_of(axes)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_no_images_make_a_plot_crash(channels, count):
+def test_every_image_has_its_cells(channels, count):
     images = np.random.default_rng(0).random((count, channels, 6, 9))
     scores = images.copy()
     if count:
         scores[0] = NAN
     for rebuilt in (None, images):
-        picture_of(image_plots.plot_feature_scores(images, rebuilt, scores, (0, 1), threshold=0.5, names=["a"] * count))
-    picture_of(image_plots.plot_picture_rows({"one": images, "two": scores[:1]}, above=["x"], title="rows"))
-    picture_of(image_plots.plot_picture_rows({}))
+        axes = image_plots.plot_feature_scores(images, rebuilt, scores, (0, 1), threshold=0.5, names=["a"] * count)
+        cells = 3 + (rebuilt is not None) + (channels if channels > 1 else 0)
+        assert len(axes.get_images()) == count * cells
+        picture_of(axes)
+    axes = image_plots.plot_picture_rows({"one": images, "two": scores[:1]}, above=["x"], title="rows")
+    assert len(axes.get_images()) == count + min(count, 1)
+    picture_of(axes)
+    assert not image_plots.plot_picture_rows({}).get_images()
 
 
 def test_a_threshold_and_both_kinds_of_images_are_named():

@@ -340,7 +340,7 @@ def plot_martingale(
         ax.axvline(alarm[1], color=RED, linewidth=1.2)
     ax.set_yscale("log")
     ax.set(xlabel="images", ylabel="evidence of a change")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
     return ax
 
 

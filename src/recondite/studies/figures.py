@@ -145,7 +145,7 @@ def plot_instance_scores(
         )  # fmt: skip
     if threshold is not None and np.isfinite(threshold):
         ax.axhline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.4g}")
-    return _named(ax, "image", "instance score", title)
+    return _named(ax, "image", "instance score", title, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def plot_precision_recall(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], ax: Axes | None = None) -> Axes:
@@ -154,7 +154,7 @@ def plot_precision_recall(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], ax:
     for (name, (recall, precision)), colour in zip(curves.items(), cycle(_COLOURS), strict=False):
         ax.plot(np.asarray(recall, dtype=float), np.asarray(precision, dtype=float), color=colour, lw=1.3, label=name)
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
-    return _named(ax, "outliers flagged (recall)", "outliers among the flagged (precision)", "")
+    return _named(ax, "outliers flagged (recall)", "outliers among the flagged (precision)", "", loc="lower left")
 
 
 def plot_risk_coverage(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], ax: Axes | None = None) -> Axes:
@@ -163,7 +163,7 @@ def plot_risk_coverage(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], ax: Ax
     for (name, (coverage, risk)), colour in zip(curves.items(), cycle(_COLOURS), strict=False):
         ax.plot(np.asarray(coverage, dtype=float), np.asarray(risk, dtype=float), color=colour, lw=1.3, label=name)
     ax.set(xlim=(0, 1), ylim=(0, None))
-    return _named(ax, "images accepted (coverage)", "outliers among the accepted (risk)", "")
+    return _named(ax, "images accepted (coverage)", "outliers among the accepted (risk)", "", loc="upper left")
 
 
 def plot_reliability(
@@ -244,13 +244,13 @@ def plot_map(
     return ax
 
 
-def _named(ax: Axes, xlabel: str, ylabel: str, title: str) -> Axes:
+def _named(ax: Axes, xlabel: str, ylabel: str, title: str, **legend: Any) -> Axes:
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if title:
         ax.set_title(title, fontsize=10)
     handles: Any = ax.get_legend_handles_labels()[0]
     if handles:
-        ax.legend(frameon=False, fontsize=8, ncols=1 if len(handles) < 9 else 2)
+        ax.legend(frameon=False, fontsize=8, ncols=1 if len(handles) < 9 else 2, **legend)
     return ax
 
 
