@@ -1,6 +1,6 @@
 # make demo: see it work. make test: check that it does. Both install what they need into .venv.
 PYTHON ?= python3
-ARITHMETIC = tests/test_batches.py tests/test_export.py tests/test_inference.py tests/test_openvino.py
+ARITHMETIC = tests/test_runner.py tests/test_export.py tests/test_fused.py tests/test_openvino.py
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-avx2 check format bench clean

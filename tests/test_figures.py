@@ -6,7 +6,7 @@ import pytest
 from matplotlib import colormaps
 
 from recondite.data.pictures import HEAT_MAP, heat_colours
-from recondite.reports import figures as plots
+from recondite.reports import figures
 
 
 def pixels_of(axes):
@@ -30,15 +30,15 @@ AWKWARD = {
 @pytest.mark.parametrize("values", AWKWARD.values(), ids=AWKWARD.keys())
 def test_bars_and_lines_hold_the_finite_values_and_no_others(values):
     finite = np.asarray(values, dtype=float)[np.isfinite(values)]
-    scores = plots.plot_scores({"a": values, "b": [0.1, 0.2]}, threshold=0.15)
+    scores = figures.plot_scores({"a": values, "b": [0.1, 0.2]}, threshold=0.15)
     # The bars of a name are shares of its images: they add up to one.
     assert sum(bar.get_height() for bar in scores.patches) == pytest.approx(1 + (len(finite) > 0))
     assert scores.get_legend_handles_labels()[1][-1] == "threshold 0.15"
-    alone = plots.plot_scores({"a": values}, threshold=float("nan"))
+    alone = figures.plot_scores({"a": values}, threshold=float("nan"))
     assert alone.get_legend_handles_labels()[1] == ([f"a ({len(finite):,})"] if len(finite) else [])
-    p_values = plots.plot_p_values(np.clip(values, 0, 1), alpha=0.05)
+    p_values = figures.plot_p_values(np.clip(values, 0, 1), alpha=0.05)
     assert sum(bar.get_height() for bar in p_values.patches) == pytest.approx(float(len(finite) > 0))
-    calibration = plots.plot_calibration(values, values, values, values, alpha=0.05)
+    calibration = figures.plot_calibration(values, values, values, values, alpha=0.05)
     np.testing.assert_array_equal(calibration.get_lines()[0].get_ydata(), values)
     for axes in (scores, alone, p_values, calibration):
         assert (pixels_of(axes) < 0.5).any()
@@ -47,7 +47,7 @@ def test_bars_and_lines_hold_the_finite_values_and_no_others(values):
 def test_histories_of_any_length_show_every_epoch():
     row = {"epoch": 1, "seconds": 0.1, "loss_all": 0.5, "validation": None}
     for epochs in ([], [row], [row, {**row, "epoch": 2, "validation": -3.0}]):
-        axes = plots.plot_history(epochs, best_epoch=len(epochs))
+        axes = figures.plot_history(epochs, best_epoch=len(epochs))
         lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
         assert lines.get("training loss (all)", []) == [0.5] * len(epochs)
         assert lines.get("validation error", []) == ([-3.0] if len(epochs) == 2 else [])
@@ -61,11 +61,11 @@ def test_histories_of_any_length_show_every_epoch():
 def test_images_of_any_number_of_channels(channels):
     image = np.random.default_rng(0).random((channels, 9, 14))
     image[0, 0, 0] = np.nan
-    pixels_of(plots.plot_image(image, title="image"))
-    pixels_of(plots.plot_heat_map(image, scale=(0.0, 0.5)))
-    figure = plots.plot_comparison(image, image, image, (0.0, 0.5), "a verdict of a$b^$.png")
+    pixels_of(figures.plot_image(image, title="image"))
+    pixels_of(figures.plot_heat_map(image, scale=(0.0, 0.5)))
+    figure = figures.plot_comparison(image, image, image, (0.0, 0.5), "a verdict of a$b^$.png")
     assert len(figure.axes) == 4
-    figure = plots.plot_comparison(image, image, image, (0.0, 0.5), "a verdict", threshold=0.4)
+    figure = figures.plot_comparison(image, image, image, (0.0, 0.5), "a verdict", threshold=0.4)
     assert figure.axes[3].get_title() == "above 0.4"
 
 
@@ -73,7 +73,7 @@ def test_an_overlay_marks_the_pixels_above_the_threshold_and_no_others():
     scores = np.zeros((2, 4, 5))
     scores[1, 2, 3] = 0.5
     scores[0, 1, 1] = np.nan
-    ax = plots.plot_overlay(np.full((2, 4, 5), 0.6), scores, 0.4)
+    ax = figures.plot_overlay(np.full((2, 4, 5), 0.6), scores, 0.4)
     (drawn,) = ax.get_images()
     coloured = np.ptp(np.asarray(drawn.get_array()), axis=2) > 0.01
     assert np.argwhere(coloured).tolist() == [[2, 3]]
@@ -94,20 +94,20 @@ def test_heat_runs_from_the_low_to_the_high_end_of_its_scale(scale):
 
 
 def test_a_threshold_is_drawn_where_it_is():
-    axes = plots.plot_scores({"a": np.linspace(1, 100, 50)}, threshold=40.0)
+    axes = figures.plot_scores({"a": np.linspace(1, 100, 50)}, threshold=40.0)
     lines = [line.get_xdata()[0] for line in axes.get_lines()]
     assert lines == [40.0]
     assert "threshold 40" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_plots_draw_into_given_axes():
-    axes = plots.new_axes()
-    assert plots.plot_scores({"a": [1.0, 2.0]}, ax=axes) is axes
+    axes = figures.new_axes()
+    assert figures.plot_scores({"a": [1.0, 2.0]}, ax=axes) is axes
     assert axes.patches
 
 
 def test_a_table_of_aurocs_has_a_number_in_each_cell_and_turns_colour_at_one_half():
-    axes = plots.plot_aurocs([[0.0, 0.504], [1.0, np.nan]], ["one", "two"], ["a", "b"], lines_above=[1])
+    axes = figures.plot_aurocs([[0.0, 0.504], [1.0, np.nan]], ["one", "two"], ["a", "b"], lines_above=[1])
     assert [text.get_text() for text in axes.texts] == [".00", ".50", "1.00"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
     (image,) = axes.get_images()
@@ -121,16 +121,16 @@ def test_a_table_of_aurocs_has_a_number_in_each_cell_and_turns_colour_at_one_hal
 def test_a_history_of_many_losses_shows_the_validation_error_too():
     names = [f"loss_{letter}" for letter in "abcdefg"]
     rows = [{"epoch": epoch, **dict.fromkeys(names, 1.0 / epoch), "validation": 20.0 / epoch} for epoch in (1, 2)]
-    labels = plots.plot_history(rows, best_epoch=2).get_legend_handles_labels()[1]
+    labels = figures.plot_history(rows, best_epoch=2).get_legend_handles_labels()[1]
     assert "validation error" in labels
     assert len(labels) == 9
 
 
 def test_roc_curves_and_latent_sizes_are_drawn_with_their_names():
-    ax = plots.plot_roc({"a": ([0, 0.5, 1], [0, 0.9, 1]), "b": ([0, 1], [0, 1])}, title="two")
+    ax = figures.plot_roc({"a": ([0, 0.5, 1], [0, 0.9, 1]), "b": ([0, 1], [0, 1])}, title="two")
     assert ax.get_legend_handles_labels()[1] == ["a", "b"]
     lines = {"l2": [0.6, 0.7], "fm": [0.5, 0.6]}
-    ax = plots.plot_against_size([100, 300], lines, "AUROC", intervals={"l2": [(0.5, 0.7), (0.6, 0.8)]})
+    ax = figures.plot_against_size([100, 300], lines, "AUROC", intervals={"l2": [(0.5, 0.7), (0.6, 0.8)]})
     assert ax.get_legend_handles_labels()[1] == ["l2", "fm"]
     assert pixels_of(ax).std() > 0
 
@@ -138,7 +138,7 @@ def test_roc_curves_and_latent_sizes_are_drawn_with_their_names():
 def test_scores_that_spread_far_to_both_sides_of_zero_are_told_apart():
     """Evidence scores lie around 0 for normal images and in the thousands for others."""
     normal = np.random.default_rng(0).normal(0.5, 0.7, 500)
-    axes = plots.plot_scores({"normal": normal, "foreign": [-1.0, 900.0, 2500.0]}, threshold=2.5)
+    axes = figures.plot_scores({"normal": normal, "foreign": [-1.0, 900.0, 2500.0]}, threshold=2.5)
     heights = [patch.get_height() for patch in axes.patches if 0 < patch.get_height() < 0.5]
     assert len(heights) > 5  # not all normal images in one bar
     assert axes.get_xscale() == "asinh"

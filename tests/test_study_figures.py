@@ -1,6 +1,6 @@
 """Figures of studies and figures with images: they never crash, and look as they did.
 
-The reference pictures in tests/reference/figures are drawn anew by `python tests/test_study_plots.py`.
+The reference pictures in tests/reference/figures are drawn anew by `python tests/test_study_figures.py`.
 """
 
 import io
@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recondite.reports import figures as plots
-from recondite.reports import image_figures as image_plots
-from recondite.studies import figures as study_plots
+from recondite.reports import figures, image_figures
+from recondite.studies import figures as study_figures
 from recondite.training.snapshots import EpochPictures
 
 FIGURES = Path(__file__).parent / "reference" / "figures"
@@ -39,31 +38,31 @@ def test_what_is_finite_is_drawn_and_nothing_else(values):
     values = np.asarray(values, dtype=float)
     count, finite = len(values), np.isfinite(values)
     for truth in (None, np.zeros(count, bool), np.ones(count, bool)):
-        axes = study_plots.plot_instance_scores(values, truth, threshold=0.25)
+        axes = study_figures.plot_instance_scores(values, truth, threshold=0.25)
         drawn = np.concatenate([np.empty((0, 2)), *(dots.get_offsets() for dots in axes.collections)])
         assert len(drawn) == count  # an unreadable image has a mark of its own
         picture_of(axes)
     mean = values.mean() if count else NAN
-    axes = study_plots.plot_distribution(values, {"mean": mean, "other": 0.3})
+    axes = study_figures.plot_distribution(values, {"mean": mean, "other": 0.3})
     assert sum(bar.get_height() for bar in axes.patches) == finite.sum()
     assert len(axes.get_lines()) == 1 + np.isfinite(mean)
     picture_of(axes)
-    axes = study_plots.plot_lines(values, {"a": values, "b": 1 - values}, xlabel="x", ylabel="y")
+    axes = study_figures.plot_lines(values, {"a": values, "b": 1 - values}, xlabel="x", ylabel="y")
     np.testing.assert_array_equal(axes.get_lines()[1].get_ydata(), 1 - values)
     picture_of(axes)
-    axes = study_plots.plot_reliability(values, values, values, values)
+    axes = study_figures.plot_reliability(values, values, values, values)
     np.testing.assert_array_equal(axes.get_lines()[1].get_ydata(), values)
     picture_of(axes)
-    axes = study_plots.plot_against_mask_size([2, 4], np.stack([values, values], axis=1))
+    axes = study_figures.plot_against_mask_size([2, 4], np.stack([values, values], axis=1))
     assert len(axes.get_lines()) == finite.sum() + finite.any()  # one line an image, and their mean
     picture_of(axes)
-    for draw in (study_plots.plot_precision_recall, study_plots.plot_risk_coverage):
+    for draw in (study_figures.plot_precision_recall, study_figures.plot_risk_coverage):
         axes = draw({"a": (values, values)})
         assert any(len(line.get_xdata()) == count for line in axes.get_lines())
         picture_of(axes)
     points = np.stack([values, values], axis=1)
     for labels in (["same"] * count, [str(index % 30) for index in range(count)]):
-        axes = study_plots.plot_map(points, labels, new_points=points[:1], title="map")
+        axes = study_figures.plot_map(points, labels, new_points=points[:1], title="map")
         assert sum(len(dots.get_offsets()) for dots in axes.collections) == count + min(count, 1)
         picture_of(axes)
 
@@ -76,35 +75,35 @@ def test_every_image_has_its_cells(channels, count):
     if count:
         scores[0] = NAN
     for rebuilt in (None, images):
-        axes = image_plots.plot_feature_scores(images, rebuilt, scores, (0, 1), threshold=0.5, names=["a"] * count)
+        axes = image_figures.plot_feature_scores(images, rebuilt, scores, (0, 1), threshold=0.5, names=["a"] * count)
         cells = 3 + (rebuilt is not None) + (channels if channels > 1 else 0)
         assert len(axes.get_images()) == count * cells
         picture_of(axes)
-    axes = image_plots.plot_picture_rows({"one": images, "two": scores[:1]}, above=["x"], title="rows")
+    axes = image_figures.plot_picture_rows({"one": images, "two": scores[:1]}, above=["x"], title="rows")
     assert len(axes.get_images()) == count + min(count, 1)
     picture_of(axes)
-    assert not image_plots.plot_picture_rows({}).get_images()
+    assert not image_figures.plot_picture_rows({}).get_images()
 
 
 def test_a_threshold_and_both_kinds_of_images_are_named():
-    ax = study_plots.plot_instance_scores([0.1, 0.5, NAN], [False, True, False], 0.3)
+    ax = study_figures.plot_instance_scores([0.1, 0.5, NAN], [False, True, False], 0.3)
     assert ax.get_legend_handles_labels()[1] == ["inlier", "outlier", "unreadable", "threshold 0.3"]
     assert [line.get_ydata()[0] for line in ax.get_lines()] == [0.3]
 
 
 def test_the_mean_over_images_leaves_out_those_with_nan():
-    ax = study_plots.plot_against_mask_size([2, 4], [[1, 2], [3, 4], [NAN, 9]])
+    ax = study_figures.plot_against_mask_size([2, 4], [[1, 2], [3, 4], [NAN, 9]])
     (mean,) = [line for line in ax.get_lines() if line.get_label().startswith("mean of 2")]
     np.testing.assert_array_equal(mean.get_ydata(), [2, 3])
 
 
 def test_plots_draw_into_given_axes():
     for draw in (
-        lambda ax: study_plots.plot_distribution([1, 2], {"mean": 1.5}, ax),
-        lambda ax: study_plots.plot_map([[0, 1]], ["a"], ax),
-        lambda ax: image_plots.plot_picture_rows({"a": np.zeros((1, 1, 4, 4))}, ax),
+        lambda ax: study_figures.plot_distribution([1, 2], {"mean": 1.5}, ax),
+        lambda ax: study_figures.plot_map([[0, 1]], ["a"], ax),
+        lambda ax: image_figures.plot_picture_rows({"a": np.zeros((1, 1, 4, 4))}, ax),
     ):
-        ax = plots.new_axes()
+        ax = figures.new_axes()
         assert draw(ax) is ax
 
 
@@ -119,11 +118,11 @@ def drawn():
         pictures.add(epoch, 0.5 + (images - 0.5) * epoch / 4)
     points = np.concatenate([draws.normal(size=(40, 2)), draws.normal(size=(40, 2)) + 6])
     return {
-        "mask-size": study_plots.plot_against_mask_size(sizes, rising),
-        "instance-scores": study_plots.plot_instance_scores(np.append(rising[:, 0], NAN), np.arange(13) > 8, 1.0),
-        "map": study_plots.plot_map(points, ["a"] * 40 + ["b"] * 40, thumbnails={0: images[0].transpose(1, 2, 0)}),
-        "feature-scores": image_plots.plot_feature_scores(images, images / 2, images**2, (0, 1), threshold=0.8),
-        "epochs": image_plots.plot_epochs(pictures),
+        "mask-size": study_figures.plot_against_mask_size(sizes, rising),
+        "instance-scores": study_figures.plot_instance_scores(np.append(rising[:, 0], NAN), np.arange(13) > 8, 1.0),
+        "map": study_figures.plot_map(points, ["a"] * 40 + ["b"] * 40, thumbnails={0: images[0].transpose(1, 2, 0)}),
+        "feature-scores": image_figures.plot_feature_scores(images, images / 2, images**2, (0, 1), threshold=0.8),
+        "epochs": image_figures.plot_epochs(pictures),
     }
 
 
