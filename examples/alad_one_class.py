@@ -7,7 +7,7 @@ python examples/alad_one_class.py --quick    # digits of scikit-learn at 16 pixe
 import argparse
 from pathlib import Path
 
-from recondite.studies.training.latent_size import latent_size_study
+from recondite.studies.training.grid import latent_size_study
 from recondite.studies.training.one_class import one_class_study
 
 FULL = {

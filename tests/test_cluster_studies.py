@@ -15,7 +15,7 @@ from recondite.cli import main
 from recondite.data.artifacts import read_tensors
 from recondite.errors import InputError, ReconditeError
 from recondite.studies.training import parallel, runs
-from recondite.studies.training.latent_size import latent_size_study
+from recondite.studies.training.grid import latent_size_study
 from recondite.studies.training.one_class import one_class_study
 from recondite.studies.training.parallel import RunResources
 from recondite.training.checkpoint import CHECKPOINT

@@ -10,7 +10,7 @@ import recondite.studies.training.runs as runs
 from recondite import DETECTORS, InputError
 from recondite.cli import main
 from recondite.statistics.metrics import auroc
-from recondite.studies.training.latent_size import latent_size_study
+from recondite.studies.training.grid import latent_size_study
 from recondite.studies.training.one_class import one_class_study
 from recondite.studies.training.runs import BASELINES, Plan, baseline_scores, open_task, perform
 

@@ -130,7 +130,7 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
 
         After an interruption, run it again to continue.
         """
-        from recondite.studies.training.latent_size import latent_size_study
+        from recondite.studies.training.grid import latent_size_study
 
         given = {**runs.arguments(), **(options or {}), **(training or {})}
         wanted = whole_numbers("--sizes", sizes)

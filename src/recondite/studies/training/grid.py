@@ -1,6 +1,7 @@
-"""The grid study: one detector with every combination of some options, to choose among them."""
+"""Grid studies: one detector with every combination of some options; the latent-size study is a grid over one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,19 @@ from recondite.errors import InputError
 from recondite.options import TrainingOptions, make_options, option_names
 from recondite.reports.page import StudyPage
 from recondite.statistics.metrics import auroc_interval
+from recondite.studies.figures import picture_rows, sizes_figure
 from recondite.studies.training.one_class import describe
 from recondite.studies.training.parallel import RunResources, performed
-from recondite.studies.training.runs import Plan, Protocol, Result, check_classes, check_options, open_task, options_for
+from recondite.studies.training.runs import (
+    Plan,
+    Protocol,
+    Result,
+    Task,
+    check_classes,
+    check_options,
+    open_task,
+    options_for,
+)
 
 
 def grid_study(
@@ -66,24 +77,11 @@ def grid_study(
     for chosen in combinations:
         check_options([detector], {**options, **chosen})
     task = open_task(source, protocol=protocol, validation=validation, image_size=image_size, progress=progress)
-    if normal == "all" or len(check_classes(task, normal)) > 1:
-        raise InputError(f"expected one class to be normal; got {normal!r}")
-    plans = [
-        Plan(
-            detector=detector,
-            normal=normal,
-            seed=seed,
-            options=options_for(detector, {**options, **chosen}),
-            label=",".join(f"{name}={value}" for name, value in chosen.items()),
-        )
-        for chosen in combinations
-        for seed in range(seeds)
+    plans = _plans(task, detector, normal, seeds, options, combinations)
+    results = _by_combination(performed(task, plans, output, resources, progress), seeds)
+    rows = [
+        _row(chosen, score, own) for chosen, own in zip(combinations, results, strict=True) for score in own[0].scores
     ]
-    results = performed(task, plans, output, resources, progress)
-    rows = []
-    for number, chosen in enumerate(combinations):
-        own = results[number * seeds : (number + 1) * seeds]
-        rows += [_row(chosen, score, own) for score in own[0].scores]
     write_table(output / "table.csv", rows)
     shown = [name for name in rows[0] if name not in ("low", "high", "seeds")]
     StudyPage(
@@ -95,6 +93,101 @@ def grid_study(
         "AUROC comes from the test images: an option chosen by it looks better than it is.",
     ).write(output / "study.html")
     return rows
+
+
+def latent_size_study(
+    source: str,
+    output: Path,
+    *,
+    normal: str,
+    sizes: Sequence[int] = (100, 300, 500, 800),
+    detector: str = "alad",
+    seeds: int = 1,
+    protocol: Protocol = "pooled",
+    validation: float = 0.25,
+    image_size: tuple[int, int] | None = None,
+    resources: RunResources | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Train a detector with each latent size, and write table.csv and study.html.
+
+    Run again with the same folder, finished runs are taken up and an interrupted one goes on from its last epoch.
+
+    Args:
+        source, output, seeds, protocol, validation, image_size, resources, progress, options: as in `one_class_study`.
+        normal: one class.
+        sizes: the latent sizes.
+        detector: a name in `DETECTORS`.
+
+    Returns:
+        The rows of table.csv: "latent_size", "score", "normal_mean" and "anomalous_mean" (the mean score, which is an
+        error, of normal and of anomalous test images, over seeds), "auroc", "low", "high" (95 % bootstrap interval over
+        test images), "seeds".
+
+    Raises:
+        InputError: unknown class, detector or options, or a folder that holds another study.
+    """
+    if seeds < 1 or not sizes or len(set(sizes)) < len(sizes):
+        raise InputError(f"expected at least one seed and different sizes; got {seeds} and {list(sizes)}")
+    if "latent_size" in options:
+        raise InputError("the study chooses latent_size: leave it out and give sizes")
+    combinations = [{"latent_size": size} for size in sizes]
+    for chosen in combinations:
+        check_options([detector], {**options, **chosen})
+    task = open_task(source, protocol=protocol, validation=validation, image_size=image_size, progress=progress)
+    # The size of the latent names the folder of a run as it is.
+    plans = [replace(plan, label="") for plan in _plans(task, detector, normal, seeds, options, combinations)]
+    results = _by_combination(performed(task, plans, output, resources, progress), seeds)
+    rows = [_size_row(size, score, own) for size, own in zip(sizes, results, strict=True) for score in own[0].scores]
+    write_table(output / "table.csv", rows)
+    StudyPage(
+        title=f"{detector} with {', '.join(map(str, sizes))} numbers in the latent, {normal} of {task.name} normal",
+        lead=f"{seeds} seed{'s' if seeds > 1 else ''}. {describe(task)}",
+        columns=["latent", "score", "mean, normal", "mean, anomalous", "AUROC, 95 % interval"],
+        rows=[
+            [
+                str(row["latent_size"]),
+                row["score"],
+                f"{row['normal_mean']:.4g}",
+                f"{row['anomalous_mean']:.4g}",
+                f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+            ]
+            for row in rows
+        ],
+        note="Scores of ALAD named ch and fm are measured by a critic that is another one after each training: their "
+        "size is not comparable between latents, the AUROC is.",
+        figures=sizes_figure(rows),
+        galleries=[gallery for own in results for gallery in picture_rows(own[0])],
+    ).write(output / "study.html")
+    return rows
+
+
+def _plans(
+    task: Task,
+    detector: str,
+    normal: str,
+    seeds: int,
+    options: Mapping[str, Any],
+    combinations: Sequence[Mapping[str, Any]],
+) -> list[Plan]:
+    if normal == "all" or len(check_classes(task, normal)) > 1:
+        raise InputError(f"expected one class to be normal; got {normal!r}")
+    return [
+        Plan(
+            detector=detector,
+            normal=normal,
+            seed=seed,
+            options=options_for(detector, {**options, **chosen}),
+            label=",".join(f"{name}={value}" for name, value in chosen.items()),
+        )
+        for chosen in combinations
+        for seed in range(seeds)
+    ]
+
+
+def _by_combination(results: list[Result], seeds: int) -> list[list[Result]]:
+    return [results[start : start + seeds] for start in range(0, len(results), seeds)]
 
 
 def _value(detector: str, name: str, value: Any) -> Any:
@@ -125,3 +218,18 @@ def _words(row: Mapping[str, Any], name: str) -> str:
     if name == "auroc":
         return f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
     return f"{row[name]:.5g}" if isinstance(row[name], float) else str(row[name])
+
+
+def _size_row(size: int, score: str, results: Sequence[Result]) -> dict[str, Any]:
+    pairs = [result.scores[score] for result in results]
+    value, low, high = auroc_interval(pairs)
+    return {
+        "latent_size": size,
+        "score": score,
+        "normal_mean": float(np.mean([pair[0].mean() for pair in pairs])),
+        "anomalous_mean": float(np.mean([pair[1].mean() for pair in pairs])),
+        "auroc": value,
+        "low": low,
+        "high": high,
+        "seeds": len(pairs),
+    }
