@@ -4,7 +4,7 @@ Each is fitted on a data set that a dependency brings along, with a fixed seed, 
 the images are the same to the byte, the scores up to rounding (other processors round differently).
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import recondite
@@ -38,4 +38,6 @@ def main(folder: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", help="where to write them; by default into the package")
+    main(parser.parse_args().folder)

@@ -1,9 +1,9 @@
-"""The page of a study: one self-contained HTML file."""
+"""HTML pages: one shell and stylesheet for all of them, and the page of a study. Each is one self-contained file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -12,6 +12,21 @@ from recondite.data.pictures import svg
 
 _SAMPLES_IN_A_ROW = 8
 _BROAD = 7.0  # inches: such a figure has a row of its own
+
+
+def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
+    """Write a page, atomically.
+
+    Args:
+        path: of the file.
+        template: a file beside this one, which extends page.html.
+        values: what it shows.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(autoescape=True, loader=PackageLoader("recondite.reports", "."))
+    with atomic_file(path) as temporary:
+        temporary.write_text(environment.get_template(template).render(values), encoding="utf-8")
 
 
 @dataclass
@@ -35,14 +50,8 @@ class StudyPage:
 
     def write(self, path: Path) -> None:
         """Write the file, atomically."""
-        from jinja2 import Environment
-
-        text = files("recondite").joinpath("reports", "study.html").read_text(encoding="utf-8")
-        template = Environment(autoescape=True).from_string(text)
         figures = [{"svg": svg(ax), "broad": _inches(ax) > _BROAD} for ax in self.figures]
-        page = template.render({**vars(self), "figures": figures})
-        with atomic_file(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        write_page(path, "study.html", {**vars(self), "figures": figures})
 
 
 def _inches(ax: Axes) -> float:

@@ -1,7 +1,6 @@
 """The report of a set of verdicts: tables and figures in one self-contained HTML file."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from recondite.data.datasets import ImageSet, open_images, read_batches
-from recondite.data.files import atomic_file
 from recondite.data.pictures import HEAT_MAP, colours, data_url, heat_colours, svg
 from recondite.errors import InputError
 from recondite.reports.figures import plot_calibration, plot_history, plot_p_values, plot_scores
 from recondite.reports.image_figures import plot_epochs
+from recondite.reports.page import write_page
 from recondite.screen.screen import Screen, promise
 from recondite.statistics.metrics import rate
 from recondite.statistics.scores import Verdicts
@@ -46,14 +45,7 @@ def write_report(
     Raises:
         InputError: `images` are a stream or are not the images of the verdicts.
     """
-    from jinja2 import Environment
-
-    template = Environment(autoescape=True).from_string(
-        files("recondite").joinpath("reports", "report.html").read_text(encoding="utf-8")
-    )
-    page = template.render(_content(screen, verdicts, images, title, table))
-    with atomic_file(Path(path)) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_page(Path(path), "report.html", _content(screen, verdicts, images, title, table))
 
 
 def _content(
