@@ -56,7 +56,7 @@ def test_what_is_finite_is_drawn_and_nothing_else(values):
     axes = study_figures.plot_against_mask_size([2, 4], np.stack([values, values], axis=1))
     assert len(axes.get_lines()) == finite.sum() + finite.any()  # one line an image, and their mean
     picture_of(axes)
-    for draw in (study_figures.plot_precision_recall, study_figures.plot_risk_coverage):
+    for draw in (study_figures.plot_precision_recall, figures.plot_risk_coverage):
         axes = draw({"a": (values, values)})
         assert any(len(line.get_xdata()) == count for line in axes.get_lines())
         picture_of(axes)

@@ -45,11 +45,16 @@ def enlarged(pixels: NDArray[np.uint8], smallest: int = _SMALLEST_PICTURE) -> Im
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def data_url(pixels: NDArray[np.uint8]) -> str:
-    """Return a small picture as a data URL, enlarged if it is tiny."""
+def data_url(pixels: NDArray[np.uint8], smallest: int = _SMALLEST_PICTURE) -> str:
+    """Return a small picture as a data URL, enlarged if its longer side has fewer pixels than `smallest`."""
     stream = io.BytesIO()
-    enlarged(pixels).save(stream, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    enlarged(pixels, smallest).save(stream, format="PNG", optimize=True)
+    return png_url(stream.getvalue())
+
+
+def png_url(content: bytes) -> str:
+    """Return the bytes of a PNG file as a data URL."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def svg(ax: Axes) -> str:

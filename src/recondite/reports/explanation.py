@@ -1,6 +1,7 @@
 """Explain one image: input, reconstruction, difference or heat map, and the verdict in words."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.reports.figures import plot_comparison
 from recondite.screen.screen import Screen
+from recondite.statistics.density import Density
 from recondite.statistics.image_statistics import statistic_in_words
 from recondite.statistics.scores import Verdicts
 
@@ -68,16 +70,20 @@ def in_words(screen: Screen, verdicts: Verdicts) -> str:
 
 
 def statistics_of_first(screen: Screen, verdicts: Verdicts) -> list[tuple[str, float]]:
-    """Return (what a statistic is, how unusual it is in standard deviations) of the first image, most unusual first.
-
-    Empty where the screen judges by the error alone.
-    """
+    """Return `most_unusual` of the first image; empty where the screen judges by the error alone."""
     if screen.evidence is None or not verdicts.statistics:
         return []
-    density = screen.evidence.density
-    z = density.z({name: verdicts.statistics[name][:1] for name in density.names})[0]
-    order = np.argsort(-np.abs(z), kind="stable")
-    return [(statistic_in_words(density.names[index]), float(z[index])) for index in order]
+    return most_unusual(screen.evidence.density, {name: values[0] for name, values in verdicts.statistics.items()})
+
+
+def most_unusual(density: Density, statistics: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return (what a statistic is, standard deviations from normal) of one image, the most unusual first.
+
+    Statistics that are missing or NaN are left out.
+    """
+    z = density.z({name: np.array([statistics.get(name, np.nan)]) for name in density.names})[0]
+    order = np.argsort(-np.abs(np.nan_to_num(z)), kind="stable")
+    return [(statistic_in_words(density.names[index]), float(z[index])) for index in order if np.isfinite(z[index])]
 
 
 def _unusual(screen: Screen, verdicts: Verdicts, outlier: bool) -> str:

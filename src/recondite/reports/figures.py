@@ -295,23 +295,31 @@ def plot_aurocs(
 
 
 def plot_risk_coverage(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], risk: float, ax: Axes | None = None, title: str = ""
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    risk: float | None = None,
+    ax: Axes | None = None,
+    *,
+    title: str = "",
+    accepted: str = "images accepted",
+    wrong: str = "outliers among the accepted",
 ) -> Axes:
-    """Draw the share of wrong labels against the share of images labelled.
+    """Draw the share of errors among accepted images against the share accepted.
 
     Args:
         curves: name -> (coverage, risk).
         risk: a line to compare with.
         title: above the axes.
+        accepted, wrong: what coverage and risk are.
     """
     ax = ax or new_axes(5.0, 3.8)
-    for (name, (coverage, wrong)), colour in zip(
+    for (name, (coverage, errors)), colour in zip(
         curves.items(), cycle((GREY, ORANGE, GREEN, BLUE, RED, PURPLE)), strict=False
     ):
-        ax.plot(np.asarray(coverage), np.asarray(wrong), color=colour, linewidth=1.3, label=name)
-    ax.axhline(risk, color="black", linestyle="--", linewidth=1, label=f"risk {risk:g}")
-    ax.set(xlabel="coverage: share of the traffic that gets a label", ylabel="risk: share of wrong labels", xlim=(0, 1))
-    ax.set_ylim(0, 1.5 * max(ax.get_ylim()[1], risk))  # room for the legend above the lines
+        ax.plot(np.asarray(coverage), np.asarray(errors), color=colour, linewidth=1.3, label=name)
+    if risk is not None:
+        ax.axhline(risk, color="black", linestyle="--", linewidth=1, label=f"risk {risk:g}")
+    ax.set(xlabel=f"coverage: {accepted}", ylabel=f"risk: {wrong}", xlim=(0, 1))
+    ax.set_ylim(0, 1.5 * max(ax.get_ylim()[1], risk or 0))  # room for the legend above the lines
     if title:
         ax.set_title(title, fontsize=10)
     ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")

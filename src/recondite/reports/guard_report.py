@@ -137,7 +137,15 @@ def write_guard_report(folder: Path, report: GuardReport, title: str) -> None:
     figures = []
     for prevalence in PREVALENCES:
         curves = {rule: (c.coverage, c.risk) for (rule, share), c in report.curves.items() if share == prevalence}
-        figures.append(plot_risk_coverage(curves, _RISK, title=f"{prevalence:.0%} of the traffic are outliers"))
+        figures.append(
+            plot_risk_coverage(
+                curves,
+                _RISK,
+                title=f"{prevalence:.0%} of the traffic are outliers",
+                accepted="share of the traffic that gets a label",
+                wrong="share of wrong labels",
+            )
+        )
     page = StudyPage(
         title=title,
         lead=report.facts,

@@ -131,11 +131,8 @@ def risk_coverage_points(
     [[0.25, 0.75, 1.0], [0.0, 0.3333333333333333, 0.5]]
     """
     labels, scores = _labelled(inlier_scores, outlier_scores)
-    order = np.argsort(scores, kind="stable")
-    last_of_ties = np.append(scores[order][1:] != scores[order][:-1], True)
-    accepted = np.arange(1, len(scores) + 1)
-    risk = np.cumsum(labels[order]) / accepted
-    return accepted[last_of_ties] / len(scores), risk[last_of_ties]
+    curve = risk_coverage(scores, labels)
+    return curve.coverage[1:], curve.risk[1:]
 
 
 def pixel_auroc(maps: ArrayLike, truth: ArrayLike) -> float:

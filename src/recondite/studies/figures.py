@@ -157,15 +157,6 @@ def plot_precision_recall(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], ax:
     return _named(ax, "outliers flagged (recall)", "outliers among the flagged (precision)", "", loc="lower left")
 
 
-def plot_risk_coverage(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], ax: Axes | None = None) -> Axes:
-    """Draw the share of outliers among accepted images against the share accepted: name -> (coverage, risk)."""
-    ax = ax or new_axes(5.0, 4.4)
-    for (name, (coverage, risk)), colour in zip(curves.items(), cycle(_COLOURS), strict=False):
-        ax.plot(np.asarray(coverage, dtype=float), np.asarray(risk, dtype=float), color=colour, lw=1.3, label=name)
-    ax.set(xlim=(0, 1), ylim=(0, None))
-    return _named(ax, "images accepted (coverage)", "outliers among the accepted (risk)", "", loc="upper left")
-
-
 def plot_reliability(
     alphas: ArrayLike, rates: ArrayLike, lows: ArrayLike, highs: ArrayLike, ax: Axes | None = None
 ) -> Axes:

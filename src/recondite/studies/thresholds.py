@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import ImageSet, open_images
 from recondite.errors import InputError
-from recondite.reports.figures import plot_roc
+from recondite.reports.figures import plot_risk_coverage, plot_roc
 from recondite.reports.page import StudyPage
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
@@ -30,7 +30,6 @@ from recondite.studies.figures import (
     plot_instance_scores,
     plot_precision_recall,
     plot_reliability,
-    plot_risk_coverage,
 )
 from recondite.studies.output import flagged, write_study
 from recondite.studies.unfinished import Unfinished

@@ -1,6 +1,5 @@
 """Shared parts of the page's panels: the view, the layout, pictures and notifications."""
 
-import base64
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 from nicegui import background_tasks, ui
 from numpy.typing import NDArray
 
-from recondite.data.pictures import colours, enlarged
+from recondite.data.pictures import colours, data_url
 from recondite.errors import ReconditeError
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.registry import Served
@@ -135,18 +134,7 @@ def chip(word: str) -> str:
 
 def picture_url(image: NDArray[np.float32]) -> str:
     """Return an image (C, H, W) as a data URL, each of its pixels a square where it is small."""
-    return png_url(enlarged(colours(np.nan_to_num(image)), 150))
-
-
-def png_url(picture: Any) -> str:
-    """Return a picture of Pillow, or the bytes of a PNG file, as a data URL."""
-    if not isinstance(picture, bytes):
-        import io
-
-        stream = io.BytesIO()
-        picture.save(stream, format="PNG")
-        picture = stream.getvalue()
-    return "data:image/png;base64," + base64.b64encode(picture).decode()
+    return data_url(colours(np.nan_to_num(image)), 150)
 
 
 def figure(source: str | None, caption: str, words: str) -> str:

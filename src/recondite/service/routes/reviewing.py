@@ -5,15 +5,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recondite.data.images import suffix_of
 from recondite.data.pictures import colours, data_url
 from recondite.errors import InputError
+from recondite.reports.explanation import most_unusual
 from recondite.service.engine.store import Filter
 from recondite.service.errors import Unknown
 from recondite.service.routes.state import Service
-from recondite.statistics.image_statistics import statistic_in_words
 
 
 def picture_of(service: Service, row: dict[str, Any]) -> str | None:
@@ -39,11 +37,7 @@ def statistics_of(service: Service, row: dict[str, Any]) -> list[tuple[str, floa
         return []
     if screen.evidence is None or not row["statistics"]:
         return []
-    density = screen.evidence.density
-    values = {name: np.array([row["statistics"].get(name, np.nan)]) for name in density.names}
-    z = density.z(values)[0]
-    order = np.argsort(-np.abs(np.nan_to_num(z)), kind="stable")
-    return [(statistic_in_words(density.names[index]), float(z[index])) for index in order if np.isfinite(z[index])]
+    return most_unusual(screen.evidence.density, row["statistics"])
 
 
 async def folder_of(service: Service, chosen: Filter) -> Path:
