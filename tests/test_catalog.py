@@ -67,7 +67,7 @@ def test_idx_files_that_are_not(tmp_path):
         path = tmp_path / "a.gz"
         path.write_bytes(content)
         with pytest.raises(InputError):
-            catalog._read_idx(path)
+            catalog.read_idx(path)
 
 
 def test_a_failed_download_says_which_file(tmp_path, monkeypatch):

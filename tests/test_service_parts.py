@@ -236,10 +236,10 @@ def test_the_deployment_files_fit_the_command():
     for copied in re.findall(r"^COPY (.*) \S+$", dockerfile, flags=re.MULTILINE):
         for name in copied.split():
             assert (ROOT / name).exists(), name
-    from recondite.cli import _make_app
+    from recondite.cli import make_app
 
     command = ["serve", *map(str, compose["services"]["recondite"]["command"])]
-    app = _make_app(command)
+    app = make_app(command)
     _, bound, _ = app.parse_args(command, exit_on_error=False, print_error=False)
     assert bound.arguments["keep_images"] == "flagged"
     assert (

@@ -247,7 +247,7 @@ def test_dropout_and_batch_norm_are_in_the_right_mode(rows):
 
 @pytest.mark.parametrize("size", [33, 64, 65, 67, 68, 1, 2])
 def test_a_last_batch_of_one_image_does_not_break_batch_norm(size):
-    slices = list(loop._batch_slices(size, 32, fewest=4))
+    slices = list(loop.batch_slices(size, 32, fewest=4))
     assert np.concatenate([np.arange(size)[part] for part in slices]).tolist() == list(range(size))
     if size > 1:
         assert all(len(np.arange(size)[part]) >= min(4, size) for part in slices)

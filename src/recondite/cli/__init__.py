@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 for a failure, 2 for wrong input, 130 when interrupted."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _make_app(tokens)(tokens, result_action="return_value")
+        make_app(tokens)(tokens, result_action="return_value")
     except ReconditeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _make_app(tokens: Sequence[str]) -> App:
+def make_app(tokens: Sequence[str]) -> App:
+    """Return the application with all commands; `fit` and `study` have the flags of the detectors that `tokens` name."""
     app = App(
         name="recondite",
         version=__version__,

@@ -203,7 +203,7 @@ def _work(task: dict[str, Any]) -> dict[str, bytes] | None:
     torch.set_num_threads(task["threads"])
     try:
         with collective():
-            _check_shared(folder, rank)
+            check_shared(folder, rank)
         screen = fit(task["images"], run_folder=folder, resume=True, **task["settings"])
     except ReconditeError as error:
         ray.get(ledger.fail.remote(type(error).__name__, str(error)))
@@ -211,7 +211,7 @@ def _work(task: dict[str, Any]) -> dict[str, bytes] | None:
     return _packed(screen) if rank == 0 else None
 
 
-def _check_shared(folder: Path, rank: int) -> None:
+def check_shared(folder: Path, rank: int) -> None:
     """Raise ReconditeError unless all workers see the same folder: they could not go on from a checkpoint in it."""
     if rank == 0:
         folder.mkdir(parents=True, exist_ok=True)

@@ -178,12 +178,12 @@ def _open_fashion(split_name: str) -> NamedImages:
 
 def _open_idx(name: str, url: str, md5: dict[str, str], classes: Sequence[str], split_name: str) -> NamedImages:
     prefix = "train" if split_name == "train" else "t10k"
-    images = _read_idx(_fetch(name, url, f"{prefix}-images-idx3-ubyte.gz", md5))
-    labels = _read_idx(_fetch(name, url, f"{prefix}-labels-idx1-ubyte.gz", md5))
+    images = read_idx(_fetch(name, url, f"{prefix}-images-idx3-ubyte.gz", md5))
+    labels = read_idx(_fetch(name, url, f"{prefix}-labels-idx1-ubyte.gz", md5))
     return _array_images(images, labels, classes, range(len(images)))
 
 
-def _read_idx(path: Path) -> NDArray[np.uint8]:
+def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read an idx file: a magic number, the sizes as big-endian 32-bit integers, then bytes."""
     try:
         data = gzip.decompress(path.read_bytes())

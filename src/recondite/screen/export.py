@@ -303,7 +303,7 @@ def combined(evidence: Evidence, name: str, error: Tensor, statistics: Mapping[s
     both = torch.cat(
         [_normal_scores(evidence.error, error[:, None]), _normal_scores(evidence.distance, distance[:, None])], dim=1
     )
-    return (math.log(0.5) - _log_normal_tail(both)).amax(1)
+    return (math.log(0.5) - log_normal_tail(both)).amax(1)
 
 
 def _normal_scores(marginals: Marginals, values: Tensor) -> Tensor:
@@ -334,7 +334,7 @@ def _count(flags: Tensor) -> Tensor:
     return flags.double().sum(-1).long()
 
 
-def _log_normal_tail(z: Tensor) -> Tensor:
+def log_normal_tail(z: Tensor) -> Tensor:
     """Return log(1 - Phi(z)) in float64: ONNX has no such function, and runtimes have erf in float32 only.
 
     Source: Abramowitz and Stegun 1964, 26.2.11 (a series, for |z| < 2.5) and 26.2.14 (a continued fraction, beyond).

@@ -272,7 +272,7 @@ class _Run:
                 losses[f"loss_{name}"] = self._mean_over_processes(value.detach() * weight)
 
     def _slices(self, size: int) -> Iterator[slice]:
-        return _batch_slices(size, self.options.batch_size, self.fewest)
+        return batch_slices(size, self.options.batch_size, self.fewest)
 
     def _worst(self) -> NDArray[np.intp]:
         """Return the images that are left out of an epoch."""
@@ -409,7 +409,7 @@ class _Run:
         return done.epoch
 
 
-def _batch_slices(size: int, batch_size: int, fewest: int) -> Iterator[slice]:
+def batch_slices(size: int, batch_size: int, fewest: int) -> Iterator[slice]:
     """Yield slices of `batch_size` that cover `size`; a last one with fewer than `fewest` joins the one before it."""
     start = 0
     while start < size:

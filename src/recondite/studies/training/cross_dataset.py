@@ -92,7 +92,7 @@ def cross_dataset_benchmark(
         detector_class(detector)
     journal = _Rows(folder / "journal.jsonl")
     rows: list[Row] = []
-    for name in _normals_at_hand(normals):
+    for name in normals_at_hand(normals):
         for seed in range(seeds):
             sets = _Sets(NORMALS[name], count, seed)
             fitting = _able(name, detectors or tuple(DETECTORS), judged_by, sets.preprocessing.shape)
@@ -357,7 +357,7 @@ def _baselines(sets: _Sets) -> dict[str, Judgement]:
     }
 
 
-def _normals_at_hand(names: Sequence[str] | None) -> list[str]:
+def normals_at_hand(names: Sequence[str] | None) -> list[str]:
     """Return the normal sets asked for, or all at hand; the small MNIST only where the large one is not."""
     if names is not None:
         for name in _known(names, tuple(NORMALS), "normal sets"):
