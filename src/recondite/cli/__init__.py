@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_app(tokens: Sequence[str]) -> App:
-    """Return the application with all commands; `fit` and `study` have the flags of the detectors that `tokens` name."""
+    """Return the application; `fit` and `study` have the flags of the detectors that `tokens` name."""
     app = App(
         name="recondite",
         version=__version__,
