@@ -46,6 +46,18 @@ def machines():
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
+LISTENS = """
+import socket, sys, time
+for _ in range(600):
+    try:
+        socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()
+        sys.exit(0)
+    except OSError:
+        time.sleep(0.5)
+sys.exit("nothing listens there")
+"""
+
+
 def test_a_sweep_over_two_addresses(machines, screens, folder, tmp_path):
     screens("pca").save(tmp_path / "screen")
     ray = [
@@ -67,6 +79,8 @@ def test_a_sweep_over_two_addresses(machines, screens, folder, tmp_path):
         member = ["-o", str(tmp_path / "out"), "--cluster", f"{HEAD}:6380", "--part-size", "10"]
         run("ip", "netns", "exec", machines[0], *predict, *member)
         client = ["-o", str(tmp_path / "far"), "--cluster", f"ray://{HEAD}:10001", "--part-size", "10"]
+        # The server of clients starts after the command that started the cluster has ended.
+        run("ip", "netns", "exec", machines[1], sys.executable, "-c", LISTENS, HEAD, "10001")
         run("ip", "netns", "exec", machines[1], *predict, *client)
         nodes = f"import ray; ray.init(address='{HEAD}:6380', log_to_driver=False); print(ray.nodes())"
         found = run("ip", "netns", "exec", machines[0], sys.executable, "-c", nodes).stdout
