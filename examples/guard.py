@@ -123,8 +123,8 @@ def main(data, output):
         right = np.array([one == known[index] for one, index in zip(decisions.predicted, truth, strict=True)])
         kept = np.ones(len(test), dtype=bool) if guard is None else ~decisions.abstained
         worst = min(kept[np.array(decisions.predicted) == label].mean() for label in known)
-        row = {"guard": rule, "accuracy on accepted": right[kept].mean(), "good images lost": 1 - kept[right].mean()}
-        row["lost in the worst class"] = 1 - worst
+        row = {"guard": rule, "accuracy on accepted": right[kept].mean(), "false rejections": 1 - kept[right].mean()}
+        row["false rejections in the worst class"] = 1 - worst
         for kind, others in outliers.items():
             labelled = np.ones(len(others), dtype=bool) if guard is None else ~guard(others).abstained
             row[f"labelled: {kind}"] = rate(labelled).value

@@ -4,7 +4,7 @@ import glob
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -232,16 +232,34 @@ def _read(chunk: list[tuple[str, Any, str]], preprocessing: Preprocessing) -> Ba
     together = preprocessing.together([item for _, item, _ in chunk])
     if together is not None:
         return Batch(names, labels, together, [None] * len(chunk))
+    return decoded(names, labels, [item for _, item, _ in chunk], preprocessing, preprocessing.shape)
+
+
+def decoded(
+    names: Sequence[str],
+    labels: Sequence[str],
+    items: Iterable[Any],
+    decode: Callable[[Any], Floats],
+    shape: tuple[int, ...],
+) -> Batch:
+    """Return the batch of some images, each decoded by itself; one that cannot be leaves the reason in its place.
+
+    Args:
+        names, labels: of the images.
+        items: what `decode` takes.
+        decode: from an item to float32 of `shape`; raises InputError for one that cannot be read.
+        shape: (C, H, W) or (D,).
+    """
     pixels: list[Floats] = []
     errors: list[str | None] = []
-    for _, item, _ in chunk:
+    for item in items:
         try:
-            pixels.append(preprocessing(item))
+            pixels.append(decode(item))
             errors.append(None)
         except InputError as error:
             errors.append(str(error))
-    stacked = np.stack(pixels) if pixels else np.empty((0, *preprocessing.shape), dtype=np.float32)
-    return Batch(names, labels, stacked, errors)
+    stacked = np.stack(pixels) if pixels else np.empty((0, *shape), dtype=np.float32)
+    return Batch(list(names), list(labels), stacked, errors)
 
 
 def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.datasets import Batch
+from recondite.data.datasets import Batch, decoded
 from recondite.data.images import Preprocessing, picture_size
 from recondite.errors import InputError
 from recondite.screen.decisions import Decisions
@@ -298,24 +298,17 @@ def _guarded(guard: Guard, judged: Judged, request: _Request) -> Judged:
 
 
 def _decode(sent: Sequence[Sent], preprocessing: Preprocessing, limits: Limits) -> tuple[Batch, list[str]]:
-    rows: list[NDArray[np.float32]] = []
-    errors: list[str | None] = []
-    hashes = []
-    for one in sent:
-        content = one.content
-        hashes.append(hashlib.sha256(content if isinstance(content, bytes) else _bytes_of(content)).hexdigest())
-        try:
-            if isinstance(content, bytes):
-                width, height = picture_size(content)
-                if width * height > limits.pixels:
-                    raise InputError(f"the picture has {width} x {height} pixels; the limit is {limits.pixels:,}")
-            rows.append(preprocessing(content))
-            errors.append(None)
-        except InputError as error:
-            errors.append(str(error))
-    pixels = np.stack(rows) if rows else np.zeros((0, *preprocessing.shape), dtype=np.float32)
+    def decode(content: Any) -> NDArray[np.float32]:
+        if isinstance(content, bytes):
+            width, height = picture_size(content)
+            if width * height > limits.pixels:
+                raise InputError(f"the picture has {width} x {height} pixels; the limit is {limits.pixels:,}")
+        return preprocessing(content)
+
+    contents = [one.content for one in sent]
+    hashes = [hashlib.sha256(one if isinstance(one, bytes) else _bytes_of(one)).hexdigest() for one in contents]
     names = [printable(one.name) for one in sent]
-    return Batch(names, [""] * len(sent), pixels, errors), hashes
+    return decoded(names, [""] * len(sent), contents, decode, preprocessing.shape), hashes
 
 
 def _bytes_of(array: NDArray[Any]) -> bytes:
