@@ -183,12 +183,21 @@ def wait_for_epochs(path, count):
     raise AssertionError("the run never got that far")
 
 
+LONG_FIT = ["digits/train", "--epochs", "60", "--width", "8", "--alpha", "0.1", "--seed", "2"]
+
+
+@pytest.fixture(scope="module")
+def whole_fit(tmp_path_factory):
+    """The screen of a fit that nobody interrupted."""
+    path = tmp_path_factory.mktemp("whole") / "screen"
+    assert run("fit", *LONG_FIT, "-o", path).returncode == 0
+    return path
+
+
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT])
-def test_a_fit_that_is_killed_or_interrupted_resumes_to_the_same_bits(tmp_path, way):
-    arguments = ["digits/train", "--epochs", "100", "--width", "8", "--alpha", "0.1", "--seed", "2"]
-    assert run("fit", *arguments, "-o", tmp_path / "whole").returncode == 0
+def test_a_fit_that_is_killed_or_interrupted_resumes_to_the_same_bits(tmp_path, whole_fit, way):
     process = subprocess.Popen(
-        [*COMMAND, "fit", *arguments, "-o", str(tmp_path / "part")],
+        [*COMMAND, "fit", *LONG_FIT, "-o", str(tmp_path / "part")],
         stderr=subprocess.PIPE,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell in the background ignores it
     )
@@ -200,10 +209,10 @@ def test_a_fit_that_is_killed_or_interrupted_resumes_to_the_same_bits(tmp_path, 
         assert process.returncode == 130
         assert b"--resume" in error
         assert b"Traceback" not in error
-    done = run("fit", *arguments, "-o", tmp_path / "part", "--resume")
+    done = run("fit", *LONG_FIT, "-o", tmp_path / "part", "--resume")
     assert done.returncode == 0, done.stderr
     for name in ("detector.safetensors", "calibration.safetensors"):
-        whole, part = load_file(tmp_path / "whole" / name), load_file(tmp_path / "part" / name)
+        whole, part = load_file(whole_fit / name), load_file(tmp_path / "part" / name)
         for key in whole:
             np.testing.assert_array_equal(whole[key], part[key])
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -187,9 +188,8 @@ def test_what_cannot_be_exported_says_so(screens, exported, digits, tmp_path):
     assert not (tmp_path / "graph").exists()
 
 
-def test_an_altered_or_foreign_graph_is_refused(screens, tmp_path):
-    path = tmp_path / "graph"
-    export.export_onnx(screens("pca"), path)
+def test_an_altered_or_foreign_graph_is_refused(screens, exported, tmp_path):
+    path = shutil.copytree(exported.path("pca"), tmp_path / "graph")
     assert recondite.load(path).fingerprint() != screens("pca").fingerprint()
     content = (path / "model.onnx").read_bytes()
     (path / "model.onnx").write_bytes(content[:-1] + b"x")

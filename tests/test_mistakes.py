@@ -139,7 +139,7 @@ def test_12_input_is_not_kept_while_a_stream_is_judged(screens, digits):
 
     def images():
         nonlocal most
-        for index in range(2000):
+        for index in range(800):
             picture = digits[index % len(digits)].view(Picture)
             made.append(weakref.ref(picture))
             if index % 100 == 0:
