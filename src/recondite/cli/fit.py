@@ -145,8 +145,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         )
 
     fit.__doc__ = (fit.__doc__ or "").replace("{errors}", ", ".join(detector_class(name).own_scores()))
-    fit.__annotations__["options"] = Annotated[own, Parameter(name="*", group=f"Options of detector {name}")]
-    fit.__annotations__["training"] = Annotated[training, Parameter(name="*", group="Options of training")]
+    fit.__annotations__["options"] = Annotated[own | None, Parameter(name="*", group=f"Options of detector {name}")]
+    fit.__annotations__["training"] = Annotated[training | None, Parameter(name="*", group="Options of training")]
     return fit
 
 

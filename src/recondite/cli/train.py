@@ -181,8 +181,10 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
         own = option_flags("detector flags", *(kind.Options for kind in kinds), without=without)
         trained = option_flags("training flags", TrainingOptions, defaults=defaults, without=without)
         group = f"Options of {', '.join(names)}"
-        command.__annotations__["options"] = Annotated[own, Parameter(name="*", group=group)]
-        command.__annotations__["training"] = Annotated[trained, Parameter(name="*", group="Options of training")]
+        command.__annotations__["options"] = Annotated[own | None, Parameter(name="*", group=group)]
+        command.__annotations__["training"] = Annotated[
+            trained | None, Parameter(name="*", group="Options of training")
+        ]
         studies.command(command)
     add_studies(studies)
     return studies
