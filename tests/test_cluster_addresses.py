@@ -73,7 +73,9 @@ def test_a_sweep_over_two_addresses(machines, screens, folder, tmp_path):
     # Sockets have short paths.
     temporary = f"/tmp/rr{os.getpid()}"
     try:
-        run("ip", "netns", "exec", machines[0], *ray, "--head", *head, f"--temp-dir={temporary}")
+        # A client gets a server of its own, which on a crowded machine takes longer to start than Ray's 30 seconds.
+        patient = {**os.environ, "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "200"}
+        run("ip", "netns", "exec", machines[0], *ray, "--head", *head, f"--temp-dir={temporary}", env=patient)
         run("ip", "netns", "exec", machines[1], *ray, *other)
         predict = [sys.executable, "-m", "recondite", "predict", str(tmp_path / "screen"), str(folder)]
         member = ["-o", str(tmp_path / "out"), "--cluster", f"{HEAD}:6380", "--part-size", "10"]
