@@ -116,6 +116,10 @@ class Batch:
         kept = np.flatnonzero(self.good)
         return Batch([self.ids[i] for i in kept], [self.labels[i] for i in kept], self.pixels, [None] * len(kept))
 
+    def unreadable(self) -> list[tuple[str, str]]:
+        """Return (id, reason) of each image that could not be read."""
+        return [(name, error) for name, error in zip(self.ids, self.errors, strict=True) if error is not None]
+
 
 def nameless(pixels: Floats) -> Batch:
     """Return rows as a batch of readable images without names."""

@@ -139,12 +139,10 @@ def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:
     bad: list[tuple[str, str]] = []
     with tempfile.TemporaryFile(prefix="recondite-") as file:
         for batch in batches:
-            for name, label, error in zip(batch.ids, batch.labels, batch.errors, strict=True):
-                if error is None:
-                    ids.append(name)
-                    labels.append(label)
-                else:
-                    bad.append((name, error))
+            readable = batch.only_good()
+            ids.extend(readable.ids)
+            labels.extend(readable.labels)
+            bad.extend(batch.unreadable())
             hashes.extend(
                 hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in batch.pixels
             )

@@ -54,12 +54,10 @@ def some_images(
     bad: list[tuple[str, str]] = []
     pixels: list[Floats] = []
     for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):
-        for name, label, error in zip(batch.ids, batch.labels, batch.errors, strict=True):
-            if error is None:
-                ids.append(name)
-                labels.append(label)
-            else:
-                bad.append((name, error))
+        readable = batch.only_good()
+        ids.extend(readable.ids)
+        labels.extend(readable.labels)
+        bad.extend(batch.unreadable())
         pixels.append(batch.pixels)
         if len(ids) >= count:
             break

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recondite.data.tables import write_table
 from recondite.detectors import detector_class
@@ -15,7 +16,7 @@ from recondite.options import TrainingOptions, make_options, option_names
 from recondite.reports.page import StudyPage
 from recondite.statistics.metrics import auroc_interval
 from recondite.studies.figures import picture_rows, sizes_figure
-from recondite.studies.training.one_class import describe
+from recondite.studies.training.one_class import auroc_in_words, describe
 from recondite.studies.training.parallel import RunResources, performed
 from recondite.studies.training.runs import (
     Plan,
@@ -151,7 +152,7 @@ def latent_size_study(
                 row["score"],
                 f"{row['normal_mean']:.4g}",
                 f"{row['anomalous_mean']:.4g}",
-                f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+                auroc_in_words(row),
             ]
             for row in rows
         ],
@@ -202,34 +203,32 @@ def _value(detector: str, name: str, value: Any) -> Any:
 
 def _row(chosen: Mapping[str, Any], score: str, results: Sequence[Result]) -> dict[str, Any]:
     errors = [result.facts["epochs"][result.facts["best_epoch"] - 1]["validation"] for result in results]
-    value, low, high = auroc_interval([result.scores[score] for result in results])
     return {
         **chosen,
         "score": score,
         "validation": None if None in errors else float(np.mean(errors)),
-        "auroc": value,
-        "low": low,
-        "high": high,
-        "seeds": len(results),
+        **_auroc([result.scores[score] for result in results]),
     }
 
 
 def _words(row: Mapping[str, Any], name: str) -> str:
     if name == "auroc":
-        return f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        return auroc_in_words(row)
     return f"{row[name]:.5g}" if isinstance(row[name], float) else str(row[name])
 
 
 def _size_row(size: int, score: str, results: Sequence[Result]) -> dict[str, Any]:
     pairs = [result.scores[score] for result in results]
-    value, low, high = auroc_interval(pairs)
     return {
         "latent_size": size,
         "score": score,
         "normal_mean": float(np.mean([pair[0].mean() for pair in pairs])),
         "anomalous_mean": float(np.mean([pair[1].mean() for pair in pairs])),
-        "auroc": value,
-        "low": low,
-        "high": high,
-        "seeds": len(pairs),
+        **_auroc(pairs),
     }
+
+
+def _auroc(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> dict[str, Any]:
+    """Return the columns that say how well a score separates, from its (normal, anomalous) scores of each seed."""
+    value, low, high = auroc_interval(pairs)
+    return {"auroc": value, "low": low, "high": high, "seeds": len(pairs)}

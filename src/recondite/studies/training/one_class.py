@@ -158,6 +158,11 @@ def describe(task: Task) -> str:
     )
 
 
+def auroc_in_words(row: Mapping[str, Any]) -> str:
+    """Return the AUROC of a row with its interval, "auroc [low, high]", to three decimals."""
+    return f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
 def _page(
     task: Task,
     results: Sequence[Result],
@@ -168,8 +173,7 @@ def _page(
     columns = [*classes, *([_MEAN] if len(classes) > 1 else [])]
     table: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
-        cell = f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        table.setdefault((row["detector"] or "baseline", row["score"]), {})[row["normal"]] = cell
+        table.setdefault((row["detector"] or "baseline", row["score"]), {})[row["normal"]] = auroc_in_words(row)
     page = StudyPage(
         title=f"One class of {task.name} is normal, all others are not",
         lead=f"AUROC of each score, mean of {seeds} seed{'s' if seeds > 1 else ''}, with the 95 % bootstrap interval "
