@@ -17,7 +17,7 @@ from recondite.distributed import Share, normal, sharing
 from recondite.networks.layers import BatchNorm, Dropout
 from recondite.options import TrainingOptions
 from recondite.training.logs import EPOCHS, STEPS
-from recondite.training.loop import _Run, train
+from recondite.training.loop import Run, train
 
 NETWORKS = ("encoder", "generator", "critic_xz", "critic_xx", "critic_zz")
 OPTIONS = TrainingOptions(
@@ -278,7 +278,7 @@ def slow_step(detector, optimizers, x):
 def test_training_steps_equal_those_of_a_slow_twin(images):
     fast, twin = small(), small()
     rows = Rows(images, np.arange(64))
-    run = _Run(fast, rows, None, OPTIONS, None, False)
+    run = Run(fast, rows, None, OPTIONS, None, False)
     fast.train()
     twin.train()
     optimizers = {
@@ -292,7 +292,7 @@ def test_training_steps_equal_those_of_a_slow_twin(images):
     for step in range(3):
         chosen = [np.arange(16) + 16 * step, np.arange(16)]
         run.draws.manual_seed(step)
-        run._step(chosen, 1e-3)
+        run.step(chosen, 1e-3)
         torch.manual_seed(step)
         slow_step(twin, optimizers, torch.from_numpy(np.concatenate([images[part] for part in chosen])))
         now = dict(twin.named_parameters())
@@ -376,7 +376,7 @@ def test_scores_equal_their_formulas(images):
 def test_scores_come_from_the_averaged_weights_with_dropout_off(images):
     detector = small()
     rows = Rows(images, np.arange(64))
-    run = _Run(detector, rows, None, replace(OPTIONS, epochs=1, ema=0.5), None, False)
+    run = Run(detector, rows, None, replace(OPTIONS, epochs=1, ema=0.5), None, False)
     run.go(resume=False)
     assert_same_bits(weights(detector), weights(run.average.module))
     detector.fitted.fill_(True)

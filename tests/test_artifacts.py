@@ -6,7 +6,7 @@ import pytest
 
 import recondite
 from recondite import ArtifactError
-from recondite.data.artifacts import MANIFEST, _digest
+from recondite.data.artifacts import MANIFEST, digest_of
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def edit(path, change):
     """Change the manifest and make its digest right again, as a forger would."""
     manifest = json.loads((path / MANIFEST).read_text())
     change(manifest)
-    manifest["digest"] = _digest(manifest)
+    manifest["digest"] = digest_of(manifest)
     (path / MANIFEST).write_text(json.dumps(manifest))
 
 

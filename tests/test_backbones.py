@@ -137,7 +137,7 @@ def test_layers_are_found_by_name():
         Backbone(None, ["block17"])
     with pytest.raises(InputError, match="every layer once"):
         Backbone(None, ["block1", "block1"])
-    assert list(Backbone(None, ["block3", "block1"]).network._modules) == list(LAYERS[:4])
+    assert [name for name, _ in Backbone(None, ["block3", "block1"]).network.named_children()] == list(LAYERS[:4])
     own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 5, 3), nn.Flatten()))
     with pytest.raises(InputError, match=r"no layer '3'; it has 5, such as 0, 1, 2, 2.0"):
         Backbone(own, ["3"])

@@ -25,9 +25,9 @@ def test_a_cluster_started_here_gets_a_token_and_is_not_counted(monkeypatch, tmp
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delitem(sys.modules, "ray", raising=False)
-    cluster._set_environment("auto")
+    cluster.set_environment("auto")
     assert "RAY_AUTH_MODE" not in os.environ
-    cluster._set_environment("local")
+    cluster.set_environment("local")
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"

@@ -39,23 +39,23 @@ def farthest(one, other):
 
 def killer(monkeypatch, folder, rank):
     """Kill the worker of this rank when two epochs are logged; give what it found and did."""
-    train, seen = cluster_fit._train, {}
+    train, seen = cluster_fit.train_in_workers, {}
 
     def watched(ray, task, *rest):
         def kill():
-            while cluster_fit._epochs(folder) < 2:
+            while cluster_fit.logged_epochs(folder) < 2:
                 time.sleep(0.01)
             begun = ray.get(task["ledger"].begun.remote())
             seen["process"] = next(process for number, _, process in begun if number == rank)
             os.kill(seen["process"], signal.SIGKILL)
-            seen["epochs"] = cluster_fit._epochs(folder)
+            seen["epochs"] = cluster_fit.logged_epochs(folder)
 
         threading.Thread(target=kill, daemon=True).start()
         files = train(ray, task, *rest)
         seen["begun"] = ray.get(task["ledger"].begun.remote())
         return files
 
-    monkeypatch.setattr(cluster_fit, "_train", watched)
+    monkeypatch.setattr(cluster_fit, "train_in_workers", watched)
     return seen
 
 

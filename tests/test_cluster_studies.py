@@ -29,7 +29,7 @@ def test_runs_at_once_give_the_table_of_runs_in_turn(tmp_path, monkeypatch):
     """Also where a process is killed in the middle of a run, which then goes on from its checkpoint."""
     wanted = {"normal": "3,4", "detectors": ["autoencoder", "pca"], "seeds": 1, **QUICK}
     one_class_study("digits", tmp_path / "turn", **wanted)
-    run = parallel._run
+    run = parallel.run_one
 
     def behind(folder):
         """Return the epochs that a run has behind it."""
@@ -52,7 +52,7 @@ def test_runs_at_once_give_the_table_of_runs_in_turn(tmp_path, monkeypatch):
             time.sleep(0.01)
         os.kill(int(starts.read_text().split()[0]), signal.SIGKILL)
 
-    monkeypatch.setattr(parallel, "_run", noted)
+    monkeypatch.setattr(parallel, "run_one", noted)
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     one_class_study("digits", tmp_path / "once", resources=RunResources(cluster="auto"), **wanted)

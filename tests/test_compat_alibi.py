@@ -25,7 +25,7 @@ from recondite.compat.alibi import (
     save_detector,
 )
 from recondite.compat.alibi.networks import _LAYERS, describe, rebuild
-from recondite.data.artifacts import MANIFEST, _digest
+from recondite.data.artifacts import MANIFEST, digest_of
 from recondite.statistics.metrics import auroc
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "from_alibi_detect.md"
@@ -386,7 +386,7 @@ class TestSaving:
         save_detector(vae, tmp_path / "od")
         path = tmp_path / "od" / MANIFEST
         manifest = json.loads(path.read_text()) | change
-        manifest["digest"] = _digest(manifest)
+        manifest["digest"] = digest_of(manifest)
         path.write_text(json.dumps(manifest))
         with pytest.raises((ArtifactError, InputError)):
             load_detector(tmp_path / "od")

@@ -121,14 +121,14 @@ def test_images_read_together_are_those_read_one_by_one(kind, layout):
 def test_images_that_take_long_to_read_are_read_in_several_threads(tmp_path, monkeypatch, long, several):
     monkeypatch.setattr(datasets, "_LONG", long)
     monkeypatch.setattr(datasets, "_READERS", 3)
-    readers, read = set(), datasets._read
+    readers, read = set(), datasets.read_chunk
 
     def slowly(*given):
         readers.add(threading.get_ident())
         time.sleep(0.02)
         return read(*given)
 
-    monkeypatch.setattr(datasets, "_read", slowly)
+    monkeypatch.setattr(datasets, "read_chunk", slowly)
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8)).astype(np.uint8)
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{number:02}.png")

@@ -87,7 +87,7 @@ def test_batches_run_only_where_their_bits_agree(shift, sizes, exported, digits,
         sums = np.array([image.sum(dtype=np.float64) for image in pixels])
         return [sums + shift * np.arange(len(pixels)), pixels][: len(names)]
 
-    monkeypatch.setattr(detector, "_graph", graph)
+    monkeypatch.setattr(detector, "graph", graph)
     assert detector.batches_agree == (sizes == {32})
     calls.clear()
     scores = detector.score(digits[:20]).instance_score
@@ -101,8 +101,8 @@ def test_large_images_run_fewer_at_once(tmp_path, monkeypatch):
     path = export.export_onnx(screen, tmp_path / "large")
     assert json.loads((path / "manifest.json").read_text())["batch"] == 16
     detector = recondite.load(path).detector
-    run, sizes = detector._graph, []
-    monkeypatch.setattr(detector, "_graph", lambda names, pixels: (sizes.append(len(pixels)), run(names, pixels))[1])
+    run, sizes = detector.graph, []
+    monkeypatch.setattr(detector, "graph", lambda names, pixels: (sizes.append(len(pixels)), run(names, pixels))[1])
     found = detector.score(images[:20]).instance_score
     assert set(sizes) <= {1, 16}
     np.testing.assert_allclose(found, screen.detector.score(images[:20]).instance_score, rtol=1e-4)
@@ -221,5 +221,5 @@ def test_tails_and_normal_scores_agree_with_scipy_and_numpy():
     values = np.stack([generator.normal(size=300), steps, np.full(300, 3.0)], axis=1)
     marginals = Marginals.fit(values)
     asked = np.concatenate([values, generator.normal(size=(200, 3)) * 10, np.sort(marginals.knots.T, axis=0)])
-    found = export._normal_scores(marginals, torch.from_numpy(asked)).numpy()
+    found = export.normal_scores(marginals, torch.from_numpy(asked)).numpy()
     np.testing.assert_allclose(found, marginals.z(asked), atol=1e-9)

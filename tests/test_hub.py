@@ -11,7 +11,7 @@ from fake_hub import running_hub
 import recondite
 from recondite.cli import main
 from recondite.data import hub as hub_module
-from recondite.data.artifacts import MANIFEST, _digest, read_folder
+from recondite.data.artifacts import MANIFEST, digest_of, read_folder
 from recondite.data.hub import parse_address
 from recondite.errors import ArtifactError, InputError
 from recondite.reports.model_card import card, push
@@ -62,7 +62,7 @@ def cached(tmp_path):
 
 def sealed(manifest):
     """Return a manifest as bytes with a digest that fits, as one who can write to the hub would."""
-    manifest["digest"] = _digest(manifest)
+    manifest["digest"] = digest_of(manifest)
     return json.dumps(manifest).encode()
 
 

@@ -274,11 +274,11 @@ def test_without_its_store_the_service_gives_no_verdict_and_is_not_ready(digit_s
     with in_process(digit_screen, tmp_path) as client:
         assert client.get("/readyz").json()["status"] == "ready"
         store = client.app.state.service.store
-        store._engine.dispose()
-        store._engine = type(store)(f"sqlite:///{tmp_path / 'other.db'}")._engine
+        store.engine.dispose()
+        store.engine = type(store)(f"sqlite:///{tmp_path / 'other.db'}").engine
         (tmp_path / "other.db").unlink()
         (tmp_path / "other.db").mkdir()
-        store._engine.dispose()
+        store.engine.dispose()
         refused = client.post(PREDICT, content=digit_files[0], headers=PNG)
         assert "recorded" in problem(refused, 503, "unavailable")
         assert client.get("/readyz").status_code == 503

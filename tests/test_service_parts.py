@@ -69,7 +69,7 @@ class Wanted:
         self.line.submit(free.wait)
         yield
         settled = self.line.submit(int)
-        while not self.line._sent.empty():
+        while self.line.waiting:
             time.sleep(0.001)
         time.sleep(0.05)
         free.set()

@@ -175,8 +175,8 @@ def test_sqlite_is_set_up_to_survive(tmp_path):
     for asked, level in (("", 1), ("?synchronous=full", 2)):
 
         async def work(store, level=level):
-            found = await store._read(lambda link: link.exec_driver_sql("PRAGMA synchronous").scalar_one())
-            assert found == level
+            with store.engine.connect() as link:
+                assert link.exec_driver_sql("PRAGMA synchronous").scalar_one() == level
 
         with_store(f"sqlite:///{path}{asked}", work)
     with pytest.raises(InputError, match="normal or full"):

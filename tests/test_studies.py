@@ -109,7 +109,7 @@ def count_epochs(monkeypatch, trained):
     """Write down how many epochs each training ran."""
     from recondite.training import loop as training
 
-    epoch, go = training._Run._epoch, training._Run.go
+    epoch, go = training.Run.train_epoch, training.Run.go
 
     def counted(run, number, advance):
         trained[-1] += 1
@@ -119,8 +119,8 @@ def count_epochs(monkeypatch, trained):
         trained.append(0)
         return go(run, resume)
 
-    monkeypatch.setattr(training._Run, "_epoch", counted)
-    monkeypatch.setattr(training._Run, "go", begun)
+    monkeypatch.setattr(training.Run, "train_epoch", counted)
+    monkeypatch.setattr(training.Run, "go", begun)
 
 
 def test_scores_of_a_result_are_those_of_the_detector(task, tmp_path):

@@ -53,14 +53,14 @@ class Killed(BaseException):
 
 def kill_after(monkeypatch, epoch):
     """Let the process 'die' right after the checkpoint of an epoch was written, and before anything else happens."""
-    save = loop._Run._save
+    save = loop.Run.save
 
     def dying(run, done):
         save(run, done)
         if done == epoch:
             raise Killed
 
-    monkeypatch.setattr(loop._Run, "_save", dying)
+    monkeypatch.setattr(loop.Run, "save", dying)
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "vae"])

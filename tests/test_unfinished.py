@@ -115,7 +115,7 @@ def test_the_comparison_with_pca_goes_on_in_the_middle_of_a_training(digits, tmp
     options = {"latent_size": 4, "epochs": 3}
     whole = errors(linear_study(digits[:400], tmp_path / "whole", **options))
     epochs = []
-    real = recondite.training.loop._Run._epoch
+    real = recondite.training.loop.Run.train_epoch
 
     def killed(self, epoch, advance):
         if len(epochs) == 4:
@@ -123,7 +123,7 @@ def test_the_comparison_with_pca_goes_on_in_the_middle_of_a_training(digits, tmp
         epochs.append(epoch)
         return real(self, epoch, advance)
 
-    monkeypatch.setattr(recondite.training.loop._Run, "_epoch", killed)
+    monkeypatch.setattr(recondite.training.loop.Run, "train_epoch", killed)
     with pytest.raises(Killed):
         linear_study(digits[:400], tmp_path / "parts", **options)
     assert epochs == [1, 2, 3, 1]

@@ -35,7 +35,7 @@ def connect(address: str, *, cpus: int | None = None) -> Iterator[Any]:
     """
     if address not in ("local", "auto") and ":" not in address:
         raise InputError(f"expected a cluster local, auto, HOST:PORT or ray://HOST:PORT; got {address!r}")
-    _set_environment(address)
+    set_environment(address)
     try:
         import ray
     except ImportError as error:
@@ -56,7 +56,7 @@ def connect(address: str, *, cpus: int | None = None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _set_environment(address: str) -> None:
+def set_environment(address: str) -> None:
     """Ray reads these when it is imported; what the user has set stays."""
     mode = os.environ.get("RAY_AUTH_MODE")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -89,7 +89,7 @@ def fit_on_cluster(
         }
         resources = {"CPU": worker_cpus, "GPU": worker_gpus}
         try:
-            files = _train(ray, task, workers, resources, failures, progress)
+            files = train_in_workers(ray, task, workers, resources, failures, progress)
         finally:
             shutil.rmtree(folder / _RAY_FOLDER, ignore_errors=True)
     return _unpacked(files, {name: settings[name] for name in _MODULES if settings.get(name) is not None})
@@ -123,10 +123,10 @@ class _Ledger:
         return self._error
 
 
-def _train(
+def train_in_workers(
     ray: Any, task: Mapping[str, Any], workers: int, resources: Mapping[str, int], failures: int, shown: bool
 ) -> Mapping[str, bytes]:
-    """Return the files of the screen."""
+    """Train in a process for each worker; return the files of the screen."""
     train, torch_train = import_module("ray.train"), import_module("ray.train.torch")
     gpus = resources["GPU"] > 0
     own = {name: value for name, value in os.environ.items() if name.startswith("RECONDITE_")}
@@ -177,14 +177,14 @@ def _waited_for(trainer: Any, folder: Path, workers: int, shown: bool) -> tuple[
         done = 0
         while thread.is_alive():
             thread.join(_SECONDS_BETWEEN_LOOKS)
-            epochs = _epochs(folder)
+            epochs = logged_epochs(folder)
             if epochs > done:
                 advance(epochs - done, "")
                 done = epochs
     return ended.get("result"), ended.get("error")
 
 
-def _epochs(folder: Path) -> int:
+def logged_epochs(folder: Path) -> int:
     """Return how many epochs have been logged."""
     try:
         return max(0, len((folder / EPOCHS).read_text(encoding="utf-8").splitlines()) - 1)

@@ -46,7 +46,7 @@ def write_folder(
             for file in sorted(folder.iterdir())
         }
         whole = {**manifest, "files": files}
-        whole["digest"] = _digest(whole)
+        whole["digest"] = digest_of(whole)
         text = json.dumps(whole, indent=1, allow_nan=False)
         (folder / MANIFEST).write_text(text, encoding="utf-8")
 
@@ -73,7 +73,7 @@ def read_manifest(path: Path, schema: int, *kinds: str) -> dict[str, Any]:
         raise ArtifactError(f"{path} holds {manifest.get('kind')!r}; expected {' or '.join(map(repr, kinds))}")
     if manifest.get("schema") != schema:
         raise ArtifactError(f"{path} has schema {manifest.get('schema')!r}; this version reads {schema}")
-    if manifest.get("digest") != _digest(manifest):
+    if manifest.get("digest") != digest_of(manifest):
         raise ArtifactError(f"{path / MANIFEST} was altered after it was written: its digest does not match")
     for name in manifest["files"]:
         if name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name:
@@ -147,6 +147,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest without its own digest."""
     rest = {key: value for key, value in manifest.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

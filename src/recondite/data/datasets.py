@@ -180,18 +180,18 @@ def read_batches(
     rank, world = share
     chunks = islice(iter(lambda: list(islice(entries, batch_size)), []), rank, None, world)
     if not images.parallel:
-        yield from (_read(chunk, preprocessing) for chunk in chunks)
+        yield from (read_chunk(chunk, preprocessing) for chunk in chunks)
         return
     first = next(chunks, None)
     if first is None:
         return
     started, done = time.monotonic(), Future[Batch]()
-    done.set_result(_read(first, preprocessing))
+    done.set_result(read_chunk(first, preprocessing))
     readers = _READERS if time.monotonic() - started > _LONG * len(first) else 1
     with ThreadPoolExecutor(readers) as pool:
         ahead = deque([done])
         for chunk in chunks:
-            ahead.append(pool.submit(_read, chunk, preprocessing))
+            ahead.append(pool.submit(read_chunk, chunk, preprocessing))
             if len(ahead) > 2 * readers:
                 yield ahead.popleft().result()
         while ahead:
@@ -231,7 +231,8 @@ def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[t
     return (channels, *(image_size or (size if small else (64, 64)))), images
 
 
-def _read(chunk: list[tuple[str, Any, str]], preprocessing: Preprocessing) -> Batch:
+def read_chunk(chunk: list[tuple[str, Any, str]], preprocessing: Preprocessing) -> Batch:
+    """Read the images (name, image, label) of one batch."""
     names, labels = [name for name, _, _ in chunk], [label for _, _, label in chunk]
     together = preprocessing.together([item for _, item, _ in chunk])
     if together is not None:

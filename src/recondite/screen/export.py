@@ -292,7 +292,7 @@ class _Graph(nn.Module):
 def combined(evidence: Evidence, name: str, error: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
     """Return what `Evidence.score` does, (N,) float64, by operations that ONNX has."""
     density = evidence.density
-    z = _normal_scores(density.marginals, torch.stack([statistics[name] for name in density.names], dim=1))
+    z = normal_scores(density.marginals, torch.stack([statistics[name] for name in density.names], dim=1))
     if name in density.names:
         return z[:, density.names.index(name)].abs()
     precision = torch.from_numpy(density.precision)
@@ -301,12 +301,12 @@ def combined(evidence: Evidence, name: str, error: Tensor, statistics: Mapping[s
         return distance
     assert name == AUTO
     both = torch.cat(
-        [_normal_scores(evidence.error, error[:, None]), _normal_scores(evidence.distance, distance[:, None])], dim=1
+        [normal_scores(evidence.error, error[:, None]), normal_scores(evidence.distance, distance[:, None])], dim=1
     )
     return (math.log(0.5) - log_normal_tail(both)).amax(1)
 
 
-def _normal_scores(marginals: Marginals, values: Tensor) -> Tensor:
+def normal_scores(marginals: Marginals, values: Tensor) -> Tensor:
     """Return what `Marginals.z` does, (N, K)."""
     knots, levels = (torch.from_numpy(part) for part in (marginals.knots, marginals.levels))
     spreads = torch.from_numpy(marginals.spreads)

@@ -97,7 +97,7 @@ def train(
         ReconditeError: the loss became infinite or NaN.
     """
     with collective(), large_blocks_kept():
-        return _Run(detector, images, validation, options, run_folder, show_progress).go(resume)
+        return Run(detector, images, validation, options, run_folder, show_progress).go(resume)
 
 
 def learning_rate_at(options: TrainingOptions, step: int, steps: int) -> float:
@@ -116,7 +116,9 @@ def learning_rate_at(options: TrainingOptions, step: int, steps: int) -> float:
     return _cosine(peak, peak / _END_DIVISOR, (done - warm_up) / (1 - warm_up))
 
 
-class _Run:
+class Run:
+    """One training: what `train` does, in steps."""
+
     def __init__(
         self,
         detector: Any,
@@ -169,7 +171,7 @@ class _Run:
             if self.pictured and self.validation is not None:
                 self.history.pictures = first_pictures(self.validation)
             self._picture(0)
-            self._save(0)
+            self.save(0)
         batches = list(self._slices(len(self.images)))
         total = (self.options.epochs - first_epoch) * len(batches)
         with progress("training", total, self.show_progress) as advance:
@@ -177,14 +179,15 @@ class _Run:
                 if self.options.patience and self.stale_epochs >= self.options.patience:
                     break
                 with seeded(self.options.seed, epoch, self.fabric.global_rank):
-                    row, steps = self._epoch(epoch, advance)
+                    row, steps = self.train_epoch(epoch, advance)
                 self.history.epochs.append(row)
                 self._note_best(epoch, row["validation"])
                 self._picture(epoch)
                 self._log(row, steps)
-                self._save(epoch)
+                self.save(epoch)
 
-    def _epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def train_epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Go once over the images; return the epoch's row and those of its steps."""
         started = time.monotonic()
         orders = self._orders(epoch)
         self.draws.manual_seed(seed_of(self.options.seed, epoch, 0, 1))  # the same in every process
@@ -195,7 +198,7 @@ class _Run:
         for number, batch in enumerate(batches):
             step = (epoch - 1) * full_batches + number
             rate = learning_rate_at(self.options, step, self.options.epochs * full_batches)
-            losses = self._step([order[batch] for order in orders], rate)
+            losses = self.step([order[batch] for order in orders], rate)
             steps.append({"epoch": epoch, "step": step + 1, "learning_rate": rate, **losses})
             advance(1, f"epoch {epoch}")
         advance(full_batches - len(batches), "")
@@ -222,7 +225,8 @@ class _Run:
         orders = [np.random.default_rng(seed).permutation(len(self.images)) for seed in seeds]
         return [order[~np.isin(order, worst)] for order in orders]
 
-    def _step(self, chosen: list[NDArray[np.intp]], learning_rate: float) -> dict[str, Tensor]:
+    def step(self, chosen: list[NDArray[np.intp]], learning_rate: float) -> dict[str, Tensor]:
+        """Update the weights once, by the images at these places: one array of places for each batch of a step."""
         rank, world, rows = self.fabric.global_rank, self.fabric.world_size, len(chosen[0])
         with sharing(Share(rank, world, rows, self.draws)):
             x = torch.cat([self._batch(np.sort(batch)) for batch in chosen])
@@ -235,7 +239,7 @@ class _Run:
         mine = chosen[self.fabric.global_rank :: self.fabric.world_size]
         mine = mine if len(mine) else chosen[:1]
         if self.on_device is None:
-            x = self._to_device(self.images.take(mine))
+            x = self.to_device(self.images.take(mine))
         else:
             x = self.on_device[torch.from_numpy(mine).to(self.fabric.device, non_blocking=True)]
         return augmented(x, self.augmentations)
@@ -244,7 +248,7 @@ class _Run:
         """Return all images on the device, if there is room, so that no step waits for them; None otherwise."""
         if not fits_on(self.fabric.device, self.images.pixels[:1].nbytes * len(self.images)):
             return None
-        return torch.cat([self._to_device(batch) for batch in self.images.batches()])
+        return torch.cat([self.to_device(batch) for batch in self.images.batches()])
 
     def _update(self, x: Tensor, weight: float, learning_rate: float) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
@@ -287,7 +291,7 @@ class _Run:
             return
         model: Any = self.average.module if self.average is not None else self.detector
         with evaluating(model):
-            rebuilt = model.rebuilt(self._to_device(self.validation.take(slice(0, len(pictures.images)))))
+            rebuilt = model.rebuilt(self.to_device(self.validation.take(slice(0, len(pictures.images)))))
         if rebuilt is None:
             self.history.pictures = None
         else:
@@ -299,12 +303,13 @@ class _Run:
         size = max(1, self.options.batch_size)
         with evaluating(model):
             parts = [
-                model.validation_errors(self._to_device(rows.take(part))).double().cpu()
+                model.validation_errors(self.to_device(rows.take(part))).double().cpu()
                 for part in shard_of(rows.slices(size))
             ]
         return torch.cat(unsharded(parts)).numpy()
 
-    def _to_device(self, batch: NDArray[np.float32]) -> Tensor:
+    def to_device(self, batch: NDArray[np.float32]) -> Tensor:
+        """Return pixels as a tensor where the networks are."""
         tensor = torch.from_numpy(np.ascontiguousarray(batch))
         layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
         return tensor.to(self.fabric.device, memory_format=layout, non_blocking=True)
@@ -365,6 +370,7 @@ class _Run:
         self.detector.eval()
 
     def _start_logs(self) -> None:
+        """Write the checkpoint of an epoch, in the first process."""
         if self.run_folder is not None and self.fabric.is_global_zero:
             (self.run_folder / CHECKPOINT).unlink(missing_ok=True)
             start_logs(self.run_folder)
@@ -377,7 +383,7 @@ class _Run:
     def _identity(self) -> str:
         return identity_of(self.detector, self.options, self.images, self.validation)
 
-    def _save(self, epoch: int) -> None:
+    def save(self, epoch: int) -> None:
         if self.run_folder is not None and self.fabric.is_global_zero:
             write_checkpoint(
                 self.run_folder / CHECKPOINT,

@@ -105,6 +105,11 @@ class Line(Executor, Generic[J]):
         else:
             self._sent.put(job)
 
+    @property
+    def waiting(self) -> int:
+        """The number of jobs that nobody has begun to decode."""
+        return self._sent.qsize()
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """Run a function in the thread that scores."""
         call = _Call(lambda: fn(*args, **kwargs))

@@ -165,9 +165,9 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = _engine(url)
+        self.engine = _engine(url)
         try:
-            _TABLES.create_all(self._engine)
+            _TABLES.create_all(self.engine)
         except SQLAlchemyError as error:
             raise InputError(f"the store cannot be opened: {_reason(error)}") from error
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-read")
@@ -266,7 +266,7 @@ class Store:
             SQLAlchemyError: the store does not answer.
         """
         found = sql.select(_MONITORS.c.state).where(_MONITORS.c.screen == screen, _MONITORS.c.version == version)
-        with self._engine.connect() as link:
+        with self.engine.connect() as link:
             return link.execute(found).scalar_one_or_none()
 
     def keep_monitor(self, screen: str, version: str, state: Mapping[str, Any] | None) -> None:
@@ -276,7 +276,7 @@ class Store:
             SQLAlchemyError: it could not be written.
         """
         row = {"screen": screen, "version": version, "time": time.time(), "state": state}
-        with self._engine.begin() as link:
+        with self.engine.begin() as link:
             old = sql.delete(_MONITORS).where(_MONITORS.c.screen == screen, _MONITORS.c.version == version)
             link.execute(old)
             if state is not None:
@@ -297,11 +297,11 @@ class Store:
         self._waiting.put(None)
         self._writer.join(_LONGEST_END)
         self._readers.shutdown(wait=not self._writer.is_alive(), cancel_futures=True)
-        self._engine.dispose()
+        self.engine.dispose()
 
     async def _read(self, ask: Callable[[sql.Connection], T]) -> T:
         def read() -> T:
-            with self._engine.connect() as link:
+            with self.engine.connect() as link:
                 return ask(link)
 
         try:
@@ -330,7 +330,7 @@ class Store:
     def _commit(self, together: "list[_Write]") -> None:
         refusal = None
         try:
-            with self._engine.begin() as link:
+            with self.engine.begin() as link:
                 for table in (_EVENTS, _LABELS):
                     rows = [row for write in together if write.table is table for row in write.rows]
                     if rows:

@@ -69,7 +69,7 @@ def _perform_on_cluster(task: Task, runs: Sequence[tuple[Plan, Path]], resources
             num_gpus=resources.run_gpus,
             max_retries=_TRIES_AFTER_A_LOSS,
             runtime_env={"env_vars": own} if own else {},
-        )(_run)
+        )(run_one)
         waiting = {
             remote.remote(given, plan, os.path.abspath(folder), resources.run_cpus, resources.run_gpus): plan
             for plan, folder in runs
@@ -87,7 +87,7 @@ def _perform_on_cluster(task: Task, runs: Sequence[tuple[Plan, Path]], resources
                 advance(1, plan.folder)
 
 
-def _run(given: tuple[Any, ...], plan: Plan, folder: str, cpus: int, gpus: float) -> tuple[bool, str] | None:
+def run_one(given: tuple[Any, ...], plan: Plan, folder: str, cpus: int, gpus: float) -> tuple[bool, str] | None:
     """Perform one run; return whether the input was wrong, and the message, where it cannot be performed."""
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks: others may use them
