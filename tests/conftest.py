@@ -123,7 +123,7 @@ def digit_files(digits):
     return [png(digit[::-1] if place % 4 == 3 else digit) for place, digit in enumerate(digits[1500:1564])]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_nodes():
     """A Ray cluster of two nodes on this machine, to which this process is connected; gives the cluster."""
     ray = pytest.importorskip("ray", reason="needs the extra 'ray'")

@@ -56,6 +56,7 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes():
+    ray.shutdown()  # other files leave this process connected to the cluster that they share
     with s3_server() as (faults, environment), pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)

@@ -48,7 +48,7 @@ def exported(screens, tmp_path_factory):
 
 @pytest.mark.parametrize("name", list(recondite.DETECTORS))
 def test_scores_maps_and_labels_are_those_of_the_screen(name, screens, exported, digits):
-    ours, theirs = (s.predict(digits[1000:], feature_score=True) for s in (screens(name), exported(name)))
+    ours, theirs = (s.predict(digits[1000::4], feature_score=True) for s in (screens(name), exported(name)))
     assert_agrees(screens(name), ours, theirs)
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
 
@@ -72,7 +72,7 @@ def test_the_graph_alone_gives_p_values_and_labels(exported, digits):
 def test_an_image_scores_the_same_in_every_batch(name, exported, digits):
     images = digits[1400:1432]
     together = exported(name).predict(images).instance_score
-    for size in (1, 2, 3, 5, 17, 31):
+    for size in (1, 2, 5, 31):
         parts = [images[start : start + size] for start in range(0, 32, size)]
         scores = np.concatenate([exported(name).predict(part).instance_score for part in parts])
         np.testing.assert_array_equal(scores, together)
@@ -87,7 +87,7 @@ def test_batches_run_only_where_their_bits_agree(shift, sizes, exported, digits,
         sums = np.array([image.sum(dtype=np.float64) for image in pixels])
         return [sums + shift * np.arange(len(pixels)), pixels][: len(names)]
 
-    monkeypatch.setattr(detector, "graph", graph)
+    monkeypatch.setattr(detector, "run_graph", graph)
     assert detector.batches_agree == (sizes == {32})
     calls.clear()
     scores = detector.score(digits[:20]).instance_score
@@ -101,8 +101,8 @@ def test_large_images_run_fewer_at_once(tmp_path, monkeypatch):
     path = export.export_onnx(screen, tmp_path / "large")
     assert json.loads((path / "manifest.json").read_text())["batch"] == 16
     detector = recondite.load(path).detector
-    run, sizes = detector.graph, []
-    monkeypatch.setattr(detector, "graph", lambda names, pixels: (sizes.append(len(pixels)), run(names, pixels))[1])
+    run, sizes = detector.run_graph, []
+    monkeypatch.setattr(detector, "run_graph", lambda names, pixels: (sizes.append(len(pixels)), run(names, pixels))[1])
     found = detector.score(images[:20]).instance_score
     assert set(sizes) <= {1, 16}
     np.testing.assert_allclose(found, screen.detector.score(images[:20]).instance_score, rtol=1e-4)

@@ -73,14 +73,16 @@ class TrainingOptions:
         BeforeValidator(_picture_epochs),
         Field(description="rebuild ten validation images after these epochs: auto, every, none, or 0,4,8"),
     ] = "auto"
-    precision: Annotated[Literal["fp32", "bf16"], Field(description="of training; scoring has scoring_precision")] = (
-        "fp32"
-    )
+    precision: Annotated[
+        Literal["fp32", "bf16"], Field(description="numbers of training; scoring has scoring_precision")
+    ] = "fp32"
     compile: Annotated[
         bool, Field(description="compile the networks with torch.compile while they learn; needs a C++ compiler")
     ] = False
-    device: Annotated[str, Field(pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")] = "auto"
-    seed: Annotated[int, Field(ge=0, lt=2**31, description="of weights, shuffling and every random draw")] = 0
+    device: Annotated[str, Field(pattern="^(auto|cpu|cuda)$", description="where to compute: auto, cpu or cuda")] = (
+        "auto"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="seed of weights, shuffling and every random draw")] = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -106,7 +108,9 @@ class PrecisionOptions:
 
     scoring_precision: Annotated[
         Literal["fp32", "bf16"],
-        Field(description="of scoring, calibration too; bf16 is faster where the processor multiplies it faster"),
+        Field(
+            description="numbers of scoring, and of calibration; bf16 is faster where the processor multiplies it faster"
+        ),
     ] = "fp32"
 
 

@@ -40,7 +40,9 @@ def option_flags(
     for name, (hint, text, default) in (item for kind in kinds for item in describe_options(kind, defaults).items()):
         shown = "none" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)
         if name not in without:
-            fields[name] = Annotated[hint, Parameter(help=f"{text} [default: {shown}]", negative_none="")]
+            fields[name] = Annotated[
+                hint, Parameter(help=f"{text[:1].upper()}{text[1:]}. [default: {shown}]", negative_none="")
+            ]
     return TypedDict(title.replace(" ", "_"), fields, total=False)  # type: ignore[operator]
 
 

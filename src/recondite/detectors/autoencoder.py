@@ -24,7 +24,9 @@ class AutoencoderOptions(PoolingOptions, PrecisionOptions):
 
     latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the bottleneck")] = 32
     width: Annotated[int, Field(ge=1, le=1024, description="channels of the first layer")] = 32
-    network: Annotated[NetworkName, Field(description="auto, or a reference network by name")] = "auto"
+    network: Annotated[
+        NetworkName, Field(description="reference network by name; auto fits the shape of the images")
+    ] = "auto"
     score: Annotated[PixelScore, Field(description="the error that an image is judged by")] = "squared_error"
 
 

@@ -76,7 +76,7 @@ class Exported(Detector):
     ) -> None:
         super().__init__(shape, options)
         self.content = tuple(content)
-        self.graph = make_runtime(options.runtime, content)
+        self.run_graph = make_runtime(options.runtime, content)
         self._bytes, self._locates = pixels == "uint8", locates
         self._batches_agree: bool | None = None
         self._together = min(options.batch, self.scoring_batch)
@@ -134,7 +134,7 @@ class Exported(Detector):
             images = probe_images(self.shape, np.uint8 if self._bytes else np.float32, self._together)
             names = OUTPUTS[:2]
             alone = self._one_by_one(images, names)
-            forward, backward = self.graph(names, images), self.graph(names, images[::-1])
+            forward, backward = self.run_graph(names, images), self.run_graph(names, images[::-1])
             self._batches_agree = all(
                 np.array_equal(one, other) and np.array_equal(one, turned[::-1])
                 for one, other, turned in zip(alone, forward, backward, strict=True)
@@ -152,10 +152,10 @@ class Exported(Detector):
             return self._one_by_one(pixels, names)
         padded = np.zeros((self._together, *self.shape), dtype=pixels.dtype)
         padded[: len(pixels)] = pixels
-        return [output[: len(pixels)] for output in self.graph(names, padded)]
+        return [output[: len(pixels)] for output in self.run_graph(names, padded)]
 
     def _one_by_one(self, pixels: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
-        parts = [self.graph(names, pixels[index : index + 1]) for index in range(len(pixels))]
+        parts = [self.run_graph(names, pixels[index : index + 1]) for index in range(len(pixels))]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 

@@ -37,7 +37,9 @@ class VaeOptions(PoolingOptions, PrecisionOptions):
 
     latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the latent")] = 32
     width: Annotated[int, Field(ge=1, le=1024, description="channels of the first layer")] = 32
-    network: Annotated[NetworkName, Field(description="auto, or a reference network by name")] = "auto"
+    network: Annotated[
+        NetworkName, Field(description="reference network by name; auto fits the shape of the images")
+    ] = "auto"
     beta: Annotated[float, Field(ge=0, description="weight of the KL divergence, summed over the latent")] = 1.0
     sigma: Annotated[
         Literal["fixed", "shared", "per-value"],
