@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 import recondite
-from recondite.screen.folder import READY, located
+from recondite.screen.saved import READY, located
 from recondite.screen.screen import Screen
 
 

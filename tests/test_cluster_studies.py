@@ -14,10 +14,10 @@ pytest.importorskip("ray", reason="needs the extra 'ray'")
 from recondite.cli import main
 from recondite.data.artifacts import read_tensors
 from recondite.errors import InputError, ReconditeError
-from recondite.studies.training import parallel, runs
+from recondite.studies.training import execution, runs
+from recondite.studies.training.execution import RunResources
 from recondite.studies.training.grid import latent_size_study
 from recondite.studies.training.one_class import one_class_study
-from recondite.studies.training.parallel import RunResources
 from recondite.training.checkpoint import CHECKPOINT
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.filterwarnings("default")]
@@ -29,7 +29,7 @@ def test_runs_at_once_give_the_table_of_runs_in_turn(tmp_path, monkeypatch):
     """Also where a process is killed in the middle of a run, which then goes on from its checkpoint."""
     wanted = {"normal": "3,4", "detectors": ["autoencoder", "pca"], "seeds": 1, **QUICK}
     one_class_study("digits", tmp_path / "turn", **wanted)
-    run = parallel.run_one
+    run = execution.run_one
 
     def behind(folder):
         """Return the epochs that a run has behind it."""
@@ -52,7 +52,7 @@ def test_runs_at_once_give_the_table_of_runs_in_turn(tmp_path, monkeypatch):
             time.sleep(0.01)
         os.kill(int(starts.read_text().split()[0]), signal.SIGKILL)
 
-    monkeypatch.setattr(parallel, "run_one", noted)
+    monkeypatch.setattr(execution, "run_one", noted)
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     one_class_study("digits", tmp_path / "once", resources=RunResources(cluster="auto"), **wanted)
@@ -93,10 +93,10 @@ def test_what_no_machine_can_run_is_told(tmp_path):
 
 def test_a_folder_that_the_machines_do_not_share_is_found_out(tmp_path, monkeypatch):
     task = runs.open_task("digits", image_size=(8, 8))
-    monkeypatch.setattr(parallel, "_perform_on_cluster", lambda *_: None)
+    monkeypatch.setattr(execution, "_perform_on_cluster", lambda *_: None)
     plan = runs.Plan(detector="pca", normal="3", seed=0)
     with pytest.raises(ReconditeError, match="must share the study's folder"):
-        parallel.performed(task, [plan], tmp_path, RunResources(cluster="auto"))
+        execution.performed(task, [plan], tmp_path, RunResources(cluster="auto"))
 
 
 def test_a_run_has_at_least_one_thread():

@@ -15,7 +15,7 @@ from recondite.data.artifacts import MANIFEST, digest_of, read_folder
 from recondite.data.hub import parse_address
 from recondite.errors import ArtifactError, InputError
 from recondite.reports.model_card import card, push
-from recondite.screen.folder import KIND, SCHEMA, located
+from recondite.screen.saved import KIND, SCHEMA, located
 
 ADDRESS = "hf://lab/digits"
 FILES = {"detector.safetensors", "calibration.safetensors", "evidence.safetensors"}

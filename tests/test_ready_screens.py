@@ -12,7 +12,7 @@ import recondite
 from recondite.cli import main
 from recondite.data.artifacts import read_folder
 from recondite.errors import ArtifactError
-from recondite.screen.folder import KIND, READY, SCHEMA, located
+from recondite.screen.saved import KIND, READY, SCHEMA, located
 
 ROOT = Path(__file__).parent.parent
 

@@ -24,9 +24,9 @@ from recondite.screen.monitor import Monitor
 
 pytest.importorskip("fastapi")
 
+from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.batching import Job, Line
 from recondite.service.engine.drift import DriftWatch
-from recondite.service.engine.limiter import Limiter
 from recondite.service.engine.registry import natural
 from recondite.service.engine.store import Store
 from recondite.service.errors import Busy
@@ -143,7 +143,7 @@ def test_what_cannot_be_decoded_fails_alone(screen, rows):
 
 
 def test_a_budget_refuses_what_goes_over_and_gives_back():
-    budget = Limiter(10, "images")
+    budget = InFlightLimit(10, "images")
     with budget.take(6):
         with pytest.raises(Busy, match="the limit is 10") as refused, budget.take(5):
             pass

@@ -109,7 +109,7 @@ class PrecisionOptions:
     scoring_precision: Annotated[
         Literal["fp32", "bf16"],
         Field(
-            description="numbers of scoring, and of calibration; bf16 is faster where the processor multiplies it faster"
+            description="numbers of scoring and calibration; bf16 is faster where the processor multiplies it faster"
         ),
     ] = "fp32"
 

@@ -89,7 +89,7 @@ def datasets() -> None:
 def detectors() -> None:
     """List the detectors, the presets and the ready screens."""
     from recondite.detectors import DETECTORS
-    from recondite.screen.folder import READY
+    from recondite.screen.saved import READY
     from recondite.training.presets import PRESETS
 
     print_table(

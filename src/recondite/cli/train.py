@@ -49,7 +49,7 @@ class Runs:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of a study."""
-        from recondite.studies.training.parallel import RunResources
+        from recondite.studies.training.execution import RunResources
 
         on_cluster = None
         if self.cluster is not None:

@@ -12,7 +12,7 @@ from recondite.data.files import atomic_file
 from recondite.data.tables import number, read_events
 from recondite.errors import InputError
 from recondite.reports.figures import plot_martingale, plot_scores, plot_shifts
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.screen.monitor import Monitor, Moved
 from recondite.screen.screen import Screen
 from recondite.statistics.scores import Scores, scored
@@ -111,7 +111,7 @@ def write_drift_page(path: Path, drift: Drift, screen: Screen) -> None:
     ]
     if drift.moved:
         figures.append(plot_shifts([(one.words, one.shift, one.moved) for one in drift.moved]))
-    page = StudyPage(
+    page = TablePage(
         title="Drift: alarm" if alarm else "Drift: no alarm",
         lead=drift.in_words(),
         columns=["statistic", "moved", "shift of the median (std)", "largest difference", "p-value (Holm)"],

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recondite.data.tables import READERS, read_events, write_table
 from recondite.errors import InputError
 from recondite.reports.figures import plot_risk_coverage
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.screen.classifier_outputs import Floats, Outputs
 from recondite.screen.screen import Screen
 from recondite.statistics.calibration import Calibrator
@@ -146,7 +146,7 @@ def write_guard_report(folder: Path, report: GuardReport, title: str) -> None:
                 wrong="share of wrong labels",
             )
         )
-    page = StudyPage(
+    page = TablePage(
         title=title,
         lead=report.facts,
         columns=list(COLUMNS),

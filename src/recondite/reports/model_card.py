@@ -14,7 +14,7 @@ from recondite.data.pictures import png
 from recondite.errors import InputError
 from recondite.reports.figures import plot_calibration, plot_history, plot_scores
 from recondite.reports.report import calibration_curve, screen_facts
-from recondite.screen.folder import KIND, SCHEMA, located
+from recondite.screen.saved import KIND, SCHEMA, located
 from recondite.screen.screen import Screen, load
 
 CARD = "README.md"

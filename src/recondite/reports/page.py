@@ -1,4 +1,4 @@
-"""HTML pages: one shell and stylesheet for all of them, and the page of a study. Each is one self-contained file."""
+"""HTML pages: one shell and stylesheet for all of them, and a page of a table and figures; each is one whole file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,8 +30,8 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
 
 
 @dataclass
-class StudyPage:
-    """What a study shows.
+class TablePage:
+    """A table with figures and pictures: what a study or a comparison found.
 
     Args:
         title, lead, note: text; the note stands under the table.
@@ -51,7 +51,7 @@ class StudyPage:
     def write(self, path: Path) -> None:
         """Write the file, atomically."""
         figures = [{"svg": svg(ax), "broad": _inches(ax) > _BROAD} for ax in self.figures]
-        write_page(path, "study.html", {**vars(self), "figures": figures})
+        write_page(path, "table.html", {**vars(self), "figures": figures})
 
 
 def _inches(ax: Axes) -> float:

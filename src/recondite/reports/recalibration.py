@@ -12,7 +12,7 @@ from recondite.data.tables import read_events
 from recondite.errors import InputError
 from recondite.reports.drift import check_origin, group_labels
 from recondite.reports.figures import plot_scores
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
 from recondite.statistics.calibration import Calibrator
@@ -138,7 +138,7 @@ def write_recalibration_page(path: Path, result: Recalibration, title: str) -> N
     for name, screen in (("before", before), ("after", after)):
         figures.append(plot_scores({"calibration": screen.calibrator.scores, **labelled}, screen.threshold))
         figures[-1].set_title(name, fontsize=10)
-    page = StudyPage(
+    page = TablePage(
         title=title,
         lead=f"{len(reviewed.labels):,} verdicts: {len(inliers):,} labelled inlier, {len(outliers):,} outlier, "
         f"{len(reviewed.rows('')):,} not labelled, {reviewed.invalid:,} unreadable.",

@@ -35,8 +35,8 @@ from recondite.networks.fused import with_plain_convolutions
 from recondite.networks.hooks import evaluating, recorded
 from recondite.screen.calibrate import calibrated
 from recondite.screen.evidence import AUTO, ERROR, EVIDENCE, Evidence
-from recondite.screen.folder import EXPORTED
 from recondite.screen.openvino import judging, quantised, serialised
+from recondite.screen.saved import EXPORTED
 from recondite.screen.screen import Screen
 from recondite.statistics.calibration import Calibrator, p_value_table
 from recondite.statistics.density import FARTHEST, Marginals

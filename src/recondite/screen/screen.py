@@ -19,8 +19,8 @@ from recondite.options import options_to_json
 from recondite.progress import progress as show
 from recondite.screen.calibrate import calibrated
 from recondite.screen.evidence import ERROR, Evidence
-from recondite.screen.folder import KIND, SCHEMA, read_screen, write_screen
 from recondite.screen.guard import make_guard
+from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
 from recondite.statistics.calibration import Calibrator, Guarantee
 from recondite.statistics.scores import Scores, Verdicts, check_rate
 
@@ -400,7 +400,7 @@ def load(
     """Load a screen. Nothing in its files is executed.
 
     Args:
-        path: the folder that `Screen.save` wrote; or the name of a ready screen, a key of `screen.folder.READY` such as
+        path: the folder that `Screen.save` wrote; or the name of a ready screen, a key of `screen.saved.READY` such as
             "digits", where there is no such folder; or "hf://ORG/NAME" or "hf://ORG/NAME@REVISION" on the Hugging Face
             hub (extra `hub`), fetched into the cache and checked before it gets there.
         encoder: a module of the same architecture, where the screen was made with modules of your own.

@@ -16,7 +16,7 @@ from recondite.errors import InputError
 from recondite.perturbations import masked
 from recondite.progress import progress as show
 from recondite.reports.image_figures import plot_picture_rows
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
 from recondite.statistics.error_maps import ssim_error
@@ -68,7 +68,7 @@ def interpolation_study(
     strip = np.concatenate([pixels[:1], decoded, pixels[1:]])
     above = ["image", *(f"{share:.2f}" for share in shares), "image"]
     figures = {"interpolation": plot_picture_rows({"": strip}, above=above)}
-    page = StudyPage(
+    page = TablePage(
         title="Between two images",
         lead=f"From {ids[0]} to {ids[1]} in a straight line through the latent space ({detector.name}, "
         f"{ends.shape[1]} numbers), in {steps} steps; at the ends the images themselves.",
@@ -134,7 +134,7 @@ def denoising_study(
         axis = "standard deviation of the noise"
         figures[name] = plot_lines(list(levels), lines, xlabel=axis, ylabel=f"{ylabel} against the image")
     columns = [f"{name}_{when}" for name in measures for when in ("before", "after")]
-    page = StudyPage(
+    page = TablePage(
         title="Out of noise",
         lead=f"{len(pixels)} images with Gaussian noise, cut to [0, 1], before and after {detector.name} rebuilt them; "
         f"all compared with the images without noise.{unreadable(bad)}",

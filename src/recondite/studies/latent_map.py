@@ -16,7 +16,7 @@ from recondite.data.pictures import colours
 from recondite.detectors import Detector
 from recondite.errors import ArtifactError, InputError
 from recondite.progress import progress as show
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.screen.screen import Screen
 from recondite.screen.thresholds import detector_fingerprint
 from recondite.statistics.embedding import FEWEST, Map, make_map
@@ -204,7 +204,7 @@ def _write(
         words += f" {len(placed.ids):,} new images were {found.map.placing}, in {placed.seconds:.1f} s."
         bad = [*bad, *placed.bad]
     figure = plot_map(points, found.labels, new_points=None if placed is None else placed.points, thumbnails=shown)
-    page = StudyPage(
+    page = TablePage(
         title="The latent space as a map",
         lead=f"{len(found.ids):,} images, {found.map.vectors.shape[1]} numbers each, {words}{unreadable(bad)}",
         columns=["label", "images"],

@@ -17,7 +17,7 @@ from recondite.errors import InputError
 from recondite.options import TrainingOptions, make_options, options_to_json
 from recondite.reports.figures import plot_history
 from recondite.reports.image_figures import plot_picture_rows
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.studies.figures import plot_lines
 from recondite.studies.output import write_study
 from recondite.studies.unfinished import Unfinished
@@ -83,7 +83,7 @@ def linear_study(
         history = methods[name].history
         figures[f"losses-{name.split()[0]}"] = plot_history(history.epochs, history.best_epoch)
         figures[f"losses-{name.split()[0]}"].set_title(name, fontsize=10)
-    page = StudyPage(
+    page = TablePage(
         title="What non-linearities are worth",
         lead=f"The same {len(learnt):,} images learnt with {latent_size} numbers an image, measured on "
         f"{len(held_out):,} others; {' x '.join(map(str, shape))} (channels x height x width).",

@@ -14,7 +14,7 @@ from recondite.data.images import Floats
 from recondite.errors import InputError
 from recondite.perturbations import MaskKind, masked
 from recondite.reports.image_figures import plot_feature_scores
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
 from recondite.statistics.error_maps import instance_scores
@@ -93,7 +93,7 @@ def mask_size_study(
         ),
     }
     what = f"{kind} noise" if kind in ("normal", "uniform") else f"masks of kind {kind}"
-    page = StudyPage(
+    page = TablePage(
         title="Score against the size of a mask",
         lead=f"{len(pixels)} images, {masks} square masks of each size ({what}{', added' if add else ''}) at random "
         f"places; score {score!r} of a screen ({screen.detector.name}). {len(found):,} images made and scored "
@@ -165,7 +165,7 @@ def feature_share_study(
             ylabel="mean score over that without a mask",
         ),
     }
-    page = StudyPage(
+    page = TablePage(
         title="Scores of the worst values only",
         lead=f"The score of an image as the mean of its worst values, against the side of a mask of kind {kind}; "
         f"{len(pixels)} images, {masks} masks of each size, {len(found):,} images scored.{unreadable(bad)}",
@@ -238,7 +238,7 @@ def microscope_study(
             ylabel="score (error)",
         ),
     }
-    page = StudyPage(
+    page = TablePage(
         title=f"Under the microscope: {ids[0]}",
         lead=f"Masks of kind {kind}, {masks} of each size; the figure shows one of each, and its score. All maps share "
         f"one scale; above: values higher than the threshold for single values at alpha {screen.alpha:g}.",

@@ -16,7 +16,7 @@ from recondite.data.tables import write_table
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.progress import progress as show
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.screen.screen import Screen
 from recondite.statistics.scores import Scores
 from recondite.studies.unfinished import Unfinished
@@ -142,7 +142,7 @@ def flagged(screen: Screen, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def write_study(
     output: Path,
-    page: StudyPage,
+    page: TablePage,
     rows: Sequence[Mapping[str, Any]],
     figures: Mapping[str, Axes],
     tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,

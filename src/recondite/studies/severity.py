@@ -14,7 +14,7 @@ from recondite.errors import InputError
 from recondite.perturbations import CORRUPTIONS, DEFECTS, SEVERITIES, corrupted, defective
 from recondite.reports.figures import plot_aurocs
 from recondite.reports.image_figures import plot_feature_scores
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
 from recondite.statistics.metrics import auroc, per_region_overlap, pixel_auroc
@@ -85,7 +85,7 @@ def severity_study(
             for number, start in enumerate(range(0, len(names), 5))
         },
     }
-    page = StudyPage(
+    page = TablePage(
         title="Score against corruption",
         lead=f"{len(pixels)} images, {len(names)} corruptions at five severities; score {score!r} of a screen "
         f"({screen.detector.name}). {len(found):,} images scored.{unreadable(bad)}",
@@ -164,7 +164,7 @@ def defects_study(
         )
     }
     measures = [name for name in rows[0] if name != "defect"]
-    page = StudyPage(
+    page = TablePage(
         title="Small defects: detected and localised",
         lead=f"{len(pixels)} images, each with one defect of every kind drawn in, scored by the error of a screen "
         f"({screen.detector.name}).{unreadable(bad)}",

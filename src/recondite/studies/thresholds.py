@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recondite.data.datasets import ImageSet, open_images
 from recondite.errors import InputError
 from recondite.reports.figures import plot_risk_coverage, plot_roc
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
 from recondite.screen.sweep import journalled
@@ -103,7 +103,7 @@ def thresholds_study(
     if outlying is not None:
         value = auroc(scores["normal"], scores["outliers"])
         lead += f" Against {len(scores['outliers']):,} outliers: AUROC {value:.4f}."
-    page = StudyPage(
+    page = TablePage(
         title="Threshold rules compared",
         lead=lead,
         columns=["rule", "threshold", "fresh normal images flagged", "95 % interval", "outliers flagged"],

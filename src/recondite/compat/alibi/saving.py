@@ -16,7 +16,7 @@ from recondite.detectors import Detector, build
 from recondite.errors import ArtifactError, InputError
 from recondite.options import options_to_json
 from recondite.screen.evidence import ERROR
-from recondite.screen.folder import READY
+from recondite.screen.saved import READY
 from recondite.screen.screen import load
 
 KIND, SCHEMA = "recondite detector of the alibi-detect face", 1

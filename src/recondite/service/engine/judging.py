@@ -20,10 +20,10 @@ from recondite.errors import InputError
 from recondite.screen.decisions import Decisions
 from recondite.screen.guard import Guard
 from recondite.screen.screen import Screen
+from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.batching import Job, Line, rows_of
 from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.image_store import KeptImages
-from recondite.service.engine.limiter import Limiter
 from recondite.service.engine.registry import Served
 from recondite.service.engine.store import Event, Store
 from recondite.service.errors import TooLarge, Unavailable
@@ -142,7 +142,7 @@ class Judge:
         self._watch = watch
         self._limits, self._keep = settings.limits, settings.keep
         self._store, self._counters = store, counters
-        self._images = Limiter(settings.limits.waiting, "images")
+        self._images = InFlightLimit(settings.limits.waiting, "images")
         counters.waiting.set_function(lambda: self._images.taken)
         self.kept = KeptImages(settings.images, settings.keep_bytes, settings.keep_days)
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keep")

@@ -12,8 +12,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from recondite.errors import InputError
+from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.judging import Sent
-from recondite.service.engine.limiter import Limiter
 from recondite.service.errors import Refused, TooLarge, TooSlow, WrongType
 from recondite.service.schemas import ImagesIn
 from recondite.service.settings import Limits
@@ -22,7 +22,7 @@ _QUICK = 1 << 20
 
 
 @asynccontextmanager
-async def body_of(request: Request, limits: Limits, budget: Limiter) -> AsyncIterator[bytes]:
+async def body_of(request: Request, limits: Limits, budget: InFlightLimit) -> AsyncIterator[bytes]:
     """Read a request's body, and count its bytes among those being served while the block runs.
 
     Raises:

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
+from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.judging import Judge
-from recondite.service.engine.limiter import Limiter
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.store import Store
 from recondite.service.errors import Unavailable
@@ -38,10 +38,10 @@ class Service:
     watch: DriftWatch
     tokens: Tokens
     draining: bool = False
-    bodies: Limiter = field(init=False)
+    bodies: InFlightLimit = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bodies = Limiter(self.settings.limits.all_bytes, "bytes")
+        self.bodies = InFlightLimit(self.settings.limits.all_bytes, "bytes")
 
     async def trouble(self) -> list[str]:
         """Return why the service is not ready; nothing where it is."""

@@ -13,11 +13,11 @@ from recondite.data.tables import write_table
 from recondite.detectors import detector_class
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, make_options, option_names
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.statistics.metrics import auroc_interval
 from recondite.studies.figures import picture_rows, sizes_figure
+from recondite.studies.training.execution import RunResources, performed
 from recondite.studies.training.one_class import auroc_in_words, describe
-from recondite.studies.training.parallel import RunResources, performed
 from recondite.studies.training.runs import (
     Plan,
     Protocol,
@@ -85,7 +85,7 @@ def grid_study(
     ]
     write_table(output / "table.csv", rows)
     shown = [name for name in rows[0] if name not in ("low", "high", "seeds")]
-    StudyPage(
+    TablePage(
         title=f"{detector} with {len(combinations)} combinations of {', '.join(read)}; {normal} of {task.name} normal",
         lead=f"{seeds} seed{'s' if seeds > 1 else ''}. {describe(task)}",
         columns=shown,
@@ -142,7 +142,7 @@ def latent_size_study(
     results = _by_combination(performed(task, plans, output, resources, progress), seeds)
     rows = [_size_row(size, score, own) for size, own in zip(sizes, results, strict=True) for score in own[0].scores]
     write_table(output / "table.csv", rows)
-    StudyPage(
+    TablePage(
         title=f"{detector} with {', '.join(map(str, sizes))} numbers in the latent, {normal} of {task.name} normal",
         lead=f"{seeds} seed{'s' if seeds > 1 else ''}. {describe(task)}",
         columns=["latent", "score", "mean, normal", "mean, anomalous", "AUROC, 95 % interval"],

@@ -11,10 +11,10 @@ import numpy as np
 
 from recondite.data.tables import write_table
 from recondite.errors import InputError
-from recondite.reports.page import StudyPage
+from recondite.reports.page import TablePage
 from recondite.statistics.metrics import auroc, auroc_interval
 from recondite.studies.figures import loss_figure, picture_rows, roc_figure
-from recondite.studies.training.parallel import RunResources, performed
+from recondite.studies.training.execution import RunResources, performed
 from recondite.studies.training.runs import (
     POOLED_TEST_SHARE,
     Plan,
@@ -169,12 +169,12 @@ def _page(
     rows: Sequence[Mapping[str, Any]],
     classes: Sequence[str],
     seeds: int,
-) -> StudyPage:
+) -> TablePage:
     columns = [*classes, *([_MEAN] if len(classes) > 1 else [])]
     table: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         table.setdefault((row["detector"] or "baseline", row["score"]), {})[row["normal"]] = auroc_in_words(row)
-    page = StudyPage(
+    page = TablePage(
         title=f"One class of {task.name} is normal, all others are not",
         lead=f"AUROC of each score, mean of {seeds} seed{'s' if seeds > 1 else ''}, with the 95 % bootstrap interval "
         f"over test images. {describe(task)}",

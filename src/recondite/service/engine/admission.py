@@ -9,7 +9,7 @@ from recondite.service.errors import Busy
 _LONGEST_RETRY = 60.0
 
 
-class Limiter:
+class InFlightLimit:
     """Counts what is taken and refuses what goes over the limit; for use within one event loop.
 
     Args:
