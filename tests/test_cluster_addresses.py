@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,11 @@ def test_a_sweep_over_two_addresses(machines, screens, folder, tmp_path):
         run("ip", "netns", "exec", machines[1], *predict, *client)
         nodes = f"import ray; ray.init(address='{HEAD}:6380', log_to_driver=False); print(ray.nodes())"
         found = run("ip", "netns", "exec", machines[0], sys.executable, "-c", nodes).stdout
+    except AssertionError as error:
+        logs = sorted(Path(temporary).glob("session_latest/logs/ray_client_server*"))
+        raise AssertionError(
+            "\n".join([str(error), *(f"{log.name}: {log.read_text()[-3000:]}" for log in logs)])
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     assert HEAD in found

@@ -213,9 +213,7 @@ def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[t
         images, looked_at = ImageSet(chain(head, rest)), ImageSet(head)
     else:
         looked_at = images
-    size: tuple[int, ...] | None = None
-    channels = 0
-    problem = "there are none"
+    size, channels, problem = None, 0, "there are none"
     for name, item, _ in islice(looked_at.entries(), _LOOKED_AT):
         if getattr(item, "ndim", None) == 1:
             return tuple(item.shape), images
@@ -233,11 +231,11 @@ def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[t
 
 def read_chunk(chunk: list[tuple[str, Any, str]], preprocessing: Preprocessing) -> Batch:
     """Read the images (name, image, label) of one batch."""
-    names, labels = [name for name, _, _ in chunk], [label for _, _, label in chunk]
-    together = preprocessing.together([item for _, item, _ in chunk])
-    if together is not None:
-        return Batch(names, labels, together, [None] * len(chunk))
-    return decoded(names, labels, [item for _, item, _ in chunk], preprocessing, preprocessing.shape)
+    names, items, labels = (list(part) for part in zip(*chunk, strict=True))
+    pixels = preprocessing.together(items)
+    if pixels is None:
+        return decoded(names, labels, items, preprocessing, preprocessing.shape)
+    return Batch(names, labels, pixels, [None] * len(chunk))
 
 
 def decoded(
