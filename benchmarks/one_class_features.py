@@ -5,7 +5,7 @@
 CIFAR-10: a screen is fitted on each class of the training split in turn and measured on the whole test split: its own
 class is normal, the other nine are outliers. birds64: fitted on train/bird, measured on test/bird and on the other
 folders of test. Seconds include fitting; images a second are end to end: reading, decoding, scoring, verdict.
-KEY=VALUE are options of the detector, such as side=64 mode=maps score=knn.
+KEY=VALUE are options of the detector, such as side=64 methods=padim,knn.
 """
 
 import argparse

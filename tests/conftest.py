@@ -64,7 +64,10 @@ QUICK = {
         **{"epochs": 6, "batch_size": 16, "learning_rate": 2e-3, "ema": 0.97},
     },
     "autoencoder": {"latent_size": 8, "width": 16, "epochs": 20, "learning_rate": 1e-2},
-    "features": {"latent_size": 12, "mode": "maps", "side": 32, "layers": ("block3", "block5")},
+    "features": {
+        **{"latent_size": 12, "methods": ("mahalanobis", "padim"), "side": 32},
+        **{"layers": ("block3", "block5"), "place_layers": ("block3", "block5")},
+    },
     "vae": {"latent_size": 8, "width": 16, "epochs": 25, "learning_rate": 1e-2},
     "pca": {"latent_size": 12},
 }

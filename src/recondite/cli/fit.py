@@ -26,7 +26,6 @@ from recondite.errors import InputError
 if TYPE_CHECKING:
     from recondite.screen.screen import Screen
 
-DEFAULT_DETECTOR = "autoencoder"
 _LINES_OF_BAD_FILES = 10
 
 
@@ -38,13 +37,16 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
     """Return the command `fit` with the flags of the detector or preset that the tokens name."""
     from recondite.detectors import detector_class
     from recondite.options import TrainingOptions
+    from recondite.screen.choose import AUTO_DETECTOR, CHOSEN_FROM
     from recondite.training.presets import get_preset
 
     preset = value_of("--preset", tokens)
-    name = value_of("--detector", tokens) or (get_preset(preset).detector if preset else DEFAULT_DETECTOR)
+    name = value_of("--detector", tokens) or (get_preset(preset).detector if preset else AUTO_DETECTOR)
+    kinds = [detector_class(one) for one in (CHOSEN_FROM if name == AUTO_DETECTOR else (name,))]
+    names, errors = " or ".join(kind.name for kind in kinds), [error for kind in kinds for error in kind.own_scores()]
     # The score is a flag of the command itself, which takes more than the detector's own errors.
-    own = option_flags(f"{name} flags", detector_class(name).Options, without=("score",))
-    training = option_flags("training flags", TrainingOptions, defaults=detector_class(name).training_defaults)
+    own = option_flags("detector flags", *(kind.Options for kind in kinds), without=("score",))
+    training = option_flags("training flags", TrainingOptions, defaults=kinds[0].training_defaults)
 
     def fit(
         images: str,
@@ -69,7 +71,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         workers: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 2,
         worker_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
         worker_gpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 0,
-        options: Annotated[Any, Parameter(name="*", group=f"Options of detector {name}")] = None,
+        options: Annotated[Any, Parameter(name="*", group=f"Options of detector {names}")] = None,
         training: Annotated[Any, Parameter(name="*", group="Options of training")] = None,
     ) -> None:
         """Learn what normal images look like and write a screen.
@@ -81,7 +83,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         output
             Folder of the screen to write.
         detector
-            See `recondite detectors`; its own flags are listed below.
+            See `recondite detectors`; its own flags are listed below. By default, or with auto, the images decide.
         preset
             Recipe of a detector and its training; see `recondite detectors`.
         score
@@ -95,9 +97,9 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         guarantee
             What confidence means: exact for one alpha, the others for every alpha at once.
         image_size
-            Pixels per side (32), or height x width (24x32); by default the images' own, if that is at most 64.
+            Pixels per side (32), or height x width (24x32); by default what suits the detector and the images.
         validation
-            Share of the images, in [0, 1), or other normal images, to choose the best epoch by.
+            Share of the images, in [0, 1), or other normal images, to choose the best epoch by, where there are epochs.
         evidence
             Share of the images, in [0, 1), or other normal images, to learn the statistics of normal images from.
         calibration
@@ -144,8 +146,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             **{**(options or {}), **(training or {})},
         )
 
-    fit.__doc__ = (fit.__doc__ or "").replace("{errors}", ", ".join(detector_class(name).own_scores()))
-    fit.__annotations__["options"] = Annotated[own | None, Parameter(name="*", group=f"Options of detector {name}")]
+    fit.__doc__ = (fit.__doc__ or "").replace("{errors}", ", ".join(dict.fromkeys(errors)))
+    fit.__annotations__["options"] = Annotated[own | None, Parameter(name="*", group=f"Options of detector {names}")]
     fit.__annotations__["training"] = Annotated[training | None, Parameter(name="*", group="Options of training")]
     return fit
 
@@ -184,6 +186,9 @@ def _fit_screen(images: str, output: Path, on_cluster: Mapping[str, Any], **sett
     if count > _LINES_OF_BAD_FILES:
         print(f"left out: {count} unreadable images in all; see {output}/manifest.json", file=sys.stderr)
     print_table(screen_rows(screen), title=str(output))
+    if screen.facts.get("chosen"):
+        print(f"\nchosen: {screen.detector.name}, for {screen.facts['chosen']};")
+        print("choose otherwise with --detector (recondite detectors lists them) and --image-size")
     print(f"\nnext: recondite predict {output} NEW_IMAGES -o verdicts.csv --report report.html")
 
 

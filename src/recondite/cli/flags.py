@@ -39,6 +39,8 @@ def option_flags(
     fields = {}
     for name, (hint, text, default) in (item for kind in kinds for item in describe_options(kind, defaults).items()):
         shown = "none" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)
+        if name in fields:
+            shown = "that of the detector"
         if name not in without:
             fields[name] = Annotated[
                 hint, Parameter(help=f"{text[:1].upper()}{text[1:]}. [default: {shown}]", negative_none="")

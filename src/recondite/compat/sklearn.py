@@ -11,7 +11,8 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from recondite.data.datasets import guess_shape, open_images
+from recondite.data.datasets import open_images
+from recondite.data.sample import guess_shape
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, option_names

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,6 @@ from recondite.data.images import (
     Preprocessing,
     as_array,
     channel_axis,
-    decode,
 )
 from recondite.data.remote import StoredFile, is_url, list_files
 from recondite.errors import InputError
@@ -32,7 +31,6 @@ Role = Literal["fit", "predict", "inliers", "outliers"]
 _READERS = min(4, os.cpu_count() or 1)
 _LONG = 1e-3
 """Seconds; images that take longer to read have several threads, which for others only wait for Python's lock."""
-_LOOKED_AT = 50
 _LARGEST_ARCHIVE = 16 << 30
 
 
@@ -196,37 +194,6 @@ def read_batches(
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
-
-
-def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[tuple[int, ...], ImageSet]:
-    """Return the shape a detector of these images should have, and the images (a stream is put together again).
-
-    Grey if the first 50 readable images are all grey, else colour. Without `image_size`, the size of the first readable
-    image if it lies within 8 to 64 pixels a side, else 64 x 64.
-
-    Raises:
-        InputError: none of them can be read.
-    """
-    if images.ids is None:
-        rest = iter(images.items)
-        head = list(islice(rest, _LOOKED_AT))
-        images, looked_at = ImageSet(chain(head, rest)), ImageSet(head)
-    else:
-        looked_at = images
-    size, channels, problem = None, 0, "there are none"
-    for name, item, _ in islice(looked_at.entries(), _LOOKED_AT):
-        if getattr(item, "ndim", None) == 1:
-            return tuple(item.shape), images
-        try:
-            planes = decode(item).planes
-            channels = max(channels, len(planes))
-            size = size or planes.shape[1:]
-        except InputError as error:
-            problem = f"{name}: {error}"
-    if size is None:
-        raise InputError(f"none of the first {_LOOKED_AT} images can be read; the last: {problem}")
-    small = all(SMALLEST_SIDE <= side <= 64 for side in size)
-    return (channels, *(image_size or (size if small else (64, 64)))), images
 
 
 def read_chunk(chunk: list[tuple[str, Any, str]], preprocessing: Preprocessing) -> Batch:

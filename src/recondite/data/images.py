@@ -25,7 +25,7 @@ _HEADS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": "
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded (decompression bombs)."""
 MAX_FILE_BYTES = 1 << 30
-SMALLEST_SIDE, LARGEST_SIDE = 8, 512
+SMALLEST_SIDE, LARGEST_SIDE = 8, 2048
 """Sides of the images that a detector works on, in pixels."""
 MAX_VALUES = 1 << 24
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -52,7 +52,7 @@ class Preprocessing:
     """How an image becomes a detector's input: resized to `shape` and scaled to [0, 1].
 
     Args:
-        shape: (C, H, W) for images, sides from 8 to 512 pixels; (D,) for vectors, whose values are kept as they are.
+        shape: (C, H, W) for images, sides from 8 to 2048 pixels; (D,) for vectors, whose values are kept as they are.
 
     Raises:
         InputError: the shape is neither.

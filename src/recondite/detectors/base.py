@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Hashable, Iterator, Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.images import Preprocessing
+from recondite.data.sample import small_size
 from recondite.data.spool import Rows, training_rows
 from recondite.detectors.measured import (
     Measured,
@@ -113,6 +115,11 @@ class Detector(nn.Module):
         return self.decode_tensor(self.encode_tensor(x))
 
     # What a subclass may override
+
+    @classmethod
+    def image_size(cls, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) that images of such a size are brought to, where the user asks for none."""
+        return small_size(height, width)
 
     def encode_tensor(self, x: Tensor) -> Tensor:  # noqa: ARG002
         """Return latents (N, D) of a batch in network units."""
@@ -240,12 +247,14 @@ class Detector(nn.Module):
         """
         good = batch.good
 
-        def measured(ready: Detector, pixels: Tensor) -> dict[str, Tensor]:
+        def measured(ready: Detector, pixels: Tensor, closely: bool = False) -> dict[str, Tensor]:
             with recorded(ready.encoder_layers() if observer is not None and observer.reencoding else []) as before:
                 result, maps, instances = ready.measure_and_pool(pixels, score, top_percent)
             values = {_INSTANCE: instances}
-            if feature_score:
+            if feature_score or closely:
                 values[_FEATURES] = maps
+            if closely:  # a rounding in one of many places need not reach the score
+                values |= result.statistics
             if reconstruction and result.reconstruction is not None:
                 values[_REBUILT] = ready.unscaled(result.reconstruction)
             if observer is not None:
@@ -254,7 +263,8 @@ class Detector(nn.Module):
             return values
 
         kind = (repr(self.options), score, top_percent, feature_score, reconstruction, observer)
-        found = {name: scattered(values, good) for name, values in self.run(batch.pixels, measured, kind).items()}
+        values = self.run(batch.pixels, measured, kind, partial(measured, closely=True))
+        found = {name: scattered(value, good) for name, value in values.items()}
         return Scores(
             ids=tuple(batch.ids),
             instance_score=found.pop(_INSTANCE),
@@ -348,7 +358,11 @@ class Detector(nn.Module):
         return self.prior == "standard normal" or hasattr(self, "latent_factor")
 
     def run(
-        self, rows: NDArray[np.float32], function: Function, kind: Hashable | None = None
+        self,
+        rows: NDArray[np.float32],
+        function: Function,
+        kind: Hashable | None = None,
+        closely: Function | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Apply a function of a tensor batch to rows; see `Runner.run`.
 
@@ -357,7 +371,7 @@ class Detector(nn.Module):
         """
         if not self.fitted:
             raise NotFittedError(f"detector {self.name!r} is not fitted: call fit(images) first")
-        return self.runner.run(self, rows, function, kind)
+        return self.runner.run(self, rows, function, kind, closely)
 
     def prepared(self, name: str, network: nn.Module) -> nn.Module:
         """Return one of the detector's networks made ready to score; see `recondite.networks.fused`.

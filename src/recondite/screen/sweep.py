@@ -79,7 +79,9 @@ def sweep(
     if maps is not None and not screen.detector.preprocessing.is_image:
         raise InputError("heat maps are of images; this screen takes vectors")
     if maps is not None and not screen.detector.locates:
-        raise InputError("this screen judges images as a whole and has no heat maps; fit it with mode 'maps'")
+        raise InputError(
+            "this screen judges images as a whole and has no heat maps: fit it with a method of places, such as padim"
+        )
     journal = output.with_name(f".{output.name}.journal")
     named = str(images) if isinstance(images, str | Path) else None
     header: dict[str, Any] = {"screen": screen.fingerprint(), "source": named, "group": group, "maps": str(maps)}

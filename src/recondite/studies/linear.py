@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from recondite.data.datasets import guess_shape, nameless, open_images
+from recondite.data.datasets import nameless, open_images
 from recondite.data.images import Preprocessing
+from recondite.data.sample import guess_shape
 from recondite.data.spool import Rows, Spool, read_all, split
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.data.catalog import at_hand
-from recondite.data.datasets import guess_shape, open_images
+from recondite.data.datasets import open_images
 from recondite.data.files import atomic_file
 from recondite.data.images import Floats, Preprocessing
 from recondite.data.journal import Journal
+from recondite.data.sample import guess_shape
 from recondite.data.spool import Rows, read_all, split
 from recondite.data.tables import write_table
 from recondite.detectors import DETECTORS, build, detector_class

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from recondite.data import catalog
 from recondite.data.artifacts import Tensors, read_tensors, write_tensors
-from recondite.data.datasets import Batch, ImageSet, guess_shape, nameless, open_images, read_batches
+from recondite.data.datasets import Batch, ImageSet, nameless, open_images, read_batches
 from recondite.data.images import Floats, Preprocessing
+from recondite.data.sample import guess_shape
 from recondite.data.spool import Rows, Spool, images_in_a_read, split, spool
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError

@@ -1,0 +1,286 @@
+"""What normal feature vectors are like: a decomposition, a Gaussian for each place, a bank of neighbours.
+
+Each is fitted in one pass over vectors (N, P, F) of N images with P places, in memory that does not grow with the
+number of images; processes that work together each add their own images.
+
+Source: Ndiour et al. 2020, arXiv 2012.04250 (error of a PCA of the features); Lee et al. 2018, arXiv 1807.03888, and
+Rippel et al. 2020, arXiv 2005.14140 (Mahalanobis); Defard et al. 2021, arXiv 2011.08785 (PaDiM: a Gaussian for each
+place); Roth et al. 2022, arXiv 2106.08265 (PatchCore: a greedy coreset of vectors as a bank).
+Differs from them: each place's covariance is shrunk towards the mean covariance of all places, the more so the fewer
+images there are.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recondite.distributed import all_reduce
+
+_SMALLEST = 1e-12
+_CANDIDATES_OF_EACH = 10
+_ITSELF, _MOST_LOST = 1e-3, 0.99
+_PROJECTED = 64
+
+
+class VectorModel(nn.Module):
+    """What normal vectors (N, P, F) of N images with P places are like."""
+
+    def begin(self, count: int) -> None:
+        """Forget what was added; `count` vectors of all images and places will come."""
+        raise NotImplementedError
+
+    def add(self, vectors: Tensor, first: int) -> None:
+        """Take in vectors (N, P, F), the first of which is number `first` of all."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Learn from what was added, here and in other processes."""
+        raise NotImplementedError
+
+    def distance(self, vectors: Tensor) -> Tensor:
+        """Return how far vectors (N, P, F) are from normal ones (N, P)."""
+        raise NotImplementedError
+
+    def distance_left_out(self, vectors: Tensor) -> Tensor:
+        """Return how far vectors that were learnt from would be if each had been left out (N, P)."""
+        return self.distance(vectors)
+
+
+class Decomposition(VectorModel):
+    """The principal components of all vectors, whatever their place.
+
+    Args:
+        size: F, of a vector.
+        kept: the number of principal components that rebuild a vector.
+        shrinkage: the share of the mean variance in each variance, in [0, 1], for the Mahalanobis distance.
+    """
+
+    mean: Tensor
+    components: Tensor
+    variances: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, kept: int, shrinkage: float) -> None:
+        super().__init__()
+        self.kept, self.shrinkage = kept, shrinkage
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("components", torch.zeros(size, size))
+        self.register_buffer("variances", torch.zeros(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self._sums: list[Tensor] = []
+
+    def begin(self, count: int) -> None:  # noqa: ARG002
+        size, device = len(self.mean), self.mean.device
+        self._sums = [
+            torch.zeros((), dtype=torch.float64, device=device),
+            torch.zeros(size, dtype=torch.float64, device=device),
+            torch.zeros(size, size, dtype=torch.float64, device=device),
+        ]
+
+    def add(self, vectors: Tensor, first: int) -> None:  # noqa: ARG002
+        flat = vectors.flatten(0, 1).double()
+        count, total, products = self._sums
+        count += len(flat)
+        total += flat.sum(0)
+        products += flat.T @ flat
+
+    def settle(self) -> None:
+        for summed in self._sums:
+            all_reduce(summed)
+        count, total, products = self._sums
+        mean = total / count
+        # Vectors have about length 1, so that float64 loses nothing of note in this difference.
+        variances, directions = torch.linalg.eigh(products / count - mean.outer(mean))
+        self.count.copy_(count)
+        self.mean.copy_(mean)
+        self.variances.copy_(variances.flip(0).clamp(min=0))
+        self.components.copy_(directions.flip(1).T)
+        self._sums = []
+
+    def latents(self, vectors: Tensor) -> Tensor:
+        """Return the principal components that are kept of vectors (N, P, F): (N, P, kept)."""
+        return (vectors - self.mean) @ self.components[: self.kept].T
+
+    def distance(self, vectors: Tensor) -> Tensor:
+        """Return the mean squared error of vectors (N, P, F) rebuilt from the components that are kept (N, P)."""
+        kept = self.components[: self.kept]
+        centred = vectors - self.mean
+        return (centred - centred @ kept.T @ kept).square().mean(2)
+
+    def mahalanobis(self, vectors: Tensor) -> Tensor:
+        """Return the squared Mahalanobis distance of vectors (N, P, F), over F (N, P)."""
+        variances = (1 - self.shrinkage) * self.variances + self.shrinkage * self.variances.mean()
+        along = (vectors - self.mean) @ self.components.T
+        return (along.square() / variances.clamp(min=_SMALLEST)).mean(2)
+
+    def mahalanobis_left_out(self, vectors: Tensor) -> Tensor:
+        """Return what `mahalanobis` would for vectors that were learnt from if each had been left out (N, P)."""
+        return _left_out(self.mahalanobis(vectors), len(self.mean), self.count, 1 - self.shrinkage)
+
+
+class PlaceGaussians(VectorModel):
+    """A Gaussian for each place; the memory is that of P F^2 numbers.
+
+    With n images, a place's covariance is n / (n + F) its own and the rest the mean of all places', plus a share of the
+    mean variance.
+
+    Args:
+        places: P.
+        size: F, of a vector.
+        shrinkage: that share, in [0, 1].
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    count: Tensor
+
+    def __init__(self, places: int, size: int, shrinkage: float) -> None:
+        super().__init__()
+        self.shrinkage = shrinkage
+        self.register_buffer("mean", torch.zeros(places, size))
+        self.register_buffer("whitening", torch.zeros(places, size, size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self._sums: list[Tensor] = []
+
+    def begin(self, count: int) -> None:  # noqa: ARG002
+        self._sums = [
+            torch.zeros(shape, dtype=torch.float64, device=self.mean.device)
+            for shape in ((), self.mean.shape, self.whitening.shape)
+        ]
+
+    def add(self, vectors: Tensor, first: int) -> None:  # noqa: ARG002
+        count, total, products = self._sums
+        by_place = vectors.transpose(0, 1).double()
+        count += len(vectors)
+        total += by_place.sum(1)
+        products.baddbmm_(by_place.transpose(1, 2), by_place)
+
+    def settle(self) -> None:
+        for summed in self._sums:
+            all_reduce(summed)
+        count, total, products = self._sums
+        size = self.mean.shape[1]
+        mean = total / count
+        covariances = products.div_(count).baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
+        shared = covariances.mean(0)
+        variance = shared.diagonal().mean().clamp(min=_SMALLEST)
+        ridge = max(self.shrinkage, 1e-6) * variance * torch.eye(size, dtype=shared.dtype, device=shared.device)
+        own = float(count / (count + size))
+        covariances.mul_(own).add_((1 - own) * shared + ridge)
+        self.count.copy_(count)
+        self.mean.copy_(mean)
+        identity = torch.eye(size, dtype=shared.dtype, device=shared.device)
+        # A few places at a time: each has F^2 numbers in float64, and so has its inverse.
+        for start in range(0, len(mean), 64):
+            some = slice(start, start + 64)
+            factors = torch.linalg.cholesky(covariances[some])
+            self.whitening[some] = torch.linalg.solve_triangular(
+                factors, identity.expand_as(factors), upper=False
+            ).transpose(1, 2)
+        self._sums = []
+
+    def distance(self, vectors: Tensor) -> Tensor:
+        """Return the squared Mahalanobis distance of vectors (N, P, F), over F (N, P)."""
+        centred = (vectors - self.mean).transpose(0, 1)
+        return (centred @ self.whitening).square().mean(2).T
+
+    def distance_left_out(self, vectors: Tensor) -> Tensor:
+        size = self.mean.shape[1]
+        return _left_out(self.distance(vectors), size, self.count, self.count / (self.count + size))
+
+
+class Bank(VectorModel):
+    """Normal vectors to compare with: a greedy coreset, each vector as far as possible from those before it.
+
+    The coreset is that of ten times as many vectors, drawn from all of them at random.
+
+    Args:
+        size: F, of a vector.
+        most: the number of vectors in the bank.
+        neighbours: the number of nearest ones that the distance is averaged over.
+    """
+
+    vectors: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int, most: int, neighbours: int) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.register_buffer("vectors", torch.zeros(most, size))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self._chosen: NDArray[np.intp] = np.empty(0, dtype=np.intp)
+        self._candidates = torch.empty(0)
+
+    def begin(self, count: int) -> None:
+        most = min(count, _CANDIDATES_OF_EACH * len(self.vectors))
+        self._chosen = np.sort(np.random.default_rng(0).permutation(count)[:most])
+        self._candidates = torch.zeros(most, self.vectors.shape[1], device=self.vectors.device)
+
+    def add(self, vectors: Tensor, first: int) -> None:
+        flat = vectors.flatten(0, 1)
+        start, end = np.searchsorted(self._chosen, [first, first + len(flat)])
+        self._candidates[start:end] = flat[self._chosen[start:end] - first]
+
+    def settle(self) -> None:
+        all_reduce(self._candidates)
+        chosen = greedy_coreset(self._candidates, min(len(self._candidates), len(self.vectors)))
+        self.vectors.zero_()
+        self.vectors[: len(chosen)] = self._candidates[chosen]
+        self.filled.fill_(len(chosen))
+        self._candidates, self._chosen = torch.empty(0), np.empty(0, dtype=np.intp)
+
+    def distance(self, vectors: Tensor) -> Tensor:
+        """Return the mean distance of vectors (N, P, F) to their nearest neighbours (N, P)."""
+        return self._nearest(vectors, self.neighbours).mean(2)
+
+    def distance_left_out(self, vectors: Tensor) -> Tensor:
+        # What is nearest to a vector in the bank is the vector itself.
+        nearest = self._nearest(vectors, self.neighbours + 1)
+        itself = nearest[..., 0] <= _ITSELF
+        return torch.where(itself, nearest[..., 1:].mean(2), nearest[..., :-1].mean(2))
+
+    def _nearest(self, vectors: Tensor, count: int) -> Tensor:
+        """Return the distances of vectors (N, P, F) to the nearest ones in the bank (N, P, count), ascending."""
+        flat, bank = vectors.flatten(0, 1), self.vectors
+        squared = flat.square().sum(1, keepdim=True) + bank.square().sum(1) - 2 * flat @ bank.T
+        empty = torch.arange(len(bank), device=bank.device) >= self.filled
+        squared = torch.where(empty, torch.inf, squared)
+        nearest = squared.topk(count, dim=1, largest=False).values
+        return nearest.clamp(min=0).sqrt().reshape(*vectors.shape[:2], count)
+
+
+def _left_out(distances: Tensor, size: int, count: Tensor, own: float | Tensor) -> Tensor:
+    """Return squared Mahalanobis distances over F of vectors that were learnt from, as if each had been left out.
+
+    Source: Sherman and Morrison: without a vector c from the mean, the covariance loses own c c' / (n - 1).
+
+    Args:
+        distances: (N, P), with the vectors.
+        size: F.
+        count: n, of the vectors of a place.
+        own: the share of the vectors' own covariance in the one that distances are measured by.
+    """
+    others = (count - 1).clamp(min=1)
+    lost = (own * distances * size / others).clamp(max=_MOST_LOST)
+    return (distances * (count / others) ** 2 / (1 - lost)).to(distances.dtype)
+
+
+def greedy_coreset(vectors: Tensor, size: int) -> Tensor:
+    """Return the indices (size,) of vectors (n, F), each the farthest from those before it.
+
+    Distances are those of a fixed random projection, which keeps them nearly (Johnson and Lindenstrauss).
+
+    >>> greedy_coreset(torch.tensor([[0.0], [1.0], [10.0], [4.0]]), 3)
+    tensor([0, 2, 3])
+    """
+    if vectors.shape[1] > _PROJECTED:
+        generator = torch.Generator().manual_seed(0)
+        projection = torch.randn(vectors.shape[1], _PROJECTED, generator=generator) / _PROJECTED**0.5
+        vectors = vectors @ projection.to(vectors.device)
+    chosen = torch.zeros(size, dtype=torch.int64, device=vectors.device)
+    nearest = torch.full((len(vectors),), torch.inf, device=vectors.device)
+    for number in range(1, size):
+        nearest = torch.minimum(nearest, (vectors - vectors[chosen[number - 1]]).square().sum(1))
+        chosen[number] = nearest.argmax()
+    return chosen

