@@ -46,3 +46,15 @@ def test_every_rule_stands_beside_the_conformal_one(screens):
     screen = screens("pca")
     names = [row["rule"] for row in rule_rows(screen, screen.calibrator.scores)]
     assert names == ["conformal, alpha 0.05", "mean + 1 std", "mean + 2 std", "mean + 3 std", "percentile 95"]
+
+
+def test_each_kind_of_outlier_has_a_row_of_its_own(screens, digits):
+    outliers = [(digits[place, ::-1].copy(), "flipped") for place in range(1400, 1430)]
+    outliers += [(np.zeros((8, 8), np.uint8), "black")]
+    screen = screens("pca")
+    found = values(evaluate(screen, digits[1430:], outliers))
+    normal = screen.predict(digits[1430:]).instance_score
+    for kind, some in (("flipped", outliers[:30]), ("black", outliers[30:])):
+        scores = screen.predict([image for image, _ in some]).instance_score
+        assert found[f"AUROC, {kind}"] == f"{auroc(normal, scores):.4f}"
+    assert "AUROC, flipped" not in values(evaluate(screen, digits[1430:], outliers[:30]))

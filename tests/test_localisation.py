@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
 from recondite.cli import main
 from recondite.errors import InputError
 from recondite.perturbations import defective
 from recondite.reports.evaluation import localisation
-from recondite.statistics.metrics import per_region_overlap, pixel_auroc
+from recondite.statistics.localisation import localisation_measures, per_region_overlap, pixel_auroc
 
 
 @pytest.fixture
@@ -31,10 +32,11 @@ def test_measures_are_those_of_the_maps_and_the_masks(screens, digits, inspected
     images = np.concatenate([digits[1530:1560], changed[:, 0]])
     maps = screen.detector.score(images, feature_score=True).feature_score.mean(axis=1)
     masks = np.concatenate([np.zeros_like(truth), truth])
-    assert [row["value"] for row in rows] == [
-        f"{pixel_auroc(maps, masks):.4f}",
-        f"{per_region_overlap(maps, masks):.4f}",
-    ]
+    values = {row["measure"]: row["value"] for row in rows}
+    assert values["pixel AUROC"] == f"{pixel_auroc(maps, masks):.4f}"
+    assert values["AU-PRO (.3)"] == f"{per_region_overlap(maps, masks):.4f}"
+    flagged = maps > screen.feature_threshold
+    assert values["pixel F1"] == f"{f1_score(masks.ravel(), flagged.ravel()):.4f}"
     assert float(rows[0]["value"]) > 0.7
     assert "over 60 images" in rows[0]["note"]
 
@@ -59,5 +61,46 @@ def test_the_command(screens, inspected, tmp_path, capsys):
     where = str(folder)
     command = ["evaluate", str(tmp_path / "screen"), "--inliers", where, "--outliers", where]
     assert main([*command, "--truth", str(folder / "ground_truth")]) == 0
-    assert "per-region overlap" in capsys.readouterr().out
+    assert "AU-PRO (.05)" in capsys.readouterr().out
     assert main([*command, "--truth", str(folder / "elsewhere")]) == 2
+
+
+@pytest.fixture
+def found_and_known():
+    """Maps of 60 images, rounded so that scores tie, 40 of them with one or two defects."""
+    generator = np.random.default_rng(0)
+    masks = np.zeros((60, 24, 20), dtype=bool)
+    for mask in masks[:40]:
+        for _ in range(generator.integers(1, 3)):
+            top, left = generator.integers(0, 18, 2)
+            mask[top : top + generator.integers(2, 7), left : left + 4] = True
+    return np.round(generator.normal(size=masks.shape) + 1.5 * masks, 2), masks
+
+
+def test_pixel_measures_are_those_of_scikit_learn(found_and_known):
+    maps, masks = found_and_known
+    found = localisation_measures(maps, masks, 1.2)
+    truth, scores = masks.ravel(), maps.ravel()
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    expected = {
+        "pixel AUROC": roc_auc_score(truth, scores),
+        "pixel average precision": average_precision_score(truth, scores),
+        "best pixel F1": (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max(),
+        "pixel F1": f1_score(truth, scores > 1.2),
+        "AU-PRO (.3)": per_region_overlap(maps, masks, 0.3),
+        "AU-PRO (.05)": per_region_overlap(maps, masks, 0.05),
+    }
+    assert {name: measure.value for name, measure in found.items()} == pytest.approx(expected, rel=1e-9)
+
+
+def test_intervals_are_those_of_images_drawn_again(found_and_known):
+    maps, masks = found_and_known
+    generator = np.random.default_rng(1)
+    drawn = [generator.integers(0, len(maps), len(maps)) for _ in range(200)]
+    found = localisation_measures(maps, masks, 1.2)
+    for name, measure in (("pixel AUROC", pixel_auroc), ("AU-PRO (.3)", per_region_overlap)):
+        low, high = np.quantile([measure(maps[some], masks[some]) for some in drawn], [0.025, 0.975])
+        assert found[name].low == pytest.approx(low, abs=0.006)
+        assert found[name].high == pytest.approx(high, abs=0.006)
+    few = localisation_measures(maps[:40:8], masks[:40:8], 1.2)
+    assert all(few[name].high - few[name].low > found[name].high - found[name].low for name in found)

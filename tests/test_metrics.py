@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import twins
+from sklearn.metrics import f1_score
 
 from recondite.errors import InputError
-from recondite.statistics import metrics
+from recondite.statistics import localisation, metrics
 
 SCORES = st.lists(st.integers(0, 8), min_size=1, max_size=25)
 
@@ -118,9 +119,9 @@ def test_per_region_overlap_is_what_a_slow_twin_says(ties, limit):
     truth[0, 1:3, 1:4] = truth[0, 8:, 8:] = truth[1, 5, 5] = truth[3, :, 0] = True
     maps = draws.random(truth.shape) + 0.5 * truth
     maps = np.round(maps * 12) if ties else maps
-    value = metrics.per_region_overlap(maps, truth, limit)
+    value = localisation.per_region_overlap(maps, truth, limit)
     assert value == pytest.approx(slow_overlap(maps, truth, limit), abs=2e-3)
-    assert metrics.pixel_auroc(maps, truth) == metrics.auroc(maps[~truth], maps[truth])
+    assert localisation.pixel_auroc(maps, truth) == pytest.approx(metrics.auroc(maps[~truth], maps[truth]), abs=1e-12)
 
 
 def test_per_region_overlap_counts_small_defects_as_much_as_large_ones():
@@ -128,16 +129,33 @@ def test_per_region_overlap_counts_small_defects_as_much_as_large_ones():
     truth[0, :10] = truth[0, 15, 15] = True
     maps = np.zeros(truth.shape)
     maps[0, 15, 15] = 1.0
-    low = metrics.per_region_overlap(maps, truth, 1e-9)
+    low = localisation.per_region_overlap(maps, truth, 1e-9)
     assert low == pytest.approx(0.5)
-    assert metrics.per_region_overlap(truth.astype(float), truth) == 1.0
+    assert localisation.per_region_overlap(truth.astype(float), truth) == 1.0
 
 
 def test_maps_without_truth_or_with_nothing_else_are_refused():
     maps = np.zeros((1, 3, 3))
     for truth in (np.zeros((1, 3, 3)), np.ones((1, 3, 3)), np.ones((1, 3, 4))):
-        for measure in (metrics.pixel_auroc, metrics.per_region_overlap):
+        for measure in (localisation.pixel_auroc, localisation.per_region_overlap):
             with pytest.raises(InputError):
                 measure(maps, truth)
     with pytest.raises(InputError, match="limit"):
-        metrics.per_region_overlap(maps, np.eye(3, dtype=bool)[None], 0)
+        localisation.per_region_overlap(maps, np.eye(3, dtype=bool)[None], 0)
+
+
+def test_the_best_f1_is_the_highest_of_all_thresholds():
+    generator = np.random.default_rng(0)
+    inliers, outliers = np.round(generator.normal(size=200), 1), np.round(generator.normal(1, 1, 60), 1)
+    value, threshold = metrics.best_f1(inliers, outliers)
+    labels, scores = np.repeat([0, 1], [200, 60]), np.concatenate([inliers, outliers])
+    assert value == pytest.approx(max(f1_score(labels, scores >= t) for t in np.unique(scores)))
+    assert f1_score(labels, scores >= threshold) == pytest.approx(value)
+
+
+def test_a_resampled_interval_is_about_that_of_delong():
+    generator = np.random.default_rng(0)
+    inliers, outliers = generator.normal(size=300), generator.normal(1, 1, 200)
+    low, high = metrics.resampled_interval(metrics.auroc, inliers, outliers)
+    exact = metrics.delong_interval(inliers, outliers)
+    assert (low, high) == pytest.approx(exact, abs=0.01)

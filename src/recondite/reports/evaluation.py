@@ -1,5 +1,6 @@
 """Evaluation of a screen on held-out inliers and outliers."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from recondite.progress import progress as show
 from recondite.screen.screen import Screen
 from recondite.statistics import metrics
 from recondite.statistics.calibration import threshold_rules
-from recondite.statistics.metrics import per_region_overlap, pixel_auroc
+from recondite.statistics.localisation import localisation_measures
 from recondite.statistics.scores import Verdicts
 
 
@@ -44,13 +45,20 @@ def evaluate(
     a, b = _valid_scores(normal, "inlier"), _valid_scores(outlying, "outlier")
     realised, caught = metrics.rate(normal.is_outlier), metrics.rate(outlying.is_outlier)
     low, high = screen.false_alarm_interval
+    threshold, labels = metrics.best_f1(a, b)[1], outlying.labels or ()
     rows = [
-        ("AUROC", metrics.auroc(a, b), "chance that an outlier scores higher than an inlier"),
+        (
+            "AUROC",
+            metrics.auroc(a, b),
+            f"chance that an outlier scores higher than an inlier; {_between(metrics.auroc, a, b)}",
+        ),
         (
             "average precision",
             metrics.average_precision(a, b),
-            f"outliers are the positives, {_share(b, a)} of the images",
+            f"outliers are the positives, {_share(b, a)} of the images; {_between(metrics.average_precision, a, b)}",
         ),
+        ("best F1", metrics.best_f1(a, b)[0], f"at threshold {threshold:.6g}; {_between(_best_f1, a, b)}"),
+        ("F1", _f1(normal, outlying), "at the screen's threshold"),
         (
             "inliers flagged at 95 % of outliers caught",
             metrics.inliers_flagged_at_95_outliers_caught(a, b),
@@ -68,6 +76,13 @@ def evaluate(
         ),
         ("outliers flagged", caught.value, str(caught)),
     ]
+    kinds = sorted(set(labels))
+    for kind in kinds if len(kinds) > 1 else ():
+        some = np.isfinite(outlying.p_value) & (np.array(labels) == kind)
+        if some.any():
+            of_kind = outlying.instance_score[some]
+            note = f"of {some.sum()} outliers; {_between(metrics.auroc, a, of_kind)}"
+            rows.append((f"AUROC, {kind}", metrics.auroc(a, of_kind), note))
     made = [{"measure": name, "value": f"{value:.4f}", "note": note} for name, value, note in rows]
     made += [
         {"measure": f"rule {row['rule']}", "value": row["rate"], "note": f"threshold {row['threshold']:.6g}"}
@@ -97,6 +112,22 @@ def _valid_scores(verdicts: Verdicts, name: str) -> NDArray[np.float64]:
     return scores
 
 
+def _between(
+    measure: Callable[[NDArray[np.float64], NDArray[np.float64]], float], a: NDArray[np.float64], b: NDArray[np.float64]
+) -> str:
+    low, high = metrics.resampled_interval(measure, a, b)
+    return f"95 % interval {low:.4f} to {high:.4f}"
+
+
+def _best_f1(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    return metrics.best_f1(a, b)[0]
+
+
+def _f1(normal: Verdicts, outlying: Verdicts) -> float:
+    found, wrong = int(outlying.is_outlier.sum()), int(normal.is_outlier.sum())
+    return 2 * found / max(found + wrong + len(outlying), 1)
+
+
 def _share(part: NDArray[np.float64], rest: NDArray[np.float64]) -> str:
     return f"{len(part) / (len(part) + len(rest)):.0%}"
 
@@ -104,7 +135,9 @@ def _share(part: NDArray[np.float64], rest: NDArray[np.float64]) -> str:
 def localisation(
     screen: Screen, inliers: object, outliers: object, truth: Path, *, progress: bool = False
 ) -> list[dict[str, Any]]:
-    """Return rows of "measure", "value" and "note": pixel AUROC and per-region overlap over all readable images.
+    """Return rows of "measure", "value" and "note": how well defects are located, over all readable images.
+
+    See `localisation_measures` for the measures; "pixel F1" is that of the screen's threshold of single values.
 
     Maps (the mean of feature scores over channels) of all images are kept in memory, 4 bytes a pixel.
 
@@ -141,11 +174,14 @@ def localisation(
         raise InputError("not one image could be read")
     note = f"over {len(maps):,} images" + (f"; {left_out} unreadable ones left out" if left_out else "")
     found, known = np.stack(maps), np.stack(masks)
-    rows = [("pixel AUROC", pixel_auroc(found, known)), ("per-region overlap", per_region_overlap(found, known))]
-    notes = (f"chance that a pixel of a defect scores higher than another, {note}", f"up to FPR .3, {note}")
+    measures = localisation_measures(found, known, screen.feature_threshold)
     return [
-        {"measure": name, "value": f"{value:.4f}", "note": words}
-        for (name, value), words in zip(rows, notes, strict=True)
+        {
+            "measure": name,
+            "value": f"{measure.value:.4f}",
+            "note": f"95 % interval {measure.low:.4f} to {measure.high:.4f}, {note}",
+        }
+        for name, measure in measures.items()
     ]
 
 

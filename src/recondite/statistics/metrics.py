@@ -1,6 +1,6 @@
 """How well scores tell outliers from inliers: pure functions of numpy arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,66 +135,6 @@ def risk_coverage_points(
     return curve.coverage[1:], curve.risk[1:]
 
 
-def pixel_auroc(maps: ArrayLike, truth: ArrayLike) -> float:
-    """Return the chance that a pixel of a defect scores higher than another pixel, over all images; in [0, 1].
-
-    Args:
-        maps: scores (N, H, W).
-        truth: bool (N, H, W), True on defects.
-
-    Raises:
-        InputError: other shapes, NaN, or no pixel of one of the two kinds.
-
-    >>> pixel_auroc([[[0.1, 0.9], [0.2, 0.3]]], [[[False, True], [False, False]]])
-    1.0
-    """
-    scores, defect = _checked_maps(maps, truth)
-    return auroc(scores[~defect], scores[defect])
-
-
-def per_region_overlap(maps: ArrayLike, truth: ArrayLike, limit: float = 0.3) -> float:
-    """Return the area under the mean share of each defect that is found, up to a false-positive rate; in [0, 1].
-
-    At each threshold, the overlap is the share of a connected region of the truth (8 neighbours) that scores higher,
-    averaged over all regions, so that a small defect counts as much as a large one. The false-positive rate is the
-    share of all other pixels that score higher. The area is divided by `limit`.
-
-    Source: Bergmann et al. 2021, IJCV 129:1038 ("PRO"), with the usual limit of .3.
-
-    Args:
-        maps, truth: as in `pixel_auroc`.
-        limit: of the false-positive rate, in (0, 1].
-
-    Raises:
-        InputError: as `pixel_auroc`, or a limit out of range.
-
-    >>> per_region_overlap([[[0.1, 0.9], [0.2, 0.3]]], [[[False, True], [False, False]]])
-    1.0
-    """
-    from scipy.integrate import trapezoid
-    from scipy.ndimage import label
-
-    if not 0 < limit <= 1:
-        raise InputError(f"expected a limit in (0, 1]; got {limit!r}")
-    scores, defect = _checked_maps(maps, truth)
-    gains = np.zeros(scores.shape)  # what passing a pixel adds to the mean overlap
-    regions = 0
-    for place, mask in enumerate(defect):
-        numbered, count = label(mask, np.ones((3, 3)))
-        sizes = np.bincount(numbered.ravel())
-        gains[place][mask] = 1 / sizes[numbered[mask]]
-        regions += count
-    order = np.argsort(-scores, axis=None, kind="stable")
-    ordered, outside = scores.ravel()[order], ~defect.ravel()[order]
-    last_of_ties = np.append(ordered[1:] != ordered[:-1], True)
-    overlap = np.append(0, (np.cumsum(gains.ravel()[order]) / regions)[last_of_ties])
-    false_positives = np.append(0, (np.cumsum(outside) / outside.sum())[last_of_ties])
-    inside = false_positives < limit
-    ends = np.append(false_positives[inside], limit)
-    heights = np.append(overlap[inside], np.interp(limit, false_positives, overlap))
-    return min(1.0, float(trapezoid(heights, ends) / limit))
-
-
 def average_precision(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
     """Return the mean precision over recall steps with outliers as the positives; in [0, 1].
 
@@ -207,6 +147,43 @@ def average_precision(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> fl
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(*_labelled(inlier_scores, outlier_scores)))
+
+
+def best_f1(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[float, float]:
+    """Return the highest F1 that a threshold (score >= t) reaches, outliers positive, and that threshold.
+
+    Raises:
+        InputError: either is empty or holds NaN.
+
+    >>> best_f1([1.0, 2.0, 3.5], [3.0, 4.0])
+    (0.8, 3.0)
+    """
+    labels, scores = _labelled(inlier_scores, outlier_scores)
+    order = np.argsort(-scores, kind="stable")
+    found, passed = np.cumsum(labels[order]), np.arange(1, len(order) + 1)
+    last_of_ties = np.append(np.diff(scores[order]) != 0, True)
+    values = np.where(last_of_ties, 2 * found / (passed + found[-1]), 0)
+    best = int(values.argmax())
+    return float(values[best]), float(scores[order][best])
+
+
+def resampled_interval(
+    measure: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
+    inlier_scores: ArrayLike,
+    outlier_scores: ArrayLike,
+    *,
+    resamples: int = 500,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the 95 % interval of a measure of inliers and outliers, each drawn again with replacement."""
+    inliers, outliers = _checked(inlier_scores), _checked(outlier_scores)
+    generator = np.random.default_rng(seed)
+    values = [
+        measure(*(part[generator.integers(0, len(part), len(part))] for part in (inliers, outliers)))
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def inliers_flagged_at_95_outliers_caught(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
@@ -359,15 +336,6 @@ def _resampled_aurocs(
         below = np.cumsum(counts[0]) - counts[0] / 2  # inliers that score lower, ties counted half
         results[index] = counts[1] @ below / (len(inliers) * len(outliers))
     return results
-
-
-def _checked_maps(maps: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    scores, defect = np.asarray(maps, dtype=np.float64), np.asarray(truth, dtype=bool)
-    if scores.ndim != 3 or scores.shape != defect.shape or np.isnan(scores).any():
-        raise InputError(f"expected maps without NaN and truth (N, H, W); got {scores.shape} and {defect.shape}")
-    if not defect.any() or defect.all():
-        raise InputError("expected some pixels on defects and some beside them")
-    return scores, defect
 
 
 def _share_above_at(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> float:

@@ -17,7 +17,8 @@ from recondite.reports.image_figures import plot_feature_scores
 from recondite.reports.page import TablePage
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
-from recondite.statistics.metrics import auroc, per_region_overlap, pixel_auroc
+from recondite.statistics.localisation import per_region_overlap, pixel_auroc
+from recondite.statistics.metrics import auroc
 from recondite.studies.figures import plot_lines
 from recondite.studies.output import Chunk, flagged, score_stream, some_images, unreadable, write_study
 from recondite.studies.unfinished import Unfinished

@@ -1,0 +1,209 @@
+"""How well maps of scores find defects, by the pixels of their masks, with intervals by resampling images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from recondite.errors import InputError
+
+Floats = NDArray[np.float64]
+_LEVELS = 1000
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number in [0, 1], and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What the pixels at each level of scores are, the highest first.
+
+    Args:
+        outside: (L,) how many lie on no defect.
+        inside: (L,) how many lie on one.
+        overlap: (L,) what passing them adds to the mean share of a defect that is found.
+    """
+
+    outside: Floats
+    inside: Floats
+    overlap: Floats
+
+    def auroc(self) -> float:
+        """Return the chance that a pixel of a defect scores higher than another."""
+        from scipy.integrate import trapezoid
+
+        return float(trapezoid(_share(self.inside), _share(self.outside)))
+
+    def average_precision(self) -> float:
+        """Return the mean precision over recall."""
+        found, all_passed = np.cumsum(self.inside), np.cumsum(self.inside + self.outside)
+        return float((self.inside / found[-1] * (found / np.maximum(all_passed, 1))).sum())
+
+    def best_f1(self) -> float:
+        """Return the F1 of the threshold where it is highest."""
+        found, all_passed = np.cumsum(self.inside), np.cumsum(self.inside + self.outside)
+        return float((2 * found / (all_passed + found[-1])).max())
+
+    def per_region_overlap(self, limit: float) -> float:
+        """Return the area under the mean share of each defect that is found, up to a false-positive rate, over it."""
+        from scipy.integrate import trapezoid
+
+        overlap = np.append(0, np.cumsum(self.overlap) / self.overlap.sum())
+        false_positives = _share(self.outside)
+        before = false_positives < limit
+        ends = np.append(false_positives[before], limit)
+        heights = np.append(overlap[before], np.interp(limit, false_positives, overlap))
+        return min(1.0, float(trapezoid(heights, ends) / limit))
+
+
+def pixel_auroc(maps: ArrayLike, truth: ArrayLike) -> float:
+    """Return the chance that a pixel of a defect scores higher than another pixel, over all images; in [0, 1].
+
+    Args:
+        maps: scores (N, H, W).
+        truth: bool (N, H, W), True on defects.
+
+    Raises:
+        InputError: other shapes, NaN, or no pixel of one of the two kinds.
+
+    >>> pixel_auroc([[[0.1, 0.9], [0.2, 0.3]]], [[[False, True], [False, False]]])
+    1.0
+    """
+    return _exact(*_checked(maps, truth)).auroc()
+
+
+def per_region_overlap(maps: ArrayLike, truth: ArrayLike, limit: float = 0.3) -> float:
+    """Return the area under the mean share of each defect that is found, up to a false-positive rate; in [0, 1].
+
+    At each threshold, the overlap is the share of a connected region of the truth (8 neighbours) that scores higher,
+    averaged over all regions, so that a small defect counts as much as a large one. The false-positive rate is the
+    share of all other pixels that score higher. The area is divided by `limit`.
+
+    Source: Bergmann et al. 2021, IJCV 129:1038 ("PRO"), with the usual limit of .3.
+
+    Args:
+        maps, truth: as in `pixel_auroc`.
+        limit: of the false-positive rate, in (0, 1].
+
+    Raises:
+        InputError: as `pixel_auroc`, or a limit out of range.
+
+    >>> per_region_overlap([[[0.1, 0.9], [0.2, 0.3]]], [[[False, True], [False, False]]])
+    1.0
+    """
+    if not 0 < limit <= 1:
+        raise InputError(f"expected a limit in (0, 1]; got {limit!r}")
+    return _exact(*_checked(maps, truth)).per_region_overlap(limit)
+
+
+def localisation_measures(
+    maps: ArrayLike, truth: ArrayLike, threshold: float | None = None, *, resamples: int = 200, seed: int = 0
+) -> dict[str, Measure]:
+    """Return the measures of the field: name -> value and 95 % interval.
+
+    - pixel AUROC, pixel average precision, best pixel F1: over the pixels of all images;
+    - AU-PRO (.3), AU-PRO (.05): see `per_region_overlap`;
+    - pixel F1: of the pixels above `threshold` (SegF1), if it is given.
+
+    Intervals are those of images drawn again with replacement, by scores in a thousand steps.
+
+    Args:
+        maps, truth: as in `pixel_auroc`.
+        threshold: of a single score.
+        resamples: how often images are drawn.
+        seed: of the draws.
+
+    Raises:
+        InputError: as `pixel_auroc`.
+    """
+    scores, defect = _checked(maps, truth)
+    exact, by_image = _exact(scores, defect), _binned(scores, defect)
+    generator = np.random.default_rng(seed)
+    drawn = [
+        np.bincount(generator.integers(0, len(scores), len(scores)), minlength=len(scores)) for _ in range(resamples)
+    ]
+    curves = [Curve(*(counts.astype(np.float64) @ part for part in by_image)) for counts in drawn]
+    curves = [curve for curve in curves if curve.inside.any()]
+    asked = {
+        "pixel AUROC": Curve.auroc,
+        "pixel average precision": Curve.average_precision,
+        "AU-PRO (.3)": lambda curve: curve.per_region_overlap(0.3),
+        "AU-PRO (.05)": lambda curve: curve.per_region_overlap(0.05),
+        "best pixel F1": Curve.best_f1,
+    }
+    found = {name: _with_interval(of(exact), [of(curve) for curve in curves]) for name, of in asked.items()}
+    if threshold is not None:
+        flagged = scores > threshold
+        counts = np.stack(
+            [(part & other).sum((1, 2)) for part, other in ((flagged, defect), (flagged, ~defect), (~flagged, defect))]
+        )
+        found["pixel F1"] = _with_interval(_f1(counts.sum(1)), [_f1(counts @ times) for times in drawn])
+    return found
+
+
+def _exact(scores: Floats, defect: NDArray[np.bool_]) -> Curve:
+    """Return the curve with a level for every score."""
+    order = np.argsort(-scores, axis=None, kind="stable")
+    ordered = scores.ravel()[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    parts = (~defect, defect, _overlaps(defect))
+    return Curve(*(np.add.reduceat(part.ravel()[order].astype(np.float64), starts) for part in parts))
+
+
+def _binned(scores: Floats, defect: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+    """Return the parts of each image's curve (N, L), by a thousand levels, closest among the highest scores."""
+    some = scores.ravel()[:: max(1, scores.size // 1_000_000)]
+    edges = np.unique(np.quantile(np.concatenate([some, scores[defect]]), 1 - np.geomspace(1e-6, 1, _LEVELS)))
+    level = len(edges) - np.searchsorted(edges, scores, side="right")
+    overlaps, counted = _overlaps(defect), []
+    for kept, weights in ((~defect, None), (defect, None), (defect, overlaps)):
+        counted.append(
+            np.stack(
+                [
+                    np.bincount(one[mask], None if weights is None else weights[place][mask], minlength=len(edges) + 1)
+                    for place, (one, mask) in enumerate(zip(level, kept, strict=True))
+                ]
+            ).astype(np.float64)
+        )
+    return counted[0], counted[1], counted[2]
+
+
+def _overlaps(defect: NDArray[np.bool_]) -> Floats:
+    """Return, for each pixel of a defect, the share of its connected region that it is (N, H, W); 0 elsewhere."""
+    from scipy.ndimage import label
+
+    shares = np.zeros(defect.shape)
+    for place, mask in enumerate(defect):
+        numbered, _ = label(mask, np.ones((3, 3)))
+        shares[place][mask] = 1 / np.bincount(numbered.ravel())[numbered[mask]]
+    return shares
+
+
+def _checked(maps: ArrayLike, truth: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
+    scores, defect = np.asarray(maps, dtype=np.float64), np.asarray(truth, dtype=bool)
+    if scores.ndim != 3 or scores.shape != defect.shape or np.isnan(scores).any():
+        raise InputError(f"expected maps without NaN and truth (N, H, W); got {scores.shape} and {defect.shape}")
+    if not defect.any() or defect.all():
+        raise InputError("expected some pixels on defects and some beside them")
+    return scores, defect
+
+
+def _share(counts: Floats) -> Floats:
+    return np.append(0, np.cumsum(counts) / counts.sum())
+
+
+def _f1(counts: NDArray[np.integer]) -> float:
+    """Return F1 of true positives, false positives and false negatives."""
+    found, wrong, missed = counts
+    return float(2 * found / max(2 * found + wrong + missed, 1))
+
+
+def _with_interval(value: float, resampled: list[float]) -> Measure:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Measure(value, min(float(low), value), max(float(high), value))
