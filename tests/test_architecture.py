@@ -98,7 +98,9 @@ def test_no_detector_imports_another_and_nothing_below_knows_one():
         assert "detectors" in users[detector], f"{detector} is not in the registry"
 
 
-SHARED_BY_DETECTORS = {f"detectors.{name}" for name in ("base", "graph", "measured", "prior", "runner")}
+SHARED_BY_DETECTORS = {
+    f"detectors.{name}" for name in ("base", "graph", "measured", "prior", "runner", "vector_models")
+}
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -51,6 +51,7 @@ def make_app(tokens: Sequence[str]) -> App:
         app.command(command)
     bench = App(name="bench", help="Measure the detectors.")
     bench.command(train.bench_pairs, name="pairs")
+    bench.command(train.bench_defects, name="defects")
     app.command(bench)
     for name in app:
         if not name.startswith("-"):

@@ -1,5 +1,6 @@
 """recondite study and bench: studies that train detectors."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,3 +263,53 @@ def bench_pairs(
         header=True,
     )
     print(f"\ntable: {output / 'pairs.csv'}, {output / 'pairs.md'}\nfigure: {output / 'pairs.png'}")
+
+
+def bench_defects(
+    *folders: Path,
+    output: Output,
+    detector: str | None = None,
+    image_size: str | None = None,
+    alpha: float = 0.05,
+    seed: int = 0,
+    threads: int | None = None,
+) -> None:
+    """Benchmark on data sets of defects: every detector learns the good images of every set and meets its test images.
+
+    Run the same command again to go on after an interruption: finished runs in the folder are used.
+
+    Parameters
+    ----------
+    folders
+        Data sets laid out as MVTec AD or VisA, or folders of them.
+    output
+        Folder for table.csv, study.html, the figure and the runs.
+    detector
+        Detectors or presets, such as auto,pca; features:padim for a method of features, features:padim+knn for two. By
+        default auto, the methods of features alone, autoencoder and pca.
+    image_size
+        Pixels per side (32), or height x width (24x32); by default what suits the detector and the images.
+    alpha
+        False-alarm rate, in (0, 1).
+    seed
+        Seed of each fit.
+    threads
+        Threads of each run; as many as torch takes by default.
+    """
+    from recondite.studies.training.defect_sets import DEFAULT_DETECTORS
+    from recondite.studies.training.defect_sets import bench_defects as bench
+
+    names = [name.replace("+", ",") for name in names_of(detector) or DEFAULT_DETECTORS]
+    settings = {"alpha": alpha, **({} if image_size is None else {"image_size": image_size_of(image_size)})}
+    rows = bench(folders, output, names, seed=seed, threads=threads, progress=True, **settings)
+    columns = ("set", "detector", "AUROC", "pixel AUROC", "AU-PRO (.3)", "fit s", "images/s", "MB")
+    kept = ("auroc", "pixel_auroc", "au_pro_30", "fit_seconds", "images_a_second", "peak_mb")
+    digits = (3, 3, 3, 1, 0, 0)
+    table = []
+    for row in rows:
+        cells = ["" if row.get(name) is None else f"{row[name]:.{d}f}" for name, d in zip(kept, digits, strict=True)]
+        table.append((row["set"], row["detector"], *cells))
+        if row["error"] is not None:
+            print(f"failed: {row['set']}, {row['detector']}: {row['error']}", file=sys.stderr)
+    print_table([columns, *table], title="detectors on data sets of defects", header=True)
+    print(f"\ntable: {output / 'table.csv'}\npage: {output / 'study.html'}")

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,10 @@ from recondite.data.images import (
     as_array,
     channel_axis,
 )
+from recondite.data.layouts import Role, parts_of
 from recondite.data.remote import StoredFile, is_url, list_files
 from recondite.errors import InputError
 
-Role = Literal["fit", "predict", "inliers", "outliers"]
 _READERS = min(4, os.cpu_count() or 1)
 _LONG = 1e-3
 """Seconds; images that take longer to read have several threads, which for others only wait for Python's lock."""
@@ -128,11 +128,11 @@ def open_images(source: object, *, role: Role = "predict", shape: tuple[int, ...
     """Open whatever holds images. Nothing is decoded yet.
 
     Args:
-        source: a folder (recursive; sub-folders are labels; the MVTec layout is recognised), a file, a glob, the
+        source: a folder (recursive; sub-folders are labels; see `recondite.data.layouts`), a file, a glob, the
             address of a folder or file in a store ("s3://BUCKET/FOLDER"), .npy or .npz, the name of a data set such as
             "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
             a PIL image, bytes, a list of these, a torch data set, or an iterable.
-        role: which part of an MVTec-style folder is meant: "fit" is train/good, "predict" all of test, "inliers"
+        role: which part of a data set of defects is meant: "fit" is train/good, "predict" all of test, "inliers"
             test/good, "outliers" the rest of test.
         shape: the shape a detector expects, where it is known; it settles what an array of three axes is.
 
@@ -265,17 +265,13 @@ def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageS
 
 
 def _open_folder(root: Path, role: Role) -> ImageSet:
-    if not (root / "train" / "good").is_dir():
+    parts = parts_of(root, role)
+    if parts is None:
         names = _image_names(root, root)
         return _files(root, names, [_folder_label(name) for name in names])
-    defects = sorted(child for child in (root / "test").glob("*") if child.is_dir() and child.name != "good")
-    folders = {
-        "fit": [root / "train" / "good"],
-        "predict": [root / "test"],
-        "inliers": [root / "test" / "good"],
-        "outliers": defects,
-    }[role]
-    names = [name for folder in folders for name in _image_names(folder, root)]
+    if parts.files:
+        return _files(root, [name for name, _ in parts.files], [label for _, label in parts.files])
+    names = [name for folder in parts.folders for name in _image_names(folder, root)]
     return _files(root, names, [Path(name).parent.name for name in names])
 
 

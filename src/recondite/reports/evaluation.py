@@ -139,6 +139,29 @@ def localisation(
 
     See `localisation_measures` for the measures; "pixel F1" is that of the screen's threshold of single values.
 
+    Args:
+        screen, inliers, outliers, truth, progress: as in `located_maps`.
+
+    Raises:
+        InputError: as `located_maps`.
+    """
+    maps, masks, left_out = located_maps(screen, inliers, outliers, truth, progress=progress)
+    note = f"over {len(maps):,} images" + (f"; {left_out} unreadable ones left out" if left_out else "")
+    return [
+        {
+            "measure": name,
+            "value": f"{measure.value:.4f}",
+            "note": f"95 % interval {measure.low:.4f} to {measure.high:.4f}, {note}",
+        }
+        for name, measure in localisation_measures(maps, masks, screen.feature_threshold).items()
+    ]
+
+
+def located_maps(
+    screen: Screen, inliers: object, outliers: object, truth: Path, *, progress: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
+    """Return maps of scores and masks of defects (N, H, W) of all readable images, and how many are not readable.
+
     Maps (the mean of feature scores over channels) of all images are kept in memory, 4 bytes a pixel.
 
     Args:
@@ -172,17 +195,7 @@ def localisation(
                 advance(len(batch.ids), "")
     if not maps:
         raise InputError("not one image could be read")
-    note = f"over {len(maps):,} images" + (f"; {left_out} unreadable ones left out" if left_out else "")
-    found, known = np.stack(maps), np.stack(masks)
-    measures = localisation_measures(found, known, screen.feature_threshold)
-    return [
-        {
-            "measure": name,
-            "value": f"{measure.value:.4f}",
-            "note": f"95 % interval {measure.low:.4f} to {measure.high:.4f}, {note}",
-        }
-        for name, measure in measures.items()
-    ]
+    return np.stack(maps), np.stack(masks), left_out
 
 
 def _mask(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -1,0 +1,107 @@
+"""Folders of data sets of defects, as the field lays them out, and which of their images play which role.
+
+- MVTec AD, BTAD, MPDD: train/good, test/good, test/DEFECT, ground_truth/DEFECT.
+- VisA: OBJECT/Data/Images/Normal and Anomaly, OBJECT/Data/Masks, and a table split_csv/1cls.csv beside the objects that
+  says which image is for what.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from recondite.errors import InputError
+
+Role = Literal["fit", "predict", "inliers", "outliers"]
+_VISA_TABLE = Path("split_csv", "1cls.csv")
+_VISA_COLUMNS = {"object", "split", "label", "image", "mask"}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images of one role.
+
+    Args:
+        folders: where they lie; every image in them is meant.
+        files: or else the files, relative to the root, each with its label.
+    """
+
+    folders: Sequence[Path] = ()
+    files: Sequence[tuple[str, str]] = ()
+
+
+def parts_of(root: Path, role: Role) -> Parts | None:
+    """Return which images of a folder are meant by a role; None for all of them, where it is no data set of defects.
+
+    Raises:
+        InputError: images would be learnt from that are there to test with: the folder is one level too high.
+    """
+    if (root / "train" / "good").is_dir():
+        defects = sorted(one for one in (root / "test").glob("*") if one.is_dir() and one.name != "good")
+        folders = {
+            "fit": [root / "train" / "good"],
+            "predict": [root / "test"],
+            "inliers": [root / "test" / "good"],
+            "outliers": defects,
+        }
+        return Parts(folders[role])
+    if (root / "Data" / "Images" / "Normal").is_dir():
+        return _of_visa(root, role)
+    if role == "fit":
+        _check_level(root)
+    return None
+
+
+def sets_in(root: Path) -> list[Path]:
+    """Return the data sets of defects that lie directly in a folder, or the folder itself if it is one."""
+    if _is_set(root):
+        return [root]
+    return sorted(child for child in root.iterdir() if child.is_dir() and _is_set(child)) if root.is_dir() else []
+
+
+def masks_of(root: Path) -> Path | None:
+    """Return the folder of masks of a data set of defects; None where there is none."""
+    return next((one for one in (root / "ground_truth", root / "Data" / "Masks") if one.is_dir()), None)
+
+
+def _is_set(root: Path) -> bool:
+    return (root / "train" / "good").is_dir() or (root / "Data" / "Images" / "Normal").is_dir()
+
+
+def _check_level(root: Path) -> None:
+    sets = sets_in(root)
+    if sets:
+        raise InputError(
+            f"{root} holds {len(sets)} data sets, and the defects they are tested with: give one of them, such as "
+            f"{sets[0]}"
+        )
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        raise InputError(f"{root} holds train and test images: give {root / 'train'}, or the good ones in it")
+    if (root / "ground_truth").is_dir() or ((root / "good").is_dir() and root.name == "test"):
+        good = next((one for one in (root / "good", root / "train") if one.is_dir()), root)
+        raise InputError(f"{root} holds images to test with: give the good images alone, such as {good}")
+
+
+def _of_visa(root: Path, role: Role) -> Parts:
+    table = root.parent / _VISA_TABLE
+    if not table.is_file():
+        raise InputError(f"{root} is laid out as VisA, but its table {table}, which says what is for what, is missing")
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not set(rows[0]) >= _VISA_COLUMNS:
+        raise InputError(f"expected the columns {', '.join(sorted(_VISA_COLUMNS))} in {table}")
+    wanted = {
+        "fit": {("train", "normal")},
+        "predict": {("test", "normal"), ("test", "anomaly")},
+        "inliers": {("test", "normal")},
+        "outliers": {("test", "anomaly")},
+    }[role]
+    files = []
+    for row in rows:
+        if row["object"] == root.name and (row["split"], row["label"]) in wanted:
+            name = Path(row["image"]).relative_to(root.name).as_posix() if row["image"].startswith(root.name) else ""
+            if not name or ".." in Path(name).parts:
+                raise InputError(f"{table}: {row['image']!r} does not lie in {root.name}")
+            files.append((name, Path(name).parent.name))
+    return Parts(files=files)

@@ -1,0 +1,230 @@
+"""Benchmark on data sets of defects: every set, every detector, one table with intervals, time and memory."""
+
+import hashlib
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recondite.data.datasets import open_images
+from recondite.data.files import atomic_file
+from recondite.data.layouts import masks_of, sets_in
+from recondite.errors import InputError, ReconditeError
+from recondite.progress import progress as show
+from recondite.reports.evaluation import located_maps
+from recondite.reports.figures import plot_aurocs
+from recondite.reports.page import TablePage
+from recondite.screen.fit import fit
+from recondite.statistics import metrics
+from recondite.statistics.localisation import localisation_measures
+from recondite.studies.output import write_study
+
+DEFAULT_DETECTORS = (
+    *("auto", "features:mahalanobis", "features:padim", "features:patchcore", "features:subspace"),
+    *("autoencoder", "pca"),
+)
+_RUNS = "runs"
+
+
+def bench_defects(
+    folders: Sequence[Path],
+    output: Path,
+    detectors: Sequence[str] = DEFAULT_DETECTORS,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Fit every detector on the good images of every set, measure it on its test images, and write a table.
+
+    Each run has a process of its own, whose peak memory is measured. Finished runs in `output` are used again.
+
+    Args:
+        folders: data sets of defects, or folders of them; see `recondite.data.layouts`.
+        output: the folder for table.csv, study.html, a figure, and the runs.
+        detectors: names of detectors or presets; features:METHOD,METHOD for methods of `features`.
+        seed: of each fit.
+        threads: of each process; as many as torch takes by default.
+        progress: show progress on standard error.
+        settings: further keyword arguments of `fit`, such as image_size or alpha.
+
+    Returns:
+        One row a set and detector: "set", "detector", "chosen", "images", "auroc", "auroc_low", "auroc_high",
+        "average_precision", "best_f1", "pixel_auroc", "pixel_average_precision", "au_pro_30", "au_pro_05", "pixel_f1"
+        (None without maps or masks), "false_alarms", "caught", "fit_seconds", "images_a_second", "peak_mb", "error".
+
+    Raises:
+        InputError: no data set of defects, or nothing to fit.
+    """
+    sets = [found for folder in folders for found in sets_in(Path(folder))]
+    if not sets:
+        raise InputError(f"no data set of defects (train/good, test) in {', '.join(map(str, folders))}")
+    if not detectors:
+        raise InputError("expected at least one detector")
+    for detector in detectors:
+        settings_of(detector)
+    rows = []
+    with show("runs", len(sets) * len(detectors), progress) as advance:
+        for root in sets:
+            for detector in detectors:
+                advance(0, f"{root.name}, {detector}")
+                rows.append(_run_or_read(root, detector, output, seed, threads, settings))
+                advance(1, f"{root.name}, {detector}")
+                _write(output, rows)
+    return rows
+
+
+def settings_of(detector: str) -> dict[str, Any]:
+    """Return the keyword arguments of `fit` that such a name means.
+
+    >>> settings_of("features:padim,patchcore")
+    {'detector': 'features', 'methods': ('padim', 'patchcore')}
+
+    Raises:
+        InputError: it means nothing.
+    """
+    from recondite.detectors import detector_class
+    from recondite.screen.choose import AUTO_DETECTOR
+    from recondite.training.presets import PRESETS
+
+    name, _, methods = detector.partition(":")
+    if name in PRESETS and not methods:
+        return {"preset": name}
+    if name != AUTO_DETECTOR:
+        detector_class(name)
+    if methods and name != "features":
+        raise InputError(f"only features has methods: expected features:{methods}; got {detector!r}")
+    return {"detector": name, **({"methods": tuple(methods.split(","))} if methods else {})}
+
+
+def measured(root: Path, detector: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of one set and detector, but for its memory."""
+    start = time.perf_counter()
+    screen = fit(root, seed=seed, **settings_of(detector), **settings)
+    fitted = time.perf_counter()
+    verdicts = {role: screen.predict(open_images(str(root), role=role)) for role in ("inliers", "outliers")}
+    seconds = time.perf_counter() - fitted
+    scores = {role: found.instance_score[np.isfinite(found.p_value)] for role, found in verdicts.items()}
+    normal, outlying = scores["inliers"], scores["outliers"]
+    low, high = metrics.delong_interval(normal, outlying)
+    row = {
+        "set": root.name,
+        "detector": detector,
+        "chosen": f"{screen.detector.name} {' x '.join(map(str, screen.detector.shape))}",
+        "images": screen.facts["images"]["images"],
+        "auroc": metrics.auroc(normal, outlying),
+        "auroc_low": low,
+        "auroc_high": high,
+        "average_precision": metrics.average_precision(normal, outlying),
+        "best_f1": metrics.best_f1(normal, outlying)[0],
+        **dict.fromkeys(("pixel_auroc", "pixel_average_precision", "au_pro_30", "au_pro_05", "pixel_f1")),
+        "false_alarms": float(verdicts["inliers"].is_outlier.mean()),
+        "caught": float(verdicts["outliers"].is_outlier.mean()),
+        "fit_seconds": fitted - start,
+        "images_a_second": sum(map(len, verdicts.values())) / seconds,
+    }
+    masks = masks_of(root)
+    if masks is not None and screen.detector.locates:
+        maps, truth, _ = located_maps(screen, root, root, masks)
+        found = localisation_measures(maps, truth, screen.feature_threshold)
+        row |= {
+            "pixel_auroc": found["pixel AUROC"].value,
+            "pixel_average_precision": found["pixel average precision"].value,
+            "au_pro_30": found["AU-PRO (.3)"].value,
+            "au_pro_05": found["AU-PRO (.05)"].value,
+            "pixel_f1": found["pixel F1"].value,
+        }
+    return row
+
+
+def _run_or_read(
+    root: Path, detector: str, output: Path, seed: int, threads: int | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the row of a run; that of a file, if it was made with the same images and settings."""
+    opened = open_images(str(root), role="fit")
+    files = [str(name) for name in opened.ids or ()]
+    meant = [str(root.resolve()), files, detector, seed, threads, sorted(settings.items())]
+    identity = hashlib.sha256(json.dumps(meant, default=str).encode()).hexdigest()
+    path = output / _RUNS / f"{root.name}-{detector.replace(':', '-').replace(',', '+')}.json"
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept.get("identity") == identity:
+            return dict(kept["row"])
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_in_own_process, args=(theirs, root, detector, seed, threads, dict(settings)))
+    process.start()
+    theirs.close()
+    try:
+        row = ours.recv()
+    except EOFError:
+        process.join()
+        raise ReconditeError(f"{root.name}, {detector}: the process ended with {process.exitcode}") from None
+    process.join()
+    if "error" not in row:
+        row["error"] = None
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps({"identity": identity, "row": row}, indent=1), encoding="utf-8")
+    return dict(row)
+
+
+def _in_own_process(
+    pipe: Any, root: Path, detector: str, seed: int, threads: int | None, settings: Mapping[str, Any]
+) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    try:
+        row = measured(root, detector, seed, settings)
+        unit = 1 if sys.platform == "darwin" else 1024
+        row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    except ReconditeError as error:
+        row = {"set": root.name, "detector": detector, "error": str(error)}
+    pipe.send(row)
+
+
+def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table, the figure and the page of the runs so far."""
+    done = [row for row in rows if row["error"] is None]
+    if not done:
+        return
+    columns = {name: None for row in done for name in row}
+    names, detectors = (list(dict.fromkeys(row[key] for row in done)) for key in ("set", "detector"))
+    found = {(row["set"], row["detector"]): row for row in done}
+    whole = [one for one in detectors if all((name, one) in found for name in names)]
+    table = [[_cell(found[name, one]) if (name, one) in found else "failed" for name in names] for one in detectors]
+    means = [_mean([found[name, one]["auroc"] for name in names if (name, one) in found]) for one in detectors]
+    page = TablePage(
+        title="Detectors on data sets of defects",
+        lead=f"{len(names)} sets, {len(detectors)} detectors. Image AUROC with its 95 % interval, pixel AUROC "
+        "and AU-PRO (.3) where there are masks and maps, seconds to fit, images judged a second, and peak memory.",
+        columns=["detector", *names, "mean AUROC"],
+        rows=[[one, *cells, mean] for one, cells, mean in zip(detectors, table, means, strict=True)],
+        note="The test images are used once, to measure; no setting is chosen by them.",
+    )
+    figures = {}
+    if whole:
+        aurocs = [[found[name, one]["auroc"] for name in names] for one in whole]
+        figures["aurocs"] = plot_aurocs(aurocs, whole, names)
+    filled = [{name: row.get(name) for name in columns} for row in rows]
+    write_study(output, page, filled, figures)
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    located = "" if row["pixel_auroc"] is None else f"; pixels {row['pixel_auroc']:.3f}, PRO {row['au_pro_30']:.3f}"
+    return (
+        f"{row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f}){located}; "
+        f"{row['fit_seconds']:.1f} s, {row['images_a_second']:.0f}/s, {row['peak_mb']:.0f} MB"
+    )
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f}" if values else "failed"

@@ -1,0 +1,79 @@
+"""The benchmark on data sets of defects."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from recondite import InputError
+from recondite.cli import main
+from recondite.perturbations import defective
+from recondite.statistics.metrics import auroc
+from recondite.studies.training import defect_sets
+from recondite.studies.training.defect_sets import bench_defects, settings_of
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory, digits):
+    """Two sets of digits, those of one with masks."""
+    root = tmp_path_factory.mktemp("sets")
+    for number, name in enumerate(("sevens", "threes")):
+        some = digits[number * 500 : number * 500 + 300]
+        found = defective(some[260:, None] / np.float32(255), "scratch")
+        changed = (found.images * 255).round().astype(np.uint8)[:, 0]
+        parts = {"train/good": some[:200], "test/good": some[200:260], "test/scratch": changed}
+        if name == "sevens":
+            parts["ground_truth/scratch"] = found.truth.astype(np.uint8) * 255
+        for part, images in parts.items():
+            (root / name / part).mkdir(parents=True)
+            for index, image in enumerate(images):
+                Image.fromarray(image).save(root / name / part / f"{index:03}.png")
+    return root
+
+
+def test_every_detector_meets_every_set_and_finished_runs_are_used_again(sets, tmp_path, monkeypatch, capsys):
+    flags = ["--detector", "pca", "--alpha", "0.1", "--threads", "1", "-o", str(tmp_path)]
+    assert main(["bench", "defects", str(sets), *flags]) == 0
+    told = capsys.readouterr().out
+    assert "sevens" in told
+    assert "AU-PRO" in told
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["set"], row["detector"]) for row in rows] == [("sevens", "pca"), ("threes", "pca")]
+    assert 0.5 < float(rows[0]["pixel_auroc"]) <= 1
+    assert rows[1]["pixel_auroc"] == ""
+    assert all(float(row["auroc_low"]) < float(row["auroc"]) < float(row["auroc_high"]) for row in rows)
+    assert all(float(row["peak_mb"]) > 50 for row in rows)
+    page = (tmp_path / "study.html").read_text()
+    assert rows[0]["auroc"][:5] in page
+    screen = defect_sets.fit(sets / "sevens", detector="pca", alpha=0.1, seed=0)
+    scores = [screen.predict(sets / "sevens" / "test" / name).instance_score for name in ("good", "scratch")]
+    assert float(rows[0]["auroc"]) == pytest.approx(auroc(*scores))
+
+    def refused(*_, **__):
+        raise AssertionError("a finished run is made again")
+
+    monkeypatch.setattr(defect_sets.multiprocessing, "get_context", refused)
+    again = bench_defects([sets], tmp_path, ["pca"], threads=1, alpha=0.1)
+    assert [row["auroc"] for row in again] == [float(row["auroc"]) for row in rows]
+    with pytest.raises(AssertionError, match="made again"):
+        bench_defects([sets], tmp_path, ["pca"], threads=1, alpha=0.2)
+
+
+def test_a_run_that_cannot_be_is_a_row_that_says_why(sets, tmp_path):
+    rows = bench_defects([sets / "threes"], tmp_path, ["pca"], threads=1, alpha=0.001)
+    assert "alpha" in rows[0]["error"]
+    kept = json.loads((tmp_path / "runs" / "threes-pca.json").read_text())
+    assert kept["row"]["error"] == rows[0]["error"]
+
+
+def test_names_of_detectors():
+    assert settings_of("auto") == {"detector": "auto"}
+    assert settings_of("mnist-fast") == {"preset": "mnist-fast"}
+    for wrong in ("nonsense", "pca:padim"):
+        with pytest.raises(InputError):
+            settings_of(wrong)
+    with pytest.raises(InputError, match="no data set of defects"):
+        bench_defects([], "nowhere")

@@ -1,0 +1,98 @@
+"""Data sets of defects in the layouts of the field."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from recondite import InputError
+from recondite.data.datasets import open_images
+from recondite.data.layouts import masks_of, sets_in
+
+
+def put(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(path)
+
+
+@pytest.fixture
+def mvtec(tmp_path):
+    root = tmp_path / "sets" / "bottle"
+    for name in ("train/good/0.png", "train/good/1.png", "test/good/0.png", "test/dent/0.png", "test/hole/0.png"):
+        put(root / name)
+    put(root / "ground_truth" / "dent" / "0_mask.png")
+    return root
+
+
+@pytest.fixture
+def visa(tmp_path):
+    root = tmp_path / "visa" / "candle"
+    rows = []
+    for split, label, folder, name in (
+        ("train", "normal", "Normal", "0.JPG"),
+        ("train", "normal", "Normal", "1.JPG"),
+        ("test", "normal", "Normal", "2.JPG"),
+        ("test", "anomaly", "Anomaly", "0.JPG"),
+    ):
+        image = f"candle/Data/Images/{folder}/{name}"
+        put(root.parent / image)
+        rows.append({"object": "candle", "split": split, "label": label, "image": image, "mask": ""})
+    rows.append({**rows[0], "object": "pcb1", "image": "pcb1/Data/Images/Normal/0.JPG"})
+    table = root.parent / "split_csv" / "1cls.csv"
+    table.parent.mkdir()
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    (root / "Data" / "Masks").mkdir()
+    return root
+
+
+def ids(root, role):
+    return open_images(str(root), role=role).ids
+
+
+def test_mvtec(mvtec):
+    assert ids(mvtec, "fit") == ["train/good/0.png", "train/good/1.png"]
+    assert ids(mvtec, "inliers") == ["test/good/0.png"]
+    assert ids(mvtec, "outliers") == ["test/dent/0.png", "test/hole/0.png"]
+    assert open_images(str(mvtec), role="outliers").labels == ["dent", "hole"]
+    assert len(ids(mvtec, "predict")) == 3
+    assert masks_of(mvtec) == mvtec / "ground_truth"
+
+
+def test_visa(visa):
+    assert ids(visa, "fit") == ["Data/Images/Normal/0.JPG", "Data/Images/Normal/1.JPG"]
+    assert ids(visa, "inliers") == ["Data/Images/Normal/2.JPG"]
+    assert ids(visa, "outliers") == ["Data/Images/Anomaly/0.JPG"]
+    assert open_images(str(visa), role="predict").labels == ["Normal", "Anomaly"]
+    assert masks_of(visa) == visa / "Data" / "Masks"
+    (visa.parent / "split_csv" / "1cls.csv").write_text(
+        "object,split,label,image,mask\ncandle,train,normal,../x.png,\n"
+    )
+    with pytest.raises(InputError, match="does not lie in candle"):
+        ids(visa, "fit")
+    (visa.parent / "split_csv" / "1cls.csv").unlink()
+    with pytest.raises(InputError, match=r"1cls\.csv.* is missing"):
+        ids(visa, "fit")
+
+
+def test_one_level_too_high_is_refused_with_the_right_path(mvtec, tmp_path):
+    with pytest.raises(InputError, match=r"1 data sets.*such as .*bottle"):
+        ids(mvtec.parent, "fit")
+    with pytest.raises(InputError, match=r"test with.*test/good"):
+        ids(mvtec / "test", "fit")
+    assert len(ids(mvtec / "train", "fit")) == 2
+    put(tmp_path / "own" / "train" / "0.png")
+    put(tmp_path / "own" / "test" / "0.png")
+    with pytest.raises(InputError, match=r"give .*own/train"):
+        ids(tmp_path / "own", "fit")
+    assert len(ids(tmp_path / "own", "predict")) == 2
+
+
+def test_sets_are_found(mvtec, visa):
+    assert sets_in(mvtec) == [mvtec]
+    assert sets_in(mvtec.parent) == [mvtec]
+    assert sets_in(visa.parent) == [visa]
+    assert sets_in(visa / "Data") == []
