@@ -98,7 +98,7 @@ def test_lists(capsys):
         (["fit", "digits", "-o", "{tmp}/s", "--alpha", "0.0001"], "needs at least 9999 calibration images"),
         (["fit", "digits", "-o", "{tmp}/s", "--epochs", "0"], "option epochs"),
         (["fit", "digits", "-o", "{tmp}/s", "--image-size", "big"], "expected --image-size 32"),
-        (["fit", "digits", "-o", "{tmp}/s", "--image-size", "4"], "sides from 8 to 512"),
+        (["fit", "digits", "-o", "{tmp}/s", "--image-size", "4"], "sides from 8 to 2048"),
         (["fit", "digits", "-o", "{tmp}"], "is not a screen; it is left alone"),
         (["predict", "/nowhere", "digits", "-o", "{tmp}/a.csv"], "not a readable manifest"),
         (["predict", "{screen}", "/nowhere", "-o", "{tmp}/a.csv"], "no file, folder"),

@@ -224,6 +224,7 @@ def test_a_detectors_own_statistics_are_logarithms_of_its_scores(name, screens, 
         expected = {
             "feature_error": np.log(score("reconstruction_error")),
             "feature_mahalanobis": np.log(score("mahalanobis")) / 2,
+            "feature_padim": np.log(score("padim")) / 2,
         }
     for statistic, values in expected.items():
         np.testing.assert_allclose(verdicts.statistics[statistic], values, rtol=1e-3, atol=1e-3, err_msg=statistic)

@@ -43,7 +43,10 @@ def option_flags(
             shown = "that of the detector"
         if name not in without:
             fields[name] = Annotated[
-                hint, Parameter(help=f"{text[:1].upper()}{text[1:]}. [default: {shown}]", negative_none="")
+                hint,
+                Parameter(
+                    help=f"{text[:1].upper()}{text[1:]}. [default: {shown}]", negative_none="", negative_iterable=""
+                ),
             ]
     return TypedDict(title.replace(" ", "_"), fields, total=False)  # type: ignore[operator]
 

@@ -39,7 +39,7 @@ def build(
 
     Args:
         name: a key of `DETECTORS`: "alad", "autoencoder", "features", "pca", "vae".
-        image_shape: (C, H, W) with sides from 8 to 512 pixels, or (D,) for vectors.
+        image_shape: (C, H, W) with sides from 8 to 2048 pixels, or (D,) for vectors.
         seed: of the initial weights; the global random state is left alone.
         encoder: your own module, where the detector takes one; needs `decoder` too.
         decoder: your own module.

@@ -72,6 +72,7 @@ class Detector(nn.Module):
     """Scores that are one number for an image, not pooled from a map."""
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     trains_by_steps: ClassVar[bool] = True
+    needs_validation: ClassVar[bool] = True
     prior: ClassVar[Prior | None] = None
     batches_a_step: ClassVar[int] = 1
     rebuilds: ClassVar[bool] = True
@@ -358,11 +359,7 @@ class Detector(nn.Module):
         return self.prior == "standard normal" or hasattr(self, "latent_factor")
 
     def run(
-        self,
-        rows: NDArray[np.float32],
-        function: Function,
-        kind: Hashable | None = None,
-        closely: Function | None = None,
+        self, rows: NDArray[np.float32], function: Function, kind: Hashable = None, closely: Function | None = None
     ) -> dict[str, NDArray[Any]]:
         """Apply a function of a tensor batch to rows; see `Runner.run`.
 

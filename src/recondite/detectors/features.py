@@ -42,6 +42,7 @@ SHORTER_SIDE, LONGEST_SIDE, LARGEST_AREA = 256, 1024, 320 * 320
 _SIDE_OF_SMALL_IMAGES = 96
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
 _SMALLEST, _SMALLEST_SPREAD = 1e-12, 1e-3
+_STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -76,8 +77,11 @@ class FeaturesOptions:
     ] = "auto"
     latent_size: Annotated[int, Field(ge=1, le=4096, description="principal components of the features kept")] = 64
     shrinkage: Annotated[
-        float, Field(ge=0, le=1, description="share of the mean variance in each variance of mahalanobis and padim")
+        float, Field(ge=0, le=1, description="share of the mean variance in each variance of mahalanobis")
     ] = 0.1
+    place_shrinkage: Annotated[
+        float, Field(ge=0, le=1, description="share of the mean variance that is added to the variances of padim")
+    ] = 0.01
     neighbours: Annotated[
         int, Field(ge=1, le=100, description="nearest normal features that knn and patchcore average over")
     ] = 5
@@ -138,6 +142,7 @@ class Features(Detector):
     whole_image_scores: ClassVar[tuple[str, ...]] = (COMBINED, *get_args(Method))
     rebuilds: ClassVar[bool] = False
     trains_by_steps: ClassVar[bool] = False
+    needs_validation: ClassVar[bool] = False
     options: FeaturesOptions
     centres: Tensor
     spreads: Tensor
@@ -228,6 +233,8 @@ class Features(Detector):
     def measure(self, x: Tensor, score: str) -> Measured:
         whole, places = self._vectors(x)
         distances = self._distances(whole, places)
+        if score not in self.whole_image_scores:
+            raise InputError(f"this detector has no score {score!r}")
         if score != COMBINED and score not in distances:
             raise InputError(f"score {score!r} needs the method of that name: fit with methods={score!r}")
         of_images = {name: self._of_image(distance) for name, distance in distances.items()}
@@ -248,7 +255,7 @@ class Features(Detector):
             instance_scores=instances,
             latents=self.whole.latents(whole)[:, 0],
             statistics={
-                f"feature_{name}": (value + _SMALLEST).log() / (2 if "error" not in name else 1)
+                f"feature_{_STATISTICS.get(name, name)}": _logarithm(value) / (2 if name in _SQUARED else 1)
                 for name, value in of_images.items()
             },
         )
@@ -281,7 +288,7 @@ class Features(Detector):
     def _model_of(self, method: Method, places: int, size: int) -> VectorModel:
         options = self.options
         if method == "padim":
-            return PlaceGaussians(places, size, options.shrinkage / 10)
+            return PlaceGaussians(places, size, options.place_shrinkage)
         if method == "subspace":
             return Decomposition(size, min(options.latent_size, size - 1), options.shrinkage)
         return Bank(size, options.bank_size, options.neighbours)

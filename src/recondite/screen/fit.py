@@ -130,8 +130,8 @@ def fit(
     held_out = {"calibration": calibration, "validation": validation, "evidence": evidence}
     if judged_by == ERROR:
         held_out["evidence"] = 0.0
-    if not model.trains_by_steps and isinstance(validation, float | int):
-        held_out["validation"] = 0.0  # no epochs to choose from: they are better learnt from
+    if not model.needs_validation and isinstance(validation, float | int):
+        held_out["validation"] = 0.0
     sets = _separate_sets(spooled, model, held_out, training.seed, progress)
     if on_bad == "raise" and sets.bad:
         raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")

@@ -30,6 +30,13 @@ STATISTICS: dict[str, tuple[str, str]] = {
     "latent_neighbour": ("distance of the latent from its neighbours", "log distance to the fifth nearest of 1,000"),
     "feature_error": ("error of the rebuilt features", "log of the mean squared error of features of length 1"),
     "feature_mahalanobis": ("distance of the features from normal ones", "log Mahalanobis distance, shrunk covariance"),
+    "feature_knn": ("distance of the features from the nearest normal ones", "log of the mean distance"),
+    "feature_padim": ("oddest place for where it is", "log Mahalanobis distance from the place's normal features"),
+    "feature_subspace_error": ("worst rebuilt place", "log of the mean squared error of a place's features"),
+    "feature_patchcore": (
+        "place farthest from any normal one",
+        "log of the mean distance to the nearest normal patches",
+    ),
     "latent_spread": ("width of the latent distribution", "mean log sigma"),
     "kl": ("surprise of the latent", "log KL(q(z|x) || p(z))"),
     "critic_fm": ("what ALAD's critic sees of the error", "log ||f(x, x) - f(x, r)||_1, f its last layer but one"),
