@@ -200,7 +200,7 @@ def test_distances_of_vectors_left_out_are_those_of_a_model_without_them(make, t
         expected.append(torch.stack(own))
     expected = torch.stack(expected)
     assert (found / expected).log().abs().mean() < tolerance
-    assert (within(vectors) / expected).log().mean() < -5 * tolerance
+    assert (within(vectors) / expected).log().mean() < -3 * tolerance
 
 
 def test_a_coreset_covers_better_than_the_same_number_at_random():

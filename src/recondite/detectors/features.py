@@ -41,6 +41,7 @@ WHOLE_LAYERS, PLACE_LAYERS = ("block11", "block15", "block16", "head"), ("block5
 SHORTER_SIDE, LONGEST_SIDE, LARGEST_AREA = 256, 1024, 320 * 320
 _SIDE_OF_SMALL_IMAGES = 96
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
+_WIDENED = 8
 _SMALLEST, _SMALLEST_SPREAD = 1e-12, 1e-3
 _STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
 
@@ -277,7 +278,9 @@ class Features(Detector):
 
     @property
     def scoring_batch(self) -> int:
-        return full_batch(3 * math.prod(self.seen), self.device.type)
+        # A block widens images sixfold before it narrows them: as few at once are fastest as a processor's caches hold.
+        widened = _WIDENED if self.device.type == "cpu" and not self.modules_given else 1
+        return full_batch(3 * widened * math.prod(self.seen), self.device.type)
 
     def _default_methods(self) -> tuple[Method, ...]:
         score = self.options.score
