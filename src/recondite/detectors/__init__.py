@@ -32,7 +32,7 @@ def build(
     seed: int = 0,
     encoder: torch.nn.Module | None = None,
     decoder: torch.nn.Module | None = None,
-    backbone: torch.nn.Module | None = None,
+    backbone: torch.nn.Module | str | None = None,
     **options: Any,
 ) -> Detector:
     """Return an unfitted detector.
@@ -43,14 +43,16 @@ def build(
         seed: of the initial weights; the global random state is left alone.
         encoder: your own module, where the detector takes one; needs `decoder` too.
         decoder: your own module.
-        backbone: your own module of images to features, where the detector takes one.
+        backbone: your own module of images to features, where the detector takes one, or the name of one that it has.
         options: fields of the detector's `Options`.
 
     Raises:
         InputError: an unknown detector or option, a value out of range, or modules that do not fit.
     """
     kind = detector_class(name)
-    modules = {"encoder": encoder, "decoder": decoder, "backbone": backbone}
+    if isinstance(backbone, str):
+        options, backbone = {**options, "backbone": backbone}, None
+    modules: dict[str, torch.nn.Module | None] = {"encoder": encoder, "decoder": decoder, "backbone": backbone}
     given = {key: module for key, module in modules.items() if module is not None}
     for key in given:
         if key not in inspect.signature(kind).parameters:

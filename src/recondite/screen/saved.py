@@ -130,13 +130,11 @@ def read_screen(
         weights = {name: torch.from_numpy(array) for name, array in files[_DETECTOR_FILE].items()}
         if not manifest["own_modules"]:
             _check_weights(weights, manifest["detector"], shape, manifest["options"])
+        options = dict(manifest["options"])
+        named = options.pop("backbone", None)
+        looking = named if backbone is None else backbone
         detector = build(
-            manifest["detector"],
-            image_shape=shape,
-            encoder=encoder,
-            decoder=decoder,
-            backbone=backbone,
-            **manifest["options"],
+            manifest["detector"], image_shape=shape, encoder=encoder, decoder=decoder, backbone=looking, **options
         )
         detector.load_state_dict(weights)
         detector.history = _history(manifest["history"])
