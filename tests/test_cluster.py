@@ -5,7 +5,7 @@ import pytest
 
 from recondite.cluster import connect as cluster
 from recondite.cluster.connect import connect
-from recondite.errors import InputError
+from recondite.errors import InputError, ReconditeError
 
 
 def test_other_addresses_are_refused():
@@ -38,3 +38,28 @@ def test_ray_that_was_imported_without_a_token_is_refused(monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE")
     with pytest.raises(InputError, match="before"), connect("local"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("said", "failures", "reached"),
+    [("Starting Ray client server failed", 2, True), ("Starting Ray client server failed", 3, False), ("no", 1, False)],
+)
+def test_a_client_server_that_dies_as_it_starts_is_asked_for_again(monkeypatch, said, failures, reached):
+    ray = pytest.importorskip("ray")
+    calls = []
+
+    def init(**_):
+        calls.append(1)
+        if len(calls) <= failures:
+            raise ConnectionError(said)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if reached:
+        with connect("ray://nowhere:1") as found:
+            assert found is ray
+        assert len(calls) == 3
+    else:
+        with pytest.raises(ReconditeError, match="cannot reach"), connect("ray://nowhere:1"):
+            pass

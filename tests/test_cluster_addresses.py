@@ -17,7 +17,7 @@ HEAD, OTHER = "10.213.77.1", "10.213.77.2"
 
 
 def run(*command, **options):
-    found = subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=400, **options)
     assert found.returncode == 0, found.stderr[-3000:]
     return found
 
@@ -75,7 +75,7 @@ def test_a_sweep_over_two_addresses(machines, screens, folder, tmp_path):
     temporary = f"/tmp/rr{os.getpid()}"
     try:
         # A client gets a server of its own, which on a crowded machine takes longer to start than Ray's 30 seconds.
-        patient = {**os.environ, "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "200"}
+        patient = {**os.environ, "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "90"}
         run("ip", "netns", "exec", machines[0], *ray, "--head", *head, f"--temp-dir={temporary}", env=patient)
         run("ip", "netns", "exec", machines[1], *ray, *other)
         predict = [sys.executable, "-m", "recondite", "predict", str(tmp_path / "screen"), str(folder)]

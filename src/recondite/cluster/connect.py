@@ -10,6 +10,7 @@ from typing import Any
 
 from recondite.errors import InputError, ReconditeError
 
+_ATTEMPTS, _MAY_PASS = 3, "Starting Ray client server failed"
 OBJECT_STORE_BYTES = 200 << 20
 """Memory for objects between processes of a cluster that is started here."""
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -46,10 +47,14 @@ def connect(address: str, *, cpus: int | None = None) -> Iterator[Any]:
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    try:
-        ray.init(**options)
-    except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and its own types alike
-        raise ReconditeError(f"cannot reach the cluster {address!r}: {error}") from error
+    for attempt in range(_ATTEMPTS):
+        try:
+            ray.init(**options)
+            break
+        except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and its own types alike
+            # Now and then the process that a client gets at the head of a cluster dies as it starts.
+            if attempt + 1 == _ATTEMPTS or _MAY_PASS not in str(error):
+                raise ReconditeError(f"cannot reach the cluster {address!r}: {error}") from error
     try:
         yield ray
     finally:
