@@ -70,7 +70,7 @@ def _value(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError:
-        return text
+        return tuple(text.split(",")) if "," in text else text
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import recondite
 from recondite import InputError
 from recondite.cli import main
 from recondite.data.datasets import open_images
+from recondite.data.images import decode
 from recondite.data.sample import sampled
 from recondite.detectors.features import Features
 from recondite.screen.choose import choose_detector
@@ -92,6 +93,22 @@ def test_digits_vectors_and_symbols_are_learnt_from_scratch(digits):
 )
 def test_images_keep_their_proportions_and_are_never_blown_up(own, seen):
     assert Features.image_size(*own) == seen
+
+
+def test_auto_may_be_said_and_a_preset_says_more(digits):
+    named = recondite.fit(digits[:200], detector="auto", epochs=1, alpha=0.1)
+    assert named.detector.name == "autoencoder"
+    preset = recondite.fit(digits[:200], detector="auto", preset="mnist-fast", epochs=1, alpha=0.1)
+    assert preset.facts["preset"] == "mnist-fast"
+    assert preset.facts["chosen"] is None
+
+
+def test_images_are_looked_at_once(monkeypatch):
+    """One sample decides both the detector and the size."""
+    seen = []
+    monkeypatch.setattr("recondite.data.sample.decode", lambda image: seen.append(1) or decode(image))
+    recondite.fit(np.stack(photographs(40, 16, 16, 1)), epochs=1, alpha=0.2, width=4)
+    assert len(seen) == 40
 
 
 def test_fit_says_what_it_chose(tmp_path, capsys):

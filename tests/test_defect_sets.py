@@ -1,7 +1,7 @@
 """The benchmark on data sets of defects."""
 
 import csv
-import json
+import shutil
 
 import numpy as np
 import pytest
@@ -65,8 +65,37 @@ def test_every_detector_meets_every_set_and_finished_runs_are_used_again(sets, t
 def test_a_run_that_cannot_be_is_a_row_that_says_why(sets, tmp_path):
     rows = bench_defects([sets / "threes"], tmp_path, ["pca"], threads=1, alpha=0.001)
     assert "alpha" in rows[0]["error"]
-    kept = json.loads((tmp_path / "runs" / "threes-pca.json").read_text())
-    assert kept["row"]["error"] == rows[0]["error"]
+    assert not (tmp_path / "runs" / "threes-pca.json").exists()  # so that it is tried again
+
+
+def test_a_process_that_dies_costs_one_row(sets, tmp_path, monkeypatch):
+    class Dead:
+        exitcode = -9
+
+        def __init__(self, target, args):  # noqa: ARG002
+            self.pipe = args[0]
+
+        def start(self):
+            self.pipe.close()
+
+        def join(self):
+            pass
+
+    whole = defect_sets.multiprocessing.get_context("spawn")
+    monkeypatch.setattr(whole, "Process", Dead, raising=False)
+    rows = bench_defects([sets], tmp_path, ["pca"])
+    assert [row["error"] for row in rows] == ["the process ended with exit code -9"] * 2
+
+
+def test_other_pictures_of_the_same_names_are_measured_again(sets, tmp_path):
+    copied = shutil.copytree(sets / "threes", tmp_path / "threes")
+    first = bench_defects([copied], tmp_path / "out", ["pca"], threads=1, alpha=0.1)
+    for path in (copied / "test" / "scratch").iterdir():
+        shutil.copy(copied / "test" / "good" / path.name.replace("03", "00"), path)
+    second = bench_defects([copied], tmp_path / "out", ["pca"], threads=1, alpha=0.1)
+    assert second[0]["auroc"] < first[0]["auroc"]
+    with pytest.raises(InputError, match="different names"):
+        bench_defects([copied, sets], tmp_path / "out", ["pca"])
 
 
 def test_names_of_detectors():

@@ -194,7 +194,7 @@ def test_distances_of_vectors_left_out_are_those_of_a_model_without_them(make, t
         for place in range(3):
             flat = vectors.flatten(0, 1)
             number = index * 3 + place
-            without = learnt(torch.cat([flat[:number], flat[number + 1 :]]).reshape(-1, 1, 12).expand(-1, 1, -1))
+            without = learnt(torch.cat([flat[:number], flat[number + 1 :]]).reshape(-1, 1, 12))
             distance = without.mahalanobis if is_decomposition else without.distance
             own.append(distance(flat[number].reshape(1, 1, 12))[0, 0])
         expected.append(torch.stack(own))
@@ -393,3 +393,19 @@ def test_a_backbone_is_named_and_comes_back_with_the_screen(bricks, backbone, tm
     )
     with pytest.raises(InputError, match="lite0"):
         recondite.fit(bricks[:120], detector="features", backbone="resnet", alpha=0.1)
+
+
+def test_whether_it_locates_follows_from_what_it_judges_by(digits):
+    detector = made(digits, "mahalanobis", "padim")
+    assert detector.locates
+    assert not detector.scored_by(score="mahalanobis").locates
+    assert detector.scored_by(score="padim").locates
+
+
+@pytest.mark.parametrize("method", ["knn", "patchcore"])
+def test_a_bank_of_few_images_has_finite_scores(digits, method):
+    detector = made(digits, method, images=6, neighbours=5, latent_size=2)
+    assert np.isfinite(detector.score(digits[300:310]).instance_score).all()
+    if method == "knn":
+        with pytest.raises(InputError, match="at least 6 normal images"):
+            made(digits, method, images=5, neighbours=5, latent_size=2)

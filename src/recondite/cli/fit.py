@@ -41,7 +41,9 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
     from recondite.training.presets import get_preset
 
     preset = value_of("--preset", tokens)
-    name = value_of("--detector", tokens) or (get_preset(preset).detector if preset else AUTO_DETECTOR)
+    name = value_of("--detector", tokens) or AUTO_DETECTOR
+    if preset and name == AUTO_DETECTOR:
+        name = get_preset(preset).detector
     kinds = [detector_class(one) for one in (CHOSEN_FROM if name == AUTO_DETECTOR else (name,))]
     names, errors = " or ".join(kind.name for kind in kinds), [error for kind in kinds for error in kind.own_scores()]
     # The score is a flag of the command itself, which takes more than the detector's own errors.

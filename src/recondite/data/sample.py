@@ -52,6 +52,19 @@ class Sample:
         """Whether most are mostly of one grey or colour: digits, symbols, diagrams."""
         return self.drawings > _MOST_OF_A_DRAWING * len(self.sizes)
 
+    def shape(
+        self, image_size: tuple[int, int] | None, size_for: Callable[[int, int], tuple[int, int]]
+    ) -> tuple[int, ...]:
+        """Return the shape a detector of such images should have; colour if any of them is, else grey.
+
+        Args:
+            image_size: (height, width), if it is given.
+            size_for: from the common height and width of the images to those the detector works on.
+        """
+        if self.vector is not None:
+            return (self.vector,)
+        return (max(self.channels), *(image_size or size_for(*self.size)))
+
 
 def small_size(height: int, width: int) -> tuple[int, int]:
     """Return the size that images are brought to by default: their own up to 64 pixels a side, or else 64 x 64."""
@@ -94,27 +107,14 @@ def sampled(images: ImageSet) -> tuple[Sample, ImageSet]:
     return Sample(tuple(sizes), tuple(channels), drawings), images
 
 
-def guess_shape(
-    images: ImageSet,
-    image_size: tuple[int, int] | None,
-    size_for: Callable[[int, int], tuple[int, int]] = small_size,
-) -> tuple[tuple[int, ...], ImageSet]:
-    """Return the shape a detector of these images should have, and the images (a stream is put together again).
-
-    Colour if any image of a sample is, else grey.
-
-    Args:
-        images: opened.
-        image_size: (height, width), if it is given.
-        size_for: from the common height and width of the images to those the detector works on.
+def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[tuple[int, ...], ImageSet]:
+    """Return the shape of images at `image_size`, or else `small_size`, and the images, as `sampled` does.
 
     Raises:
         InputError: none of them can be read.
     """
     sample, images = sampled(images)
-    if sample.vector is not None:
-        return (sample.vector,), images
-    return (max(sample.channels), *(image_size or size_for(*sample.size))), images
+    return sample.shape(image_size, small_size), images
 
 
 def _is_drawing(planes: np.ndarray) -> bool:

@@ -66,7 +66,7 @@ class FeaturesOptions:
         Field(
             ge=0,
             le=2048,
-            description="pixels a side that the backbone sees; 0 for images as they are, but at least 96",
+            description="pixels a side that the backbone sees; 0 for images as they are, those up to 64 at 96",
         ),
     ] = 0
     layers: Annotated[
@@ -85,7 +85,7 @@ class FeaturesOptions:
         float, Field(ge=0, le=1, description="share of the mean variance that is added to the variances of padim")
     ] = 0.01
     neighbours: Annotated[
-        int, Field(ge=1, le=100, description="nearest normal features that knn and patchcore average over")
+        int, Field(ge=1, le=99, description="nearest normal features that knn and patchcore average over")
     ] = 5
     bank_size: Annotated[
         int, Field(ge=100, le=100_000, description="normal features that knn and patchcore compare with")
@@ -163,10 +163,13 @@ class Features(Detector):
         ends = last_blocks(options.backbone)
         self._whole_layers = options.layers or ((*ends[4:], "head") if backbone is None else ())
         self._place_layers = options.place_layers or ((ends[2], ends[4]) if backbone is None else options.layers)
-        looked_at = self._whole_layers + (self._place_layers if self.locates else ())
+        self._looks_at_places = any(name in LOCAL for name in self.methods)
+        looked_at = self._whole_layers + (self._place_layers if self._looks_at_places else ())
         self.backbone = Backbone(backbone, tuple(dict.fromkeys(looked_at)), side, options.units, options.backbone)
         with evaluating(self.backbone):
-            whole, places = self._vectors(torch.zeros(1, *self.shape))
+            x = torch.zeros(1, *self.shape)
+            self.grid = self._coarsest(self._maps(x)) if self._looks_at_places else (1, 1)
+            whole, places = self._vectors(x)
         size = whole.shape[2]
         if not options.latent_size <= size <= LARGEST_FEATURES:
             raise InputError(
@@ -203,16 +206,17 @@ class Features(Detector):
     ) -> Self:
         if training.augment:
             raise InputError("features looks at each image once and has no epochs: it takes no augmentation")
-        needed = max(self.options.latent_size, self.options.neighbours if "knn" in self.methods else 0)
+        # A bank finds the neighbours of each of its own vectors too.
+        needed = max(self.options.latent_size, self.options.neighbours + 1 if "knn" in self.methods else 0)
         if len(images) < needed:
             raise InputError(f"expected at least {needed} normal images; got {len(images)}")
         if not self.modules_given:
             load_weights(self.backbone.network, self.options.backbone)
         self._learn(images, show_progress)
-        learnt_from = validation is None or len(validation) < _FEWEST_TO_STANDARDISE
-        known = images if learnt_from or validation is None else validation
+        unseen = validation if validation is not None and len(validation) >= _FEWEST_TO_STANDARDISE else None
+        known = images if unseen is None else unseen
         some = Rows(known.pixels, known.index[:: max(1, len(known) // _STANDARDISED_BY)])
-        self._standardise(some, learnt_from)
+        self._standardise(some, left_out=unseen is None)
         self.fitted.fill_(True)
         error = None
         if validation is not None:
@@ -271,7 +275,8 @@ class Features(Detector):
 
     @property
     def locates(self) -> bool:
-        return any(name in LOCAL for name in self.options.methods or self._default_methods())
+        score = self.options.score
+        return score in LOCAL or (score == COMBINED and self._looks_at_places)
 
     def prepared(self, name: str, network: nn.Module) -> nn.Module:
         if isinstance(network, Backbone):
@@ -362,22 +367,30 @@ class Features(Detector):
 
     def _vectors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of whole images (N, 1, F) and of their places (N, P, G); without local methods, none."""
-        maps = dict(zip(self.backbone.layers or ("",), self.backbone(x), strict=True))
+        maps = self._maps(x)
         whole = [
             maps[name].flatten(2).mean(2) if maps[name].ndim > 2 else maps[name] for name in self._whole_layers or ("",)
         ]
         joined = torch.cat([F.normalize(features, dim=1) for features in whole], dim=1)[:, None]
-        if not self.locates:
+        if not self._looks_at_places:
             return joined, joined[:, :0]
+        parts = [F.normalize(self._on_grid(maps[name]), dim=1) for name in self._place_layers or ("",)]
+        return joined, torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
+
+    def _maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what each layer gives; "" is what the backbone does where no layer is named."""
+        return dict(zip(self.backbone.layers or ("",), self.backbone(x), strict=True))
+
+    def _coarsest(self, maps: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Return the (height, width) of the smallest grid among the layers for places."""
         local = [maps[name] for name in self._place_layers or ("",)]
         if any(features.ndim != 4 for features in local):
             raise InputError("local methods need layers whose features are (N, F, h, w): name others as place_layers")
-        self.grid = min((tuple(features.shape[2:]) for features in local), key=math.prod)
-        parts = [F.normalize(self._on_grid(features), dim=1) for features in local]
-        return joined, torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
+        height, width = min((features.shape[2:] for features in local), key=math.prod)
+        return height, width
 
     def _on_grid(self, features: Tensor) -> Tensor:
-        """Return features (N, F, h, w), each averaged with its eight neighbours, on the coarsest layer's grid."""
+        """Return features (N, F, h, w), each averaged with its eight neighbours, on the grid of places."""
         features = F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
         return features if features.shape[2:] == self.grid else F.adaptive_avg_pool2d(features, self.grid)
 

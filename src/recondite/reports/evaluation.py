@@ -1,6 +1,5 @@
 """Evaluation of a screen on held-out inliers and outliers."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +44,20 @@ def evaluate(
     a, b = _valid_scores(normal, "inlier"), _valid_scores(outlying, "outlier")
     realised, caught = metrics.rate(normal.is_outlier), metrics.rate(outlying.is_outlier)
     low, high = screen.false_alarm_interval
-    threshold, labels = metrics.best_f1(a, b)[1], outlying.labels or ()
+    best, threshold = metrics.best_f1(a, b)
     rows = [
         (
             "AUROC",
             metrics.auroc(a, b),
-            f"chance that an outlier scores higher than an inlier; {_between(metrics.auroc, a, b)}",
+            f"chance that an outlier scores higher than an inlier; {_between(metrics.delong_interval(a, b))}",
         ),
         (
             "average precision",
             metrics.average_precision(a, b),
-            f"outliers are the positives, {_share(b, a)} of the images; {_between(metrics.average_precision, a, b)}",
+            f"outliers are the positives, {_share(b, a)} of the images; "
+            + _between(metrics.resampled_interval(metrics.average_precision, a, b)),
         ),
-        ("best F1", metrics.best_f1(a, b)[0], f"at threshold {threshold:.6g}; {_between(_best_f1, a, b)}"),
+        ("best F1", best, f"at threshold {threshold:.6g}; " + _between(metrics.resampled_interval(_best_f1, a, b))),
         ("F1", _f1(normal, outlying), "at the screen's threshold"),
         (
             "inliers flagged at 95 % of outliers caught",
@@ -76,12 +76,13 @@ def evaluate(
         ),
         ("outliers flagged", caught.value, str(caught)),
     ]
-    kinds = sorted(set(labels))
+    labels = np.array(outlying.labels or ())
+    kinds = np.unique(labels)
     for kind in kinds if len(kinds) > 1 else ():
-        some = np.isfinite(outlying.p_value) & (np.array(labels) == kind)
+        some = np.isfinite(outlying.p_value) & (labels == kind)
         if some.any():
             of_kind = outlying.instance_score[some]
-            note = f"of {some.sum()} outliers; {_between(metrics.auroc, a, of_kind)}"
+            note = f"of {some.sum()} outliers; {_between(metrics.delong_interval(a, of_kind))}"
             rows.append((f"AUROC, {kind}", metrics.auroc(a, of_kind), note))
     made = [{"measure": name, "value": f"{value:.4f}", "note": note} for name, value, note in rows]
     made += [
@@ -112,11 +113,8 @@ def _valid_scores(verdicts: Verdicts, name: str) -> NDArray[np.float64]:
     return scores
 
 
-def _between(
-    measure: Callable[[NDArray[np.float64], NDArray[np.float64]], float], a: NDArray[np.float64], b: NDArray[np.float64]
-) -> str:
-    low, high = metrics.resampled_interval(measure, a, b)
-    return f"95 % interval {low:.4f} to {high:.4f}"
+def _between(interval: tuple[float, float]) -> str:
+    return f"95 % interval {interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def _best_f1(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

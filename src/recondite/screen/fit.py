@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from recondite.data.datasets import nameless, open_images
-from recondite.data.sample import guess_shape, sampled
+from recondite.data.sample import sampled
 from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, read_all, rows_at_once, split
 from recondite.detectors import Detector, build, detector_class
 from recondite.distributed import collective
@@ -71,7 +71,7 @@ def fit(
         confidence: let the rate hold for this calibration set with this probability, instead of on average.
         guarantee: what is meant by confidence; see `recondite.statistics.calibration.Guarantee`.
         image_size: side, or (height, width), from 8 to 2048; by default what suits the detector: the images' own
-            size up to 64, else 64; for "features" their own, in proportion, at most about 256.
+            size up to 64, else 64; for "features" their own in proportion, with an area of at most about 320 x 320.
         validation: share of `images` to choose the best epoch by, where there are epochs, or other normal images.
         evidence: share of `images`, or other normal images; at least 50. Unused where `score` needs none.
         calibration: share of `images`, or other normal images.
@@ -97,14 +97,16 @@ def fit(
     if on_bad not in get_args(OnBad):
         raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
     recipe = get_preset(preset) if preset is not None else None
+    if detector == AUTO_DETECTOR:
+        detector = None
     if recipe is not None and detector not in (None, recipe.detector):
         raise InputError(f"preset {preset!r} is a recipe for detector {recipe.detector!r}; got {detector!r}")
-    source, choice = open_images(images, role="fit"), None
-    if recipe is None and detector in (None, AUTO_DETECTOR):
-        sample, source = sampled(source)
+    sample, source = sampled(open_images(images, role="fit"))
+    choice = None
+    if recipe is None and detector is None:
         own_modules = {"features": backbone, "autoencoder": encoder}
         given = next((name for name, module in own_modules.items() if module is not None), None)
-        choice = Choice(given, "the module that was given") if given else choose_detector(sample, options, score)
+        choice = Choice(given, "the network that was given") if given else choose_detector(sample, options, score)
     name = recipe.detector if recipe is not None else choice.detector if choice is not None else str(detector)
     if isinstance(backbone, str):
         options, backbone = {**options, "backbone": backbone}, None
@@ -114,7 +116,7 @@ def fit(
     if judged_by in detector_class(name).own_scores():
         settings["score"], judged_by = judged_by, ERROR
     chosen, training = _sort_options(name, settings)
-    shape, source = guess_shape(source, _sides(image_size), detector_class(name).image_size)
+    shape = sample.shape(_sides(image_size), detector_class(name).image_size)
     if recipe is not None and recipe.shape:
         if image_size is not None and _sides(image_size) != recipe.shape[1:]:
             raise InputError(f"preset {preset!r} is for images of {recipe.shape[1]} x {recipe.shape[2]} pixels")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from recondite import __version__
 from recondite.data.datasets import open_images
 from recondite.data.files import atomic_file
 from recondite.data.layouts import masks_of, sets_in
@@ -66,8 +67,9 @@ def bench_defects(
     sets = [found for folder in folders for found in sets_in(Path(folder))]
     if not sets:
         raise InputError(f"no data set of defects (train/good, test) in {', '.join(map(str, folders))}")
-    if not detectors:
-        raise InputError("expected at least one detector")
+    names = [root.name for root in sets]
+    if not detectors or len(set(names)) < len(names):
+        raise InputError(f"expected at least one detector, and sets with different names; got {', '.join(names)}")
     for detector in detectors:
         settings_of(detector)
     rows = []
@@ -105,7 +107,7 @@ def settings_of(detector: str) -> dict[str, Any]:
 
 
 def measured(root: Path, detector: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of one set and detector, but for its memory."""
+    """Return the row of one set and detector, measured in this process."""
     start = time.perf_counter()
     screen = fit(root, seed=seed, **settings_of(detector), **settings)
     fitted = time.perf_counter()
@@ -129,6 +131,8 @@ def measured(root: Path, detector: str, seed: int, settings: Mapping[str, Any]) 
         "caught": float(verdicts["outliers"].is_outlier.mean()),
         "fit_seconds": fitted - start,
         "images_a_second": sum(map(len, verdicts.values())) / seconds,
+        # Of fitting and judging: measuring keeps all maps.
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6,
     }
     masks = masks_of(root)
     if masks is not None and screen.detector.locates:
@@ -147,10 +151,12 @@ def measured(root: Path, detector: str, seed: int, settings: Mapping[str, Any]) 
 def _run_or_read(
     root: Path, detector: str, output: Path, seed: int, threads: int | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the row of a run; that of a file, if it was made with the same images and settings."""
-    opened = open_images(str(root), role="fit")
-    files = [str(name) for name in opened.ids or ()]
-    meant = [str(root.resolve()), files, detector, seed, threads, sorted(settings.items())]
+    """Return the row of a run; that of a file, if it was made of the same files with the same settings.
+
+    A run that failed is not kept: it is tried again.
+    """
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(root.rglob("*.*"))]
+    meant = [str(root.resolve()), files, detector, seed, threads, sorted(settings.items()), __version__]
     identity = hashlib.sha256(json.dumps(meant, default=str).encode()).hexdigest()
     path = output / _RUNS / f"{root.name}-{detector.replace(':', '-').replace(',', '+')}.json"
     if path.is_file():
@@ -163,16 +169,19 @@ def _run_or_read(
     process.start()
     theirs.close()
     try:
-        row = ours.recv()
+        row: dict[str, Any] = ours.recv()
     except EOFError:
         process.join()
-        raise ReconditeError(f"{root.name}, {detector}: the process ended with {process.exitcode}") from None
+        return _failed(root, detector, f"the process ended with exit code {process.exitcode}")
     process.join()
-    if "error" not in row:
-        row["error"] = None
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps({"identity": identity, "row": row}, indent=1), encoding="utf-8")
-    return dict(row)
+    if row["error"] is None:
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps({"identity": identity, "row": row}, indent=1), encoding="utf-8")
+    return row
+
+
+def _failed(root: Path, detector: str, reason: str) -> dict[str, Any]:
+    return {"set": root.name, "detector": detector, "error": reason}
 
 
 def _in_own_process(
@@ -183,12 +192,9 @@ def _in_own_process(
 
         torch.set_num_threads(threads)
     try:
-        row = measured(root, detector, seed, settings)
-        unit = 1 if sys.platform == "darwin" else 1024
-        row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+        pipe.send({**measured(root, detector, seed, settings), "error": None})
     except ReconditeError as error:
-        row = {"set": root.name, "detector": detector, "error": str(error)}
-    pipe.send(row)
+        pipe.send(_failed(root, detector, str(error)))
 
 
 def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -196,7 +202,7 @@ def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     done = [row for row in rows if row["error"] is None]
     if not done:
         return
-    columns = {name: None for row in done for name in row}
+    columns = dict.fromkeys(name for row in done for name in row)
     names, detectors = (list(dict.fromkeys(row[key] for row in done)) for key in ("set", "detector"))
     found = {(row["set"], row["detector"]): row for row in done}
     whole = [one for one in detectors if all((name, one) in found for name in names)]
