@@ -31,6 +31,11 @@ DEFAULT_DETECTORS = (
     *("autoencoder", "pca"),
 )
 _RUNS = "runs"
+_COLUMNS = (
+    *(("set", "set"), ("detector", "detector"), ("image AUROC", "auroc"), ("95 % interval", "auroc_low")),
+    *(("pixel AUROC", "pixel_auroc"), ("AU-PRO (.3)", "au_pro_30"), ("false alarms", "false_alarms")),
+    *(("caught", "caught"), ("fit, s", "fit_seconds"), ("images/s", "images_a_second"), ("MB", "peak_mb")),
+)
 
 
 def bench_defects(
@@ -206,14 +211,20 @@ def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names, detectors = (list(dict.fromkeys(row[key] for row in done)) for key in ("set", "detector"))
     found = {(row["set"], row["detector"]): row for row in done}
     whole = [one for one in detectors if all((name, one) in found for name in names)]
-    table = [[_cell(found[name, one]) if (name, one) in found else "failed" for name in names] for one in detectors]
-    means = [_mean([found[name, one]["auroc"] for name in names if (name, one) in found]) for one in detectors]
+    means = [np.mean([found[name, one]["auroc"] for name in names]) for one in whole]
+    empty = [""] * (len(_COLUMNS) - 3)
     page = TablePage(
         title="Detectors on data sets of defects",
-        lead=f"{len(names)} sets, {len(detectors)} detectors. Image AUROC with its 95 % interval, pixel AUROC "
-        "and AU-PRO (.3) where there are masks and maps, seconds to fit, images judged a second, and peak memory.",
-        columns=["detector", *names, "mean AUROC"],
-        rows=[[one, *cells, mean] for one, cells, mean in zip(detectors, table, means, strict=True)],
+        lead=f"{len(names)} sets, {len(detectors)} detectors: how well test images with defects are told from those "
+        "without, and, where there are masks and heat maps, the pixels of defects from others.",
+        columns=[words for words, _ in _COLUMNS],
+        rows=[
+            *([_cell(row, key) for _, key in _COLUMNS] for row in rows),
+            *(
+                ["mean", one, f"{mean:.3f}", *[""] * (len(_COLUMNS) - 3)]
+                for one, mean in zip(whole, means, strict=True)
+            ),
+        ],
         note="The test images are used once, to measure; no setting is chosen by them.",
     )
     figures = {}
@@ -224,13 +235,12 @@ def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_study(output, page, filled, figures)
 
 
-def _cell(row: Mapping[str, Any]) -> str:
-    located = "" if row["pixel_auroc"] is None else f"; pixels {row['pixel_auroc']:.3f}, PRO {row['au_pro_30']:.3f}"
-    return (
-        f"{row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f}){located}; "
-        f"{row['fit_seconds']:.1f} s, {row['images_a_second']:.0f}/s, {row['peak_mb']:.0f} MB"
-    )
-
-
-def _mean(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.3f}" if values else "failed"
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    if row["error"] is not None:
+        return str(row[key]) if key in row else "failed"
+    if key == "auroc_low":
+        return f"{row['auroc_low']:.3f} to {row['auroc_high']:.3f}"
+    value = row[key]
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:.0f}" if key in ("images_a_second", "peak_mb") else f"{value:.3f}"
