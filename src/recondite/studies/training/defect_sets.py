@@ -220,10 +220,7 @@ def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         columns=[words for words, _ in _COLUMNS],
         rows=[
             *([_cell(row, key) for _, key in _COLUMNS] for row in rows),
-            *(
-                ["mean", one, f"{mean:.3f}", *[""] * (len(_COLUMNS) - 3)]
-                for one, mean in zip(whole, means, strict=True)
-            ),
+            *(["mean", one, f"{mean:.3f}", *empty] for one, mean in zip(whole, means, strict=True)),
         ],
         note="The test images are used once, to measure; no setting is chosen by them.",
     )
