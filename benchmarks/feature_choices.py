@@ -23,7 +23,8 @@ from recondite.perturbations import defective
 from recondite.statistics.metrics import auroc
 
 HARD = ("faint-patch", "hairline", "dull-spot", "bend")
-METHODS = ("mahalanobis", "padim", "patchcore", "subspace")
+METHODS = ("mahalanobis", "padim", "patchcore", "subspace", "dfr")
+DEFAULT = ("mahalanobis", "padim")
 
 
 def sizes(height: int, width: int, sides: list[int]) -> dict[str, tuple[int, int]]:
@@ -47,8 +48,9 @@ def measured(root: Path, channels: int, size: tuple[int, int], seed: int = 0) ->
     held, learnt = np.sort(order[: len(order) // 4]), np.sort(order[len(order) // 4 :])
     made = [defective(pixels[held], name, seed=1).images for name in HARD]
     found = {}
-    for methods in (METHODS, ("mahalanobis", "padim")):
-        detector = build("features", image_shape=shape, methods=methods).fit(pixels[learnt], validation=None)
+    for methods in (METHODS, DEFAULT, (*DEFAULT, "dfr")):
+        detector = build("features", image_shape=shape, methods=methods)
+        detector.fit(pixels[learnt], validation=0.1 if "dfr" in methods else None)
         for score in (*methods, COMBINED) if methods == METHODS else (COMBINED,):
             normal, *changed = (detector.score(images, score=score).instance_score for images in (pixels[held], *made))
             name = " + ".join(methods) if score == COMBINED else score

@@ -61,6 +61,8 @@ def test_nothing_readable_is_an_error(tmp_path):
         (300, 200, 3, ("width",), None, "autoencoder"),
         (300, 200, 3, ("epochs",), None, "autoencoder"),
         (300, 200, 3, ("seed", "methods"), None, "features"),
+        (300, 200, 3, ("epochs", "methods"), None, "features"),
+        (300, 200, 3, ("epochs",), "dfr", "features"),
         (300, 200, 3, (), "ssim", "autoencoder"),
         (300, 200, 3, (), "padim", "features"),
     ],

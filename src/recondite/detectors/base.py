@@ -71,8 +71,8 @@ class Detector(nn.Module):
     whole_image_scores: ClassVar[tuple[str, ...]] = ()
     """Scores that are one number for an image, not pooled from a map."""
     training_defaults: ClassVar[Mapping[str, Any]] = {}
-    trains_by_steps: ClassVar[bool] = True
-    needs_validation: ClassVar[bool] = True
+    trains_by_steps: bool = True
+    needs_validation: bool = True
     prior: ClassVar[Prior | None] = None
     batches_a_step: ClassVar[int] = 1
     rebuilds: ClassVar[bool] = True

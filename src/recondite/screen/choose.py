@@ -39,6 +39,9 @@ def choose_detector(sample: Sample, wanted: Collection[str] = (), score: str | N
     """
     choice = _by_images(sample)
     kind, other = detector_class(choice.detector), detector_class(CHOSEN_FROM[0])
+    only_its = (option_names(kind.Options) | {*kind.own_scores()}) - option_names(other.Options) - {*other.own_scores()}
+    if only_its & {*wanted, score}:
+        return choice
     known = option_names(kind.Options) | {
         "seed",
         "device",

@@ -37,6 +37,7 @@ STATISTICS: dict[str, tuple[str, str]] = {
         "place farthest from any normal one",
         "log of the mean distance to the nearest normal patches",
     ),
+    "feature_dfr": ("worst place rebuilt by a trained network", "log of the mean squared error of a place's features"),
     "latent_spread": ("width of the latent distribution", "mean log sigma"),
     "kl": ("surprise of the latent", "log KL(q(z|x) || p(z))"),
     "critic_fm": ("what ALAD's critic sees of the error", "log ||f(x, x) - f(x, r)||_1, f its last layer but one"),

@@ -27,7 +27,7 @@ from recondite.statistics.localisation import localisation_measures
 from recondite.studies.output import write_study
 
 DEFAULT_DETECTORS = (
-    *("auto", "features:mahalanobis", "features:padim", "features:patchcore", "features:subspace"),
+    *("auto", "features:mahalanobis", "features:padim", "features:patchcore", "features:subspace", "features:dfr"),
     *("autoencoder", "pca"),
 )
 _RUNS = "runs"
