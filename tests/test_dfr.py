@@ -18,6 +18,7 @@ from recondite.networks.hooks import evaluating
 from recondite.options import TrainingOptions
 from recondite.screen.export import export_onnx
 from recondite.statistics.metrics import auroc
+from recondite.studies.training.runs import options_for
 from recondite.training.checkpoint import CHECKPOINT
 
 
@@ -187,6 +188,13 @@ def test_the_export_gives_the_scores(digits, tmp_path):
     bound = 2.0**-11 * np.maximum(np.abs(ours.instance_score), spread)
     assert (np.abs(ours.instance_score - theirs.instance_score) <= bound).all()
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, atol=1e-3)
+
+
+def test_studies_hand_on_the_options_of_training_with_it_alone():
+    given = {"epochs": 3, "latent_size": 4, "methods": ("padim", "dfr"), "width": 8}
+    assert options_for("features", given) == {"epochs": 3, "latent_size": 4, "methods": ("padim", "dfr")}
+    assert options_for("features", {**given, "methods": ("padim",)}).keys() == {"latent_size", "methods"}
+    assert options_for("pca", given) == {"latent_size": 4}
 
 
 def test_it_is_a_method_on_the_command_line(folder, tmp_path, capsys):

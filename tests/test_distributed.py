@@ -48,6 +48,11 @@ SCRIPT = """
     if os.environ.get("RANK", "0") == "0":
         learnt = {k: v.contiguous() for k, v in detector.state_dict().items() if "backbone" not in k}
         save_file(learnt, folder / "features")
+    detector = build("features", image_shape=(3, 16, 16), side=16, **{**local, "methods": ("dfr",)})
+    detector.fit(np.random.default_rng(2).random((130, 3, 16, 16), dtype=np.float32), epochs=2)
+    if os.environ.get("RANK", "0") == "0":
+        learnt = {k: v.contiguous() for k, v in detector.state_dict().items() if "dfr" in k}
+        save_file(learnt, folder / "dfr")
     for name, options in [("vae", {"epochs": 2, "width": 4}), ("pca", {})]:
         screen = fit(str(pictures), detector=name, latent_size=4, evidence=0.3, calibration=0.3, alpha=0.1, **options)
         if os.environ.get("RANK", "0") == "0":
@@ -107,6 +112,13 @@ def test_processes_share_the_statistics_of_features(fitted):
     # The signs of principal components are anybody's.
     for name in one.keys() - {"whole.components"}:
         torch.testing.assert_close(three[name], one[name], rtol=1e-4, atol=1e-6)
+
+
+def test_processes_train_on_the_vectors_of_all(fitted):
+    one, three = load_file(fitted / "one" / "dfr"), load_file(fitted / "three" / "dfr")
+    assert one.keys() == three.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(three[name], value, rtol=1e-4, atol=2e-5, msg=name)
 
 
 def test_what_needs_no_training_is_the_same_to_the_bit(fitted):

@@ -270,8 +270,12 @@ def options_for(detector: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if chosen:
         raise InputError(f"a study reports every score over whole images: leave out {chosen[0]}")
     kind = detector_class(detector)
-    known = option_names(kind.Options) | (option_names(TrainingOptions) if kind.trains_by_steps else set())
-    return {name: value for name, value in options.items() if name in known}
+    own, training = (
+        {name: options[name] for name in options if name in option_names(one)}
+        for one in (kind.Options, TrainingOptions)
+    )
+    # Of the methods of `features`, dfr alone is trained.
+    return own | training if kind.trains_by_steps or "dfr" in own.get("methods", ()) else own
 
 
 def check_options(detectors: Sequence[str], options: Mapping[str, Any]) -> None:
