@@ -1,9 +1,9 @@
 """How the defaults of `features` were chosen: good images and made-up defects alone, no image of a test set.
 
-    python benchmarks/feature_choices.py SET [SET ...] [--sides 224,320] [--threads 2]
+    python benchmarks/feature_choices.py SET [SET ...] [--sides 224,352] [--default-only] [--threads 2]
 
 Of each set's train/good a quarter is held out, and meets copies of itself with a made-up defect of every kind that
-is hard to see. AUROC of each method and of their combination; the mean over the kinds last.
+is hard to see. Defects are made on the images as they are and shrink with them, so that sizes can be compared. AUROC of each method and of their combination; the mean over the kinds last.
 """
 
 import argparse
@@ -15,63 +15,71 @@ from machine import where
 
 from recondite import build
 from recondite.data.datasets import open_images
-from recondite.data.images import Preprocessing
+from recondite.data.images import Floats, Preprocessing
 from recondite.data.sample import sampled
 from recondite.data.spool import read_all
-from recondite.detectors.features import COMBINED
+from recondite.detectors.features import COMBINED, Method
 from recondite.perturbations import defective
 from recondite.statistics.metrics import auroc
 
 HARD = ("faint-patch", "hairline", "dull-spot", "bend")
-METHODS = ("mahalanobis", "padim", "patchcore", "subspace", "dfr")
-DEFAULT = ("mahalanobis", "padim")
+METHODS: tuple[Method, ...] = ("mahalanobis", "padim", "patchcore", "subspace", "dfr")
+DEFAULT: tuple[Method, ...] = ("mahalanobis", "padim")
 
 
-def sizes(height: int, width: int, sides: list[int]) -> dict[str, tuple[int, int]]:
-    """Return the sizes tried: squares, and with an area of the square in the images' own proportions."""
-    found = {f"{side} x {side}": (side, side) for side in sides}
-    if height != width:
-        for side in sides:
-            shrink = side / (height * width) ** 0.5
-            found[f"{round(height * shrink)} x {round(width * shrink)}"] = (
-                round(height * shrink),
-                round(width * shrink),
-            )
-    return found
+def sizes(height: int, width: int, sides: list[int]) -> list[tuple[int, int]]:
+    """Return the (height, width) tried: squares, and the images' own proportions with the same shorter sides."""
+    shorter = min(height, width)
+    own = [(round(height * side / shorter), round(width * side / shorter)) for side in sides]
+    return list(dict.fromkeys([*((side, side) for side in sides), *own]))
 
 
-def measured(root: Path, channels: int, size: tuple[int, int], seed: int = 0) -> dict[str, list[float]]:
-    """Return method or combination -> AUROC of each kind of made-up defect."""
-    shape = (channels, *size)
-    pixels = read_all(open_images(str(root), role="fit"), Preprocessing(shape=shape)).pixels
-    order = np.random.default_rng(seed).permutation(len(pixels))
-    held, learnt = np.sort(order[: len(order) // 4]), np.sort(order[len(order) // 4 :])
-    made = [defective(pixels[held], name, seed=1).images for name in HARD]
+def measured(
+    good: Floats, made: list[Floats], learnt: Floats, shape: tuple[int, ...], tried: list[tuple[Method, ...]]
+) -> dict[str, list[float]]:
+    """Return method or combination -> AUROC of each kind of made-up defect.
+
+    Args:
+        good, made, learnt: images (N, C, H, W) of their own size: held out, those with defects, and those to fit on.
+        shape: (C, H, W) that the detector works on.
+        tried: methods that are combined.
+    """
+    resize = Preprocessing(shape=shape)
+    normal, *changed, fitted = (np.stack([resize(image) for image in images]) for images in (good, *made, learnt))
     found = {}
-    for methods in (METHODS, DEFAULT, (*DEFAULT, "dfr")):
+    for methods in tried:
         detector = build("features", image_shape=shape, methods=methods)
-        detector.fit(pixels[learnt], validation=0.1 if "dfr" in methods else None)
-        for score in (*methods, COMBINED) if methods == METHODS else (COMBINED,):
-            normal, *changed = (detector.score(images, score=score).instance_score for images in (pixels[held], *made))
+        detector.fit(fitted, validation=0.1 if "dfr" in methods else None)
+        for score in (*methods, COMBINED) if len(methods) > 1 else methods:
             name = " + ".join(methods) if score == COMBINED else score
-            found[name] = [auroc(normal, scores) for scores in changed]
+            if name in found:
+                continue
+            ours = detector.score(normal, score=score).instance_score
+            found[name] = [auroc(ours, detector.score(images, score=score).instance_score) for images in changed]
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", type=Path)
-    parser.add_argument("--sides", default="224,320")
+    parser.add_argument("--sides", default="224,352", help="of the shorter side, in pixels")
+    parser.add_argument("--default-only", action="store_true", help="no other methods than the default's")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(where())
-    sides = [int(side) for side in given.sides.split(",")]
+    tried = [DEFAULT] if given.default_only else [METHODS, DEFAULT, (*DEFAULT, "dfr")]
     for root in given.sets:
-        sample, _ = sampled(open_images(str(root), role="fit"))
-        for title, size in sizes(*sample.size, sides).items():
-            print(f"\n{root.name}, {title}: {', '.join(HARD)}; mean")
-            for name, aurocs in measured(root, max(sample.channels), size).items():
+        sample, source = sampled(open_images(str(root), role="fit"))
+        channels = max(sample.channels)
+        pixels = read_all(source, Preprocessing(shape=(channels, *sample.size))).pixels
+        order = np.random.default_rng(0).permutation(len(pixels))
+        held, learnt = np.sort(order[: len(order) // 4]), np.sort(order[len(order) // 4 :])
+        made = [defective(pixels[held], name, seed=1).images for name in HARD]
+        for size in sizes(*sample.size, [int(side) for side in given.sides.split(",")]):
+            print(f"\n{root}, {size[0]} x {size[1]}: {', '.join(HARD)}; mean")
+            found = measured(pixels[held], made, pixels[learnt], (channels, *size), tried)
+            for name, aurocs in found.items():
                 print(f"{name:45s} {' '.join(f'{value:.3f}' for value in aurocs)}  {np.mean(aurocs):.3f}", flush=True)
 
 

@@ -49,7 +49,7 @@ def test_a_detector_counts_the_pixels_that_its_networks_see() -> None:
         def forward(self, x):
             return x[:, :, ::8, ::8]
 
-    for side, expected in ((96, 64), (512, 4), (0, 64)):
+    for side, expected in ((96, 64), (512, 8), (0, 64)):
         features = build("features", image_shape=(1, 32, 32), backbone=Small(), side=side, latent_size=2)
         assert features.scoring_batch == expected
 
@@ -137,8 +137,8 @@ def test_only_sizes_below_a_full_batch_are_tried() -> None:
         tried.append(size)
         return {"": padded(rows, size)[: len(rows)].sum(1)}
 
-    assert equal_sizes(run, np.ones((16, 3), dtype=np.float32)) == (2, 8)
-    assert set(tried) == {2, 8, 16}
+    assert equal_sizes(run, np.ones((16, 3), dtype=np.float32)) == (2, 4, 8)
+    assert set(tried) == {2, 4, 8, 16}
     assert equal_sizes(run, np.ones((64, 3), dtype=np.float32)) == SMALL_BATCHES
     assert equal_sizes(run, np.ones((2, 3), dtype=np.float32)) == ()
 
@@ -157,6 +157,7 @@ def test_sizes_are_tried_at_the_second_call_and_once() -> None:
     assert ask(1) is None
     assert not calls
     assert ask(1) == 2
-    assert ask(3) == 32  # 8 gives something else
+    assert ask(3) == 4
+    assert ask(5) == 32  # 8 gives something else
     assert ask(33) is None
-    assert len(calls) == 6
+    assert len(calls) == 8

@@ -25,10 +25,11 @@ from recondite.detectors.feature_autoencoder import FeatureAutoencoder
 from recondite.detectors.measured import Measured
 from recondite.detectors.runner import full_batch
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
-from recondite.distributed import shard_of
+from recondite.distributed import shard_of, unsharded
 from recondite.errors import InputError
-from recondite.networks.backbones import Backbone, Units, Variant, last_blocks, load_weights
+from recondite.networks.backbones import Backbone, OneByOne, Units, Variant, last_blocks, load_weights
 from recondite.networks.hooks import evaluating
+from recondite.networks.tiles import Tiles, tile_size
 from recondite.options import CHECKED, TrainingOptions
 from recondite.progress import progress
 from recondite.training.checkpoint import History
@@ -37,11 +38,13 @@ Method = Literal["mahalanobis", "reconstruction_error", "knn", "padim", "subspac
 LOCAL: tuple[Method, ...] = ("padim", "subspace", "patchcore", "dfr")
 COMBINED = "combined"
 LARGEST_FEATURES = 8192
-SHORTER_SIDE, LONGEST_SIDE, LARGEST_AREA = 256, 1024, 320 * 320
+SHORTER_SIDE, LONGEST_SIDE = 352, 2048
 _SIDE_OF_SMALL_IMAGES = 96
+_LARGEST_UNTILED, _TILE = 1024, 512
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
-_WIDENED = 8
+_WIDENED, _MOST_TOGETHER = 8, 8
 _SMALLEST, _SMALLEST_SPREAD = 1e-12, 1e-3
+_Vectors = tuple[Tensor, Tensor]
 _STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
 
 
@@ -69,6 +72,15 @@ class FeaturesOptions:
             ge=0,
             le=2048,
             description="pixels a side that the backbone sees; 0 for images as they are, those up to 64 at 96",
+        ),
+    ] = 0
+    tile: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=2048,
+            description="pixels a side of the overlapping tiles that the backbone sees one by one; 0 for whole images, "
+            "or for tiles of 512 where a side is above 1024",
         ),
     ] = 0
     layers: Annotated[
@@ -167,15 +179,25 @@ class Features(Detector):
         self.trains_by_steps = self.needs_validation = "dfr" in self.methods
         small = max(self.shape[1:]) <= LARGEST_SMALL_SIDE and backbone is None
         side = options.side or (_SIDE_OF_SMALL_IMAGES if small else None)
-        self.seen = self.shape[1:] if side is None else (side, side)
+        self.seen = (self.shape[1], self.shape[2]) if side is None else (side, side)
+        if options.tile and options.side:
+            raise InputError("side shrinks the image that the backbone sees and tile cuts it: choose one")
+        tile = options.tile or (_TILE if side is None and max(self.seen) > _LARGEST_UNTILED else 0)
         ends = last_blocks(options.backbone)
         self._whole_layers = options.layers or ((*ends[4:], "head") if backbone is None else ())
         self._place_layers = options.place_layers or ((ends[2], ends[4]) if backbone is None else options.layers)
         self._looks_at_places = any(name in LOCAL for name in self.methods)
         looked_at = self._whole_layers + (self._place_layers if self._looks_at_places else ())
         self.backbone = Backbone(backbone, tuple(dict.fromkeys(looked_at)), side, options.units, options.backbone)
+        self.tiles: Tiles | None = None
         with evaluating(self.backbone):
             x = torch.zeros(1, *self.shape)
+            if 0 < tile < max(self.seen):
+                tall, wide = tile_size(self.seen, tile)
+                outputs = self.backbone(x[:, :, :tall, :wide])
+                self.tiles = Tiles(
+                    self.seen, tile, [(maps.shape[2], maps.shape[3]) for maps in outputs if maps.ndim == 4]
+                )
             self.grid = self._coarsest(self._maps(x)) if self._looks_at_places else (1, 1)
             whole, places = self._vectors(x)
         size = whole.shape[2]
@@ -199,8 +221,7 @@ class Features(Detector):
     def image_size(cls, height: int, width: int) -> tuple[int, int]:
         if max(height, width) <= LARGEST_SMALL_SIDE:
             return small_size(height, width)
-        shrink = min(1.0, max(SHORTER_SIDE / min(height, width), (LARGEST_AREA / (height * width)) ** 0.5))
-        shrink = min(shrink, LONGEST_SIDE / max(height, width))
+        shrink = min(1.0, SHORTER_SIDE / min(height, width), LONGEST_SIDE / max(height, width))
         return max(SMALLEST_SIDE, round(height * shrink)), max(SMALLEST_SIDE, round(width * shrink))
 
     def fit_rows(
@@ -228,28 +249,27 @@ class Features(Detector):
             )
         if not self.modules_given:
             load_weights(self.backbone.network, self.options.backbone)
-        self._learn(images, show_progress)
-        for model in self.models.values():
-            if isinstance(model, FeatureAutoencoder):
-                assert unseen is not None
-                drawn = model.drawn_from(len(unseen) * math.prod(self.grid))
-                for taken, _, places in self._looked_at(unseen, show_progress):
-                    drawn.add(places, taken.start * math.prod(self.grid))
-                self.history = model.trained(drawn.gathered(), training, run_folder, resume, show_progress)
-        known = images if unseen is None else unseen
-        some = Rows(known.pixels, known.index[:: max(1, len(known) // _STANDARDISED_BY)])
-        self._standardise(some, left_out=unseen is None)
-        self.fitted.fill_(True)
-        if self.trains_by_steps:
-            return self
-        error = None
+        kept, errors = self._learn(images, show_progress), list[Tensor]()
+        trained = next((model for model in self.models.values() if isinstance(model, FeatureAutoencoder)), None)
+        drawn = None
+        if trained is not None and unseen is not None:
+            drawn = trained.drawn_from(len(unseen) * math.prod(self.grid))
         if validation is not None:
-            ready = self.runner.ready(self)
-            parts = [
-                ready.validation_errors(torch.from_numpy(batch)) for batch in validation.batches(self.scoring_batch)
-            ]
-            error = float(torch.cat(parts).double().mean())
-        self.history = History([{"epoch": 1, "validation": error}], best_epoch=1)
+            kept_of_unseen = []
+            for taken, whole, places in self._looked_at(validation, show_progress):
+                errors.append(self.whole.distance(whole)[:, 0])
+                kept_of_unseen.append(_some_of(taken, len(validation), whole, places))
+                if drawn is not None:
+                    drawn.add(places, taken.start * math.prod(self.grid))
+            if unseen is not None:
+                kept = kept_of_unseen
+        if trained is not None and drawn is not None:
+            self.history = trained.trained(drawn.gathered(), training, run_folder, resume, show_progress)
+        else:
+            error = float(torch.cat(unsharded(errors)).double().mean()) if validation is not None else None
+            self.history = History([{"epoch": 1, "validation": error}], best_epoch=1)
+        self._standardise(kept, left_out=unseen is None)
+        self.fitted.fill_(True)
         return self
 
     def validation_errors(self, x: Tensor) -> Tensor:
@@ -304,14 +324,26 @@ class Features(Detector):
 
     def prepared(self, name: str, network: nn.Module) -> nn.Module:
         if isinstance(network, Backbone):
-            return network.ready(torch.zeros(self.scoring_batch, *self.shape, device=self.device))
+            tall, wide = self.tiles.tile if self.tiles else self.shape[1:]
+            together = 1 if self._one_by_one else self.scoring_batch
+            example = torch.zeros(together, self.shape[0], tall, wide, device=self.device)
+            return OneByOne(network.ready(example), example) if self._one_by_one else network.ready(example)
         return super().prepared(name, network)
 
     @property
     def scoring_batch(self) -> int:
-        # A block widens images sixfold before it narrows them: as few at once are fastest as a processor's caches hold.
+        values = 3 * math.prod(self.seen)
+        if self._one_by_one:
+            return min(_MOST_TOGETHER, full_batch(values // 4))
         widened = _WIDENED if self.device.type == "cpu" and not self.modules_given else 1
-        return full_batch(3 * widened * math.prod(self.seen), self.device.type)
+        return full_batch(widened * values, self.device.type)
+
+    @property
+    def _one_by_one(self) -> bool:
+        """Whether the backbone looks at one image or tile at a time, and only what follows looks at several."""
+        # A block widens images sixfold before it narrows them: as few at once are fastest as a processor's caches hold.
+        large = 3 * _WIDENED * math.prod(self.seen)
+        return self.device.type == "cpu" and (self.tiles is not None or full_batch(large) <= 2)
 
     def _default_methods(self) -> tuple[Method, ...]:
         score = self.options.score
@@ -330,17 +362,20 @@ class Features(Detector):
             return FeatureAutoencoder(size, fewer)
         return Bank(size, options.bank_size, options.neighbours)
 
-    def _learn(self, images: Rows, shown: bool) -> None:
-        """Fit every model in one pass."""
+    def _learn(self, images: Rows, shown: bool) -> list[_Vectors]:
+        """Fit every model but dfr in one pass, and return the vectors of some of the images."""
         models = {"": self.whole, **self._models()}
         vectors_of_image = {name: math.prod(self.grid) if name in LOCAL else 1 for name in models}
         for name, model in models.items():
             model.begin(len(images) * vectors_of_image[name])
+        kept = []
         for taken, whole, places in self._looked_at(images, shown):
             for name, model in models.items():
                 model.add(places if name in LOCAL else whole, taken.start * vectors_of_image[name])
+            kept.append(_some_of(taken, len(images), whole, places))
         for model in models.values():
             model.settle()
+        return kept
 
     def _looked_at(self, images: Rows, shown: bool) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield which images, and what `_vectors` gives for them, of this process's share."""
@@ -355,15 +390,14 @@ class Features(Detector):
     def _models(self) -> dict[str, VectorModel]:
         return cast(dict[str, VectorModel], dict(self.models.items()))
 
-    def _standardise(self, images: Rows, left_out: bool) -> None:
-        """Learn the middle and the spread of the logarithm of each method's distances."""
-        self.centres.zero_()
-        self.spreads.fill_(1.0)
-        ready, parts = self.runner.ready(self), []
-        for pixels in images.batches(self.scoring_batch):
-            with evaluating(ready):
-                distances = ready._distances(*ready._vectors(torch.from_numpy(pixels).to(self.device)), left_out)
-                parts.append({name: (self._of_image(values), values) for name, values in distances.items()})
+    def _standardise(self, some: Sequence[_Vectors], left_out: bool) -> None:
+        """Learn the middle and the spread of the logarithm of each method's distances from this process's vectors."""
+        mine = []
+        with evaluating(self):
+            for whole, places in some:
+                distances = self._distances(whole, places, left_out)
+                mine.append({name: (self._of_image(values), values) for name, values in distances.items()})
+        parts = unsharded(mine)
         for number, name in enumerate(self.methods):
             for kind in (0, 1):
                 logs = torch.cat([_logarithm(part[name][kind]).double().flatten() for part in parts])
@@ -411,7 +445,11 @@ class Features(Detector):
 
     def _maps(self, x: Tensor) -> dict[str, Tensor]:
         """Return what each layer gives; "" is what the backbone does where no layer is named."""
-        return dict(zip(self.backbone.layers or ("",), self.backbone(x), strict=True))
+        if self.tiles is None:
+            outputs = self.backbone(x)
+        else:
+            outputs = [self.tiles.joined(features) for features in self.backbone(self.tiles.cut(x))]
+        return dict(zip(self.backbone.layers or ("",), outputs, strict=True))
 
     def _coarsest(self, maps: Mapping[str, Tensor]) -> tuple[int, int]:
         """Return the (height, width) of the smallest grid among the layers for places."""
@@ -425,6 +463,12 @@ class Features(Detector):
         """Return features (N, F, h, w), each averaged with its eight neighbours, on the grid of places."""
         features = F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
         return features if features.shape[2:] == self.grid else F.adaptive_avg_pool2d(features, self.grid)
+
+
+def _some_of(taken: slice, count: int, whole: Tensor, places: Tensor) -> _Vectors:
+    """Return the vectors of a slice of `count` images that are among some evenly spaced ones."""
+    step = max(1, count // _STANDARDISED_BY)
+    return whole[-taken.start % step :: step], places[-taken.start % step :: step]
 
 
 def _logarithm(distances: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from recondite.data.datasets import open_images, read_batches
 from recondite.errors import InputError
 from recondite.networks.hooks import evaluating
 
-SMALL_BATCHES = (2, 8, 32)
+SMALL_BATCHES = (2, 4, 8, 32)
 """Batches smaller than a full one that are tried."""
 _LARGEST, _LARGEST_ELSEWHERE, _SMALLEST = 64, 1024, 2
 _VALUES = _LARGEST * 3 * 128 * 128

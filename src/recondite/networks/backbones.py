@@ -163,6 +163,27 @@ class Backbone(nn.Module):
         return x.contiguous(memory_format=torch.channels_last)
 
 
+class OneByOne(nn.Module):
+    """A backbone that looks at the images of a batch one after the other.
+
+    So an image's features do not depend on the others, and what pads a batch, black images, costs nothing.
+
+    Args:
+        backbone: made ready for batches of one.
+        black: such a batch (1, C, H, W) of zeros.
+    """
+
+    def __init__(self, backbone: Backbone, black: Tensor) -> None:
+        super().__init__()
+        self.backbone, self.layers = backbone, backbone.layers
+        self._of_black: list[Tensor] = backbone(black)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return what the backbone does."""
+        parts = [self.backbone(image[None]) if image.any() else self._of_black for image in x]
+        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
+
+
 def _features(name: str, output: object, size: int) -> Tensor:
     """Return a layer's output as (N, F) or (N, F, h, w); tokens (N, T, F) become (N, F, T)."""
     if isinstance(output, tuple | list) and output:
