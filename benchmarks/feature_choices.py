@@ -3,7 +3,8 @@
     python benchmarks/feature_choices.py SET [SET ...] [--sides 224,352] [--default-only] [--threads 2]
 
 Of each set's train/good a quarter is held out, and meets copies of itself with a made-up defect of every kind that
-is hard to see. Defects are made on the images as they are and shrink with them, so that sizes can be compared. AUROC of each method and of their combination; the mean over the kinds last.
+is hard to see. Defects are made on the images as they are and shrink with them, so that sizes can be compared. AUROC
+of each method and of their combination; the mean over the kinds last.
 """
 
 import argparse

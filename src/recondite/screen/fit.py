@@ -71,7 +71,8 @@ def fit(
         confidence: let the rate hold for this calibration set with this probability, instead of on average.
         guarantee: what is meant by confidence; see `recondite.statistics.calibration.Guarantee`.
         image_size: side, or (height, width), from 8 to 2048; by default what suits the detector: the images' own
-            size up to 64, else 64; for "features" their own in proportion, at most 352 on the shorter side and 2,048 on the longer.
+            size up to 64, else 64; for "features" their own in proportion, the shorter side at most 352 and the longer
+            2,048.
         validation: share of `images` to choose the best epoch by, where there are epochs, or other normal images.
         evidence: share of `images`, or other normal images; at least 50. Unused where `score` needs none.
         calibration: share of `images`, or other normal images.
