@@ -225,7 +225,7 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
     return [
         ("detector", screen.detector.name),
         ("image", " x ".join(map(str, screen.detector.shape))),
-        ("options", ", ".join(f"{k}={v}" for k, v in vars(screen.detector.options).items() if k[0] != "_")),
+        ("options", ", ".join(f"{k}={v}" for k, v in vars(screen.detector.options).items() if _is_shown(k))),
         ("judges by", _score_in_words(screen)),
         ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
         ("validation error", "none" if best is None else f"{best:.6g}"),
@@ -242,6 +242,10 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         ("threshold", ", ".join(f"{value:.6g} {group or ''}".strip() for group, value in screen.thresholds.items())),
         ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
     ]
+
+
+def _is_shown(option: str) -> bool:
+    return option[0] != "_" and option != "architecture"
 
 
 def _score_in_words(screen: "Screen") -> str:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from recondite.screen.screen import Screen
 
 CLUSTER_GROUP = "Cluster"
+_NO_FLAGS = ("architecture",)
+"""Options that a fit finds out and a saved screen brings back."""
 Output = Annotated[Path, Parameter(alias="-o")]
 OnBad = Literal["flag", "skip", "raise"]
 
@@ -41,7 +43,7 @@ def option_flags(
         shown = "none" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)
         if name in fields:
             shown = "that of the detector"
-        if name not in without:
+        if name not in (*without, *_NO_FLAGS):
             fields[name] = Annotated[
                 hint,
                 Parameter(

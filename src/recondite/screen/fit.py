@@ -83,7 +83,8 @@ def fit(
         progress: show progress on standard error.
         encoder: a network of your own, images to latents; needs `decoder` too.
         decoder: a network of your own, latents to images.
-        backbone: a network of your own, images to features, for detector "features"; or "lite0", "lite1", "lite2".
+        backbone: a network of your own, images to features, for detector "features"; or a name, such as "lite1",
+            "timm:resnet18", "hf:facebook/dinov2-small" or a folder.
         reencoding: evidence also compares the latents and layers of the image with those of its reconstruction, which
             costs one more encoding.
         classifier: a function or module, images (N, C, H, W) in [0, 1] to features, whose distances from normal ones

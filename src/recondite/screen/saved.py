@@ -18,6 +18,7 @@ from recondite.data.images import Preprocessing
 from recondite.detectors import Detector, build
 from recondite.detectors.graph import BATCH, FILES, Exported, ExportedOptions
 from recondite.errors import ArtifactError, InputError
+from recondite.networks.architectures import check_library
 from recondite.screen.calibrate import check_probe
 from recondite.screen.evidence import ERROR, Evidence
 from recondite.statistics.calibration import Calibrator
@@ -125,6 +126,8 @@ def read_screen(
         )
     if (manifest.get("evidence") or {}).get("classifier") and classifier is None:
         raise InputError(f"{path} looks at the features of a classifier: load it with classifier=...")
+    if backbone is None and isinstance(manifest.get("options"), dict):
+        check_library(manifest["options"].get("architecture"))
     try:
         shape = Preprocessing.from_json(manifest["preprocessing"]).shape
         weights = {name: torch.from_numpy(array) for name, array in files[_DETECTOR_FILE].items()}
