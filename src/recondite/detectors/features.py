@@ -28,8 +28,9 @@ from recondite.detectors.runner import full_batch
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
 from recondite.distributed import shard_of, unsharded
 from recondite.errors import InputError
-from recondite.networks.backbones import VARIANTS, Backbone, OneByOne, Units, last_blocks, load_weights
+from recondite.networks.backbones import VARIANTS, Backbone, Units, last_blocks, load_weights
 from recondite.networks.hooks import evaluating
+from recondite.networks.one_by_one import OneByOne
 from recondite.networks.pretrained import Pretrained, pretrained
 from recondite.networks.tiles import Tiles, tile_size
 from recondite.options import CHECKED, TrainingOptions
@@ -350,7 +351,7 @@ class Features(Detector):
             tall, wide = self.tiles.tile if self.tiles else self.shape[1:]
             together = 1 if self._one_by_one else self.scoring_batch
             example = torch.zeros(together, self.shape[0], tall, wide, device=self.device)
-            return OneByOne(network.ready(example), example) if self._one_by_one else network.ready(example)
+            return OneByOne(network, example) if self._one_by_one else network.ready(example)
         return super().prepared(name, network)
 
     @property

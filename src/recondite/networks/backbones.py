@@ -127,6 +127,12 @@ class Backbone(nn.Module):
             InputError: the network does not take such images, or a layer gives no tensor (N, F, ...).
         """
         x = self._as_expected(x)
+        if not self.network_given:
+            found = {}
+            for name, layer in self.network.named_children():
+                x = layer(x)
+                found[name] = x
+            return [_features(name, found[name], len(x)) for name in self.layers]
         with recorded([self.network.get_submodule(name) for name in self.layers]) as outputs:
             try:
                 result = self.network(x)
@@ -160,27 +166,6 @@ class Backbone(nn.Module):
         if self.side is not None and x.shape[2:] != (self.side, self.side):
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
         return x.contiguous(memory_format=torch.channels_last)
-
-
-class OneByOne(nn.Module):
-    """A backbone that looks at the images of a batch one after the other.
-
-    So an image's features do not depend on the others, and what pads a batch, black images, costs nothing.
-
-    Args:
-        backbone: made ready for batches of one.
-        black: such a batch (1, C, H, W) of zeros.
-    """
-
-    def __init__(self, backbone: Backbone, black: Tensor) -> None:
-        super().__init__()
-        self.backbone, self.layers = backbone, backbone.layers
-        self._of_black: list[Tensor] = backbone(black)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return what the backbone does."""
-        parts = [self.backbone(image[None]) if image.any() else self._of_black for image in x]
-        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
 
 
 def _features(name: str, output: object, size: int) -> Tensor:
