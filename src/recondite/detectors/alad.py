@@ -30,7 +30,7 @@ AladScore = Literal["fm", "ch", "l1", "l2"]
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class AladOptions(PrecisionOptions):
-    """Options of ALAD. Its scores are norms over the whole image, so there is no share or region to choose."""
+    """Options of ALAD. Its scores are norms over the whole image, so there is no share or square to choose."""
 
     latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the latent")] = 100
     width: Annotated[

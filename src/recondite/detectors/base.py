@@ -294,7 +294,8 @@ class Detector(nn.Module):
         """Return a detector with these very weights that scores in another way; nothing is fitted again.
 
         Args:
-            changes: the options score, smooth, region, top_percent and scoring_precision, where the detector has them.
+            changes: the options score, smooth, worst_square, top_percent and scoring_precision, where the detector has
+                them.
 
         Raises:
             InputError: another option, or a value out of range.

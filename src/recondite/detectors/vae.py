@@ -66,7 +66,7 @@ class Vae(Detector):
     - squared_error, absolute_error, ssim, multi_scale: feature scores averaged over the draws;
     - reconstruction_probability: -log N(x; decoder(z), sigma^2), averaged over the draws. With one sigma it orders
       images as squared_error does; with sigma "per-value" it does not;
-    - elbo: that sum over the image, plus beta * KL. It has no top_percent and no region.
+    - elbo: that sum over the image, plus beta * KL. It has no top_percent and no worst_square.
 
     Args:
         shape: (C, H, W) or (D,).

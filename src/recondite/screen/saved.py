@@ -18,6 +18,7 @@ from recondite.data.images import Preprocessing
 from recondite.detectors import Detector, build
 from recondite.detectors.graph import BATCH, FILES, Exported, ExportedOptions
 from recondite.errors import ArtifactError, InputError
+from recondite.options import saved_options
 from recondite.screen.calibrate import check_probe
 from recondite.screen.evidence import ERROR, Evidence
 from recondite.statistics.calibration import Calibrator
@@ -128,9 +129,9 @@ def read_screen(
     try:
         shape = Preprocessing.from_json(manifest["preprocessing"]).shape
         weights = {name: torch.from_numpy(array) for name, array in files[_DETECTOR_FILE].items()}
+        options = saved_options(manifest["options"])
         if not manifest["own_modules"]:
-            _check_weights(weights, manifest["detector"], shape, manifest["options"])
-        options = dict(manifest["options"])
+            _check_weights(weights, manifest["detector"], shape, options)
         named = options.pop("backbone", None)
         looking = named if backbone is None else backbone
         detector = build(
