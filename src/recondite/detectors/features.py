@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, cast, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -18,9 +19,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from recondite.data.images import SMALLEST_SIDE
+from recondite.data.regions import touched
 from recondite.data.sample import LARGEST_SMALL_SIDE, small_size
 from recondite.data.spool import Rows
 from recondite.detectors.base import Detector
+from recondite.detectors.inside import Inside, in_one_row, mean_of_places, spread_out
 from recondite.detectors.measured import Measured
 from recondite.detectors.runner import full_batch
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
@@ -237,14 +240,15 @@ class Features(Detector):
         """Return the principal components of the features of whole images (N, latent_size)."""
         return self.whole.latents(self._vectors(x)[0])[:, 0]
 
-    def measure(self, x: Tensor, score: str) -> Measured:
+    def measure(self, x: Tensor, score: str, inside: Inside | None = None) -> Measured:
         whole, places = self._vectors(x)
         distances = self._distances(whole, places)
         if score not in self.whole_image_scores:
             raise InputError(f"this detector has no score {score!r}")
         if score != COMBINED and score not in distances:
             raise InputError(f"score {score!r} needs the method of that name: fit with methods={score!r}")
-        of_images = {name: self._of_image(distance) for name, distance in distances.items()}
+        cells = None if inside is None else inside.on(*self.grid)
+        of_images = {name: self._of_image(distance, cells) for name, distance in distances.items()}
         if score == COMBINED:
             instances = self._combined(of_images, self.methods, 0)
             local = [name for name in self.methods if name in LOCAL]
@@ -254,8 +258,7 @@ class Features(Detector):
         if map_.shape[1] == 1:
             feature_scores = map_[:, :, None, None]
         else:
-            map_ = map_.reshape(-1, 1, *self.grid)
-            feature_scores = F.interpolate(map_, size=x.shape[2:], mode="bilinear")
+            feature_scores = spread_out(map_.reshape(-1, 1, *self.grid), x.shape[2:], cells)
         return Measured(
             feature_scores=feature_scores.expand(x.shape),
             reconstruction=None,
@@ -307,15 +310,24 @@ class Features(Detector):
         """Fit every model in one pass."""
         ready, mine = self.runner.ready(self), shard_of(images.slices(self.scoring_batch))
         models = {"": self.whole, **self._models()}
-        vectors_of_image = {name: math.prod(self.grid) if name in LOCAL else 1 for name in models}
+        places: dict[str, slice | Tensor] = dict.fromkeys(models, slice(None))
+        if self.preprocessing.region is not None:
+            inside = torch.from_numpy(np.flatnonzero(touched(self.preprocessing.region, *self.grid)))
+            for name, model in models.items():
+                if isinstance(model, PlaceGaussians):
+                    model.counted = inside
+                else:
+                    places[name] = inside
+        every = torch.arange(math.prod(self.grid))
+        vectors_of_image = {name: len(every[places[name]]) if name in LOCAL else 1 for name in models}
         for name, model in models.items():
             model.begin(len(images) * vectors_of_image[name])
         with progress("features", sum(taken.stop - taken.start for taken in mine), shown) as advance:
             for taken in mine:
                 with evaluating(ready):
-                    whole, places = ready._vectors(torch.from_numpy(images.take(taken)).to(self.device))
+                    whole, local = ready._vectors(torch.from_numpy(images.take(taken)).to(self.device))
                 for name, model in models.items():
-                    model.add(places if name in LOCAL else whole, taken.start * vectors_of_image[name])
+                    model.add(local[:, places[name]] if name in LOCAL else whole, taken.start * vectors_of_image[name])
                 advance(taken.stop - taken.start, "")
         for model in models.values():
             model.settle()
@@ -330,8 +342,10 @@ class Features(Detector):
         ready, parts = self.runner.ready(self), []
         for pixels in images.batches(self.scoring_batch):
             with evaluating(ready):
-                distances = ready._distances(*ready._vectors(torch.from_numpy(pixels).to(self.device)), left_out)
-                parts.append({name: (self._of_image(values), values) for name, values in distances.items()})
+                x = torch.from_numpy(pixels).to(self.device)
+                distances, inside = ready._distances(*ready._vectors(x), left_out), self.inside(x)
+                cells = None if inside is None else inside.on(*self.grid)
+                parts.append({name: (self._of_image(d, cells), in_one_row(d, cells)) for name, d in distances.items()})
         for number, name in enumerate(self.methods):
             for kind in (0, 1):
                 logs = torch.cat([_logarithm(part[name][kind]).double().flatten() for part in parts])
@@ -360,16 +374,21 @@ class Features(Detector):
             found[name] = distance(places if name in LOCAL else whole)
         return found
 
-    def _of_image(self, distances: Tensor) -> Tensor:
-        """Return the mean of each image's worst distances (N,) of (N, P)."""
-        worst = max(1, round(distances.shape[1] * self.options.worst_places / 100))
-        return distances.topk(worst, dim=1).values.mean(1)
+    def _of_image(self, distances: Tensor, cells: Inside | None) -> Tensor:
+        """Return the mean of each image's worst distances (N,) of (N, P), among the places that count."""
+
+        def pool(some: Tensor) -> Tensor:
+            worst = max(1, round(some.shape[1] * self.options.worst_places / 100))
+            return some.topk(worst, dim=1).values.mean(1)
+
+        return pool(distances) if cells is None or distances.shape[1] == 1 else cells.pooled(distances, pool)
 
     def _vectors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of whole images (N, 1, F) and of their places (N, P, G); without local methods, none."""
-        maps = self._maps(x)
+        maps, inside = self._maps(x), self.inside(x)
         whole = [
-            maps[name].flatten(2).mean(2) if maps[name].ndim > 2 else maps[name] for name in self._whole_layers or ("",)
+            mean_of_places(maps[name], inside) if maps[name].ndim > 2 else maps[name]
+            for name in self._whole_layers or ("",)
         ]
         joined = torch.cat([F.normalize(features, dim=1) for features in whole], dim=1)[:, None]
         if not self._looks_at_places:

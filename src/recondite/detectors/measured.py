@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from recondite.detectors.inside import Inside
 from recondite.errors import InputError
 from recondite.options import PoolingOptions, make_options, option_names
 from recondite.statistics.error_maps import instance_scores, multi_scale_error, smoothed, ssim_error, worst_square
@@ -106,18 +107,33 @@ def pooling_of(options: Any, top_percent: float | None = None) -> PoolingOptions
     return pooling
 
 
-def pooled(measured: Measured, score: str, pooling: PoolingOptions) -> tuple[Tensor, Tensor]:
+def pooled(
+    measured: Measured, score: str, pooling: PoolingOptions, inside: Inside | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the maps of scores (N, *shape) and the float64 scores of images (N,) of what was measured.
+
+    What lies outside of a region is as low in the maps as anything inside, and 0 at most; a square that reaches beyond
+    the region has that there.
+
+    Args:
+        measured, score, pooling: what was measured, by which score, and how it is pooled.
+        inside: what counts; None for everything.
 
     Raises:
         InputError: `score` is one number for an image and `pooling` asks for more.
     """
-    maps = smoothed(measured.feature_scores, pooling.smooth) if pooling.smooth else measured.feature_scores
+    maps = measured.feature_scores
+    if pooling.smooth:
+        maps = smoothed(maps, pooling.smooth) if inside is None else inside.smoothed(maps, pooling.smooth)
+    if inside is not None:
+        maps = inside.blanked(maps)
     instances = measured.instance_scores
     if instances is not None:
         check_unpooled(score, pooling)
     elif pooling.worst_square:
         instances = worst_square(maps, pooling.worst_square)
+    elif inside is not None:
+        instances = inside.pooled(maps.flatten(2), lambda some: instance_scores(some, pooling.top_percent))
     else:
         instances = instance_scores(maps, pooling.top_percent)
     return maps, instances.double()

@@ -29,7 +29,7 @@ class Threshold:
     Args:
         value: what is higher is an outlier.
         level: "instance" or "feature".
-        scoring: how images were scored: "score", "smooth", "worst_square" and "top_percent", where the detector has them.
+        scoring: how images were scored: "score", "smooth", "worst_square" and "top_percent", as far as it has them.
         detector: the detector's fingerprint; a detector fitted again is another one.
         rule: how the value was found, in words.
     """
