@@ -100,7 +100,9 @@ def test_no_detector_imports_another_and_nothing_below_knows_one():
 
 SHARED_BY_DETECTORS = {
     f"detectors.{name}"
-    for name in ("base", "feature_autoencoder", "graph", "measured", "prior", "runner", "vector_models")
+    for name in (
+        *("base", "feature_autoencoder", "graph", "inputs", "inside", "measured", "prior", "runner", "vector_models"),
+    )
 }
 
 

@@ -251,20 +251,21 @@ def test_scores_for_defects_keep_the_promises_too(name, screens, digits):
     constants = np.stack([np.full((1, 8, 8), level, np.float32) for level in (0, 0.5, 1)])
     screen = screens(name)
     for score in pixel_scores(name):
-        for scoring in ({"score": score}, {"score": score, "smooth": 1.0, "region": 3}):
+        for scoring in ({"score": score}, {"score": score, "smooth": 1.0, "worst_square": 3}):
             detector = screen.detector.scored_by(**scoring)
             together = detector.score(images, feature_score=True)
             alone = [detector.score(image[None]).instance_score[0] for image in images]
             np.testing.assert_array_equal(alone, together.instance_score)
             pooled = [
-                twins.worst_region(one, 3) if "region" in scoring else one.mean() for one in together.feature_score
+                twins.worst_square(one, 3) if "worst_square" in scoring else one.mean()
+                for one in together.feature_score
             ]
             np.testing.assert_allclose(together.instance_score, pooled, rtol=1e-5)
             assert np.isfinite(detector.score(constants, feature_score=True).feature_score).all()
             assert auroc(together.instance_score, detector.score(np.rot90(images, axes=(1, 2))).instance_score) > 0.9
             assert screen.detector.options.score != score  # the screen's own detector stays as it was
     for score in pixel_scores(name):
-        made = build(name, image_shape=(1, 8, 8), latent_size=4, score=score, smooth=0.7, region=4)
+        made = build(name, image_shape=(1, 8, 8), latent_size=4, score=score, smooth=0.7, worst_square=4)
         made.fit(digits[:80], **quick_training(name))
         options = {"image_shape": (1, 8, 8), **options_to_json(made.options)}
         again = build(name, **options)
@@ -276,13 +277,13 @@ def test_scoring_options_that_do_not_go_together_are_refused(name):
     if not pixel_scores(name):
         pytest.skip(f"{name} scores whole images")
     for options, words in (
-        ({"region": 3, "top_percent": 50}, "choose one"),
-        ({"region": 9}, "region <= 8"),
-        ({"region": -1}, "region"),
+        ({"worst_square": 3, "top_percent": 50}, "choose one"),
+        ({"worst_square": 9}, "worst_square <= 8"),
+        ({"worst_square": -1}, "worst_square"),
         ({"smooth": -0.1}, "smooth"),
     ):
         with pytest.raises(InputError, match=words):
             build(name, image_shape=(1, 8, 12), **options)
-    for options in ({"score": "ssim"}, {"score": "multi_scale"}, {"smooth": 1.0}, {"region": 2}):
+    for options in ({"score": "ssim"}, {"score": "multi_scale"}, {"smooth": 1.0}, {"worst_square": 2}):
         with pytest.raises(InputError, match="for images, not for vectors"):
             build(name, image_shape=(12,), latent_size=3, **options)

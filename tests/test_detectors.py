@@ -269,7 +269,7 @@ def test_ssim_sees_worn_fabric_that_the_squared_error_loses_in_uneven_light():
     worn = with_patches(test, lambda image: gaussian_filter(image, (0, 2.5, 2.5)))
     assert told(detector, test, worn) < 0.6
     assert told(detector, test, worn, score="ssim") > 0.75
-    assert told(detector, test, worn, score="ssim", region=8) > 0.97
+    assert told(detector, test, worn, score="ssim", worst_square=8) > 0.97
 
 
 def test_errors_at_many_scales_see_a_stain_that_grain_hides():
@@ -278,11 +278,11 @@ def test_errors_at_many_scales_see_a_stain_that_grain_hides():
     stained = with_patches(test, lambda image: np.maximum(image - 0.15, 0))
     plain = told(detector, test, stained)
     assert told(detector, test, stained, score="multi_scale") > plain + 0.02
-    assert told(detector, test, stained, score="multi_scale", region=6) > plain + 0.1
+    assert told(detector, test, stained, score="multi_scale", worst_square=6) > plain + 0.1
 
 
-@pytest.mark.parametrize("scoring", [{"region": 6}, {"smooth": 1.0, "top_percent": 2}])
-def test_the_worst_region_of_textures_tells_a_scratch_that_the_mean_dilutes(scoring):
+@pytest.mark.parametrize("scoring", [{"worst_square": 6}, {"smooth": 1.0, "top_percent": 2}])
+def test_the_worst_square_of_textures_tells_a_scratch_that_the_mean_dilutes(scoring):
     pytest.importorskip("skimage")
     textures = make_outliers("textures", 1000, (1, 32, 32))
     detector = build("pca", image_shape=(1, 32, 32), latent_size=40).fit(textures[:700])
@@ -312,9 +312,9 @@ def test_ssim_is_that_of_the_image_whatever_the_units_of_the_network():
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
 
-def test_the_elbo_has_no_region_and_its_map_may_be_smooth(vae, digits):
-    with pytest.raises(InputError, match="region"):
-        build("vae", image_shape=(1, 8, 8), score="elbo", region=2)
+def test_the_elbo_has_no_worst_square_and_its_map_may_be_smooth(vae, digits):
+    with pytest.raises(InputError, match="worst_square"):
+        build("vae", image_shape=(1, 8, 8), score="elbo", worst_square=2)
     smooth = vae.scored_by(score="elbo", smooth=1.0).score(digits[:5], feature_score=True)
     rough = vae.score(digits[:5], score="elbo", feature_score=True)
     np.testing.assert_array_equal(smooth.instance_score, rough.instance_score)
@@ -328,19 +328,21 @@ def test_scoring_in_another_way_shares_the_weights_and_takes_scoring_options_onl
         other.score(digits[:5]).instance_score, vae.score(digits[:5], top_percent=10).instance_score
     )
     with pytest.raises(
-        InputError, match="options among region, score, scoring_precision, smooth, top_percent; got latent_size"
+        InputError, match="options among score, scoring_precision, smooth, top_percent, worst_square; got latent_size"
     ):
         vae.scored_by(latent_size=3)
     with pytest.raises(InputError, match="option score"):
         vae.scored_by(score="beauty")
-    with pytest.raises(InputError, match="region <= 8"):
-        vae.scored_by(region=9)
+    with pytest.raises(InputError, match="worst_square <= 8"):
+        vae.scored_by(worst_square=9)
     with pytest.raises(InputError, match="choose one"):
-        vae.scored_by(region=2).score(digits[:5], top_percent=10)
+        vae.scored_by(worst_square=2).score(digits[:5], top_percent=10)
 
 
 def test_a_screen_with_scores_for_defects_is_saved_with_its_map(digits, tmp_path):
-    screen = recondite.fit(digits[:600], detector="pca", latent_size=12, alpha=0.1, score="ssim", region=3, smooth=0.5)
+    screen = recondite.fit(
+        digits[:600], detector="pca", latent_size=12, alpha=0.1, score="ssim", worst_square=3, smooth=0.5
+    )
     screen.save(tmp_path / "screen")
     again = recondite.load(tmp_path / "screen")
     assert again.detector.options == screen.detector.options

@@ -13,7 +13,7 @@ from recondite.statistics.error_maps import (
     smoothed,
     ssim_error,
     values_kept,
-    worst_region,
+    worst_square,
 )
 
 SHAPES = [(1, 8, 8), (3, 9, 14), (1, 17, 11), (2, 8, 30)]
@@ -158,27 +158,27 @@ def test_each_image_is_pooled_on_its_own():
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 14)])
 @pytest.mark.parametrize("side", [1, 3, 8])
-def test_the_worst_region_equals_its_slow_twin(shape, side):
+def test_the_worst_square_equals_its_slow_twin(shape, side):
     scores = torch.rand(4, *shape, generator=torch.Generator().manual_seed(1))
-    expected = [twins.worst_region(one.numpy(), side) for one in scores]
-    np.testing.assert_allclose(worst_region(scores, side), expected, rtol=1e-9)
-    for one, together in zip(scores, worst_region(scores, side), strict=True):
-        assert torch.equal(worst_region(one[None], side)[0], together)
+    expected = [twins.worst_square(one.numpy(), side) for one in scores]
+    np.testing.assert_allclose(worst_square(scores, side), expected, rtol=1e-9)
+    for one, together in zip(scores, worst_square(scores, side), strict=True):
+        assert torch.equal(worst_square(one[None], side)[0], together)
 
 
-def test_the_worst_region_is_found_wherever_it_lies_and_the_rest_does_not_dilute_it():
+def test_the_worst_square_is_found_wherever_it_lies_and_the_rest_does_not_dilute_it():
     for top, left in ((0, 0), (5, 11), (12, 3)):
         scores = torch.zeros(1, 2, 16, 16)
         scores[:, :, top : top + 4, left : left + 4] = 1
-        assert worst_region(scores, 4).item() == 1
-        assert worst_region(scores, 8).item() == pytest.approx(0.25)
+        assert worst_square(scores, 4).item() == 1
+        assert worst_square(scores, 8).item() == pytest.approx(0.25)
     square = torch.rand(3, 1, 9, 9)
-    np.testing.assert_allclose(worst_region(square, 9), instance_scores(square))
+    np.testing.assert_allclose(worst_square(square, 9), instance_scores(square))
 
 
 @pytest.mark.parametrize("side", [0, -1, 9])
-def test_regions_that_do_not_fit_are_refused(side):
-    with pytest.raises(InputError, match="region"):
-        worst_region(torch.zeros(1, 1, 8, 20), side)
-    with pytest.raises(InputError, match="region"):
-        worst_region(torch.zeros(1, 20), 2)
+def test_squares_that_do_not_fit_are_refused(side):
+    with pytest.raises(InputError, match="square"):
+        worst_square(torch.zeros(1, 1, 8, 20), side)
+    with pytest.raises(InputError, match="square"):
+        worst_square(torch.zeros(1, 20), 2)

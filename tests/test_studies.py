@@ -167,7 +167,7 @@ def test_a_folder_of_classes(tmp_path, digits):
         ({"seeds": 0}, "at least one seed"),
         ({"detectors": ["pca"], "width": 8}, "pca have no option 'width'"),
         ({"score": "l1"}, "leave out score"),
-        ({"region": 3}, "leave out region"),
+        ({"worst_square": 3}, "leave out worst_square"),
         ({"validation": 0.0}, "share of the training images"),
         ({"epochs": 0, "detectors": ["alad"]}, "option epochs"),
     ],

@@ -62,8 +62,8 @@ def test_a_threshold_refuses_another_use(detector, digits, held_out):
     ):
         with pytest.raises(InputError, match=words):
             predict(detector, held_out, made, **use)
-    with pytest.raises(InputError, match="region"):
-        predict(detector.scored_by(region=3), held_out, made)
+    with pytest.raises(InputError, match="worst_square"):
+        predict(detector.scored_by(worst_square=3), held_out, made)
     again = build("pca", image_shape=(1, 8, 8), latent_size=10).fit(digits[:600], validation=None)
     assert predict(again, held_out[:40], made).is_outlier.shape == (40,)  # the same weights: the same detector
     again.fit(digits[:500], validation=None)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
+from typing import ClassVar
 
 _MODULES = (
     *("torchvision", "torchvision.datasets", "torchvision.models", "torchvision.models.feature_extraction"),
@@ -24,7 +25,7 @@ class _Empty(type):
 
 
 class _Module(ModuleType):
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):

@@ -14,6 +14,7 @@ from recondite.errors import InputError
 T = TypeVar("T")
 AUGMENTATIONS = ("rotate", "zoom", "hue", "flip")
 _WEIGHTLESS = ("patience", "picture_epochs")
+_RENAMED = {"region": "worst_square"}
 CHECKED = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 """Configuration of every options class."""
 
@@ -93,7 +94,7 @@ class PoolingOptions:
         float,
         Field(ge=0, le=64, description="sigma in pixels of a Gaussian that smooths the map of errors; 0 for none"),
     ] = 0.0
-    region: Annotated[
+    worst_square: Annotated[
         int,
         Field(ge=0, le=512, description="score by the worst square of so many pixels a side; 0 for the whole image"),
     ] = 0
@@ -144,6 +145,11 @@ def options_to_json(options: object) -> dict[str, Any]:
 def deciding_options(training: TrainingOptions) -> dict[str, Any]:
     """Return, as JSON values, those options of training that the weights after an epoch depend on."""
     return {name: value for name, value in options_to_json(training).items() if name not in _WEIGHTLESS}
+
+
+def saved_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as they were saved, by their names of today."""
+    return {_RENAMED.get(name, name): value for name, value in options.items()}
 
 
 def option_names(kind: type) -> set[str]:

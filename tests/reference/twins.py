@@ -105,7 +105,7 @@ def multi_scale_error(one, other):
     return out
 
 
-def worst_region(scores, side):
+def worst_square(scores, side):
     pixels = np.mean(scores, axis=0, dtype=float)
     height, width = pixels.shape
     return max(

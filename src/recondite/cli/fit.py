@@ -62,6 +62,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         confidence: float | None = None,
         guarantee: Literal["exact", "simes", "dkwm", "monte-carlo"] = "exact",
         image_size: str | None = None,
+        region: str | None = None,
+        ignore: str | None = None,
         validation: str = "0.1",
         evidence: str = "0.1",
         calibration: str = "0.2",
@@ -100,6 +102,11 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             What confidence means: exact for one alpha, the others for every alpha at once.
         image_size
             Pixels per side (32), or height x width (24x32); by default what suits the detector and the images.
+        region
+            Where images count: a mask (an image, white where they do), polygons (.json; see docs/concepts.md), or a
+            folder with one mask per image, of the same name but for the suffix. By default everywhere.
+        ignore
+            Zones that do not count: a mask, white there, or polygons.
         validation
             Share of the images, in [0, 1), or other normal images, to choose the best epoch by, where there are epochs.
         evidence
@@ -135,6 +142,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             evidence=share_or_source(evidence),
             calibration=share_or_source(calibration),
             image_size=image_size_of(image_size),
+            region=region,
+            ignore=ignore,
             resume=resume,
             detector=detector,
             preset=preset,
@@ -221,10 +230,11 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
     """Return what a screen is and what it promises, as rows of a table."""
     low, high = screen.false_alarm_interval
     best = screen.detector.history.best_validation
-    facts = screen.facts
+    facts, preprocessing = screen.facts, screen.detector.preprocessing
     return [
         ("detector", screen.detector.name),
         ("image", " x ".join(map(str, screen.detector.shape))),
+        *([("what counts", preprocessing.region_in_words)] if preprocessing.restricted else []),
         ("options", ", ".join(f"{k}={v}" for k, v in vars(screen.detector.options).items() if _is_shown(k))),
         ("judges by", _score_in_words(screen)),
         ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),

@@ -21,6 +21,7 @@ def predict(
     /,
     *,
     output: Output,
+    region: Path | None = None,
     report: Path | None = None,
     maps: Path | None = None,
     fdr: float | None = None,
@@ -49,6 +50,8 @@ def predict(
         files with the bytes of images.
     output
         Table to write: .csv, .jsonl or .parquet; with --cluster a folder of such tables.
+    region
+        Folder with one mask per image, for a screen that was fitted with one.
     report
         HTML report to write, with figures and pictures.
     maps
@@ -89,12 +92,23 @@ def predict(
     if cluster is not None:
         if report is not None or maps is not None:
             raise InputError("--report and --maps need all images on one machine; leave them or --cluster out")
+        if region is not None:
+            raise InputError("a cluster judges no images with masks of their own: leave --region or --cluster out")
         sharing = {"workers": workers, "threads": threads, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
         rows = {"fdr": fdr, "group": group, "on_bad": on_bad, "statistics": statistics}
         predict_on_cluster(judge, images, output, cluster, {**sharing, "part_size": part_size}, **rows)
         return
     result = sweep(
-        judge, images, output, fdr=fdr, maps=maps, group=group, on_bad=on_bad, statistics=statistics, progress=True
+        judge,
+        images,
+        output,
+        region=region,
+        fdr=fdr,
+        maps=maps,
+        group=group,
+        on_bad=on_bad,
+        statistics=statistics,
+        progress=True,
     )
     verdicts = result.verdicts
     if result.taken_up:

@@ -14,7 +14,7 @@ from recondite.errors import InputError
 
 _WORST_PAIRS = 10
 # A study reports every score over whole images, for several seeds.
-_NOT_IN_STUDIES = {"score", "smooth", "region", "top_percent", "seed"}
+_NOT_IN_STUDIES = {"score", "smooth", "worst_square", "top_percent", "seed"}
 
 Dataset = Annotated[str, Parameter(help="Name of a data set (cifar10), or a folder with a sub-folder for each class.")]
 Output = Annotated[Path, Parameter(alias="-o", help="Folder for table.csv, study.html and the runs.")]

@@ -104,6 +104,8 @@ def cluster_sweep(
     check_table_path(Path(f"part{rows.suffix}"))
     if on_bad not in ("flag", "skip", "raise"):
         raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
+    if screen.detector.preprocessing.masked:
+        raise InputError("a cluster judges no images with masks of their own: this screen was fitted with such masks")
     if fdr is not None:
         check_rate(fdr)
     source = open_source(images, screen.detector.shape)

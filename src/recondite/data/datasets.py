@@ -25,6 +25,7 @@ from recondite.data.images import (
     channel_axis,
 )
 from recondite.data.layouts import Role, parts_of
+from recondite.data.masks import MaskedByFile, mask_folder
 from recondite.data.remote import StoredFile, is_url, list_files
 from recondite.errors import InputError
 
@@ -44,12 +45,14 @@ class ImageSet:
         ids: a name for each item; None for a stream.
         labels: a label for each item, in place of those in pairs.
         parallel: whether reading an image is worth a thread (files) or not (arrays).
+        masks: a folder with a mask for each image, by its id without suffix; None without.
     """
 
     items: Any
     ids: Sequence[str] | None = None
     labels: Sequence[str] | None = None
     parallel: bool = False
+    masks: Path | None = None
 
     @property
     def size(self) -> int | None:
@@ -59,7 +62,7 @@ class ImageSet:
     def entries(self, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, Any, str]]:
         """Yield (id, source, label) in order, leaving out the ids in `skip` without reading them."""
         if self.ids is None:
-            yield from _walk_stream(self.items, skip)
+            yield from ((name, self._masked(name, item), label) for name, item, label in _walk_stream(self.items, skip))
             return
         for index, name in enumerate(self.ids):
             if name not in skip:
@@ -71,8 +74,12 @@ class ImageSet:
 
     def entry(self, index: int) -> tuple[Any, str]:
         """Return (source, label) of one image. Not for streams."""
+        assert self.ids is not None
         item, label = _image_and_label(self.items[index])
-        return item, self.labels[index] if self.labels is not None else label
+        return self._masked(self.ids[index], item), self.labels[index] if self.labels is not None else label
+
+    def _masked(self, name: str, source: object) -> object:
+        return source if self.masks is None else MaskedByFile(source, self.masks, name)
 
     def labelled(self, label: str) -> "ImageSet":
         """Return the same images, all with one label. Not for streams."""
@@ -83,11 +90,11 @@ class ImageSet:
         """Return the images at `indices`, in that order. Not for streams."""
         chosen = list(indices)
         assert self.ids is not None
-        return ImageSet(
+        return replace(
+            self,
             items=[self.items[i] for i in chosen],
             ids=[self.ids[i] for i in chosen],
             labels=[self.labels[i] for i in chosen] if self.labels is not None else None,
-            parallel=self.parallel,
         )
 
 
@@ -124,7 +131,9 @@ def nameless(pixels: Floats) -> Batch:
     return Batch([""] * len(pixels), [""] * len(pixels), pixels, [None] * len(pixels))
 
 
-def open_images(source: object, *, role: Role = "predict", shape: tuple[int, ...] | None = None) -> ImageSet:
+def open_images(
+    source: object, *, role: Role = "predict", shape: tuple[int, ...] | None = None, masks: object = None
+) -> ImageSet:
     """Open whatever holds images. Nothing is decoded yet.
 
     Args:
@@ -135,10 +144,14 @@ def open_images(source: object, *, role: Role = "predict", shape: tuple[int, ...
         role: which part of a data set of defects is meant: "fit" is train/good, "predict" all of test, "inliers"
             test/good, "outliers" the rest of test.
         shape: the shape a detector expects, where it is known; it settles what an array of three axes is.
+        masks: a folder with a mask for each image, white where it counts: for the id "a/0.jpg" a file a/0.png, or of
+            another suffix. An image without one cannot be read. None without masks, or for those of an `ImageSet`.
 
     Raises:
-        InputError: there is no such source, or it holds no images.
+        InputError: there is no such source, or it holds no images; or no such folder of masks.
     """
+    if masks is not None:
+        return replace(open_images(source, role=role, shape=shape), masks=mask_folder(masks))
     if isinstance(source, ImageSet):
         return source
     images = _open(source, role, shape)

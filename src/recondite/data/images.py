@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from recondite.data.regions import Mask, found_inside, half_inside, painted, touched
 from recondite.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
@@ -47,18 +48,42 @@ class Deferred(ABC):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
+class Masked(ABC):
+    """An image with a mask of its own.
+
+    Args:
+        source: the image, anything that `decode` takes.
+    """
+
+    source: object
+
+    @abstractmethod
+    def mask(self, height: int, width: int) -> Mask:
+        """Return the mask of the image, which has so many pixels, of a size of its own.
+
+        Raises:
+            InputError: there is none, or it cannot be read, or does not fit the image.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Preprocessing:
-    """How an image becomes a detector's input: resized to `shape` and scaled to [0, 1].
+    """How an image becomes a detector's input: resized to `shape`, scaled to [0, 1], and grey where it does not count.
+
+    What lies outside of a region is mid-grey. No pixel that lies wholly outside has any influence, on resizing neither.
 
     Args:
         shape: (C, H, W) for images, sides from 8 to 2048 pixels; (D,) for vectors, whose values are kept as they are.
+        region: (H, W), True where images count; None where all of them does.
+        masked: whether every image comes with a mask of its own, as `Masked`; a region holds beside it.
 
     Raises:
-        InputError: the shape is neither.
+        InputError: the shape is neither; or the region is of another size, empty, or of vectors.
     """
 
     shape: tuple[int, ...]
+    region: Mask | None = None
+    masked: bool = False
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -69,10 +94,37 @@ class Preprocessing:
             raise InputError(
                 f"expected sides from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels; got {shape[1]} x {shape[2]}"
             )
+        if not self.is_image and (self.region is not None or self.masked):
+            raise InputError("a region is for images, not for vectors")
+        if self.region is not None:
+            if self.region.shape != shape[1:] or self.region.dtype != np.bool_:
+                raise InputError(f"expected a region bool {shape[1:]}; got {self.region.dtype} {self.region.shape}")
+            if not self.region.any():
+                raise InputError(f"the region leaves nothing inside at {shape[1]} x {shape[2]} pixels")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Preprocessing) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.shape, self.masked, None if self.region is None else self.region.tobytes()
 
     @property
     def is_image(self) -> bool:
         return len(self.shape) == 3
+
+    @property
+    def restricted(self) -> bool:
+        """Whether only a part of the images counts."""
+        return self.masked or self.region is not None
+
+    @property
+    def region_in_words(self) -> str:
+        """What counts: "all of the image" where that is so."""
+        parts = [] if self.region is None else [f"a region of {self.region.mean():.0%} of the image"]
+        return " and ".join(parts + ["one mask per image"] * self.masked) or "all of the image"
 
     def __call__(self, source: object) -> Floats:
         """Return one image as float32 of `shape`, contiguous.
@@ -81,20 +133,44 @@ class Preprocessing:
             source: a path, bytes, PIL image, array or tensor (see `decode`); for vectors an array (D,).
 
         Raises:
-            InputError: it cannot be decoded, holds NaN or values outside [0, 1], or does not fit.
+            InputError: it cannot be decoded, holds NaN or values outside [0, 1], or does not fit; or its mask does not.
         """
+        if isinstance(source, Masked) and not self.masked:
+            raise InputError("this screen was not fitted with one mask per image: give none")
         if not self.is_image:
             return _vector(_load(source)[0], self.shape)
         stored = decode(source)
         channels, height, width = self.shape
-        planes = _planes(stored, channels)
+        planes, inside = _planes(stored, channels), self._inside_of(source, stored)
         if planes.shape[1:] != (height, width):
-            planes = np.stack([_resize(plane, height, width) for plane in planes])
+            planes = _resized(planes, height, width, inside)
         if len(planes) != channels:
             planes = _match_channels(planes, channels)
         if stored.alpha is not None or planes.shape != stored.planes.shape:
             planes = np.clip(planes, 0.0, 1.0)  # sums of weighted values may leave the range by a rounding
+        if inside is not None:
+            planes = painted(planes, inside, told_apart=self.masked)
         return np.ascontiguousarray(planes)
+
+    def inside(self, pixels: Floats) -> Mask | None:
+        """Return where images count, (H, W), or (..., H, W) for images with masks; None where all of them does.
+
+        Args:
+            pixels: (..., C, H, W), as they were read here.
+        """
+        return found_inside(pixels) if self.masked else self.region
+
+    def _inside_of(self, source: object, stored: "Pixels") -> Mask | None:
+        if not self.masked:
+            return self.region
+        if not isinstance(source, Masked):
+            raise InputError("this screen was fitted with one mask per image, and this image has none: give region=")
+        _, height, width = stored.planes.shape
+        inside = half_inside(source.mask(height, width), *self.shape[1:])
+        inside = inside if self.region is None else inside & self.region
+        if not inside.any():
+            raise InputError("its mask leaves nothing inside")
+        return inside
 
     def together(self, sources: Sequence[object]) -> Floats | None:
         """Return what calls one by one would, (N, *shape), for arrays that are all alike and need only scaling.
@@ -104,7 +180,7 @@ class Preprocessing:
         """
         arrays = [source for source in sources if isinstance(source, np.ndarray)]
         kinds = {(array.shape, array.dtype) for array in arrays}
-        if not self.is_image or not arrays or len(arrays) < len(sources) or len(kinds) > 1:
+        if self.masked or not self.is_image or not arrays or len(arrays) < len(sources) or len(kinds) > 1:
             return None
         try:
             if decode(arrays[0]).planes.shape != self.shape:
@@ -114,14 +190,18 @@ class Preprocessing:
             return None
         axis = channel_axis(arrays[0].shape)
         planes = scaled[:, None] if axis is None else scaled.transpose(0, 3, 1, 2) if axis == 2 else scaled
-        return np.ascontiguousarray(planes)
+        return np.ascontiguousarray(planes if self.region is None else painted(planes, self.region))
 
     def to_json(self) -> dict[str, Any]:
-        return {"shape": list(self.shape), "resize": "bilinear, antialiased, float32", "range": [0, 1]}
+        facts = {"shape": list(self.shape), "resize": "bilinear, antialiased, float32", "range": [0, 1]}
+        if not self.restricted:
+            return facts
+        share = None if self.region is None else float(self.region.mean())
+        return {**facts, "region": {"share": share, "masked": self.masked}}
 
     @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> "Preprocessing":
-        made = cls(shape=tuple(facts["shape"]))
+    def from_json(cls, facts: Mapping[str, Any], region: Mask | None = None) -> "Preprocessing":
+        made = cls(shape=tuple(facts["shape"]), region=region, masked=facts.get("region", {}).get("masked", False))
         if made.to_json() != dict(facts):
             raise InputError(f"this version cannot repeat the preprocessing {dict(facts)!r}")
         return made
@@ -214,6 +294,8 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
 
 def _load(source: object) -> tuple[NDArray[Any], bool]:
     """Return what is stored, and whether it came as a picture, (H, W) or (H, W, C), or as an array of any layout."""
+    if isinstance(source, Masked):
+        source = source.source
     if isinstance(source, Deferred):
         source = source.fetch()
     if isinstance(source, str | Path):
@@ -318,6 +400,15 @@ def _scale(planes: NDArray[Any]) -> Floats:
     if planes.min() < 0 or planes.max() > 1:
         raise InputError(f"expected float pixels in [0, 1]; got values from {planes.min():g} to {planes.max():g}")
     return planes.astype(np.float32)
+
+
+def _resized(planes: Floats, height: int, width: int, inside: Mask | None) -> Floats:
+    """Return planes resized; with a mask (height, width), each pixel inside is a mean of what lies inside only."""
+    if inside is None:
+        return np.stack([_resize(plane, height, width) for plane in planes])
+    counted = touched(inside, *planes.shape[1:]).astype(np.float32)
+    weights = np.where(inside, _resize(counted, height, width), np.float32(1))
+    return np.stack([_resize(plane * counted, height, width) / weights for plane in planes])
 
 
 def _resize(plane: Floats, height: int, width: int) -> Floats:

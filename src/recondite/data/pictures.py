@@ -9,6 +9,8 @@ from matplotlib.colors import to_rgb
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from recondite.data.regions import Mask, border
+
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
@@ -91,12 +93,12 @@ def overlaid(image: ArrayLike, feature_score: ArrayLike, threshold: float) -> ND
     return shown
 
 
-def heat_colours(feature_score: ArrayLike, scale: tuple[float, float]) -> NDArray[np.uint8]:
-    """Return one image's heat map as colours (H, W, 3), on a scale (low, high)."""
+def heat_colours(feature_score: ArrayLike, scale: tuple[float, float], inside: Mask | None = None) -> NDArray[np.uint8]:
+    """Return one image's heat map as colours (H, W, 3), on a scale (low, high), with the outline of what counts."""
     from matplotlib import colormaps
 
-    return (
-        (colormaps[HEAT_MAP](np.clip((heat(feature_score) - scale[0]) / (scale[1] - scale[0]), 0, 1))[..., :3] * 255)
-        .round()
-        .astype(np.uint8)
-    )
+    between = np.clip((heat(feature_score) - scale[0]) / (scale[1] - scale[0]), 0, 1)
+    shown: NDArray[np.uint8] = (colormaps[HEAT_MAP](between)[..., :3] * 255).round().astype(np.uint8)
+    if inside is not None:
+        shown[border(inside)] = np.round(255 * np.array(to_rgb(SKY)))
+    return shown

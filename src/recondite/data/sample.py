@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 import numpy as np
@@ -82,7 +82,7 @@ def sampled(images: ImageSet) -> tuple[Sample, ImageSet]:
     if images.ids is None:
         rest = iter(images.items)
         head = list(islice(rest, _LOOKED_AT))
-        images, looked_at = ImageSet(chain(head, rest)), (item for _, item, _ in ImageSet(head).entries())
+        images, looked_at = replace(images, items=chain(head, rest)), (item for _, item, _ in ImageSet(head).entries())
     else:
         # Every n-th of all, and then those between them, as far as the first ones cannot be read.
         step = max(1, len(images.ids) // _LOOKED_AT)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from recondite.detectors.base import Detector
+from recondite.detectors.inside import Inside, only_inside
 from recondite.detectors.measured import Measured, feature_errors
 from recondite.detectors.prior import Prior
 from recondite.distributed import normal
@@ -30,7 +31,7 @@ AladScore = Literal["fm", "ch", "l1", "l2"]
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class AladOptions(PrecisionOptions):
-    """Options of ALAD. Its scores are norms over the whole image, so there is no share or region to choose."""
+    """Options of ALAD. Its scores are norms over the whole image, so there is no share or square to choose."""
 
     latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the latent")] = 100
     width: Annotated[
@@ -131,11 +132,11 @@ class Alad(Detector):
         decoded: Tensor = self.generator(z)
         return decoded
 
-    def measure(self, x: Tensor, score: str) -> Measured:
+    def measure(self, x: Tensor, score: str, inside: Inside | None = None) -> Measured:
         if score not in get_args(AladScore):
             raise InputError(f"this detector has no score {score!r}")
         latents = self.encode_tensor(x)
-        rebuilt = self.decode_tensor(latents)
+        rebuilt = only_inside(self.decode_tensor(latents), x, inside)
         errors = self._errors(x, rebuilt)
         return Measured(
             feature_scores=feature_errors(x, rebuilt, "absolute_error" if score == "l1" else "squared_error"),

@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from recondite.data.datasets import Batch, open_images, read_batches
-from recondite.data.images import Preprocessing
 from recondite.data.sample import small_size
 from recondite.data.spool import Rows, training_rows
+from recondite.detectors.inputs import Inputs
+from recondite.detectors.inside import Inside, only_inside
 from recondite.detectors.measured import (
     Measured,
     Statistician,
@@ -45,7 +46,7 @@ from recondite.training.loop import Update, train
 _INSTANCE, _FEATURES, _REBUILT = "instance score", "feature score", "reconstruction"
 
 
-class Detector(nn.Module):
+class Detector(Inputs):
     """Learns to rebuild normal images; what it rebuilds badly is anomalous.
 
     A subclass has a `name`, an `Options` dataclass, and writes two methods:
@@ -77,24 +78,17 @@ class Detector(nn.Module):
     batches_a_step: ClassVar[int] = 1
     rebuilds: ClassVar[bool] = True
     """Whether what is rebuilt is the image, so that its reconstruction can be looked at."""
-    shift: Tensor
-    scale: Tensor
     fitted: Tensor
     latent_mean: Tensor
     latent_factor: Tensor
 
     def __init__(self, shape: tuple[int, ...], options: Any) -> None:
-        super().__init__()
-        self.preprocessing = Preprocessing(shape=tuple(shape))
-        self.shape = self.preprocessing.shape
+        super().__init__(shape)
         self.options = options
         self.check_scoring()
         self.history = History()
         self.modules_given = False
         self.runner = Runner()
-        scale_shape = () if self.preprocessing.is_image else self.shape
-        self.register_buffer("shift", torch.zeros(scale_shape))
-        self.register_buffer("scale", torch.ones(scale_shape))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         if self.prior == "fitted" and options.latent_size <= LARGEST_FITTED_LATENT:
             self.register_buffer("latent_mean", torch.zeros(options.latent_size))
@@ -130,10 +124,17 @@ class Detector(nn.Module):
         """Return a batch in network units from latents (N, D)."""
         raise InputError(f"detector {self.name!r} has no decoder")
 
-    def measure(self, x: Tensor, score: str) -> Measured:
-        """Return the errors by one of the detector's scores, and what else a batch in network units tells."""
+    def measure(self, x: Tensor, score: str, inside: Inside | None = None) -> Measured:
+        """Return the errors by one of the detector's scores, and what else a batch in network units tells.
+
+        Args:
+            x: (N, *shape).
+            score: which of the detector's.
+            inside: what counts of the images; None for everything.
+        """
         latents = self.encode_tensor(x) if self.has_encoder else None
         rebuilt = self.reconstruct_tensor(x) if latents is None else self.decode_tensor(latents)
+        rebuilt = only_inside(rebuilt, x, inside)
         return Measured(feature_scores=self.pixel_errors(x, rebuilt, score), reconstruction=rebuilt, latents=latents)
 
     def check_scoring(self) -> None:
@@ -249,6 +250,7 @@ class Detector(nn.Module):
         good = batch.good
 
         def measured(ready: Detector, pixels: Tensor, closely: bool = False) -> dict[str, Tensor]:
+            pixels = ready.painted(pixels)
             with recorded(ready.encoder_layers() if observer is not None and observer.reencoding else []) as before:
                 result, maps, instances = ready.measure_and_pool(pixels, score, top_percent)
             values = {_INSTANCE: instances}
@@ -281,20 +283,21 @@ class Detector(nn.Module):
         """Return what was measured on a batch (N, *shape) in image units, its maps of scores, and float64 scores (N,).
 
         Args:
-            pixels: the batch, on the detector's device; the detector is in eval mode.
+            pixels: the batch, painted, on the detector's device; the detector is in eval mode.
             score, top_percent: as in `score`.
         """
         score = score or self.options.score
-        pooling = pooling_of(self.options, top_percent)
-        result = self.measure(self.scaled(pixels), score)
-        maps, instances = pooled(result, score, pooling)
+        pooling, inside = pooling_of(self.options, top_percent), self.inside(pixels)
+        result = self.measure(self.scaled(pixels), score, inside)
+        maps, instances = pooled(result, score, pooling, inside)
         return result, maps, instances
 
     def scored_by(self, **changes: Any) -> Self:
         """Return a detector with these very weights that scores in another way; nothing is fitted again.
 
         Args:
-            changes: the options score, smooth, region, top_percent and scoring_precision, where the detector has them.
+            changes: the options score, smooth, worst_square, top_percent and scoring_precision, where the detector has
+                them.
 
         Raises:
             InputError: another option, or a value out of range.
@@ -389,29 +392,6 @@ class Detector(nn.Module):
         """Return how far each value of a batch is from its reconstruction; see `pixel_errors`."""
         return pixel_errors(x, rebuilt, score, self.unscaled if self.preprocessing.is_image else None)
 
-    def scaled(self, x: Tensor) -> Tensor:
-        """Return a batch in network units."""
-        return (x - self.shift) / self.scale
-
-    def unscaled(self, x: Tensor) -> Tensor:
-        """Return a batch in image units."""
-        return x * self.scale + self.shift
-
-    def set_scale(self, low: float, high: float) -> None:
-        """Let image values 0 and 1 become `low` and `high` in network units."""
-        self.scale.fill_(1 / (high - low))
-        self.shift.fill_(-low / (high - low))
-
-    def standardise(self, images: Rows) -> None:
-        """For vectors, learn the mean and standard deviation of each column; nothing for images."""
-        if self.preprocessing.is_image:
-            return
-        mean, deviation = images.moments()
-        # A constant column says nothing, but a later change in it must show: it keeps its own unit.
-        deviation[deviation < 1e-6 * (1 + np.abs(mean))] = 1.0
-        self.shift.copy_(torch.from_numpy(mean))
-        self.scale.copy_(torch.from_numpy(deviation))
-
     @classmethod
     def own_scores(cls) -> tuple[str, ...]:
         """Return the errors that this detector can judge by: the choices of its option `score`."""
@@ -431,10 +411,6 @@ class Detector(nn.Module):
     def locates(self) -> bool:
         """Whether feature scores tell where in an image it is odd, so that a heat map of them says something."""
         return True
-
-    @property
-    def device(self) -> torch.device:
-        return self.scale.device
 
     @property
     def scoring_batch(self) -> int:

@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -19,10 +20,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from recondite.data.images import SMALLEST_SIDE
+from recondite.data.regions import touched
 from recondite.data.sample import LARGEST_SMALL_SIDE, small_size
 from recondite.data.spool import FEWEST_VALIDATED, Rows
 from recondite.detectors.base import Detector
 from recondite.detectors.feature_autoencoder import FeatureAutoencoder
+from recondite.detectors.inside import Inside, in_one_row, mean_of_places, spread_out
 from recondite.detectors.measured import Measured
 from recondite.detectors.runner import full_batch
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
@@ -47,8 +50,21 @@ _LARGEST_UNTILED, _TILE = 1024, 512
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
 _WIDENED, _MOST_TOGETHER = 8, 8
 _SMALLEST, _SMALLEST_SPREAD = 1e-12, 1e-3
-_Vectors = tuple[Tensor, Tensor]
 _STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
+
+
+class _Seen(NamedTuple):
+    """The vectors of N images (N, 1, F), of their places (N, P, G), and which of these count."""
+
+    whole: Tensor
+    places: Tensor
+    cells: Inside | None
+
+    def some(self, taken: slice, count: int) -> "_Seen":
+        """Return it for those of a slice of `count` images that are among some evenly spaced ones."""
+        step = max(1, count // _STANDARDISED_BY)
+        rows = slice(-taken.start % step, None, step)
+        return _Seen(self.whole[rows], self.places[rows], None if self.cells is None else self.cells.of(rows))
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -280,11 +296,11 @@ class Features(Detector):
             drawn = trained.drawn_from(len(unseen) * math.prod(self.grid))
         if validation is not None:
             kept_of_unseen = []
-            for taken, whole, places in self._looked_at(validation, show_progress):
-                errors.append(self.whole.distance(whole)[:, 0])
-                kept_of_unseen.append(_some_of(taken, len(validation), whole, places))
+            for taken, seen in self._looked_at(validation, show_progress):
+                errors.append(self.whole.distance(seen.whole)[:, 0])
+                kept_of_unseen.append(seen.some(taken, len(validation)))
                 if drawn is not None:
-                    drawn.add(places, taken.start * math.prod(self.grid))
+                    drawn.add(seen.places, taken.start * math.prod(self.grid))
             if unseen is not None:
                 kept = kept_of_unseen
         if trained is not None and drawn is not None:
@@ -305,14 +321,15 @@ class Features(Detector):
         """Return the principal components of the features of whole images (N, latent_size)."""
         return self.whole.latents(self._vectors(x)[0])[:, 0]
 
-    def measure(self, x: Tensor, score: str) -> Measured:
+    def measure(self, x: Tensor, score: str, inside: Inside | None = None) -> Measured:
         whole, places = self._vectors(x)
         distances = self._distances(whole, places)
         if score not in self.whole_image_scores:
             raise InputError(f"this detector has no score {score!r}")
         if score != COMBINED and score not in distances:
             raise InputError(f"score {score!r} needs the method of that name: fit with methods={score!r}")
-        of_images = {name: self._of_image(distance) for name, distance in distances.items()}
+        cells = None if inside is None else inside.on(*self.grid)
+        of_images = {name: self._of_image(distance, cells) for name, distance in distances.items()}
         if score == COMBINED:
             instances = self._combined(of_images, self.methods, 0)
             local = [name for name in self.methods if name in LOCAL]
@@ -322,8 +339,7 @@ class Features(Detector):
         if map_.shape[1] == 1:
             feature_scores = map_[:, :, None, None]
         else:
-            map_ = map_.reshape(-1, 1, *self.grid)
-            feature_scores = F.interpolate(map_, size=x.shape[2:], mode="bilinear")
+            feature_scores = spread_out(map_.reshape(-1, 1, *self.grid), x.shape[2:], cells)
         return Measured(
             feature_scores=feature_scores.expand(x.shape),
             reconstruction=None,
@@ -386,41 +402,52 @@ class Features(Detector):
             return FeatureAutoencoder(size, fewer)
         return Bank(size, options.bank_size, options.neighbours)
 
-    def _learn(self, images: Rows, shown: bool) -> list[_Vectors]:
+    def _learn(self, images: Rows, shown: bool) -> list[_Seen]:
         """Fit every model but dfr in one pass, and return the vectors of some of the images."""
         models = {"": self.whole, **self._models()}
-        vectors_of_image = {name: math.prod(self.grid) if name in LOCAL else 1 for name in models}
+        places: dict[str, slice | Tensor] = dict.fromkeys(models, slice(None))
+        if self.preprocessing.region is not None:
+            inside = torch.from_numpy(np.flatnonzero(touched(self.preprocessing.region, *self.grid)))
+            for name, model in models.items():
+                if isinstance(model, PlaceGaussians):
+                    model.counted = inside
+                else:
+                    places[name] = inside
+        every = torch.arange(math.prod(self.grid))
+        vectors_of_image = {name: len(every[places[name]]) if name in LOCAL else 1 for name in models}
         for name, model in models.items():
             model.begin(len(images) * vectors_of_image[name])
         kept = []
-        for taken, whole, places in self._looked_at(images, shown):
+        for taken, seen in self._looked_at(images, shown):
             for name, model in models.items():
-                model.add(places if name in LOCAL else whole, taken.start * vectors_of_image[name])
-            kept.append(_some_of(taken, len(images), whole, places))
+                vectors = seen.places[:, places[name]] if name in LOCAL else seen.whole
+                model.add(vectors, taken.start * vectors_of_image[name])
+            kept.append(seen.some(taken, len(images)))
         for model in models.values():
             model.settle()
         return kept
 
-    def _looked_at(self, images: Rows, shown: bool) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield which images, and what `_vectors` gives for them, of this process's share."""
+    def _looked_at(self, images: Rows, shown: bool) -> Iterator[tuple[slice, _Seen]]:
+        """Yield which images, and what is seen in them, of this process's share."""
         ready, mine = self.runner.ready(self), shard_of(images.slices(self.scoring_batch))
         with progress("features", sum(taken.stop - taken.start for taken in mine), shown) as advance:
             for taken in mine:
                 with evaluating(ready):
-                    whole, places = ready._vectors(torch.from_numpy(images.take(taken)).to(self.device))
-                yield taken, whole, places
+                    x = torch.from_numpy(images.take(taken)).to(self.device)
+                    whole, places = ready._vectors(x)
+                yield taken, _Seen(whole, places, self._cells(x))
                 advance(taken.stop - taken.start, "")
 
     def _models(self) -> dict[str, VectorModel]:
         return cast(dict[str, VectorModel], dict(self.models.items()))
 
-    def _standardise(self, some: Sequence[_Vectors], left_out: bool) -> None:
-        """Learn the middle and the spread of the logarithm of each method's distances from this process's vectors."""
+    def _standardise(self, some: Sequence[_Seen], left_out: bool) -> None:
+        """Learn the middle and the spread of the logarithm of each method's distances from what this process saw."""
         mine = []
         with evaluating(self):
-            for whole, places in some:
-                distances = self._distances(whole, places, left_out)
-                mine.append({name: (self._of_image(values), values) for name, values in distances.items()})
+            for whole, places, cells in some:
+                found = self._distances(whole, places, left_out)
+                mine.append({name: (self._of_image(d, cells), in_one_row(d, cells)) for name, d in found.items()})
         parts = unsharded(mine)
         for number, name in enumerate(self.methods):
             for kind in (0, 1):
@@ -450,16 +477,26 @@ class Features(Detector):
             found[name] = distance(places if name in LOCAL else whole)
         return found
 
-    def _of_image(self, distances: Tensor) -> Tensor:
-        """Return the mean of each image's worst distances (N,) of (N, P)."""
-        worst = max(1, round(distances.shape[1] * self.options.worst_places / 100))
-        return distances.topk(worst, dim=1).values.mean(1)
+    def _of_image(self, distances: Tensor, cells: Inside | None) -> Tensor:
+        """Return the mean of each image's worst distances (N,) of (N, P), among the places that count."""
+
+        def pool(some: Tensor) -> Tensor:
+            worst = max(1, round(some.shape[1] * self.options.worst_places / 100))
+            return some.topk(worst, dim=1).values.mean(1)
+
+        return pool(distances) if cells is None or distances.shape[1] == 1 else cells.pooled(distances, pool)
+
+    def _cells(self, x: Tensor) -> Inside | None:
+        """Return which places count of images; None for all."""
+        inside = self.inside(x)
+        return None if inside is None else inside.on(*self.grid)
 
     def _vectors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of whole images (N, 1, F) and of their places (N, P, G); without local methods, none."""
-        maps = self._maps(x)
+        maps, inside = self._maps(x), self.inside(x)
         whole = [
-            maps[name].flatten(2).mean(2) if maps[name].ndim > 2 else maps[name] for name in self._whole_layers or ("",)
+            mean_of_places(maps[name], inside) if maps[name].ndim > 2 else maps[name]
+            for name in self._whole_layers or ("",)
         ]
         joined = torch.cat([F.normalize(features, dim=1) for features in whole], dim=1)[:, None]
         if not self._looks_at_places:
@@ -487,12 +524,6 @@ class Features(Detector):
         """Return features (N, F, h, w), each averaged with its eight neighbours, on the grid of places."""
         features = F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
         return features if features.shape[2:] == self.grid else F.adaptive_avg_pool2d(features, self.grid)
-
-
-def _some_of(taken: slice, count: int, whole: Tensor, places: Tensor) -> _Vectors:
-    """Return the vectors of a slice of `count` images that are among some evenly spaced ones."""
-    step = max(1, count // _STANDARDISED_BY)
-    return whole[-taken.start % step :: step], places[-taken.start % step :: step]
 
 
 def _default_layers(network: nn.Module | None, options: FeaturesOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:

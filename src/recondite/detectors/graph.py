@@ -15,6 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from recondite.data.datasets import Batch
+from recondite.data.regions import Mask
 from recondite.detectors.base import Detector
 from recondite.detectors.measured import Statistician
 from recondite.errors import ArtifactError, InputError
@@ -56,6 +57,7 @@ class Exported(Detector):
         content: the graph's files, with `OUTPUTS`; see `recondite.detectors.graph.FILES`.
         pixels: what the graph takes: float32 in [0, 1], or uint8.
         locates: whether its feature scores tell where an image is odd.
+        region: that its screen looks at, bool (H, W); None for whole images.
 
     Raises:
         InputError: the program that runs it is not installed.
@@ -73,8 +75,10 @@ class Exported(Detector):
         content: Sequence[bytes],
         pixels: PixelType,
         locates: bool = True,
+        region: Mask | None = None,
     ) -> None:
         super().__init__(shape, options)
+        self.restrict(region)
         self.content = tuple(content)
         self.run_graph = make_runtime(options.runtime, content)
         self._bytes, self._locates = pixels == "uint8", locates
@@ -85,7 +89,8 @@ class Exported(Detector):
         self.fitted.fill_(True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Exported, (self.shape, self.options, self.content, "uint8" if self._bytes else "float32", self._locates)
+        pixels, region = "uint8" if self._bytes else "float32", self.preprocessing.region
+        return Exported, (self.shape, self.options, self.content, pixels, self._locates, region)
 
     @property
     def locates(self) -> bool:

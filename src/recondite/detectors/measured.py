@@ -6,9 +6,10 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from recondite.detectors.inside import Inside
 from recondite.errors import InputError
 from recondite.options import PoolingOptions, make_options, option_names
-from recondite.statistics.error_maps import instance_scores, multi_scale_error, smoothed, ssim_error, worst_region
+from recondite.statistics.error_maps import instance_scores, multi_scale_error, smoothed, ssim_error, worst_square
 
 PixelScore = Literal["squared_error", "absolute_error", "ssim", "multi_scale"]
 """What can be computed at each pixel from an image and its reconstruction; the last two look at its surroundings."""
@@ -101,23 +102,38 @@ def pooling_of(options: Any, top_percent: float | None = None) -> PoolingOptions
     if top_percent is not None:
         chosen["top_percent"] = top_percent
     pooling = make_options(PoolingOptions, chosen, "scoring")
-    if pooling.region and pooling.top_percent != 100:
-        raise InputError("region and top_percent are two ways to pool an image's errors: choose one")
+    if pooling.worst_square and pooling.top_percent != 100:
+        raise InputError("worst_square and top_percent are two ways to pool an image's errors: choose one")
     return pooling
 
 
-def pooled(measured: Measured, score: str, pooling: PoolingOptions) -> tuple[Tensor, Tensor]:
+def pooled(
+    measured: Measured, score: str, pooling: PoolingOptions, inside: Inside | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the maps of scores (N, *shape) and the float64 scores of images (N,) of what was measured.
+
+    What lies outside of a region is as low in the maps as anything inside, and 0 at most; a square that reaches beyond
+    the region has that there.
+
+    Args:
+        measured, score, pooling: what was measured, by which score, and how it is pooled.
+        inside: what counts; None for everything.
 
     Raises:
         InputError: `score` is one number for an image and `pooling` asks for more.
     """
-    maps = smoothed(measured.feature_scores, pooling.smooth) if pooling.smooth else measured.feature_scores
+    maps = measured.feature_scores
+    if pooling.smooth:
+        maps = smoothed(maps, pooling.smooth) if inside is None else inside.smoothed(maps, pooling.smooth)
+    if inside is not None:
+        maps = inside.blanked(maps)
     instances = measured.instance_scores
     if instances is not None:
         check_unpooled(score, pooling)
-    elif pooling.region:
-        instances = worst_region(maps, pooling.region)
+    elif pooling.worst_square:
+        instances = worst_square(maps, pooling.worst_square)
+    elif inside is not None:
+        instances = inside.pooled(maps.flatten(2), lambda some: instance_scores(some, pooling.top_percent))
     else:
         instances = instance_scores(maps, pooling.top_percent)
     return maps, instances.double()
@@ -125,7 +141,7 @@ def pooled(measured: Measured, score: str, pooling: PoolingOptions) -> tuple[Ten
 
 def check_unpooled(score: str, pooling: PoolingOptions) -> None:
     """Raise InputError where pooling is asked for of a score that is one number for an image."""
-    for name, neutral in (("top_percent", 100), ("region", 0)):
+    for name, neutral in (("top_percent", 100), ("worst_square", 0)):
         if getattr(pooling, name) != neutral:
             raise InputError(f"score {score!r} is one number for an image: it has no {name}")
 
@@ -139,7 +155,9 @@ def check_pooling(options: Any, shape: tuple[int, ...], whole_image_scores: Sequ
     score, pooling = options.score, pooling_of(options)
     if score in whole_image_scores:
         check_unpooled(score, pooling)
-    if len(shape) == 1 and (pooling.smooth or pooling.region or score in SURROUNDINGS):
-        raise InputError(f"smooth, region and the scores {', '.join(SURROUNDINGS)} are for images, not for vectors")
-    if len(shape) == 3 and pooling.region > min(shape[1:]):
-        raise InputError(f"expected region <= {min(shape[1:])}, the shorter side; got {pooling.region}")
+    if len(shape) == 1 and (pooling.smooth or pooling.worst_square or score in SURROUNDINGS):
+        raise InputError(
+            f"smooth, worst_square and the scores {', '.join(SURROUNDINGS)} are for images, not for vectors"
+        )
+    if len(shape) == 3 and pooling.worst_square > min(shape[1:]):
+        raise InputError(f"expected worst_square <= {min(shape[1:])}, the shorter side; got {pooling.worst_square}")

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from recondite.detectors.base import Detector
+from recondite.detectors.inside import Inside, only_inside
 from recondite.detectors.measured import Measured, PixelScore
 from recondite.detectors.prior import Prior
 from recondite.distributed import normal
@@ -66,7 +67,7 @@ class Vae(Detector):
     - squared_error, absolute_error, ssim, multi_scale: feature scores averaged over the draws;
     - reconstruction_probability: -log N(x; decoder(z), sigma^2), averaged over the draws. With one sigma it orders
       images as squared_error does; with sigma "per-value" it does not;
-    - elbo: that sum over the image, plus beta * KL. It has no top_percent and no region.
+    - elbo: that sum over the image, plus beta * KL. It has no top_percent and no worst_square.
 
     Args:
         shape: (C, H, W) or (D,).
@@ -145,7 +146,7 @@ class Vae(Detector):
         decoded: Tensor = self.decoder(z)
         return decoded
 
-    def measure(self, x: Tensor, score: str) -> Measured:
+    def measure(self, x: Tensor, score: str, inside: Inside | None = None) -> Measured:
         if score not in get_args(VaeScore):
             raise InputError(f"this detector has no score {score!r}")
         mean, log_variance = self._posterior(x)
@@ -153,7 +154,7 @@ class Vae(Detector):
         error = score if score in get_args(PixelScore) else "squared_error"
         total, rebuilt = torch.zeros_like(x), torch.zeros_like(x)
         for noise in self.noise:
-            decoded = self.decode_tensor(mean + deviation * noise)
+            decoded = only_inside(self.decode_tensor(mean + deviation * noise), x, inside)
             total += self.pixel_errors(x, decoded, error)
             rebuilt += decoded
         features, rebuilt = total / len(self.noise), rebuilt / len(self.noise)
@@ -162,7 +163,8 @@ class Vae(Detector):
         if score in ("reconstruction_probability", "elbo"):
             features = self._negative_log_likelihood(features)
         if score == "elbo":
-            instances = features.flatten(1).double().sum(1) + self.options.beta * divergence
+            likelihoods = _summed(features) if inside is None else inside.pooled(features.flatten(2), _summed)
+            instances = likelihoods + self.options.beta * divergence
         return Measured(
             feature_scores=features,
             reconstruction=rebuilt,
@@ -179,6 +181,11 @@ class Vae(Detector):
         """Return -log N of each value from its (mean) squared error; linear in it, so means of draws stay exact."""
         log_sigma = self.log_sigma.clamp(min=_SMALLEST_LOG_SIGMA)
         return squared / (2 * (2 * log_sigma).exp()) + log_sigma + math.log(2 * math.pi) / 2
+
+
+def _summed(values: Tensor) -> Tensor:
+    """Return the sum of each image's values (N,), in float64."""
+    return values.flatten(1).double().sum(1)
 
 
 def _kl(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -137,6 +137,8 @@ class PlaceGaussians(VectorModel):
     def __init__(self, places: int, size: int, shrinkage: float) -> None:
         super().__init__()
         self.shrinkage = shrinkage
+        self.counted: slice | Tensor = slice(None)
+        """The places whose mean covariance is meant; others have one of their own, but do not count."""
         self.register_buffer("mean", torch.zeros(places, size))
         self.register_buffer("whitening", torch.zeros(places, size, size))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
@@ -162,7 +164,7 @@ class PlaceGaussians(VectorModel):
         size = self.mean.shape[1]
         mean = total / count
         covariances = products.div_(count).baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
-        shared = covariances.mean(0)
+        shared = covariances[self.counted].mean(0)
         variance = shared.diagonal().mean().clamp(min=_SMALLEST)
         ridge = max(self.shrinkage, 1e-6) * variance * torch.eye(size, dtype=shared.dtype, device=shared.device)
         own = float(count / (count + size))

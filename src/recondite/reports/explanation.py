@@ -48,6 +48,7 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None) 
         in_words(screen, verdicts),
         statistics_of_first(screen, verdicts),
         None if screen.peaks is None else screen.feature_threshold,
+        screen.detector.preprocessing.inside(batch.pixels[0]),
     )
     with atomic_file(output) as temporary:
         figure.savefig(temporary, format=output.suffix.lower().lstrip("."), dpi=120)

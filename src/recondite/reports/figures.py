@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.data.pictures import BLUE, GREEN, GREY, HEAT_MAP, ORANGE, PURPLE, RED, SKY, heat, overlaid
+from recondite.data.regions import Mask, border
 
 _LINES_BESIDE_A_LEGEND = 3
 _MANY = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY, "black")
@@ -173,11 +175,24 @@ def plot_image(image: ArrayLike, ax: Axes | None = None, title: str = "") -> Axe
 
 
 def plot_heat_map(
-    feature_score: ArrayLike, scale: tuple[float, float], ax: Axes | None = None, title: str = ""
+    feature_score: ArrayLike,
+    scale: tuple[float, float],
+    ax: Axes | None = None,
+    title: str = "",
+    inside: Mask | None = None,
 ) -> Axes:
-    """Draw the mean over channels of one image's feature scores (C, H, W) on a scale (low, high), with a bar."""
+    """Draw the mean over channels of one image's feature scores (C, H, W) on a scale (low, high), with a bar.
+
+    Args:
+        feature_score: (C, H, W).
+        scale: the scores that are dark and bright.
+        inside: bool (H, W), for the outline of what counts.
+    """
     ax = ax or new_axes(3, 3)
     drawn = ax.imshow(heat(feature_score), cmap=HEAT_MAP, vmin=scale[0], vmax=scale[1], interpolation="nearest")
+    if inside is not None:
+        outline = np.ma.masked_where(~border(inside), np.ones(inside.shape))
+        ax.imshow(outline, cmap=ListedColormap([SKY]), interpolation="nearest")
     if ax.figure is not None:
         ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, extend="max")
     return _bare(ax, title)
@@ -205,6 +220,7 @@ def plot_comparison(
     verdict: str,
     statistics: Sequence[tuple[str, float]] = (),
     threshold: float | None = None,
+    inside: Mask | None = None,
 ) -> Figure:
     """Return a figure of input, reconstruction and heat map, those there are, headed by the verdict in words.
 
@@ -215,6 +231,7 @@ def plot_comparison(
         verdict: the heading.
         statistics: for a chart below, see `plot_statistics`.
         threshold: of single values, for a picture of what lies above it.
+        inside: bool (H, W), for the outline of what counts in the heat map.
     """
     overlaid = feature_score is not None and threshold is not None
     parts = 1 + (reconstruction is not None) + (feature_score is not None) + overlaid
@@ -231,7 +248,7 @@ def plot_comparison(
         plot_image(reconstruction, axes.pop(0), "reconstruction")
     if feature_score is not None:
         title = "feature score" if reconstruction is None else "difference (feature score)"
-        plot_heat_map(feature_score, scale, axes.pop(0), title)
+        plot_heat_map(feature_score, scale, axes.pop(0), title, inside)
         if threshold is not None:
             plot_overlay(image, feature_score, threshold, axes.pop(0), f"above {threshold:.3g}")
     figure.suptitle(verdict, fontsize=11, wrap=True, parse_math=False)

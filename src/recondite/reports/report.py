@@ -168,11 +168,14 @@ def _entries(
             index = next(rows)
             if error is not None:  # deleted or damaged since it was judged
                 continue
-            pictures = [("input", colours(next(pixels)))]
+            image = next(pixels)
+            pictures = [("input", colours(image))]
             if scores.reconstruction is not None:
                 pictures.append(("reconstruction", colours(scores.reconstruction[number])))
             if screen.detector.locates:
-                pictures.append(("heat map", heat_colours(scores.feature_score[number], screen.map_scale)))
+                inside = screen.detector.preprocessing.inside(image)
+                heat_map = heat_colours(scores.feature_score[number], screen.map_scale, inside)
+                pictures.append(("heat map", heat_map))
             entries.append(
                 {
                     "id": verdicts.ids[index],
@@ -202,6 +205,7 @@ def screen_facts(screen: Screen) -> list[tuple[str, str]]:
     shown = [
         ("detector", detector.name + (f", preset {facts['preset']}" if facts.get("preset") else "")),
         ("images", f"{' x '.join(map(str, detector.shape))} (channels x height x width)"),
+        *([("what counts", detector.preprocessing.region_in_words)] if detector.preprocessing.restricted else []),
         ("options", ", ".join(f"{name} {value}" for name, value in vars(detector.options).items() if name[0] != "_")),
         ("parameters", f"{sum(parameter.numel() for parameter in detector.parameters()):,}"),
         ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
@@ -210,5 +214,8 @@ def screen_facts(screen: Screen) -> list[tuple[str, str]]:
         ("fingerprint of the training images", facts.get("images", {}).get("fingerprint", "")),
     ]
     if history.best_validation is not None:
-        shown.insert(5, ("validation error", f"{history.best_validation:.5g} after epoch {history.best_epoch}"))
+        shown.insert(
+            5 + detector.preprocessing.restricted,
+            ("validation error", f"{history.best_validation:.5g} after epoch {history.best_epoch}"),
+        )
     return shown

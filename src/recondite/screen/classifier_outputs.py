@@ -1,7 +1,7 @@
 """Outputs of a classifier: computed from images, or read from a file."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recondite.data.artifacts import read_tensors
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
-from recondite.data.images import Preprocessing
+from recondite.data.images import Masked, Preprocessing
 from recondite.data.tables import number, read_events
 from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
@@ -275,4 +275,5 @@ def read_for_both(
     while chunk := list(islice(entries, size)):
         names, items, labels = zip(*chunk, strict=True)
         some = ImageSet(list(items), list(names), list(labels), parallel=images.parallel)
-        yield next(read_batches(some, one, size)), next(read_batches(some, other, size))
+        plain = replace(some, items=[item.source if isinstance(item, Masked) else item for item in items])
+        yield next(read_batches(some, one, size)), next(read_batches(plain, other, size))

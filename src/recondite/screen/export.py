@@ -36,7 +36,7 @@ from recondite.networks.hooks import evaluating, recorded
 from recondite.screen.calibrate import calibrated
 from recondite.screen.evidence import AUTO, ERROR, EVIDENCE, Evidence
 from recondite.screen.openvino import judging, quantised, serialised
-from recondite.screen.saved import EXPORTED
+from recondite.screen.saved import EXPORTED, REGION
 from recondite.screen.screen import Screen
 from recondite.statistics.calibration import Calibrator, p_value_table
 from recondite.statistics.density import FARTHEST, Marginals
@@ -61,7 +61,8 @@ def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float3
 
     The graph takes pixels (N, C, H, W), of the screen's own size, and gives instance_score float64 (N,), feature_score
     float32 (N, C, H, W), p_value float64 (N,) and is_outlier bool (N,). Weights, evidence and calibration are in it, so
-    that another program needs nothing else. Images of other sizes are resized outside, by the same code as ever.
+    that another program needs nothing else; a region too: what lies outside is painted over in the graph. Images of
+    other sizes are resized outside, by the same code as ever.
     Before anything is written the graph is run, and its scores compared with the screen's.
 
     Args:
@@ -154,6 +155,8 @@ def _target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
         raise InputError("a screen calibrated by group cannot be exported: its thresholds depend on the group")
     if screen.evidence is not None and screen.evidence.observer.classifier is not None:
         raise InputError("a screen that looks at a classifier's features cannot be exported")
+    if screen.detector.preprocessing.masked:
+        raise InputError("a screen with one mask per image cannot be exported: a graph takes pixels alone")
     if getattr(screen.detector.options, "scoring_precision", "fp32") == "bf16":
         raise InputError("a screen calibrated in bfloat16 cannot be exported: graphs compute in float32")
     path = Path(os.path.abspath(path))
@@ -181,7 +184,8 @@ def _with_room(screen: Screen) -> Screen:
 
 def _runnable(screen: Screen, content: Sequence[bytes], pixels: PixelType, options: ExportedOptions) -> Screen:
     """Return a screen with the same calibration that runs on a graph."""
-    detector = Exported(screen.detector.shape, options, content, pixels, screen.detector.locates)
+    region = screen.detector.preprocessing.region
+    detector = Exported(screen.detector.shape, options, content, pixels, screen.detector.locates, region)
     return replace(
         screen, detector=detector, score=ERROR, evidence=None, observations={}, peaks=None, facts=dict(screen.facts)
     )
@@ -198,9 +202,12 @@ def _written(exported: Screen, screen: Screen, path: Path, content: Sequence[byt
         "precision": options.precision,
         "batch": options.batch,
     }
-    calibration = {"scores": exported.calibrator.scores}
+    numbers = {"scores": exported.calibrator.scores}
+    region = screen.detector.preprocessing.region
+    if region is not None:
+        numbers[REGION] = region.astype(np.uint8)
     files = dict(zip(FILES[options.runtime], content, strict=True))
-    write_folder(path, manifest, {"calibration.safetensors": calibration}, files)
+    write_folder(path, manifest, {"calibration.safetensors": numbers}, files)
     return path
 
 
@@ -277,6 +284,7 @@ class _Graph(nn.Module):
         if pixels.dtype == torch.uint8:
             pixels = pixels.float() / 255
         evidence, detector = self.screen.evidence, self.detector
+        pixels = detector.painted(pixels)
         if evidence is None or self.screen.score == ERROR:
             _, maps, scores = detector.measure_and_pool(pixels)
         else:

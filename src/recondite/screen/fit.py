@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from recondite.data.datasets import nameless, open_images
+from recondite.data.masks import open_region
 from recondite.data.sample import sampled
 from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, read_all, rows_at_once, split
 from recondite.detectors import Detector, build, detector_class
@@ -37,6 +38,8 @@ def fit(
     confidence: float | None = None,
     guarantee: Guarantee = "exact",
     image_size: int | tuple[int, int] | None = None,
+    region: object = None,
+    ignore: object = None,
     validation: object = 0.1,
     evidence: object = 0.1,
     calibration: object = 0.2,
@@ -73,6 +76,9 @@ def fit(
         image_size: side, or (height, width), from 8 to 2048; by default what suits the detector: the images' own
             size up to 64, else 64; for "features" their own in proportion, the shorter side at most 352 and the longer
             2,048.
+        region: where images count, all of them or each: a mask (an image file, PIL image or array, white where they
+            do), polygons (a dictionary or a .json file), or a folder with one mask per image; see `open_region`.
+        ignore: where they do not, likewise, but for a folder.
         validation: share of `images` to choose the best epoch by, where there are epochs, or other normal images.
         evidence: share of `images`, or other normal images; at least 50. Unused where `score` needs none.
         calibration: share of `images`, or other normal images.
@@ -103,7 +109,9 @@ def fit(
         detector = None
     if recipe is not None and detector not in (None, recipe.detector):
         raise InputError(f"preset {preset!r} is a recipe for detector {recipe.detector!r}; got {detector!r}")
-    sample, source = sampled(open_images(images, role="fit"))
+    zones = open_region(region, ignore)
+    sample, source = sampled(open_images(images, role="fit", masks=zones.folder))
+    zones.check(sample.sizes)
     choice = None
     if recipe is None and detector is None:
         own_modules = {"features": backbone, "autoencoder": encoder}
@@ -126,6 +134,8 @@ def fit(
     looking = chosen.pop("backbone", backbone)
     modules = {"encoder": encoder, "decoder": decoder, "backbone": looking}
     model = build(name, image_shape=shape, seed=training.seed, **modules, **chosen)
+    if zones.given:
+        model.restrict(zones.at(*shape[1:]), zones.folder is not None)
 
     view = None if classifier is None else FeatureLayer(classifier, classifier_layer)
     known = possible_scores(model, reencoding=reencoding, classifier=view)
@@ -139,7 +149,7 @@ def fit(
         held_out["evidence"] = 0.0
     if not model.needs_validation and isinstance(validation, float | int):
         held_out["validation"] = 0.0
-    sets = _separate_sets(spooled, model, held_out, training.seed, progress)
+    sets = _separate_sets(spooled, model, held_out, zones.folder, training.seed, progress)
     if on_bad == "raise" and sets.bad:
         raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")
     if judged_by != ERROR and sets.evidence is None:
@@ -198,7 +208,9 @@ class _Sets:
 _FEWEST = {"calibration": 1, "validation": FEWEST_VALIDATED, "evidence": FEWEST}
 
 
-def _separate_sets(spooled: Spool, model: Detector, held_out: Mapping[str, object], seed: int, shown: bool) -> _Sets:
+def _separate_sets(
+    spooled: Spool, model: Detector, held_out: Mapping[str, object], masks: Path | None, seed: int, shown: bool
+) -> _Sets:
     """Split the images, or open the sets given, so that no image is in two of them.
 
     Images given for one purpose may also be among those for another: the order of `held_out` says which one they serve;
@@ -215,7 +227,8 @@ def _separate_sets(spooled: Spool, model: Detector, held_out: Mapping[str, objec
             if len(indices[name]) < _FEWEST[name]:
                 fitting, indices[name] = np.concatenate([fitting, indices[name]]), indices[name][:0]
         elif given is not None:
-            spools[name] = read_all(open_images(given, role="inliers", shape=model.shape), model.preprocessing, shown)
+            opened = open_images(given, role="inliers", shape=model.shape, masks=masks)
+            spools[name] = read_all(opened, model.preprocessing, shown)
             indices[name] = np.arange(len(spools[name]))
     taken = spooled.hashes[:0]
     for name, part in spools.items():
@@ -255,8 +268,14 @@ def _map_scale(model: Detector, rows: Rows, looked_at: int = 256) -> tuple[float
     Errors begin at zero; scores that can be negative (likelihoods) at the median. Bright is the worst in a thousand.
     """
     few = Rows(rows.pixels, rows.index[: min(looked_at, rows_at_once(model.shape))])
-    parts = [model.score_batch(nameless(p), feature_score=True).feature_score for p in few.batches(model.scoring_batch)]
-    values = np.concatenate([part for part in parts if part is not None])
+    parts = []
+    for pixels in few.batches(model.scoring_batch):
+        scores = model.score_batch(nameless(pixels), feature_score=True).feature_score
+        assert scores is not None
+        inside = model.preprocessing.inside(pixels)
+        counted = np.broadcast_to(True if inside is None else inside[..., None, :, :], scores.shape)
+        parts.append(scores[counted])
+    values = np.concatenate(parts)
     low = 0.0 if values.min() >= 0 else float(np.median(values))
     return low, max(float(np.quantile(values, 0.999)), low + 1e-12)
 

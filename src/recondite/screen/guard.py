@@ -261,7 +261,7 @@ class Guard:
     def _measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], "Answers"]]:
         own = self.screen.detector.preprocessing
         assert self.classifier is not None
-        other = own if self.shape is None or self.shape == own.shape else Preprocessing(shape=self.shape)
+        other = Preprocessing(shape=self.shape or own.shape)  # a classifier sees the whole image
         for batch, seen in read_for_both(images, own, other, self._batch):
             yield (
                 self.screen.score_batch(batch),
@@ -329,7 +329,7 @@ def make_guard(
     if feature_share and (layer is None or reference is None):
         raise InputError("feature_share needs layer=, a module of the classifier, and reference=, normal images")
     shares = {SCREEN: own, CONFIDENCE: confidence_share, FEATURES: feature_share}
-    seen = screen.detector.preprocessing if image_shape is None else Preprocessing(shape=image_shape)
+    seen = Preprocessing(shape=image_shape or screen.detector.shape)
     guard = Guard(
         screen=screen,
         classifier=classifier,

@@ -19,6 +19,7 @@ from recondite.detectors import Detector, build
 from recondite.detectors.graph import BATCH, FILES, Exported, ExportedOptions
 from recondite.errors import ArtifactError, InputError
 from recondite.networks.architectures import check_library
+from recondite.options import saved_options
 from recondite.screen.calibrate import check_probe
 from recondite.screen.evidence import ERROR, Evidence
 from recondite.statistics.calibration import Calibrator
@@ -34,6 +35,8 @@ READY = {
 _DETECTOR_FILE, _CALIBRATION_FILE = "detector.safetensors", "calibration.safetensors"
 _EVIDENCE_FILE, _PICTURES_FILE = "evidence.safetensors", "pictures.safetensors"
 _PEAKS = "peaks"
+REGION = "region"
+"""The tensor, uint8 (H, W), that is 1 where images count."""
 
 
 def located(path: Path | str) -> Path:
@@ -129,16 +132,19 @@ def read_screen(
     if backbone is None and isinstance(manifest.get("options"), dict):
         check_library(manifest["options"].get("architecture"))
     try:
-        shape = Preprocessing.from_json(manifest["preprocessing"]).shape
+        region = _region(files[_DETECTOR_FILE], manifest["preprocessing"])
+        preprocessing = Preprocessing.from_json(manifest["preprocessing"], region)
+        shape = preprocessing.shape
         weights = {name: torch.from_numpy(array) for name, array in files[_DETECTOR_FILE].items()}
+        options = saved_options(manifest["options"])
         if not manifest["own_modules"]:
-            _check_weights(weights, manifest["detector"], shape, manifest["options"])
-        options = dict(manifest["options"])
+            _check_weights(weights, manifest["detector"], shape, options)
         named = options.pop("backbone", None)
         looking = named if backbone is None else backbone
         detector = build(
             manifest["detector"], image_shape=shape, encoder=encoder, decoder=decoder, backbone=looking, **options
         )
+        detector.restrict(region, preprocessing.masked)
         detector.load_state_dict(weights)
         detector.history = _history(manifest["history"])
         if _PICTURES_FILE in files:
@@ -173,7 +179,8 @@ def read_screen(
 def _read_exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Tensors]) -> dict[str, Any]:
     """Return the arguments of a screen that runs on a graph; what the graph gives is the final score."""
     try:
-        shape = Preprocessing.from_json(manifest["preprocessing"]).shape
+        region = _region(files[_CALIBRATION_FILE], manifest["preprocessing"])
+        shape = Preprocessing.from_json(manifest["preprocessing"], region).shape
         runtime, precision = manifest.get("runtime", "onnx"), manifest.get("precision", "float32")
         options = ExportedOptions(
             detector=manifest["detector"],
@@ -184,7 +191,7 @@ def _read_exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, 
         )
         content = [_checked(path, name, manifest).read_bytes() for name in FILES[runtime]]
         return {
-            "detector": Exported(shape, options, content, manifest["pixels"], bool(manifest["locates"])),
+            "detector": Exported(shape, options, content, manifest["pixels"], bool(manifest["locates"]), region),
             "calibrator": Calibrator(files[_CALIBRATION_FILE]["scores"]),
             "alpha": manifest["alpha"],
             "confidence": manifest["confidence"],
@@ -193,6 +200,22 @@ def _read_exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, 
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path} is not a consistent exported screen: {error}") from error
+
+
+def _region(tensors: Tensors, preprocessing: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+    """Return the region of a saved screen; `Preprocessing` compares it with what the manifest says.
+
+    Raises:
+        ValueError: it is not a mask of 0 and 1, or it is missing.
+    """
+    share = preprocessing.get(REGION, {}).get("share")
+    if share is None:
+        return None
+    found = tensors[REGION]
+    if found.dtype != np.uint8 or found.ndim != 2 or found.max(initial=0) > 1:
+        raise ValueError(f"a region of {found.dtype} {found.shape}")
+    inside: NDArray[np.bool_] = found == 1
+    return inside
 
 
 def _checked(path: Path, name: str, manifest: Mapping[str, Any]) -> Path:
@@ -227,6 +250,7 @@ def _check_weights(
     """Compare the file's tensors with the network the options describe before memory is taken for that network."""
     with torch.device("meta"):
         expected = build(detector, image_shape=shape, **options).state_dict()
+    weights = {name: value for name, value in weights.items() if name != REGION}  # checked already
     for name, value in expected.items():
         if name not in weights or weights[name].shape != value.shape or weights[name].dtype != value.dtype:
             raise ValueError(f"tensor {name!r} should be {tuple(value.shape)} of {value.dtype}")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recondite.data.datasets import Batch, open_images, read_batches
+from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.spool import read_all
 from recondite.detectors import Detector
 from recondite.errors import ArtifactError, InputError
@@ -120,6 +120,7 @@ class Screen:
         """Return a SHA-256 of all that scores and p-values depend on; alpha is not part of it."""
         detector = self.detector
         made = [detector.name, list(detector.shape), options_to_json(detector.options), self.calibrator.groups]
+        made += [detector.preprocessing.to_json()["region"]] if detector.preprocessing.restricted else []
         digest = hashlib.sha256(json.dumps([*made, str(detector)], sort_keys=True).encode())
         for value in detector.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
@@ -168,6 +169,7 @@ class Screen:
             InputError: none of them can be read, or there are too few for alpha.
         """
         opened = open_images(images, role="inliers", shape=self.detector.shape)
+        self._check_masks(opened)
         spooled = read_all(opened, self.detector.preprocessing)
         groups = tuple(spooled.labels) if by_folder else None
         calibration = {"images": len(spooled), "fingerprint": spooled.fingerprint(), "unreadable": len(spooled.bad)}
@@ -178,6 +180,7 @@ class Screen:
         self,
         images: object,
         *,
+        region: object = None,
         fdr: float | None = None,
         groups: Sequence[str] | None = None,
         feature_score: bool = False,
@@ -189,6 +192,7 @@ class Screen:
 
         Args:
             images: anything that `open_images` opens.
+            region: for a screen fitted with one mask per image, the folder of those of `images`.
             fdr: control the false-discovery rate of this batch at this level instead of the false-alarm rate.
             groups: one label an image, where the calibration has groups; by default the labels of `images`.
             feature_score: return the score of each value too; memory then grows with the number of images.
@@ -201,7 +205,7 @@ class Screen:
         """
         if fdr is not None:
             check_rate(fdr)
-        opened = open_images(images, shape=self.detector.shape)
+        opened = open_images(images, shape=self.detector.shape, masks=region)
         successive = self.scored(
             opened, groups=groups, feature_score=feature_score, reconstruction=reconstruction, on_bad=on_bad
         )
@@ -235,6 +239,7 @@ class Screen:
         if on_bad not in ("flag", "skip", "raise"):
             raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
         opened = open_images(images, shape=self.detector.shape)
+        self._check_masks(opened)
         if groups is not None:
             if opened.ids is None or len(groups) != len(opened.ids):
                 raise InputError(f"expected one group label for each of {opened.size} images; got {len(groups)}")
@@ -270,6 +275,13 @@ class Screen:
         )
         for scores in successive:
             yield self.judge(scores)
+
+    def _check_masks(self, images: ImageSet) -> None:
+        masked = self.detector.preprocessing.masked
+        if masked and images.masks is None:
+            raise InputError("this screen was fitted with one mask per image: give region=, the folder of theirs")
+        if images.masks is not None and not masked:
+            raise InputError("this screen was not fitted with one mask per image: give none")
 
     def score_batch(self, batch: Batch, *, feature_score: bool = False, reconstruction: bool = False) -> Scores:
         """Return the scores of some images that `judge` judges, with statistics if it looks at them.

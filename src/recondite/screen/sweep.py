@@ -39,6 +39,7 @@ def sweep(
     images: object,
     output: Path,
     *,
+    region: object = None,
     fdr: float | None = None,
     maps: Path | None = None,
     group: str | None = None,
@@ -56,6 +57,7 @@ def sweep(
         screen: the judge.
         images: anything that `open_images` opens, but a stream.
         output: .csv, .jsonl or .parquet; written atomically at the end.
+        region: as in `Screen.predict`.
         fdr: control the false-discovery rate over the whole sweep instead of the false-alarm rate.
         maps: a folder for one heat map (PNG) an image, named after its id, all on one scale.
         group: which group's calibration holds for all of them, where there are groups and folders do not tell.
@@ -69,7 +71,7 @@ def sweep(
             on_bad="raise".
     """
     check_table_path(output)
-    opened = open_images(images, shape=screen.detector.shape)
+    opened = open_images(images, shape=screen.detector.shape, masks=region)
     if opened.ids is None:
         raise InputError("a sweep needs a source that can be walked through again; got a stream")
     if len(set(opened.ids)) < len(opened.ids):
@@ -85,6 +87,8 @@ def sweep(
     journal = output.with_name(f".{output.name}.journal")
     named = str(images) if isinstance(images, str | Path) else None
     header: dict[str, Any] = {"screen": screen.fingerprint(), "source": named, "group": group, "maps": str(maps)}
+    if opened.masks is not None:
+        header["masks"] = str(opened.masks)
     header |= {"on_bad": on_bad, "statistics": statistics}
     if fdr is not None:
         check_rate(fdr)
@@ -127,7 +131,7 @@ def journalled(
         advance(taken_up, "")
         for scores in screen.scored(images, on_bad=on_bad, feature_score=maps is not None, skip=frozenset(done)):
             if maps is not None:
-                _write_maps(maps, scores, screen.map_scale)
+                _write_maps(maps, scores, screen)
             rows = _rows(scores, statistics)
             written.add(rows)
             done |= {row["id"]: row for row in rows}
@@ -176,10 +180,11 @@ def _in_order(done: Mapping[str, Mapping[str, Any]], images: ImageSet) -> Scores
     )
 
 
-def _write_maps(folder: Path, scores: Scores, scale: tuple[float, float]) -> None:
+def _write_maps(folder: Path, scores: Scores, screen: Screen) -> None:
     from recondite.data.pictures import heat_colours  # matplotlib takes a while
 
     assert scores.feature_score is not None
+    region = screen.detector.preprocessing.region
     for name, feature_score, error in zip(scores.ids, scores.feature_score, scores.errors, strict=True):
         if error is None:
             # The whole id, suffix included: a.png and a.jpg, or the same name in two folders, do not collide.
@@ -187,4 +192,4 @@ def _write_maps(folder: Path, scores: Scores, scale: tuple[float, float]) -> Non
             if not Path(os.path.abspath(target)).is_relative_to(os.path.abspath(folder)):
                 raise InputError(f"the id {name!r} names a file outside {folder}")
             with atomic_file(target) as temporary:
-                Image.fromarray(heat_colours(feature_score, scale)).save(temporary, format="PNG")
+                Image.fromarray(heat_colours(feature_score, screen.map_scale, region)).save(temporary, format="PNG")

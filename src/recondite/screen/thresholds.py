@@ -19,7 +19,7 @@ from recondite.statistics.scores import Scores
 
 Level = Literal["instance", "feature"]
 """A whole image, or each value of it."""
-_SCORING = ("score", "smooth", "region", "top_percent")
+_SCORING = ("score", "smooth", "worst_square", "top_percent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Threshold:
     Args:
         value: what is higher is an outlier.
         level: "instance" or "feature".
-        scoring: how images were scored: "score", "smooth", "region" and "top_percent", those that the detector has.
+        scoring: how images were scored: "score", "smooth", "worst_square" and "top_percent", as far as it has them.
         detector: the detector's fingerprint; a detector fitted again is another one.
         rule: how the value was found, in words.
     """
@@ -172,7 +172,7 @@ def predict(
     if threshold.detector != detector_fingerprint(detector):
         raise InputError("this threshold was made for another detector, or before it was fitted again: infer a new one")
     share = threshold.scoring.get("top_percent") if threshold.level == "instance" else None
-    for name in ("smooth", "region"):
+    for name in ("smooth", "worst_square"):
         if name in threshold.scoring and getattr(detector.options, name) != threshold.scoring[name]:
             raise InputError(f"this threshold was made for {name} {threshold.scoring[name]!r}: infer a new one")
     scores = Scores.concatenate(_scored(detector, images, threshold.level, threshold.scoring["score"], share))

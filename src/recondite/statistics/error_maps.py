@@ -133,7 +133,7 @@ def instance_scores(feature_scores: Tensor, top_percent: float = 100) -> Tensor:
     return flat.double().mean(dim=1)
 
 
-def worst_region(feature_scores: Tensor, side: int) -> Tensor:
+def worst_square(feature_scores: Tensor, side: int) -> Tensor:
     """Return the largest mean over a square of pixels that each image has, as float64 (N,).
 
     Args:
@@ -144,10 +144,10 @@ def worst_region(feature_scores: Tensor, side: int) -> Tensor:
         InputError: not 1 <= side <= H and W.
 
     >>> import torch
-    >>> worst_region(torch.tensor([[[[0.0, 1, 2], [0, 3, 2], [0, 0, 0]]]]), 2)
+    >>> worst_square(torch.tensor([[[[0.0, 1, 2], [0, 3, 2], [0, 0, 0]]]]), 2)
     tensor([2.], dtype=torch.float64)
     """
     if feature_scores.ndim != 4 or not 1 <= side <= min(feature_scores.shape[2:]):
-        raise InputError(f"expected a region of at most the shorter side of {tuple(feature_scores.shape)}; got {side}")
+        raise InputError(f"expected a square of at most the shorter side of {tuple(feature_scores.shape)}; got {side}")
     channels_averaged = feature_scores.double().mean(dim=1, keepdim=True)
     return avg_pool2d(channels_averaged, side, stride=1).flatten(1).amax(dim=1)

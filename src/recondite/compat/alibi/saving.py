@@ -14,7 +14,7 @@ from recondite.data.hub import is_address
 from recondite.data.images import Preprocessing
 from recondite.detectors import Detector, build
 from recondite.errors import ArtifactError, InputError
-from recondite.options import options_to_json
+from recondite.options import options_to_json, saved_options
 from recondite.screen.evidence import ERROR
 from recondite.screen.saved import READY
 from recondite.screen.screen import load
@@ -129,7 +129,7 @@ def fetch_detector(
     given: dict[str, Any] = {"vae" if kind is OutlierVAE else "ae": screen.detector, "data_type": "image"}
     face = kind(**given)
     options = screen.detector.options
-    plain = (options.score, options.top_percent, options.smooth, options.region) == (face.score_name, 100, 0, 0)
+    plain = (options.score, options.top_percent, options.smooth, options.worst_square) == (face.score_name, 100, 0, 0)
     if plain and screen.calibrator.groups is None:
         face.threshold = screen.with_score(ERROR).threshold
     save_detector(face, filepath)
@@ -145,7 +145,7 @@ def _detector(
 ) -> Detector:
     name = _FACES[manifest["face"]].detector_name
     shape = Preprocessing.from_json(manifest["preprocessing"]).shape
-    options, networks = manifest["options"], manifest["networks"]
+    options, networks = saved_options(manifest["options"]), manifest["networks"]
     modules: dict[str, Any] = {}
     if manifest["own_modules"]:
         if encoder_net is not None and decoder_net is not None:

@@ -28,7 +28,8 @@ def heat_map(judged: Judged, index: int) -> bytes | None:
         return None
     if not detector.locates or not detector.preprocessing.is_image:
         return None
-    return png(heat_colours(verdicts.feature_score[index], judged.screen.map_scale))
+    region = detector.preprocessing.region
+    return png(heat_colours(verdicts.feature_score[index], judged.screen.map_scale, region))
 
 
 def reconstruction(judged: Judged, index: int) -> bytes | None:
