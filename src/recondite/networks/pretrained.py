@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from recondite.data.hub import errors_of, parse_address
+from recondite.data.hub import client, errors_of, parse_address
 from recondite.errors import ArtifactError, InputError
 from recondite.networks.architectures import (
     CONFIG,
     FAMILIES,
     OF_TOKENS,
     PIXELS,
-    THEIRS,
     WEIGHTS,
     checked,
     described,
@@ -113,7 +112,7 @@ class Pretrained(nn.Module):
             if missing:
                 raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
             self.model.load_state_dict(stored, strict=False)
-        except THEIRS as error:
+        except Exception as error:  # whatever a library raises where a file does not suit it
             raise InputError(f"the weights in {self.folder} are not those of the network: {line_of(error)}") from error
 
     def stored(self, folder: Path) -> Mapping[str, Tensor]:
@@ -204,7 +203,7 @@ def pretrained(name: str, architecture: Mapping[str, Any] | None = None) -> Pret
         return (_OfTimm if known["library"] == "timm" else _OfTransformers)(known, folder)
     except InputError:
         raise
-    except THEIRS as error:
+    except Exception as error:  # likewise
         raise InputError(f"the network {known['name']!r} cannot be built: {line_of(error)}") from error
 
 
@@ -253,6 +252,6 @@ def _fetched(name: str, repository: str, revision: str | None) -> Path:
         raise InputError(f'{name} needs the hub and transformers: pip install "recondite[hf]"')
     try:
         with errors_of(name) as hub:
-            return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=_FETCHED))
+            return Path(client(hub).snapshot_download(repository, revision=revision, allow_patterns=_FETCHED))
     except ArtifactError as error:
         raise InputError(f"{error}; elsewhere download {repository} and give its folder as the backbone") from error
