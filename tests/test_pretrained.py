@@ -117,7 +117,7 @@ def of_timm(timm, name, folder, **more):
 def grids_of(folder, images):
     """Return layer -> grid of the network in a folder."""
     network = pretrained(str(folder))
-    network.load_weights()
+    network.load_weights(str(folder))
     with evaluating(network), recorded([network.get_submodule(name) for name in network.layers]) as grids:
         network(images)
     return dict(zip(network.layers, grids, strict=True))
@@ -326,6 +326,16 @@ def test_a_library_that_is_not_installed_is_named(saved, tmp_path, monkeypatch):
         build_on("timm:resnet18")
 
 
+def test_weights_that_another_version_of_the_library_names_otherwise_say_so(saved):
+    edit(saved, lambda manifest: manifest["options"]["architecture"].update(version="4.1.0"))
+    assert recondite.load(saved).detector.options.architecture["version"] == "4.1.0"
+    edit(saved, lambda manifest: manifest["options"]["architecture"]["config"].update(num_hidden_layers=5))
+    with pytest.raises(
+        ArtifactError, match=rf"tensor .*\(made with transformers 4.1.0; .* {transformers.__version__}\)"
+    ):
+        recondite.load(saved)
+
+
 def build_on(backbone, **options):
     return build("features", image_shape=(3, 60, 70), backbone=str(backbone), latent_size=4, **options)
 
@@ -395,7 +405,7 @@ def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_network_on_the_hub_is_fetched_once_and_without_its_pickles(hub, photographs, tmp_path):
+def test_a_network_on_the_hub_is_fetched_once_and_without_its_pickles(hub, photographs, tmp_path, monkeypatch):
     of_transformers("dinov2", tmp_path / "net")
     commit = hub.commit("lab/tiny", {**files_of(tmp_path / "net"), "pytorch_model.bin": b"pickle", "evil.py": b"1/0"})
     hub.tags["v1"] = commit
@@ -407,6 +417,9 @@ def test_a_network_on_the_hub_is_fetched_once_and_without_its_pickles(hub, photo
     np.testing.assert_array_equal(named.predict(photographs).instance_score, local.predict(photographs).instance_score)
     with pytest.raises(InputError, match=r"^hf:lab/nothing: no such repository"):
         build_on("hf:lab/nothing")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    again = build_on("hf:lab/tiny@v1").fit(photographs[:20], validation=None)
+    torch.testing.assert_close(again.backbone.state_dict(), named.detector.backbone.state_dict(), rtol=0, atol=0)
 
 
 def test_timm_names_come_from_the_hub_and_one_that_is_away_is_said_so(hub, timm, photographs, tmp_path, monkeypatch):
@@ -448,6 +461,17 @@ def test_a_loaded_detector_is_fitted_again_with_the_weights_it_has(saved, photog
     again = detector.score(photographs).instance_score
     assert not np.array_equal(before, again)
     assert np.isfinite(again).all()
+
+
+def test_an_architecture_given_in_advance_does_not_do_without_the_weights(saved, photographs, tmp_path):
+    architecture = recondite.load(saved).detector.options.architecture
+    detector = build_on(tmp_path / "net", architecture=architecture)
+    detector.fit(photographs[:40], validation=None)
+    mine, theirs = detector.backbone.state_dict(), recondite.load(saved).detector.backbone.state_dict()
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    shutil.rmtree(tmp_path / "net")
+    with pytest.raises(InputError, match="a folder that is there"):
+        build_on(tmp_path / "net", architecture=architecture).fit(photographs[:40], validation=None)
 
 
 def test_a_screen_on_a_vision_transformer_is_exported(saved, photographs, tmp_path):

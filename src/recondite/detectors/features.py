@@ -232,7 +232,8 @@ class Features(Detector):
         if len(images) < needed:
             raise InputError(f"expected at least {needed} normal images; got {len(images)}")
         if isinstance(self.backbone.network, Pretrained):
-            self.backbone.network.load_weights()
+            if not self.fitted:  # else they have come with the screen
+                self.backbone.network.load_weights(self.options.backbone)
         elif not self.modules_given:
             load_weights(self.backbone.network, self.options.backbone)
         self._learn(images, show_progress)

@@ -86,6 +86,15 @@ def check_library(architecture: object) -> None:
         library_of(library)
 
 
+def made_elsewhere(architecture: object) -> str:
+    """Return a remark where an architecture is of another version of its library than the one that is installed."""
+    if not isinstance(architecture, Mapping) or architecture.get("library") not in EXTRAS:
+        return ""
+    library, version = architecture["library"], str(architecture.get("version"))[:20]
+    installed = library_of(library).__version__
+    return "" if version == installed else f" (made with {library} {version}; installed is {installed})"
+
+
 def described(folder: Path) -> dict[str, Any]:
     """Return the architecture of the network in a folder."""
     config = _json(folder / CONFIG)
