@@ -47,6 +47,9 @@ clean:
 	$(PIP) -c constraints.txt -e '.[demo]'
 	touch $@
 
+# timm without torchvision: PyPI's is built for CUDA, cannot be imported beside a torch for processors alone, and
+# transformers fails with it. The tests of timm stand in for it where it is missing.
 .venv/dev: .venv/torch pyproject.toml
 	$(PIP) -c constraints.txt -e '.[dev]'
+	$(PIP) --no-deps "$$(grep '^timm==' constraints.txt)"
 	touch $@ .venv/demo

@@ -73,7 +73,10 @@ def _handler(hub):
             path = unquote(urlsplit(self.path).path)
             hub.served.append((self.command, path))
             parts = path.strip("/").split("/")
-            if parts[:2] == ["api", "models"]:
+            if parts[:2] == ["api", "models"] and parts[4:5] == ["tree"]:
+                files = hub.find("/".join(parts[2:4]), "/".join(parts[5:])) or {}
+                self.reply([{"type": "file", "path": n, "size": len(d), "oid": "0" * 40} for n, d in files.items()])
+            elif parts[:2] == ["api", "models"]:
                 revision = "/".join(parts[5:]) or "main"
                 self.information("/".join(parts[2:4]), revision)
             elif "resolve" in parts:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
-from typing import ClassVar
 
 _MODULES = (
     *("torchvision", "torchvision.datasets", "torchvision.models", "torchvision.models.feature_extraction"),
@@ -25,7 +24,7 @@ class _Empty(type):
 
 
 class _Module(ModuleType):
-    __path__: ClassVar[list[str]] = []
+    __path__ = ()
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):

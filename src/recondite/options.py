@@ -17,6 +17,8 @@ _WEIGHTLESS = ("patience", "picture_epochs")
 _RENAMED = {"region": "worst_square"}
 CHECKED = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 """Configuration of every options class."""
+FOUND_OUT = ("architecture",)
+"""Options that nobody gives: a fit finds them out, and a saved screen brings them back."""
 
 
 def _augmentations(value: object) -> object:
@@ -140,6 +142,11 @@ def options_to_json(options: object) -> dict[str, Any]:
     dumped = TypeAdapter(type(options)).dump_python(options, mode="json")
     assert isinstance(dumped, dict)
     return dumped
+
+
+def shown_options(options: object) -> dict[str, Any]:
+    """Return the options that people give, by name."""
+    return {name: value for name, value in vars(options).items() if name[0] != "_" and name not in FOUND_OUT}
 
 
 def deciding_options(training: TrainingOptions) -> dict[str, Any]:

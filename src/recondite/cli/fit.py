@@ -228,6 +228,8 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
 
 def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
     """Return what a screen is and what it promises, as rows of a table."""
+    from recondite.options import shown_options
+
     low, high = screen.false_alarm_interval
     best = screen.detector.history.best_validation
     facts, preprocessing = screen.facts, screen.detector.preprocessing
@@ -235,7 +237,7 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         ("detector", screen.detector.name),
         ("image", " x ".join(map(str, screen.detector.shape))),
         *([("what counts", preprocessing.region_in_words)] if preprocessing.restricted else []),
-        ("options", ", ".join(f"{k}={v}" for k, v in vars(screen.detector.options).items() if _is_shown(k))),
+        ("options", ", ".join(f"{name}={value}" for name, value in shown_options(screen.detector.options).items())),
         ("judges by", _score_in_words(screen)),
         ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
         ("validation error", "none" if best is None else f"{best:.6g}"),
@@ -252,10 +254,6 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         ("threshold", ", ".join(f"{value:.6g} {group or ''}".strip() for group, value in screen.thresholds.items())),
         ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
     ]
-
-
-def _is_shown(option: str) -> bool:
-    return option[0] != "_" and option != "architecture"
 
 
 def _score_in_words(screen: "Screen") -> str:

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from recondite.screen.screen import Screen
 
 CLUSTER_GROUP = "Cluster"
-_NO_FLAGS = ("architecture",)
-"""Options that a fit finds out and a saved screen brings back."""
 Output = Annotated[Path, Parameter(alias="-o")]
 OnBad = Literal["flag", "skip", "raise"]
 
@@ -36,14 +34,14 @@ def option_flags(
     title: str, *kinds: type, defaults: Mapping[str, Any] | None = None, without: Collection[str] = ()
 ) -> Any:
     """Return a TypedDict of kinds of options: only the flags that were given reach the call."""
-    from recondite.options import describe_options
+    from recondite.options import FOUND_OUT, describe_options
 
     fields = {}
     for name, (hint, text, default) in (item for kind in kinds for item in describe_options(kind, defaults).items()):
         shown = "none" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)
         if name in fields:
             shown = "that of the detector"
-        if name not in (*without, *_NO_FLAGS):
+        if name not in (*without, *FOUND_OUT):
             fields[name] = Annotated[
                 hint,
                 Parameter(

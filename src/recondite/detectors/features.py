@@ -286,7 +286,8 @@ class Features(Detector):
                 f"got {len(validation or ())}: give more images, or a larger share for validation"
             )
         if isinstance(self.backbone.network, Pretrained):
-            self.backbone.network.load_weights()
+            if not self.fitted:  # else they have come with the screen
+                self.backbone.network.load_weights(self.options.backbone)
         elif not self.modules_given:
             load_weights(self.backbone.network, self.options.backbone)
         kept, errors = self._learn(images, show_progress), list[Tensor]()

@@ -13,8 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-
 from recondite.errors import InputError
 
 EXTRAS = {"timm": "timm", "transformers": "hf"}
@@ -79,11 +77,6 @@ _CHOICES: dict[str, tuple[str | bool, ...]] = {
     "layer_type": ("basic", "bottleneck"),
     **dict.fromkeys(_SWITCHES, (False, True)),
 }
-THEIRS = (
-    *(ImportError, OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError),
-    SafetensorError,
-)
-"""What the libraries raise where a file does not suit them."""
 
 
 def check_library(architecture: object) -> None:
@@ -91,6 +84,15 @@ def check_library(architecture: object) -> None:
     library = architecture.get("library") if isinstance(architecture, Mapping) else None
     if library in EXTRAS:
         library_of(library)
+
+
+def made_elsewhere(architecture: object) -> str:
+    """Return a remark where an architecture is of another version of its library than the one that is installed."""
+    if not isinstance(architecture, Mapping) or architecture.get("library") not in EXTRAS:
+        return ""
+    library, version = architecture["library"], str(architecture.get("version"))[:20]
+    installed = library_of(library).__version__
+    return "" if version == installed else f" (made with {library} {version}; installed is {installed})"
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def _described_by_transformers(config: Mapping[str, Any], folder: Path) -> dict[
     try:
         with quiet() as library:
             told = getattr(library, family.config).from_pretrained(folder, local_files_only=True).to_dict()
-    except THEIRS as error:
+    except Exception as error:  # whatever a library raises where a file does not suit it
         raise InputError(f"{folder / CONFIG} is not the configuration of a {name}: {line_of(error)}") from error
     values = {key: told[key] for key in (*_LIMITS, *_CHOICES) if key in told}
     pixels = _json(folder / PIXELS) if (folder / PIXELS).is_file() else {}

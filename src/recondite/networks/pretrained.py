@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from recondite.data.hub import errors_of, parse_address
+from recondite.data.hub import client, errors_of, parse_address
 from recondite.errors import ArtifactError, InputError
 from recondite.networks.architectures import (
     CONFIG,
     FAMILIES,
     OF_TOKENS,
     PIXELS,
-    THEIRS,
     WEIGHTS,
     checked,
     described,
@@ -36,6 +35,8 @@ from recondite.networks.architectures import (
 from recondite.networks.backbones import VARIANTS
 from recondite.networks.hooks import recorded
 
+# Tensors that score nothing: some files lack them.
+_UNUSED = ("mask_token", "num_batches_tracked")
 _FETCHED = [CONFIG, PIXELS, "model*.safetensors", f"{WEIGHTS}.index.json"]
 
 
@@ -55,7 +56,7 @@ class Pretrained(nn.Module):
 
     Args:
         architecture: checked; see `pretrained`.
-        folder: where its weights are; None where they come by `load_state_dict`.
+        folder: where its weights are; None where that is not known yet.
         model: the network itself.
         kind: "block" or "stage".
         count: how many of them there are.
@@ -69,12 +70,8 @@ class Pretrained(nn.Module):
         self, architecture: dict[str, Any], folder: Path | None, model: nn.Module, kind: str, count: int, patch: int
     ) -> None:
         super().__init__()
-        self.architecture, self.folder, self.model, self.patch = (
-            architecture,
-            folder,
-            model.requires_grad_(False),
-            patch,
-        )
+        self.architecture, self.folder, self.patch = architecture, folder, patch
+        self.model = model.requires_grad_(False)
         self.layers = tuple(f"{kind}{number + 1}" for number in range(count))
         for name in self.layers:
             self.add_module(name, nn.Identity())
@@ -97,24 +94,27 @@ class Pretrained(nn.Module):
         """Return what every layer makes of standardised images, (N, F, h, w) each."""
         raise NotImplementedError
 
-    def load_weights(self) -> None:
-        """Fill the network with the weights of its folder, as it is now.
+    def load_weights(self, name: str) -> None:
+        """Fill the network with its weights.
+
+        Args:
+            name: what it was found by, as in `pretrained`.
 
         Raises:
             InputError: there are none as safetensors, or they are another network's.
         """
-        if self.folder is None:
-            return
-        if not any((self.folder / name).is_file() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
-            raise InputError(f"expected {WEIGHTS} in {self.folder}; other formats of weights are not read")
+        folder = self.folder or _located(name)
+        if not any((folder / file).is_file() for file in (WEIGHTS, f"{WEIGHTS}.index.json")):
+            raise InputError(f"expected {WEIGHTS} in {folder}; other formats of weights are not read")
         try:
-            stored = self.stored(self.folder)
-            missing = [name for name in self.model.state_dict() if name not in stored]
+            stored = self.stored(folder)
+            wanted = [one for one in self.model.state_dict() if one.rpartition(".")[2] not in _UNUSED]
+            missing = [one for one in wanted if one not in stored]
             if missing:
                 raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
             self.model.load_state_dict(stored, strict=False)
-        except THEIRS as error:
-            raise InputError(f"the weights in {self.folder} are not those of the network: {line_of(error)}") from error
+        except Exception as error:  # whatever a library raises where a file does not suit it
+            raise InputError(f"the weights in {folder} are not those of the network: {line_of(error)}") from error
 
     def stored(self, folder: Path) -> Mapping[str, Tensor]:
         """Return the tensors in a folder by the network's own names."""
@@ -204,7 +204,7 @@ def pretrained(name: str, architecture: Mapping[str, Any] | None = None) -> Pret
         return (_OfTimm if known["library"] == "timm" else _OfTransformers)(known, folder)
     except InputError:
         raise
-    except THEIRS as error:
+    except Exception as error:  # likewise
         raise InputError(f"the network {known['name']!r} cannot be built: {line_of(error)}") from error
 
 
@@ -253,6 +253,6 @@ def _fetched(name: str, repository: str, revision: str | None) -> Path:
         raise InputError(f'{name} needs the hub and transformers: pip install "recondite[hf]"')
     try:
         with errors_of(name) as hub:
-            return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=_FETCHED))
+            return Path(client(hub).snapshot_download(repository, revision=revision, allow_patterns=_FETCHED))
     except ArtifactError as error:
         raise InputError(f"{error}; elsewhere download {repository} and give its folder as the backbone") from error

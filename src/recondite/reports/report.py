@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recondite.data.datasets import ImageSet, open_images, read_batches
 from recondite.data.pictures import HEAT_MAP, colours, data_url, heat_colours, svg
 from recondite.errors import InputError
+from recondite.options import shown_options
 from recondite.reports.figures import plot_calibration, plot_history, plot_p_values, plot_scores
 from recondite.reports.image_figures import plot_epochs
 from recondite.reports.page import write_page
@@ -206,7 +207,7 @@ def screen_facts(screen: Screen) -> list[tuple[str, str]]:
         ("detector", detector.name + (f", preset {facts['preset']}" if facts.get("preset") else "")),
         ("images", f"{' x '.join(map(str, detector.shape))} (channels x height x width)"),
         *([("what counts", detector.preprocessing.region_in_words)] if detector.preprocessing.restricted else []),
-        ("options", ", ".join(f"{name} {value}" for name, value in vars(detector.options).items() if name[0] != "_")),
+        ("options", ", ".join(f"{name} {value}" for name, value in shown_options(detector.options).items())),
         ("parameters", f"{sum(parameter.numel() for parameter in detector.parameters()):,}"),
         ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
         ("calibrated on", f"{len(screen.calibrator.scores):,} other images"),

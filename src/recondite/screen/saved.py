@@ -18,7 +18,7 @@ from recondite.data.images import Preprocessing
 from recondite.detectors import Detector, build
 from recondite.detectors.graph import BATCH, FILES, Exported, ExportedOptions
 from recondite.errors import ArtifactError, InputError
-from recondite.networks.architectures import check_library
+from recondite.networks.architectures import check_library, made_elsewhere
 from recondite.options import saved_options
 from recondite.screen.calibrate import check_probe
 from recondite.screen.evidence import ERROR, Evidence
@@ -129,8 +129,9 @@ def read_screen(
         )
     if (manifest.get("evidence") or {}).get("classifier") and classifier is None:
         raise InputError(f"{path} looks at the features of a classifier: load it with classifier=...")
-    if backbone is None and isinstance(manifest.get("options"), dict):
-        check_library(manifest["options"].get("architecture"))
+    options = manifest.get("options")
+    architecture = options.get("architecture") if isinstance(options, dict) else None
+    check_library(architecture)
     try:
         region = _region(files[_DETECTOR_FILE], manifest["preprocessing"])
         preprocessing = Preprocessing.from_json(manifest["preprocessing"], region)
@@ -169,7 +170,8 @@ def read_screen(
             "facts": dict(manifest["facts"].items()),
         }
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ArtifactError(f"{path} is not a consistent screen: {error}") from error
+        remark = made_elsewhere(architecture)
+        raise ArtifactError(f"{path} is not a consistent screen: {error}{remark}") from error
     if evidence is not None:
         evidence.check_classifier(shape)
     check_probe(detector, found["facts"], path)
