@@ -14,7 +14,7 @@ import recondite
 from recondite import InputError, build, write_report
 from recondite.cli import main
 from recondite.data.datasets import nameless
-from recondite.detectors.features import LOCAL, Method
+from recondite.detectors.feature_options import LOCAL, Method
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, greedy_coreset
 from recondite.networks import backbones
 from recondite.networks.fused import Packed

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 import recondite
 from recondite import build
+from recondite.detectors.feature_options import FeaturesOptions
+from recondite.detectors.features import Features
 from recondite.errors import InputError
 from recondite.networks.tiles import Tiles
 
@@ -128,13 +130,11 @@ def test_a_black_image_is_scored_as_any_other(screen: recondite.Screen) -> None:
 
 
 def test_large_images_are_tiled_by_themselves_and_none_is_blown_up() -> None:
-    sizes = recondite.detectors.features.Features.image_size
+    sizes = Features.image_size
     assert sizes(500, 4000) == (256, 2048)
     assert sizes(1263, 500) == (889, 352)
     assert sizes(300, 200) == (300, 200)
     with torch.device("meta"):
-        long = recondite.detectors.features.Features(
-            (3, 128, 1100), recondite.detectors.features.FeaturesOptions(backbone="lite0")
-        )
-    assert long.tiles is not None
-    assert long.tiles.tile == (128, 512)
+        long = Features((3, 128, 1100), FeaturesOptions(backbone="lite0"))
+    assert long.vectors.tiles is not None
+    assert long.vectors.tiles.tile == (128, 512)

