@@ -215,6 +215,16 @@ def test_scores_are_pooled_over_the_inside_alone(scoring, restricted, digits):
         assert maps[:, REGION].max() <= flat[:, REGION].max() + 1e-7
 
 
+@pytest.mark.parametrize("scoring", [{"score": "ssim"}, {"score": "multi_scale"}, {"smooth": 1.0, "worst_square": 2}])
+def test_what_is_rebuilt_outside_does_not_count(scoring, restricted, digits, monkeypatch):
+    detector = restricted("pca").detector.scored_by(**scoring)
+    before = detector.score(digits[1400:1420]).instance_score
+    decode = type(detector).decode_tensor
+    noise = torch.where(torch.from_numpy(REGION), 0.0, torch.rand(8, 8))
+    monkeypatch.setattr(type(detector), "decode_tensor", lambda self, z: decode(self, z) + noise)
+    assert detector.score(digits[1400:1420]).instance_score.tobytes() == before.tobytes()
+
+
 def test_the_likelihood_of_the_inside_is_summed_over_the_inside(restricted, digits):
     detector = restricted("vae").detector
     whole = detector.score(digits[1400:1420], score="elbo")
@@ -265,6 +275,9 @@ def test_local_methods_learn_from_and_look_at_places_inside_alone(digits):
     distances = {"left": torch.tensor([[1.0, 9.0, 3.0, 9.0]]), "right": torch.tensor([[9.0, 2.0, 9.0, 8.0]])}
     assert detector._of_image(distances["left"], cells).item() == 3
     assert detector._of_image(distances["right"], cells).item() == 9
+    x = torch.from_numpy(detector.preprocessing.together(list(digits[200:203])))
+    left = detector.backbone(x)[0][..., 0].mean(2)  # of the upper and the lower place on the left
+    np.testing.assert_allclose(detector._vectors(x)[0][:, 0], torch.nn.functional.normalize(left), atol=1e-6)
     maps = detector.score(digits[200:210], feature_score=True).feature_score
     inner = detector.score(outside_changed(digits[200:210], region), feature_score=True).feature_score
     assert maps.tobytes() == inner.tobytes()
