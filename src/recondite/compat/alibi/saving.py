@@ -38,6 +38,8 @@ def save_detector(detector: OutlierVAE | OutlierAE, filepath: Path | str) -> Non
         ArtifactError: `filepath` exists and is something else.
     """
     inner = detector.fitted()
+    if inner.preprocessing.restricted:
+        raise InputError("a detector that looks at a region is saved as a screen: Screen.save")
     networks = None
     if inner.modules_given:
         parts = {name: describe(getattr(inner, name)) for name in ("encoder", "decoder")}
