@@ -15,8 +15,8 @@ on them. 200 images of 224 x 224 pixels of the first set, in memory, each change
 no two are alike: fitting them, images/s (anomalib's best of three batch sizes), one image, peak memory of the process.
 Both sides take turns; a ratio is made within each round, and its smallest and largest are printed beside the median.
 PatchCore scores with a bank of a tenth of 100 images' patches drawn at random: its coreset takes long, and chooses
-which patches, not how many. Its PaDiM inverts matrices on one thread (see peer_anomalib.py). Our figures hold what anomalib's
-do not: calibration in the fit, p-value and verdict in the score.
+which patches, not how many. Its PaDiM inverts matrices on one thread (see peer_anomalib.py). Our figures hold what
+anomalib's do not: calibration in the fit, p-value and verdict in the score.
 
 Results are kept in the work folder as results.json and results.md; what is there is not measured again.
 """
