@@ -29,6 +29,7 @@ import matplotlib
 import numpy as np
 import torch
 from machine import publish, where
+from peer import Peer, environment
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,10 +44,6 @@ from recondite.screen.export import export_onnx, export_openvino
 from recondite.studies.masks import mask_size_study
 
 HERE = Path(__file__).parent
-PEERS = {
-    "alibi": (["alibi-detect[tensorflow]==0.13.0"], "peer-alibi-detect"),
-    "pyod": (["torch", "pyod==3.6.7", "pandas", "tqdm"], "peer-pyod"),
-}
 # Too small to say anything: whether the script works.
 TINY = {"rounds": 1, "steps": 2, "learnt": 1280, "epochs": 1, "scored": 64, "swept": 1, "filed": 16, "held": 500}
 QUICK = {"rounds": 3, "steps": 15, "learnt": 2000, "epochs": 5, "scored": 512, "swept": 2, "filed": 256, "held": 4000}
@@ -75,54 +72,6 @@ TRIED_EPOCHS = (1, 2, 3, 5)
 SCORING_IN_BFLOAT16 = {"scoring_precision": "bf16"}
 TASKS = ("scoring", "latency", "training", "learning", "sweep", "folder", "memory", "start", "pyod")
 WITHOUT_SCREENS = {"training", "learning", "pyod"}
-
-
-def environment(name):
-    """Return the Python of a peer's environment, made if need be."""
-    packages, folder = PEERS[name]
-    folder = cache_folder() / folder
-    python, done = folder / "bin" / "python", folder / "installed.txt"
-    if not done.exists() or done.read_text() != "\n".join(packages):
-        print(f"making {folder} for {', '.join(packages)}; this downloads much and happens once", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        constraints = (HERE.parent / "constraints.txt").read_text().splitlines()
-        exact = next(line for line in constraints if line.startswith("torch=="))
-        # torch comes first and by its exact version: a looser request may bring gigabytes of GPU libraries along.
-        for some in ([exact], packages[1:]) if packages[0] == "torch" else (packages,):
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *some], check=True)
-        done.write_text("\n".join(packages))
-    return python
-
-
-class Peer:
-    """A process that answers requests."""
-
-    def __init__(self, name, folder, threads):
-        command = [environment(name), HERE / f"peer_{name}.py", folder, str(threads)]
-        self._errors = (folder / f"{name}.log").open("w")
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
-        )
-        self.facts = self._answer()
-
-    def __call__(self, do, **arguments):
-        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self):
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the peer stopped; see {self._errors.name}")
-        return json.loads(line)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._process.stdin.close()
-        self._process.wait()
-        self._errors.close()
 
 
 def prepare(folder, sizes):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from agreement import assert_agrees
+from scipy.stats import spearmanr
 from torch import nn
 
 import recondite
@@ -44,6 +45,46 @@ def test_scores_maps_and_labels_are_those_of_the_screen(screens, exported, digit
     ours = screens("vae").predict(digits[1000::4], feature_score=True)
     assert_agrees(screens("vae"), ours, theirs)
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def of_features(screens, digits, tmp_path_factory):
+    """Folders of a screen that looks at places, exported in float32 and in int8."""
+    assert "padim" in screens("features").detector.methods
+    root = tmp_path_factory.mktemp("features")
+    return {
+        "float32": export.export_openvino(screens("features"), root / "float32"),
+        "int8": export.export_openvino(screens("features"), root / "int8", int8=digits[1000:1500]),
+    }
+
+
+def test_a_screen_of_features_keeps_scores_maps_and_labels(screens, of_features, digits):
+    theirs = recondite.load(of_features["float32"]).predict(digits[1000::4], feature_score=True)
+    ours = screens("features").predict(digits[1000::4], feature_score=True)
+    assert_agrees(screens("features"), ours, theirs)
+    np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
+
+
+def test_a_screen_of_features_in_int8_orders_images_as_before(screens, of_features, digits):
+    """Rounding in the first layer or in linear ones would drown what a Mahalanobis distance looks at."""
+    theirs, ours = recondite.load(of_features["int8"]), screens("features")
+    assert theirs.detector.options.precision == "int8"
+    found, exact = (screen.predict(digits[1500:]).instance_score for screen in (theirs, ours))
+    assert spearmanr(found, exact).statistic > 0.97
+    turned = np.rot90(digits[1500:], axes=(1, 2))
+    found_turned, exact_turned = (screen.predict(turned).instance_score for screen in (theirs, ours))
+    assert auroc(found, found_turned) > auroc(exact, exact_turned) - 0.02
+    # The four convolutions that widen block2 to block5.
+    factors = [found for _, found in factors_of_layers(of_features["int8"]).values()]
+    assert sum(found <= {"i8", "u8"} for found in factors) == 4
+
+
+def test_an_image_scores_the_same_in_every_batch_by_features(of_features, digits):
+    for path in of_features.values():
+        screen = recondite.load(path)
+        together = screen.predict(digits[1400:1440]).instance_score
+        parts = [screen.predict(digits[start : start + 9]).instance_score for start in range(1400, 1440, 9)]
+        np.testing.assert_array_equal(np.concatenate(parts)[:40], together)
 
 
 def test_labels_agree_on_five_thousand_images(screens, exported, digits):
@@ -95,6 +136,19 @@ def test_int8_is_calibrated_by_the_scores_of_its_own_graph(plain, int8, digits):
     assert auroc(fresh, screen.predict(turned).instance_score) > 0.85
 
 
+def factors_of_layers(path):
+    """Return the kind of every layer with weights, and the types of its factors, as they are run here."""
+    compiled = openvino.Core().compile_model(path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    run = {}
+    for node in compiled.get_runtime_model().get_ops():
+        kind = node.get_rt_info()["layerType"].astype(str)
+        if kind in ("Convolution", "Deconvolution", "FullyConnected"):
+            # What a processor calls the primitive differs; that both factors are integers does not.
+            factors = {value.get_element_type().get_type_name() for value in node.inputs()[:2]}
+            run[node.get_friendly_name()] = kind, factors
+    return run
+
+
 def test_every_layer_of_an_int8_graph_computes_with_integers(digits, tmp_path):
     """The decoder begins with a transposed convolution on numbers of both signs."""
     encoder = nn.Sequential(nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 8))
@@ -103,15 +157,7 @@ def test_every_layer_of_an_int8_graph_computes_with_integers(digits, tmp_path):
     given = {"encoder": encoder, "decoder": nn.Sequential(*unfold, *up), "latent_size": 8, "score": "error"}
     screen = recondite.fit(digits[:1000], detector="autoencoder", alpha=0.05, epochs=3, **given)
     path = export.export_openvino(screen, tmp_path / "graph", int8=digits[1000:1500])
-    compiled = openvino.Core().compile_model(path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    run = {}
-    for node in compiled.get_runtime_model().get_ops():
-        facts = node.get_rt_info()
-        kind = facts["layerType"].astype(str)
-        if kind in ("Convolution", "Deconvolution", "FullyConnected"):
-            # What a processor calls the primitive differs; that both factors are integers does not.
-            factors = {value.get_element_type().get_type_name() for value in node.inputs()[:2]}
-            run[node.get_friendly_name()] = kind, factors
+    run = factors_of_layers(path)
     assert {kind for kind, _ in run.values()} == {"Convolution", "Deconvolution", "FullyConnected"}
     assert all(factors <= {"i8", "u8"} for _, factors in run.values()), run
 

@@ -95,8 +95,9 @@ def export_openvino(
     It is the graph that `export_onnx` writes. OpenVINO computes in float32 what is float64 there; the differences are
     well within `TOLERANCE`.
 
-    With `int8` the network's convolutions and dense layers compute with 8-bit integers. Scores are others then, so the
-    screen is calibrated anew: a fifth of the images, 300 at most, set the ranges of the integers, and the rest set
+    With `int8` the network's convolutions and dense layers compute with 8-bit integers; in the backbone of `features`
+    only those that widen its blocks, since the rounding of others would look like defects. Scores are others then, so
+    the screen is calibrated anew: a fifth of the images, 300 at most, set the ranges of the integers, and the rest set
     the threshold, by scores of the quantised graph. The false-alarm rate holds as ever; what the rounding costs in
     detection is for you to measure (`recondite evaluate`).
 
@@ -130,7 +131,12 @@ def export_openvino(
     replace(screen, calibrator=Calibrator(np.zeros(len(rest))), peaks=None)
     rows = spooled.rows(rest)
     options = _options(screen, "openvino", "int8")
-    model = quantised(openvino.Core().read_model(_traced(screen, pixels)), spooled.rows(ranges), pixels)
+    model = quantised(
+        openvino.Core().read_model(_traced(screen, pixels)),
+        spooled.rows(ranges),
+        pixels,
+        for_features=not screen.detector.rebuilds,
+    )
     facts = {"images": len(rest), "fingerprint": spooled.fingerprint(rest), "ranges": len(ranges)}
     detector = _runnable(screen, serialised(model), pixels, options).detector
     exported = Screen(

@@ -21,11 +21,13 @@ _CONVOLUTIONS = (
     "GroupConvolution",
     "GroupConvolutionBackpropData",
 )
+_ACTIVATIONS = {"Clamp", "Maximum", "Relu"}
+_CHANNELS_OF_IMAGES = 3
 _LINEAR = "node_linear"
 """How the nodes of dense layers are named, and those of no other product: distances stay in floats."""
 
 
-def quantised(model: Any, images: Rows, pixels: PixelType) -> Any:
+def quantised(model: Any, images: Rows, pixels: PixelType, for_features: bool = False) -> Any:
     """Return an OpenVINO model whose convolutions and dense layers compute with 8-bit integers.
 
     Everything else, evidence above all, stays as it is.
@@ -34,15 +36,18 @@ def quantised(model: Any, images: Rows, pixels: PixelType) -> Any:
         model: as `recondite.screen.export` makes it.
         images: normal images that set the ranges of the integers.
         pixels: what the model takes.
+        for_features: whether what the layers give is compared with normal ones, in directions in which these hardly
+            differ: then the first layer, those without an activation behind them, and those channel by channel (which
+            OpenVINO computes in floats in any case) stay as they are.
 
     Raises:
         InputError: there are no such layers, or nncf is not installed.
     """
     nncf = import_nncf()
-    layers = [node.get_friendly_name() for node in model.get_ops() if _is_layer(node)]
+    layers = {node.get_friendly_name() for node in model.get_ops() if (_is_robust if for_features else _is_layer)(node)}
     if not layers:
         raise InputError("int8 is for networks with convolutions or dense layers; this detector has none")
-    others = [node.get_friendly_name() for node in model.get_ops() if not _is_layer(node)]
+    others = [name for node in model.get_ops() if (name := node.get_friendly_name()) not in layers]
     nncf.set_log_level(logging.ERROR)
     data = [batch[index : index + 1] for batch in images.batches() for index in range(len(batch))]
     if pixels == "uint8":
@@ -61,6 +66,22 @@ def quantised(model: Any, images: Rows, pixels: PixelType) -> Any:
 def _is_layer(node: Any) -> bool:
     kind = node.get_type_name()
     return kind in _CONVOLUTIONS or (kind == "MatMul" and node.get_friendly_name().startswith(_LINEAR))
+
+
+def _is_robust(node: Any) -> bool:
+    """Return whether a node is a convolution of more than an image's channels, with an activation behind its bias."""
+    if node.get_type_name() != "Convolution" or node.input_value(1).get_shape()[1] <= _CHANNELS_OF_IMAGES:
+        return False
+    followers = _followers(node)
+    if "Add" in followers:
+        followers = _followers(followers["Add"])
+    return bool(_ACTIVATIONS & set(followers))
+
+
+def _followers(node: Any) -> dict[str, Any]:
+    """Return the nodes that take what a node gives, by their kinds."""
+    nodes = [taker.get_node() for taker in node.output(0).get_target_inputs()]
+    return {one.get_type_name(): one for one in nodes}
 
 
 def judging(model: Any, screen: Screen) -> Any:
