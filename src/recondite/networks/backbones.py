@@ -132,7 +132,7 @@ class Backbone(nn.Module):
             for name, layer in self.network.named_children():
                 x = layer(x)
                 found[name] = x
-            return [_features(name, found[name], len(x)) for name in self.layers]
+            return [_features(name, found[name], x.shape[0]) for name in self.layers]
         with recorded([self.network.get_submodule(name) for name in self.layers]) as outputs:
             try:
                 result = self.network(x)
