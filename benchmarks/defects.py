@@ -244,7 +244,7 @@ def quality_table(rows):
 def speed_table(rows, given):
     """Return the lines of the table of time and memory; ratios say how many times better ours is."""
     lines = [
-        "| anomalib's | images/s, ratio | one image, ratio | fit of 200, ratio | peak memory, ratio |",
+        "| anomalib's | images/s, ratio | one image, ratio | fit, ratio | peak memory, ratio |",
         "|---|---|---|---|---|",
     ]
     for name, row in rows.items():
