@@ -2,10 +2,12 @@
 
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from test_architecture import FOLDERS
@@ -23,12 +25,15 @@ def blocks(language, text=README):
 
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch, digits):
-    """A folder with good_images/ and new_images/, and the patience for two epochs only."""
+    """A folder with good_images/, new_images/ and a region, and the patience for two epochs only."""
     folders = {"good_images": digits[:400], "more_good_images": digits[400:440], "new_images": digits[440:480, ::-1]}
     for name, images in folders.items():
         (tmp_path / name).mkdir()
         for index, image in enumerate(images):
             Image.fromarray(image.copy()).save(tmp_path / name / f"{index:03d}.png")
+    Image.fromarray(np.pad(np.full((6, 6), 255, np.uint8), 1)).save(tmp_path / "part.png")
+    time_stamp = {"size": [8, 8], "polygons": [[[0, 0], [3, 0], [3, 2], [0, 2]]]}
+    (tmp_path / "time_stamp.json").write_text(json.dumps(time_stamp), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

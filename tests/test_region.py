@@ -304,7 +304,7 @@ def test_every_way_gives_the_scores_of_the_library(restricted, digits, tmp_path)
     outlined = np.asarray(Image.open(maps / "00.png.map.png"))
     blue = np.array([int(SKY[place : place + 2], 16) for place in (1, 3, 5)])
     np.testing.assert_array_equal((outlined == blue).all(axis=2), border(REGION))
-    assert "a region of 48% of the image" in report.read_text(encoding="utf-8")
+    assert "a region of 48 % of the image" in report.read_text(encoding="utf-8")
     with in_process(tmp_path / "digits", tmp_path) as client:
         for place in (0, 7):
             answer = client.post(
@@ -348,7 +348,7 @@ def test_the_classifier_of_a_guard_sees_the_whole_image(restricted, digits):
 
 
 def test_the_region_is_shown(restricted, tmp_path, digits):
-    assert ("what counts", "a region of 48% of the image") in screen_rows(restricted("pca"))
+    assert ("what counts", "a region of 48 % of the image") in screen_rows(restricted("pca"))
     draw(restricted("pca"), digits[:1], tmp_path / "one.png")
     assert (tmp_path / "one.png").stat().st_size > 10_000
     plain = heat_colours(np.zeros((1, 8, 8)), (0, 1))
@@ -472,6 +472,18 @@ def test_a_saved_region_that_was_tampered_with_is_refused(region, restricted, tm
         recondite.load(tmp_path / "screen")
 
 
+def test_a_screen_saved_when_the_worst_square_was_called_region_loads(digits, tmp_path):
+    screen = recondite.fit(digits[:200], detector="pca", latent_size=4, worst_square=3)
+    screen.save(tmp_path / "screen")
+    manifest, tensors = read_folder(tmp_path / "screen", SCHEMA, KIND)
+    facts = {key: value for key, value in manifest.items() if key not in ("files", "digest")}
+    facts["options"]["region"] = facts["options"].pop("worst_square")
+    write_folder(tmp_path / "screen", facts, tensors, {})
+    again = recondite.load(tmp_path / "screen")
+    assert again.detector.options.worst_square == 3
+    assert again.fingerprint() == screen.fingerprint()
+
+
 # One mask per image
 
 
@@ -531,7 +543,7 @@ def test_a_folder_of_masks_and_zones_to_ignore_hold_both(mask_folder):
         both = own_mask(index) & ~ignore
         assert (maps[index, 0][~both] == 0).all()
         assert (maps[index, 0][both] > 0).mean() > 0.8
-    assert screen.detector.preprocessing.region_in_words == "a region of 62% of the image and one mask per image"
+    assert screen.detector.preprocessing.region_in_words == "a region of 62 % of the image and one mask per image"
 
 
 @pytest.mark.parametrize("name", ["features", "vae"])

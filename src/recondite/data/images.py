@@ -123,7 +123,7 @@ class Preprocessing:
     @property
     def region_in_words(self) -> str:
         """What counts: "all of the image" where that is so."""
-        parts = [] if self.region is None else [f"a region of {self.region.mean():.0%} of the image"]
+        parts = [] if self.region is None else [f"a region of {100 * self.region.mean():.0f} % of the image"]
         return " and ".join(parts + ["one mask per image"] * self.masked) or "all of the image"
 
     def __call__(self, source: object) -> Floats:
