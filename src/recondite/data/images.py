@@ -74,7 +74,7 @@ class Preprocessing:
 
     Args:
         shape: (C, H, W) for images, sides from 8 to 2048 pixels; (D,) for vectors, whose values are kept as they are.
-        region: (H, W), True where images count; None where all of them does.
+        region: (H, W), True where images count; None where they do as a whole.
         masked: whether every image comes with a mask of its own, as `Masked`; a region holds beside it.
 
     Raises:
@@ -153,7 +153,7 @@ class Preprocessing:
         return np.ascontiguousarray(planes)
 
     def inside(self, pixels: Floats) -> Mask | None:
-        """Return where images count, (H, W), or (..., H, W) for images with masks; None where all of them does.
+        """Return where images count, (H, W), or (..., H, W) for images with masks; None for everywhere.
 
         Args:
             pixels: (..., C, H, W), as they were read here.

@@ -17,6 +17,7 @@ _LARGEST_SHARE_OF_GREY = 0.2
 _FEWEST_POINTS = 3
 _LARGEST_FILE = 16 << 20
 _LARGEST_SIDE = 1 << 16
+_SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}))
 _POLYGONS = '{"size": [height, width], "polygons": [[[x, y], ...], ...], "ignore": [[[x, y], ...], ...]}'
 
 
@@ -34,6 +35,7 @@ class Region:
 
     @property
     def given(self) -> bool:
+        """Whether anything does not count."""
         return bool(self.masks) or self.folder is not None
 
     def check(self, sizes: Sequence[tuple[int, int]]) -> None:
@@ -119,9 +121,6 @@ class MaskedByFile(Masked):
         return mask
 
 
-_SUFFIXES = (".png", *sorted(IMAGE_SUFFIXES - {".png"}))
-
-
 def read_mask(source: object) -> Mask:
     """Return a mask bool (h, w): True where it is white, or at least half as bright as its brightest pixel.
 
@@ -141,7 +140,7 @@ def read_mask(source: object) -> Mask:
         raise InputError("expected a mask of finite values that are not negative")
     brightest = values.max()
     if brightest == 0:
-        raise InputError("nothing is inside: the mask is black all over")
+        raise InputError("nothing is inside of the mask: it is black all over")
     grey = float(np.mean((values > 0.1 * brightest) & (values < 0.9 * brightest)))
     if grey > _LARGEST_SHARE_OF_GREY:
         raise InputError(f"expected a mask, white where images count and black elsewhere; {grey:.0%} of it is grey")
@@ -170,6 +169,7 @@ def _ignored(given: object) -> tuple[Mask, ...]:
 
 def _mask(given: object, name: str) -> Mask:
     """Return a mask from a mask or polygons, given as `name`."""
+    named = f"{name} {given}" if isinstance(given, str | Path) else name
     try:
         if isinstance(given, str | Path):
             if not Path(given).is_file():
@@ -180,13 +180,13 @@ def _mask(given: object, name: str) -> Mask:
             return _from_polygons(given, allowed=("polygons", "ignore") if name == "region" else ("polygons",))
         return read_mask(given)
     except InputError as error:
-        raise InputError(f"{name}{f' {given}' if isinstance(given, str | Path) else ''}: {error}") from error
+        raise InputError(f"{named}: {error}") from error
 
 
 def _json(path: Path) -> Mapping[str, Any]:
+    if path.stat().st_size > _LARGEST_FILE:
+        raise InputError(f"expected a file of at most {_LARGEST_FILE:,} bytes")
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise InputError(f"expected a file of at most {_LARGEST_FILE:,} bytes")
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"it is not JSON: {error}") from error

@@ -36,7 +36,7 @@ class Inputs(nn.Module):
         """Let only what lies inside a region count from now on; call it before `fit`.
 
         Args:
-            region: (H, W), True inside; None where all of the images does.
+            region: (H, W), True inside; None where whole images count.
             masked: whether every image also comes with a mask of its own.
 
         Raises:
@@ -44,7 +44,7 @@ class Inputs(nn.Module):
         """
         self.preprocessing = Preprocessing(shape=self.shape, region=region, masked=masked)
         if region is not None:
-            self.register_buffer("region", torch.from_numpy(region.astype(np.uint8)))
+            self.register_buffer("region", torch.from_numpy(region.astype(np.uint8)).to(self.device))
 
     def inside(self, pixels: Tensor) -> Inside | None:
         """Return what counts of painted images (N, *shape) in image units; None where everything does."""
