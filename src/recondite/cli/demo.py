@@ -1,4 +1,4 @@
-"""The demo: a screen for upright digits meets digits, rotated digits and textures."""
+"""The demo: a screen for upright digits meets other images, one for textures meets scratches and stains."""
 
 import sys
 from pathlib import Path
@@ -11,33 +11,67 @@ from recondite.data.catalog import open_named
 from recondite.data.datasets import ImageSet
 from recondite.data.tables import write_table
 from recondite.errors import InputError
-from recondite.perturbations.outliers import make_outliers
+from recondite.perturbations import defective
+from recondite.perturbations.outliers import make_outliers, texture_tiles
 from recondite.reports.report import write_report
 from recondite.screen.fit import fit
+from recondite.screen.screen import Screen
 from recondite.statistics.metrics import auroc, rate
 from recondite.statistics.scores import Verdicts
 
 _EPOCHS = {"mnist5k": 60, "digits": 80}
 _TEXTURES = 300
+_TILE, _LEARNT = 64, 150
+Rows = list[dict[str, Any]]
 
 
-def run_demo(folder: Path, epochs: int | None = None) -> tuple[list[dict[str, Any]], Path]:
-    """Fit on embedded digits, judge three kinds of images, and write folder/screen, verdicts.csv and report.html.
+def run_demo(folder: Path, epochs: int | None = None) -> list[tuple[Rows, Path]]:
+    """Judge digits and, where scikit-image is at hand, textures with made-up defects; write reports of both.
 
     Args:
-        folder: where everything is written.
-        epochs: of training.
+        folder: where everything is written: screen, verdicts.csv and report.html; in its folder textures likewise.
+        epochs: of training on digits.
 
     Returns:
-        One row a kind of image, and the path of the report.
+        Of each, one row a kind of image and the path of the report.
     """
+    shown = [_run_digits(folder, epochs)]
+    try:
+        tiles = texture_tiles(_TILE)
+    except InputError as error:
+        print(f"without textures and their defects: {error}", file=sys.stderr)
+        return shown
+    return [*shown, _run_textures(folder / "textures", tiles)]
+
+
+def _run_digits(folder: Path, epochs: int | None) -> tuple[Rows, Path]:
     name = _digits_at_hand()
     screen = fit(f"{name}/train", alpha=0.05, epochs=epochs or _EPOCHS[name], seed=0, progress=True)
+    return _judged(folder, screen, _kinds(name), "Digits, rotated digits and textures", "A screen for upright digits")
+
+
+def _run_textures(folder: Path, tiles: NDArray[np.uint8]) -> tuple[Rows, Path]:
+    """Fit on most tiles and judge the rest, as they are, scratched and stained."""
+    learnt, good = tiles[:_LEARNT], tiles[_LEARNT:]
+    # Of 150 images, 40 calibrate: as few as alpha .05 allows leave too much to chance.
+    screen = fit(
+        learnt, detector="features", methods="patchcore", side=192, score="error", calibration=40 / _LEARNT, seed=0
+    )
+    kinds = {"textures": good}
+    for kind, defect in (("scratched", "scratch"), ("stained", "blob")):
+        changed = defective(good.astype(np.float32) / 255, defect).images
+        kinds[f"textures, {kind}"] = np.round(changed * 255).astype(np.uint8)
+    numbers = [f"{index:03d}" for index in range(len(good))]
+    named = {kind: _named(images, kind, numbers) for kind, images in kinds.items()}
+    return _judged(folder, screen, named, "Textures, scratched and stained", "A screen for textures")
+
+
+def _judged(folder: Path, screen: Screen, kinds: dict[str, ImageSet], title: str, table: str) -> tuple[Rows, Path]:
+    """Judge kinds of images, of which the first is normal, and write screen, verdicts and report."""
     screen.save(folder / "screen")
-    kinds = _kinds(name)
     verdicts = {kind: screen.predict(images, progress=True) for kind, images in kinds.items()}
-    upright = verdicts["digits, upright"]
-    rows = []
+    normal = next(iter(verdicts.values()))
+    rows: Rows = []
     for kind, judged in verdicts.items():
         flagged = rate(judged.is_outlier)
         rows.append(
@@ -47,7 +81,7 @@ def run_demo(folder: Path, epochs: int | None = None) -> tuple[list[dict[str, An
                 "flagged": f"{flagged.hits:,}",
                 "share": f"{flagged.value:.3f}",
                 "95 % interval": f"{flagged.low:.3f} to {flagged.high:.3f}",
-                "AUROC": "" if judged is upright else f"{auroc(upright.instance_score, judged.instance_score):.3f}",
+                "AUROC": "" if judged is normal else f"{auroc(normal.instance_score, judged.instance_score):.3f}",
             }
         )
     rows[0]["AUROC"] = f"(alpha {screen.alpha:g})"
@@ -59,9 +93,9 @@ def run_demo(folder: Path, epochs: int | None = None) -> tuple[list[dict[str, An
         screen,
         everything,
         _joined(kinds),
-        title="Digits, rotated digits and textures",
+        title=title,
         table={
-            "title": "A screen for upright digits",
+            "title": table,
             "columns": list(rows[0]),
             "rows": [list(row.values()) for row in rows],
         },

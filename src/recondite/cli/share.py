@@ -102,17 +102,19 @@ def detectors() -> None:
 
 
 def demo(*, output: Output = Path("demo"), epochs: int | None = None) -> None:
-    """Fit a screen on real digits, judge digits, rotated digits and textures, and write a report.
+    """Fit screens on real digits and textures, judge others with what does not belong, and write a report of each.
 
     Parameters
     ----------
     output
-        Folder for the screen, the table and the report.
+        Folder for the screens, the tables and the reports.
     epochs
-        Passes over the training images; by default enough to train well.
+        Passes over the digits; by default enough to train well.
     """
     from recondite.cli.demo import run_demo
 
-    rows, report = run_demo(output, epochs)
-    print_table([tuple(rows[0]), *(tuple(row.values()) for row in rows)], title="demo", header=True)
-    print(f"report: {report}")
+    shown = run_demo(output, epochs)
+    for rows, _ in shown:
+        print_table([tuple(rows[0]), *(tuple(row.values()) for row in rows)], title="demo", header=True)
+    for _, report in shown:
+        print(f"report: {report}")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from recondite.networks.backbones import Units
@@ -13,12 +13,18 @@ LOCAL: tuple[Method, ...] = ("padim", "subspace", "patchcore", "dfr")
 COMBINED = "combined"
 
 
+def _names(value: object) -> object:
+    """Return a tuple of names, from one or several joined by commas."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class FeaturesOptions:
     """Options of the detector of features."""
 
     methods: Annotated[
         tuple[Method, ...],
+        BeforeValidator(_names),
         Field(
             description="whole images: mahalanobis, reconstruction_error, knn; place by place, with heat maps: padim, "
             "subspace, patchcore, dfr (trained by the training options; its batch_size counts places); by default "
@@ -60,12 +66,15 @@ class FeaturesOptions:
     ] = 0
     layers: Annotated[
         tuple[str, ...],
+        BeforeValidator(_names),
         Field(
             description="layers for whole images: stem, block1, block2 and so on, head; block1 and so on of a vision "
             "transformer, stage1 to stage4 of a convolutional network; or your own module's"
         ),
     ] = ()
-    place_layers: Annotated[tuple[str, ...], Field(description="layers for places, likewise")] = ()
+    place_layers: Annotated[
+        tuple[str, ...], BeforeValidator(_names), Field(description="layers for places, likewise")
+    ] = ()
     units: Annotated[
         Units, Field(description="pixels that the backbone expects: lite, imagenet, symmetric [-1, 1] or unit [0, 1]")
     ] = "auto"

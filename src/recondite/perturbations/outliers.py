@@ -60,6 +60,25 @@ def make_outliers(name: str, count: int, shape: tuple[int, int, int], seed: int 
     return SYNTHETIC[name](count, shape, np.random.default_rng(seed))
 
 
+def texture_tiles(side: int, *, seed: int = 0) -> Bytes:
+    """Return squares (N, 1, side, side) that tile photographs of brick, grass and gravel, in random order.
+
+    Args:
+        side: in pixels; with 64 there are 192.
+        seed: of the order.
+
+    Raises:
+        InputError: the package scikit-image is missing.
+    """
+    tiles = [
+        picture[:1, top : top + side, left : left + side]
+        for picture in _scikit_image(_TEXTURES)
+        for top in range(0, picture.shape[1] - side + 1, side)
+        for left in range(0, picture.shape[2] - side + 1, side)
+    ]
+    return np.stack(tiles)[np.random.default_rng(seed).permutation(len(tiles))]
+
+
 def alter(name: str, images: Bytes, seed: int = 0) -> Bytes:
     """Return normal images changed, each on its own, in the same order and shape.
 
