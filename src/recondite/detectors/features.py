@@ -173,25 +173,15 @@ class Features(Detector):
             )
         if not self.modules_given and not self.fitted:  # else they have come with the screen
             self.vectors.load_weights()
-        kept, errors = self._learn(images, show_progress), list[Tensor]()
+        kept = self._learn(images, show_progress)
         trained = next((model for model in self.models.values() if isinstance(model, FeatureAutoencoder)), None)
-        drawn = None
-        if trained is not None and unseen is not None:
-            drawn = trained.drawn_from(len(unseen) * math.prod(self.grid))
+        error, drawn = None, torch.empty(0)
         if validation is not None:
-            kept_of_unseen = []
-            for taken, seen in self._looked_at(validation, show_progress):
-                errors.append(self.whole.distance(seen.whole)[:, 0])
-                kept_of_unseen.append(seen.some(taken, len(validation)))
-                if drawn is not None:
-                    drawn.add(seen.places, taken.start * math.prod(self.grid))
-            if unseen is not None:
-                kept = kept_of_unseen
-        if trained is not None and drawn is not None:
-            self.history = trained.trained(drawn.gathered(), training, run_folder, resume, show_progress)
-        else:
-            error = float(torch.cat(unsharded(errors)).double().mean()) if validation is not None else None
-            self.history = History([{"epoch": 1, "validation": error}], best_epoch=1)
+            of_validation, error, drawn = self._met(validation, trained, show_progress)
+            kept = kept if unseen is None else of_validation
+        self.history = History([{"epoch": 1, "validation": error}], best_epoch=1)
+        if trained is not None:
+            self.history = trained.trained(drawn, training, run_folder, resume, show_progress)
         self._standardise(kept, left_out=unseen is None)
         self.fitted.fill_(True)
         return self
@@ -285,14 +275,12 @@ class Features(Detector):
     def _learn(self, images: Rows, shown: bool) -> list[_Seen]:
         """Fit every model but dfr in one pass, and return the vectors of some of the images."""
         models = {"": self.whole, **self._models()}
-        places: dict[str, slice | Tensor] = dict.fromkeys(models, slice(None))
-        if self.preprocessing.region is not None:
-            inside = torch.from_numpy(np.flatnonzero(touched(self.preprocessing.region, *self.grid)))
-            for name, model in models.items():
-                if isinstance(model, PlaceGaussians):
-                    model.counted = inside
-                else:
-                    places[name] = inside
+        counted = self._counted()
+        for model in models.values():
+            if isinstance(model, PlaceGaussians):
+                model.counted = counted
+        # A place's Gaussian is for all places, whether they count or not; what is shared among places is not.
+        places = {name: slice(None) if isinstance(model, PlaceGaussians) else counted for name, model in models.items()}
         every = torch.arange(math.prod(self.grid))
         vectors_of_image = {name: len(every[places[name]]) if name in LOCAL else 1 for name in models}
         for name, model in models.items():
@@ -306,6 +294,26 @@ class Features(Detector):
         for model in models.values():
             model.settle()
         return kept
+
+    def _met(
+        self, validation: Rows, trained: FeatureAutoencoder | None, shown: bool
+    ) -> tuple[list[_Seen], float, Tensor]:
+        """Return some of what is seen in validation images, their mean error, and the vectors to validate dfr by."""
+        counted = torch.arange(math.prod(self.grid))[self._counted()]
+        drawn = None if trained is None else trained.drawn_from(len(validation) * len(counted))
+        kept, errors = [], []
+        for taken, seen in self._looked_at(validation, shown):
+            kept.append(seen.some(taken, len(validation)))
+            errors.append(self.whole.distance(seen.whole)[:, 0])
+            if drawn is not None:
+                drawn.add(seen.places[:, counted], taken.start * len(counted))
+        error = float(torch.cat(unsharded(errors)).double().mean())
+        return kept, error, torch.empty(0) if drawn is None else drawn.gathered()
+
+    def _counted(self) -> slice | Tensor:
+        """Return the places that count in every image."""
+        region = self.preprocessing.region
+        return slice(None) if region is None else torch.from_numpy(np.flatnonzero(touched(region, *self.grid)))
 
     def _looked_at(self, images: Rows, shown: bool) -> Iterator[tuple[slice, _Seen]]:
         """Yield which images, and what is seen in them, of this process's share."""
