@@ -52,7 +52,7 @@ class FeaturesOptions:
         Field(
             ge=0,
             le=2048,
-            description="pixels a side that the backbone sees; 0 for images as they are, those up to 64 at 96",
+            description="pixels a side that the backbone sees; 0 for images as they are, those up to 64 at 160",
         ),
     ] = 0
     tile: Annotated[

@@ -20,7 +20,7 @@ from recondite.networks.one_by_one import OneByOne
 from recondite.networks.pretrained import Pretrained
 from recondite.networks.tiles import Tiles, tile_size
 
-_SIDE_OF_SMALL_IMAGES = 96
+_SIDE_OF_SMALL_IMAGES = 160
 _LARGEST_UNTILED, _TILE = 1024, 512
 _WIDENED, _MOST_TOGETHER = 8, 8
 
