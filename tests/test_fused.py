@@ -159,7 +159,7 @@ def test_a_size_that_gives_other_bits_is_not_used() -> None:
         sizes.append(len(x))
         return {"": x.flatten(1).sum(1) * (1.5 if len(x) == 8 else 1)}
 
-    rows = np.ones((3, 3, 16, 16), dtype=np.float32)
+    rows = np.ones((5, 3, 16, 16), dtype=np.float32)
     results = [detector.run(rows, by_batch, "by batch")[""] for _ in range(3)]
     assert all(np.array_equal(result, results[0]) for result in results)
     assert sizes[0] == FULL
