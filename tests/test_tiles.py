@@ -13,6 +13,7 @@ from recondite.detectors.feature_options import FeaturesOptions
 from recondite.detectors.features import Features
 from recondite.errors import InputError
 from recondite.networks.tiles import Tiles
+from recondite.screen.export import export_onnx
 
 
 class Pooling(torch.nn.Module):
@@ -138,3 +139,53 @@ def test_large_images_are_tiled_by_themselves_and_none_is_blown_up() -> None:
         long = Features((3, 128, 1100), FeaturesOptions(backbone="lite0"))
     assert long.vectors.tiles is not None
     assert long.vectors.tiles.tile == (128, 512)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> np.ndarray:
+    """Images that the real backbone sees at 192 pixels, and so one at a time."""
+    smooth = np.random.default_rng(1).random((80, 3, 4, 4), dtype=np.float32)
+    return F.interpolate(torch.from_numpy(smooth), size=(32, 32), mode="bilinear").numpy()
+
+
+def test_one_image_at_a_time_gives_what_all_at_once_do(photographs: np.ndarray) -> None:
+    detector = build("features", image_shape=(3, 32, 32), side=192, methods=("padim",), latent_size=8)
+    detector.fit(photographs, validation=None)
+    together = detector.score(photographs[:13], feature_score=True)
+    for _ in range(3):
+        alone = [detector.score(photographs[index : index + 1], feature_score=True) for index in range(13)]
+        np.testing.assert_array_equal([one.instance_score[0] for one in alone], together.instance_score)
+        np.testing.assert_array_equal([one.feature_score[0] for one in alone], together.feature_score)
+    x = torch.from_numpy(photographs[:5])
+    x[2] = 0  # what a batch is filled up with
+    with torch.no_grad():
+        plain = detector.vectors(x)
+        ready = detector.runner.ready(detector).vectors(x)
+    for ours, theirs in zip(ready, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_do_not_depend_on_how_many_threads_look(photographs: np.ndarray) -> None:
+    detector = build("features", image_shape=(3, 32, 32), side=192, methods=("padim",), latent_size=8)
+    detector.fit(photographs, validation=None)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            x = torch.from_numpy(photographs[:6])
+            with torch.no_grad():
+                found.append(detector.runner.ready(detector).vectors.backbone(x))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        for ours, theirs in zip(other, found[0], strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_an_exported_graph_knows_tiles(screen: recondite.Screen, images: np.ndarray, tmp_path) -> None:
+    pytest.importorskip("onnxruntime")
+    export_onnx(screen, tmp_path / "graph")
+    ours, theirs = screen.predict(images[:9]), recondite.load(tmp_path / "graph").predict(images[:9])
+    np.testing.assert_allclose(theirs.instance_score, ours.instance_score, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(theirs.is_outlier, ours.is_outlier)

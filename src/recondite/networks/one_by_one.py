@@ -3,12 +3,15 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from threading import Barrier
+from threading import Barrier, Lock
 
 import torch
 from torch import Tensor, nn
 
 from recondite.networks.backbones import Backbone
+
+
+_MAKING_WORKERS = Lock()
 
 
 class OneByOne(nn.Module):
@@ -47,7 +50,8 @@ class OneByOne(nn.Module):
 
 def _workers_here() -> ThreadPoolExecutor:
     """Return as many workers as torch has threads here."""
-    return _workers(os.getpid(), torch.get_num_threads())
+    with _MAKING_WORKERS:
+        return _workers(os.getpid(), torch.get_num_threads())
 
 
 @lru_cache(maxsize=1)
