@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from recondite.networks.backbones import Backbone
 
-
 _MAKING_WORKERS = Lock()
 
 
