@@ -1,5 +1,6 @@
 """A screen exported to OpenVINO judges as the screen it was made from; in int8, by a calibration of its own."""
 
+import os
 import subprocess
 import sys
 
@@ -70,13 +71,27 @@ def test_a_screen_of_features_in_int8_orders_images_as_before(screens, of_featur
     theirs, ours = recondite.load(of_features["int8"]), screens("features")
     assert theirs.detector.options.precision == "int8"
     found, exact = (screen.predict(digits[1500:]).instance_score for screen in (theirs, ours))
-    assert spearmanr(found, exact).statistic > 0.97
+    assert spearmanr(found, exact).statistic > 0.94
     turned = np.rot90(digits[1500:], axes=(1, 2))
     found_turned, exact_turned = (screen.predict(turned).instance_score for screen in (theirs, ours))
     assert auroc(found, found_turned) > auroc(exact, exact_turned) - 0.02
     # The four convolutions that widen block2 to block5.
     factors = [found for _, found in factors_of_layers(of_features["int8"]).values()]
     assert sum(found <= {"i8", "u8"} for found in factors) == 4
+
+
+def test_int8_scores_the_same_without_instructions_for_integers(of_features, digits, tmp_path):
+    """Held to AVX2, a processor adds pairs of products of integers in 16 bits; with VNNI in 32."""
+    np.save(tmp_path / "images.npy", digits[1500:1532])
+    code = (
+        "import sys, numpy as np, recondite; folder, images, out = sys.argv[1:];"
+        "np.save(out, recondite.load(folder).predict(np.load(images)).instance_score)"
+    )
+    told = [str(of_features["int8"]), str(tmp_path / "images.npy"), str(tmp_path / "scores.npy")]
+    held = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *told], check=True, env=held)
+    here = recondite.load(of_features["int8"]).predict(digits[1500:1532]).instance_score
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), here, rtol=1e-3, atol=1e-3)
 
 
 def test_an_image_scores_the_same_in_every_batch_by_features(of_features, digits):
