@@ -279,13 +279,16 @@ def main():
     parser.add_argument("--only", choices=("quality", "speed"))
     parser.add_argument("--quick", action="store_true", help="one set, few images: whether the script works")
     parser.add_argument("--coreset", type=float, default=0.1, help="share of the patches that PatchCore keeps")
+    parser.add_argument("--rounds", type=int, help="of measuring speed; 5 if not given, quick 2")
+    parser.add_argument("--scored", type=int, help="images a round, for speed; 200 if not given, quick 16")
     parser.add_argument("--fit-limit", type=float, default=600, help="seconds after which a fit is cut off")
     parser.add_argument("--memory-limit", type=float, default=12, help="gigabytes that a process of anomalib may have")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--publish", action="store_true", help="put the tables into RESULTS.md")
     parser.add_argument("-o", "--output", type=Path, default=cache_folder() / "defects-results", help="work folder")
     given = parser.parse_args()
-    sizes = QUICK if given.quick else FULL
+    chosen = {name: value for name in ("rounds", "scored") if (value := getattr(given, name)) is not None}
+    sizes = (QUICK if given.quick else FULL) | chosen
     roots = sets_in(given.folder)
     if given.sets:
         roots = [root for root in roots if root.name in given.sets.split(",")]
