@@ -16,7 +16,7 @@ def test_the_parts_share_no_image(digits):
     doubled = np.concatenate([digits[:300], digits[:300]])  # every image twice
     screen = tiny(doubled)
     facts = screen.facts
-    assert facts["calibration"]["images"] == 120
+    assert facts["calibration"]["images"] == 60  # one of each two
     assert facts["validation"]["images"] == 60
     assert facts["evidence"]["images"] == 60
     assert facts["images"]["images"] == 360
@@ -100,7 +100,7 @@ def test_a_stream_can_be_learnt_from(digits):
 
 def test_recalibrating_keeps_the_detector(digits, screens):
     screen = screens("pca")
-    again = screen.recalibrated(digits[1400:])
+    again = screen.recalibrated(digits[1400:], group_by="none")
     assert len(again.calibrator.scores) == 397
     np.testing.assert_array_equal(
         np.sort(again.calibrator.scores), np.sort(screen.predict(digits[1400:]).instance_score)

@@ -68,6 +68,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         evidence: str = "0.1",
         calibration: str = "0.2",
         by_folder: Annotated[bool, Parameter(negative="")] = False,
+        group_by: str = "copies",
         reencoding: Annotated[bool, Parameter(negative="")] = False,
         on_bad: OnBad = "flag",
         resume: Annotated[bool, Parameter(negative="")] = False,
@@ -115,6 +116,10 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             Share of the images, in (0, 1), or other normal images, to calibrate the threshold on.
         by_folder
             Calibrate each sub-folder separately.
+        group_by
+            What tells images that belong together (of one part, scene or burst): copies (near-copies and bursts are
+            found), none, folder, prefix (the name without its last number), a regular expression found in the ids
+            (its first group), or a .csv file with the columns id and group. They stay in one part, and one calibrates.
         reencoding
             Add to the evidence how the reconstruction is encoded again; more accurate and slower.
         on_bad
@@ -153,6 +158,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             confidence=confidence,
             guarantee=guarantee,
             by_folder=by_folder,
+            group_by=os.path.abspath(group_by) if group_by.lower().endswith(".csv") else group_by,
             on_bad=on_bad,
             **{**(options or {}), **(training or {})},
         )
@@ -229,10 +235,12 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
 def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
     """Return what a screen is and what it promises, as rows of a table."""
     from recondite.options import shown_options
+    from recondite.screen.promise import units_in_words
 
     low, high = screen.false_alarm_interval
     best = screen.detector.history.best_validation
     facts, preprocessing = screen.facts, screen.detector.preprocessing
+    units = facts.get("units")
     return [
         ("detector", screen.detector.name),
         ("image", " x ".join(map(str, screen.detector.shape))),
@@ -240,6 +248,7 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         ("options", ", ".join(f"{name}={value}" for name, value in shown_options(screen.detector.options).items())),
         ("judges by", _score_in_words(screen)),
         ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
+        *([("belong together", units_in_words(units))] if units and units["units"] < units["images"] else []),
         ("validation error", "none" if best is None else f"{best:.6g}"),
         (
             "calibrated on",

@@ -85,7 +85,7 @@ def predict(
     part_size
         With --cluster: images per part; a part is judged again if its worker dies.
     """
-    from recondite.screen.screen import promise
+    from recondite.screen.promise import promise
     from recondite.screen.sweep import sweep
 
     judge = load_screen(screen, alpha, confidence, device if cluster is None else "cpu", score)
@@ -248,7 +248,7 @@ def predict_on_cluster(
     from recondite.cluster.parts import MANIFEST
     from recondite.cluster.sweep import Workers, cluster_sweep
     from recondite.options import make_options
-    from recondite.screen.screen import promise
+    from recondite.screen.promise import promise
 
     options = make_options(Workers, workers, "--cluster")
     result = cluster_sweep(screen, images, output, cluster=cluster, workers=options, progress=True, **rows)

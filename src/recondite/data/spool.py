@@ -1,6 +1,7 @@
 """Images read once and spooled to disk, with pixel hashes, and splits that keep identical images together."""
 
 import hashlib
+import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Floats, Preprocessing
+from recondite.data.units import COPIES, FOLDER, PREFIX, GroupBy, labelled, thumbnails, unit_keys
 from recondite.distributed import all_gather, rank_and_size
 from recondite.errors import InputError
 from recondite.progress import progress
@@ -48,7 +50,11 @@ class Rows:
 
     def take(self, chosen: NDArray[np.intp] | slice) -> Floats:
         """Return the pixels of the chosen ones among these rows, float32 (n, *shape)."""
-        return np.asarray(self.pixels[self.index[chosen]])
+        taken = np.asarray(self.pixels[self.index[chosen]])
+        if isinstance(self.pixels.base, mmap.mmap):
+            # The system keeps what was read of a file as long as it has room; it need not count as ours.
+            self.pixels.base.madvise(mmap.MADV_DONTNEED)
+        return taken
 
     def batches(self, size: int | None = None) -> Iterator[Floats]:
         """Yield the pixels in order, `size` rows at a time; by default as many as make a chunk of 64 MB."""
@@ -74,12 +80,14 @@ class Spool:
     Args:
         pixels: float32 (N, *shape), memory-mapped.
         hashes: (N,) a hash of each image's pixels; equal images have equal hashes.
+        small: (N, at most 256) what near-copies are found by; see `recondite.data.units.thumbnails`.
         ids, labels: of the N images.
         bad: (id, reason) of each image that could not be read.
     """
 
     pixels: Floats
-    hashes: NDArray[np.bytes_]
+    hashes: NDArray[np.void]
+    small: Floats
     ids: list[str]
     labels: list[str]
     bad: list[tuple[str, str]]
@@ -134,6 +142,7 @@ def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:
         InputError: there was not a single readable image, or the disk is full.
     """
     hashes: list[bytes] = []
+    small: list[Floats] = []
     ids: list[str] = []
     labels: list[str] = []
     bad: list[tuple[str, str]] = []
@@ -146,6 +155,7 @@ def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:
             hashes.extend(
                 hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in batch.pixels
             )
+            small.append(thumbnails(batch.pixels))
             try:
                 file.write(np.ascontiguousarray(batch.pixels).data)
             except OSError as error:
@@ -155,35 +165,71 @@ def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:
             first = f"; the first: {bad[0][0]}: {bad[0][1]}" if bad else ""
             raise InputError(f"none of the {len(bad)} images could be read{first}")
         pixels = np.memmap(file, dtype=np.float32, mode="r", shape=(len(ids), *shape))
-    return Spool(pixels, np.array(hashes, dtype="V16"), ids, labels, bad)
+    return Spool(pixels, np.array(hashes, dtype="V16"), np.concatenate(small), ids, labels, bad)
 
 
-def split(hashes: NDArray[np.bytes_], sizes: Sequence[int], seed: int) -> list[NDArray[np.intp]]:
-    """Split rows at random into parts of the given sizes and a last part with the rest.
+def keys_of(spools: Sequence[Spool], by: GroupBy = COPIES) -> list[NDArray[np.void]]:
+    """Return the key of each image's unit, for several spools at once; see `recondite.data.units`.
 
-    Rows with equal hashes stay in one part; a group of them that is larger than the room left in a part goes to a later
-    one. The split depends on the hashes and the seed only: renaming files does not reshuffle the others.
+    Images of two spools may be of one unit, but not by folder, name or label, which mean something else in each.
+
+    Raises:
+        InputError: as `recondite.data.units.labelled`.
+    """
+    labels: list[str | None] | None = []
+    for number, part in enumerate(spools):
+        told = labelled(part.ids, by)
+        own = isinstance(by, str) and by in (FOLDER, PREFIX)
+        if told is None or labels is None:
+            labels = None
+        else:
+            labels.extend(f"{number}/{name}" if own and name is not None else name for name in told)
+    hashes, small = (np.concatenate([getattr(part, name) for part in spools]) for name in ("hashes", "small"))
+    ends = np.cumsum([len(part) for part in spools])[:-1]
+    return np.split(unit_keys(hashes, small, labels), ends)
+
+
+def one_of_each(keys: NDArray[np.void], hashes: NDArray[np.void], seed: int) -> NDArray[np.intp]:
+    """Return one row of each unit, drawn at random, ascending; it depends on the pixels and the seed only.
 
     Args:
+        keys: (N,) of units.
         hashes: (N,) as in `Spool`.
+        seed: draws.
+    """
+    order = _shuffled(hashes, seed)
+    return np.sort(order[np.unique(keys[order], return_index=True)[1]])
+
+
+def _shuffled(hashes: NDArray[np.void], seed: int) -> NDArray[np.intp]:
+    key = seed.to_bytes(8, "little", signed=True)
+    return np.argsort([hashlib.blake2b(bytes(h), key=key, digest_size=8).digest() for h in hashes], kind="stable")
+
+
+def split(keys: NDArray[np.void], sizes: Sequence[int], seed: int) -> list[NDArray[np.intp]]:
+    """Split rows at random into parts of the given sizes and a last part with the rest.
+
+    Rows with equal keys stay in one part; a unit of them that is larger than the room left in a part goes to a later
+    one. The split depends on the keys and the seed only: renaming files does not reshuffle the others.
+
+    Args:
+        keys: (N,) of units, as `keys_of` gives them; or hashes, as in `Spool`.
         sizes: the sizes of all parts but the last.
-        seed: decides the order in which images are dealt out.
+        seed: decides the order in which units are dealt out.
 
     Returns:
         len(sizes) + 1 arrays of row numbers, ascending.
     """
-    unique, group, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    key = seed.to_bytes(8, "little", signed=True)
-    order = np.argsort([hashlib.blake2b(bytes(h), key=key, digest_size=8).digest() for h in unique])
+    unique, unit, counts = np.unique(keys, return_inverse=True, return_counts=True)
     room = list(sizes)
-    part_of_group = np.full(len(unique), len(sizes), dtype=np.intp)
-    for index in order:
+    part_of_unit = np.full(len(unique), len(sizes), dtype=np.intp)
+    for index in _shuffled(unique, seed):
         for part, left in enumerate(room):
             if counts[index] <= left:
-                part_of_group[index] = part
+                part_of_unit[index] = part
                 room[part] -= counts[index]
                 break
-    part_of_row = part_of_group[group]
+    part_of_row = part_of_unit[unit]
     return [np.flatnonzero(part_of_row == index) for index in range(len(sizes) + 1)]
 
 
@@ -208,7 +254,7 @@ def training_rows(
     shape = preprocessing.shape
     spooled = read_all(open_images(images, role="fit", shape=shape), preprocessing, progress)
     if isinstance(validation, float | int):
-        part, rest = split(spooled.hashes, [round(validation * len(spooled))], seed)
+        part, rest = split(keys_of([spooled])[0], [round(validation * len(spooled))], seed)
         if len(part) >= FEWEST_VALIDATED:
             return spooled.rows(rest), spooled.rows(part)
         return spooled.rows(), None

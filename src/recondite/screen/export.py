@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from recondite.data.artifacts import check_target, write_folder
 from recondite.data.datasets import nameless, open_images
-from recondite.data.spool import Rows, read_all, split
+from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
 from recondite.detectors.graph import (
     BATCH,
     FILES,
@@ -97,8 +97,8 @@ def export_openvino(
 
     With `int8` the network's convolutions and dense layers compute with 8-bit integers; in the backbone of `features`
     only those that widen its blocks, since the rounding of others would look like defects. Scores are others then, so
-    the screen is calibrated anew: a fifth of the images, 300 at most, set the ranges of the integers, and the rest set
-    the threshold, by scores of the quantised graph. The false-alarm rate holds as ever; what the rounding costs in
+    the screen is calibrated anew: a fifth of the images, 300 at most, set the ranges of the integers, and the rest, one of
+    each unit, set the threshold, by scores of the quantised graph. The false-alarm rate holds as ever; what the rounding costs in
     detection is for you to measure (`recondite evaluate`).
 
     Args:
@@ -124,7 +124,9 @@ def export_openvino(
         _check_parity(screen, exported)
         return _written(exported, screen, path, content, pixels)
     spooled = read_all(open_images(int8, role="inliers", shape=screen.detector.shape), screen.detector.preprocessing)
-    ranges, rest = split(spooled.hashes, [min(_RANGE_IMAGES, len(spooled) // 5)], seed=0)
+    keys = keys_of([spooled])[0]
+    ranges, rest = split(keys, [min(_RANGE_IMAGES, len(spooled) // 5)], seed=0)
+    rest = rest[one_of_each(keys[rest], spooled.hashes[rest], seed=0)]
     if not len(ranges):
         raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")
     # Too few for alpha are refused now, not after minutes of work.

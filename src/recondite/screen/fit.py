@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from recondite.data.datasets import nameless, open_images
 from recondite.data.masks import open_region
 from recondite.data.sample import sampled
-from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, read_all, rows_at_once, split
+from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, keys_of, one_of_each, read_all, rows_at_once, split
+from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector, build, detector_class
 from recondite.distributed import collective
 from recondite.errors import InputError
@@ -20,6 +21,7 @@ from recondite.options import TrainingOptions, make_options, option_names, optio
 from recondite.screen.calibrate import calibrated
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
+from recondite.screen.promise import units_in_words
 from recondite.screen.screen import OnBad, Screen
 from recondite.statistics.calibration import Calibrator, Guarantee
 from recondite.training.presets import get_preset
@@ -44,6 +46,7 @@ def fit(
     evidence: object = 0.1,
     calibration: object = 0.2,
     by_folder: bool = False,
+    group_by: GroupBy = COPIES,
     on_bad: OnBad = "flag",
     run_folder: Path | str | None = None,
     resume: bool = False,
@@ -60,8 +63,8 @@ def fit(
     """Learn what normal images look like and return a screen for them.
 
     The images are split four ways: to fit the detector, to choose its best epoch (validation), to learn what the
-    statistics of unseen normal images are (evidence), and to calibrate the score. Images with the same pixels stay in
-    one part.
+    statistics of unseen normal images are (evidence), and to calibrate the score. Images that belong together, a unit,
+    stay in one part, and one of them, drawn at random, calibrates: the rate holds for images of units to come.
 
     Args:
         images: normal images, anything that `open_images` opens.
@@ -83,6 +86,9 @@ def fit(
         evidence: share of `images`, or other normal images; at least 50. Unused where `score` needs none.
         calibration: share of `images`, or other normal images.
         by_folder: calibrate each sub-folder or label on its own.
+        group_by: what tells units: "copies" (default: near-copies and bursts are found), "none" (equal pixels alone),
+            "folder", "prefix" (the name without its last number), a regular expression found in ids (its first group),
+            a .csv file with the columns id and group, or labels, in order or by id.
         on_bad: "flag" and "skip" leave unreadable images out and list them in `facts`; "raise" is an error.
         run_folder: where training keeps its checkpoint and logs.
         resume: go on from the checkpoint in `run_folder`.
@@ -104,6 +110,7 @@ def fit(
     """
     if on_bad not in get_args(OnBad):
         raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
+    check_group_by(group_by)
     recipe = get_preset(preset) if preset is not None else None
     if detector == AUTO_DETECTOR:
         detector = None
@@ -111,6 +118,7 @@ def fit(
         raise InputError(f"preset {preset!r} is a recipe for detector {recipe.detector!r}; got {detector!r}")
     zones = open_region(region, ignore)
     sample, source = sampled(open_images(images, role="fit", masks=zones.folder))
+    group_by = labels_of(source, group_by)
     zones.check(sample.sizes)
     choice = None
     if recipe is None and detector is None:
@@ -149,7 +157,7 @@ def fit(
         held_out["evidence"] = 0.0
     if not model.needs_validation and isinstance(validation, float | int):
         held_out["validation"] = 0.0
-    sets = _separate_sets(spooled, model, held_out, zones.folder, training.seed, progress)
+    sets = _separate_sets(spooled, model, held_out, zones.folder, group_by, training.seed, progress)
     if on_bad == "raise" and sets.bad:
         raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")
     if judged_by != ERROR and sets.evidence is None:
@@ -161,8 +169,13 @@ def fit(
         judged_by = ERROR
     # Before hours of training: are there enough calibration images for this alpha?
     groups = tuple(sets.calibration_labels) if by_folder else None
-    for size in Calibrator(np.zeros(len(sets.calibration)), groups).sizes.values():
-        Calibrator(np.zeros(size)).threshold(alpha, confidence, guarantee)
+    try:
+        for size in Calibrator(np.zeros(len(sets.calibration)), groups).sizes.values():
+            Calibrator(np.zeros(size)).threshold(alpha, confidence, guarantee)
+    except InputError as error:
+        if sets.units["units"] == sets.units["images"]:
+            raise
+        raise InputError(f"{error}; {units_in_words(sets.units)}") from error
 
     folder = Path(run_folder) if run_folder is not None else None
     model.fit_rows(sets.images, sets.validation, training, folder, resume, progress)
@@ -178,6 +191,7 @@ def fit(
         "validation": {"images": len(sets.validation or ())},
         "evidence": {"images": len(sets.evidence or ())},
         "calibration": {"images": len(sets.calibration), "fingerprint": sets.fingerprints["calibration"]},
+        "units": sets.units,
         "moved_out_of_fit": sets.moved,
         "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:_BAD_FILES_LISTED]]},
         "map_scale": _map_scale(model, sets.calibration),
@@ -203,15 +217,22 @@ class _Sets:
     fingerprints: Mapping[str, str]
     bad: list[tuple[str, str]]
     moved: int
+    units: dict[str, int]
 
 
 _FEWEST = {"calibration": 1, "validation": FEWEST_VALIDATED, "evidence": FEWEST}
 
 
 def _separate_sets(
-    spooled: Spool, model: Detector, held_out: Mapping[str, object], masks: Path | None, seed: int, shown: bool
+    spooled: Spool,
+    model: Detector,
+    held_out: Mapping[str, object],
+    masks: Path | None,
+    group_by: GroupBy,
+    seed: int,
+    shown: bool,
 ) -> _Sets:
-    """Split the images, or open the sets given, so that no image is in two of them.
+    """Split the images, or open the sets given, so that no unit is in two of them.
 
     Images given for one purpose may also be among those for another: the order of `held_out` says which one they serve;
     to fit comes last. A share too small for its purpose is left to fit.
@@ -219,46 +240,49 @@ def _separate_sets(
     shares = {name: given if isinstance(given, float | int) else 0.0 for name, given in held_out.items()}
     if not (min(shares.values()) >= 0 and sum(shares.values()) < 1):
         raise InputError(f"expected shares for {', '.join(shares)} that leave images to fit; got {[*shares.values()]}")
-    sizes = [round(share * len(spooled)) for share in shares.values()]
-    *parts, fitting = split(spooled.hashes, sizes, seed)
-    spools, indices = dict.fromkeys(held_out, spooled), dict(zip(held_out, parts, strict=True))
+    spools = dict.fromkeys(held_out, spooled)
     for name, given in held_out.items():
-        if isinstance(given, float | int):
-            if len(indices[name]) < _FEWEST[name]:
-                fitting, indices[name] = np.concatenate([fitting, indices[name]]), indices[name][:0]
-        elif given is not None:
+        if given is not None and not isinstance(given, float | int):
             opened = open_images(given, role="inliers", shape=model.shape, masks=masks)
             spools[name] = read_all(opened, model.preprocessing, shown)
-            indices[name] = np.arange(len(spools[name]))
+    different = list({id(part): part for part in (spooled, *spools.values())}.values())
+    keys = dict(zip(map(id, different), keys_of(different, group_by), strict=True))
+
+    sizes = [round(share * len(spooled)) for share in shares.values()]
+    *parts, fitting = split(keys[id(spooled)], sizes, seed)
+    indices = dict(zip(held_out, parts, strict=True))
     taken = spooled.hashes[:0]
     for name, part in spools.items():
-        hashes = part.hashes[indices[name]]
-        indices[name] = indices[name][~np.isin(hashes, taken)]
-        taken = np.concatenate([taken, hashes])
-    own = ~np.isin(spooled.hashes[fitting], taken)
-    fitting, moved = fitting[own], int(np.sum(~own))
-    calibrating = indices["calibration"]
+        if part is not spooled:
+            indices[name] = np.arange(len(part))
+        elif len(indices[name]) < _FEWEST[name]:
+            fitting, indices[name] = np.concatenate([fitting, indices[name]]), indices[name][:0]
+        own = keys[id(part)][indices[name]]
+        indices[name] = indices[name][~np.isin(own, taken)]
+        taken = np.concatenate([taken, own])
+    free = ~np.isin(keys[id(spooled)][fitting], taken)
+    fitting, moved = fitting[free], int(np.sum(~free))
+    part, rows = spools["calibration"], indices["calibration"]
+    calibrating = indices["calibration"] = rows[one_of_each(keys[id(part)][rows], part.hashes[rows], seed)]
     if len(fitting) == 0 or len(calibrating) == 0:
         raise InputError(
             f"{len(spooled)} images leave {len(fitting)} to fit and {len(calibrating)} to calibrate; both need some"
         )
-    rows = {name: part.rows(indices[name]) if len(indices[name]) else None for name, part in spools.items()}
-    calibration = rows["calibration"]
+    chosen = {name: part.rows(indices[name]) if len(indices[name]) else None for name, part in spools.items()}
+    calibration = chosen["calibration"]
     assert calibration is not None
-    evidence = rows["evidence"]
-    different = {id(part): part for part in (spooled, *spools.values())}.values()
+    evidence = chosen["evidence"]
+    together = np.unique(np.concatenate(list(keys.values())), return_counts=True)[1]
     return _Sets(
         images=spooled.rows(fitting),
-        validation=rows["validation"],
+        validation=chosen["validation"],
         evidence=evidence if evidence is not None and len(evidence) >= FEWEST else None,
         calibration=calibration,
-        calibration_labels=[spools["calibration"].labels[index] for index in calibrating],
-        fingerprints={
-            "images": spooled.fingerprint(fitting),
-            "calibration": spools["calibration"].fingerprint(calibrating),
-        },
+        calibration_labels=[part.labels[index] for index in calibrating],
+        fingerprints={"images": spooled.fingerprint(fitting), "calibration": part.fingerprint(calibrating)},
         bad=[entry for part in different for entry in part.bad],
         moved=moved,
+        units={"images": int(together.sum()), "units": len(together), "largest": int(together.max())},
     )
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
-from recondite.data.spool import read_all
+from recondite.data.spool import keys_of, one_of_each, read_all
+from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
 from recondite.errors import ArtifactError, InputError
 from recondite.options import options_to_json
@@ -162,8 +163,13 @@ class Screen:
         scores = self.evidence.score(score, self.observations[ERROR], self.observations)
         return replace(self, score=score, calibrator=Calibrator(scores, self.calibrator.groups))
 
-    def recalibrated(self, images: object, *, by_folder: bool = False) -> "Screen":
+    def recalibrated(self, images: object, *, by_folder: bool = False, group_by: GroupBy = COPIES) -> "Screen":
         """Return this screen calibrated on other normal images, which the detector must not have learnt from.
+
+        Args:
+            images: anything that `open_images` opens.
+            by_folder: calibrate each sub-folder or label on its own.
+            group_by: what tells images that belong together, of which one calibrates; as in `recondite.fit`.
 
         Raises:
             InputError: none of them can be read, or there are too few for alpha.
@@ -171,10 +177,17 @@ class Screen:
         opened = open_images(images, role="inliers", shape=self.detector.shape)
         self._check_masks(opened)
         spooled = read_all(opened, self.detector.preprocessing)
-        groups = tuple(spooled.labels) if by_folder else None
-        calibration = {"images": len(spooled), "fingerprint": spooled.fingerprint(), "unreadable": len(spooled.bad)}
+        chosen = one_of_each(keys_of([spooled], labels_of(opened, group_by))[0], spooled.hashes, seed=0)
+        groups = tuple(spooled.labels[index] for index in chosen) if by_folder else None
+        calibration = {
+            "images": len(chosen),
+            "of": len(spooled),
+            "fingerprint": spooled.fingerprint(chosen),
+            "unreadable": len(spooled.bad),
+        }
         facts = {**self.facts, "calibration": calibration}
-        return replace(self, **calibrated(self.detector, self.evidence, self.score, spooled.rows(), groups, facts))
+        rows = spooled.rows(chosen)
+        return replace(self, **calibrated(self.detector, self.evidence, self.score, rows, groups, facts))
 
     def predict(
         self,
@@ -430,15 +443,3 @@ def load(
         return Screen(**found)
     except (AttributeError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is not a consistent screen: {error}") from error
-
-
-def promise(screen: Screen, fdr: float | None = None) -> str:
-    """Say in words what the flags of a screen promise, or those under false-discovery control at this rate."""
-    if fdr is not None:
-        return f"Of the images flagged, a share of at most {fdr:g} is expected to be normal."
-    if screen.confidence is None:
-        return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
-    return (
-        f"With {100 * screen.confidence:g} % confidence in this calibration set, a share of at most "
-        f"{screen.alpha:g} of normal images is flagged by mistake."
-    )

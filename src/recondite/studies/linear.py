@@ -12,7 +12,7 @@ from torch import nn
 from recondite.data.datasets import nameless, open_images
 from recondite.data.images import Preprocessing
 from recondite.data.sample import guess_shape
-from recondite.data.spool import Rows, Spool, read_all, split
+from recondite.data.spool import Rows, Spool, keys_of, read_all, split
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, make_options, options_to_json
@@ -58,7 +58,7 @@ def linear_study(
     if len(shape) != 3:
         raise InputError("this study is of images; these are vectors")
     spooled = read_all(source, Preprocessing(shape=shape), progress)
-    held_out, learnt = split(spooled.hashes, [round(_HELD_OUT * len(spooled))], options.seed)
+    held_out, learnt = split(keys_of([spooled])[0], [round(_HELD_OUT * len(spooled))], options.seed)
     if not len(held_out) or len(learnt) <= latent_size:
         raise InputError(f"expected more than {latent_size} images to learn and some to hold out; got {len(spooled)}")
     parts = spooled.rows(learnt), spooled.rows(held_out)

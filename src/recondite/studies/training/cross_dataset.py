@@ -19,7 +19,7 @@ from recondite.data.files import atomic_file
 from recondite.data.images import Floats, Preprocessing
 from recondite.data.journal import Journal
 from recondite.data.sample import guess_shape
-from recondite.data.spool import Rows, read_all, split
+from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
 from recondite.data.tables import write_table
 from recondite.detectors import DETECTORS, build, detector_class
 from recondite.errors import InputError
@@ -148,8 +148,10 @@ class _Sets:
     def learnt_and_calibrating(self, preprocessing: Preprocessing) -> tuple[Rows, Rows]:
         """All but the calibration images, and these: the same that `fit` sets aside."""
         spooled = read_all(open_images(self.normal.fit), preprocessing)
-        calibrating, rest = split(spooled.hashes, [round(CALIBRATION * len(spooled))], self.seed)
-        return spooled.rows(rest), spooled.rows(calibrating)
+        keys = keys_of([spooled])[0]
+        calibrating, rest = split(keys, [round(CALIBRATION * len(spooled))], self.seed)
+        counted = calibrating[one_of_each(keys[calibrating], spooled.hashes[calibrating], self.seed)]
+        return spooled.rows(rest), spooled.rows(counted)
 
     def outliers(self, name: str) -> Floats | None:
         """Return a set of outliers (N, *shape); None where this normal set has no such outliers.

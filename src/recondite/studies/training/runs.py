@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +20,7 @@ from recondite.data.artifacts import Tensors, read_tensors, write_tensors
 from recondite.data.datasets import Batch, ImageSet, nameless, open_images, read_batches
 from recondite.data.images import Floats, Preprocessing
 from recondite.data.sample import guess_shape
-from recondite.data.spool import Rows, Spool, images_in_a_read, split, spool
+from recondite.data.spool import Rows, Spool, images_in_a_read, keys_of, split, spool
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
 from recondite.options import (
@@ -64,8 +65,13 @@ class Task:
     protocol: Protocol
     validation: float
 
+    @cached_property
+    def keys(self) -> NDArray[np.void]:
+        """The key of each image's unit; see `recondite.data.units`."""
+        return keys_of([self.images])[0]
+
     def split(self, normal: str, seed: int) -> "Split":
-        """Return the images of a run; equal images are in one part.
+        """Return the images of a run; near-copies are in one part, but for those the data set's own split parts.
 
         Raises:
             InputError: a part would be empty.
@@ -73,10 +79,10 @@ class Task:
         labels = np.array(self.images.labels)
         test = np.flatnonzero(self.test)
         if self.protocol == "pooled":
-            test, _ = split(self.images.hashes, [round(POOLED_TEST_SHARE * len(self.images))], seed)
+            test, _ = split(self.keys, [round(POOLED_TEST_SHARE * len(self.images))], seed)
         rest = np.setdiff1d(np.arange(len(self.images)), test)
         known = rest[labels[rest] == normal]
-        chosen, learnt = split(self.images.hashes[known], [round(self.validation * len(known))], seed)
+        chosen, learnt = split(self.keys[known], [round(self.validation * len(known))], seed)
         parts = {
             "to learn": known[learnt],
             "to choose the best epoch": known[chosen],

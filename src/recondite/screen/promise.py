@@ -1,0 +1,25 @@
+"""What a screen promises, in words."""
+
+from collections.abc import Mapping
+
+from recondite.screen.screen import Screen
+
+
+def promise(screen: Screen, fdr: float | None = None) -> str:
+    """Say in words what the flags of a screen promise, or those under false-discovery control at this rate."""
+    if fdr is not None:
+        return f"Of the images flagged, a share of at most {fdr:g} is expected to be normal."
+    if screen.confidence is None:
+        return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
+    return (
+        f"With {100 * screen.confidence:g} % confidence in this calibration set, a share of at most "
+        f"{screen.alpha:g} of normal images is flagged by mistake."
+    )
+
+
+def units_in_words(units: Mapping[str, int]) -> str:
+    """Say how many images belong together, from a screen's facts."""
+    return (
+        f"{units['images']:,} images belong together in {units['units']:,} units, {units['largest']:,} in the largest; "
+        f"of each unit one image calibrates (--group-by none: every image for itself)"
+    )

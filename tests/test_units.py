@@ -1,0 +1,181 @@
+"""Images that belong together: found or named, kept in one part, and counted once."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+import recondite
+from recondite import InputError
+from recondite.data.datasets import open_images
+from recondite.data.images import Preprocessing
+from recondite.data.spool import keys_of, one_of_each, read_all, split
+from recondite.data.units import labelled, near_copies, thumbnails
+
+
+def scenes(count, seed=0, side=32, smooth=2):
+    """Grey images (count, 1, side, side), unlike each other and as smooth as that."""
+    noise = np.random.default_rng(seed).standard_normal((count, 1, side, side))
+    waves = gaussian_filter(noise, (0, 0, smooth, smooth))
+    return (0.5 + 0.15 * waves / waves.std()).clip(0, 1).astype(np.float32)
+
+
+def bursts(images, frames=4, noise=0.02, seed=1):
+    """Each image `frames` times, one after the other, each with noise of its own."""
+    repeated = np.repeat(images, frames, axis=0)
+    moved = repeated + noise * np.random.default_rng(seed).standard_normal(repeated.shape)
+    return moved.clip(0, 1).astype(np.float32)
+
+
+def spooled(images):
+    return read_all(open_images(images), Preprocessing(shape=images.shape[1:]))
+
+
+@pytest.mark.parametrize("count", [20, 60, 700])
+def test_independent_images_stand_for_themselves(count, digits):
+    assert len(set(near_copies(thumbnails(scenes(count))))) == count
+    real = np.unique(digits[:count], axis=0)[:, None] / np.float32(16)
+    assert len(set(near_copies(thumbnails(np.random.default_rng(0).permutation(real))))) >= 0.97 * len(real)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("count", [12, 100])
+def test_frames_of_a_burst_are_found_wherever_they_lie(count, shuffled):
+    order = np.random.default_rng(2).permutation(4 * count) if shuffled else np.arange(4 * count)
+    found = near_copies(thumbnails(bursts(scenes(count))[order]))
+    scene = order // 4
+    pairs = {(a, b) for a, b in zip(scene, found, strict=True)}
+    # A unit holds all frames of its scene; a scene more or less in it costs little.
+    assert len({a for a, _ in pairs}) == len(pairs) == count
+    assert len({b for _, b in pairs}) >= 0.9 * count
+
+
+def test_a_shifted_and_brighter_frame_follows_its_scene():
+    """Frames of photographs of parts differ by more than noise; their order tells what distances alone do not."""
+    first = scenes(80, side=64)
+    second = np.roll(first, 1, axis=3) * np.float32(0.97)
+    images = np.stack([first, second], axis=1).reshape(-1, 1, 64, 64)
+    found = near_copies(thumbnails(images)).reshape(80, 2)
+    assert (found[:, 0] == found[:, 1]).mean() > 0.9
+
+
+def test_a_drift_of_the_light_is_no_burst():
+    light = np.linspace(0.6, 1.4, 300, dtype=np.float32)[:, None, None, None]
+    assert len(set(near_copies(thumbnails((scenes(300) * light).clip(0, 1))))) > 290
+
+
+def test_copies_are_found_by_their_pixels_in_any_number():
+    images = scenes(5)
+    keys = keys_of([spooled(np.concatenate([images, images[:2]]))])[0]
+    assert len(np.unique(keys)) == 5
+    np.testing.assert_array_equal(keys[5:], keys[:2])
+
+
+def test_vectors_have_near_copies_too():
+    vectors = np.random.default_rng(0).standard_normal((100, 400)).astype(np.float32)
+    doubled = np.concatenate([vectors, vectors + np.float32(0.01)])
+    assert len(set(near_copies(thumbnails(doubled)))) == 100
+
+
+def test_what_ids_tell():
+    ids = ["a/part1_001.png", "a/part1_002.png", "a/part2_1.png", "b/part1-01 (2).png", "b/part1-02.png", "b/x.png"]
+    assert labelled(ids, "folder") == ["a"] * 3 + ["b"] * 3
+    prefixes = labelled(ids, "prefix")
+    assert prefixes[0] == prefixes[1] == "a/part1"
+    assert prefixes[2] == "a/part2"
+    assert prefixes[4] == "b/part1"
+    assert labelled(ids, r"part(\d)") == ["1", "1", "2", "1", "1", None]
+    assert labelled(ids, r"part\d")[0] == "part1"
+    with pytest.raises(InputError, match="no image"):
+        labelled(ids, "camera")
+    with pytest.raises(InputError, match="regular expression"):
+        labelled(ids, "part(")
+
+
+def test_a_table_tells_by_id_or_by_name(tmp_path):
+    table = tmp_path / "parts.csv"
+    table.write_text("id,group\na/1.png,x\n2.png,x\n")
+    assert labelled(["a/1.png", "b/2.png", "b/3.png"], table) == ["x", "x", None]
+    table.write_text("name,part\n1.png,x\n")
+    with pytest.raises(InputError, match="columns id and group"):
+        recondite.fit(scenes(60), detector="pca", group_by=str(table))
+    with pytest.raises(InputError, match="cannot be read"):
+        recondite.fit(scenes(60), detector="pca", group_by=str(tmp_path / "none.csv"))
+
+
+def test_units_go_whole_into_one_part_and_names_do_not_matter():
+    images = bursts(scenes(100))
+    pool = spooled(images)
+    labels = np.repeat(np.arange(100), 4).astype(str)
+    keys = keys_of([pool], dict(zip(pool.ids, labels, strict=True)))[0]
+    parts = split(keys, [80, 80], seed=3)
+    assert [len(part) for part in parts] == [80, 80, 240]
+    assert sum(len({*labels[part]}) for part in parts) == 100
+    chosen = one_of_each(keys[parts[0]], pool.hashes[parts[0]], seed=3)
+    assert sorted(labels[parts[0]][chosen]) == sorted({*labels[parts[0]]})
+    # Another order, other names: the same images are chosen.
+    turned = spooled(images[::-1].copy())
+    again = keys_of([turned], dict(zip(turned.ids, labels[::-1], strict=True)))[0]
+    part = split(again, [80, 80], seed=3)[0]
+    assert {*turned.hashes[part].tolist()} == {*pool.hashes[parts[0]].tolist()}
+    found = one_of_each(again[part], turned.hashes[part], seed=3)
+    assert {*turned.hashes[part][found].tolist()} == {*pool.hashes[parts[0]][chosen].tolist()}
+
+
+def test_a_unit_is_in_one_of_the_sets_that_are_given_too():
+    images = bursts(scenes(150))
+    given = {"detector": "pca", "score": "error", "alpha": 0.1, "latent_size": 10, "validation": 0.0}
+    # Every fourth frame calibrates: the others of its burst must not be learnt from.
+    calibration, rest = images[:200:4], images[1:]
+    screen = recondite.fit(rest, calibration=calibration, **given)
+    assert screen.facts["calibration"]["images"] == 50
+    assert screen.facts["images"]["images"] <= 402
+    alone = recondite.fit(rest, calibration=calibration, group_by="none", **given)
+    assert alone.facts["images"]["images"] == 550
+
+
+def realised(draws, shuffled=False, **given):
+    """The share of fresh frames flagged at alpha .1, on average over screens of 150 bursts of 4; and the intervals."""
+    rates, intervals = [], []
+    for draw in range(draws):
+        every = scenes(650, seed=100 + draw, side=16, smooth=1)
+        images = bursts(every[:150], noise=0.03, seed=draw)
+        if shuffled:
+            images = np.random.default_rng(draw).permutation(images)
+        fresh = bursts(every[150:], frames=1, noise=0.03, seed=draw + 50)
+        screen = recondite.fit(images, detector="pca", latent_size=60, score="error", alpha=0.1, seed=draw, **given)
+        rates.append(screen.predict(fresh).is_outlier.mean())
+        intervals.append(screen.false_alarm_interval)
+    low, high = np.mean(intervals, axis=0)
+    return np.mean(rates), low, high
+
+
+@pytest.mark.parametrize("group_by", ["copies", [str(index // 4) for index in range(600)]])
+def test_the_promise_holds_for_bursts(group_by):
+    rate, low, high = realised(6, group_by=group_by)
+    assert low < rate < high
+    assert rate < 0.15
+
+
+def test_the_promise_holds_for_bursts_in_any_order_and_not_without_units():
+    rate, low, high = realised(6, shuffled=True)
+    assert low < rate < high
+    broken, _, _ = realised(3, shuffled=True, group_by="none")
+    assert broken > 0.7
+
+
+def test_copies_do_not_narrow_the_interval():
+    images = scenes(200)
+    once, thrice = (
+        recondite.fit(given, detector="pca", latent_size=10, score="error", alpha=0.1)
+        for given in (images, np.repeat(images, 3, axis=0))
+    )
+    assert len(thrice.calibrator.scores) <= len(once.calibrator.scores)
+    assert thrice.false_alarm_interval[1] >= once.false_alarm_interval[1]
+    assert thrice.facts["units"] == {"images": 600, "units": 200, "largest": 3}
+    again = once.recalibrated(np.repeat(scenes(50, seed=5), 3, axis=0))
+    assert len(again.calibrator.scores) == 50
+
+
+def test_too_few_units_say_so():
+    with pytest.raises(InputError, match=r"needs at least 19 .* 240 images belong together in (59|60) units"):
+        recondite.fit(bursts(scenes(60)), detector="pca", latent_size=10, score="error")
