@@ -97,9 +97,9 @@ def export_openvino(
 
     With `int8` the network's convolutions and dense layers compute with 8-bit integers; in the backbone of `features`
     only those that widen its blocks, since the rounding of others would look like defects. Scores are others then, so
-    the screen is calibrated anew: a fifth of the images, 300 at most, set the ranges of the integers, and the rest, one of
-    each unit, set the threshold, by scores of the quantised graph. The false-alarm rate holds as ever; what the rounding costs in
-    detection is for you to measure (`recondite evaluate`).
+    the screen is calibrated anew: a fifth of the images, 300 at most, set the ranges of the integers, and the rest, one
+    of each unit, set the threshold, by scores of the quantised graph. The false-alarm rate holds as ever; what the
+    rounding costs in detection is for you to measure (`recondite evaluate`).
 
     Args:
         screen, path, pixels: as in `export_onnx`.

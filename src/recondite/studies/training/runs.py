@@ -7,8 +7,8 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
