@@ -93,6 +93,20 @@ def test_the_last_label_of_an_image_counts(screen, stream, labels, tmp_path):
     assert len(result.after.calibrator.scores) == 250
 
 
+def test_a_label_does_not_pass_to_another_image_of_the_same_name(screen, digits, tmp_path):
+    """Two days of a camera whose counter began again: the names are the same, the images are others."""
+    monday, tuesday = (list(screen.predict(digits[start : start + 60]).records(True)) for start in (1400, 1500))
+    rows = [{**row, "label": "inlier"} for row in monday] + [{**row, "label": ""} for row in tuesday]
+    write_table(tmp_path / "events.csv", rows)
+    reviewed = recalibrate(screen, tmp_path / "events.csv").reviewed
+    assert len(reviewed.labels) == 120
+    assert list(reviewed.scores.instance_score[reviewed.rows("inlier")]) == [row["instance_score"] for row in monday]
+    rows[60]["label"] = "inlier"
+    write_table(tmp_path / "events.csv", rows)
+    with pytest.raises(InputError, match="are of different images"):
+        recalibrate(screen, tmp_path / "events.csv", images=digits[1400:1460])
+
+
 def test_calibration_images_can_be_kept(screen, digits, tmp_path):
     events = table(tmp_path / "events.csv", screen, digits[1400:1500], ["inlier"] * 100)
     for images in (None, digits[1400:1500]):

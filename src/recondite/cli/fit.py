@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ from recondite.cli.flags import (
     value_of,
 )
 from recondite.errors import InputError
+from recondite.progress import counted
 
 if TYPE_CHECKING:
     from recondite.screen.screen import Screen
@@ -165,15 +166,30 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
 
 def _fit_screen(images: str, output: Path, on_cluster: Mapping[str, Any], **settings: Any) -> None:
     """Fit and write a screen; `on_cluster` says how on a cluster, and is empty for this process alone."""
-    import shutil
-
     from recondite.data.artifacts import check_target
-    from recondite.screen.fit import fit
-    from recondite.training.logs import TENSORBOARD
+    from recondite.data.datasets import check_source
+    from recondite.data.files import locked
+    from recondite.data.outputs import check_outputs
+    from recondite.statistics.calibration import check_promise
 
     output = Path(os.path.abspath(output))
     check_target(output)
-    run_folder = output.with_name(f"{output.name}.run")
+    check_outputs({}, {"-o": output})
+    check_promise(settings["alpha"], settings["confidence"])
+    check_source(images)
+    first = os.environ.get("RANK", "0") == "0"
+    with locked(output) if first else nullcontext():
+        _fit_and_save(images, output, on_cluster, settings)
+
+
+def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    import shutil
+
+    from recondite.data.files import fitting
+    from recondite.screen.fit import fit
+    from recondite.training.logs import TENSORBOARD
+
+    run_folder = output.with_name(fitting(output.name, ".run"))
     run_folder.mkdir(parents=True, exist_ok=True)
     try:
         if on_cluster:
@@ -239,11 +255,13 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         *([("what counts", preprocessing.region_in_words)] if preprocessing.restricted else []),
         ("options", ", ".join(f"{name}={value}" for name, value in shown_options(screen.detector.options).items())),
         ("judges by", _score_in_words(screen)),
-        ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
+        ("learnt from", counted(facts.get("images", {}).get("images", 0), "image")),
         ("validation error", "none" if best is None else f"{best:.6g}"),
         (
             "calibrated on",
-            ", ".join(f"{size:,} images {group or ''}".strip() for group, size in screen.calibrator.sizes.items()),
+            ", ".join(
+                f"{counted(size, 'image')} {group or ''}".strip() for group, size in screen.calibrator.sizes.items()
+            ),
         ),
         (
             "alpha",

@@ -1,5 +1,7 @@
 """Recalibration: labels given in review set a screen's threshold anew, without refitting."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,7 +29,7 @@ _SURPRISING = 0.001
 
 @dataclass(frozen=True)
 class Reviewed:
-    """Verdicts with labels, the last one of each image.
+    """Verdicts with labels, the last one of each image. Two images may have the same id.
 
     Args:
         scores: N scores of readable images, with statistics where the table has them.
@@ -151,14 +153,27 @@ def write_recalibration_page(path: Path, result: Recalibration, title: str) -> N
     page.write(path)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """The last event of an image, with the last label that the image was given."""
+
+    id: str
+    score: float
+    statistics: Mapping[str, float]
+    group: str
+    label: str
+    label_number: int
+
+
 def _read(screen: Screen, events: Path | str, group: str | None) -> Reviewed:
     """Read labelled verdicts; a later event of an image takes the place of an earlier one, which gives it its label."""
-    latest: dict[str, tuple[float, dict[str, float], str, str]] = {}
-    invalid = 0
+    latest: dict[tuple[str, float], _Seen] = {}
+    invalid = count = 0
     for scores, rows in scored(read_events(events), str(events)):
         groups = group_labels(screen, rows, scores.ids, group)
         check_origin(screen, scores, rows, groups)
         for index, (name, row) in enumerate(zip(scores.ids, rows, strict=True)):
+            count += 1
             label = str(row.get("label") or "").strip().lower()
             if label not in (*LABELS, ""):
                 raise InputError(f"{events}, {name}: expected a label among {', '.join(LABELS)}; got {label!r}")
@@ -166,22 +181,34 @@ def _read(screen: Screen, events: Path | str, group: str | None) -> Reviewed:
                 invalid += 1
                 continue
             statistics = {key: float(values[index]) for key, values in (scores.statistics or {}).items()}
-            previous = latest.pop(name, None)
-            kept = label or (previous[2] if previous else "")
-            latest[name] = (float(scores.instance_score[index]), statistics, kept, groups[index] if groups else "")
+            given = row.get("label_number")
+            seen = _Seen(
+                id=name,
+                score=float(scores.instance_score[index]),
+                statistics=statistics,
+                group=groups[index] if groups else "",
+                label=label,
+                label_number=given if isinstance(given, int) else count if label else 0,
+            )
+            # A score depends on the image alone: events of one id with other scores are of other images.
+            image = (str(row.get("sha256") or name), seen.score)
+            previous = latest.pop(image, seen)
+            if previous.label_number > seen.label_number:
+                seen = replace(seen, label=previous.label, label_number=previous.label_number)
+            latest[image] = seen
     if not latest:
         raise InputError(f"{events} has no verdict on a readable image")
-    values = list(latest.values())
-    names = sorted(set.intersection(*(set(statistics) for _, statistics, _, _ in values)))
+    found = list(latest.values())
+    names = sorted(set.intersection(*(set(one.statistics) for one in found)))
     return Reviewed(
         scores=Scores(
-            ids=tuple(latest),
-            instance_score=np.array([score for score, _, _, _ in values]),
-            errors=(None,) * len(values),
-            statistics={name: np.array([statistics[name] for _, statistics, _, _ in values]) for name in names},
+            ids=tuple(one.id for one in found),
+            instance_score=np.array([one.score for one in found]),
+            errors=(None,) * len(found),
+            statistics={name: np.array([one.statistics[name] for one in found]) for name in names},
         ),
-        labels=tuple(label for _, _, label, _ in values),
-        groups=None if screen.calibrator.groups is None else tuple(one for _, _, _, one in values),
+        labels=tuple(one.label for one in found),
+        groups=None if screen.calibrator.groups is None else tuple(one.group for one in found),
         invalid=invalid,
     )
 
@@ -222,6 +249,9 @@ def _found(screen: Screen, images: object, reviewed: Reviewed, chosen: NDArray[n
         raise InputError("labelled images are found by their ids; a stream has none")
     place = {name: index for index, name in enumerate(opened.ids)}
     names = [reviewed.scores.ids[index] for index in chosen]
+    again = next((name for name, times in Counter(names).items() if times > 1), None)
+    if again is not None:
+        raise InputError(f"events of {again!r} are of different images, and only one is there: leave the images out")
     missing = [name for name in names if name not in place]
     if missing:
         raise InputError(f"{len(missing):,} of {len(names):,} labelled images are not there; the first: {missing[0]!r}")

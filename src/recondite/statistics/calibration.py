@@ -5,9 +5,10 @@ Source: Bates, Candes, Lei, Romano, Sesia 2023, "Testing for outliers with confo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -94,7 +95,7 @@ class Calibrator:
             NotCalibratedError: there is no such group.
         """
         ascending = self._scores_of(group)
-        return float(ascending[-self._allowed(len(ascending), alpha, confidence, guarantee)])
+        return float(ascending[-self._allowed(group, alpha, confidence, guarantee)])
 
     def is_outlier(
         self,
@@ -132,13 +133,14 @@ class Calibrator:
         from scipy.stats import beta
 
         n = len(self._scores_of(group))
-        allowed = self._allowed(n, alpha, confidence, guarantee)
+        allowed = self._allowed(group, alpha, confidence, guarantee)
         tail = (1 - level) / 2
         low, high = beta.ppf([tail, 1 - tail], allowed, n + 1 - allowed)
         return float(low), float(high)
 
-    def _allowed(self, n: int, alpha: float, confidence: float | None, guarantee: Guarantee) -> int:
+    def _allowed(self, group: str | None, alpha: float, confidence: float | None, guarantee: Guarantee) -> int:
         """Return how large 1 + #{calibration scores >= score} may be for the score to be flagged."""
+        n = len(self._scores_of(group))
         exact_alpha = _fraction(alpha, "alpha")
         if confidence is None:
             allowed = int(exact_alpha * (n + 1))
@@ -147,7 +149,10 @@ class Calibrator:
             allowed = int(np.count_nonzero(p_value_table(n, confidence, guarantee) <= alpha))
             needed = smallest_calibration_set(alpha, confidence, guarantee) if allowed < 1 else 0
         if allowed < 1:
-            raise InputError(f"alpha = {alpha:g} needs at least {needed} calibration images; got {n}")
+            of = "" if group is None else f" of group {group!r}"
+            smallest = smallest_alpha(n, confidence, guarantee)
+            way = "more of them" if smallest is None else f"more of them, or an alpha of at least {smallest:g}"
+            raise InputError(f"alpha = {alpha:g} needs at least {needed} calibration images{of}; got {n}: give {way}")
         return allowed
 
     @cached_property
@@ -220,6 +225,31 @@ def smallest_calibration_set(alpha: float, confidence: float, guarantee: Guarant
         middle = (low + high) // 2
         low, high = (low, middle) if _smallest_p_value(middle, confidence, guarantee) <= alpha else (middle, high)
     return high
+
+
+def smallest_alpha(n: int, confidence: float | None = None, guarantee: Guarantee = "exact") -> float | None:
+    """Return the smallest alpha that n calibration images allow, rounded up to three digits; None if there is none.
+
+    >>> smallest_alpha(2), smallest_alpha(99), smallest_alpha(2, 0.95)
+    (0.334, 0.01, 0.777)
+    """
+    smallest = Decimal(str(float(p_value_table(n, confidence, guarantee)[0])))
+    digits = Decimal(1).scaleb(smallest.adjusted() - 2)
+    rounded = float(smallest.quantize(digits, ROUND_CEILING))
+    return rounded if rounded < 1 else None
+
+
+def check_promise(alpha: float | None, confidence: float | None = None, guarantee: str = "exact") -> None:
+    """Check what a calibration is to promise, before there is one; None for what is not chosen.
+
+    Raises:
+        InputError: a rate or confidence outside (0, 1), or an unknown guarantee.
+    """
+    for value, name in ((alpha, "alpha"), (confidence, "confidence")):
+        if value is not None:
+            _fraction(value, name)
+    if guarantee not in get_args(Guarantee):
+        raise InputError(f"expected a guarantee among {', '.join(get_args(Guarantee))}; got {guarantee!r}")
 
 
 def _smallest_p_value(n: int, confidence: float, guarantee: Guarantee) -> float:
