@@ -387,12 +387,24 @@ def _scale(planes: NDArray[Any]) -> Floats:
     if kind.kind == "u" and kind.itemsize == 2:
         return planes.astype(np.float32) / np.float32(65535)
     if kind.kind != "f":
-        raise InputError(f"expected uint8, uint16, bool or float pixels; got {kind}")
+        raise InputError(f"expected uint8, uint16, bool or float pixels; got {kind}{_way_out(planes)}")
     if not np.isfinite(planes).all():
         raise InputError("expected float pixels in [0, 1]; got NaN or infinite values")
     if planes.min() < 0 or planes.max() > 1:
-        raise InputError(f"expected float pixels in [0, 1]; got values from {planes.min():g} to {planes.max():g}")
+        values = f"values from {planes.min():g} to {planes.max():g}"
+        raise InputError(f"expected float pixels in [0, 1]; got {values}{_way_out(planes)}")
     return planes.astype(np.float32)
+
+
+def _way_out(planes: NDArray[np.generic]) -> str:
+    """Say how values that look like those of a known type become what is expected; "" where they do not."""
+    if planes.dtype.kind not in "iuf" or not planes.size or planes.min() < 0 or planes.max() <= 1:
+        return ""
+    most, name = (255, "uint8") if planes.max() <= 255 else (65535, "uint16")
+    if planes.max() > most:
+        return ""
+    divided = f", or divide them by {most}" if planes.dtype.kind == "f" else f", or give values / {most}"
+    return f". If their range is 0 to {most}, give images.astype({name!r}){divided}"
 
 
 def _resized(planes: Floats, height: int, width: int, inside: Mask | None) -> Floats:
