@@ -141,7 +141,7 @@ def test_a_folder_that_is_not_a_screen_is_never_overwritten(screens, tmp_path):
         with pytest.raises(ArtifactError, match="is not a screen; it is left alone"):
             screens("pca").save(tmp_path / name)
     assert (tmp_path / "photos" / "holiday.jpg").read_text() == "dear"
-    with pytest.raises(ArtifactError, match="not a readable manifest"):
+    with pytest.raises(ArtifactError, match="has no manifest"):
         recondite.load(tmp_path / "photos")
 
 

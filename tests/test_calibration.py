@@ -13,6 +13,7 @@ from recondite.statistics.calibration import (
     mean_std_threshold,
     p_value_table,
     percentile_threshold,
+    share_of,
     smallest_calibration_set,
     threshold_rules,
 )
@@ -43,6 +44,32 @@ def test_the_threshold_and_the_p_value_are_one_rule_ties_included(calibration, s
     assert by_threshold.tolist() == by_rank
     np.testing.assert_array_equal(calibrator.is_outlier(scores, alpha), by_threshold)
     np.testing.assert_array_equal(calibrator.p_value(scores) <= alpha, by_threshold)
+
+
+ANY_ALPHA = st.one_of(
+    st.floats(1e-6, 1, exclude_max=True),
+    st.fractions(Fraction(1, 1000), Fraction(999, 1000), max_denominator=1000),
+    st.builds(np.nextafter, ALPHAS, st.sampled_from([0.0, 1.0])).map(float),
+)
+
+
+@settings(max_examples=300)
+@given(TIED, TIED, ANY_ALPHA)
+def test_the_two_rules_agree_for_every_float_and_fraction(calibration, scores, alpha):
+    calibrator = Calibrator(np.array(calibration))
+    p_values = calibrator.p_value(scores)
+    if float(alpha) < 1 / (len(calibration) + 1):
+        with pytest.raises(InputError):
+            calibrator.threshold(alpha)
+        return
+    np.testing.assert_array_equal(np.array(scores) > calibrator.threshold(alpha), p_values <= float(alpha))
+
+
+def test_a_third_is_a_third():
+    assert Calibrator(np.arange(2.0)).threshold(1 / 3) == 1
+    assert Calibrator(np.arange(2.0)).threshold(Fraction(1, 3)) == 1
+    assert share_of(0.3, 1 / 3) == share_of(Fraction(3, 10), Fraction(1, 3)) == 0.1
+    assert share_of(0.05, 1 - 0.3 - 0.3) == 0.02
 
 
 @pytest.mark.parametrize("guarantee", GUARANTEES)

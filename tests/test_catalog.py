@@ -1,4 +1,5 @@
 import gzip
+import tarfile
 
 import numpy as np
 import pytest
@@ -86,12 +87,20 @@ def test_a_failed_download_says_which_file(tmp_path, monkeypatch):
 def test_cifar_binary_batches_are_read(tmp_path, monkeypatch):
     rows = np.random.default_rng(0).integers(0, 256, (20, 3073), dtype=np.uint8)
     rows[:, 0] = np.arange(20) % 10
-    folder = tmp_path / "cifar-10-binary" / "cifar-10-batches-bin"
+    folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir(parents=True)
     rows.tofile(folder / "test_batch.bin")
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as tar:
+        tar.add(folder, folder.name)
     monkeypatch.delenv("RECONDITE_DATA", raising=False)
     monkeypatch.setenv("RECONDITE_CACHE", str(tmp_path))
     monkeypatch.setattr(catalog, "_fetch", lambda *_: tmp_path / "cifar-10-binary.tar.gz")
     cats = catalog.open_named("cifar10/test:cat")
     assert cats.labels == ["cat", "cat"]
+    np.testing.assert_array_equal(cats.items[0], rows[3, 1:].reshape(3, 32, 32))
+    rows[:, 1:] = 255 - rows[:, 1:]  # another archive of the same name is not the one that was unpacked
+    rows.tofile(folder / "test_batch.bin")
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as tar:
+        tar.add(folder, folder.name)
+    cats = catalog.open_named("cifar10/test:cat")
     np.testing.assert_array_equal(cats.items[0], rows[3, 1:].reshape(3, 32, 32))

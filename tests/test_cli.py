@@ -79,6 +79,11 @@ def test_evaluate_show_and_info(screen, folder, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["detector"] == "autoencoder"
 
 
+def test_one_image_is_singular(screen, folder, tmp_path, capsys):
+    assert main(["predict", str(screen), str(folder / "even" / "000.png"), "-o", str(tmp_path / "v.csv")]) == 0
+    assert capsys.readouterr().out.startswith("1 image: ")
+
+
 def test_lists(capsys):
     assert main(["datasets"]) == 0
     assert "cifar10" in capsys.readouterr().out
@@ -100,7 +105,17 @@ def test_lists(capsys):
         (["fit", "digits", "-o", "{tmp}/s", "--image-size", "big"], "expected --image-size 32"),
         (["fit", "digits", "-o", "{tmp}/s", "--image-size", "4"], "sides from 8 to 2048"),
         (["fit", "digits", "-o", "{tmp}"], "is not a screen; it is left alone"),
-        (["predict", "/nowhere", "digits", "-o", "{tmp}/a.csv"], "not a readable manifest"),
+        (["predict", "/nowhere", "digits", "-o", "{tmp}/a.csv"], "is not there: expected a folder that fit wrote"),
+        (["predict", "digts", "digits", "-o", "{tmp}/a.csv"], "or a ready screen: digits"),
+        (["predict", "{tmp}", "digits", "-o", "{tmp}/a.csv"], "has no manifest.json, so it is not a screen"),
+        (["predict", "{tmp}", "{screen}", "-o", "{tmp}/a.csv"], "did you swap the arguments?"),
+        (["show", "{tmp}/mine.txt", "{screen}", "-o", "{tmp}/a.png"], "did you swap the arguments?"),
+        (["show", "{screen}", "digits", "-o", "{tmp}/a.png"], "expected one image; there are 1,400 in digits"),
+        (
+            ["fit", "digits", "-o", "{tmp}/s", "--calibration", "/nowhere"],
+            "no file, folder, glob or data set '/nowhere'",
+        ),
+        (["evaluate", "{screen}", "digits", "digits", "--alpha", "2"], "expected alpha in (0, 1); got 2"),
         (["predict", "{screen}", "/nowhere", "-o", "{tmp}/a.csv"], "no file, folder"),
         (["predict", "{screen}", "digits", "-o", "{tmp}/a.txt"], "ends in .csv"),
         (["predict", "{screen}", "digits", "-o", "{tmp}/a.csv", "--fdr", "3"], "false-discovery rate in (0, 1)"),
@@ -123,6 +138,34 @@ def test_wrong_input_is_one_line_that_explains(screen, tmp_path, capsys, argumen
     assert "Traceback" not in error
     assert error.strip().splitlines()[-1].startswith("error: ")
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "s", "digits", "-o", "a.csv", "--alpha", "2"], "alpha in (0, 1)"),
+        (["predict", "s", "digits", "-o", "a.csv", "--fdr", "0"], "false-discovery rate in (0, 1)"),
+        (["predict", "s", "digits", "-o", "a.txt"], "ends in .csv"),
+        (["predict", "s", "digits", "-o", "a.csv", "--report", "a.csv"], "are both a.csv"),
+        (["evaluate", "s", "digits", "digits", "-o", "a.txt"], "ends in .csv"),
+        (["show", "s", "a.png", "-o", "a"], "ends in .png, .svg, .pdf"),
+        (["sample", "s", "-o", "a.svg"], "ends in .png"),
+        (["export", "s", "-o", "/etc"], "is not a screen; it is left alone"),
+    ],
+)
+def test_arguments_are_checked_before_torch_is_loaded(tmp_path, arguments, words):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "a.txt").write_bytes(b"")
+    code = f"""
+import sys
+sys.modules["torch"] = None  # importing it fails
+from recondite.cli import main
+sys.exit(main({arguments!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
 
 
 @pytest.mark.parametrize(

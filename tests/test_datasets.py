@@ -239,10 +239,68 @@ def test_links_are_followed_but_not_in_circles(folder, tmp_path):
     assert len(names) == 41
 
 
-def test_a_file_named_twice_is_there_once_and_inside_its_root(folder):
+def test_a_list_gives_one_row_an_item_in_order(folder, screens, digits):
+    first, second = folder / "even" / "000.png", folder / "odd" / "001.png"
     around = folder / "odd" / ".." / "even" / "000.png"
-    names = ids_of(read([folder / "even" / "000.png", around, folder / "odd" / "001.png"]))
-    assert names == ["even/000.png", "odd/001.png"]
+    listed = [first, second, first, str(around), folder / "gone.png"]
+    verdicts = screens("pca").predict(listed)
+    assert verdicts.ids == ("even/000.png", "odd/001.png", "even/000.png (2)", "even/000.png (3)", "gone.png")
+    assert verdicts.instance_score[0] == verdicts.instance_score[2] == verdicts.instance_score[3]
+    assert verdicts.words[4] == "invalid"
+    (folder / "even" / "000.png (2)").write_bytes(first.read_bytes())
+    names = ids_of(read([first, folder / "even" / "000.png (2)", first]))
+    assert names == ["000.png", "000.png (2)", "000.png (3)"]
+    picture = Image.fromarray(digits[0])
+    for same in (picture, digits[0], first.read_bytes(), first):
+        found = screens("pca").predict([same, same])
+        assert len(found) == len(set(found.ids)) == 2
+        assert found.instance_score[0] == found.instance_score[1] == verdicts.instance_score[0]
+    assert len(set(ids_of(read([folder / "even"] * 2)))) == 40
+
+
+def test_a_sweep_of_a_list_with_a_file_twice_has_a_row_for_each(folder, screens, tmp_path):
+    from recondite.data.tables import read_events
+    from recondite.screen.sweep import sweep
+
+    first, second = folder / "even" / "000.png", folder / "odd" / "001.png"
+    sweep(screens("pca"), [first, second, first], tmp_path / "v.csv", maps=tmp_path / "maps")
+    assert [row["id"] for row in read_events(tmp_path / "v.csv")] == [
+        *("even/000.png", "odd/001.png", "even/000.png (2)")
+    ]
+    assert len([*(tmp_path / "maps").rglob("*.png")]) == 3
+
+
+def test_to_fit_a_file_named_twice_counts_once_and_is_told(folder, caplog):
+    first, around = folder / "even" / "000.png", folder / "odd" / ".." / "even" / "000.png"
+    images = open_images([first, around, folder / "odd" / "001.png"], role="fit")
+    assert images.ids == ["even/000.png", "odd/001.png"]
+    assert caplog.messages == ["1 file of the list named again: to fit, each counts once"]
+
+
+def test_paths_in_lists_are_like_single_ones(folder, tmp_path, monkeypatch, digits):
+    monkeypatch.setenv("HOME", str(folder))
+    expected = pixels_of(read(folder / "even" / "000.png"))
+    uri = (folder / "even" / "000.png").as_uri()
+    for source in ("~/even/000.png", uri, ["~/even/000.png"], [uri], [f"{folder}/even/00*.png"][:1]):
+        np.testing.assert_array_equal(pixels_of(read(source))[:1], expected)
+    (tmp_path / "a b#c").mkdir()
+    Image.fromarray(digits[3]).save(tmp_path / "a b#c" / "ä.png")
+    assert ids_of(read((tmp_path / "a b#c").as_uri())) == ["ä.png"]
+    assert ids_of(read([folder / "odd", folder / "even" / "000.png"]))[-2:] == ["odd/039.png", "even/000.png"]
+    assert ids_of(read([folder])) == ids_of(read(folder))
+    assert ids_of(read(["digits/test:1", folder / "even" / "000.png"]))[-1] == "000.png"
+    assert datasets.same_everywhere("s3://bucket/folder") == "s3://bucket/folder"
+    assert datasets.same_everywhere(uri) == str(folder / "even" / "000.png")
+    assert datasets.same_everywhere(["~/even"]) == [str(folder / "even")]
+
+
+def test_names_that_become_the_same_text_are_told_apart(tmp_path, digits):
+    import os
+
+    Image.fromarray(digits[0]).save(tmp_path / "a.png")
+    os.rename(os.fsencode(tmp_path / "a.png"), os.path.join(os.fsencode(tmp_path), b"bad\xff.png"))  # noqa: PTH104, PTH118
+    Image.fromarray(digits[1]).save(tmp_path / "bad\\xff.png")
+    assert len(set(ids_of(read(tmp_path)))) == 2
 
 
 def test_names_that_are_no_text_become_text(tmp_path, digits):

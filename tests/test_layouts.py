@@ -79,7 +79,7 @@ def test_visa(visa):
 
 
 def test_one_level_too_high_is_refused_with_the_right_path(mvtec, tmp_path):
-    with pytest.raises(InputError, match=r"1 data sets.*such as .*bottle"):
+    with pytest.raises(InputError, match=r"1 data set .*such as .*bottle"):
         ids(mvtec.parent, "fit")
     with pytest.raises(InputError, match=r"test with.*test/good"):
         ids(mvtec / "test", "fit")
@@ -89,6 +89,17 @@ def test_one_level_too_high_is_refused_with_the_right_path(mvtec, tmp_path):
     with pytest.raises(InputError, match=r"give .*own/train"):
         ids(tmp_path / "own", "fit")
     assert len(ids(tmp_path / "own", "predict")) == 2
+    for role in ("predict", "inliers", "outliers"):
+        with pytest.raises(InputError, match=r"1 data set .*such as .*bottle"):
+            ids(mvtec.parent, role)
+
+
+def test_a_part_that_is_missing_is_named(tmp_path):
+    put(tmp_path / "set" / "train" / "good" / "0.png")
+    for role, part in (("predict", "test"), ("inliers", "test/good")):
+        with pytest.raises(InputError, match=f"has train/good, and no {part}: name"):
+            ids(tmp_path / "set", role)
+    assert len(ids(tmp_path / "set", "fit")) == 1
 
 
 def test_sets_are_found(mvtec, visa):

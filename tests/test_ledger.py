@@ -83,7 +83,7 @@ def test_a_part_without_an_end_is_split_by_its_count(store):
 
 
 def test_two_sweeps_cannot_write_to_one_folder(store):
-    with store.locked(), pytest.raises(InputError, match="another sweep is writing"), store.locked():
+    with store.locked(), pytest.raises(InputError, match="another process is writing"), store.locked():
         pass
 
 

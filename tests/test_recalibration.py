@@ -8,6 +8,7 @@ from recondite.cli import main
 from recondite.data.tables import write_table
 from recondite.errors import InputError
 from recondite.reports.recalibration import recalibrate
+from recondite.screen.promise import promise
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +28,11 @@ def labels():
     return ["inlier"] * 250 + ["outlier"] * 20
 
 
-def table(path, screen, images, labels, statistics=True):
+def table(path, screen, images, labels, statistics=True, sampled=1.0):
+    """Write verdicts with labels; by default as a random sample, of all that came."""
     verdicts = screen.predict(images)
-    rows = [{**row, "label": label} for row, label in zip(verdicts.records(statistics), labels, strict=True)]
+    more = {} if sampled is None else {"sampled": sampled}
+    rows = [{**row, "label": label, **more} for row, label in zip(verdicts.records(statistics), labels, strict=True)]
     write_table(path, rows)
     return path
 
@@ -37,7 +40,7 @@ def table(path, screen, images, labels, statistics=True):
 def test_labels_give_the_screen_that_the_images_give(screen, stream, labels, tmp_path):
     events = table(tmp_path / "events.csv", screen, stream, labels)
     result = recalibrate(screen, events)
-    expected = screen.recalibrated(stream[:250])
+    expected = screen.recalibrated(stream[:250], group_by="none")
     assert np.array_equal(result.after.calibrator.scores, expected.calibrator.scores)
     assert result.after.fingerprint() == expected.fingerprint()
     assert result.after.threshold == expected.threshold > screen.threshold
@@ -45,7 +48,7 @@ def test_labels_give_the_screen_that_the_images_give(screen, stream, labels, tmp
         assert np.array_equal(result.after.observations[name], values)
     assert result.after.with_score("error").threshold == expected.with_score("error").threshold
     again = recalibrate(screen, events, images=stream)
-    assert again.after.fingerprint() == expected.fingerprint()
+    assert again.after.fingerprint() == screen.recalibrated(stream[:250]).fingerprint()
     result.after.save(tmp_path / "screen")
     assert recondite.load(tmp_path / "screen").fingerprint() == expected.fingerprint()
     assert result.after.facts["calibration"]["outliers"] == 20
@@ -68,11 +71,11 @@ def test_the_report_says_what_changes(screen, stream, labels, tmp_path):
 def test_labels_of_flagged_images_only_are_refused(screen, stream, labels, tmp_path):
     flagged = screen.predict(stream).is_outlier
     some = [label if flag else "" for label, flag in zip(labels, flagged, strict=True)]
-    events = table(tmp_path / "events.csv", screen, stream, some)
+    events = table(tmp_path / "events.csv", screen, stream, some, sampled=None)
     with pytest.raises(InputError, match=r"100% are flagged, of all .* labels that were given to flagged images only"):
         recalibrate(screen, events)
     counted = recalibrate(screen, events, unlabelled="inlier").after
-    assert counted.threshold == screen.recalibrated(stream[:250]).threshold
+    assert counted.threshold == screen.recalibrated(stream[:250], group_by="none").threshold
 
 
 def test_a_random_sample_is_not_refused(screen, stream, labels, tmp_path):
@@ -93,13 +96,27 @@ def test_the_last_label_of_an_image_counts(screen, stream, labels, tmp_path):
     assert len(result.after.calibrator.scores) == 250
 
 
+def test_a_label_does_not_pass_to_another_image_of_the_same_name(screen, digits, tmp_path):
+    """Two days of a camera whose counter began again: the names are the same, the images are others."""
+    monday, tuesday = (list(screen.predict(digits[start : start + 60]).records(True)) for start in (1400, 1500))
+    rows = [{**row, "label": "inlier"} for row in monday] + [{**row, "label": ""} for row in tuesday]
+    write_table(tmp_path / "events.csv", rows)
+    reviewed = recalibrate(screen, tmp_path / "events.csv").reviewed
+    assert len(reviewed.labels) == 120
+    assert list(reviewed.scores.instance_score[reviewed.rows("inlier")]) == [row["instance_score"] for row in monday]
+    rows[60]["label"] = "inlier"
+    write_table(tmp_path / "events.csv", rows)
+    with pytest.raises(InputError, match="are of different images"):
+        recalibrate(screen, tmp_path / "events.csv", images=digits[1400:1460])
+
+
 def test_calibration_images_can_be_kept(screen, digits, tmp_path):
     events = table(tmp_path / "events.csv", screen, digits[1400:1500], ["inlier"] * 100)
     for images in (None, digits[1400:1500]):
         kept = recalibrate(screen, events, images=images, keep=True).after
-        assert len(kept.calibrator.scores) == 380
+        assert 370 < len(kept.calibrator.scores) <= 380
         assert np.array_equal(kept.calibrator.scores[:280], screen.calibrator.scores)
-        assert {len(values) for values in kept.observations.values()} == {380}
+        assert {len(values) for values in kept.observations.values()} == {len(kept.calibrator.scores)}
         assert kept.with_score("evidence").threshold > 0
 
 
@@ -141,7 +158,9 @@ def test_the_command(screen, stream, labels, tmp_path, capsys):
     one, other = tmp_path / "verdicts.csv", tmp_path / "labelled.csv"
     assert main(["predict", str(tmp_path / "screen"), str(tmp_path / "new.npy"), "-o", str(one), "--statistics"]) == 0
     with one.open() as source, other.open("w", newline="") as target:
-        rows = [{**row, "label": label} for row, label in zip(csv.DictReader(source), labels, strict=True)]
+        rows = [
+            {**row, "label": label, "sampled": 1} for row, label in zip(csv.DictReader(source), labels, strict=True)
+        ]
         writer = csv.DictWriter(target, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -149,7 +168,7 @@ def test_the_command(screen, stream, labels, tmp_path, capsys):
     assert main([*arguments, "--report", str(tmp_path / "report.html")]) == 0
     assert "labelled inliers flagged" in capsys.readouterr().out
     after = recondite.load(tmp_path / "after")
-    assert after.threshold == screen.recalibrated(stream[:250]).threshold
+    assert after.threshold == screen.recalibrated(stream[:250], group_by="none").threshold
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 2
     assert "verdicts that change" in page
@@ -167,3 +186,87 @@ def test_confirmed_normals_can_be_learnt_from(screen, folder, tmp_path):
     confirmed = [folder / row["id"] for row in read_events(events) if row["label"] == "inlier"]
     again = recondite.fit(confirmed, detector="pca", latent_size=4, alpha=0.2)
     assert again.facts["images"]["images"] + again.facts["calibration"]["images"] <= 30
+
+
+@pytest.fixture(scope="module")
+def normal(screens, digits):
+    """A screen of other digits than it is shown, at alpha .05, and these: normal images as before."""
+    return screens("pca").recalibrated(digits[1400:1600], group_by="none"), digits[1600:]
+
+
+def test_a_random_sample_of_images_as_before_is_taken_without_a_sign(normal, tmp_path):
+    screen, images = normal
+    events = table(tmp_path / "events.csv", screen, images, ["inlier"] * len(images), sampled=None)
+    after = recalibrate(screen, events).after
+    assert not after.facts["calibration"]["no_promise"]
+    assert "at most 0.05" in promise(after)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("flagged alone", "100.0% are flagged"),
+        ("unflagged alone", "0.0% are flagged"),
+        ("flagged skipped", "of the images skipped 100% are flagged"),
+        ("the lowest", "0.0% are flagged|p-values are not uniform"),
+        ("the lowest, with their share of flagged ones", "p-values are not uniform"),
+    ],
+)
+def test_a_selection_by_scores_is_refused(what, said, screens, digits, tmp_path):
+    screen = screens("pca").with_alpha(0.1).recalibrated(digits[1000:1200], group_by="none")
+    images = digits[1200:]
+    verdicts = screen.predict(images)
+    flags, order = verdicts.is_outlier, np.argsort(verdicts.instance_score)
+    labels, chosen = ["inlier"] * len(images), np.arange(len(images))
+    if what == "flagged skipped":
+        labels = ["skip" if one else "inlier" for one in flags]
+    elif what == "flagged alone":
+        chosen = np.flatnonzero(flags)
+    elif what == "unflagged alone":
+        chosen = np.flatnonzero(~flags)
+    elif what == "the lowest":
+        chosen = order[:300]
+    else:
+        chosen = np.concatenate([order[:90], np.flatnonzero(flags)[:10]])
+    events = table(tmp_path / "events.csv", screen, images[chosen], [labels[i] for i in chosen], sampled=None)
+    with pytest.raises(InputError, match=said) as refused:
+        recalibrate(screen, events)
+    assert "sample-for-review" in str(refused.value)
+    forced = recalibrate(screen.with_alpha(0.4), events, force=True).after
+    assert forced.facts["calibration"]["no_promise"]
+    assert promise(forced).startswith("Nothing is promised")
+
+
+def test_a_sample_for_review_may_have_changed_but_not_be_left_half_labelled(screen, stream, tmp_path, capsys):
+    screen.save(tmp_path / "screen")
+    np.save(tmp_path / "new.npy", stream)
+    verdicts, sample = tmp_path / "verdicts.csv", tmp_path / "sample.csv"
+    main(["predict", str(tmp_path / "screen"), str(tmp_path / "new.npy"), "-o", str(verdicts), "--statistics"])
+    assert main(["sample-for-review", str(verdicts), "-o", str(sample), "-n", "150"]) == 0
+    with sample.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["id"] for row in rows}) == len(rows) == 150
+    assert {row["label"] for row in rows} == {""}
+    assert float(rows[0]["sampled"]) == pytest.approx(150 / 270)
+    for row in rows:
+        row["label"] = "outlier" if int(row["id"]) >= 250 else "inlier"
+    write_table(sample, rows)
+    assert main(["recalibrate", str(tmp_path / "screen"), str(sample), "-o", str(tmp_path / "after")]) == 0
+    assert recondite.load(tmp_path / "after").facts["calibration"]["sampled"]
+    for row in rows:
+        row["label"] = "" if row["is_outlier"] == "True" else row["label"]
+    write_table(sample, rows)
+    capsys.readouterr()
+    arguments = ["recalibrate", str(tmp_path / "screen"), str(sample), "-o", str(tmp_path / "other")]
+    assert main(arguments) == 2
+    assert "skipped" in capsys.readouterr().err
+    assert main([*arguments, "--force"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "other")]) == 0
+    assert "Nothing is promised" in " ".join(capsys.readouterr().out.split())
+
+
+def test_copies_in_a_table_count_once(normal, tmp_path):
+    screen, images = normal
+    events = table(tmp_path / "events.csv", screen, np.repeat(images, 3, axis=0), ["inlier"] * 3 * len(images))
+    assert len(recalibrate(screen, events).after.calibrator.scores) == len(images)

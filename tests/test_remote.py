@@ -55,7 +55,7 @@ def test_a_store_that_never_answers_is_no_verdict(bucket, server, screens, monke
     monkeypatch.setattr(stores, "_FIRST_PAUSE", 0.001)
     monkeypatch.setattr(stores, "ATTEMPTS", 2)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    listed = [stores.StoredFile(url, size) for _, url, size in list_files(bucket)]
+    listed = [file for _, file in list_files(bucket)]
     server.share = 1.0
     with pytest.raises(SourceError, match="cannot be read"):
         screens("pca").predict(listed[5:6])

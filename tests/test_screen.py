@@ -75,6 +75,65 @@ def test_too_few_calibration_images_are_noticed_before_training(digits, monkeypa
         tiny(digits[:300], calibration=0.6, validation=0.5)
 
 
+@pytest.mark.parametrize(
+    ("images", "options", "words"),
+    [
+        (
+            lambda d: d[:10],
+            {},
+            r"needs at least 19 calibration images; got 2: give more .* an alpha of at least 0\.334",
+        ),
+        (lambda d: d[:10], {"confidence": 0.95}, r"at least 59 calibration images; got 2: .* at least 0\.777"),
+        (
+            lambda d: np.repeat(d[:1], 30, axis=0),
+            {},
+            r"30 images, all identical: 30 are left to fit and 0 to calibrate",
+        ),
+        (lambda d: np.concatenate([d[:9]] * 5), {}, r"In all there are 45 images, of which 9 differ"),
+        (lambda d: d[:1], {}, r"1 image: 1 are left to fit|1 image"),
+        (
+            lambda d: [(one, "many") for one in d[:300]] + [(one, "few") for one in d[300:310]],
+            {"by_folder": True},
+            r"calibration images of group 'few'; got \d: give more",
+        ),
+    ],
+)
+def test_too_few_images_are_told_with_the_way_out(digits, images, options, words):
+    with pytest.raises(InputError, match=words):
+        tiny(images(digits), **{"alpha": 0.05, **options})
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 18, 19, 64, 99, 999])
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_the_smallest_alpha_named_is_one_that_works(n, confidence):
+    from recondite.statistics.calibration import Calibrator, smallest_alpha
+
+    calibrator = Calibrator(np.arange(n, dtype=float))
+    named = smallest_alpha(n, confidence)
+    assert np.isfinite(calibrator.threshold(named, confidence))
+    with pytest.raises(InputError, match=f"an alpha of at least {named:g}"):
+        calibrator.threshold(named * 0.98, confidence)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"alpha": 2}, "expected alpha in"),
+        ({"confidence": 1}, "expected confidence in"),
+        ({"guarantee": "none"}, "expected a guarantee among"),
+        ({"image_size": 4}, "sides from 8 to 2048"),
+        ({"calibration": "/nowhere"}, "no file, folder, glob or data set '/nowhere'"),
+        ({"calibration": 0.9, "validation": 0.2}, "leave images to fit"),
+        ({"on_bad": "never"}, "expected on_bad"),
+    ],
+)
+def test_arguments_are_checked_before_images_are_read(monkeypatch, options, words):
+    monkeypatch.setattr("recondite.screen.fit.sampled", lambda _: pytest.fail("images were looked at"))
+    monkeypatch.setattr("recondite.screen.fit.open_images", lambda *_, **__: pytest.fail("images were opened"))
+    with pytest.raises(InputError, match=words):
+        recondite.fit("digits", detector="pca", **options)
+
+
 def test_calibration_and_validation_images_can_be_given_and_never_leak(digits):
     screen = tiny(digits[:400], calibration=digits[300:500], validation=digits[500:600])
     assert screen.facts["images"]["images"] == 300

@@ -251,6 +251,25 @@ def test_a_store_is_read_as_a_table_of_events(url, screen_name, tmp_path):
         write_confirmed(f"{url}{joint}screen={screen_name}", tmp_path / "empty", tmp_path / "none")
 
 
+def test_the_label_given_last_counts_on_whichever_event_of_an_image(url, screen_name, tmp_path):
+    """Two events of one image: the later one was labelled first, and that was put right on the earlier one."""
+    register()
+
+    async def work(store):
+        await store.add([event(n, screen_name, sha256=f"{n // 2:064x}", name="same.png") for n in range(4)])
+        for number, label in ((1, "inlier"), (0, "outlier"), (2, "inlier")):
+            await store.label(event(number, screen_name).id, label)
+
+    with_store(url, work)
+    address = f"{url}{'&' if '?' in url else '?'}screen={screen_name}"
+    assert [row["label_number"] is None for row in read_events(address)] == [False, False, False, True]
+    kept = KeptImages(tmp_path / "kept", 1000)
+    for number in range(2):
+        kept.add(f"{number:064x}", b"\x89PNG...")
+    assert write_confirmed(address, tmp_path / "kept", tmp_path / "confirmed") == 1
+    assert [file.name for file in (tmp_path / "confirmed").iterdir()] == [f"{1:064x}.png"]
+
+
 def test_a_store_that_is_not_there_is_not_made(tmp_path):
     register()
     with pytest.raises(InputError, match="no file"):

@@ -7,7 +7,15 @@ import pytest
 
 import recondite
 from recondite import errors
-from recondite.errors import ArtifactError, InputError, NotCalibratedError, NotFittedError, ReconditeError, SourceError
+from recondite.errors import (
+    ArtifactError,
+    InputError,
+    NotCalibratedError,
+    NotFittedError,
+    OutputError,
+    ReconditeError,
+    SourceError,
+)
 
 
 def test_the_public_names():
@@ -20,6 +28,7 @@ def test_the_public_names():
         "Monitor",
         "NotCalibratedError",
         "NotFittedError",
+        "OutputError",
         "PRESETS",
         "ReconditeError",
         "Scores",
@@ -51,7 +60,7 @@ def test_every_error_a_user_can_meet_is_public():
 
 
 def test_the_tree_of_errors():
-    for kind in (InputError, NotFittedError, NotCalibratedError, ArtifactError, SourceError):
+    for kind in (InputError, NotFittedError, NotCalibratedError, ArtifactError, SourceError, OutputError):
         assert issubclass(kind, ReconditeError)
     assert issubclass(InputError, ValueError)
 

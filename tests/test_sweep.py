@@ -66,9 +66,18 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(screens, folder, tmp_path
     journal = tmp_path / ".out.csv.journal"
     journal.write_text(journal.read_text() + '{"id": "half a li')  # a crash in the middle of a write
     assert len(looked_at) == 32
-    for name in looked_at:
-        (folder / name).write_bytes(b"")  # if they were read again, they would be invalid now
-    result = sweep(screen, folder, tmp_path / "out.csv")
+    before = list(looked_at)
+
+    def noting(self, images, **options):
+        for part in scored(self, images, **options):
+            looked_at.extend(part.ids)
+            yield part
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Screen, "scored", noting)
+        result = sweep(screen, folder, tmp_path / "out.csv")
+    assert sorted(looked_at) == sorted(whole.ids)
+    assert set(looked_at[:32]) == set(before)
     assert result.taken_up == 32
     np.testing.assert_array_equal(result.verdicts.instance_score, whole.instance_score)
     assert (tmp_path / "out.csv").read_text() == (tmp_path / "whole.csv").read_text()

@@ -5,6 +5,7 @@ from .errors import ArtifactError as ArtifactError
 from .errors import InputError as InputError
 from .errors import NotCalibratedError as NotCalibratedError
 from .errors import NotFittedError as NotFittedError
+from .errors import OutputError as OutputError
 from .errors import ReconditeError as ReconditeError
 from .errors import SourceError as SourceError
 from .reports.report import write_report as write_report

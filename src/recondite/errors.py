@@ -21,5 +21,9 @@ class ArtifactError(ReconditeError):
     """A saved screen or checkpoint is damaged, tampered with, incompatible or absurd."""
 
 
+class OutputError(ReconditeError, OSError):
+    """Something could not be written: no room is left, or no right to; the message names the file."""
+
+
 class SourceError(ReconditeError):
     """Images could not be read for a reason that is not theirs, such as a network that fails; try again later."""

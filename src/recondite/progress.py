@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere, nothing unless asked."""
 
+import logging
 import os
 import sys
 import time
@@ -10,6 +11,25 @@ Advance = Callable[[int, str], None]
 """Called as advance(steps, note) while the work goes on."""
 
 _SECONDS_BETWEEN_LINES = 10.0
+_LOG = logging.getLogger("recondite")
+
+
+def say(text: str) -> None:
+    """Say something that whoever runs this should know, as a warning of the logger "recondite".
+
+    It goes to standard error, unless the program has set up logging otherwise.
+    """
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
+        _LOG.warning(text)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with what it counts, which takes an s.
+
+    >>> counted(1, "image"), counted(1200, "image")
+    ('1 image', '1,200 images')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from recondite.errors import InputError, ReconditeError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 for a failure, 2 for wrong input, 130 when interrupted."""
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    # A single "-" as a value would be taken for a flag.
+    tokens = ["/dev/stdout" if one == "-" else one for one in (sys.argv[1:] if arguments is None else arguments)]
     try:
         make_app(tokens)(tokens, result_action="return_value")
     except ReconditeError as error:
@@ -45,7 +46,15 @@ def make_app(tokens: Sequence[str]) -> App:
     app.command(train.studies_with_flags(tokens[1:]) if tokens[:1] == ["study"] else train.bare_study, name="study")
     for command in (
         *(predict.predict, predict.evaluate, predict.show, predict.sample, serve.serve, monitor.monitor),
-        *(monitor.recalibrate, monitor.guard_report, fit.info, share.export, share.push, share.datasets),
+        *(
+            monitor.sample_for_review,
+            monitor.recalibrate,
+            monitor.guard_report,
+            fit.info,
+            share.export,
+            share.push,
+            share.datasets,
+        ),
         *(share.detectors, share.demo),
     ):
         app.command(command)

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ from recondite.cli.flags import (
     value_of,
 )
 from recondite.errors import InputError
+from recondite.progress import counted
 
 if TYPE_CHECKING:
     from recondite.screen.screen import Screen
@@ -171,15 +172,30 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
 
 def _fit_screen(images: str, output: Path, on_cluster: Mapping[str, Any], **settings: Any) -> None:
     """Fit and write a screen; `on_cluster` says how on a cluster, and is empty for this process alone."""
-    import shutil
-
     from recondite.data.artifacts import check_target
-    from recondite.screen.fit import fit
-    from recondite.training.logs import TENSORBOARD
+    from recondite.data.datasets import check_source
+    from recondite.data.files import locked
+    from recondite.data.outputs import check_outputs
+    from recondite.statistics.calibration import check_promise
 
     output = Path(os.path.abspath(output))
     check_target(output)
-    run_folder = output.with_name(f"{output.name}.run")
+    check_outputs({}, {"-o": output})
+    check_promise(settings["alpha"], settings["confidence"])
+    check_source(images)
+    first = os.environ.get("RANK", "0") == "0"
+    with locked(output) if first else nullcontext():
+        _fit_and_save(images, output, on_cluster, settings)
+
+
+def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    import shutil
+
+    from recondite.data.files import fitting
+    from recondite.screen.fit import fit
+    from recondite.training.logs import TENSORBOARD
+
+    run_folder = output.with_name(fitting(output.name, ".run"))
     run_folder.mkdir(parents=True, exist_ok=True)
     try:
         if on_cluster:
@@ -235,7 +251,7 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
 def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
     """Return what a screen is and what it promises, as rows of a table."""
     from recondite.options import shown_options
-    from recondite.screen.promise import units_in_words
+    from recondite.screen.promise import promise, units_in_words
 
     low, high = screen.false_alarm_interval
     best = screen.detector.history.best_validation
@@ -247,12 +263,14 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         *([("what counts", preprocessing.region_in_words)] if preprocessing.restricted else []),
         ("options", ", ".join(f"{name}={value}" for name, value in shown_options(screen.detector.options).items())),
         ("judges by", _score_in_words(screen)),
-        ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
+        ("learnt from", counted(facts.get("images", {}).get("images", 0), "image")),
         *([("belong together", units_in_words(units))] if units and units["units"] < units["images"] else []),
         ("validation error", "none" if best is None else f"{best:.6g}"),
         (
             "calibrated on",
-            ", ".join(f"{size:,} images {group or ''}".strip() for group, size in screen.calibrator.sizes.items()),
+            ", ".join(
+                f"{counted(size, 'image')} {group or ''}".strip() for group, size in screen.calibrator.sizes.items()
+            ),
         ),
         (
             "alpha",
@@ -260,6 +278,7 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
             + (f" with {100 * screen.confidence:g} % confidence ({screen.guarantee})" if screen.confidence else ""),
         ),
         ("true false-alarm rate", f"{low:.4f} to {high:.4f} (95 % interval)"),
+        *([("promise", promise(screen))] if facts.get("calibration", {}).get("no_promise") else []),
         ("threshold", ", ".join(f"{value:.6g} {group or ''}".strip() for group, value in screen.thresholds.items())),
         ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
     ]

@@ -17,9 +17,27 @@ OnBad = Literal["flag", "skip", "raise"]
 
 
 def load_screen(
-    path: str, alpha: float | None, confidence: float | None, device: str, score: str | None = None
+    path: str,
+    alpha: float | None,
+    confidence: float | None,
+    device: str,
+    score: str | None = None,
+    others: Sequence[object] = (),
 ) -> "Screen":
-    """Load a screen, at another false-alarm rate or by another score if asked."""
+    """Load a screen, at another false-alarm rate or by another score if asked.
+
+    Args:
+        path: as the user gave it.
+        alpha, confidence, score: in place of those of the screen.
+        device: cpu or cuda.
+        others: what the user gave beside it; if one of them is a screen and `path` is not, they may be swapped.
+    """
+    from recondite.data.artifacts import holds_manifest
+    from recondite.statistics.calibration import check_promise
+
+    check_promise(alpha, confidence)  # before torch is loaded
+    if not holds_manifest(Path(path)) and (swapped := [one for one in others if holds_manifest(Path(str(one)))]):
+        raise InputError(f"{path} is not a screen, and {swapped[0]} is one: did you swap the arguments?")
     from recondite.screen.screen import load
 
     screen = load(path).to(device)

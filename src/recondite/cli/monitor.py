@@ -1,6 +1,7 @@
 """recondite monitor, recalibrate, guard-report."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from cyclopts import Parameter
 from recondite.cli.console import print_table
 from recondite.cli.flags import Output, load_screen
 from recondite.errors import InputError
+from recondite.progress import counted
 
 
 def monitor(
@@ -36,7 +38,7 @@ def monitor(
         Table that `recondite predict` wrote, .csv, .jsonl or .parquet, its rows in the order of time; or the store of
         `recondite serve`: sqlite:///events.db?screen=NAME&version=VERSION, or an address of Postgres.
     output
-        Table of shifted statistics to write: .csv, .jsonl or .parquet.
+        Table of shifted statistics to write: .csv, .jsonl or .parquet, or - for CSV on standard output.
     report
         HTML report to write, with figures.
     state
@@ -54,16 +56,21 @@ def monitor(
     seed
         Random seed for breaking ties.
     """
-    from recondite.data.tables import check_table_path, write_table
-    from recondite.reports.drift import moved_rows, watch, write_drift_page
+    from recondite.data.outputs import check_outputs
+    from recondite.data.tables import check_table_path, is_stdout, write_table
 
     if output is not None:
         check_table_path(output)
+    check_outputs({"-o": output, "--report": report, "--state": state}, inputs=[events])
     _look_back(events)
-    judge = load_screen(screen, None, confidence, "cpu", score)
+    judge = load_screen(screen, None, confidence, "cpu", score, others=[events])
+    from recondite.reports.drift import moved_rows, watch, write_drift_page
+
     drift = watch(judge, events, false_alarm=false_alarm, window=window, seed=seed, group=group, state=state)
-    print(drift.in_words())
-    if drift.moved:
+    to_stdout = output is not None and is_stdout(output)
+    told = sys.stderr if to_stdout else sys.stdout
+    print(drift.in_words(), file=told)
+    if drift.moved and not to_stdout:
         columns = [("statistic", "moved", "shift (std)", "difference", "p-value")]
         print_table(
             columns
@@ -82,10 +89,10 @@ def monitor(
         )
     if output is not None:
         write_table(output, moved_rows(drift.moved))
-        print(f"table:  {output}")
+        print(f"table:  {output}", file=told)
     if report is not None:
         write_drift_page(report, drift, judge)
-        print(f"report: {report}")
+        print(f"report: {report}", file=told)
 
 
 def recalibrate(
@@ -99,6 +106,7 @@ def recalibrate(
     extend: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
     group: str | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
     image_store: Path | None = None,
     export_inliers: Path | None = None,
 ) -> None:
@@ -123,21 +131,26 @@ def recalibrate(
         HTML report to write, with the threshold and the rates before and after.
     group
         Group of all images, where the ids do not tell it.
+    force
+        Go on where the labels are of a selection of images; the new screen then says that it promises nothing.
     image_store
         Folder in which `recondite serve` kept images.
     export_inliers
         Folder to copy the images labelled inlier to, to fit a new screen with.
     """
     from recondite.data.artifacts import check_target
-    from recondite.reports.recalibration import recalibrate as calibrate
-    from recondite.reports.recalibration import write_recalibration_page
+    from recondite.data.outputs import check_outputs
 
     if (image_store is None) != (export_inliers is None):
         raise InputError("--export-inliers copies images of --image-store: give both or neither")
     check_target(Path(os.path.abspath(output)))
+    check_outputs({"--report": report}, {"-o": output, "--export-inliers": export_inliers}, inputs=[events])
     _look_back(events)
-    judge = load_screen(screen, None, None, "cpu")
-    result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=extend, group=group)
+    judge = load_screen(screen, None, None, "cpu", others=[events])
+    from recondite.reports.recalibration import recalibrate as calibrate
+    from recondite.reports.recalibration import write_recalibration_page
+
+    result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=extend, group=group, force=force)
     result.after.save(output)
     print_table(
         [("measure", "before", "after"), *(tuple(row.values()) for row in result.table)],
@@ -151,7 +164,31 @@ def recalibrate(
     if image_store is not None and export_inliers is not None:
         from recondite.service.engine.feedback import write_confirmed
 
-        print(f"inliers: {export_inliers} ({write_confirmed(events, image_store, export_inliers):,} images)")
+        print(f"inliers: {export_inliers} ({counted(write_confirmed(events, image_store, export_inliers), 'image')})")
+
+
+def sample_for_review(
+    events: str, /, *, output: Output, count: Annotated[int, Parameter(alias="-n")] = 200, seed: int = 0
+) -> None:
+    """Draw a random sample of judged images to label, for `recondite recalibrate`.
+
+    Parameters
+    ----------
+    events
+        Table of verdicts, or the store of `recondite serve`, as for `recondite recalibrate`.
+    output
+        Table to write: .csv, .jsonl or .parquet; its column label is empty, to be filled in.
+    count
+        Number of images.
+    seed
+        Random seed of the draw.
+    """
+    from recondite.reports.reviewed import sample_for_review as draw
+
+    drawn, of = draw(events, output, count, seed)
+    print(f"table:  {output} ({drawn:,} of {of:,} images, drawn at random)")
+    print("next: write inlier or outlier into the column label of every row, and then")
+    print(f"      recondite recalibrate SCREEN {output} -o NEW_SCREEN")
 
 
 def guard_report(
@@ -200,13 +237,16 @@ def guard_report(
         False-rejection rate: share of the inliers that may be turned away, in (0, 1); by default
         the screen's.
     """
+    from recondite.data.outputs import check_outputs
+
+    if (calibration is None) != (calibration_outputs is None):
+        raise InputError("--calibration and --calibration-outputs belong together")
+    check_outputs({}, {"-o": output})
     from recondite.reports.guard_report import COLUMNS, scores_of, table_cells, write_guard_report
     from recondite.reports.guard_report import guard_report as measure
     from recondite.screen.classifier_outputs import read_outputs
 
-    if (calibration is None) != (calibration_outputs is None):
-        raise InputError("--calibration and --calibration-outputs belong together")
-    judge = load_screen(screen, alpha, None, "cpu", score)
+    judge = load_screen(screen, alpha, None, "cpu", score, others=[inliers, outliers])
     outputs = [read_outputs(path) for path in (inlier_outputs, outlier_outputs)]
     report = measure(
         judge,

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from recondite.cli.console import print_table
 from recondite.cli.flags import CLUSTER_GROUP, OnBad, Output, load_screen
 from recondite.errors import InputError
+from recondite.progress import counted
 
 if TYPE_CHECKING:
     from recondite.screen.screen import Screen
@@ -49,13 +50,13 @@ def predict(
         Folder, file, glob, .npy, .npz, data set or s3:// address; with --cluster also tars (webdataset) and Parquet
         files with the bytes of images.
     output
-        Table to write: .csv, .jsonl or .parquet; with --cluster a folder of such tables.
+        Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output; with --cluster a folder of tables.
     region
         Folder with one mask per image, for a screen that was fitted with one.
     report
         HTML report to write, with figures and pictures.
     maps
-        Folder for a PNG heat map of each image.
+        Folder for a PNG heat map of each image, not among the images.
     fdr
         Control the false-discovery rate of all these images at this level, in (0, 1), instead of the false-alarm rate.
     score
@@ -85,15 +86,28 @@ def predict(
     part_size
         With --cluster: images per part; a part is judged again if its worker dies.
     """
+    from recondite.data.datasets import check_source
+    from recondite.data.outputs import check_outputs
+    from recondite.data.tables import check_table_path, is_stdout
+    from recondite.statistics.scores import check_rate
+
+    if cluster is None:
+        check_table_path(output)
+        check_outputs({"-o": output, "--report": report}, {"--maps": maps}, images=images)
+    elif report is not None or maps is not None:
+        raise InputError("--report and --maps need all images on one machine; leave them or --cluster out")
+    elif region is not None:
+        raise InputError("a cluster judges no images with masks of their own: leave --region or --cluster out")
+    else:
+        check_outputs({}, {"-o": output})
+    if fdr is not None:
+        check_rate(fdr)
+    judge = load_screen(screen, alpha, confidence, device if cluster is None else "cpu", score, others=[images])
+    check_source(images)
     from recondite.screen.promise import promise
     from recondite.screen.sweep import sweep
 
-    judge = load_screen(screen, alpha, confidence, device if cluster is None else "cpu", score)
     if cluster is not None:
-        if report is not None or maps is not None:
-            raise InputError("--report and --maps need all images on one machine; leave them or --cluster out")
-        if region is not None:
-            raise InputError("a cluster judges no images with masks of their own: leave --region or --cluster out")
         sharing = {"workers": workers, "threads": threads, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
         rows = {"fdr": fdr, "group": group, "on_bad": on_bad, "statistics": statistics}
         predict_on_cluster(judge, images, output, cluster, {**sharing, "part_size": part_size}, **rows)
@@ -112,16 +126,18 @@ def predict(
     )
     verdicts = result.verdicts
     if result.taken_up:
-        print(f"took up {result.taken_up:,} scores of an interrupted sweep", file=sys.stderr)
+        print(f"took up {counted(result.taken_up, 'score')} of an interrupted sweep", file=sys.stderr)
     counts = verdicts.counts()
-    print(f"{len(verdicts):,} images: " + ", ".join(f"{count:,} {word}" for word, count in counts.items()))
-    print(promise(judge, fdr))
-    print(f"table:  {output}")
+    told = sys.stderr if is_stdout(output) else sys.stdout
+    words = ", ".join(f"{count:,} {word}" for word, count in counts.items())
+    print(f"{counted(len(verdicts), 'image')}: {words}", file=told)
+    print(promise(judge, fdr), file=told)
+    print(f"table:  {output}", file=told)
     if report is not None:
         from recondite.reports.report import write_report  # matplotlib takes a while
 
         write_report(report, judge, verdicts, result.images)
-        print(f"report: {report}")
+        print(f"report: {report}", file=told)
 
 
 def evaluate(
@@ -151,7 +167,7 @@ def evaluate(
     truth
         Folder of masks (of an MVTec-style folder: ground_truth), to measure how well defects are located.
     output
-        Table to write: .csv, .jsonl or .parquet.
+        Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output.
     score
         Score to judge by: error, evidence, auto or a statistic; `recondite info` lists them. By default the screen's.
     alpha
@@ -163,20 +179,27 @@ def evaluate(
     device
         cpu or cuda.
     """
-    from recondite.data.tables import check_table_path, write_table
-    from recondite.reports.evaluation import evaluate as measure
+    from recondite.data.datasets import check_source
+    from recondite.data.outputs import check_outputs
+    from recondite.data.tables import check_table_path, is_stdout, write_table
 
     if output is not None:
         check_table_path(output)
-    judge = load_screen(screen, alpha, confidence, device, score)
+        check_outputs({"-o": output})
+    judge = load_screen(screen, alpha, confidence, device, score, others=[inliers, outliers])
+    for source in (inliers, outliers):
+        check_source(source)
+    from recondite.reports.evaluation import evaluate as measure
+
     rows = measure(judge, inliers, outliers, group=group, progress=True)
     if truth is not None:
         from recondite.reports.evaluation import localisation
 
         rows += localisation(judge, inliers, outliers, truth, progress=True)
-    print_table(
-        [(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}"
-    )
+    if output is None or not is_stdout(output):
+        print_table(
+            [(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}"
+        )
     if output is not None:
         write_table(output, rows)
 
@@ -197,9 +220,15 @@ def show(screen: str, image: str, /, *, output: Output, group: str | None = None
     device
         cpu or cuda.
     """
+    from recondite.data.datasets import check_source
+    from recondite.data.outputs import check_outputs, check_picture
+
+    check_picture(output)
+    check_outputs({"-o": output}, inputs=[image])
+    judge = load_screen(screen, None, None, device, others=[image])
+    check_source(image)
     from recondite.reports.explanation import draw, in_words
 
-    judge = load_screen(screen, None, None, device)
     verdicts = draw(judge, image, output, group)
     print(in_words(judge, verdicts))
     print(f"picture: {output}")
@@ -229,6 +258,10 @@ def sample(
     device
         cpu or cuda.
     """
+    from recondite.data.outputs import check_outputs, check_picture
+
+    check_picture(output, (".png",))
+    check_outputs({"-o": output})
     from recondite.reports.explanation import draw_samples, latents_in_words
 
     judge = load_screen(screen, None, None, device)
@@ -253,9 +286,9 @@ def predict_on_cluster(
     options = make_options(Workers, workers, "--cluster")
     result = cluster_sweep(screen, images, output, cluster=cluster, workers=options, progress=True, **rows)
     if result.taken_up:
-        print(f"took up {result.taken_up:,} images that were judged before", file=sys.stderr)
+        print(f"took up {counted(result.taken_up, 'image')} judged before", file=sys.stderr)
     manifest = result.manifest
     counts = ", ".join(f"{count:,} {word}" for word, count in manifest["counts"].items())
-    print(f"{manifest['images']:,} images, {manifest['rows']:,} rows: {counts}")
+    print(f"{counted(manifest['images'], 'image')}, {counted(manifest['rows'], 'row')}: {counts}")
     print(promise(screen, rows.get("fdr")))
-    print(f"{manifest['parts']:,} parts: {output}, proven by {output / MANIFEST}")
+    print(f"{counted(manifest['parts'], 'part')}: {output}, proven by {output / MANIFEST}")

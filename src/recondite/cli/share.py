@@ -64,10 +64,15 @@ def export(
     pixels
         Input of the graph: float32 in [0, 1], or uint8 for other programs, which refuses images of another size.
     """
-    from recondite.screen.export import export_onnx, export_openvino
+    from recondite.data.artifacts import check_target
+    from recondite.data.outputs import check_outputs
 
     if to == "onnx" and int8 is not None:
         raise InputError("--int8 is for --to openvino")
+    check_target(output)
+    check_outputs({}, {"-o": output})
+    from recondite.screen.export import export_onnx, export_openvino
+
     judge = load_screen(screen, None, None, "cpu")
     if to == "onnx":
         export_onnx(judge, output, pixels=pixels)
@@ -111,6 +116,9 @@ def demo(*, output: Output = Path("demo"), epochs: int | None = None) -> None:
     epochs
         Passes over the digits; by default enough to train well.
     """
+    from recondite.data.outputs import check_outputs
+
+    check_outputs({}, {"-o": output})
     from recondite.cli.demo import run_demo
 
     shown = run_demo(output, epochs)

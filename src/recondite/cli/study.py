@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from recondite.cli.console import print_table
+from recondite.cli.flags import load_screen
 from recondite.errors import InputError
+from recondite.progress import counted
 
 if TYPE_CHECKING:
     from recondite.screen.screen import Screen
@@ -65,7 +67,7 @@ def mask_size(
     from recondite.studies.masks import mask_size_study
 
     chosen = {"sizes": _numbers("--sizes", sizes, int), "count": count, "score": score, **asdict(masks)}
-    rows = mask_size_study(_load(screen), images, output, progress=True, **chosen)
+    rows = mask_size_study(_load(screen, output, images), images, output, progress=True, **chosen)
     _print(rows, "score against mask size", output)
 
 
@@ -87,7 +89,14 @@ def severity(
 
     names = None if corruptions is None else corruptions.split(",")
     rows = severity_study(
-        _load(screen), images, output, corruptions=names, count=count, score=score, seed=seed, progress=True
+        _load(screen, output, images),
+        images,
+        output,
+        corruptions=names,
+        count=count,
+        score=score,
+        seed=seed,
+        progress=True,
     )
     _print([row for row in rows if row["severity"] in (1, 5)], "score against corruption, severities 1 and 5", output)
 
@@ -109,7 +118,7 @@ def top_percent(
     from recondite.studies.masks import feature_share_study
 
     chosen = {"sizes": _numbers("--sizes", sizes, int), "shares": _numbers("--shares", shares, float), **asdict(masks)}
-    rows = feature_share_study(_load(screen), images, output, count=count, progress=True, **chosen)
+    rows = feature_share_study(_load(screen, output, images), images, output, count=count, progress=True, **chosen)
     _print(rows, "mean score of the worst values", output)
 
 
@@ -126,7 +135,7 @@ def microscope(
     from recondite.studies.masks import microscope_study
 
     chosen = {"sizes": _numbers("--sizes", sizes, int), **asdict(masks)}
-    rows = microscope_study(_load(screen), image, output, progress=True, **chosen)
+    rows = microscope_study(_load(screen, output, image), image, output, progress=True, **chosen)
     _print(rows, "one image", output)
 
 
@@ -134,7 +143,7 @@ def defects(screen: ScreenFolder, images: Images, /, *, output: Output, count: C
     """Measure how well small made-up defects are detected and localised."""
     from recondite.studies.severity import defects_study
 
-    rows = defects_study(_load(screen), images, output, count=count, seed=seed, progress=True)
+    rows = defects_study(_load(screen, output, images), images, output, count=count, seed=seed, progress=True)
     _print(rows, "small defects", output)
 
 
@@ -152,7 +161,9 @@ def interpolation(
     """Walk from one image to another through the latent space."""
     from recondite.studies.latent import interpolation_study
 
-    rows = interpolation_study(_load(screen), images, output, first=first, second=second, steps=steps, seed=seed)
+    rows = interpolation_study(
+        _load(screen, output, images), images, output, first=first, second=second, steps=steps, seed=seed
+    )
     _print(rows, "between two images", output)
 
 
@@ -172,7 +183,9 @@ def denoising(
     from recondite.studies.latent import denoising_study
 
     noise = _numbers("--levels", levels, float)
-    rows = denoising_study(_load(screen), images, output, levels=noise, count=count, seed=seed, progress=True)
+    rows = denoising_study(
+        _load(screen, output, images), images, output, levels=noise, count=count, seed=seed, progress=True
+    )
     _print(rows, "out of noise", output)
 
 
@@ -197,13 +210,13 @@ def latent_map(
 
     chosen: dict[str, Any] = {"count": count, "thumbnails": thumbnails, "seed": seed, "progress": True}
     if into is None:
-        rows = latent_map_study(_load(screen), images, output, new=new, new_count=new_count, **chosen)
+        rows = latent_map_study(_load(screen, output, images), images, output, new=new, new_count=new_count, **chosen)
         print(f"map:   {output / 'map'}")
     elif new is not None:
         raise InputError("expected --new or --into, not both: with --into, IMAGES are the new ones")
     else:
-        rows = placing_study(_load(screen), images, output, into=into, **chosen)
-    print(f"{len(rows):,} images\ntable: {output / 'table.csv'}\npage:  {output / 'study.html'}")
+        rows = placing_study(_load(screen, output, images), images, output, into=into, **chosen)
+    print(f"{counted(len(rows), 'image')}\ntable: {output / 'table.csv'}\npage:  {output / 'study.html'}")
 
 
 def thresholds(
@@ -218,7 +231,9 @@ def thresholds(
     """Compare threshold rules on fresh images, and draw the losses with all of them."""
     from recondite.studies.thresholds import thresholds_study
 
-    rows = thresholds_study(_load(screen), images, output, outliers=outliers, score=score, progress=True)
+    rows = thresholds_study(
+        _load(screen, output, images), images, output, outliers=outliers, score=score, progress=True
+    )
     _print(rows, "threshold rules", output)
 
 
@@ -234,6 +249,7 @@ def linear(
     seed: Seed = 0,
 ) -> None:
     """Compare PCA, a linear autoencoder and a convolutional one at equal latent size."""
+    _check(output, images)
     from recondite.studies.linear import linear_study
 
     training: dict[str, Any] = {
@@ -246,10 +262,18 @@ def linear(
     _print(rows, "linear and not", output)
 
 
-def _load(name: str) -> "Screen":
-    from recondite.screen.screen import load
+def _load(name: str, output: Path, images: str) -> "Screen":
+    """Check the output of a study of a screen, and load the screen."""
+    _check(output, images)
+    return load_screen(name, None, None, "cpu", others=[images])
 
-    return load(name)
+
+def _check(output: Path, images: str) -> None:
+    from recondite.data.datasets import check_source
+    from recondite.data.outputs import check_outputs
+
+    check_outputs({}, {"-o": output}, images=images)
+    check_source(images)
 
 
 def _numbers(flag: str, text: str, kind: type[Any]) -> list[Any]:

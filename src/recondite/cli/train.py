@@ -76,6 +76,7 @@ def bare_study() -> None:
 def studies_with_flags(tokens: Sequence[str]) -> App:
     """Return the studies as commands, with the flags of the detectors that the tokens name."""
     from recondite.cli.study import add_studies
+    from recondite.data.outputs import check_outputs
     from recondite.detectors import detector_class
     from recondite.options import TrainingOptions
 
@@ -100,6 +101,7 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
 
         After an interruption, run it again to continue.
         """
+        check_outputs({}, {"-o": output}, images=dataset)
         from recondite.studies.training.one_class import one_class_study
 
         given = {**runs.arguments(), **(options or {}), **(training or {})}
@@ -131,6 +133,7 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
 
         After an interruption, run it again to continue.
         """
+        check_outputs({}, {"-o": output}, images=dataset)
         from recondite.studies.training.grid import latent_size_study
 
         given = {**runs.arguments(), **(options or {}), **(training or {})}
@@ -169,6 +172,7 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
 
         After an interruption, run it again to continue.
         """
+        check_outputs({}, {"-o": output}, images=dataset)
         from recondite.studies.training.grid import grid_study
 
         given = {**runs.arguments(), **(options or {}), **(training or {})}
@@ -241,6 +245,9 @@ def bench_pairs(
     seeds
         How often to fit, each time with other weights and draws.
     """
+    from recondite.data.outputs import check_outputs
+
+    check_outputs({}, {"-o": output})
     from recondite.studies.training.cross_dataset import BASELINE, cross_dataset_benchmark
 
     rows = cross_dataset_benchmark(
@@ -296,6 +303,9 @@ def bench_defects(
     threads
         Threads of each run; as many as torch takes by default.
     """
+    from recondite.data.outputs import check_outputs
+
+    check_outputs({}, {"-o": output}, images=[*folders])
     from recondite.studies.training.defect_sets import DEFAULT_DETECTORS
     from recondite.studies.training.defect_sets import bench_defects as bench
 

@@ -1,20 +1,19 @@
 """Progress of a sweep: parts done, running and pending; the only writer of its journal and parts."""
 
-import fcntl
 import hashlib
 import io
 import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 from recondite.cluster.sources import Piece
-from recondite.data.files import atomic_file
+from recondite.data.files import atomic_file, locked, naming
 from recondite.errors import InputError
 
 DEATHS_BEFORE_A_SPLIT = 2
@@ -91,7 +90,8 @@ class Folder:
             temporary.write_bytes(content)
 
     def append(self, name: str, line: str) -> None:
-        with (self.root / name).open("a", encoding="utf-8") as stream:
+        path = self.root / name
+        with naming(path), path.open("a", encoding="utf-8") as stream:
             stream.write(line)
 
     def read(self, name: str) -> bytes | None:
@@ -109,21 +109,13 @@ class Folder:
         """Wait until everything is on the disk."""
         os.sync()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep other processes out.
 
         Raises:
             InputError: another sweep writes here.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / ".lock"
-        with path.open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(f"another sweep is writing to {self.root}") from error
-            yield
+        return locked(self.root, self.root / ".lock")
 
 
 class Ledger:

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from recondite.cluster.shards import Shard, count_images, cuts, is_shard, open_shard
 from recondite.data.datasets import ImageSet, open_images
-from recondite.data.images import IMAGE_SUFFIXES
-from recondite.data.remote import is_url, list_files
+from recondite.data.files import local_path
+from recondite.data.formats import is_image_name, passed_over
+from recondite.data.identity import identity_of
+from recondite.data.remote import list_files
 from recondite.errors import InputError
+from recondite.progress import say
 
 LARGEST_PIXELS = 32 << 20
 """Bytes of a piece whose pixels travel with it, where a source is an array."""
@@ -42,7 +47,7 @@ class Source(Protocol):
         """Return how many images a unit has."""
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of what is known of the images before they are read."""
+        """Return a SHA-256 of what is known of the images before they are read: names, sizes, times of change."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,10 @@ class ListedSource:
         return self.size
 
     def fingerprint(self) -> str:
-        return hash_of_ids(self.listed.ids or ())
+        listed = self.listed
+        if not listed.parallel and not isinstance(listed.items, np.ndarray | list):
+            return hash_of_ids(listed.ids or ())  # each may have to be computed
+        return _hash_of_images(listed.ids or (), (identity_of(listed.entry(index)[0]) for index in range(self.size)))
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class ShardedSource:
     """Tars and Parquet files, each with many images; the units."""
 
     shards: list[Shard]
+    identities: tuple[str | None, ...] = ()
     size: None = None
 
     def pieces(self, size: int) -> Iterator[Piece]:
@@ -93,7 +102,7 @@ class ShardedSource:
         return count_images(self.shards[unit])
 
     def fingerprint(self) -> str:
-        return hash_of_ids(shard.name for shard in self.shards)
+        return _hash_of_images((shard.name for shard in self.shards), self.identities)
 
 
 def hash_of_ids(ids: Iterable[str]) -> str:
@@ -102,6 +111,10 @@ def hash_of_ids(ids: Iterable[str]) -> str:
     for name in ids:
         digest.update(f"{name}\n".encode())
     return digest.hexdigest()
+
+
+def _hash_of_images(names: Iterable[str], identities: Iterable[str | None]) -> str:
+    return hash_of_ids(f"{identity} {name}" for name, identity in zip(names, identities, strict=True))
 
 
 def open_source(source: object, shape: tuple[int, ...]) -> Source:
@@ -118,7 +131,7 @@ def open_source(source: object, shape: tuple[int, ...]) -> Source:
     """
     shards = _shards(str(source)) if isinstance(source, str | Path) else []
     if shards:
-        return ShardedSource(shards)
+        return ShardedSource([shard for shard, _ in shards], tuple(identity for _, identity in shards))
     opened = open_images(source, shape=shape)
     if opened.ids is None:
         raise InputError("a sweep needs a source that can be walked through again; got a stream")
@@ -127,18 +140,24 @@ def open_source(source: object, shape: tuple[int, ...]) -> Source:
     return ListedSource(opened)
 
 
-def _shards(source: str) -> list[Shard]:
-    """Return the tars and Parquet files at a place; none if there are none."""
+def _shards(source: str) -> list[tuple[Shard, str | None]]:
+    """Return the tars and Parquet files at a place, with their identities; none if there are none."""
     found: list[tuple[str, str]] = []
-    path = Path(source)
-    if is_url(source):
-        found = [(name, url) for name, url, _ in list_files(source)]
+    path = local_path(source)
+    versions: dict[str, str | None] = {}
+    if path is None:
+        listed = list_files(source)
+        found = [(name, file.url) for name, file in listed]
+        versions = {file.url: identity_of(file) for _, file in listed}
     elif path.is_file():
         found = [(path.name, os.path.abspath(path))]
     elif path.is_dir():
-        files = (file for file in path.rglob("*") if file.is_file())
+        files = [file for file in path.rglob("*") if file.is_file()]
         found = sorted((file.relative_to(path).as_posix(), os.path.abspath(file)) for file in files)
-    shards = [Shard(name, url) for name, url in found if is_shard(name)]
-    if shards and any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name, _ in found):
+    shards = [(Shard(name, url), versions.get(url) or identity_of(url)) for name, url in found if is_shard(name)]
+    if shards and any(is_image_name(name) for name, _ in found):
         raise InputError(f"{source} holds images side by side with tars or Parquet files: give one kind of them")
+    others = passed_over(name for name, _ in found if not is_shard(name))
+    if shards and others:
+        say(others)
     return shards

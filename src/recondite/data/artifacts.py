@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from recondite.data.files import atomic_file, atomic_folder, existing_folder, sha256_of_file
-from recondite.errors import ArtifactError
+from recondite.data.files import atomic_file, atomic_folder, existing_folder, fitting, sha256_of_file
+from recondite.errors import ArtifactError, OutputError
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 32 << 20
 LARGEST_FILE = 8 << 30
+_SHOWN = 60
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -38,7 +39,7 @@ def write_folder(
     check_target(path)
     with atomic_folder(path) as folder:
         for name, arrays in tensors.items():
-            save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, folder / name)
+            _save(folder / name, arrays, path)
         for name, content in others.items():
             (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
         files = {
@@ -78,6 +79,8 @@ def read_manifest(path: Path, schema: int, *kinds: str) -> dict[str, Any]:
     for name in manifest["files"]:
         if name != Path(name).name or name in (".", "..", MANIFEST) or "\\" in name:
             raise ArtifactError(f"{path / MANIFEST} names a file outside its folder: {name!r}")
+        if fitting(name) != name or "\0" in name:
+            raise ArtifactError(f"{path / MANIFEST} names a file that no disk can hold: {name[:_SHOWN]!r} ...")
     return manifest
 
 
@@ -111,8 +114,15 @@ def read_folder(path: Path, schema: int, *kinds: str) -> tuple[dict[str, Any], d
 def write_tensors(path: Path, tensors: Tensors, facts: Mapping[str, Any]) -> None:
     """Write one safetensors file with JSON facts in its header, atomically."""
     with atomic_file(path) as temporary:
-        arrays = {key: np.asarray(array, order="C") for key, array in tensors.items()}
-        save_file(arrays, temporary, metadata={"facts": json.dumps(facts)})
+        _save(temporary, tensors, path, {"facts": json.dumps(facts)})
+
+
+def _save(file: Path, tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that becomes `path` or a part of it."""
+    try:
+        save_file({key: np.asarray(array, order="C") for key, array in tensors.items()}, file, metadata=metadata)
+    except SafetensorError as error:
+        raise OutputError(f"{path} cannot be written: {error}") from error
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:

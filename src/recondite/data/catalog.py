@@ -223,8 +223,9 @@ def _class_folder(root: Path, classes: Sequence[str]) -> NamedImages:
 
 
 def _unpack(archive: Path) -> Path:
-    """Unpack an archive into the cache once; a half unpacked folder never takes the final name."""
-    target = cache_folder() / archive.name.partition(".")[0]
+    """Unpack an archive into the cache once, and again when it is another; half a folder never takes the final name."""
+    found = archive.stat()
+    target = cache_folder() / f"{archive.name.partition('.')[0]}-{found.st_size:x}-{found.st_mtime_ns:x}"
     if not target.is_dir():
         with atomic_folder(target) as folder, tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")

@@ -16,18 +16,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from recondite.data import catalog
-from recondite.data.images import (
-    IMAGE_SUFFIXES,
-    SMALLEST_SIDE,
-    Floats,
-    Preprocessing,
-    as_array,
-    channel_axis,
-)
+from recondite.data.files import local_path
+from recondite.data.formats import why_unreadable
+from recondite.data.images import SMALLEST_SIDE, Floats, Preprocessing, as_array, channel_axis
 from recondite.data.layouts import Role, parts_of
+from recondite.data.listing import (
+    Files,
+    Listing,
+    Unreadable,
+    file_at,
+    folder_label,
+    list_folder,
+    printable,
+    unique_names,
+)
 from recondite.data.masks import MaskedByFile, mask_folder
-from recondite.data.remote import StoredFile, is_url, list_files
+from recondite.data.remote import list_files
 from recondite.errors import InputError
+from recondite.progress import counted, say
 
 _READERS = min(4, os.cpu_count() or 1)
 _LONG = 1e-3
@@ -162,8 +168,10 @@ def open_images(
 
 def same_everywhere(source: object) -> object:
     """Return a source that `open_images` opens in a process that runs in another folder: paths become whole."""
-    if isinstance(source, Path) or (isinstance(source, str) and (Path(source).exists() or not catalog.is_name(source))):
-        return os.path.abspath(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
+    if isinstance(source, str | Path):
+        path = local_path(str(source))
+        named = path is None or (catalog.is_name(str(source)) and not path.exists())
+        return source if named else os.path.abspath(str(path))
     if isinstance(source, list) and source and all(isinstance(one, str | Path) for one in source):
         return [same_everywhere(one) for one in source]
     return source
@@ -253,100 +261,128 @@ def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
         return _open_array(as_array(source), shape)
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
-        return _open_sequence(source)
+        return _open_sequence(source, role, shape)
     if isinstance(source, Iterable):
         return ImageSet(source)
     raise InputError(f"expected images (a path, array, list, data set or iterable); got {type(source).__name__}")
 
 
 def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
-    if is_url(source):
+    path = local_path(source)
+    if path is None:
         return _open_url(source)
-    path = Path(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
     if path.is_dir():
         return _open_folder(path, role)
     if path.is_file():
         if path.suffix.lower() in (".npy", ".npz"):
             return _open_array(_load_arrays(path), shape)
-        return ImageSet([path], ids=[path.name], labels=[""], parallel=True)
+        return _files(path.parent, [path.name], [""])
     if catalog.is_name(source):
         return _open_named(source)
-    matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True)) if glob.has_magic(source) else []
+    matches = _matches(path)
     if matches:
-        return _open_files([match for match in matches if match.is_file()])
-    raise InputError(f"no file, folder, glob or data set {source!r}; data sets: {', '.join(catalog.names())}")
+        return _open_paths(matches, role, shape)
+    raise _nothing(source)
+
+
+def check_source(source: str | Path) -> None:
+    """Raise InputError where nothing on this machine has the name of a source; it is not opened."""
+    path = local_path(str(source))
+    if path is not None and not (path.exists() or catalog.is_name(str(source)) or _matches(path)):
+        raise _nothing(str(source))
+
+
+def _nothing(source: str) -> InputError:
+    return InputError(f"no file, folder, glob or data set {source!r}; data sets: {', '.join(catalog.names())}")
+
+
+def _matches(path: Path) -> list[Path]:
+    """Return the files that a glob means, whatever they are."""
+    matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(str(path)) else []
+    return [Path(match) for match in matches if Path(match).is_file()]
 
 
 def _open_folder(root: Path, role: Role) -> ImageSet:
     parts = parts_of(root, role)
-    if parts is None:
-        names = _image_names(root, root)
-        return _files(root, names, [_folder_label(name) for name in names])
-    if parts.files:
+    if parts is not None and parts.files:
         return _files(root, [name for name, _ in parts.files], [label for _, label in parts.files])
-    names = [name for folder in parts.folders for name in _image_names(folder, root)]
-    return _files(root, names, [Path(name).parent.name for name in names])
+    listing = Listing()
+    for folder in [root] if parts is None else parts.folders:
+        list_folder(folder, root, listing)
+    names = listing.tell()
+    return _files(root, names, [folder_label(name) if parts is None else Path(name).parent.name for name in names])
 
 
 def _open_url(source: str) -> ImageSet:
-    found = [entry for entry in list_files(source) if _looks_like_image(entry[0]) and not entry[0].endswith(".npy")]
-    names = [name for name, _, _ in found]
-    items = [StoredFile(url, size) for _, url, size in found]
-    return ImageSet(items, names, [_folder_label(name) for name in names], parallel=True)
+    listing = Listing()
+    found = dict(list_files(source))
+    for name in found:
+        if name.endswith(".npy"):
+            listing.others.append(name)
+        else:
+            listing.take(name)
+    names = listing.tell()
+    refusals = ((name, why_unreadable(name)) for name in names)
+    items = [found[name] if reason is None else Unreadable(reason) for name, reason in refusals]
+    return ImageSet(items, names, [folder_label(name) for name in names], parallel=True)
 
 
-def _image_names(folder: Path, root: Path) -> list[str]:
-    """Return the images under a folder, relative to root, sorted; links are followed, but not in circles."""
-    names: list[str] = []
-    seen = set()
-    for parent, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real not in seen:
-            images = [name for name in sorted(files) if _looks_like_image(name)]
-            names.extend((Path(parent) / name).relative_to(root).as_posix() for name in images)
-        seen.add(real)
-    return names
+def _open_paths(sources: Sequence[str | Path], role: Role, shape: tuple[int, ...] | None) -> ImageSet:
+    """Open paths named one by one, each as it would be alone: a row for each, also for one that is named twice.
+
+    Local files are called by their paths below the folder that all of them are in. To fit, each of them counts once.
+    """
+    parts = [_part_of_list(str(source), role, shape) for source in sources]
+    local = [part for part in parts if isinstance(part, list)]
+    root = Path(os.path.commonpath([os.path.dirname(path) for paths in local for path in paths] or [os.sep]))
+    items, names, labels = [], [], []
+    for part in parts:
+        if isinstance(part, list):
+            own = [Path(path).relative_to(root).as_posix() for path in part]
+            items += [file_at(Path(path)) for path in part]
+            names += [printable(name) for name in own]
+            labels += [printable(folder_label(name)) for name in own]
+        else:
+            items += list(part.items)
+            names += list(part.ids or ())
+            labels += [part.label(index) for index in range(len(part.ids or ()))]
+    found = ImageSet(items, unique_names(names), labels, parallel=True)
+    return _once(found) if role == "fit" else found
 
 
-def _cannot_list(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be listed: {error.strerror}")
+def _part_of_list(source: str, role: Role, shape: tuple[int, ...] | None) -> list[str] | ImageSet:
+    """Return the whole paths of local files, which may be missing, or else images with ids of their own."""
+    path = local_path(source)
+    if path is None or (catalog.is_name(source) and not path.exists()):
+        return _open_path(source, role, shape)
+    if path.is_dir():
+        folder = _open_folder(path, role)
+        assert isinstance(folder.items, Files)
+        return [os.path.abspath(path / name) for name in folder.items.names]
+    matches = [] if path.exists() else _matches(path)
+    return [os.path.abspath(match) for match in matches or [path]]
 
 
-def _looks_like_image(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-
-
-def _open_files(paths: Sequence[Path]) -> ImageSet:
-    """Open files named one by one; a file named twice, by whatever way round, is there once."""
-    whole = list(dict.fromkeys(os.path.abspath(path) for path in paths))
-    if not whole:
-        return ImageSet([], ids=[])
-    root = Path(os.path.commonpath([os.path.dirname(path) for path in whole]))
-    names = [Path(path).relative_to(root).as_posix() for path in whole]
-    return _files(root, names, [_folder_label(name) for name in names])
+def _once(images: ImageSet) -> ImageSet:
+    """Return images without the files that are there again."""
+    first: dict[Any, int] = {}
+    for index, item in enumerate(images.items):
+        first.setdefault(item if isinstance(item, Path) else index, index)
+    again = len(images.items) - len(first)
+    if again:
+        say(f"{counted(again, 'file')} of the list named again: to fit, each counts once")
+    return images.select(first.values()) if again else images
 
 
 def _files(root: Path, names: Sequence[str], labels: Sequence[str]) -> ImageSet:
-    return ImageSet(
-        _Files(root, names), [_printable(name) for name in names], [*map(_printable, labels)], parallel=True
-    )
-
-
-def _printable(name: str) -> str:
-    """Return a file's name as text that can be written anywhere; bytes that are no text become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _folder_label(name: str) -> str:
-    return name.rpartition("/")[0]
+    return ImageSet(Files(root, names), unique_names(map(printable, names)), [*map(printable, labels)], parallel=True)
 
 
 def _open_named(source: str) -> ImageSet:
     found = catalog.open_named(source)
     names = [f"{source.partition(':')[0]}/{name}" for name in found.names]
     is_folder = isinstance(found.items, Path)
-    items = _Files(found.items, found.names) if isinstance(found.items, Path) else found.items
+    items = Files(found.items, found.names) if isinstance(found.items, Path) else found.items
     return ImageSet(items, names, list(found.labels), parallel=is_folder)
 
 
@@ -384,23 +420,10 @@ def _open_array(array: NDArray[Any], shape: tuple[int, ...] | None) -> ImageSet:
     return ImageSet(array, ids=[f"{index:06d}" for index in range(len(array))])
 
 
-def _open_sequence(source: Any) -> ImageSet:
+def _open_sequence(source: Any, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
     if len(source) and all(isinstance(item, str | Path) for item in source):
-        return _open_files([Path(item) for item in source])
+        return _open_paths(source, role, shape)
     return ImageSet(source, ids=[f"{index:06d}" for index in range(len(source))])
-
-
-class _Files(Sequence[Path]):
-    """Paths made when asked for: a million names take less memory than a million paths."""
-
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.names = root, names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.root / self.names[index]
 
 
 def _walk_stream(items: Iterable[Any], skip: frozenset[str]) -> Iterator[tuple[str, Any, str]]:

@@ -1,5 +1,7 @@
-"""Atomic files: written whole or not at all."""
+"""Atomic files: written whole or not at all, by one process at a time."""
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -7,33 +9,56 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
+
+from recondite.errors import InputError, OutputError
+
+_LONGEST_NAME = 255
+_OF_WRITING = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY),
+}
+
+
+def local_path(source: str) -> Path | None:
+    """Return the path that is meant, "~" and "file://" resolved; None for the address of a store, such as s3://."""
+    scheme, found, rest = source.partition("://")
+    if found and scheme.lower() == "file":
+        return Path(unquote("/" + rest.partition("/")[2]))
+    return None if found else Path(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
 
 
 @contextmanager
 def atomic_file(path: Path, *, flushed: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it disappears.
 
-    A reader, or a crash at any moment, sees the old file or the new one, never a part of one.
+    A reader, or a crash at any moment, sees the old file or the new one, never a part of one. Where `path` is a link,
+    the file behind it is written.
 
     Args:
         path: the file.
         flushed: wait until it is on the disk; otherwise a power cut may leave a part of it, and its SHA-256 has to be
             checked.
+
+    Raises:
+        OutputError: no room, or no right; within the block too.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".recondite-", suffix=".partial")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        if flushed:
-            _flush_to_disk(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        if flushed:
-            _flush_to_disk(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        path = behind_links(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".recondite-", suffix=".partial")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            if flushed:
+                _flush_to_disk(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+            if flushed:
+                _flush_to_disk(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -41,32 +66,120 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`.
 
     An existing folder is moved aside first and removed last. After a crash between the two moves the old folder is
-    found by `existing_folder`, and put back by the next write.
+    found by `existing_folder`, and put back by the next write. Where `path` is a link, the folder behind it is meant.
+
+    Raises:
+        OutputError: no room, or no right; within the block too.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    old = _aside(path)
-    if old.exists() and not path.exists():
-        old.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".recondite-", suffix=".partial"))
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            _flush_to_disk(file)
-        temporary.chmod(0o777 & ~_umask())
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        _flush_to_disk(path.parent)
+    with naming(path):
+        path = behind_links(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        old = _aside(path)
+        if old.exists() and not path.exists():
+            old.rename(path)
         shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".recondite-", suffix=".partial"))
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                _flush_to_disk(file)
+            temporary.chmod(0o777 & ~_umask())
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            _flush_to_disk(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def existing_folder(path: Path) -> Path:
     """Return `path`, or the old folder that a crash of `atomic_folder` left beside it. Nothing is moved."""
-    old = _aside(path)
+    old = _aside(behind_links(path))
     return old if old.is_dir() and not path.exists() else path
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn an error of the system, met while `path` is written, into an OutputError that names it."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        if error.errno not in _OF_WRITING or not _is_about(error, path):
+            raise
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Return whether an error is about a file that is written, or a folder on its way, and not about another."""
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return True
+    whole, named = Path(os.path.abspath(path)), Path(os.path.abspath(os.fsdecode(error.filename)))
+    on_its_way = whole.is_relative_to(named) and error.errno != errno.EISDIR
+    return on_its_way or named.parent.is_relative_to(whole.parent)
+
+
+@contextmanager
+def locked(path: Path, lock: Path | None = None) -> Iterator[None]:
+    """Keep other processes from writing to a file or folder; the lock ends with the process that holds it.
+
+    Args:
+        path: the file or folder.
+        lock: where the lock is; by default beside `path`.
+
+    Raises:
+        InputError: another process is writing there.
+    """
+    lock = lock or beside(behind_links(path), ".lock")
+    with naming(path):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            stream = lock.open("w")
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                stream.close()
+                raise InputError(
+                    f"another process is writing to {path}: wait for it, or name another output"
+                ) from error
+            except OSError:
+                break  # this file system has no locks
+            if lock.exists() and os.fstat(stream.fileno()).st_ino == lock.stat().st_ino:
+                break
+            stream.close()  # it was removed by the one who held it
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        stream.close()
+
+
+def behind_links(path: Path) -> Path:
+    """Return the file or folder that a link stands for, there or not; anything else as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def beside(path: Path, end: str) -> Path:
+    """Return a hidden file beside another, named after it."""
+    return path.with_name(fitting(f".{path.name}", end))
+
+
+def fitting(name: str, end: str = "") -> str:
+    """Return name + end, cut if it is longer than file systems allow (255 bytes), with a digest that tells it apart.
+
+    >>> fitting("a.png", ".map.png")
+    'a.png.map.png'
+    >>> len(fitting("a" * 250, ".map.png"))
+    255
+    """
+    whole = name.encode("utf-8", "surrogatepass")
+    room = _LONGEST_NAME - len(end.encode())
+    if len(whole) <= room:
+        return name + end
+    digest = hashlib.blake2b(whole, digest_size=8).hexdigest()
+    return f"{whole[: room - len(digest) - 1].decode('utf-8', 'ignore')}~{digest}{end}"
 
 
 def sha256_of_file(path: Path) -> str:
@@ -76,7 +189,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.recondite-old")
+    return beside(path, ".recondite-old")
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From a file, bytes, PIL image, array or tensor to float32 (C, H, W) in [0, 1]; the only file that knows formats.
+"""From a file, bytes, PIL image, array or tensor to float32 (C, H, W) in [0, 1]; whatever its format.
 
 Every image, wherever it comes from, takes the same steps: decode -> scale by its integer type -> resize each
 channel in float32 -> match the number of channels. So the same picture gives the same numbers everywhere.
@@ -15,14 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from recondite.data.formats import formats_of, pillow_formats
 from recondite.data.regions import Mask, found_inside, half_inside, painted, touched
 from recondite.errors import InputError
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy"}
-)
-_PIL_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-_HEADS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp", b"P": ".ppm"}
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded (decompression bombs)."""
 MAX_FILE_BYTES = 1 << 30
@@ -46,6 +42,10 @@ class Deferred(ABC):
             InputError: there is no such image.
             SourceError: it cannot be reached.
         """
+
+    def identity(self) -> list[Any] | None:
+        """Return JSON values that tell the image from others that may be fetched here; None where nothing does."""
+        return None
 
 
 class Masked(ABC):
@@ -248,19 +248,11 @@ def picture_size(content: bytes) -> tuple[int, int]:
     """
 
     def read() -> NDArray[Any]:
-        with Image.open(io.BytesIO(content), formats=_PIL_FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=formats_of(content=content)) as picture:
             return np.array(picture.size)
 
     width, height = _guarded(read, "these bytes")
     return int(width), int(height)
-
-
-def suffix_of(content: bytes) -> str:
-    """Return the usual ending of the name of an image file with these bytes: ".png" and so on."""
-    for head, suffix in _HEADS.items():
-        if content.startswith(head):
-            return suffix
-    return ".tif"
 
 
 def as_array(value: object) -> NDArray[Any]:
@@ -339,7 +331,7 @@ def _guarded(read: Callable[[], NDArray[Any]], name: str) -> NDArray[Any]:
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{name} cannot be decoded as an image: expected {', '.join(_PIL_FORMATS)}") from error
+        raise InputError(f"{name} cannot be decoded as an image: expected {', '.join(pillow_formats())}") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"too many pixels to decode safely: {error}") from error
     except Exception as error:
@@ -347,7 +339,8 @@ def _guarded(read: Callable[[], NDArray[Any]], name: str) -> NDArray[Any]:
 
 
 def _open_picture(file: Path | io.BytesIO) -> NDArray[Any]:
-    with Image.open(file, formats=_PIL_FORMATS) as picture:
+    formats = formats_of(file.name) if isinstance(file, Path) else formats_of(content=file.getbuffer())
+    with Image.open(file, formats=formats) as picture:
         return _pixels(picture)
 
 
@@ -394,12 +387,24 @@ def _scale(planes: NDArray[Any]) -> Floats:
     if kind.kind == "u" and kind.itemsize == 2:
         return planes.astype(np.float32) / np.float32(65535)
     if kind.kind != "f":
-        raise InputError(f"expected uint8, uint16, bool or float pixels; got {kind}")
+        raise InputError(f"expected uint8, uint16, bool or float pixels; got {kind}{_way_out(planes)}")
     if not np.isfinite(planes).all():
         raise InputError("expected float pixels in [0, 1]; got NaN or infinite values")
     if planes.min() < 0 or planes.max() > 1:
-        raise InputError(f"expected float pixels in [0, 1]; got values from {planes.min():g} to {planes.max():g}")
+        values = f"values from {planes.min():g} to {planes.max():g}"
+        raise InputError(f"expected float pixels in [0, 1]; got {values}{_way_out(planes)}")
     return planes.astype(np.float32)
+
+
+def _way_out(planes: NDArray[np.generic]) -> str:
+    """Say how values that look like those of a known type become what is expected; "" where they do not."""
+    if planes.dtype.kind not in "iuf" or not planes.size or planes.min() < 0 or planes.max() <= 1:
+        return ""
+    most, name = (255, "uint8") if planes.max() <= 255 else (65535, "uint16")
+    if planes.max() > most:
+        return ""
+    divided = f", or divide them by {most}" if planes.dtype.kind == "f" else f", or give values / {most}"
+    return f". If their range is 0 to {most}, give images.astype({name!r}){divided}"
 
 
 def _resized(planes: Floats, height: int, width: int, inside: Mask | None) -> Floats:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recondite.data.files import atomic_file
+from recondite.data.files import atomic_file, naming
 
 
 class Journal:
@@ -29,7 +29,7 @@ class Journal:
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows of JSON values."""
-        with self.path.open("a", encoding="utf-8") as stream:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as stream:
             stream.writelines(map(_line, rows))
 
     def remove(self) -> None:

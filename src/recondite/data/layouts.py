@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from recondite.errors import InputError
+from recondite.progress import counted
 
 Role = Literal["fit", "predict", "inliers", "outliers"]
 _VISA_TABLE = Path("split_csv", "1cls.csv")
@@ -35,7 +36,8 @@ def parts_of(root: Path, role: Role) -> Parts | None:
     """Return which images of a folder are meant by a role; None for all of them, where it is no data set of defects.
 
     Raises:
-        InputError: images would be learnt from that are there to test with: the folder is one level too high.
+        InputError: the folder is one level too high: images to learn from and to test with lie side by side in it; or a
+            part of the data set is missing.
     """
     if (root / "train" / "good").is_dir():
         defects = sorted(one for one in (root / "test").glob("*") if one.is_dir() and one.name != "good")
@@ -45,11 +47,13 @@ def parts_of(root: Path, role: Role) -> Parts | None:
             "inliers": [root / "test" / "good"],
             "outliers": defects,
         }
+        missing = next((folder for folder in folders[role] if not folder.is_dir()), None)
+        if missing is not None:
+            raise InputError(f"{root} has train/good, and no {missing.relative_to(root)}: name a folder of images")
         return Parts(folders[role])
     if (root / "Data" / "Images" / "Normal").is_dir():
         return _of_visa(root, role)
-    if role == "fit":
-        _check_level(root)
+    _check_level(root, role)
     return None
 
 
@@ -69,13 +73,15 @@ def _is_set(root: Path) -> bool:
     return (root / "train" / "good").is_dir() or (root / "Data" / "Images" / "Normal").is_dir()
 
 
-def _check_level(root: Path) -> None:
+def _check_level(root: Path, role: Role) -> None:
     sets = sets_in(root)
     if sets:
         raise InputError(
-            f"{root} holds {len(sets)} data sets, and the defects they are tested with: give one of them, such as "
+            f"{root} holds {counted(len(sets), 'data set')} with images to learn and to test with: give one, such as "
             f"{sets[0]}"
         )
+    if role != "fit":
+        return
     if (root / "train").is_dir() and (root / "test").is_dir():
         raise InputError(f"{root} holds train and test images: give {root / 'train'}, or the good ones in it")
     if (root / "ground_truth").is_dir() or ((root / "good").is_dir() and root.name == "test"):

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from recondite.data.images import IMAGE_SUFFIXES, Masked, decode
+from recondite.data.formats import IMAGE_SUFFIXES
+from recondite.data.images import Masked, decode
 from recondite.data.regions import Mask, half_inside, polygon_mask
 from recondite.errors import InputError
 
@@ -108,9 +109,13 @@ class MaskedByFile(Masked):
     folder: Path
     name: str
 
-    def mask(self, height: int, width: int) -> Mask:
+    def path(self) -> Path | None:
+        """Return the file of the mask; None where there is none."""
         stem = self.folder / Path(self.name).with_suffix("")
-        path = next((path for end in _SUFFIXES if (path := Path(f"{stem}{end}")).is_file()), None)
+        return next((path for end in _SUFFIXES if (path := Path(f"{stem}{end}")).is_file()), None)
+
+    def mask(self, height: int, width: int) -> Mask:
+        path = self.path()
         if path is None:
             raise InputError(f"no mask for it in {self.folder}")
         try:

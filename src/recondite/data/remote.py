@@ -13,6 +13,8 @@ from recondite.errors import InputError, SourceError
 
 ATTEMPTS = 8
 _BUFFER = 1 << 20
+_VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "updated", "mtime")
+"""What stores call the hash of a file's content, or the time when it was written."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 20.0
 
 T = TypeVar("T")
@@ -25,10 +27,12 @@ class StoredFile(Deferred):
     Args:
         url: its address.
         size: in bytes, as listed.
+        version: what the store says of the content: its hash or the time when it was written; "" if nothing.
     """
 
     url: str
     size: int
+    version: str = ""
 
     def fetch(self) -> bytes:
         if self.size == 0:
@@ -37,14 +41,17 @@ class StoredFile(Deferred):
             raise InputError(f"the file has {self.size:,} bytes; the limit is {MAX_FILE_BYTES:,}")
         return patiently(lambda: _read(self.url), self.url)
 
+    def identity(self) -> list[Any] | None:
+        return [self.url, self.size, self.version] if self.version else None
+
 
 def is_url(source: str) -> bool:
     """Return whether this is the address of something in a store."""
     return "://" in source
 
 
-def list_files(url: str) -> list[tuple[str, str, int]]:
-    """Return (name below `url`, address, size in bytes) of every file under an address, by name; or of the one file.
+def list_files(url: str) -> list[tuple[str, StoredFile]]:
+    """Return (name below `url`, file) of every file under an address, by name; or of the one file.
 
     Raises:
         InputError: an unknown kind of address, or nothing is there.
@@ -57,8 +64,9 @@ def list_files(url: str) -> list[tuple[str, str, int]]:
     listed = []
     for path, facts in found.items():
         name = path[len(root) :].strip("/") or path.rpartition("/")[2]
-        listed.append((name, system.unstrip_protocol(path), int(facts.get("size") or 0)))
-    return sorted(listed)
+        version = next((str(facts[key]) for key in _VERSIONS if facts.get(key)), "")
+        listed.append((name, StoredFile(system.unstrip_protocol(path), int(facts.get("size") or 0), version)))
+    return sorted(listed, key=lambda entry: entry[0])
 
 
 def open_stream(url: str) -> BinaryIO:

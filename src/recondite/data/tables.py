@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,10 +19,19 @@ _NOTHING = ("", None)
 Reader = Callable[[str], Iterator[Mapping[str, Any]]]
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+_STDOUT = ("-", "/dev/stdout")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+
+
+def is_stdout(path: Path | str) -> bool:
+    """Return whether a path means standard output."""
+    return str(path) in _STDOUT
 
 
 def check_table_path(path: Path) -> None:
-    """Raise InputError unless the suffix is one that `write_table` knows and its library is installed."""
+    """Raise InputError unless `write_table` knows the suffix and has its library; or it is standard output."""
+    if is_stdout(path):
+        return
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"expected a table that ends in {', '.join(SUFFIXES)}; got {path.name!r}")
     if path.suffix.lower() == ".parquet":
@@ -34,7 +45,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], numbers: Collecti
     """Write rows that all have the same keys.
 
     Args:
-        path: the file, written atomically.
+        path: the file, written atomically; "-" or /dev/stdout for a CSV table on standard output.
         rows: the rows.
         numbers: columns that hold numbers even where every one of them is None; other such columns hold text.
 
@@ -42,6 +53,11 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], numbers: Collecti
         InputError: an unknown suffix, or pyarrow is needed and missing.
     """
     check_table_path(path)
+    if is_stdout(path):
+        sys.stdout.flush()
+        write_rows(sys.stdout.buffer, ".csv", rows, numbers)
+        sys.stdout.flush()
+        return
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
         write_rows(stream, path.suffix.lower(), rows, numbers)
 
@@ -56,14 +72,45 @@ def write_rows(stream: BinaryIO, suffix: str, rows: Iterable[Mapping[str, Any]],
         if suffix == ".jsonl":
             text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             return
-        writer = None
+        columns: list[str] = []
         for row in rows:
-            if writer is None:
-                writer = csv.DictWriter(text, fieldnames=list(row))
-                writer.writeheader()
-            writer.writerow(row)
+            if not columns:
+                columns = list(row)
+                text.write(csv_line(columns))
+            text.write(csv_line(row[name] for name in columns))
     finally:
         text.detach()
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """Return one line of a CSV file, its cells `neutral`."""
+    line = io.StringIO()
+    csv.writer(line).writerow(map(neutral, cells))
+    return line.getvalue()
+
+
+def neutral(cell: Any) -> Any:
+    """Return a cell of a CSV file that no spreadsheet takes for a formula: text that begins like one gets a "'" before.
+
+    Numbers, also those written as text, stay as they are. `read_events` takes the "'" away again.
+
+    >>> neutral("=1+1"), neutral("-0.5"), neutral("a.png")
+    ("'=1+1", '-0.5', 'a.png')
+    """
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _is_number(cell) else cell
+
+
+def _meant(cell: str) -> str:
+    """Undo `neutral`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text == text.strip()
 
 
 def _write_parquet(stream: BinaryIO, rows: Iterable[Mapping[str, Any]], numbers: Collection[str]) -> None:
@@ -128,7 +175,7 @@ def _read_csv(source: str) -> Iterator[Mapping[str, Any]]:
             for row in csv.DictReader(stream):
                 if None in row or None in row.values():
                     raise InputError(f"{source}: a line has more or fewer cells than the header")
-                yield row
+                yield {_meant(name): _meant(cell) for name, cell in row.items()}
         except (csv.Error, UnicodeDecodeError) as error:
             raise InputError(f"{source} is not a CSV file: {error}") from error
 

@@ -11,6 +11,7 @@ import numpy as np
 from recondite.data.files import atomic_file
 from recondite.data.tables import number, read_events
 from recondite.errors import InputError
+from recondite.progress import counted
 from recondite.reports.figures import plot_martingale, plot_scores, plot_shifts
 from recondite.reports.page import TablePage
 from recondite.screen.monitor import Monitor, Moved
@@ -38,7 +39,7 @@ class Drift:
     def in_words(self) -> str:
         """Say whether there is an alarm, and since when."""
         monitor = self.monitor
-        seen = f"{monitor.seen:,} images" + (f" and {monitor.invalid:,} unreadable ones" if monitor.invalid else "")
+        seen = counted(monitor.seen, "image") + (f" and {monitor.invalid:,} unreadable ones" if monitor.invalid else "")
         promise = f"Without any change an alarm comes once in {monitor.threshold:,.6g} streams at most, however long."
         if monitor.alarm is None:
             values = f"{monitor.martingale:.3g}, its largest {monitor.largest:.3g}"

@@ -8,6 +8,7 @@ import numpy as np
 
 from recondite.data.datasets import open_images, read_batches
 from recondite.data.files import atomic_file
+from recondite.data.outputs import check_picture
 from recondite.data.pictures import enlarged, image_grid
 from recondite.detectors import Detector
 from recondite.errors import InputError
@@ -19,22 +20,25 @@ from recondite.statistics.scores import Verdicts
 
 _SMALLEST_GRID = 480
 
-_FORMATS = (".png", ".svg", ".pdf")
 _NAMED = 4
 _RARE = 2.58  # one normal image in a hundred lies farther out, on either side
 
 
 def draw(screen: Screen, image: object, output: Path, group: str | None = None) -> Verdicts:
-    """Judge the first image of a source, draw it into a file, and return its verdict.
+    """Judge the one image of a source, draw it into a file, and return its verdict.
 
     Raises:
-        InputError: it cannot be read, the screen takes vectors, or the picture is not .png, .svg or .pdf.
+        InputError: there are several, it cannot be read, the screen takes vectors, or the picture is not .png, .svg or
+            .pdf.
     """
-    if output.suffix.lower() not in _FORMATS:
-        raise InputError(f"expected a picture that ends in {', '.join(_FORMATS)}; got {output.name!r}")
+    check_picture(output)
     if not screen.detector.preprocessing.is_image:
         raise InputError("only images can be drawn; this screen takes vectors")
-    batch = next(read_batches(open_images(image, shape=screen.detector.shape), screen.detector.preprocessing, 1))
+    opened = open_images(image, shape=screen.detector.shape)
+    if opened.size is not None and opened.size > 1:
+        assert opened.ids is not None
+        raise InputError(f"expected one image; there are {opened.size:,} in {image}: name one, such as {opened.ids[0]}")
+    batch = next(read_batches(opened, screen.detector.preprocessing, 1))
     if batch.errors[0] is not None:
         raise InputError(f"{batch.ids[0]}: {batch.errors[0]}")
     labels = batch.labels if group is None else [group]
@@ -109,8 +113,7 @@ def draw_samples(screen: Screen, output: Path, count: int = 64, *, seed: int = 0
     Raises:
         InputError: the detector makes no images, or `output` is not a .png.
     """
-    if output.suffix.lower() != ".png":
-        raise InputError(f"expected a picture that ends in .png; got {output.name!r}")
+    check_picture(output, (".png",))
     if not screen.detector.preprocessing.is_image:
         raise InputError("only images can be drawn; this screen takes vectors")
     images = screen.detector.sample(count, seed=seed)

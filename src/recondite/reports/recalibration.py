@@ -1,49 +1,39 @@
 """Recalibration: labels given in review set a screen's threshold anew, without refitting."""
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recondite.data.datasets import ImageSet, open_images
-from recondite.data.tables import read_events
 from recondite.errors import InputError
-from recondite.reports.drift import check_origin, group_labels
 from recondite.reports.figures import plot_scores
 from recondite.reports.page import TablePage
+from recondite.reports.reviewed import (
+    INLIER,
+    LABELS,
+    OUTLIER,
+    Reviewed,
+    Unlabelled,
+    different,
+    doubts_about,
+    flagged,
+    read_reviewed,
+)
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.metrics import auroc
-from recondite.statistics.scores import Scores, scored
+from recondite.statistics.scores import Scores
 
-INLIER, OUTLIER = "inlier", "outlier"
-LABELS = (INLIER, OUTLIER, "skip")
-Unlabelled = Literal["leave-out", "inlier"]
-_SURPRISING = 0.001
-
-
-@dataclass(frozen=True)
-class Reviewed:
-    """Verdicts with labels, the last one of each image.
-
-    Args:
-        scores: N scores of readable images, with statistics where the table has them.
-        labels: N labels: "inlier", "outlier", "skip" or "".
-        groups: N group labels, where the calibration has groups.
-        invalid: how many unreadable images were left out.
-    """
-
-    scores: Scores
-    labels: tuple[str, ...]
-    groups: tuple[str, ...] | None
-    invalid: int
-
-    def rows(self, *labels: str) -> NDArray[np.intp]:
-        """Return where one of these labels stands."""
-        return np.flatnonzero(np.isin(np.array(self.labels, dtype=object), labels))
+_WAY_OUT = (
+    "Label a random sample (recondite sample-for-review draws one; in other tables, a column 'sampled' says so), or, "
+    "where the other images are normal, count them in: unlabelled='inlier' (--unlabelled inlier); force=True (--force) "
+    "goes on without a promise"
+)
 
 
 @dataclass(frozen=True)
@@ -70,12 +60,15 @@ def recalibrate(
     unlabelled: Unlabelled = "leave-out",
     keep: bool = False,
     group: str | None = None,
+    force: bool = False,
 ) -> Recalibration:
     """Calibrate a screen on verdicts that people labelled "inlier".
 
     The promise needs calibration images like the normal images to come. Where only flagged images were looked at, those
-    among them that are normal all have high scores, and a threshold from them alone would flag hardly anything: such a
-    selection is refused.
+    among them that are normal all have high scores, and a threshold from them alone would flag hardly anything; where
+    only the others were, it would flag far too many. So the inliers must score as the calibration images did, or be of
+    a random sample: a table that `sample_for_review` drew, whose column "sampled" says so. Anything else is refused.
+    Equal scores are of equal images, which count once.
 
     Args:
         screen: that gave the verdicts.
@@ -86,22 +79,28 @@ def recalibrate(
             looked at and the rest is known to be normal; outliers among them make the threshold too high.
         keep: add to the calibration images of before instead of replacing them; right only where nothing has changed.
         group: as in `recondite.reports.drift.watch`.
+        force: calibrate on a selection all the same; the facts of the new screen, its reports and `recondite info` say
+            that nothing is promised, and why.
 
     Raises:
-        InputError: no labels, unknown ones, too few inliers for alpha, a selection of flagged images, or verdicts of
-            another screen.
+        InputError: no labels, unknown ones, too few inliers for alpha, labels of a selection, or verdicts of another
+            screen.
     """
-    reviewed = _read(screen, events, group)
+    reviewed = read_reviewed(screen, events, group)
     chosen = reviewed.rows(INLIER, "") if unlabelled == "inlier" else reviewed.rows(INLIER)
     if not len(reviewed.rows(INLIER, OUTLIER)):
         raise InputError(f"{events} has no labels: a column label says {', '.join(LABELS)}, or nothing")
     if not len(chosen):
         raise InputError(f"{events} has no image labelled {INLIER!r}")
-    if unlabelled == "leave-out":
-        _check_selection(screen, reviewed)
+    doubts = doubts_about(screen, reviewed, chosen, unlabelled)
+    if doubts and not force:
+        raise InputError(f"{doubts[0]}. {_WAY_OUT}")
+    chosen = different(reviewed, chosen)
     facts = {
         "from": "labelled verdicts",
         "images": len(chosen),
+        "sampled": reviewed.sampled,
+        "no_promise": doubts,
         "confirmed": len(reviewed.rows(INLIER)),
         "outliers": len(reviewed.rows(OUTLIER)),
         "kept": len(screen.calibrator.scores) if keep else 0,
@@ -115,6 +114,11 @@ def recalibrate(
         values, observations = reviewed.scores.instance_score[chosen], _observations(screen, reviewed.scores, chosen)
         groups = None if reviewed.groups is None else tuple(reviewed.groups[index] for index in chosen)
     if keep:
+        if images is None:
+            known = set(_entries(screen.calibrator.scores, screen.calibrator.groups))
+            new = np.flatnonzero([one not in known for one in _entries(values, groups)])
+            values, observations = values[new], {name: v[new] for name, v in observations.items()}
+            groups = None if groups is None else tuple(groups[index] for index in new)
         values = np.concatenate([screen.calibrator.scores, values])
         observations = {name: np.concatenate([screen.observations[name], v]) for name, v in observations.items()}
         groups = None if groups is None else (*(screen.calibrator.groups or ()), *groups)
@@ -151,54 +155,9 @@ def write_recalibration_page(path: Path, result: Recalibration, title: str) -> N
     page.write(path)
 
 
-def _read(screen: Screen, events: Path | str, group: str | None) -> Reviewed:
-    """Read labelled verdicts; a later event of an image takes the place of an earlier one, which gives it its label."""
-    latest: dict[str, tuple[float, dict[str, float], str, str]] = {}
-    invalid = 0
-    for scores, rows in scored(read_events(events), str(events)):
-        groups = group_labels(screen, rows, scores.ids, group)
-        check_origin(screen, scores, rows, groups)
-        for index, (name, row) in enumerate(zip(scores.ids, rows, strict=True)):
-            label = str(row.get("label") or "").strip().lower()
-            if label not in (*LABELS, ""):
-                raise InputError(f"{events}, {name}: expected a label among {', '.join(LABELS)}; got {label!r}")
-            if scores.errors[index] is not None:
-                invalid += 1
-                continue
-            statistics = {key: float(values[index]) for key, values in (scores.statistics or {}).items()}
-            previous = latest.pop(name, None)
-            kept = label or (previous[2] if previous else "")
-            latest[name] = (float(scores.instance_score[index]), statistics, kept, groups[index] if groups else "")
-    if not latest:
-        raise InputError(f"{events} has no verdict on a readable image")
-    values = list(latest.values())
-    names = sorted(set.intersection(*(set(statistics) for _, statistics, _, _ in values)))
-    return Reviewed(
-        scores=Scores(
-            ids=tuple(latest),
-            instance_score=np.array([score for score, _, _, _ in values]),
-            errors=(None,) * len(values),
-            statistics={name: np.array([statistics[name] for _, statistics, _, _ in values]) for name in names},
-        ),
-        labels=tuple(label for _, _, label, _ in values),
-        groups=None if screen.calibrator.groups is None else tuple(one for _, _, _, one in values),
-        invalid=invalid,
-    )
-
-
-def _check_selection(screen: Screen, reviewed: Reviewed) -> None:
-    """Raise InputError where those looked at are flagged more often than chance allows, given all verdicts."""
-    from scipy.stats import hypergeom
-
-    flagged = _flagged(screen, reviewed, np.arange(len(reviewed.labels)))
-    looked_at = reviewed.rows(*LABELS)
-    hits = int(flagged[looked_at].sum())
-    if hypergeom.sf(hits - 1, len(flagged), int(flagged.sum()), len(looked_at)) < _SURPRISING:
-        raise InputError(
-            f"of the labelled images {hits / len(looked_at):.0%} are flagged, of all {flagged.mean():.0%}: labels that "
-            "were given to flagged images only make a threshold that flags hardly anything. Label a random sample, or, "
-            "where the other images are normal, count them in: unlabelled='inlier' (--unlabelled inlier)"
-        )
+def _entries(scores: NDArray[np.float64], groups: tuple[str, ...] | None) -> Iterator[tuple[float, str]]:
+    """Yield what tells calibration images apart: a score depends on the image alone."""
+    yield from zip(scores.tolist(), groups or ("",) * len(scores), strict=True)
 
 
 def _observations(screen: Screen, scores: Scores, chosen: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
@@ -222,18 +181,15 @@ def _found(screen: Screen, images: object, reviewed: Reviewed, chosen: NDArray[n
         raise InputError("labelled images are found by their ids; a stream has none")
     place = {name: index for index, name in enumerate(opened.ids)}
     names = [reviewed.scores.ids[index] for index in chosen]
+    again = next((name for name, times in Counter(names).items() if times > 1), None)
+    if again is not None:
+        raise InputError(f"events of {again!r} are of different images, and only one is there: leave the images out")
     missing = [name for name in names if name not in place]
     if missing:
         raise InputError(f"{len(missing):,} of {len(names):,} labelled images are not there; the first: {missing[0]!r}")
     found = opened.select(place[name] for name in names)
     groups = reviewed.groups
     return found if groups is None else replace(found, labels=[groups[index] for index in chosen])
-
-
-def _flagged(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    groups = None if reviewed.groups is None else [reviewed.groups[index] for index in rows]
-    values = reviewed.scores.instance_score[rows]
-    return screen.calibrator.is_outlier(values, screen.alpha, groups, screen.confidence, screen.guarantee)
 
 
 def _table(before: Screen, after: Screen, reviewed: Reviewed) -> list[dict[str, str]]:
@@ -247,12 +203,12 @@ def _table(before: Screen, after: Screen, reviewed: Reviewed) -> list[dict[str, 
                 "calibration images": f"{len(screen.calibrator.scores):,}",
                 "threshold": ", ".join(f"{v:.6g} {g or ''}".strip() for g, v in screen.thresholds.items()),
                 "true false-alarm rate, 95 % interval": f"{low:.4f} to {high:.4f}",
-                "labelled inliers flagged": _share(_flagged(screen, reviewed, inliers)),
-                "labelled outliers flagged": _share(_flagged(screen, reviewed, outliers)),
-                "all verdicts flagged": _share(_flagged(screen, reviewed, everything)),
+                "labelled inliers flagged": _share(flagged(screen, reviewed, inliers)),
+                "labelled outliers flagged": _share(flagged(screen, reviewed, outliers)),
+                "all verdicts flagged": _share(flagged(screen, reviewed, everything)),
             }
         )
-    changed = _flagged(before, reviewed, everything) != _flagged(after, reviewed, everything)
+    changed = flagged(before, reviewed, everything) != flagged(after, reviewed, everything)
     rows = [{"measure": name, "before": value, "after": columns[1][name]} for name, value in columns[0].items()]
     rows.append({"measure": "verdicts that change", "before": "", "after": _share(changed)})
     if len(inliers) and len(outliers):

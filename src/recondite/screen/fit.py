@@ -8,7 +8,8 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor, nn
 
-from recondite.data.datasets import nameless, open_images
+from recondite.data.datasets import check_source, nameless, open_images
+from recondite.data.images import Preprocessing
 from recondite.data.masks import open_region
 from recondite.data.sample import sampled
 from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, keys_of, one_of_each, read_all, rows_at_once, split
@@ -18,12 +19,13 @@ from recondite.distributed import collective
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
+from recondite.progress import counted
 from recondite.screen.calibrate import calibrated
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
 from recondite.screen.promise import units_in_words
 from recondite.screen.screen import OnBad, Screen
-from recondite.statistics.calibration import Calibrator, Guarantee
+from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
 from recondite.training.presets import get_preset
 
 _BAD_FILES_LISTED = 100
@@ -110,7 +112,9 @@ def fit(
     """
     if on_bad not in get_args(OnBad):
         raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
+    check_promise(alpha, confidence, guarantee)
     check_group_by(group_by)
+    _check_given(image_size, {"calibration": calibration, "validation": validation, "evidence": evidence})
     recipe = get_preset(preset) if preset is not None else None
     if detector == AUTO_DETECTOR:
         detector = None
@@ -169,13 +173,12 @@ def fit(
         judged_by = ERROR
     # Before hours of training: are there enough calibration images for this alpha?
     groups = tuple(sets.calibration_labels) if by_folder else None
-    try:
-        for size in Calibrator(np.zeros(len(sets.calibration)), groups).sizes.values():
-            Calibrator(np.zeros(size)).threshold(alpha, confidence, guarantee)
-    except InputError as error:
-        if sets.units["units"] == sets.units["images"]:
-            raise
-        raise InputError(f"{error}; {units_in_words(sets.units)}") from error
+    to_be = Calibrator(np.zeros(len(sets.calibration)), groups)
+    for group in to_be.sizes:
+        try:
+            to_be.threshold(alpha, confidence, guarantee, group)
+        except InputError as error:
+            raise InputError(f"{error}. In all there are {_how_many(spooled, sets.units)}") from error
 
     folder = Path(run_folder) if run_folder is not None else None
     model.fit_rows(sets.images, sets.validation, training, folder, resume, progress)
@@ -264,15 +267,17 @@ def _separate_sets(
     fitting, moved = fitting[free], int(np.sum(~free))
     part, rows = spools["calibration"], indices["calibration"]
     calibrating = indices["calibration"] = rows[one_of_each(keys[id(part)][rows], part.hashes[rows], seed)]
+    together = np.unique(np.concatenate(list(keys.values())), return_counts=True)[1]
+    units = {"images": int(together.sum()), "units": len(together), "largest": int(together.max())}
     if len(fitting) == 0 or len(calibrating) == 0:
         raise InputError(
-            f"{len(spooled)} images leave {len(fitting)} to fit and {len(calibrating)} to calibrate; both need some"
+            f"{_how_many(spooled, units)}: {len(fitting)} are left to fit and {len(calibrating)} to calibrate; "
+            "both need some"
         )
     chosen = {name: part.rows(indices[name]) if len(indices[name]) else None for name, part in spools.items()}
     calibration = chosen["calibration"]
     assert calibration is not None
     evidence = chosen["evidence"]
-    together = np.unique(np.concatenate(list(keys.values())), return_counts=True)[1]
     return _Sets(
         images=spooled.rows(fitting),
         validation=chosen["validation"],
@@ -282,7 +287,7 @@ def _separate_sets(
         fingerprints={"images": spooled.fingerprint(fitting), "calibration": part.fingerprint(calibrating)},
         bad=[entry for part in different for entry in part.bad],
         moved=moved,
-        units={"images": int(together.sum()), "units": len(together), "largest": int(together.max())},
+        units=units,
     )
 
 
@@ -316,6 +321,29 @@ def _sort_options(detector: str, options: Mapping[str, Any]) -> tuple[dict[str, 
         raise InputError(f"detector {detector!r} and its training have no option {unknown[0]!r}; they have: {listed}")
     defaults = detector_class(detector).training_defaults
     return own, make_options(TrainingOptions, {**defaults, **training}, "training")
+
+
+def _how_many(spooled: Spool, units: Mapping[str, int]) -> str:
+    """Say how many images there are, and how many of them tell something of their own."""
+    count, different = len(spooled), len(np.unique(spooled.hashes))
+    if units["units"] < min(different, units["images"]):
+        return units_in_words(units)
+    if different == count:
+        return counted(count, "image")
+    return f"{count:,} images, {'all identical' if different == 1 else f'of which {different:,} differ'}"
+
+
+def _check_given(image_size: int | tuple[int, int] | None, held_out: Mapping[str, object]) -> None:
+    """Check what needs no image to be read."""
+    sides = _sides(image_size)
+    if sides is not None:
+        Preprocessing(shape=(1, *sides))
+    shares = [given for given in held_out.values() if isinstance(given, float | int)]
+    if not (min(shares, default=0.0) >= 0 and sum(shares) < 1):
+        raise InputError(f"expected shares for {', '.join(held_out)} that leave images to fit; got {shares}")
+    for given in held_out.values():
+        if isinstance(given, str | Path):
+            check_source(given)
 
 
 def _sides(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from recondite.errors import ArtifactError, InputError
 from recondite.progress import progress as show
 from recondite.screen.classifier_outputs import Answers, answers, fitted_distances, read_for_both
 from recondite.screen.decisions import Decisions
-from recondite.statistics.calibration import Calibrator, Guarantee
+from recondite.statistics.calibration import Calibrator, Guarantee, share_of
 from recondite.statistics.distances import Distances
 from recondite.statistics.scores import Scores, Verdicts
 
@@ -199,7 +199,7 @@ class Guard:
 
     def _decide(self, scores: Scores, labels: list[str], outputs: "Answers") -> Decisions:
         verdicts = scores if isinstance(scores, Verdicts) else self.screen.judge(scores, labels)
-        limits = {part: self.screen.alpha * share for part, share in self.shares.items()}
+        limits = {part: share_of(self.screen.alpha, share) for part, share in self.shares.items()}
         p_values = {SCREEN: verdicts.p_value}
         flagged = {SCREEN: verdicts.is_outlier}
         reasons: list[list[str]] = [[] for _ in range(len(scores))]
@@ -353,7 +353,7 @@ def _check_alpha(screen: ScreenLike, shares: Mapping[str, float], calibrators: M
     for part, calibrator in calibrators.items():
         for group, size in calibrator.sizes.items():
             try:
-                calibrator.threshold(screen.alpha * shares[part], screen.confidence, screen.guarantee, group)
+                calibrator.threshold(share_of(screen.alpha, shares[part]), screen.confidence, screen.guarantee, group)
             except InputError as error:
                 whose = "" if group is None else f" predicted as {group!r}"
                 raise InputError(f"part {part!r} of the guard{whose} ({size} images): {error}") from error

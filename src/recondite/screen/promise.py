@@ -9,6 +9,9 @@ def promise(screen: Screen, fdr: float | None = None) -> str:
     """Say in words what the flags of a screen promise, or those under false-discovery control at this rate."""
     if fdr is not None:
         return f"Of the images flagged, a share of at most {fdr:g} is expected to be normal."
+    doubts = screen.facts.get("calibration", {}).get("no_promise")
+    if doubts:
+        return f"Nothing is promised: the calibration was forced, although {doubts[0]}."
     if screen.confidence is None:
         return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
     return (

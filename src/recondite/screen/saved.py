@@ -119,7 +119,10 @@ def read_screen(
     Raises:
         ArtifactError, InputError: as `recondite.load`.
     """
-    path = located(path)
+    given, path = path, located(path)
+    if not holds_manifest(path):
+        what = "has no manifest.json, so it is not a screen" if path.exists() else "is not there"
+        raise ArtifactError(f"{given} {what}: expected a folder that fit wrote, or a ready screen: {', '.join(READY)}")
     manifest, files = read_folder(path, SCHEMA, KIND, EXPORTED)
     if manifest["kind"] == EXPORTED:
         return _read_exported(path, manifest, files)

@@ -1,22 +1,30 @@
 """A sweep: judging a whole source into a table, in bounded memory, resumable after an interruption."""
 
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from recondite import __version__
 from recondite.data.datasets import ImageSet, open_images
-from recondite.data.files import atomic_file
+from recondite.data.files import atomic_file, behind_links, beside, fitting, locked
+from recondite.data.identity import WatchedImages, identity_of
 from recondite.data.journal import Journal
-from recondite.data.tables import check_table_path, write_table
+from recondite.data.outputs import check_outputs
+from recondite.data.tables import check_table_path, is_stdout, write_table
 from recondite.errors import InputError
 from recondite.progress import progress as show
 from recondite.screen.screen import OnBad, Screen
 from recondite.statistics.scores import NUMBERS, Scores, Verdicts, check_rate
+
+_LONGEST_PATH = 3000
 
 
 @dataclass(frozen=True)
@@ -50,16 +58,18 @@ def sweep(
     """Judge every image of a source and write one row each.
 
     Scores are journalled beside `output` as they come; a sweep that was interrupted goes on from its journal when it is
-    run again with the same screen, source (a path or a name) and output. Images that changed meanwhile are not read
-    again.
+    run again with the same screen and output. Only what is still the same image is not judged again: the same file,
+    not written since, or the same content (see `identity_of`).
 
     Args:
         screen: the judge.
         images: anything that `open_images` opens, but a stream.
-        output: .csv, .jsonl or .parquet; written atomically at the end.
+        output: .csv, .jsonl or .parquet; written atomically at the end, through a link. "-" or /dev/stdout is a CSV
+            table on standard output, which has no journal.
         region: as in `Screen.predict`.
         fdr: control the false-discovery rate over the whole sweep instead of the false-alarm rate.
-        maps: a folder for one heat map (PNG) an image, named after its id, all on one scale.
+        maps: a folder for one heat map (PNG) an image, named after its id, all on one scale; parts of a name that no
+            file can have for their length are cut, see `fitting`.
         group: which group's calibration holds for all of them, where there are groups and folders do not tell.
         on_bad: what an unreadable image becomes; see `Screen.predict`.
         statistics: write the statistics that the screen judges by, too, as "statistic.NAME"; `recondite monitor` says
@@ -67,10 +77,14 @@ def sweep(
         progress: show progress on standard error.
 
     Raises:
-        InputError: no images, a stream, ids that repeat, an unknown kind of table; or an unreadable image, with
-            on_bad="raise".
+        InputError: no images, a stream, ids that repeat, outputs that cannot be written or that another process is
+            writing (see `check_outputs`); or an unreadable image, with on_bad="raise".
+        OutputError: the disk is full; what was judged is kept.
     """
     check_table_path(output)
+    if fdr is not None:
+        check_rate(fdr)
+    check_outputs({"output": output}, {"maps": maps}, images=images)
     opened = open_images(images, shape=screen.detector.shape, masks=region)
     if opened.ids is None:
         raise InputError("a sweep needs a source that can be walked through again; got a stream")
@@ -84,22 +98,31 @@ def sweep(
         raise InputError(
             "this screen judges images as a whole and has no heat maps: fit it with a method of places, such as padim"
         )
-    journal = output.with_name(f".{output.name}.journal")
-    named = str(images) if isinstance(images, str | Path) else None
-    header: dict[str, Any] = {"screen": screen.fingerprint(), "source": named, "group": group, "maps": str(maps)}
-    if opened.masks is not None:
-        header["masks"] = str(opened.masks)
-    header |= {"on_bad": on_bad, "statistics": statistics}
-    if fdr is not None:
-        check_rate(fdr)
-    swept = journalled(
-        screen, opened, journal, header, maps=maps, on_bad=on_bad, statistics=statistics, progress=progress
-    )
-    if fdr is not None:
-        swept = replace(swept, verdicts=swept.verdicts.with_false_discovery_rate(fdr))
-    write_table(output, swept.verdicts.records(statistics), NUMBERS)
-    journal.unlink()
+    header = {
+        "screen": screen.fingerprint(),
+        "group": group,
+        "maps": None if maps is None else os.path.abspath(maps),
+        "statistics": statistics,
+    }
+    settings: dict[str, Any] = {"maps": maps, "on_bad": on_bad, "statistics": statistics, "progress": progress}
+    with _journal_for(output) as journal:
+        swept = journalled(screen, opened, journal, header, **settings)
+        if fdr is not None:
+            swept = replace(swept, verdicts=swept.verdicts.with_false_discovery_rate(fdr))
+        write_table(output, swept.verdicts.records(statistics), NUMBERS)
+        journal.unlink()
     return swept
+
+
+@contextmanager
+def _journal_for(output: Path) -> Iterator[Path]:
+    """Yield where the journal of a table is, while no other process writes to the table."""
+    if is_stdout(output):
+        with tempfile.TemporaryDirectory(prefix="recondite-") as folder:
+            yield Path(folder) / "journal"
+    else:
+        with locked(output):
+            yield beside(behind_links(output), ".journal")
 
 
 def journalled(
@@ -119,32 +142,48 @@ def journalled(
         screen, maps, on_bad, statistics, progress: as in `sweep`.
         images: with ids, all different.
         journal: a file that stays when all is done, until the caller removes it.
-        header: JSON values; a journal with another header, or one whose "source" is None, is begun anew.
+        header: JSON values that the scores depend on; a journal with another header is begun anew.
 
     Raises:
         InputError: not one image is left.
     """
-    written = Journal(journal, None if header["source"] is None else header)
-    done = {row["id"]: row for row in written.taken_up}
+    written = Journal(journal, {"versions": {"recondite": __version__, "torch": torch.__version__}, **header})
+    done = _still_so(written.taken_up, images)
     taken_up = len(done)
+    watched = WatchedImages.of(images)
     with show("screening", images.size, progress) as advance:
         advance(taken_up, "")
-        for scores in screen.scored(images, on_bad=on_bad, feature_score=maps is not None, skip=frozenset(done)):
+        for scores in screen.scored(watched, on_bad=on_bad, feature_score=maps is not None, skip=frozenset(done)):
             if maps is not None:
                 _write_maps(maps, scores, screen)
-            rows = _rows(scores, statistics)
+            rows = _rows(scores, statistics, watched.identities)
             written.add(rows)
             done |= {row["id"]: row for row in rows}
             advance(len(scores), "")
     return Sweep(screen.judge(_in_order(done, images)), taken_up, images)
 
 
-def _rows(scores: Scores, with_statistics: bool) -> list[dict[str, Any]]:
-    """Return a row for the journal for each image: its id, score, error and statistics."""
+def _still_so(rows: Iterable[Mapping[str, Any]], images: ImageSet) -> dict[str, Mapping[str, Any]]:
+    """Return id -> row for the rows of a journal that are of images as they are now; errors are looked at again."""
+    assert images.ids is not None
+    place = {name: index for index, name in enumerate(images.ids)}
+    return {
+        row["id"]: row
+        for row in rows
+        if row["error"] is None
+        and row["id"] in place
+        and row["image"] is not None
+        and row["image"] == identity_of(images.entry(place[row["id"]])[0])
+    }
+
+
+def _rows(scores: Scores, with_statistics: bool, identities: dict[str, str | None]) -> list[dict[str, Any]]:
+    """Return a row for the journal for each image: its id and identity, score, error and statistics."""
     found = (scores.statistics or {}) if with_statistics else {}
     return [
         {
             "id": name,
+            "image": identities.pop(name),
             "score": _written(score),
             "error": error,
             "statistics": {statistic: _written(values[index]) for statistic, values in found.items()},
@@ -180,6 +219,13 @@ def _in_order(done: Mapping[str, Mapping[str, Any]], images: ImageSet) -> Scores
     )
 
 
+def _map_name(name: str) -> str:
+    """Return where the map of an image goes, by its id, whatever length that has."""
+    *folders, last = name.split("/")
+    path = "/".join([*map(fitting, folders), fitting(last, ".map.png")]).lstrip("/")
+    return path if len(path) < _LONGEST_PATH else fitting(name.replace("/", "~"), ".map.png")
+
+
 def _write_maps(folder: Path, scores: Scores, screen: Screen) -> None:
     from recondite.data.pictures import heat_colours  # matplotlib takes a while
 
@@ -188,7 +234,7 @@ def _write_maps(folder: Path, scores: Scores, screen: Screen) -> None:
     for name, feature_score, error in zip(scores.ids, scores.feature_score, scores.errors, strict=True):
         if error is None:
             # The whole id, suffix included: a.png and a.jpg, or the same name in two folders, do not collide.
-            target = folder / f"{name}.map.png"
+            target = folder / _map_name(name)
             if not Path(os.path.abspath(target)).is_relative_to(os.path.abspath(folder)):
                 raise InputError(f"the id {name!r} names a file outside {folder}")
             with atomic_file(target) as temporary:

@@ -5,9 +5,10 @@ Source: Bates, Candes, Lei, Romano, Sesia 2023, "Testing for outliers with confo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,7 @@ Guarantee = Literal["exact", "simes", "dkwm", "monte-carlo"]
 beforehand, the others at every alpha at once. Without a confidence it holds on average over calibration sets."""
 
 _MONTE_CARLO_DRAWS = 1000
+_LARGEST_DENOMINATOR = 10**6
 _EVERYTHING = None
 
 
@@ -94,7 +96,7 @@ class Calibrator:
             NotCalibratedError: there is no such group.
         """
         ascending = self._scores_of(group)
-        return float(ascending[-self._allowed(len(ascending), alpha, confidence, guarantee)])
+        return float(ascending[-self._allowed(group, alpha, confidence, guarantee)])
 
     def is_outlier(
         self,
@@ -132,22 +134,24 @@ class Calibrator:
         from scipy.stats import beta
 
         n = len(self._scores_of(group))
-        allowed = self._allowed(n, alpha, confidence, guarantee)
+        allowed = self._allowed(group, alpha, confidence, guarantee)
         tail = (1 - level) / 2
         low, high = beta.ppf([tail, 1 - tail], allowed, n + 1 - allowed)
         return float(low), float(high)
 
-    def _allowed(self, n: int, alpha: float, confidence: float | None, guarantee: Guarantee) -> int:
+    def _allowed(self, group: str | None, alpha: float, confidence: float | None, guarantee: Guarantee) -> int:
         """Return how large 1 + #{calibration scores >= score} may be for the score to be flagged."""
-        exact_alpha = _fraction(alpha, "alpha")
-        if confidence is None:
-            allowed = int(exact_alpha * (n + 1))
-            needed = -int(-1 / exact_alpha // 1) - 1
-        else:
-            allowed = int(np.count_nonzero(p_value_table(n, confidence, guarantee) <= alpha))
-            needed = smallest_calibration_set(alpha, confidence, guarantee) if allowed < 1 else 0
+        n = len(self._scores_of(group))
+        # By the very numbers that p-values are, so that "p <= alpha" and "score > threshold" agree for every alpha.
+        _fraction(alpha, "alpha")
+        rate = float(alpha)
+        allowed = int(np.searchsorted(p_value_table(n, confidence, guarantee), rate, side="right"))
         if allowed < 1:
-            raise InputError(f"alpha = {alpha:g} needs at least {needed} calibration images; got {n}")
+            needed = smallest_calibration_set(rate, confidence, guarantee)
+            of = "" if group is None else f" of group {group!r}"
+            smallest = smallest_alpha(n, confidence, guarantee)
+            way = "more of them" if smallest is None else f"more of them, or an alpha of at least {smallest:g}"
+            raise InputError(f"alpha = {rate:g} needs at least {needed} calibration images{of}; got {n}: give {way}")
         return allowed
 
     @cached_property
@@ -210,7 +214,7 @@ def p_value_table(n: int, confidence: float | None, guarantee: Guarantee = "exac
     raise InputError(f"expected a guarantee of exact, simes, dkwm or monte-carlo; got {guarantee!r}")
 
 
-def smallest_calibration_set(alpha: float, confidence: float, guarantee: Guarantee) -> int:
+def smallest_calibration_set(alpha: float, confidence: float | None, guarantee: Guarantee) -> int:
     """Return the smallest n whose smallest p-value is at most alpha (with "monte-carlo", a lower bound of it)."""
     high = 1
     while _smallest_p_value(high, confidence, guarantee) > alpha:
@@ -222,8 +226,35 @@ def smallest_calibration_set(alpha: float, confidence: float, guarantee: Guarant
     return high
 
 
-def _smallest_p_value(n: int, confidence: float, guarantee: Guarantee) -> float:
+def smallest_alpha(n: int, confidence: float | None = None, guarantee: Guarantee = "exact") -> float | None:
+    """Return the smallest alpha that n calibration images allow, rounded up to three digits; None if there is none.
+
+    >>> smallest_alpha(2), smallest_alpha(99), smallest_alpha(2, 0.95)
+    (0.334, 0.01, 0.777)
+    """
+    smallest = Decimal(str(float(p_value_table(n, confidence, guarantee)[0])))
+    digits = Decimal(1).scaleb(smallest.adjusted() - 2)
+    rounded = float(smallest.quantize(digits, ROUND_CEILING))
+    return rounded if rounded < 1 else None
+
+
+def check_promise(alpha: float | None, confidence: float | None = None, guarantee: str = "exact") -> None:
+    """Check what a calibration is to promise, before there is one; None for what is not chosen.
+
+    Raises:
+        InputError: a rate or confidence outside (0, 1), or an unknown guarantee.
+    """
+    for value, name in ((alpha, "alpha"), (confidence, "confidence")):
+        if value is not None:
+            _fraction(value, name)
+    if guarantee not in get_args(Guarantee):
+        raise InputError(f"expected a guarantee among {', '.join(get_args(Guarantee))}; got {guarantee!r}")
+
+
+def _smallest_p_value(n: int, confidence: float | None, guarantee: Guarantee) -> float:
     """Return the first entry of `p_value_table` without the rest of it."""
+    if confidence is None:
+        return 1 / (n + 1)
     delta = 1 - confidence
     if guarantee == "dkwm":
         return float(1 / (n + 1) + np.sqrt(np.log(2 / delta) / (2 * n)))
@@ -299,8 +330,25 @@ def _monte_carlo_bounds(n: int, delta: float) -> NDArray[np.float64]:
     return bounds
 
 
-def _fraction(value: float, name: str) -> Fraction:
-    """Return the decimal number the user wrote: 0.29 is 29/100, not the float a little below it."""
+def share_of(alpha: float | Fraction, share: float | Fraction) -> float:
+    """Return a share of alpha, both as the user wrote them; a third of .3 is .1, not a float below it.
+
+    >>> share_of(0.3, 1 / 3), 0.3 * (1 / 3)
+    (0.1, 0.09999999999999999)
+    """
+    return float(_written(alpha) * _written(share))
+
+
+def _fraction(value: float | Fraction, name: str) -> Fraction:
+    """Return a number in (0, 1) as the user wrote it."""
     if not 0 < value < 1:
         raise InputError(f"expected {name} in (0, 1); got {value!r}")
-    return Fraction(str(float(value)))
+    return _written(value)
+
+
+def _written(value: float | Fraction) -> Fraction:
+    """Return the fraction or decimal number that a float was written as: .29 is 29/100, .3333333333333333 a third."""
+    if isinstance(value, Fraction):
+        return value
+    simple = Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
+    return simple if abs(float(simple) - value) <= 2 * np.spacing(value) else Fraction(str(float(value)))

@@ -130,7 +130,7 @@ def _judged(screen: Screen, images: ImageSet, source: str | None, journal: Path,
     """Judge images, and go on where an interrupted study stopped if they have a name to be known by."""
     if source is None or images.ids is None or len(set(images.ids)) < len(images.ids):
         return screen.predict(images, progress=progress)
-    return journalled(screen, images, journal, {"source": source}, progress=progress).verdicts
+    return journalled(screen, images, journal, {}, progress=progress).verdicts
 
 
 def _readable(verdicts: Verdicts) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from recondite.data.files import atomic_file
+from recondite.data.files import atomic_file, naming
 
 STEPS, EPOCHS, TENSORBOARD = "steps.csv", "epochs.csv", "tensorboard"
 
@@ -58,7 +58,7 @@ def drop_logs_after(folder: Path, epoch: int) -> None:
 
 def _append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as stream:
+    with naming(path), path.open("a", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
         if new:
             writer.writeheader()

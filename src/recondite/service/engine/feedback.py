@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from recondite.data.files import atomic_file
-from recondite.data.images import suffix_of
+from recondite.data.formats import suffix_of
 from recondite.data.tables import READERS
 from recondite.errors import InputError
 from recondite.service.engine.image_store import KeptImages
@@ -21,6 +21,8 @@ def register() -> None:
 def write_confirmed(store: str, kept: Path, folder: Path) -> int:
     """Copy the kept images whose last label is "inlier" into a folder, to fit a screen with, and return how many.
 
+    An image may have several events; the label that was given last counts, on whichever of them.
+
     Args:
         store: its address, as `read_store` takes it.
         kept: the folder in which the service keeps images.
@@ -30,7 +32,8 @@ def write_confirmed(store: str, kept: Path, folder: Path) -> int:
         InputError: no such store, or not one of the images is there.
     """
     images = KeptImages(kept, 0)
-    labels = {row["id"]: row["label"] for row in read_store(store) if row["label"]}
+    labelled = sorted((row for row in read_store(store) if row["label"]), key=lambda row: row["label_number"])
+    labels = {row["id"]: row["label"] for row in labelled}
     count = 0
     for sha256, label in labels.items():
         content = images.get(sha256) if label == "inlier" else None

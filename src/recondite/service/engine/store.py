@@ -64,7 +64,8 @@ _MONITORS = sql.Table(
     sql.Column("state", sql.JSON, nullable=False),
 )
 _LAST = sql.select(sql.func.max(_LABELS.c.number).label("number")).group_by(_LABELS.c.event).subquery()
-_CURRENT = sql.select(_LABELS.c.event, _LABELS.c.label).join(_LAST, _LABELS.c.number == _LAST.c.number).subquery()
+_LABELLED = sql.select(_LABELS.c.event, _LABELS.c.label, _LABELS.c.number)
+_CURRENT = _LABELLED.join(_LAST, _LABELS.c.number == _LAST.c.number).subquery()
 _ROWS = sql.select(_EVENTS, _CURRENT.c.label).outerjoin(_CURRENT, _CURRENT.c.event == _EVENTS.c.id)
 _CHUNK = 1000
 _PATIENCE, _LONGEST_END = 2.0, 30.0
@@ -370,7 +371,8 @@ def _teller(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> 
 def read_store(url: str) -> Iterator[dict[str, Any]]:
     """Yield the events of a store, oldest first, as `recondite.data.tables.read_events` has them; it is not changed.
 
-    The id of an event is the SHA-256 of its image here, since clients give many images the same name.
+    The id of an event is the SHA-256 of its image here, since clients give many images the same name. "label_number"
+    counts the labels in the order in which they were given.
 
     Args:
         url: as `Store` takes it; `screen=` and `version=` among its parameters choose events.
@@ -389,7 +391,8 @@ def read_store(url: str) -> Iterator[dict[str, Any]]:
     last = 0
     try:
         while True:
-            query = _ROWS.where(*replace(chosen, after=last).conditions()).order_by(_EVENTS.c.number).limit(_CHUNK)
+            query = _ROWS.add_columns(_CURRENT.c.number.label("label_number"))
+            query = query.where(*replace(chosen, after=last).conditions()).order_by(_EVENTS.c.number).limit(_CHUNK)
             with engine.connect() as link:
                 rows = _fetch(query)(link)
             for row in rows:

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from recondite.data.images import suffix_of
+from recondite.data.formats import suffix_of
 from recondite.data.pictures import colours, data_url
 from recondite.errors import InputError
 from recondite.reports.explanation import most_unusual

@@ -1,8 +1,6 @@
 """Recondite's own protocol: verdicts, events and labels, health and metrics."""
 
 import asyncio
-import csv
-import io
 import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -14,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
+from recondite.data.tables import csv_line
 from recondite.errors import InputError
 from recondite.screen.evidence import ERROR
 from recondite.service.engine.judging import Judged, Sent, Wish
@@ -331,26 +330,15 @@ async def csv_of(service: Service, chosen: Filter) -> AsyncIterator[str]:
     """Yield the lines of a table of events."""
     columns = [name for name in EventOut.model_fields if name != "statistics"]
     statistics = _statistics(service, chosen.screen)
-    yield _line([*columns, *(STATISTIC + name for name in statistics)])
+    yield csv_line([*columns, *(STATISTIC + name for name in statistics)])
     async for row in service.store.walk(chosen):
-        yield _line([_cell(row[name]) for name in columns] + [row["statistics"].get(name) for name in statistics])
+        yield csv_line([row[name] for name in columns] + [row["statistics"].get(name) for name in statistics])
 
 
 def _statistics(service: Service, screen: str) -> list[str]:
     """Return the statistics that the served versions of a screen, or of all screens, look at."""
     looked_at = (served.screen for served in service.shelf.all() if screen in ("", served.name))
     return sorted({name for one in looked_at if one.score != ERROR for name in one.observations if name != ERROR})
-
-
-def _line(cells: list[Any]) -> str:
-    stream = io.StringIO()
-    csv.writer(stream).writerow(cells)
-    return stream.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    # A spreadsheet must not take a client's name for a formula.
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 @api.get("/v1/events/{event}", tags=["events"], summary="One event", responses=problems(404, 422, 503))

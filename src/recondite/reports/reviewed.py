@@ -1,0 +1,224 @@
+"""Verdicts that people labelled: read from tables, drawn for review, and asked whether they are a random sample."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.data.tables import read_events, write_table
+from recondite.errors import InputError
+from recondite.reports.drift import check_origin, group_labels
+from recondite.screen.screen import Screen
+from recondite.statistics.scores import Scores, scored
+
+INLIER, OUTLIER = "inlier", "outlier"
+LABELS = (INLIER, OUTLIER, "skip")
+Unlabelled = Literal["leave-out", "inlier"]
+SAMPLED = "sampled"
+"""The column of a table that was drawn at random for review; its values say with which probability."""
+_SURPRISING = 0.001
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """Verdicts with labels, the last one of each image. Two images may have the same id.
+
+    Args:
+        scores: N scores of readable images, with statistics where the table has them.
+        labels: N labels: "inlier", "outlier", "skip" or "".
+        groups: N group labels, where the calibration has groups.
+        invalid: how many unreadable images were left out.
+        sampled: whether the table is a random sample, drawn for review.
+    """
+
+    scores: Scores
+    labels: tuple[str, ...]
+    groups: tuple[str, ...] | None
+    invalid: int
+    sampled: bool
+
+    def rows(self, *labels: str) -> NDArray[np.intp]:
+        """Return where one of these labels stands."""
+        return np.flatnonzero(np.isin(np.array(self.labels, dtype=object), labels))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The last event of an image, with the last label that the image was given."""
+
+    id: str
+    score: float
+    statistics: Mapping[str, float]
+    group: str
+    label: str
+    label_number: int
+
+
+def read_reviewed(screen: Screen, events: Path | str, group: str | None) -> Reviewed:
+    """Read labelled verdicts; a later event of an image takes the place of an earlier one, which gives it its label."""
+    latest: dict[tuple[str, float], _Seen] = {}
+    invalid = count = 0
+    sampled = True
+    for scores, rows in scored(read_events(events), str(events)):
+        groups = group_labels(screen, rows, scores.ids, group)
+        check_origin(screen, scores, rows, groups)
+        for index, (name, row) in enumerate(zip(scores.ids, rows, strict=True)):
+            count += 1
+            sampled &= bool(row.get(SAMPLED))
+            label = str(row.get("label") or "").strip().lower()
+            if label not in (*LABELS, ""):
+                raise InputError(f"{events}, {name}: expected a label among {', '.join(LABELS)}; got {label!r}")
+            if scores.errors[index] is not None:
+                invalid += 1
+                continue
+            statistics = {key: float(values[index]) for key, values in (scores.statistics or {}).items()}
+            given = row.get("label_number")
+            seen = _Seen(
+                id=name,
+                score=float(scores.instance_score[index]),
+                statistics=statistics,
+                group=groups[index] if groups else "",
+                label=label,
+                label_number=given if isinstance(given, int) else count if label else 0,
+            )
+            # A score depends on the image alone: events of one id with other scores are of other images.
+            image = (str(row.get("sha256") or name), seen.score)
+            previous = latest.pop(image, seen)
+            if previous.label_number > seen.label_number:
+                seen = replace(seen, label=previous.label, label_number=previous.label_number)
+            latest[image] = seen
+    if not latest:
+        raise InputError(f"{events} has no verdict on a readable image")
+    found = list(latest.values())
+    names = sorted(set.intersection(*(set(one.statistics) for one in found)))
+    return Reviewed(
+        scores=Scores(
+            ids=tuple(one.id for one in found),
+            instance_score=np.array([one.score for one in found]),
+            errors=(None,) * len(found),
+            statistics={name: np.array([one.statistics[name] for one in found]) for name in names},
+        ),
+        labels=tuple(one.label for one in found),
+        groups=None if screen.calibrator.groups is None else tuple(one.group for one in found),
+        invalid=invalid,
+        sampled=sampled,
+    )
+
+
+def doubts_about(
+    screen: Screen, reviewed: Reviewed, chosen: NDArray[np.intp], unlabelled: Unlabelled = "leave-out"
+) -> list[str]:
+    """Return why labelled images are no random sample of normal ones, as far as their scores tell; [] if nothing does.
+
+    Each reason would come up by chance in one of a thousand random samples, where normal images are as before. A sample
+    drawn for review is only asked whether it was labelled to the end: normal images may have changed since.
+
+    Args:
+        screen: that gave the verdicts.
+        reviewed: the table.
+        chosen: the rows that are to calibrate.
+        unlabelled: as in `recalibrate`.
+    """
+    from scipy.stats import betabinom, hypergeom, ks_2samp
+
+    flags = flagged(screen, reviewed, np.arange(len(reviewed.labels)))
+    doubts = []
+
+    def more_often(part: NDArray[np.intp], whole: NDArray[np.intp]) -> bool:
+        """Whether a part of some rows is flagged more often than one drawn at random would be."""
+        hits = int(flags[part].sum())
+        chance = hypergeom.sf(hits - 1, len(whole), int(flags[whole].sum()), len(part))
+        return bool(len(part) and chance < _SURPRISING)
+
+    every, looked_at = np.arange(len(flags)), reviewed.rows(*LABELS)
+    skipped = reviewed.rows("skip") if not reviewed.sampled else reviewed.rows("skip", "")
+    if not reviewed.sampled and unlabelled == "leave-out" and more_often(looked_at, every):
+        doubts.append(
+            f"of the labelled images {flags[looked_at].mean():.0%} are flagged, of all {flags.mean():.0%}: labels "
+            "that were given to flagged images only make a threshold that flags hardly anything"
+        )
+    if more_often(skipped, every if reviewed.sampled else looked_at):
+        doubts.append(
+            f"of the images skipped {flags[skipped].mean():.0%} are flagged: those that were hard to tell are "
+            "missing, and a threshold without them flags too many"
+        )
+    if reviewed.sampled:
+        return doubts
+    allowed, count = _flagged_of_calibration(screen)
+    hits, size = int(flags[chosen].sum()), len(chosen)
+    law = betabinom(size, allowed, max(1, count + 1 - allowed))
+    if min(law.cdf(hits), law.sf(hits - 1)) < _SURPRISING / 2:
+        doubts.append(
+            f"of the {size:,} images taken for normal {hits / size:.1%} are flagged, where {allowed / (count + 1):.1%} "
+            "were to be expected: they were selected by their scores, or normal images have changed"
+        )
+    groups = None if reviewed.groups is None else [reviewed.groups[index] for index in chosen]
+    own = screen.calibrator
+    before, now = own.p_value(own.scores, own.groups), own.p_value(reviewed.scores.instance_score[chosen], groups)
+    if not doubts and ks_2samp(before, now).pvalue < _SURPRISING:
+        doubts.append(
+            f"the {size:,} images taken for normal score otherwise than the calibration images did (their p-values are "
+            "not uniform): they were selected by their scores, or normal images have changed"
+        )
+    return doubts
+
+
+def _flagged_of_calibration(screen: Screen) -> tuple[int, int]:
+    """Return how high a normal image may rank to be flagged, and among how many; sums over groups."""
+    own = screen.calibrator
+    flagged = own.is_outlier(own.scores, screen.alpha, own.groups, screen.confidence, screen.guarantee)
+    return int(flagged.sum()) + len(own.sizes), len(own.scores)
+
+
+def different(reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the first row of each image; a score depends on the image alone, so that equal ones are of copies."""
+    names = reviewed.groups or ("",) * len(reviewed.labels)
+    first = {(float(reviewed.scores.instance_score[index]), names[index]): index for index in rows[::-1]}
+    return np.array(sorted(first.values()), dtype=np.intp)
+
+
+def flagged(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return which of some rows (n,) a screen flags."""
+    groups = None if reviewed.groups is None else [reviewed.groups[index] for index in rows]
+    values = reviewed.scores.instance_score[rows]
+    return screen.calibrator.is_outlier(values, screen.alpha, groups, screen.confidence, screen.guarantee)
+
+
+def sample_for_review(events: Path | str, table: Path, count: int = 200, seed: int = 0) -> tuple[int, int]:
+    """Draw a random sample of the readable images of some events, as a table to label.
+
+    It has their last events with an empty column "label" and a column "sampled", the probability with which each image
+    was drawn; `recalibrate` then needs no other sign that the labels are of a random sample.
+
+    Args:
+        events: what `read_events` reads.
+        table: .csv, .jsonl or .parquet to write.
+        count: how many images; all of them if there are no more.
+        seed: draws.
+
+    Returns:
+        How many were drawn, and of how many.
+
+    Raises:
+        InputError: no verdict on a readable image, or a count below 1.
+    """
+    if count < 1:
+        raise InputError(f"expected at least one image to review; got {count}")
+    latest: dict[tuple[str, str], Mapping[str, object]] = {}
+    for row in read_events(events):
+        if not row.get("error"):
+            latest[row["id"], str(row.get("instance_score"))] = row
+    if not latest:
+        raise InputError(f"{events} has no verdict on a readable image")
+    rows = list(latest.values())
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])
+    probability = len(drawn) / len(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    write_table(
+        table,
+        ({**{name: rows[index].get(name) for name in names}, "label": "", SAMPLED: probability} for index in drawn),
+    )
+    return len(drawn), len(rows)
