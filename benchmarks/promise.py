@@ -1,0 +1,96 @@
+"""Is the false-alarm rate the stated one on data as people have them? Many whole fits, each judged on fresh images.
+
+    python benchmarks/promise.py [--draws 200] [--detector pca] [--data cifar10/train] [--only bursts]
+
+Each draw takes other images of the data set, makes the set that a user would give of them, fits a screen with
+`recondite.fit` and nothing said about what belongs together (but for the rows that say so), and counts how many fresh
+images are flagged at alpha .05. A burst is four frames of one scene with noise of their own; fresh images are single
+frames of other scenes. Beside the mean rate: the 95 % interval that the screens stated, on average, and the share of
+draws whose rate, counted on 1,000 images, lies inside its own.
+"""
+
+import argparse
+
+import numpy as np
+from machine import where
+
+import recondite
+from recondite.data.catalog import open_named
+
+ALPHA, SCENES, FRAMES, FRESH, NOISE = 0.05, 400, 4, 1000, 0.05
+OPTIONS = {"pca": {"latent_size": 150}, "autoencoder": {"epochs": 5}, "features": {}}
+BURSTS = [str(scene) for scene in range(SCENES) for _ in range(FRAMES)]
+
+
+def noisy(images, generator):
+    return (images + NOISE * generator.standard_normal(images.shape)).clip(0, 1).astype(np.float32)
+
+
+def independent(scenes, generator):
+    return noisy(scenes, generator), {}
+
+
+def copied(scenes, generator):
+    return np.repeat(noisy(scenes, generator), 3, axis=0), {}
+
+
+def bursts(scenes, generator):
+    return noisy(np.repeat(scenes, FRAMES, axis=0), generator), {}
+
+
+def shuffled_bursts(scenes, generator):
+    images, _ = bursts(scenes, generator)
+    return generator.permutation(images), {}
+
+
+def bursts_named(scenes, generator):
+    return bursts(scenes, generator)[0], {"group_by": BURSTS}
+
+
+def bursts_taken_for_independent(scenes, generator):
+    return bursts(scenes, generator)[0], {"group_by": "none"}
+
+
+KINDS = (independent, copied, bursts, shuffled_bursts, bursts_named, bursts_taken_for_independent)
+
+
+def realised(make, pool, detector, draws):
+    """Return the rates (draws,) and the stated intervals (draws, 2)."""
+    rates, intervals = [], []
+    for draw in range(draws):
+        generator = np.random.default_rng(draw)
+        chosen = generator.permutation(len(pool))[: SCENES + FRESH]
+        scenes = pool[chosen].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        images, given = make(scenes[:SCENES], generator)
+        screen = recondite.fit(
+            images, detector=detector, score="error", alpha=ALPHA, seed=draw, **OPTIONS[detector], **given
+        )
+        rates.append(screen.predict(noisy(scenes[SCENES:], generator)).is_outlier.mean())
+        intervals.append(screen.false_alarm_interval)
+    return np.array(rates), np.array(intervals)
+
+
+def main(arguments):
+    items = np.asarray(open_named(arguments.data).items)
+    pool = items[..., None] if items.ndim == 3 else items
+    print(f"{arguments.data}, {arguments.detector}, alpha {ALPHA:g}, {arguments.draws} draws of {SCENES} scenes")
+    print("| data | mean rate (standard error) | stated interval | inside it |")
+    print("|---|---|---|---|")
+    for make in KINDS:
+        name = make.__name__.replace("_", " ")
+        if arguments.only in (None, name):
+            rates, intervals = realised(make, pool, arguments.detector, arguments.draws)
+            low, high = intervals.mean(axis=0)
+            error = rates.std() / np.sqrt(len(rates))
+            inside = np.mean((intervals[:, 0] <= rates) & (rates <= intervals[:, 1]))
+            print(f"| {name} | {rates.mean():.3f} ({error:.3f}) | {low:.3f} to {high:.3f} | {inside:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--detector", choices=sorted(OPTIONS), default="pca")
+    parser.add_argument("--data", default="cifar10/train", help="name of a data set of images")
+    parser.add_argument("--only", help="one kind of data, such as bursts")
+    print(where(), flush=True)
+    main(parser.parse_args())
