@@ -15,9 +15,12 @@ import numpy as np
 from machine import where
 
 import recondite
-from recondite.data.catalog import open_named
+from recondite.data.datasets import open_images
+from recondite.data.images import Preprocessing
+from recondite.data.sample import guess_shape
+from recondite.data.spool import read_all
 
-ALPHA, SCENES, FRAMES, FRESH, NOISE = 0.05, 400, 4, 1000, 0.05
+ALPHA, POOL, SCENES, FRAMES, FRESH, NOISE = 0.05, 10_000, 400, 4, 1000, 0.05
 OPTIONS = {"pca": {"latent_size": 150}, "autoencoder": {"epochs": 5}, "features": {}}
 BURSTS = [str(scene) for scene in range(SCENES) for _ in range(FRAMES)]
 
@@ -60,7 +63,7 @@ def realised(make, pool, detector, draws):
     for draw in range(draws):
         generator = np.random.default_rng(draw)
         chosen = generator.permutation(len(pool))[: SCENES + FRESH]
-        scenes = pool[chosen].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        scenes = pool[chosen]
         images, given = make(scenes[:SCENES], generator)
         screen = recondite.fit(
             images, detector=detector, score="error", alpha=ALPHA, seed=draw, **OPTIONS[detector], **given
@@ -71,8 +74,10 @@ def realised(make, pool, detector, draws):
 
 
 def main(arguments):
-    items = np.asarray(open_named(arguments.data).items)
-    pool = items[..., None] if items.ndim == 3 else items
+    images = open_images(arguments.data)
+    chosen = np.sort(np.random.default_rng(0).permutation(images.size)[:POOL])
+    shape, images = guess_shape(images.select(chosen), None)
+    pool = read_all(images, Preprocessing(shape=shape)).pixels
     print(f"{arguments.data}, {arguments.detector}, alpha {ALPHA:g}, {arguments.draws} draws of {SCENES} scenes")
     print("| data | mean rate (standard error) | stated interval | inside it |")
     print("|---|---|---|---|")

@@ -59,7 +59,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         detector: str | None = None,
         preset: str | None = None,
         score: str | None = None,
-        alpha: float = 0.05,
+        alpha: float | None = None,
         confidence: float | None = None,
         guarantee: Literal["exact", "simes", "dkwm", "monte-carlo"] = "exact",
         image_size: str | None = None,
@@ -96,7 +96,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             What images are judged by: auto (the default: the rarest of error and evidence), error, evidence, one of
             the detector's own errors ({errors}), or one statistic of the evidence.
         alpha
-            False-alarm rate: share of normal images that may be flagged, in (0, 1).
+            False-alarm rate: share of normal images that may be flagged, in (0, 1); by default .05, or the smallest
+            that the images allow.
         confidence
             Probability, in (0, 1), with which alpha holds for this very calibration set. By default
             alpha holds on average.
@@ -278,7 +279,7 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
             + (f" with {100 * screen.confidence:g} % confidence ({screen.guarantee})" if screen.confidence else ""),
         ),
         ("true false-alarm rate", f"{low:.4f} to {high:.4f} (95 % interval)"),
-        *([("promise", promise(screen))] if facts.get("calibration", {}).get("no_promise") else []),
+        ("promise", promise(screen)),
         ("threshold", ", ".join(f"{value:.6g} {group or ''}".strip() for group, value in screen.thresholds.items())),
         ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
     ]

@@ -38,6 +38,7 @@ from recondite.training.checkpoint import History
 
 LARGEST_FEATURES = 8192
 SHORTER_SIDE, LONGEST_SIDE = 352, 2048
+_FEWEST_IMAGES = 4
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
 _SMALLEST, _SMALLEST_SPREAD = 1e-12, 1e-3
 _STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
@@ -159,8 +160,12 @@ class Features(Detector):
     ) -> Self:
         if training.augment:
             raise InputError("features looks at each image once: it takes no augmentation")
-        # A bank finds the neighbours of each of its own vectors too.
-        needed = max(self.options.latent_size, self.options.neighbours + 1 if "knn" in self.methods else 0)
+        # A bank finds the neighbours of each of its own vectors too; components need as many images.
+        needed = max(
+            _FEWEST_IMAGES,
+            self.options.neighbours + 1 if "knn" in self.methods else 0,
+            self.options.latent_size if self.options.score == "reconstruction_error" else 0,
+        )
         if len(images) < needed:
             raise InputError(f"expected at least {needed} normal images; got {len(images)}")
         # What dfr says of images that it has learnt is no measure for others: fewer unseen ones must do.

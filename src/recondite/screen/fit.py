@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.data.datasets import check_source, nameless, open_images
@@ -23,6 +24,7 @@ from recondite.progress import counted
 from recondite.screen.calibrate import calibrated
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
+from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, scores_left_out
 from recondite.screen.promise import units_in_words
 from recondite.screen.screen import OnBad, Screen
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
@@ -38,7 +40,7 @@ def fit(
     detector: str | None = None,
     preset: str | None = None,
     score: str | None = None,
-    alpha: float = 0.05,
+    alpha: float | None = None,
     confidence: float | None = None,
     guarantee: Guarantee = "exact",
     image_size: int | tuple[int, int] | None = None,
@@ -66,7 +68,8 @@ def fit(
 
     The images are split four ways: to fit the detector, to choose its best epoch (validation), to learn what the
     statistics of unseen normal images are (evidence), and to calibrate the score. Images that belong together, a unit,
-    stay in one part, and one of them, drawn at random, calibrates: the rate holds for images of units to come.
+    stay in one part, and one of them, drawn at random, calibrates: the rate holds for images of units to come. Of up to
+    200 units whose share would be too small for alpha, all calibrate: each is judged by a detector fitted without it.
 
     Args:
         images: normal images, anything that `open_images` opens.
@@ -75,7 +78,8 @@ def fit(
         score: what images are judged by: "auto" (default) for the rarest of "error" and "evidence", either of these
             alone, one of the detector's errors ("absolute_error", "elbo"), or one statistic (see
             `recondite.statistics.image_statistics`). With too few images for evidence, the default is "error".
-        alpha: the share of normal images that may be flagged, in (0, 1).
+        alpha: the share of normal images that may be flagged, in (0, 1); by default .05, or the smallest that so many
+            images allow.
         confidence: let the rate hold for this calibration set with this probability, instead of on average.
         guarantee: what is meant by confidence; see `recondite.statistics.calibration.Guarantee`.
         image_size: side, or (height, width), from 8 to 2048; by default what suits the detector: the images' own
@@ -161,7 +165,16 @@ def fit(
         held_out["evidence"] = 0.0
     if not model.needs_validation and isinstance(validation, float | int):
         held_out["validation"] = 0.0
-    sets = _separate_sets(spooled, model, held_out, zones.folder, group_by, training.seed, progress)
+    few = None
+    if not by_folder and view is None and len(spooled) <= MOST_IMAGES:
+        shares = [given for given in (calibration, validation, evidence) if isinstance(given, float | int)]
+        keys = keys_of([spooled], group_by)[0]
+        if len(shares) == 3 and are_few(len(np.unique(keys)), shares[0], alpha, confidence, guarantee):
+            few = keys
+    if few is not None:
+        sets = _all_for_everything(spooled, few, training.seed)
+    else:
+        sets = _separate_sets(spooled, model, held_out, zones.folder, group_by, training.seed, progress)
     if on_bad == "raise" and sets.bad:
         raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")
     if judged_by != ERROR and sets.evidence is None:
@@ -173,6 +186,7 @@ def fit(
         judged_by = ERROR
     # Before hours of training: are there enough calibration images for this alpha?
     groups = tuple(sets.calibration_labels) if by_folder else None
+    alpha = alpha_for(len(sets.calibration), alpha)
     to_be = Calibrator(np.zeros(len(sets.calibration)), groups)
     for group in to_be.sizes:
         try:
@@ -180,6 +194,7 @@ def fit(
         except InputError as error:
             raise InputError(f"{error}. In all there are {_how_many(spooled, sets.units)}") from error
 
+    left_out = None if few is None else scores_left_out(model, spooled, few, training, progress)
     folder = Path(run_folder) if run_folder is not None else None
     model.fit_rows(sets.images, sets.validation, training, folder, resume, progress)
     learnt: Evidence | None = None
@@ -193,12 +208,21 @@ def fit(
         "images": {"images": len(sets.images), "fingerprint": sets.fingerprints["images"]},
         "validation": {"images": len(sets.validation or ())},
         "evidence": {"images": len(sets.evidence or ())},
-        "calibration": {"images": len(sets.calibration), "fingerprint": sets.fingerprints["calibration"]},
+        "calibration": {
+            "images": len(sets.calibration),
+            "fingerprint": sets.fingerprints["calibration"],
+            "left_out_in_parts": None if left_out is None else left_out.parts,
+        },
         "units": sets.units,
         "moved_out_of_fit": sets.moved,
         "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:_BAD_FILES_LISTED]]},
         "map_scale": _map_scale(model, sets.calibration),
     }
+    found = (
+        calibrated(model, learnt, judged_by, sets.calibration, groups, facts, progress)
+        if left_out is None
+        else {"calibrator": Calibrator(left_out.scores), "peaks": left_out.peaks, "facts": facts}
+    )
     return Screen(
         detector=model,
         alpha=alpha,
@@ -206,7 +230,7 @@ def fit(
         guarantee=guarantee,
         score=judged_by,
         evidence=learnt,
-        **calibrated(model, learnt, judged_by, sets.calibration, groups, facts, progress),
+        **found,
     )
 
 
@@ -224,6 +248,22 @@ class _Sets:
 
 
 _FEWEST = {"calibration": 1, "validation": FEWEST_VALIDATED, "evidence": FEWEST}
+
+
+def _all_for_everything(spooled: Spool, keys: NDArray[np.void], seed: int) -> _Sets:
+    """Return all images as those to fit, and one of each unit as those that calibrate."""
+    chosen, counts = one_of_each(keys, spooled.hashes, seed), np.unique(keys, return_counts=True)[1]
+    return _Sets(
+        images=spooled.rows(),
+        validation=None,
+        evidence=None,
+        calibration=spooled.rows(chosen),
+        calibration_labels=[spooled.labels[index] for index in chosen],
+        fingerprints={"images": spooled.fingerprint(), "calibration": spooled.fingerprint(chosen)},
+        bad=spooled.bad,
+        moved=0,
+        units={"images": len(keys), "units": len(counts), "largest": int(counts.max())},
+    )
 
 
 def _separate_sets(

@@ -12,6 +12,13 @@ def promise(screen: Screen, fdr: float | None = None) -> str:
     doubts = screen.facts.get("calibration", {}).get("no_promise")
     if doubts:
         return f"Nothing is promised: the calibration was forced, although {doubts[0]}."
+    calibration = screen.facts.get("calibration", {})
+    if calibration.get("left_out_in_parts"):
+        return (
+            f"About a share of {screen.alpha:g} of normal images is flagged by mistake: {calibration['images']} images "
+            "were judged by detectors fitted without them. That is measured on many sets, not proven, and with so few "
+            f"images the true rate may well be {screen.false_alarm_interval[1]:.2g}."
+        )
     if screen.confidence is None:
         return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
     return (

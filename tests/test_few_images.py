@@ -1,0 +1,84 @@
+"""Few images: each calibrates, judged by a detector that was fitted without it."""
+
+import numpy as np
+import pytest
+from test_units import bursts, scenes
+
+import recondite
+from recondite import InputError
+from recondite.cli import main
+from recondite.detectors import build
+from recondite.screen.few_images import alpha_for, are_few
+from recondite.screen.promise import promise
+
+PCA = {"detector": "pca", "latent_size": 4}
+
+
+def test_every_image_calibrates_and_is_learnt_from():
+    images = scenes(30)
+    screen = recondite.fit(images, **PCA)
+    assert screen.alpha == 0.05
+    assert len(screen.calibrator.scores) == 30 == screen.facts["images"]["images"]
+    assert screen.facts["calibration"]["left_out_in_parts"] == 10
+    assert screen.score == "error"
+    # Judged without having been learnt from, images score higher than the finished detector says.
+    seen = screen.detector.score(images).instance_score
+    assert np.median(screen.calibrator.scores) > np.median(seen)
+    assert "not proven" in promise(screen)
+
+
+def test_scores_are_those_of_a_detector_fitted_without_the_image():
+    """With ten images each part is one image: the slow way round gives the same scores."""
+    images = scenes(10)
+    screen = recondite.fit(images, **PCA)
+    expected = []
+    for left in range(10):
+        detector = build("pca", image_shape=(1, 32, 32), latent_size=4)
+        detector.fit(np.delete(images, left, axis=0), validation=None)
+        expected.append(detector.score(images[left : left + 1]).instance_score[0])
+    np.testing.assert_allclose(np.sort(screen.calibrator.scores), np.sort(expected), rtol=1e-5)
+
+
+def test_alpha_is_what_so_few_images_allow_unless_it_is_given():
+    screen = recondite.fit(scenes(9), **PCA)
+    assert screen.alpha == 0.1
+    with pytest.raises(InputError, match=r"alpha of at least 0\.1"):
+        recondite.fit(scenes(9), alpha=0.05, **PCA)
+    with pytest.raises(InputError, match="needs at least"):
+        recondite.fit(scenes(9), confidence=0.9, **PCA)
+    assert alpha_for(400, None) == 0.05
+    assert alpha_for(4, None) == 0.2
+    assert are_few(30, 0.2, None, None, "exact")
+    assert not are_few(100, 0.2, None, None, "exact")
+    assert not are_few(4, 0.2, None, None, "exact")
+
+
+def test_frames_of_a_burst_are_left_out_together():
+    images = bursts(scenes(24, side=16, smooth=1), noise=0.03)
+    screen = recondite.fit(images, detector="pca", latent_size=20)
+    fresh = bursts(scenes(1000, seed=9, side=16, smooth=1), frames=1, noise=0.03, seed=3)
+    assert len(screen.calibrator.scores) <= 24
+    assert screen.predict(fresh).is_outlier.mean() < 0.2
+    alone = recondite.fit(images, detector="pca", latent_size=20, group_by="none")
+    assert alone.predict(fresh).is_outlier.mean() > 0.5
+
+
+@pytest.mark.parametrize("count", [8, 16, 32])
+def test_the_rate_is_about_alpha(count):
+    rates = []
+    for draw in range(30):
+        every = scenes(count + 300, seed=200 + draw, side=16)
+        screen = recondite.fit(every[:count], detector="pca", latent_size=3, seed=draw)
+        rates.append(screen.predict(every[count:]).is_outlier.mean())
+    # Each of 30 rates follows about Beta(1, n): its standard deviation is about alpha.
+    assert abs(np.mean(rates) - screen.alpha) < 3.5 * screen.alpha / 30**0.5
+
+
+def test_the_command_says_what_it_promises(tmp_path, capsys):
+    np.save(tmp_path / "few.npy", (scenes(12) * 255).astype(np.uint8)[:, 0])
+    arguments = ["fit", str(tmp_path / "few.npy"), "-o", str(tmp_path / "screen"), "--detector", "pca"]
+    assert main([*arguments, "--latent-size", "4"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0.077" in said
+    assert "not proven" in said
+    assert recondite.load(tmp_path / "screen").predict(scenes(3)).p_value.min() >= 1 / 13
