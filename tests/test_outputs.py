@@ -65,8 +65,14 @@ def test_outputs_are_checked_before_the_work(saved, tmp_path, monkeypatch, capsy
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_the_right_to_write_is_refused(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="no right to write"):
+    with pytest.raises(InputError, match="Permission denied"):
         check_outputs({"-o": tmp_path / "a.csv"})
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system that nothing can be written to")
+def test_a_file_system_that_takes_nothing_is_found_out_before_the_work():
+    with pytest.raises(InputError, match=r"--report /proc/none/r\.html cannot be written: /proc"):
+        check_outputs({"--report": "/proc/none/r.html"})
 
 
 @pytest.mark.usefixtures("never_loaded")
