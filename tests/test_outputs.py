@@ -134,14 +134,22 @@ with locked(Path({str(output)!r})):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["v.csv"]
 
 
-def test_a_lock_removed_by_its_holder_is_not_shared(tmp_path):
+def test_a_lock_that_its_holder_removes_meanwhile_locks_nothing(tmp_path, monkeypatch):
     path = tmp_path / "v.csv"
-    lock = beside(path, ".lock")
-    with lock.open("w") as old:
-        fcntl.flock(old, fcntl.LOCK_EX)
-        lock.unlink()  # its holder is done
-        with locked(path), pytest.raises(InputError, match="another process"), locked(path):
+    lock, flock, calls = beside(path, ".lock"), fcntl.flock, []
+
+    def after_its_holder_ended(stream, how):
+        if not calls:
+            lock.unlink()  # between our opening and our locking of it
+        calls.append(how)
+        flock(stream, how)
+
+    monkeypatch.setattr(fcntl, "flock", after_its_holder_ended)
+    with locked(path):
+        assert len(calls) == 2
+        with pytest.raises(InputError, match="another process"), locked(path):
             pass
+    assert not lock.exists()
 
 
 def test_two_fits_of_one_screen_do_not_meet(tmp_path, capsys):
