@@ -84,6 +84,14 @@ def test_what_is_read_is_no_output(tmp_path, saved, capsys):
     assert main(["show", str(saved), str(table.rename(tmp_path / "a.png")), "-o", str(tmp_path / "a.png")]) == 2
 
 
+@pytest.mark.usefixtures("never_loaded")
+def test_a_picture_beside_the_image_that_it_explains_is_refused(saved, folder, capsys):
+    image = folder / "even" / "000.png"
+    assert main(["show", str(saved), str(image), "-o", str(folder / "even" / "why.png")]) == 2
+    assert "lies among the images" in capsys.readouterr().err
+    check_outputs({"-o": folder / "even" / "why.pdf"}, images=image.parent)
+
+
 def test_a_glob_of_images_has_a_folder_too(folder):
     with pytest.raises(InputError, match="among the images"):
         check_outputs({}, {"--maps": folder / "even" / "maps"}, images=f"{folder}/even/*.png")
