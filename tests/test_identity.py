@@ -139,6 +139,14 @@ def test_maps_go_to_the_folder_of_this_run(screens, fill, tmp_path, monkeypatch)
     assert len([*(tmp_path / "b" / "maps").iterdir()]) == 12
 
 
+def test_a_map_that_is_gone_is_drawn_again(screens, fill, tmp_path, monkeypatch):
+    screen, images, output = screens("pca"), fill(tmp_path / "images"), tmp_path / "v.csv"
+    interrupted(screen, images, output, monkeypatch, maps=tmp_path / "maps")
+    (tmp_path / "maps" / "04.bmp.map.png").unlink()
+    assert sweep(screen, images, output, maps=tmp_path / "maps").taken_up == 11
+    assert len([*(tmp_path / "maps").iterdir()]) == 12
+
+
 def test_what_tells_images_apart(tmp_path, digits):
     path = tmp_path / "a.png"
     assert identity_of(path) is None
