@@ -166,6 +166,23 @@ def test_two_fits_of_one_screen_do_not_meet(tmp_path, capsys):
     assert "another process is writing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["study", "linear", "digits"],
+        ["study", "severity", "digits", "digits"],
+        ["study", "grid", "digits", "--normal", "1", "--vary", "latent-size=2,3", "--detector", "pca"],
+        ["bench", "pairs"],
+        ["bench", "defects", "none"],
+    ],
+)
+def test_two_studies_in_one_folder_do_not_meet(tmp_path, capsys, command):
+    with locked(tmp_path / "out"):
+        assert main([*command, "-o" if command[0] == "study" else "--output", str(tmp_path / "out")]) == 2
+    assert "another process is writing" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []
+
+
 FULL = """
 import resource, sys
 import numpy as np
