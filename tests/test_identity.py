@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +104,20 @@ def test_an_image_that_could_not_be_read_is_looked_at_again(screens, fill, tmp_p
     assert result.verdicts.errors[3] is None
 
 
+def test_an_image_that_failed_for_a_reason_not_its_own_is_looked_at_again(screens, fill, tmp_path, monkeypatch):
+    screen, images, output = screens("pca"), fill(tmp_path / "images"), tmp_path / "v.csv"
+
+    def no_memory(_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recondite.data.images._open_picture", no_memory)
+        interrupted(screen, images, output, monkeypatch)
+    result = sweep(screen, images, output)
+    assert result.taken_up == 0
+    assert result.verdicts.errors == (None,) * 12
+
+
 def test_an_array_is_known_by_its_content(screens, digits, tmp_path, monkeypatch):
     screen, output = screens("pca"), tmp_path / "v.csv"
     interrupted(screen, digits[:12], output, monkeypatch)
@@ -118,12 +133,18 @@ def test_maps_go_to_the_folder_of_this_run(screens, fill, tmp_path, monkeypatch)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "a")
-    from pathlib import Path
-
     interrupted(screen, images, output, monkeypatch, maps=Path("maps"))
     monkeypatch.chdir(tmp_path / "b")
     sweep(screen, images, output, maps=Path("maps"))
     assert len([*(tmp_path / "b" / "maps").iterdir()]) == 12
+
+
+def test_a_map_that_is_gone_is_drawn_again(screens, fill, tmp_path, monkeypatch):
+    screen, images, output = screens("pca"), fill(tmp_path / "images"), tmp_path / "v.csv"
+    interrupted(screen, images, output, monkeypatch, maps=tmp_path / "maps")
+    (tmp_path / "maps" / "04.bmp.map.png").unlink()
+    assert sweep(screen, images, output, maps=tmp_path / "maps").taken_up == 11
+    assert len([*(tmp_path / "maps").iterdir()]) == 12
 
 
 def test_what_tells_images_apart(tmp_path, digits):

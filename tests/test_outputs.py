@@ -65,8 +65,14 @@ def test_outputs_are_checked_before_the_work(saved, tmp_path, monkeypatch, capsy
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_the_right_to_write_is_refused(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="no right to write"):
+    with pytest.raises(InputError, match="Permission denied"):
         check_outputs({"-o": tmp_path / "a.csv"})
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system that nothing can be written to")
+def test_a_file_system_that_takes_nothing_is_found_out_before_the_work():
+    with pytest.raises(InputError, match=r"--report /proc/none/r\.html cannot be written: /proc"):
+        check_outputs({"--report": "/proc/none/r.html"})
 
 
 @pytest.mark.usefixtures("never_loaded")
@@ -76,6 +82,14 @@ def test_what_is_read_is_no_output(tmp_path, saved, capsys):
     assert main(["monitor", str(saved), str(table), "-o", str(table)]) == 2
     assert "is what is read" in capsys.readouterr().err
     assert main(["show", str(saved), str(table.rename(tmp_path / "a.png")), "-o", str(tmp_path / "a.png")]) == 2
+
+
+@pytest.mark.usefixtures("never_loaded")
+def test_a_picture_beside_the_image_that_it_explains_is_refused(saved, folder, capsys):
+    image = folder / "even" / "000.png"
+    assert main(["show", str(saved), str(image), "-o", str(folder / "even" / "why.png")]) == 2
+    assert "lies among the images" in capsys.readouterr().err
+    check_outputs({"-o": folder / "even" / "why.pdf"}, images=image.parent)
 
 
 def test_a_glob_of_images_has_a_folder_too(folder):
@@ -128,20 +142,45 @@ with locked(Path({str(output)!r})):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["v.csv"]
 
 
-def test_a_lock_removed_by_its_holder_is_not_shared(tmp_path):
+def test_a_lock_that_its_holder_removes_meanwhile_locks_nothing(tmp_path, monkeypatch):
     path = tmp_path / "v.csv"
-    lock = beside(path, ".lock")
-    with lock.open("w") as old:
-        fcntl.flock(old, fcntl.LOCK_EX)
-        lock.unlink()  # its holder is done
-        with locked(path), pytest.raises(InputError, match="another process"), locked(path):
+    lock, flock, calls = beside(path, ".lock"), fcntl.flock, []
+
+    def after_its_holder_ended(stream, how):
+        if not calls:
+            lock.unlink()  # between our opening and our locking of it
+        calls.append(how)
+        flock(stream, how)
+
+    monkeypatch.setattr(fcntl, "flock", after_its_holder_ended)
+    with locked(path):
+        assert len(calls) == 2
+        with pytest.raises(InputError, match="another process"), locked(path):
             pass
+    assert not lock.exists()
 
 
 def test_two_fits_of_one_screen_do_not_meet(tmp_path, capsys):
     with locked(tmp_path / "s"):
         assert main(["fit", "digits", "-o", str(tmp_path / "s"), "--detector", "pca"]) == 2
     assert "another process is writing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["study", "linear", "digits"],
+        ["study", "severity", "digits", "digits"],
+        ["study", "grid", "digits", "--normal", "1", "--vary", "latent-size=2,3", "--detector", "pca"],
+        ["bench", "pairs"],
+        ["bench", "defects", "none"],
+    ],
+)
+def test_two_studies_in_one_folder_do_not_meet(tmp_path, capsys, command):
+    with locked(tmp_path / "out"):
+        assert main([*command, "-o" if command[0] == "study" else "--output", str(tmp_path / "out")]) == 2
+    assert "another process is writing" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []
 
 
 FULL = """

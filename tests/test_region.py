@@ -567,3 +567,15 @@ def test_cells_of_masks_are_those_of_a_shared_region():
     cells = Inside(None, own).on(3, 2).mask(torch.zeros(1))
     for index, mask in enumerate((REGION, ~REGION)):
         np.testing.assert_array_equal(cells[index, 0].numpy(), touched(mask, 3, 2))
+
+
+def test_paths_of_regions_are_like_those_of_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.pad(np.full((6, 6), 255, np.uint8), 1)).save(tmp_path / "part.png")
+    expected = open_region(tmp_path / "part.png").at(8, 8)
+    for path in ("~/part.png", (tmp_path / "part.png").as_uri()):
+        np.testing.assert_array_equal(open_region(path).at(8, 8), expected)
+        np.testing.assert_array_equal(open_region(ignore=path).at(8, 8), ~expected)
+    for path in ("~/masks", (tmp_path / "masks").as_uri()):
+        assert open_region(path).folder == tmp_path / "masks"

@@ -30,13 +30,15 @@ def server():
 def bucket(server, folder, tmp_path):
     (folder / "odd" / "001.png").write_bytes(b"text")
     (folder / "even" / "000.png").write_bytes(b"")
+    (folder / "odd" / "002.psd").write_bytes(b"8BPS")
+    (folder / "notes.txt").write_bytes(b"text")
     name = "bucket-" + tmp_path.name.replace("_", "-")[:40].strip("-")
     upload(folder, name)
     yield f"s3://{name}"
     server.share = 0.0
 
 
-def test_a_bucket_is_judged_like_its_folder_though_requests_fail(bucket, server, screens, folder, monkeypatch):
+def test_a_bucket_is_judged_like_its_folder_though_requests_fail(bucket, server, screens, folder, monkeypatch, caplog):
     monkeypatch.setattr(stores, "_FIRST_PAUSE", 0.01)
     expected = screens("pca").predict(folder)
     server.share = 0.3
@@ -47,6 +49,9 @@ def test_a_bucket_is_judged_like_its_folder_though_requests_fail(bucket, server,
     np.testing.assert_array_equal(verdicts.instance_score, expected.instance_score)
     assert verdicts.words == expected.words
     assert verdicts.errors[0] == "the file is empty"
+    assert [error for error in verdicts.errors if error and "psd" in error]
+    told = [text for text in caplog.messages if "not taken" in text]
+    assert told == ["1 file was not taken for an image (.txt 1)"] * 2
 
 
 def test_a_store_that_never_answers_is_no_verdict(bucket, server, screens, monkeypatch):

@@ -1,13 +1,17 @@
 import io
+import shutil
 import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from recondite.cluster.shards import ShardImages
 from recondite.cluster.sources import LARGEST_PIXELS, ListedSource, Piece, open_source
 from recondite.data.datasets import ImageSet
 from recondite.errors import InputError
+
+SHAPE = (1, 8, 8)
 
 
 def test_pieces_are_all_of_the_source_in_order(folder):
@@ -48,3 +52,22 @@ def test_wrong_sources_are_refused(folder, digits):
     with pytest.raises(InputError, match="side by side"):
         open_source(folder, (1, 8, 8))
     assert isinstance(open_source(digits[:4], (1, 8, 8)), ListedSource)
+
+
+def test_a_source_that_was_written_anew_is_another(folder, digits, tmp_path):
+    """The names are the same; a sweep that was interrupted or finished must not be taken up."""
+    first = open_source(folder, SHAPE).fingerprint()
+    assert open_source(folder, SHAPE).fingerprint() == first
+    Image.fromarray(digits[50]).save(folder / "even" / "000.png")
+    assert open_source(folder, SHAPE).fingerprint() != first
+    shutil.copytree(folder, tmp_path / "copy" / "images")
+    assert open_source(tmp_path / "copy" / "images", SHAPE).fingerprint() != open_source(folder, SHAPE).fingerprint()
+    tar = tmp_path / "tars" / "a.tar"
+    tar.parent.mkdir()
+    prints = []
+    for member in ("000.png", "002.png"):
+        with tarfile.open(tar, "w") as archive:
+            archive.add(folder / "even" / member, "same.png")
+        prints.append(open_source(tar.parent, SHAPE).fingerprint())
+    assert prints[0] != prints[1]
+    assert open_source(digits[:4], SHAPE).fingerprint() != open_source(digits[1:5], SHAPE).fingerprint()

@@ -8,6 +8,7 @@ from cyclopts import App
 
 from recondite import __version__
 from recondite.cli import fit, monitor, predict, serve, share, train
+from recondite.cli.flags import alone
 from recondite.errors import InputError, ReconditeError
 
 
@@ -59,8 +60,8 @@ def make_app(tokens: Sequence[str]) -> App:
     ):
         app.command(command)
     bench = App(name="bench", help="Measure the detectors.")
-    bench.command(train.bench_pairs, name="pairs")
-    bench.command(train.bench_defects, name="defects")
+    bench.command(alone(train.bench_pairs), name="pairs")
+    bench.command(alone(train.bench_defects), name="defects")
     app.command(bench)
     for name in app:
         if not name.startswith("-"):

@@ -1,6 +1,7 @@
 """Flags that commands share, and how they are read."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
@@ -46,6 +47,19 @@ def load_screen(
     if alpha is None and confidence is None:
         return screen
     return screen.with_alpha(screen.alpha if alpha is None else alpha, "keep" if confidence is None else confidence)
+
+
+def alone(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that refuses to run while another process writes to the same `output`."""
+
+    @wraps(command)
+    def run(*arguments: Any, **named: Any) -> None:
+        from recondite.data.files import locked
+
+        with locked(named["output"]):
+            command(*arguments, **named)
+
+    return run
 
 
 def option_flags(

@@ -214,7 +214,7 @@ def show(screen: str, image: str, /, *, output: Output, group: str | None = None
     image
         An image file.
     output
-        Picture to write: .png, .svg or .pdf.
+        Picture to write: .png, .svg or .pdf; the first two not beside the image.
     group
         Group whose calibration holds for it.
     device
@@ -224,7 +224,7 @@ def show(screen: str, image: str, /, *, output: Output, group: str | None = None
     from recondite.data.outputs import check_outputs, check_picture
 
     check_picture(output)
-    check_outputs({"-o": output}, inputs=[image])
+    check_outputs({"-o": output}, inputs=[image], images=Path(image).parent if Path(image).is_file() else image)
     judge = load_screen(screen, None, None, device, others=[image])
     check_source(image)
     from recondite.reports.explanation import draw, in_words

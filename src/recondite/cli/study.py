@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import load_screen
+from recondite.cli.flags import alone, load_screen
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -49,7 +49,7 @@ def add_studies(studies: App) -> None:
         *(mask_size, severity, top_percent, microscope, defects),
         *(interpolation, denoising, latent_map, thresholds, linear),
     ):
-        studies.command(command)
+        studies.command(alone(command))
 
 
 def mask_size(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import CLUSTER_GROUP, image_size_of, names_of, option_flags, value_of, whole_numbers
+from recondite.cli.flags import CLUSTER_GROUP, alone, image_size_of, names_of, option_flags, value_of, whole_numbers
 from recondite.errors import InputError
 
 _WORST_PAIRS = 10
@@ -190,7 +190,7 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
         command.__annotations__["training"] = Annotated[
             trained | None, Parameter(name="*", group="Options of training")
         ]
-        studies.command(command)
+        studies.command(alone(command))
     add_studies(studies)
     return studies
 

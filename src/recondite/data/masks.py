@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from recondite.data.files import local_path
 from recondite.data.formats import IMAGE_SUFFIXES
 from recondite.data.images import Masked, decode
 from recondite.data.regions import Mask, half_inside, polygon_mask
@@ -79,8 +80,9 @@ def open_region(region: object = None, ignore: object = None) -> Region:
     Raises:
         InputError: it cannot be read, leaves nothing inside, or is of another kind.
     """
-    if isinstance(region, str | Path) and Path(region).is_dir():
-        return Region(_ignored(ignore), Path(region))
+    region, ignore = _resolved(region), _resolved(ignore)
+    if isinstance(region, Path) and region.is_dir():
+        return Region(_ignored(ignore), region)
     return Region((() if region is None else (_mask(region, "region"),)) + _ignored(ignore))
 
 
@@ -90,9 +92,16 @@ def mask_folder(path: object) -> Path:
     Raises:
         InputError: it is none.
     """
-    if isinstance(path, str | Path) and Path(path).is_dir():
-        return Path(path)
+    found = _resolved(path)
+    if isinstance(found, Path) and found.is_dir():
+        return found
     raise InputError(f"expected a folder with one mask per image (a region of all images is set by fit); got {path!r}")
+
+
+def _resolved(given: object) -> object:
+    """Return a path of this machine as it is meant ("~", "file://"); anything else as it is."""
+    path = local_path(str(given)) if isinstance(given, str | Path) else None
+    return given if path is None else path
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def check_outputs(
     inputs: Iterable[object] = (),
     images: object = None,
 ) -> None:
-    """Check that all outputs can be written, and each by itself; nothing is written.
+    """Check that all outputs can be written, and each by itself; nothing is left behind.
 
     Args:
         files: what a user calls each ("--report") -> its path; None where it is not asked for.
@@ -97,5 +98,8 @@ def _check_writable(name: str, path: Path, real: Path, is_folder: bool) -> None:
         there = there.parent
     if not there.is_dir():
         raise InputError(f"{name} {path} cannot be written: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{name} {path} cannot be written: no right to write to {there}")
+    try:
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".recondite-"):
+            pass
+    except OSError as error:
+        raise InputError(f"{name} {path} cannot be written: {there}: {error.strerror}") from error

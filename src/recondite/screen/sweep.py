@@ -148,7 +148,7 @@ def journalled(
         InputError: not one image is left.
     """
     written = Journal(journal, {"versions": {"recondite": __version__, "torch": torch.__version__}, **header})
-    done = _still_so(written.taken_up, images)
+    done = _still_so(written.taken_up, images, maps)
     taken_up = len(done)
     watched = WatchedImages.of(images)
     with show("screening", images.size, progress) as advance:
@@ -163,8 +163,11 @@ def journalled(
     return Sweep(screen.judge(_in_order(done, images)), taken_up, images)
 
 
-def _still_so(rows: Iterable[Mapping[str, Any]], images: ImageSet) -> dict[str, Mapping[str, Any]]:
-    """Return id -> row for the rows of a journal that are of images as they are now; errors are looked at again."""
+def _still_so(rows: Iterable[Mapping[str, Any]], images: ImageSet, maps: Path | None) -> dict[str, Mapping[str, Any]]:
+    """Return id -> row for the rows of a journal that are of images as they are now, and have the maps they should.
+
+    Errors are looked at again.
+    """
     assert images.ids is not None
     place = {name: index for index, name in enumerate(images.ids)}
     return {
@@ -174,6 +177,7 @@ def _still_so(rows: Iterable[Mapping[str, Any]], images: ImageSet) -> dict[str, 
         and row["id"] in place
         and row["image"] is not None
         and row["image"] == identity_of(images.entry(place[row["id"]])[0])
+        and (maps is None or (maps / _map_name(row["id"])).is_file())
     }
 
 
