@@ -40,6 +40,7 @@ from recondite.options import (
     option_names,
 )
 from recondite.statistics.scores import Scores
+from recondite.torch_state import own_settings
 from recondite.training.checkpoint import History
 from recondite.training.loop import Update, train
 
@@ -150,6 +151,7 @@ class Detector(Inputs):
         x = self.scaled(x)
         return (x - self.reconstruct_tensor(x)).square().flatten(1).mean(1)
 
+    @own_settings()
     def fit_rows(
         self,
         images: Rows,
@@ -175,6 +177,7 @@ class Detector(Inputs):
     # What every detector gets
 
     @collective()
+    @own_settings()
     def fit(
         self,
         images: object,
@@ -355,6 +358,11 @@ class Detector(Inputs):
             NotFittedError: `fit` was not called.
         """
         return self.decode(draw_latents(self, count, seed))
+
+    @property
+    def draws_of_its_own(self) -> bool:
+        """Whether training may draw from torch's global generator, as networks or a detector of the user's own do."""
+        return self.modules_given or not type(self).__module__.startswith("recondite.")
 
     @property
     def can_sample(self) -> bool:

@@ -22,12 +22,14 @@ from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
 from recondite.screen.screen import OnBad, Screen
 from recondite.statistics.calibration import Calibrator, Guarantee
+from recondite.torch_state import own_settings
 from recondite.training.presets import get_preset
 
 _BAD_FILES_LISTED = 100
 
 
 @collective()
+@own_settings()
 def fit(
     images: object,
     *,

@@ -23,6 +23,7 @@ from recondite.screen.guard import make_guard
 from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
 from recondite.statistics.calibration import Calibrator, Guarantee
 from recondite.statistics.scores import Scores, Verdicts, check_rate
+from recondite.torch_state import own_settings
 
 OnBad = Literal["flag", "skip", "raise"]
 
@@ -386,6 +387,7 @@ class Screen:
             "facts": dict(self.facts),
         }
 
+    @own_settings()
     def to(self, device: str) -> "Screen":
         """Move the detector to a device, such as "cuda", and return the screen.
 
@@ -401,6 +403,7 @@ class Screen:
         return self
 
 
+@own_settings()
 def load(
     path: Path | str,
     *,

@@ -95,14 +95,6 @@ def compiled(detector: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(*numbers: int) -> Iterator[None]:
-    """Seed torch for a while and leave its global state as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed_of(*numbers))
-        yield
-
-
-@contextmanager
 def large_blocks_kept() -> Iterator[None]:
     """Let freed memory be used again at once, where the C library is glibc.
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from recondite.networks.hooks import evaluating
 from recondite.networks.layers import has_unsynchronised_batch_norm
 from recondite.options import TrainingOptions
 from recondite.progress import progress
+from recondite.torch_state import own_settings, seeded
 from recondite.training.augmentation import augmented, check_augmentation
 from recondite.training.checkpoint import CHECKPOINT, History, Progress, identity_of, restore, write_checkpoint
 from recondite.training.device import (
@@ -30,7 +31,6 @@ from recondite.training.device import (
     make_fabric,
     moving_average,
     seed_of,
-    seeded,
 )
 from recondite.training.logs import drop_logs_after, log_epoch, start_logs
 from recondite.training.snapshots import first_pictures, picture_epochs
@@ -48,10 +48,12 @@ class Trainable(Protocol):
 
     Args:
         batches_a_step: how many batches `losses` is given one behind the other, each from its own order of the images.
+        draws_of_its_own: whether it may draw from torch's global generator, and not from `recondite.distributed` alone.
     """
 
     options: Any
     batches_a_step: int
+    draws_of_its_own: bool
 
     def losses(self, x: Tensor) -> Iterator[Update]:
         """Yield an update for each group in order; a group is updated before the next is asked for."""
@@ -66,6 +68,7 @@ class Trainable(Protocol):
         """Return the reconstructions in image units, to look at; None where there are none."""
 
 
+@own_settings()
 def train(
     detector: nn.Module,
     images: Rows,
@@ -178,13 +181,19 @@ class Run:
             for epoch in range(first_epoch + 1, self.options.epochs + 1):
                 if self.options.patience and self.stale_epochs >= self.options.patience:
                     break
-                with seeded(self.options.seed, epoch, self.fabric.global_rank):
+                with self._seeded(epoch):
                     row, steps = self.train_epoch(epoch, advance)
                 self.history.epochs.append(row)
                 self._note_best(epoch, row["validation"])
                 self._picture(epoch)
                 self._log(row, steps)
                 self.save(epoch)
+
+    def _seeded(self, epoch: int) -> AbstractContextManager[None]:
+        """Seed the draws of an epoch that are not made by `recondite.distributed`, where there may be any."""
+        if not getattr(self.detector, "draws_of_its_own", True):
+            return nullcontext()
+        return seeded(seed_of(self.options.seed, epoch, self.fabric.global_rank))
 
     def train_epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Go once over the images; return the epoch's row and those of its steps."""

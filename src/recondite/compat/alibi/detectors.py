@@ -13,6 +13,7 @@ from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.networks.hooks import evaluating
 
+from recondite.torch_state import seeded
 
 def elbo(*_: object) -> None:
     """Stand for the loss of `OutlierVAE`, which computes it itself; for `loss_fn=elbo`."""
@@ -120,8 +121,7 @@ class OutlierVAE(Face):
         assert self.decoder_net is not None
         assert self.latent_dim is not None
         size = prod(_output_shape(self.encoder_net, shape))
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             head = nn.Linear(size, 2 * self.latent_dim)
         return nn.Sequential(self.encoder_net, nn.Flatten(), head), self.decoder_net, self.latent_dim
 

@@ -18,6 +18,7 @@ from recondite.options import options_to_json, saved_options
 from recondite.screen.evidence import ERROR
 from recondite.screen.saved import READY
 from recondite.screen.screen import load
+from recondite.torch_state import own_settings
 
 KIND, SCHEMA = "recondite detector of the alibi-detect face", 1
 _WEIGHTS = "detector.safetensors"
@@ -67,6 +68,7 @@ def load_detector(
     filepath: Path | str, *, encoder_net: nn.Module | None = None, decoder_net: nn.Module | None = None
 ) -> OutlierVAE | OutlierAE:
     """Load what `save_detector` wrote. Nothing in its files is executed.
+@own_settings()
 
     Args:
         filepath: the folder.
