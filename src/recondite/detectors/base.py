@@ -360,6 +360,13 @@ class Detector(Inputs):
         return self.decode(draw_latents(self, count, seed))
 
     @property
+    def validates_by_its_score(self) -> bool:
+        """Whether the validation error of an image is its instance score."""
+        plain = getattr(self.options, "score", None) == "squared_error" and pooling_of(self.options) == PoolingOptions()
+        own = type(self).validation_errors is Detector.validation_errors
+        return own and plain and not self.preprocessing.restricted
+
+    @property
     def draws_of_its_own(self) -> bool:
         """Whether training may draw from torch's global generator, as networks or a detector of the user's own do."""
         return self.modules_given or not type(self).__module__.startswith("recondite.")

@@ -1,11 +1,12 @@
 """Fitting a screen: split, train, calibrate."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.data.datasets import nameless, open_images
@@ -24,6 +25,7 @@ from recondite.screen.screen import OnBad, Screen
 from recondite.statistics.calibration import Calibrator, Guarantee
 from recondite.torch_state import own_settings
 from recondite.training.presets import get_preset
+from recondite.training.snapshots import MOST_PICTURES
 
 _BAD_FILES_LISTED = 100
 
@@ -45,6 +47,7 @@ def fit(
     validation: object = 0.1,
     evidence: object = 0.1,
     calibration: object = 0.2,
+    pictures: Sequence[str] = (),
     by_folder: bool = False,
     on_bad: OnBad = "flag",
     run_folder: Path | str | None = None,
@@ -84,6 +87,8 @@ def fit(
         validation: share of `images` to choose the best epoch by, where there are epochs, or other normal images.
         evidence: share of `images`, or other normal images; at least 50. Unused where `score` needs none.
         calibration: share of `images`, or other normal images.
+        pictures: ids of validation images, at most ten, that are rebuilt after chosen epochs (see `picture_epochs` of
+            `TrainingOptions`); by default the first ten.
         by_folder: calibrate each sub-folder or label on its own.
         on_bad: "flag" and "skip" leave unreadable images out and list them in `facts`; "raise" is an error.
         run_folder: where training keeps its checkpoint and logs.
@@ -151,7 +156,7 @@ def fit(
         held_out["evidence"] = 0.0
     if not model.needs_validation and isinstance(validation, float | int):
         held_out["validation"] = 0.0
-    sets = _separate_sets(spooled, model, held_out, zones.folder, training.seed, progress)
+    sets = _separate_sets(spooled, model, held_out, zones.folder, pictures, training.seed, progress)
     if on_bad == "raise" and sets.bad:
         raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")
     if judged_by != ERROR and sets.evidence is None:
@@ -211,7 +216,13 @@ _FEWEST = {"calibration": 1, "validation": FEWEST_VALIDATED, "evidence": FEWEST}
 
 
 def _separate_sets(
-    spooled: Spool, model: Detector, held_out: Mapping[str, object], masks: Path | None, seed: int, shown: bool
+    spooled: Spool,
+    model: Detector,
+    held_out: Mapping[str, object],
+    masks: Path | None,
+    pictures: Sequence[str],
+    seed: int,
+    shown: bool,
 ) -> _Sets:
     """Split the images, or open the sets given, so that no image is in two of them.
 
@@ -244,6 +255,7 @@ def _separate_sets(
         raise InputError(
             f"{len(spooled)} images leave {len(fitting)} to fit and {len(calibrating)} to calibrate; both need some"
         )
+    indices["validation"] = _pictured_first(indices["validation"], spools["validation"].ids, pictures)
     rows = {name: part.rows(indices[name]) if len(indices[name]) else None for name, part in spools.items()}
     calibration = rows["calibration"]
     assert calibration is not None
@@ -262,6 +274,19 @@ def _separate_sets(
         bad=[entry for part in different for entry in part.bad],
         moved=moved,
     )
+
+
+def _pictured_first(index: NDArray[np.intp], ids: Sequence[str], pictures: Sequence[str]) -> NDArray[np.intp]:
+    """Return the rows with those in front whose ids are wanted: the first ones are pictured."""
+    rows = {ids[row]: row for row in index}
+    missing = [name for name in pictures if name not in rows]
+    if missing or isinstance(pictures, str) or len(set(pictures)) < len(pictures) or len(pictures) > MOST_PICTURES:
+        raise InputError(
+            f"expected pictures to be at most {MOST_PICTURES} different ids of validation images; got "
+            f"{missing[0] if missing else pictures!r}"
+        )
+    first = np.array([rows[name] for name in pictures], dtype=np.intp)
+    return np.concatenate([first, index[~np.isin(index, first)]])
 
 
 def _map_scale(model: Detector, rows: Rows, looked_at: int = 256) -> tuple[float, float]:

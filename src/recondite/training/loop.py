@@ -91,7 +91,7 @@ def train(
         images: the images to learn.
         validation: images for early stopping and for choosing the best epoch.
         options: how to train.
-        run_folder: where checkpoint.safetensors, steps.csv and epochs.csv are written after each epoch.
+        run_folder: where checkpoint.safetensors, steps.csv, validation.csv and epochs.csv are written after each epoch.
         resume: go on from the checkpoint in `run_folder`, if there is one.
         show_progress: draw a bar, or print lines, on standard error.
 
@@ -182,11 +182,11 @@ class Run:
                 if self.options.patience and self.stale_epochs >= self.options.patience:
                     break
                 with self._seeded(epoch):
-                    row, steps = self.train_epoch(epoch, advance)
+                    row, steps, validation = self.train_epoch(epoch, advance)
                 self.history.epochs.append(row)
-                self._note_best(epoch, row["validation"])
+                self._note_best(epoch, row["validation"], steps, validation)
                 self._picture(epoch)
-                self._log(row, steps)
+                self._log(row, steps, validation)
                 self.save(epoch)
 
     def _seeded(self, epoch: int) -> AbstractContextManager[None]:
@@ -195,8 +195,8 @@ class Run:
             return nullcontext()
         return seeded(seed_of(self.options.seed, epoch, self.fabric.global_rank))
 
-    def train_epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Go once over the images; return the epoch's row and those of its steps."""
+    def train_epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]], NDArray[np.float64]]:
+        """Go once over the images; return the epoch's row, those of its steps, and the errors of validation batches."""
         started = time.monotonic()
         orders = self._orders(epoch)
         self.draws.manual_seed(seed_of(self.options.seed, epoch, 0, 1))  # the same in every process
@@ -219,12 +219,14 @@ class Run:
         means = {name: float(np.mean([line[name] for line in steps])) for name in names}
         if not all(math.isfinite(value) for value in means.values()):
             raise ReconditeError(f"the loss is no longer finite in epoch {epoch}: {means}; try a lower learning_rate")
-        validation = None
+        validation, parts = None, np.empty(0)
         if self.validation is not None:
-            validation = float(self._errors(self.validation).mean())
+            errors = self._errors(self.validation)
+            validation = float(errors.mean())
             if not math.isfinite(validation):
                 raise ReconditeError(f"the validation error is not finite in epoch {epoch}; try a lower learning_rate")
-        return {"epoch": epoch, "seconds": time.monotonic() - started, **means, "validation": validation}, steps
+            parts = np.array([errors[part].mean() for part in self.validation.slices(self.options.batch_size)])
+        return {"epoch": epoch, "seconds": time.monotonic() - started, **means, "validation": validation}, steps, parts
 
     def _orders(self, epoch: int) -> list[NDArray[np.intp]]:
         """Return one order of the images for each batch of a step."""
@@ -364,13 +366,18 @@ class Run:
         model = self.average.module if self.average is not None else self.detector
         return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
-    def _note_best(self, epoch: int, validation: float | None) -> None:
+    def _note_best(
+        self, epoch: int, validation: float | None, steps: list[dict[str, Any]], batches: NDArray[np.float64]
+    ) -> None:
         """Keep the weights of the best epoch so far; without validation images, every epoch counts as better."""
         earlier = [row["validation"] for row in self.history.epochs[:-1]]
         better = validation is None or not earlier or validation < min(earlier)
         self.stale_epochs = 0 if better else self.stale_epochs + 1
         if better or not self.options.keep_best:
             self.history.best_epoch = epoch
+            names = [name for name in steps[0] if name.startswith("loss_")]
+            self.history.losses = {name: np.array([step[name] for step in steps]) for name in names}
+            self.history.losses |= {"validation": batches} if len(batches) else {}
             if validation is not None and self.options.keep_best:
                 self.best = self._weights()
 
@@ -384,9 +391,9 @@ class Run:
             (self.run_folder / CHECKPOINT).unlink(missing_ok=True)
             start_logs(self.run_folder)
 
-    def _log(self, row: dict[str, Any], steps: list[dict[str, Any]]) -> None:
+    def _log(self, row: dict[str, Any], steps: list[dict[str, Any]], validation: NDArray[np.float64]) -> None:
         if self.run_folder is not None and self.fabric.is_global_zero:
-            log_epoch(self.run_folder, row, steps)
+            log_epoch(self.run_folder, row, steps, validation.tolist())
 
     @cached_property
     def _identity(self) -> str:
