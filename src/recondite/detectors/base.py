@@ -31,6 +31,7 @@ from recondite.distributed import collective
 from recondite.errors import InputError, NotFittedError
 from recondite.networks.fused import InBfloat16, inner_layers, ready_network
 from recondite.networks.hooks import recorded
+from recondite.networks.precision import warn_of_slow_bfloat16
 from recondite.options import (
     PoolingOptions,
     PrecisionOptions,
@@ -400,6 +401,8 @@ class Detector(Inputs):
         if shape is None:
             return network
         if getattr(self.options, "scoring_precision", "fp32") == "bf16":
+            if self.device.type == "cpu":
+                warn_of_slow_bfloat16("scoring_precision")
             return InBfloat16(network)
         return ready_network(network, torch.zeros(self.scoring_batch, *shape, device=self.device))
 

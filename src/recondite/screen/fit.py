@@ -101,7 +101,9 @@ def fit(
         reencoding: evidence also compares the latents and layers of the image with those of its reconstruction, which
             costs one more encoding.
         classifier: a function or module, images (N, C, H, W) in [0, 1] to features, whose distances from normal ones
-            become part of score "auto" (and are score "classifier").
+            become part of score "auto" (and are score "classifier"). It must not have learnt from the calibration
+            images, nor from those for `evidence`: its features of what it knows are other than of new images, and the
+            rate would not hold. So give `calibration` and `evidence` images that it has not seen, not shares.
         classifier_layer: the name of a module within `classifier` whose output is meant.
         classifier_share: the share of alpha that the classifier's features get in "auto", in (0, 1).
         options: options of the detector and of `TrainingOptions`, such as latent_size=64, epochs=10, seed=1.

@@ -164,7 +164,7 @@ class Screen:
         return replace(self, score=score, calibrator=Calibrator(scores, self.calibrator.groups))
 
     def recalibrated(self, images: object, *, by_folder: bool = False) -> "Screen":
-        """Return this screen calibrated on other normal images, which the detector must not have learnt from.
+        """Return this screen calibrated on other normal images, unknown to its detector and to its classifier, if any.
 
         Raises:
             InputError: none of them can be read, or there are too few for alpha.
@@ -437,11 +437,12 @@ def load(
 
 def promise(screen: Screen, fdr: float | None = None) -> str:
     """Say in words what the flags of a screen promise, or those under false-discovery control at this rate."""
+    caution = "" if screen.evidence is None or screen.score == ERROR else screen.evidence.caution
     if fdr is not None:
-        return f"Of the images flagged, a share of at most {fdr:g} is expected to be normal."
+        return f"Of the images flagged, a share of at most {fdr:g} is expected to be normal.{caution}"
     if screen.confidence is None:
-        return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake."
+        return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake.{caution}"
     return (
         f"With {100 * screen.confidence:g} % confidence in this calibration set, a share of at most "
-        f"{screen.alpha:g} of normal images is flagged by mistake."
+        f"{screen.alpha:g} of normal images is flagged by mistake.{caution}"
     )
