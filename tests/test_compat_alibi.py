@@ -490,9 +490,19 @@ def test_a_ready_detector_is_fetched_once_and_judges_as_its_screen(digits, tmp_p
         np.testing.assert_array_equal(found["is_outlier"], expected.is_outlier)
 
 
+def test_a_detector_of_photographs_is_fetched_by_its_name(tmp_path):
+    od = fetch_detector(tmp_path / "od", "outlier", "cifar10", "OutlierVAE")
+    noise = np.random.default_rng(0).random((4, 32, 32, 3), dtype=np.float32)
+    found = od.predict(noise)["data"]
+    assert found["is_outlier"].all()
+    np.testing.assert_array_equal(
+        found["instance_score"], recondite.load("cifar10").detector.score(noise).instance_score
+    )
+
+
 def test_what_cannot_be_fetched_says_what_can(tmp_path):
-    with pytest.raises(InputError, match=r"digits.*hf://ORG/NAME"):
-        fetch_detector(tmp_path / "od", "outlier", "cifar10", "OutlierVAE")
+    with pytest.raises(InputError, match=r"digits, mnist, cifar10.*hf://ORG/NAME"):
+        fetch_detector(tmp_path / "od", "outlier", "cifar100", "OutlierVAE")
     with pytest.raises(InputError, match="expected a Recondite detector 'vae'"):
         fetch_detector(tmp_path / "od", "outlier", "digits", "OutlierVAE")
     with pytest.raises(InputError, match="OutlierVAE or OutlierAE"):

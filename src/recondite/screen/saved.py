@@ -30,6 +30,8 @@ SCHEMA = 2
 KIND, EXPORTED = "recondite screen", "recondite exported screen"
 READY = {
     "digits": "scanned digits of 8 x 8 pixels, upright (autoencoder, calibrated at alpha .05)",
+    "mnist": "handwritten digits of 28 x 28 pixels, upright (small vae, calibrated at alpha .05)",
+    "cifar10": "photographs of 32 x 32 pixels of ten kinds of things (small vae, calibrated at alpha .05)",
 }
 """Ready screens, which come with the package: name -> what is normal for it. `scripts/ready_screens.py` makes them."""
 _DETECTOR_FILE, _CALIBRATION_FILE = "detector.safetensors", "calibration.safetensors"
