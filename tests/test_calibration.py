@@ -196,6 +196,12 @@ def test_a_hopeless_guarantee_is_refused_at_once():
             Calibrator(np.arange(300.0)).threshold(1e-4, 0.95, guarantee)
 
 
+def test_simulated_bounds_say_how_much_confidence_they_reach():
+    p_value_table(20, 0.999, "monte-carlo")
+    with pytest.raises(InputError, match=r"confidence of 0.999 at most; got 0.9991$"):
+        p_value_table(20, 0.9991, "monte-carlo")
+
+
 def test_tables_are_shared_and_cannot_be_written_into():
     with pytest.raises(ValueError, match="read-only"):
         p_value_table(10, None)[0] = 0

@@ -416,7 +416,7 @@ def load(
 
     Args:
         path: the folder that `Screen.save` wrote; or the name of a ready screen, a key of `screen.saved.READY` such as
-            "digits", where there is no such folder; or "hf://ORG/NAME" or "hf://ORG/NAME@REVISION" on the Hugging Face
+            "cifar10", where there is no such folder; or "hf://ORG/NAME" or "hf://ORG/NAME@REVISION" on the Hugging Face
             hub (extra `hub`), fetched into the cache and checked before it gets there.
         encoder: a module of the same architecture, where the screen was made with modules of your own.
         decoder: likewise.

@@ -225,7 +225,9 @@ class Run:
             validation = float(errors.mean())
             if not math.isfinite(validation):
                 raise ReconditeError(f"the validation error is not finite in epoch {epoch}; try a lower learning_rate")
-            parts = np.array([errors[part].mean() for part in self.validation.slices(self.options.batch_size)])
+            # Batches at random, the same after every epoch: a source may be sorted, by class or by difficulty.
+            drawn = errors[np.random.default_rng(self.options.seed).permutation(len(errors))]
+            parts = np.array([drawn[part].mean() for part in self.validation.slices(self.options.batch_size)])
         return {"epoch": epoch, "seconds": time.monotonic() - started, **means, "validation": validation}, steps, parts
 
     def _orders(self, epoch: int) -> list[NDArray[np.intp]]:
