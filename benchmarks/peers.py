@@ -227,7 +227,7 @@ def learning(rounds, alibi, _made, images, sizes, _folder):
         if error <= peer["error"]:
             break
     reached = error <= peer["error"]
-    task = "time to its error" if reached else "time to its error (NOT reached)"
+    task = "time to its error, by a recipe of ours" + ("" if reached else " (NOT reached)")
     rounds.add(task, peer["seconds"], ours, "s", peer_error=peer["error"], our_error=error)
 
 

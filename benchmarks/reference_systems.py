@@ -16,7 +16,7 @@ from recondite import Calibrator, Detector, Screen, build
 from recondite.data.catalog import open_named
 from recondite.data.datasets import open_images
 from recondite.data.spool import read_all, split
-from recondite.statistics.calibration import percentile_threshold
+from recondite.statistics.calibration import mean_std_threshold, percentile_threshold
 from recondite.statistics.metrics import auroc, rate
 from recondite.training.presets import PRESETS
 
@@ -48,12 +48,18 @@ def mnist(name: str, epochs: int | None) -> None:
     print(f"validation error {detector.history.best_validation:.5f} (mean squared error on the 10,000 test digits)")
     print(f"AUROC, turned by 90 degrees, plain error: {auroc(upright, turned):.4f}")
     print(f"mean error upright {upright.mean():.5f}, turned {turned.mean():.5f}")
+    losses = detector.history.losses["validation"]
+    rules = {f"{len(losses)} validation batches (the document's)": losses, "single images": upright}
+    for of_what, values in rules.items():
+        limit = mean_std_threshold(values)
+        flagged = f"upright flagged {np.mean(upright > limit):.4f}, turned {np.mean(turned > limit):.4f}"
+        print(f"mean + std of {of_what}: {values.mean():.6f} + {values.std():.6f} = {limit:.6f}; {flagged}")
 
 
 def cats_dogs(epochs: int | None) -> None:
     normal = "cifar10/test:cat,dog"
     # The validation images choose nothing here, so they stay clean for calibration and measurement.
-    detector = trained("cats-dogs-screen", "cifar10/train:cat,dog", normal, epochs, keep_best=False)
+    detector = trained("cats-dogs-screen", "cifar10/train:cat,dog", normal, epochs)
     images = open_images(normal)
     scores = detector.score(images).instance_score
     spooled = read_all(images, detector.preprocessing)
@@ -61,6 +67,7 @@ def cats_dogs(epochs: int | None) -> None:
     screen = Screen(detector=detector, calibrator=Calibrator(scores[calibrating]), alpha=0.05)
     realised = rate(screen.calibrator.is_outlier(scores[measuring], 0.05))
     print(f"validation MSE in [-1, 1] units {scores.mean():.5f}; threshold {screen.threshold:.5f} at alpha .05")
+    print(f"by hand at .045: {np.mean(scores > 0.045):.4f} of all {len(scores)} cats and dogs refused")
     print(f"realised false-alarm rate on the other {len(measuring)} cats and dogs: {realised}")
     labels = np.array(images.labels)
     for name in ("cat", "dog"):
@@ -75,6 +82,7 @@ def cats_dogs(epochs: int | None) -> None:
             f"AUROC {auroc(scores[measuring], outlying.instance_score):.4f}  pass at alpha .05: {passed:.3f} "
             f"({int(np.sum(~outlying.is_outlier))} of {len(outlying)})"
         )
+    print(f"by hand at .045: {np.mean(np.concatenate(everything) > 0.045):.4f} of the eight refused")
     print(f"AUROC against all eight: {auroc(scores[measuring], np.concatenate(everything)):.4f}")
 
 

@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from recondite.errors import InputError
 from recondite.networks.autoencoders import check_network, make_network, start_by_he
+from recondite.torch_state import seeded
 
 
 @pytest.mark.parametrize(
@@ -110,13 +113,40 @@ def test_reference_networks_have_their_layers_and_parameters(name):
         make_network(name, (3, 64, 64), latent, width=1, encoder_outputs=outputs)
 
 
+def glorot(layer, outputs=None):
+    """Return the bound of Glorot's uniform start: sqrt(6 / (numbers in + numbers out)), windows counted."""
+    first, second, *window = layer.weight.shape
+    return (6 / ((second + (outputs or first)) * math.prod(window))) ** 0.5
+
+
+def assert_uniform(weight, bound):
+    assert 0.97 * bound < weight.abs().max() <= bound
+    assert float(weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
 def test_the_cats_dogs_network_starts_as_its_recipe_says():
-    network = make_network("cats-dogs-screen", (3, 32, 32), 1000, 1, 1000)
+    with seeded(0):
+        network = make_network("cats-dogs-screen", (3, 32, 32), 1000, 1, 1000)
     assert (network.low, network.high) == (-1.0, 1.0)
-    dense = network.encoder[-2]
-    assert torch.all(dense.bias == 0.01)
-    bound = (6 / (4096 + 1000)) ** 0.5
-    assert 0.99 * bound < dense.weight.abs().max() <= bound
+    for layer in [*network.encoder, *network.decoder]:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            assert torch.all(layer.bias == 0.01)
+            assert_uniform(layer.weight, glorot(layer))
+        elif isinstance(layer, nn.ConvTranspose2d):  # torch's own start: within 1 / sqrt(numbers in)
+            bound = (layer.weight.shape[1] * 9) ** -0.5
+            assert_uniform(layer.weight, bound)
+            assert layer.bias.abs().max() <= bound
+            assert layer.bias.unique().numel() == layer.bias.numel()
+
+
+def test_the_cifar10_network_starts_as_keras_would():
+    with seeded(0):
+        network = make_network("cifar10-vae", (3, 32, 32), 1024, 1, 2048)
+    for layer in [*network.encoder, *network.decoder]:
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            assert not layer.bias.any()
+            # Mean and log-variance are two dense layers of 1,024 there.
+            assert_uniform(layer.weight, glorot(layer, 1024 if layer is network.encoder[-1] else None))
 
 
 def test_a_start_by_he_keeps_the_size_of_numbers():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import twins
-from scipy.stats import beta
+from scipy.stats import beta, binom
 
 from recondite.errors import InputError, NotCalibratedError
 from recondite.statistics.calibration import (
@@ -122,6 +122,16 @@ def test_known_intervals():
     assert (round(low, 3), round(high, 3)) == (0.024, 0.084)
 
 
+@pytest.mark.parametrize(("n", "alpha", "allowed"), [(19, 0.1, 2), (9, 0.5, 5), (200, 0.05, 10)])
+def test_the_interval_is_the_beta_law_of_order_statistics(n, alpha, allowed):
+    """P(Beta(l, n + 1 - l) <= x) is the chance that at least l of n uniform numbers lie below x."""
+    low, high = Calibrator(np.arange(float(n))).interval(alpha, level=0.9)
+    assert binom.sf(allowed - 1, n, low) == pytest.approx(0.05, rel=1e-9)
+    assert binom.sf(allowed - 1, n, high) == pytest.approx(0.95, rel=1e-9)
+    grouped = Calibrator(np.arange(float(n + 5)), ("a",) * n + ("b",) * 5)
+    assert grouped.interval(alpha, group="a", level=0.9) == (low, high)
+
+
 def test_the_true_rate_follows_the_beta_law():
     generator = np.random.default_rng(1)
     # Uniform scores: the true rate of a threshold t is 1 - t.
@@ -211,6 +221,12 @@ def test_a_hopeless_guarantee_is_refused_at_once():
     for guarantee in GUARANTEES:
         with pytest.raises(InputError, match="needs at least"):
             Calibrator(np.arange(300.0)).threshold(1e-4, 0.95, guarantee)
+
+
+def test_simulated_bounds_say_how_much_confidence_they_reach():
+    p_value_table(20, 0.999, "monte-carlo")
+    with pytest.raises(InputError, match=r"confidence of 0.999 at most; got 0.9991$"):
+        p_value_table(20, 0.9991, "monte-carlo")
 
 
 def test_tables_are_shared_and_cannot_be_written_into():

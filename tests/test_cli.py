@@ -43,9 +43,11 @@ def test_fit_on_the_command_line_equals_fit_in_python(screen):
         "detector.safetensors",
         "epochs.csv",
         "evidence.safetensors",
+        "losses.safetensors",
         "manifest.json",
         "pictures.safetensors",
         "steps.csv",
+        "validation.csv",
     ]
     assert not screen.with_name("screen.run").exists()
 

@@ -219,6 +219,17 @@ def test_an_adam_gives_its_settings(images):
         od.fit(images[:64], optimizer=torch.optim.SGD([*encoder.parameters()], lr=0.1))
 
 
+@pytest.mark.parametrize("setting", [{"betas": (0.9, 0.99)}, {"eps": 1e-7}, {"amsgrad": True}, {"maximize": True}])
+def test_settings_of_an_adam_that_cannot_be_taken_over_are_refused(images, setting):
+    encoder, decoder = networks()
+    od = OutlierVAE(encoder_net=encoder, decoder_net=decoder, latent_dim=LATENT)
+    with pytest.raises(InputError, match=f"taken over; got {next(iter(setting))}"):
+        od.fit(images[:64], optimizer=torch.optim.Adam([*encoder.parameters()], **setting))
+    first, second = {"params": [*encoder.parameters()]}, {"params": [*decoder.parameters()], "lr": 1.0}
+    with pytest.raises(InputError, match="several groups"):
+        od.fit(images[:64], optimizer=torch.optim.Adam([first, second]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -273,6 +284,22 @@ class TestMasks:
         state = np.random.get_state()[1].copy()  # noqa: NPY002
         apply_mask(images[:1])
         assert np.array_equal(state, np.random.get_state()[1])  # noqa: NPY002
+
+    @pytest.mark.parametrize("size", [(2, 2), (8, 8)])
+    @pytest.mark.parametrize("count", [1, 10])
+    @pytest.mark.parametrize("channels", [[0], [0, 1, 2]])
+    @pytest.mark.parametrize("kind", ["uniform", "normal", "zero"])
+    @pytest.mark.parametrize("ends", [(0, 1), (0.25, 0.75)])
+    def test_noise_is_cut_and_zeros_are_not(self, images, size, count, channels, kind, ends):
+        made, where = apply_mask(images[:1], size, count, None, channels, kind, clip_rng=ends)
+        assert made.shape == where.shape == (count, 8, 8, 3)
+        assert where.sum() == count * size[0] * size[1] * len(channels)
+        assert not np.delete(where, channels, axis=-1).any()
+        if kind == "zero":
+            assert not made[where].any()
+        else:
+            assert ends[0] <= made[where].min() <= made[where].max() <= ends[1]
+        assert np.array_equal(made[~where], np.repeat(images[:1], count, axis=0)[~where])
 
     def test_kinds_places_channels_and_edges(self, images):
         made, where = apply_mask(images[:2], mask_size=8, mask_type="zero")
@@ -348,6 +375,11 @@ class TestSaving:
         od = OutlierVAE(vae=screens("vae").detector, threshold=0.1)
         save_detector(od, tmp_path / "od")
         assert np.array_equal(load_detector(tmp_path / "od").score(digits[:40])[1], od.score(digits[:40])[1])
+
+    def test_the_legacy_format_is_refused(self, vae, tmp_path):
+        with pytest.raises(InputError, match="legacy=False"):
+            save_detector(vae, tmp_path / "od", legacy=True)
+        assert not (tmp_path / "od").exists()
 
     def test_an_unfitted_detector_and_a_foreign_folder_are_left_alone(self, vae, tmp_path):
         encoder, decoder = networks()
@@ -458,9 +490,19 @@ def test_a_ready_detector_is_fetched_once_and_judges_as_its_screen(digits, tmp_p
         np.testing.assert_array_equal(found["is_outlier"], expected.is_outlier)
 
 
+def test_a_detector_of_photographs_is_fetched_by_its_name(tmp_path):
+    od = fetch_detector(tmp_path / "od", "outlier", "cifar10", "OutlierVAE")
+    noise = np.random.default_rng(0).random((4, 32, 32, 3), dtype=np.float32)
+    found = od.predict(noise)["data"]
+    assert found["is_outlier"].all()
+    np.testing.assert_array_equal(
+        found["instance_score"], recondite.load("cifar10").detector.score(noise).instance_score
+    )
+
+
 def test_what_cannot_be_fetched_says_what_can(tmp_path):
-    with pytest.raises(InputError, match=r"digits.*hf://ORG/NAME"):
-        fetch_detector(tmp_path / "od", "outlier", "cifar10", "OutlierVAE")
+    with pytest.raises(InputError, match=r"digits, mnist, cifar10.*hf://ORG/NAME"):
+        fetch_detector(tmp_path / "od", "outlier", "cifar100", "OutlierVAE")
     with pytest.raises(InputError, match="expected a Recondite detector 'vae'"):
         fetch_detector(tmp_path / "od", "outlier", "digits", "OutlierVAE")
     with pytest.raises(InputError, match="OutlierVAE or OutlierAE"):

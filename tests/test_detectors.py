@@ -122,16 +122,21 @@ def test_vae_scores_equal_their_formulas(vae, digits):
 
 
 def test_vae_loss_is_the_negative_elbo_with_kl_summed_over_the_latent(digits):
-    made = build("vae", image_shape=(1, 8, 8), latent_size=3, width=4, sigma="fixed", initial_sigma=0.05, beta=2.0)
+    made = build("vae", image_shape=(1, 8, 8), latent_size=3, width=4, sigma="fixed", initial_sigma=0.5, beta=2.0)
+    with torch.no_grad():
+        made.encoder[-1].weight *= 30  # a fresh one gives no divergence to speak of
     x = torch.from_numpy(digits[:10, None] / np.float32(255))
     torch.manual_seed(0)
     ((group, loss),) = list(made.losses(x))
     torch.manual_seed(0)
     mean, log_variance = made.encoder(x).chunk(2, 1)
     z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-    likelihood = torch.distributions.Normal(made.decoder(z), 0.05).log_prob(x).flatten(1).sum(1)
-    kl = (mean**2 + log_variance.exp() - 1 - log_variance).sum(1) / 2
+    likelihood = torch.distributions.Normal(made.decoder(z), 0.5).log_prob(x).flatten(1).sum(1)
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, (log_variance / 2).exp()), torch.distributions.Normal(0, 1)
+    ).sum(1)
     assert group == "all"
+    assert 2 * kl.mean() > 0.05 * likelihood.mean().abs()
     assert loss.item() == pytest.approx((-likelihood + 2 * kl).mean().item(), rel=1e-5)
 
 

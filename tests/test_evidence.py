@@ -8,6 +8,7 @@ import recondite
 from recondite.errors import InputError
 from recondite.reports.explanation import in_words, statistics_of_first
 from recondite.screen.evidence import AUTO, ERROR, EVIDENCE
+from recondite.screen.promise import promise
 
 
 @pytest.mark.parametrize("name", list(recondite.DETECTORS))
@@ -100,6 +101,11 @@ def test_a_classifiers_features_are_a_part_of_auto_and_it_must_be_the_same_one(d
     options = {"detector": "pca", "latent_size": 8, "alpha": 0.05}
     screen = recondite.fit(digits[:1000], classifier=TinyClassifier(), classifier_layer="features", **options)
     assert "classifier" in screen.scores
+    caution = "the classifier has not learnt from the calibration images"
+    assert caution in promise(screen)
+    assert caution in promise(screen, 0.1)
+    assert caution not in promise(screen.with_score("error"))
+    assert "must not have learnt from the calibration images" in " ".join(recondite.fit.__doc__.split())
     noise = np.random.default_rng(0).integers(0, 256, (50, 8, 8), dtype=np.uint8)
     assert screen.with_score("classifier").predict(noise).is_outlier.mean() > 0.3
     screen.save(tmp_path / "screen")

@@ -193,6 +193,7 @@ def test_scoring_leaves_the_detector_as_it_was() -> None:
     assert all(type(part) is not Packed for part in detector.modules())
 
 
+@pytest.mark.filterwarnings("ignore:bfloat16 takes")  # on a processor without it
 def test_bfloat16_scores_are_near_and_calibrated_in_bfloat16(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((300, 3, 16, 16), dtype=np.float32)
     options = {"detector": "autoencoder", "epochs": 1, "latent_size": 8, "width": 8}
@@ -209,6 +210,7 @@ def test_bfloat16_scores_are_near_and_calibrated_in_bfloat16(tmp_path: Path) -> 
     assert manifest["options"]["scoring_precision"] == "bf16"
 
 
+@pytest.mark.filterwarnings("ignore:bfloat16 takes")  # on a processor without it
 def test_a_bfloat16_screen_is_refused_where_its_scores_are_others(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((300, 3, 16, 16), dtype=np.float32)
     screen = recondite.fit(images, detector="autoencoder", epochs=1, latent_size=8, width=8, scoring_precision="bf16")

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import ks_2samp
 
 from recondite import Calibrator, Monitor
 from recondite.errors import InputError
@@ -124,6 +125,31 @@ def test_a_state_goes_on_as_if_nothing_had_happened(screen, verdicts, brighter):
     again = Monitor.from_state(screen, json.loads(json.dumps(other.state())))
     assert again.alarm == one.alarm
     assert again.moved() == one.moved()
+
+
+def test_p_values_of_what_moved_are_corrected_by_holm(screen):
+    """Each p-value times the number of those not yet rejected, never below the one before it, at most 1."""
+    generator = np.random.default_rng(3)
+    drawn = exchangeable(screen, generator, 40)
+    name = "brightness"
+    drawn.statistics[name] = drawn.statistics[name] + 0.35 * screen.observations[name].std()
+    monitor = Monitor(screen)
+    monitor.update(drawn)
+    moved = monitor.moved()
+    reference = {"instance_score": screen.calibrator.scores, **screen.observations}
+    seen = {"instance_score": drawn.instance_score, **drawn.statistics}
+    raw = {one.name: ks_2samp(seen[one.name], reference[one.name], method="asymp") for one in moved}
+    ordered = sorted(raw, key=lambda one: raw[one].pvalue)
+    corrected, smallest = {}, 0.0
+    for rejected, one in enumerate(ordered):
+        smallest = max(smallest, min(1.0, raw[one].pvalue * (len(raw) - rejected)))
+        corrected[one] = smallest
+    assert len(raw) > 5
+    assert {one.name: one.p_value for one in moved} == pytest.approx(corrected, rel=1e-12)
+    assert {one.name: one.distance for one in moved} == pytest.approx({k: v.statistic for k, v in raw.items()})
+    assert all(one.moved == (one.p_value <= 0.05) for one in moved)
+    # It matters: some would count as moved by their own p-values.
+    assert sum(result.pvalue <= 0.05 for result in raw.values()) > sum(one.moved for one in moved)
 
 
 def test_each_sequence_has_its_share_of_false_alarms(screen, verdicts):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import recondite
 from recondite.cli import main
 from recondite.data.datasets import ImageSet
 from recondite.errors import InputError
@@ -182,6 +183,41 @@ def test_threshold_rules_are_compared_on_fresh_images(screen, fresh, tmp_path):
     assert by_rule["mean + 1 std"]["caught"] > by_rule["mean + 3 std"]["caught"]
     assert len(written(tmp_path)) == 5
     assert thresholds_study(screen, fresh[:1], tmp_path / "alone")[0]["caught"] is None
+
+
+def test_thresholds_by_hand_and_of_whole_validation_batches_are_compared_too(digits, tmp_path):
+    settings = {"detector": "autoencoder", "latent_size": 6, "width": 8, "epochs": 3, "batch_size": 32}
+    made = recondite.fit(digits[:1000], validation=digits[1000:1400], alpha=0.1, keep_best=False, **settings)
+    made.save(tmp_path / "screen")
+    judge = recondite.load(tmp_path / "screen")
+    found = thresholds_study(judge, digits[1400:1500], tmp_path / "study", threshold=0.045)
+    by_rule = {row["rule"]: row for row in found}
+    # The rule of the document: mean + standard deviation of the batch means of validation, with the weights at the end.
+    errors = made.detector.score(digits[1000:1400]).instance_score[np.random.default_rng(0).permutation(400)]
+    means = [errors[start : start + 32].mean() for start in range(0, 400, 32)]
+    rule = by_rule["mean + 1 std of validation batches"]
+    assert len(means) == 13
+    assert rule["threshold"] == pytest.approx(np.mean(means) + np.std(means), rel=1e-5)
+    assert rule["threshold"] < by_rule["mean + 1 std"]["threshold"]
+    fresh = made.detector.score(digits[1400:1500]).instance_score
+    assert by_rule["by hand"]["threshold"] == 0.045
+    for row in (rule, by_rule["by hand"]):
+        assert row["false_alarms"] == np.mean(fresh > row["threshold"])
+    figures = {path.stem for path in (tmp_path / "study" / "figures").iterdir()}
+    assert {"losses-all", "losses-validation"} <= figures
+    # Judged by something else, losses of the network are no threshold.
+    other = thresholds_study(judge, digits[1400:1450], tmp_path / "other", score="brightness")
+    assert "mean + 1 std of validation batches" not in {row["rule"] for row in other}
+    with pytest.raises(InputError, match="finite threshold"):
+        thresholds_study(judge, digits[1400:1450], tmp_path / "no", threshold=float("nan"))
+
+
+def test_losses_of_another_kind_are_no_threshold(screens, digits, tmp_path):
+    """A variational autoencoder is validated by its ELBO and judged by its error."""
+    judge = screens("vae")
+    assert len(judge.detector.history.losses["validation"]) == 2
+    rows = thresholds_study(judge, digits[1400:1450], tmp_path)
+    assert all("batches" not in row["rule"] for row in rows)
 
 
 def test_nothing_linear_beats_pca(digits, tmp_path):

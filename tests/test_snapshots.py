@@ -3,6 +3,7 @@ import pytest
 from test_training import Killed, kill_after, new
 
 import recondite
+from recondite.data.datasets import ImageSet
 from recondite.data.spool import Rows
 from recondite.errors import InputError
 from recondite.options import TrainingOptions
@@ -57,6 +58,22 @@ def test_a_screen_keeps_its_pictures(digits, tmp_path):
     np.testing.assert_array_equal(np.array(kept.rebuilt), np.array(made.rebuilt))
     recondite.load(tmp_path / "screen").save(tmp_path / "again")
     assert (tmp_path / "again" / "pictures.safetensors").is_file()
+
+
+def test_chosen_images_are_pictured(digits):
+    named = {f"digit {number}": digit for number, digit in enumerate(digits[200:260])}
+    source = ImageSet(list(named.values()), list(named), None)
+    wanted = ["digit 41", "digit 7"]
+    fit = {"detector": "autoencoder", "latent_size": 4, "width": 4, "epochs": 1, "alpha": 0.1, "score": "error"}
+    shown = recondite.fit(digits[:200], validation=source, pictures=wanted, **fit).detector.history.pictures.images
+    np.testing.assert_array_equal(shown[:2, 0], np.stack([named[name] for name in wanted]))
+    others = [digit for name, digit in named.items() if name not in wanted]
+    np.testing.assert_array_equal(shown[2:, 0], np.stack(others[:8]))
+    for wrong in (["digit 99"], ["digit 7", "digit 7"], list(named)[:11], "digit 7"):
+        with pytest.raises(InputError, match="at most 10 different ids of validation images"):
+            recondite.fit(digits[:200], validation=source, pictures=wrong, **fit)
+    with pytest.raises(InputError, match="ids of validation images"):
+        recondite.fit(digits[:200], validation=0, pictures=["digit 7"], **fit)
 
 
 def test_without_validation_images_or_images_at_all_there_are_no_pictures(rows, digits):

@@ -16,7 +16,7 @@ from recondite.errors import InputError, ReconditeError
 from recondite.options import TrainingOptions
 from recondite.training import device, loop
 from recondite.training.checkpoint import CHECKPOINT
-from recondite.training.logs import EPOCHS, STEPS
+from recondite.training.logs import EPOCHS, STEPS, VALIDATION
 from recondite.training.loop import learning_rate_at, train
 
 OPTIONS = TrainingOptions(epochs=6, batch_size=32, learning_rate=5e-3, seed=3)
@@ -80,7 +80,11 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch, rows, name
     assert_same_bits(weights(whole), weights(resumed))
     assert [row["validation"] for row in again.epochs] == [row["validation"] for row in history.epochs]
     assert again.best_epoch == history.best_epoch
-    assert (tmp_path / STEPS).read_text() == (tmp_path / "whole" / STEPS).read_text()
+    assert again.losses.keys() == history.losses.keys()
+    for losses in history.losses:
+        np.testing.assert_array_equal(again.losses[losses], history.losses[losses])
+    for log in (STEPS, VALIDATION):
+        assert (tmp_path / log).read_text() == (tmp_path / "whole" / log).read_text()
 
 
 def test_a_run_of_many_channels_resumes_to_the_same_bits(tmp_path, monkeypatch, digits):
@@ -332,6 +336,7 @@ def test_images_stay_where_they_are_without_a_gpu():
     assert not device.fits_on(torch.device("cpu"), 1)
 
 
+@pytest.mark.filterwarnings("ignore:bfloat16 takes")  # on a processor without it
 def test_bf16_training_learns(rows):
     history = train(new(), *rows, replace(OPTIONS, precision="bf16", epochs=10))
     assert history.epochs[-1]["validation"] < 0.8 * history.epochs[0]["validation"]
@@ -361,6 +366,35 @@ def test_two_processes_agree_with_batch_norm_averages_and_a_short_last_batch(tmp
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*torchrun, str(script), str(tmp_path)], check=True, timeout=240, capture_output=True)
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_losses_of_batches_are_logged_and_kept_of_the_epoch_that_was_kept(tmp_path, rows, keep_best):
+    options = replace(OPTIONS, epochs=8, schedule="constant", learning_rate=0.2, keep_best=keep_best)
+    detector = new()
+    history = train(detector, *rows, options, tmp_path)
+    assert history.best_epoch < 8 if keep_best else history.best_epoch == 8
+    of_kept = {
+        "loss_all": [
+            float(row["loss_all"]) for row in table(tmp_path / STEPS) if int(row["epoch"]) == history.best_epoch
+        ],
+        "validation": [
+            float(row["loss"]) for row in table(tmp_path / VALIDATION) if int(row["epoch"]) == history.best_epoch
+        ],
+    }
+    assert {name: len(losses) for name, losses in history.losses.items()} == {"loss_all": 7, "validation": 2}
+    for name, losses in of_kept.items():
+        assert history.losses[name].tolist() == losses
+    detector.fitted.fill_(True)
+    errors = detector.score(rows[1].take(slice(None))).instance_score
+    errors = errors[np.random.default_rng(OPTIONS.seed).permutation(60)]  # a source may be sorted by class
+    np.testing.assert_allclose(of_kept["validation"], [errors[:32].mean(), errors[32:].mean()], rtol=1e-5)
+    assert [row["batch"] for row in table(tmp_path / VALIDATION)] == ["1", "2"] * 8
+
+
+def test_without_validation_images_there_are_no_losses_of_them(tmp_path, rows):
+    assert set(train(new(), rows[0], None, OPTIONS, tmp_path).losses) == {"loss_all"}
+    assert not (tmp_path / VALIDATION).exists()
 
 
 def test_every_step_and_epoch_is_logged(tmp_path, rows):

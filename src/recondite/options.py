@@ -77,7 +77,8 @@ class TrainingOptions:
         Field(description="rebuild ten validation images after these epochs: auto, every, none, or 0,4,8"),
     ] = "auto"
     precision: Annotated[
-        Literal["fp32", "bf16"], Field(description="numbers of training; scoring has scoring_precision")
+        Literal["fp32", "bf16"],
+        Field(description="numbers of training, bf16 only where the processor has it; scoring has scoring_precision"),
     ] = "fp32"
     compile: Annotated[
         bool, Field(description="compile the networks with torch.compile while they learn; needs a C++ compiler")

@@ -68,6 +68,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         validation: str = "0.1",
         evidence: str = "0.1",
         calibration: str = "0.2",
+        pictures: str | None = None,
         by_folder: Annotated[bool, Parameter(negative="")] = False,
         group_by: str = "copies",
         reencoding: Annotated[bool, Parameter(negative="")] = False,
@@ -116,6 +117,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             Share of the images, in [0, 1), or other normal images, to learn the statistics of normal images from.
         calibration
             Share of the images, in (0, 1), or other normal images, to calibrate the threshold on.
+        pictures
+            Ids of validation images, joined by commas, to rebuild after chosen epochs; by default the first ten.
         by_folder
             Calibrate each sub-folder separately.
         group_by
@@ -148,6 +151,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             validation=share_or_source(validation),
             evidence=share_or_source(evidence),
             calibration=share_or_source(calibration),
+            pictures=() if pictures is None else tuple(pictures.split(",")),
             image_size=image_size_of(image_size),
             region=region,
             ignore=ignore,

@@ -227,13 +227,13 @@ def thresholds(
     output: Output,
     outliers: Annotated[str | None, Parameter(help="Images that do not belong.")] = None,
     score: Score = "error",
+    threshold: Annotated[float | None, Parameter(help="One chosen by hand, such as 0.045, beside the others.")] = None,
 ) -> None:
     """Compare threshold rules on fresh images, and draw the losses with all of them."""
     from recondite.studies.thresholds import thresholds_study
 
-    rows = thresholds_study(
-        _load(screen, output, images), images, output, outliers=outliers, score=score, progress=True
-    )
+    chosen: dict[str, Any] = {"outliers": outliers, "score": score, "threshold": threshold}
+    rows = thresholds_study(_load(screen, output, images), images, output, progress=True, **chosen)
     _print(rows, "threshold rules", output)
 
 

@@ -13,6 +13,7 @@ from recondite.detectors.pca import Pca
 from recondite.detectors.vae import Vae
 from recondite.errors import InputError
 from recondite.options import make_options
+from recondite.torch_state import own_settings, seeded
 
 __all__ = ["DETECTORS", "Detector", "build", "detector_class"]
 
@@ -25,6 +26,7 @@ DETECTORS: dict[str, type[Detector]] = {
 }
 
 
+@own_settings()
 def build(
     name: str,
     *,
@@ -41,7 +43,7 @@ def build(
         name: a key of `DETECTORS`: "alad", "autoencoder", "features", "pca", "vae".
         image_shape: (C, H, W) with sides from 8 to 2048 pixels, or (D,) for vectors.
         seed: of the initial weights; the global random state is left alone.
-        encoder: your own module, where the detector takes one; needs `decoder` too.
+        encoder: your own module, where the detector takes one; needs `decoder` too. Modules become float32, in place.
         decoder: your own module.
         backbone: your own module of images to features, where the detector takes one, or the name of one that it has.
         options: fields of the detector's `Options`.
@@ -60,8 +62,9 @@ def build(
     if (encoder is None) != (decoder is None):
         raise InputError(f"expected an encoder and a decoder, or neither; got the {next(iter(given))} only")
     checked: Any = make_options(kind.Options, options, f"detector {name!r}")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    for module in given.values():
+        module.float()
+    with seeded(seed):
         detector = kind(image_shape, checked, **given)
     # Convolutions are faster with the channels last in memory, and a kernel's last bits depend on the layout.
     return detector.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]

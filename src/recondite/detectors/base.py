@@ -31,6 +31,7 @@ from recondite.distributed import collective
 from recondite.errors import InputError, NotFittedError
 from recondite.networks.fused import InBfloat16, inner_layers, ready_network
 from recondite.networks.hooks import recorded
+from recondite.networks.precision import warn_of_slow_bfloat16
 from recondite.options import (
     PoolingOptions,
     PrecisionOptions,
@@ -40,6 +41,7 @@ from recondite.options import (
     option_names,
 )
 from recondite.statistics.scores import Scores
+from recondite.torch_state import own_settings
 from recondite.training.checkpoint import History
 from recondite.training.loop import Update, train
 
@@ -150,6 +152,7 @@ class Detector(Inputs):
         x = self.scaled(x)
         return (x - self.reconstruct_tensor(x)).square().flatten(1).mean(1)
 
+    @own_settings()
     def fit_rows(
         self,
         images: Rows,
@@ -175,6 +178,7 @@ class Detector(Inputs):
     # What every detector gets
 
     @collective()
+    @own_settings()
     def fit(
         self,
         images: object,
@@ -357,6 +361,18 @@ class Detector(Inputs):
         return self.decode(draw_latents(self, count, seed))
 
     @property
+    def validates_by_its_score(self) -> bool:
+        """Whether the validation error of an image is its instance score."""
+        plain = getattr(self.options, "score", None) == "squared_error" and pooling_of(self.options) == PoolingOptions()
+        own = type(self).validation_errors is Detector.validation_errors
+        return own and plain and not self.preprocessing.restricted
+
+    @property
+    def draws_of_its_own(self) -> bool:
+        """Whether training may draw from torch's global generator, as networks or a detector of the user's own do."""
+        return self.modules_given or not type(self).__module__.startswith("recondite.")
+
+    @property
     def can_sample(self) -> bool:
         """Whether the detector makes new images."""
         return self.prior == "standard normal" or hasattr(self, "latent_factor")
@@ -385,6 +401,8 @@ class Detector(Inputs):
         if shape is None:
             return network
         if getattr(self.options, "scoring_precision", "fp32") == "bf16":
+            if self.device.type == "cpu":
+                warn_of_slow_bfloat16("scoring_precision")
             return InBfloat16(network)
         return ready_network(network, torch.zeros(self.scoring_batch, *shape, device=self.device))
 

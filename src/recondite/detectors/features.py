@@ -34,6 +34,7 @@ from recondite.networks.hooks import evaluating
 from recondite.networks.pretrained import pretrained
 from recondite.options import TrainingOptions
 from recondite.progress import progress
+from recondite.torch_state import own_settings
 from recondite.training.checkpoint import History
 
 LARGEST_FEATURES = 8192
@@ -149,6 +150,7 @@ class Features(Detector):
         shrink = min(1.0, SHORTER_SIDE / min(height, width), LONGEST_SIDE / max(height, width))
         return max(SMALLEST_SIDE, round(height * shrink)), max(SMALLEST_SIDE, round(width * shrink))
 
+    @own_settings()
     def fit_rows(
         self,
         images: Rows,

@@ -20,6 +20,7 @@ from recondite.detectors.prior import Prior, fit_prior
 from recondite.errors import InputError
 from recondite.options import CHECKED, PoolingOptions, TrainingOptions
 from recondite.progress import progress
+from recondite.torch_state import own_settings
 from recondite.training.checkpoint import History
 
 _BATCH_VALUES = 1 << 26
@@ -63,6 +64,7 @@ class Pca(Detector):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("components", torch.zeros(options.latent_size, size))
 
+    @own_settings()
     def fit_rows(
         self,
         images: Rows,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recondite.data.datasets import open_images, read_batches
 from recondite.errors import InputError
 from recondite.networks.hooks import evaluating
+from recondite.torch_state import own_settings
 
 SMALL_BATCHES = (2, 4, 8, 32)
 """Batches smaller than a full one that are tried."""
@@ -120,6 +121,7 @@ class Runner:
         other.sizes, other._state, other._networks = self.sizes, self._state, self._networks
         return other
 
+    @own_settings()
     def run(
         self,
         detector: Any,
@@ -172,7 +174,7 @@ class Runner:
         not seen.
         """
         tensors = [*detector.parameters(), *detector.buffers()]
-        versions = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        versions = tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
         precision = getattr(detector.options, "scoring_precision", None)
         state = (versions, torch.get_num_threads(), precision, tuple(map(id, detector.children())))
         if self._state != state:

@@ -143,16 +143,20 @@ def _cats_dogs_screen(encoder_outputs: int) -> Network:
     encoder += [nn.Flatten(), nn.Linear(4096, encoder_outputs), nn.ReLU()]
     decoder = [nn.Linear(1000, 4096), nn.ReLU(), nn.Unflatten(1, (64, 8, 8)), *decoder[:-1]]
     network = Network(nn.Sequential(*encoder), nn.Sequential(*decoder), low=-1.0, high=1.0)
+    # Its transposed convolutions keep torch's start.
     for layer in [*network.encoder.modules(), *network.decoder.modules()]:
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.constant_(layer.bias, 0.01)
+            assert layer.bias is not None
+            nn.init.constant_(layer.bias, 0.01)
     return network
 
 
 def _cifar10_vae(encoder_outputs: int) -> Network:
-    """Three convolutions and a latent of 1,024 for photographs of 32 x 32; the decoder is narrower, not a mirror."""
+    """Three convolutions and a latent of 1,024 for photographs of 32 x 32; the decoder is narrower, not a mirror.
+
+    It starts as Keras would: by Glorot and Bengio 2010 (uniform), biases at zero; mean and log-variance are two layers.
+    """
     encoder = nn.Sequential(
         nn.Conv2d(3, 64, 4, 2, 1),
         nn.ReLU(),
@@ -173,6 +177,15 @@ def _cifar10_vae(encoder_outputs: int) -> Network:
         nn.ConvTranspose2d(64, 3, 4, 2, 1),
         nn.Sigmoid(),
     )
+    for layer in [*encoder, *decoder]:
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    posterior = encoder[-1]
+    assert isinstance(posterior, nn.Linear)
+    for part in torch.split(posterior.weight.detach(), 1024):
+        nn.init.xavier_uniform_(part)
     return Network(encoder, decoder)
 
 

@@ -45,7 +45,7 @@ class FeatureLayer:
             with recorded(layers) as outputs:
                 if isinstance(module, nn.Module):
                     with evaluating(module):
-                        result = module(pixels)
+                        result = module(pixels.to(_precision_of(module)))
                 else:
                     with torch.no_grad():
                         result = module(pixels)
@@ -68,6 +68,11 @@ class FeatureLayer:
         found = self.probe(shape)
         if found.shape != probe.shape or not np.allclose(found, probe, _TOLERANCE, _TOLERANCE * np.abs(probe).max()):
             raise InputError("this is not the classifier that the screen was made with: its features differ")
+
+
+def _precision_of(module: nn.Module) -> torch.dtype:
+    """Return the type of a network's numbers, which its input should have; float32 where it has none."""
+    return next((value.dtype for value in module.parameters() if value.is_floating_point()), torch.float32)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from recondite.statistics.calibration import Calibrator
 from recondite.statistics.distances import Distances
 from recondite.statistics.metrics import RiskCoverage, risk_coverage
 from recondite.statistics.scores import Scores, scored
+from recondite.torch_state import own_settings
 
 COLUMNS = (
     *("rule", "outliers", "AURC", "AUGRC", "coverage at 5 % risk", "false rejections"),
@@ -206,6 +207,7 @@ def _parts(scores: Scores, outputs: Outputs, reference: Outputs | None) -> dict[
     return {**found, SCREEN: suspicion}
 
 
+@own_settings()
 def _neighbours(reference: Floats, features: Floats) -> Floats:
     import torch
 

@@ -20,6 +20,7 @@ from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, recorded
 from recondite.statistics.distances import Distances
+from recondite.torch_state import own_settings
 
 _LOGIT, _FEATURE = "logit.", "feature."
 
@@ -190,6 +191,7 @@ def _from_csv(path: Path) -> Outputs:
         raise InputError(f"{path}: {error}") from error
 
 
+@own_settings()
 def answers(
     classifier: Callable[[Tensor], Tensor],
     layer: str | None,
@@ -239,6 +241,7 @@ def answers(
     )
 
 
+@own_settings()
 def fitted_distances(
     classifier: Callable[[Tensor], Tensor], layer: str | None, reference: object, preprocessing: Preprocessing
 ) -> Distances:

@@ -120,6 +120,13 @@ class Evidence:
         classifier = () if self.features is None else ("classifier",)
         return (AUTO, EVIDENCE, ERROR, *classifier, *self.density.names)
 
+    @property
+    def caution(self) -> str:
+        """What a promise rests on beside calibration images unknown to the detector, as a sentence or ""."""
+        if self.features is None:
+            return ""
+        return " It holds if the classifier has not learnt from the calibration images either."
+
     def score(self, name: str, error: NDArray[np.float64], statistics: Values) -> NDArray[np.float64]:
         """Return scores (N,); higher is more anomalous, NaN where the image could not be read.
 

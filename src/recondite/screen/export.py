@@ -40,6 +40,7 @@ from recondite.screen.saved import EXPORTED, REGION
 from recondite.screen.screen import Screen
 from recondite.statistics.calibration import Calibrator, p_value_table
 from recondite.statistics.density import FARTHEST, Marginals
+from recondite.torch_state import own_settings
 
 TOLERANCE = 2.0**-11
 """The largest difference of a score, in interquartile ranges of the calibration scores, that a float32 export may make.
@@ -56,6 +57,7 @@ _FRACTION_TERMS, _SERIES_TERMS = 60, 40
 _LIMIT = 2.5
 
 
+@own_settings()
 def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float32") -> Path:
     """Write a screen as a folder with one ONNX graph, which `recondite.load` and `recondite predict` run.
 
@@ -87,6 +89,7 @@ def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float3
     return _written(exported, screen, path, content, pixels)
 
 
+@own_settings()
 def export_openvino(
     screen: Screen, path: Path | str, *, pixels: PixelType = "float32", int8: object = None, progress: bool = False
 ) -> Path:

@@ -1,6 +1,6 @@
 """Fitting a screen: split, train, calibrate."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -28,12 +28,15 @@ from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, scores_
 from recondite.screen.promise import units_in_words
 from recondite.screen.screen import OnBad, Screen
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
+from recondite.torch_state import own_settings
 from recondite.training.presets import get_preset
+from recondite.training.snapshots import MOST_PICTURES
 
 _BAD_FILES_LISTED = 100
 
 
 @collective()
+@own_settings()
 def fit(
     images: object,
     *,
@@ -49,6 +52,7 @@ def fit(
     validation: object = 0.1,
     evidence: object = 0.1,
     calibration: object = 0.2,
+    pictures: Sequence[str] = (),
     by_folder: bool = False,
     group_by: GroupBy = COPIES,
     on_bad: OnBad = "flag",
@@ -91,6 +95,8 @@ def fit(
         validation: share of `images` to choose the best epoch by, where there are epochs, or other normal images.
         evidence: share of `images`, or other normal images; at least 50. Unused where `score` needs none.
         calibration: share of `images`, or other normal images.
+        pictures: ids of validation images, at most ten, that are rebuilt after chosen epochs (see `picture_epochs` of
+            `TrainingOptions`); by default the first ten.
         by_folder: calibrate each sub-folder or label on its own.
         group_by: what tells units: "copies" (default: near-copies and bursts are found), "none" (equal pixels alone),
             "folder", "prefix" (the name without its last number), a regular expression found in ids (its first group),
@@ -106,7 +112,9 @@ def fit(
         reencoding: evidence also compares the latents and layers of the image with those of its reconstruction, which
             costs one more encoding.
         classifier: a function or module, images (N, C, H, W) in [0, 1] to features, whose distances from normal ones
-            become part of score "auto" (and are score "classifier").
+            become part of score "auto" (and are score "classifier"). It must not have learnt from the calibration
+            images, nor from those for `evidence`: its features of what it knows are other than of new images, and the
+            rate would not hold. So give `calibration` and `evidence` images that it has not seen, not shares.
         classifier_layer: the name of a module within `classifier` whose output is meant.
         classifier_share: the share of alpha that the classifier's features get in "auto", in (0, 1).
         options: options of the detector and of `TrainingOptions`, such as latent_size=64, epochs=10, seed=1.
@@ -166,7 +174,7 @@ def fit(
     if not model.needs_validation and isinstance(validation, float | int):
         held_out["validation"] = 0.0
     few = None
-    if not by_folder and view is None and len(spooled) <= MOST_IMAGES:
+    if not by_folder and view is None and not pictures and len(spooled) <= MOST_IMAGES:
         shares = [given for given in (calibration, validation, evidence) if isinstance(given, float | int)]
         keys = keys_of([spooled], group_by)[0]
         if len(shares) == 3 and are_few(len(np.unique(keys)), shares[0], alpha, confidence, guarantee):
@@ -174,7 +182,7 @@ def fit(
     if few is not None:
         sets = _all_for_everything(spooled, few, training.seed)
     else:
-        sets = _separate_sets(spooled, model, held_out, zones.folder, group_by, training.seed, progress)
+        sets = _separate_sets(spooled, model, held_out, zones.folder, group_by, pictures, training.seed, progress)
     if on_bad == "raise" and sets.bad:
         raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")
     if judged_by != ERROR and sets.evidence is None:
@@ -272,6 +280,7 @@ def _separate_sets(
     held_out: Mapping[str, object],
     masks: Path | None,
     group_by: GroupBy,
+    pictures: Sequence[str],
     seed: int,
     shown: bool,
 ) -> _Sets:
@@ -314,6 +323,7 @@ def _separate_sets(
             f"{_how_many(spooled, units)}: {len(fitting)} are left to fit and {len(calibrating)} to calibrate; "
             "both need some"
         )
+    indices["validation"] = _pictured_first(indices["validation"], spools["validation"].ids, pictures)
     chosen = {name: part.rows(indices[name]) if len(indices[name]) else None for name, part in spools.items()}
     calibration = chosen["calibration"]
     assert calibration is not None
@@ -329,6 +339,19 @@ def _separate_sets(
         moved=moved,
         units=units,
     )
+
+
+def _pictured_first(index: NDArray[np.intp], ids: Sequence[str], pictures: Sequence[str]) -> NDArray[np.intp]:
+    """Return the rows with those in front whose ids are wanted: the first ones are pictured."""
+    rows = {ids[row]: row for row in index}
+    missing = [name for name in pictures if name not in rows]
+    if missing or isinstance(pictures, str) or len(set(pictures)) < len(pictures) or len(pictures) > MOST_PICTURES:
+        raise InputError(
+            f"expected pictures to be at most {MOST_PICTURES} different ids of validation images; got "
+            f"{missing[0] if missing else pictures!r}"
+        )
+    first = np.array([rows[name] for name in pictures], dtype=np.intp)
+    return np.concatenate([first, index[~np.isin(index, first)]])
 
 
 def _map_scale(model: Detector, rows: Rows, looked_at: int = 256) -> tuple[float, float]:

@@ -30,10 +30,12 @@ SCHEMA = 2
 KIND, EXPORTED = "recondite screen", "recondite exported screen"
 READY = {
     "digits": "scanned digits of 8 x 8 pixels, upright (autoencoder, calibrated at alpha .05)",
+    "mnist": "handwritten digits of 28 x 28 pixels, upright (small vae, calibrated at alpha .05)",
+    "cifar10": "photographs of 32 x 32 pixels of ten kinds of things (small vae, calibrated at alpha .05)",
 }
 """Ready screens, which come with the package: name -> what is normal for it. `scripts/ready_screens.py` makes them."""
 _DETECTOR_FILE, _CALIBRATION_FILE = "detector.safetensors", "calibration.safetensors"
-_EVIDENCE_FILE, _PICTURES_FILE = "evidence.safetensors", "pictures.safetensors"
+_EVIDENCE_FILE, _PICTURES_FILE, _LOSSES_FILE = "evidence.safetensors", "pictures.safetensors", "losses.safetensors"
 _PEAKS = "peaks"
 REGION = "region"
 """The tensor, uint8 (H, W), that is 1 where images count."""
@@ -93,6 +95,8 @@ def write_screen(
         tensors[_EVIDENCE_FILE] = evidence.tensors()
     if detector.history.pictures is not None:
         tensors[_PICTURES_FILE] = detector.history.pictures.tensors()
+    if detector.history.losses:
+        tensors[_LOSSES_FILE] = dict(detector.history.losses)
     names = None
     if calibrator.groups is not None:
         unique, codes = np.unique(np.array(calibrator.groups), return_inverse=True)
@@ -153,6 +157,7 @@ def read_screen(
         detector.history = _history(manifest["history"])
         if _PICTURES_FILE in files:
             detector.history.pictures = EpochPictures.from_tensors(files[_PICTURES_FILE])
+        detector.history.losses = _losses(files.get(_LOSSES_FILE, {}))
         calibration, evidence = files[_CALIBRATION_FILE], None
         if manifest["evidence"] is not None:
             evidence = Evidence.from_saved(manifest["evidence"], files[_EVIDENCE_FILE], classifier)
@@ -247,6 +252,12 @@ def _history(facts: Mapping[str, Any]) -> History:
     if not 0 <= history.best_epoch <= len(history.epochs) or not all("validation" in row for row in history.epochs):
         raise ValueError("the history of training is inconsistent")
     return history
+
+
+def _losses(found: Tensors) -> Tensors:
+    if any(losses.ndim != 1 or losses.dtype != np.float64 for losses in found.values()):
+        raise ValueError("the losses of training are inconsistent")
+    return found
 
 
 def _check_weights(

@@ -24,6 +24,7 @@ from recondite.screen.guard import make_guard
 from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
 from recondite.statistics.calibration import Calibrator, Guarantee
 from recondite.statistics.scores import Scores, Verdicts, check_rate
+from recondite.torch_state import own_settings
 
 OnBad = Literal["flag", "skip", "raise"]
 
@@ -164,7 +165,7 @@ class Screen:
         return replace(self, score=score, calibrator=Calibrator(scores, self.calibrator.groups))
 
     def recalibrated(self, images: object, *, by_folder: bool = False, group_by: GroupBy = COPIES) -> "Screen":
-        """Return this screen calibrated on other normal images, which the detector must not have learnt from.
+        """Return this screen calibrated on other normal images, unknown to its detector and to its classifier, if any.
 
         Args:
             images: anything that `open_images` opens.
@@ -399,6 +400,7 @@ class Screen:
             "facts": dict(self.facts),
         }
 
+    @own_settings()
     def to(self, device: str) -> "Screen":
         """Move the detector to a device, such as "cuda", and return the screen.
 
@@ -414,6 +416,7 @@ class Screen:
         return self
 
 
+@own_settings()
 def load(
     path: Path | str,
     *,
@@ -426,7 +429,7 @@ def load(
 
     Args:
         path: the folder that `Screen.save` wrote; or the name of a ready screen, a key of `screen.saved.READY` such as
-            "digits", where there is no such folder; or "hf://ORG/NAME" or "hf://ORG/NAME@REVISION" on the Hugging Face
+            "cifar10", where there is no such folder; or "hf://ORG/NAME" or "hf://ORG/NAME@REVISION" on the Hugging Face
             hub (extra `hub`), fetched into the cache and checked before it gets there.
         encoder: a module of the same architecture, where the screen was made with modules of your own.
         decoder: likewise.

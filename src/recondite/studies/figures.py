@@ -85,26 +85,33 @@ def plot_lines(
 
 
 def plot_distribution(
-    losses: ArrayLike, lines: Mapping[str, float], ax: Axes | None = None, *, bins: int = 60, title: str = ""
+    losses: ArrayLike,
+    lines: Mapping[str, float],
+    ax: Axes | None = None,
+    *,
+    bins: int = 60,
+    title: str = "",
+    counted: str = "images",
 ) -> Axes:
-    """Draw a histogram of scores with named lines, such as mean, median and thresholds.
+    """Draw a histogram of scores or losses with named lines, such as mean, median and thresholds.
 
     Args:
         losses: (N,); NaN are left out.
         lines: name -> where; NaN are left out.
         bins: of the histogram.
         title: above the axes.
+        counted: what has a loss each.
     """
     ax = ax or new_axes(7.5, 4.0)
     values = np.asarray(losses, dtype=float).ravel()
     values = values[np.isfinite(values)]
     if values.size:
-        ax.hist(values, bins, color=GREY, alpha=0.5, label=f"{values.size:,} images")
+        ax.hist(values, bins, color=GREY, alpha=0.5, label=f"{values.size:,} {counted}")
     for place, (name, where) in enumerate(lines.items()):
         if np.isfinite(where):
             colour, dash = _COLOURS[place % 7], _DASHES[place % len(_DASHES)]
             ax.axvline(where, color=colour, linestyle=dash, linewidth=1.6, label=f"{name}: {where:.4g}")
-    return _named(ax, "score", "images", title)
+    return _named(ax, "score" if counted == "images" else "loss", counted, title)
 
 
 def plot_instance_scores(

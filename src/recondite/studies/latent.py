@@ -23,6 +23,7 @@ from recondite.statistics.error_maps import ssim_error
 from recondite.studies.figures import plot_lines
 from recondite.studies.output import some_images, unreadable, write_study
 from recondite.studies.unfinished import Unfinished
+from recondite.torch_state import own_settings
 
 NOISE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 _SHOWN = 8
@@ -174,6 +175,7 @@ def _rebuilt(detector: Detector, pixels: Floats) -> Floats:
     return rebuilt
 
 
+@own_settings()
 def _likeness(found: Floats, truth: Floats) -> dict[str, float]:
     errors = np.square(found.astype(np.float64) - truth).mean(axis=(1, 2, 3))
     unlike = ssim_error(torch.from_numpy(found), torch.from_numpy(np.ascontiguousarray(truth)))

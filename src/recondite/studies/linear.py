@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from recondite.data.datasets import nameless, open_images
@@ -22,6 +21,7 @@ from recondite.reports.page import TablePage
 from recondite.studies.figures import plot_lines
 from recondite.studies.output import write_study
 from recondite.studies.unfinished import Unfinished
+from recondite.torch_state import own_settings, seeded
 
 _SHOWN = 8
 _HELD_OUT = 0.2
@@ -104,13 +104,13 @@ def linear_study(
     return rows
 
 
+@own_settings()
 def _made(name: str, shape: tuple[int, ...], latent_size: int, seed: int) -> Detector:
     if name == "PCA":
         return build("pca", image_shape=shape, latent_size=latent_size)
     if name == "convolutional autoencoder":
         return build("autoencoder", image_shape=shape, latent_size=latent_size, seed=seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), latent_size))
         decoder = nn.Sequential(nn.Linear(latent_size, prod(shape)), nn.Unflatten(1, shape))
     return build("autoencoder", image_shape=shape, latent_size=latent_size, encoder=encoder, decoder=decoder)

@@ -1,5 +1,6 @@
 """Threshold study: the distribution of losses, the threshold of each rule, and the rates each rule realises."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from recondite.reports.page import TablePage
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
 from recondite.screen.sweep import journalled
-from recondite.statistics.calibration import threshold_rules
+from recondite.statistics.calibration import mean_std_threshold, threshold_rules
 from recondite.statistics.metrics import (
     auroc,
     average_precision,
@@ -45,12 +46,15 @@ def thresholds_study(
     *,
     outliers: object = None,
     score: str = ERROR,
+    threshold: float | None = None,
     progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Compare threshold rules on fresh images, and write table.csv, scores.csv, figures and study.html.
 
     The conformal rule, mean + 1, 2 and 3 standard deviations and the percentile are all made from the screen's own
-    calibration images.
+    calibration images. Where the screen was trained with validation images and is judged by the error that was
+    validated, mean + 1 standard deviation of the losses of whole validation batches is a rule too, and the losses of
+    training and validation batches in the epoch that was kept are drawn.
 
     Args:
         screen: what judges.
@@ -58,6 +62,7 @@ def thresholds_study(
         output: the folder.
         outliers: images that do not belong; None for none.
         score: one of the screen's scores.
+        threshold: one chosen by hand, compared with the others; None for none.
         progress: show progress on standard error.
 
     Returns:
@@ -65,8 +70,10 @@ def thresholds_study(
         interval), "caught" (share of `outliers` above it; None without any).
 
     Raises:
-        InputError: no readable images.
+        InputError: no readable images, or a threshold that is not finite.
     """
+    if threshold is not None and not math.isfinite(threshold):
+        raise InputError(f"expected a finite threshold; got {threshold!r}")
     judge = screen.with_score(score)
     shape = judge.detector.shape
     others = None if outliers is None else open_images(outliers, role="outliers", shape=shape)
@@ -79,12 +86,13 @@ def thresholds_study(
     scores = {"normal": _readable(normal)}
     if outlying is not None:
         scores["outliers"] = _readable(outlying)
-    rules = threshold_rules(judge.calibrator, judge.alpha, judge.confidence, judge.guarantee)
+    rules = threshold_rules(judge.calibrator, judge.alpha, judge.confidence, judge.guarantee) | _rule_of_batches(judge)
+    rules |= {} if threshold is None else {"by hand": float(threshold)}
     rows: list[dict[str, Any]] = []
-    for name, threshold in rules.items():
-        seen = rate(scores["normal"] > threshold)
-        caught = float(np.mean(scores["outliers"] > threshold)) if outlying is not None else None
-        row = {"rule": name, "threshold": threshold, "false_alarms": seen.value, "low": seen.low, "high": seen.high}
+    for name, limit in rules.items():
+        seen = rate(scores["normal"] > limit)
+        caught = float(np.mean(scores["outliers"] > limit)) if outlying is not None else None
+        row = {"rule": name, "threshold": limit, "false_alarms": seen.value, "low": seen.low, "high": seen.high}
         rows.append({**row, "caught": caught})
     calibration = judge.calibrator.scores
     middle = {"mean": float(calibration.mean()), "median": float(np.median(calibration))}
@@ -95,6 +103,7 @@ def thresholds_study(
     }
     if outlying is not None:
         figures |= _curves(scores["normal"], scores["outliers"])
+    figures |= _losses_of_batches(judge)
     lead = (
         f"Score {score!r} of a screen ({judge.detector.name}) on {len(scores['normal']):,} fresh normal images; every "
         f"rule is made from {len(calibration):,} calibration images, mean {middle['mean']:.5g}, median "
@@ -115,11 +124,33 @@ def thresholds_study(
             for row in rows
         ],
         note="Only the conformal rule promises a rate: at most alpha on average over calibration sets, whatever the "
-        "distribution. Mean + k std is right for a normal distribution, and losses have a long tail.",
+        "distribution. Mean + k std is right for a normal distribution, and losses have a long tail; losses of whole "
+        "batches vary far less than those of single images.",
     )
     everything = normal if outlying is None else Verdicts.concatenate([normal, outlying])
     write_study(output, page, rows, figures, {"scores": list(everything.records())}, unfinished)
     return rows
+
+
+def _rule_of_batches(judge: Screen) -> dict[str, float]:
+    """Return the rule by the losses of whole validation batches, where they are means of what images are judged by."""
+    losses = judge.detector.history.losses.get("validation")
+    if losses is None or judge.score != ERROR or not judge.detector.validates_by_its_score:
+        return {}
+    return {"mean + 1 std of validation batches": mean_std_threshold(losses)}
+
+
+def _losses_of_batches(judge: Screen) -> Mapping[str, Axes]:
+    """Draw the losses of training and validation batches in the epoch whose weights were kept."""
+    history, drawn = judge.detector.history, {}
+    for name, losses in history.losses.items():
+        lines = {"mean": float(losses.mean()), "median": float(np.median(losses))}
+        if name == "validation":
+            lines["mean + 1 std"] = mean_std_threshold(losses)
+        kind = "validation" if name == "validation" else f"training ({name.removeprefix('loss_')})"
+        title = f"{kind}: losses of batches in epoch {history.best_epoch}"
+        drawn[f"losses-{name.removeprefix('loss_')}"] = plot_distribution(losses, lines, title=title, counted="batches")
+    return drawn
 
 
 def _named(source: object) -> str | None:

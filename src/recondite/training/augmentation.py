@@ -16,8 +16,7 @@ LARGEST_ZOOM = 1.2
 LARGEST_HUE = 0.05
 """Share of the colour circle to either side."""
 # The luma and the two axes of colour of the NTSC system: in their plane a change of hue is a rotation.
-_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
-_FROM_YIQ = torch.linalg.inv(_YIQ)
+_YIQ = [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
 
 
 def check_augmentation(names: str, shape: Sequence[int]) -> tuple[str, ...]:
@@ -80,6 +79,7 @@ def _turned_hue(x: Tensor, angle: Tensor) -> Tensor:
     turn[:, 0, 0] = 1
     turn[:, 1, 1] = turn[:, 2, 2] = cosine
     turn[:, 1, 2], turn[:, 2, 1] = -sine, sine
-    matrix = _FROM_YIQ.to(x.device) @ turn @ _YIQ.to(x.device)
+    yiq = torch.tensor(_YIQ)
+    matrix = torch.linalg.inv(yiq).to(x.device) @ turn @ yiq.to(x.device)
     turned = torch.einsum("nij,njhw->nihw", matrix, x).clamp(0, 1)
     return turned.contiguous(memory_format=torch.channels_last)

@@ -33,11 +33,14 @@ class History:
         best_epoch: the epoch whose weights were kept.
         pictures: validation images rebuilt after chosen epochs; None without validation images, or where the detector
             rebuilds no images.
+        losses: of each batch in the epoch whose weights were kept, name -> float64 (batches,): "loss_<name>" as the
+            batch was learnt from, "validation" after the epoch, where there are validation images.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     pictures: EpochPictures | None = field(default=None, compare=False)
+    losses: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False)
 
     @property
     def best_validation(self) -> float | None:
@@ -118,6 +121,7 @@ def write_checkpoint(
     pictures = progress.history.pictures
     if pictures is not None:
         tensors |= {f"pictures/{name}": torch.from_numpy(array) for name, array in pictures.tensors().items()}
+    tensors |= {f"losses/{name}": torch.from_numpy(array) for name, array in progress.history.losses.items()}
     for group, optimizer in optimizers.items():
         for number, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{group}/{number}/{name}": value for name, value in state.items()}
@@ -163,7 +167,7 @@ def restore(
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         shown = _under("pictures/", arrays)
         pictures = EpochPictures.from_tensors(shown) if shown else None
-        history = History(facts["history"], facts["best_epoch"], pictures)
+        history = History(facts["history"], facts["best_epoch"], pictures, dict(_under("losses/", arrays)))
         return Progress(int(facts["epoch"]), history, best, facts["stale_epochs"])
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error

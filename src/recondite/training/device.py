@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recondite.errors import InputError
+from recondite.networks.precision import warn_of_slow_bfloat16
 from recondite.options import TrainingOptions
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -32,6 +33,8 @@ def moving_average(detector: nn.Module, decay: float) -> AveragedModel:
 def make_fabric(options: TrainingOptions) -> Any:
     """Return what places training on a device and among the processes that torchrun or Ray started.
 
+    Warns where bfloat16 is wanted of a processor that computes it in software.
+
     Raises:
         InputError: this machine has no such device.
     """
@@ -50,6 +53,8 @@ def make_fabric(options: TrainingOptions) -> Any:
         )
     except RuntimeError as error:
         raise InputError(f"expected a device that this machine has; got {options.device!r}: {error}") from error
+    if options.precision == "bf16" and fabric.device.type == "cpu":
+        warn_of_slow_bfloat16("precision")
     fabric.launch()
     return fabric
 
@@ -92,14 +97,6 @@ def compiled(detector: nn.Module) -> Iterator[None]:
     finally:
         for network in networks:
             del network.forward
-
-
-@contextmanager
-def seeded(*numbers: int) -> Iterator[None]:
-    """Seed torch for a while and leave its global state as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed_of(*numbers))
-        yield
 
 
 @contextmanager

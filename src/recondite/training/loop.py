@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from recondite.networks.hooks import evaluating
 from recondite.networks.layers import has_unsynchronised_batch_norm
 from recondite.options import TrainingOptions
 from recondite.progress import progress
+from recondite.torch_state import own_settings, seeded
 from recondite.training.augmentation import augmented, check_augmentation
 from recondite.training.checkpoint import CHECKPOINT, History, Progress, identity_of, restore, write_checkpoint
 from recondite.training.device import (
@@ -30,7 +31,6 @@ from recondite.training.device import (
     make_fabric,
     moving_average,
     seed_of,
-    seeded,
 )
 from recondite.training.logs import drop_logs_after, log_epoch, start_logs
 from recondite.training.snapshots import first_pictures, picture_epochs
@@ -48,10 +48,12 @@ class Trainable(Protocol):
 
     Args:
         batches_a_step: how many batches `losses` is given one behind the other, each from its own order of the images.
+        draws_of_its_own: whether it may draw from torch's global generator, and not from `recondite.distributed` alone.
     """
 
     options: Any
     batches_a_step: int
+    draws_of_its_own: bool
 
     def losses(self, x: Tensor) -> Iterator[Update]:
         """Yield an update for each group in order; a group is updated before the next is asked for."""
@@ -66,6 +68,7 @@ class Trainable(Protocol):
         """Return the reconstructions in image units, to look at; None where there are none."""
 
 
+@own_settings()
 def train(
     detector: nn.Module,
     images: Rows,
@@ -88,7 +91,7 @@ def train(
         images: the images to learn.
         validation: images for early stopping and for choosing the best epoch.
         options: how to train.
-        run_folder: where checkpoint.safetensors, steps.csv and epochs.csv are written after each epoch.
+        run_folder: where checkpoint.safetensors, steps.csv, validation.csv and epochs.csv are written after each epoch.
         resume: go on from the checkpoint in `run_folder`, if there is one.
         show_progress: draw a bar, or print lines, on standard error.
 
@@ -178,16 +181,22 @@ class Run:
             for epoch in range(first_epoch + 1, self.options.epochs + 1):
                 if self.options.patience and self.stale_epochs >= self.options.patience:
                     break
-                with seeded(self.options.seed, epoch, self.fabric.global_rank):
-                    row, steps = self.train_epoch(epoch, advance)
+                with self._seeded(epoch):
+                    row, steps, validation = self.train_epoch(epoch, advance)
                 self.history.epochs.append(row)
-                self._note_best(epoch, row["validation"])
+                self._note_best(epoch, row["validation"], steps, validation)
                 self._picture(epoch)
-                self._log(row, steps)
+                self._log(row, steps, validation)
                 self.save(epoch)
 
-    def train_epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Go once over the images; return the epoch's row and those of its steps."""
+    def _seeded(self, epoch: int) -> AbstractContextManager[None]:
+        """Seed the draws of an epoch that are not made by `recondite.distributed`, where there may be any."""
+        if not getattr(self.detector, "draws_of_its_own", True):
+            return nullcontext()
+        return seeded(seed_of(self.options.seed, epoch, self.fabric.global_rank))
+
+    def train_epoch(self, epoch: int, advance: Any) -> tuple[dict[str, Any], list[dict[str, Any]], NDArray[np.float64]]:
+        """Go once over the images; return the epoch's row, those of its steps, and the errors of validation batches."""
         started = time.monotonic()
         orders = self._orders(epoch)
         self.draws.manual_seed(seed_of(self.options.seed, epoch, 0, 1))  # the same in every process
@@ -210,12 +219,16 @@ class Run:
         means = {name: float(np.mean([line[name] for line in steps])) for name in names}
         if not all(math.isfinite(value) for value in means.values()):
             raise ReconditeError(f"the loss is no longer finite in epoch {epoch}: {means}; try a lower learning_rate")
-        validation = None
+        validation, parts = None, np.empty(0)
         if self.validation is not None:
-            validation = float(self._errors(self.validation).mean())
+            errors = self._errors(self.validation)
+            validation = float(errors.mean())
             if not math.isfinite(validation):
                 raise ReconditeError(f"the validation error is not finite in epoch {epoch}; try a lower learning_rate")
-        return {"epoch": epoch, "seconds": time.monotonic() - started, **means, "validation": validation}, steps
+            # Batches at random, the same after every epoch: a source may be sorted, by class or by difficulty.
+            drawn = errors[np.random.default_rng(self.options.seed).permutation(len(errors))]
+            parts = np.array([drawn[part].mean() for part in self.validation.slices(self.options.batch_size)])
+        return {"epoch": epoch, "seconds": time.monotonic() - started, **means, "validation": validation}, steps, parts
 
     def _orders(self, epoch: int) -> list[NDArray[np.intp]]:
         """Return one order of the images for each batch of a step."""
@@ -355,13 +368,18 @@ class Run:
         model = self.average.module if self.average is not None else self.detector
         return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
-    def _note_best(self, epoch: int, validation: float | None) -> None:
+    def _note_best(
+        self, epoch: int, validation: float | None, steps: list[dict[str, Any]], batches: NDArray[np.float64]
+    ) -> None:
         """Keep the weights of the best epoch so far; without validation images, every epoch counts as better."""
         earlier = [row["validation"] for row in self.history.epochs[:-1]]
         better = validation is None or not earlier or validation < min(earlier)
         self.stale_epochs = 0 if better else self.stale_epochs + 1
         if better or not self.options.keep_best:
             self.history.best_epoch = epoch
+            names = [name for name in steps[0] if name.startswith("loss_")]
+            self.history.losses = {name: np.array([step[name] for step in steps]) for name in names}
+            self.history.losses |= {"validation": batches} if len(batches) else {}
             if validation is not None and self.options.keep_best:
                 self.best = self._weights()
 
@@ -375,9 +393,9 @@ class Run:
             (self.run_folder / CHECKPOINT).unlink(missing_ok=True)
             start_logs(self.run_folder)
 
-    def _log(self, row: dict[str, Any], steps: list[dict[str, Any]]) -> None:
+    def _log(self, row: dict[str, Any], steps: list[dict[str, Any]], validation: NDArray[np.float64]) -> None:
         if self.run_folder is not None and self.fabric.is_global_zero:
-            log_epoch(self.run_folder, row, steps)
+            log_epoch(self.run_folder, row, steps, validation.tolist())
 
     @cached_property
     def _identity(self) -> str:

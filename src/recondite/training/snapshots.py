@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recondite.data.spool import Rows
 
-_IMAGES, _AUTO = 10, 6
+MOST_PICTURES, _AUTO = 10, 6
 _MOST_BYTES = 1 << 20
 
 
@@ -58,7 +58,7 @@ class EpochPictures:
 def first_pictures(validation: Rows) -> EpochPictures:
     """Return the first ten validation images, fewer of large ones, not yet rebuilt."""
     room = _MOST_BYTES // prod(validation.pixels.shape[1:])
-    return EpochPictures(_eight_bit(validation.take(slice(0, min(_IMAGES, max(1, room))))))
+    return EpochPictures(_eight_bit(validation.take(slice(0, min(MOST_PICTURES, max(1, room))))))
 
 
 def picture_epochs(wanted: str, epochs: int) -> frozenset[int]:

@@ -1,5 +1,6 @@
 """OutlierVAE and OutlierAE: alibi-detect's arguments over Recondite's detectors."""
 
+import inspect
 from collections.abc import Mapping
 from math import prod
 from typing import Any, Literal, Self
@@ -12,6 +13,7 @@ from recondite.compat.alibi.face import Face, Reconstruction
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.networks.hooks import evaluating
+from recondite.torch_state import seeded
 
 
 def elbo(*_: object) -> None:
@@ -120,8 +122,7 @@ class OutlierVAE(Face):
         assert self.decoder_net is not None
         assert self.latent_dim is not None
         size = prod(_output_shape(self.encoder_net, shape))
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             head = nn.Linear(size, 2 * self.latent_dim)
         return nn.Sequential(self.encoder_net, nn.Flatten(), head), self.decoder_net, self.latent_dim
 
@@ -210,6 +211,12 @@ def _adam(optimizer: object) -> dict[str, float]:
         return {"learning_rate": float(optimizer)}
     if type(optimizer) is torch.optim.Adam:
         group = optimizer.param_groups[0]
+        usual = {name: one.default for name, one in inspect.signature(torch.optim.Adam).parameters.items()}
+        other = [name for name in ("eps", "amsgrad", "maximize") if group[name] != usual[name]]
+        other += ["betas[1]"] if group["betas"][1] != usual["betas"][1] else []
+        other += ["several groups"] if len(optimizer.param_groups) > 1 else []
+        if other:
+            raise InputError(f"of an Adam only lr, betas[0] and weight_decay are taken over; got {', '.join(other)}")
         return {
             "learning_rate": float(group["lr"]),
             "adam_beta1": float(group["betas"][0]),

@@ -15,6 +15,7 @@ from recondite.detectors import Detector, build
 from recondite.errors import InputError, NotCalibratedError, NotFittedError
 from recondite.screen.screen import Screen
 from recondite.statistics.calibration import Calibrator, percentile_threshold
+from recondite.torch_state import own_settings
 
 Level = Literal["instance", "feature"]
 _WHOLE_SET = int(1e10)
@@ -198,6 +199,7 @@ class Face:
             raise InputError(f"expected images of {shape} (channels, height, width); got {batch.shape[1:]}")
         return batch, layout
 
+    @own_settings()
     def fit_networks(self, X: NDArray[Any], options: Mapping[str, Any], seed: int, **training: Any) -> None:
         """Fit a new Recondite detector with the networks given."""
         batch, _ = channels_first(X)

@@ -40,7 +40,7 @@ def apply_mask(
         mask_type: "uniform" and "normal" (or "random", its other name) add noise, "zero" sets to zero.
         noise_distr: mean and standard deviation of normal noise.
         noise_rng: ends of uniform noise.
-        clip_rng: ends to which masked pixels are cut.
+        clip_rng: ends to which pixels with noise are cut; zeros stay zeros.
         seed: for other masks.
 
     Returns:
@@ -65,7 +65,7 @@ def apply_mask(
         channels=list(chosen),
         distribution=noise_rng if kind == "uniform" else noise_distr,
         add=kind != "zero",
-        clip=clip_rng,
+        clip=None if kind == "zero" else clip_rng,
         seed=zlib.crc32(np.ascontiguousarray(images).tobytes(), zlib.crc32(f"{mask_size} {seed}".encode())),
     )
     truth = np.zeros(copies.shape, dtype=bool)

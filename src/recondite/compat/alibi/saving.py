@@ -18,13 +18,14 @@ from recondite.options import options_to_json, saved_options
 from recondite.screen.evidence import ERROR
 from recondite.screen.saved import READY
 from recondite.screen.screen import load
+from recondite.torch_state import own_settings
 
 KIND, SCHEMA = "recondite detector of the alibi-detect face", 1
 _WEIGHTS = "detector.safetensors"
 _FACES: dict[str, type[OutlierVAE | OutlierAE]] = {"OutlierVAE": OutlierVAE, "OutlierAE": OutlierAE}
 
 
-def save_detector(detector: OutlierVAE | OutlierAE, filepath: Path | str) -> None:
+def save_detector(detector: OutlierVAE | OutlierAE, filepath: Path | str, legacy: bool = False) -> None:
     """Write a fitted detector as a folder of JSON and safetensors, atomically.
 
     Networks that are `Sequential`s of plain torch layers are described in it; others must be given to `load_detector`.
@@ -32,11 +33,15 @@ def save_detector(detector: OutlierVAE | OutlierAE, filepath: Path | str) -> Non
     Args:
         detector: fitted.
         filepath: the folder.
+        legacy: must be False: the other library's legacy format holds pickles.
 
     Raises:
         NotFittedError: it is not fitted.
         ArtifactError: `filepath` exists and is something else.
+        InputError: the legacy format, or a detector that looks at a region.
     """
+    if legacy:
+        raise InputError("expected legacy=False: that format holds pickles, which nothing here writes or reads")
     inner = detector.fitted()
     if inner.preprocessing.restricted:
         raise InputError("a detector that looks at a region is saved as a screen: Screen.save")
@@ -63,6 +68,7 @@ def save_detector(detector: OutlierVAE | OutlierAE, filepath: Path | str) -> Non
     write_folder(Path(os.path.abspath(filepath)), manifest, {_WEIGHTS: weights}, {})
 
 
+@own_settings()
 def load_detector(
     filepath: Path | str, *, encoder_net: nn.Module | None = None, decoder_net: nn.Module | None = None
 ) -> OutlierVAE | OutlierAE:
