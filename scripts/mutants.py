@@ -127,14 +127,17 @@ def main(given: argparse.Namespace) -> int:
         if change in EXPLAINED.get(name, {}):
             explained += 1
             continue
+        if time.monotonic() - start > given.minutes * 60:
+            break
         tests = given.tests or tests_of(file)
         if tests and not survives(file, ast.unparse(ast.fix_missing_locations(tree)), tests, given.seconds):
             killed += 1
             continue
         survivors.append(f"{name}:{mutator.line}: {change}" + ("" if tests else "  (no test names this file)"))
         print(survivors[-1], flush=True)
+    tried = killed + explained + len(survivors)
     print(
-        f"{len(chosen)} of {len(everything)} mutants in {time.monotonic() - start:.0f} s: {killed} killed, "
+        f"{tried} of {len(everything)} mutants in {time.monotonic() - start:.0f} s: {killed} killed, "
         f"{explained} explained, {len(survivors)} survived"
     )
     return int(bool(survivors))
@@ -146,5 +149,6 @@ if __name__ == "__main__":
     parser.add_argument("--most", type=int, help="how many mutants, drawn at random; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=int, default=300, help="a mutant that takes longer counts as killed")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant later")
     parser.add_argument("--tests", nargs="+", help="test files, in place of those that name the module")
     sys.exit(main(parser.parse_args()))

@@ -20,24 +20,24 @@ SCRIPT = """
     import numpy as np, torch
     from PIL import Image
     from safetensors.torch import save_file
-    from recondite import fit
+    from recondite import fit, torch_state
     from recondite.training import loop as training
     from recondite.detectors import build
     from recondite.distributed import rank_and_size
     torch.set_num_threads(1)
     folder, pictures = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     images = np.random.default_rng(0).random((44, 3, 16, 16), dtype=np.float32)
-    one_precision = training.Run.to_device
+    one_precision, single = training.Run.to_device, torch_state._OWN[0][:2]
     for name, options in [("autoencoder", {"width": 4}), ("vae", {"width": 4}), ("alad", {"width": 8})]:
         if name == "alad":
-            torch.set_default_dtype(torch.float64)
+            torch_state._OWN[0] = (*single, torch.float64)
             training.Run.to_device = lambda run, batch: one_precision(run, batch).double()
         detector = build(name, image_shape=(3, 16, 16), latent_size=5, **options)
         training_options = {"epochs": 3, "batch_size": 14, "learning_rate": 1e-3, "augment": "flip,zoom", "ema": 0.5}
         detector.fit(images, device="cpu", validation=images[:10], **training_options)
         if os.environ.get("RANK", "0") == "0":
             save_file({k: v.contiguous() for k, v in detector.state_dict().items()}, folder / name)
-    torch.set_default_dtype(torch.float32)
+    torch_state._OWN[0] = (*single, torch.float32)
     training.Run.to_device = one_precision
     torch.manual_seed(0)
     backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3, stride=4), torch.nn.LeakyReLU())

@@ -75,6 +75,16 @@ def test_images_like_those_of_calibration_raise_no_alarm_and_brighter_ones_do(sc
     assert monitor.alarm is before
 
 
+@pytest.mark.parametrize("window", [1000, 50])
+def test_after_an_alarm_recent_images_are_those_since_the_change(screen, brighter, window):
+    monitor = Monitor(screen, window=window)
+    monitor.update(exchangeable(screen, np.random.default_rng(1), 400))
+    monitor.update(brighter)
+    assert 380 < monitor.alarm.began < 420
+    assert len(monitor.recent_scores) == min(window, monitor.seen - monitor.alarm.began)
+    np.testing.assert_array_equal(monitor.recent_scores[-40:], brighter.instance_score[-40:])
+
+
 def test_false_alarms_are_as_rare_as_promised(screen):
     """Calibration and stream are drawn anew in every run, so the promise holds whatever the statistics are."""
     runs, alarms = 60, 0
