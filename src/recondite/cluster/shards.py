@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from recondite.data.datasets import ImageSet
-from recondite.data.images import IMAGE_SUFFIXES, MAX_FILE_BYTES, Deferred
+from recondite.data.images import IMAGE_SUFFIXES
+from recondite.data.items import MAX_FILE_BYTES, Unreadable
 from recondite.data.remote import open_stream
 from recondite.errors import InputError, SourceError
 
@@ -93,14 +94,6 @@ def cuts(shard: Shard, size: int) -> list[tuple[int, int | None]]:
     return found
 
 
-@dataclass(frozen=True)
-class _Unreadable(Deferred):
-    reason: str
-
-    def fetch(self) -> bytes:
-        raise InputError(self.reason)
-
-
 def _tar_entries(shard: Shard) -> Iterator[Entry]:
     return islice(_whole_tar(shard), shard.start, shard.stop)
 
@@ -136,7 +129,7 @@ def _tar_members(shard: Shard) -> Iterator[Entry]:
         raise
     except Exception as error:  # damaged archives fail in tarfile, zlib or lzma alike
         known = isinstance(error, InputError)
-        images.append(("", _Unreadable(str(error) if known else f"the tar is damaged: {error}")))
+        images.append(("", Unreadable(str(error) if known else f"the tar is damaged: {error}")))
     yield from ((name, image, label) for name, image in images)
 
 
@@ -155,11 +148,11 @@ class _Checked(tarfile.TarInfo):
 
 def _image(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
     if member.size > MAX_FILE_BYTES:
-        return _Unreadable(f"the file has {member.size:,} bytes; the limit is {MAX_FILE_BYTES:,}")
+        return Unreadable(f"the file has {member.size:,} bytes; the limit is {MAX_FILE_BYTES:,}")
     content = _content(tar, member)
     if len(content) < member.size:
         raise tarfile.ReadError(f"unexpected end of data in {member.name}")
-    return content or _Unreadable("the file is empty")
+    return content or Unreadable("the file is empty")
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -180,7 +173,7 @@ def _parquet_entries(shard: Shard) -> Iterator[Entry]:
                     yield f"{shard.name}#{number}", content, label
                 first = behind
     except InputError as error:
-        yield shard.name, _Unreadable(str(error)), ""
+        yield shard.name, Unreadable(str(error)), ""
 
 
 def _group_rows(
@@ -204,16 +197,16 @@ def _group_rows(
         raise
     except Exception as error:  # damaged files fail as ArrowInvalid, OSError and others
         for left in range(max(number, start), stop):
-            yield left, _Unreadable(f"the Parquet file is damaged: {str(error).strip()}"), ""
+            yield left, Unreadable(f"the Parquet file is damaged: {str(error).strip()}"), ""
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, dict):
         value = value.get("bytes")
     if not value:
-        return _Unreadable("there are no bytes")
+        return Unreadable("there are no bytes")
     if len(value) > MAX_FILE_BYTES:
-        return _Unreadable(f"the image has {len(value):,} bytes; the limit is {MAX_FILE_BYTES:,}")
+        return Unreadable(f"the image has {len(value):,} bytes; the limit is {MAX_FILE_BYTES:,}")
     return value
 
 

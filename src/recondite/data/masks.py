@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from recondite.data.images import IMAGE_SUFFIXES, Masked, decode
+from recondite.data.images import IMAGE_SUFFIXES, decode
+from recondite.data.items import Masked
 from recondite.data.regions import Mask, half_inside, polygon_mask
 from recondite.errors import InputError
 
