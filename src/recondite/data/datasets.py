@@ -25,6 +25,7 @@ from recondite.data.images import (
     channel_axis,
 )
 from recondite.data.layouts import Role, parts_of
+from recondite.data.listed import Files, listed
 from recondite.data.masks import MaskedByFile, mask_folder
 from recondite.data.remote import StoredFile, is_url, list_files
 from recondite.errors import InputError
@@ -268,7 +269,7 @@ def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageS
     if path.is_file():
         if path.suffix.lower() in (".npy", ".npz"):
             return _open_array(_load_arrays(path), shape)
-        return ImageSet([path], ids=[path.name], labels=[""], parallel=True)
+        return _files(path.parent, [path.name], [""])
     if catalog.is_name(source):
         return _open_named(source)
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True)) if glob.has_magic(source) else []
@@ -328,14 +329,9 @@ def _open_files(paths: Sequence[Path]) -> ImageSet:
 
 
 def _files(root: Path, names: Sequence[str], labels: Sequence[str]) -> ImageSet:
-    return ImageSet(
-        _Files(root, names), [_printable(name) for name in names], [*map(_printable, labels)], parallel=True
-    )
-
-
-def _printable(name: str) -> str:
-    """Return a file's name as text that can be written anywhere; bytes that are no text become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """Return files as images; of a TIFF file with several pages each is one."""
+    files, ids, labels = listed(root, names, labels)
+    return ImageSet(files, ids, labels, parallel=True)
 
 
 def _folder_label(name: str) -> str:
@@ -346,7 +342,7 @@ def _open_named(source: str) -> ImageSet:
     found = catalog.open_named(source)
     names = [f"{source.partition(':')[0]}/{name}" for name in found.names]
     is_folder = isinstance(found.items, Path)
-    items = _Files(found.items, found.names) if isinstance(found.items, Path) else found.items
+    items = Files(found.items, found.names) if isinstance(found.items, Path) else found.items
     return ImageSet(items, names, list(found.labels), parallel=is_folder)
 
 
@@ -388,19 +384,6 @@ def _open_sequence(source: Any) -> ImageSet:
     if len(source) and all(isinstance(item, str | Path) for item in source):
         return _open_files([Path(item) for item in source])
     return ImageSet(source, ids=[f"{index:06d}" for index in range(len(source))])
-
-
-class _Files(Sequence[Path]):
-    """Paths made when asked for: a million names take less memory than a million paths."""
-
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.names = root, names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.root / self.names[index]
 
 
 def _walk_stream(items: Iterable[Any], skip: frozenset[str]) -> Iterator[tuple[str, Any, str]]:

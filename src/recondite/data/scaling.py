@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,8 @@ class Reduced:
             np.minimum(np.arange(1, 1 + count), end) - np.maximum(np.arange(count), start)
             for count, start, end in spans
         )
-        return np.multiply.outer(down, across).astype(np.float32)
+        covered: Floats = np.multiply.outer(down, across).astype(np.float32)
+        return covered
 
 
 @dataclass(frozen=True)
@@ -215,13 +217,10 @@ def resized(
         return np.stack([_resize(plane * covered, height, width, reduced.box) / weights for plane in planes])
     if inside is None:
         return np.stack([_resize(plane, height, width) for plane in planes])
-    made, counted, weights = [], None, None
-    for plane in planes:
-        if counted is None or weights is None:
-            counted = touched(inside, *plane.shape).astype(np.float32)
-            weights = np.where(inside, _resize(counted, height, width), np.float32(1))
-        made.append(_resize(plane * counted, height, width) / weights)
-    return np.stack(made)
+    first = next(planes)
+    counted = touched(inside, *first.shape).astype(np.float32)
+    weights = np.where(inside, _resize(counted, height, width), np.float32(1))
+    return np.stack([_resize(plane * counted, height, width) / weights for plane in chain([first], planes)])
 
 
 def _resize(plane: Floats, height: int, width: int, box: tuple[float, float, float, float] | None = None) -> Floats:
