@@ -1,6 +1,7 @@
 """Image sets from folders, files, arrays, streams and named data sets: stable ids, read in bounded memory."""
 
 import glob
+import io
 import os
 import time
 from collections import deque
@@ -24,11 +25,12 @@ from recondite.data.images import (
     as_array,
     channel_axis,
 )
+from recondite.data.items import Unreadable, axes_of, in_words, is_file_object, path_of
 from recondite.data.layouts import Role, parts_of
 from recondite.data.listed import Files, listed
 from recondite.data.masks import MaskedByFile, mask_folder
 from recondite.data.remote import StoredFile, is_url, list_files
-from recondite.errors import InputError
+from recondite.errors import InputError, SourceError
 
 _READERS = min(4, os.cpu_count() or 1)
 _LONG = 1e-3
@@ -71,12 +73,17 @@ class ImageSet:
 
     def label(self, index: int) -> str:
         """Return the label of one image; an image need not be read where labels stand apart. Not for streams."""
-        return self.labels[index] if self.labels is not None else _image_and_label(self.items[index])[1]
+        return self.labels[index] if self.labels is not None else self.entry(index)[1]
 
     def entry(self, index: int) -> tuple[Any, str]:
-        """Return (source, label) of one image. Not for streams."""
+        """Return (source, label) of one image; an `Unreadable` one where getting it fails. Not for streams."""
         assert self.ids is not None
-        item, label = _image_and_label(self.items[index])
+        try:
+            item, label = _image_and_label(self.items[index])
+        except SourceError:
+            raise
+        except Exception as error:
+            item, label = Unreadable(in_words(error)), ""
         return self._masked(self.ids[index], item), self.labels[index] if self.labels is not None else label
 
     def _masked(self, name: str, source: object) -> object:
@@ -141,7 +148,7 @@ def open_images(
         source: a folder (recursive; sub-folders are labels; see `recondite.data.layouts`), a file, a glob, the
             address of a folder or file in a store ("s3://BUCKET/FOLDER"), .npy or .npz, the name of a data set such as
             "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
-            a PIL image, bytes, a list of these, a torch data set, or an iterable.
+            a PIL image, bytes, a file object, a list of these, an array of paths, a torch data set, or an iterable.
         role: which part of a data set of defects is meant: "fit" is train/good, "predict" all of test, "inliers"
             test/good, "outliers" the rest of test.
         shape: the shape a detector expects, where it is known; it settles what an array of three axes is.
@@ -231,7 +238,7 @@ def decoded(
     Args:
         names, labels: of the images.
         items: what `decode` takes.
-        decode: from an item to float32 of `shape`; raises InputError for one that cannot be read.
+        decode: from an item to float32 of `shape`; whatever it raises is why one cannot be read, but a SourceError.
         shape: (C, H, W) or (D,).
     """
     pixels: list[Floats] = []
@@ -240,17 +247,21 @@ def decoded(
         try:
             pixels.append(decode(item))
             errors.append(None)
-        except InputError as error:
-            errors.append(str(error))
+        except SourceError:
+            raise
+        except Exception as error:  # whatever one image does, the others have their verdicts
+            errors.append(str(error) if isinstance(error, InputError) else in_words(error))
     stacked = np.stack(pixels) if pixels else np.empty((0, *shape), dtype=np.float32)
     return Batch(list(names), list(labels), stacked, errors)
 
 
 def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
-    if isinstance(source, str | Path):
-        return _open_path(str(source), role, shape)
-    if isinstance(source, Image.Image | bytes | bytearray | memoryview):
+    if isinstance(source, str | os.PathLike):
+        return _open_path(os.fsdecode(source), role, shape)
+    if isinstance(source, Image.Image | bytes | bytearray | memoryview | io.IOBase) or is_file_object(source):
         return ImageSet([source], ids=["image"])
+    if isinstance(source, np.ndarray) and source.dtype.kind in "OUT" and source.ndim == 1:
+        source = source.tolist()  # paths, or images of many sizes
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
         return _open_array(as_array(source), shape)
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
@@ -381,16 +392,29 @@ def _open_array(array: NDArray[Any], shape: tuple[int, ...] | None) -> ImageSet:
 
 
 def _open_sequence(source: Any) -> ImageSet:
-    if len(source) and all(isinstance(item, str | Path) for item in source):
-        return _open_files([Path(item) for item in source])
-    return ImageSet(source, ids=[f"{index:06d}" for index in range(len(source))])
+    paths = _paths_in(source)
+    return _open_files(paths) if paths else ImageSet(source, ids=[f"{index:06d}" for index in range(len(source))])
+
+
+def _paths_in(source: Any) -> list[Path]:
+    """Return the paths that a sequence consists of; none where any item is something else, or fails."""
+    paths = []
+    try:
+        for item in source:
+            path = path_of(item)
+            if path is None:
+                return []
+            paths.append(path)
+    except Exception:
+        return []
+    return paths
 
 
 def _walk_stream(items: Iterable[Any], skip: frozenset[str]) -> Iterator[tuple[str, Any, str]]:
     index = 0
     for item in items:
         image, label = _image_and_label(item)
-        batched = getattr(image, "ndim", 0) == 4
+        batched = axes_of(image) == 4
         for one in image if batched else [image]:
             name = f"{index:06d}"
             index += 1

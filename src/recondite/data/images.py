@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from recondite.data import tiff
-from recondite.data.items import MAX_FILE_BYTES, Deferred, Masked, Page, content_of, path_of
+from recondite.data.items import MAX_FILE_BYTES, Deferred, Masked, Page, content_of, in_words, path_of
 from recondite.data.pillow import open_picture, pixels_of
 from recondite.data.quiet import quiet
 from recondite.data.regions import Mask, found_inside, half_inside, painted
@@ -230,7 +230,7 @@ def decode(source: object, target: tuple[int, int] | None = None) -> Pixels:
     except ReconditeError:
         raise
     except Exception as error:
-        raise InputError(f"it cannot be read: {error or 'no reason was given'} ({type(error).__name__})") from error
+        raise InputError(in_words(error)) from error
     if pixels.planes.size == 0:
         raise InputError(f"the image is empty: shape {pixels.planes.shape}")
     return pixels

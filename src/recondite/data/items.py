@@ -1,5 +1,6 @@
 """What an image may come as beside an array: a path, a file object, fetched late, with a mask, or a page of a file."""
 
+import io
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ def content_of(source: object) -> Any:
     """
     if isinstance(source, bytes | bytearray | memoryview):
         return source
+    if isinstance(source, io.TextIOBase):
+        raise InputError("expected a file opened in binary mode; this one reads text")
     if not is_file_object(source):
         return None
     place = source.tell() if source.seekable() else None
@@ -109,3 +112,16 @@ def content_of(source: object) -> Any:
 def is_file_object(source: object) -> TypeGuard[BinaryIO]:
     """Return whether something is an open file, or acts as one."""
     return all(callable(getattr(source, name, None)) for name in ("read", "seek", "seekable", "tell"))
+
+
+def axes_of(source: object) -> int:
+    """Return how many axes an array or tensor has; 0 for anything else, whatever it does when it is asked."""
+    try:
+        return int(getattr(source, "ndim", 0))
+    except Exception:
+        return 0
+
+
+def in_words(error: Exception) -> str:
+    """Return why an image cannot be read, by an error that was not foreseen."""
+    return f"it cannot be read: {error or 'no reason was given'} ({type(error).__name__})"

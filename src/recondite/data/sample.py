@@ -9,6 +9,7 @@ import numpy as np
 
 from recondite.data.datasets import ImageSet
 from recondite.data.images import SMALLEST_SIDE, decode
+from recondite.data.items import axes_of
 from recondite.errors import InputError
 
 _LOOKED_AT, _TRIED = 50, 500
@@ -90,7 +91,7 @@ def sampled(images: ImageSet) -> tuple[Sample, ImageSet]:
         looked_at = (images.entry(index)[0] for index in islice(order, _TRIED))
     sizes, channels, drawings, problem = [], [], 0, "there are none"
     for item in looked_at:
-        if getattr(item, "ndim", None) == 1:
+        if axes_of(item) == 1:
             return Sample((), (), vector=len(item)), images
         try:
             planes = decode(item).planes
