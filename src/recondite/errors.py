@@ -21,5 +21,9 @@ class ArtifactError(ReconditeError):
     """A saved screen or checkpoint is damaged, tampered with, incompatible or absurd."""
 
 
+class ReconditeWarning(UserWarning):
+    """Images are such that a result may not mean what it seems to; what was asked for is done all the same."""
+
+
 class SourceError(ReconditeError):
     """Images could not be read for a reason that is not theirs, such as a network that fails; try again later."""

@@ -32,7 +32,7 @@ class Files(Sequence[Path | Page]):
 def listed(root: Path, names: Sequence[str], labels: Sequence[str]) -> tuple[Files, list[str], list[str]]:
     """Return images, their ids and their labels; the pages of a.tif are "a.tif", "a.tif#2" and so on.
 
-    TIFF files are opened for that, and no others: their headers, which takes some .03 ms a file that the system has at hand.
+    TIFF files are opened for that, and no others: their headers, which takes some .03 ms a file on a warm disk.
 
     Args:
         root: a folder.

@@ -120,7 +120,8 @@ class Screen:
         """Return a SHA-256 of all that scores and p-values depend on; alpha is not part of it."""
         detector = self.detector
         made = [detector.name, list(detector.shape), options_to_json(detector.options), self.calibrator.groups]
-        made += [detector.preprocessing.to_json()["region"]] if detector.preprocessing.restricted else []
+        seen = detector.preprocessing.to_json()
+        made += [seen[name] for name in ("region", "values") if name in seen]
         digest = hashlib.sha256(json.dumps([*made, str(detector)], sort_keys=True).encode())
         for value in detector.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
