@@ -22,6 +22,7 @@ def test_the_public_names():
         "NotFittedError",
         "PRESETS",
         "ReconditeError",
+        "ReconditeWarning",
         "Scores",
         "Screen",
         "SourceError",

@@ -113,6 +113,8 @@ def predict(
     verdicts = result.verdicts
     if result.taken_up:
         print(f"took up {result.taken_up:,} scores of an interrupted sweep", file=sys.stderr)
+    for remark in result.remarks:
+        print(f"warning: {remark}", file=sys.stderr)
     counts = verdicts.counts()
     print(f"{len(verdicts):,} images: " + ", ".join(f"{count:,} {word}" for word, count in counts.items()))
     print(promise(judge, fdr))
@@ -120,7 +122,7 @@ def predict(
     if report is not None:
         from recondite.reports.report import write_report  # matplotlib takes a while
 
-        write_report(report, judge, verdicts, result.images)
+        write_report(report, judge, verdicts, result.images, remarks=result.remarks)
         print(f"report: {report}")
 
 
@@ -254,6 +256,8 @@ def predict_on_cluster(
     result = cluster_sweep(screen, images, output, cluster=cluster, workers=options, progress=True, **rows)
     if result.taken_up:
         print(f"took up {result.taken_up:,} images that were judged before", file=sys.stderr)
+    for remark in result.remarks:
+        print(f"warning: {remark}", file=sys.stderr)
     manifest = result.manifest
     counts = ", ".join(f"{count:,} {word}" for word, count in manifest["counts"].items())
     print(f"{manifest['images']:,} images, {manifest['rows']:,} rows: {counts}")

@@ -242,15 +242,27 @@ def picture_size(content: bytes) -> tuple[int, int]:
     Raises:
         InputError: these are not the bytes of an image file.
     """
+    height, width, _ = header_of(io.BytesIO(content))
+    return width, height
 
-    def read() -> tuple[int, int]:
-        with Image.open(io.BytesIO(content), formats=_PIL_FORMATS) as picture:
-            return picture.size
 
-    if tiff.is_tiff(content):
-        tags = tiff.directories(io.BytesIO(content))
-        if tags and tiff.misread(tags[0]):
-            return tiff.size(tags[0])
+def header_of(stream: BinaryIO, frame: int = 0) -> tuple[int, int, int | None]:
+    """Return height, width and channels of a file as its head says, without decoding it; None for a palette.
+
+    Raises:
+        InputError: these are not the bytes of an image file.
+    """
+
+    def read() -> tuple[int, int, int | None]:
+        stream.seek(0)
+        with Image.open(stream, formats=_PIL_FORMATS) as picture:
+            grey = picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16")
+            return picture.height, picture.width, None if picture.mode in ("P", "PA") else 1 if grey else 3
+
+    found = tiff.directories(stream)
+    if frame < len(found) and (frame or tiff.misread(found[frame])):
+        width, height = tiff.size(found[frame])
+        return height, width, None
     return _guarded(read, "these bytes")
 
 

@@ -1,5 +1,6 @@
 """What the images of a source are like, by a sample from all of it: their size, colour and kind."""
 
+import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,11 +12,12 @@ import numpy as np
 from PIL import Image
 
 from recondite.data.datasets import ImageSet
-from recondite.data.images import SMALLEST_SIDE, decode
-from recondite.data.items import axes_of
+from recondite.data.images import SMALLEST_SIDE, decode, header_of
+from recondite.data.items import Masked, Page, axes_of, path_of
 from recondite.errors import InputError, ReconditeWarning
 
 _LOOKED_AT, _TRIED = 50, 500
+_GLANCES = 20
 _HEAD_BYTES = 1 << 28
 _COMMON, _COLOUR = 0.5, 3
 _LEVELS, _MOST_OF_A_DRAWING = 16, 0.5
@@ -184,6 +186,43 @@ def _head(items: Iterator[Any]) -> list[Any]:
         width, height = image.size if isinstance(image, Image.Image) else (0, 0)
         taken += int(getattr(image, "nbytes", 0)) if axes_of(image) else 4 * width * height
     return head
+
+
+def glances(images: ImageSet) -> list[tuple[int, int, int | None]]:
+    """Return height, width and channels (None where they are not known) of up to 20 images from all over a source.
+
+    Only headers are read, and nothing of streams or of what is fetched from afar; unreadable images are left out.
+    """
+    if images.ids is None or not images.ids:
+        return []
+    found = []
+    for index in range(0, len(images.ids), max(1, len(images.ids) // _GLANCES)):
+        seen = _glance(images.entry(index)[0])
+        if seen is not None:
+            found.append(seen)
+        if len(found) == _GLANCES:
+            break
+    return found
+
+
+def _glance(item: object) -> tuple[int, int, int | None] | None:
+    try:
+        if isinstance(item, Masked):
+            item = item.source
+        path, frame = (item.path, item.frame) if isinstance(item, Page) else (path_of(item), 0)
+        if path is not None and path.suffix.lower() != ".npy":
+            with path.open("rb") as stream:
+                return header_of(stream, frame)
+        if isinstance(item, bytes):
+            return header_of(io.BytesIO(item))
+        if isinstance(item, Image.Image):
+            return item.height, item.width, len(item.getbands()) if item.mode in ("L", "RGB") else None
+        if axes_of(item) in (2, 3):
+            pixels = decode(item, (LARGEST_SMALL_SIDE, LARGEST_SMALL_SIDE))
+            return *pixels.size, len(pixels.planes)
+    except (OSError, InputError):
+        pass  # a row will say so
+    return None
 
 
 def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[tuple[int, ...], ImageSet]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.spool import read_all
 from recondite.detectors import Detector
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.options import options_to_json
 from recondite.progress import progress as show
 from recondite.screen.calibrate import calibrated
 from recondite.screen.evidence import ERROR, Evidence
 from recondite.screen.guard import make_guard
 from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
+from recondite.screen.unfamiliar import unlike
 from recondite.statistics.calibration import Calibrator, Guarantee
 from recondite.statistics.scores import Scores, Verdicts, check_rate
 
@@ -207,6 +209,8 @@ class Screen:
         if fdr is not None:
             check_rate(fdr)
         opened = open_images(images, shape=self.detector.shape, masks=region)
+        for remark in unlike(self.facts.get("sample"), self.detector.preprocessing, opened):
+            warnings.warn(remark, ReconditeWarning, stacklevel=2)
         successive = self.scored(
             opened, groups=groups, feature_score=feature_score, reconstruction=reconstruction, on_bad=on_bad
         )
