@@ -5,7 +5,7 @@ import signal
 import time
 from dataclasses import dataclass
 
-from recondite.data.images import Deferred
+from recondite.data.items import Deferred
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from PIL import Image
 import recondite
 from recondite import InputError
 from recondite.cli import main
+from recondite.data import sample as sample_module
 from recondite.data.datasets import open_images
 from recondite.data.images import decode
 from recondite.data.sample import sampled
@@ -39,6 +40,56 @@ def test_the_sample_comes_from_the_whole_source(tmp_path):
     assert len(sample.sizes) == 50
     assert sample.size == (40, 30)
     assert 25 < sample.in_colour < 45
+
+
+def test_a_stream_is_looked_at_as_far_as_it_fits_and_loses_nothing(digits):
+    grey, colour = list(digits[:55]), [np.repeat(image[..., None], 3, axis=2) for image in digits[55:140]]
+    sample, images = sampled(open_images(iter(grey + colour)))
+    assert sample.shape(None, lambda *size: size) == (3, 8, 8)
+    assert 20 < sample.in_colour < 40
+    assert sum(1 for _ in images.entries()) == 140
+    batches = iter([np.stack(grey)[:, None], np.stack(colour).transpose(0, 3, 1, 2)])
+    assert sampled(open_images(batches))[0].in_colour > 0
+
+
+def test_a_stream_of_large_images_is_not_kept(monkeypatch):
+    monkeypatch.setattr(sample_module, "_HEAD_BYTES", 1000)
+    made = []
+    stream = (made.append(index) or np.zeros((20, 20), np.uint8) for index in range(100))
+    sampled(open_images(stream))
+    assert len(made) == 3
+
+
+def test_one_image_of_many_bands_does_not_decide():
+    images = [np.zeros((20, 20, 3), np.uint8)] * 20 + [np.zeros((20, 20, 5), np.uint8)]
+    assert sample_of(images).shape(None, lambda *size: size)[0] == 3
+
+
+@pytest.mark.parametrize("first", ["grey", "icon", "empty"])
+def test_who_comes_first_decides_nothing_on_any_path(tmp_path, digits, first, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index, image in enumerate(digits[:85]):
+        Image.fromarray(np.repeat(image[..., None], 3, axis=2)).save(folder / f"b{index:03}.png")
+    if first == "grey":
+        for index, image in enumerate(digits[85:140]):
+            Image.fromarray(image).save(folder / f"a{index:03}.png")
+    elif first == "icon":
+        Image.new("RGB", (9, 12)).save(folder / "a.png")
+    else:
+        for index in range(50):
+            (folder / f"a{index:03}.png").touch()
+    settings = {"detector": "pca", "latent_size": 2, "alpha": 0.2, "score": "error"}
+    paths = sorted(folder.iterdir())
+    for source in (folder, paths, iter(paths)):
+        screen = recondite.fit(source, **settings)
+        assert screen.detector.shape == (3, 8, 8)
+        assert screen.facts["unreadable"]["count"] == (50 if first == "empty" else 0)
+    command = ["fit", str(folder), "-o", str(tmp_path / "screen"), "--detector", "pca", "--latent-size", "2"]
+    assert main([*command, "--alpha", "0.2", "--score", "error", "--on-bad", "flag"]) == 0
+    assert recondite.load(tmp_path / "screen").fingerprint() == recondite.fit(folder, **settings).fingerprint()
+    said = capsys.readouterr().err
+    assert ("of 50 images looked at are in colour" in said) == (first == "grey")
 
 
 def test_without_a_common_size_the_median_decides():
@@ -108,7 +159,7 @@ def test_auto_may_be_said_and_a_preset_says_more(digits):
 def test_images_are_looked_at_once(monkeypatch):
     """One sample decides both the detector and the size."""
     seen = []
-    monkeypatch.setattr("recondite.data.sample.decode", lambda image: seen.append(1) or decode(image))
+    monkeypatch.setattr("recondite.data.sample.decode", lambda *image: seen.append(1) or decode(*image))
     recondite.fit(np.stack(photographs(40, 16, 16, 1)), epochs=1, alpha=0.2, width=4)
     assert len(seen) == 40
 

@@ -315,7 +315,7 @@ def test_names_that_are_no_text_become_text(tmp_path, digits):
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("recondite.data.datasets._LARGEST_ARCHIVE", 1000)
+    monkeypatch.setattr("recondite.data.arrays._LARGEST_ARCHIVE", 1000)
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros((100, 8, 8)))
     with pytest.raises(InputError, match="unpacks to"):
         open_images(tmp_path / "a.npz")

@@ -111,7 +111,7 @@ def test_an_image_that_failed_for_a_reason_not_its_own_is_looked_at_again(screen
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("recondite.data.images._open_picture", no_memory)
+        patch.setattr("recondite.data.images.open_picture", no_memory)
         interrupted(screen, images, output, monkeypatch)
     result = sweep(screen, images, output)
     assert result.taken_up == 0

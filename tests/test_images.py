@@ -268,13 +268,13 @@ def test_a_picture_that_fails_late_and_a_tensor_without_a_numpy_type_are_input_e
         (
             np.int64,
             255,
-            r"got int64\. If their range is 0 to 255, give images\.astype\('uint8'\), or give values / 255$",
+            r"got int64\. If their range is 0 to 255, give images\.astype\('uint8'\), or give values / 255; value",
         ),
         (np.int32, 4095, r"got int32\. If their range is 0 to 65535, give images\.astype\('uint16'\)"),
         (np.float64, 255, r"from 0 to 255\. If their range is 0 to 255, .* or divide them by 255$"),
         (np.float32, 65535, r"from 0 to 65535\. If their range is 0 to 65535, .* divide them by 65535$"),
         (np.float64, 1e6, r"from 0 to 1e\+06$"),
-        (np.int64, -1, r"got int64$"),
+        (np.int64, -1, r"got int64; value_range="),
     ],
 )
 def test_values_of_another_range_are_refused_with_the_way_out(kind, largest, words):

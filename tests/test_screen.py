@@ -81,7 +81,7 @@ def test_too_few_calibration_images_are_noticed_before_training(digits, monkeypa
         (
             lambda d: d[:10],
             {},
-            r"needs at least 19 calibration images; got 2: give more .* an alpha of at least 0\.334",
+            r"needs at least 19 calibration images; got 10: give more .* an alpha of at least 0\.091",
         ),
         (lambda d: d[:10], {"confidence": 0.95}, r"at least 59 calibration images; got 2: .* at least 0\.777"),
         (

@@ -67,12 +67,30 @@ def read_or_none(path: Path) -> object:
         return np.full((8, 8), np.nan, dtype=np.float32)
 
 
-def test_a_reader_that_fails_in_an_unforeseen_way_ends_the_walk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_self: Preprocessing, _source: object) -> datasets.Floats:
-        raise ZeroDivisionError("a fault of the program, not of an image")
+def test_a_reader_that_fails_in_an_unforeseen_way_costs_its_image_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Preprocessing.__call__
+
+    def broken(self: Preprocessing, source: object) -> datasets.Floats:
+        if str(source).endswith("1.png"):
+            raise ZeroDivisionError("unforeseen")
+        return read(self, source)
 
     monkeypatch.setattr(Preprocessing, "__call__", broken)
-    with pytest.raises(ZeroDivisionError):
+    batches = list(read_batches(open_images(folder), Preprocessing(shape=SHAPE), 64))
+    for name, error in (
+        (name, error) for batch in batches for name, error in zip(batch.ids, batch.errors, strict=True)
+    ):
+        assert ("unforeseen" in str(error)) == name.endswith("1.png")
+
+
+def test_a_reader_that_is_interrupted_ends_the_walk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_self: Preprocessing, _source: object) -> datasets.Floats:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Preprocessing, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         list(read_batches(open_images(folder), Preprocessing(shape=SHAPE), 64))
 
 

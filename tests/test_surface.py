@@ -31,6 +31,7 @@ def test_the_public_names():
         "OutputError",
         "PRESETS",
         "ReconditeError",
+        "ReconditeWarning",
         "Scores",
         "Screen",
         "SourceError",

@@ -7,6 +7,7 @@ from .errors import NotCalibratedError as NotCalibratedError
 from .errors import NotFittedError as NotFittedError
 from .errors import OutputError as OutputError
 from .errors import ReconditeError as ReconditeError
+from .errors import ReconditeWarning as ReconditeWarning
 from .errors import SourceError as SourceError
 from .reports.report import write_report as write_report
 from .screen.fit import fit as fit

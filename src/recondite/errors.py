@@ -25,5 +25,9 @@ class OutputError(ReconditeError, OSError):
     """Something could not be written: no room is left, or no right to; the message names the file."""
 
 
+class ReconditeWarning(UserWarning):
+    """Images are such that a result may not mean what it seems to; what was asked for is done all the same."""
+
+
 class SourceError(ReconditeError):
     """Images could not be read for a reason that is not theirs, such as a network that fails; try again later."""

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -20,8 +21,9 @@ from recondite.cli.flags import (
     option_flags,
     share_or_source,
     value_of,
+    value_range_of,
 )
-from recondite.errors import InputError
+from recondite.errors import InputError, ReconditeWarning
 from recondite.progress import counted
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         image_size: str | None = None,
         region: str | None = None,
         ignore: str | None = None,
+        value_range: str | None = None,
         validation: str = "0.1",
         evidence: str = "0.1",
         calibration: str = "0.2",
@@ -111,6 +114,9 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             folder with one mask per image, of the same name but for the suffix. By default everywhere.
         ignore
             Zones that do not count: a mask, white there, or polygons.
+        value_range
+            Stored values that are black and white in all images, such as 0,4095 for 12 bits in files of 16. By default
+            what the tags of the files say, or else their type.
         validation
             Share of the images, in [0, 1), or other normal images, to choose the best epoch by, where there are epochs.
         evidence
@@ -155,6 +161,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             image_size=image_size_of(image_size),
             region=region,
             ignore=ignore,
+            value_range=value_range_of(value_range),
             resume=resume,
             detector=detector,
             preset=preset,
@@ -203,12 +210,14 @@ def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], sett
     run_folder = output.with_name(fitting(output.name, ".run"))
     run_folder.mkdir(parents=True, exist_ok=True)
     try:
-        if on_cluster:
-            from recondite.cluster.fit import fit_on_cluster
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReconditeWarning)  # they are printed from the facts below
+            if on_cluster:
+                from recondite.cluster.fit import fit_on_cluster
 
-            screen = fit_on_cluster(images, run_folder=run_folder, progress=True, **on_cluster, **settings)
-        else:
-            screen = fit(images, run_folder=run_folder, progress=True, **settings)
+                screen = fit_on_cluster(images, run_folder=run_folder, progress=True, **on_cluster, **settings)
+            else:
+                screen = fit(images, run_folder=run_folder, progress=True, **settings)
     finally:
         with suppress(OSError):
             run_folder.rmdir()  # empty where training never began
@@ -218,6 +227,11 @@ def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], sett
     screen.save(output, texts=logs)
     if not (run_folder / TENSORBOARD).exists():
         shutil.rmtree(run_folder, ignore_errors=True)
+    seen = screen.facts["sample"]
+    if seen and 0 < seen["in_colour"] < seen["images"]:
+        print(f"{seen['in_colour']} of {seen['images']} images looked at are in colour", file=sys.stderr)
+    for remark in screen.facts["remarks"]:
+        print(f"warning: {remark}", file=sys.stderr)
     for name, error in screen.facts["unreadable"]["first"][:_LINES_OF_BAD_FILES]:
         print(f"left out: {name}: {error}", file=sys.stderr)
     count = screen.facts["unreadable"]["count"]
@@ -265,6 +279,7 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
     return [
         ("detector", screen.detector.name),
         ("image", " x ".join(map(str, screen.detector.shape))),
+        *([("values", "{:g} to {:g}".format(*preprocessing.value_range))] if preprocessing.value_range else []),
         *([("what counts", preprocessing.region_in_words)] if preprocessing.restricted else []),
         ("options", ", ".join(f"{name}={value}" for name, value in shown_options(screen.detector.options).items())),
         ("judges by", _score_in_words(screen)),

@@ -114,6 +114,17 @@ def share_or_source(text: str) -> float | str:
         return text
 
 
+def value_range_of(text: str | None) -> tuple[float, float] | None:
+    """Return two numbers joined by a comma."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"expected --value-range as black and white, such as 0,4095; got {text!r}") from None
+    return low, high
+
+
 def image_size_of(text: str | None) -> tuple[int, int] | None:
     """Return (height, width) from 32 or 24x32."""
     if text is None:

@@ -127,6 +127,8 @@ def predict(
     verdicts = result.verdicts
     if result.taken_up:
         print(f"took up {counted(result.taken_up, 'score')} of an interrupted sweep", file=sys.stderr)
+    for remark in result.remarks:
+        print(f"warning: {remark}", file=sys.stderr)
     counts = verdicts.counts()
     told = sys.stderr if is_stdout(output) else sys.stdout
     words = ", ".join(f"{count:,} {word}" for word, count in counts.items())
@@ -136,7 +138,7 @@ def predict(
     if report is not None:
         from recondite.reports.report import write_report  # matplotlib takes a while
 
-        write_report(report, judge, verdicts, result.images)
+        write_report(report, judge, verdicts, result.images, remarks=result.remarks)
         print(f"report: {report}", file=told)
 
 
@@ -287,6 +289,8 @@ def predict_on_cluster(
     result = cluster_sweep(screen, images, output, cluster=cluster, workers=options, progress=True, **rows)
     if result.taken_up:
         print(f"took up {counted(result.taken_up, 'image')} judged before", file=sys.stderr)
+    for remark in result.remarks:
+        print(f"warning: {remark}", file=sys.stderr)
     manifest = result.manifest
     counts = ", ".join(f"{count:,} {word}" for word, count in manifest["counts"].items())
     print(f"{counted(manifest['images'], 'image')}, {counted(manifest['rows'], 'row')}: {counts}")

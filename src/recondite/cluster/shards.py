@@ -8,8 +8,7 @@ from typing import Any, BinaryIO, Self
 
 from recondite.data.datasets import ImageSet
 from recondite.data.formats import is_image_name, why_unreadable
-from recondite.data.images import MAX_FILE_BYTES
-from recondite.data.listing import Unreadable
+from recondite.data.items import MAX_FILE_BYTES, Unreadable
 from recondite.data.remote import open_stream
 from recondite.errors import InputError, SourceError
 

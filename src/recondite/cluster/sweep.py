@@ -24,6 +24,7 @@ from recondite.options import CHECKED
 from recondite.progress import Advance
 from recondite.progress import progress as show
 from recondite.screen.screen import OnBad, Screen
+from recondite.screen.unfamiliar import too_many, unlike
 from recondite.statistics.scores import check_rate
 
 FAILURES = 3
@@ -54,10 +55,12 @@ class ClusterSweep:
     Args:
         manifest: what stands in manifest.json.
         taken_up: how many images an interrupted sweep had judged.
+        remarks: how the images are unlike those that the screen learnt from, in words.
     """
 
     manifest: Mapping[str, Any]
     taken_up: int
+    remarks: tuple[str, ...] = ()
 
 
 def cluster_sweep(
@@ -117,14 +120,22 @@ def cluster_sweep(
     with store.locked():
         manifest = _finished(store, header)
         if manifest is not None:
-            return ClusterSweep(manifest, manifest["images"])
+            return ClusterSweep(manifest, manifest["images"], _remarks(screen, source, manifest["counts"]))
         ledger = Ledger(store, header, pieces, "" if fdr is None else SCORED)
         with show("screening", source.size, progress) as advance:
             advance(ledger.taken_up, "")
             if not ledger.finished:
                 with connect(cluster) as ray:
                     _Driver(ray, screen, source, ledger, workers, rows, advance).run()
-        return ClusterSweep(merge(store, ledger, header, rows, fdr), ledger.taken_up)
+        manifest = merge(store, ledger, header, rows, fdr)
+        return ClusterSweep(manifest, ledger.taken_up, _remarks(screen, source, manifest["counts"]))
+
+
+def _remarks(screen: Screen, source: Source, counts: Mapping[str, int]) -> tuple[str, ...]:
+    listed = source.listed if isinstance(source, ListedSource) else ImageSet([], ids=[])
+    remarks = unlike(screen.facts.get("sample"), screen.detector.preprocessing, listed)
+    outliers = counts.get("outlier", 0)
+    return (*remarks, *too_many(outliers, outliers + counts.get("inlier", 0)))
 
 
 def _header(

@@ -1,6 +1,7 @@
 """Image sets from folders, files, arrays, streams and named data sets: stable ids, read in bounded memory."""
 
 import glob
+import io
 import os
 import time
 from collections import deque
@@ -16,29 +17,31 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from recondite.data import catalog
+from recondite.data.arrays import load_arrays
 from recondite.data.files import local_path
 from recondite.data.formats import why_unreadable
 from recondite.data.images import SMALLEST_SIDE, Floats, Preprocessing, as_array, channel_axis
+from recondite.data.items import Page, Unreadable, axes_of, in_words, is_file_object
 from recondite.data.layouts import Role, parts_of
 from recondite.data.listing import (
     Files,
     Listing,
-    Unreadable,
-    file_at,
     folder_label,
+    images_at,
+    images_in,
     list_folder,
+    paths_in,
     printable,
     unique_names,
 )
 from recondite.data.masks import MaskedByFile, mask_folder
 from recondite.data.remote import list_files
-from recondite.errors import InputError
+from recondite.errors import InputError, SourceError
 from recondite.progress import counted, say
 
 _READERS = min(4, os.cpu_count() or 1)
 _LONG = 1e-3
 """Seconds; images that take longer to read have several threads, which for others only wait for Python's lock."""
-_LARGEST_ARCHIVE = 16 << 30
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,17 @@ class ImageSet:
 
     def label(self, index: int) -> str:
         """Return the label of one image; an image need not be read where labels stand apart. Not for streams."""
-        return self.labels[index] if self.labels is not None else _image_and_label(self.items[index])[1]
+        return self.labels[index] if self.labels is not None else self.entry(index)[1]
 
     def entry(self, index: int) -> tuple[Any, str]:
-        """Return (source, label) of one image. Not for streams."""
+        """Return (source, label) of one image; an `Unreadable` one where getting it fails. Not for streams."""
         assert self.ids is not None
-        item, label = _image_and_label(self.items[index])
+        try:
+            item, label = _image_and_label(self.items[index])
+        except SourceError:
+            raise
+        except Exception as error:
+            item, label = Unreadable(in_words(error)), ""
         return self._masked(self.ids[index], item), self.labels[index] if self.labels is not None else label
 
     def _masked(self, name: str, source: object) -> object:
@@ -146,7 +154,7 @@ def open_images(
         source: a folder (recursive; sub-folders are labels; see `recondite.data.layouts`), a file, a glob, the
             address of a folder or file in a store ("s3://BUCKET/FOLDER"), .npy or .npz, the name of a data set such as
             "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
-            a PIL image, bytes, a list of these, a torch data set, or an iterable.
+            a PIL image, bytes, a file object, a list of these, an array of paths, a torch data set, or an iterable.
         role: which part of a data set of defects is meant: "fit" is train/good, "predict" all of test, "inliers"
             test/good, "outliers" the rest of test.
         shape: the shape a detector expects, where it is known; it settles what an array of three axes is.
@@ -238,7 +246,7 @@ def decoded(
     Args:
         names, labels: of the images.
         items: what `decode` takes.
-        decode: from an item to float32 of `shape`; raises InputError for one that cannot be read.
+        decode: from an item to float32 of `shape`; whatever it raises is why one cannot be read, but a SourceError.
         shape: (C, H, W) or (D,).
     """
     pixels: list[Floats] = []
@@ -247,17 +255,21 @@ def decoded(
         try:
             pixels.append(decode(item))
             errors.append(None)
-        except InputError as error:
-            errors.append(str(error))
+        except SourceError:
+            raise
+        except Exception as error:  # whatever one image does, the others have their verdicts
+            errors.append(str(error) if isinstance(error, InputError) else in_words(error))
     stacked = np.stack(pixels) if pixels else np.empty((0, *shape), dtype=np.float32)
     return Batch(list(names), list(labels), stacked, errors)
 
 
 def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
-    if isinstance(source, str | Path):
-        return _open_path(str(source), role, shape)
-    if isinstance(source, Image.Image | bytes | bytearray | memoryview):
+    if isinstance(source, str | os.PathLike):
+        return _open_path(os.fsdecode(source), role, shape)
+    if isinstance(source, Image.Image | bytes | bytearray | memoryview | io.IOBase) or is_file_object(source):
         return ImageSet([source], ids=["image"])
+    if isinstance(source, np.ndarray) and source.dtype.kind in "OUT" and source.ndim == 1:
+        source = source.tolist()  # paths, or images of many sizes
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
         return _open_array(as_array(source), shape)
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
@@ -275,13 +287,13 @@ def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageS
         return _open_folder(path, role)
     if path.is_file():
         if path.suffix.lower() in (".npy", ".npz"):
-            return _open_array(_load_arrays(path), shape)
+            return _open_array(load_arrays(path), shape)
         return _files(path.parent, [path.name], [""])
     if catalog.is_name(source):
         return _open_named(source)
     matches = _matches(path)
     if matches:
-        return _open_paths(matches, role, shape)
+        return _open_paths([str(match) for match in matches], role, shape)
     raise _nothing(source)
 
 
@@ -327,27 +339,28 @@ def _open_url(source: str) -> ImageSet:
     return ImageSet(items, names, [folder_label(name) for name in names], parallel=True)
 
 
-def _open_paths(sources: Sequence[str | Path], role: Role, shape: tuple[int, ...] | None) -> ImageSet:
+def _open_paths(sources: Sequence[str], role: Role, shape: tuple[int, ...] | None) -> ImageSet:
     """Open paths named one by one, each as it would be alone: a row for each, also for one that is named twice.
 
     Local files are called by their paths below the folder that all of them are in. To fit, each of them counts once.
     """
-    parts = [_part_of_list(str(source), role, shape) for source in sources]
+    parts = [_part_of_list(source, role, shape) for source in sources]
     local = [part for part in parts if isinstance(part, list)]
     root = Path(os.path.commonpath([os.path.dirname(path) for paths in local for path in paths] or [os.sep]))
     items, names, labels = [], [], []
     for part in parts:
         if isinstance(part, list):
             own = [Path(path).relative_to(root).as_posix() for path in part]
-            items += [file_at(Path(path)) for path in part]
-            names += [printable(name) for name in own]
-            labels += [printable(folder_label(name)) for name in own]
+            found = [(name, *image) for path, name in zip(part, own, strict=True) for image in images_at(path, name)]
+            items += [image for _, image, _ in found]
+            names += [name for _, _, name in found]
+            labels += [printable(folder_label(name)) for name, _, _ in found]
         else:
             items += list(part.items)
             names += list(part.ids or ())
             labels += [part.label(index) for index in range(len(part.ids or ()))]
-    found = ImageSet(items, unique_names(names), labels, parallel=True)
-    return _once(found) if role == "fit" else found
+    opened = ImageSet(items, unique_names(names), labels, parallel=True)
+    return _once(opened) if role == "fit" else opened
 
 
 def _part_of_list(source: str, role: Role, shape: tuple[int, ...] | None) -> list[str] | ImageSet:
@@ -358,7 +371,7 @@ def _part_of_list(source: str, role: Role, shape: tuple[int, ...] | None) -> lis
     if path.is_dir():
         folder = _open_folder(path, role)
         assert isinstance(folder.items, Files)
-        return [os.path.abspath(path / name) for name in folder.items.names]
+        return [os.path.abspath(path / name) for name in dict.fromkeys(folder.items.names)]
     matches = [] if path.exists() else _matches(path)
     return [os.path.abspath(match) for match in matches or [path]]
 
@@ -367,7 +380,7 @@ def _once(images: ImageSet) -> ImageSet:
     """Return images without the files that are there again."""
     first: dict[Any, int] = {}
     for index, item in enumerate(images.items):
-        first.setdefault(item if isinstance(item, Path) else index, index)
+        first.setdefault(item if isinstance(item, Path | Page) else index, index)
     again = len(images.items) - len(first)
     if again:
         say(f"{counted(again, 'file')} of the list named again: to fit, each counts once")
@@ -375,7 +388,9 @@ def _once(images: ImageSet) -> ImageSet:
 
 
 def _files(root: Path, names: Sequence[str], labels: Sequence[str]) -> ImageSet:
-    return ImageSet(Files(root, names), unique_names(map(printable, names)), [*map(printable, labels)], parallel=True)
+    """Return files as images; of a TIFF file with several pages each is one."""
+    files, ids, own = images_in(root, names, labels)
+    return ImageSet(files, ids, own, parallel=True)
 
 
 def _open_named(source: str) -> ImageSet:
@@ -384,22 +399,6 @@ def _open_named(source: str) -> ImageSet:
     is_folder = isinstance(found.items, Path)
     items = Files(found.items, found.names) if isinstance(found.items, Path) else found.items
     return ImageSet(items, names, list(found.labels), parallel=is_folder)
-
-
-def _load_arrays(path: Path) -> NDArray[Any]:
-    try:
-        if path.suffix.lower() == ".npy":
-            return np.lib.format.open_memmap(path, mode="r")
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as loaded:
-            size = sum(member.file_size for member in loaded.zip.infolist())
-            if size > _LARGEST_ARCHIVE:
-                raise InputError(f"it unpacks to {size:,} bytes; the limit is {_LARGEST_ARCHIVE:,}")
-            for name in ("images", "x", "x_train", loaded.files[0] if loaded.files else ""):
-                if name in loaded.files:
-                    return np.asarray(loaded[name])
-    except Exception as error:  # a damaged archive can fail in zipfile, zlib or numpy alike
-        raise InputError(f"{path} is not a readable array file: {error}") from error
-    raise InputError(f"{path} holds no arrays")
 
 
 def _open_array(array: NDArray[Any], shape: tuple[int, ...] | None) -> ImageSet:
@@ -421,8 +420,9 @@ def _open_array(array: NDArray[Any], shape: tuple[int, ...] | None) -> ImageSet:
 
 
 def _open_sequence(source: Any, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
-    if len(source) and all(isinstance(item, str | Path) for item in source):
-        return _open_paths(source, role, shape)
+    paths = paths_in(source)
+    if paths:
+        return _open_paths(paths, role, shape)
     return ImageSet(source, ids=[f"{index:06d}" for index in range(len(source))])
 
 
@@ -430,7 +430,7 @@ def _walk_stream(items: Iterable[Any], skip: frozenset[str]) -> Iterator[tuple[s
     index = 0
     for item in items:
         image, label = _image_and_label(item)
-        batched = getattr(image, "ndim", 0) == 4
+        batched = axes_of(image) == 4
         for one in image if batched else [image]:
             name = f"{index:06d}"
             index += 1

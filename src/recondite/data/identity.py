@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recondite.data.datasets import ImageSet
-from recondite.data.images import Deferred
+from recondite.data.items import Deferred, Page
 from recondite.data.masks import MaskedByFile
 
 
@@ -39,6 +39,9 @@ def _facts(source: object) -> list[Any] | None:
         return None if None in parts else parts
     if isinstance(source, Deferred):
         return source.identity()
+    if isinstance(source, Page):
+        whole_file = _facts(source.path)
+        return None if whole_file is None else [*whole_file, source.frame]
     if isinstance(source, str | Path):
         whole = os.path.abspath(source)
         try:

@@ -5,65 +5,43 @@ channel in float32 -> match the number of channels. So the same picture gives th
 """
 
 import io
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from recondite.data import tiff
 from recondite.data.formats import formats_of, pillow_formats
-from recondite.data.regions import Mask, found_inside, half_inside, painted, touched
-from recondite.errors import InputError
+from recondite.data.items import MAX_FILE_BYTES, Deferred, Masked, Page, content_of, in_words, path_of
+from recondite.data.pillow import open_picture, pixels_of
+from recondite.data.quiet import quiet
+from recondite.data.regions import Mask, found_inside, half_inside, painted
+from recondite.data.scaling import (
+    MAX_PIXELS,
+    Pixels,
+    Reduced,
+    block_means,
+    block_size,
+    checked_range,
+    match_channels,
+    resized,
+    scale,
+    scaled_planes,
+    white_of,
+)
+from recondite.data.scaling import Floats as Floats
+from recondite.errors import InputError, ReconditeError
 
-MAX_PIXELS = 100_000_000
-"""Larger pictures are refused before they are decoded (decompression bombs)."""
-MAX_FILE_BYTES = 1 << 30
 SMALLEST_SIDE, LARGEST_SIDE = 8, 2048
 """Sides of the images that a detector works on, in pixels."""
 MAX_VALUES = 1 << 24
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _LAYOUT_HINT = "the channel axis is the one shorter than 8, first or last"
 
-Floats = NDArray[np.float32]
-
-
-class Deferred(ABC):
-    """An image that is fetched when it is decoded."""
-
-    @abstractmethod
-    def fetch(self) -> bytes:
-        """Return the bytes of an image file.
-
-        Raises:
-            InputError: there is no such image.
-            SourceError: it cannot be reached.
-        """
-
-    def identity(self) -> list[Any] | None:
-        """Return JSON values that tell the image from others that may be fetched here; None where nothing does."""
-        return None
-
-
-class Masked(ABC):
-    """An image with a mask of its own.
-
-    Args:
-        source: the image, anything that `decode` takes.
-    """
-
-    source: object
-
-    @abstractmethod
-    def mask(self, height: int, width: int) -> Mask:
-        """Return the mask of the image, which has so many pixels, of a size of its own.
-
-        Raises:
-            InputError: there is none, or it cannot be read, or does not fit the image.
-        """
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,14 +54,17 @@ class Preprocessing:
         shape: (C, H, W) for images, sides from 8 to 2048 pixels; (D,) for vectors, whose values are kept as they are.
         region: (H, W), True where images count; None where they do as a whole.
         masked: whether every image comes with a mask of its own, as `Masked`; a region holds beside it.
+        value_range: the stored values that are black and white, such as (0, 4095); None for what the type of an image
+            says, such as 0 and 65,535 for 16 bits.
 
     Raises:
-        InputError: the shape is neither; or the region is of another size, empty, or of vectors.
+        InputError: the shape is neither; or the region is of another size, empty, or of vectors; or the range is none.
     """
 
     shape: tuple[int, ...]
     region: Mask | None = None
     masked: bool = False
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -96,6 +77,10 @@ class Preprocessing:
             )
         if not self.is_image and (self.region is not None or self.masked):
             raise InputError("a region is for images, not for vectors")
+        if self.value_range is not None:
+            if not self.is_image:
+                raise InputError("a range of values is for images, not for vectors")
+            object.__setattr__(self, "value_range", checked_range(self.value_range))
         if self.region is not None:
             if self.region.shape != shape[1:] or self.region.dtype != np.bool_:
                 raise InputError(f"expected a region bool {shape[1:]}; got {self.region.dtype} {self.region.shape}")
@@ -109,7 +94,7 @@ class Preprocessing:
         return hash(self._key())
 
     def _key(self) -> tuple[Any, ...]:
-        return self.shape, self.masked, None if self.region is None else self.region.tobytes()
+        return self.shape, self.masked, None if self.region is None else self.region.tobytes(), self.value_range
 
     @property
     def is_image(self) -> bool:
@@ -138,14 +123,18 @@ class Preprocessing:
         if isinstance(source, Masked) and not self.masked:
             raise InputError("this screen was not fitted with one mask per image: give none")
         if not self.is_image:
-            return _vector(_load(source)[0], self.shape)
-        stored = decode(source)
+            return _vector(_vector_of(source), self.shape)
         channels, height, width = self.shape
-        planes, inside = _planes(stored, channels), self._inside_of(source, stored)
-        if planes.shape[1:] != (height, width):
-            planes = _resized(planes, height, width, inside)
+        # No pixel outside of a region may have any influence: such images are not averaged over blocks.
+        stored = decode(source, None if self.restricted else (height, width))
+        inside = self._inside_of(source, stored)
+        scaled = scaled_planes(stored, channels, self.value_range)
+        if stored.size == (height, width):
+            planes = np.stack(list(scaled))
+        else:
+            planes = resized(scaled, height, width, inside, stored.reduced)
         if len(planes) != channels:
-            planes = _match_channels(planes, channels)
+            planes = match_channels(planes, channels)
         if stored.alpha is not None or planes.shape != stored.planes.shape:
             planes = np.clip(planes, 0.0, 1.0)  # sums of weighted values may leave the range by a rounding
         if inside is not None:
@@ -165,8 +154,7 @@ class Preprocessing:
             return self.region
         if not isinstance(source, Masked):
             raise InputError("this screen was fitted with one mask per image, and this image has none: give region=")
-        _, height, width = stored.planes.shape
-        inside = half_inside(source.mask(height, width), *self.shape[1:])
+        inside = half_inside(source.mask(*stored.size), *self.shape[1:])
         inside = inside if self.region is None else inside & self.region
         if not inside.any():
             raise InputError("its mask leaves nothing inside")
@@ -185,15 +173,21 @@ class Preprocessing:
         try:
             if decode(arrays[0]).planes.shape != self.shape:
                 return None
-            scaled = _scale(np.stack(arrays))
-        except InputError:
+            scaled = scale(np.stack(arrays), self.value_range)
+        except (InputError, MemoryError):
             return None
         axis = channel_axis(arrays[0].shape)
         planes = scaled[:, None] if axis is None else scaled.transpose(0, 3, 1, 2) if axis == 2 else scaled
         return np.ascontiguousarray(planes if self.region is None else painted(planes, self.region))
 
     def to_json(self) -> dict[str, Any]:
-        facts = {"shape": list(self.shape), "resize": "bilinear, antialiased, float32", "range": [0, 1]}
+        facts: dict[str, Any] = {
+            "shape": list(self.shape),
+            "resize": "bilinear, antialiased, float32",
+            "range": [0, 1],
+        }
+        if self.value_range is not None:
+            facts["values"] = list(self.value_range)
         if not self.restricted:
             return facts
         share = None if self.region is None else float(self.region.mean())
@@ -201,43 +195,41 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any], region: Mask | None = None) -> "Preprocessing":
-        made = cls(shape=tuple(facts["shape"]), region=region, masked=facts.get("region", {}).get("masked", False))
+        values = facts.get("values")
+        made = cls(
+            shape=tuple(facts["shape"]),
+            region=region,
+            masked=facts.get("region", {}).get("masked", False),
+            value_range=None if values is None else tuple(values),
+        )
         if made.to_json() != dict(facts):
             raise InputError(f"this version cannot repeat the preprocessing {dict(facts)!r}")
         return made
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """One image as stored, integer or float.
-
-    Args:
-        planes: (C, H, W).
-        alpha: (H, W), how opaque it is, or None; an array's fourth channel is left among its planes.
-    """
-
-    planes: NDArray[Any]
-    alpha: NDArray[Any] | None = None
-
-
-def decode(source: object) -> Pixels:
+def decode(source: object, target: tuple[int, int] | None = None) -> Pixels:
     """Return the pixels of one image.
 
     Args:
-        source: a path (an image file, or .npy with one image), the bytes of an image file, a PIL image, a numpy
-            array, a torch tensor, or a `Deferred`. Animated files give their first frame; EXIF orientation is applied.
+        source: a path (an image file, or .npy with one image), a file object, the bytes of an image file, a PIL image,
+            a numpy array, a torch tensor, a `Deferred` or a `Page`. Animated files give their first frame; EXIF
+            orientation is applied.
+        target: (height, width) that it will be resized to: a huge image may come as means of blocks, and a huge JPEG
+            file be decoded at a smaller size. None for all of its pixels.
 
     Raises:
         InputError: it is not an image that can be read safely.
+        SourceError: it cannot be reached.
     """
-    stored, is_picture = _load(source)
-    axis = channel_axis(stored.shape) if not is_picture else (2 if stored.ndim == 3 else None)
-    planes = stored[None] if axis is None else stored.transpose(2, 0, 1) if axis == 2 else stored
-    if planes.size == 0:
-        raise InputError(f"the image is empty: shape {stored.shape}")
-    if is_picture and len(planes) in (2, 4):
-        return Pixels(planes[:-1], planes[-1])
-    return Pixels(planes)
+    try:
+        pixels = _decoded(source, target)
+    except ReconditeError:
+        raise
+    except Exception as error:
+        raise InputError(in_words(error)) from error
+    if pixels.planes.size == 0:
+        raise InputError(f"the image is empty: shape {pixels.planes.shape}")
+    return pixels
 
 
 def picture_size(content: bytes) -> tuple[int, int]:
@@ -246,13 +238,28 @@ def picture_size(content: bytes) -> tuple[int, int]:
     Raises:
         InputError: these are not the bytes of an image file.
     """
+    height, width, _ = header_of(io.BytesIO(content))
+    return width, height
 
-    def read() -> NDArray[Any]:
-        with Image.open(io.BytesIO(content), formats=formats_of(content=content)) as picture:
-            return np.array(picture.size)
 
-    width, height = _guarded(read, "these bytes")
-    return int(width), int(height)
+def header_of(stream: BinaryIO, frame: int = 0) -> tuple[int, int, int | None]:
+    """Return height, width and channels of a file as its head says, without decoding it; None for a palette.
+
+    Raises:
+        InputError: these are not the bytes of an image file.
+    """
+
+    def read() -> tuple[int, int, int | None]:
+        stream.seek(0)
+        with Image.open(stream, formats=_formats(stream)) as picture:
+            grey = picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16")
+            return picture.height, picture.width, None if picture.mode in ("P", "PA") else 1 if grey else 3
+
+    found = tiff.directories(stream)
+    if frame < len(found) and (frame or tiff.misread(found[frame])):
+        width, height = tiff.size(found[frame])
+        return height, width, None
+    return _guarded(read, "these bytes")
 
 
 def as_array(value: object) -> NDArray[Any]:
@@ -284,25 +291,81 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
     return 2 if shape[2] < SMALLEST_SIDE else 0
 
 
-def _load(source: object) -> tuple[NDArray[Any], bool]:
-    """Return what is stored, and whether it came as a picture, (H, W) or (H, W, C), or as an array of any layout."""
+def _decoded(source: object, target: tuple[int, int] | None) -> Pixels:
     if isinstance(source, Masked):
         source = source.source
     if isinstance(source, Deferred):
         source = source.fetch()
-    if isinstance(source, str | Path):
-        path = Path(source)
-        return (_load_npy(path), False) if path.suffix.lower() == ".npy" else (_decode_file(path), True)
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _guarded(lambda: _open_picture(io.BytesIO(source)), "these bytes"), True
+    if isinstance(source, Page):
+        return _decode_file(source.path, source.frame, target)
+    path = path_of(source)
+    if path is not None and path.suffix.lower() != ".npy":
+        return _decode_file(path, None, target)
+    content = content_of(source)
+    if content is not None:
+        return _guarded(lambda: _from_stream(io.BytesIO(content), None, target), "these bytes")
     if isinstance(source, Image.Image):
-        return _guarded(lambda: _pixels(source), "the picture"), True
-    return as_array(source), False
+        return _guarded(lambda: _from_picture(source, target), "the picture")
+    return _from_array(as_array(source) if path is None else _load_npy(path), target)
 
 
-def _decode_file(path: Path) -> NDArray[Any]:
+def _decode_file(path: Path, frame: int | None, target: tuple[int, int] | None) -> Pixels:
     _check_file(path)
-    return _guarded(lambda: _open_picture(path), "the file")
+
+    def read() -> Pixels:
+        with path.open("rb") as stream:
+            return _from_stream(stream, frame, target)
+
+    return _guarded(read, "the file")
+
+
+def _from_stream(stream: BinaryIO, frame: int | None, target: tuple[int, int] | None) -> Pixels:
+    """Decode a file, or one page of it; None for its only one."""
+    head = stream.read(4)
+    if not tiff.is_tiff(head):
+        stream.seek(0)
+        return open_picture(stream, _formats(stream), 0, target)
+    if frame is None:
+        frame, *others = tiff.pages(stream)
+        if others:
+            raise InputError(f"it has {1 + len(others)} pages: give the path of the file, or its folder, to judge each")
+    found = tiff.directories(stream)
+    if frame >= len(found):
+        raise InputError(f"there is no page {frame + 1}; the file is damaged or has changed")
+    tags = found[frame]
+    if tiff.misread(tags) is not None:
+        pixels = tiff.read(stream, frame, tags, MAX_PIXELS)
+    else:
+        stream.seek(0)
+        pixels = open_picture(stream, _formats(stream), frame, target, tiff.white_by_bits(tags))
+    return replace(pixels, declared=tiff.declared_white(tags))
+
+
+def _formats(stream: BinaryIO) -> tuple[str, ...]:
+    """Return the formats that Pillow may try on a file."""
+    if isinstance(stream, io.BytesIO):
+        return formats_of(content=stream.getbuffer())
+    return formats_of(str(getattr(stream, "name", "")))
+
+
+def _from_picture(picture: Image.Image, target: tuple[int, int] | None) -> Pixels:
+    tags = getattr(picture, "tag_v2", None)
+    wrong = None if tags is None else tiff.misread(tiff.tags_of(tags))
+    if wrong is not None:
+        raise InputError(f"Pillow misreads {wrong}: give the path or the bytes of the file")
+    return pixels_of(picture, target)
+
+
+def _from_array(array: NDArray[Any], target: tuple[int, int] | None) -> Pixels:
+    axis, white = channel_axis(array.shape), white_of(array.dtype)
+    planes = array[None] if axis is None else array.transpose(2, 0, 1) if axis == 2 else array
+    channels, height, width = planes.shape
+    block = block_size(height, width, target)
+    if block == (1, 1) or channels == 4 or array.dtype.kind not in "biuf":
+        return Pixels(planes, None, white)
+    means, extremes = block_means(lambda top, bottom: planes[:, top:bottom].transpose(1, 2, 0), height, width, block)
+    box = (0.0, 0.0, width / block[1], height / block[0])
+    return Pixels(means, None, white, Reduced((height, width), box, extremes, (means.shape[1], means.shape[2])))
 
 
 def _load_npy(path: Path) -> NDArray[Any]:
@@ -324,10 +387,11 @@ def _check_file(path: Path) -> None:
         raise InputError("the file is empty")
 
 
-def _guarded(read: Callable[[], NDArray[Any]], name: str) -> NDArray[Any]:
+def _guarded(read: Callable[[], T], name: str) -> T:
     # Decoders meet hostile bytes with nearly any exception; whichever it is, the image is unreadable.
     try:
-        return read()
+        with quiet():
+            return read()
     except InputError:
         raise
     except UnidentifiedImageError as error:
@@ -338,95 +402,9 @@ def _guarded(read: Callable[[], NDArray[Any]], name: str) -> NDArray[Any]:
         raise InputError(f"{name} cannot be decoded as an image: {error or type(error).__name__}") from error
 
 
-def _open_picture(file: Path | io.BytesIO) -> NDArray[Any]:
-    formats = formats_of(file.name) if isinstance(file, Path) else formats_of(content=file.getbuffer())
-    with Image.open(file, formats=formats) as picture:
-        return _pixels(picture)
-
-
-def _pixels(picture: Image.Image) -> NDArray[Any]:
-    if picture.width * picture.height > MAX_PIXELS:
-        raise InputError(f"the picture has {picture.width} x {picture.height} pixels; the limit is {MAX_PIXELS:,}")
-    picture = ImageOps.exif_transpose(picture)
-    mode = picture.mode
-    if mode == "1":
-        picture = picture.convert("L")
-    elif mode in ("P", "PA", "La", "RGBa") or (mode in ("L", "RGB") and "transparency" in picture.info):
-        opaque = mode == "P" and "transparency" not in picture.info
-        picture = picture.convert("RGB" if opaque else "RGBA")
-    elif mode not in ("L", "LA", "RGB", "RGBA", "I", "F") and not mode.startswith("I;16"):
-        picture = picture.convert("RGB")
-    pixels = np.asarray(picture)
-    if mode == "I":
-        # Some 16-bit files open as 32-bit integers; no other range could be scaled without guessing.
-        if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
-            raise InputError(f"expected at most 16 bits a value; got values from {pixels.min()} to {pixels.max()}")
-        pixels = pixels.astype(np.uint16)
-    return pixels
-
-
-def _planes(pixels: Pixels, channels: int) -> Floats:
-    """Return float32 planes (C, H, W) in [0, 1], laid on white where the image is transparent."""
-    planes, alpha = pixels.planes, pixels.alpha
-    if channels == 4 and alpha is not None:
-        return _scale(np.concatenate([planes, alpha[None]]))
-    if channels != 4 and len(planes) == 4:
-        planes, alpha = planes[:3], planes[3]
-    if alpha is None:
-        return _scale(planes)
-    opaque = _scale(alpha)
-    return _scale(planes) * opaque + (1 - opaque)
-
-
-def _scale(planes: NDArray[Any]) -> Floats:
-    kind = planes.dtype
-    if kind == np.bool_:
-        return planes.astype(np.float32)
-    if kind == np.uint8:
-        return planes.astype(np.float32) / np.float32(255)
-    if kind.kind == "u" and kind.itemsize == 2:
-        return planes.astype(np.float32) / np.float32(65535)
-    if kind.kind != "f":
-        raise InputError(f"expected uint8, uint16, bool or float pixels; got {kind}{_way_out(planes)}")
-    if not np.isfinite(planes).all():
-        raise InputError("expected float pixels in [0, 1]; got NaN or infinite values")
-    if planes.min() < 0 or planes.max() > 1:
-        values = f"values from {planes.min():g} to {planes.max():g}"
-        raise InputError(f"expected float pixels in [0, 1]; got {values}{_way_out(planes)}")
-    return planes.astype(np.float32)
-
-
-def _way_out(planes: NDArray[np.generic]) -> str:
-    """Say how values that look like those of a known type become what is expected; "" where they do not."""
-    if planes.dtype.kind not in "iuf" or not planes.size or planes.min() < 0 or planes.max() <= 1:
-        return ""
-    most, name = (255, "uint8") if planes.max() <= 255 else (65535, "uint16")
-    if planes.max() > most:
-        return ""
-    divided = f", or divide them by {most}" if planes.dtype.kind == "f" else f", or give values / {most}"
-    return f". If their range is 0 to {most}, give images.astype({name!r}){divided}"
-
-
-def _resized(planes: Floats, height: int, width: int, inside: Mask | None) -> Floats:
-    """Return planes resized; with a mask (height, width), each pixel inside is a mean of what lies inside only."""
-    if inside is None:
-        return np.stack([_resize(plane, height, width) for plane in planes])
-    counted = touched(inside, *planes.shape[1:]).astype(np.float32)
-    weights = np.where(inside, _resize(counted, height, width), np.float32(1))
-    return np.stack([_resize(plane * counted, height, width) / weights for plane in planes])
-
-
-def _resize(plane: Floats, height: int, width: int) -> Floats:
-    picture = Image.fromarray(np.ascontiguousarray(plane))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _match_channels(planes: Floats, channels: int) -> Floats:
-    if len(planes) == 1 and channels == 3:
-        return np.repeat(planes, 3, axis=0)
-    if len(planes) == 3 and channels == 1:
-        return np.tensordot(_LUMA, planes, axes=1)[None]
-    raise InputError(f"expected an image with {channels} channels; got {len(planes)}")
+def _vector_of(source: object) -> NDArray[Any]:
+    path = path_of(source)
+    return as_array(source) if path is None else _load_npy(path)
 
 
 def _vector(values: NDArray[Any], shape: tuple[int, ...]) -> Floats:

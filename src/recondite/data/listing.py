@@ -2,29 +2,16 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recondite.data.formats import is_image_name, passed_over, why_unreadable
-from recondite.data.images import Deferred
+from recondite.data.items import Page, Unreadable
+from recondite.data.tiff import SUFFIXES, pages_of
 from recondite.errors import InputError
 from recondite.progress import say
-
-
-@dataclass(frozen=True)
-class Unreadable(Deferred):
-    """An image that is known to be one, and cannot be read.
-
-    Args:
-        reason: why.
-    """
-
-    reason: str
-
-    def fetch(self) -> bytes:
-        raise InputError(self.reason)
 
 
 @dataclass
@@ -71,22 +58,66 @@ def _cannot_list(error: OSError) -> None:
 
 
 class Files(Sequence[Any]):
-    """Paths made when asked for, as a million names take less memory; `Unreadable` where a name says that it is."""
+    """Paths made when asked for, as a million names take less memory; `Unreadable` where a name says that it is.
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.names = root, names
+    Args:
+        root: of all.
+        names: relative to it.
+        frames: for pages, which directory of its file each is.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], frames: Mapping[int, int] | None = None) -> None:
+        self.root, self.names, self.frames = root, names, frames or {}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: Any) -> Any:
-        return file_at(self.root / self.names[index])
+        path = self.root / self.names[index]
+        return Page(path, self.frames[index]) if index in self.frames else _file_at(path)
 
 
-def file_at(path: Path) -> Path | Unreadable:
+def images_in(root: Path, names: Sequence[str], labels: Sequence[str]) -> tuple[Files, list[str], list[str]]:
+    """Return images, their ids and their labels; the pages of a.tif are "a.tif", "a.tif#2" and so on.
+
+    TIFF files are opened for that, and no others: their headers, which takes some .03 ms a file on a warm disk.
+
+    Args:
+        root: a folder.
+        names: of files in it.
+        labels: of the files.
+    """
+    several = {name: pages for name in names if len(pages := _pages(root / name)) > 1}
+    entries = [
+        (name, label, number, frame)
+        for name, label in zip(names, labels, strict=True)
+        for number, frame in enumerate(several.get(name, [0]), 1)
+    ]
+    frames = {index: frame for index, (name, _, _, frame) in enumerate(entries) if name in several}
+    ids = unique_names(_page_name(name, number) for name, _, number, _ in entries)
+    return Files(root, [name for name, *_ in entries], frames), ids, [printable(label) for _, label, *_ in entries]
+
+
+def images_at(path: str, name: str) -> list[tuple[Any, str]]:
+    """Return the images of one file and their ids, as `images_in` does, where the file is called `name`."""
+    pages = _pages(Path(path))
+    if len(pages) == 1:
+        return [(_file_at(Path(path)), printable(name))]
+    return [(Page(Path(path), frame), _page_name(name, number)) for number, frame in enumerate(pages, 1)]
+
+
+def _file_at(path: Path) -> Path | Unreadable:
     """Return the path of an image, or the reason why its kind cannot be read."""
     reason = why_unreadable(path.name)
     return path if reason is None else Unreadable(reason)
+
+
+def _pages(path: Path) -> list[int]:
+    return pages_of(path) if path.name.lower().endswith(SUFFIXES) else [0]
+
+
+def _page_name(name: str, number: int) -> str:
+    return printable(name) + (f"#{number}" if number > 1 else "")
 
 
 def printable(name: str) -> str:
@@ -119,3 +150,16 @@ def unique_names(names: Iterable[str]) -> list[str]:
         taken.add(unique)
         found.append(unique)
     return found
+
+
+def paths_in(source: Any) -> list[str]:
+    """Return the paths that a sequence consists of; none where any item is something else, or fails."""
+    paths = []
+    try:
+        for item in source:
+            if not isinstance(item, str | os.PathLike):
+                return []
+            paths.append(os.fsdecode(item))
+    except Exception:
+        return []
+    return paths

@@ -10,7 +10,8 @@ import numpy as np
 
 from recondite.data.files import local_path
 from recondite.data.formats import IMAGE_SUFFIXES
-from recondite.data.images import Masked, decode
+from recondite.data.images import decode
+from recondite.data.items import Masked
 from recondite.data.regions import Mask, half_inside, polygon_mask
 from recondite.errors import InputError
 
@@ -96,6 +97,14 @@ def mask_folder(path: object) -> Path:
     if isinstance(found, Path) and found.is_dir():
         return found
     raise InputError(f"expected a folder with one mask per image (a region of all images is set by fit); got {path!r}")
+
+
+def check_masks(given: Path | None, needed: bool) -> None:
+    """Raise InputError where images have masks of their own and a screen was fitted without them, or the reverse."""
+    if needed and given is None:
+        raise InputError("this screen was fitted with one mask per image: give region=, the folder of theirs")
+    if given is not None and not needed:
+        raise InputError("this screen was not fitted with one mask per image: give none")
 
 
 def _resolved(given: object) -> object:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from recondite.data.images import MAX_FILE_BYTES, Deferred
+from recondite.data.items import MAX_FILE_BYTES, Deferred
 from recondite.errors import InputError, SourceError
 
 ATTEMPTS = 8

@@ -128,7 +128,9 @@ def near_copies(small: Floats) -> _Links:
     - One after the other in the source: frames of a burst. So near that at most a share of .02 of these links is as
       expected between images some way apart.
 
-    With fewer than 16 images nothing is told, and among more than 100,000 only what follows one another.
+    What joins more images than a burst has (at most 32, or an eighth of all) would not be independent some way apart
+    either, as a slow drift is not; it joins nothing. With fewer than 16 images nothing is told, and among more than
+    100,000 only what follows one another.
 
     Args:
         small: `thumbnails` of images with different pixels, in the order of the source.
@@ -159,7 +161,8 @@ def _links_in_order(places: torch.Tensor) -> _Links:
     found = np.arange(1, len(following) + 1) / len(following)
     accepted = np.flatnonzero(expected <= _FALSE_LINKS * found)
     linked = order[: accepted[-1] + 1] if len(accepted) else order[:0]
-    return np.stack([linked, linked + 1])
+    # A longer run is no burst: what lies some way apart in it would not be independent either.
+    return _of_small_parts(len(places), np.stack([linked, linked + 1]), int(lags[0]))
 
 
 def _links_anywhere(places: torch.Tensor) -> _Links:
@@ -188,7 +191,8 @@ def _links_anywhere(places: torch.Tensor) -> _Links:
         limits = torch.minimum(radii[start : start + _AT_ONCE, None], radii[rest])
         found.append(start + torch.nonzero(squares < limits).numpy().T)
     pairs = np.concatenate(found, axis=1)
-    return pairs[:, pairs[0] < pairs[1]]
+    # Likewise: neighbours beyond the nearest ones were taken for independent.
+    return _of_small_parts(count, pairs[:, pairs[0] < pairs[1]], nearest * max(1, count // len(chosen)))
 
 
 def _squares(some: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -201,6 +205,12 @@ def _joined(count: int, links: _Links) -> _Links:
     """Return the number of the part of a graph that each of `count` nodes is in; links are (2, L)."""
     graph = coo_array((np.ones(links.shape[1], dtype=bool), (links[0], links[1])), shape=(count, count))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
+
+
+def _of_small_parts(count: int, links: _Links, most: int) -> _Links:
+    """Return the links that join at most so many of `count` images."""
+    part = _joined(count, links)
+    return links[:, np.bincount(part)[part[links[0]]] <= max(2, most)]
 
 
 def _is_table(by: str | Path) -> bool:

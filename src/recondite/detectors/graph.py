@@ -58,6 +58,7 @@ class Exported(Detector):
         pixels: what the graph takes: float32 in [0, 1], or uint8.
         locates: whether its feature scores tell where an image is odd.
         region: that its screen looks at, bool (H, W); None for whole images.
+        value_range: of its screen's images, as in `Preprocessing`.
 
     Raises:
         InputError: the program that runs it is not installed.
@@ -76,9 +77,11 @@ class Exported(Detector):
         pixels: PixelType,
         locates: bool = True,
         region: Mask | None = None,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(shape, options)
         self.restrict(region)
+        self.take_values(value_range)
         self.content = tuple(content)
         self.run_graph = make_runtime(options.runtime, content)
         self._bytes, self._locates = pixels == "uint8", locates
@@ -89,8 +92,11 @@ class Exported(Detector):
         self.fitted.fill_(True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        pixels, region = "uint8" if self._bytes else "float32", self.preprocessing.region
-        return Exported, (self.shape, self.options, self.content, pixels, self._locates, region)
+        pixels, seen = "uint8" if self._bytes else "float32", self.preprocessing
+        return Exported, (
+            *(self.shape, self.options, self.content, pixels, self._locates),
+            *(seen.region, seen.value_range),
+        )
 
     @property
     def locates(self) -> bool:

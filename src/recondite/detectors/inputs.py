@@ -1,5 +1,7 @@
 """What a detector makes of images before its networks see them: one shape, grey outside of a region, network units."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -42,9 +44,20 @@ class Inputs(nn.Module):
         Raises:
             InputError: the region does not fit the shape, or is empty.
         """
-        self.preprocessing = Preprocessing(shape=self.shape, region=region, masked=masked)
+        self.preprocessing = replace(self.preprocessing, region=region, masked=masked)
         if region is not None:
             self.register_buffer("region", torch.from_numpy(region.astype(np.uint8)).to(self.device))
+
+    def take_values(self, value_range: tuple[float, float] | None) -> None:
+        """Let images hold values from black to white as given from now on; call it before `fit`.
+
+        Args:
+            value_range: as in `Preprocessing`.
+
+        Raises:
+            InputError: it is no range, or the detector takes vectors.
+        """
+        self.preprocessing = replace(self.preprocessing, value_range=value_range)
 
     def inside(self, pixels: Tensor) -> Inside | None:
         """Return what counts of painted images (N, *shape) in image units; None where everything does."""

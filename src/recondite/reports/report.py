@@ -33,6 +33,7 @@ def write_report(
     *,
     title: str = "Which images do not belong",
     table: Mapping[str, Any] | None = None,
+    remarks: Sequence[str] = (),
 ) -> None:
     """Write one offline HTML file: counts, distributions, the most and least anomalous images, how it was made.
 
@@ -43,11 +44,13 @@ def write_report(
         images: what was judged, for the pictures; anything that `open_images` opens but a stream. None for no pictures.
         title: the heading.
         table: {"title", "columns", "rows"} of an extra table under the counts.
+        remarks: what a reader should know first, such as `Sweep.remarks`.
 
     Raises:
         InputError: `images` are a stream or are not the images of the verdicts.
     """
-    write_page(Path(path), "report.html", _content(screen, verdicts, images, title, table))
+    content = {**_content(screen, verdicts, images, title, table), "remarks": remarks}
+    write_page(Path(path), "report.html", content)
 
 
 def _content(

@@ -168,6 +168,8 @@ def _target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
         raise InputError("a screen that looks at a classifier's features cannot be exported")
     if screen.detector.preprocessing.masked:
         raise InputError("a screen with one mask per image cannot be exported: a graph takes pixels alone")
+    if pixels == "uint8" and screen.detector.preprocessing.value_range is not None:
+        raise InputError("a screen with a range of values of its own cannot take 8-bit pixels: export it with float32")
     if getattr(screen.detector.options, "scoring_precision", "fp32") == "bf16":
         raise InputError("a screen calibrated in bfloat16 cannot be exported: graphs compute in float32")
     path = Path(os.path.abspath(path))
@@ -195,8 +197,10 @@ def _with_room(screen: Screen) -> Screen:
 
 def _runnable(screen: Screen, content: Sequence[bytes], pixels: PixelType, options: ExportedOptions) -> Screen:
     """Return a screen with the same calibration that runs on a graph."""
-    region = screen.detector.preprocessing.region
-    detector = Exported(screen.detector.shape, options, content, pixels, screen.detector.locates, region)
+    seen = screen.detector.preprocessing
+    detector = Exported(
+        screen.detector.shape, options, content, pixels, screen.detector.locates, seen.region, seen.value_range
+    )
     return replace(
         screen, detector=detector, score=ERROR, evidence=None, observations={}, peaks=None, facts=dict(screen.facts)
     )

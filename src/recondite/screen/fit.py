@@ -1,5 +1,6 @@
 """Fitting a screen: split, train, calibrate."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from recondite.data.sample import sampled
 from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, keys_of, one_of_each, read_all, rows_at_once, split
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector, build, detector_class
-from recondite.distributed import collective
-from recondite.errors import InputError
+from recondite.distributed import collective, rank_and_size
+from recondite.errors import InputError, ReconditeWarning
 from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
 from recondite.progress import counted
@@ -33,6 +34,7 @@ from recondite.training.presets import get_preset
 from recondite.training.snapshots import MOST_PICTURES
 
 _BAD_FILES_LISTED = 100
+_CALLER = 3  # warnings point there: `collective` lies between
 
 
 @collective()
@@ -49,6 +51,7 @@ def fit(
     image_size: int | tuple[int, int] | None = None,
     region: object = None,
     ignore: object = None,
+    value_range: tuple[float, float] | None = None,
     validation: object = 0.1,
     evidence: object = 0.1,
     calibration: object = 0.2,
@@ -92,6 +95,9 @@ def fit(
         region: where images count, all of them or each: a mask (an image file, PIL image or array, white where they
             do), polygons (a dictionary or a .json file), or a folder with one mask per image; see `open_region`.
         ignore: where they do not, likewise, but for a folder.
+        value_range: the stored values that are black and white, such as (0, 4095) for 12 bits in files of 16, for all
+            images that the screen ever sees; by default what the tags of all files say where no image looked at passes
+            an eighth of its type's range, or else the type's.
         validation: share of `images` to choose the best epoch by, where there are epochs, or other normal images.
         evidence: share of `images`, or other normal images; at least 50. Unused where `score` needs none.
         calibration: share of `images`, or other normal images.
@@ -136,6 +142,11 @@ def fit(
     sample, source = sampled(open_images(images, role="fit", masks=zones.folder))
     group_by = labels_of(source, group_by)
     zones.check(sample.sizes)
+    values = value_range if value_range is not None else sample.value_range
+    remarks = sample.remarks(values)
+    if rank_and_size()[0] == 0:
+        for remark in remarks:
+            warnings.warn(remark, ReconditeWarning, stacklevel=_CALLER)
     choice = None
     if recipe is None and detector is None:
         own_modules = {"features": backbone, "autoencoder": encoder}
@@ -160,6 +171,8 @@ def fit(
     model = build(name, image_shape=shape, seed=training.seed, **modules, **chosen)
     if zones.given:
         model.restrict(zones.at(*shape[1:]), zones.folder is not None)
+    if values is not None:
+        model.take_values(values)
 
     view = None if classifier is None else FeatureLayer(classifier, classifier_layer)
     known = possible_scores(model, reencoding=reencoding, classifier=view)
@@ -212,6 +225,8 @@ def fit(
     facts = {
         "preset": preset,
         "chosen": choice.reason if choice is not None else None,
+        "sample": None if sample.vector is not None else sample.to_json(),
+        "remarks": remarks,
         "training": options_to_json(training),
         "images": {"images": len(sets.images), "fingerprint": sets.fingerprints["images"]},
         "validation": {"images": len(sets.validation or ())},

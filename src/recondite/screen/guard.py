@@ -261,7 +261,8 @@ class Guard:
     def _measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], "Answers"]]:
         own = self.screen.detector.preprocessing
         assert self.classifier is not None
-        other = Preprocessing(shape=self.shape or own.shape)  # a classifier sees the whole image
+        # A classifier sees the whole image.
+        other = Preprocessing(shape=self.shape or own.shape, value_range=own.value_range)
         for batch, seen in read_for_both(images, own, other, self._batch):
             yield (
                 self.screen.score_batch(batch),
@@ -329,7 +330,8 @@ def make_guard(
     if feature_share and (layer is None or reference is None):
         raise InputError("feature_share needs layer=, a module of the classifier, and reference=, normal images")
     shares = {SCREEN: own, CONFIDENCE: confidence_share, FEATURES: feature_share}
-    seen = Preprocessing(shape=image_shape or screen.detector.shape)
+    own_range = screen.detector.preprocessing.value_range
+    seen = Preprocessing(shape=image_shape or screen.detector.shape, value_range=own_range)
     guard = Guard(
         screen=screen,
         classifier=classifier,

@@ -153,6 +153,7 @@ def read_screen(
             manifest["detector"], image_shape=shape, encoder=encoder, decoder=decoder, backbone=looking, **options
         )
         detector.restrict(region, preprocessing.masked)
+        detector.take_values(preprocessing.value_range)
         detector.load_state_dict(weights)
         detector.history = _history(manifest["history"])
         if _PICTURES_FILE in files:
@@ -190,7 +191,7 @@ def _read_exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, 
     """Return the arguments of a screen that runs on a graph; what the graph gives is the final score."""
     try:
         region = _region(files[_CALIBRATION_FILE], manifest["preprocessing"])
-        shape = Preprocessing.from_json(manifest["preprocessing"], region).shape
+        seen = Preprocessing.from_json(manifest["preprocessing"], region)
         runtime, precision = manifest.get("runtime", "onnx"), manifest.get("precision", "float32")
         options = ExportedOptions(
             detector=manifest["detector"],
@@ -201,7 +202,9 @@ def _read_exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, 
         )
         content = [_checked(path, name, manifest).read_bytes() for name in FILES[runtime]]
         return {
-            "detector": Exported(shape, options, content, manifest["pixels"], bool(manifest["locates"]), region),
+            "detector": Exported(
+                seen.shape, options, content, manifest["pixels"], bool(manifest["locates"]), region, seen.value_range
+            ),
             "calibrator": Calibrator(files[_CALIBRATION_FILE]["scores"]),
             "alpha": manifest["alpha"],
             "confidence": manifest["confidence"],

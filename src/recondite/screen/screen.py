@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,17 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
+from recondite.data.datasets import Batch, open_images, read_batches
+from recondite.data.masks import check_masks
 from recondite.data.spool import keys_of, one_of_each, read_all
 from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.options import options_to_json
 from recondite.progress import progress as show
 from recondite.screen.calibrate import calibrated
 from recondite.screen.evidence import ERROR, Evidence
 from recondite.screen.guard import make_guard
 from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
+from recondite.screen.unfamiliar import unlike
 from recondite.statistics.calibration import Calibrator, Guarantee
 from recondite.statistics.scores import Scores, Verdicts, check_rate
 from recondite.torch_state import own_settings
@@ -122,7 +125,8 @@ class Screen:
         """Return a SHA-256 of all that scores and p-values depend on; alpha is not part of it."""
         detector = self.detector
         made = [detector.name, list(detector.shape), options_to_json(detector.options), self.calibrator.groups]
-        made += [detector.preprocessing.to_json()["region"]] if detector.preprocessing.restricted else []
+        seen = detector.preprocessing.to_json()
+        made += [seen[name] for name in ("region", "values") if name in seen]
         digest = hashlib.sha256(json.dumps([*made, str(detector)], sort_keys=True).encode())
         for value in detector.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
@@ -176,7 +180,7 @@ class Screen:
             InputError: none of them can be read, or there are too few for alpha.
         """
         opened = open_images(images, role="inliers", shape=self.detector.shape)
-        self._check_masks(opened)
+        check_masks(opened.masks, self.detector.preprocessing.masked)
         spooled = read_all(opened, self.detector.preprocessing)
         chosen = one_of_each(keys_of([spooled], labels_of(opened, group_by))[0], spooled.hashes, seed=0)
         groups = tuple(spooled.labels[index] for index in chosen) if by_folder else None
@@ -220,6 +224,8 @@ class Screen:
         if fdr is not None:
             check_rate(fdr)
         opened = open_images(images, shape=self.detector.shape, masks=region)
+        for remark in unlike(self.facts.get("sample"), self.detector.preprocessing, opened):
+            warnings.warn(remark, ReconditeWarning, stacklevel=2)
         successive = self.scored(
             opened, groups=groups, feature_score=feature_score, reconstruction=reconstruction, on_bad=on_bad
         )
@@ -253,7 +259,7 @@ class Screen:
         if on_bad not in ("flag", "skip", "raise"):
             raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
         opened = open_images(images, shape=self.detector.shape)
-        self._check_masks(opened)
+        check_masks(opened.masks, self.detector.preprocessing.masked)
         if groups is not None:
             if opened.ids is None or len(groups) != len(opened.ids):
                 raise InputError(f"expected one group label for each of {opened.size} images; got {len(groups)}")
@@ -289,13 +295,6 @@ class Screen:
         )
         for scores in successive:
             yield self.judge(scores)
-
-    def _check_masks(self, images: ImageSet) -> None:
-        masked = self.detector.preprocessing.masked
-        if masked and images.masks is None:
-            raise InputError("this screen was fitted with one mask per image: give region=, the folder of theirs")
-        if images.masks is not None and not masked:
-            raise InputError("this screen was not fitted with one mask per image: give none")
 
     def score_batch(self, batch: Batch, *, feature_score: bool = False, reconstruction: bool = False) -> Scores:
         """Return the scores of some images that `judge` judges, with statistics if it looks at them.

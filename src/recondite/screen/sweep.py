@@ -22,6 +22,7 @@ from recondite.data.tables import check_table_path, is_stdout, write_table
 from recondite.errors import InputError
 from recondite.progress import progress as show
 from recondite.screen.screen import OnBad, Screen
+from recondite.screen.unfamiliar import too_many, unlike
 from recondite.statistics.scores import NUMBERS, Scores, Verdicts, check_rate
 
 _LONGEST_PATH = 3000
@@ -35,11 +36,13 @@ class Sweep:
         verdicts: in the order of the source.
         taken_up: how many of them an interrupted sweep had left.
         images: the source, opened, for whoever looks at the images again, such as a report.
+        remarks: how the images are unlike those that the screen learnt from, in words.
     """
 
     verdicts: Verdicts
     taken_up: int
     images: ImageSet
+    remarks: tuple[str, ...] = ()
 
 
 def sweep(
@@ -109,9 +112,12 @@ def sweep(
         swept = journalled(screen, opened, journal, header, **settings)
         if fdr is not None:
             swept = replace(swept, verdicts=swept.verdicts.with_false_discovery_rate(fdr))
+        counts = swept.verdicts.counts()
+        remarks = unlike(screen.facts.get("sample"), screen.detector.preprocessing, opened)
+        remarks += too_many(counts["outlier"], counts["inlier"] + counts["outlier"])
         write_table(output, swept.verdicts.records(statistics), NUMBERS)
         journal.unlink()
-    return swept
+    return replace(swept, remarks=tuple(remarks))
 
 
 @contextmanager

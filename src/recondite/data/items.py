@@ -1,0 +1,131 @@
+"""What an image may come as beside an array: a path, a file object, fetched late, with a mask, or a page of a file."""
+
+import io
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeGuard
+
+from recondite.data.regions import Mask
+from recondite.errors import InputError
+
+MAX_FILE_BYTES = 1 << 30
+
+
+class Deferred(ABC):
+    """An image that is fetched when it is decoded."""
+
+    @abstractmethod
+    def fetch(self) -> bytes:
+        """Return the bytes of an image file.
+
+        Raises:
+            InputError: there is no such image.
+            SourceError: it cannot be reached.
+        """
+
+    def identity(self) -> list[Any] | None:
+        """Return JSON values that tell the image from others that may be fetched here; None where nothing does."""
+        return None
+
+
+@dataclass(frozen=True)
+class Unreadable(Deferred):
+    """An image that is known to be one, and cannot be read.
+
+    Args:
+        reason: why.
+    """
+
+    reason: str
+
+    def fetch(self) -> bytes:
+        raise InputError(self.reason)
+
+
+class Masked(ABC):
+    """An image with a mask of its own.
+
+    Args:
+        source: the image, anything that `decode` takes.
+    """
+
+    source: object
+
+    @abstractmethod
+    def mask(self, height: int, width: int) -> Mask:
+        """Return the mask of the image, which has so many pixels, of a size of its own.
+
+        Raises:
+            InputError: there is none, or it cannot be read, or does not fit the image.
+        """
+
+
+@dataclass(frozen=True)
+class Page:
+    """One image of a file that holds several.
+
+    Args:
+        path: of a TIFF file.
+        frame: which of its directories, from 0.
+    """
+
+    path: Path
+    frame: int
+
+
+def path_of(source: object) -> Path | None:
+    """Return the path that a source is, whatever its type; None where it is none."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    return source if isinstance(source, Path) else Path(os.fsdecode(source))
+
+
+def content_of(source: object) -> Any:
+    """Return the bytes that a source holds or that a file object reads, all of them; None where it is neither.
+
+    A file object is read from its beginning, and stands where it stood afterwards, if it can be moved at all.
+
+    Raises:
+        InputError: it reads text, or nothing, or too much.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        return source
+    if isinstance(source, io.TextIOBase):
+        raise InputError("expected a file opened in binary mode; this one reads text")
+    if not is_file_object(source):
+        return None
+    place = source.tell() if source.seekable() else None
+    if place is not None:
+        source.seek(0)
+    try:
+        content = source.read(MAX_FILE_BYTES + 1)
+    finally:
+        if place is not None:
+            source.seek(place)
+    if not isinstance(content, bytes | bytearray):
+        raise InputError(f"expected a file opened in binary mode; it reads {type(content).__name__}")
+    if len(content) > MAX_FILE_BYTES:
+        raise InputError(f"the file has more than {MAX_FILE_BYTES:,} bytes")
+    if not content:
+        raise InputError("the file is empty")
+    return content
+
+
+def is_file_object(source: object) -> TypeGuard[BinaryIO]:
+    """Return whether something is an open file, or acts as one."""
+    return all(callable(getattr(source, name, None)) for name in ("read", "seek", "seekable", "tell"))
+
+
+def axes_of(source: object) -> int:
+    """Return how many axes an array or tensor has; 0 for anything else, whatever it does when it is asked."""
+    try:
+        return int(getattr(source, "ndim", 0))
+    except Exception:
+        return 0
+
+
+def in_words(error: Exception) -> str:
+    """Return why an image cannot be read, by an error that was not foreseen."""
+    return f"it cannot be read: {error or 'no reason was given'} ({type(error).__name__})"

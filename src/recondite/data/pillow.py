@@ -1,0 +1,120 @@
+"""Pictures by Pillow: upright, in a mode whose values are numbers, and huge ones without all of them in memory."""
+
+from collections.abc import Collection
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from recondite.data.scaling import MAX_PIXELS, Pixels, Reduced, block_means, block_size, blocks_wanted, white_of
+from recondite.errors import InputError
+
+_ORIENTATION = 0x0112
+_TRANSPARENT = ("PA", "LA", "La", "RGBA", "RGBa")
+_WHITE_OF_32_BITS = 65535.0
+
+
+def open_picture(
+    stream: BinaryIO, formats: Collection[str], frame: int, target: tuple[int, int] | None, white: float | None = None
+) -> Pixels:
+    """Return the pixels of a frame of a file.
+
+    Args:
+        stream: of the file.
+        formats: of Pillow that are tried.
+        frame: its number.
+        target: (height, width) that it will be resized to, if a huge one may be reduced already; None for as it is.
+        white: what is white where the file says so.
+
+    Raises:
+        InputError: it has too many pixels.
+        Exception: whatever Pillow raises for damaged files.
+    """
+    with Image.open(stream, formats=list(formats)) as picture:
+        if frame:
+            picture.seek(frame)
+        return pixels_of(picture, target, white, is_own=True)
+
+
+def pixels_of(
+    picture: Image.Image, target: tuple[int, int] | None, white: float | None = None, *, is_own: bool = False
+) -> Pixels:
+    """Return the pixels of a picture.
+
+    Args:
+        picture: of any mode.
+        target, white: as in `open_picture`.
+        is_own: whether it may be changed; then a JPEG file is decoded at a smaller size where that suffices.
+
+    Raises:
+        InputError: it has too many pixels.
+        Exception: whatever Pillow raises for damaged files.
+    """
+    if picture.width * picture.height > MAX_PIXELS:
+        raise InputError(f"the picture has {picture.width} x {picture.height} pixels; the limit is {MAX_PIXELS:,}")
+    orientation = picture.getexif().get(_ORIENTATION, 1)
+    turned = orientation in (5, 6, 7, 8)
+    size = (picture.width, picture.height) if turned else (picture.height, picture.width)
+    transparent = picture.mode in _TRANSPARENT or "transparency" in picture.info
+    huge = block_size(*size, target) != (1, 1) and not transparent
+    box = (0.0, 0.0, float(picture.width), float(picture.height))
+    if huge and is_own and picture.format == "JPEG":
+        assert target is not None
+        height, width = blocks_wanted(target)
+        drafted = picture.draft("", (height, width) if turned else (width, height))
+        box = box if drafted is None else drafted[1]
+    box = _upright(box, picture.size, orientation)
+    if orientation != 1:
+        picture = ImageOps.exif_transpose(picture)
+    if not huge:
+        pixels = _array(picture)
+        white = white or _white(pixels)
+        planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return Pixels(planes[:-1], planes[-1], white) if len(planes) in (2, 4) else Pixels(planes, None, white)
+    assert target is not None
+    tall, wide = (
+        max(1, side // wanted) for side, wanted in zip(picture.size[::-1], blocks_wanted(target), strict=True)
+    )
+    white = white or _white(_array(picture.crop((0, 0, picture.width, 1))))
+
+    def rows(top: int, bottom: int) -> NDArray[Any]:
+        return _array(picture.crop((0, top, picture.width, bottom)))
+
+    planes, extremes = block_means(rows, picture.height, picture.width, (tall, wide))
+    left, top, right, bottom = box
+    box = (left / wide, top / tall, right / wide, bottom / tall)
+    return Pixels(planes, None, white, Reduced(size, box, extremes, (planes.shape[1], planes.shape[2])))
+
+
+def _array(picture: Image.Image) -> NDArray[Any]:
+    """Return the values of a picture, (H, W) or (H, W, C); the last of two or four says how opaque it is."""
+    mode = picture.mode
+    if mode == "1":
+        picture = picture.convert("L")
+    elif mode in ("P", "PA", "La", "RGBa") or (mode in ("L", "RGB") and "transparency" in picture.info):
+        opaque = mode == "P" and "transparency" not in picture.info
+        picture = picture.convert("RGB" if opaque else "RGBA")
+    elif mode not in ("L", "LA", "RGB", "RGBA", "I", "F") and not mode.startswith("I;16"):
+        picture = picture.convert("RGB")
+    pixels = np.asarray(picture)
+    if mode == "I" and pixels.size and pixels.min() >= 0 and pixels.max() <= _WHITE_OF_32_BITS:
+        return pixels.astype(np.uint16)  # some 16-bit files open as 32-bit integers
+    return pixels
+
+
+def _white(pixels: NDArray[Any]) -> float | None:
+    return _WHITE_OF_32_BITS if pixels.dtype == np.int32 else white_of(pixels.dtype)
+
+
+def _upright(
+    box: tuple[float, float, float, float], size: tuple[int, int], orientation: int
+) -> tuple[float, float, float, float]:
+    """Return where a box (left, top, right, bottom) of a picture (width, height) lies when it is turned upright."""
+    corners = []
+    for x, y in (box[:2], box[2:]):
+        across = size[0] - x if orientation in (2, 3, 7, 8) else x
+        down = size[1] - y if orientation in (3, 4, 6, 7) else y
+        corners.append((down, across) if orientation in (5, 6, 7, 8) else (across, down))
+    (left, top), (right, bottom) = np.min(corners, axis=0), np.max(corners, axis=0)
+    return float(left), float(top), float(right), float(bottom)

@@ -1,0 +1,98 @@
+"""A screen far from its images says so."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import recondite
+from recondite import ReconditeWarning
+from recondite.cli import main
+from recondite.data.datasets import open_images
+from recondite.screen.unfamiliar import too_many, unlike
+
+FIT = {"detector": "pca", "latent_size": 4, "alpha": 0.1, "score": "error"}
+
+
+@pytest.fixture
+def bottles(tmp_path):
+    """Large photographs in colour."""
+    folder = tmp_path / "bottles"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(24):
+        coarse = Image.fromarray(generator.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        coarse.resize((300, 200), Image.Resampling.BICUBIC).save(folder / f"{index:02}.png")
+    return folder
+
+
+@pytest.fixture
+def tiles(tmp_path, digits):
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    for index, image in enumerate(digits[1500:1530]):
+        Image.fromarray(image).save(folder / f"{index:02}.png")
+    return folder
+
+
+def remarks(screen, images):
+    return " / ".join(unlike(screen.facts.get("sample"), screen.detector.preprocessing, open_images(images)))
+
+
+def test_size_colour_and_everything_are_said_on_the_command_line_and_in_the_report(tmp_path, bottles, tiles, capsys):
+    command = ["predict", "digits", str(bottles), "-o", str(tmp_path / "v.csv"), "--report", str(tmp_path / "r.html")]
+    assert main(command) == 0
+    said, page = capsys.readouterr().err, (tmp_path / "r.html").read_text()
+    for words in ("200 x 300 pixels are far from the size", "are in colour", "24 of 24 images are outliers"):
+        assert words in said
+        assert words in page
+    command[2] = str(tiles)
+    assert main(command) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert "Warning" not in (tmp_path / "r.html").read_text()
+
+
+def test_the_library_warns_and_judges_all_the_same(bottles, digits):
+    screen = recondite.load("digits")
+    with pytest.warns(ReconditeWarning) as seen:
+        verdicts = screen.predict(bottles)
+    assert len(verdicts) == 24
+    assert ["far from the size" in str(one.message) for one in seen] == [True, False]
+    assert seen[0].filename == __file__
+    screen.predict(digits[1500:1510])  # warnings are errors here
+
+
+def test_what_was_learnt_from_decides_and_not_what_it_was_brought_to(bottles, digits):
+    screen = recondite.fit(bottles, image_size=16, **{**FIT, "alpha": 0.2})
+    assert screen.facts["sample"] == {"images": 24, "in_colour": 24, "height": [200] * 3, "width": [300] * 3}
+    assert remarks(screen, bottles) == ""
+    said = remarks(screen, digits[:30])
+    assert "8 x 8 pixels are far from the size that the screen learnt from (200 x 300)" in said
+    assert "the images are grey, and the screen learnt from images in colour" in said
+
+
+def test_sizes_within_four_times_those_learnt_from_are_like_them(digits):
+    mixed = [*digits[:50], *[np.kron(image, np.ones((4, 4), np.uint8)) for image in digits[50:100]]]
+    screen = recondite.fit(mixed, image_size=8, **FIT)
+    for side, far in ((1, True), (3, False), (100, False), (200, True)):
+        assert ("far from the size" in remarks(screen, [Image.new("L", (side, side))])) == far, side
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "GIF"])
+def test_headers_are_enough_and_what_is_unreadable_says_nothing(form, bottles, monkeypatch):
+    for path in bottles.iterdir():
+        Image.open(path).save(path.with_suffix(f".{form.lower()}"), form)
+    (bottles / "0.png").write_bytes(b"no image")
+    monkeypatch.setattr("recondite.data.sample.decode", None)
+    assert "far from the size" in remarks(recondite.load("digits"), str(bottles / f"*.{form.lower()}"))
+
+
+def test_screens_that_do_not_know_what_they_learnt_from_still_tell_colour(bottles):
+    screen = recondite.load("digits")
+    assert "in colour" in " ".join(unlike(None, screen.detector.preprocessing, open_images(bottles)))
+
+
+def test_nearly_all_are_too_many():
+    assert too_many(24, 24)
+    assert too_many(95, 100)
+    assert not too_many(94, 100)
+    assert not too_many(19, 19)
