@@ -18,7 +18,7 @@ from recondite.distributed import all_reduce
 
 _SMALLEST = 1e-12
 _CANDIDATES_OF_EACH = 10
-_ITSELF, _MOST_LOST = 1e-3, 0.99
+_ITSELF, _MOST_LOST = 1e-3, 0.9999
 _PROJECTED = 64
 
 
