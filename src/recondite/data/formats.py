@@ -45,12 +45,20 @@ _BRANDS = {b"avif": ".avif", b"avis": ".avif", b"heic": ".heic", b"heix": ".heic
 _MOST_SUFFIXES = 8
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file, named relative to its source, is hidden, or lies in a hidden folder.
+
+    >>> is_hidden("a/.ipynb_checkpoints/b.png"), is_hidden("a/._b.png"), is_hidden("./../a/b.png")
+    (True, True, False)
+    """
+    return any(part.startswith(".") and part not in (".", "..") for part in PurePath(name).parts)
+
+
 def is_image_name(name: str) -> bool:
-    """Return whether a file of this name is taken for an image, whether it can be read or not; hidden ones are not."""
-    path = PurePath(name)
-    suffix = path.suffix.lower()
+    """Return whether a file, named relative to its source, is taken for an image, be it readable; hidden ones never."""
+    suffix = PurePath(name).suffix.lower()
     known = suffix in IMAGE_SUFFIXES or suffix in _BY_PLUGIN or suffix in _UNREADABLE
-    return known and not path.name.startswith(".")
+    return known and not is_hidden(name)
 
 
 def why_unreadable(name: str) -> str | None:
@@ -102,8 +110,7 @@ def passed_over(names: Iterable[str]) -> str:
     """
     counts: Counter[str] = Counter()
     for name in names:
-        path = PurePath(name)
-        counts["hidden" if path.name.startswith(".") else path.suffix.lower() or "no suffix"] += 1
+        counts["hidden" if is_hidden(name) else PurePath(name).suffix.lower() or "no suffix"] += 1
     if not counts:
         return ""
     listed = [f"{suffix} {count:,}" for suffix, count in counts.most_common(_MOST_SUFFIXES)]
