@@ -86,6 +86,18 @@ def test_one_image_is_singular(screen, folder, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("1 image: ")
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_names_that_a_console_cannot_write_are_written_as_escapes(screen, folder, tmp_path, encoding):
+    output, environment = tmp_path / "\u65e5.csv", {**os.environ, "PYTHONIOENCODING": encoding}
+    done = run("predict", screen, folder, "-o", output, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert output.is_file()
+    assert "\\u65e5.csv" in done.stdout
+    done = run("predict", screen, tmp_path / "\u672c", "-o", output, env=environment)
+    assert done.returncode == 2
+    assert "\\u672c" in done.stderr
+
+
 def test_lists(capsys):
     assert main(["datasets"]) == 0
     assert "cifar10" in capsys.readouterr().out

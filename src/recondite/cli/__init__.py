@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from cyclopts import App
 
@@ -14,6 +15,9 @@ from recondite.errors import InputError, ReconditeError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 for a failure, 2 for wrong input, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names may hold what a console or a pipe cannot: it is written as \uXXXX
+            stream.reconfigure(errors="backslashreplace")
     # A single "-" as a value would be taken for a flag.
     tokens = ["/dev/stdout" if one == "-" else one for one in (sys.argv[1:] if arguments is None else arguments)]
     try:
