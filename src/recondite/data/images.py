@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from recondite.data.formats import formats_of, pillow_formats
 from recondite.data.regions import Mask, found_inside, half_inside, painted, touched
+from recondite.data.truncated import truncated_refused
+from recondite.data.upright import upright
 from recondite.errors import InputError
 
 MAX_PIXELS = 100_000_000
@@ -327,7 +329,8 @@ def _check_file(path: Path) -> None:
 def _guarded(read: Callable[[], NDArray[Any]], name: str) -> NDArray[Any]:
     # Decoders meet hostile bytes with nearly any exception; whichever it is, the image is unreadable.
     try:
-        return read()
+        with truncated_refused():
+            return read()
     except InputError:
         raise
     except UnidentifiedImageError as error:
@@ -347,12 +350,14 @@ def _open_picture(file: Path | io.BytesIO) -> NDArray[Any]:
 def _pixels(picture: Image.Image) -> NDArray[Any]:
     if picture.width * picture.height > MAX_PIXELS:
         raise InputError(f"the picture has {picture.width} x {picture.height} pixels; the limit is {MAX_PIXELS:,}")
-    picture = ImageOps.exif_transpose(picture)
-    mode = picture.mode
+    picture = upright(picture)
+    mode, clear = picture.mode, picture.info.get("transparency")
     if mode == "1":
-        picture = picture.convert("L")
-    elif mode in ("P", "PA", "La", "RGBa") or (mode in ("L", "RGB") and "transparency" in picture.info):
-        opaque = mode == "P" and "transparency" not in picture.info
+        picture = picture.convert("L" if clear is None else "LA")
+    elif mode == "La":
+        picture = picture.convert("LA")
+    elif mode in ("P", "PA", "RGBa") or (mode in ("L", "RGB") and clear is not None):
+        opaque = mode == "P" and clear is None
         picture = picture.convert("RGB" if opaque else "RGBA")
     elif mode not in ("L", "LA", "RGB", "RGBA", "I", "F") and not mode.startswith("I;16"):
         picture = picture.convert("RGB")
@@ -362,6 +367,8 @@ def _pixels(picture: Image.Image) -> NDArray[Any]:
         if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
             raise InputError(f"expected at most 16 bits a value; got values from {pixels.min()} to {pixels.max()}")
         pixels = pixels.astype(np.uint16)
+    if mode.startswith("I;16") and clear is not None:
+        return np.dstack([pixels, np.where(pixels == clear, 0, 65535).astype(pixels.dtype)])
     return pixels
 
 
