@@ -160,7 +160,7 @@ def test_exif_data_that_cannot_be_written_anew_still_turn(picture, monkeypatch):
 def test_what_the_program_has_set_pillow_to_reads_no_half_image(picture, monkeypatch):
     whole = encoded(np.kron(picture, np.ones((8, 8, 1), np.uint8)), "JPEG")
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    with pytest.raises(InputError, match="(?i)truncated"):
+    with pytest.raises(InputError, match=r"(?i)truncated"):
         COLOUR(whole[: len(whole) // 2])
     assert ImageFile.LOAD_TRUNCATED_IMAGES
     with ThreadPoolExecutor(4) as pool:

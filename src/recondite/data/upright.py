@@ -15,7 +15,7 @@ _TURNS = {
 
 
 def orientation_of(picture: Image.Image) -> int:
-    """Return how a picture is stored, 1 to 8 as EXIF counts; 1, upright, where its EXIF data are damaged or say nothing.
+    """Return how a picture is turned, 1 to 8 as EXIF counts; 1, upright, where damaged EXIF data do not say.
 
     The pixels of such a picture are sound, and viewers show it.
     """

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recondite.data.tables import _NOTHING, number
 from recondite.errors import InputError
+from recondite.statistics.calibration import rate_of
 
 _PART = 16
 
@@ -162,8 +163,7 @@ def discovery_cutoff(counts: Mapping[float, int], rate: float) -> float:
 
 def check_rate(rate: float) -> None:
     """Raise InputError unless this is a false-discovery rate, in (0, 1)."""
-    if not 0 < rate < 1:
-        raise InputError(f"expected a false-discovery rate in (0, 1); got {rate!r}")
+    rate_of(rate, "a false-discovery rate")
 
 
 def _number(value: float) -> float | None:
