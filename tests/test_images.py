@@ -322,8 +322,39 @@ def test_a_picture_that_fails_late_and_a_tensor_without_a_numpy_type_are_input_e
     stream = io.BytesIO(whole[: len(whole) // 2])
     with Image.open(stream) as lazy, pytest.raises(InputError, match="the picture cannot be decoded"):
         COLOUR(lazy)
-    with pytest.raises(InputError, match="BFloat16"):
-        GREY(torch.zeros(8, 8, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.float64])
+def test_tensors_of_every_float_are_read(kind):
+    tensor = torch.linspace(0, 1, 64).reshape(8, 8).to(kind)
+    np.testing.assert_array_equal(GREY(tensor)[0], tensor.float().numpy())
+
+
+def test_views_of_tensors_are_read():
+    values = torch.rand(8, 8)
+    negative = torch.complex(torch.zeros(8, 8), -values).conj().imag
+    assert negative.is_neg()
+    np.testing.assert_array_equal(GREY(negative)[0], values.numpy())
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(8, 8, device="meta"), torch.eye(8).to_sparse(), torch.zeros(8, 8, dtype=torch.complex64).conj()],
+)
+def test_other_tensors_are_refused(tensor):
+    with pytest.raises(InputError, match=r"expected a dense tensor|got complex64"):
+        GREY(tensor)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_arrays_of_other_classes(picture):
+    grey = picture[..., 0]
+    np.testing.assert_array_equal(GREY(np.asmatrix(grey)), GREY(grey))
+    np.testing.assert_array_equal(GREY(np.ma.masked_array(grey)), GREY(grey))
+    masked = np.ma.masked_array(grey, mask=grey > 200)
+    with pytest.raises(InputError, match="masked values"):
+        GREY(masked)
+    assert GREY.together([grey, masked]) is None
 
 
 @pytest.mark.parametrize(

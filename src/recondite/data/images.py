@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from recondite.data.formats import formats_of, pillow_formats
 from recondite.data.regions import Mask, found_inside, half_inside, painted, touched
+from recondite.data.tensors import array_of, plain
 from recondite.data.truncated import truncated_refused
 from recondite.data.upright import upright
 from recondite.errors import InputError
@@ -180,7 +181,7 @@ class Preprocessing:
         Returns:
             None where that is not so, or one of them would be refused.
         """
-        arrays = [source for source in sources if isinstance(source, np.ndarray)]
+        arrays = [source for source in sources if isinstance(source, np.ndarray) and not np.ma.isMaskedArray(source)]
         kinds = {(array.shape, array.dtype) for array in arrays}
         if self.masked or not self.is_image or not arrays or len(arrays) < len(sources) or len(kinds) > 1:
             return None
@@ -260,12 +261,9 @@ def picture_size(content: bytes) -> tuple[int, int]:
 def as_array(value: object) -> NDArray[Any]:
     """Return a numpy view of an array or a torch tensor (tensors are detached and moved to the CPU)."""
     if hasattr(value, "detach"):
-        try:
-            value = value.detach().cpu().numpy()
-        except TypeError as error:
-            raise InputError(f"expected a tensor of a type that numpy has: {error}") from error
+        return array_of(value)
     if isinstance(value, np.ndarray):
-        return value
+        return plain(value)
     raise InputError(f"expected an image file, bytes, PIL image, array or tensor; got {type(value).__name__}")
 
 
