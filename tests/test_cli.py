@@ -98,6 +98,24 @@ def test_names_that_a_console_cannot_write_are_written_as_escapes(screen, folder
     assert "\\u672c" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "", "FOLDER", "-o", "v.csv"),
+        ("predict", "SCREEN", "", "-o", "v.csv"),
+        ("predict", "SCREEN", "FOLDER", "-o", "v.csv", "--maps", ""),
+        ("predict", "SCREEN", "FOLDER", "-o", "v.csv", "--maps="),
+        ("fit", "FOLDER", "-o", ""),
+    ],
+)
+def test_an_unset_variable_is_not_this_folder(screen, folder, tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    places = {"SCREEN": str(screen), "FOLDER": str(folder)}
+    assert main([places.get(one, one) for one in arguments]) == 2
+    assert "empty" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.*"))
+
+
 def test_lists(capsys):
     assert main(["datasets"]) == 0
     assert "cifar10" in capsys.readouterr().out

@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A single "-" as a value would be taken for a flag.
     tokens = ["/dev/stdout" if one == "-" else one for one in (sys.argv[1:] if arguments is None else arguments)]
     try:
+        if any(one == "" or (one.startswith("--") and one.endswith("=")) for one in tokens):
+            raise InputError("an argument is empty, as where a variable is not set; the folder that you are in is .")
         make_app(tokens)(tokens, result_action="return_value")
     except ReconditeError as error:
         print(f"error: {error}", file=sys.stderr)
