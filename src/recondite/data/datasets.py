@@ -17,7 +17,7 @@ from PIL import Image
 
 from recondite.data import catalog
 from recondite.data.files import local_path
-from recondite.data.formats import why_unreadable
+from recondite.data.formats import refuse_container, why_unreadable
 from recondite.data.images import SMALLEST_SIDE, Floats, Preprocessing, as_array, channel_axis
 from recondite.data.layouts import Role, parts_of
 from recondite.data.listing import (
@@ -276,6 +276,7 @@ def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageS
     if path.is_file():
         if path.suffix.lower() in (".npy", ".npz"):
             return _open_array(_load_arrays(path), shape)
+        refuse_container(path)
         return _files(path.parent, [path.name], [""])
     if catalog.is_name(source):
         return _open_named(source)

@@ -7,6 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import PurePath
 
+from recondite.errors import InputError
+
 IMAGE_SUFFIXES = frozenset(
     {
         *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".mpo", ".webp", ".bmp", ".dib"),
@@ -36,6 +38,13 @@ _UNREADABLE = {
     **dict.fromkeys((".jxr", ".wdp", ".hdp", ".jpm", ".bpg", ".flif", ".ico", ".icns", ".dds"), ""),
 }
 _ADVICE = "convert it to PNG or TIFF"
+_CONTAINERS = {
+    **dict.fromkeys((".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst"), "an archive: unpack it and give its folder"),
+    **dict.fromkeys((".tar", ".tgz", ".parquet"), "read over a cluster (--cluster), or unpacked: then give its folder"),
+    **dict.fromkeys((".csv", ".tsv", ".txt", ".json", ".jsonl"), "no image: give a folder, a glob, or a list of paths"),
+    **dict.fromkeys((".mp4", ".avi", ".mov", ".mkv", ".webm"), "a film: save its frames and give their folder"),
+    **dict.fromkeys((".pdf", ".doc", ".docx", ".pptx"), "a document: save its pages and give their folder"),
+}
 _HEADS = {
     **{b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"},
     **{b"\x00\x00\x00\x0cjP  ": ".jp2", b"\xff\x4f\xff\x51": ".j2k"},
@@ -71,6 +80,13 @@ def why_unreadable(name: str) -> str | None:
     if plugin is None or _PLUGINS[plugin][0] in pillow_formats():
         return None
     return f"{suffix} files need {_PLUGINS[plugin][1]}: pip install 'recondite[formats]', or {_ADVICE}"
+
+
+def refuse_container(path: PurePath) -> None:
+    """Raise InputError where one file, given as the images, holds images or names them, and is none; by its suffix."""
+    what = _CONTAINERS.get(path.suffix.lower())
+    if what is not None:
+        raise InputError(f"{path} is {what}")
 
 
 @cache
