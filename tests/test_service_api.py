@@ -73,6 +73,13 @@ def test_every_way_of_sending_images_gives_the_verdicts_of_the_library(client, s
     same(version["verdicts"], verdicts)
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"])
+def test_monitors_may_ask_by_head(client, path):
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"") == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
 @pytest.mark.parametrize(
     "written",
     [

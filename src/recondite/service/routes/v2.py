@@ -92,12 +92,14 @@ async def server() -> dict[str, Any]:
     return {"name": "recondite", "version": recondite.__version__, "extensions": ["binary_tensor_data"]}
 
 
+@v2.head("/health/live", include_in_schema=False)
 @v2.get("/health/live", summary="Is it alive?")
 async def live() -> dict[str, bool]:
     """It answers, so it is."""
     return {"live": True}
 
 
+@v2.head("/health/ready", include_in_schema=False)
 @v2.get("/health/ready", summary="Can it serve?", responses={503: {"description": "not now"}})
 async def ready(request: Request) -> Response:
     """As /readyz."""
