@@ -328,3 +328,8 @@ def test_an_empty_path_is_not_this_folder(tmp_path, monkeypatch, role):
     assert open_images(".", role=role).ids == ["a.png"]
     with pytest.raises(InputError, match="got an empty one"):
         open_images("", role=role)
+
+
+def test_names_of_a_mapping_are_not_taken_for_images():
+    with pytest.raises(InputError, match="got dict"):
+        open_images({"train": np.zeros((3, 8, 8)), "test": np.zeros((3, 8, 8))})

@@ -4,7 +4,7 @@ import glob
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -260,9 +260,9 @@ def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet
         return ImageSet([source], ids=["image"])
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
         return _open_array(as_array(source), shape)
-    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping):
         return _open_sequence(source, role, shape)
-    if isinstance(source, Iterable):
+    if isinstance(source, Iterable) and not isinstance(source, Mapping):
         return ImageSet(source)
     raise InputError(f"expected images (a path, array, list, data set or iterable); got {type(source).__name__}")
 
