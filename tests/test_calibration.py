@@ -1,3 +1,4 @@
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +14,7 @@ from recondite.statistics.calibration import (
     mean_std_threshold,
     p_value_table,
     percentile_threshold,
+    rate_of,
     share_of,
     smallest_calibration_set,
     threshold_rules,
@@ -232,3 +234,19 @@ def test_simulated_bounds_say_how_much_confidence_they_reach():
 def test_tables_are_shared_and_cannot_be_written_into():
     with pytest.raises(ValueError, match="read-only"):
         p_value_table(10, None)[0] = 0
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.longdouble])
+def test_rates_of_numpy_are_the_decimals_that_they_print_as(kind):
+    calibrator = Calibrator(np.arange(99.0))
+    for percent in range(5, 100):
+        rate = percent / 100
+        assert rate_of(kind(rate), "alpha") == rate
+        assert calibrator.threshold(kind(rate)) == calibrator.threshold(rate)
+        assert calibrator.threshold(kind(rate), confidence=kind(0.7)) == calibrator.threshold(rate, confidence=0.7)
+
+
+@pytest.mark.parametrize("alpha", ["0.1", None, True, 0, 1, -0.1, np.nan, np.array([0.1]), Decimal("0.1"), 1j])
+def test_what_is_no_rate_is_refused(alpha):
+    with pytest.raises(InputError, match="expected alpha in"):
+        Calibrator(np.arange(99.0)).threshold(alpha)

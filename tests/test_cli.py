@@ -86,6 +86,36 @@ def test_one_image_is_singular(screen, folder, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("1 image: ")
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_names_that_a_console_cannot_write_are_written_as_escapes(screen, folder, tmp_path, encoding):
+    output, environment = tmp_path / "\u65e5.csv", {**os.environ, "PYTHONIOENCODING": encoding}
+    done = run("predict", screen, folder, "-o", output, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert output.is_file()
+    assert "\\u65e5.csv" in done.stdout
+    done = run("predict", screen, tmp_path / "\u672c", "-o", output, env=environment)
+    assert done.returncode == 2
+    assert "\\u672c" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "", "FOLDER", "-o", "v.csv"),
+        ("predict", "SCREEN", "", "-o", "v.csv"),
+        ("predict", "SCREEN", "FOLDER", "-o", "v.csv", "--maps", ""),
+        ("predict", "SCREEN", "FOLDER", "-o", "v.csv", "--maps="),
+        ("fit", "FOLDER", "-o", ""),
+    ],
+)
+def test_an_unset_variable_is_not_this_folder(screen, folder, tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    places = {"SCREEN": str(screen), "FOLDER": str(folder)}
+    assert main([places.get(one, one) for one in arguments]) == 2
+    assert "empty" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.*"))
+
+
 def test_lists(capsys):
     assert main(["datasets"]) == 0
     assert "cifar10" in capsys.readouterr().out

@@ -319,3 +319,17 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros((100, 8, 8)))
     with pytest.raises(InputError, match="unpacks to"):
         open_images(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("role", ["fit", "predict"])
+def test_an_empty_path_is_not_this_folder(tmp_path, monkeypatch, role):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert open_images(".", role=role).ids == ["a.png"]
+    with pytest.raises(InputError, match="got an empty one"):
+        open_images("", role=role)
+
+
+def test_names_of_a_mapping_are_not_taken_for_images():
+    with pytest.raises(InputError, match="got dict"):
+        open_images({"train": np.zeros((3, 8, 8)), "test": np.zeros((3, 8, 8))})

@@ -1,6 +1,7 @@
 import pytest
 
 from recondite.data.files import atomic_file, atomic_folder, existing_folder, sha256_of_file
+from recondite.errors import OutputError
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -49,3 +50,13 @@ def test_a_crash_between_the_two_moves_loses_nothing(tmp_path):
 def test_sha256_of_a_known_text(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("below", ["screen", "new/screen"])
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
+def test_below_a_file_nothing_is_written_and_the_target_is_named(tmp_path, atomic, below):
+    (tmp_path / "taken").write_text("a file")
+    target = tmp_path / "taken" / below
+    with pytest.raises(OutputError, match="screen cannot be written"), atomic(target):
+        pass
+    assert (tmp_path / "taken").read_text() == "a file"

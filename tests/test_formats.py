@@ -136,3 +136,10 @@ def test_with_a_plug_in_its_format_is_read(tmp_path, digits, module, suffix):
     Image.fromarray(np.kron(digits[0], np.ones((8, 8), np.uint8))).convert("RGB").save(path)
     assert rows_of(tmp_path) == [(path.name, None)]
     assert suffix_of(path.read_bytes()) == suffix
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.TAR", "a.tar.gz", "a.csv", "a.txt", "a.mp4", "a.pdf"])
+def test_one_file_that_is_no_image_is_told_and_not_judged(tmp_path, name):
+    (tmp_path / name).write_bytes(b"text")
+    with pytest.raises(InputError, match=f"{name} is .*give"):
+        open_images(tmp_path / name)

@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 
 from recondite.data.images import Preprocessing, channel_axis, decode
 from recondite.errors import InputError
@@ -84,6 +85,33 @@ def test_palette_alpha_and_bilevel(picture):
     np.testing.assert_array_equal(GREY(bilevel)[0], picture[..., 0] > 127)
 
 
+def with_chunk(png, kind, content):
+    """Return a PNG file with one more chunk after its header."""
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return png[:33] + chunk + png[33:]
+
+
+@pytest.mark.parametrize(
+    ("values", "clear"),
+    [
+        (np.array([[False, True] * 4] * 8), 0),
+        (np.array([[0, 255] * 4] * 8, np.uint8), 0),
+        (np.array([[0, 40_000] * 4] * 8, np.uint16), 40_000),
+    ],
+)
+def test_the_transparent_value_of_a_grey_png_is_white(values, clear):
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "PNG", transparency=clear)
+    expected = np.where(values == clear, 1, GREY(values)[0])
+    assert not np.array_equal(expected, GREY(values)[0])
+    np.testing.assert_allclose(GREY(stream.getvalue())[0], expected, atol=1e-6)
+
+
+def test_premultiplied_grey(picture):
+    grey = Image.fromarray(np.dstack([picture[..., 0], np.full((8, 8), 255, np.uint8)]))
+    np.testing.assert_array_equal(GREY(grey.convert("La")), GREY(grey))
+
+
 def test_grey_and_colour_become_one_another(picture):
     grey = picture[..., 0]
     np.testing.assert_array_equal(COLOUR(grey), np.repeat(GREY(grey), 3, axis=0))
@@ -102,6 +130,42 @@ def test_exif_orientation_is_applied():
     upright = Preprocessing(shape=(1, 16, 8))(stream.getvalue())[0]
     assert upright[0].max() == 0
     assert upright[-1].min() == 1
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_that_of_viewers(picture, orientation):
+    wide = Image.fromarray(np.hstack([picture, 255 - picture]))
+    wide.getexif()[0x0112] = orientation
+    expected = ImageOps.exif_transpose(wide)
+    shape = (3, expected.height, expected.width)
+    np.testing.assert_array_equal(Preprocessing(shape=shape)(wide), Preprocessing(shape=shape)(np.asarray(expected)))
+
+
+@pytest.mark.parametrize("exif", [b"no TIFF!", b"II*\0", b"II*\0\x08\0\0\0", b"Exif\0\0Exif\0\0II*\0"])
+def test_damaged_exif_data_cost_no_picture(picture, exif):
+    png = encoded(picture, "PNG")
+    np.testing.assert_array_equal(COLOUR(with_chunk(png, b"eXIf", exif)), COLOUR(png))
+
+
+def test_exif_data_that_cannot_be_written_anew_still_turn(picture, monkeypatch):
+    def fail(*_):
+        raise TypeError("a value of another kind")
+
+    turned = Image.fromarray(picture)
+    turned.getexif()[0x0112] = 3
+    monkeypatch.setattr(Image.Exif, "tobytes", fail)
+    np.testing.assert_array_equal(COLOUR(turned), COLOUR(picture[::-1, ::-1]))
+
+
+def test_what_the_program_has_set_pillow_to_reads_no_half_image(picture, monkeypatch):
+    whole = encoded(np.kron(picture, np.ones((8, 8, 1), np.uint8)), "JPEG")
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(InputError, match=r"(?i)truncated"):
+        COLOUR(whole[: len(whole) // 2])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(COLOUR, [whole] * 40))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_a_resized_picture_keeps_its_mean_and_range(picture):
@@ -258,8 +322,39 @@ def test_a_picture_that_fails_late_and_a_tensor_without_a_numpy_type_are_input_e
     stream = io.BytesIO(whole[: len(whole) // 2])
     with Image.open(stream) as lazy, pytest.raises(InputError, match="the picture cannot be decoded"):
         COLOUR(lazy)
-    with pytest.raises(InputError, match="BFloat16"):
-        GREY(torch.zeros(8, 8, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.float64])
+def test_tensors_of_every_float_are_read(kind):
+    tensor = torch.linspace(0, 1, 64).reshape(8, 8).to(kind)
+    np.testing.assert_array_equal(GREY(tensor)[0], tensor.float().numpy())
+
+
+def test_views_of_tensors_are_read():
+    values = torch.rand(8, 8)
+    negative = torch.complex(torch.zeros(8, 8), -values).conj().imag
+    assert negative.is_neg()
+    np.testing.assert_array_equal(GREY(negative)[0], values.numpy())
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(8, 8, device="meta"), torch.eye(8).to_sparse(), torch.zeros(8, 8, dtype=torch.complex64).conj()],
+)
+def test_other_tensors_are_refused(tensor):
+    with pytest.raises(InputError, match=r"expected a dense tensor|got complex64"):
+        GREY(tensor)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_arrays_of_other_classes(picture):
+    grey = picture[..., 0]
+    np.testing.assert_array_equal(GREY(np.asmatrix(grey)), GREY(grey))
+    np.testing.assert_array_equal(GREY(np.ma.masked_array(grey)), GREY(grey))
+    masked = np.ma.masked_array(grey, mask=grey > 200)
+    with pytest.raises(InputError, match="masked values"):
+        GREY(masked)
+    assert GREY.together([grey, masked]) is None
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,16 @@ def ids(root, role):
     return open_images(str(root), role=role).ids
 
 
+@pytest.mark.parametrize("place", ["bottle/train/good", "bottle/test", "bottle/test/dent", "."])
+def test_hidden_folders_hold_no_images_and_are_no_defects(mvtec, place):
+    roles = ("fit", "predict", "inliers", "outliers")
+    before = [ids(mvtec, role) for role in roles]
+    for name in ("0-checkpoint.png", "train/good/0.png"):
+        put(mvtec.parent / place / ".ipynb_checkpoints" / name)
+    assert [ids(mvtec, role) for role in roles] == before
+    assert sets_in(mvtec.parent) == [mvtec]
+
+
 def test_mvtec(mvtec):
     assert ids(mvtec, "fit") == ["train/good/0.png", "train/good/1.png"]
     assert ids(mvtec, "inliers") == ["test/good/0.png"]

@@ -2,6 +2,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import twins
@@ -159,3 +160,25 @@ def test_a_resampled_interval_is_about_that_of_delong():
     low, high = metrics.resampled_interval(metrics.auroc, inliers, outliers)
     exact = metrics.delong_interval(inliers, outliers)
     assert (low, high) == pytest.approx(exact, abs=0.01)
+
+
+@pytest.mark.parametrize("measure", ["auroc", "average_precision", "best_f1", "delong_interval", "roc_points"])
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ([1.0, np.inf], "1 of 2 that are NaN or infinite"),
+        ([np.nan, -np.inf], "2 of 2"),
+        (["1", "high"], "could not convert"),
+        ([[1.0], [2.0, 3.0]], "expected a list of scores"),
+        (torch.ones(2, requires_grad=True), "requires grad"),
+        ([], r"shape \(0,\)"),
+    ],
+)
+def test_what_is_no_list_of_finite_scores_is_refused(measure, scores, words):
+    with pytest.raises(InputError, match=words):
+        getattr(metrics, measure)([1.0, 2.0], scores)
+
+
+def test_the_most_suspicious_may_be_infinite():
+    curve = metrics.risk_coverage([0.0, np.inf, 1.0], [False, True, False])
+    np.testing.assert_array_equal(curve.errors, metrics.risk_coverage([0.0, 2.0, 1.0], [False, True, False]).errors)

@@ -257,3 +257,11 @@ def test_settings_out_of_range_are_refused(screen):
             Monitor(screen, false_alarm=false_alarm)
     with pytest.raises(InputError, match="window"):
         Monitor(screen, window=2)
+
+
+def test_a_false_alarm_rate_of_numpy_is_kept_as_a_plain_number(screen):
+    monitor = Monitor(screen, false_alarm=np.float32(0.05))
+    assert monitor.false_alarm == 0.05
+    assert json.loads(json.dumps(monitor.state()))["false_alarm"] == 0.05
+    with pytest.raises(InputError, match="expected false_alarm in"):
+        Monitor(screen, false_alarm="0.05")

@@ -32,6 +32,8 @@ def bucket(server, folder, tmp_path):
     (folder / "even" / "000.png").write_bytes(b"")
     (folder / "odd" / "002.psd").write_bytes(b"8BPS")
     (folder / "notes.txt").write_bytes(b"text")
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "000.png").write_bytes(b"text")
     name = "bucket-" + tmp_path.name.replace("_", "-")[:40].strip("-")
     upload(folder, name)
     yield f"s3://{name}"
@@ -51,7 +53,7 @@ def test_a_bucket_is_judged_like_its_folder_though_requests_fail(bucket, server,
     assert verdicts.errors[0] == "the file is empty"
     assert [error for error in verdicts.errors if error and "psd" in error]
     told = [text for text in caplog.messages if "not taken" in text]
-    assert told == ["1 file was not taken for an image (.txt 1)"] * 2
+    assert told == ["2 files were not taken for images (hidden 1, .txt 1)"] * 2
 
 
 def test_a_store_that_never_answers_is_no_verdict(bucket, server, screens, monkeypatch):

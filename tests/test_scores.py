@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -70,3 +71,9 @@ def test_a_table_of_p_values_flags_what_all_of_them_together_flag(ranks, rate):
 
 def test_no_p_values_flag_nothing():
     assert discovery_cutoff({}, 0.1) == -1
+
+
+def test_a_rate_of_numpy_gives_records_that_are_json():
+    plain, given = (verdicts([0.01, 0.9]).with_false_discovery_rate(rate) for rate in (0.1, np.float32(0.1)))
+    assert json.loads(json.dumps(list(given.records()))) == list(plain.records())
+    assert discovery_cutoff({0.7: 10}, np.float32(0.7)) == discovery_cutoff({0.7: 10}, 0.7) == 0.7

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -258,6 +260,30 @@ def test_a_preset_sets_shape_and_settings_and_flags_override_them(digits):
     assert screen.facts["training"]["epochs"] == 1
     assert screen.facts["training"]["learning_rate"] == 1e-2
     assert screen.facts["preset"] == "mnist-fast"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"alpha": np.float32(0.1), "image_size": np.int64(8)}, ("alpha", 0.1)),
+        ({"alpha": Fraction(1, 10), "image_size": [np.uint8(8), 8]}, ("alpha", 0.1)),
+        ({"confidence": np.float32(0.7)}, ("confidence", 0.7)),
+    ],
+)
+def test_numbers_of_numpy_and_fractions_are_kept_as_plain_ones(digits, tmp_path, options, expected):
+    screen = tiny(digits[:300], **options)
+    screen.save(tmp_path / "screen")
+    loaded = recondite.load(tmp_path / "screen")
+    for one in (screen, loaded):
+        value = getattr(one, expected[0])
+        assert (type(value), value) == (float, expected[1])
+    assert loaded.threshold == screen.threshold == tiny(digits[:300], **dict([expected])).threshold
+
+
+@pytest.mark.parametrize("image_size", ["8", 8.0, (8, 8, 8), (8, None)])
+def test_other_image_sizes_are_refused(digits, image_size):
+    with pytest.raises(InputError, match="expected image_size"):
+        tiny(digits[:300], image_size=image_size)
 
 
 def test_image_size_and_colour(tmp_path):

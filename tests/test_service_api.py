@@ -73,6 +73,37 @@ def test_every_way_of_sending_images_gives_the_verdicts_of_the_library(client, s
     same(version["verdicts"], verdicts)
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"])
+def test_monitors_may_ask_by_head(client, path):
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"") == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda content: base64.encodebytes(content).decode(),
+        lambda content: "data:image/png;base64," + base64.b64encode(content).decode(),
+        lambda content: base64.urlsafe_b64encode(content).decode().rstrip("="),
+    ],
+)
+def test_base64_as_tools_write_it(client, screen, digit_files, written):
+    files = [written(content) for content in digit_files]
+    answer = client.post(PREDICT, json={"images": [{"data": text} for text in files]}).json()
+    same(answer["verdicts"], screen.predict(digit_files))
+    tensor = {"name": "images", "shape": [len(files)], "datatype": "BYTES", "data": files}
+    outputs = client.post("/v2/models/digits/infer", json={"inputs": [tensor]}).json()["outputs"]
+    scores = next(one["data"] for one in outputs if one["name"] == "instance_score")
+    assert scores == list(screen.predict(digit_files).instance_score)
+
+
+@pytest.mark.parametrize("text", ["%%%", "data:image/png,abcd", "data:image/png;base64,?", "A"])
+def test_what_is_no_base64_is_told(client, text):
+    answer = client.post(PREDICT, json={"images": [{"data": text}]})
+    assert "expected base64 in images.0.data" in problem(answer, 422, "unusable")
+
+
 def test_concurrent_requests_share_batches_and_get_the_same_scores(client, screen, digit_files):
     expected = list(screen.predict(digit_files).instance_score)
     before = batches(client)
@@ -164,7 +195,7 @@ def test_a_hostile_image_is_invalid_and_harms_no_other(client, screen, digit_fil
 
 def test_paths_and_addresses_are_never_followed(client, tmp_path, digit_files):
     (tmp_path / "secret.png").write_bytes(digit_files[0])
-    for data in (str(tmp_path / "secret.png"), f"file://{tmp_path}/secret.png", "data:image/png;base64,AAAA"):
+    for data in (str(tmp_path / "secret.png"), f"file://{tmp_path}/secret.png", "http://127.0.0.1/secret.png"):
         message = problem(client.post(PREDICT, json={"images": [{"data": data}]}), 422, "unusable")
         assert "base64" in message
     named = client.post(PREDICT, files=[("images", ("../../etc/passwd\n\x1b[0m", digit_files[0]))]).json()

@@ -42,7 +42,7 @@ def read(shard):
 
 
 def test_a_tar_gives_its_images_with_labels_in_order(files, digits, tmp_path):
-    members = [("readme.txt", b"words")]
+    members = [("readme.txt", b"words"), ("a/.cache/0.png", files[0]), ("a/._000.png", b"AppleDouble")]
     for index, content in enumerate(files):
         members += [(f"a/{index:03d}.png", content), (f"a/{index:03d}.cls", b"7\n"), (f"a/{index:03d}.json", b"{}")]
     shard = write_tar(tmp_path / "0.tar", members)
@@ -145,6 +145,6 @@ def test_damaged_parquet_loses_no_row(files, tmp_path):
 
 
 def test_names_of_shards():
-    assert [name for name in ("a.tar", "a.TAR.GZ", ".a.tar", "a.png", "b/c.parquet") if is_shard(name)] == [
+    assert [name for name in ("a.tar", "a.TAR.GZ", ".a.tar", ".a/b.tar", "a.png", "b/c.parquet") if is_shard(name)] == [
         *("a.tar", "a.TAR.GZ", "b/c.parquet")
     ]

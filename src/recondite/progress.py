@@ -32,6 +32,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def is_terminal(stream: object) -> bool:
+    """Return whether a standard stream is a terminal; a program may have put anything with a `write` in its place."""
+    isatty = getattr(stream, "isatty", None)
+    return isatty is not None and bool(isatty())
+
+
 @contextmanager
 def progress(description: str, total: int | None, shown: bool) -> Iterator[Advance]:
     """Show how far the work is, on standard error.
@@ -39,11 +45,11 @@ def progress(description: str, total: int | None, shown: bool) -> Iterator[Advan
     Args:
         description: what is being done.
         total: number of steps; None if unknown.
-        shown: False for silence.
+        shown: False for silence. Programs without a console, whose standard error is None, see nothing either.
     """
-    if not shown or os.environ.get("RANK", "0") != "0":  # of several processes, the first speaks
+    if not shown or sys.stderr is None or os.environ.get("RANK", "0") != "0":  # of several processes, the first speaks
         yield lambda _steps, _note: None
-    elif sys.stderr.isatty():
+    elif is_terminal(sys.stderr):
         with _bar(description, total) as advance:
             yield advance
     else:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from cyclopts import App
 
@@ -14,9 +15,14 @@ from recondite.errors import InputError, ReconditeError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 for a failure, 2 for wrong input, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names may hold what a console or a pipe cannot: it is written as \uXXXX
+            stream.reconfigure(errors="backslashreplace")
     # A single "-" as a value would be taken for a flag.
     tokens = ["/dev/stdout" if one == "-" else one for one in (sys.argv[1:] if arguments is None else arguments)]
     try:
+        if any(one == "" or (one.startswith("--") and one.endswith("=")) for one in tokens):
+            raise InputError("an argument is empty, as where a variable is not set; the folder that you are in is .")
         make_app(tokens)(tokens, result_action="return_value")
     except ReconditeError as error:
         print(f"error: {error}", file=sys.stderr)

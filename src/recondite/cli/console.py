@@ -4,6 +4,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from recondite.progress import is_terminal
+
 
 def print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = False) -> None:
     """Print rows of cells on standard output.
@@ -24,5 +26,5 @@ def print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = Fals
         )
     for row in rest:
         table.add_row(*(str(cell) for cell in row))
-    width = None if sys.stdout.isatty() else 140
+    width = None if is_terminal(sys.stdout) else 140
     Console(width=width, markup=False, highlight=False).print(table)

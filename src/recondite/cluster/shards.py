@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, BinaryIO, Self
 
 from recondite.data.datasets import ImageSet
-from recondite.data.formats import is_image_name, why_unreadable
+from recondite.data.formats import is_hidden, is_image_name, why_unreadable
 from recondite.data.items import MAX_FILE_BYTES, Unreadable
 from recondite.data.remote import open_stream
 from recondite.errors import InputError, SourceError
@@ -58,7 +58,7 @@ def open_shard(shard: Shard) -> ShardImages:
 
 def is_shard(name: str) -> bool:
     """Return whether a file of this name holds many images."""
-    return name.lower().endswith(SHARD_SUFFIXES) and not name.rpartition("/")[2].startswith(".")
+    return name.lower().endswith(SHARD_SUFFIXES) and not is_hidden(name)
 
 
 def count_images(shard: Shard) -> int:
@@ -114,7 +114,7 @@ def _tar_members(shard: Shard) -> Iterator[Entry]:
         with open_stream(shard.url) as stream, tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Checked) as tar:
             for member in tar:
                 folder, _, base = member.name.rpartition("/")
-                if not member.isfile() or base.startswith("."):
+                if not member.isfile() or is_hidden(member.name):
                     continue
                 own = f"{folder}/{base.partition('.')[0]}"
                 if own != key:

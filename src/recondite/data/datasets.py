@@ -5,7 +5,7 @@ import io
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -19,7 +19,7 @@ from PIL import Image
 from recondite.data import catalog
 from recondite.data.arrays import load_arrays
 from recondite.data.files import local_path
-from recondite.data.formats import why_unreadable
+from recondite.data.formats import refuse_container, why_unreadable
 from recondite.data.images import SMALLEST_SIDE, Floats, Preprocessing, as_array, channel_axis
 from recondite.data.items import Page, Unreadable, axes_of, in_words, is_file_object
 from recondite.data.layouts import Role, parts_of
@@ -272,9 +272,9 @@ def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet
         source = source.tolist()  # paths, or images of many sizes
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
         return _open_array(as_array(source), shape)
-    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping):
         return _open_sequence(source, role, shape)
-    if isinstance(source, Iterable):
+    if isinstance(source, Iterable) and not isinstance(source, Mapping):
         return ImageSet(source)
     raise InputError(f"expected images (a path, array, list, data set or iterable); got {type(source).__name__}")
 
@@ -288,6 +288,7 @@ def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageS
     if path.is_file():
         if path.suffix.lower() in (".npy", ".npz"):
             return _open_array(load_arrays(path), shape)
+        refuse_container(path)
         return _files(path.parent, [path.name], [""])
     if catalog.is_name(source):
         return _open_named(source)

@@ -16,12 +16,18 @@ from recondite.errors import InputError, OutputError
 _LONGEST_NAME = 255
 _OF_WRITING = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-    *(errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY),
+    *(errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
 }
 
 
 def local_path(source: str) -> Path | None:
-    """Return the path that is meant, "~" and "file://" resolved; None for the address of a store, such as s3://."""
+    """Return the path that is meant, "~" and "file://" resolved; None for the address of a store, such as s3://.
+
+    Raises:
+        InputError: it is empty, as an unset variable of a shell leaves it; it is not this folder, which is ".".
+    """
+    if not source:
+        raise InputError("expected a path; got an empty one, as where a variable is not set")
     scheme, found, rest = source.partition("://")
     if found and scheme.lower() == "file":
         return Path(unquote("/" + rest.partition("/")[2]))

@@ -7,6 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import PurePath
 
+from recondite.errors import InputError
+
 IMAGE_SUFFIXES = frozenset(
     {
         *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".mpo", ".webp", ".bmp", ".dib"),
@@ -36,6 +38,13 @@ _UNREADABLE = {
     **dict.fromkeys((".jxr", ".wdp", ".hdp", ".jpm", ".bpg", ".flif", ".ico", ".icns", ".dds"), ""),
 }
 _ADVICE = "convert it to PNG or TIFF"
+_CONTAINERS = {
+    **dict.fromkeys((".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst"), "an archive: unpack it and give its folder"),
+    **dict.fromkeys((".tar", ".tgz", ".parquet"), "read over a cluster (--cluster), or unpacked: then give its folder"),
+    **dict.fromkeys((".csv", ".tsv", ".txt", ".json", ".jsonl"), "no image: give a folder, a glob, or a list of paths"),
+    **dict.fromkeys((".mp4", ".avi", ".mov", ".mkv", ".webm"), "a film: save its frames and give their folder"),
+    **dict.fromkeys((".pdf", ".doc", ".docx", ".pptx"), "a document: save its pages and give their folder"),
+}
 _HEADS = {
     **{b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"},
     **{b"\x00\x00\x00\x0cjP  ": ".jp2", b"\xff\x4f\xff\x51": ".j2k"},
@@ -45,12 +54,20 @@ _BRANDS = {b"avif": ".avif", b"avis": ".avif", b"heic": ".heic", b"heix": ".heic
 _MOST_SUFFIXES = 8
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file, named relative to its source, is hidden, or lies in a hidden folder.
+
+    >>> is_hidden("a/.ipynb_checkpoints/b.png"), is_hidden("a/._b.png"), is_hidden("./../a/b.png")
+    (True, True, False)
+    """
+    return any(part.startswith(".") and part not in (".", "..") for part in PurePath(name).parts)
+
+
 def is_image_name(name: str) -> bool:
-    """Return whether a file of this name is taken for an image, whether it can be read or not; hidden ones are not."""
-    path = PurePath(name)
-    suffix = path.suffix.lower()
+    """Return whether a file, named relative to its source, is taken for an image, be it readable; hidden ones never."""
+    suffix = PurePath(name).suffix.lower()
     known = suffix in IMAGE_SUFFIXES or suffix in _BY_PLUGIN or suffix in _UNREADABLE
-    return known and not path.name.startswith(".")
+    return known and not is_hidden(name)
 
 
 def why_unreadable(name: str) -> str | None:
@@ -63,6 +80,13 @@ def why_unreadable(name: str) -> str | None:
     if plugin is None or _PLUGINS[plugin][0] in pillow_formats():
         return None
     return f"{suffix} files need {_PLUGINS[plugin][1]}: pip install 'recondite[formats]', or {_ADVICE}"
+
+
+def refuse_container(path: PurePath) -> None:
+    """Raise InputError where one file, given as the images, holds images or names them, and is none; by its suffix."""
+    what = _CONTAINERS.get(path.suffix.lower())
+    if what is not None:
+        raise InputError(f"{path} is {what}")
 
 
 @cache
@@ -102,8 +126,7 @@ def passed_over(names: Iterable[str]) -> str:
     """
     counts: Counter[str] = Counter()
     for name in names:
-        path = PurePath(name)
-        counts["hidden" if path.name.startswith(".") else path.suffix.lower() or "no suffix"] += 1
+        counts["hidden" if is_hidden(name) else PurePath(name).suffix.lower() or "no suffix"] += 1
     if not counts:
         return ""
     listed = [f"{suffix} {count:,}" for suffix, count in counts.most_common(_MOST_SUFFIXES)]

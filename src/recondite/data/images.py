@@ -34,6 +34,8 @@ from recondite.data.scaling import (
     white_of,
 )
 from recondite.data.scaling import Floats as Floats
+from recondite.data.tensors import array_of, plain
+from recondite.data.truncated import truncated_refused
 from recondite.errors import InputError, ReconditeError
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 2048
@@ -166,7 +168,7 @@ class Preprocessing:
         Returns:
             None where that is not so, or one of them would be refused.
         """
-        arrays = [source for source in sources if isinstance(source, np.ndarray)]
+        arrays = [source for source in sources if isinstance(source, np.ndarray) and not np.ma.isMaskedArray(source)]
         kinds = {(array.shape, array.dtype) for array in arrays}
         if self.masked or not self.is_image or not arrays or len(arrays) < len(sources) or len(kinds) > 1:
             return None
@@ -265,12 +267,9 @@ def header_of(stream: BinaryIO, frame: int = 0) -> tuple[int, int, int | None]:
 def as_array(value: object) -> NDArray[Any]:
     """Return a numpy view of an array or a torch tensor (tensors are detached and moved to the CPU)."""
     if hasattr(value, "detach"):
-        try:
-            value = value.detach().cpu().numpy()
-        except TypeError as error:
-            raise InputError(f"expected a tensor of a type that numpy has: {error}") from error
+        return array_of(value)
     if isinstance(value, np.ndarray):
-        return value
+        return plain(value)
     raise InputError(f"expected an image file, bytes, PIL image, array or tensor; got {type(value).__name__}")
 
 
@@ -390,7 +389,7 @@ def _check_file(path: Path) -> None:
 def _guarded(read: Callable[[], T], name: str) -> T:
     # Decoders meet hostile bytes with nearly any exception; whichever it is, the image is unreadable.
     try:
-        with quiet():
+        with quiet(), truncated_refused():
             return read()
     except InputError:
         raise

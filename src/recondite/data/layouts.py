@@ -40,7 +40,7 @@ def parts_of(root: Path, role: Role) -> Parts | None:
             part of the data set is missing.
     """
     if (root / "train" / "good").is_dir():
-        defects = sorted(one for one in (root / "test").glob("*") if one.is_dir() and one.name != "good")
+        defects = [one for one in _folders_in(root / "test") if one.name != "good"]
         folders = {
             "fit": [root / "train" / "good"],
             "predict": [root / "test"],
@@ -61,12 +61,18 @@ def sets_in(root: Path) -> list[Path]:
     """Return the data sets of defects that lie directly in a folder, or the folder itself if it is one."""
     if _is_set(root):
         return [root]
-    return sorted(child for child in root.iterdir() if child.is_dir() and _is_set(child)) if root.is_dir() else []
+    return [child for child in _folders_in(root) if _is_set(child)]
 
 
 def masks_of(root: Path) -> Path | None:
     """Return the folder of masks of a data set of defects; None where there is none."""
     return next((one for one in (root / "ground_truth", root / "Data" / "Masks") if one.is_dir()), None)
+
+
+def _folders_in(root: Path) -> list[Path]:
+    """Return the folders in a folder, sorted; without hidden ones, such as the copies that notebooks keep."""
+    children = root.iterdir() if root.is_dir() else ()
+    return sorted(child for child in children if child.is_dir() and not child.name.startswith("."))
 
 
 def _is_set(root: Path) -> bool:

@@ -5,12 +5,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from recondite.data.scaling import MAX_PIXELS, Pixels, Reduced, block_means, block_size, blocks_wanted, white_of
+from recondite.data.upright import orientation_of, upright
 from recondite.errors import InputError
 
-_ORIENTATION = 0x0112
 _TRANSPARENT = ("PA", "LA", "La", "RGBA", "RGBa")
 _WHITE_OF_32_BITS = 65535.0
 
@@ -53,7 +53,7 @@ def pixels_of(
     """
     if picture.width * picture.height > MAX_PIXELS:
         raise InputError(f"the picture has {picture.width} x {picture.height} pixels; the limit is {MAX_PIXELS:,}")
-    orientation = picture.getexif().get(_ORIENTATION, 1)
+    orientation = orientation_of(picture)
     turned = orientation in (5, 6, 7, 8)
     size = (picture.width, picture.height) if turned else (picture.height, picture.width)
     transparent = picture.mode in _TRANSPARENT or "transparency" in picture.info
@@ -65,10 +65,10 @@ def pixels_of(
         drafted = picture.draft("", (height, width) if turned else (width, height))
         box = box if drafted is None else drafted[1]
     box = _upright(box, picture.size, orientation)
-    if orientation != 1:
-        picture = ImageOps.exif_transpose(picture)
+    clear = picture.info.get("transparency")
+    picture = upright(picture)
     if not huge:
-        pixels = _array(picture)
+        pixels = _array(picture, clear)
         white = white or _white(pixels)
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return Pixels(planes[:-1], planes[-1], white) if len(planes) in (2, 4) else Pixels(planes, None, white)
@@ -87,19 +87,28 @@ def pixels_of(
     return Pixels(planes, None, white, Reduced(size, box, extremes, (planes.shape[1], planes.shape[2])))
 
 
-def _array(picture: Image.Image) -> NDArray[Any]:
-    """Return the values of a picture, (H, W) or (H, W, C); the last of two or four says how opaque it is."""
+def _array(picture: Image.Image, clear: object = None) -> NDArray[Any]:
+    """Return the values of a picture, (H, W) or (H, W, C); the last of two or four says how opaque it is.
+
+    Args:
+        picture: of any mode.
+        clear: the value that is transparent, where there is one.
+    """
     mode = picture.mode
     if mode == "1":
-        picture = picture.convert("L")
-    elif mode in ("P", "PA", "La", "RGBa") or (mode in ("L", "RGB") and "transparency" in picture.info):
-        opaque = mode == "P" and "transparency" not in picture.info
+        picture = picture.convert("L" if clear is None else "LA")
+    elif mode == "La":
+        picture = picture.convert("LA")
+    elif mode in ("P", "PA", "RGBa") or (mode in ("L", "RGB") and clear is not None):
+        opaque = mode == "P" and clear is None
         picture = picture.convert("RGB" if opaque else "RGBA")
     elif mode not in ("L", "LA", "RGB", "RGBA", "I", "F") and not mode.startswith("I;16"):
         picture = picture.convert("RGB")
     pixels = np.asarray(picture)
     if mode == "I" and pixels.size and pixels.min() >= 0 and pixels.max() <= _WHITE_OF_32_BITS:
-        return pixels.astype(np.uint16)  # some 16-bit files open as 32-bit integers
+        pixels = pixels.astype(np.uint16)  # some 16-bit files open as 32-bit integers
+    if pixels.dtype.itemsize == 2 and clear is not None:
+        return np.dstack([pixels, np.where(pixels == clear, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)])
     return pixels
 
 

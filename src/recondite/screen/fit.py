@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any, get_args
 
@@ -411,7 +412,7 @@ def _how_many(spooled: Spool, units: Mapping[str, int]) -> str:
     return f"{count:,} images, {'all identical' if different == 1 else f'of which {different:,} differ'}"
 
 
-def _check_given(image_size: int | tuple[int, int] | None, held_out: Mapping[str, object]) -> None:
+def _check_given(image_size: object, held_out: Mapping[str, object]) -> None:
     """Check what needs no image to be read."""
     sides = _sides(image_size)
     if sides is not None:
@@ -424,5 +425,12 @@ def _check_given(image_size: int | tuple[int, int] | None, held_out: Mapping[str
             check_source(given)
 
 
-def _sides(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    return (image_size, image_size) if isinstance(image_size, int) else image_size
+def _sides(image_size: object) -> tuple[int, int] | None:
+    """Return (height, width) as plain numbers; None where none are given."""
+    if image_size is None:
+        return None
+    try:
+        height, width = map(index, image_size if isinstance(image_size, Sequence) else (image_size, image_size))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected image_size: a side or (height, width) in pixels; got {image_size!r}") from error
+    return height, width

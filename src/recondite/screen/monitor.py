@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recondite.errors import InputError
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
+from recondite.statistics.calibration import rate_of
 from recondite.statistics.image_statistics import statistic_in_words
 from recondite.statistics.martingale import Martingales, OnlineRanks, uniform
 from recondite.statistics.scores import Scores
@@ -90,8 +91,7 @@ class Monitor:
     """
 
     def __init__(self, screen: Screen, *, false_alarm: float = 0.01, window: int = 200, seed: int = 0) -> None:
-        if not 0 < false_alarm < 1:
-            raise InputError(f"expected false_alarm in (0, 1); got {false_alarm!r}")
+        false_alarm = rate_of(false_alarm, "false_alarm")
         if window < _FEWEST_COMPARED:
             raise InputError(f"expected a window of at least {_FEWEST_COMPARED} images; got {window}")
         self.false_alarm, self.window, self.seed = false_alarm, window, seed

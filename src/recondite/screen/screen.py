@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from recondite.screen.evidence import ERROR, Evidence
 from recondite.screen.guard import make_guard
 from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
 from recondite.screen.unfamiliar import unlike
-from recondite.statistics.calibration import Calibrator, Guarantee
+from recondite.statistics.calibration import Calibrator, Guarantee, check_promise, rate_of
 from recondite.statistics.scores import Scores, Verdicts, check_rate
 from recondite.torch_state import own_settings
 
@@ -69,10 +69,12 @@ class Screen:
     def __post_init__(self) -> None:
         if self.score not in self.scores:
             raise InputError(f"expected a score among {', '.join(self.scores)}; got {self.score!r}")
-        if self.guarantee not in get_args(Guarantee):
-            raise InputError(f"expected a guarantee among {', '.join(get_args(Guarantee))}; got {self.guarantee!r}")
+        check_promise(self.alpha, self.confidence, self.guarantee)
         if self.peaks is not None and self.peaks.shape != self.calibrator.scores.shape:
             raise InputError(f"expected {len(self.calibrator.scores)} peaks; got shape {self.peaks.shape}")
+        object.__setattr__(self, "alpha", rate_of(self.alpha, "alpha"))
+        if self.confidence is not None:
+            object.__setattr__(self, "confidence", rate_of(self.confidence, "confidence"))
         for group in self.calibrator.sizes:
             self.calibrator.threshold(self.alpha, self.confidence, self.guarantee, group)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -143,8 +144,7 @@ class Calibrator:
         """Return how large 1 + #{calibration scores >= score} may be for the score to be flagged."""
         n = len(self._scores_of(group))
         # By the very numbers that p-values are, so that "p <= alpha" and "score > threshold" agree for every alpha.
-        _fraction(alpha, "alpha")
-        rate = float(alpha)
+        rate = rate_of(alpha, "alpha")
         allowed = int(np.searchsorted(p_value_table(n, confidence, guarantee), rate, side="right"))
         if allowed < 1:
             needed = smallest_calibration_set(rate, confidence, guarantee)
@@ -200,7 +200,7 @@ def p_value_table(n: int, confidence: float | None, guarantee: Guarantee = "exac
     marginal = np.arange(1, n + 2) / (n + 1)
     if confidence is None:
         return _read_only(marginal)
-    delta = 1 - float(_fraction(confidence, "confidence"))
+    delta = 1 - float(_written(rate_of(confidence, "confidence")))
     if guarantee == "exact":
         from scipy.stats import beta
 
@@ -246,7 +246,7 @@ def check_promise(alpha: float | None, confidence: float | None = None, guarante
     """
     for value, name in ((alpha, "alpha"), (confidence, "confidence")):
         if value is not None:
-            _fraction(value, name)
+            rate_of(value, name)
     if guarantee not in get_args(Guarantee):
         raise InputError(f"expected a guarantee among {', '.join(get_args(Guarantee))}; got {guarantee!r}")
 
@@ -293,7 +293,7 @@ def threshold_rules(
     promise = f"conformal, alpha {alpha:g}" + (f", confidence {confidence:g}" if confidence is not None else "")
     rules = {promise: calibrator.threshold(alpha, confidence, guarantee)} if calibrator.groups is None else {}
     rules |= {f"mean + {k} std": mean_std_threshold(calibrator.scores, k) for k in (1, 2, 3)}
-    percent = float(100 * (1 - _fraction(alpha, "alpha")))
+    percent = float(100 * (1 - _written(rate_of(alpha, "alpha"))))
     return rules | {f"percentile {percent:g}": percentile_threshold(calibrator.scores, percent)}
 
 
@@ -339,11 +339,18 @@ def share_of(alpha: float | Fraction, share: float | Fraction) -> float:
     return float(_written(alpha) * _written(share))
 
 
-def _fraction(value: float | Fraction, name: str) -> Fraction:
-    """Return a number in (0, 1) as the user wrote it."""
-    if not 0 < value < 1:
+def rate_of(value: object, name: str) -> float:
+    """Return a rate as a float: of numpy's shorter types the decimal number that they print as, not what they round to.
+
+    >>> rate_of(np.float32(0.7), "alpha"), float(np.float32(0.7))
+    (0.7, 0.699999988079071)
+
+    Raises:
+        InputError: it is no number in (0, 1).
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < 1:
         raise InputError(f"expected {name} in (0, 1); got {value!r}")
-    return _written(value)
+    return float(str(value)) if isinstance(value, np.floating) else float(value)
 
 
 def _written(value: float | Fraction) -> Fraction:

@@ -13,7 +13,7 @@ def auroc(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
     """Return the chance that an outlier scores higher than an inlier, ties counted half; in [0, 1].
 
     Raises:
-        InputError: either is empty or holds NaN.
+        InputError: either is empty, or not all are finite.
 
     >>> auroc([1.0, 2.0], [3.0, 2.0])
     0.875
@@ -33,7 +33,7 @@ def delong_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tupl
     Source: DeLong et al. 1988, Biometrics 44:837; Wilson 1927, JASA 22:209.
 
     Raises:
-        InputError: either is empty or holds NaN.
+        InputError: either is empty, or not all are finite.
 
     >>> [round(end, 3) for end in delong_interval(range(100), range(100, 200))]
     [0.963, 1.0]
@@ -72,7 +72,7 @@ def auroc_interval(
         seed: of the resampling.
 
     Raises:
-        InputError: there are no runs, or one has no scores or NaN.
+        InputError: there are no runs, or one has no scores, or not all are finite.
 
     >>> auroc_interval([([1.0, 2.0], [3.0, 2.0])])[0]
     0.875
@@ -89,7 +89,7 @@ def roc_points(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[NDA
     """Return the share of inliers and of outliers flagged at each threshold, from (0, 0) to (1, 1).
 
     Raises:
-        InputError: either is empty or holds NaN.
+        InputError: either is empty, or not all are finite.
 
     >>> [values.tolist() for values in roc_points([1.0, 2.0], [3.0])]
     [[0.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
@@ -106,7 +106,7 @@ def precision_recall_points(
     """Return the share of outliers flagged (recall) and of outliers among the flagged (precision), recall rising.
 
     Raises:
-        InputError: either is empty or holds NaN.
+        InputError: either is empty, or not all are finite.
 
     >>> [values.tolist() for values in precision_recall_points([1.0, 2.0], [3.0])]
     [[0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.5, 0.3333333333333333]]
@@ -125,7 +125,7 @@ def risk_coverage_points(
     Images with equal scores are accepted together.
 
     Raises:
-        InputError: either is empty or holds NaN.
+        InputError: either is empty, or not all are finite.
 
     >>> [values.tolist() for values in risk_coverage_points([1.0, 2.0], [2.0, 3.0])]
     [[0.25, 0.75, 1.0], [0.0, 0.3333333333333333, 0.5]]
@@ -139,7 +139,7 @@ def average_precision(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> fl
     """Return the mean precision over recall steps with outliers as the positives; in [0, 1].
 
     Raises:
-        InputError: either is empty or holds NaN.
+        InputError: either is empty, or not all are finite.
 
     >>> average_precision([1.0, 2.0], [3.0, 4.0])
     1.0
@@ -153,7 +153,7 @@ def best_f1(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[float,
     """Return the highest F1 that a threshold (score >= t) reaches, outliers positive, and that threshold.
 
     Raises:
-        InputError: either is empty or holds NaN.
+        InputError: either is empty, or not all are finite.
 
     >>> best_f1([1.0, 2.0, 3.5], [3.0, 4.0])
     (0.8, 3.0)
@@ -271,7 +271,7 @@ def risk_coverage(suspicion: ArrayLike, wrong: ArrayLike, weights: ArrayLike | N
     >>> curve.risk.tolist(), curve.augrc, curve.coverage_at(0.05)
     ([0.0, 0.0, 0.0, 0.0, 0.25], 0.03125, 0.75)
     """
-    values, mistakes = _checked(suspicion), np.asarray(wrong, dtype=bool)
+    values, mistakes = _checked(suspicion, infinite=True), np.asarray(wrong, dtype=bool)
     mass = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
     if mistakes.shape != values.shape or mass.shape != values.shape or not (mass > 0).all():
         raise InputError(
@@ -350,8 +350,15 @@ def _labelled(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[NDAr
     return labels, np.concatenate([inliers, outliers])
 
 
-def _checked(scores: ArrayLike) -> NDArray[np.float64]:
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1 or values.size == 0 or np.isnan(values).any():
-        raise InputError(f"expected a list of scores without NaN; got shape {values.shape}")
+def _checked(scores: ArrayLike, *, infinite: bool = False) -> NDArray[np.float64]:
+    """Return scores as floats, checked: of no other shape, not NaN, and infinite only where that may be."""
+    try:
+        values = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:  # texts, uneven lists, tensors with a gradient or on a GPU
+        raise InputError(f"expected a list of scores: {error}") from error
+    if values.ndim != 1 or values.size == 0:
+        raise InputError(f"expected a list of scores; got shape {values.shape}")
+    unfit = int(np.sum(np.isnan(values) if infinite else ~np.isfinite(values)))
+    if unfit:
+        raise InputError(f"expected finite scores; got {unfit} of {values.size} that are NaN or infinite")
     return values

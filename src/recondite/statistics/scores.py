@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recondite.data.tables import _NOTHING, number
 from recondite.errors import InputError
+from recondite.statistics.calibration import rate_of
 
 _PART = 16
 
@@ -128,7 +129,7 @@ class Verdicts(Scores):
         Raises:
             InputError: `rate` is not in (0, 1).
         """
-        check_rate(rate)
+        rate = check_rate(rate)
         from scipy.stats import false_discovery_control
 
         valid = ~np.isnan(self.p_value)
@@ -151,7 +152,7 @@ def discovery_cutoff(counts: Mapping[float, int], rate: float) -> float:
     >>> discovery_cutoff({0.01: 5, 0.5: 5, 1.0: 90}, 0.25)
     0.01
     """
-    check_rate(rate)
+    rate = check_rate(rate)
     values = np.array(sorted(counts), dtype=np.float64)
     ranks = np.cumsum([counts[value] for value in values.tolist()])
     if not len(values):
@@ -160,10 +161,9 @@ def discovery_cutoff(counts: Mapping[float, int], rate: float) -> float:
     return float(values[flagged[-1]]) if len(flagged) else -1.0
 
 
-def check_rate(rate: float) -> None:
-    """Raise InputError unless this is a false-discovery rate, in (0, 1)."""
-    if not 0 < rate < 1:
-        raise InputError(f"expected a false-discovery rate in (0, 1); got {rate!r}")
+def check_rate(rate: float) -> float:
+    """Return a false-discovery rate as a float; raise InputError unless it is one, in (0, 1)."""
+    return rate_of(rate, "a false-discovery rate")
 
 
 def _number(value: float) -> float | None:

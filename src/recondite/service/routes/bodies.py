@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,6 +20,30 @@ from recondite.service.schemas import ImagesIn
 from recondite.service.settings import Limits
 
 _QUICK = 1 << 20
+_DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+_OF_URLS = str.maketrans("-_", "+/")
+
+
+def bytes_of_base64(text: str, name: str) -> bytes:
+    """Return the bytes that a text stands for, as tools write them: broken into lines, as a data URI, or fit for URLs.
+
+    Args:
+        text: base64.
+        name: what it is called in the request.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        pass  # nearly all is plain, and going over the text takes time
+    head = _DATA_URI.match(text)
+    letters = "".join(text[head.end() if head else 0 :].split()).translate(_OF_URLS).rstrip("=")
+    try:
+        return base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"expected base64 in {name}: {error}") from error
 
 
 @asynccontextmanager
@@ -106,9 +131,6 @@ def _of_json(body: bytes) -> list[Sent]:
         raise InputError(f"expected JSON as documented: {where or 'the body'}: {first['msg']}") from error
     sent = []
     for place, image in enumerate(parsed.images):
-        try:
-            content = base64.b64decode(image.data, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise InputError(f"expected base64 in images.{place}.data: {error}") from error
+        content = bytes_of_base64(image.data, f"images.{place}.data")
         sent.append(Sent(image.id or str(place), content, image.label, image.confidence))
     return sent

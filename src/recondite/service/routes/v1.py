@@ -379,12 +379,14 @@ async def label(request: Request, event: EventId, said: LabelIn) -> EventOut:
     return EventOut(**await store.get(event))
 
 
+@api.head("/healthz", include_in_schema=False)
 @api.get("/healthz", tags=["health"], summary="Is the process alive?")
 async def healthz() -> dict[str, str]:
     """It answers, so it is."""
     return {"status": "alive"}
 
 
+@api.head("/readyz", include_in_schema=False)
 @api.get("/readyz", tags=["health"], summary="Can it serve?", responses={503: {"description": "not now, and why"}})
 async def readyz(request: Request) -> Response:
     """Ready: all screens are loaded, the store answers, and it is not going down."""

@@ -5,8 +5,6 @@ server.
 """
 
 import asyncio
-import base64
-import binascii
 import json
 import math
 import struct
@@ -23,7 +21,7 @@ import recondite
 from recondite.errors import InputError
 from recondite.service.engine.judging import Judged, Sent, Wish
 from recondite.service.engine.registry import Served
-from recondite.service.routes.bodies import body_of
+from recondite.service.routes.bodies import body_of, bytes_of_base64
 from recondite.service.routes.state import note, request_id_of, service_of
 from recondite.service.schemas import EXAMPLE_PNG, V2Problem
 
@@ -94,12 +92,14 @@ async def server() -> dict[str, Any]:
     return {"name": "recondite", "version": recondite.__version__, "extensions": ["binary_tensor_data"]}
 
 
+@v2.head("/health/live", include_in_schema=False)
 @v2.get("/health/live", summary="Is it alive?")
 async def live() -> dict[str, bool]:
     """It answers, so it is."""
     return {"live": True}
 
 
+@v2.head("/health/ready", include_in_schema=False)
 @v2.get("/health/ready", summary="Can it serve?", responses={503: {"description": "not now"}})
 async def ready(request: Request) -> Response:
     """As /readyz."""
@@ -229,10 +229,7 @@ def _of_json(name: str, datatype: str, data: Any) -> NDArray[Any]:
         flat = list(_flat(data))
         if not all(isinstance(one, str) for one in flat):
             raise InputError(f"input {name!r}: expected a list of base64 texts")
-        try:
-            return _objects([base64.b64decode(one, validate=True) for one in flat])
-        except (binascii.Error, ValueError) as error:
-            raise InputError(f"input {name!r}: expected base64: {error}") from error
+        return _objects([bytes_of_base64(one, f"input {name!r}") for one in flat])
     try:
         values = np.array(data)
         whole = datatype.startswith("UINT")
