@@ -64,9 +64,8 @@ def main() -> None:
         rules = {"conformal": ~verdicts.is_outlier, "by hand": verdicts.instance_score <= task["by_hand"]}
         for rule, handed_on in rules.items():
             right = (labels == truth)[handed_on].mean() if handed_on.any() else float("nan")
-            print(
-                f"{kind}, {rule}: {handed_on.sum()} of {len(verdicts)} handed on, {right:.1%} of these labelled right"
-            )
+            told = f"{handed_on.sum()} of {len(verdicts)} handed on, {right:.1%} of these labelled right"
+            print(f"{kind}, {rule}: {told}")
         recondite.write_report(chosen.output / f"{kind}.html", screen, verdicts, source)
 
     odd = open_images(task["outliers"]).select([0])

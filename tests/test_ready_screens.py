@@ -100,7 +100,7 @@ def test_a_screen_of_that_name_on_disk_comes_first(tmp_path, monkeypatch, screen
 def test_a_name_that_is_none_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("nonsense", "../digits", "digits/"):
-        with pytest.raises(ArtifactError, match="readable manifest"):
+        with pytest.raises(ArtifactError, match=r"is not there|readable manifest"):
             recondite.load(name if name != "digits/" else tmp_path / "digits" / "x")
 
 

@@ -121,7 +121,7 @@ def test_a_screen_has_a_threshold_for_single_values_too(screens, digits, tmp_pat
     assert 0.01 < above.any(axis=(1, 2, 3)).mean() < 0.12
     screen.save(tmp_path / "screen")
     assert load(tmp_path / "screen").feature_threshold == screen.feature_threshold
-    moved = screen.recalibrated(digits[1400:])
+    moved = screen.recalibrated(digits[1400:], group_by="none")
     assert len(moved.peaks) == 397
     with pytest.raises(InputError, match="peaks"):
         replace(screen, peaks=peaks[:5])

@@ -27,9 +27,10 @@ def orientation_of(picture: Image.Image) -> int:
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """Return a picture turned upright.
+    """Return a picture turned upright; its file is read first, since Pillow turns TIFF files itself as it reads them.
 
     `PIL.ImageOps.exif_transpose` also writes the EXIF data anew, and fails where they cannot be written.
     """
+    picture.load()
     orientation = orientation_of(picture)
     return picture if orientation == 1 else picture.transpose(_TURNS[orientation])

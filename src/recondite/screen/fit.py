@@ -235,7 +235,7 @@ def fit(
         "calibration": {
             "images": len(sets.calibration),
             "fingerprint": sets.fingerprints["calibration"],
-            "left_out_in_parts": None if left_out is None else left_out.parts,
+            **({} if left_out is None else {"left_out_in_parts": left_out.parts}),
         },
         "units": sets.units,
         "moved_out_of_fit": sets.moved,

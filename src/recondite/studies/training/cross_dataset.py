@@ -277,7 +277,7 @@ def _by_other_error(fitted: Screen, score: str, sets: _Sets) -> Screen:
     """Return a screen judging by another error of its detector, calibrated on the same images."""
     bare = replace(fitted, detector=fitted.detector.scored_by(score=score), score=ERROR, evidence=None, observations={})
     _, calibrating = sets.learnt_and_calibrating(fitted.detector.preprocessing)
-    screen = bare.recalibrated(calibrating.take(slice(None)))
+    screen = bare.recalibrated(calibrating.take(slice(None)), group_by="none")
     assert screen.facts["calibration"]["fingerprint"] == fitted.facts["calibration"]["fingerprint"]
     return screen
 
