@@ -65,7 +65,8 @@ def plot_scores(
         ax.axvline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.4g}")
     ax.set(xlabel="instance score (higher is more anomalous)", ylabel="share of images")
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False)
+        ax.set_ylim(0, 1.4 * ax.get_ylim()[1])  # room for the legend above the bars
+        ax.legend(frameon=False, loc="upper right")
     return ax
 
 
@@ -80,7 +81,8 @@ def plot_p_values(p_values: ArrayLike, alpha: float, ax: Axes | None = None) -> 
     ax.axhline(0.05, color=GREY, linestyle=":", label="only normal images: flat")
     ax.axvline(alpha, color="black", linestyle="--", linewidth=1.2, label=f"alpha {alpha:g}")
     ax.set(xlabel="p-value", ylabel="share of images", xlim=(0, 1))
-    ax.legend(frameon=False)
+    ax.set_ylim(0, 1.4 * ax.get_ylim()[1])  # room for the legend above the bars
+    ax.legend(frameon=False, loc="upper right")
     return ax
 
 
@@ -94,7 +96,7 @@ def plot_calibration(
     ax.plot(x, np.asarray(rates, dtype=float), color=BLUE, label="false-alarm rate, 95 % interval")
     ax.axhline(alpha, color="black", linestyle="--", linewidth=1.2, label=f"alpha {alpha:g}")
     ax.set(xlabel="threshold", ylabel="share of normal images flagged", ylim=(0, None))
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="upper right")
     return ax
 
 
@@ -161,7 +163,7 @@ def plot_against_size(
         for size, (low, high) in zip(sizes, (intervals or {}).get(name, ()), strict=False):
             ax.plot([size, size], [low, high], color=colour, linewidth=1, alpha=0.6)
     ax.set(xlabel="latent size", ylabel=ylabel, xticks=list(sizes))
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
     return ax
 
 

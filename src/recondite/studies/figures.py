@@ -111,7 +111,7 @@ def plot_distribution(
         if np.isfinite(where):
             colour, dash = _COLOURS[place % 7], _DASHES[place % len(_DASHES)]
             ax.axvline(where, color=colour, linestyle=dash, linewidth=1.6, label=f"{name}: {where:.4g}")
-    return _named(ax, "score" if counted == "images" else "loss", counted, title)
+    return _named(ax, "score" if counted == "images" else "loss", counted, title, loc="upper right")
 
 
 def plot_instance_scores(
@@ -242,13 +242,14 @@ def plot_map(
     return ax
 
 
-def _named(ax: Axes, xlabel: str, ylabel: str, title: str, **legend: Any) -> Axes:
+def _named(ax: Axes, xlabel: str, ylabel: str, title: str, loc: Any = "upper left", **legend: Any) -> Axes:
+    """Say what is drawn. The legend has a place of its own: looking for the best one takes long among many values."""
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if title:
         ax.set_title(title, fontsize=10)
     handles: Any = ax.get_legend_handles_labels()[0]
     if handles:
-        ax.legend(frameon=False, fontsize=8, ncols=1 if len(handles) < 9 else 2, **legend)
+        ax.legend(frameon=False, fontsize=8, ncols=1 if len(handles) < 9 else 2, loc=loc, **legend)
     return ax
 
 
