@@ -270,3 +270,19 @@ def test_copies_in_a_table_count_once(normal, tmp_path):
     screen, images = normal
     events = table(tmp_path / "events.csv", screen, np.repeat(images, 3, axis=0), ["inlier"] * 3 * len(images))
     assert len(recalibrate(screen, events).after.calibrator.scores) == len(images)
+
+
+def test_a_sample_of_which_only_the_flagged_images_are_labelled_is_refused(screen, stream, labels, tmp_path):
+    flags = screen.predict(stream).is_outlier
+    some = [label if flag else "" for label, flag in zip(labels, flags, strict=True)]
+    with pytest.raises(InputError, match="labels that were given to flagged images only"):
+        recalibrate(screen, table(tmp_path / "events.csv", screen, stream, some))
+
+
+def test_a_table_that_says_it_is_not_sampled_is_asked(normal, tmp_path):
+    screen, images = normal
+    flags = screen.predict(images).is_outlier
+    labels = ["inlier"] * int(flags.sum())
+    events = table(tmp_path / "events.csv", screen, images[flags], labels, sampled=0)
+    with pytest.raises(InputError, match="are flagged"):
+        recalibrate(screen.with_alpha(0.05), events)

@@ -8,8 +8,8 @@ import recondite
 from recondite import InputError
 from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
-from recondite.data.spool import keys_of, one_of_each, read_all, split
-from recondite.data.units import labelled, near_copies, thumbnails
+from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
+from recondite.data.units import components, labelled, near_copies, thumbnails
 
 
 def scenes(count, seed=0, side=32, smooth=2):
@@ -26,22 +26,26 @@ def bursts(images, frames=4, noise=0.02, seed=1):
     return moved.clip(0, 1).astype(np.float32)
 
 
+def copies_among(images):
+    return near_copies(components([Rows(thumbnails(images), np.arange(len(images)))]))
+
+
 def spooled(images):
     return read_all(open_images(images), Preprocessing(shape=images.shape[1:]))
 
 
 @pytest.mark.parametrize("count", [20, 60, 700])
 def test_independent_images_stand_for_themselves(count, digits):
-    assert len(set(near_copies(thumbnails(scenes(count))))) == count
+    assert len(set(copies_among(scenes(count)))) == count
     real = np.unique(digits[:count], axis=0)[:, None] / np.float32(16)
-    assert len(set(near_copies(thumbnails(np.random.default_rng(0).permutation(real))))) >= 0.97 * len(real)
+    assert len(set(copies_among(np.random.default_rng(0).permutation(real)))) >= 0.97 * len(real)
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("count", [12, 100])
 def test_frames_of_a_burst_are_found_wherever_they_lie(count, shuffled):
     order = np.random.default_rng(2).permutation(4 * count) if shuffled else np.arange(4 * count)
-    found = near_copies(thumbnails(bursts(scenes(count))[order]))
+    found = copies_among(bursts(scenes(count))[order])
     scene = order // 4
     pairs = {(a, b) for a, b in zip(scene, found, strict=True)}
     # A unit holds all frames of its scene; a scene more or less in it costs little.
@@ -54,13 +58,13 @@ def test_a_shifted_and_brighter_frame_follows_its_scene():
     first = scenes(80, side=64)
     second = np.roll(first, 1, axis=3) * np.float32(0.97)
     images = np.stack([first, second], axis=1).reshape(-1, 1, 64, 64)
-    found = near_copies(thumbnails(images)).reshape(80, 2)
+    found = copies_among(images).reshape(80, 2)
     assert (found[:, 0] == found[:, 1]).mean() > 0.9
 
 
 def test_a_drift_of_the_light_is_no_burst():
     light = np.linspace(0.6, 1.4, 300, dtype=np.float32)[:, None, None, None]
-    assert len(set(near_copies(thumbnails((scenes(300) * light).clip(0, 1))))) > 290
+    assert len(set(copies_among((scenes(300) * light).clip(0, 1)))) > 290
 
 
 def test_copies_are_found_by_their_pixels_in_any_number():
@@ -73,7 +77,7 @@ def test_copies_are_found_by_their_pixels_in_any_number():
 def test_vectors_have_near_copies_too():
     vectors = np.random.default_rng(0).standard_normal((100, 400)).astype(np.float32)
     doubled = np.concatenate([vectors, vectors + np.float32(0.01)])
-    assert len(set(near_copies(thumbnails(doubled)))) == 100
+    assert len(set(copies_among(doubled))) == 100
 
 
 def test_what_ids_tell():

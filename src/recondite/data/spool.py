@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Floats, Preprocessing
-from recondite.data.units import COPIES, FOLDER, PREFIX, GroupBy, labelled, thumbnails, unit_keys
+from recondite.data.units import COPIES, FOLDER, PREFIX, GroupBy, components, labelled, thumbnails, unit_keys
 from recondite.distributed import all_gather, rank_and_size
 from recondite.errors import InputError
 from recondite.progress import progress
@@ -80,7 +80,7 @@ class Spool:
     Args:
         pixels: float32 (N, *shape), memory-mapped.
         hashes: (N,) a hash of each image's pixels; equal images have equal hashes.
-        small: (N, at most 256) what near-copies are found by; see `recondite.data.units.thumbnails`.
+        small: float32 (N, at most 256), likewise: what near-copies are found by; see `recondite.data.units.thumbnails`.
         ids, labels: of the N images.
         bad: (id, reason) of each image that could not be read.
     """
@@ -136,17 +136,17 @@ def _from_all(batches: Iterator[Batch]) -> Iterator[Batch]:
 def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:
     """Write batches to a temporary file that vanishes with the process; memory does not grow with their number.
 
-    The file takes 4 bytes a value (12 kB an image of 32 x 32 x 3) in the system's temporary folder (TMPDIR).
+    It takes 4 bytes a value (12 kB an image of 32 x 32 x 3) in the system's temporary folder (TMPDIR), and its
+    thumbnails a kilobyte an image beside it.
 
     Raises:
         InputError: there was not a single readable image, or the disk is full.
     """
     hashes: list[bytes] = []
-    small: list[Floats] = []
     ids: list[str] = []
     labels: list[str] = []
     bad: list[tuple[str, str]] = []
-    with tempfile.TemporaryFile(prefix="recondite-") as file:
+    with tempfile.TemporaryFile(prefix="recondite-") as file, tempfile.TemporaryFile(prefix="recondite-") as beside:
         for batch in batches:
             readable = batch.only_good()
             ids.extend(readable.ids)
@@ -155,17 +155,20 @@ def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:
             hashes.extend(
                 hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in batch.pixels
             )
-            small.append(thumbnails(batch.pixels))
+            small = thumbnails(batch.pixels)
             try:
                 file.write(np.ascontiguousarray(batch.pixels).data)
+                beside.write(np.ascontiguousarray(small).data)
             except OSError as error:
                 raise InputError(f"cannot keep the images in {tempfile.gettempdir()} (set TMPDIR): {error}") from error
         file.flush()
+        beside.flush()
         if not ids:
             first = f"; the first: {bad[0][0]}: {bad[0][1]}" if bad else ""
             raise InputError(f"none of the {len(bad)} images could be read{first}")
         pixels = np.memmap(file, dtype=np.float32, mode="r", shape=(len(ids), *shape))
-    return Spool(pixels, np.array(hashes, dtype="V16"), np.concatenate(small), ids, labels, bad)
+        seen = np.memmap(beside, dtype=np.float32, mode="r", shape=(len(ids), *small.shape[1:]))
+    return Spool(pixels, np.array(hashes, dtype="V16"), seen, ids, labels, bad)
 
 
 def keys_of(spools: Sequence[Spool], by: GroupBy = COPIES) -> list[NDArray[np.void]]:
@@ -184,9 +187,10 @@ def keys_of(spools: Sequence[Spool], by: GroupBy = COPIES) -> list[NDArray[np.vo
             labels = None
         else:
             labels.extend(f"{number}/{name}" if own and name is not None else name for name in told)
-    hashes, small = (np.concatenate([getattr(part, name) for part in spools]) for name in ("hashes", "small"))
+    hashes = np.concatenate([part.hashes for part in spools])
+    small = [Rows(part.small, np.arange(len(part))) for part in spools]
     ends = np.cumsum([len(part) for part in spools])[:-1]
-    return np.split(unit_keys(hashes, small, labels), ends)
+    return np.split(unit_keys(hashes, lambda: components(small), labels), ends)
 
 
 def one_of_each(keys: NDArray[np.void], hashes: NDArray[np.void], seed: int) -> NDArray[np.intp]:

@@ -6,9 +6,9 @@ images are counted.
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,13 @@ _LARGEST_LAG, _LAGS, _FALSE_LINKS = 64, 8, 0.02
 _LAST_NUMBER = re.compile(r"[ _.()-]*\d+[ _.()-]*$")
 
 _Links = NDArray[np.intp]
+
+
+class Batches(Protocol):
+    """What yields an array a few rows at a time."""
+
+    def batches(self) -> Iterator[Floats]:
+        """Yield the rows in order."""
 
 
 def check_group_by(by: GroupBy) -> None:
@@ -95,19 +102,21 @@ def labelled(ids: Sequence[str], by: GroupBy) -> list[str | None] | None:
     return found
 
 
-def unit_keys(hashes: NDArray[np.void], small: Floats, labels: Sequence[str | None] | None = None) -> NDArray[np.void]:
+def unit_keys(
+    hashes: NDArray[np.void], places: Callable[[], torch.Tensor], labels: Sequence[str | None] | None = None
+) -> NDArray[np.void]:
     """Return the key of each image's unit (N,): the smallest hash in it. Images with equal hashes are in one unit.
 
     Args:
         hashes: of the images' pixels, as in `recondite.data.spool.Spool`.
-        small: their `thumbnails`, in the order of the source.
+        places: gives their `components`, in the order of the source; only asked for near-copies.
         labels: what tells units; None for near-copies.
     """
     unique, first, rank = np.unique(hashes, return_index=True, return_inverse=True)
     if labels is None:
         order = np.argsort(first)
         numbers = np.empty(len(unique), dtype=np.intp)
-        numbers[order] = near_copies(small[first[order]])
+        numbers[order] = near_copies(places()[torch.from_numpy(first[order])])
     else:
         names, place = np.unique([name for name in labels if name is not None], return_inverse=True)
         told = np.flatnonzero([name is not None for name in labels])
@@ -118,7 +127,28 @@ def unit_keys(hashes: NDArray[np.void], small: Floats, labels: Sequence[str | No
     return keys
 
 
-def near_copies(small: Floats) -> _Links:
+def components(parts: Sequence[Batches]) -> torch.Tensor:
+    """Return the largest 64 principal components of all thumbnails together, float32 (N, at most 64).
+
+    Thumbnails are read a few at a time, so that the components are what stays in memory: a quarter of a kilobyte an
+    image.
+
+    Args:
+        parts: whose batches are thumbnails.
+    """
+    width = next(batch.shape[1] for part in parts for batch in part.batches())
+    count, total, products = 0, np.zeros(width), np.zeros((width, width))
+    for exact in (batch.astype(np.float64) for part in parts for batch in part.batches()):
+        count += len(exact)
+        total += exact.sum(axis=0)
+        products += exact.T @ exact
+    mean = total / count
+    directions = np.linalg.eigh(products / count - np.outer(mean, mean))[1][:, -_COMPONENTS:]
+    found = [((batch - mean) @ directions).astype(np.float32) for part in parts for batch in part.batches()]
+    return torch.from_numpy(np.concatenate(found))
+
+
+def near_copies(places: torch.Tensor) -> _Links:
     """Return the number of the unit that each image belongs to (N,), by how much alike images are.
 
     Two images are linked if they are nearer to each other than independent ones would be, by either of two tests:
@@ -133,14 +163,11 @@ def near_copies(small: Floats) -> _Links:
     100,000 only what follows one another.
 
     Args:
-        small: `thumbnails` of images with different pixels, in the order of the source.
+        places: `components` of images with different pixels, in the order of the source.
     """
-    count = len(small)
+    count = len(places)
     if count < _FEWEST:
         return np.arange(count)
-    centred = torch.from_numpy(np.ascontiguousarray(small - small.mean(axis=0, dtype=np.float64), dtype=np.float32))
-    _, directions = torch.linalg.eigh(centred.T @ centred)
-    places = centred @ directions[:, -_COMPONENTS:]
     links = [_links_in_order(places)]
     if count <= _MOST:
         links.append(_links_anywhere(places))

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.tables import read_events, write_table
+from recondite.data.tables import number, read_events, write_table
 from recondite.errors import InputError
 from recondite.reports.drift import check_origin, group_labels
 from recondite.screen.screen import Screen
@@ -67,7 +67,7 @@ def read_reviewed(screen: Screen, events: Path | str, group: str | None) -> Revi
         check_origin(screen, scores, rows, groups)
         for index, (name, row) in enumerate(zip(scores.ids, rows, strict=True)):
             count += 1
-            sampled &= bool(row.get(SAMPLED))
+            sampled &= number(row.get(SAMPLED), f"{events}, {name}, {SAMPLED}") > 0
             label = str(row.get("label") or "").strip().lower()
             if label not in (*LABELS, ""):
                 raise InputError(f"{events}, {name}: expected a label among {', '.join(LABELS)}; got {label!r}")
@@ -134,8 +134,9 @@ def doubts_about(
         return bool(len(part) and chance < _SURPRISING)
 
     every, looked_at = np.arange(len(flags)), reviewed.rows(*LABELS)
-    skipped = reviewed.rows("skip") if not reviewed.sampled else reviewed.rows("skip", "")
-    if not reviewed.sampled and unlabelled == "leave-out" and more_often(looked_at, every):
+    left_out = ("skip",) if unlabelled == "inlier" or not reviewed.sampled else ("skip", "")
+    skipped = reviewed.rows(*left_out)
+    if unlabelled == "leave-out" and more_often(looked_at, every):
         doubts.append(
             f"of the labelled images {flags[looked_at].mean():.0%} are flagged, of all {flags.mean():.0%}: labels "
             "that were given to flagged images only make a threshold that flags hardly anything"

@@ -18,8 +18,8 @@ def promise(screen: Screen, fdr: float | None = None) -> str:
     if calibration.get("left_out_in_parts"):
         return (
             f"About a share of {screen.alpha:g} of normal images is flagged by mistake: {calibration['images']} images "
-            "were judged by detectors fitted without them. That is measured on many sets, not proven, and with so few "
-            f"images the true rate may well be {screen.false_alarm_interval[1]:.2g}."
+            "were judged by detectors fitted without them. That is not proven, and with so few images the true rate "
+            f"may well be {screen.false_alarm_interval[1]:.2g}."
         )
     if screen.confidence is None:
         return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake.{caution}"
