@@ -2,37 +2,33 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import index
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.data.datasets import check_source, nameless, open_images
 from recondite.data.images import Preprocessing
 from recondite.data.masks import open_region
 from recondite.data.sample import sampled
-from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, keys_of, one_of_each, read_all, rows_at_once, split
+from recondite.data.spool import Rows, keys_of, read_all, rows_at_once
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector, build, detector_class
 from recondite.distributed import collective, rank_and_size
 from recondite.errors import InputError, ReconditeWarning
 from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
-from recondite.progress import counted
 from recondite.screen.calibrate import calibrated
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
 from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, scores_left_out
-from recondite.screen.promise import units_in_words
 from recondite.screen.screen import OnBad, Screen
+from recondite.screen.separate import all_for_everything, how_many, separate_sets
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
 from recondite.torch_state import own_settings
 from recondite.training.presets import get_preset
-from recondite.training.snapshots import MOST_PICTURES
 
 _BAD_FILES_LISTED = 100
 _CALLER = 3  # warnings point there: `collective` lies between
@@ -194,9 +190,9 @@ def fit(
         if len(shares) == 3 and are_few(len(np.unique(keys)), shares[0], alpha, confidence, guarantee):
             few = keys
     if few is not None:
-        sets = _all_for_everything(spooled, few, training.seed)
+        sets = all_for_everything(spooled, few, training.seed)
     else:
-        sets = _separate_sets(spooled, model, held_out, zones.folder, group_by, pictures, training.seed, progress)
+        sets = separate_sets(spooled, model, held_out, zones.folder, group_by, pictures, training.seed, progress)
     if on_bad == "raise" and sets.bad:
         raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")
     if judged_by != ERROR and sets.evidence is None:
@@ -214,7 +210,7 @@ def fit(
         try:
             to_be.threshold(alpha, confidence, guarantee, group)
         except InputError as error:
-            raise InputError(f"{error}. In all there are {_how_many(spooled, sets.units)}") from error
+            raise InputError(f"{error}. In all there are {how_many(spooled, sets.units)}") from error
 
     left_out = None if few is None else scores_left_out(model, spooled, few, training, progress)
     folder = Path(run_folder) if run_folder is not None else None
@@ -258,118 +254,6 @@ def fit(
     )
 
 
-@dataclass(frozen=True)
-class _Sets:
-    images: Rows
-    validation: Rows | None
-    evidence: Rows | None
-    calibration: Rows
-    calibration_labels: list[str]
-    fingerprints: Mapping[str, str]
-    bad: list[tuple[str, str]]
-    moved: int
-    units: dict[str, int]
-
-
-_FEWEST = {"calibration": 1, "validation": FEWEST_VALIDATED, "evidence": FEWEST}
-
-
-def _all_for_everything(spooled: Spool, keys: NDArray[np.void], seed: int) -> _Sets:
-    """Return all images as those to fit, and one of each unit as those that calibrate."""
-    chosen, counts = one_of_each(keys, spooled.hashes, seed), np.unique(keys, return_counts=True)[1]
-    return _Sets(
-        images=spooled.rows(),
-        validation=None,
-        evidence=None,
-        calibration=spooled.rows(chosen),
-        calibration_labels=[spooled.labels[index] for index in chosen],
-        fingerprints={"images": spooled.fingerprint(), "calibration": spooled.fingerprint(chosen)},
-        bad=spooled.bad,
-        moved=0,
-        units={"images": len(keys), "units": len(counts), "largest": int(counts.max())},
-    )
-
-
-def _separate_sets(
-    spooled: Spool,
-    model: Detector,
-    held_out: Mapping[str, object],
-    masks: Path | None,
-    group_by: GroupBy,
-    pictures: Sequence[str],
-    seed: int,
-    shown: bool,
-) -> _Sets:
-    """Split the images, or open the sets given, so that no unit is in two of them.
-
-    Images given for one purpose may also be among those for another: the order of `held_out` says which one they serve;
-    to fit comes last. A share too small for its purpose is left to fit.
-    """
-    shares = {name: given if isinstance(given, float | int) else 0.0 for name, given in held_out.items()}
-    if not (min(shares.values()) >= 0 and sum(shares.values()) < 1):
-        raise InputError(f"expected shares for {', '.join(shares)} that leave images to fit; got {[*shares.values()]}")
-    spools = dict.fromkeys(held_out, spooled)
-    for name, given in held_out.items():
-        if given is not None and not isinstance(given, float | int):
-            opened = open_images(given, role="inliers", shape=model.shape, masks=masks)
-            spools[name] = read_all(opened, model.preprocessing, shown)
-    different = list({id(part): part for part in (spooled, *spools.values())}.values())
-    keys = dict(zip(map(id, different), keys_of(different, group_by), strict=True))
-
-    sizes = [round(share * len(spooled)) for share in shares.values()]
-    *parts, fitting = split(keys[id(spooled)], sizes, seed)
-    indices = dict(zip(held_out, parts, strict=True))
-    taken = spooled.hashes[:0]
-    for name, part in spools.items():
-        if part is not spooled:
-            indices[name] = np.arange(len(part))
-        elif len(indices[name]) < _FEWEST[name]:
-            fitting, indices[name] = np.concatenate([fitting, indices[name]]), indices[name][:0]
-        own = keys[id(part)][indices[name]]
-        indices[name] = indices[name][~np.isin(own, taken)]
-        taken = np.concatenate([taken, own])
-    free = ~np.isin(keys[id(spooled)][fitting], taken)
-    fitting, moved = fitting[free], int(np.sum(~free))
-    part, rows = spools["calibration"], indices["calibration"]
-    calibrating = indices["calibration"] = rows[one_of_each(keys[id(part)][rows], part.hashes[rows], seed)]
-    together = np.unique(np.concatenate(list(keys.values())), return_counts=True)[1]
-    units = {"images": int(together.sum()), "units": len(together), "largest": int(together.max())}
-    if len(fitting) == 0 or len(calibrating) == 0:
-        raise InputError(
-            f"{_how_many(spooled, units)}: {len(fitting)} are left to fit and {len(calibrating)} to calibrate; "
-            "both need some"
-        )
-    indices["validation"] = _pictured_first(indices["validation"], spools["validation"].ids, pictures)
-    chosen = {name: part.rows(indices[name]) if len(indices[name]) else None for name, part in spools.items()}
-    calibration = chosen["calibration"]
-    assert calibration is not None
-    evidence = chosen["evidence"]
-    return _Sets(
-        images=spooled.rows(fitting),
-        validation=chosen["validation"],
-        evidence=evidence if evidence is not None and len(evidence) >= FEWEST else None,
-        calibration=calibration,
-        calibration_labels=[part.labels[index] for index in calibrating],
-        fingerprints={"images": spooled.fingerprint(fitting), "calibration": part.fingerprint(calibrating)},
-        bad=[entry for part in different for entry in part.bad],
-        moved=moved,
-        units=units,
-    )
-
-
-def _pictured_first(index: NDArray[np.intp], ids: Sequence[str], pictures: Sequence[str]) -> NDArray[np.intp]:
-    """Return the rows with those in front whose ids are wanted: the first ones are pictured."""
-    rows = {ids[row]: row for row in index}
-    missing = [name for name in pictures if name not in rows]
-    if missing or isinstance(pictures, str) or len(set(pictures)) < len(pictures) or len(pictures) > MOST_PICTURES:
-        raise InputError(
-            f"expected pictures to be at most {MOST_PICTURES} different ids of validation images; got "
-            f"{missing[0] if missing else pictures!r}"
-        )
-    first = np.array([rows[name] for name in pictures], dtype=np.intp)
-    return np.concatenate([first, index[~np.isin(index, first)]])
-
-
 def _map_scale(model: Detector, rows: Rows, looked_at: int = 256) -> tuple[float, float]:
     """Return the feature scores at which heat maps begin and are brightest, from normal images.
 
@@ -400,16 +284,6 @@ def _sort_options(detector: str, options: Mapping[str, Any]) -> tuple[dict[str, 
         raise InputError(f"detector {detector!r} and its training have no option {unknown[0]!r}; they have: {listed}")
     defaults = detector_class(detector).training_defaults
     return own, make_options(TrainingOptions, {**defaults, **training}, "training")
-
-
-def _how_many(spooled: Spool, units: Mapping[str, int]) -> str:
-    """Say how many images there are, and how many of them tell something of their own."""
-    count, different = len(spooled), len(np.unique(spooled.hashes))
-    if units["units"] < min(different, units["images"]):
-        return units_in_words(units)
-    if different == count:
-        return counted(count, "image")
-    return f"{count:,} images, {'all identical' if different == 1 else f'of which {different:,} differ'}"
 
 
 def _check_given(image_size: object, held_out: Mapping[str, object]) -> None:

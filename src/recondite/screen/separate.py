@@ -1,0 +1,152 @@
+"""Which images serve what in a fit: no unit serves two purposes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.data.datasets import open_images
+from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, keys_of, one_of_each, read_all, split
+from recondite.data.units import GroupBy
+from recondite.detectors import Detector
+from recondite.errors import InputError
+from recondite.progress import counted
+from recondite.screen.evidence import FEWEST
+from recondite.screen.promise import units_in_words
+from recondite.training.snapshots import MOST_PICTURES
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Which images serve what in a fit.
+
+    Args:
+        images: to learn from.
+        validation: to choose the best epoch by; None for none.
+        evidence: to learn the statistics of unseen normal images from; None for too few.
+        calibration: to calibrate, one of each unit.
+        calibration_labels: theirs.
+        fingerprints: of "images" and "calibration".
+        bad: (id, reason) of each image that could not be read.
+        moved: how many images were left out of those to learn from, since their unit serves something else.
+        units: how many "images" there are, of how many "units", and how many in the "largest".
+    """
+
+    images: Rows
+    validation: Rows | None
+    evidence: Rows | None
+    calibration: Rows
+    calibration_labels: list[str]
+    fingerprints: Mapping[str, str]
+    bad: list[tuple[str, str]]
+    moved: int
+    units: dict[str, int]
+
+
+_FEWEST = {"calibration": 1, "validation": FEWEST_VALIDATED, "evidence": FEWEST}
+
+
+def all_for_everything(spooled: Spool, keys: NDArray[np.void], seed: int) -> Sets:
+    """Return all images as those to fit, and one of each unit as those that calibrate."""
+    chosen, counts = one_of_each(keys, spooled.hashes, seed), np.unique(keys, return_counts=True)[1]
+    return Sets(
+        images=spooled.rows(),
+        validation=None,
+        evidence=None,
+        calibration=spooled.rows(chosen),
+        calibration_labels=[spooled.labels[index] for index in chosen],
+        fingerprints={"images": spooled.fingerprint(), "calibration": spooled.fingerprint(chosen)},
+        bad=spooled.bad,
+        moved=0,
+        units={"images": len(keys), "units": len(counts), "largest": int(counts.max())},
+    )
+
+
+def separate_sets(
+    spooled: Spool,
+    model: Detector,
+    held_out: Mapping[str, object],
+    masks: Path | None,
+    group_by: GroupBy,
+    pictures: Sequence[str],
+    seed: int,
+    shown: bool,
+) -> Sets:
+    """Split the images, or open the sets given, so that no unit is in two of them.
+
+    Images given for one purpose may also be among those for another: the order of `held_out` says which one they serve;
+    to fit comes last. A share too small for its purpose is left to fit.
+    """
+    shares = {name: given if isinstance(given, float | int) else 0.0 for name, given in held_out.items()}
+    spools = dict.fromkeys(held_out, spooled)
+    for name, given in held_out.items():
+        if given is not None and not isinstance(given, float | int):
+            opened = open_images(given, role="inliers", shape=model.shape, masks=masks)
+            spools[name] = read_all(opened, model.preprocessing, shown)
+    different = list({id(part): part for part in (spooled, *spools.values())}.values())
+    keys = dict(zip(map(id, different), keys_of(different, group_by), strict=True))
+
+    sizes = [round(share * len(spooled)) for share in shares.values()]
+    *parts, fitting = split(keys[id(spooled)], sizes, seed)
+    indices = dict(zip(held_out, parts, strict=True))
+    taken = spooled.hashes[:0]
+    for name, part in spools.items():
+        if part is not spooled:
+            indices[name] = np.arange(len(part))
+        elif len(indices[name]) < _FEWEST[name]:
+            fitting, indices[name] = np.concatenate([fitting, indices[name]]), indices[name][:0]
+        own = keys[id(part)][indices[name]]
+        indices[name] = indices[name][~np.isin(own, taken)]
+        taken = np.concatenate([taken, own])
+    free = ~np.isin(keys[id(spooled)][fitting], taken)
+    fitting, moved = fitting[free], int(np.sum(~free))
+    part, rows = spools["calibration"], indices["calibration"]
+    calibrating = indices["calibration"] = rows[one_of_each(keys[id(part)][rows], part.hashes[rows], seed)]
+    together = np.unique(np.concatenate(list(keys.values())), return_counts=True)[1]
+    units = {"images": int(together.sum()), "units": len(together), "largest": int(together.max())}
+    if len(fitting) == 0 or len(calibrating) == 0:
+        raise InputError(
+            f"{how_many(spooled, units)}: {len(fitting)} are left to fit and {len(calibrating)} to calibrate; "
+            "both need some"
+        )
+    indices["validation"] = _pictured_first(indices["validation"], spools["validation"].ids, pictures)
+    chosen = {name: part.rows(indices[name]) if len(indices[name]) else None for name, part in spools.items()}
+    calibration = chosen["calibration"]
+    assert calibration is not None
+    evidence = chosen["evidence"]
+    return Sets(
+        images=spooled.rows(fitting),
+        validation=chosen["validation"],
+        evidence=evidence if evidence is not None and len(evidence) >= FEWEST else None,
+        calibration=calibration,
+        calibration_labels=[part.labels[index] for index in calibrating],
+        fingerprints={"images": spooled.fingerprint(fitting), "calibration": part.fingerprint(calibrating)},
+        bad=[entry for part in different for entry in part.bad],
+        moved=moved,
+        units=units,
+    )
+
+
+def _pictured_first(index: NDArray[np.intp], ids: Sequence[str], pictures: Sequence[str]) -> NDArray[np.intp]:
+    """Return the rows with those in front whose ids are wanted: the first ones are pictured."""
+    rows = {ids[row]: row for row in index}
+    missing = [name for name in pictures if name not in rows]
+    if missing or isinstance(pictures, str) or len(set(pictures)) < len(pictures) or len(pictures) > MOST_PICTURES:
+        raise InputError(
+            f"expected pictures to be at most {MOST_PICTURES} different ids of validation images; got "
+            f"{missing[0] if missing else pictures!r}"
+        )
+    first = np.array([rows[name] for name in pictures], dtype=np.intp)
+    return np.concatenate([first, index[~np.isin(index, first)]])
+
+
+def how_many(spooled: Spool, units: Mapping[str, int]) -> str:
+    """Say how many images there are, and how many of them tell something of their own."""
+    count, different = len(spooled), len(np.unique(spooled.hashes))
+    if units["units"] < min(different, units["images"]):
+        return units_in_words(units)
+    if different == count:
+        return counted(count, "image")
+    return f"{count:,} images, {'all identical' if different == 1 else f'of which {different:,} differ'}"
