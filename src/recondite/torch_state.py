@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from threading import RLock, local
 from typing import Any
 
 import torch
+
+from recondite.process_wide import ProcessWide
 
 _OWN: list[tuple[Callable[[], Any], Callable[[Any], None], Any]] = [
     (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
 ]
 """Settings of the whole process: how to read one, how to set it, and what the library computes with."""
-_changing, _seeding = RLock(), RLock()
-_callers: list[Any] = []
-_inside = 0
+_seeding = RLock()
 _thread = local()
 
 
@@ -30,7 +31,7 @@ def own_settings() -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        stack.enter_context(_process_settings())
+        stack.enter_context(_process_settings.held())
         # Each of these slows every call of torch down a little, so only where it is needed.
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
@@ -47,28 +48,19 @@ def own_settings() -> Iterator[None]:
             _thread.inside = False
 
 
-@contextmanager
-def _process_settings() -> Iterator[None]:
-    """Set what belongs to the whole process: the first thread that comes in, until the last one goes out."""
-    global _inside, _callers
-    with _changing:
-        if _inside == 0:
-            _callers = [read() for read, _, _ in _OWN]
-            _set([own for _, _, own in _OWN])
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _changing:
-            _inside -= 1
-            if _inside == 0:
-                _set(_callers)
+def _change() -> Callable[[], None]:
+    callers = [read() for read, _, _ in _OWN]
+    _set([own for _, _, own in _OWN])
+    return partial(_set, callers)
 
 
 def _set(values: list[Any]) -> None:
     for (read, write, _), value in zip(_OWN, values, strict=True):
         if read() != value:
             write(value)
+
+
+_process_settings = ProcessWide(_change)
 
 
 @contextmanager
