@@ -3,10 +3,11 @@
     python scripts/mutants.py src/recondite/statistics/calibration.py
     python scripts/mutants.py src/recondite/statistics src/recondite/detectors src/recondite/screen --most 500
 
-A mutant is a file with one operator, number, condition or direction changed. The tests run in a process of their own,
-on a copy of the source, and stop at the first failure: those test files that name the module, or `--tests`. Survivors,
-which no test failed on, are listed: write the test, or add the change to `EXPLAINED`. With `--most` a sample is drawn,
-the same one for the same seed. A file takes minutes, everything a day. (mutmut and cosmic-ray change the tree itself.)
+A mutant is a file with one operator, number, condition or direction changed. The tests run in a fork of this process,
+on a copy of the source, and stop at the first failure: those test files that name the module, else `OTHERWISE`, or
+`--tests`. Survivors, which no test failed on, are listed: write the test, or add the change to `EXPLAINED`. With
+`--most` a sample is drawn, the same one for the same seed. A file takes minutes. (mutmut and cosmic-ray change the tree
+itself.)
 """
 
 import argparse
@@ -14,12 +15,23 @@ import ast
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.dont_write_bytecode = True  # two mutants of one second and one size would share their bytecode
+
+import matplotlib.pyplot  # noqa: E402, F401
+import numpy as np  # noqa: E402, F401
+import pytest  # noqa: E402
+import scipy.stats  # noqa: E402, F401
+import skimage.metrics  # noqa: E402, F401
+import sklearn.datasets  # noqa: E402, F401
+import torch  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parent.parent
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
@@ -35,6 +47,8 @@ EXPLAINED = {
     },
 }
 """File -> line and change -> why no test can see it."""
+OTHERWISE = ["tests/test_detectors.py", "tests/test_screen.py", "tests/test_features.py"]
+"""The tests of a file that none names."""
 
 
 class Mutator(ast.NodeTransformer):
@@ -92,22 +106,50 @@ def tests_of(path: Path) -> list[str]:
     dotted = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
     found = [test for test in sorted((ROOT / "tests").glob("test_*.py")) if dotted in test.read_text(encoding="utf-8")]
     named = ROOT / "tests" / f"test_{path.stem}.py"
-    return [str(test.relative_to(ROOT)) for test in dict.fromkeys([*([named] if named.exists() else []), *found])]
+    found = [str(test.relative_to(ROOT)) for test in dict.fromkeys([*([named] if named.exists() else []), *found])]
+    return found or OTHERWISE
 
 
-def survives(path: Path, source: str, tests: list[str], seconds: int) -> bool:
-    """Return whether the tests pass on a copy of the source with this file changed."""
-    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-        copy = Path(folder) / "src"
-        shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / path.relative_to(ROOT / "src")).write_text(source, encoding="utf-8")
-        where = {**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-        pytest = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", *tests]
-        try:
-            done = subprocess.run(pytest, cwd=ROOT, env=where, capture_output=True, timeout=seconds, check=False)
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0
+def survives(copy: Path, path: Path, source: str, tests: list[str], seconds: int) -> bool:
+    """Return whether the tests pass on the copy with this file changed, in a fork that has the libraries loaded."""
+    changed = copy / path.relative_to(ROOT / "src")
+    original = changed.read_text(encoding="utf-8")
+    changed.write_text(source, encoding="utf-8")
+    try:
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            os._exit(_passes(copy, tests))
+        return _waited(child, seconds)
+    finally:
+        changed.write_text(original, encoding="utf-8")
+
+
+def _passes(copy: Path, tests: list[str]) -> int:
+    """Run tests on the copy; called in a process of its own, and silent."""
+    silence = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(silence, stream)
+    os.chdir(ROOT)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(copy), str(ROOT / "tests")])
+    sys.path[:0] = [str(copy), str(ROOT / "tests")]
+    try:
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", *tests]))
+    except BaseException:
+        return 1
+
+
+def _waited(child: int, seconds: int) -> bool:
+    """Return whether a process ended well; one that takes too long is killed with all it started."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status == 0
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
 
 
 def main(given: argparse.Namespace) -> int:
@@ -118,23 +160,26 @@ def main(given: argparse.Namespace) -> int:
     if given.most and given.most < len(everything):
         chosen = sorted(random.Random(given.seed).sample(everything, given.most))
     survivors, killed, explained, start = [], 0, 0, time.monotonic()
-    for file, number in chosen:
-        source = file.read_text(encoding="utf-8")
-        tree, mutator = ast.parse(source), Mutator(number)
-        mutator.visit(tree)
-        name = str(file.relative_to(ROOT / "src" / "recondite"))
-        change = f"{source.splitlines()[mutator.line - 1].strip()}: {mutator.told}"
-        if change in EXPLAINED.get(name, {}):
-            explained += 1
-            continue
-        if time.monotonic() - start > given.minutes * 60:
-            break
-        tests = given.tests or tests_of(file)
-        if tests and not survives(file, ast.unparse(ast.fix_missing_locations(tree)), tests, given.seconds):
-            killed += 1
-            continue
-        survivors.append(f"{name}:{mutator.line}: {change}" + ("" if tests else "  (no test names this file)"))
-        print(survivors[-1], flush=True)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copy = Path(folder) / "src"
+        shutil.copytree(ROOT / "src", copy)
+        for file, number in chosen:
+            source = file.read_text(encoding="utf-8")
+            tree, mutator = ast.parse(source), Mutator(number)
+            mutator.visit(tree)
+            name = str(file.relative_to(ROOT / "src" / "recondite"))
+            change = f"{source.splitlines()[mutator.line - 1].strip()}: {mutator.told}"
+            if change in EXPLAINED.get(name, {}):
+                explained += 1
+                continue
+            if time.monotonic() - start > given.minutes * 60:
+                break
+            mutant = ast.unparse(ast.fix_missing_locations(tree))
+            if not survives(copy, file, mutant, given.tests or tests_of(file), given.seconds):
+                killed += 1
+                continue
+            survivors.append(f"{name}:{mutator.line}: {change}")
+            print(survivors[-1], flush=True)
     tried = killed + explained + len(survivors)
     print(
         f"{tried} of {len(everything)} mutants in {time.monotonic() - start:.0f} s: {killed} killed, "
