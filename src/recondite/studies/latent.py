@@ -14,6 +14,7 @@ from recondite.data.images import Floats
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.perturbations import masked
+from recondite.progress import counted
 from recondite.progress import progress as show
 from recondite.reports.image_figures import plot_picture_rows
 from recondite.reports.page import TablePage
@@ -137,8 +138,8 @@ def denoising_study(
     columns = [f"{name}_{when}" for name in measures for when in ("before", "after")]
     page = TablePage(
         title="Out of noise",
-        lead=f"{len(pixels)} images with Gaussian noise, cut to [0, 1], before and after {detector.name} rebuilt them; "
-        f"all compared with the images without noise.{unreadable(bad)}",
+        lead=f"{counted(len(pixels), 'image')} with Gaussian noise, cut to [0, 1], before and after "
+        f"{detector.name} rebuilt them; all compared with the images without noise.{unreadable(bad)}",
         columns=["noise", *(name.replace("_", " ") for name in columns)],
         rows=[[f"{row['noise']:g}", *(f"{row[name]:.4g}" for name in columns)] for row in rows],
         note="Where the error after is lower than before, rebuilding took noise away; below that, it loses detail.",

@@ -15,6 +15,7 @@ from recondite.data.spool import Rows, Spool, keys_of, read_all, split
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, make_options, options_to_json
+from recondite.progress import counted
 from recondite.reports.figures import plot_history
 from recondite.reports.image_figures import plot_picture_rows
 from recondite.reports.page import TablePage
@@ -86,7 +87,7 @@ def linear_study(
         figures[f"losses-{name.split()[0]}"].set_title(name, fontsize=10)
     page = TablePage(
         title="What non-linearities are worth",
-        lead=f"The same {len(learnt):,} images learnt with {latent_size} numbers an image, measured on "
+        lead=f"The same {counted(len(learnt), 'image')} learnt with {latent_size} numbers an image, measured on "
         f"{len(held_out):,} others; {' x '.join(map(str, shape))} (channels x height x width).",
         columns=["method", "weights", "error, learnt", "error, held out", "seconds"],
         rows=[

@@ -13,6 +13,7 @@ from recondite.data.datasets import nameless
 from recondite.data.images import Floats
 from recondite.errors import InputError
 from recondite.perturbations import MaskKind, masked
+from recondite.progress import counted
 from recondite.reports.image_figures import plot_feature_scores
 from recondite.reports.page import TablePage
 from recondite.screen.evidence import ERROR
@@ -95,9 +96,9 @@ def mask_size_study(
     what = f"{kind} noise" if kind in ("normal", "uniform") else f"masks of kind {kind}"
     page = TablePage(
         title="Score against the size of a mask",
-        lead=f"{len(pixels)} images, {masks} square masks of each size ({what}{', added' if add else ''}) at random "
-        f"places; score {score!r} of a screen ({screen.detector.name}). {len(found):,} images made and scored "
-        f"in {unfinished.seconds:.1f} s.{unreadable(bad)}",
+        lead=f"{counted(len(pixels), 'image')}, {masks} square masks of each size ({what}{', added' if add else ''}) "
+        f"at random places; score {score!r} of a screen ({screen.detector.name}). {counted(len(found), 'image')} made "
+        f"and scored in {unfinished.seconds:.1f} s.{unreadable(bad)}",
         columns=["side", "mean score", "middle 80 % of images", "flagged"],
         rows=[
             [str(r["size"]), f"{r['mean']:.5g}", f"{r['low']:.5g} to {r['high']:.5g}", f"{r['flagged']:.3f}"]
@@ -168,7 +169,8 @@ def feature_share_study(
     page = TablePage(
         title="Scores of the worst values only",
         lead=f"The score of an image as the mean of its worst values, against the side of a mask of kind {kind}; "
-        f"{len(pixels)} images, {masks} masks of each size, {len(found):,} images scored.{unreadable(bad)}",
+        f"{counted(len(pixels), 'image')}, {masks} masks of each size, {counted(len(found), 'image')} "
+        f"scored.{unreadable(bad)}",
         columns=["side", *labels],
         rows=[[str(size), *(f"{value:.5g}" for value in line)] for size, line in zip(sides, means, strict=True)],
         note="A small mask is diluted in the mean of all values; the mean of the worst sees it.",

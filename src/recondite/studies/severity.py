@@ -12,6 +12,7 @@ from recondite.data.datasets import nameless
 from recondite.data.images import Floats
 from recondite.errors import InputError
 from recondite.perturbations import CORRUPTIONS, DEFECTS, SEVERITIES, corrupted, defective
+from recondite.progress import counted
 from recondite.reports.figures import plot_aurocs
 from recondite.reports.image_figures import plot_feature_scores
 from recondite.reports.page import TablePage
@@ -88,8 +89,8 @@ def severity_study(
     }
     page = TablePage(
         title="Score against corruption",
-        lead=f"{len(pixels)} images, {len(names)} corruptions at five severities; score {score!r} of a screen "
-        f"({screen.detector.name}). {len(found):,} images scored.{unreadable(bad)}",
+        lead=f"{counted(len(pixels), 'image')}, {counted(len(names), 'corruption')} at five severities; score "
+        f"{score!r} of a screen ({screen.detector.name}). {counted(len(found), 'image')} scored.{unreadable(bad)}",
         columns=["corruption", *(f"severity {severity}" for severity in SEVERITIES)],
         rows=[
             [name, *(f"{row['auroc']:.3f} ({row['flagged']:.0%})" for row in own[1:])] for name, own in table.items()
@@ -167,8 +168,8 @@ def defects_study(
     measures = [name for name in rows[0] if name != "defect"]
     page = TablePage(
         title="Small defects: detected and localised",
-        lead=f"{len(pixels)} images, each with one defect of every kind drawn in, scored by the error of a screen "
-        f"({screen.detector.name}).{unreadable(bad)}",
+        lead=f"{counted(len(pixels), 'image')}, each with one defect of every kind drawn in, scored by the error of "
+        f"a screen ({screen.detector.name}).{unreadable(bad)}",
         columns=["defect", *(name.replace("_", " ") for name in measures)],
         rows=[[row["defect"], *("" if row[name] is None else f"{row[name]:.3f}" for name in measures)] for row in rows],
         note="AUROC tells images with the defect from the same ones without. Pixel AUROC and per-region overlap (up to "

@@ -17,6 +17,7 @@ from recondite.data.datasets import open_images
 from recondite.data.files import atomic_file
 from recondite.data.layouts import masks_of, sets_in
 from recondite.errors import InputError, ReconditeError
+from recondite.progress import counted
 from recondite.progress import progress as show
 from recondite.reports.evaluation import located_maps
 from recondite.reports.figures import plot_aurocs
@@ -215,8 +216,8 @@ def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     empty = [""] * (len(_COLUMNS) - 3)
     page = TablePage(
         title="Detectors on data sets of defects",
-        lead=f"{len(names)} sets, {len(detectors)} detectors: how well test images with defects are told from those "
-        "without, and, where there are masks and heat maps, the pixels of defects from others.",
+        lead=f"{counted(len(names), 'set')}, {counted(len(detectors), 'detector')}: how well test images with defects "
+        "are told from those without, and, where there are masks and heat maps, the pixels of defects from others.",
         columns=[words for words, _ in _COLUMNS],
         rows=[
             *([_cell(row, key) for _, key in _COLUMNS] for row in rows),
