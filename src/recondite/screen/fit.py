@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from operator import index
 from pathlib import Path
 from typing import Any, get_args
@@ -212,9 +213,10 @@ def fit(
         except InputError as error:
             raise InputError(f"{error}. In all there are {how_many(spooled, sets.units)}") from error
 
-    left_out = None if few is None else scores_left_out(model, spooled, few, training, progress)
     folder = Path(run_folder) if run_folder is not None else None
-    model.fit_rows(sets.images, sets.validation, training, folder, resume, progress)
+    with model.looking_once(sets.images, progress) if few is not None else nullcontext():
+        left_out = None if few is None else scores_left_out(model, spooled, few, training, progress)
+        model.fit_rows(sets.images, sets.validation, training, folder, resume, progress)
     learnt: Evidence | None = None
     if sets.evidence is not None:
         observer = fit_observer(model, sets.images, reencoding=reencoding, classifier=view, progress=progress)
