@@ -15,7 +15,7 @@ from recondite import InputError, build, write_report
 from recondite.cli import main
 from recondite.data.datasets import nameless
 from recondite.detectors.feature_options import LOCAL, Method
-from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, greedy_coreset
+from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, decomposed, greedy_coreset
 from recondite.networks import backbones
 from recondite.networks.fused import Packed
 from recondite.networks.hooks import evaluating
@@ -202,6 +202,20 @@ def test_distances_of_vectors_left_out_are_those_of_a_model_without_them(make, t
     expected = torch.stack(expected)
     assert (found / expected).log().abs().mean() < tolerance
     assert (within(vectors) / expected).log().mean() < -3 * tolerance
+
+
+def test_a_covariance_of_few_vectors_is_decomposed_as_any_other():
+    vectors = torch.randn(20, 100, generator=torch.Generator().manual_seed(0)).double() @ torch.diag(
+        torch.logspace(0, -4, 100).double()
+    )
+    centred = vectors - vectors.mean(0)
+    covariance = centred.T @ centred / len(vectors)
+    variances, directions = decomposed(covariance, len(vectors))
+    expected = torch.linalg.eigvalsh(covariance).flip(0)
+    torch.testing.assert_close(variances[:19], expected[:19], rtol=1e-6, atol=0)
+    assert variances[19:].max() < 1e-12 * variances[0]
+    torch.testing.assert_close(directions.T @ directions, torch.eye(100).double())
+    torch.testing.assert_close(directions @ torch.diag(variances) @ directions.T, covariance, atol=1e-12, rtol=0)
 
 
 def test_a_coreset_covers_better_than_the_same_number_at_random():

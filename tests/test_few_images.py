@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from test_units import bursts, scenes
+from torch import nn
 
 import recondite
 from recondite import InputError
 from recondite.cli import main
-from recondite.detectors import build
+from recondite.detectors import Detector, build
+from recondite.detectors.features import Features
 from recondite.screen.few_images import alpha_for, are_few
 from recondite.screen.promise import promise
 
@@ -72,6 +75,23 @@ def test_the_rate_is_about_alpha(count):
         rates.append(screen.predict(every[count:]).is_outlier.mean())
     # Each of 30 rates follows about Beta(1, n): its standard deviation is about alpha.
     assert abs(np.mean(rates) - screen.alpha) < 3.5 * screen.alpha / 30**0.5
+
+
+def test_a_frozen_network_looks_once_at_the_images_of_all_fits(monkeypatch):
+    """Eleven fits of the same numbers, and as many passes of the network as one fit and its calibration need."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 8, 3, 2, 1))
+    looked = []
+    network[0].register_forward_hook(lambda *call: looked.append(len(call[2])))
+    options = {"detector": "features", "backbone": network, "layers": ("2",), "place_layers": ("2",)}
+    options |= {"methods": ("mahalanobis", "padim"), "latent_size": 4}
+    once = recondite.fit(scenes(24), **options)
+    few, looked[:] = sum(looked), []
+    monkeypatch.setattr(Features, "looking_once", Detector.looking_once)
+    again = recondite.fit(scenes(24), **options)
+    assert sum(looked) == few + 24 * 9
+    np.testing.assert_allclose(once.calibrator.scores, again.calibrator.scores, rtol=1e-4, atol=1e-4)
+    assert once.detector.memory is None
 
 
 def test_the_command_says_what_it_promises(tmp_path, capsys):

@@ -64,7 +64,11 @@ class TrainingOptions:
     ] = None
     keep_best: Annotated[bool, Field(description="end with the weights of the lowest validation error")] = True
     trim: Annotated[
-        float, Field(ge=0, lt=1, description="share of the worst rebuilt training images left out of each epoch")
+        Annotated[float, Field(ge=0, lt=1)] | Literal["auto"],
+        Field(
+            description="share of the worst rebuilt training images left out of each epoch; auto for those whose "
+            "errors lie far out"
+        ),
     ] = 0.0
     augment: Annotated[
         str,

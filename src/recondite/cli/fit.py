@@ -74,6 +74,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         pictures: str | None = None,
         by_folder: Annotated[bool, Parameter(negative="")] = False,
         group_by: str = "copies",
+        contamination: str | None = None,
         reencoding: Annotated[bool, Parameter(negative="")] = False,
         on_bad: OnBad = "flag",
         resume: Annotated[bool, Parameter(negative="")] = False,
@@ -131,6 +132,9 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             What tells images that belong together (of one part, scene or burst): copies (near-copies and bursts are
             found), none, folder, prefix (the name without its last number), a regular expression found in the ids
             (its first group), or a .csv file with the columns id and group. They stay in one part, and one calibrates.
+        contamination
+            Share of bad images that may hide among those given, in [0, .5), or auto for those that lie far out: they
+            are neither learnt from nor calibrated on, and named. By default all count.
         reencoding
             Add to the evidence how the reconstruction is encoded again; more accurate and slower.
         on_bad
@@ -171,6 +175,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             confidence=confidence,
             guarantee=guarantee,
             by_folder=by_folder,
+            contamination=None if contamination is None else share_or_source(contamination),
             group_by=os.path.abspath(group_by) if group_by.lower().endswith(".csv") else group_by,
             on_bad=on_bad,
             **{**(options or {}), **(training or {})},
@@ -237,6 +242,11 @@ def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], sett
     count = screen.facts["unreadable"]["count"]
     if count > _LINES_OF_BAD_FILES:
         print(f"left out: {count} unreadable images in all; see {output}/manifest.json", file=sys.stderr)
+    suspects = (screen.facts.get("contamination") or {}).get("suspects", [])
+    for name in suspects[:_LINES_OF_BAD_FILES]:
+        print(f"suspect, left out: {name}", file=sys.stderr)
+    if len(suspects) > _LINES_OF_BAD_FILES:
+        print(f"suspect, left out: {len(suspects)} images in all; see {output}/manifest.json", file=sys.stderr)
     print_table(screen_rows(screen), title=str(output))
     if screen.facts.get("chosen"):
         print(f"\nchosen: {screen.detector.name}, for {screen.facts['chosen']};")

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -168,6 +169,11 @@ class Detector(Inputs):
         self.fitted.fill_(True)
         fit_prior(self, images)
         return self
+
+    @contextmanager
+    def looking_once(self, images: Rows, show_progress: bool = False) -> Iterator[None]:  # noqa: ARG002
+        """While it lasts, fits of this detector and its copies on any of these images share what a network saw."""
+        yield
 
     def rebuilt(self, x: Tensor) -> Tensor | None:
         """Return a batch rebuilt, to look at; both in image units. None where what is rebuilt is not an image."""

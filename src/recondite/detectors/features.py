@@ -8,9 +8,10 @@ methods in one pass, combined by their standardised logarithms.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, cast, get_args
+from typing import Any, ClassVar, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ from recondite.detectors.feature_options import COMBINED, LOCAL, FeaturesOptions
 from recondite.detectors.feature_vectors import FeatureVectors
 from recondite.detectors.inside import Inside, in_one_row, spread_out
 from recondite.detectors.measured import Measured
+from recondite.detectors.seen import Memory, Seen
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
-from recondite.distributed import shard_of, unsharded
+from recondite.distributed import rank_and_size, shard_of, unsharded
 from recondite.errors import InputError
 from recondite.networks.backbones import VARIANTS, Backbone
 from recondite.networks.hooks import evaluating
@@ -43,20 +45,6 @@ _FEWEST_IMAGES = 4
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
 _SMALLEST, _SMALLEST_SPREAD = 1e-12, 1e-3
 _STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
-
-
-class _Seen(NamedTuple):
-    """The vectors of N images (N, 1, F), of their places (N, P, G), and which of these count."""
-
-    whole: Tensor
-    places: Tensor
-    cells: Inside | None
-
-    def some(self, taken: slice, count: int) -> "_Seen":
-        """Return it for those of a slice of `count` images that are among some evenly spaced ones."""
-        step = max(1, count // _STANDARDISED_BY)
-        rows = slice(-taken.start % step, None, step)
-        return _Seen(self.whole[rows], self.places[rows], None if self.cells is None else self.cells.of(rows))
 
 
 class Features(Detector):
@@ -118,6 +106,7 @@ class Features(Detector):
                 raise InputError(f"the units of backbone {options.backbone!r} are known; got units={options.units!r}")
         super().__init__(shape, options)
         self.modules_given = backbone is not None
+        self.memory: Memory | None = None
         self.methods = options.methods or self._default_methods()
         if len(set(self.methods)) < len(self.methods):
             raise InputError(f"expected every method once; got {', '.join(self.methods)}")
@@ -178,8 +167,7 @@ class Features(Detector):
                 f"dfr needs at least {fewest} validation images to choose its epoch and standardise its distances by; "
                 f"got {len(validation or ())}: give more images, or a larger share for validation"
             )
-        if not self.modules_given and not self.fitted:  # else they have come with the screen
-            self.vectors.load_weights()
+        self._load_weights()
         kept = self._learn(images, show_progress)
         trained = next((model for model in self.models.values() if isinstance(model, FeatureAutoencoder)), None)
         error, drawn = None, torch.empty(0)
@@ -192,6 +180,20 @@ class Features(Detector):
         self._standardise(kept, left_out=unseen is None)
         self.fitted.fill_(True)
         return self
+
+    @contextmanager
+    def looking_once(self, images: Rows, show_progress: bool = False) -> Iterator[None]:
+        # Masks travel in the pixels, and processes share images out anew for each fit.
+        if self.preprocessing.masked or rank_and_size()[1] > 1:
+            yield
+            return
+        self._load_weights()
+        seen = (part for _, part in self._looked_at(images, show_progress))
+        self.memory = Memory(images, ((part.whole, part.places) for part in seen))
+        try:
+            yield
+        finally:
+            self.memory = None
 
     def validation_errors(self, x: Tensor) -> Tensor:
         """Return the mean squared error of each image's features (N,)."""
@@ -279,7 +281,7 @@ class Features(Detector):
             return FeatureAutoencoder(size, fewer)
         return Bank(size, options.bank_size, options.neighbours)
 
-    def _learn(self, images: Rows, shown: bool) -> list[_Seen]:
+    def _learn(self, images: Rows, shown: bool) -> list[Seen]:
         """Fit every model but dfr in one pass, and return the vectors of some of the images."""
         models = {"": self.whole, **self._models()}
         counted = self._counted()
@@ -297,20 +299,20 @@ class Features(Detector):
             for name, model in models.items():
                 vectors = seen.places[:, places[name]] if name in LOCAL else seen.whole
                 model.add(vectors, taken.start * vectors_of_image[name])
-            kept.append(seen.some(taken, len(images)))
+            kept.append(seen.some(taken, len(images), _STANDARDISED_BY))
         for model in models.values():
             model.settle()
         return kept
 
     def _met(
         self, validation: Rows, trained: FeatureAutoencoder | None, shown: bool
-    ) -> tuple[list[_Seen], float, Tensor]:
+    ) -> tuple[list[Seen], float, Tensor]:
         """Return some of what is seen in validation images, their mean error, and the vectors to validate dfr by."""
         counted = torch.arange(math.prod(self.grid))[self._counted()]
         drawn = None if trained is None else trained.drawn_from(len(validation) * len(counted))
         kept, errors = [], []
         for taken, seen in self._looked_at(validation, shown):
-            kept.append(seen.some(taken, len(validation)))
+            kept.append(seen.some(taken, len(validation), _STANDARDISED_BY))
             errors.append(self.whole.distance(seen.whole)[:, 0])
             if drawn is not None:
                 drawn.add(seen.places[:, counted], taken.start * len(counted))
@@ -322,21 +324,31 @@ class Features(Detector):
         region = self.preprocessing.region
         return slice(None) if region is None else torch.from_numpy(np.flatnonzero(touched(region, *self.grid)))
 
-    def _looked_at(self, images: Rows, shown: bool) -> Iterator[tuple[slice, _Seen]]:
+    def _load_weights(self) -> None:
+        if not self.modules_given and not self.fitted:  # else they have come with the screen
+            self.vectors.load_weights()
+
+    def _looked_at(self, images: Rows, shown: bool) -> Iterator[tuple[slice, Seen]]:
         """Yield which images, and what is seen in them, of this process's share."""
-        ready, mine = self.runner.ready(self), shard_of(images.slices(self.scoring_batch))
+        mine = shard_of(images.slices(self.scoring_batch))
+        if self.memory is not None and self.memory.holds(images):
+            for taken in mine:
+                whole, places = self.memory.take(images, taken)
+                yield taken, Seen(whole.to(self.device), places.to(self.device), self._cells(torch.empty(0)))
+            return
+        ready = self.runner.ready(self)
         with progress("features", sum(taken.stop - taken.start for taken in mine), shown) as advance:
             for taken in mine:
                 with evaluating(ready):
                     x = torch.from_numpy(images.take(taken)).to(self.device)
                     whole, places = ready._vectors(x)
-                yield taken, _Seen(whole, places, self._cells(x))
+                yield taken, Seen(whole, places, self._cells(x))
                 advance(taken.stop - taken.start, "")
 
     def _models(self) -> dict[str, VectorModel]:
         return cast(dict[str, VectorModel], dict(self.models.items()))
 
-    def _standardise(self, some: Sequence[_Seen], left_out: bool) -> None:
+    def _standardise(self, some: Sequence[Seen], left_out: bool) -> None:
         """Learn the middle and the spread of the logarithm of each method's distances from what this process saw."""
         mine = []
         with evaluating(self):

@@ -20,6 +20,7 @@ _SMALLEST = 1e-12
 _CANDIDATES_OF_EACH = 10
 _ITSELF, _MOST_LOST = 1e-3, 0.9999
 _PROJECTED = 64
+_SPARE = 8
 
 
 class VectorModel(nn.Module):
@@ -90,11 +91,11 @@ class Decomposition(VectorModel):
         count, total, products = self._sums
         mean = total / count
         # Vectors have about length 1, so that float64 loses nothing of note in this difference.
-        variances, directions = torch.linalg.eigh(products / count - mean.outer(mean))
+        variances, directions = decomposed(products / count - mean.outer(mean), int(count))
         self.count.copy_(count)
         self.mean.copy_(mean)
-        self.variances.copy_(variances.flip(0).clamp(min=0))
-        self.components.copy_(directions.flip(1).T)
+        self.variances.copy_(variances)
+        self.components.copy_(directions.T)
         self._sums = []
 
     def latents(self, vectors: Tensor) -> Tensor:
@@ -288,6 +289,24 @@ def _left_out(distances: Tensor, size: int, count: Tensor, own: float | Tensor) 
     others = (count - 1).clamp(min=1)
     lost = (own * distances * size / others).clamp(max=_MOST_LOST)
     return (distances * (count / others) ** 2 / (1 - lost)).to(distances.dtype)
+
+
+def decomposed(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the variances (F,) of a covariance (F, F) of `count` vectors, largest first, and its directions (F, F).
+
+    Of few vectors it has no more than that many directions: these are found within its product with random vectors
+    (Halko, Martinsson, Tropp 2011, arXiv 0909.4061), exactly but for rounding, and the rest is any basis.
+    """
+    size, few = len(covariance), count + _SPARE
+    if few > size // 2:
+        variances, directions = torch.linalg.eigh(covariance)
+        return variances.flip(0).clamp(min=0), directions.flip(1)
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(size, few, dtype=covariance.dtype, generator=generator).to(covariance.device)
+    spanned = torch.linalg.qr(covariance @ random).Q
+    variances, directions = torch.linalg.eigh(spanned.T @ covariance @ spanned)
+    every = torch.linalg.qr(spanned @ directions.flip(1), mode="complete").Q
+    return torch.cat([variances.flip(0).clamp(min=0), variances.new_zeros(size - few)]), every
 
 
 def greedy_coreset(vectors: Tensor, size: int) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.spool import Spool, one_of_each
+from recondite.data.spool import Rows, Spool, one_of_each
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.options import TrainingOptions
@@ -61,7 +61,12 @@ def alpha_for(count: int, alpha: float | None) -> float:
 
 
 def scores_left_out(
-    unfitted: Detector, images: Spool, keys: NDArray[np.void], training: TrainingOptions, shown: bool
+    unfitted: Detector,
+    images: Spool,
+    keys: NDArray[np.void],
+    training: TrainingOptions,
+    shown: bool,
+    learnt: NDArray[np.bool_] | None = None,
 ) -> LeftOut:
     """Deal units out to ten parts, or as many as there are units, and judge each part by a detector fitted without it.
 
@@ -75,22 +80,54 @@ def scores_left_out(
         keys: (N,) of their units.
         training: how to fit.
         shown: show progress on standard error.
+        learnt: which images detectors are fitted on (N,); None for all.
     """
     chosen = one_of_each(keys, images.hashes, training.seed)
-    unit_of = np.unique(keys, return_inverse=True)[1]
     parts = min(_PARTS, len(chosen))
-    part_of = np.random.default_rng(training.seed).permutation(len(chosen))[unit_of] % parts
-    scores = np.empty(len(chosen))
-    peaks: NDArray[np.float64] | None = np.empty(len(chosen))
-    with progress("leaving images out", parts, shown) as advance:
+    every = np.ones(len(keys), dtype=bool) if learnt is None else learnt
+    scores, peaks = judged_in_turn(
+        unfitted, images.rows(), keys, chosen, every, parts, training, shown, "leaving images out"
+    )
+    return LeftOut(chosen, scores, peaks, parts)
+
+
+def judged_in_turn(
+    unfitted: Detector,
+    images: Rows,
+    keys: NDArray[np.void],
+    judged: NDArray[np.intp],
+    learnt: NDArray[np.bool_],
+    parts: int,
+    training: TrainingOptions,
+    shown: bool,
+    title: str,
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Return scores (n,) of images, and their peaks, by detectors fitted without the part that their unit is in.
+
+    Args:
+        unfitted: of which copies are fitted.
+        images: N of them.
+        keys: (N,) of their units.
+        judged: (n,) the rows that are judged.
+        learnt: (N,) which images detectors are fitted on.
+        parts: how many.
+        training: how to fit.
+        shown, title: show progress on standard error.
+    """
+    units, unit_of = np.unique(keys, return_inverse=True)
+    part_of = np.random.default_rng(training.seed).permutation(len(units))[unit_of] % parts
+    scores = np.empty(len(judged))
+    peaks: NDArray[np.float64] | None = np.empty(len(judged))
+    with progress(title, parts, shown) as advance:
         for part in range(parts):
             detector = deepcopy(unfitted)
-            detector.fit_rows(images.rows(np.flatnonzero(part_of != part)), None, training)
-            here = np.flatnonzero(part_of[chosen] == part)
-            scores[here], _, highest = observed(detector, None, images.rows(chosen[here]))
+            fitted_on = images.index[(part_of != part) & learnt]
+            detector.fit_rows(Rows(images.pixels, fitted_on), None, training)
+            here = np.flatnonzero(part_of[judged] == part)
+            scores[here], _, highest = observed(detector, None, Rows(images.pixels, images.index[judged[here]]))
             if highest is None or peaks is None:
                 peaks = None
             else:
                 peaks[here] = highest
             advance(1, "")
-    return LeftOut(chosen, scores, peaks, parts)
+    return scores, peaks

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from operator import index
 from pathlib import Path
 from typing import Any, get_args
@@ -22,11 +24,13 @@ from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
 from recondite.screen.calibrate import calibrated
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
+from recondite.screen.contamination import good_evidence, good_images, without_suspects
 from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
 from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, scores_left_out
 from recondite.screen.screen import OnBad, Screen
 from recondite.screen.separate import all_for_everything, how_many, separate_sets
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
+from recondite.statistics.contamination import Contamination, check_contamination
 from recondite.torch_state import own_settings
 from recondite.training.presets import get_preset
 
@@ -55,6 +59,7 @@ def fit(
     pictures: Sequence[str] = (),
     by_folder: bool = False,
     group_by: GroupBy = COPIES,
+    contamination: Contamination | None = None,
     on_bad: OnBad = "flag",
     run_folder: Path | str | None = None,
     resume: bool = False,
@@ -104,6 +109,9 @@ def fit(
         group_by: what tells units: "copies" (default: near-copies and bursts are found), "none" (equal pixels alone),
             "folder", "prefix" (the name without its last number), a regular expression found in ids (its first group),
             a .csv file with the columns id and group, or labels, in order or by id.
+        contamination: the share of bad images that may hide among those given, in [0, .5), or "auto" for those whose
+            scores lie far out: they are neither learnt from nor calibrated on, and `facts` list them; see "Bad images
+            among the good" in docs/concepts.md.
         on_bad: "flag" and "skip" leave unreadable images out and list them in `facts`; "raise" is an error.
         run_folder: where training keeps its checkpoint and logs.
         resume: go on from the checkpoint in `run_folder`.
@@ -129,6 +137,7 @@ def fit(
         raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
     check_promise(alpha, confidence, guarantee)
     check_group_by(group_by)
+    check_contamination(contamination)
     _check_given(image_size, {"calibration": calibration, "validation": validation, "evidence": evidence})
     recipe = get_preset(preset) if preset is not None else None
     if detector == AUTO_DETECTOR:
@@ -212,20 +221,29 @@ def fit(
         except InputError as error:
             raise InputError(f"{error}. In all there are {how_many(spooled, sets.units)}") from error
 
-    left_out = None if few is None else scores_left_out(model, spooled, few, training, progress)
     folder = Path(run_folder) if run_folder is not None else None
-    model.fit_rows(sets.images, sets.validation, training, folder, resume, progress)
+    if contamination is not None and model.trains_by_steps and not training.trim:
+        training = replace(training, trim=contamination)
+    several = few is not None or (contamination is not None and not model.trains_by_steps)
+    with model.looking_once(sets.images, progress) if several else nullcontext():
+        good = np.ones(len(sets.images), dtype=bool)
+        if contamination is not None and not model.trains_by_steps:
+            good = good_images(model, sets.images, sets.keys, contamination, training, progress)
+        left_out = None if few is None else scores_left_out(model, spooled, few, training, progress, good)
+        learnt_from = Rows(sets.images.pixels, sets.images.index[good])
+        model.fit_rows(learnt_from, sets.validation, training, folder, resume, progress)
     learnt: Evidence | None = None
     if sets.evidence is not None:
-        observer = fit_observer(model, sets.images, reencoding=reencoding, classifier=view, progress=progress)
-        learnt = fit_evidence(model, observer, sets.evidence, classifier_share, progress)
+        observer = fit_observer(model, learnt_from, reencoding=reencoding, classifier=view, progress=progress)
+        unseen = sets.evidence if contamination is None else good_evidence(model, sets.evidence, contamination)
+        learnt = fit_evidence(model, observer, unseen, classifier_share, progress)
     facts = {
         "preset": preset,
         "chosen": choice.reason if choice is not None else None,
         "sample": None if sample.vector is not None else sample.to_json(),
         "remarks": remarks,
         "training": options_to_json(training),
-        "images": {"images": len(sets.images), "fingerprint": sets.fingerprints["images"]},
+        "images": {"images": len(learnt_from), "fingerprint": sets.fingerprints["images"]},
         "validation": {"images": len(sets.validation or ())},
         "evidence": {"images": len(sets.evidence or ())},
         "calibration": {
@@ -243,6 +261,8 @@ def fit(
         if left_out is None
         else {"calibrator": Calibrator(left_out.scores), "peaks": left_out.peaks, "facts": facts}
     )
+    if contamination is not None:
+        found = without_suspects(found, sets, good, contamination, alpha, confidence, guarantee)
     return Screen(
         detector=model,
         alpha=alpha,

@@ -2,8 +2,13 @@
 
 from collections.abc import Mapping
 
+from recondite.progress import counted
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
+
+LEFT_OUT = "left_out_as_suspect"
+"""The fact of a calibration that tells how many of its images were left out, by group ("" without groups)."""
+_STAYED = "Bad images that stayed make the share smaller, if they score no lower than good ones."
 
 
 def promise(screen: Screen, fdr: float | None = None) -> str:
@@ -19,13 +24,33 @@ def promise(screen: Screen, fdr: float | None = None) -> str:
         return (
             f"About a share of {screen.alpha:g} of normal images is flagged by mistake: {calibration['images']} images "
             "were judged by detectors fitted without them. That is not proven, and with so few images the true rate "
-            f"may well be {screen.false_alarm_interval[1]:.2g}."
+            f"may well be {screen.false_alarm_interval[1]:.2g}.{_if_suspects_are_good(screen)}"
         )
+    caution += _if_suspects_are_good(screen)
     if screen.confidence is None:
         return f"On average a share of at most {screen.alpha:g} of normal images is flagged by mistake.{caution}"
     return (
         f"With {100 * screen.confidence:g} % confidence in this calibration set, a share of at most "
         f"{screen.alpha:g} of normal images is flagged by mistake.{caution}"
+    )
+
+
+def _if_suspects_are_good(screen: Screen) -> str:
+    """Say what was left out of the calibration as suspect, and what the rate is at most if all of it is good."""
+    left_out = screen.facts.get("calibration", {}).get(LEFT_OUT)
+    if left_out is None:
+        return ""
+    if not any(left_out.values()):
+        return f" No calibration image was left out as suspect. {_STAYED}"
+    calibrator = screen.calibrator
+    rates = [
+        calibrator.rate_with(left_out[group or ""], screen.alpha, screen.confidence, screen.guarantee, group)
+        for group in calibrator.sizes
+    ]
+    return (
+        f" That holds if what looked bad and was left out ({counted(sum(left_out.values()), 'calibration image')}) is "
+        f"bad; if all of it is good, the share is at most {max(rates):.2g} (`recondite info --json` names the images). "
+        f"{_STAYED}"
     )
 
 

@@ -31,6 +31,8 @@ class Sets:
         fingerprints: of "images" and "calibration".
         bad: (id, reason) of each image that could not be read.
         moved: how many images were left out of those to learn from, since their unit serves something else.
+        keys: (N,) the unit of each of the images to learn from.
+        sources: "images" and "calibration" -> what their rows are of.
         units: how many "images" there are, of how many "units", and how many in the "largest".
     """
 
@@ -42,6 +44,8 @@ class Sets:
     fingerprints: Mapping[str, str]
     bad: list[tuple[str, str]]
     moved: int
+    keys: NDArray[np.void]
+    sources: Mapping[str, Spool]
     units: dict[str, int]
 
 
@@ -60,6 +64,8 @@ def all_for_everything(spooled: Spool, keys: NDArray[np.void], seed: int) -> Set
         fingerprints={"images": spooled.fingerprint(), "calibration": spooled.fingerprint(chosen)},
         bad=spooled.bad,
         moved=0,
+        keys=keys,
+        sources={"images": spooled, "calibration": spooled},
         units={"images": len(keys), "units": len(counts), "largest": int(counts.max())},
     )
 
@@ -125,6 +131,8 @@ def separate_sets(
         fingerprints={"images": spooled.fingerprint(fitting), "calibration": part.fingerprint(calibrating)},
         bad=[entry for part in different for entry in part.bad],
         moved=moved,
+        keys=keys[id(spooled)][fitting],
+        sources={"images": spooled, "calibration": part},
         units=units,
     )
 

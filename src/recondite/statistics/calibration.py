@@ -140,6 +140,24 @@ class Calibrator:
         low, high = beta.ppf([tail, 1 - tail], allowed, n + 1 - allowed)
         return float(low), float(high)
 
+    def rate_with(
+        self,
+        left_out: int,
+        alpha: float,
+        confidence: float | None = None,
+        guarantee: Guarantee = "exact",
+        group: str | None = _EVERYTHING,
+    ) -> float:
+        """Return what the false-alarm rate is at most if so many images of still higher scores were normal too.
+
+        Without a confidence on average over calibration sets, else with that confidence. It is alpha or less for none.
+        """
+        from scipy.stats import beta
+
+        n = len(self._scores_of(group)) + left_out
+        allowed = self._allowed(group, alpha, confidence, guarantee) + left_out
+        return float(allowed / (n + 1) if confidence is None else beta.ppf(confidence, allowed, n + 1 - allowed))
+
     def _allowed(self, group: str | None, alpha: float, confidence: float | None, guarantee: Guarantee) -> int:
         """Return how large 1 + #{calibration scores >= score} may be for the score to be flagged."""
         n = len(self._scores_of(group))

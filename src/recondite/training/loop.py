@@ -21,6 +21,7 @@ from recondite.networks.hooks import evaluating
 from recondite.networks.layers import has_unsynchronised_batch_norm
 from recondite.options import TrainingOptions
 from recondite.progress import progress
+from recondite.statistics.contamination import suspects
 from recondite.torch_state import own_settings, seeded
 from recondite.training.augmentation import augmented, check_augmentation
 from recondite.training.checkpoint import CHECKPOINT, History, Progress, identity_of, restore, write_checkpoint
@@ -293,9 +294,7 @@ class Run:
 
     def _worst(self) -> NDArray[np.intp]:
         """Return the images that are left out of an epoch."""
-        errors = self._errors(self.images)
-        kept = max(1, round(len(errors) * (1 - self.options.trim)))
-        return np.argsort(errors, kind="stable")[kept:]
+        return np.flatnonzero(suspects(self._errors(self.images), self.options.trim))
 
     def _picture(self, epoch: int) -> None:
         """Rebuild the pictured images, if it is time, with the weights that would be kept now."""

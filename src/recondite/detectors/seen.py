@@ -1,0 +1,78 @@
+"""What a frozen network saw in images: their vectors, kept on disk where several fits need them."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recondite.data.spool import Rows
+from recondite.detectors.inside import Inside
+from recondite.errors import InputError
+
+
+class Seen(NamedTuple):
+    """The vectors of N images (N, 1, F), of their places (N, P, G), and which of these count."""
+
+    whole: Tensor
+    places: Tensor
+    cells: Inside | None
+
+    def some(self, taken: slice, count: int, most: int) -> "Seen":
+        """Return it for those of a slice of `count` images that are among about `most` evenly spaced ones."""
+        step = max(1, count // most)
+        rows = slice(-taken.start % step, None, step)
+        return Seen(self.whole[rows], self.places[rows], None if self.cells is None else self.cells.of(rows))
+
+
+class Memory:
+    """The vectors of images, in a temporary file; copies of a detector share it.
+
+    Args:
+        images: which.
+        found: their vectors and those of their places, batch by batch, in order.
+
+    Raises:
+        InputError: the disk is full.
+    """
+
+    def __init__(self, images: Rows, found: Iterator[tuple[Tensor, Tensor]]) -> None:
+        self._pixels = images.pixels
+        self._number = np.full(len(images.pixels), -1, dtype=np.intp)
+        self._number[images.index] = np.arange(len(images))
+        shapes: Sequence[tuple[int, ...]] = ()
+        with ExitStack() as stack:
+            files = [stack.enter_context(tempfile.TemporaryFile(prefix="recondite-")) for _ in range(2)]
+            for vectors in found:
+                shapes = [tuple(part.shape[1:]) for part in vectors]
+                try:
+                    for file, part in zip(files, vectors, strict=True):
+                        file.write(np.ascontiguousarray(part.float().cpu().numpy()).data)
+                except OSError as error:
+                    folder = tempfile.gettempdir()
+                    raise InputError(f"cannot keep features in {folder} (set TMPDIR): {error}") from error
+            self._parts = [_mapped(file, (len(images), *shape)) for file, shape in zip(files, shapes, strict=True)]
+
+    def __deepcopy__(self, memo: object) -> "Memory":
+        return self
+
+    def holds(self, images: Rows) -> bool:
+        """Return whether all of these images are in it."""
+        return images.pixels is self._pixels and bool((self._number[images.index] >= 0).all())
+
+    def take(self, images: Rows, taken: slice) -> tuple[Tensor, Tensor]:
+        """Return the vectors of some of these images (N, 1, F), and of their places (N, P, G)."""
+        rows = self._number[images.index[taken]]
+        whole, places = (torch.from_numpy(part[rows]) for part in self._parts)
+        return whole, places
+
+
+def _mapped(file: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    file.flush()
+    if 0 in shape:
+        return np.zeros(shape, dtype=np.float32)
+    return np.memmap(file, dtype=np.float32, mode="r", shape=shape)
