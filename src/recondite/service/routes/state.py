@@ -1,8 +1,9 @@
 """State that every route shares."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.drift import DriftWatch
@@ -48,6 +49,8 @@ class Service:
         found = ["the service is going down"] if self.draining else []
         if not self.shelf.ready:
             found.append("a screen is not loaded")
+        stalled = self.judge.trouble()
+        found += [] if stalled is None else [stalled]
         try:
             await self.store.ping()
         except Unavailable as error:
@@ -65,6 +68,16 @@ def service_of(connection: HTTPConnection) -> Service:
 def request_id_of(connection: HTTPConnection) -> str:
     """Return the id of a request."""
     return str(connection.scope["state"]["request_id"])
+
+
+def departure_of(request: Request) -> Callable[[], Awaitable[None]]:
+    """Return what returns when the client of a request whose body has been read goes away."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return left
 
 
 def note(connection: HTTPConnection, **facts: object) -> None:
