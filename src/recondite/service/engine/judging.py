@@ -28,6 +28,7 @@ from recondite.service.engine.registry import Served
 from recondite.service.engine.store import Event, Store
 from recondite.service.errors import Refused, TooLarge, Unavailable
 from recondite.service.metrics import Counters
+from recondite.service.routes.middleware import LOG
 from recondite.service.settings import Settings
 from recondite.statistics.scores import Scores, Verdicts
 
@@ -302,10 +303,11 @@ class Judge:
             answers = [
                 (request, replace(judged, events=self._put_away(judged.events, request))) for request, judged in answers
             ]
-            self._write(answers, groups)
         except Exception as error:
-            for request, _ in answers:
-                _fail(request, error)
+            LOG.error("an image was not kept", exc_info=error)
+            _answer(answers, Unavailable("the image could not be kept; the log says why", 5))
+            return
+        self._write(answers, groups)
 
     def _write(self, answers: "_Answers", groups: Sequence[str]) -> None:
         served, verdicts = answers[0][1].served, answers[0][1].everything

@@ -1,11 +1,13 @@
 """State that every route shares."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection, Request
 
 from recondite.service.engine.admission import InFlightLimit
+from recondite.service.engine.database import lack_of_room
 from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.judging import Judge
 from recondite.service.engine.registry import Shelf
@@ -55,7 +57,14 @@ class Service:
             await self.store.ping()
         except Unavailable as error:
             found.append(str(error))
+        found += await asyncio.to_thread(self._trouble_with_disks)
         return found
+
+    def _trouble_with_disks(self) -> list[str]:
+        database = self.store.files.path
+        found = None if database is None else lack_of_room(database.parent)
+        kept = self.judge.kept.trouble() if self.settings.keep != "none" else None
+        return [one for one in (found, kept) if one is not None]
 
 
 def service_of(connection: HTTPConnection) -> Service:
