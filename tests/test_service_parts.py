@@ -50,7 +50,7 @@ def rows(digits):
 class Wanted:
     """A line that takes rows as they are, and what came of each job."""
 
-    def __init__(self, screen, prepare=lambda _: None):
+    def __init__(self, screen, prepare=lambda _: iter(())):
         self.screen, self.sizes, self.done, self.failed = screen, [], [], []
         self.line = Line(prepare, self.done.extend, self.fail, lambda _name, size, _seconds: self.sizes.append(size))
 
@@ -135,6 +135,7 @@ def test_what_cannot_be_decoded_fails_alone(screen, rows):
     def prepare(job):
         if len(job.pixels) == 3:
             raise ValueError("three")
+        yield 1
 
     wanted = Wanted(screen, prepare)
     bad, good = wanted.send(rows[:3]), wanted.send(rows[:2])

@@ -13,8 +13,7 @@ import recondite
 from recondite import InputError, ReconditeWarning
 from recondite.cli import main
 from recondite.data.images import Preprocessing
-from recondite.service.engine import judging
-from recondite.service.settings import Limits
+from recondite.service.engine import decoding
 
 TWELVE = Preprocessing(shape=(1, 8, 8), value_range=(0, 4095))
 FIT = {"detector": "pca", "latent_size": 4, "alpha": 0.1, "score": "error"}
@@ -146,8 +145,10 @@ def test_every_path_gives_the_same_bits(good, digits, folder, tmp_path):
     for judge in (screen, loaded):
         for source in sources[: 4 if judge is screen else 2]:
             np.testing.assert_array_equal(judge.predict(source).instance_score, expected.instance_score)
-    sent = [judging.Sent("a", (folder / "000.png").read_bytes()), judging.Sent("b", (folder / "001.png").read_bytes())]
-    batch, _ = judging._decode(sent, loaded.detector.preprocessing, Limits())
+    sent = [decoding.Sent(name, (folder / f"{name}.png").read_bytes()) for name in ("000", "001")]
+    measured, taken = [decoding.measure(one, 1000) for one in sent], []
+    list(decoding.decode(sent, measured, loaded.detector.preprocessing, lambda batch, _: taken.append(batch)))
+    batch = taken[0]
     np.testing.assert_array_equal(loaded.score_batch(batch).instance_score, expected.instance_score[:2])
     other = screen.predict(digits[:2])
     assert all("white is 255" in str(error) for error in other.errors)

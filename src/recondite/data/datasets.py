@@ -230,37 +230,28 @@ def read_chunk(chunk: list[tuple[str, Any, str]], preprocessing: Preprocessing) 
     names, items, labels = (list(part) for part in zip(*chunk, strict=True))
     pixels = preprocessing.together(items)
     if pixels is None:
-        return decoded(names, labels, items, preprocessing, preprocessing.shape)
+        found = [attempted(preprocessing, item) for item in items]
+        return gathered(names, labels, found, preprocessing.shape)
     return Batch(names, labels, pixels, [None] * len(chunk))
 
 
-def decoded(
-    names: Sequence[str],
-    labels: Sequence[str],
-    items: Iterable[Any],
-    decode: Callable[[Any], Floats],
-    shape: tuple[int, ...],
-) -> Batch:
-    """Return the batch of some images, each decoded by itself; one that cannot be leaves the reason in its place.
+def attempted(decode: Callable[[Any], Floats], item: Any) -> Floats | str:
+    """Return one image, decoded, or why it cannot be read: whatever `decode` raises, but a SourceError."""
+    try:
+        return decode(item)
+    except SourceError:
+        raise
+    except Exception as error:  # whatever one image does, the others have their verdicts
+        return str(error) if isinstance(error, InputError) else in_words(error)
 
-    Args:
-        names, labels: of the images.
-        items: what `decode` takes.
-        decode: from an item to float32 of `shape`; whatever it raises is why one cannot be read, but a SourceError.
-        shape: (C, H, W) or (D,).
-    """
-    pixels: list[Floats] = []
-    errors: list[str | None] = []
-    for item in items:
-        try:
-            pixels.append(decode(item))
-            errors.append(None)
-        except SourceError:
-            raise
-        except Exception as error:  # whatever one image does, the others have their verdicts
-            errors.append(str(error) if isinstance(error, InputError) else in_words(error))
+
+def gathered(
+    names: Sequence[str], labels: Sequence[str], found: Sequence[Floats | str], shape: tuple[int, ...]
+) -> Batch:
+    """Return the batch of images, each as `attempted` returned it."""
+    pixels = [one for one in found if not isinstance(one, str)]
     stacked = np.stack(pixels) if pixels else np.empty((0, *shape), dtype=np.float32)
-    return Batch(list(names), list(labels), stacked, errors)
+    return Batch(list(names), list(labels), stacked, [one if isinstance(one, str) else None for one in found])
 
 
 def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet:

@@ -51,6 +51,13 @@ class Counters:
             "recondite_flagged_share", f"Share flagged of the latest {RECENT} images.", ["screen"], registry=registry
         )
         self.waiting = Gauge("recondite_images_waiting", "Images in requests being served.", registry=registry)
+        self.pixels = Gauge("recondite_pixels_waiting", "Pixels in requests being served.", registry=registry)
+        self.oldest = Gauge(
+            "recondite_longest_wait_seconds", "How long the oldest small request has been waiting.", registry=registry
+        )
+        self.step = Gauge(
+            "recondite_step_seconds", "How long decoding or scoring has been at one step.", ["step"], registry=registry
+        )
         self.loads = Counter("recondite_screen_loads", "Screens loaded.", ["screen", "result"], registry=registry)
         self.martingale = Gauge(
             "recondite_drift_martingale", "Evidence of drift; 1 at first.", ["screen", "version"], registry=registry

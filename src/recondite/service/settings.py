@@ -20,6 +20,8 @@ class Limits:
         images: Images in one request; more are refused with 413.
         waiting: Images in all requests being served; more are refused with 429.
         pixels: Pixels of one image before it is resized; an image with more is invalid.
+        request_pixels: Pixels in the images of one request; more are refused with 413, before they are decoded.
+        all_pixels: Pixels in the images of all requests being served; more are refused with 429.
         seconds: Seconds until the answer, unless a request asks for fewer; after that, 503.
         body_seconds: Seconds until the body has arrived; after that, 408.
         connections: Connections open at once; more are refused with 503.
@@ -30,6 +32,8 @@ class Limits:
     images: int = 256
     waiting: int = 1024
     pixels: int = 25_000_000
+    request_pixels: int = 100_000_000
+    all_pixels: int = 400_000_000
     seconds: float = 30.0
     body_seconds: float = 20.0
     connections: int = 1000
@@ -38,6 +42,10 @@ class Limits:
         for one in fields(self):
             if not getattr(self, one.name) > 0:
                 raise InputError(f"expected {one.name} > 0; got {getattr(self, one.name)!r}")
+        if self.request_pixels > self.all_pixels:
+            raise InputError(
+                f"expected request_pixels of at most all_pixels, {self.all_pixels:,}; got {self.request_pixels:,}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

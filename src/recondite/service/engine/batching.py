@@ -1,80 +1,44 @@
-"""Dynamic batching: images of concurrent requests are decoded in one thread and scored together in another."""
+"""Dynamic batching: images of concurrent requests are decoded in lanes and scored together in one thread."""
 
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field, fields
-from typing import Any, Generic, TypeVar
+from dataclasses import fields, replace
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recondite.data.datasets import Batch
-from recondite.screen.screen import Screen
+from recondite.service.engine.lanes import Beat, J, Lane, decode_step
+from recondite.service.engine.lanes import Job as Job
 from recondite.statistics.scores import Scores
 
 Observe = Callable[[str, int, float], None]
 """Told the name of a screen, the number of images in a batch and the seconds it took."""
-
-
-@dataclass(kw_only=True, eq=False)
-class Job:
-    """What one request wants scored.
-
-    Args:
-        name: of the screen, for those who count.
-        screen: that scores.
-        maps: with feature scores and reconstructions.
-        gone: whether nobody waits for it any more; what is not being scored yet is left out then.
-        pixels: float32 (N, *shape), the readable images; None until they are decoded.
-        parts: scores of successive rows.
-        taken: how many rows have been scored, or are being.
-        prepared: whether it is decoded.
-    """
-
-    name: str
-    screen: Screen
-    maps: bool = False
-    gone: bool = False
-    pixels: NDArray[np.float32] | None = None
-    parts: list[Scores] = field(default_factory=list)
-    taken: int = 0
-    prepared: bool = False
-
-    @property
-    def size(self) -> int:
-        """The number of readable images."""
-        return 0 if self.pixels is None else len(self.pixels)
-
-    @property
-    def room(self) -> int:
-        """How many images its screen scores at once."""
-        return self.screen.detector.scoring_batch
-
-    def scores(self) -> Scores | None:
-        """Return the scores of the readable images; None where there are none."""
-        return (self.parts[0] if len(self.parts) == 1 else Scores.concatenate(self.parts)) if self.parts else None
-
-
-J = TypeVar("J", bound=Job)
 _LONGEST_LINGER = 0.25
+_AT_ONCE = 1 << 18
+"""The cost of the largest job that the thread that scores decodes itself."""
+_ROUND = 1 << 22
+_LARGE_AT_ONCE = 2
 
 
 class Line(Executor, Generic[J]):
-    """Decodes, scores and finishes jobs, in two threads that wait for each other only when there is nothing to do.
+    """Decodes jobs in two lanes, of small and of large images, and scores and finishes them in one thread.
 
     Whenever a thread is free it takes what is there, to score at most a full batch of images of one screen. A request
-    that comes alone is scored at once. Where several have been coming together, scoring waits for as many again, but no
-    longer than a batch takes: a batch costs the same whether it is full or not.
+    that comes alone, and is small, is decoded and scored at once. Where several have been coming together, scoring
+    waits for as many again, but no longer than a batch takes: a batch costs the same whether it is full or not.
+    Small requests pass large ones, while these have not waited for longer than they take. A request that nobody waits
+    for any more is left out before its next image is decoded, and before its next batch.
     A score does not depend on the batch (see `Detector.scoring_batch`), so it is the library's, bit for bit.
 
     As an executor it runs functions in the thread that scores, between batches.
 
     Args:
-        prepare: decodes a job: sets its pixels.
+        prepare: decodes a job: an image, of whatever cost it yields, at each step; sets its pixels at the end.
         finish: told of jobs when they are scored, in the thread that scores.
         fail: told of a job that raised an error, from any thread.
         observe: told of each batch.
@@ -82,33 +46,44 @@ class Line(Executor, Generic[J]):
 
     def __init__(
         self,
-        prepare: Callable[[J], None],
+        prepare: Callable[[J], Iterator[int]],
         finish: Callable[[Sequence[J]], None],
         fail: Callable[[J, Exception], None],
         observe: Observe,
     ) -> None:
         self._prepare, self._finish, self._fail, self._observe = prepare, finish, fail, observe
-        self._usual, self._seconds, self._at_rest = 1, 0.0, False
-        self._sent: queue.SimpleQueue[J | None] = queue.SimpleQueue()
+        self._usual, self._seconds, self._per_row, self._at_rest = 1, 0.0, 0.0, False
         self._ready: queue.SimpleQueue[list[J] | _Call | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=run, name=name, daemon=True)
-            for run, name in ((self._decode, "decode"), (self._score, "score"))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._lanes = {
+            "small": Lane("decode-small", 1, _ROUND, self._ready.put, fail),
+            "large": Lane("decode-large", _LARGE_AT_ONCE, 0, self._ready.put, fail),
+        }
+        self._beat = Beat()
+        self._scorer = threading.Thread(target=self._score, name="score", daemon=True)
+        self._scorer.start()
 
     def send(self, job: J) -> None:
-        """Take in a job; `finish` or `fail` is told of it once, unless it is gone by then."""
-        if self._at_rest:
+        """Take in a job; `finish` or `fail` is told of it once, unless nobody wants it by then."""
+        job.steps = self._prepare(job)
+        if self._at_rest and job.cost <= _AT_ONCE:
+            self._at_rest = False
             self._ready.put([job])  # nothing else to do for the thread that scores: it decodes it too
         else:
-            self._sent.put(job)
+            self._lanes["small" if job.is_small else "large"].put(job)
 
     @property
     def waiting(self) -> int:
-        """The number of jobs that nobody has begun to decode."""
-        return self._sent.qsize()
+        """The number of jobs that are not decoded and that nobody is decoding."""
+        return sum(lane.waiting for lane in self._lanes.values())
+
+    @property
+    def alive(self) -> bool:
+        """Whether all of its threads run."""
+        return self._scorer.is_alive() and all(lane.alive for lane in self._lanes.values())
+
+    def seconds_at_one_step(self) -> dict[str, float]:
+        """Return how long scoring, and decoding in each lane, has been at one batch or one image; 0 for no work."""
+        return {"score": self._beat.seconds} | {name: lane.seconds for name, lane in self._lanes.items()}
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """Run a function in the thread that scores."""
@@ -117,45 +92,23 @@ class Line(Executor, Generic[J]):
         return call.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
-        """End when everything so far is done."""
-        self._sent.put(None)
-        if wait:
-            for thread in self._threads:
-                thread.join()
-
-    def _decode(self) -> None:
-        while (first := self._sent.get()) is not None:
-            jobs: list[J | None] = [first]
-            while len(jobs) < first.room and jobs[-1] is not None:
-                try:
-                    jobs.append(self._sent.get_nowait())
-                except queue.Empty:
-                    break
-            decoded = [job for job in jobs if job is not None and not job.gone and self._decoded(job)]
-            if decoded:
-                self._ready.put(decoded)
-            if jobs[-1] is None:
-                break
+        """End when everything so far is done; with `wait=False` when everything is decoded."""
+        for lane in self._lanes.values():
+            lane.close()
         self._ready.put(None)
-
-    def _decoded(self, job: J) -> bool:
-        try:
-            self._prepare(job)
-            job.prepared = True
-        except Exception as error:
-            self._fail(job, error)
-            return False
-        return True
+        if wait:
+            self._scorer.join()
 
     def _score(self) -> None:
-        waiting: deque[J] = deque()
+        waiting: list[J] = []
         while True:
             if not self._collect(waiting) and not waiting:
                 return
             if waiting:
-                self._score_some(waiting)
+                with self._beat:
+                    self._score_some(waiting)
 
-    def _collect(self, waiting: deque[J]) -> bool:
+    def _collect(self, waiting: list[J]) -> bool:
         """Take in what is ready, and return whether there may be more; run what was submitted meanwhile.
 
         It waits for a first job, and then for as many images as the last batches had, but no longer than a batch takes:
@@ -164,7 +117,7 @@ class Line(Executor, Generic[J]):
         until: float | None = None
         while True:
             room = waiting[0].room if waiting else 1
-            missing = min(self._usual, room) - sum(job.size - job.taken for job in waiting if not job.gone)
+            missing = min(self._usual, room) - sum(job.left for job in waiting if not job.gone)
             if waiting and until is None:
                 until = time.monotonic() + min(self._seconds, _LONGEST_LINGER)
             left = None if until is None else until - time.monotonic()
@@ -180,12 +133,20 @@ class Line(Executor, Generic[J]):
             if item is None:
                 self._ready.put(None)
                 return False
-            if isinstance(item, _Call):
-                item.run()
-            else:
-                waiting.extend(job for job in item if job.prepared or self._decoded(job))
+            with self._beat:
+                if isinstance(item, _Call):
+                    item.run()
+                else:
+                    waiting.extend(job for job in item if self._decoded(job))
 
-    def _score_some(self, waiting: deque[J]) -> None:
+    def _decoded(self, job: J) -> bool:
+        while job.wanted and not job.prepared:
+            decode_step(job, self._fail)
+        return job.prepared
+
+    def _score_some(self, waiting: list[J]) -> None:
+        # Those that are done first come first, but nobody waits for others that come later than it takes to score it.
+        waiting.sort(key=lambda job: job.since + job.left * self._per_row)
         batch = _next_batch(waiting)
         done = [job for job, _, end in batch if end == job.size and not job.gone]
         try:
@@ -194,6 +155,7 @@ class Line(Executor, Generic[J]):
                 began = time.perf_counter()
                 _score_together(batch)
                 self._seconds = time.perf_counter() - began
+                self._per_row = self._seconds / rows
                 self._usual = max(rows, self._usual // 2)
                 self._observe(batch[0][0].name, rows, self._seconds)
             self._finish(done)
@@ -216,17 +178,19 @@ class _Call:
                 self.future.set_exception(error)
 
 
-def _next_batch(waiting: deque[J]) -> list[tuple[J, int, int]]:
-    """Take (job, first row, end row) of what is scored next, all for the screen of the first, and drop jobs gone."""
+def _next_batch(waiting: list[J]) -> list[tuple[J, int, int]]:
+    """Take (job, first row, end row) of what is scored next, all for the screen of the first; drop what nobody wants.
+
+    What remains in `waiting` keeps its order.
+    """
     batch: list[tuple[J, int, int]] = []
     room, others = 1, []
-    while waiting and room:
-        job = waiting.popleft()
-        if job.gone:
+    for job in waiting:
+        if not job.wanted:
             continue
         if not batch:
             room = job.room
-        elif job.screen is not batch[0][0].screen:
+        if not room or (batch and job.screen is not batch[0][0].screen):
             others.append(job)
             continue
         end = min(job.size, job.taken + room)
@@ -234,8 +198,8 @@ def _next_batch(waiting: deque[J]) -> list[tuple[J, int, int]]:
         room -= end - job.taken
         job.taken = end
         if end < job.size:
-            others.insert(0, job)
-    waiting.extendleft(reversed(others))
+            others.append(job)
+    waiting[:] = others
     return batch
 
 
@@ -264,3 +228,32 @@ def rows_of(scores: Scores, start: int, end: int, maps: bool = True) -> Scores:
             value = value[start:end]
         chosen[one.name] = value
     return type(scores)(**chosen)
+
+
+def in_place(batch: Batch, scores: Scores | None) -> Scores:
+    """Return the scores of the readable images in their places among all, NaN elsewhere."""
+    if scores is None:
+        nothing = np.full(len(batch.ids), np.nan)
+        return Scores(ids=tuple(batch.ids), instance_score=nothing, errors=tuple(batch.errors))
+    if not any(batch.errors):
+        return replace(scores, ids=tuple(batch.ids), errors=tuple(batch.errors))
+    good = batch.good
+
+    def placed_among(values: NDArray[Any] | None) -> Any:
+        if values is None:
+            return values
+        placed = np.full((len(good), *values.shape[1:]), np.nan, dtype=values.dtype)
+        placed[good] = values
+        return placed
+
+    statistics = None
+    if scores.statistics is not None:
+        statistics = {name: placed_among(values) for name, values in scores.statistics.items()}
+    return Scores(
+        ids=tuple(batch.ids),
+        instance_score=placed_among(scores.instance_score),
+        errors=tuple(batch.errors),
+        feature_score=placed_among(scores.feature_score),
+        reconstruction=placed_among(scores.reconstruction),
+        statistics=statistics,
+    )

@@ -1,5 +1,6 @@
 """Images stored beside their events: content-addressed, within limits of size and age."""
 
+import math
 import os
 import re
 import threading
@@ -7,10 +8,13 @@ import time
 from pathlib import Path
 
 from recondite.data.files import atomic_file
+from recondite.errors import ReconditeError
+from recondite.service.engine.database import lack_of_room
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROOM = 0.9
 _DAY = 86400
+_TRY_SECONDS = 2.0
 
 
 class KeptImages:
@@ -26,6 +30,8 @@ class KeptImages:
         self._folder, self._limit, self._days = folder, limit, days
         self._lock = threading.Lock()
         self._size: int | None = None
+        self._tried = -math.inf
+        self._trouble: str | None = None
 
     def add(self, sha256: str, content: bytes) -> None:
         """Keep an image; it is on disk when this returns."""
@@ -59,6 +65,19 @@ class KeptImages:
             return self._path(sha256).read_bytes() if _SHA256.fullmatch(sha256) else None
         except OSError:
             return None
+
+    def trouble(self) -> str | None:
+        """Return why no image can be kept, which is tried, at most every two seconds; None where one can."""
+        now = time.monotonic()
+        if now - self._tried > _TRY_SECONDS:
+            self._tried, self._trouble = now, lack_of_room(self._folder)
+            try:
+                with self._lock, atomic_file(self._folder / "trial") as temporary:
+                    temporary.write_bytes(b"trial")
+                (self._folder / "trial").unlink()
+            except (OSError, ReconditeError) as error:
+                self._trouble = self._trouble or f"images cannot be kept: {error}"
+        return self._trouble
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256

@@ -1,54 +1,43 @@
 """From a request's images to recorded verdicts; the web page and both protocols use it."""
 
 import asyncio
-import hashlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.datasets import Batch, decoded
-from recondite.data.images import Preprocessing, picture_size
+from recondite.data.datasets import Batch
 from recondite.errors import InputError
 from recondite.screen.decisions import Decisions
 from recondite.screen.guard import Guard
 from recondite.screen.screen import Screen
 from recondite.service.engine.admission import InFlightLimit
-from recondite.service.engine.batching import Job, Line, rows_of
+from recondite.service.engine.batching import Job, Line, in_place, rows_of
+from recondite.service.engine.decoding import Measured, Sent, decode, measure, printable
 from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.image_store import KeptImages
 from recondite.service.engine.registry import Served
 from recondite.service.engine.store import Event, Store
-from recondite.service.errors import TooLarge, Unavailable
+from recondite.service.errors import Refused, TooLarge, Unavailable
 from recondite.service.metrics import Counters
-from recondite.service.settings import Limits, Settings
+from recondite.service.routes.middleware import LOG
+from recondite.service.settings import Settings
 from recondite.statistics.scores import Scores, Verdicts
 
-_LONGEST_NAME = 200
-
-
-@dataclass(frozen=True)
-class Sent:
-    """One image as a client sent it.
-
-    Args:
-        name: what the client calls it; never a path.
-        content: the bytes of an image file, or an array as `recondite.data.images.decode` takes it.
-        label: what the client's classifier says; None without one.
-        confidence: its largest softmax probability, in (0, 1]; None if unknown.
-    """
-
-    name: str
-    content: bytes | NDArray[Any]
-    label: str | None = None
-    confidence: float | None = None
+Left = Callable[[], Awaitable[None]]
+"""Returns when the client has gone away."""
+_SOON = 0.1
+"""Seconds; for requests that are answered sooner nobody looks whether their client is still there."""
+_FEW_BYTES, _MANY_BYTES = 1 << 14, 1 << 20
+"""Of all images of a request: as many are measured at once, and from as many in threads apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +113,17 @@ class _Request(Job):
     request_id: str
     loop: asyncio.AbstractEventLoop
     answer: "asyncio.Future[Judged]"
+    measured: Sequence[Measured] = ()
     batch: Batch = field(init=False)
     hashes: list[str] = field(init=False)
 
+    def take(self, batch: Batch, hashes: list[str]) -> None:
+        """Take in its images when they are decoded."""
+        self.batch, self.hashes, self.pixels = batch, hashes, batch.pixels
+
 
 class Judge:
-    """Judges requests: decodes, scores in batches, decides, writes down, counts.
+    """Judges requests: measures, decodes, scores in batches, decides, writes down, counts.
 
     Args:
         settings: limits and what is kept.
@@ -143,18 +137,36 @@ class Judge:
         self._limits, self._keep = settings.limits, settings.keep
         self._store, self._counters = store, counters
         self._images = InFlightLimit(settings.limits.waiting, "images")
-        counters.waiting.set_function(lambda: self._images.taken)
+        self._pixels = InFlightLimit(settings.limits.all_pixels, "pixels")
+        self._served: dict[_Request, None] = {}
         self.kept = KeptImages(settings.images, settings.keep_bytes, settings.keep_days)
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keep")
+        self._measurers = [ThreadPoolExecutor(1, thread_name_prefix="measure") for _ in range(2)]
         self.line: Line[_Request] = Line(self._prepare, self._finish, _fail, counters.observe)
+        counters.waiting.set_function(lambda: self._images.taken)
+        counters.pixels.set_function(lambda: self._pixels.taken)
+        counters.oldest.set_function(self._longest_wait)
+        for name in self.line.seconds_at_one_step():
+            counters.step.labels(name).set_function(partial(self._seconds_at_one_step, name))
 
-    async def judge(self, served: Served, sent: Sequence[Sent], wish: Wish, request_id: str) -> Judged:
+    async def judge(
+        self, served: Served, sent: Sequence[Sent], wish: Wish, request_id: str, left: Left | None = None
+    ) -> Judged:
         """Return verdicts on images; when it returns they are in the store.
 
+        Args:
+            served: what judges.
+            sent: the images.
+            wish: what else is asked for.
+            request_id: of the request.
+            left: returns when the client has gone away, for whom no image is read or scored any more; None where
+                that cannot be known.
+
         Raises:
-            TooLarge: more images than one request may have.
-            Busy: too many images are being served already.
+            TooLarge: more images, or pixels in them, than one request may have.
+            Busy: too many images, or pixels, are being served already.
             Unavailable: there was no verdict in time, or it could not be written.
+            Refused: the client has gone away.
             InputError: no images, or an alpha that the calibration cannot give.
         """
         if not sent:
@@ -169,6 +181,7 @@ class Judge:
             name=served.name,
             screen=served.screen,
             maps=wish.maps,
+            until=time.monotonic() + seconds,
             served=served,
             judge=judge,
             guard=guard,
@@ -179,10 +192,9 @@ class Judge:
             answer=loop.create_future(),
         )
         with self._images.take(len(sent)):
-            self.line.send(request)
             try:
                 async with asyncio.timeout(seconds):
-                    judged = await request.answer
+                    judged = await self._answered(request, left)
             except TimeoutError:
                 retry = self._images.retry_after
                 raise Unavailable(f"no verdict within {seconds:g} seconds: the service is busy", retry) from None
@@ -190,15 +202,62 @@ class Judge:
                 request.gone = True
         return judged if guard is None else _guarded(guard, judged, request)
 
+    def trouble(self) -> str | None:
+        """Return why small requests do not get their verdicts, so that nobody does; None where they do."""
+        patience = self._limits.seconds / 2
+        if not self.line.alive:
+            return "a thread that judges has ended"
+        for name, seconds in self.line.seconds_at_one_step().items():
+            if seconds > patience:
+                what = "scoring" if name == "score" else f"decoding {name} images"
+                return f"{what} has stalled: it has been at one step for {seconds:.0f} seconds"
+        waited = self._longest_wait()
+        return f"a small request has been waiting for {waited:.0f} seconds" if waited > patience else None
+
     def close(self) -> None:
         """Finish what was taken in."""
         self.line.shutdown()
-        self._keeper.shutdown()
+        for pool in (self._keeper, *self._measurers):
+            pool.shutdown()
 
-    def _prepare(self, request: _Request) -> None:
-        preprocessing = request.screen.detector.preprocessing
-        request.batch, request.hashes = _decode(request.sent, preprocessing, self._limits)
-        request.pixels = request.batch.pixels
+    async def _answered(self, request: _Request, left: Left | None) -> Judged:
+        request.measured = await self._measure(request)
+        if not request.wanted:
+            raise TimeoutError
+        pixels, most = sum(one.pixels for one in request.measured), self._limits.request_pixels
+        if pixels > most:
+            raise TooLarge(f"expected at most {most:,} pixels in the images of one request; got {pixels:,}")
+        costs = [one.cost for one in request.measured]
+        request.cost, request.largest = sum(costs), max(costs)
+        with self._pixels.take(pixels), _noticing(request, left):
+            self._served[request] = None
+            try:
+                self.line.send(request)
+                return await request.answer
+            finally:
+                del self._served[request]
+
+    async def _measure(self, request: _Request) -> Sequence[Measured]:
+        """Look at the heads of the images; a head that takes long to read holds up no smaller requests."""
+
+        def look() -> list[Measured]:
+            return [measure(one, self._limits.pixels) for one in request.sent if request.wanted]
+
+        size = sum(one.size for one in request.sent)
+        if size <= _FEW_BYTES:
+            return look()
+        return await request.loop.run_in_executor(self._measurers[size >= _MANY_BYTES], look)
+
+    def _longest_wait(self) -> float:
+        """Return for how long the small request that came first has been waiting, in seconds."""
+        since = next((one.since for one in list(self._served) if one.is_small), None)
+        return 0.0 if since is None else time.monotonic() - since
+
+    def _seconds_at_one_step(self, name: str) -> float:
+        return self.line.seconds_at_one_step()[name]
+
+    def _prepare(self, request: _Request) -> Iterator[int]:
+        return decode(request.sent, request.measured, request.screen.detector.preprocessing, request.take)
 
     def _finish(self, requests: Sequence[_Request]) -> None:
         """Judge what has been scored, together what is alike, and have it written down."""
@@ -216,7 +275,7 @@ class Judge:
     def _decide(self, requests: Sequence[_Request]) -> None:
         screen, served = requests[0].judge, requests[0].served
         groups = [request.wish.group for request in requests for _ in request.sent]
-        verdicts = screen.judge(Scores.concatenate(_in_place(one.batch, one.scores()) for one in requests), groups)
+        verdicts = screen.judge(Scores.concatenate(in_place(one.batch, one.scores()) for one in requests), groups)
         records, statistics, start = list(verdicts.records()), _statistics(verdicts), 0
         answers = []
         for request in requests:
@@ -244,10 +303,11 @@ class Judge:
             answers = [
                 (request, replace(judged, events=self._put_away(judged.events, request))) for request, judged in answers
             ]
-            self._write(answers, groups)
         except Exception as error:
-            for request, _ in answers:
-                _fail(request, error)
+            LOG.error("an image was not kept", exc_info=error)
+            _answer(answers, Unavailable("the image could not be kept; the log says why", 5))
+            return
+        self._write(answers, groups)
 
     def _write(self, answers: "_Answers", groups: Sequence[str]) -> None:
         served, verdicts = answers[0][1].served, answers[0][1].everything
@@ -277,11 +337,6 @@ class Judge:
         return done
 
 
-def printable(name: str) -> str:
-    """Return what a client calls an image as at most 200 printable characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name[:_LONGEST_NAME])
-
-
 def _guard(served: Served, judge: Screen, sent: Sequence[Sent]) -> Guard | None:
     """Return what decides on the labels of a request; None where there are none."""
     if all(one.label is None for one in sent):
@@ -297,22 +352,27 @@ def _guarded(guard: Guard, judged: Judged, request: _Request) -> Judged:
     return replace(judged, decisions=guard.decide(judged.verdicts, labels, confidence, groups))
 
 
-def _decode(sent: Sequence[Sent], preprocessing: Preprocessing, limits: Limits) -> tuple[Batch, list[str]]:
-    def decode(content: Any) -> NDArray[np.float32]:
-        if isinstance(content, bytes):
-            width, height = picture_size(content)
-            if width * height > limits.pixels:
-                raise InputError(f"the picture has {width} x {height} pixels; the limit is {limits.pixels:,}")
-        return preprocessing(content)
+@contextmanager
+def _noticing(request: _Request, left: Left | None) -> Iterator[None]:
+    """While the block runs, notice when the client goes away: nothing more is done for it then."""
+    if left is None:
+        yield
+        return
+    watching: list[asyncio.Task[None]] = []
 
-    contents = [one.content for one in sent]
-    hashes = [hashlib.sha256(one if isinstance(one, bytes) else _bytes_of(one)).hexdigest() for one in contents]
-    names = [printable(one.name) for one in sent]
-    return decoded(names, [""] * len(sent), contents, decode, preprocessing.shape), hashes
+    async def watch() -> None:
+        await left()
+        request.gone = True
+        if not request.answer.done():
+            request.answer.set_exception(Refused("the client went away before its verdicts were there"))
 
-
-def _bytes_of(array: NDArray[Any]) -> bytes:
-    return f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+    timer = request.loop.call_later(_SOON, lambda: watching.append(request.loop.create_task(watch())))
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for task in watching:
+            task.cancel()
 
 
 _Answers = Sequence[tuple[_Request, Judged]]
@@ -341,35 +401,6 @@ def _fail(request: _Request, error: Exception) -> None:
 
     if not request.loop.is_closed():
         request.loop.call_soon_threadsafe(tell)
-
-
-def _in_place(batch: Batch, scores: Scores | None) -> Scores:
-    """Return the scores of the readable images in their places among all, NaN elsewhere."""
-    if scores is None:
-        nothing = np.full(len(batch.ids), np.nan)
-        return Scores(ids=tuple(batch.ids), instance_score=nothing, errors=tuple(batch.errors))
-    if not any(batch.errors):
-        return replace(scores, ids=tuple(batch.ids), errors=tuple(batch.errors))
-    good = batch.good
-
-    def in_place(values: NDArray[Any] | None) -> Any:
-        if values is None:
-            return values
-        placed = np.full((len(good), *values.shape[1:]), np.nan, dtype=values.dtype)
-        placed[good] = values
-        return placed
-
-    statistics = None
-    if scores.statistics is not None:
-        statistics = {name: in_place(values) for name, values in scores.statistics.items()}
-    return Scores(
-        ids=tuple(batch.ids),
-        instance_score=in_place(scores.instance_score),
-        errors=tuple(batch.errors),
-        feature_score=in_place(scores.feature_score),
-        reconstruction=in_place(scores.reconstruction),
-        statistics=statistics,
-    )
 
 
 def _statistics(verdicts: Verdicts) -> list[dict[str, float]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -15,6 +16,16 @@ import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
 from recondite.errors import InputError
+from recondite.service.engine.database import (
+    EVENTS,
+    LABELS,
+    MONITORS,
+    TABLES,
+    DatabaseFiles,
+    engine_of,
+    reason_of,
+    write_and_take_back,
+)
 from recondite.service.errors import Unavailable, Unknown
 from recondite.statistics.scores import STATISTIC
 
@@ -24,51 +35,16 @@ T = TypeVar("T")
 OnWritten = Callable[[Exception | None], None]
 """Called when something was written, or why not."""
 
-_TABLES = sql.MetaData()
-_EVENTS = sql.Table(
-    "events",
-    _TABLES,
-    sql.Column("number", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    sql.Column("id", sql.String(32), nullable=False, unique=True),
-    sql.Column("time", sql.Float, nullable=False, index=True),
-    sql.Column("request_id", sql.String(64), nullable=False),
-    sql.Column("screen", sql.String(64), nullable=False),
-    sql.Column("version", sql.String(64), nullable=False),
-    sql.Column("name", sql.String(200), nullable=False),
-    sql.Column("group", sql.String(200), nullable=False),
-    sql.Column("sha256", sql.String(64), nullable=False, index=True),
-    sql.Column("kept", sql.Boolean, nullable=False),
-    sql.Column("verdict", sql.String(8), nullable=False),
-    sql.Column("instance_score", sql.Float),
-    sql.Column("p_value", sql.Float),
-    sql.Column("threshold", sql.Float),
-    sql.Column("alpha", sql.Float, nullable=False),
-    sql.Column("error", sql.Text),
-    sql.Column("statistics", sql.JSON, nullable=False),
-)
-_LABELS = sql.Table(
-    "labels",
-    _TABLES,
-    sql.Column("number", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    sql.Column("event", sql.String(32), sql.ForeignKey("events.id"), nullable=False, index=True),
-    sql.Column("time", sql.Float, nullable=False),
-    sql.Column("label", sql.String(8), nullable=False),
-    sql.Column("note", sql.Text, nullable=False),
-)
-_MONITORS = sql.Table(
-    "monitors",
-    _TABLES,
-    sql.Column("screen", sql.String(64), primary_key=True),
-    sql.Column("version", sql.String(64), primary_key=True),
-    sql.Column("time", sql.Float, nullable=False),
-    sql.Column("state", sql.JSON, nullable=False),
-)
-_LAST = sql.select(sql.func.max(_LABELS.c.number).label("number")).group_by(_LABELS.c.event).subquery()
-_LABELLED = sql.select(_LABELS.c.event, _LABELS.c.label, _LABELS.c.number)
-_CURRENT = _LABELLED.join(_LAST, _LABELS.c.number == _LAST.c.number).subquery()
-_ROWS = sql.select(_EVENTS, _CURRENT.c.label).outerjoin(_CURRENT, _CURRENT.c.event == _EVENTS.c.id)
+_LAST = sql.select(sql.func.max(LABELS.c.number).label("number")).group_by(LABELS.c.event).subquery()
+_LABELLED = sql.select(LABELS.c.event, LABELS.c.label, LABELS.c.number)
+_CURRENT = _LABELLED.join(_LAST, LABELS.c.number == _LAST.c.number).subquery()
+_ROWS = sql.select(EVENTS, _CURRENT.c.label).outerjoin(_CURRENT, _CURRENT.c.event == EVENTS.c.id)
 _CHUNK = 1000
 _PATIENCE, _LONGEST_END = 2.0, 30.0
+_PROBE_SECONDS = 2.0
+"""Whether the store can be written is tried at most as often."""
+_AT_FAULT = (sql.exc.DataError, sql.exc.IntegrityError, ValueError, TypeError)
+"""Errors of one write; the store itself is well."""
 _LARGEST_COMMIT = 2048
 
 
@@ -133,21 +109,21 @@ class Filter:
     def conditions(self) -> Iterator[sql.ColumnElement[bool]]:
         """Yield what an event has to fulfil."""
         if self.screen:
-            yield _EVENTS.c.screen == self.screen
+            yield EVENTS.c.screen == self.screen
         if self.version:
-            yield _EVENTS.c.version == self.version
+            yield EVENTS.c.version == self.version
         if self.verdict == "flagged":
-            yield _EVENTS.c.verdict != "inlier"
+            yield EVENTS.c.verdict != "inlier"
         elif self.verdict:
-            yield _EVENTS.c.verdict == self.verdict
+            yield EVENTS.c.verdict == self.verdict
         if self.label == "none":
             yield _CURRENT.c.label.is_(None)
         elif self.label:
             yield _CURRENT.c.label == self.label
         if self.before is not None:
-            yield _EVENTS.c.number < self.before
+            yield EVENTS.c.number < self.before
         if self.after is not None:
-            yield _EVENTS.c.number > self.after
+            yield EVENTS.c.number > self.after
 
 
 class Store:
@@ -166,11 +142,14 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self.engine = _engine(url)
+        self.engine = engine_of(url)
         try:
-            _TABLES.create_all(self.engine)
+            TABLES.create_all(self.engine)
         except SQLAlchemyError as error:
-            raise InputError(f"the store cannot be opened: {_reason(error)}") from error
+            raise InputError(f"the store cannot be opened: {reason_of(error)}") from error
+        self.files = DatabaseFiles(self.engine)
+        self._probe: asyncio.Future[None] | None = None
+        self._probe_began = self._failed = -math.inf
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-read")
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
@@ -189,7 +168,7 @@ class Store:
 
     def put(self, events: Sequence[Event], on_written: OnWritten) -> None:
         """Write events soon, then call `on_written` in the writing thread, with what `add` would have raised."""
-        self._waiting.put(_Write(_EVENTS, [vars(event) for event in events], on_written))
+        self._waiting.put(_Write(EVENTS, [vars(event) for event in events], on_written))
 
     async def label(self, event: str, label: Label, note: str = "") -> None:
         """Attach what a person says to an event; the last label counts, all are kept.
@@ -202,7 +181,7 @@ class Store:
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         row = {"event": event, "time": time.time(), "label": label, "note": note}
-        self._waiting.put(_Write(_LABELS, [row], _teller(loop, future)))
+        self._waiting.put(_Write(LABELS, [row], _teller(loop, future)))
         await future
 
     async def get(self, event: str) -> dict[str, Any]:
@@ -212,7 +191,7 @@ class Store:
             Unknown: there is no such event.
             Unavailable: the store does not answer.
         """
-        rows = await self._read(_fetch(_ROWS.where(_EVENTS.c.id == event)))
+        rows = await self._read(_fetch(_ROWS.where(EVENTS.c.id == event)))
         if not rows:
             raise Unknown(f"there is no event {event!r}")
         return rows[0]
@@ -223,7 +202,7 @@ class Store:
         Raises:
             Unavailable: the store does not answer.
         """
-        query = _ROWS.where(*chosen.conditions()).order_by(_EVENTS.c.number.desc()).limit(limit)
+        query = _ROWS.where(*chosen.conditions()).order_by(EVENTS.c.number.desc()).limit(limit)
         return await self._read(_fetch(query))
 
     async def counts(self, screen: str = "") -> dict[str, int]:
@@ -233,8 +212,8 @@ class Store:
             Unavailable: the store does not answer.
         """
         chosen = list(Filter(screen=screen).conditions())
-        totals = sql.select(_EVENTS.c.verdict, sql.func.count()).where(*chosen).group_by(_EVENTS.c.verdict)
-        queued = sql.select(sql.func.count()).select_from(_EVENTS.outerjoin(_CURRENT, _CURRENT.c.event == _EVENTS.c.id))
+        totals = sql.select(EVENTS.c.verdict, sql.func.count()).where(*chosen).group_by(EVENTS.c.verdict)
+        queued = sql.select(sql.func.count()).select_from(EVENTS.outerjoin(_CURRENT, _CURRENT.c.event == EVENTS.c.id))
         queued = queued.where(*Filter(screen=screen, verdict="flagged", label="none").conditions())
 
         def both(link: sql.Connection) -> dict[str, int]:
@@ -252,7 +231,7 @@ class Store:
         last = chosen.after or 0
         while True:
             part = replace(chosen, after=last)
-            query = _ROWS.where(*part.conditions()).order_by(_EVENTS.c.number).limit(_CHUNK)
+            query = _ROWS.where(*part.conditions()).order_by(EVENTS.c.number).limit(_CHUNK)
             rows = await self._read(_fetch(query))
             for row in rows:
                 yield row
@@ -266,7 +245,7 @@ class Store:
         Raises:
             SQLAlchemyError: the store does not answer.
         """
-        found = sql.select(_MONITORS.c.state).where(_MONITORS.c.screen == screen, _MONITORS.c.version == version)
+        found = sql.select(MONITORS.c.state).where(MONITORS.c.screen == screen, MONITORS.c.version == version)
         with self.engine.connect() as link:
             return link.execute(found).scalar_one_or_none()
 
@@ -278,18 +257,27 @@ class Store:
         """
         row = {"screen": screen, "version": version, "time": time.time(), "state": state}
         with self.engine.begin() as link:
-            old = sql.delete(_MONITORS).where(_MONITORS.c.screen == screen, _MONITORS.c.version == version)
+            old = sql.delete(MONITORS).where(MONITORS.c.screen == screen, MONITORS.c.version == version)
             link.execute(old)
             if state is not None:
-                link.execute(_MONITORS.insert(), [row])
+                link.execute(MONITORS.insert(), [row])
 
     async def ping(self) -> None:
-        """Raise Unavailable unless the store answers soon and its writer is alive."""
+        """Raise Unavailable unless events can be written, which is tried, at most every two seconds."""
         if not self._writer.is_alive():
             raise Unavailable("the store's writer has stopped")
+        now = time.monotonic()
+        if self._probe is None or (
+            self._probe.done() and (now - self._probe_began > _PROBE_SECONDS or self._failed > self._probe_began)
+        ):
+            self._probe_began = now
+            loop = asyncio.get_running_loop()
+            self._probe = loop.create_future()
+            self._probe.add_done_callback(lambda done: done.exception())  # nobody may be waiting by then
+            self._waiting.put(_Write(None, [], _teller(loop, self._probe)))
         try:
             async with asyncio.timeout(_PATIENCE):
-                await self._read(lambda link: link.execute(sql.select(1)).scalar_one())
+                await asyncio.shield(self._probe)
         except TimeoutError:
             raise Unavailable(f"the store does not answer within {_PATIENCE:g} seconds", 5) from None
 
@@ -308,7 +296,7 @@ class Store:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, read)
         except SQLAlchemyError as error:
-            raise Unavailable(f"the store does not answer: {_reason(error)}", 5) from error
+            raise Unavailable(f"the store does not answer: {reason_of(error)}", 5) from error
 
     def _write(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -329,25 +317,46 @@ class Store:
                 return
 
     def _commit(self, together: "list[_Write]") -> None:
-        refusal = None
+        probes = [write for write in together if write.table is None]
+        writes = [write for write in together if write.table is not None]
+        groups = [some for some in (writes, probes) if some]
+        for some in groups:
+            error = self._attempt(some)
+            if isinstance(error, _AT_FAULT) and len(some) > 1:
+                groups += [[write] for write in some]  # whichever it is, the others are not to blame
+                continue
+            refusal = None
+            if error is not None:
+                self._failed = time.monotonic()
+                refusal = Unavailable(f"the verdict could not be recorded: {reason_of(error)}", 5)
+            for write in some:
+                try:
+                    write.on_written(refusal)
+                except Exception:  # the writer must go on
+                    _LOG.exception("telling of a write failed")
+
+    def _attempt(self, together: "list[_Write]") -> Exception | None:
+        """Write all in one transaction, and return why nothing of it is written; None where all is."""
         try:
+            self.files.before_commit()
             with self.engine.begin() as link:
-                for table in (_EVENTS, _LABELS):
+                for table in (EVENTS, LABELS):
                     rows = [row for write in together if write.table is table for row in write.rows]
                     if rows:
                         link.execute(table.insert(), rows)
+                if together[0].table is None:
+                    write_and_take_back(link)
+            self.files.after_commit()
         except Exception as error:  # whatever it is, those who wait must hear of it
-            refusal = Unavailable(f"the verdict could not be recorded: {_reason(error)}", 5)
-        for write in together:
-            try:
-                write.on_written(refusal)
-            except Exception:  # the writer must go on
-                _LOG.exception("telling of a write failed")
+            return error
+        return None
 
 
 @dataclass(frozen=True)
 class _Write:
-    table: sql.Table
+    """Rows of a table; without one, a try whether an event could be written."""
+
+    table: sql.Table | None
     rows: list[dict[str, Any]]
     on_written: OnWritten
 
@@ -387,12 +396,12 @@ def read_store(url: str) -> Iterator[dict[str, Any]]:
     chosen = Filter(screen=str(address.query.get("screen", "")), version=str(address.query.get("version", "")))
     if address.drivername == "sqlite" and not Path(address.database or "").is_file():
         raise InputError(f"there is no file {address.database!r}")
-    engine = _engine(address.difference_update_query(["screen", "version"]).render_as_string(hide_password=False))
+    engine = engine_of(address.difference_update_query(["screen", "version"]).render_as_string(hide_password=False))
     last = 0
     try:
         while True:
             query = _ROWS.add_columns(_CURRENT.c.number.label("label_number"))
-            query = query.where(*replace(chosen, after=last).conditions()).order_by(_EVENTS.c.number).limit(_CHUNK)
+            query = query.where(*replace(chosen, after=last).conditions()).order_by(EVENTS.c.number).limit(_CHUNK)
             with engine.connect() as link:
                 rows = _fetch(query)(link)
             for row in rows:
@@ -402,46 +411,10 @@ def read_store(url: str) -> Iterator[dict[str, Any]]:
                 return
             last = rows[-1]["number"]
     except SQLAlchemyError as error:
-        raise InputError(f"the store cannot be read: {_reason(error)}") from error
+        raise InputError(f"the store cannot be read: {reason_of(error)}") from error
     finally:
         engine.dispose()
 
 
 def _fetch(query: sql.Select[Any]) -> Callable[[sql.Connection], list[dict[str, Any]]]:
     return lambda link: [dict(row) for row in link.execute(query).mappings()]
-
-
-def _engine(text: str) -> sql.Engine:
-    try:
-        url = sql.make_url(text)
-    except SQLAlchemyError as error:
-        raise InputError(
-            f"expected a store such as sqlite:///events.db or postgresql://user@host/name; got {text!r}"
-        ) from error
-    if url.drivername in ("postgresql", "postgres"):
-        url = url.set(drivername="postgresql+psycopg")
-    if url.drivername == "postgresql+psycopg":
-        return sql.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
-    if url.drivername != "sqlite":
-        raise InputError(f"expected a store in SQLite or Postgres; got {url.drivername!r}")
-    if not url.database or url.database == ":memory:":
-        raise InputError("expected a file for SQLite, such as sqlite:///events.db")
-    synchronous = url.query.get("synchronous", "normal")
-    if synchronous not in ("normal", "full"):
-        raise InputError(f"expected synchronous to be normal or full; got {synchronous!r}")
-    engine = sql.create_engine(url.difference_update_query(["synchronous"]), connect_args={"timeout": 10})
-
-    def set_up(link: Any, _: Any) -> None:
-        cursor = link.cursor()
-        # In WAL mode readers never wait for the writer.
-        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    sql.event.listen(engine, "connect", set_up)
-    return engine
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of what the database says, which names neither address nor password."""
-    return str(getattr(error, "orig", None) or error).partition("\n")[0]

@@ -7,7 +7,7 @@ from typing import Any
 from nicegui import ui
 
 from recondite.data.pictures import png_url
-from recondite.service.engine.judging import Sent
+from recondite.service.engine.decoding import Sent
 from recondite.service.engine.pictures import heat_map, reconstruction, why
 from recondite.service.page.charts import calibration_chart, reasons
 from recondite.service.page.frame import (

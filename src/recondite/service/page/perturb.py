@@ -8,7 +8,8 @@ from nicegui import ui
 
 from recondite.data.pictures import png_url
 from recondite.perturbations import masked
-from recondite.service.engine.judging import Judged, Sent
+from recondite.service.engine.decoding import Sent
+from recondite.service.engine.judging import Judged
 from recondite.service.engine.pictures import heat_map, reconstruction
 from recondite.service.page.charts import line
 from recondite.service.page.frame import Area, View, chip, empty, figure, heading, html, or_notify, picture_url

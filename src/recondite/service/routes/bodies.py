@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from recondite.errors import InputError
 from recondite.service.engine.admission import InFlightLimit
-from recondite.service.engine.judging import Sent
+from recondite.service.engine.decoding import Sent
 from recondite.service.errors import Refused, TooLarge, TooSlow, WrongType
 from recondite.service.schemas import ImagesIn
 from recondite.service.settings import Limits

@@ -1,10 +1,13 @@
 """State that every route shares."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from recondite.service.engine.admission import InFlightLimit
+from recondite.service.engine.database import lack_of_room
 from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.judging import Judge
 from recondite.service.engine.registry import Shelf
@@ -48,11 +51,20 @@ class Service:
         found = ["the service is going down"] if self.draining else []
         if not self.shelf.ready:
             found.append("a screen is not loaded")
+        stalled = self.judge.trouble()
+        found += [] if stalled is None else [stalled]
         try:
             await self.store.ping()
         except Unavailable as error:
             found.append(str(error))
+        found += await asyncio.to_thread(self._trouble_with_disks)
         return found
+
+    def _trouble_with_disks(self) -> list[str]:
+        database = self.store.files.path
+        found = None if database is None else lack_of_room(database.parent)
+        kept = self.judge.kept.trouble() if self.settings.keep != "none" else None
+        return [one for one in (found, kept) if one is not None]
 
 
 def service_of(connection: HTTPConnection) -> Service:
@@ -65,6 +77,16 @@ def service_of(connection: HTTPConnection) -> Service:
 def request_id_of(connection: HTTPConnection) -> str:
     """Return the id of a request."""
     return str(connection.scope["state"]["request_id"])
+
+
+def departure_of(request: Request) -> Callable[[], Awaitable[None]]:
+    """Return what returns when the client of a request whose body has been read goes away."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return left
 
 
 def note(connection: HTTPConnection, **facts: object) -> None:

@@ -15,7 +15,8 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from recondite.data.tables import csv_line
 from recondite.errors import InputError
 from recondite.screen.evidence import ERROR
-from recondite.service.engine.judging import Judged, Sent, Wish
+from recondite.service.engine.decoding import Sent
+from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.pictures import base64_of, heat_map, reconstruction, why
 from recondite.service.engine.registry import Served
 from recondite.service.engine.store import Filter
@@ -23,7 +24,7 @@ from recondite.service.errors import Unavailable, Unknown
 from recondite.service.metrics import CONTENT_TYPE
 from recondite.service.routes.bodies import body_of, images_in
 from recondite.service.routes.reviewing import folder_of
-from recondite.service.routes.state import Service, note, request_id_of, service_of
+from recondite.service.routes.state import Service, departure_of, note, request_id_of, service_of
 from recondite.service.schemas import (
     ANSWER_EXAMPLE,
     EXAMPLE_PNG,
@@ -147,7 +148,7 @@ async def answer_predict(request: Request, name: str, version: str | None, optio
         sent = await images_in(request, body, limits)
         if options.label is not None:
             sent = _labelled(sent, options.label, options.confidence)
-        judged = await service.judge.judge(served, sent, wish, request_id_of(request))
+        judged = await service.judge.judge(served, sent, wish, request_id_of(request), departure_of(request))
     note(request, screen=served.name, version=served.version, **judged.counts())
     extra: list[dict[str, Any]] = [{} for _ in judged.events]
     if judged.decisions is not None:

@@ -19,10 +19,11 @@ from starlette.responses import JSONResponse, Response
 
 import recondite
 from recondite.errors import InputError
-from recondite.service.engine.judging import Judged, Sent, Wish
+from recondite.service.engine.decoding import Sent
+from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.registry import Served
 from recondite.service.routes.bodies import body_of, bytes_of_base64
-from recondite.service.routes.state import note, request_id_of, service_of
+from recondite.service.routes.state import departure_of, note, request_id_of, service_of
 from recondite.service.schemas import EXAMPLE_PNG, V2Problem
 
 _TENSOR = {
@@ -157,7 +158,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
         head, tensors, wanted = await asyncio.to_thread(_parse, body, request.headers.get(_HEADER))
         sent = _sent(tensors, served)
         wish = _wish(head, any(one.name in _MAPS for one in wanted))
-        judged = await service.judge.judge(served, sent, wish, request_id_of(request))
+        judged = await service.judge.judge(served, sent, wish, request_id_of(request), departure_of(request))
     note(request, screen=served.name, version=served.version, **judged.counts())
     return await asyncio.to_thread(_answer, head, judged, wanted)
 

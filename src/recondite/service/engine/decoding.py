@@ -1,0 +1,105 @@
+"""Images as clients send them: measured by their heads, hashed, and decoded one after the other."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.data.datasets import Batch, attempted, gathered
+from recondite.data.images import Floats, Preprocessing, picture_size
+from recondite.errors import InputError
+
+_LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One image as a client sent it.
+
+    Args:
+        name: what the client calls it; never a path.
+        content: the bytes of an image file, or an array as `recondite.data.images.decode` takes it.
+        label: what the client's classifier says; None without one.
+        confidence: its largest softmax probability, in (0, 1]; None if unknown.
+    """
+
+    name: str
+    content: bytes | NDArray[Any]
+    label: str | None = None
+    confidence: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self.content) if isinstance(self.content, bytes) else self.content.nbytes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the head of an image says.
+
+    Args:
+        pixels: in it; 0 where it will not be decoded.
+        cost: of decoding it, in pixels.
+        error: why it will not be decoded; None for the others.
+    """
+
+    pixels: int
+    cost: int
+    error: str | None = None
+
+
+def printable(name: str) -> str:
+    """Return what a client calls an image as at most 200 printable characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:_LONGEST_NAME])
+
+
+def measure(one: Sent, most_pixels: int) -> Measured:
+    """Return what the head of an image says, without decoding it.
+
+    Args:
+        one: the image.
+        most_pixels: it may have; with more it is not decoded.
+    """
+    if not isinstance(one.content, bytes):
+        return Measured(one.content.size, one.content.size)
+    try:
+        width, height = picture_size(one.content)
+    except InputError as error:
+        return Measured(0, 0, str(error))
+    pixels = width * height
+    if pixels > most_pixels:
+        return Measured(0, 0, f"the picture has {width} x {height} pixels; the limit is {most_pixels:,}")
+    return Measured(pixels, pixels + len(one.content))  # a file of few pixels may be long
+
+
+def decode(
+    sent: Sequence[Sent],
+    measured: Sequence[Measured],
+    preprocessing: Preprocessing,
+    take: Callable[[Batch, list[str]], None],
+) -> Iterator[int]:
+    """Decode images one by one, as the library does, and yield the cost of each; at the end give all to `take`.
+
+    Args:
+        sent: the images.
+        measured: their heads.
+        preprocessing: of the screen.
+        take: given the images as they were read, and their SHA-256.
+    """
+    found: list[Floats | str] = []
+    hashes: list[str] = []
+    for one, head in zip(sent, measured, strict=True):
+        hashes.append(_sha256(one.content))
+        found.append(attempted(preprocessing, one.content) if head.error is None else head.error)
+        yield head.cost
+    take(gathered([printable(one.name) for one in sent], [""] * len(sent), found, preprocessing.shape), hashes)
+
+
+def _sha256(content: bytes | NDArray[Any]) -> str:
+    if not isinstance(content, bytes):
+        content = f"{content.dtype.str}{content.shape}".encode() + np.ascontiguousarray(content).tobytes()
+    return hashlib.sha256(content).hexdigest()
