@@ -1,6 +1,6 @@
 """What bad images among the good cost: detection and false alarms, with and without --contamination.
 
-    python benchmarks/contamination.py FOLDER [--sets bottle,screw] [--detector features] [--draws 2]
+    python benchmarks/contamination.py FOLDER [--sets bottle,screw] [--detector features] [--draws 2] [--side 176]
 
 FOLDER holds sets laid out as MVTec AD. In each draw bad images are hidden among those that are fitted and make up 0, 2,
 5 and 10 % of them; measured are the good test images and the bad ones that are never hidden. "none" is a fit
@@ -26,13 +26,13 @@ from recondite.detectors import detector_class
 from recondite.statistics.metrics import auroc
 
 ALPHA, SHARES = 0.05, (0.0, 0.02, 0.05, 0.1)
-SIDES = {"features": None, "pca": (64, 64), "autoencoder": (64, 64)}
+SIDES = {"features": None, "pca": 64, "autoencoder": 64}
 
 
-def read(root, detector):
+def read(root, detector, side):
     """Return the good images to fit, the good and the bad ones of the test, each float32 (N, C, H, W)."""
     sample, _ = sampled(open_images(str(root), role="fit"))
-    seen = Preprocessing(shape=sample.shape(SIDES[detector], detector_class(detector).image_size))
+    seen = Preprocessing(shape=sample.shape(side and (side, side), detector_class(detector).image_size))
     return [read_all(open_images(str(root), role=role), seen).pixels for role in ("fit", "inliers", "outliers")]
 
 
@@ -60,9 +60,11 @@ def measured(good, hidden, fresh, bad, detector, contamination, seed):
 
 
 def main(arguments):
+    side = arguments.side or SIDES[arguments.detector]
     for name in arguments.sets.split(","):
-        good, fresh, bad = read(Path(arguments.folder) / name, arguments.detector)
-        print(f"\n{name}, {arguments.detector}, {arguments.draws} draws: {len(good)} good images")
+        good, fresh, bad = read(Path(arguments.folder) / name, arguments.detector, side)
+        size = " x ".join(map(str, good.shape[2:]))
+        print(f"\n{name}, {arguments.detector}, {arguments.draws} draws: {len(good)} good images of {size}")
         measures = "AUROC | against clean | good flagged | bad flagged | bad named | good named"
         print(f"| bad among them | contamination | {measures} |\n|{8 * '---|'}", flush=True)
         rows = defaultdict(list)
@@ -90,6 +92,7 @@ if __name__ == "__main__":
     parser.add_argument("--sets", default="bottle,screw")
     parser.add_argument("--detector", choices=sorted(SIDES), default="features")
     parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument("--side", type=int, help="pixels a side; by default 352 for features, else 64")
     torch.set_num_threads(1)
     print(where(), flush=True)
     main(parser.parse_args())

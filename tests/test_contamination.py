@@ -81,6 +81,9 @@ def test_bad_images_are_found_left_out_and_named(contamination, tmp_path):
     assert plain.predict(bad).is_outlier.mean() < 0.5  # bad ones have set the threshold
     assert screen.predict(bad).is_outlier.all()
     assert screen.predict(fresh).is_outlier.mean() < screen.false_alarm_interval[1]
+    kept = screen.calibrator.interval(screen.alpha)
+    assert screen.false_alarm_interval[0] == kept[0]
+    assert screen.false_alarm_interval[1] > kept[1] + 0.01
     count = screen.facts["calibration"]["left_out_as_suspect"][""]
     assert len(screen.calibrator.scores) + count == len(plain.calibrator.scores)
     assert f"({count} calibration images) is bad" in promise(screen)
@@ -151,6 +154,11 @@ def test_the_bound_with_a_confidence_holds_for_that_share_of_calibration_sets():
         rate = 1 - calibrator.threshold(0.1, 0.9)
         held.append(rate <= calibrator.rate_with(15, 0.1, 0.9))
     assert 0.86 < np.mean(held) < 0.94
+    plain, whole = (calibrator.interval(0.1, 0.9, left_out=left_out) for left_out in (0, 15))
+    assert whole[0] == plain[0]
+    assert whole[1] == pytest.approx(
+        Calibrator(scores).interval((calibrator._allowed(None, 0.1, 0.9, "exact") + 15) / 301)[1]
+    )
     assert Calibrator(draws.random(99)).rate_with(0, 0.05) == 0.05
 
 

@@ -54,6 +54,7 @@ def make_app(tokens: Sequence[str]) -> App:
     for command in (
         *(predict.predict, predict.evaluate, predict.show, predict.sample, serve.serve, monitor.monitor),
         *(
+            monitor.reweigh,
             monitor.sample_for_review,
             monitor.recalibrate,
             monitor.guard_report,

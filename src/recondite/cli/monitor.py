@@ -191,6 +191,56 @@ def sample_for_review(
     print(f"      recondite recalibrate SCREEN {output} -o NEW_SCREEN")
 
 
+def reweigh(
+    screen: str,
+    verdicts: str,
+    /,
+    *,
+    output: Output,
+    recent: str | None = None,
+    alpha: float | None = None,
+    score: str | None = None,
+) -> None:
+    """Judge scores anew where normal images have changed in brightness, contrast, roughness or complexity alone.
+
+    Calibration images count the more, the more they are like recent images; see "Shift" in docs/concepts.md.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote; one that judges by evidence.
+    verdicts
+        Table that `recondite predict --statistics` wrote.
+    output
+        Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output.
+    recent
+        Such a table of recent images, most of them normal, to weigh by; by default the verdicts themselves.
+    alpha
+        False-alarm rate, in (0, 1); by default the screen's.
+    score
+        Score that the tables hold; by default the screen's.
+    """
+    from recondite.data.outputs import check_outputs
+    from recondite.data.tables import check_table_path, is_stdout, write_table
+
+    check_table_path(output)
+    check_outputs({"-o": output}, {}, inputs=[verdicts, *([] if recent is None else [recent])])
+    judge = load_screen(screen, alpha, None, "cpu", score, others=[verdicts])
+    from recondite.reports.drift import read_scores
+    from recondite.screen.shift import Reweighting
+
+    scores = read_scores(judge, verdicts)
+    lately = scores if recent is None else read_scores(judge, recent)
+    weighed = Reweighting.fit(judge, lately.statistics or {})
+    judged = weighed.judge(scores)
+    write_table(output, judged.records())
+    told = sys.stderr if is_stdout(output) else sys.stdout
+    words = ", ".join(f"{count:,} {word}" for word, count in judged.counts().items())
+    print(f"{counted(len(judged), 'image')}: {words}", file=told)
+    print(weighed.promise, file=told)
+    print(f"table:  {output}", file=told)
+
+
 def guard_report(
     screen: str,
     /,

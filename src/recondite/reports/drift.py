@@ -16,6 +16,7 @@ from recondite.reports.figures import plot_martingale, plot_scores, plot_shifts
 from recondite.reports.page import TablePage
 from recondite.screen.monitor import Monitor, Moved
 from recondite.screen.screen import Screen
+from recondite.screen.shift import advice
 from recondite.statistics.scores import Scores, scored
 
 _LARGEST_STATE = 1 << 28
@@ -30,11 +31,13 @@ class Drift:
         monitor: after the last event.
         path: (images seen, martingale) now and then.
         moved: the statistics of recent images beside those of calibration; see `Monitor.moved`.
+        advice: what to do after an alarm, in words.
     """
 
     monitor: Monitor
     path: list[tuple[int, float]]
     moved: list[Moved]
+    advice: str = ""
 
     def in_words(self) -> str:
         """Say whether there is an alarm, and since when."""
@@ -52,6 +55,7 @@ class Drift:
         return (
             f"ALARM at image {alarm.at:,} ({alarm.id}) of {seen}: they are no longer like the calibration images; the "
             f"change began after about {alarm.began:,} images.\nMoved: {named or 'no statistic by itself'}.\n{promise}"
+            f"\n{self.advice}"
         )
 
 
@@ -93,7 +97,22 @@ def watch(
     if state is not None:
         with atomic_file(state) as temporary:
             temporary.write_text(json.dumps(monitor.state()), encoding="utf-8")
-    return Drift(monitor, path, monitor.moved())
+    return Drift(monitor, path, monitor.moved(), advice(screen, monitor))
+
+
+def read_scores(screen: Screen, events: str) -> Scores:
+    """Return all scores of a table of verdicts of this screen, with their statistics.
+
+    Raises:
+        InputError: not a table of events, or not verdicts of this screen.
+    """
+    parts = []
+    for scores, rows in scored(read_events(events), events):
+        check_origin(screen, scores, rows, group_labels(screen, rows, scores.ids, None))
+        parts.append(scores)
+    if not parts:
+        raise InputError(f"{events} holds no verdicts")
+    return Scores.concatenate(parts)
 
 
 def moved_rows(moved: Sequence[Moved]) -> list[dict[str, Any]]:

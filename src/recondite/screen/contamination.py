@@ -11,10 +11,9 @@ from recondite.detectors import Detector
 from recondite.options import TrainingOptions
 from recondite.screen.evidence import FEWEST, observed
 from recondite.screen.few_images import judged_in_turn
-from recondite.screen.promise import LEFT_OUT
 from recondite.screen.separate import Sets
 from recondite.statistics.calibration import Calibrator, Guarantee, smallest_calibration_set
-from recondite.statistics.contamination import Contamination, suspects
+from recondite.statistics.contamination import LEFT_OUT, Contamination, suspects
 
 _PARTS, _ROUNDS, _LISTED = 5, 2, 1000
 

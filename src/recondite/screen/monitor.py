@@ -136,6 +136,12 @@ class Monitor:
         """The scores that `moved` compares with those of calibration."""
         return np.array([row[0] for row in self._since_change()], dtype=np.float64)
 
+    @property
+    def recent_statistics(self) -> dict[str, NDArray[np.float64]]:
+        """The score and the statistics that `moved` compares with those of calibration, by name."""
+        rows = np.array(self._since_change(), dtype=np.float64).reshape(-1, len(self._reference))
+        return dict(zip(self._reference, rows.T, strict=True))
+
     def update(self, verdicts: Scores, groups: Sequence[str] | None = None) -> bool:
         """Take in verdicts, oldest first, and return whether there is an alarm.
 

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from recondite.progress import counted
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
+from recondite.statistics.contamination import LEFT_OUT
 
-LEFT_OUT = "left_out_as_suspect"
-"""The fact of a calibration that tells how many of its images were left out, by group ("" without groups)."""
 _STAYED = "Bad images that stayed make the share smaller, if they score no lower than good ones."
 
 

@@ -26,6 +26,7 @@ from recondite.screen.guard import make_guard
 from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
 from recondite.screen.unfamiliar import unlike
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise, rate_of
+from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.scores import Scores, Verdicts, check_rate
 from recondite.torch_state import own_settings
 
@@ -113,9 +114,9 @@ class Screen:
     @property
     def false_alarm_interval(self) -> tuple[float, float]:
         """The 95 % interval of the true false-alarm rate (of the smallest group, where there are groups)."""
-        sizes = self.calibrator.sizes
-        smallest = min(sizes, key=lambda group: sizes[group])
-        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, smallest)
+        group = min(self.calibrator.sizes, key=self.calibrator.sizes.__getitem__)
+        left_out = self.facts.get("calibration", {}).get(LEFT_OUT, {}).get(group or "", 0)
+        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, group, left_out=left_out)
 
     @property
     def map_scale(self) -> tuple[float, float]:

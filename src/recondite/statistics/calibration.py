@@ -126,10 +126,12 @@ class Calibrator:
         guarantee: Guarantee = "exact",
         group: str | None = _EVERYTHING,
         level: float = 0.95,
+        left_out: int = 0,
     ) -> tuple[float, float]:
         """Return the central interval of the true false-alarm rate over calibration sets of this size.
 
-        The rate follows Beta(l, n + 1 - l), where l calibration images may score as high as the flagged ones.
+        The rate follows Beta(l, n + 1 - l), where l calibration images may score as high as the flagged ones. If images
+        of still higher scores were left out, the interval reaches from where all of them are bad to where none is.
         Source: Bates et al. 2023, section 1; Vovk 2012.
         """
         from scipy.stats import beta
@@ -137,7 +139,8 @@ class Calibrator:
         n = len(self._scores_of(group))
         allowed = self._allowed(group, alpha, confidence, guarantee)
         tail = (1 - level) / 2
-        low, high = beta.ppf([tail, 1 - tail], allowed, n + 1 - allowed)
+        low = beta.ppf(tail, allowed, n + 1 - allowed)
+        high = beta.ppf(1 - tail, allowed + left_out, n + 1 - allowed)
         return float(low), float(high)
 
     def rate_with(

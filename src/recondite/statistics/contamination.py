@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from recondite.errors import InputError
 
 AUTO = "auto"
+LEFT_OUT = "left_out_as_suspect"
+"""The fact of a calibration that tells how many of its images were left out, by group ("" without groups)."""
 Contamination = float | Literal["auto"]
 """The share of bad images among those given, in [0, 1), or "auto" for those whose scores lie far out."""
 _MOST_COMPARED, _WHISKER, _SKEW_ABOVE, _SKEW_BELOW = 999, 1.5, 3.0, 4.0

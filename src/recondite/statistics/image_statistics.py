@@ -11,6 +11,8 @@ from torch import Tensor
 
 from recondite.statistics.error_maps import values_kept
 
+OF_IMAGES = ("brightness", "variance", "total_variation", "code_length")
+"""Those that `statistics_of_image` finds: of the image alone, whatever the detector."""
 _SMALLEST = 1e-10
 _WORST_PERCENT = 1
 _LEVELS = 255

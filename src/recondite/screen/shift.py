@@ -1,0 +1,146 @@
+"""Judging where normal images have shifted: calibration images count as much as they are like recent ones."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.errors import InputError
+from recondite.screen.evidence import ERROR, Values
+from recondite.screen.monitor import Monitor
+from recondite.screen.screen import Screen
+from recondite.statistics.calibration import smallest_calibration_set
+from recondite.statistics.image_statistics import OF_IMAGES, statistic_in_words
+from recondite.statistics.scores import Scores, Verdicts
+from recondite.statistics.weighted import DensityRatio, effective_number, weighted_p_values
+
+FEWEST_RECENT = 50
+_FARTHEST = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reweighting:
+    """The calibration of a screen, each image weighed by how much more likely it is among recent images.
+
+    What is looked at are statistics of the image alone (brightness, contrast, roughness, complexity). If normal images
+    differ from those of calibration only in how often which values of these come, and the weights were the true ones,
+    at most a share alpha of them would be flagged on average. They are estimated, so this is no proven promise.
+
+    Args:
+        screen: whose calibration it is.
+        names: the statistics.
+        values: (n, D), theirs of the calibration images, on the normal scale of the evidence.
+        ratio: the weights.
+    """
+
+    screen: Screen
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    ratio: DensityRatio
+
+    @classmethod
+    def fit(cls, screen: Screen, recent: Values) -> "Reweighting":
+        """Weigh the calibration images by statistics of recent images, most of which should be normal.
+
+        Args:
+            screen: one that judges by evidence, without groups and without a confidence.
+            recent: name -> statistics (m,), as verdicts carry them; NaN where an image could not be read.
+
+        Raises:
+            InputError: another screen, fewer than 50 recent images, or too few calibration images like them.
+        """
+        if screen.evidence is None or screen.score == ERROR:
+            raise InputError("weights need the statistics of images: fit and judge with score auto or evidence")
+        if screen.calibrator.groups is not None or screen.confidence is not None:
+            raise InputError(
+                "weighted p-values hold on average over one group: not by folder, and without a confidence"
+            )
+        names = tuple(name for name in OF_IMAGES if name in screen.evidence.density.names)
+        missing = [name for name in names if name not in recent]
+        if missing or not names:
+            raise InputError(f"the verdicts lack {', '.join(missing or OF_IMAGES)}: write them with --statistics")
+        now = _scaled(screen, names, recent)
+        now = now[np.isfinite(now).all(axis=1)]
+        if len(now) < FEWEST_RECENT:
+            raise InputError(f"expected at least {FEWEST_RECENT} recent images to weigh by; got {len(now)}")
+        values = _scaled(screen, names, screen.observations)
+        found = cls(screen=screen, names=names, values=values, ratio=DensityRatio.fit(values, now))
+        needed = smallest_calibration_set(screen.alpha, None, "exact")
+        # The smallest p-value is that of an image that counts as much as the weightiest; it must reach alpha.
+        if found.effective < needed or 1 / (1 + found.ratio.weights.sum()) > screen.alpha:
+            raise InputError(
+                f"recent images are too unlike those of calibration: {found.in_words}, and alpha = {screen.alpha:g} "
+                f"needs {needed}: calibrate on images as they are now (recondite recalibrate), or fit again"
+            )
+        return found
+
+    @property
+    def effective(self) -> float:
+        """How many equally weighted calibration images would tell as much."""
+        return effective_number(self.ratio.weights)
+
+    @property
+    def in_words(self) -> str:
+        """How much is left of the calibration."""
+        count, names = len(self.values), ", ".join(map(statistic_in_words, self.names))
+        return (
+            f"{count:,} calibration images count as {self.effective:.0f} by their {names} (told apart from recent ones "
+            f"with an AUROC of {self.ratio.told_apart:.2f})"
+        )
+
+    @property
+    def promise(self) -> str:
+        """What the flags promise."""
+        return (
+            f"About a share of {self.screen.alpha:g} of normal images is flagged by mistake, if they differ from those "
+            "of calibration in nothing but how often which values of these statistics come (covariate shift): "
+            f"{self.in_words}. The weights are estimated: that is not proven."
+        )
+
+    def judge(self, scores: Scores) -> Verdicts:
+        """Return verdicts on scores that carry statistics; there is no one threshold.
+
+        An image is weighed as the recent ones are, but never more than the weightiest calibration image.
+
+        Raises:
+            InputError: the statistics are missing.
+        """
+        missing = [name for name in self.names if name not in (scores.statistics or {})]
+        if missing or scores.statistics is None:
+            raise InputError(f"the scores lack {', '.join(missing or self.names)}: judge with statistics")
+        plain = self.screen.judge(scores)
+        values = _scaled(self.screen, self.names, scores.statistics)
+        known = np.isfinite(plain.p_value) & np.isfinite(values).all(axis=1)
+        p_value = plain.p_value.copy()
+        own = self.ratio.of(values[known], self.values)
+        calibrator = self.screen.calibrator
+        p_value[known] = weighted_p_values(calibrator.scores, self.ratio.weights, scores.instance_score[known], own)
+        flags = np.where(known, p_value <= self.screen.alpha, plain.is_outlier)
+        return replace(plain, p_value=p_value, is_outlier=flags, threshold=float("nan"))
+
+
+def advice(screen: Screen, monitor: Monitor) -> str:
+    """Say after an alarm whether weights are a way on, and what is otherwise; "" without an alarm."""
+    if monitor.alarm is None:
+        return ""
+    again = "If these images are normal, calibrate on them (recondite recalibrate), or fit again."
+    moved = [one.words for one in monitor.moved() if one.moved and one.name in OF_IMAGES]
+    if not moved:
+        return f"No plain statistic of the images has moved by itself. {again}"
+    try:
+        found = Reweighting.fit(screen, monitor.recent_statistics)
+    except InputError as error:
+        return f"No weights, as {error}. {again}"
+    return (
+        f"If normal images have changed in {', '.join(moved)} and in nothing else, recondite reweigh judges by the "
+        f"calibration images that are like them: {found.in_words}. {again}"
+    )
+
+
+def _scaled(screen: Screen, names: tuple[str, ...], statistics: Values) -> NDArray[np.float64]:
+    """Return statistics (N, D) on the normal scale of the evidence, none farther than five deviations."""
+    assert screen.evidence is not None
+    density = screen.evidence.density
+    chosen = [density.names.index(name) for name in names]
+    every = {name: statistics.get(name, statistics[names[0]]) for name in density.names}
+    return np.clip(density.z(every)[:, chosen], -_FARTHEST, _FARTHEST)
