@@ -98,7 +98,7 @@ def test_errors_of_our_own_are_json_and_tell_nothing(client, digit_files, monkey
     def fail(*_):
         raise broken
 
-    monkeypatch.setattr(judging, "measure", fail)
+    monkeypatch.setattr(judging, "glance", fail)
     answer = client.post(PREDICT, params=query, content=digit_files[0], headers=PNG)
     if query and answer.status_code == 422:
         return
