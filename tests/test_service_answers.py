@@ -1,14 +1,19 @@
 """Every answer is of one kind: JSON with the right status, whatever was asked; visitors leave nothing in memory."""
 
+import json
 import socket
 import threading
 import time
+from itertools import pairwise
 
+import numpy as np
 import pytest
 from service import in_process, running
 from starlette.testclient import TestClient
 
+import recondite
 from recondite.service.app import create_app
+from recondite.service.client import Client
 from recondite.service.engine import judging
 from recondite.service.routes import logins
 from recondite.service.routes.logins import FailedLogins
@@ -177,6 +182,32 @@ def test_idle_sockets_do_not_silence_anybody(digit_screen, tmp_path):
                 assert link.recv(100).startswith(b"HTTP/1.1 200 ")
         for one in idle:
             one.close()
+
+
+def test_bodies_may_come_in_pieces_in_any_order_or_never(digit_screen, tmp_path, digit_files):
+    expected = recondite.load(digit_screen).predict(digit_files[:6]).instance_score
+    order = np.random.default_rng(0)
+    with running(tmp_path, digit_screen, "--store", f"sqlite:///{tmp_path / 'e.db'}") as process:
+        links, pieces = [], []
+        for place, content in enumerate([*digit_files[:6], *digit_files[:6]]):
+            head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nConnection: close\r\n"
+            whole = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+            cuts = [0, *sorted(order.choice(len(whole) - 1, 4, replace=False) + 1), len(whole)]
+            parts = [whole[a:b] for a, b in pairwise(cuts)]
+            links.append(socket.create_connection(("127.0.0.1", process.port), timeout=120))
+            pieces.append(parts if place < 6 else parts[: (place - 6) % 5])
+        turns = [place for place, parts in enumerate(pieces) for _ in parts]
+        for place in order.permutation(turns):
+            links[place].sendall(pieces[place].pop(0))
+        for link in links[6:]:
+            link.close()
+        for link, score in zip(links[:6], expected, strict=True):
+            answer = b"".join(iter(lambda link=link: link.recv(1 << 16), b""))
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["verdicts"][0]["instance_score"] == score
+            link.close()
+        with Client(process.url) as client:
+            assert len(list(client.events())) == 6
 
 
 def test_logins_slow_down_after_failures(monkeypatch):
