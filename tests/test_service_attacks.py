@@ -99,6 +99,23 @@ def test_a_long_file_of_few_pixels_costs_its_length():
     assert measure(Sent("", np.zeros((3, 8, 8))), 64).cost == 192
 
 
+def test_a_head_with_two_sizes_does_not_pass_for_a_small_picture(digit_screen, tmp_path, digit_files):
+    small, large = blank(8, 8), blank(50, 50)
+    twice = small[:33] + large[8:]  # the head of the small one, and the large one from its head on
+    with in_process(digit_screen, tmp_path, limits=Limits(request_pixels=1000, pixels=1000)) as client:
+        rows = client.post(PREDICT, files=form(twice, digit_files[0])).json()["verdicts"]
+        assert (rows[0]["verdict"], rows[1]["error"]) == ("invalid", None)
+        assert "says that it has 8 x 8 pixels" in rows[0]["error"]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "BMP", "PNG"])
+@pytest.mark.parametrize("side", [8, 400])
+def test_heads_of_every_format_are_read(kind, side):
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((side, side + 1), np.uint8)).save(stream, format=kind)
+    assert measure(Sent("", stream.getvalue()), 1 << 20).pixels == side * (side + 1)
+
+
 @pytest.fixture
 def line(digit_screen):
     """A line of jobs whose steps are given, and the names of those that are done, in order."""

@@ -182,10 +182,11 @@ def test_slow_and_absent_bodies_are_given_up(digit_screen, tmp_path, store, digi
     with running(tmp_path, *arguments) as process:
         slow = socket.create_connection(("127.0.0.1", process.port), timeout=120)
         slow.sendall(
-            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\nab".encode()
+            f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+            "Content-Length: 99\r\n\r\nab".encode()
         )
         hung = socket.create_connection(("127.0.0.1", process.port), timeout=120)
-        hung.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\nab".encode())
+        hung.sendall(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\nab".encode())
         hung.close()
         assert len(Load(process.port, digit_files, clients=2, requests=20).finish().answers) == 20
         assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")

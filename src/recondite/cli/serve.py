@@ -28,6 +28,7 @@ def serve(
     token: Annotated[Sequence[str], Parameter(negative="")] = (),
     token_file: Path | None = None,
     allow_public: Annotated[bool, Parameter(negative="")] = False,
+    allow_host: Annotated[Sequence[str], Parameter(negative="")] = (),
     keep_images: Keep = "none",
     keep_folder: Path = Path("event-images"),
     max_keep_megabytes: int = 1024,
@@ -69,6 +70,9 @@ def serve(
         File of tokens, one per line.
     allow_public
         Allow access without a token on a public interface.
+    allow_host
+        A name by which clients reach the service, such as that of a proxy in front; repeat it for more. A service that
+        asks for no token and listens to its own machine answers only to localhost and to these.
     keep_images
         Which images to keep beside their events.
     keep_folder
@@ -119,13 +123,15 @@ def serve(
         if cluster is None:
             raise InputError("--stop ends a service on a cluster: give --cluster")
         return stop_serving(cluster)
-    from recondite.service.server import check_open
     from recondite.service.server import serve as run
+    from recondite.service.start import check_address, hosts_of
 
+    tokens = _tokens(token, token_file)
     settings = Settings(
         screens=screens,
         store=store,
-        tokens=_tokens(token, token_file),
+        tokens=tokens,
+        hosts=hosts_of(host, tokens, allow_host),
         keep=keep_images,
         images=keep_folder,
         keep_bytes=max_keep_megabytes << 20,
@@ -140,7 +146,7 @@ def serve(
         return run(settings, host, port, everybody=allow_public, drain_seconds=drain_seconds)
     from recondite.service.replicas import Replicas, serve_on_cluster
 
-    check_open(settings, host, allow_public)
+    check_address(settings, host, port, allow_public)
     chosen = Replicas(
         replicas=replicas,
         most_replicas=max_replicas,
@@ -155,7 +161,11 @@ def serve(
 def _tokens(given: Sequence[str], file: Path | None) -> list[str]:
     found = [*given, *([os.environ[TOKEN]] if os.environ.get(TOKEN) else [])]
     if file is not None:
-        found += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"expected a file of tokens; {file} cannot be read: {error}") from error
+        found += [line.strip() for line in lines if line.strip()]
         if not found:
             raise InputError(f"{file} holds no tokens")
     return found

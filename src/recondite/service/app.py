@@ -3,8 +3,8 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from functools import partial
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import cached_property, partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,7 +21,8 @@ from recondite.service.engine.store import Store
 from recondite.service.errors import Failed, Refused, Unusable
 from recondite.service.metrics import Counters
 from recondite.service.routes.fast_path import FastPath
-from recondite.service.routes.middleware import LOG, RequestGate, Tokens, problem
+from recondite.service.routes.middleware import FAILED, LOG, RequestGate, Tokens, problem, refusal_of
+from recondite.service.routes.paths import Paths, of_page
 from recondite.service.routes.state import Service
 from recondite.service.routes.v1 import Options, answer_predict, api
 from recondite.service.routes.v2 import v2
@@ -31,8 +32,6 @@ _DESCRIPTION = (
     "Judges images at a false-alarm rate you choose. Every verdict is written down before it is given, as an event "
     "that people can label. Where a token is needed: Authorization: Bearer TOKEN."
 )
-
-_ENVELOPE = 1 << 16
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -45,8 +44,12 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(settings, counters, tokens) as service:
-            app.state.service = service
+        async with AsyncExitStack() as stack:
+            try:
+                app.state.service = await stack.enter_async_context(_running(settings, counters, tokens))
+            except ReconditeError as error:
+                app.state.why_not = str(error)
+                raise
             yield
 
     app = _App(
@@ -57,12 +60,20 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # the usual documentation pages load their scripts from elsewhere
         redoc_url=None,
     )
+    app.has_page = settings.page
     app.include_router(api)
     app.include_router(v2)
     fast_path = FastPath(app.behind, options=Options, predict=answer_predict, refuse=_refused)
-    # A little over the limit of a file, which comes in an envelope from the page.
-    app.front = RequestGate(fast_path, tokens=tokens, counters=counters, most=settings.limits.body_bytes + _ENVELOPE)
+    app.front = RequestGate(
+        fast_path,
+        tokens=tokens,
+        counters=counters,
+        limits=settings.limits,
+        hosts=settings.hosts,
+        paths=lambda: app.paths,
+    )
     app.add_exception_handler(ReconditeError, _on_error)
+    app.add_exception_handler(Exception, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     return app
@@ -72,14 +83,30 @@ class _App(FastAPI):
     """The framework, with what every request passes in front of it."""
 
     front: ASGIApp
+    has_page: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
         await self.front(scope, receive, send)
 
     async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as the framework does."""
+        """Answer as the framework does, which for the page's library is whatever it has no route for."""
+        if scope["type"] == "http" and not (self.has_page and of_page(scope["path"])):
+            methods = self.paths.methods(scope["path"])
+            if scope["method"] not in methods:
+                response = problem(
+                    refusal_of(405, "Method Not Allowed") if methods else refusal_of(404, "Not Found"), scope
+                )
+                if methods:
+                    response.headers["Allow"] = ", ".join(methods)
+                await response(scope, receive, send)
+                return
         await super().__call__(scope, receive, send)
+
+    @cached_property
+    def paths(self) -> Paths:
+        """What there is; asked for when nothing more is added."""
+        return Paths(self.router.routes)
 
 
 @asynccontextmanager
@@ -146,7 +173,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
         refusal: Refused = Refused(str(error)) if request.url.path.startswith("/v2") else Unusable(str(error))
         return problem(refusal, request.scope)
     LOG.error("failed", exc_info=error)
-    return problem(Failed("the service failed; its log says why"), request.scope)
+    return problem(Failed(FAILED), request.scope)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -162,8 +189,6 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    refusal = Refused(str(error.detail))
-    refusal.status, refusal.code = error.status_code, str(error.detail).lower().replace(" ", "_")
-    response = problem(refusal, request.scope)
+    response = problem(refusal_of(error.status_code, str(error.detail)), request.scope)
     response.headers.update(error.headers or {})
     return response

@@ -61,6 +61,13 @@ class WrongType(Refused):
     code = "unsupported_type"
 
 
+class UnknownHost(Refused):
+    """The request is for a host that this service is not."""
+
+    status = 421
+    code = "unknown_host"
+
+
 class Unusable(Refused):
     """The request is well formed and asks for something that cannot be."""
 

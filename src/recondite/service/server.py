@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from types import FrameType
 
@@ -11,12 +12,13 @@ from fastapi import FastAPI
 
 from recondite.errors import InputError
 from recondite.service.app import create_app
+from recondite.service.connections import allow_files, connections_of
 from recondite.service.routes.middleware import LOG, log_to_stderr
 from recondite.service.settings import Settings
+from recondite.service.start import check_address, check_settings, taken_port
 
 _LONGEST_DRAIN = 60
 _SWITCH_SECONDS = 0.0005
-_LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(settings: Settings, host: str, port: int, *, everybody: bool = False, drain_seconds: float = 0.0) -> None:
@@ -30,10 +32,16 @@ def serve(settings: Settings, host: str, port: int, *, everybody: bool = False, 
             sees it.
 
     Raises:
-        InputError: the port is open to other machines and neither a token nor `everybody` was given.
+        InputError: the address cannot be taken, or is open to other machines and neither a token nor `everybody` was
+            given; or a screen, the store or the kept images cannot be used.
     """
-    check_open(settings, host, everybody)
+    check_address(settings, host, port, everybody)
+    if drain_seconds < 0:
+        raise InputError(f"expected drain_seconds >= 0; got {drain_seconds!r}")
+    check_settings(settings)
+    sockets = taken_port(host, port)
     log_to_stderr()
+    allow_files(settings.limits.connections)
     # Requests shall not wait long for the interpreter while a batch is being scored in another thread.
     sys.setswitchinterval(_SWITCH_SECONDS)
     app = create_app(settings)
@@ -45,24 +53,28 @@ def serve(settings: Settings, host: str, port: int, *, everybody: bool = False, 
         app,
         host=host,
         port=port,
+        http=connections_of(settings.limits.connections),
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=settings.limits.connections,
         timeout_graceful_shutdown=_LONGEST_DRAIN,
         timeout_keep_alive=20,
         ws_max_size=settings.limits.body_bytes,
     )
     server = _Server(config, app, drain_seconds)
-    server.run()
+    try:
+        server.run(sockets)
+    except SystemExit:
+        pass  # how it ends where it cannot start
+    except OSError as error:
+        if server.started:
+            raise
+        raise InputError(f"port {port} of {host} cannot be taken: {error.strerror or error}") from error
+    finally:
+        for one in sockets:
+            one.close()
     if not server.started:
-        raise InputError("the service did not start; its log says why")
-
-
-def check_open(settings: Settings, host: str, everybody: bool) -> None:
-    """Raise InputError if the address is open to other machines and neither a token nor `everybody` was given."""
-    if host not in _LOCAL and not settings.tokens and not everybody:
-        raise InputError(f"{host} is open to other machines: give a --token, or --allow-public to let everybody in")
+        raise InputError(getattr(app.state, "why_not", "the service did not start; its log says why"))
 
 
 class _Server(uvicorn.Server):
@@ -71,6 +83,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI, drain_seconds: float) -> None:
         super().__init__(config)
         self._app, self._drain_seconds = app, drain_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        addresses = ["{}:{}".format(*one.getsockname()[:2]) for one in sockets or ()]
+        LOG.log(logging.INFO, "listening", extra={"facts": {"addresses": addresses}})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         service = getattr(self._app.state, "service", None)

@@ -24,7 +24,7 @@ class Limits:
         all_pixels: Pixels in the images of all requests being served; more are refused with 429.
         seconds: Seconds until the answer, unless a request asks for fewer; after that, 503.
         body_seconds: Seconds until the body has arrived; after that, 408.
-        connections: Connections open at once; more are refused with 503.
+        connections: Connections open at once; more close idle ones, and more requests at once are refused with 503.
     """
 
     body_bytes: int = 32 << 20
@@ -56,6 +56,7 @@ class Settings:
         screens: folders, or NAME=FOLDER; see `recondite.service.engine.registry`.
         store: database of events, an URL of SQLAlchemy: sqlite:///events.db or postgresql://user@host/name.
         tokens: any of which lets a client in; empty lets everybody in.
+        hosts: names that requests may give for the service; empty for all.
         keep: which images are kept beside their events.
         images: the folder they are kept in.
         keep_bytes: the oldest kept images are deleted over this size.
@@ -70,6 +71,7 @@ class Settings:
     screens: Sequence[str]
     store: str = "sqlite:///events.db"
     tokens: Sequence[str] = ()
+    hosts: Sequence[str] = ()
     keep: Keep = "none"
     images: Path = Path("event-images")
     keep_bytes: int = 1 << 30

@@ -20,7 +20,7 @@ Observe = Callable[[str, int, float], None]
 """Told the name of a screen, the number of images in a batch and the seconds it took."""
 _LONGEST_LINGER = 0.25
 _AT_ONCE = 1 << 18
-"""The cost of the largest job that the thread that scores decodes itself."""
+"""The cost of jobs that the thread that scores decodes itself, where it has nothing else to do."""
 _ROUND = 1 << 22
 _LARGE_AT_ONCE = 2
 
@@ -52,7 +52,8 @@ class Line(Executor, Generic[J]):
         observe: Observe,
     ) -> None:
         self._prepare, self._finish, self._fail, self._observe = prepare, finish, fail, observe
-        self._usual, self._seconds, self._per_row, self._at_rest = 1, 0.0, 0.0, False
+        self._usual, self._seconds, self._per_row = 1, 0.0, 0.0
+        self._at_rest, self._given = False, 0
         self._ready: queue.SimpleQueue[list[J] | _Call | None] = queue.SimpleQueue()
         self._lanes = {
             "small": Lane("decode-small", 1, _ROUND, self._ready.put, fail),
@@ -65,8 +66,8 @@ class Line(Executor, Generic[J]):
     def send(self, job: J) -> None:
         """Take in a job; `finish` or `fail` is told of it once, unless nobody wants it by then."""
         job.steps = self._prepare(job)
-        if self._at_rest and job.cost <= _AT_ONCE:
-            self._at_rest = False
+        if self._at_rest and self._given + job.cost <= _AT_ONCE:
+            self._given += job.cost
             self._ready.put([job])  # nothing else to do for the thread that scores: it decodes it too
         else:
             self._lanes["small" if job.is_small else "large"].put(job)
@@ -125,7 +126,7 @@ class Line(Executor, Generic[J]):
                 if left is not None and (missing <= 0 or left <= 0):
                     item = self._ready.get_nowait()
                 else:
-                    self._at_rest = left is None
+                    self._at_rest, self._given = left is None, 0
                     item = self._ready.get(timeout=left)
             except queue.Empty:
                 return True

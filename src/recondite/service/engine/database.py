@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import sqlite3
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def engine_of(text: str) -> sql.Engine:
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername == "postgresql+psycopg":
+        if find_spec("psycopg") is None:
+            raise InputError("this needs the extra 'postgres': pip install 'recondite[postgres]'")
         return sql.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
     if url.drivername != "sqlite":
         raise InputError(f"expected a store in SQLite or Postgres; got {url.drivername!r}")

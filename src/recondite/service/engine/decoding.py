@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from recondite.data.images import Floats, Preprocessing, picture_size
 from recondite.errors import InputError
 
 _LONGEST_NAME = 200
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,13 @@ class Measured:
         pixels: in it; 0 where it will not be decoded.
         cost: of decoding it, in pixels.
         error: why it will not be decoded; None for the others.
+        size: (width, height) that has to prove right when it is decoded; None where it was read as decoding reads it.
     """
 
     pixels: int
     cost: int
     error: str | None = None
+    size: tuple[int, int] | None = None
 
 
 def printable(name: str) -> str:
@@ -57,23 +61,39 @@ def printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name[:_LONGEST_NAME])
 
 
-def measure(one: Sent, most_pixels: int) -> Measured:
-    """Return what the head of an image says, without decoding it.
+def glance(one: Sent, most_pixels: int) -> Measured | None:
+    """Return what takes no time to see of an image: the size of an array, or of a PNG; None for other files.
 
     Args:
         one: the image.
         most_pixels: it may have; with more it is not decoded.
     """
-    if not isinstance(one.content, bytes):
-        return Measured(one.content.size, one.content.size)
+    content = one.content
+    if not isinstance(content, bytes):
+        return Measured(content.size, content.size)
+    if not content.startswith(_PNG):
+        return None
+    size = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    return _measured(*size, len(content), most_pixels, size)
+
+
+def measure(one: Sent, most_pixels: int) -> Measured:
+    """Return what the head of an image says, without decoding it; arguments as in `glance`."""
+    seen = glance(one, most_pixels)
+    if seen is not None:
+        return seen
+    assert isinstance(one.content, bytes)
     try:
-        width, height = picture_size(one.content)
+        return _measured(*picture_size(one.content), len(one.content), most_pixels)
     except InputError as error:
         return Measured(0, 0, str(error))
+
+
+def _measured(width: int, height: int, length: int, most_pixels: int, size: tuple[int, int] | None = None) -> Measured:
     pixels = width * height
     if pixels > most_pixels:
         return Measured(0, 0, f"the picture has {width} x {height} pixels; the limit is {most_pixels:,}")
-    return Measured(pixels, pixels + len(one.content))  # a file of few pixels may be long
+    return Measured(pixels, pixels + length, None, size)  # a file of few pixels may be long
 
 
 def decode(
@@ -94,9 +114,17 @@ def decode(
     hashes: list[str] = []
     for one, head in zip(sent, measured, strict=True):
         hashes.append(_sha256(one.content))
-        found.append(attempted(preprocessing, one.content) if head.error is None else head.error)
+        found.append(
+            attempted(partial(_read, preprocessing, head.size), one.content) if head.error is None else head.error
+        )
         yield head.cost
     take(gathered([printable(one.name) for one in sent], [""] * len(sent), found, preprocessing.shape), hashes)
+
+
+def _read(preprocessing: Preprocessing, size: tuple[int, int] | None, content: Any) -> Floats:
+    if size is not None and picture_size(content) != size:
+        raise InputError(f"the picture says that it has {size[0]} x {size[1]} pixels, and has others")
+    return preprocessing(content)
 
 
 def _sha256(content: bytes | NDArray[Any]) -> str:

@@ -21,7 +21,7 @@ from recondite.screen.guard import Guard
 from recondite.screen.screen import Screen
 from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.batching import Job, Line, in_place, rows_of
-from recondite.service.engine.decoding import Measured, Sent, decode, measure, printable
+from recondite.service.engine.decoding import Measured, Sent, decode, glance, measure, printable
 from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.image_store import KeptImages
 from recondite.service.engine.registry import Served
@@ -239,6 +239,9 @@ class Judge:
 
     async def _measure(self, request: _Request) -> Sequence[Measured]:
         """Look at the heads of the images; a head that takes long to read holds up no smaller requests."""
+        seen = [glance(one, self._limits.pixels) for one in request.sent]
+        if None not in seen:
+            return [one for one in seen if one is not None]
 
         def look() -> list[Measured]:
             return [measure(one, self._limits.pixels) for one in request.sent if request.wanted]

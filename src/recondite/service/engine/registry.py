@@ -199,6 +199,18 @@ def named_folders(folders: Iterable[str]) -> dict[str, Path]:
     return named
 
 
+def check_folders(folders: Iterable[str]) -> None:
+    """Check that a service can begin with some screens; they are not loaded.
+
+    Raises:
+        InputError: one is not there, or its name is unusable or there twice.
+    """
+    for path in named_folders(folders).values():
+        if not _screens_in(path):
+            there = "holds no screen" if path.is_dir() else "is not there"
+            raise InputError(f"expected the folder of a screen, or of its versions; {path} {there}")
+
+
 def natural(name: str) -> list[Any]:
     """Return a key that sorts digits as numbers.
 

@@ -145,8 +145,11 @@ class Store:
         self.engine = engine_of(url)
         try:
             TABLES.create_all(self.engine)
+            with self.engine.begin() as link:
+                write_and_take_back(link)
         except SQLAlchemyError as error:
-            raise InputError(f"the store cannot be opened: {reason_of(error)}") from error
+            where = f"{self.engine.url.database!r} " if self.engine.url.drivername == "sqlite" else ""
+            raise InputError(f"the store {where}cannot be opened: {reason_of(error)}") from error
         self.files = DatabaseFiles(self.engine)
         self._probe: asyncio.Future[None] | None = None
         self._probe_began = self._failed = -math.inf

@@ -1,11 +1,12 @@
 """The web page: judge, review, threshold, monitor, perturb, latent space."""
 
-from html import escape
+from math import ceil
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Form
+from fastapi import FastAPI, Form, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from recondite.service.routes.logins import FailedLogins
 from recondite.service.routes.middleware import COOKIE, Tokens
 from recondite.service.routes.state import Service
 from recondite.service.settings import Settings
@@ -23,16 +24,27 @@ def add_page(app: FastAPI, settings: Settings) -> None:
 
     from recondite.service.page.frame import stylesheet
 
-    tokens, style = Tokens(settings.tokens), stylesheet()
+    tokens, style, failed = Tokens(settings.tokens), stylesheet(), FailedLogins()
+
+    @app.head("/", include_in_schema=False)
+    async def there() -> HTMLResponse:
+        return HTMLResponse()
 
     @app.get("/login", include_in_schema=False)
     async def sign_in() -> HTMLResponse:
         return HTMLResponse(_LOGIN.format(style=style, said=""))
 
     @app.post("/login", include_in_schema=False)
-    async def signed_in(token: Annotated[str, Form()] = "") -> Response:
-        if not tokens.allows(token):
-            return HTMLResponse(_LOGIN.format(style=style, said=escape("That token is not valid.")), 401)
+    async def signed_in(request: Request, token: Annotated[str, Form()] = "") -> Response:
+        address = request.client.host if request.client else ""
+        wait = ceil(failed.wait(address))
+        if wait:
+            said = f"Too many tokens were not valid: try again in {wait} s."
+            return HTMLResponse(_LOGIN.format(style=style, said=said), 429, {"Retry-After": str(wait)})
+        right = tokens.allows(token)
+        failed.note(address, right)
+        if not right:
+            return HTMLResponse(_LOGIN.format(style=style, said="That token is not valid."), 401)
         answer = RedirectResponse("/", 303)
         answer.set_cookie(COOKIE, tokens.cookie(token), httponly=True, samesite="strict", max_age=12 * 3600)
         return answer

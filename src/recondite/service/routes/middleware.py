@@ -8,21 +8,27 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import cookie_parser
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from recondite.service.errors import ForeignOrigin, Refused, Unauthorised
+from recondite.service.errors import Failed, ForeignOrigin, Refused, Unauthorised, Unavailable, UnknownHost
 from recondite.service.metrics import Counters
+from recondite.service.routes.paths import Paths, of_page
+from recondite.service.settings import Limits
 
 LOG = logging.getLogger("recondite.service")
 COOKIE = "recondite"
+FAILED = "the service failed; its log says why"
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/login"})
+_ENVELOPE = 1 << 16
+_STATUSES = frozenset(HTTPStatus)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -55,15 +61,28 @@ class Tokens:
 class RequestGate:
     """Lets requests pass that may, gives each an id, and writes one line about each into the log.
 
+    Whatever goes wrong behind it is answered in JSON, in the form of the protocol; there are no texts and no HTML.
+
     Args:
         app: what is behind it.
         tokens: asked for everywhere but on `OPEN_PATHS`.
         counters: of requests.
-        most: bytes in a body, whatever it is for; routes may have lower limits of their own.
+        limits: of bodies, and of requests at once; routes may have lower limits of their own.
+        hosts: names that requests may give for the service; empty for all.
+        paths: of the application, found out when the first request has been answered.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, counters: Counters, most: int) -> None:
-        self._app, self._tokens, self._counters, self._most = app, tokens, counters, most
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Tokens,
+        counters: Counters,
+        limits: Limits,
+        hosts: Sequence[str],
+        paths: Callable[[], Paths],
+    ) -> None:
+        self._app, self._tokens, self._counters, self._limits = app, tokens, counters, limits
+        self._hosts, self._paths, self._active = frozenset(hosts), paths, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -78,21 +97,33 @@ class RequestGate:
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
         scope.setdefault("state", {})["request_id"] = request_id
-        status, received = 500, 0
+        status, received, replaced = 0, 0, False
+        # A little over the limit of a file, which comes in an envelope from the page.
+        most = self._limits.body_bytes + _ENVELOPE
 
         async def receiving() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._most:
+            if received > most:
                 # Frameworks behind this pass on exceptions of this kind only.
                 raise HTTPException(413, "Too large")
             return message
 
         async def sending(message: Message) -> None:
-            nonlocal status
+            nonlocal status, replaced
+            if replaced:
+                return
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if refusal is None and status >= 400 and _is_foreign(message, scope["path"]):
+                    replaced = True
+                    await _instead_of(message, scope)(scope, receive, ending)
+                    return
+            await ending(message)
+
+        async def ending(message: Message) -> None:
+            if message["type"] == "http.response.start":
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"x-request-id", request_id.encode()),
@@ -100,22 +131,36 @@ class RequestGate:
                 ]
             await send(message)
 
+        self._active += 1
         refusal = self._refusal(scope)
         try:
             if refusal is None:
                 await self._app(scope, receiving, sending)
             else:
                 await self._refuse(refusal, scope, receive, sending)
+        except ClientDisconnect:
+            pass
+        except Exception as error:
+            LOG.error("failed", exc_info=error)
+            if not status:
+                await problem(Failed(FAILED), scope)(scope, receive, sending)
         finally:
-            self._note(scope, request_id, status, time.perf_counter() - began)
+            self._active -= 1
+            self._note(scope, request_id, status or 499, time.perf_counter() - began)
 
     def _refusal(self, scope: Scope) -> Refused | None:
         raw = dict(scope["headers"])
-        origin = raw.get(b"origin")
+        host, origin = raw.get(b"host"), raw.get(b"origin")
+        if self._hosts and host is not None and _name_of(host) not in self._hosts:
+            return UnknownHost("this is not a name of this service: give --allow-host NAME, or a --token, to serve it")
         # A page of another site may make a browser send requests here; it cannot hide where they come from.
-        if origin is not None and urlsplit(origin).netloc != raw.get(b"host", b""):
+        if origin is not None and _place_of(origin) != host:
             return ForeignOrigin("requests from the pages of other sites are not accepted")
-        if not self._tokens.needed or scope["path"] in OPEN_PATHS:
+        if scope["path"] in OPEN_PATHS:
+            return None
+        if self._active > self._limits.connections:
+            return Unavailable(f"{self._limits.connections} requests are being served; that is the limit", 1)
+        if not self._tokens.needed:
             return None
         headers = Headers(scope=scope)
         kind, _, token = headers.get("authorization", "").partition(" ")
@@ -135,9 +180,9 @@ class RequestGate:
             await problem(refusal, scope)(scope, receive, send)
 
     def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        # The route's pattern, not its path: clients must not be able to make labels or log keys.
-        route = getattr(scope.get("route"), "path", "other")
-        self._counters.requests.labels(scope["method"] if route != "other" else "other", route, status).inc()
+        # Clients must not be able to make labels.
+        method, route = self._paths().label(scope)
+        self._counters.requests.labels(method, route, status).inc()
         self._counters.latency.labels(route).observe(seconds)
         LOG.info(
             "request",
@@ -190,6 +235,45 @@ def problem(refusal: Refused, scope: Scope) -> JSONResponse:
     if scope["path"].startswith("/v2"):
         body = {"error": str(refusal)}
     return JSONResponse(body, refusal.status, headers)
+
+
+def _instead_of(message: Message, scope: Scope) -> JSONResponse:
+    """Return the refusal that stands for an error that the page's library, or the framework, has answered."""
+    status, allowed = message["status"], dict(message.get("headers", [])).get(b"allow")
+    words = HTTPStatus(status).phrase if status in _STATUSES else "Refused"
+    response = problem(Failed(FAILED) if status >= 500 else refusal_of(status, words), scope)
+    if allowed is not None:
+        response.headers["Allow"] = allowed.decode("latin-1")
+    return response
+
+
+def refusal_of(status: int, words: str) -> Refused:
+    """Return the refusal with a status of HTTP and its words."""
+    refusal = Refused(words)
+    refusal.status, refusal.code = status, words.lower().replace(" ", "_")
+    return refusal
+
+
+def _is_foreign(message: Message, path: str) -> bool:
+    """Return whether an error was answered by the page's library or the framework, in a form of their own."""
+    kind = dict(message.get("headers", [])).get(b"content-type", b"text/plain")
+    return of_page(path) or (kind.startswith(b"text/") and path != "/login")
+
+
+def _place_of(origin: bytes) -> bytes | None:
+    """Return the host and port of an origin; None where it is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
+
+
+def _name_of(host: bytes) -> str | None:
+    """Return the name in a Host header, without its port; None where it is none."""
+    try:
+        return urlsplit(f"//{host.decode('latin-1')}").hostname
+    except ValueError:
+        return None
 
 
 def _digest(token: str) -> bytes:

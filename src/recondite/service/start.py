@@ -1,0 +1,107 @@
+"""What can go wrong before a service starts, each told in one sentence."""
+
+import errno
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+
+from recondite.errors import InputError
+from recondite.service.engine.image_store import KeptImages
+from recondite.service.engine.registry import check_folders
+from recondite.service.engine.store import Store
+from recondite.service.settings import Settings
+
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+_HIGHEST_PORT = 65535
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def check_address(settings: Settings, host: str, port: int, everybody: bool) -> None:
+    """Check where a service is to listen.
+
+    Args:
+        settings: of the service.
+        host, port: where to listen; port 0 is any that is free.
+        everybody: whether everybody may come in, though no token is asked for.
+
+    Raises:
+        InputError: there is no such port; or it is open to other machines, and neither a token nor `everybody` was
+            given.
+    """
+    if not 0 <= port <= _HIGHEST_PORT:
+        raise InputError(f"expected a port from 0 to {_HIGHEST_PORT}; got {port}")
+    if host not in _LOCAL and not settings.tokens and not everybody:
+        raise InputError(f"{host} is open to other machines: give a --token, or --allow-public to let everybody in")
+
+
+def hosts_of(host: str, tokens: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that requests may give for the service; none where all are allowed.
+
+    The page of another site can make a browser ask a service of its own machine, under the site's name (DNS
+    rebinding). Where a token is needed, or other machines may ask in any case, that gains nothing.
+
+    Args:
+        host: where it listens.
+        tokens: that let a client in.
+        names: by which it is reached besides.
+    """
+    return (*_LOCAL, host, *names) if names or (host in _LOCAL and not tokens) else ()
+
+
+def check_settings(settings: Settings) -> None:
+    """Check what a service needs.
+
+    Raises:
+        InputError: a screen is missing, or its name unusable or there twice; or the store cannot be opened; or images
+            cannot be kept.
+    """
+    check_folders(settings.screens)
+    Store(settings.store).close()
+    if settings.keep != "none":
+        trouble = KeptImages(settings.images, settings.keep_bytes).trouble()
+        if trouble is not None:
+            raise InputError(trouble)
+
+
+def taken_port(host: str, port: int) -> list[socket.socket]:
+    """Return sockets of an address, which do not listen yet.
+
+    Raises:
+        InputError: there is no such address here, or another process has the port.
+    """
+    found: list[socket.socket] = []
+    try:
+        kinds = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(kinds):
+            with suppress(_Elsewhere):
+                found.append(_bound(family, kind, protocol, address))
+        if not found:
+            raise OSError(errno.EADDRNOTAVAIL, "it is not an address of this machine")
+    except OSError as error:
+        for one in found:
+            one.close()
+        reason = "another process has it" if error.errno == errno.EADDRINUSE else error.strerror or error
+        raise InputError(f"port {port} of {host} cannot be taken: {reason}") from error
+    return found
+
+
+class _Elsewhere(Exception):  # noqa: N818
+    """An address is not of this machine; another of the same name may be."""
+
+
+def _bound(family: int, kind: int, protocol: int, address: object) -> socket.socket:
+    try:
+        one = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _Elsewhere from error
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)  # type: ignore[arg-type]
+    except OSError as error:
+        one.close()
+        if error.errno in _NOT_HERE:
+            raise _Elsewhere from error
+        raise
+    return one
