@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+import re
 import threading
 import time
 import zlib
@@ -20,6 +21,7 @@ pytest.importorskip("fastapi")
 
 from recondite.cli import main
 from recondite.screen.guard import save_guard
+from recondite.service.routes import fast_path
 from recondite.service.routes.middleware import JsonLines, Tokens
 from recondite.service.settings import Limits
 
@@ -466,24 +468,24 @@ def test_watching_for_drift_begins_anew_when_asked(digit_screen, tmp_path, digit
         assert client.get("/v1/screens/digits/drift").json()["seen"] == 1
 
 
-def test_the_short_way_and_the_long_way_answer_alike(digit_screen, tmp_path, digit_files):
-    long = [("alpha", "0.2"), ("alpha", "0.2")]  # asked twice, the short way leaves it to the framework
+def test_the_short_way_and_the_long_way_answer_alike(digit_screen, tmp_path, digit_files, monkeypatch):
+    ways = (fast_path._PATH, re.compile("nowhere"))  # where nothing matches, all goes to the framework
+
+    def both(path, alpha):
+        for way in ways:
+            monkeypatch.setattr(fast_path, "_PATH", way)
+            yield client.post(path, params={"alpha": alpha}, content=digit_files[7], headers=PNG)
+
     with in_process(digit_screen, tmp_path) as client:
         (served,) = client.get("/v1/screens").json()
         for path in (PREDICT, f"/v1/screens/digits/versions/{served['version']}/predict"):
-            rows = [
-                client.post(path, params=query, content=digit_files[7], headers=PNG).json()["verdicts"][0]
-                for query in (long[:1], long)
-            ]
+            rows = [answer.json()["verdicts"][0] for answer in both(path, "0.2")]
             shared = {name: value for name, value in rows[0].items() if name != "event"}
             assert {name: rows[1][name] for name in shared} == shared
-        for query in ([("alpha", "1e-9")], [("alpha", "1e-9")] * 2):
-            assert "needs at least" in problem(
-                client.post(PREDICT, params=query, content=digit_files[7], headers=PNG), 422, "unusable"
-            )
+        for refused in both(PREDICT, "1e-9"):
+            assert "needs at least" in problem(refused, 422, "unusable")
         for path in ("/v1/screens/none/predict", "/v1/screens/digits/versions/none/predict"):
-            for query in (long[:1], long):
-                refused = client.post(path, params=query, content=digit_files[7], headers=PNG)
+            for refused in both(path, "0.2"):
                 assert "none" in problem(refused, 404, "not_found")
         routes = client.get("/metrics").text
         assert 'route="/v1/screens/{name}/versions/{version}/predict",status="200"} 2.0' in routes

@@ -8,7 +8,7 @@ from io import TextIOWrapper
 from cyclopts import App
 
 from recondite import __version__
-from recondite.cli import fit, monitor, predict, serve, share, train
+from recondite.cli import fit, monitor, predict, serve, share, train, watch
 from recondite.cli.flags import alone
 from recondite.errors import InputError, ReconditeError
 
@@ -52,7 +52,7 @@ def make_app(tokens: Sequence[str]) -> App:
     app.command(fit.fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else fit.bare_fit, name="fit")
     app.command(train.studies_with_flags(tokens[1:]) if tokens[:1] == ["study"] else train.bare_study, name="study")
     for command in (
-        *(predict.predict, predict.evaluate, predict.show, predict.sample, serve.serve, monitor.monitor),
+        *(predict.predict, predict.evaluate, predict.show, predict.sample, watch.watch, serve.serve, monitor.monitor),
         *(
             monitor.reweigh,
             monitor.sample_for_review,

@@ -25,6 +25,7 @@ def predict(
     region: Path | None = None,
     report: Path | None = None,
     maps: Path | None = None,
+    manifest: Path | None = None,
     fdr: float | None = None,
     score: str | None = None,
     alpha: float | None = None,
@@ -47,8 +48,8 @@ def predict(
     screen
         Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     images
-        Folder, file, glob, .npy, .npz, data set or s3:// address; with --cluster also tars (webdataset) and Parquet
-        files with the bytes of images.
+        Folder, file, glob, .npy, .npz, manifest (.jsonl), data set or s3:// address; with --cluster also tars
+        (webdataset) and Parquet files with the bytes of images.
     output
         Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output; with --cluster a folder of tables.
     region
@@ -57,6 +58,8 @@ def predict(
         HTML report to write, with figures and pictures.
     maps
         Folder for a PNG heat map of each image, not among the images.
+    manifest
+        Manifest to write, for labelling tools: images with verdicts in JSON lines (.jsonl, .ndjson, .manifest).
     fdr
         Control the false-discovery rate of all these images at this level, in (0, 1), instead of the false-alarm rate.
     score
@@ -93,9 +96,10 @@ def predict(
 
     if cluster is None:
         check_table_path(output)
-        check_outputs({"-o": output, "--report": report}, {"--maps": maps}, images=images)
-    elif report is not None or maps is not None:
-        raise InputError("--report and --maps need all images on one machine; leave them or --cluster out")
+        files = {"-o": output, "--report": report, "--manifest": manifest}
+        check_outputs(files, {"--maps": maps}, inputs=[images], images=images)
+    elif report is not None or maps is not None or manifest is not None:
+        raise InputError("--report, --maps and --manifest need all images on one machine; leave them or --cluster out")
     elif region is not None:
         raise InputError("a cluster judges no images with masks of their own: leave --region or --cluster out")
     else:
@@ -119,6 +123,7 @@ def predict(
         region=region,
         fdr=fdr,
         maps=maps,
+        manifest=manifest,
         group=group,
         on_bad=on_bad,
         statistics=statistics,

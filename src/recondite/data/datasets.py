@@ -21,7 +21,7 @@ from recondite.data.arrays import load_arrays
 from recondite.data.files import local_path
 from recondite.data.formats import refuse_container, why_unreadable
 from recondite.data.images import SMALLEST_SIDE, Floats, Preprocessing, as_array, channel_axis
-from recondite.data.items import Page, Unreadable, axes_of, in_words, is_file_object
+from recondite.data.items import Page, Unreadable, image_and_label, in_words, is_file_object, walk_stream
 from recondite.data.layouts import Role, parts_of
 from recondite.data.listing import (
     Files,
@@ -34,8 +34,9 @@ from recondite.data.listing import (
     printable,
     unique_names,
 )
+from recondite.data.manifests import is_manifest, read_manifest
 from recondite.data.masks import MaskedByFile, mask_folder
-from recondite.data.remote import list_files
+from recondite.data.remote import StoredFile, list_files
 from recondite.errors import InputError, SourceError
 from recondite.progress import counted, say
 
@@ -71,7 +72,7 @@ class ImageSet:
     def entries(self, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, Any, str]]:
         """Yield (id, source, label) in order, leaving out the ids in `skip` without reading them."""
         if self.ids is None:
-            yield from ((name, self._masked(name, item), label) for name, item, label in _walk_stream(self.items, skip))
+            yield from ((name, self._masked(name, item), label) for name, item, label in walk_stream(self.items, skip))
             return
         for index, name in enumerate(self.ids):
             if name not in skip:
@@ -85,7 +86,7 @@ class ImageSet:
         """Return (source, label) of one image; an `Unreadable` one where getting it fails. Not for streams."""
         assert self.ids is not None
         try:
-            item, label = _image_and_label(self.items[index])
+            item, label = image_and_label(self.items[index])
         except SourceError:
             raise
         except Exception as error:
@@ -152,7 +153,8 @@ def open_images(
 
     Args:
         source: a folder (recursive; sub-folders are labels; see `recondite.data.layouts`), a file, a glob, the
-            address of a folder or file in a store ("s3://BUCKET/FOLDER"), .npy or .npz, the name of a data set such as
+            address of a folder or file in a store ("s3://BUCKET/FOLDER"), a manifest (.jsonl, .ndjson, .manifest; see
+            `recondite.data.manifests`), .npy or .npz, the name of a data set such as
             "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
             a PIL image, bytes, a file object, a list of these, an array of paths, a torch data set, or an iterable.
         role: which part of a data set of defects is meant: "fit" is train/good, "predict" all of test, "inliers"
@@ -273,12 +275,14 @@ def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet
 def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
     path = local_path(source)
     if path is None:
-        return _open_url(source)
+        return _of_manifest(source, role) if is_manifest(source) else _open_url(source)
     if path.is_dir():
         return _open_folder(path, role)
     if path.is_file():
         if path.suffix.lower() in (".npy", ".npz"):
             return _open_array(load_arrays(path), shape)
+        if is_manifest(path.name):
+            return _of_manifest(source, role)
         refuse_container(path)
         return _files(path.parent, [path.name], [""])
     if catalog.is_name(source):
@@ -331,6 +335,12 @@ def _open_url(source: str) -> ImageSet:
     return ImageSet(items, names, [folder_label(name) for name in names], parallel=True)
 
 
+def _of_manifest(source: str, role: Role) -> ImageSet:
+    items, names, labels = read_manifest(source, role)
+    opened = ImageSet(items, names, labels, parallel=True)
+    return _once(opened) if role == "fit" else opened
+
+
 def _open_paths(sources: Sequence[str], role: Role, shape: tuple[int, ...] | None) -> ImageSet:
     """Open paths named one by one, each as it would be alone: a row for each, also for one that is named twice.
 
@@ -358,7 +368,7 @@ def _open_paths(sources: Sequence[str], role: Role, shape: tuple[int, ...] | Non
 def _part_of_list(source: str, role: Role, shape: tuple[int, ...] | None) -> list[str] | ImageSet:
     """Return the whole paths of local files, which may be missing, or else images with ids of their own."""
     path = local_path(source)
-    if path is None or (catalog.is_name(source) and not path.exists()):
+    if path is None or (catalog.is_name(source) and not path.exists()) or (is_manifest(path.name) and path.is_file()):
         return _open_path(source, role, shape)
     if path.is_dir():
         folder = _open_folder(path, role)
@@ -372,7 +382,7 @@ def _once(images: ImageSet) -> ImageSet:
     """Return images without the files that are there again."""
     first: dict[Any, int] = {}
     for index, item in enumerate(images.items):
-        first.setdefault(item if isinstance(item, Path | Page) else index, index)
+        first.setdefault(item if isinstance(item, Path | Page | StoredFile) else index, index)
     again = len(images.items) - len(first)
     if again:
         say(f"{counted(again, 'file')} of the list named again: to fit, each counts once")
@@ -416,24 +426,6 @@ def _open_sequence(source: Any, role: Role, shape: tuple[int, ...] | None) -> Im
     if paths:
         return _open_paths(paths, role, shape)
     return ImageSet(source, ids=[f"{index:06d}" for index in range(len(source))])
-
-
-def _walk_stream(items: Iterable[Any], skip: frozenset[str]) -> Iterator[tuple[str, Any, str]]:
-    index = 0
-    for item in items:
-        image, label = _image_and_label(item)
-        batched = axes_of(image) == 4
-        for one in image if batched else [image]:
-            name = f"{index:06d}"
-            index += 1
-            if name not in skip:
-                yield name, one, "" if batched else label
-
-
-def _image_and_label(item: Any) -> tuple[Any, str]:
-    if isinstance(item, tuple | list) and item:
-        return item[0], str(item[1]) if len(item) > 1 and isinstance(item[1], int | str) else ""
-    return item, ""
 
 
 def _describe(source: object) -> str:

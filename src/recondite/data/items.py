@@ -3,6 +3,7 @@
 import io
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
@@ -129,3 +130,23 @@ def axes_of(source: object) -> int:
 def in_words(error: Exception) -> str:
     """Return why an image cannot be read, by an error that was not foreseen."""
     return f"it cannot be read: {error or 'no reason was given'} ({type(error).__name__})"
+
+
+def walk_stream(items: Iterable[Any], skip: frozenset[str]) -> Iterator[tuple[str, Any, str]]:
+    """Yield (id, image, label) of the items of a stream, batches among them, but for the ids in `skip`."""
+    index = 0
+    for item in items:
+        image, label = image_and_label(item)
+        batched = axes_of(image) == 4
+        for one in image if batched else [image]:
+            name = f"{index:06d}"
+            index += 1
+            if name not in skip:
+                yield name, one, "" if batched else label
+
+
+def image_and_label(item: Any) -> tuple[Any, str]:
+    """Return what an item of a source is: an image, or a pair of an image and its label."""
+    if isinstance(item, tuple | list) and item:
+        return item[0], str(item[1]) if len(item) > 1 and isinstance(item[1], int | str) else ""
+    return item, ""

@@ -1,6 +1,7 @@
 """A journal of work that may be interrupted: JSON lines behind a header that says whose they are."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,38 @@ class Journal:
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any] | None) -> None:
-        self.path = path
+        self.path, self._header = path, header
         self.taken_up = [] if header is None else _read(path, header)
         """Rows that an interrupted run left, in the order in which they were added."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
-            stream.write(_line(header))
-            stream.writelines(map(_line, self.taken_up))
+        self.rewrite(self.taken_up)
 
-    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows of JSON values."""
+    def add(self, rows: Iterable[Mapping[str, Any]], *, flushed: bool = False) -> None:
+        """Append rows of JSON values; `flushed` waits until they are on the disk."""
         with naming(self.path), self.path.open("a", encoding="utf-8") as stream:
+            stream.writelines(map(_line, rows))
+            if flushed:
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replace all rows, atomically."""
+        with atomic_file(self.path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            stream.write(_line(self._header))
             stream.writelines(map(_line, rows))
 
     def remove(self) -> None:
         """Remove the file: the work is done."""
         self.path.unlink()
+
+
+def header_of(path: Path) -> Any:
+    """Return the header of a journal; None where there is none."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            return json.loads(stream.readline())
+    except (OSError, ValueError):
+        return None
 
 
 def _read(path: Path, header: Mapping[str, Any]) -> list[dict[str, Any]]:

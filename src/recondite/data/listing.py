@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,27 @@ class Listing:
         return self.names
 
 
-def list_folder(folder: Path, root: Path, listing: Listing) -> None:
+def cannot_list(error: OSError) -> None:
+    """Raise InputError for a folder that cannot be listed."""
+    raise InputError(f"{error.filename} cannot be listed: {error.strerror}")
+
+
+def list_folder(folder: Path, root: Path, listing: Listing, on_error: Callable[[OSError], None] = cannot_list) -> None:
     """Add the files under a folder, relative to root, sorted; links are followed, but not in circles.
 
     A hidden folder is passed over as a whole, and counts as one file.
+
+    Args:
+        folder: looked through.
+        root: that names are relative to.
+        listing: gets the names.
+        on_error: hears of a folder that cannot be listed; by default that is an InputError.
 
     Raises:
         InputError: a folder cannot be listed.
     """
     seen = set()
-    for parent, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         real = os.path.realpath(parent)
         hidden = [name for name in folders if name.startswith(".")]
         folders[:] = [] if real in seen else sorted(set(folders) - set(hidden))
@@ -51,10 +62,6 @@ def list_folder(folder: Path, root: Path, listing: Listing) -> None:
             for name in sorted(files):
                 listing.take((Path(parent) / name).relative_to(root).as_posix())
         seen.add(real)
-
-
-def _cannot_list(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be listed: {error.strerror}")
 
 
 class Files(Sequence[Any]):

@@ -3,7 +3,7 @@
 import io
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -45,6 +45,27 @@ class StoredFile(Deferred):
         return [self.url, self.size, self.version] if self.version else None
 
 
+@dataclass(frozen=True)
+class NamedFile(StoredFile):
+    """An image in a store that is named by its address and was not listed: the store is asked when it is needed."""
+
+    size: int = -1
+
+    def fetch(self) -> bytes:
+        return self._listed().fetch()
+
+    def identity(self) -> list[Any] | None:
+        try:
+            return self._listed().identity()
+        except (InputError, SourceError):
+            return None
+
+    def _listed(self) -> StoredFile:
+        system, path = _open_store(self.url)
+        facts = patiently(lambda: system.info(path), self.url)
+        return StoredFile(self.url, _size_of(facts), _version_of(facts))
+
+
 def is_url(source: str) -> bool:
     """Return whether this is the address of something in a store."""
     return "://" in source
@@ -64,9 +85,16 @@ def list_files(url: str) -> list[tuple[str, StoredFile]]:
     listed = []
     for path, facts in found.items():
         name = path[len(root) :].strip("/") or path.rpartition("/")[2]
-        version = next((str(facts[key]) for key in _VERSIONS if facts.get(key)), "")
-        listed.append((name, StoredFile(system.unstrip_protocol(path), int(facts.get("size") or 0), version)))
+        listed.append((name, StoredFile(system.unstrip_protocol(path), _size_of(facts), _version_of(facts))))
     return sorted(listed, key=lambda entry: entry[0])
+
+
+def _size_of(facts: Mapping[str, Any]) -> int:
+    return int(facts.get("size") or 0)
+
+
+def _version_of(facts: Mapping[str, Any]) -> str:
+    return next((str(facts[key]) for key in _VERSIONS if facts.get(key)), "")
 
 
 def open_stream(url: str) -> BinaryIO:

@@ -17,6 +17,7 @@ from recondite.data.datasets import ImageSet, open_images
 from recondite.data.files import atomic_file, behind_links, beside, fitting, locked
 from recondite.data.identity import WatchedImages, identity_of
 from recondite.data.journal import Journal
+from recondite.data.manifests import address_of, check_manifest, write_manifest
 from recondite.data.outputs import check_outputs
 from recondite.data.tables import check_table_path, is_stdout, write_table
 from recondite.errors import InputError
@@ -53,6 +54,7 @@ def sweep(
     region: object = None,
     fdr: float | None = None,
     maps: Path | None = None,
+    manifest: Path | None = None,
     group: str | None = None,
     on_bad: OnBad = "flag",
     statistics: bool = False,
@@ -73,6 +75,8 @@ def sweep(
         fdr: control the false-discovery rate over the whole sweep instead of the false-alarm rate.
         maps: a folder for one heat map (PNG) an image, named after its id, all on one scale; parts of a name that no
             file can have for their length are cut, see `fitting`.
+        manifest: .jsonl, .ndjson or .manifest, for the verdicts as a manifest of the images; see
+            `recondite.data.manifests`.
         group: which group's calibration holds for all of them, where there are groups and folders do not tell.
         on_bad: what an unreadable image becomes; see `Screen.predict`.
         statistics: write the statistics that the screen judges by, too, as "statistic.NAME"; `recondite monitor` says
@@ -87,12 +91,14 @@ def sweep(
     check_table_path(output)
     if fdr is not None:
         check_rate(fdr)
-    check_outputs({"output": output}, {"maps": maps}, images=images)
+    check_outputs({"output": output, "manifest": manifest}, {"maps": maps}, inputs=[images], images=images)
     opened = open_images(images, shape=screen.detector.shape, masks=region)
     if opened.ids is None:
         raise InputError("a sweep needs a source that can be walked through again; got a stream")
     if len(set(opened.ids)) < len(opened.ids):
         raise InputError("a sweep needs different ids: one row each could not be told from another")
+    if manifest is not None:
+        check_manifest(manifest, (opened.entry(index)[0] for index in range(len(opened.ids))))
     if group is not None:
         opened = opened.labelled(group)
     if maps is not None and not screen.detector.preprocessing.is_image:
@@ -101,7 +107,7 @@ def sweep(
         raise InputError(
             "this screen judges images as a whole and has no heat maps: fit it with a method of places, such as padim"
         )
-    header = {
+    header: dict[str, Any] = {
         "screen": screen.fingerprint(),
         "group": group,
         "maps": None if maps is None else os.path.abspath(maps),
@@ -116,8 +122,19 @@ def sweep(
         remarks = unlike(screen.facts.get("sample"), screen.detector.preprocessing, opened)
         remarks += too_many(counts["outlier"], counts["inlier"] + counts["outlier"])
         write_table(output, swept.verdicts.records(statistics), NUMBERS)
+        if manifest is not None:
+            _write_manifest(manifest, swept, f"recondite/{header['screen'][:12]}")
         journal.unlink()
     return replace(swept, remarks=tuple(remarks))
+
+
+def _write_manifest(path: Path, swept: Sweep, job: str) -> None:
+    images = swept.images
+    assert images.ids is not None
+    place = {name: index for index, name in enumerate(images.ids)}
+    records = swept.verdicts.records()
+    named = ((address_of(images.entry(place[record["id"]])[0]), record) for record in records)
+    write_manifest(path, ((address or record["id"], record) for address, record in named), job)
 
 
 @contextmanager

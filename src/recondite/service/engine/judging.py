@@ -173,6 +173,8 @@ class Judge:
             raise InputError("expected at least one image; got none")
         if len(sent) > self._limits.images:
             raise TooLarge(f"expected at most {self._limits.images} images a request; got {len(sent)}")
+        if wish.group and served.screen.calibrator.groups is None:
+            raise InputError(f"screen {served.name!r} has no groups, and {wish.group[:50]!r} names one: leave it out")
         seconds = min(wish.seconds or self._limits.seconds, self._limits.seconds)
         loop = asyncio.get_running_loop()
         judge = served.at(wish.alpha)

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -25,6 +25,7 @@ from recondite.service.metrics import CONTENT_TYPE
 from recondite.service.routes.bodies import body_of, images_in
 from recondite.service.routes.reviewing import folder_of
 from recondite.service.routes.state import Service, departure_of, note, request_id_of, service_of
+from recondite.service.routes.strict import strict_query
 from recondite.service.schemas import (
     ANSWER_EXAMPLE,
     EXAMPLE_PNG,
@@ -60,7 +61,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ProblemOut, "description": _PROBLEMS[status]} for status in statuses}
 
 
-api = APIRouter(responses=problems(400, 401, 403))
+api = APIRouter(dependencies=[Depends(strict_query)], responses=problems(400, 401, 403, 422))
 
 Name = Annotated[str, Path(description="of a screen", max_length=64)]
 Version = Annotated[str, Path(description="of the screen", max_length=64)]
@@ -92,6 +93,8 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 
 class Options(BaseModel):
     """What a request for verdicts may ask for."""
+
+    model_config = ConfigDict(extra="forbid")
 
     alpha: float | None = Field(None, gt=0, lt=1, description="the false-alarm rate; that of the screen by default")
     group: str = Field("", max_length=200, description="of the calibration, where the screen has groups")
@@ -270,6 +273,8 @@ def _describe(served: Served, versions: list[str]) -> ScreenOut:
 
 class Chosen(BaseModel):
     """Which events are asked for."""
+
+    model_config = ConfigDict(extra="forbid")
 
     screen: str = Field("", max_length=64)
     version: str = Field("", max_length=64, description="of the screen")

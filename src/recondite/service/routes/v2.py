@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
@@ -23,15 +23,22 @@ from recondite.service.engine.decoding import Sent
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.registry import Served
 from recondite.service.routes.bodies import body_of, bytes_of_base64
+from recondite.service.routes.pixels import rows_of_pixels
 from recondite.service.routes.state import departure_of, note, request_id_of, service_of
+from recondite.service.routes.strict import strict_query
 from recondite.service.schemas import EXAMPLE_PNG, V2Problem
 
+_NUMBERS = {
+    **{f"UINT{bits}": f"<u{bits // 8}" for bits in (8, 16, 32, 64)},
+    **{f"INT{bits}": f"<i{bits // 8}" for bits in (8, 16, 32, 64)},
+    **{f"FP{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
+}
 _TENSOR = {
     "type": "object",
     "required": ["name", "datatype", "shape"],
     "properties": {
         "name": {"type": "string", "enum": ["images", "pixels"]},
-        "datatype": {"type": "string", "enum": ["BYTES", "UINT8", "UINT16", "FP32", "FP64"]},
+        "datatype": {"type": "string", "enum": ["BYTES", *_NUMBERS]},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
         "data": {"type": "array", "items": {}, "description": "flat or nested; for BYTES, files in base64"},
         "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer", "minimum": 0}}},
@@ -57,11 +64,12 @@ _BODY: dict[str, Any] = {
 _STATUSES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
 v2 = APIRouter(
     prefix="/v2",
+    dependencies=[Depends(strict_query)],
     tags=["Open Inference Protocol"],
     responses={status: {"model": V2Problem} for status in _STATUSES},
 )
 
-_TYPES = {"BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "FP32": "<f4", "FP64": "<f8"}
+_TYPES = {"BOOL": "?", **_NUMBERS}
 _INPUTS = ("images", "pixels")
 _ALWAYS = {"instance_score": "FP64", "p_value": "FP64", "is_outlier": "BOOL", "verdict": "BYTES", "threshold": "FP64"}
 _ON_REQUEST = {"error": "BYTES", "event": "BYTES", "feature_score": "FP32", "reconstruction": "FP32"}
@@ -120,7 +128,7 @@ async def index(request: Request) -> list[dict[str, str]]:
 @v2.get("/models/{name}", summary="The inputs and outputs of a model")
 @v2.get("/models/{name}/versions/{version}", summary="The inputs and outputs of one version of a model")
 async def metadata(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
-    """Send either `images`, encoded files, or `pixels`; pixels may also be UINT8, UINT16 or FP64."""
+    """Send either `images`, encoded files, or `pixels`, of any type of number; grey ones may leave out the channel."""
     shelf = service_of(request).shelf
     served = shelf.get(name, version)
     shape = list(served.screen.detector.shape)
@@ -233,12 +241,15 @@ def _of_json(name: str, datatype: str, data: Any) -> NDArray[Any]:
         return _objects([bytes_of_base64(one, f"input {name!r}") for one in flat])
     try:
         values = np.array(data)
-        whole = datatype.startswith("UINT")
+        whole = "INT" in datatype
         if values.dtype.kind not in ("iu" if whole else "iuf") and not (datatype == "BOOL" and values.dtype == bool):
             raise ValueError(f"got {values.dtype}")
-        if whole and values.size and (values.min() < 0 or values.max() > np.iinfo(_TYPES[datatype]).max):
-            raise ValueError("a value is out of range")
-        return values.astype(_TYPES[datatype])
+        if whole and values.size:
+            limits = np.iinfo(_TYPES[datatype])
+            if int(values.min()) < limits.min or int(values.max()) > limits.max:
+                raise ValueError("a value is out of range")
+        with np.errstate(over="ignore"):  # infinite pixels are refused where they are read
+            return values.astype(_TYPES[datatype])
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"input {name!r}: expected numbers of type {datatype}: {error}") from error
 
@@ -285,12 +296,11 @@ def _sent(tensors: list[_Tensor], served: Served) -> list[Sent]:
     if tensor.name == "images":
         if tensor.datatype != "BYTES" or not detector.preprocessing.is_image:
             raise InputError("expected images of datatype BYTES, for a screen of images")
-        return [Sent(str(place), content) for place, content in enumerate(values.reshape(-1).tolist())]
-    if tensor.datatype in ("BYTES", "BOOL") or values.ndim != 1 + len(detector.shape):
-        raise InputError(f"expected pixels as numbers (N, {', '.join(map(str, detector.shape))}); got {tensor.shape}")
-    if not values.size:
-        raise InputError(f"expected at least one value; got shape {tensor.shape}")
-    return [Sent(str(place), row) for place, row in enumerate(values)]
+        if values.ndim != 1:
+            raise InputError(f"expected images of shape (N,); got {tensor.shape}")
+        return [Sent(str(place), content) for place, content in enumerate(values.tolist())]
+    rows = rows_of_pixels(values, detector.preprocessing)
+    return [Sent(str(place), row) for place, row in enumerate(rows)]
 
 
 def _wish(head: dict[str, Any], maps: bool) -> Wish:
@@ -334,7 +344,14 @@ def _answer(head: dict[str, Any], judged: Judged, wanted: list[_Wanted]) -> Resp
         else:
             output["data"] = _to_json(values)
         outputs.append(output)
-    facts = {"model_name": judged.served.name, "model_version": judged.served.version, "outputs": outputs}
+    facts: dict[str, Any] = {
+        "model_name": judged.served.name,
+        "model_version": judged.served.version,
+        "outputs": outputs,
+    }
+    reasons = {f"error.{place}": error for place, error in enumerate(verdicts.errors) if error is not None}
+    if reasons:
+        facts["parameters"] = reasons
     if isinstance(head.get("id"), str):
         facts["id"] = head["id"]
     content = json.dumps(facts, allow_nan=False).encode()
