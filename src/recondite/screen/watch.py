@@ -11,7 +11,7 @@ import numpy as np
 
 from recondite.data.arrivals import Arrivals
 from recondite.data.camera import Camera, Film, Frame
-from recondite.data.datasets import ImageSet, decoded, nameless
+from recondite.data.datasets import ImageSet, attempted, gathered, nameless
 from recondite.data.files import atomic_file, locked
 from recondite.data.growing import GrowingTable, check_growing
 from recondite.data.identity import identity_of
@@ -142,8 +142,8 @@ def watch_frames(
 
 def _judge_frames(screen: Screen, frames: Sequence[Frame], group: str, statistics: bool) -> list[Record]:
     preprocessing = screen.detector.preprocessing
-    names, pictures = [frame.name for frame in frames], (frame.picture for frame in frames)
-    batch = decoded(names, [group] * len(names), pictures, preprocessing, preprocessing.shape)
+    names, found = [frame.name for frame in frames], [attempted(preprocessing, frame.picture) for frame in frames]
+    batch = gathered(names, [group] * len(names), found, preprocessing.shape)
     return list(screen.judge(screen.score_batch(batch)).records(statistics))
 
 
