@@ -367,7 +367,6 @@ def _noticing(request: _Request, left: Left | None) -> Iterator[None]:
 
     async def watch() -> None:
         await left()
-        request.gone = True
         if not request.answer.done():
             request.answer.set_exception(Refused("the client went away before its verdicts were there"))
 
