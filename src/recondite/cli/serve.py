@@ -37,6 +37,9 @@ def serve(
     webhook: str | None = None,
     drift_false_alarm: float = 0.01,
     page: bool = True,
+    jobs: Path | None = None,
+    job_place: Annotated[Sequence[str], Parameter(negative="")] = (),
+    max_job_megabytes: int = 1024,
     limits: Annotated[Limits | None, Parameter(name="*", group="Limits", name_transform=_max_flag)] = None,
     cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
     replicas: Annotated[int, Parameter(group=_CLUSTER)] = 2,
@@ -87,6 +90,12 @@ def serve(
         Probability that a stream without drift ever raises an alarm, in (0, 1).
     page
         Serve the web page at /.
+    jobs
+        Folder for batch jobs (POST /v1/jobs); by default none are taken.
+    job_place
+        Folder, or address of a store such as s3://BUCKET/FOLDER, whose images jobs may name; repeat it for several.
+    max_job_megabytes
+        Refuse an archive of more megabytes.
     limits
         Limits of requests.
     cluster
@@ -110,6 +119,8 @@ def serve(
     """
     if cluster is not None:
         page = False
+        if jobs is not None:
+            raise InputError("batch jobs belong to one process: leave --jobs or --cluster out")
     for module, extra in (("fastapi", "serve"), *((("nicegui", "page"),) if page else ())):
         if find_spec(module) is None:
             raise InputError(f"this needs the extra {extra!r}: pip install 'recondite[{extra}]'" + _hint(extra))
@@ -135,6 +146,9 @@ def serve(
         drift_false_alarm=drift_false_alarm,
         limits=limits or Limits(),
         page=page,
+        jobs=jobs,
+        job_bytes=max_job_megabytes << 20,
+        job_places=job_place,
     )
     if cluster is None:
         return run(settings, host, port, everybody=allow_public, drain_seconds=drain_seconds)

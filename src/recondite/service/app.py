@@ -15,12 +15,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import recondite
 from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.service.engine.drift import DriftWatch
+from recondite.service.engine.jobs import Jobs
 from recondite.service.engine.judging import Judge
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.store import Store
 from recondite.service.errors import Failed, Refused, Unusable
 from recondite.service.metrics import Counters
 from recondite.service.routes.fast_path import FastPath
+from recondite.service.routes.jobs import JOBS, jobs
 from recondite.service.routes.middleware import LOG, RequestGate, Tokens, problem
 from recondite.service.routes.state import Service
 from recondite.service.routes.v1 import Options, answer_predict, api
@@ -59,9 +61,12 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(api)
     app.include_router(v2)
+    app.include_router(jobs)
     fast_path = FastPath(app.behind, options=Options, predict=answer_predict, refuse=_refused)
     # A little over the limit of a file, which comes in an envelope from the page.
-    app.front = RequestGate(fast_path, tokens=tokens, counters=counters, most=settings.limits.body_bytes + _ENVELOPE)
+    most = settings.limits.body_bytes + _ENVELOPE
+    larger = {JOBS: settings.job_bytes + _ENVELOPE}
+    app.front = RequestGate(fast_path, tokens=tokens, counters=counters, most=most, larger=larger)
     app.add_exception_handler(ReconditeError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -109,6 +114,9 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
             counters=counters,
             tokens=tokens,
         )
+        if settings.jobs is not None:
+            service.jobs = Jobs(settings.jobs, shelf, judge, settings.job_places, settings.limits)
+            tasks.append(asyncio.create_task(service.jobs.work()))
         if settings.reload_seconds > 0:
             tasks.append(asyncio.create_task(_again_and_again(settings.reload_seconds, shelf.refresh)))
         if settings.keep_days is not None:

@@ -57,6 +57,9 @@ class Settings:
         drift_false_alarm: the chance that a stream without drift ever raises an alarm, in (0, 1).
         limits: of requests.
         page: whether there is a page for people at /.
+        jobs: a folder for batch jobs; None to take none.
+        job_bytes: bytes of the archive of one job; more are refused with 413.
+        job_places: folders and addresses of stores that jobs may name, and what is below them.
     """
 
     screens: Sequence[str]
@@ -71,6 +74,9 @@ class Settings:
     drift_false_alarm: float = 0.01
     limits: Limits = field(default_factory=Limits)
     page: bool = True
+    jobs: Path | None = None
+    job_bytes: int = 1 << 30
+    job_places: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.screens:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -60,10 +60,14 @@ class RequestGate:
         tokens: asked for everywhere but on `OPEN_PATHS`.
         counters: of requests.
         most: bytes in a body, whatever it is for; routes may have lower limits of their own.
+        larger: path -> bytes, where a body may have more.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, counters: Counters, most: int) -> None:
+    def __init__(
+        self, app: ASGIApp, tokens: Tokens, counters: Counters, most: int, larger: Mapping[str, int] | None = None
+    ) -> None:
         self._app, self._tokens, self._counters, self._most = app, tokens, counters, most
+        self._larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -84,7 +88,7 @@ class RequestGate:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._most:
+            if received > self._larger.get(scope["path"], self._most):
                 # Frameworks behind this pass on exceptions of this kind only.
                 raise HTTPException(413, "Too large")
             return message
