@@ -35,6 +35,8 @@ def serve(
     reload_seconds: float = 5.0,
     drain_seconds: float = 0.0,
     webhook: str | None = None,
+    verdict_webhook: str | None = None,
+    verdict_webhook_p: float = 0.01,
     drift_false_alarm: float = 0.01,
     page: bool = True,
     jobs: Path | None = None,
@@ -86,6 +88,10 @@ def serve(
         Seconds after SIGTERM during which the service is not ready but still answers, so that a load balancer notices.
     webhook
         URL that a drift alarm is posted to as JSON.
+    verdict_webhook
+        URL that verdicts are posted to as JSON, in the background.
+    verdict_webhook_p
+        Post verdicts with a p-value at or below this, in (0, 1], and invalid images.
     drift_false_alarm
         Probability that a stream without drift ever raises an alarm, in (0, 1).
     page
@@ -143,6 +149,8 @@ def serve(
         keep_days=max_keep_days,
         reload_seconds=reload_seconds,
         webhook=webhook,
+        verdict_webhook=verdict_webhook,
+        verdict_webhook_p=verdict_webhook_p,
         drift_false_alarm=drift_false_alarm,
         limits=limits or Limits(),
         page=page,

@@ -19,6 +19,7 @@ from recondite.service.engine.jobs import Jobs
 from recondite.service.engine.judging import Judge
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.store import Store
+from recondite.service.engine.webhooks import VerdictHook
 from recondite.service.errors import Failed, Refused, Unusable
 from recondite.service.metrics import Counters
 from recondite.service.routes.fast_path import FastPath
@@ -92,6 +93,10 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
     store = Store(settings.store)
     watch = DriftWatch(counters, settings.webhook, settings.drift_false_alarm, store)
     judge = Judge(settings, store, counters, watch)
+    hook = None
+    if settings.verdict_webhook is not None:
+        hook = VerdictHook(settings.verdict_webhook, settings.verdict_webhook_p)
+        judge.told = hook.offer
 
     def told(name: str, version: str, error: str | None) -> None:
         counters.loads.labels(name, "failed" if error else "loaded").inc()
@@ -131,6 +136,8 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
         await asyncio.to_thread(judge.close)
         await asyncio.to_thread(watch.close)
         await asyncio.to_thread(store.close)
+        if hook is not None:
+            await asyncio.to_thread(hook.close)
 
 
 async def _again_and_again(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

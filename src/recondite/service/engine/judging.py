@@ -5,7 +5,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -144,6 +144,8 @@ class Judge:
         self._store, self._counters = store, counters
         self._images = InFlightLimit(settings.limits.waiting, "images")
         counters.waiting.set_function(lambda: self._images.taken)
+        self.told: Callable[[Sequence[Event]], None] = lambda _: None
+        """Called with events when they are written down; must return at once."""
         self.kept = KeptImages(settings.images, settings.keep_bytes, settings.keep_days)
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keep")
         self.line: Line[_Request] = Line(self._prepare, self._finish, _fail, counters.observe)
@@ -253,16 +255,18 @@ class Judge:
 
     def _write(self, answers: "_Answers", groups: Sequence[str]) -> None:
         served, verdicts = answers[0][1].served, answers[0][1].everything
+        events = [event for _, judged in answers for event in judged.events]
 
         def written(refusal: Exception | None) -> None:
             try:
                 if refusal is None:
                     self._counters.judged(served.name, served.version, verdicts, time.time())
                     self._watch.judged(served.name, served.version, served.screen, verdicts, groups)
+                    self.told(events)
             finally:
                 _answer(answers, refusal)
 
-        self._store.put([event for _, judged in answers for event in judged.events], written)
+        self._store.put(events, written)
 
     def _put_away(self, events: Sequence[Event], request: _Request) -> Sequence[Event]:
         wanted = request.wish.keep
