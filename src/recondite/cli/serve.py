@@ -36,8 +36,13 @@ def serve(
     reload_seconds: float = 5.0,
     drain_seconds: float = 0.0,
     webhook: str | None = None,
+    verdict_webhook: str | None = None,
+    verdict_webhook_p: float = 0.01,
     drift_false_alarm: float = 0.01,
     page: bool = True,
+    jobs: Path | None = None,
+    job_place: Annotated[Sequence[str], Parameter(negative="")] = (),
+    max_job_megabytes: int = 1024,
     limits: Annotated[Limits | None, Parameter(name="*", group="Limits", name_transform=_max_flag)] = None,
     cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
     replicas: Annotated[int, Parameter(group=_CLUSTER)] = 2,
@@ -87,10 +92,20 @@ def serve(
         Seconds after SIGTERM during which the service is not ready but still answers, so that a load balancer notices.
     webhook
         URL that a drift alarm is posted to as JSON.
+    verdict_webhook
+        URL that verdicts are posted to as JSON, in the background.
+    verdict_webhook_p
+        Post verdicts with a p-value at or below this, in (0, 1], and invalid images.
     drift_false_alarm
         Probability that a stream without drift ever raises an alarm, in (0, 1).
     page
         Serve the web page at /.
+    jobs
+        Folder for batch jobs (POST /v1/jobs); by default none are taken.
+    job_place
+        Folder, or address of a store such as s3://BUCKET/FOLDER, whose images jobs may name; repeat it for several.
+    max_job_megabytes
+        Refuse an archive of more megabytes.
     limits
         Limits of requests.
     cluster
@@ -114,6 +129,8 @@ def serve(
     """
     if cluster is not None:
         page = False
+        if jobs is not None:
+            raise InputError("batch jobs belong to one process: leave --jobs or --cluster out")
     for module, extra in (("fastapi", "serve"), *((("nicegui", "page"),) if page else ())):
         if find_spec(module) is None:
             raise InputError(f"this needs the extra {extra!r}: pip install 'recondite[{extra}]'" + _hint(extra))
@@ -138,9 +155,14 @@ def serve(
         keep_days=max_keep_days,
         reload_seconds=reload_seconds,
         webhook=webhook,
+        verdict_webhook=verdict_webhook,
+        verdict_webhook_p=verdict_webhook_p,
         drift_false_alarm=drift_false_alarm,
         limits=limits or Limits(),
         page=page,
+        jobs=jobs,
+        job_bytes=max_job_megabytes << 20,
+        job_places=job_place,
     )
     if cluster is None:
         return run(settings, host, port, everybody=allow_public, drain_seconds=drain_seconds)

@@ -15,12 +15,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import recondite
 from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.service.engine.drift import DriftWatch
+from recondite.service.engine.jobs import Jobs
 from recondite.service.engine.judging import Judge
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.store import Store
+from recondite.service.engine.webhooks import VerdictHook
 from recondite.service.errors import Failed, Refused, Unusable
 from recondite.service.metrics import Counters
 from recondite.service.routes.fast_path import FastPath
+from recondite.service.routes.jobs import JOBS, jobs
 from recondite.service.routes.middleware import FAILED, LOG, RequestGate, Tokens, problem, refusal_of
 from recondite.service.routes.paths import Paths, of_page
 from recondite.service.routes.state import Service
@@ -63,12 +66,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.has_page = settings.page
     app.include_router(api)
     app.include_router(v2)
+    app.include_router(jobs)
     fast_path = FastPath(app.behind, options=Options, predict=answer_predict, refuse=_refused)
     app.front = RequestGate(
         fast_path,
         tokens=tokens,
         counters=counters,
         limits=settings.limits,
+        larger={JOBS: settings.job_bytes},
         hosts=settings.hosts,
         paths=lambda: app.paths,
     )
@@ -114,6 +119,10 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
     store = Store(settings.store)
     watch = DriftWatch(counters, settings.webhook, settings.drift_false_alarm, store)
     judge = Judge(settings, store, counters, watch)
+    hook = None
+    if settings.verdict_webhook is not None:
+        hook = VerdictHook(settings.verdict_webhook, settings.verdict_webhook_p)
+        judge.told = hook.offer
 
     def told(name: str, version: str, error: str | None) -> None:
         counters.loads.labels(name, "failed" if error else "loaded").inc()
@@ -136,6 +145,9 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
             counters=counters,
             tokens=tokens,
         )
+        if settings.jobs is not None:
+            service.jobs = Jobs(settings.jobs, shelf, judge, settings.job_places, settings.limits)
+            tasks.append(asyncio.create_task(service.jobs.work()))
         if settings.reload_seconds > 0:
             tasks.append(asyncio.create_task(_again_and_again(settings.reload_seconds, shelf.refresh)))
         if settings.keep_days is not None:
@@ -150,6 +162,8 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
         await asyncio.to_thread(judge.close)
         await asyncio.to_thread(watch.close)
         await asyncio.to_thread(store.close)
+        if hook is not None:
+            await asyncio.to_thread(hook.close)
 
 
 async def _again_and_again(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

@@ -63,9 +63,14 @@ class Settings:
         keep_days: kept images are deleted after as many days; None for no such limit.
         reload_seconds: how often the folders of screens are looked at for new versions; 0 for never.
         webhook: an address that a drift alarm is posted to.
+        verdict_webhook: an address that verdicts are posted to; see `recondite.service.engine.webhooks`.
+        verdict_webhook_p: those with a p-value at or below it, in (0, 1], and invalid images.
         drift_false_alarm: the chance that a stream without drift ever raises an alarm, in (0, 1).
         limits: of requests.
         page: whether there is a page for people at /.
+        jobs: a folder for batch jobs; None to take none.
+        job_bytes: bytes of the archive of one job; more are refused with 413.
+        job_places: folders and addresses of stores that jobs may name, and what is below them.
     """
 
     screens: Sequence[str]
@@ -78,9 +83,14 @@ class Settings:
     keep_days: float | None = None
     reload_seconds: float = 5.0
     webhook: str | None = None
+    verdict_webhook: str | None = None
+    verdict_webhook_p: float = 0.01
     drift_false_alarm: float = 0.01
     limits: Limits = field(default_factory=Limits)
     page: bool = True
+    jobs: Path | None = None
+    job_bytes: int = 1 << 30
+    job_places: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.screens:
@@ -91,7 +101,10 @@ class Settings:
             raise InputError(f"expected drift_false_alarm in (0, 1); got {self.drift_false_alarm!r}")
         if self.keep_days is not None and not self.keep_days > 0:
             raise InputError(f"expected keep_days > 0; got {self.keep_days!r}")
-        if self.webhook is not None and not self.webhook.startswith(("http://", "https://")):
-            raise InputError(f"expected a webhook of http or https; got {self.webhook!r}")
+        for url in (self.webhook, self.verdict_webhook):
+            if url is not None and not url.startswith(("http://", "https://")):
+                raise InputError(f"expected a webhook of http or https; got {url!r}")
+        if not 0 < self.verdict_webhook_p <= 1:
+            raise InputError(f"expected verdict_webhook_p in (0, 1]; got {self.verdict_webhook_p!r}")
         if self.keep not in ("none", "flagged", "all"):
             raise InputError(f"expected keep to be none, flagged or all; got {self.keep!r}")

@@ -139,6 +139,8 @@ class Judge:
         self._images = InFlightLimit(settings.limits.waiting, "images")
         self._pixels = InFlightLimit(settings.limits.all_pixels, "pixels")
         self._served: dict[_Request, None] = {}
+        self.told: Callable[[Sequence[Event]], None] = lambda _: None
+        """Called with events when they are written down; must return at once."""
         self.kept = KeptImages(settings.images, settings.keep_bytes, settings.keep_days)
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keep")
         self._measurers = [ThreadPoolExecutor(1, thread_name_prefix="measure") for _ in range(2)]
@@ -316,16 +318,18 @@ class Judge:
 
     def _write(self, answers: "_Answers", groups: Sequence[str]) -> None:
         served, verdicts = answers[0][1].served, answers[0][1].everything
+        events = [event for _, judged in answers for event in judged.events]
 
         def written(refusal: Exception | None) -> None:
             try:
                 if refusal is None:
                     self._counters.judged(served.name, served.version, verdicts, time.time())
                     self._watch.judged(served.name, served.version, served.screen, verdicts, groups)
+                    self.told(events)
             finally:
                 _answer(answers, refusal)
 
-        self._store.put([event for _, judged in answers for event in judged.events], written)
+        self._store.put(events, written)
 
     def _put_away(self, events: Sequence[Event], request: _Request) -> Sequence[Event]:
         wanted = request.wish.keep

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -68,6 +68,7 @@ class RequestGate:
         tokens: asked for everywhere but on `OPEN_PATHS`.
         counters: of requests.
         limits: of bodies, and of requests at once; routes may have lower limits of their own.
+        larger: path -> bytes, where a body may have more.
         hosts: names that requests may give for the service; empty for all.
         paths: of the application, found out when the first request has been answered.
     """
@@ -78,11 +79,12 @@ class RequestGate:
         tokens: Tokens,
         counters: Counters,
         limits: Limits,
+        larger: Mapping[str, int],
         hosts: Sequence[str],
         paths: Callable[[], Paths],
     ) -> None:
         self._app, self._tokens, self._counters, self._limits = app, tokens, counters, limits
-        self._hosts, self._paths, self._active = frozenset(hosts), paths, 0
+        self._larger, self._hosts, self._paths, self._active = larger, frozenset(hosts), paths, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -99,7 +101,7 @@ class RequestGate:
         scope.setdefault("state", {})["request_id"] = request_id
         status, received, replaced = 0, 0, False
         # A little over the limit of a file, which comes in an envelope from the page.
-        most = self._limits.body_bytes + _ENVELOPE
+        most = self._larger.get(scope["path"], self._limits.body_bytes) + _ENVELOPE
 
         async def receiving() -> Message:
             nonlocal received

@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection, Request
 from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.database import lack_of_room
 from recondite.service.engine.drift import DriftWatch
+from recondite.service.engine.jobs import Jobs
 from recondite.service.engine.judging import Judge
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.store import Store
@@ -30,6 +31,7 @@ class Service:
         counters: for metrics.
         watch: for drift.
         tokens: for the page's login.
+        jobs: done in the background; None where none are taken.
         draining: whether it is going down and takes no new load.
     """
 
@@ -40,6 +42,7 @@ class Service:
     counters: Counters
     watch: DriftWatch
     tokens: Tokens
+    jobs: Jobs | None = None
     draining: bool = False
     bodies: InFlightLimit = field(init=False)
 

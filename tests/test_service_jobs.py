@@ -1,0 +1,280 @@
+"""Batch jobs over HTTP: the rows of a sweep, hostile archives, restarts."""
+
+import asyncio
+import csv
+import io
+import os
+import struct
+import tarfile
+import threading
+import time
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from service import in_process
+
+import recondite
+
+pytest.importorskip("fastapi")
+from recondite.errors import InputError
+from recondite.service.engine import job_sources
+from recondite.service.engine.job_sources import open_archive, open_place
+from recondite.service.engine.judging import Judge
+from recondite.service.errors import TooLarge
+
+JOBS = "/v1/jobs?screen=digits"
+
+
+def zipped(files, method=zipfile.ZIP_DEFLATED):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def tarred(files, mode="w"):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def files(digit_files):
+    return {f"part/{index:03d}.png": content for index, content in enumerate(digit_files[:40])}
+
+
+def finished(client, job, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = client.get(f"/v1/jobs/{job}").json()
+        if found["state"] in ("done", "failed"):
+            return found
+        time.sleep(0.02)
+    raise AssertionError(found)
+
+
+def rows_of(client, job):
+    return list(csv.DictReader(io.StringIO(client.get(f"/v1/jobs/{job}/table.csv").text)))
+
+
+def begin(client, path=JOBS, **request):
+    answer = client.post(path, **request)
+    assert answer.status_code == 202, answer.text
+    return answer.json()["id"]
+
+
+@pytest.fixture
+def client(digit_screen, tmp_path):
+    with in_process(digit_screen, tmp_path, jobs=tmp_path / "jobs") as client:
+        yield client
+
+
+@pytest.mark.parametrize("make", [zipped, tarred])
+def test_a_job_has_the_rows_of_the_library(client, digit_screen, files, make, tmp_path):
+    files |= {"part/bad.png": b"text", "notes.txt": b"no image", "../../climbs.png": files["part/000.png"]}
+    job = begin(client, f"{JOBS}&alpha=0.2", content=make(files))
+    found = finished(client, job)
+    assert (found["state"], found["images"], found["judged"]) == ("done", 42, 42)
+    images = {name: content for name, content in files.items() if name != "notes.txt"}
+    expected = recondite.load(digit_screen).with_alpha(0.2).predict(list(images.values()))
+    rows = rows_of(client, job)
+    assert [row["id"] for row in rows] == list(images)
+    scores = [float(row["instance_score"] or "nan") for row in rows]
+    np.testing.assert_array_equal(scores, expected.instance_score)
+    assert [row["verdict"] for row in rows] == expected.words
+    assert found["counts"] == expected.counts()
+    assert len(client.get("/v1/events?limit=100").json()["events"]) == 42
+    assert not list(tmp_path.rglob("climbs*"))
+    assert not list((tmp_path / "jobs").rglob("archive"))  # nothing was unpacked, and what was sent is gone
+    assert client.delete(f"/v1/jobs/{job}").status_code == 204
+    assert client.get(f"/v1/jobs/{job}").status_code == 404
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_a_job_goes_on_after_a_restart_with_every_row_once(digit_screen, files, tmp_path, monkeypatch):
+    judge, calls = Judge.judge, []
+
+    async def stalling(self, served, sent, wish, request_id):
+        calls.append(len(sent))
+        if len(calls) == 2:
+            await asyncio.sleep(3600)
+        return await judge(self, served, sent, wish, request_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "judge", stalling)
+        with in_process(digit_screen, tmp_path, jobs=tmp_path / "jobs") as client:
+            job = begin(client, content=zipped(files))
+            later = begin(client, content=zipped({"a.png": files["part/000.png"]}))
+            while len(calls) < 2:
+                time.sleep(0.02)
+            assert client.get(f"/v1/jobs/{job}").json()["judged"] == 16
+            assert len(rows_of(client, job)) == 16
+            assert client.get(f"/v1/jobs/{later}").json()["state"] == "waiting"
+    (tmp_path / "jobs" / ("0" * 32)).mkdir()  # a body that was being received
+    (tmp_path / "jobs" / "mine").mkdir()
+    with in_process(digit_screen, tmp_path, jobs=tmp_path / "jobs") as client:
+        assert finished(client, job)["judged"] == 40
+        assert [row["id"] for row in rows_of(client, job)] == list(files)
+        assert finished(client, later)["state"] == "done"
+        assert [one["id"] for one in client.get("/v1/jobs").json()] == [later, job]
+    assert not (tmp_path / "jobs" / ("0" * 32)).exists()
+    assert (tmp_path / "jobs" / "mine").is_dir()
+
+
+def test_places_are_judged_only_where_they_are_allowed(digit_screen, folder, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.png").write_bytes((folder / "even" / "000.png").read_bytes())
+    (folder / "odd" / "link.png").symlink_to(outside / "secret.png")
+    settings = {"jobs": tmp_path / "jobs", "job_places": [str(folder)]}
+    with in_process(digit_screen, tmp_path, **settings) as client:
+        job = begin(client, f"{JOBS}&place={folder}/odd")
+        assert finished(client, job)["counts"]["invalid"] == 1
+        (bad,) = [row for row in rows_of(client, job) if row["verdict"] == "invalid"]
+        assert bad["id"] == "link.png"
+        assert "may not read" in bad["error"]
+        for place in (outside, f"{folder}/../outside", "/etc", "s3://bucket/x", f"file://{outside}"):
+            answer = client.post(f"{JOBS}&place={place}")
+            assert answer.status_code == 422, place
+            assert "not among those" in answer.json()["error"]["message"]
+
+
+def test_places_in_stores_cannot_be_climbed_out_of(folder):
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe("/allowed/a.png", (folder / "even" / "000.png").read_bytes())
+    memory.pipe("/allowed-not/a.png", b"x")
+    assert open_place("memory://allowed", ["memory://allowed/"]).read(0, 10_000).startswith(b"\x89PNG")
+    for place in ("memory://allowed-not", "memory://allowed/../allowed-not", "memory://other", "allowed"):
+        with pytest.raises(InputError, match="not among those"):
+            open_place(place, ["memory://allowed"])
+
+
+def test_a_zip_bomb_costs_one_row_and_little_memory(tmp_path):
+    path = tmp_path / "bomb.zip"
+    path.write_bytes(zipped({"bomb.png": bytes(200 << 20), "small.png": b"x" * 100}))
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    source = open_archive(path)
+    with pytest.raises(InputError, match="the limit is 1,000,000"):
+        source.read(0, 1_000_000)
+    assert source.read(1, 1_000_000) == b"x" * 100
+    # The same, with a directory that lies about the size: only as much as it says is unpacked.
+    content = bytearray(path.read_bytes())
+    place = content.index(b"PK\x01\x02")
+    content[place + 24 : place + 28] = struct.pack("<I", 1000)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        open_archive(path).read(0, 1_000_000)
+    content[place + 20 : place + 24] = struct.pack("<I", 1 << 31)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="the limit is"):
+        open_archive(path).read(0, 1_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20
+
+
+def test_archives_that_are_too_much_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "archive"
+    monkeypatch.setattr(job_sources, "MOST_IMAGES", 10)
+    many = {f"{index}.png": b"x" for index in range(30)}
+    for content, words in (
+        (zipped(many), "at most 10 images"),
+        (tarred(many), "at most 10 images"),
+        (tarred({"a.png": b"x"}, "w:gz"), "not compressed"),
+        (b"", "expected a ZIP"),
+        (b"PK\x03\x04" + bytes(600), "cannot be read"),
+        (zipped({"a.txt": b"x"}), "no images"),
+        (zipped({}), "no images"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            open_archive(path)
+    long_name = tarfile.TarInfo("x")
+    long_name.type, long_name.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
+    path.write_bytes(long_name.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(InputError, match="header is too large"):
+        open_archive(path)
+    monkeypatch.setattr(job_sources, "_LARGEST_DIRECTORY", 100)
+    path.write_bytes(zipped(many))
+    with pytest.raises(InputError, match="at most 10 images"):
+        open_archive(path)
+    monkeypatch.setattr(job_sources, "_MOST_EXPANSION", 5)
+    path.write_bytes(zipped({"a.png": b"x" * 10}))
+    with pytest.raises(InputError, match="unpacked"):
+        open_archive(path)
+
+
+def test_links_and_devices_in_a_tar_are_no_images(tmp_path):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            member = tarfile.TarInfo(f"{kind.decode()}.png")
+            member.type, member.linkname = kind, "/etc/passwd"
+            archive.addfile(member)
+        member = tarfile.TarInfo("a.png")
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"abc"))
+    (tmp_path / "a.tar").write_bytes(stream.getvalue())
+    source = open_archive(tmp_path / "a.tar")
+    assert list(source.names) == ["a.png"]
+    assert source.read(0, 10) == b"abc"
+
+
+def test_what_a_job_is_refused_for(digit_screen, files, tmp_path):
+    with in_process(digit_screen, tmp_path, jobs=tmp_path / "jobs", job_bytes=1000) as client:
+        for path, content, status in (
+            (JOBS, zipped(files), 413),
+            (JOBS, b"text", 422),
+            ("/v1/jobs?screen=other", zipped({}), 404),
+            ("/v1/jobs", b"", 422),
+            (f"{JOBS}&alpha=1e-9", zipped({"a.png": b"x"}), 422),
+            (f"{JOBS}&group=left", zipped({"a.png": b"x"}), 422),
+            (f"{JOBS}&colour=red", zipped({"a.png": b"x"}), 422),
+        ):
+            answer = client.post(path, content=content)
+            assert answer.status_code == status, answer.text
+            assert answer.json()["error"]["message"]
+        assert list((tmp_path / "jobs").iterdir()) == []
+        assert client.get("/v1/jobs").json() == []
+    with in_process(digit_screen, tmp_path) as client:
+        assert "--jobs" in client.post(JOBS, content=zipped(files)).json()["error"]["message"]
+
+
+def test_what_is_too_much_at_once_is_judged_one_by_one(client, files, monkeypatch):
+    judge = Judge.judge
+
+    async def narrow(self, served, sent, wish, request_id):
+        if len(sent) > 1 or len(sent[0].content) > 1000:
+            raise TooLarge("too much")
+        return await judge(self, served, sent, wish, request_id)
+
+    monkeypatch.setattr(Judge, "judge", narrow)
+    job = begin(client, content=zipped({"big.png": os.urandom(2000), **dict(list(files.items())[:3])}))
+    assert finished(client, job)["judged"] == 4
+    rows = rows_of(client, job)
+    assert [row["verdict"] == "invalid" for row in rows] == [True, False, False, False]
+    assert rows[0]["error"] == "too much"
+
+
+def test_requests_pass_between_the_images_of_a_job(client, digit_files, files):
+    job = begin(client, content=zipped({f"{index}/{name}": c for index in range(10) for name, c in files.items()}))
+    answers = []
+
+    def ask():
+        kind = {"content-type": "image/png"}
+        path = "/v1/screens/digits/predict"
+        answers.extend(client.post(path, content=content, headers=kind) for content in digit_files[:5])
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asking.join()
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert finished(client, job)["judged"] == 400
