@@ -1,12 +1,13 @@
 """Screens of few images: each calibrates, judged by a detector that was fitted without it."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.spool import Spool, one_of_each
+from recondite.data.spool import Rows, Spool, one_of_each
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.options import TrainingOptions
@@ -61,7 +62,15 @@ def alpha_for(count: int, alpha: float | None) -> float:
 
 
 def scores_left_out(
-    unfitted: Detector, images: Spool, keys: NDArray[np.void], training: TrainingOptions, shown: bool
+    unfitted: Detector,
+    images: Spool,
+    keys: NDArray[np.void],
+    training: TrainingOptions,
+    shown: bool,
+    fresh: NDArray[np.bool_] | None = None,
+    learnable: NDArray[np.bool_] | None = None,
+    further: bool = False,
+    noted: Callable[[Detector, Rows], None] | None = None,
 ) -> LeftOut:
     """Deal units out to ten parts, or as many as there are units, and judge each part by a detector fitted without it.
 
@@ -75,19 +84,31 @@ def scores_left_out(
         keys: (N,) of their units.
         training: how to fit.
         shown: show progress on standard error.
+        fresh: (N,) those that may be left out, whole units; all by default.
+        learnable: (N,) those that may be learnt from; all by default.
+        further: the copies learn further, in place of anew.
+        noted: is told each part's detector, and the images it judges.
     """
-    chosen = one_of_each(keys, images.hashes, training.seed)
+    every = np.full(len(keys), True)
+    fresh, learnable = (every if some is None else some for some in (fresh, learnable))
+    rows = np.flatnonzero(fresh)
+    chosen = rows[one_of_each(keys[rows], images.hashes[rows], training.seed)]
     unit_of = np.unique(keys, return_inverse=True)[1]
     parts = min(_PARTS, len(chosen))
-    part_of = np.random.default_rng(training.seed).permutation(len(chosen))[unit_of] % parts
+    part_of_unit = np.full(unit_of.max() + 1, parts)
+    part_of_unit[np.unique(unit_of[rows])] = np.random.default_rng(training.seed).permutation(len(chosen)) % parts
+    part_of = part_of_unit[unit_of]
     scores = np.empty(len(chosen))
     peaks: NDArray[np.float64] | None = np.empty(len(chosen))
     with progress("leaving images out", parts, shown) as advance:
         for part in range(parts):
             detector = deepcopy(unfitted)
-            detector.fit_rows(images.rows(np.flatnonzero(part_of != part)), None, training)
+            others = images.rows(np.flatnonzero((part_of != part) & learnable))
+            detector.fit_rows(others, None, training, further=further)
             here = np.flatnonzero(part_of[chosen] == part)
             scores[here], _, highest = observed(detector, None, images.rows(chosen[here]))
+            if noted is not None:
+                noted(detector, images.rows(chosen[here]))
             if highest is None or peaks is None:
                 peaks = None
             else:

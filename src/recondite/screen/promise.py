@@ -1,7 +1,5 @@
 """What a screen promises, in words."""
 
-from collections.abc import Mapping
-
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
 
@@ -26,12 +24,4 @@ def promise(screen: Screen, fdr: float | None = None) -> str:
     return (
         f"With {100 * screen.confidence:g} % confidence in this calibration set, a share of at most "
         f"{screen.alpha:g} of normal images is flagged by mistake.{caution}"
-    )
-
-
-def units_in_words(units: Mapping[str, int]) -> str:
-    """Say how many images belong together, from a screen's facts."""
-    return (
-        f"{units['images']:,} images belong together in {units['units']:,} units, {units['largest']:,} in the largest; "
-        f"of each unit one image calibrates (--group-by none: every image for itself)"
     )
