@@ -25,7 +25,7 @@ from recondite.torch_state import own_settings
 from recondite.training.checkpoint import History
 
 _BATCH_VALUES, _MEMORY_VALUES = 1 << 26, 1 << 22
-_SMALLEST = 1e-30
+_SMALLEST, _CONSTANT = 1e-30, 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -141,7 +141,8 @@ class Pca(Detector):
         if self.preprocessing.is_image:
             return known
         shift, scale = self.shift.double().cpu(), self.scale.double().cpu()
-        constant = ~known.factor.bool().any(0)
+        # Others have a length of about the root of the count; rounding leaves a little of a constant one.
+        constant = known.factor.norm(dim=0) < _CONSTANT * known.weight**0.5
         self.standardise(images, (known.weight, shift.numpy(), scale.masked_fill(constant, 0.0).numpy()))
         mean = (known.mean * scale + shift - self.shift.cpu()) / self.scale.cpu()
         return Scatter(known.weight, mean, (known.factor * scale / self.scale.cpu()).float())
