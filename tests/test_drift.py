@@ -64,7 +64,7 @@ def test_verdicts_of_another_screen_are_refused(saved, screens, tmp_path):
 def test_groups_come_from_the_folder_in_the_id(digits, folder, tmp_path):
     import recondite
 
-    screen = recondite.fit(digits[:300], detector="pca", latent_size=8).recalibrated(folder, by_folder=True)
+    screen = recondite.fit(digits[40:340], detector="pca", latent_size=8).recalibrated(folder, by_folder=True)
     sweep(screen, folder, tmp_path / "verdicts.csv")
     assert watch(screen, tmp_path / "verdicts.csv").monitor.seen == 40
     sweep(screen, digits[:10], tmp_path / "even.csv", group="even")

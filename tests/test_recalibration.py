@@ -121,7 +121,7 @@ def test_calibration_images_can_be_kept(screen, digits, tmp_path):
 
 
 def test_groups_keep_their_own_threshold(digits, folder, tmp_path):
-    grouped = recondite.fit(digits[:300], detector="pca", latent_size=8).recalibrated(folder, by_folder=True)
+    grouped = recondite.fit(digits[40:340], detector="pca", latent_size=8).recalibrated(folder, by_folder=True)
     events = table(tmp_path / "events.csv", grouped, folder, ["inlier"] * 40)
     for images in (None, folder):
         after = recalibrate(grouped, events, images=images).after

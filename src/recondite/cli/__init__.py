@@ -8,7 +8,7 @@ from io import TextIOWrapper
 from cyclopts import App
 
 from recondite import __version__
-from recondite.cli import fit, monitor, predict, serve, share, train, watch
+from recondite.cli import fit, monitor, predict, serve, share, train, update, watch
 from recondite.cli.flags import alone
 from recondite.errors import InputError, ReconditeError
 
@@ -59,6 +59,7 @@ def make_app(tokens: Sequence[str]) -> App:
             monitor.recalibrate,
             monitor.guard_report,
             fit.info,
+            update.update,
             share.export,
             share.push,
             share.datasets,

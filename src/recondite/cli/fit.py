@@ -281,7 +281,8 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
 def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
     """Return what a screen is and what it promises, as rows of a table."""
     from recondite.options import shown_options
-    from recondite.screen.promise import promise, units_in_words
+    from recondite.screen.promise import promise
+    from recondite.screen.separate import units_in_words
 
     low, high = screen.false_alarm_interval
     best = screen.detector.history.best_validation
@@ -294,6 +295,7 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         *([("what counts", preprocessing.region_in_words)] if preprocessing.restricted else []),
         ("options", ", ".join(f"{name}={value}" for name, value in shown_options(screen.detector.options).items())),
         ("judges by", _score_in_words(screen)),
+        *([("version", str(facts["version"]))] if "version" in facts else []),
         ("learnt from", counted(facts.get("images", {}).get("images", 0), "image")),
         *([("belong together", units_in_words(units))] if units and units["units"] < units["images"] else []),
         ("validation error", "none" if best is None else f"{best:.6g}"),

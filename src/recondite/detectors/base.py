@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from recondite.data.artifacts import Tensors
 from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.sample import small_size
 from recondite.data.spool import Rows, training_rows
@@ -90,6 +91,7 @@ class Detector(Inputs):
         self.options = options
         self.check_scoring()
         self.history = History()
+        self.memory: Tensors = {}  # what `fit_rows` needs beside the weights to take in further images
         self.modules_given = False
         self.runner = Runner()
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
@@ -162,9 +164,15 @@ class Detector(Inputs):
         run_folder: Path | None = None,
         resume: bool = False,
         show_progress: bool = False,
+        further: bool = False,
     ) -> Self:
-        """Fit on rows of an array; `fit` and `Screen` come through here."""
-        self.standardise(images)
+        """Fit on rows of an array; `fit` and `Screen` come through here.
+
+        Args:
+            further: keep what was learnt: go on from the weights, or add to the sums where a fit is one of sums.
+        """
+        if not further:
+            self.standardise(images)
         self.history = train(self, images, validation, training, run_folder, resume, show_progress)
         self.fitted.fill_(True)
         fit_prior(self, images)

@@ -55,19 +55,22 @@ class FeatureAutoencoder(VectorModel):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(()))
         self._drawn: Drawn | None = None
+        self._further = False
         self._learnt = torch.empty(0)
 
-    def begin(self, count: int) -> None:
-        self._drawn = self.drawn_from(count)
+    def begin(self, count: int, further: bool = False) -> None:
+        self._drawn, self._further = self.drawn_from(count), further
 
     def add(self, vectors: Tensor, first: int) -> None:
         assert self._drawn is not None
         self._drawn.add(vectors, first)
 
     def settle(self) -> None:
-        """Gather the vectors to learn, their mean and their common spread."""
+        """Gather the vectors to learn, their mean and their common spread; the weights that learn further know both."""
         assert self._drawn is not None
         self._learnt, self._drawn = self._drawn.gathered(), None
+        if self._further:
+            return
         self.mean.copy_(self._learnt.mean(0))
         self.scale.copy_((self._learnt - self.mean).square().mean().sqrt().clamp(min=_SMALLEST_SCALE))
 

@@ -106,7 +106,7 @@ class Features(Detector):
                 raise InputError(f"the units of backbone {options.backbone!r} are known; got units={options.units!r}")
         super().__init__(shape, options)
         self.modules_given = backbone is not None
-        self.memory: Memory | None = None
+        self.looked: Memory | None = None
         self.methods = options.methods or self._default_methods()
         if len(set(self.methods)) < len(self.methods):
             raise InputError(f"expected every method once; got {', '.join(self.methods)}")
@@ -148,6 +148,7 @@ class Features(Detector):
         run_folder: Path | None = None,
         resume: bool = False,
         show_progress: bool = False,
+        further: bool = False,
     ) -> Self:
         if training.augment:
             raise InputError("features looks at each image once: it takes no augmentation")
@@ -157,7 +158,8 @@ class Features(Detector):
             self.options.neighbours + 1 if "knn" in self.methods else 0,
             self.options.latent_size if self.options.score == "reconstruction_error" else 0,
         )
-        if len(images) < needed:
+        known = int(self.whole.count) if further else 0
+        if known + len(images) < needed:
             raise InputError(f"expected at least {needed} normal images; got {len(images)}")
         # What dfr says of images that it has learnt is no measure for others: fewer unseen ones must do.
         fewest = FEWEST_VALIDATED if self.trains_by_steps else _FEWEST_TO_STANDARDISE
@@ -168,7 +170,7 @@ class Features(Detector):
                 f"got {len(validation or ())}: give more images, or a larger share for validation"
             )
         self._load_weights()
-        kept = self._learn(images, show_progress)
+        kept = self._learn(images, show_progress, further)
         trained = next((model for model in self.models.values() if isinstance(model, FeatureAutoencoder)), None)
         error, drawn = None, torch.empty(0)
         if validation is not None:
@@ -177,7 +179,7 @@ class Features(Detector):
         self.history = History([{"epoch": 1, "validation": error}], best_epoch=1)
         if trained is not None:
             self.history = trained.trained(drawn, training, run_folder, resume, show_progress)
-        self._standardise(kept, left_out=unseen is None)
+        self._standardise(kept, unseen is None, known / (known + len(images)))
         self.fitted.fill_(True)
         return self
 
@@ -189,11 +191,11 @@ class Features(Detector):
             return
         self._load_weights()
         seen = (part for _, part in self._looked_at(images, show_progress))
-        self.memory = Memory(images, ((part.whole, part.places) for part in seen))
+        self.looked = Memory(images, ((part.whole, part.places) for part in seen))
         try:
             yield
         finally:
-            self.memory = None
+            self.looked = None
 
     def validation_errors(self, x: Tensor) -> Tensor:
         """Return the mean squared error of each image's features (N,)."""
@@ -281,7 +283,7 @@ class Features(Detector):
             return FeatureAutoencoder(size, fewer)
         return Bank(size, options.bank_size, options.neighbours)
 
-    def _learn(self, images: Rows, shown: bool) -> list[Seen]:
+    def _learn(self, images: Rows, shown: bool, further: bool) -> list[Seen]:
         """Fit every model but dfr in one pass, and return the vectors of some of the images."""
         models = {"": self.whole, **self._models()}
         counted = self._counted()
@@ -293,7 +295,7 @@ class Features(Detector):
         every = torch.arange(math.prod(self.grid))
         vectors_of_image = {name: len(every[places[name]]) if name in LOCAL else 1 for name in models}
         for name, model in models.items():
-            model.begin(len(images) * vectors_of_image[name])
+            model.begin(len(images) * vectors_of_image[name], further)
         kept = []
         for taken, seen in self._looked_at(images, shown):
             for name, model in models.items():
@@ -331,9 +333,9 @@ class Features(Detector):
     def _looked_at(self, images: Rows, shown: bool) -> Iterator[tuple[slice, Seen]]:
         """Yield which images, and what is seen in them, of this process's share."""
         mine = shard_of(images.slices(self.scoring_batch))
-        if self.memory is not None and self.memory.holds(images):
+        if self.looked is not None and self.looked.holds(images):
             for taken in mine:
-                whole, places = self.memory.take(images, taken)
+                whole, places = self.looked.take(images, taken)
                 yield taken, Seen(whole.to(self.device), places.to(self.device), self._cells(torch.empty(0)))
             return
         ready = self.runner.ready(self)
@@ -348,8 +350,14 @@ class Features(Detector):
     def _models(self) -> dict[str, VectorModel]:
         return cast(dict[str, VectorModel], dict(self.models.items()))
 
-    def _standardise(self, some: Sequence[Seen], left_out: bool) -> None:
-        """Learn the middle and the spread of the logarithm of each method's distances from what this process saw."""
+    def _standardise(self, some: Sequence[Seen], left_out: bool, known: float) -> None:
+        """Learn the middle and the spread of the logarithm of each method's distances from what this process saw.
+
+        Args:
+            some: what it saw.
+            left_out: whether it was learnt from.
+            known: the share of all images whose middle and spread are known already; those of others join them.
+        """
         mine = []
         with evaluating(self):
             for whole, places, cells in some:
@@ -359,8 +367,11 @@ class Features(Detector):
         for number, name in enumerate(self.methods):
             for kind in (0, 1):
                 logs = torch.cat([_logarithm(part[name][kind]).double().flatten() for part in parts])
-                self.centres[kind, number] = logs.mean()
-                self.spreads[kind, number] = logs.std(correction=0).clamp(min=_SMALLEST_SPREAD)
+                before, spread = self.centres[kind, number].double(), self.spreads[kind, number].double()
+                apart = before - logs.mean()
+                variance = known * spread**2 + (1 - known) * (logs.var(correction=0) + known * apart**2)
+                self.centres[kind, number] = logs.mean() + known * apart
+                self.spreads[kind, number] = variance.sqrt().clamp(min=_SMALLEST_SPREAD)
 
     def _combined(self, distances: Mapping[str, Tensor], methods: Sequence[str], kind: int) -> Tensor:
         """Return the soft maximum of standardised logarithms of distances; `kind` 0 of images (N,), 1 of places."""

@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.data.images import Preprocessing
 from recondite.data.regions import MID_GREY, Mask
 from recondite.data.spool import Rows
 from recondite.detectors.inside import Inside
+
+Moments = NDArray[np.float64]
 
 
 class Inputs(nn.Module):
@@ -87,11 +90,20 @@ class Inputs(nn.Module):
         self.scale.fill_(1 / (high - low))
         self.shift.fill_(-low / (high - low))
 
-    def standardise(self, images: Rows) -> None:
-        """For vectors, learn the mean and standard deviation of each column; nothing for images."""
+    def standardise(self, images: Rows, known: tuple[float, Moments, Moments] | None = None) -> None:
+        """For vectors, learn the mean and standard deviation of each column; nothing for images.
+
+        Args:
+            images: the vectors.
+            known: the count, mean (D,) and standard deviation (D,) of others, that count too.
+        """
         if self.preprocessing.is_image:
             return
         mean, deviation = images.moments()
+        if known is not None:
+            share, apart = known[0] / (known[0] + len(images)), known[1] - mean
+            deviation = np.sqrt(share * known[2] ** 2 + (1 - share) * deviation**2 + share * (1 - share) * apart**2)
+            mean = mean + share * apart
         # A constant column says nothing, but a later change in it must show: it keeps its own unit.
         deviation[deviation < 1e-6 * (1 + np.abs(mean))] = 1.0
         self.shift.copy_(torch.from_numpy(mean))

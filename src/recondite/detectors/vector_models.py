@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recondite.distributed import all_reduce
+from recondite.distributed import all_reduce, rank_and_size
 
 _SMALLEST = 1e-12
 _CANDIDATES_OF_EACH = 10
@@ -26,8 +26,8 @@ _SPARE = 8
 class VectorModel(nn.Module):
     """What normal vectors (N, P, F) of N images with P places are like."""
 
-    def begin(self, count: int) -> None:
-        """Forget what was added; `count` vectors of all images and places will come."""
+    def begin(self, count: int, further: bool = False) -> None:
+        """Forget what was learnt, unless further vectors come; `count` of all images and places will come."""
         raise NotImplementedError
 
     def add(self, vectors: Tensor, first: int) -> None:
@@ -70,13 +70,12 @@ class Decomposition(VectorModel):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self._sums: list[Tensor] = []
 
-    def begin(self, count: int) -> None:  # noqa: ARG002
-        size, device = len(self.mean), self.mean.device
-        self._sums = [
-            torch.zeros((), dtype=torch.float64, device=device),
-            torch.zeros(size, dtype=torch.float64, device=device),
-            torch.zeros(size, size, dtype=torch.float64, device=device),
-        ]
+    def begin(self, count: int, further: bool = False) -> None:  # noqa: ARG002
+        self._sums = _no_sums(self.mean, self.components)
+        if further and rank_and_size()[0] == 0:  # `settle` adds the sums of all processes
+            mean, components = self.mean.double(), self.components.double()
+            covariance = components.T @ (self.variances.double()[:, None] * components)
+            self._sums = [self.count.clone(), self.count * mean, self.count * (covariance + mean.outer(mean))]
 
     def add(self, vectors: Tensor, first: int) -> None:  # noqa: ARG002
         flat = vectors.flatten(0, 1).double()
@@ -145,11 +144,12 @@ class PlaceGaussians(VectorModel):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self._sums: list[Tensor] = []
 
-    def begin(self, count: int) -> None:  # noqa: ARG002
-        self._sums = [
-            torch.zeros(shape, dtype=torch.float64, device=self.mean.device)
-            for shape in ((), self.mean.shape, self.whitening.shape)
-        ]
+    def begin(self, count: int, further: bool = False) -> None:  # noqa: ARG002
+        self._sums = _no_sums(self.mean, self.whitening)
+        if further and rank_and_size()[0] == 0:
+            mean = self.mean.double()
+            squares = self._covariances().baddbmm_(mean[:, :, None], mean[:, None])
+            self._sums = [self.count.clone(), self.count * mean, squares.mul_(self.count)]
 
     def add(self, vectors: Tensor, first: int) -> None:  # noqa: ARG002
         count, total, products = self._sums
@@ -167,7 +167,7 @@ class PlaceGaussians(VectorModel):
         covariances = products.div_(count).baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
         shared = covariances[self.counted].mean(0)
         variance = shared.diagonal().mean().clamp(min=_SMALLEST)
-        ridge = max(self.shrinkage, 1e-6) * variance * torch.eye(size, dtype=shared.dtype, device=shared.device)
+        ridge = self._ridge * variance * torch.eye(size, dtype=shared.dtype, device=shared.device)
         own = float(count / (count + size))
         covariances.mul_(own).add_((1 - own) * shared + ridge)
         self.count.copy_(count)
@@ -181,6 +181,25 @@ class PlaceGaussians(VectorModel):
                 factors, identity.expand_as(factors), upper=False
             ).transpose(1, 2)
         self._sums = []
+
+    @property
+    def _ridge(self) -> float:
+        return max(self.shrinkage, 1e-6)
+
+    def _covariances(self) -> Tensor:
+        """Return each place's own covariance (P, F, F), float64: what `settle` mixed and whitened, the other way."""
+        places, size = self.mean.shape
+        identity = torch.eye(size, dtype=torch.float64, device=self.mean.device)
+        covariances = torch.empty(places, size, size, dtype=torch.float64, device=self.mean.device)
+        for start in range(0, places, 64):
+            some = slice(start, start + 64)
+            inverses = self.whitening[some].double().transpose(1, 2)
+            factors = torch.linalg.solve_triangular(inverses, identity.expand_as(inverses), upper=False)
+            covariances[some] = factors @ factors.transpose(1, 2)
+        mixed = covariances[self.counted].mean(0)  # what is shared, and the ridge
+        ridge = self._ridge / (1 + self._ridge) * mixed.diagonal().mean() * identity
+        own = float(self.count / (self.count + size))
+        return covariances.sub_((1 - own) * (mixed - ridge) + ridge).div_(own)
 
     def distance(self, vectors: Tensor) -> Tensor:
         """Return the squared Mahalanobis distance of vectors (N, P, F), over F (N, P)."""
@@ -220,7 +239,8 @@ class Drawn:
 class Bank(VectorModel):
     """Normal vectors to compare with: a greedy coreset, each vector as far as possible from those before it.
 
-    The coreset is that of ten times as many vectors, drawn from all of them at random.
+    The coreset is that of ten times as many vectors, drawn from all of them at random. Further vectors join those in
+    the bank as candidates, so that it is the coreset of a coreset (Indyk et al. 2014, PODS, on composable ones).
 
     Args:
         size: F, of a vector.
@@ -237,10 +257,12 @@ class Bank(VectorModel):
         self.register_buffer("vectors", torch.zeros(most, size))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         self._drawn: Drawn | None = None
+        self._known = torch.empty(0, size)
 
-    def begin(self, count: int) -> None:
+    def begin(self, count: int, further: bool = False) -> None:
         most, size = self.vectors.shape
         self._drawn = Drawn(count, _CANDIDATES_OF_EACH * most, size, self.vectors.device)
+        self._known = self.vectors[: int(self.filled)].clone() if further else self.vectors[:0]
 
     def add(self, vectors: Tensor, first: int) -> None:
         assert self._drawn is not None
@@ -248,12 +270,12 @@ class Bank(VectorModel):
 
     def settle(self) -> None:
         assert self._drawn is not None
-        candidates = self._drawn.gathered()
+        candidates = torch.cat([self._known, self._drawn.gathered()])
         chosen = greedy_coreset(candidates, min(len(candidates), len(self.vectors)))
         self.vectors.zero_()
         self.vectors[: len(chosen)] = candidates[chosen]
         self.filled.fill_(len(chosen))
-        self._drawn = None
+        self._drawn, self._known = None, self.vectors[:0]
 
     def distance(self, vectors: Tensor) -> Tensor:
         """Return the mean distance of vectors (N, P, F) to their nearest neighbours (N, P)."""
@@ -273,6 +295,12 @@ class Bank(VectorModel):
         squared = torch.where(empty, torch.inf, squared)
         nearest = squared.topk(count, dim=1, largest=False).values
         return nearest.clamp(min=0).sqrt().reshape(*vectors.shape[:2], count)
+
+
+def _no_sums(mean: Tensor, products: Tensor) -> list[Tensor]:
+    """Return zeros, float64: of a count, of sums and of sums of products in the shapes given."""
+    zero = torch.zeros((), dtype=torch.float64, device=mean.device)
+    return [zero, torch.zeros_like(mean, dtype=torch.float64), torch.zeros_like(products, dtype=torch.float64)]
 
 
 def _left_out(distances: Tensor, size: int, count: Tensor, own: float | Tensor) -> Tensor:

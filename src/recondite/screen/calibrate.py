@@ -1,21 +1,111 @@
 """Calibration of a screen: scores of held-out normal images, and a probe that detects another arithmetic."""
 
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from recondite.data.datasets import nameless
-from recondite.data.spool import Rows
+from recondite.data.datasets import Batch, nameless, open_images
+from recondite.data.masks import check_masks
+from recondite.data.spool import Rows, keys_of, one_of_each, read_all, rows_at_once
+from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
-from recondite.errors import ArtifactError
+from recondite.errors import ArtifactError, InputError, ReconditeWarning
+from recondite.progress import counted
 from recondite.screen.evidence import ERROR, Evidence, observed
-from recondite.statistics.calibration import Calibrator
+from recondite.screen.known import Known
+from recondite.statistics.calibration import Calibrator, Guarantee
+from recondite.statistics.scores import Scores
 
 PROBE = "bfloat16 probe"
 """The fact of a screen that holds the scores of a few random images; in bfloat16, processors may differ in them."""
 _PROBES, _PROBE_TOLERANCE = 4, 1e-3
+
+
+class ScreenLike(Protocol):
+    """What is made anew of a screen: its attributes, as in `recondite.screen.screen.Screen`."""
+
+    @property
+    def detector(self) -> Detector: ...
+    @property
+    def calibrator(self) -> Calibrator: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def confidence(self) -> float | None: ...
+    @property
+    def guarantee(self) -> Guarantee: ...
+    @property
+    def score(self) -> str: ...
+    @property
+    def evidence(self) -> Evidence | None: ...
+    @property
+    def observations(self) -> Mapping[str, NDArray[np.float64]]: ...
+    @property
+    def peaks(self) -> NDArray[np.float64] | None: ...
+    @property
+    def known(self) -> Known | None: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def scores(self) -> tuple[str, ...]: ...
+    @property
+    def false_alarm_interval(self) -> tuple[float, float]: ...
+    def score_batch(self, batch: Batch) -> Scores: ...
+    def fingerprint(self) -> str: ...
+
+
+S = TypeVar("S", bound=ScreenLike)
+
+
+def recalibrated_screen(screen: S, images: object, *, by_folder: bool = False, group_by: GroupBy = COPIES) -> S:
+    """Return this screen calibrated on other normal images, unknown to its detector and to its classifier, if any.
+
+    Images that it has learnt from, by their pixels, and, unless group_by is "none", near-copies of them are left out.
+
+    Args:
+        images: anything that `open_images` opens.
+        by_folder: calibrate each sub-folder or label on its own.
+        group_by: what tells images that belong together, of which one calibrates; as in `recondite.fit`.
+
+    Raises:
+        InputError: none of them can be read, all were learnt from, or there are too few for alpha.
+    """
+    opened = open_images(images, role="inliers", shape=screen.detector.shape)
+    check_masks(opened.masks, screen.detector.preprocessing.masked)
+    spooled = read_all(opened, screen.detector.preprocessing)
+    group_by = labels_of(opened, group_by)
+    keys = keys_of([spooled], group_by)[0]
+    fresh = np.arange(len(spooled))
+    if screen.known is not None:
+        learnt = screen.known.learnt_alone()
+        fresh = np.flatnonzero(~learnt.met(spooled, group_by, keys))
+        again = int(learnt.same(spooled).sum())
+        if not len(fresh):
+            raise InputError(f"the screen has learnt from all of these {counted(len(spooled), 'image')}: give others")
+        if again:
+            remark = f"the screen has learnt from {again:,} of {counted(len(spooled), 'image')}: they do not calibrate"
+            warnings.warn(remark, ReconditeWarning, stacklevel=2)
+    chosen = fresh[one_of_each(keys[fresh], spooled.hashes[fresh], seed=0)]
+    groups = tuple(spooled.labels[index] for index in chosen) if by_folder else None
+    calibration = {
+        "images": len(chosen),
+        "of": len(spooled),
+        "known": len(spooled) - len(fresh),
+        "fingerprint": spooled.fingerprint(chosen),
+        "unreadable": len(spooled.bad),
+    }
+    facts = {**screen.facts, "calibration": calibration}
+    found = calibrated(screen.detector, screen.evidence, screen.score, spooled.rows(chosen), groups, facts)
+    if screen.known is not None:
+        found["known"] = Known.of([(spooled, chosen, False)], screen.known.learnt_alone())
+    return cast(S, replace(cast(Any, screen), **found))
 
 
 def calibrated(
@@ -64,3 +154,21 @@ def check_probe(detector: Detector, facts: Mapping[str, Any], path: Path) -> Non
             f"{path} was calibrated in bfloat16 on a processor that computes it in another way: "
             "its false-alarm rate would not hold here; fit it again, or with scoring_precision fp32"
         )
+
+
+def map_scale(model: Detector, rows: Rows, looked_at: int = 256) -> tuple[float, float]:
+    """Return the feature scores at which heat maps begin and are brightest, from normal images.
+
+    Errors begin at zero; scores that can be negative (likelihoods) at the median. Bright is the worst in a thousand.
+    """
+    few = Rows(rows.pixels, rows.index[: min(looked_at, rows_at_once(model.shape))])
+    parts = []
+    for pixels in few.batches(model.scoring_batch):
+        scores = model.score_batch(nameless(pixels), feature_score=True).feature_score
+        assert scores is not None
+        inside = model.preprocessing.inside(pixels)
+        counted = np.broadcast_to(True if inside is None else inside[..., None, :, :], scores.shape)
+        parts.append(scores[counted])
+    values = np.concatenate(parts)
+    low = 0.0 if values.min() >= 0 else float(np.median(values))
+    return low, max(float(np.quantile(values, 0.999)), low + 1e-12)

@@ -1,5 +1,6 @@
 """Screens of few images: each calibrates, judged by a detector that was fitted without it."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -66,7 +67,10 @@ def scores_left_out(
     keys: NDArray[np.void],
     training: TrainingOptions,
     shown: bool,
-    learnt: NDArray[np.bool_] | None = None,
+    fresh: NDArray[np.bool_] | None = None,
+    learnable: NDArray[np.bool_] | None = None,
+    further: bool = False,
+    noted: Callable[[Detector, Rows], None] | None = None,
 ) -> LeftOut:
     """Deal units out to ten parts, or as many as there are units, and judge each part by a detector fitted without it.
 
@@ -80,13 +84,27 @@ def scores_left_out(
         keys: (N,) of their units.
         training: how to fit.
         shown: show progress on standard error.
-        learnt: which images detectors are fitted on (N,); None for all.
+        fresh: (N,) those that may be left out, whole units; all by default.
+        learnable: (N,) those that may be learnt from; all by default.
+        further: the copies learn further, in place of anew.
+        noted: is told each part's detector, and the images it judges.
     """
-    chosen = one_of_each(keys, images.hashes, training.seed)
+    every = np.full(len(keys), True)
+    rows = np.flatnonzero(every if fresh is None else fresh)
+    chosen = rows[one_of_each(keys[rows], images.hashes[rows], training.seed)]
     parts = min(_PARTS, len(chosen))
-    every = np.ones(len(keys), dtype=bool) if learnt is None else learnt
     scores, peaks = judged_in_turn(
-        unfitted, images.rows(), keys, chosen, every, parts, training, shown, "leaving images out"
+        unfitted,
+        images.rows(),
+        keys,
+        chosen,
+        every if learnable is None else learnable,
+        parts,
+        training,
+        shown,
+        "leaving images out",
+        further,
+        noted,
     )
     return LeftOut(chosen, scores, peaks, parts)
 
@@ -101,6 +119,8 @@ def judged_in_turn(
     training: TrainingOptions,
     shown: bool,
     title: str,
+    further: bool = False,
+    noted: Callable[[Detector, Rows], None] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Return scores (n,) of images, and their peaks, by detectors fitted without the part that their unit is in.
 
@@ -108,23 +128,31 @@ def judged_in_turn(
         unfitted: of which copies are fitted.
         images: N of them.
         keys: (N,) of their units.
-        judged: (n,) the rows that are judged.
+        judged: (n,) the rows that are judged; units of which none is are learnt from throughout.
         learnt: (N,) which images detectors are fitted on.
         parts: how many.
         training: how to fit.
         shown, title: show progress on standard error.
+        further: the copies learn further, in place of anew.
+        noted: is told each part's detector, and the images it judges.
     """
-    units, unit_of = np.unique(keys, return_inverse=True)
-    part_of = np.random.default_rng(training.seed).permutation(len(units))[unit_of] % parts
+    unit_of = np.unique(keys, return_inverse=True)[1]
+    dealt = np.unique(unit_of[judged])
+    part_of_unit = np.full(unit_of.max() + 1, parts)
+    part_of_unit[dealt] = np.random.default_rng(training.seed).permutation(len(dealt)) % parts
+    part_of = part_of_unit[unit_of]
     scores = np.empty(len(judged))
     peaks: NDArray[np.float64] | None = np.empty(len(judged))
     with progress(title, parts, shown) as advance:
         for part in range(parts):
             detector = deepcopy(unfitted)
             fitted_on = images.index[(part_of != part) & learnt]
-            detector.fit_rows(Rows(images.pixels, fitted_on), None, training)
+            detector.fit_rows(Rows(images.pixels, fitted_on), None, training, further=further)
             here = np.flatnonzero(part_of[judged] == part)
-            scores[here], _, highest = observed(detector, None, Rows(images.pixels, images.index[judged[here]]))
+            rows = Rows(images.pixels, images.index[judged[here]])
+            scores[here], _, highest = observed(detector, None, rows)
+            if noted is not None:
+                noted(detector, rows)
             if highest is None or peaks is None:
                 peaks = None
             else:

@@ -11,18 +11,18 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor, nn
 
-from recondite.data.datasets import check_source, nameless, open_images
+from recondite.data.datasets import check_source, open_images
 from recondite.data.images import Preprocessing
 from recondite.data.masks import open_region
 from recondite.data.sample import sampled
-from recondite.data.spool import Rows, keys_of, read_all, rows_at_once
+from recondite.data.spool import Rows, keys_of, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
-from recondite.detectors import Detector, build, detector_class
+from recondite.detectors import build, detector_class
 from recondite.distributed import collective, rank_and_size
 from recondite.errors import InputError, ReconditeWarning
 from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
-from recondite.screen.calibrate import calibrated
+from recondite.screen.calibrate import calibrated, map_scale
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.contamination import good_evidence, good_images, without_suspects
 from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
@@ -229,7 +229,7 @@ def fit(
         good = np.ones(len(sets.images), dtype=bool)
         if contamination is not None and not model.trains_by_steps:
             good = good_images(model, sets.images, sets.keys, contamination, training, progress)
-        left_out = None if few is None else scores_left_out(model, spooled, few, training, progress, good)
+        left_out = None if few is None else scores_left_out(model, spooled, few, training, progress, learnable=good)
         learnt_from = Rows(sets.images.pixels, sets.images.index[good])
         model.fit_rows(learnt_from, sets.validation, training, folder, resume, progress)
     learnt: Evidence | None = None
@@ -254,7 +254,7 @@ def fit(
         "units": sets.units,
         "moved_out_of_fit": sets.moved,
         "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:_BAD_FILES_LISTED]]},
-        "map_scale": _map_scale(model, sets.calibration),
+        "map_scale": map_scale(model, sets.calibration),
     }
     found = (
         calibrated(model, learnt, judged_by, sets.calibration, groups, facts, progress)
@@ -270,26 +270,9 @@ def fit(
         guarantee=guarantee,
         score=judged_by,
         evidence=learnt,
+        known=sets.known,
         **found,
     )
-
-
-def _map_scale(model: Detector, rows: Rows, looked_at: int = 256) -> tuple[float, float]:
-    """Return the feature scores at which heat maps begin and are brightest, from normal images.
-
-    Errors begin at zero; scores that can be negative (likelihoods) at the median. Bright is the worst in a thousand.
-    """
-    few = Rows(rows.pixels, rows.index[: min(looked_at, rows_at_once(model.shape))])
-    parts = []
-    for pixels in few.batches(model.scoring_batch):
-        scores = model.score_batch(nameless(pixels), feature_score=True).feature_score
-        assert scores is not None
-        inside = model.preprocessing.inside(pixels)
-        counted = np.broadcast_to(True if inside is None else inside[..., None, :, :], scores.shape)
-        parts.append(scores[counted])
-    values = np.concatenate(parts)
-    low = 0.0 if values.min() >= 0 else float(np.median(values))
-    return low, max(float(np.quantile(values, 0.999)), low + 1e-12)
 
 
 def _sort_options(detector: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], TrainingOptions]:

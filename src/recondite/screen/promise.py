@@ -1,7 +1,5 @@
 """What a screen promises, in words."""
 
-from collections.abc import Mapping
-
 from recondite.progress import counted
 from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
@@ -50,12 +48,4 @@ def _if_suspects_are_good(screen: Screen) -> str:
         f" That holds if what looked bad and was left out ({counted(sum(left_out.values()), 'calibration image')}) is "
         f"bad; if all of it is good, the share is at most {max(rates):.2g} (`recondite info --json` names the images). "
         f"{_STAYED}"
-    )
-
-
-def units_in_words(units: Mapping[str, int]) -> str:
-    """Say how many images belong together, from a screen's facts."""
-    return (
-        f"{units['images']:,} images belong together in {units['units']:,} units, {units['largest']:,} in the largest; "
-        f"of each unit one image calibrates (--group-by none: every image for itself)"
     )

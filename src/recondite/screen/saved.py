@@ -22,6 +22,7 @@ from recondite.networks.architectures import check_library, made_elsewhere
 from recondite.options import saved_options
 from recondite.screen.calibrate import check_probe
 from recondite.screen.evidence import ERROR, Evidence
+from recondite.screen.known import Known
 from recondite.statistics.calibration import Calibrator
 from recondite.training.checkpoint import History
 from recondite.training.snapshots import EpochPictures
@@ -36,6 +37,7 @@ READY = {
 """Ready screens, which come with the package: name -> what is normal for it. `scripts/ready_screens.py` makes them."""
 _DETECTOR_FILE, _CALIBRATION_FILE = "detector.safetensors", "calibration.safetensors"
 _EVIDENCE_FILE, _PICTURES_FILE, _LOSSES_FILE = "evidence.safetensors", "pictures.safetensors", "losses.safetensors"
+_KNOWN_FILE, _MEMORY_FILE = "known.safetensors", "memory.safetensors"
 _PEAKS = "peaks"
 REGION = "region"
 """The tensor, uint8 (H, W), that is 1 where images count."""
@@ -68,6 +70,7 @@ def write_screen(
     evidence: Evidence | None,
     observations: Mapping[str, NDArray[np.float64]],
     peaks: NDArray[np.float64] | None,
+    known: Known | None,
     texts: Mapping[str, str] | None,
 ) -> None:
     """Write the folder of a screen, atomically: a crash leaves an older screen there whole.
@@ -75,7 +78,7 @@ def write_screen(
     Args:
         path: the folder.
         facts: what `Screen.to_json` gives.
-        detector, calibrator, evidence, observations, peaks: as in `Screen`.
+        detector, calibrator, evidence, observations, peaks, known: as in `Screen`.
         texts: further files for people: name -> text.
 
     Raises:
@@ -97,6 +100,10 @@ def write_screen(
         tensors[_PICTURES_FILE] = detector.history.pictures.tensors()
     if detector.history.losses:
         tensors[_LOSSES_FILE] = dict(detector.history.losses)
+    if detector.memory:
+        tensors[_MEMORY_FILE] = detector.memory
+    if known is not None:
+        tensors[_KNOWN_FILE] = known.tensors()
     names = None
     if calibrator.groups is not None:
         unique, codes = np.unique(np.array(calibrator.groups), return_inverse=True)
@@ -159,6 +166,7 @@ def read_screen(
         if _PICTURES_FILE in files:
             detector.history.pictures = EpochPictures.from_tensors(files[_PICTURES_FILE])
         detector.history.losses = _losses(files.get(_LOSSES_FILE, {}))
+        detector.memory = files.get(_MEMORY_FILE, {})
         calibration, evidence = files[_CALIBRATION_FILE], None
         if manifest["evidence"] is not None:
             evidence = Evidence.from_saved(manifest["evidence"], files[_EVIDENCE_FILE], classifier)
@@ -176,6 +184,7 @@ def read_screen(
             "evidence": evidence,
             "observations": observations,
             "peaks": calibration.get(_PEAKS),
+            "known": Known.from_tensors(files[_KNOWN_FILE]) if _KNOWN_FILE in files else None,
             "facts": dict(manifest["facts"].items()),
         }
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:

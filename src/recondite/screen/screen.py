@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.masks import check_masks
-from recondite.data.spool import keys_of, one_of_each, read_all
-from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.options import options_to_json
 from recondite.progress import progress as show
-from recondite.screen.calibrate import calibrated
+from recondite.screen.calibrate import recalibrated_screen
 from recondite.screen.evidence import ERROR, Evidence
 from recondite.screen.guard import make_guard
+from recondite.screen.known import Known
 from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
 from recondite.screen.unfamiliar import unlike
+from recondite.screen.update import updated_screen
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise, rate_of
 from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.scores import Scores, Verdicts, check_rate
@@ -50,6 +50,7 @@ class Screen:
         evidence: makes scores out of the error and further statistics; None for the error alone.
         observations: with evidence, "error" and each statistic of the calibration images, name -> float64 (n,).
         peaks: the largest feature score of each calibration image (n,); None where feature scores tell no place.
+        known: the images that it has met; None where nobody kept them.
         facts: JSON values that tell how the screen was made.
 
     Raises:
@@ -65,6 +66,7 @@ class Screen:
     evidence: Evidence | None = None
     observations: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     peaks: NDArray[np.float64] | None = None
+    known: Known | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -171,31 +173,8 @@ class Screen:
         scores = self.evidence.score(score, self.observations[ERROR], self.observations)
         return replace(self, score=score, calibrator=Calibrator(scores, self.calibrator.groups))
 
-    def recalibrated(self, images: object, *, by_folder: bool = False, group_by: GroupBy = COPIES) -> "Screen":
-        """Return this screen calibrated on other normal images, unknown to its detector and to its classifier, if any.
-
-        Args:
-            images: anything that `open_images` opens.
-            by_folder: calibrate each sub-folder or label on its own.
-            group_by: what tells images that belong together, of which one calibrates; as in `recondite.fit`.
-
-        Raises:
-            InputError: none of them can be read, or there are too few for alpha.
-        """
-        opened = open_images(images, role="inliers", shape=self.detector.shape)
-        check_masks(opened.masks, self.detector.preprocessing.masked)
-        spooled = read_all(opened, self.detector.preprocessing)
-        chosen = one_of_each(keys_of([spooled], labels_of(opened, group_by))[0], spooled.hashes, seed=0)
-        groups = tuple(spooled.labels[index] for index in chosen) if by_folder else None
-        calibration = {
-            "images": len(chosen),
-            "of": len(spooled),
-            "fingerprint": spooled.fingerprint(chosen),
-            "unreadable": len(spooled.bad),
-        }
-        facts = {**self.facts, "calibration": calibration}
-        rows = spooled.rows(chosen)
-        return replace(self, **calibrated(self.detector, self.evidence, self.score, rows, groups, facts))
+    recalibrated = recalibrated_screen
+    update = updated_screen
 
     def predict(
         self,
@@ -379,6 +358,7 @@ class Screen:
             evidence=self.evidence,
             observations=self.observations,
             peaks=self.peaks,
+            known=self.known,
             texts=texts,
         )
 

@@ -14,7 +14,7 @@ from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.screen.evidence import FEWEST
-from recondite.screen.promise import units_in_words
+from recondite.screen.known import Known
 from recondite.training.snapshots import MOST_PICTURES
 
 
@@ -34,6 +34,7 @@ class Sets:
         keys: (N,) the unit of each of the images to learn from.
         sources: "images" and "calibration" -> what their rows are of.
         units: how many "images" there are, of how many "units", and how many in the "largest".
+        known: all of them, with those that the screen knew before.
     """
 
     images: Rows
@@ -47,26 +48,45 @@ class Sets:
     keys: NDArray[np.void]
     sources: Mapping[str, Spool]
     units: dict[str, int]
+    known: Known
 
 
 _FEWEST = {"calibration": 1, "validation": FEWEST_VALIDATED, "evidence": FEWEST}
 
 
-def all_for_everything(spooled: Spool, keys: NDArray[np.void], seed: int) -> Sets:
-    """Return all images as those to fit, and one of each unit as those that calibrate."""
-    chosen, counts = one_of_each(keys, spooled.hashes, seed), np.unique(keys, return_counts=True)[1]
+def all_for_everything(
+    spooled: Spool,
+    keys: NDArray[np.void],
+    seed: int,
+    fresh: NDArray[np.bool_] | None = None,
+    learnable: NDArray[np.bool_] | None = None,
+    known: Known | None = None,
+) -> Sets:
+    """Return all images as those to fit, and one of each unit as those that calibrate.
+
+    Args:
+        spooled: the images.
+        keys: (N,) of their units.
+        seed: draws.
+        fresh, learnable: (N,) as `may_calibrate` gives them; all by default.
+        known: what the screen has learnt from before.
+    """
+    new, taken = (np.arange(len(keys)) if some is None else np.flatnonzero(some) for some in (fresh, learnable))
+    chosen = new[one_of_each(keys[new], spooled.hashes[new], seed)]
+    counts = np.unique(keys, return_counts=True)[1]
     return Sets(
-        images=spooled.rows(),
+        images=spooled.rows(taken),
         validation=None,
         evidence=None,
         calibration=spooled.rows(chosen),
         calibration_labels=[spooled.labels[index] for index in chosen],
-        fingerprints={"images": spooled.fingerprint(), "calibration": spooled.fingerprint(chosen)},
+        fingerprints={"images": spooled.fingerprint(taken), "calibration": spooled.fingerprint(chosen)},
         bad=spooled.bad,
         moved=0,
         keys=keys,
         sources={"images": spooled, "calibration": spooled},
         units={"images": len(keys), "units": len(counts), "largest": int(counts.max())},
+        known=Known.of([(spooled, taken, True)], known),
     )
 
 
@@ -79,11 +99,13 @@ def separate_sets(
     pictures: Sequence[str],
     seed: int,
     shown: bool,
+    known: Known | None = None,
 ) -> Sets:
     """Split the images, or open the sets given, so that no unit is in two of them.
 
     Images given for one purpose may also be among those for another: the order of `held_out` says which one they serve;
-    to fit comes last. A share too small for its purpose is left to fit.
+    to fit comes last. A share too small for its purpose is left to fit. What belongs together with images that were
+    learnt from before, `known`, can only be learnt from.
     """
     shares = {name: given if isinstance(given, float | int) else 0.0 for name, given in held_out.items()}
     spools = dict.fromkeys(held_out, spooled)
@@ -94,13 +116,17 @@ def separate_sets(
     different = list({id(part): part for part in (spooled, *spools.values())}.values())
     keys = dict(zip(map(id, different), keys_of(different, group_by), strict=True))
 
-    sizes = [round(share * len(spooled)) for share in shares.values()]
-    *parts, fitting = split(keys[id(spooled)], sizes, seed)
+    may = {id(part): may_calibrate(part, model, known, group_by, keys[id(part)]) for part in different}
+    fresh = {name: told[0] for name, told in may.items()}
+    asked = np.flatnonzero(fresh[id(spooled)])
+    sizes = [round(share * len(asked)) for share in shares.values()]
+    *parts, fitting = (asked[part] for part in split(keys[id(spooled)][asked], sizes, seed))
     indices = dict(zip(held_out, parts, strict=True))
+    fitting = np.concatenate([fitting, np.flatnonzero(may[id(spooled)][1] & ~fresh[id(spooled)])])
     taken = spooled.hashes[:0]
     for name, part in spools.items():
         if part is not spooled:
-            indices[name] = np.arange(len(part))
+            indices[name] = np.flatnonzero(fresh[id(part)])
         elif len(indices[name]) < _FEWEST[name]:
             fitting, indices[name] = np.concatenate([fitting, indices[name]]), indices[name][:0]
         own = keys[id(part)][indices[name]]
@@ -134,7 +160,33 @@ def separate_sets(
         keys=keys[id(spooled)][fitting],
         sources={"images": spooled, "calibration": part},
         units=units,
+        known=Known.of(
+            [
+                (spooled, fitting, True),
+                *((part, indices[name], name != "calibration") for name, part in spools.items()),
+            ],
+            known,
+        ),
     )
+
+
+def may_calibrate(
+    images: Spool, model: Detector, known: Known | None, group_by: GroupBy, keys: NDArray[np.void]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which images belong together with none that was learnt from (n,), and which may be learnt from (n,).
+
+    A network that is trained learns from known images again; sums have them already.
+
+    Args:
+        images: those asked about.
+        model: that would learn.
+        known: what it has learnt from; None for nothing.
+        group_by, keys: of the units of the images.
+    """
+    every = np.full(len(images), True)
+    if known is None:
+        return every, every
+    return ~known.met(images, group_by, keys), every if model.trains_by_steps else ~known.same(images)
 
 
 def _pictured_first(index: NDArray[np.intp], ids: Sequence[str], pictures: Sequence[str]) -> NDArray[np.intp]:
@@ -158,3 +210,11 @@ def how_many(spooled: Spool, units: Mapping[str, int]) -> str:
     if different == count:
         return counted(count, "image")
     return f"{count:,} images, {'all identical' if different == 1 else f'of which {different:,} differ'}"
+
+
+def units_in_words(units: Mapping[str, int]) -> str:
+    """Say how many images belong together, from a screen's facts."""
+    return (
+        f"{units['images']:,} images belong together in {units['units']:,} units, {units['largest']:,} in the largest; "
+        f"of each unit one image calibrates (--group-by none: every image for itself)"
+    )

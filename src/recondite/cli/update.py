@@ -1,0 +1,90 @@
+"""recondite update."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from recondite.cli.flags import Output, load_screen, share_or_source
+
+
+def update(
+    screen: str,
+    images: str,
+    /,
+    *,
+    output: Output,
+    calibration: str = "0.4",
+    evidence: str = "0.2",
+    validation: str = "0.1",
+    score: str | None = None,
+    group_by: str = "copies",
+    sampled: Annotated[bool, Parameter(negative="")] = False,
+    only_calibrate: Annotated[bool, Parameter(negative="")] = False,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    report: Path | None = None,
+) -> None:
+    """Let a screen learn from further normal images too, and write it as another one; what it knows stays.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    images
+        Further normal images. Those that the screen has learnt from are told, and do not calibrate.
+    output
+        Folder of the new screen.
+    calibration
+        Share of the new images, or other normal images, to calibrate on; those that calibrated before may be given.
+    evidence
+        Share of the new images, or other normal images, to learn the statistics of normal images from.
+    validation
+        Share of the new images, or other normal images, to choose the best epoch by, where there are epochs.
+    score
+        What images are judged by from now on: error, or what the screen judges by (the default).
+    group_by
+        What tells images that belong together, as of `recondite fit`.
+    sampled
+        The new images are a random sample of those to come, though they score otherwise than those before.
+    only_calibrate
+        Learn nothing: add all new images to those that calibrate.
+    epochs
+        Passes over the images, of a network; by default as many as it was fitted with.
+    learning_rate
+        Its step size; by default the one that it was fitted with.
+    report
+        HTML report to write, before and after.
+    """
+    from recondite.data.artifacts import check_target
+    from recondite.data.files import locked
+    from recondite.data.outputs import check_outputs
+
+    output = Path(os.path.abspath(output))
+    check_target(output)
+    check_outputs({"--report": report}, {"-o": output})
+    judge = load_screen(screen, None, None, "cpu", others=[images])
+    from recondite.reports.update import update_in_words, write_update_page
+
+    training: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
+    with locked(output):
+        after = judge.update(
+            images,
+            calibration=share_or_source(calibration),
+            evidence=share_or_source(evidence),
+            validation=share_or_source(validation),
+            score=score,
+            group_by=os.path.abspath(group_by) if group_by.lower().endswith(".csv") else group_by,
+            sampled=sampled,
+            only_calibrate=only_calibrate,
+            progress=True,
+            **{name: value for name, value in training.items() if value is not None},
+        )
+        after.save(output)
+    for line in update_in_words(after):
+        print(line)
+    print(f"screen: {output}")
+    if report is not None:
+        write_update_page(report, judge, after, f"{Path(screen).name}, with further images")
+        print(f"report: {report}")

@@ -1,0 +1,364 @@
+"""A screen that takes in further normal images: what was learnt stays, calibration is made anew or extended."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.data.datasets import nameless, open_images
+from recondite.data.masks import check_masks
+from recondite.data.spool import Rows, Spool, keys_of, one_of_each, read_all
+from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
+from recondite.detectors import Detector
+from recondite.detectors.graph import Exported
+from recondite.distributed import collective
+from recondite.errors import InputError
+from recondite.options import TrainingOptions, make_options, options_to_json
+from recondite.perturbations.defects import DEFECTS, defective
+from recondite.progress import counted
+from recondite.screen.calibrate import S, ScreenLike, calibrated, map_scale
+from recondite.screen.evidence import ERROR, FEWEST, Evidence, fit_evidence, fit_observer
+from recondite.screen.few_images import MOST_IMAGES, are_few, scores_left_out
+from recondite.screen.known import Known
+from recondite.screen.separate import Sets, all_for_everything, how_many, may_calibrate, separate_sets
+from recondite.statistics.calibration import Calibrator
+from recondite.statistics.metrics import auroc
+from recondite.torch_state import own_settings
+
+_SURPRISING, _LOOKED_AT, _COMPARED = 0.001, 2000, 200
+
+
+@collective()
+@own_settings()
+def updated_screen(
+    screen: S,
+    images: object,
+    *,
+    calibration: object = 0.4,
+    evidence: object = 0.2,
+    validation: object = 0.1,
+    score: str | None = None,
+    group_by: GroupBy = COPIES,
+    sampled: bool = False,
+    only_calibrate: bool = False,
+    run_folder: Path | str | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    **training: Any,
+) -> S:
+    """Return a screen that has learnt from further normal images too; this one stays as it is.
+
+    Principal components and features take them in as if all had been learnt together, banks as the coreset of a
+    coreset; networks go on from their weights, and forget what they do not see again: give them the old images too.
+    Images that the screen has learnt from are told by their pixels, and near-copies of them likewise: neither
+    calibrates, and what is in sums is not added again.
+
+    The scores that calibrated are of the detector before and go. Some of the new images calibrate, as in
+    `recondite.fit`; the images that calibrated before may be given again, alone or among others. `facts["update"]`
+    says what has changed, `facts["version"]` how often.
+
+    Args:
+        images: further normal images, anything that `open_images` opens.
+        calibration: share of those that are new, or other normal images, to calibrate on.
+        evidence: likewise, to learn the statistics of unseen normal images from, where the score needs them.
+        validation: likewise, to choose the best epoch by, where there are epochs.
+        score: what images are judged by from now on: "error", or what the screen judges by already.
+        group_by: as in `recondite.fit`.
+        sampled: the new images are a random sample of the normal images to come, though they score otherwise than the
+            calibration images did; without it, calibration on a share of such images is refused.
+        only_calibrate: learn nothing: the detector stays, and so do the scores that calibrated; all new images add to
+            them.
+        run_folder, resume: as in `recondite.fit`.
+        progress: show progress on standard error.
+        training: options of `TrainingOptions`, in place of those that the screen was fitted with.
+
+    Raises:
+        InputError: the screen was exported, or keeps too little; images that cannot be used, or all known; too few for
+            alpha or for the score; or images that score otherwise.
+    """
+    check_group_by(group_by)
+    if isinstance(screen.detector, Exported):
+        raise InputError("an exported screen cannot learn: update the one that it was made from, and export that")
+    options = _training_options(screen, training)
+    opened = open_images(images, role="fit", shape=screen.detector.shape)
+    check_masks(opened.masks, screen.detector.preprocessing.masked)
+    group_by = labels_of(opened, group_by)
+    spooled = read_all(opened, screen.detector.preprocessing, progress)
+    keys = keys_of([spooled], group_by)[0]
+    if only_calibrate:
+        return _extended(screen, spooled, keys, group_by, sampled, options.seed, progress)
+    judged_by = screen.score if score is None else score
+    if judged_by not in (ERROR, screen.score):
+        raise InputError(f"expected score error or {screen.score}; got {score!r}")
+    held_out = {"calibration": calibration, "validation": validation, "evidence": evidence}
+    if judged_by == ERROR:
+        held_out["evidence"] = 0.0
+    if not screen.detector.needs_validation and isinstance(validation, float | int):
+        held_out["validation"] = 0.0
+    shares = [given for given in held_out.values() if isinstance(given, float | int)]
+    if not (min(shares, default=0.0) >= 0 and sum(shares) < 1):
+        raise InputError(f"expected shares for {', '.join(held_out)} that leave images to learn from; got {shares}")
+
+    learnt = None if screen.known is None else screen.known.learnt_alone()
+    fresh, learnable = may_calibrate(spooled, screen.detector, learnt, group_by, keys)
+    if not learnable.any():
+        raise InputError(f"the screen has learnt from all of these {counted(len(spooled), 'image')} already")
+    if isinstance(calibration, float | int) and not sampled:
+        _check_alike(screen, spooled, _one_of_each_fresh(spooled, keys, fresh, options.seed))
+    few = (
+        screen.calibrator.groups is None
+        and len(shares) == len(held_out)
+        and len(spooled) <= MOST_IMAGES
+        and judged_by == ERROR
+        and are_few(len(np.unique(keys[fresh])), shares[0], screen.alpha, screen.confidence, screen.guarantee)
+    )
+    if few:
+        sets = all_for_everything(spooled, keys, options.seed, fresh, learnable, learnt)
+    else:
+        sets = separate_sets(
+            *(spooled, screen.detector, held_out, opened.masks, group_by, (), options.seed, progress, learnt)
+        )
+    if judged_by != ERROR and sets.evidence is None:
+        raise InputError(
+            f"score {judged_by!r} needs at least {FEWEST} images held out as evidence; these {len(spooled):,} leave "
+            f"fewer: give more, a larger share, other images as evidence, or score='error' (--score error)"
+        )
+    groups = tuple(sets.calibration_labels) if screen.calibrator.groups is not None else None
+    to_be = Calibrator(np.zeros(len(sets.calibration)), groups)
+    for group in to_be.sizes:
+        try:
+            to_be.threshold(screen.alpha, screen.confidence, screen.guarantee, group)
+        except InputError as error:
+            raise InputError(f"{error}. In all there are {how_many(spooled, sets.units)}, new or not") from error
+
+    compared = Compared(screen)
+    left_out = None
+    if few:
+        left_out = scores_left_out(
+            *(screen.detector, spooled, keys, options, progress), fresh, learnable, True, compared.note_left_out
+        )
+    detector = deepcopy(screen.detector)
+    folder = Path(run_folder) if run_folder is not None else None
+    detector.fit_rows(sets.images, sets.validation, options, folder, resume, progress, further=True)
+    learnt_evidence = _evidence(screen, detector, sets, progress)
+    facts = _facts(screen, sets, options, left_out is not None, detector)
+    facts["calibration"]["sampled"] = sampled
+    if left_out is not None:
+        facts["calibration"]["left_out_in_parts"] = left_out.parts
+        found = {"calibrator": Calibrator(left_out.scores), "peaks": left_out.peaks, "observations": {}, "facts": facts}
+    else:
+        found = calibrated(detector, learnt_evidence, judged_by, sets.calibration, groups, facts, progress)
+    after = _replaced(screen, detector=detector, score=judged_by, evidence=learnt_evidence, known=sets.known, **found)
+    if left_out is None:
+        compared.note(after, sets.calibration)
+    return _with_changes(screen, after, compared, len(sets.images), int((~fresh).sum()))
+
+
+@dataclass
+class Compared:
+    """What a screen and its successor say of the same new good images, which neither has learnt from.
+
+    Args:
+        before: the screen.
+        good: (before, after) scores of the good images.
+        defective: (before, after) scores of those images with a made-up defect each.
+    """
+
+    before: ScreenLike
+    good: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=list)
+    defective: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=list)
+
+    def note(self, after: ScreenLike | Detector, rows: Rows) -> None:
+        """Let both judge at most 200 images, as they are and with a defect."""
+        rows = Rows(rows.pixels, rows.index[:_COMPARED])
+        for part in rows.slices(self.before.detector.scoring_batch):
+            pixels = rows.take(part)
+            self.good.append((_scored(self.before, pixels), _scored(after, pixels)))
+            seen = self.before.detector.preprocessing
+            if seen.is_image and not seen.masked:
+                names, numbers = list(DEFECTS), range(part.start, part.start + len(pixels))
+                changed = np.concatenate(
+                    [
+                        defective(pixels[place : place + 1], names[number % len(names)], first=number).images
+                        for place, number in enumerate(numbers)
+                    ]
+                ).astype(np.float32)
+                self.defective.append((_scored(self.before, changed), _scored(after, changed)))
+
+    def note_left_out(self, detector: Detector, rows: Rows) -> None:
+        """Do so with the detector of one part, which has learnt from none of these images."""
+        if sum(len(before) for before, _ in self.good) < _COMPARED:
+            self.note(detector, rows)
+
+    def to_json(self, after: ScreenLike) -> dict[str, Any]:
+        """Return the numbers, (before, after) each: the median score, the share flagged, the AUROC of the defects."""
+        good, bad = (
+            [np.concatenate(parts) for parts in zip(*pairs, strict=True)] if pairs else []
+            for pairs in (self.good, self.defective)
+        )
+        pairs = list(zip((self.before, after), good, strict=True))
+        return {
+            "images": len(good[0]),
+            "median_score": [float(np.median(scores)) for scores in good],
+            "flagged": None
+            if self.before.calibrator.groups is not None
+            else [float(np.mean(scores > judge.threshold)) for judge, scores in pairs],
+            "auroc": [auroc(*both) for both in zip(good, bad, strict=True)] if bad else None,
+        }
+
+
+def _scored(judge: ScreenLike | Detector, pixels: NDArray[np.float32]) -> NDArray[np.float64]:
+    return judge.score_batch(nameless(pixels)).instance_score
+
+
+def _training_options(screen: ScreenLike, given: Mapping[str, Any]) -> TrainingOptions:
+    known = screen.facts.get("training") or screen.detector.training_defaults
+    return make_options(TrainingOptions, {**known, **given}, "training")
+
+
+def _one_of_each_fresh(spooled: Spool, keys: NDArray[np.void], fresh: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
+    rows = np.flatnonzero(fresh)
+    return rows[one_of_each(keys[rows], spooled.hashes[rows], seed)]
+
+
+def _check_alike(screen: ScreenLike, spooled: Spool, rows: NDArray[np.intp]) -> None:
+    """Raise InputError unless new images score as the calibration images did: a selection of them must not calibrate.
+
+    Two-sided (Kolmogorov and Smirnov), on p-values; it fails one random sample in a thousand.
+    """
+    from scipy.stats import ks_2samp
+
+    own = screen.calibrator
+    if own.groups is not None:
+        rows = rows[[spooled.labels[row] in own.sizes for row in rows]]
+    rows = np.sort(np.random.default_rng(0).permutation(rows)[:_LOOKED_AT])
+    if not len(rows):
+        return
+    some = Rows(spooled.pixels, rows)
+    scores = np.concatenate([_scored(screen, pixels) for pixels in some.batches(screen.detector.scoring_batch)])
+    groups = None if own.groups is None else [spooled.labels[row] for row in rows]
+    if ks_2samp(own.p_value(own.scores, own.groups), own.p_value(scores, groups)).pvalue < _SURPRISING:
+        raise InputError(
+            f"the {counted(len(rows), 'new image')} score otherwise than the calibration images did (their p-values "
+            "are not uniform): they were selected, as false alarms are, or normal images have changed. Give "
+            "calibration=, a random sample of normal images (--calibration FOLDER); or, if the new images are "
+            "themselves a random sample of those to come, sampled=True (--sampled)"
+        )
+
+
+def _extended(
+    screen: S,
+    spooled: Spool,
+    keys: NDArray[np.void],
+    group_by: GroupBy,
+    sampled: bool,
+    seed: int,
+    progress: bool,
+) -> S:
+    """Return the same detector with more calibration images, none of which it has met."""
+    calibration = screen.facts.get("calibration", {})
+    if calibration.get("left_out_in_parts") or calibration.get("no_promise"):
+        raise InputError(
+            "the scores that calibrated this screen are not of its detector, or promise nothing: calibrate it anew "
+            "(screen.recalibrated, or an update that learns)"
+        )
+    fresh = np.full(len(spooled), True) if screen.known is None else ~screen.known.met(spooled, group_by, keys)
+    rows = _one_of_each_fresh(spooled, keys, fresh, seed)
+    if not len(rows):
+        raise InputError(f"the screen knows all of these {counted(len(spooled), 'image')} already")
+    if not sampled:
+        _check_alike(screen, spooled, rows)
+    old = screen.calibrator
+    groups = None if old.groups is None else tuple(spooled.labels[row] for row in rows)
+    chosen = spooled.rows(rows)
+    found = calibrated(screen.detector, screen.evidence, screen.score, chosen, groups, screen.facts, progress)
+    new = found["calibrator"]
+    found["calibrator"] = Calibrator(
+        np.concatenate([old.scores, new.scores]), None if groups is None else (*(old.groups or ()), *groups)
+    )
+    found["observations"] = {
+        name: np.concatenate([screen.observations[name], values]) for name, values in found["observations"].items()
+    }
+    both = screen.peaks is not None and found["peaks"] is not None
+    found["peaks"] = np.concatenate([screen.peaks, found["peaks"]]) if both else None
+    found["facts"] = {
+        **found["facts"],
+        "calibration": {**calibration, "images": len(old.scores) + len(rows), "kept": len(old.scores)},
+    }
+    found["known"] = Known.of([(spooled, rows, False)], screen.known)
+    after = _replaced(screen, **found)
+    compared = Compared(screen)
+    compared.note(after, chosen)
+    return _with_changes(screen, after, compared, 0, int((~fresh).sum()))
+
+
+def _evidence(screen: ScreenLike, detector: Detector, sets: Sets, progress: bool) -> Evidence | None:
+    """Return evidence learnt anew, for a detector that has changed; None where no images serve it."""
+    before = screen.evidence
+    if before is None or sets.evidence is None:
+        return None
+    looked = before.observer
+    observer = fit_observer(
+        detector, sets.images, reencoding=looked.reencoding, classifier=looked.classifier, progress=progress
+    )
+    return fit_evidence(detector, observer, sets.evidence, before.classifier_share, progress)
+
+
+def _facts(screen: ScreenLike, sets: Sets, options: TrainingOptions, few: bool, detector: Detector) -> dict[str, Any]:
+    before = screen.facts.get("images", {}).get("images", 0)
+    known = sets.known
+    return {
+        **screen.facts,
+        "training": options_to_json(options),
+        "images": {"images": before + len(sets.images), "fingerprint": known.fingerprint()},
+        "validation": {"images": len(sets.validation or ())},
+        "evidence": {"images": len(sets.evidence or ())},
+        "calibration": {"images": len(sets.calibration), "fingerprint": sets.fingerprints["calibration"]},
+        "units": sets.units,
+        "moved_out_of_fit": sets.moved,
+        "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:100]]},
+        "map_scale": map_scale(detector, sets.calibration if not few else sets.images),
+    }
+
+
+def _with_changes(before: S, after: S, compared: Compared, learnt: int, known: int) -> S:
+    """Return the screen after, with what has changed among its facts."""
+    version = int(before.facts.get("version", 1))
+    past = {
+        "version": version,
+        "fingerprint": before.fingerprint(),
+        "learnt": before.facts.get("images", {}).get("images", 0),
+        "calibration": len(before.calibrator.scores),
+        "thresholds": _thresholds(before),
+    }
+    change = {
+        "learnt": learnt,
+        "known": known,
+        "score": [before.score, after.score],
+        "calibration": [len(judge.calibrator.scores) for judge in (before, after)],
+        "thresholds": [_thresholds(judge) for judge in (before, after)],
+        "interval": [list(judge.false_alarm_interval) for judge in (before, after)],
+        **compared.to_json(after),
+    }
+    facts = {
+        **after.facts,
+        "version": version + 1,
+        "versions": [*before.facts.get("versions", []), past],
+        "update": change,
+    }
+    return _replaced(after, facts=facts)
+
+
+def _thresholds(screen: ScreenLike) -> list[list[Any]]:
+    return [
+        [group, screen.calibrator.threshold(screen.alpha, screen.confidence, screen.guarantee, group)]
+        for group in screen.calibrator.sizes
+    ]
+
+
+def _replaced(screen: S, **changes: Any) -> S:
+    return cast(S, replace(cast(Any, screen), **changes))

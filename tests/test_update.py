@@ -1,0 +1,163 @@
+"""Further images: what was learnt stays, to rounding that of a fit on all, and what is known never calibrates."""
+
+import numpy as np
+import pytest
+from test_units import scenes
+
+import recondite
+from recondite import InputError, ReconditeWarning
+from recondite.cli import main
+from recondite.data.spool import Rows
+from recondite.detectors import build
+from recondite.options import TrainingOptions
+
+PCA = {"detector": "pca", "latent_size": 6, "score": "error", "validation": 0}
+
+
+def rows(images):
+    return Rows(np.ascontiguousarray(images, dtype=np.float32), np.arange(len(images)))
+
+
+def in_turns_and_at_once(name, images, first, **options):
+    """Return a detector that learnt from the first images and then the others, and one that learnt from all."""
+    turns, once = (build(name, image_shape=images.shape[1:], **options) for _ in range(2))
+    turns.fit_rows(rows(images[:first]), None, TrainingOptions())
+    turns.fit_rows(rows(images[first:]), None, TrainingOptions(), further=True)
+    return turns, once.fit_rows(rows(images), None, TrainingOptions())
+
+
+@pytest.mark.parametrize("kind", ["images", "vectors"])
+def test_components_are_those_of_all_images(kind, digits):
+    images = digits[:400, None].astype(np.float32) / 255
+    if kind == "vectors":
+        images = images.reshape(400, 64) * np.arange(64)  # with constant columns
+    turns, once = in_turns_and_at_once("pca", images, 150, latent_size=8)
+    expected = once.score(images).instance_score
+    np.testing.assert_allclose(turns.score(images).instance_score, expected, rtol=2e-4)
+    alone = build("pca", image_shape=images.shape[1:], latent_size=8).fit_rows(
+        rows(images[:150]), None, TrainingOptions()
+    )
+    assert np.abs(alone.score(images).instance_score / expected - 1).max() > 0.05
+    np.testing.assert_allclose(turns.latent_factor.norm(), once.latent_factor.norm(), rtol=1e-3)
+
+
+def test_features_and_banks_are_those_of_all_images():
+    images = scenes(60, side=32)
+    methods = ("mahalanobis", "padim", "subspace", "knn", "patchcore")
+    options = {"methods": methods, "side": 32, "latent_size": 12, "layers": "block3", "place_layers": "block3"}
+    turns, once = in_turns_and_at_once("features", images, 25, **options)
+    fresh = scenes(20, seed=5, side=32)
+    for method in methods:
+        one, other = (detector.score(fresh, score=method).instance_score for detector in (turns, once))
+        np.testing.assert_allclose(one, other, rtol=1e-3, err_msg=method)
+
+
+def test_a_screen_learns_and_calibrates_on_what_it_does_not_know(tmp_path):
+    images = scenes(400)
+    before = recondite.fit(images[:200], **PCA)
+    before.save(tmp_path / "before")
+    after = recondite.load(tmp_path / "before").update(images[200:], validation=0)
+    assert after.facts["images"]["images"] == before.facts["images"]["images"] + 120
+    assert len(after.calibrator.scores) == 80
+    assert after.facts["version"] == 2
+    assert after.facts["versions"][0]["fingerprint"] == before.fingerprint() != after.fingerprint()
+    assert after.predict(scenes(300, seed=9)).is_outlier.mean() < 0.12
+    after.save(tmp_path / "after")
+    again = recondite.load(tmp_path / "after").update(scenes(100, seed=4))
+    assert again.facts["version"] == 3
+    assert [past["version"] for past in again.facts["versions"]] == [1, 2]
+
+
+def test_known_images_neither_calibrate_nor_count_twice():
+    images = scenes(300)
+    before = recondite.fit(images[:200], **PCA)
+    learnt = before.facts["images"]["images"]
+    calibrated = set(before.calibrator.scores)
+    # All old images again: those that calibrated are not learnt from, and may calibrate anew.
+    after = before.update(images, calibration=0.5, validation=0)
+    fresh = 300 - learnt
+    assert len(after.calibrator.scores) + after.facts["update"]["learnt"] == fresh
+    assert after.facts["update"]["known"] == learnt
+    with pytest.warns(ReconditeWarning, match="has learnt from"):
+        recalibrated = before.recalibrated(images[:200])
+    assert set(recalibrated.calibrator.scores) <= calibrated
+    few = recondite.fit(images[:30], **PCA)
+    with pytest.raises(InputError, match="has learnt from all"):
+        few.update(images[:30])
+
+
+def test_near_copies_of_known_images_do_not_calibrate():
+    images = scenes(200)
+    before = recondite.fit(images, **PCA)
+    generator = np.random.default_rng(0)
+    copies = np.clip(images + 0.01 * generator.standard_normal(images.shape), 0, 1).astype(np.float32)
+    after = before.update(np.concatenate([copies, scenes(100, seed=3)]), sampled=True)
+    assert after.facts["update"]["known"] >= 0.9 * before.facts["images"]["images"]
+
+
+def test_few_new_images_are_left_out_in_turn():
+    before = recondite.fit(scenes(200), **PCA)
+    after = before.update(scenes(30, seed=3))
+    assert len(after.calibrator.scores) == 30 == after.facts["update"]["learnt"]
+    assert after.facts["calibration"]["left_out_in_parts"] == 10
+    # The first part: what a detector says that learnt from the others.
+    seen = after.detector.score(scenes(30, seed=3)).instance_score
+    assert np.median(after.calibrator.scores) > np.median(seen)
+    assert after.facts["update"]["auroc"] is not None
+
+
+def test_a_selection_is_refused_unless_it_is_said_to_be_a_sample():
+    before = recondite.fit(scenes(300), **PCA)
+    many = scenes(2000, seed=3)
+    odd = many[np.argsort(before.detector.score(many).instance_score)[-100:]]
+    with pytest.raises(InputError, match=r"p-values are not uniform"):
+        before.update(odd)
+    assert before.update(odd, sampled=True).threshold > before.threshold
+    assert before.update(odd, calibration=scenes(60, seed=8), validation=0).facts["update"]["learnt"] == 100
+
+
+def test_calibration_alone_adds_to_the_scores():
+    before = recondite.fit(scenes(300), **PCA)
+    after = before.update(scenes(40, seed=3), only_calibrate=True)
+    old = before.calibrator.scores
+    assert np.array_equal(after.calibrator.scores[: len(old)], old)
+    assert len(after.calibrator.scores) == len(old) + 40
+    with pytest.raises(InputError, match="knows all"):
+        after.update(scenes(40, seed=3), only_calibrate=True)
+
+
+def test_a_network_goes_on_from_its_weights(digits):
+    before = recondite.fit(digits[:300], detector="autoencoder", latent_size=8, width=8, epochs=8, score="error")
+    kept = before.fingerprint()
+    after = before.update(digits[300:600], epochs=1)
+    fresh = digits[600:800]
+    # One epoch from the weights is better than one epoch from nothing.
+    anew = build("autoencoder", image_shape=(1, 8, 8), latent_size=8, width=8).fit(digits[300:480], epochs=1)
+    assert after.detector.score(fresh).instance_score.mean() < anew.score(fresh).instance_score.mean()
+    assert before.fingerprint() == kept
+
+
+def test_evidence_is_learnt_anew_or_the_way_out_is_named():
+    before = recondite.fit(scenes(600), detector="pca", latent_size=6)
+    assert before.score == "auto"
+    with pytest.raises(InputError, match="score='error'"):
+        before.update(scenes(100, seed=3))
+    assert before.update(scenes(100, seed=3), score="error").score == "error"
+    after = before.update(scenes(300, seed=3))
+    assert after.score == "auto"
+    assert after.predict(scenes(300, seed=9)).is_outlier.mean() < 0.12
+
+
+def test_the_command_says_what_changed(tmp_path, capsys):
+    np.save(tmp_path / "good.npy", (scenes(200) * 255).astype(np.uint8)[:, 0])
+    np.save(tmp_path / "more.npy", (scenes(100, seed=3) * 255).astype(np.uint8)[:, 0])
+    screen, new, report = tmp_path / "screen", tmp_path / "screen2", tmp_path / "report.html"
+    options = ["--detector", "pca", "--latent-size", "6", "--score", "error"]
+    assert main(["fit", str(tmp_path / "good.npy"), "-o", str(screen), *options]) == 0
+    capsys.readouterr()
+    assert main(["update", str(screen), str(tmp_path / "more.npy"), "-o", str(new), "--report", str(report)]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("version 2: learnt from 50 further images")
+    assert "AUROC" in second
+    assert "made-up defects" in report.read_text(encoding="utf-8")
+    assert recondite.load(new).facts["version"] == 2
