@@ -35,13 +35,13 @@ from recondite.data.listing import (
     unique_names,
 )
 from recondite.data.masks import MaskedByFile, mask_folder
+from recondite.data.path_lists import SUFFIX, read_path_list
 from recondite.data.remote import list_files
 from recondite.errors import InputError, SourceError
 from recondite.progress import counted, say
 
 _READERS = min(4, os.cpu_count() or 1)
-_LONG = 1e-3
-"""Seconds; images that take longer to read have several threads, which for others only wait for Python's lock."""
+_LONG = 1e-3  # seconds; what takes longer to read has several threads, which else only wait for Python's lock
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,11 @@ def open_images(
     """Open whatever holds images. Nothing is decoded yet.
 
     Args:
-        source: a folder (recursive; sub-folders are labels; see `recondite.data.layouts`), a file, a glob, the
-            address of a folder or file in a store ("s3://BUCKET/FOLDER"), .npy or .npz, the name of a data set such as
-            "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
-            a PIL image, bytes, a file object, a list of these, an array of paths, a torch data set, or an iterable.
+        source: a folder (recursive; sub-folders are labels; see `recondite.data.layouts`), a file, a glob, a .txt file
+            with one path a line, the address of a folder or file in a store ("s3://BUCKET/FOLDER"), .npy or .npz, a
+            data set such as "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C),
+            (N, C, H, W) or (N, D), a PIL image, bytes, a file object, a list of these, an array of paths, a torch data
+            set, or an iterable.
         role: which part of a data set of defects is meant: "fit" is train/good, "predict" all of test, "inliers"
             test/good, "outliers" the rest of test.
         shape: the shape a detector expects, where it is known; it settles what an array of three axes is.
@@ -288,6 +289,8 @@ def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageS
     if path.is_file():
         if path.suffix.lower() in (".npy", ".npz"):
             return _open_array(load_arrays(path), shape)
+        if path.suffix.lower() == SUFFIX:
+            return _open_paths(read_path_list(path), role, shape)
         refuse_container(path)
         return _files(path.parent, [path.name], [""])
     if catalog.is_name(source):
@@ -327,8 +330,7 @@ def _open_folder(root: Path, role: Role) -> ImageSet:
 
 
 def _open_url(source: str) -> ImageSet:
-    listing = Listing()
-    found = dict(list_files(source))
+    listing, found = Listing(), dict(list_files(source))
     for name in found:
         if name.endswith(".npy"):
             listing.others.append(name)
@@ -373,8 +375,7 @@ def _part_of_list(source: str, role: Role, shape: tuple[int, ...] | None) -> lis
         folder = _open_folder(path, role)
         assert isinstance(folder.items, Files)
         return [os.path.abspath(path / name) for name in dict.fromkeys(folder.items.names)]
-    matches = [] if path.exists() else _matches(path)
-    return [os.path.abspath(match) for match in matches or [path]]
+    return [os.path.abspath(match) for match in ([] if path.exists() else _matches(path)) or [path]]
 
 
 def _once(images: ImageSet) -> ImageSet:
