@@ -14,7 +14,7 @@ def read_path_list(path: Path) -> list[str]:
     """Return the paths and addresses of a list; relative paths are below the folder that the list is in.
 
     Raises:
-        InputError: the file cannot be read, or lists nothing.
+        InputError: the file cannot be read, or lists nothing that is there.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -23,7 +23,10 @@ def read_path_list(path: Path) -> list[str]:
     named = [os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip()]
     if not named:
         raise InputError(f"{path} lists no images: expected one path a line")
-    return [one if "://" in one else os.path.join(path.parent, one) for one in named]  # noqa: PTH118
+    found = [one if "://" in one else os.path.join(path.parent, one) for one in named]  # noqa: PTH118
+    if not any("://" in one or os.path.exists(one) for one in found):  # noqa: PTH110
+        raise InputError(f"{path} is no list of images, as none of its paths is there: give one path a line")
+    return found
 
 
 def write_path_list(path: Path, named: Iterable[str]) -> None:
