@@ -12,7 +12,7 @@ import recondite
 ROOT = Path(recondite.__file__).parent
 FOLDERS = [
     *("data", "perturbations", "statistics", "networks", "training", "detectors", "screen"),
-    *("reports", "cluster", "studies", "service", "compat", "cli"),
+    *("reports", "cluster", "audits", "studies", "service", "compat", "cli"),
 ]
 """In order; the files beside them (errors, options, progress, distributed) come before all."""
 LONGEST_FILE = 450

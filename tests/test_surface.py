@@ -21,6 +21,7 @@ from recondite.errors import (
 def test_the_public_names():
     assert recondite.__all__ == [
         "ArtifactError",
+        "Audit",
         "Calibrator",
         "DETECTORS",
         "Detector",
@@ -36,6 +37,7 @@ def test_the_public_names():
         "Screen",
         "SourceError",
         "Verdicts",
+        "audit",
         "build",
         "fit",
         "load",

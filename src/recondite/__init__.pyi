@@ -1,3 +1,5 @@
+from .audits.result import Audit as Audit
+from .audits.run import audit as audit
 from .detectors import DETECTORS as DETECTORS
 from .detectors import build as build
 from .detectors.base import Detector as Detector

@@ -8,7 +8,7 @@ from io import TextIOWrapper
 from cyclopts import App
 
 from recondite import __version__
-from recondite.cli import fit, monitor, predict, serve, share, train, update, watch
+from recondite.cli import audit, fit, monitor, predict, serve, share, train, update, watch
 from recondite.cli.flags import alone
 from recondite.errors import InputError, ReconditeError
 
@@ -64,7 +64,7 @@ def make_app(tokens: Sequence[str]) -> App:
             share.push,
             share.datasets,
         ),
-        *(share.detectors, share.demo),
+        *(share.detectors, share.demo, audit.audit),
     ):
         app.command(command)
     bench = App(name="bench", help="Measure the detectors.")

@@ -117,13 +117,13 @@ def _hash_of_images(names: Iterable[str], identities: Iterable[str | None]) -> s
     return hash_of_ids(f"{identity} {name}" for name, identity in zip(names, identities, strict=True))
 
 
-def open_source(source: object, shape: tuple[int, ...]) -> Source:
+def open_source(source: object, shape: tuple[int, ...] | None) -> Source:
     """Open a source for a sweep over a cluster.
 
     Args:
         source: a folder, file or address of a store that holds tars (webdataset) or Parquet files; or anything else
             that `open_images` opens, but a stream.
-        shape: that the detector takes.
+        shape: that the detector takes; None without one.
 
     Raises:
         InputError: there is no such source, it is a stream, its ids repeat, or it holds tars and images side by side.

@@ -36,13 +36,13 @@ from recondite.data.listing import (
 )
 from recondite.data.manifests import is_manifest, read_manifest
 from recondite.data.masks import MaskedByFile, mask_folder
+from recondite.data.path_lists import SUFFIX, read_path_list
 from recondite.data.remote import StoredFile, list_files
 from recondite.errors import InputError, SourceError
 from recondite.progress import counted, say
 
 _READERS = min(4, os.cpu_count() or 1)
-_LONG = 1e-3
-"""Seconds; images that take longer to read have several threads, which for others only wait for Python's lock."""
+_LONG = 1e-3  # seconds; what takes longer to read has several threads, which else only wait for Python's lock
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def open_images(
     Args:
         source: a folder (recursive; sub-folders are labels; see `recondite.data.layouts`), a file, a glob, the
             address of a folder or file in a store ("s3://BUCKET/FOLDER"), a manifest (.jsonl, .ndjson, .manifest; see
-            `recondite.data.manifests`), .npy or .npz, the name of a data set such as
+            `recondite.data.manifests`), a .txt file with one path a line, .npy or .npz, the name of a data set such as
             "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
             a PIL image, bytes, a file object, a list of these, an array of paths, a torch data set, or an iterable.
         role: which part of a data set of defects is meant: "fit" is train/good, "predict" all of test, "inliers"
@@ -283,6 +283,8 @@ def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageS
             return _open_array(load_arrays(path), shape)
         if is_manifest(path.name):
             return _of_manifest(source, role)
+        if path.suffix.lower() == SUFFIX:
+            return _open_paths(read_path_list(path), role, shape)
         refuse_container(path)
         return _files(path.parent, [path.name], [""])
     if catalog.is_name(source):
@@ -322,8 +324,7 @@ def _open_folder(root: Path, role: Role) -> ImageSet:
 
 
 def _open_url(source: str) -> ImageSet:
-    listing = Listing()
-    found = dict(list_files(source))
+    listing, found = Listing(), dict(list_files(source))
     for name in found:
         if name.endswith(".npy"):
             listing.others.append(name)
@@ -374,8 +375,7 @@ def _part_of_list(source: str, role: Role, shape: tuple[int, ...] | None) -> lis
         folder = _open_folder(path, role)
         assert isinstance(folder.items, Files)
         return [os.path.abspath(path / name) for name in dict.fromkeys(folder.items.names)]
-    matches = [] if path.exists() else _matches(path)
-    return [os.path.abspath(match) for match in matches or [path]]
+    return [os.path.abspath(match) for match in ([] if path.exists() else _matches(path)) or [path]]
 
 
 def _once(images: ImageSet) -> ImageSet:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -166,11 +166,7 @@ class Detector(Inputs):
         show_progress: bool = False,
         further: bool = False,
     ) -> Self:
-        """Fit on rows of an array; `fit` and `Screen` come through here.
-
-        Args:
-            further: keep what was learnt: go on from the weights, or add to the sums where a fit is one of sums.
-        """
+        """Fit on rows of an array, or learn `further` from them: go on from the weights, or add to the sums."""
         if not further:
             self.standardise(images)
         self.history = train(self, images, validation, training, run_folder, resume, show_progress)
@@ -178,10 +174,9 @@ class Detector(Inputs):
         fit_prior(self, images)
         return self
 
-    @contextmanager
-    def looking_once(self, images: Rows, show_progress: bool = False) -> Iterator[None]:  # noqa: ARG002
+    def looking_once(self, images: Rows, show_progress: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002
         """While it lasts, fits of this detector and its copies on any of these images share what a network saw."""
-        yield
+        return nullcontext()
 
     def rebuilt(self, x: Tensor) -> Tensor | None:
         """Return a batch rebuilt, to look at; both in image units. None where what is rebuilt is not an image."""

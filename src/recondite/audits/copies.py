@@ -1,0 +1,237 @@
+"""Copies: images with the same pixels, and images that show the same after a common change.
+
+Candidates are the nearest by small grey copies and, where there is a backbone, by its features. Two of them are copies
+when one, whole or cropped, as it is or mirrored, correlates with the other far more than images of the set do: so that
+brightness, contrast, size and file format do not matter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from recondite.audits.findings import KINDS, Finding
+from recondite.audits.look import GREY_SIDE
+from recondite.audits.store import Row
+
+ALIKE = 0.92
+"""Least correlation of the 16 x 16 grey copies of two images that show the same."""
+_DETAILS_ALIKE, _WORTH_A_LOOK = 0.70, 0.75
+_SIDE, _NEIGHBOURS = 16, 4
+_COARSE, _FINE = ((0.9, 0.75, 0.6), 3), ((0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6), 7)
+_AT_ONCE, _PAIRS_AT_ONCE = 512, 256
+_FLAT, _THIRD, _FEWEST, _TIMES_NEARER = 1.5, 3, 16, 6
+
+Pairs = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Groups of images that show the same.
+
+    Args:
+        group: the number of each image's group (N,); images that are alone have one of their own.
+        pairs: (2, L), images found alike.
+        alike: their correlation (L,).
+    """
+
+    group: Pairs
+    pairs: Pairs
+    alike: NDArray[np.float64]
+
+
+def found_copies(digests: Sequence[str], grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Copies:
+    """Return which images are copies of each other.
+
+    Args:
+        digests: of the pixels of N images; "" of unreadable ones, which are no copies.
+        grey: (N, 1024), small grey copies.
+        features: (N, F); F 0 without a backbone.
+    """
+    places: dict[str, int] = {}
+    exact = [(places.setdefault(digest, index), index) for index, digest in enumerate(digests) if digest]
+    exact = [pair for pair in exact if pair[0] != pair[1]]
+    first = np.array(sorted(places.values()), dtype=np.intp)
+    candidates = first[_candidates(grey[first], features[first])] if len(first) > 1 else np.zeros((2, 0), np.intp)
+    coarsely = alikeness(grey, candidates, *_COARSE)[0]
+    least = least_alike(len(digests), candidates, coarsely)
+    candidates = candidates[:, coarsely >= _WORTH_A_LOOK]
+    alike, details = alikeness(grey, candidates, *_FINE)
+    accepted = (alike >= least) & (details >= _DETAILS_ALIKE)
+    pairs = np.concatenate([np.array(exact, dtype=np.intp).reshape(-1, 2).T, candidates[:, accepted]], axis=1)
+    graph = coo_array((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(len(digests), len(digests)))
+    group = np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
+    return Copies(group, pairs, np.concatenate([np.ones(len(exact)), alike[accepted]]))
+
+
+def least_alike(count: int, pairs: Pairs, alike: NDArray[np.float64]) -> float:
+    """Return the least correlation of copies in a set: `ALIKE`, or more where its images are all much alike.
+
+    What is missing to a correlation of 1 must be a sixth of what is missing between most images and their third
+    nearest, which in sets of pairs of copies is none of them.
+
+    Args:
+        count: of images.
+        pairs: (2, L) of neighbours.
+        alike: their correlations (L,).
+    """
+    by_image = np.concatenate([pairs[0], pairs[1]])
+    values = np.concatenate([alike, alike])
+    order = np.lexsort((-values, by_image))
+    by_image, values = by_image[order], values[order]
+    starts, counts = np.unique(by_image, return_index=True, return_counts=True)[1:]
+    third = values[starts[counts >= _THIRD] + _THIRD - 1]
+    if count < _FEWEST or not len(third):
+        return ALIKE
+    return max(ALIKE, float(1 - (1 - np.median(third)) / _TIMES_NEARER))
+
+
+def copy_findings(rows: Sequence[Row], copies: Copies, area: NDArray[np.float64], others: int = 0) -> list[Finding]:
+    """Return the findings of copies: each but the largest image of a group, and each that another source has.
+
+    Args:
+        rows: of all images; the last `others` of them are those of the other source, which gets no findings.
+        copies: of all of them.
+        area: of each image, in any unit; the largest one, first in order among equals, represents its group.
+        others: see there.
+    """
+    own = len(rows) - others
+    best: dict[int, float] = {}
+    for one, two, value in zip(*copies.pairs, copies.alike, strict=True):
+        for index in (one, two):
+            best[index] = max(best.get(index, 0.0), float(value))
+    members: dict[int, list[int]] = {}
+    for index, number in enumerate(copies.group):
+        if index in best:
+            members.setdefault(int(number), []).append(index)
+    found = []
+    for number, group in enumerate(members.values(), 1):
+        mine, theirs = [i for i in group if i < own], [i for i in group if i >= own]
+        named = f"copies-{number}"
+        if theirs:
+            found += [_finding(rows, i, "leak", rows[theirs[0]].id, best[i], named, True) for i in mine]
+        if len(mine) < 2:
+            continue
+        kept = max(mine, key=lambda index: (area[index], -index))
+        for index in mine:
+            kind = "exact-copy" if rows[index].digest == rows[kept].digest else "near-copy"
+            if index == kept:
+                same = [i for i in mine if i != kept and rows[i].digest == rows[kept].digest]
+                kind = "exact-copy" if same else "near-copy"
+                other = (same or [i for i in mine if i != kept])[0]
+            else:
+                other = kept
+            found.append(_finding(rows, index, kind, rows[other].id, best[index], named, index != kept))
+    return found
+
+
+def _finding(rows: Sequence[Row], index: int, kind: str, other: str, value: float, group: str, drop: bool) -> Finding:
+    kept = "" if drop else "; it stands for its group and is kept"
+    return Finding(index, rows[index].id, kind, value, f"{KINDS[kind][1]}: {other}{kept}", group, drop)
+
+
+def alikeness(
+    grey: NDArray[np.uint8], pairs: Pairs, scales: Sequence[float], offsets: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how much alike pairs (2, L) are: the largest correlation (L,), and there that of the differences (L,).
+
+    Args:
+        grey: (N, 1024), small grey copies.
+        pairs: of their numbers; one of the two may be cropped and mirrored.
+        scales: shares of its sides that it may be cropped to.
+        offsets: how many places down, and across, are tried for each.
+    """
+    crops = _crops(tuple(scales), offsets)
+    alike, details = np.zeros(pairs.shape[1]), np.zeros(pairs.shape[1])
+    for start in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
+        some = slice(start, start + _PAIRS_AT_ONCE)
+        squares = grey[pairs[:, some]].reshape(2, -1, GREY_SIDE, GREY_SIDE).astype(np.float32)
+        for cropped, whole in ((0, 1), (1, 0)):
+            for mirrored in (False, True):
+                wholes = _cropped(squares[whole], *crops[0])
+                wholes = wholes[:, :, ::-1] if mirrored else wholes
+                for rows, columns in crops:
+                    part = _cropped(squares[cropped], rows, columns)
+                    found = _correlation(part, wholes)
+                    better = found > alike[some]
+                    if better.any():
+                        own = np.flatnonzero(better)
+                        alike[start + own] = found[own]
+                        details[start + own] = _correlation(_details(part[own]), _details(wholes[own]))
+    return alike, details
+
+
+@cache
+def _crops(scales: tuple[float, ...], offsets: int) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Return how rows and columns of 32 x 32 pixels become 16 x 16 of a crop, (16, 32) each; the first is the whole."""
+    found = [(_sampling(0, GREY_SIDE), _sampling(0, GREY_SIDE))]
+    for scale in scales:
+        starts = np.linspace(0, (1 - scale) * GREY_SIDE, offsets)
+        own = [_sampling(float(start), scale * GREY_SIDE) for start in starts]
+        found += [(rows, columns) for rows in own for columns in own]
+    return found
+
+
+def _sampling(start: float, length: float) -> NDArray[np.float32]:
+    """Return the matrix (16, 32) of means over sixteen equal spans, of that length together, of 32 pixels."""
+    ends = start + np.arange(_SIDE + 1) * length / _SIDE
+    pixels = np.arange(GREY_SIDE)
+    covered = np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels)
+    weights = covered.clip(min=0)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def _cropped(
+    squares: NDArray[np.float32], rows: NDArray[np.float32], columns: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    return np.asarray(rows @ squares @ columns.T)
+
+
+def _details(parts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the differences of neighbours (N, 15, 15, 2): what smooth images that happen to be alike differ in."""
+    return np.stack([np.diff(parts, axis=1)[:, :, 1:], np.diff(parts, axis=2)[:, 1:]], axis=-1)
+
+
+def _correlation(one: NDArray[np.float32], two: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the correlation of each pair (N,) of values (N, ...); 0 where one of them is flat."""
+    a, b = one.reshape(len(one), -1), two.reshape(len(two), -1)
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    lengths = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    flat = lengths < _FLAT * _FLAT * a.shape[1]
+    return np.where(flat, 0.0, (a * b).sum(axis=1) / np.maximum(lengths, 1e-6)).astype(np.float64)
+
+
+def _candidates(grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Pairs:
+    """Return pairs (2, L) of images that are among each other's nearest, each pair once."""
+    vectors = [_centred(grey.astype(np.float32))]
+    mirrored = [_centred(grey.reshape(-1, GREY_SIDE, GREY_SIDE)[:, :, ::-1].reshape(len(grey), -1).astype(np.float32))]
+    if features.shape[1]:
+        vectors.append(_centred(features.astype(np.float32)))
+        mirrored.append(vectors[-1])
+    found = []
+    for own, turned in zip(vectors, mirrored, strict=True):
+        for others in (own,) if turned is own else (own, turned):
+            found += [_nearest(own, others)]
+    pairs = np.sort(np.concatenate(found, axis=1), axis=0)
+    return np.unique(pairs[:, pairs[0] < pairs[1]], axis=1)
+
+
+def _nearest(own: NDArray[np.float32], others: NDArray[np.float32]) -> Pairs:
+    count = min(_NEIGHBOURS, len(own) - 1)
+    found = []
+    for start in range(0, len(own), _AT_ONCE):
+        near = own[start : start + _AT_ONCE] @ others.T
+        rows = np.arange(len(near))
+        near[rows, start + rows] = -np.inf
+        best = np.argpartition(-near, count - 1, axis=1)[:, :count]
+        found.append(np.stack([np.repeat(start + rows, count), best.ravel()]))
+    return np.concatenate(found, axis=1)
+
+
+def _centred(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    centred = vectors - vectors.mean(axis=1, keepdims=True)
+    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6))

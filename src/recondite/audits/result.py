@@ -1,0 +1,72 @@
+"""What an audit came to: findings, and which images are proposed to be kept."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.audits.findings import KINDS, Finding
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found in a set of images.
+
+    Args:
+        ids, labels, places: of the N images, in the order of the source; places are paths or addresses, "" without.
+        findings: most severe first, and of one kind the farthest from the others first.
+        scores: how far each image is from the others (N,), a logarithm; NaN where it was not judged.
+        p_values: likewise.
+        false_discovery_rate: that the outliers were listed at.
+        measures: the statistics of `MEASURES` (N, statistics).
+        thumbnails: the bytes of a JPEG file for each image with a finding, by its index.
+        remarks: what was not looked for, and why.
+    """
+
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    places: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    scores: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+    false_discovery_rate: float
+    measures: NDArray[np.float32]
+    thumbnails: dict[int, bytes]
+    remarks: tuple[str, ...]
+
+    @property
+    def drop(self) -> NDArray[np.bool_]:
+        """Which images are proposed to be left out (N,)."""
+        flags = np.zeros(len(self.ids), dtype=bool)
+        flags[[finding.index for finding in self.findings if finding.drop]] = True
+        return flags
+
+    @property
+    def keep(self) -> NDArray[np.bool_]:
+        """Which images are the proposed clean set (N,)."""
+        return ~self.drop
+
+    def counts(self) -> dict[str, int]:
+        """Return how many images each kind of finding was made of."""
+        found = Counter(finding.kind for finding in self.findings)
+        return {kind: found[kind] for kind in KINDS if found[kind]}
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield one row an image and finding."""
+        for finding in self.findings:
+            index = finding.index
+            yield {
+                "id": finding.id,
+                "finding": finding.kind,
+                "severity": finding.severity,
+                "value": None if np.isnan(finding.value) else finding.value,
+                "reason": finding.reason,
+                "group": finding.group,
+                "drop": finding.drop,
+                "label": self.labels[index],
+                "score": None if np.isnan(self.scores[index]) else float(self.scores[index]),
+                "p_value": None if np.isnan(self.p_values[index]) else float(self.p_values[index]),
+            }

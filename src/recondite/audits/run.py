@@ -1,0 +1,169 @@
+"""An audit: what is wrong with a set of images, which of them to keep, and why."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.audits.copies import copy_findings, found_copies
+from recondite.audits.findings import KINDS, SEVERITIES, Finding
+from recondite.audits.measures import MEASURES
+from recondite.audits.outliers import ASSUMED, FEWEST, cross_fitted, discoveries, p_values, reduced
+from recondite.audits.outputs import write_outputs
+from recondite.audits.result import Audit
+from recondite.audits.single_images import single_image_findings, spreads_from
+from recondite.audits.store import Row, Store
+from recondite.audits.walk import Backbone, Images, opened, rows_of, walked
+from recondite.data.files import locked
+from recondite.errors import InputError
+from recondite.statistics.scores import check_rate
+
+WORK = ".work"
+
+
+def audit(
+    images: object,
+    output: Path | str | None = None,
+    *,
+    fdr: float = 0.1,
+    against: object = None,
+    progress: bool = False,
+) -> Audit:
+    """Find what is wrong with a set of images, none of which need be known to be good.
+
+    Every image is decoded once. What an interrupted audit saw is taken up when it is run again with the same output.
+
+    Args:
+        images: whatever `open_images` opens, or a folder, file or address of tars (webdataset) or Parquet files.
+        output: a folder that is new, empty, or holds an interrupted audit; None to write nothing. It gets issues.csv,
+            keep.txt, drop.txt, a folder `clean` of links, and report.html.
+        fdr: the share of the outliers listed that may be normal; see `recondite.audits.outliers` for what is assumed.
+        against: another source; images that it has too are leaks.
+        progress: show it on standard error.
+
+    Raises:
+        InputError: no images, vectors, ids that repeat, or an output that holds something else.
+        OutputError: the disk is full; what was seen is kept.
+    """
+    check_rate(fdr)
+    if output is not None:
+        check_output(Path(output))
+    with _work_folder(output) as work:
+        source = opened(images)
+        other = None if against is None else opened(against)
+        backbone = _backbone(source)
+        stores = [walked(source, work / "images", backbone, progress)]
+        if other is not None:
+            stores.append(walked(other, work / "against", backbone, progress))
+        found = _judged(stores, source, fdr)
+        if output is not None:
+            write_outputs(found, source.name, Path(output))
+    return found
+
+
+def check_output(folder: Path) -> None:
+    """Raise InputError unless a folder is new, empty, or holds an audit that was interrupted."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a folder for the audit")
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if there and there != [WORK]:
+        raise InputError(f"{folder} holds {there[-1]!r}: an audit overwrites nothing, name a new folder")
+
+
+@contextmanager
+def _work_folder(output: Path | str | None) -> Iterator[Path]:
+    """Yield a folder for what is seen; beside the outputs it stays until all is done."""
+    if output is None:
+        with tempfile.TemporaryDirectory(prefix="recondite-") as folder:
+            yield Path(folder)
+        return
+    work = Path(output) / WORK
+    with locked(Path(output)):
+        yield work
+        for path in sorted(work.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        work.rmdir()
+
+
+def _backbone(images: Images) -> Backbone | None:
+    return Backbone(images.small) if images.photographs else None
+
+
+def _judged(stores: list[tuple[Store, list[int]]], source: Images, fdr: float) -> Audit:
+    rows = [row for store, order in stores for row in rows_of(store, order)]
+    measures, grey, features = (
+        np.concatenate([store.array(name)[order] for store, order in stores])
+        for name in ("measures", "grey", "features")
+    )
+    own = len(stores[0][1])
+    copies = found_copies([row.digest for row in rows], grey, features)
+    area = np.nan_to_num(measures[:, list(MEASURES).index("area")].astype(np.float64), nan=0.0)
+    findings = single_image_findings(rows[:own], measures[:own])
+    findings += copy_findings(rows, copies, area, len(rows) - own)
+    rows = rows[:own]
+    vectors = (features if features.shape[1] else grey)[:own]
+    good = np.flatnonzero([row.error is None for row in rows])
+    scores, p = np.full(own, np.nan), np.full(own, np.nan)
+    remarks = []
+    if len(good) < FEWEST:
+        remarks.append(f"outliers were not looked for: that takes {FEWEST} readable images, and there are {len(good)}")
+    else:
+        scores[good] = cross_fitted(reduced(vectors[good]), copies.group[good])
+        p[good] = p_values(scores[good])
+        findings += _outliers(rows, good, p, measures[:own], fdr)
+        remarks.append(
+            f"compared by {'features of a frozen network' if features.shape[1] else 'small grey copies'}: {source.why}"
+        )
+        remarks.append(f"outliers at a false-discovery rate of {fdr:g}: {ASSUMED}")
+    findings.sort(key=_order)
+    store, order = stores[0]
+    return Audit(
+        ids=tuple(row.id for row in rows),
+        labels=tuple(row.label for row in rows),
+        places=tuple(row.place for row in rows),
+        findings=tuple(findings),
+        scores=scores,
+        p_values=p,
+        false_discovery_rate=fdr,
+        measures=measures[:own],
+        thumbnails={i: store.thumbnail(order[i]) for i in sorted({finding.index for finding in findings})},
+        remarks=tuple(remarks),
+    )
+
+
+def _outliers(
+    rows: list[Row], good: NDArray[np.intp], p: NDArray[np.float64], measures: NDArray[np.float32], fdr: float
+) -> list[Finding]:
+    """Return the discoveries, each with the statistic in which it differs most from the set."""
+    flagged = good[discoveries(p[good], fdr)]
+    if not len(flagged):
+        return []
+    spreads = np.stack(
+        [
+            np.maximum(*(spreads_from(column, side, 0.1) for side in ("low", "high")))
+            if np.isfinite(column).sum() > FEWEST
+            else np.zeros(len(rows))
+            for column in measures.astype(np.float64).T
+        ],
+        axis=1,
+    )
+    found = []
+    for index in flagged:
+        best = int(np.nanargmax(np.nan_to_num(spreads[index], nan=-1.0)))
+        words = list(MEASURES.values())[best][0]
+        reason = f"{KINDS['outlier'][1]}: {words} differs most, by {spreads[index, best]:.1f} spreads"
+        if spreads[index, best] < 2:
+            reason = f"{KINDS['outlier'][1]} in what it shows; no plain statistic tells it"
+        found.append(Finding(int(index), rows[index].id, "outlier", float(p[index]), reason, drop=True))
+    return found
+
+
+def _order(finding: Finding) -> tuple[Any, ...]:
+    value = -np.inf if np.isnan(finding.value) else finding.value
+    far = value if finding.kind == "outlier" else -value
+    kinds = list(KINDS)
+    return SEVERITIES.index(finding.severity), kinds.index(finding.kind), finding.group, far, finding.index

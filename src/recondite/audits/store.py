@@ -1,0 +1,135 @@
+"""What one pass over a source saw, on disk: a journal of rows beside arrays with one entry a row, taken up again."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.audits.look import GREY_SIDE, Look
+from recondite.audits.measures import MEASURES
+from recondite.data.files import naming
+from recondite.data.journal import Journal
+
+_ARRAYS: dict[str, np.dtype[Any]] = {
+    "measures": np.dtype(np.float32),
+    "grey": np.dtype(np.uint8),
+    "features": np.dtype(np.float16),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a table says of one image; the rest of what was seen stands in arrays, at the same place.
+
+    Args:
+        id, label: of the image.
+        identity: see `identity_of`.
+        place: its path or address, where it is a file; "" else.
+        error: why it cannot be read; None where it was.
+        truncated: whether that is because its file ends too early.
+        digest: of its pixels, hexadecimal.
+        orientation: its EXIF tag.
+        turned: whether the tag turned it by a quarter.
+        thumbnail: (first byte, number of bytes) of its picture.
+    """
+
+    id: str
+    label: str
+    identity: str | None
+    place: str
+    error: str | None
+    truncated: bool
+    digest: str
+    orientation: int | None
+    turned: bool
+    thumbnail: tuple[int, int]
+
+
+class Store:
+    """A folder with what was seen, in the order in which it was seen.
+
+    Args:
+        folder: made if it is not there.
+        header: JSON values that what is seen depends on; with another header the work begins anew.
+        width: of the features of an image; 0 without a backbone.
+    """
+
+    def __init__(self, folder: Path, header: Mapping[str, Any], width: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.widths = {"measures": len(MEASURES), "grey": GREY_SIDE**2, "features": width}
+        self._journal = Journal(folder / "rows.jsonl", {"widths": self.widths, **header})
+        self.rows = [_row(values) for values in self._journal.taken_up]
+        self._end = sum(row.thumbnail[1] for row in self.rows)
+        # What was written behind the last row of the journal is no image's.
+        for name, size in self._sizes().items():
+            with naming(self._path(name)), self._path(name).open("ab") as stream:
+                stream.truncate(min(size, stream.tell()))
+        if any(self._path(name).stat().st_size < size for name, size in self._sizes().items()):
+            self._forget(header)
+
+    def add(self, seen: Iterable[tuple[str, str, str | None, str, Look]], features: NDArray[np.float16]) -> None:
+        """Append images: (id, label, identity, place, what was seen) of each, and the features of the readable ones."""
+        rows: list[Row] = []
+        parts: dict[str, list[Any]] = {"measures": [], "grey": [], "features": [], "thumbnails": []}
+        own = iter(features)
+        for name, label, identity, place, look in seen:
+            good = look.error is None
+            assert look.measures is not None or not good
+            parts["measures"].append(
+                np.array(list(look.measures.values()) if look.measures else [np.nan] * len(MEASURES), np.float32)
+            )
+            parts["grey"].append(look.grey if look.grey is not None else np.zeros(self.widths["grey"], np.uint8))
+            if self.widths["features"]:
+                parts["features"].append(next(own) if good else np.zeros(self.widths["features"], np.float16))
+            parts["thumbnails"].append(look.thumbnail)
+            span = (self._end, len(look.thumbnail))
+            self._end += span[1]
+            digest = look.digest.hex()
+            facts = (look.error, look.truncated, digest, look.orientation, look.turned)
+            rows.append(Row(name, label, identity, place, *facts, span))
+        for kind, arrays in parts.items():
+            with naming(self._path(kind)), self._path(kind).open("ab") as stream:
+                stream.writelines(one if isinstance(one, bytes) else one.tobytes() for one in arrays)
+        # The rows come last: what has one is whole.
+        self._journal.add(vars(row) for row in rows)
+        self.rows += rows
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Return one of "measures", "grey" and "features" of all rows (N, width), read from the disk as it is used."""
+        kind, width = _ARRAYS[name], self.widths[name]
+        if not self.rows or not width:
+            return np.zeros((len(self.rows), width), kind)
+        return np.memmap(self._path(name), kind, "r", shape=(len(self.rows), width))
+
+    def thumbnail(self, index: int) -> bytes:
+        """Return the picture of a row, the bytes of a JPEG file; none where it cannot be read."""
+        start, size = self.rows[index].thumbnail
+        with self._path("thumbnails").open("rb") as stream:
+            stream.seek(start)
+            return stream.read(size)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.bin"
+
+    def _sizes(self) -> dict[str, int]:
+        """Return how many bytes each file has that the journal knows of."""
+        arrays = {name: len(self.rows) * kind.itemsize * self.widths[name] for name, kind in _ARRAYS.items()}
+        return {**arrays, "thumbnails": self._end}
+
+    def _forget(self, header: Mapping[str, Any]) -> None:
+        """Begin anew where files are shorter than their journal, as after a power cut."""
+        self._journal.path.unlink()
+        self._journal = Journal(self._journal.path, {"widths": self.widths, **header})
+        self.rows, self._end = [], 0
+        for name in self._sizes():
+            os.truncate(self._path(name), 0)
+
+
+def _row(values: Mapping[str, Any]) -> Row:
+    start, size = values["thumbnail"]
+    return Row(**{**values, "thumbnail": (int(start), int(size))})

@@ -1,0 +1,52 @@
+"""recondite audit."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from recondite.progress import counted
+
+
+def audit(
+    images: str,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")] = Path("audit"),
+    fdr: float = 0.1,
+    against: str | None = None,
+) -> None:
+    """Find what is wrong with a set of images: copies, leaks, outliers, and images that are broken or poor.
+
+    No clean set is needed, and nothing is deleted. `recondite fit audit/keep.txt -o screen/` goes on from there.
+
+    Parameters
+    ----------
+    images
+        Folder, file, glob, .txt file of paths, .npy, .npz, data set, s3:// address, tars (webdataset) or Parquet files.
+    output
+        New folder for issues.csv, keep.txt, drop.txt, links to the proposed clean set, and report.html.
+    fdr
+        Share, in (0, 1), of the outliers listed that may be normal; the report says what is assumed.
+    against
+        Another source, such as the test images: images that it has too are leaks.
+    """
+    from recondite.data.datasets import check_source
+    from recondite.data.outputs import check_outputs
+    from recondite.statistics.scores import check_rate
+
+    check_rate(fdr)
+    check_outputs({}, {"-o": output}, images=images)
+    for source in (images, against):
+        if source is not None:
+            check_source(source)
+    from recondite.audits.run import audit as run
+
+    found = run(images, output, fdr=fdr, against=against, progress=True)
+    counts = ", ".join(f"{kind} {count:,}" for kind, count in found.counts().items())
+    print(f"{counted(len(found.ids), 'image')}: {counts or 'nothing found'}")
+    print(f"keep {int(found.keep.sum()):,}, drop {int(found.drop.sum()):,} (proposed; nothing was deleted)")
+    for remark in found.remarks:
+        print(remark)
+    print(f"table:  {output / 'issues.csv'}\nlists:  {output / 'keep.txt'}, {output / 'drop.txt'}")
+    print(f"report: {output / 'report.html'}")

@@ -1,0 +1,300 @@
+"""Audits: planted problems are found, good images are not, and nothing is overwritten."""
+
+import csv
+import io
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+import recondite
+from recondite.audits import run, walk
+from recondite.audits.copies import alikeness, copy_findings, found_copies, least_alike
+from recondite.audits.look import look_at
+from recondite.audits.measures import MEASURES, FileFacts, jpeg_quality, measured
+from recondite.audits.outliers import cross_fitted, discoveries, p_values
+from recondite.audits.single_images import RULES, spreads_from
+from recondite.cli import main
+from recondite.data.datasets import open_images
+from recondite.errors import InputError
+
+
+def scene(seed, side=48):
+    """A smooth random picture in colour: coarse noise enlarged, over finer noise."""
+    draw = np.random.default_rng(seed)
+    coarse = Image.fromarray(draw.integers(40, 215, (7, 7, 3), dtype=np.uint8)).resize((side, side), Image.BICUBIC)
+    grain = draw.normal(0, 4, (side, side, 3))
+    return Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8))
+
+
+def jpeg(picture, quality):
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=quality)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Sixty good pictures as files, and some planted problems."""
+    root = tmp_path_factory.mktemp("audited") / "images"
+    root.mkdir()
+    for seed in range(60):
+        scene(seed).save(root / f"{seed:02d}.png")
+    content = (root / "00.png").read_bytes()
+    (root / "cut.png").write_bytes(content[: len(content) // 2])
+    (root / "junk.png").write_bytes(b"no picture")
+    (root / "same.png").write_bytes(content)
+    ImageOps.mirror(scene(1)).save(root / "mirrored.png")
+    scene(2).crop((4, 3, 45, 44)).save(root / "cropped.png")
+    ImageEnhance.Brightness(scene(3)).enhance(0.7).save(root / "dimmer.png")
+    (root / "again.jpg").write_bytes(jpeg(scene(4).resize((40, 40)), 40))
+    Image.fromarray((np.asarray(scene(100)) * 0.08).astype(np.uint8)).save(root / "dark.png")
+    Image.fromarray((np.asarray(scene(101)) * 0.03 + 120).astype(np.uint8)).save(root / "flat.png")
+    scene(102).convert("L").save(root / "grey.png")
+    scene(103).resize((96, 24)).save(root / "wide.png")
+    framed = np.asarray(scene(104)).copy()
+    framed[:10] = framed[-10:] = 0
+    Image.fromarray(framed).save(root / "framed.png")
+    clear = np.dstack([np.asarray(scene(105)), np.zeros((48, 48), np.uint8)])
+    clear[:8, :, 3] = 255
+    Image.fromarray(clear).save(root / "clear.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def without_backbone(monkeypatch):
+    """Grey copies in place of features: a frozen network takes seconds to load, and has tests of its own."""
+    monkeypatch.setattr(run, "_backbone", lambda _images: None)
+
+
+@pytest.fixture(scope="module")
+def audited(scenes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("outputs") / "audit"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_backbone", lambda _images: None)
+        return recondite.audit(scenes, folder), folder
+
+
+def kinds_of(audit, name):
+    return {finding.kind for finding in audit.findings if finding.id == name}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("cut.png", "truncated"),
+        ("junk.png", "unreadable"),
+        ("same.png", "exact-copy"),
+        ("mirrored.png", "near-copy"),
+        ("cropped.png", "near-copy"),
+        ("dimmer.png", "near-copy"),
+        ("again.jpg", "near-copy"),
+        ("dark.png", "dark"),
+        ("flat.png", "low-contrast"),
+        ("grey.png", "grey"),
+        ("wide.png", "odd-proportion"),
+        ("framed.png", "border"),
+        ("clear.png", "transparent"),
+    ],
+)
+def test_a_planted_problem_is_found(audited, name, kind):
+    assert kind in kinds_of(audited[0], name)
+
+
+def test_good_images_have_no_findings_but_for_originals_that_stand_for_their_copies(audited):
+    audit, _ = audited
+    flagged = {finding.id for finding in audit.findings}
+    assert {f"{seed:02d}.png" for seed in range(5)} <= flagged
+    assert not {f"{seed:02d}.png" for seed in range(5, 60)} & flagged
+    kept = {name for name, keep in zip(audit.ids, audit.keep, strict=True) if keep}
+    assert {f"{seed:02d}.png" for seed in range(60)} <= kept
+    assert not {"same.png", "mirrored.png", "cropped.png", "cut.png", "junk.png"} & kept
+
+
+def test_the_outputs_are_whole_and_can_be_fitted_to(audited, scenes, tmp_path):
+    audit, folder = audited
+    with (folder / "issues.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["id"] for row in rows] == [finding.id for finding in audit.findings]
+    assert {path.name for path in folder.iterdir()} == {"issues.csv", "keep.txt", "drop.txt", "clean", "report.html"}
+    assert {link.name for link in (folder / "clean").iterdir()} == {
+        name for name, keep in zip(audit.ids, audit.keep, strict=True) if keep
+    }
+    opened = open_images(str(folder / "keep.txt"))
+    assert set(opened.ids) == {link.name for link in (folder / "clean").iterdir()}
+    assert all(link.resolve().parent == scenes.resolve() for link in (folder / "clean").iterdir())
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/jpeg") == len(
+        [f for f in audit.findings if f.kind not in ("truncated", "unreadable")]
+    )
+    assert (
+        main(["fit", str(folder / "keep.txt"), "-o", str(tmp_path / "screen"), "--detector", "pca", "--alpha", ".2"])
+        == 0
+    )
+
+
+def test_nothing_is_overwritten(audited, scenes, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in audited[1].rglob("*")}
+    with pytest.raises(InputError, match="overwrites nothing"):
+        recondite.audit(scenes, audited[1])
+    assert {path: path.stat().st_mtime_ns for path in audited[1].rglob("*")} == before
+    (tmp_path / "precious.txt").write_text("x")
+    with pytest.raises(InputError, match=r"precious\.txt"):
+        recondite.audit(scenes, tmp_path)
+
+
+def test_an_interrupted_audit_goes_on_where_it_was(scenes, tmp_path, monkeypatch):
+    seen = []
+
+    def look(fails, source, preprocessing):
+        seen.append(source)
+        if fails and len(seen) > 40:
+            raise KeyboardInterrupt
+        return look_at(source, preprocessing)
+
+    monkeypatch.setattr(walk, "_AT_ONCE", 8)
+    monkeypatch.setattr(walk, "look_at", partial(look, True))
+    with pytest.raises(KeyboardInterrupt):
+        recondite.audit(scenes, tmp_path / "audit")
+    seen.clear()
+    monkeypatch.setattr(walk, "look_at", partial(look, False))
+    taken_up = recondite.audit(scenes, tmp_path / "audit")
+    assert len(seen) < len(taken_up.ids)
+    whole = recondite.audit(scenes)
+    assert [vars(a) for a in taken_up.findings if a.value == a.value] == [
+        vars(b) for b in whole.findings if b.value == b.value
+    ]
+    np.testing.assert_array_equal(taken_up.scores, whole.scores)
+
+
+def test_each_image_is_decoded_once_and_statistics_are_those_of_the_image_alone(scenes, monkeypatch):
+    seen = []
+    monkeypatch.setattr(walk, "look_at", lambda source, kept: seen.append(source) or look_at(source, kept))
+    audit = recondite.audit(scenes)
+    assert len(seen) == len(audit.ids)
+    alone = look_at(scenes / "07.png", None).measures
+    np.testing.assert_array_equal(
+        audit.measures[audit.ids.index("07.png")], np.array(list(alone.values()), dtype=np.float32)
+    )
+
+
+def test_leaks_are_what_another_source_has_too():
+    pictures = [np.asarray(scene(seed)) for seed in range(30)]
+    others = [np.asarray(scene(seed)) for seed in range(200, 230)]
+    others[3] = pictures[5]
+    others[8] = np.asarray(ImageOps.mirror(scene(9)))
+    found = recondite.audit(pictures, against=others)
+    assert {finding.id for finding in found.findings if finding.kind == "leak"} == {"000005", "000009"}
+    assert len(found.ids) == 30
+
+
+def test_tars_and_streams_are_audited_too(tmp_path):
+    import tarfile
+
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for seed in range(20):
+            content = jpeg(scene(seed % 19), 90)
+            info = tarfile.TarInfo(f"{seed:02d}.jpg")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert [f.id for f in recondite.audit(tmp_path / "a.tar").findings if f.drop] == ["a.tar/19.jpg"]
+    stream = (np.asarray(scene(seed % 19)) for seed in range(20))
+    assert [f.id for f in recondite.audit(stream).findings if f.drop] == ["000019"]
+
+
+def test_images_that_are_all_alike_are_not_all_copies(digits):
+    grey = np.stack([look_at(digit, None).grey.ravel() for digit in digits[:300]])
+    found = found_copies([str(index) for index in range(300)], grey, np.zeros((300, 0), np.float16))
+    assert found.pairs.shape[1] < 6
+
+
+def test_the_least_correlation_rises_with_what_neighbours_have():
+    pairs = np.array([[i, (i + step) % 40] for i in range(40) for step in (1, 2, 3)]).T
+    assert least_alike(40, pairs, np.full(120, 0.5)) == 0.92
+    assert least_alike(40, pairs, np.full(120, 0.96)) == pytest.approx(1 - 0.04 / 6)
+
+
+def test_correlation_is_that_of_the_right_crop():
+    one, two = scene(1, 64), scene(2, 64)
+    grey = np.stack([look_at(np.asarray(p), None).grey.ravel() for p in (one, one.crop((6, 3, 60, 57)), two)])
+    alike, _ = alikeness(grey, np.array([[0, 0], [1, 2]]), (0.85,), 7)
+    assert alike[0] > 0.97
+    assert alike[1] < 0.9
+
+
+def test_statistics_by_hand():
+    picture = np.zeros((3, 32, 64), np.float32)
+    picture[:, :, 32:] = 1
+    found = measured(picture, None, FileFacts(), (32, 64))
+    assert list(found) == list(MEASURES)
+    assert found["highlights"] == 1
+    assert found["shadows"] == 0
+    assert found["contrast"] == pytest.approx(np.log(0.5), abs=1e-3)
+    assert found["proportion"] == pytest.approx(np.log(2))
+    assert found["border"] == pytest.approx(0.5)
+    assert found["chroma"] == 0
+    assert found["code_length"] == pytest.approx(8 * 32 / (32 * 63) / 2)
+
+
+def test_noise_is_estimated_in_the_units_of_the_image():
+    noisy = np.random.default_rng(0).normal(0.5, 0.05, (1, 200, 200)).astype(np.float32).clip(0, 1)
+    assert np.exp(measured(noisy, None, FileFacts(), (200, 200))["noise"]) == pytest.approx(0.05, rel=0.05)
+
+
+@pytest.mark.parametrize("quality", [20, 35, 50, 75, 95])
+def test_jpeg_quality_is_the_one_it_was_written_at(quality):
+    with Image.open(io.BytesIO(jpeg(scene(0), quality))) as picture:
+        assert jpeg_quality(picture.quantization[0]) == pytest.approx(quality, abs=2)
+
+
+def test_spreads_have_a_floor_and_a_side():
+    values = np.array([1.0] * 9 + [2.0])
+    assert spreads_from(values, "high", 0.1)[-1] == pytest.approx(10)
+    assert spreads_from(values, "low", 0.1)[-1] == pytest.approx(-10)
+    assert {rule.measure for rule in RULES} <= set(MEASURES)
+
+
+def test_copies_are_in_one_part_so_that_they_do_not_vouch_for_each_other():
+    places = np.random.default_rng(0).standard_normal((200, 4))
+    places[:30] = [9, 9, 9, 9]
+    alone = np.arange(200)
+    together = np.where(alone < 30, 0, alone)
+    assert cross_fitted(places, together)[:30].min() > cross_fitted(places, together)[30:].max()
+    assert cross_fitted(places, together)[0] > cross_fitted(places, alone)[0]
+
+
+def test_few_false_discoveries_and_most_outliers_found():
+    shares, found = [], []
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        places = draw.standard_normal((600, 10))
+        places[:12] += 4
+        flagged = discoveries(p_values(cross_fitted(places, np.arange(600))), 0.1)
+        shares.append(flagged[12:].sum() / max(1, flagged.sum()))
+        found.append(flagged[:12].mean())
+    assert np.mean(shares) <= 0.1
+    assert np.mean(found) > 0.5
+
+
+def test_the_representative_is_the_largest_and_counts_once():
+    class Row:
+        def __init__(self, name, digest):
+            self.id, self.digest = name, digest
+
+    rows = [Row("small", "x"), Row("large", "x"), Row("other", "y")]
+    copies = found_copies(["x", "x", "y"], np.zeros((3, 1024), np.uint8), np.zeros((3, 0), np.float16))
+    findings = copy_findings(rows, copies, np.array([1.0, 2.0, 3.0]))
+    assert {finding.id: finding.drop for finding in findings} == {"small": True, "large": False}
+
+
+def test_mistakes_are_told(tmp_path, capsys):
+    assert main(["audit", str(tmp_path / "nowhere"), "-o", str(tmp_path / "a")]) == 2
+    assert main(["audit", "digits", "-o", str(tmp_path / "a"), "--fdr", "1.5"]) == 2
+    with pytest.raises(InputError, match="vectors"):
+        recondite.audit(np.zeros((4, 3), np.float32))
+    (tmp_path / "empty.txt").write_bytes(b"\n")
+    with pytest.raises(InputError, match="lists no images"):
+        open_images(tmp_path / "empty.txt")
+    assert "Traceback" not in capsys.readouterr().err
