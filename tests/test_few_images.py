@@ -91,7 +91,7 @@ def test_a_frozen_network_looks_once_at_the_images_of_all_fits(monkeypatch):
     again = recondite.fit(scenes(24), **options)
     assert sum(looked) == few + 24 * 9
     np.testing.assert_allclose(once.calibrator.scores, again.calibrator.scores, rtol=1e-4, atol=1e-4)
-    assert once.detector.memory is None
+    assert once.detector.looked is None
 
 
 def test_the_command_says_what_it_promises(tmp_path, capsys):

@@ -1,3 +1,4 @@
+import logging
 import os
 
 import numpy as np
@@ -42,10 +43,12 @@ def bucket(server, folder, tmp_path):
 
 def test_a_bucket_is_judged_like_its_folder_though_requests_fail(bucket, server, screens, folder, monkeypatch, caplog):
     monkeypatch.setattr(stores, "_FIRST_PAUSE", 0.01)
-    expected = screens("pca").predict(folder)
+    with caplog.at_level(logging.WARNING):
+        expected = screens("pca").predict(folder)
     server.share = 0.3
     before = server.injected
-    verdicts = screens("pca").predict(bucket)
+    with caplog.at_level(logging.WARNING):
+        verdicts = screens("pca").predict(bucket)
     assert server.injected > before
     assert verdicts.ids == expected.ids
     np.testing.assert_array_equal(verdicts.instance_score, expected.instance_score)
