@@ -454,6 +454,16 @@ def test_labels_in_the_store_set_the_threshold_anew(screens, tmp_path, digit_fil
     assert main(["monitor", str(tmp_path / "digits"), store]) in (0, 1)
 
 
+def test_a_kept_image_comes_back_under_a_name_of_its_kind(digit_screen, tmp_path, digit_files):
+    with in_process(digit_screen, tmp_path, keep="all") as client:
+        sent = {"data": base64.b64encode(digit_files[0]).decode(), "id": "=cmd.jpg"}
+        (row,) = client.post(PREDICT, json={"images": [sent]}).json()["verdicts"]
+        answer = client.get(f"/v1/events/{row['event']}/image")
+        assert answer.content == digit_files[0]
+        assert answer.headers["content-disposition"] == f'attachment; filename="{row["sha256"]}.png"'
+        assert "'=cmd.jpg" in client.get("/v1/events.csv").text
+
+
 def test_watching_for_drift_begins_anew_when_asked(digit_screen, tmp_path, digit_files):
     with in_process(digit_screen, tmp_path) as client:
         client.post(PREDICT, content=digit_files[0], headers=PNG)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
+from recondite.data.formats import suffix_of
 from recondite.data.tables import csv_line
 from recondite.errors import InputError
 from recondite.screen.evidence import ERROR
@@ -367,7 +368,7 @@ async def event_image(request: Request, event: EventId) -> Response:
     content = await asyncio.to_thread(service.judge.kept.get, row["sha256"])
     if content is None:
         raise Unknown("this image was not kept, or has been deleted since")
-    headers = {"Content-Disposition": f'attachment; filename="{row["sha256"]}"'}
+    headers = {"Content-Disposition": f'attachment; filename="{row["sha256"]}{suffix_of(content)}"'}
     return Response(content, media_type="application/octet-stream", headers=headers)
 
 
