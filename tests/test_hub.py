@@ -77,6 +77,14 @@ def test_what_was_put_there_comes_back_and_judges_alike(hub, digits, tmp_path):
     assert {path.name for path in cached(tmp_path)} == {*FILES, MANIFEST}
 
 
+def test_what_a_screen_keeps_of_images_is_not_published(hub, screens, tmp_path):
+    screens("pca").save(tmp_path / "screen")
+    assert (tmp_path / "screen" / "known.safetensors").exists()
+    published = recondite.load(push(tmp_path / "screen", ADDRESS))
+    assert published.known is None
+    assert published.fingerprint() == screens("pca").fingerprint()
+
+
 def test_only_the_files_of_the_manifest_are_fetched_and_only_once(hub, there):
     hub.commit("lab/digits", {**there, "pytorch_model.bin": b"pickle", "setup.py": b"import os"})
     address = f"{ADDRESS}@{hub.heads['lab/digits']}"

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -24,7 +26,8 @@ _HOW = ("detector", "options", "parameters", "validation error", "training")
 def push(folder: Path | str, address: str, *, private: bool = False, license: str | None = None, **modules: Any) -> str:  # noqa: A002
     """Put a saved screen on the hub, as one commit on its main branch, with a model card; return the commit's address.
 
-    The repository is made if it is not there. The screen is loaded first: one that cannot be is not published.
+    The repository is made if it is not there. The screen is loaded first: one that cannot be is not published. The
+    hashes and thumbnails of the images that it has met stay behind.
 
     Args:
         folder: what `Screen.save` wrote, or another name that `load` takes.
@@ -47,17 +50,21 @@ def push(folder: Path | str, address: str, *, private: bool = False, license: st
         raise InputError(f"expected the identifier of a license, such as apache-2.0; got {license!r}")
     folder = located(folder)
     screen = load(folder, **modules)
-    manifest, _ = read_folder(folder, SCHEMA, KIND)
-    pages = card(screen, repository, manifest, license)
-    taken = sorted(set(pages) & set(manifest["files"]))
-    if taken:
-        raise InputError(f"{folder} has a file {taken[0]} of its own, which is a name of the model card's")
-    with errors_of(address) as library:
-        content = {name: folder / name for name in (*manifest["files"], MANIFEST)} | pages
-        added = [library.CommitOperationAdd(name, data) for name, data in content.items()]
-        hub = client(library)
-        hub.create_repo(repository, private=private, exist_ok=True)
-        done = hub.create_commit(repository, added, commit_message=f"Screen {manifest['digest'][:12]}")
+    with TemporaryDirectory() as scratch:
+        if screen.known is not None:  # thumbnails of the images it has met are nobody else's
+            screen, folder = replace(screen, known=None), Path(scratch) / "screen"
+            screen.save(folder)
+        manifest, _ = read_folder(folder, SCHEMA, KIND)
+        pages = card(screen, repository, manifest, license)
+        taken = sorted(set(pages) & set(manifest["files"]))
+        if taken:
+            raise InputError(f"{folder} has a file {taken[0]} of its own, which is a name of the model card's")
+        with errors_of(address) as library:
+            content = {name: folder / name for name in (*manifest["files"], MANIFEST)} | pages
+            added = [library.CommitOperationAdd(name, data) for name, data in content.items()]
+            hub = client(library)
+            hub.create_repo(repository, private=private, exist_ok=True)
+            done = hub.create_commit(repository, added, commit_message=f"Screen {manifest['digest'][:12]}")
     return f"{SCHEME}{repository}@{done.oid}"
 
 
