@@ -15,11 +15,15 @@ import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
 from recondite.errors import InputError
+from recondite.service.engine.database import open_engine, reason_of
 from recondite.service.errors import Unavailable, Unknown
 from recondite.statistics.scores import STATISTIC
 
 _LOG = logging.getLogger("recondite.service")
-Label = Literal["inlier", "outlier", "skip"]
+Label = Literal["inlier", "outlier", "skip", "none"]
+"""What a person says; "none" takes back what was said."""
+SAMPLED_SHARE = 0.1
+"""Of the events that are to be reviewed whatever their verdict; by their ids, which are drawn at random."""
 T = TypeVar("T")
 OnWritten = Callable[[Exception | None], None]
 """Called when something was written, or why not."""
@@ -64,9 +68,22 @@ _MONITORS = sql.Table(
     sql.Column("state", sql.JSON, nullable=False),
 )
 _LAST = sql.select(sql.func.max(_LABELS.c.number).label("number")).group_by(_LABELS.c.event).subquery()
-_LABELLED = sql.select(_LABELS.c.event, _LABELS.c.label, _LABELS.c.number)
+_SAID = sql.func.nullif(_LABELS.c.label, "none").label("label")
+_LABELLED = sql.select(_LABELS.c.event, _SAID, _LABELS.c.number)
 _CURRENT = _LABELLED.join(_LAST, _LABELS.c.number == _LAST.c.number).subquery()
 _ROWS = sql.select(_EVENTS, _CURRENT.c.label).outerjoin(_CURRENT, _CURRENT.c.event == _EVENTS.c.id)
+_SAMPLED = _EVENTS.c.id < f"{int(SAMPLED_SHARE * 16**8):08x}"
+Order = Literal["newest", "oldest", "p_value"]
+_ORDERS: dict[str, list[sql.ColumnElement[Any]]] = {
+    "newest": [_EVENTS.c.number.desc()],
+    "oldest": [_EVENTS.c.number.asc()],
+    # What is invalid has no p-value, and comes first; among equal p-values the higher score does.
+    "p_value": [
+        sql.func.coalesce(_EVENTS.c.p_value, 0),
+        sql.func.coalesce(_EVENTS.c.instance_score, 0).desc(),
+        _EVENTS.c.number.desc(),
+    ],
+}
 _CHUNK = 1000
 _PATIENCE, _LONGEST_END = 2.0, 30.0
 _LARGEST_COMMIT = 2048
@@ -117,10 +134,12 @@ class Filter:
     Args:
         screen: by name.
         version: of the screen.
-        verdict: inlier, outlier or invalid; "flagged" is outlier or invalid.
+        verdict: inlier, outlier or invalid; "flagged" is outlier or invalid, "sample" a random tenth of all, "review"
+            flagged or of the sample.
         label: inlier, outlier or skip; "none" for those that nobody has labelled yet.
         before: only events with a smaller number, for pages, newest first.
         after: only events with a larger number.
+        p_values: only events with a p-value above the first and at most the second.
     """
 
     screen: str = ""
@@ -129,6 +148,7 @@ class Filter:
     label: str = ""
     before: int | None = None
     after: int | None = None
+    p_values: tuple[float, float] | None = None
 
     def conditions(self) -> Iterator[sql.ColumnElement[bool]]:
         """Yield what an event has to fulfil."""
@@ -138,6 +158,10 @@ class Filter:
             yield _EVENTS.c.version == self.version
         if self.verdict == "flagged":
             yield _EVENTS.c.verdict != "inlier"
+        elif self.verdict == "sample":
+            yield _SAMPLED
+        elif self.verdict == "review":
+            yield sql.or_(_EVENTS.c.verdict != "inlier", _SAMPLED)
         elif self.verdict:
             yield _EVENTS.c.verdict == self.verdict
         if self.label == "none":
@@ -148,6 +172,8 @@ class Filter:
             yield _EVENTS.c.number < self.before
         if self.after is not None:
             yield _EVENTS.c.number > self.after
+        if self.p_values is not None:
+            yield sql.and_(_EVENTS.c.p_value > self.p_values[0], _EVENTS.c.p_value <= self.p_values[1])
 
 
 class Store:
@@ -166,11 +192,11 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self.engine = _engine(url)
+        self.engine = open_engine(url)
         try:
             _TABLES.create_all(self.engine)
         except SQLAlchemyError as error:
-            raise InputError(f"the store cannot be opened: {_reason(error)}") from error
+            raise InputError(f"the store cannot be opened: {reason_of(error)}") from error
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-read")
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
@@ -217,14 +243,24 @@ class Store:
             raise Unknown(f"there is no event {event!r}")
         return rows[0]
 
-    async def rows(self, chosen: Filter, limit: int = 100) -> list[dict[str, Any]]:
-        """Return at most `limit` events as rows, newest first.
+    async def rows(self, chosen: Filter, limit: int = 100, order: Order = "newest") -> list[dict[str, Any]]:
+        """Return at most `limit` events as rows: newest first, oldest first, or the most anomalous first.
 
         Raises:
             Unavailable: the store does not answer.
         """
-        query = _ROWS.where(*chosen.conditions()).order_by(_EVENTS.c.number.desc()).limit(limit)
+        query = _ROWS.where(*chosen.conditions()).order_by(*_ORDERS[order]).limit(limit)
         return await self._read(_fetch(query))
+
+    async def count(self, chosen: Filter) -> int:
+        """Return how many events there are.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        joined = _EVENTS.outerjoin(_CURRENT, _CURRENT.c.event == _EVENTS.c.id)
+        query = sql.select(sql.func.count()).select_from(joined).where(*chosen.conditions())
+        return await self._read(lambda link: link.execute(query).scalar_one())
 
     async def counts(self, screen: str = "") -> dict[str, int]:
         """Return how many events there are in all ("events"), of each verdict, and flagged without a label ("queue").
@@ -308,7 +344,7 @@ class Store:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, read)
         except SQLAlchemyError as error:
-            raise Unavailable(f"the store does not answer: {_reason(error)}", 5) from error
+            raise Unavailable(f"the store does not answer: {reason_of(error)}", 5) from error
 
     def _write(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -337,7 +373,7 @@ class Store:
                     if rows:
                         link.execute(table.insert(), rows)
         except Exception as error:  # whatever it is, those who wait must hear of it
-            refusal = Unavailable(f"the verdict could not be recorded: {_reason(error)}", 5)
+            refusal = Unavailable(f"the verdict could not be recorded: {reason_of(error)}", 5)
         for write in together:
             try:
                 write.on_written(refusal)
@@ -387,7 +423,7 @@ def read_store(url: str) -> Iterator[dict[str, Any]]:
     chosen = Filter(screen=str(address.query.get("screen", "")), version=str(address.query.get("version", "")))
     if address.drivername == "sqlite" and not Path(address.database or "").is_file():
         raise InputError(f"there is no file {address.database!r}")
-    engine = _engine(address.difference_update_query(["screen", "version"]).render_as_string(hide_password=False))
+    engine = open_engine(address.difference_update_query(["screen", "version"]).render_as_string(hide_password=False))
     last = 0
     try:
         while True:
@@ -402,46 +438,10 @@ def read_store(url: str) -> Iterator[dict[str, Any]]:
                 return
             last = rows[-1]["number"]
     except SQLAlchemyError as error:
-        raise InputError(f"the store cannot be read: {_reason(error)}") from error
+        raise InputError(f"the store cannot be read: {reason_of(error)}") from error
     finally:
         engine.dispose()
 
 
 def _fetch(query: sql.Select[Any]) -> Callable[[sql.Connection], list[dict[str, Any]]]:
     return lambda link: [dict(row) for row in link.execute(query).mappings()]
-
-
-def _engine(text: str) -> sql.Engine:
-    try:
-        url = sql.make_url(text)
-    except SQLAlchemyError as error:
-        raise InputError(
-            f"expected a store such as sqlite:///events.db or postgresql://user@host/name; got {text!r}"
-        ) from error
-    if url.drivername in ("postgresql", "postgres"):
-        url = url.set(drivername="postgresql+psycopg")
-    if url.drivername == "postgresql+psycopg":
-        return sql.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
-    if url.drivername != "sqlite":
-        raise InputError(f"expected a store in SQLite or Postgres; got {url.drivername!r}")
-    if not url.database or url.database == ":memory:":
-        raise InputError("expected a file for SQLite, such as sqlite:///events.db")
-    synchronous = url.query.get("synchronous", "normal")
-    if synchronous not in ("normal", "full"):
-        raise InputError(f"expected synchronous to be normal or full; got {synchronous!r}")
-    engine = sql.create_engine(url.difference_update_query(["synchronous"]), connect_args={"timeout": 10})
-
-    def set_up(link: Any, _: Any) -> None:
-        cursor = link.cursor()
-        # In WAL mode readers never wait for the writer.
-        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    sql.event.listen(engine, "connect", set_up)
-    return engine
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of what the database says, which names neither address nor password."""
-    return str(getattr(error, "orig", None) or error).partition("\n")[0]
