@@ -104,6 +104,8 @@ async def _build(service: Service, uploads: "Uploads", screen: str, panel: str, 
     with ui.element("div").classes("w-full"):
 
         def look(event: Any) -> None:
+            if event.value == view.tab:
+                return  # while the page is built
             view.tab = event.value
             view.remember()
             view.changed()

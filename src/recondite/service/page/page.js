@@ -121,7 +121,7 @@ class LightBox extends HTMLElement {
     this.order = choice("order", "Order", ORDERS, "p_value");
     this.count = made("p", { class: "count", "aria-live": "polite" });
     this.stage = made("div", { class: "box-stage" });
-    this.title = made("h3", { class: "name" });
+    this.caption = made("h3", { class: "name" });
     this.facts = made("div", { class: "facts soft" });
     this.strip = made("div", { class: "strip", role: "group", "aria-label": "Queue" });
     this.buttons = Object.entries(KEYS).map(([key, label]) =>
@@ -134,9 +134,9 @@ class LightBox extends HTMLElement {
     const again = made("button", { type: "button", class: "quiet", text: "Refresh", onclick: () => this.load() });
     this.append(
       made("div", { class: "box-choices" }, this.verdict, this.label, this.order, again, table, images),
-      made("div", { class: "box" }, this.stage, made("div", { class: "box-side" }, this.title, this.facts)),
-      made("div", { class: "box-bar" }, this.strip,
-        made("div", { class: "box-buttons" }, ...this.buttons, this.undoing, this.count)),
+      made("div", { class: "box" }, this.stage, made("div", { class: "box-side" }, this.caption, this.facts)),
+      made("div", { class: "box-bar" },
+        made("div", { class: "box-buttons" }, ...this.buttons, this.undoing, this.count), this.strip),
     );
     this.said = [];
     this.rows = [];
@@ -177,7 +177,7 @@ class LightBox extends HTMLElement {
   }
 
   tell(text, kind = "") {
-    this.title.textContent = "";
+    this.caption.textContent = "";
     this.facts.textContent = "";
     this.stage.replaceChildren(made("p", { class: `empty ${kind}`, role: "status", text }));
   }
@@ -227,7 +227,7 @@ class LightBox extends HTMLElement {
       })
       : made("p", { class: "empty", text: row.kept ? "The file cannot be read as a picture."
         : "The picture was not kept: start the service with --keep-images flagged." });
-    this.title.replaceChildren(made("span", { class: `chip ${row.verdict}`, text: row.verdict }), " ", row.name);
+    this.caption.replaceChildren(made("span", { class: `chip ${row.verdict}`, text: row.verdict }), " ", row.name);
     this.facts.replaceChildren();
     this.stage.replaceChildren(viewer);
     await (viewer.drawn || Promise.resolve());
