@@ -79,6 +79,7 @@ class Visitor:
             self.page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
     def check(self, name):
+        self.page.wait_for_function("!document.querySelector('.q-notification')")
         self.shoot(name)
         found = axe.Axe().run(self.page).response["violations"]
         bad = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
@@ -353,13 +354,34 @@ def test_the_monitor_tells_of_drift(judged, process, digits):
     assert httpx.get(f"{process.url}/v1/screens/digits/drift").json()["seen"] == 0
 
 
-@pytest.mark.usefixtures("judged")
-def test_a_phone_shows_every_panel_without_scrolling_sideways(browser, process):
-    visitor = Visitor(browser, process.url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+LONG = [script * (250 // len(script)) for script in ("W", "名前", "слово", "اسم")]
+
+
+@pytest.fixture(scope="module")
+def long_names(judged, process, digit_files):
+    """Flagged images with names of 250 letters in four scripts."""
+    visitor, verdicts = judged
+    odd = digit_files[3::4]
+    sent = [("files", (name + ".png", content)) for name, content in zip(LONG, odd, strict=False)]
+    httpx.post(f"{process.url}/v1/screens/digits/predict", files=sent, timeout=60).raise_for_status()
+    return visitor, verdicts
+
+
+@pytest.mark.usefixtures("long_names")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_shows_every_panel_without_scrolling_sideways(browser, process, digit_files, theme):
+    phone = {"width": 390, "height": 844}
+    visitor = Visitor(browser, process.url, viewport=phone, has_touch=True, is_mobile=True, color_scheme=theme)
+    visitor.open("Judge")
+    files = [{"name": name + ".png", "mimeType": "image/png", "buffer": digit_files[3]} for name in LONG]
+    visitor.page.locator("input[type=file]").set_input_files(files)
+    visitor.page.locator(".row-button").nth(len(LONG) - 1).wait_for()
+    assert visitor.page.locator("header").bounding_box()["height"] < 160
     for panel in PANELS:
         visitor.open(panel)
         assert visitor.page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, panel
-        visitor.shoot(f"phone-{panel.lower()}")
+        if theme == "dark":
+            visitor.check(f"dark-{panel.lower()}")
     visitor.close()
 
 

@@ -172,7 +172,7 @@ def detail(one: Seen) -> None:
 
 
 def _entry(one: Seen, current: bool, pick: Any) -> None:
-    source = "" if one.picture is None else f'<img src="{picture_url(one.picture)}" alt="">'
+    source = "" if one.address is None else f'<img src="{one.address}/thumbnail" alt="" loading="lazy">'
     p_value = float(one.judged.verdicts.p_value[0])
     shown = "" if math.isnan(p_value) else f'<span class="soft">p {p_text(p_value)}</span>'
     content = f'{source}<span class="name">{escape(one.name)}</span>{shown}{chip(one.judged.verdicts.words[0])}'

@@ -93,6 +93,11 @@ def add_pictures(app: FastAPI, uploads: Uploads) -> None:
         served, content = uploads.get(key)
         return await asyncio.to_thread(_shown, content, served)
 
+    @app.get("/page/uploads/{key}/thumbnail", include_in_schema=False)
+    async def thumbnail_of_upload(key: str) -> Response:
+        served, content = uploads.get(key)
+        return await asyncio.to_thread(_thumbnail, content, served)
+
     @app.get("/page/events/{event}/picture", include_in_schema=False)
     async def picture(request: Request, event: str) -> Response:
         return await _of_event(service_of(request), event, _shown)
