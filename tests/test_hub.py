@@ -77,7 +77,8 @@ def test_what_was_put_there_comes_back_and_judges_alike(hub, digits, tmp_path):
     assert {path.name for path in cached(tmp_path)} == {*FILES, MANIFEST}
 
 
-def test_what_a_screen_keeps_of_images_is_not_published(hub, screens, tmp_path):
+@pytest.mark.usefixtures("hub")
+def test_what_a_screen_keeps_of_images_is_not_published(screens, tmp_path):
     screens("pca").save(tmp_path / "screen")
     assert (tmp_path / "screen" / "known.safetensors").exists()
     published = recondite.load(push(tmp_path / "screen", ADDRESS))

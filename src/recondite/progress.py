@@ -23,13 +23,13 @@ def say(text: str) -> None:
         _LOG.warning(text)
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number with what it counts, which takes an s.
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number with what it counts, which takes an s where no other plural is given.
 
-    >>> counted(1, "image"), counted(1200, "image")
-    ('1 image', '1,200 images')
+    >>> counted(1, "image"), counted(1200, "image"), counted(0, "entry", "entries")
+    ('1 image', '1,200 images', '0 entries')
     """
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def is_terminal(stream: object) -> bool:

@@ -237,7 +237,7 @@ def show(screen: str, image: str, /, *, output: Output, group: str | None = None
     from recondite.reports.explanation import draw, in_words
 
     verdicts = draw(judge, image, output, group)
-    print(in_words(judge, verdicts))
+    print(in_words(judge, verdicts, group or ""))
     print(f"picture: {output}")
 
 

@@ -13,6 +13,7 @@ from recondite.data.pictures import enlarged, image_grid
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.reports.figures import plot_comparison
+from recondite.reports.words import how_rare
 from recondite.screen.screen import Screen
 from recondite.statistics.density import Density
 from recondite.statistics.image_statistics import statistic_in_words
@@ -49,7 +50,7 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None) 
         None if verdicts.reconstruction is None else verdicts.reconstruction[0],
         None if located is None else located[0],
         screen.map_scale,
-        in_words(screen, verdicts),
+        in_words(screen, verdicts, labels[0] or ""),
         statistics_of_first(screen, verdicts),
         None if screen.peaks is None else screen.feature_threshold,
         screen.detector.preprocessing.inside(batch.pixels[0]),
@@ -59,18 +60,19 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None) 
     return verdicts
 
 
-def in_words(screen: Screen, verdicts: Verdicts) -> str:
-    """Say what the verdict on the first image means."""
+def in_words(screen: Screen, verdicts: Verdicts, group: str = "") -> str:
+    """Say what the verdict on the first image means; `group` is its group, where the calibration has groups."""
     score, p_value = verdicts.instance_score[0], verdicts.p_value[0]
     if verdicts.errors[0] is not None:
         return f"{verdicts.ids[0]} is INVALID: {verdicts.errors[0]}"
     outlier = bool(verdicts.is_outlier[0])
     relation = "above" if outlier else "not above"
+    rare = how_rare(screen, float(score), float(p_value), group)
     threshold = "its group's threshold" if np.isnan(verdicts.threshold) else f"the threshold {verdicts.threshold:.4g}"
     return (
         f"{verdicts.ids[0]} is an {'OUTLIER' if outlier else 'INLIER'}: its score {score:.4g} is {relation} "
-        f"{threshold}.\n{p_value:.2%} of normal images score this high (p-value {p_value:.3g}); "
-        f"an image is flagged when that is at most {screen.alpha:.4g}.{_unusual(screen, verdicts, outlier)}"
+        f"{threshold}.\n{rare[0].upper()}{rare[1:]}; an image is flagged when p is at most {screen.alpha:.4g}."
+        f"{_unusual(screen, verdicts, outlier)}"
     )
 
 

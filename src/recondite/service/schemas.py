@@ -103,7 +103,7 @@ class Events(BaseModel):
 class LabelIn(BaseModel):
     """What a person says about an event."""
 
-    label: Literal["inlier", "outlier", "skip"]
+    label: Literal["inlier", "outlier", "skip", "none"] = Field(description="none: takes back what was said before")
     note: str = Field("", max_length=2000)
 
 

@@ -53,6 +53,12 @@ MONITORS = sql.Table(
     sql.Column("time", sql.Float, nullable=False),
     sql.Column("state", sql.JSON, nullable=False),
 )
+_LAST = sql.select(sql.func.max(LABELS.c.number).label("number")).group_by(LABELS.c.event).subquery()
+_SAID = sql.func.nullif(LABELS.c.label, "none").label("label")
+_LABELLED = sql.select(LABELS.c.event, _SAID, LABELS.c.number)
+CURRENT = _LABELLED.join(_LAST, LABELS.c.number == _LAST.c.number).subquery()
+ROWS = sql.select(EVENTS, CURRENT.c.label).outerjoin(CURRENT, CURRENT.c.event == EVENTS.c.id)
+"""Events with the label that they have now, if any."""
 _LARGEST_GROWTH = 1 << 15
 """Bytes; about what a database grows by at most for an event, where pages of its table and of all indices split."""
 LEAST_FREE = 16 << 20

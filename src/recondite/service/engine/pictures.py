@@ -18,7 +18,8 @@ def why(judged: Judged, index: int) -> tuple[str, list[tuple[str, float]]]:
     """Return the verdict on one image in words, and (what a statistic is, standard deviations from normal)."""
     one = rows_of(judged.verdicts, index, index + 1)
     assert isinstance(one, Verdicts)
-    return in_words(judged.screen, one), [] if one.errors[0] is not None else statistics_of_first(judged.screen, one)
+    words = in_words(judged.screen, one, judged.events[index].group)
+    return words, [] if one.errors[0] is not None else statistics_of_first(judged.screen, one)
 
 
 def heat_map(judged: Judged, index: int) -> bytes | None:

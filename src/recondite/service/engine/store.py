@@ -17,9 +17,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recondite.errors import InputError
 from recondite.service.engine.database import (
+    CURRENT,
     EVENTS,
     LABELS,
     MONITORS,
+    ROWS,
     TABLES,
     DatabaseFiles,
     engine_of,
@@ -30,15 +32,26 @@ from recondite.service.errors import Unavailable, Unknown
 from recondite.statistics.scores import STATISTIC
 
 _LOG = logging.getLogger("recondite.service")
-Label = Literal["inlier", "outlier", "skip"]
+Label = Literal["inlier", "outlier", "skip", "none"]
+"""What a person says; "none" takes back what was said."""
+SAMPLED_SHARE = 0.1
+"""Of the events that are to be reviewed whatever their verdict; by their ids, which are drawn at random."""
 T = TypeVar("T")
 OnWritten = Callable[[Exception | None], None]
 """Called when something was written, or why not."""
 
-_LAST = sql.select(sql.func.max(LABELS.c.number).label("number")).group_by(LABELS.c.event).subquery()
-_LABELLED = sql.select(LABELS.c.event, LABELS.c.label, LABELS.c.number)
-_CURRENT = _LABELLED.join(_LAST, LABELS.c.number == _LAST.c.number).subquery()
-_ROWS = sql.select(EVENTS, _CURRENT.c.label).outerjoin(_CURRENT, _CURRENT.c.event == EVENTS.c.id)
+_SAMPLED = EVENTS.c.id < f"{int(SAMPLED_SHARE * 16**8):08x}"
+Order = Literal["newest", "oldest", "p_value"]
+_ORDERS: dict[str, list[sql.ColumnElement[Any]]] = {
+    "newest": [EVENTS.c.number.desc()],
+    "oldest": [EVENTS.c.number.asc()],
+    # What is invalid has no p-value, and comes first; among equal p-values the higher score does.
+    "p_value": [
+        sql.func.coalesce(EVENTS.c.p_value, 0),
+        sql.func.coalesce(EVENTS.c.instance_score, 0).desc(),
+        EVENTS.c.number.desc(),
+    ],
+}
 _CHUNK = 1000
 _PATIENCE, _LONGEST_END = 2.0, 30.0
 _PROBE_SECONDS = 2.0
@@ -93,10 +106,12 @@ class Filter:
     Args:
         screen: by name.
         version: of the screen.
-        verdict: inlier, outlier or invalid; "flagged" is outlier or invalid.
+        verdict: inlier, outlier or invalid; "flagged" is outlier or invalid, "sample" a random tenth of all, "review"
+            flagged or of the sample.
         label: inlier, outlier or skip; "none" for those that nobody has labelled yet.
         before: only events with a smaller number, for pages, newest first.
         after: only events with a larger number.
+        p_values: only events with a p-value above the first and at most the second.
     """
 
     screen: str = ""
@@ -105,6 +120,7 @@ class Filter:
     label: str = ""
     before: int | None = None
     after: int | None = None
+    p_values: tuple[float, float] | None = None
 
     def conditions(self) -> Iterator[sql.ColumnElement[bool]]:
         """Yield what an event has to fulfil."""
@@ -114,16 +130,22 @@ class Filter:
             yield EVENTS.c.version == self.version
         if self.verdict == "flagged":
             yield EVENTS.c.verdict != "inlier"
+        elif self.verdict == "sample":
+            yield _SAMPLED
+        elif self.verdict == "review":
+            yield sql.or_(EVENTS.c.verdict != "inlier", _SAMPLED)
         elif self.verdict:
             yield EVENTS.c.verdict == self.verdict
         if self.label == "none":
-            yield _CURRENT.c.label.is_(None)
+            yield CURRENT.c.label.is_(None)
         elif self.label:
-            yield _CURRENT.c.label == self.label
+            yield CURRENT.c.label == self.label
         if self.before is not None:
             yield EVENTS.c.number < self.before
         if self.after is not None:
             yield EVENTS.c.number > self.after
+        if self.p_values is not None:
+            yield sql.and_(EVENTS.c.p_value > self.p_values[0], EVENTS.c.p_value <= self.p_values[1])
 
 
 class Store:
@@ -194,19 +216,29 @@ class Store:
             Unknown: there is no such event.
             Unavailable: the store does not answer.
         """
-        rows = await self._read(_fetch(_ROWS.where(EVENTS.c.id == event)))
+        rows = await self._read(_fetch(ROWS.where(EVENTS.c.id == event)))
         if not rows:
             raise Unknown(f"there is no event {event!r}")
         return rows[0]
 
-    async def rows(self, chosen: Filter, limit: int = 100) -> list[dict[str, Any]]:
-        """Return at most `limit` events as rows, newest first.
+    async def rows(self, chosen: Filter, limit: int = 100, order: Order = "newest") -> list[dict[str, Any]]:
+        """Return at most `limit` events as rows: newest first, oldest first, or the most anomalous first.
 
         Raises:
             Unavailable: the store does not answer.
         """
-        query = _ROWS.where(*chosen.conditions()).order_by(EVENTS.c.number.desc()).limit(limit)
+        query = ROWS.where(*chosen.conditions()).order_by(*_ORDERS[order]).limit(limit)
         return await self._read(_fetch(query))
+
+    async def count(self, chosen: Filter) -> int:
+        """Return how many events there are.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        joined = EVENTS.outerjoin(CURRENT, CURRENT.c.event == EVENTS.c.id)
+        query = sql.select(sql.func.count()).select_from(joined).where(*chosen.conditions())
+        return await self._read(lambda link: link.execute(query).scalar_one())
 
     async def counts(self, screen: str = "") -> dict[str, int]:
         """Return how many events there are in all ("events"), of each verdict, and flagged without a label ("queue").
@@ -216,7 +248,7 @@ class Store:
         """
         chosen = list(Filter(screen=screen).conditions())
         totals = sql.select(EVENTS.c.verdict, sql.func.count()).where(*chosen).group_by(EVENTS.c.verdict)
-        queued = sql.select(sql.func.count()).select_from(EVENTS.outerjoin(_CURRENT, _CURRENT.c.event == EVENTS.c.id))
+        queued = sql.select(sql.func.count()).select_from(EVENTS.outerjoin(CURRENT, CURRENT.c.event == EVENTS.c.id))
         queued = queued.where(*Filter(screen=screen, verdict="flagged", label="none").conditions())
 
         def both(link: sql.Connection) -> dict[str, int]:
@@ -234,7 +266,7 @@ class Store:
         last = chosen.after or 0
         while True:
             part = replace(chosen, after=last)
-            query = _ROWS.where(*part.conditions()).order_by(EVENTS.c.number).limit(_CHUNK)
+            query = ROWS.where(*part.conditions()).order_by(EVENTS.c.number).limit(_CHUNK)
             rows = await self._read(_fetch(query))
             for row in rows:
                 yield row
@@ -403,7 +435,7 @@ def read_store(url: str) -> Iterator[dict[str, Any]]:
     last = 0
     try:
         while True:
-            query = _ROWS.add_columns(_CURRENT.c.number.label("label_number"))
+            query = ROWS.add_columns(CURRENT.c.number.label("label_number"))
             query = query.where(*replace(chosen, after=last).conditions()).order_by(EVENTS.c.number).limit(_CHUNK)
             with engine.connect() as link:
                 rows = _fetch(query)(link)

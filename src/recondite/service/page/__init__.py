@@ -1,15 +1,24 @@
-"""The web page: judge, review, threshold, monitor, perturb, latent space."""
+"""The web page: overview, judge, review, threshold, monitor, perturb, latent space."""
 
+from contextlib import suppress
+from html import escape
 from math import ceil
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Form, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from recondite.errors import InputError
+from recondite.progress import counted
+from recondite.reports.words import p_text
 from recondite.service.routes.logins import FailedLogins
 from recondite.service.routes.middleware import COOKIE, Tokens
 from recondite.service.routes.state import Service
 from recondite.service.settings import Settings
+
+if TYPE_CHECKING:
+    from recondite.service.page.frame import View
+    from recondite.service.page.pictures import Uploads
 
 _LOGIN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Recondite: sign in</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head><body class="login">
@@ -23,8 +32,10 @@ def add_page(app: FastAPI, settings: Settings) -> None:
     from nicegui import ui
 
     from recondite.service.page.frame import stylesheet
+    from recondite.service.page.pictures import Uploads, add_pictures
 
-    tokens, style, failed = Tokens(settings.tokens), stylesheet(), FailedLogins()
+    tokens, style, failed, uploads = Tokens(settings.tokens), stylesheet(), FailedLogins(), Uploads()
+    add_pictures(app, uploads)
 
     @app.head("/", include_in_schema=False)
     async def there() -> HTMLResponse:
@@ -49,63 +60,94 @@ def add_page(app: FastAPI, settings: Settings) -> None:
         answer.set_cookie(COOKIE, tokens.cookie(token), httponly=True, samesite="strict", max_age=12 * 3600)
         return answer
 
-    @ui.page("/", title="Recondite", language="en-GB", response_timeout=60)
-    async def page() -> None:
+    @ui.page("/", title="Recondite", language="en-GB", response_timeout=60, dark=None)
+    async def page(screen: str = "", panel: str = "", alpha: str = "") -> None:
         service = app.state.service
         assert isinstance(service, Service)
-        await _build(service)
+        await _build(service, uploads, screen, panel, alpha)
 
     ui.run_with(app, mount_path="/", title="Recondite", favicon="🔎", show_welcome_message=False)
 
 
-async def _build(service: Service) -> None:
-    """Build the page for one visitor."""
+async def _build(service: Service, uploads: "Uploads", screen: str, panel: str, alpha: str) -> None:
+    """Build the page for one visitor, as its address says: `screen`, `panel` and `alpha`, where they make sense."""
     from nicegui import ui
 
-    from recondite.service.page import judge, latent, monitor, perturb, review, threshold
-    from recondite.service.page.frame import View, html, stylesheet
+    from recondite.service.page import judge, latent, monitor, overview, perturb, review, threshold
+    from recondite.service.page.frame import View, failed, html, script, stylesheet
 
+    panels = {
+        "Overview": overview.panel,
+        "Judge": judge.panel,
+        "Review": review.panel,
+        "Threshold": threshold.panel,
+        "Monitor": monitor.panel,
+        "Perturb": perturb.panel,
+        "Map": latent.panel,
+    }
     ui.add_css(stylesheet())
+    ui.add_head_html(f"<script>{script()}</script>")
     ui.colors(primary="#0b5cad", negative="#b42318", positive="#17663a")
-    view = View(service, service.shelf.names[0])
-    panels = (
-        ("Judge", judge.panel),
-        ("Review", review.panel),
-        ("Threshold", threshold.panel),
-        ("Monitor", monitor.panel),
-        ("Perturb", perturb.panel),
-        ("Map", latent.panel),
-    )
-    with (
-        ui.element("header").classes("top w-full"),
-        ui.row().classes("wrap items-center justify-between").style("padding-bottom: 4px"),
-    ):
+    names = service.shelf.names
+    first = panel.capitalize() if panel.capitalize() in panels else "Overview"
+    view = View(service, uploads, screen if screen in names else names[0], first)
+    with suppress(ValueError, InputError):
+        view.alphas[view.name] = view.served.at(float(alpha)).alpha
+
+    with ui.element("header").classes("top w-full"), ui.element("div").classes("wrap bar"):
         html('<h1 class="brand">Recondite</h1>').classes(remove="w-full")
-        names = service.shelf.names
+
+        @ui.refreshable
+        def about() -> None:
+            html(_about(view)).classes("about", remove="w-full")
+
+        about()
 
         def choose(event: Any) -> None:
-            view.name, view.alpha, view.seen = event.value, None, []
+            view.name = event.value
+            view.remember()
+            ui.run_javascript("remembered({event: null})")
+            about.refresh()
             view.changed()
 
         if len(names) > 1:
-            ui.select(names, value=view.name, label="Screen", on_change=choose).props("dense outlined").classes("w-48")
-        else:
-            ui.label(f"screen {names[0]}").classes("soft")
+            select = ui.select(names, value=view.name, label="Screen", on_change=choose)
+            select.props("dense outlined options-dense").classes("screens")
+    if screen and screen not in names:
+        failed(f"There is no screen {screen}; this is {view.name}.")
     with ui.element("div").classes("w-full"):
 
         def look(event: Any) -> None:
+            if event.value == view.tab:
+                return  # while the page is built
             view.tab = event.value
+            view.remember()
             view.changed()
 
-        with ui.tabs(on_change=look).classes("wrap").props('align="left" no-caps') as tabs:
-            for name, _ in panels:
+        with ui.tabs(on_change=look).classes("wrap tabs") as tabs:
+            tabs.props('align="left" no-caps dense outside-arrows mobile-arrows')
+            for name in panels:
                 ui.tab(name)
-        with (
-            ui.tab_panels(tabs, value="Judge", animated=False)
-            .classes("wrap")
-            .props("keep-alive")
-            .style("background: transparent")
-        ):
-            for name, panel in panels:
+
+        def turn_to(name: str) -> None:
+            tabs.set_value(name)
+
+        view.turn_to = turn_to
+        with ui.tab_panels(tabs, value=first, animated=False).classes("wrap panels").props("keep-alive"):
+            for name, build in panels.items():
                 with ui.tab_panel(name).style("padding: 0"):
-                    await panel(view)
+                    await build(view)
+    view.changed()
+
+
+def _about(view: "View") -> str:
+    """Say which screen this is and what it promises, as HTML."""
+    served, sizes = view.served, view.served.screen.calibrator.sizes
+    screen = served.at(view.alpha)
+    low, high = (f"{100 * rate:.2g}" for rate in screen.false_alarm_interval)
+    count = min(sizes.values())
+    groups = f", the smallest of {counted(len(sizes), 'group')}" if len(sizes) > 1 else ""
+    alpha = p_text(screen.alpha) + (" on this page" if view.alpha is not None else "")
+    facts = {"screen": served.name, "version": served.version, "alpha": alpha}
+    listed = " ".join(f"<span>{name} <b>{escape(value)}</b></span>" for name, value in facts.items())
+    return f"{listed} <span>calibrated on {count:,}{groups}: true rate {low} to {high} %</span>"

@@ -2,17 +2,32 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-INK, SOFT, LINE, ACCENT, WARN = "#1f2933", "#52606d", "#d5dbe1", "#0b5cad", "#b42318"
+from recondite.progress import counted
+
+INK, SOFT, LINE, ACCENT, WARN = "var(--ink)", "var(--soft)", "var(--line)", "var(--accent)", "var(--warn)"
+BAND = "var(--sunken)"
 _WIDTH, _HEIGHT = 520, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 22, 34
-_HALO = 'paint-order="stroke" stroke="#fff" stroke-width="3"'
+_HALO = 'paint-order="stroke" stroke="var(--surface)" stroke-width="3"'
 _CUT = 6.0
 _RARE = 2.58
+
+
+@dataclass(frozen=True)
+class Bin:
+    """A run of images: their mean time, how many of them are flagged as a share, its interval, and their number."""
+
+    time: float
+    share: float
+    low: float
+    high: float
+    count: int
 
 
 def frame(body: str, words: str, width: float = _WIDTH, height: float = _HEIGHT, dense: bool = False) -> str:
@@ -25,13 +40,16 @@ def frame(body: str, words: str, width: float = _WIDTH, height: float = _HEIGHT,
     )
 
 
-def calibration_chart(scores: ArrayLike, score: float, p_value: float, alpha: float, threshold: float) -> str:
+def calibration_chart(
+    scores: ArrayLike, score: float, p_value: float, alpha: float, threshold: float, rare: str
+) -> str:
     """Draw the share of calibration images that score at least as high, with one image's place on it.
 
     Args:
         scores: of the calibration images.
         score, p_value: of the image.
         alpha, threshold: that it is judged by; a threshold that is not finite is left out.
+        rare: how rare such a score is, in words.
     """
     ascending = np.sort(np.asarray(scores, dtype=np.float64))
     low, high = float(ascending[0]), float(ascending[-1])
@@ -45,7 +63,7 @@ def calibration_chart(scores: ArrayLike, score: float, p_value: float, alpha: fl
     outlier = p_value <= alpha
     colour = WARN if outlier else ACCENT
     at, level = x(shown), y(p_value)
-    body = _axes("instance score", "normal images this high")
+    body = _axes("instance score", "calibration images this high")
     for share in (0.0, 0.5, 1.0):
         body += _text(_LEFT - 6, y(share) + 4, f"{share:.0%}", "end", SOFT)
     body += f'<polyline points="{line}" fill="none" stroke="{INK}" stroke-width="1.8"/>'
@@ -59,8 +77,7 @@ def calibration_chart(scores: ArrayLike, score: float, p_value: float, alpha: fl
     anchor = "end" if at > _WIDTH / 2 else "start"
     label = f"this image: {score:.4g}" + (" (off the scale)" if score > reach else "")
     body += _text(at - 9 if anchor == "end" else at + 9, max(level - 9, _TOP - 6), label, anchor, colour)
-    words = f"{p_value:.1%} of normal images score {score:.4g} or more; {'flagged' if outlier else 'not flagged'}"
-    return frame(body, words)
+    return frame(body, f"{rare}; {'flagged' if outlier else 'not flagged'}")
 
 
 def reasons(statistics: Sequence[tuple[str, float]], most: int = 8) -> str:
@@ -69,7 +86,7 @@ def reasons(statistics: Sequence[tuple[str, float]], most: int = 8) -> str:
     height = 26 * len(shown) + 30
     middle, half = 396.0, 118.0
     x = _scale(-_CUT, _CUT, middle - half, middle + half)
-    body = f'<rect x="{x(-_RARE):.1f}" y="4" width="{x(_RARE) - x(-_RARE):.1f}" height="{height - 30}" fill="#e8ecf0"/>'
+    body = f'<rect x="{x(-_RARE):.1f}" y="4" width="{x(_RARE) - x(-_RARE):.1f}" height="{height - 30}" fill="{BAND}"/>'
     for place, (name, z) in enumerate(shown):
         cut, top = min(max(z, -_CUT), _CUT), 26 * place + 9
         colour = WARN if abs(z) > _RARE else ACCENT
@@ -105,7 +122,74 @@ def histogram(p_values: ArrayLike, alpha: float) -> str:
     body += f'<line x1="{x(alpha):.1f}" x2="{x(alpha):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="{WARN}"/>'
     body += _text(x(alpha) + 5, _TOP + 12, f"alpha {alpha:.3g}", colour=WARN)
     flagged = float(np.mean(values <= alpha)) if values.size else 0.0
-    return frame(body, f"p-values of {values.size} images; {flagged:.1%} are at most alpha = {alpha:.3g}")
+    return frame(body, f"p-values of {counted(values.size, 'image')}; {flagged:.1%} are at most alpha = {alpha:.3g}")
+
+
+def rates(bins: Sequence[Bin], alpha: float, moments: tuple[str, str]) -> str:
+    """Draw the share of flagged images over time, with its 95 % interval, and alpha as a line.
+
+    Args:
+        bins: oldest first.
+        alpha: the share of normal images that may be flagged.
+        moments: the first and the last time, in words.
+    """
+    top = min(1.0, 1.15 * max(0.02, alpha, *(one.high for one in bins)))
+    x = _scale(bins[0].time, max(bins[-1].time, bins[0].time + 1e-9), _LEFT + 4, _WIDTH - _RIGHT - 4)
+    y = _scale(0, top, _HEIGHT - _BOTTOM, _TOP)
+    body = _axes("time", "share flagged")
+    for share in _ticks(top):
+        body += _text(_LEFT - 6, y(share) + 4, f"{100 * share:g} %", "end", SOFT)
+        body += f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(share):.1f}" y2="{y(share):.1f}" stroke="{LINE}"/>'
+    if len(bins) > 1:
+        upper = [f"{x(one.time):.1f},{y(one.high):.1f}" for one in bins]
+        lower = [f"{x(one.time):.1f},{y(one.low):.1f}" for one in reversed(bins)]
+        body += f'<polygon points="{" ".join(upper + lower)}" fill="{ACCENT}" opacity=".18"/>'
+        middle = " ".join(f"{x(one.time):.1f},{y(one.share):.1f}" for one in bins)
+        body += f'<polyline points="{middle}" fill="none" stroke="{ACCENT}" stroke-width="2"/>'
+    for one in bins:
+        at, level, size = x(one.time), y(one.share), 2.5 if len(bins) > 1 else 5
+        body += f'<circle cx="{at:.1f}" cy="{level:.1f}" r="{size}" fill="{ACCENT}"/>'
+        if len(bins) == 1:
+            body += (
+                f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y(one.low):.1f}" y2="{y(one.high):.1f}" stroke="{ACCENT}"/>'
+            )
+    body += f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(alpha):.1f}" y2="{y(alpha):.1f}" stroke="{WARN}" '
+    body += 'stroke-width="1.5" stroke-dasharray="6 4"/>'
+    body += _text(_WIDTH - _RIGHT, y(alpha) - 5, f"alpha {alpha:.3g}", "end", WARN)
+    body += _text(_LEFT, _HEIGHT - _BOTTOM + 14, moments[0], "start", SOFT)
+    body += _text(_WIDTH - _RIGHT, _HEIGHT - _BOTTOM + 14, moments[1], "end", SOFT)
+    count = sum(one.count for one in bins)
+    words = f"of {counted(count, 'image')} from {moments[0]} to {moments[1]} {bins[-1].share:.1%} flagged at last"
+    return frame(body, f"{words}, alpha is {alpha:.3g}")
+
+
+def binned(times: ArrayLike, flags: ArrayLike, most: int = 30, fewest: int = 20) -> list[Bin]:
+    """Return the shares of flagged images in successive runs of equally many images, with Wilson's 95 % intervals.
+
+    Args:
+        times, flags: (N,), oldest first; N >= 1.
+        most: bins.
+        fewest: images in a bin.
+    """
+    moments, hits = np.asarray(times, dtype=np.float64), np.asarray(flags, dtype=np.float64)
+    parts = min(most, max(1, len(moments) // fewest))
+    bins = []
+    for rows in np.array_split(np.arange(len(moments)), parts):
+        share, n, z = float(hits[rows].mean()), len(rows), 1.96
+        middle, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+        low, high = (max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n)))
+        bins.append(Bin(float(moments[rows].mean()), share, low, high, n))
+    return bins
+
+
+def _ticks(top: float) -> list[float]:
+    """Return three to six round numbers from 0 to at most `top`.
+
+    >>> _ticks(0.12), _ticks(1.0)
+    ([0.0, 0.05, 0.1], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    """
+    step = next(step for step in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if top / step <= 5.5)
+    return [round(step * place, 6) for place in range(int(top / step + 1e-9) + 1)]
 
 
 def line(values: Sequence[tuple[float, float]], across: str, up: str, level: float, at: float | None = None) -> str:

@@ -1,7 +1,9 @@
 """Shared parts of the page's panels: the view, the layout, pictures and notifications."""
 
+import json
+import math
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -15,6 +17,7 @@ from recondite.data.pictures import colours, data_url
 from recondite.errors import ReconditeError
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.registry import Served
+from recondite.service.page.pictures import Uploads
 from recondite.service.routes.state import Service
 
 
@@ -26,37 +29,59 @@ class Seen:
         name: of the file.
         judged: of which it is the only image.
         picture: as the screen sees it, float32 (C, H, W); None where it cannot be read.
+        address: of the file in full size; None where it cannot be read.
     """
 
     name: str
     judged: Judged
     picture: NDArray[np.float32] | None
+    address: str | None = None
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Sorts what is flagged before what is not, and the most anomalous first."""
+        p_value = float(self.judged.verdicts.p_value[0])
+        return not self.judged.verdicts.is_outlier[0], 0.0 if math.isnan(p_value) else p_value
 
 
 @dataclass
 class View:
-    """What one visitor looks at.
+    """What one visitor looks at; the work on each screen stays while others are looked at.
 
     Args:
         service: behind the page.
+        uploads: what was dropped, in full size.
         name: of the chosen screen.
-        seen: the images judged on this page, newest first.
-        alpha: to judge at; None for the screen's own.
         tab: the panel being looked at.
+        work: the images judged on this page, newest first, by screen.
+        alphas: to judge at, by screen; the screen's own where there is none.
         panels: draw the panel of a tab anew.
+        turn_to: show the panel of a tab.
     """
 
     service: Service
+    uploads: Uploads
     name: str
-    seen: list[Seen] = field(default_factory=list)
-    alpha: float | None = None
-    tab: str = "Judge"
+    tab: str
+    work: dict[str, list[Seen]] = field(default_factory=dict)
+    alphas: dict[str, float] = field(default_factory=dict)
     panels: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    turn_to: Callable[[str], None] = lambda _: None
 
     @property
     def served(self) -> Served:
         """The default version of the chosen screen."""
         return self.service.shelf.get(self.name)
+
+    @property
+    def seen(self) -> list[Seen]:
+        """The images judged with the chosen screen, newest first."""
+        return self.work.setdefault(self.name, [])
+
+    @property
+    def alpha(self) -> float | None:
+        """The rate chosen on this page; None for the screen's own."""
+        return self.alphas.get(self.name)
 
     @property
     def alpha_now(self) -> float:
@@ -67,10 +92,20 @@ class View:
         """Draw the panel being looked at anew; the others are when they are turned to."""
         self.panels[self.tab]()
 
+    def remember(self) -> None:
+        """Put what is looked at into the address of the page, and leave out the event of another screen."""
+        facts = {"screen": self.name, "panel": self.tab.lower(), "alpha": "" if self.alpha is None else self.alpha}
+        ui.run_javascript(f"remembered({json.dumps(facts)})")
+
     async def judge(self, sent: Any, **wish: Any) -> Judged:
         """Judge images at the alpha of this page."""
         wanted = Wish(alpha=self.alpha, maps=True, **wish)
         return await self.service.judge.judge(self.served, sent, wanted, f"page-{uuid.uuid4().hex[:10]}")
+
+
+def script() -> str:
+    """Return the page's own elements, as JavaScript."""
+    return files("recondite.service.page").joinpath("page.js").read_text(encoding="utf-8")
 
 
 def stylesheet() -> str:
@@ -125,6 +160,25 @@ def heading(text: str, below: str = "") -> None:
 def empty(text: str) -> None:
     """Say that there is nothing yet, and what to do."""
     html(f'<div class="empty">{escape(text)}</div>')
+
+
+def failed(text: str) -> None:
+    """Say that something could not be shown, and why."""
+    html(f'<div class="empty alarm" role="alert">{escape(text)}</div>')
+
+
+def tiles_of(tiles: Mapping[str, str]) -> str:
+    """Return numbers with what they are."""
+    cells = (
+        f'<div class="tile"><div class="number">{v}</div><div class="soft">{k}</div></div>' for k, v in tiles.items()
+    )
+    return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def viewer(source: str, heat: str | None, words: str) -> str:
+    """Return a picture in full size, with its heat map over it where there is one."""
+    over = "" if heat is None else f' data-heat="{escape(heat)}"'
+    return f'<heat-viewer data-source="{escape(source)}"{over} data-words="{escape(words)}"></heat-viewer>'
 
 
 def chip(word: str) -> str:

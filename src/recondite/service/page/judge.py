@@ -6,8 +6,13 @@ from typing import Any
 
 from nicegui import ui
 
+from recondite.data.formats import suffix_of, why_unreadable
+from recondite.data.images import picture_size
 from recondite.data.pictures import png_url
-from recondite.service.engine.decoding import Sent
+from recondite.errors import InputError
+from recondite.progress import counted
+from recondite.reports.words import how_rare, p_text
+from recondite.service.engine.decoding import Sent, printable
 from recondite.service.engine.pictures import heat_map, reconstruction, why
 from recondite.service.page.charts import calibration_chart, reasons
 from recondite.service.page.frame import (
@@ -21,70 +26,123 @@ from recondite.service.page.frame import (
     or_notify,
     picture_url,
     row_button,
+    viewer,
 )
 
 _MOST = 200
+_UNKNOWN = suffix_of(b"")
+_NO_PICTURES = {
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a ZIP archive, or a document packed as one",
+    b"\x1f\x8b": "a gzip archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\x7fELF": "a program",
+    b"MZ": "a program",
+    b"\x1a\x45\xdf\xa3": "a film",
+    b"ID3": "a sound",
+    b"OggS": "a sound or a film",
+    b"SQLite format 3": "a database",
+    b"<svg": "a drawing (SVG)",
+    b"<?xml": "an XML document",
+    b"<!DOCTYPE html": "a web page",
+    b"{\\rtf": "a document",
+}
+_REJECTED = "(files) => emit(files.map((one) => [one.file.name, one.file.size]))"
 
 
 async def panel(view: View) -> None:
     """Build the panel."""
     limits = view.service.settings.limits
-    chosen: dict[str, Seen | None] = {"one": None}
-    heading("Judge images", "Drop pictures, or choose them. Each verdict is written down as an event.")
-    shape = view.served.screen.detector.preprocessing
-    if not shape.is_image:
-        empty("This screen judges vectors, not pictures. Send them to /v2.")
-        view.panels["Judge"] = lambda: None
-        return
+    chosen: dict[str, Seen | None] = {}
+    heading("Judge images", "Drop pictures, or choose them. What is flagged comes first.")
+
+    def pick(one: Seen) -> None:
+        chosen[view.name] = one
+        results.refresh()
 
     @ui.refreshable
     def results() -> None:
-        if not view.seen:
-            empty("Nothing judged yet. Drop a picture above to see its verdict, reconstruction, heat map and reasons.")
+        if not view.served.screen.detector.preprocessing.is_image:
+            empty(f"Screen {view.name} judges vectors, not pictures. Send them to /v2.")
             return
+        if not view.seen:
+            empty(f"Screen {view.name} has judged nothing here yet. Drop a picture above to see its verdict and why.")
+            return
+        listed = sorted(view.seen, key=lambda one: one.rank)
+        flagged = sum(bool(one.judged.verdicts.is_outlier[0]) for one in listed)
+        html(f'<p class="soft" aria-live="polite">{counted(len(listed), "image")}, {flagged:,} flagged.</p>')
+        current = chosen.get(view.name) if chosen.get(view.name) in view.seen else listed[0]
         with ui.element("div").classes("two"):
             with ui.element("div").classes("card list").props('role="group" aria-label="Judged images"'):
-                for one in view.seen:
-                    _entry(one, one is chosen["one"], lambda one=one: pick(one))
-            with ui.element("div").classes("card").props('aria-live="polite"'):
-                if chosen["one"] is not None:
-                    detail(chosen["one"])
-
-    def pick(one: Seen) -> None:
-        chosen["one"] = one
-        results.refresh()
+                for one in listed:
+                    _entry(one, one is current, lambda one=one: pick(one))
+            if current is not None:
+                with ui.element("div").classes("card").props('aria-live="polite"'):
+                    detail(current)
 
     async def uploaded(event: Any) -> None:
-        content = await event.file.read()
-        judged = await or_notify(view.judge([Sent(event.file.name, content)]))
+        name, content = printable(event.file.name), await event.file.read()
+        trouble = not_a_picture(name, content)
+        if trouble is not None:
+            ui.notify(trouble, type="negative", multi_line=True, timeout=8000)
+            return
+        judged = await or_notify(view.judge([Sent(name, content)], record=record.value))
         if judged is not None:
-            one = Seen(event.file.name, judged, judged.pixels[0] if len(judged.pixels) else None)
-            view.seen.insert(0, one)
+            readable = len(judged.pixels) > 0
+            address = view.uploads.add(judged.served, content) if readable else None
+            view.work[judged.served.name].insert(0, Seen(name, judged, judged.pixels[0] if readable else None, address))
             del view.seen[_MOST:]
-            chosen["one"] = one
-            view.changed()
+            results.refresh()
 
-    def too_much(_: Any) -> None:
-        ui.notify(f"A file is over the limit of {limits.body_bytes:,} bytes.", type="negative")
+    def too_large(event: Any) -> None:
+        for name, size in event.args:
+            ui.notify(
+                f"{printable(str(name))} has {size:,} bytes; this service takes files of up to "
+                f"{limits.body_bytes:,} bytes.",
+                type="negative",
+                multi_line=True,
+            )
 
-    upload = ui.upload(
-        multiple=True,
-        auto_upload=True,
-        max_file_size=limits.body_bytes,
-        on_upload=uploaded,
-        on_rejected=too_much,
-    ).classes("drop")
-    upload.props('flat accept="image/*"')
-    upload.on("finish", upload.reset)
-    ui.button("Choose pictures", on_click=lambda: upload.run_method("pickFiles")).props("unelevated").classes("q-my-md")
+    with ui.element("div").classes("w-full") as controls:
+        upload = ui.upload(multiple=True, auto_upload=True, max_file_size=limits.body_bytes, on_upload=uploaded)
+        upload.classes("drop").props("flat")
+        upload.on("rejected", too_large, js_handler=_REJECTED)
+        upload.on("finish", upload.reset)
+        with ui.row().classes("items-center gap-4 q-my-sm"):
+            ui.button("Choose pictures", on_click=lambda: upload.run_method("pickFiles")).props("unelevated")
+            record = ui.checkbox("Count these in the store and in drift", value=True)
     results()
 
     def anew() -> None:
-        if chosen["one"] not in view.seen:
-            chosen["one"] = None
+        controls.set_visibility(view.served.screen.detector.preprocessing.is_image)
         results.refresh()
 
     view.panels["Judge"] = anew
+
+
+def not_a_picture(name: str, content: bytes) -> str | None:
+    """Say what a file is that is no picture; None where it is one by its head, though it may be damaged."""
+    for head, what in _NO_PICTURES.items():
+        if content.startswith(head):
+            return f"{name} is {what}, not a picture."
+    if not content:
+        return f"{name} is empty."
+    try:
+        picture_size(content)
+    except InputError:
+        if suffix_of(content) != _UNKNOWN:
+            return None  # damaged: it is judged, and invalid
+        return why_unreadable(name) or f"{name} is {_kind(content)}, not a picture."
+    return None
+
+
+def _kind(content: bytes) -> str:
+    try:
+        text = content[:4096].decode()
+    except UnicodeDecodeError as error:
+        text = content[: error.start].decode() if error.start > len(content[:4096]) - 4 else ""
+    return "a text" if text and "\0" not in text else "a file of a kind that is not known"
 
 
 def detail(one: Seen) -> None:
@@ -93,6 +151,8 @@ def detail(one: Seen) -> None:
     words, statistics = why(judged, 0)
     html(f'<h3>{chip(verdicts.words[0])} {escape(one.name)}</h3><p class="words soft">{escape(words)}</p>')
     rebuilt, heat = reconstruction(judged, 0), heat_map(judged, 0)
+    if one.address is not None:
+        html(viewer(one.address, None if heat is None else png_url(heat), one.name))
     html(
         '<div class="pictures">'
         + figure(None if one.picture is None else picture_url(one.picture), "as the screen sees it", one.name)
@@ -102,18 +162,19 @@ def detail(one: Seen) -> None:
     )
     if verdicts.errors[0] is not None:
         return
-    html("<h3 style='margin-top:14px'>Against the calibration images</h3>")
+    html("<h3>Against the calibration images</h3>")
     score, p_value = float(verdicts.instance_score[0]), float(verdicts.p_value[0])
+    rare = how_rare(judged.screen, score, p_value, judged.events[0].group)
     scores = judged.screen.calibrator.scores
-    html(calibration_chart(scores, score, p_value, verdicts.alpha, verdicts.threshold))
+    html(calibration_chart(scores, score, p_value, verdicts.alpha, verdicts.threshold, rare))
     if statistics:
-        html("<h3 style='margin-top:14px'>Why</h3>")
+        html("<h3>Why</h3>")
         html(reasons(statistics))
 
 
 def _entry(one: Seen, current: bool, pick: Any) -> None:
-    source = "" if one.picture is None else f'<img src="{picture_url(one.picture)}" alt="">'
+    source = "" if one.address is None else f'<img src="{one.address}/thumbnail" alt="" loading="lazy">'
     p_value = float(one.judged.verdicts.p_value[0])
-    shown = "" if math.isnan(p_value) else f'<span class="soft">p {p_value:.3f}</span>'
+    shown = "" if math.isnan(p_value) else f'<span class="soft">p {p_text(p_value)}</span>'
     content = f'{source}<span class="name">{escape(one.name)}</span>{shown}{chip(one.judged.verdicts.words[0])}'
     row_button(content, current, pick)

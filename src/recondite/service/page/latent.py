@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from recondite.data.pictures import colours, data_url
 from recondite.detectors import Detector
 from recondite.errors import InputError
+from recondite.reports.words import p_text
 from recondite.service.engine.store import Filter
 from recondite.service.page.charts import ACCENT, SOFT, WARN, frame
 from recondite.service.page.frame import Area, View, empty, heading, html, or_notify
@@ -95,7 +96,7 @@ async def _images(view: View) -> list[dict[str, Any]]:
 
 
 def _fact(name: str, pixels: Any, verdict: str, p_value: float, sha256: str) -> dict[str, Any]:
-    words, url = f"{verdict}, p-value {p_value:.3g}", data_url(colours(pixels))
+    words, url = f"{verdict}, p-value {p_text(p_value)}", data_url(colours(pixels))
     return {"name": name, "pixels": pixels, "verdict": verdict, "words": words, "url": url, "sha256": sha256}
 
 
@@ -147,7 +148,7 @@ def unit(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def draw(places: NDArray[np.float64], found: list[dict[str, Any]]) -> str:
     """Draw thumbnails at points (N, 2) in [0, 1], each a link that a keyboard reaches."""
-    body = f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#f5f7f9"/>'
+    body = f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="var(--ground)"/>'
     for place, ((across, up), one) in enumerate(zip(places.tolist(), found, strict=True)):
         x = _EDGE + across * (_WIDTH - 2 * _EDGE) - _SIDE / 2
         y = _EDGE + (1 - up) * (_HEIGHT - 2 * _EDGE) - _SIDE / 2

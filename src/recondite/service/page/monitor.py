@@ -7,11 +7,11 @@ from html import escape
 from nicegui import run, ui
 from sqlalchemy.exc import SQLAlchemyError
 
+from recondite.progress import counted
 from recondite.screen.monitor import Monitor, Moved
 from recondite.service.metrics import RECENT
 from recondite.service.page.charts import histogram
-from recondite.service.page.frame import Area, View, empty, heading, html, or_notify
-from recondite.service.page.threshold import tiles_of
+from recondite.service.page.frame import Area, View, empty, heading, html, or_notify, tiles_of
 
 _EVERY = 2.0
 _MINUTE = 60.0
@@ -57,12 +57,14 @@ def _draw(
     found: tuple[Monitor, list[Moved]] | None,
 ) -> None:
     if not recent:
-        empty("Nothing has been judged since the service began. Send images to /v1, or drop some under Judge.")
+        words = f"Screen {view.name} has judged nothing since the service began."
+        empty(f"{words} Send images to /v1, or drop some under Judge.")
         return
     last = [flag for moment, _, flag in recent if moment > time.time() - _MINUTE]
+    share = sum(flag for _, _, flag in recent) / len(recent)
     tiles = {
         "images in the last minute": f"{len(last):,}{'+' if len(last) == RECENT else ''}",
-        f"flagged of the latest {len(recent):,}": f"{sum(flag for _, _, flag in recent) / len(recent):.1%}",
+        f"flagged of the latest {counted(len(recent), 'image')}": f"{share:.1%}",
         "events in the store": f"{counts.get('events', 0):,}",
         "waiting for a label": f"{counts.get('queue', 0):,}",
     }
@@ -84,7 +86,7 @@ def _drift(monitor: Monitor, moved: list[Moved]) -> None:
     if alarm is not None:
         words = (
             "<h3>Drift: the images are no longer like the calibration images</h3><p>Alarm after "
-            f"{alarm.at:,} images; the change began after about {alarm.began:,}. {evidence}</p>"
+            f"{counted(alarm.at, 'image')}; the change began after about {alarm.began:,}. {evidence}</p>"
         )
     html(
         f'<div class="card {"calm" if alarm is None else "alarm"}" role="status">{words}'

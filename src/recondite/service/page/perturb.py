@@ -8,6 +8,7 @@ from nicegui import ui
 
 from recondite.data.pictures import png_url
 from recondite.perturbations import masked
+from recondite.reports.words import p_text
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.judging import Judged
 from recondite.service.engine.pictures import heat_map, reconstruction
@@ -63,7 +64,7 @@ async def _prepare(view: View, now: dict[str, Any]) -> Callable[[], None]:
 def _draw(judged: Judged, images: Any, sizes: list[int], at: int) -> None:
     verdicts = judged.verdicts
     score, p_value = verdicts.instance_score[at], verdicts.p_value[at]
-    html(f"<h3>{chip(verdicts.words[at])} score {score:.4g}, p-value {p_value:.3g}</h3>")
+    html(f"<h3>{chip(verdicts.words[at])} score {score:.4g}, p-value {p_text(p_value)}</h3>")
     rebuilt, heat = reconstruction(judged, at), heat_map(judged, at)
     html(
         '<div class="pictures" style="margin-top:10px">'

@@ -1,4 +1,4 @@
-"""The review of events: picture, explanation and labels of an event, and the review queue as an archive."""
+"""The review of events: the explanation of an event, and the review queue as an archive."""
 
 import tempfile
 import zipfile
@@ -6,24 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from recondite.data.formats import suffix_of
-from recondite.data.pictures import colours, data_url
-from recondite.errors import InputError
 from recondite.reports.explanation import most_unusual
 from recondite.service.engine.store import Filter
 from recondite.service.errors import Unknown
 from recondite.service.routes.state import Service
-
-
-def picture_of(service: Service, row: dict[str, Any]) -> str | None:
-    """Return an event's kept image, as its screen sees it, as a data URL; None where there is none."""
-    content = service.judge.kept.get(row["sha256"]) if row["kept"] else None
-    if content is None:
-        return None
-    try:
-        screen = service.shelf.get(row["screen"]).screen
-        return data_url(colours(screen.detector.preprocessing(content)))
-    except (InputError, Unknown):
-        return None
 
 
 def statistics_of(service: Service, row: dict[str, Any]) -> list[tuple[str, float]]:

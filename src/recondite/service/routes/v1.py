@@ -15,12 +15,13 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from recondite.data.formats import suffix_of
 from recondite.data.tables import csv_line
 from recondite.errors import InputError
+from recondite.reports.reviewed import SAMPLED
 from recondite.screen.evidence import ERROR
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.pictures import base64_of, heat_map, reconstruction, why
 from recondite.service.engine.registry import Served
-from recondite.service.engine.store import Filter
+from recondite.service.engine.store import SAMPLED_SHARE, Filter
 from recondite.service.errors import Unavailable, Unknown
 from recondite.service.metrics import CONTENT_TYPE
 from recondite.service.routes.bodies import body_of, images_in
@@ -279,7 +280,9 @@ class Chosen(BaseModel):
 
     screen: str = Field("", max_length=64)
     version: str = Field("", max_length=64, description="of the screen")
-    verdict: Literal["", "inlier", "outlier", "invalid", "flagged"] = Field("", description="flagged: not an inlier")
+    verdict: Literal["", "inlier", "outlier", "invalid", "flagged", "sample", "review"] = Field(
+        "", description="flagged: not an inlier; sample: a random tenth of all; review: either of these"
+    )
     label: Literal["", "inlier", "outlier", "skip", "none"] = Field("", description="none: not labelled yet")
     before: int | None = Field(None, ge=0, le=_LARGEST_NUMBER, description="only events with a smaller number")
     after: int | None = Field(None, ge=0, le=_LARGEST_NUMBER, description="only events with a larger number")
@@ -337,9 +340,12 @@ async def csv_of(service: Service, chosen: Filter) -> AsyncIterator[str]:
     """Yield the lines of a table of events."""
     columns = [name for name in EventOut.model_fields if name != "statistics"]
     statistics = _statistics(service, chosen.screen)
-    yield csv_line([*columns, *(STATISTIC + name for name in statistics)])
+    # With the probability of being drawn, `recondite recalibrate` knows that these labels are of a random sample.
+    sampled = {SAMPLED: SAMPLED_SHARE} if chosen.verdict == "sample" else {}
+    yield csv_line([*columns, *sampled, *(STATISTIC + name for name in statistics)])
     async for row in service.store.walk(chosen):
-        yield csv_line([row[name] for name in columns] + [row["statistics"].get(name) for name in statistics])
+        found = [row["statistics"].get(name) for name in statistics]
+        yield csv_line([*(row[name] for name in columns), *sampled.values(), *found])
 
 
 def _statistics(service: Service, screen: str) -> list[str]:

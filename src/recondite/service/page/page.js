@@ -1,0 +1,343 @@
+"use strict";
+/* The page's own elements. What they show of names and errors is set as text, never as HTML. */
+
+function made(tag, facts = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(facts)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "text") element.textContent = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+function remembered(changes) {
+  const address = new URL(location.href);
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === null || value === "") address.searchParams.delete(name);
+    else address.searchParams.set(name, value);
+  }
+  history.replaceState(history.state, "", address);
+}
+
+function inDigits(value) {
+  return value === null ? "none" : Number(value).toPrecision(3).replace(/\.?0+$/, "").replace(/\.?0+e/, "e");
+}
+
+function counted(count, noun) {
+  return `${count.toLocaleString("en-GB")} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+/* <heat-viewer data-source data-heat data-words>: a picture in full size with its heat map over it.
+   `drawn` resolves when the picture is on the screen, or is known not to come. */
+class HeatViewer extends HTMLElement {
+  connectedCallback() {
+    if (this.childElementCount) return;
+    this.drawn = this.draw();
+  }
+
+  async draw() {
+    const words = this.dataset.words || "";
+    const picture = made("img", { class: "original", alt: words, src: this.dataset.source });
+    const layers = made("div", { class: "layers" }, picture);
+    const stage = made("div", { class: "stage", tabindex: "0", role: "group", "aria-label": words }, layers);
+    this.append(stage);
+    try {
+      await picture.decode();
+    } catch {
+      stage.replaceChildren(made("p", { class: "empty", text: "The picture cannot be shown." }));
+      return;
+    }
+    // Small pictures are enlarged to be seen, each of their pixels a square; large ones are fitted in.
+    const small = Math.max(picture.naturalWidth, picture.naturalHeight) <= 128;
+    this.classList.toggle("small", small);
+    const controls = made("div", { class: "viewer-controls" });
+    if (!small) {
+      const size = made("button", { type: "button", class: "quiet", "aria-pressed": "false", text: "Full size" });
+      size.addEventListener("click", () => {
+        const full = this.classList.toggle("full");
+        size.setAttribute("aria-pressed", String(full));
+      });
+      controls.append(size, made("span", { class: "soft", text: `${picture.naturalWidth} x ${picture.naturalHeight}` }));
+    }
+    if (this.dataset.heat) {
+      const heat = made("img", { class: "heat", alt: "heat map: bright where it is odd", src: this.dataset.heat });
+      const slider = made("input", { type: "range", min: "0", max: "1", step: "0.05", "aria-label": "heat map opacity" });
+      slider.value = HeatViewer.opacity;
+      const opaque = () => {
+        HeatViewer.opacity = slider.value;
+        heat.style.opacity = slider.value;
+      };
+      slider.addEventListener("input", opaque);
+      opaque();
+      const label = made("label", { class: "opacity" }, "heat map", slider);
+      heat.addEventListener("error", () => { heat.remove(); label.remove(); });
+      layers.append(heat);
+      controls.append(label);
+    }
+    if (controls.childElementCount) this.append(controls);
+  }
+}
+HeatViewer.opacity = "0.4";
+
+const KEYS = { i: "inlier", o: "outlier", s: "skip" };
+const SHOWN = {
+  review: "flagged and a random tenth", flagged: "flagged", sample: "a random tenth", "": "all",
+  outlier: "outliers", invalid: "invalid", inlier: "inliers",
+};
+const LABELS = { none: "not labelled", "": "all", inlier: "inlier", outlier: "outlier", skip: "skipped" };
+const ORDERS = { p_value: "lowest p-value first", newest: "newest first", oldest: "oldest first" };
+
+/* <light-box data-screen>: the review. A label goes to the picture that is drawn, by its id; while none is, no key
+   and no button labels anything. */
+class LightBox extends HTMLElement {
+  connectedCallback() {
+    this.onKey = (event) => this.key(event);
+    document.addEventListener("keydown", this.onKey);
+    if (!this.childElementCount) this.build();
+    this.load();
+  }
+
+  disconnectedCallback() {
+    document.removeEventListener("keydown", this.onKey);
+  }
+
+  build() {
+    const kept = new URL(location.href).searchParams;
+    const choice = (name, title, options, first) => {
+      const select = made("select", { "aria-label": title });
+      for (const [value, text] of Object.entries(options)) select.append(made("option", { value, text }));
+      const asked = kept.get(name);
+      select.value = asked !== null && asked in options ? asked : first;
+      select.addEventListener("change", () => {
+        remembered({ [name]: select.value === first ? null : select.value || "all", event: null });
+        this.load();
+      });
+      return select;
+    };
+    this.verdict = choice("show", "Show", SHOWN, "review");
+    this.label = choice("labels", "Label", LABELS, "none");
+    this.order = choice("order", "Order", ORDERS, "p_value");
+    this.count = made("p", { class: "count", "aria-live": "polite" });
+    this.stage = made("div", { class: "box-stage" });
+    this.caption = made("h3", { class: "name" });
+    this.facts = made("div", { class: "facts soft" });
+    this.strip = made("div", { class: "strip", role: "group", "aria-label": "Queue" });
+    this.buttons = Object.entries(KEYS).map(([key, label]) =>
+      made("button", { type: "button", class: `say ${label}`, onclick: () => this.say(label) },
+        label, made("kbd", { text: key, "aria-hidden": "true" })));
+    this.undoing = made("button", { type: "button", class: "quiet", onclick: () => this.undo() },
+      "Undo", made("kbd", { text: "u", "aria-hidden": "true" }));
+    const table = made("button", { type: "button", class: "quiet", text: "Export table", onclick: () => this.take("csv") });
+    const images = made("button", { type: "button", class: "quiet", text: "Export images", onclick: () => this.take("zip") });
+    const again = made("button", { type: "button", class: "quiet", text: "Refresh", onclick: () => this.load() });
+    this.append(
+      made("div", { class: "box-choices" }, this.verdict, this.label, this.order, again, table, images),
+      made("div", { class: "box" }, this.stage, made("div", { class: "box-side" }, this.caption, this.facts)),
+      made("div", { class: "box-bar" },
+        made("div", { class: "box-buttons" }, ...this.buttons, this.undoing, this.count), this.strip),
+    );
+    this.said = [];
+    this.rows = [];
+    this.place = 0;
+    this.left = 0;
+  }
+
+  chosen() {
+    return { screen: this.dataset.screen, verdict: this.verdict.value, label: this.label.value };
+  }
+
+  take(kind) {
+    const link = made("a", { href: `/v1/events.${kind}?${new URLSearchParams(this.chosen())}`, download: "" });
+    link.click();
+  }
+
+  async load() {
+    const asked = (this.asked = {});
+    this.drawing();
+    this.tell("Loading the queue of this screen…");
+    let found;
+    try {
+      const answer = await fetch(`/page/queue?${new URLSearchParams({ ...this.chosen(), order: this.order.value })}`);
+      found = await answer.json();
+      if (!answer.ok) throw new Error(found.error?.message || answer.statusText);
+    } catch (error) {
+      if (asked !== this.asked) return;
+      this.rows = [];
+      this.tell(`The queue of screen ${this.dataset.screen} cannot be read: ${error.message}`, "alarm");
+      return;
+    }
+    if (asked !== this.asked) return;
+    this.rows = found.events;
+    this.left = found.count;
+    this.strip.replaceChildren(...this.rows.map((row, place) => this.entry(row, place)));
+    const wanted = new URL(location.href).searchParams.get("event");
+    this.show(Math.max(0, this.rows.findIndex((row) => row.id === wanted)));
+  }
+
+  tell(text, kind = "") {
+    this.caption.textContent = "";
+    this.facts.textContent = "";
+    this.stage.replaceChildren(made("p", { class: `empty ${kind}`, role: "status", text }));
+  }
+
+  entry(row, place) {
+    const inside = row.kept && row.verdict !== "invalid"
+      ? made("img", { src: `/page/events/${row.id}/thumbnail`, alt: "", loading: "lazy" })
+      : made("span", { class: "no-picture", text: row.verdict === "invalid" ? "invalid" : "not kept" });
+    const button = made("button", {
+      type: "button", class: `frame ${row.verdict}`, "data-event": row.id, title: row.name,
+      "aria-label": `${row.name}, ${row.verdict}, p-value ${inDigits(row.p_value)}`,
+      onclick: () => this.show(place),
+    }, inside, made("span", { class: "said", text: row.label || "" }));
+    return button;
+  }
+
+  /* From here until the next picture is on the screen nothing can be labelled. */
+  drawing() {
+    this.drawn = null;
+    this.ticket = {};
+    delete this.stage.dataset.drawn;
+    for (const button of this.buttons) button.disabled = true;
+    return this.ticket;
+  }
+
+  async show(place) {
+    const ticket = this.drawing();
+    this.place = place;
+    const row = this.rows[place];
+    this.undoing.disabled = !this.said.length;
+    this.counts();
+    if (!row) {
+      this.tell(this.verdict.value === "review" && this.label.value === "none"
+        ? `Nothing to review on screen ${this.dataset.screen}. Flagged images, and a random tenth of the others, appear here as they come.`
+        : "No image fits these choices.");
+      return;
+    }
+    for (const frame of this.strip.children) frame.removeAttribute("aria-current");
+    const frame = this.strip.children[place];
+    frame.setAttribute("aria-current", "true");
+    this.strip.scrollLeft = frame.offsetLeft - (this.strip.clientWidth - frame.clientWidth) / 2;
+    const kept = row.kept && row.verdict !== "invalid";
+    const viewer = kept
+      ? made("heat-viewer", {
+        "data-source": `/page/events/${row.id}/picture`, "data-heat": `/page/events/${row.id}/heat-map`,
+        "data-words": row.name,
+      })
+      : made("p", { class: "empty", text: row.kept ? "The file cannot be read as a picture."
+        : "The picture was not kept: start the service with --keep-images flagged." });
+    this.caption.replaceChildren(made("span", { class: `chip ${row.verdict}`, text: row.verdict }), " ", row.name);
+    this.facts.replaceChildren();
+    this.stage.replaceChildren(viewer);
+    await (viewer.drawn || Promise.resolve());
+    if (ticket !== this.ticket) return;
+    // The second frame begins when the first, with the picture in it, has been painted.
+    requestAnimationFrame(() => requestAnimationFrame(() => {
+      if (ticket !== this.ticket) return;
+      this.drawn = row;
+      this.stage.dataset.drawn = row.id;
+      for (const button of this.buttons) button.disabled = false;
+    }));
+    remembered({ event: row.id });
+    for (const next of this.rows.slice(place + 1, place + 3)) {
+      if (next.kept) new Image().src = `/page/events/${next.id}/picture`;
+    }
+    try {
+      const answer = await fetch(`/page/events/${row.id}/facts`);
+      const text = await answer.text();
+      if (ticket === this.ticket && answer.ok) this.facts.innerHTML = text;
+    } catch { /* the picture is there without them */ }
+  }
+
+  counts() {
+    const text = this.rows.length ? `${counted(this.left, "image")} left` : "";
+    const mine = this.said.length ? `, ${this.said.length.toLocaleString("en-GB")} labelled` : "";
+    this.count.textContent = text + mine;
+  }
+
+  async say(label) {
+    const row = this.drawn;
+    if (!row) return;
+    const before = row.label;
+    this.drawing();
+    if (!(await this.send(row, label, before))) return;
+    this.said.push({ row, before });
+    if (before === null) this.left -= 1;
+    const next = this.rows.findIndex((one, place) => place > this.place && one.label === null);
+    if (next >= 0) this.show(next);
+    else this.load();
+  }
+
+  async undo() {
+    const last = this.said.pop();
+    if (!last) return;
+    this.drawing();
+    if (!(await this.send(last.row, last.before || "none", last.row.label))) return;
+    if (last.before === null) this.left += 1;
+    const place = this.rows.findIndex((row) => row.id === last.row.id);
+    if (place >= 0) this.show(place);
+    else { remembered({ event: last.row.id }); this.load(); }
+  }
+
+  /* Return whether the label is written; where it is not, say why and draw the picture again. */
+  async send(row, label, seen) {
+    let trouble;
+    try {
+      const answer = await fetch(`/page/events/${row.id}/label`, {
+        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ label, seen }),
+      });
+      const found = await answer.json();
+      if (!answer.ok) throw new Error(found.error?.message || answer.statusText);
+      row.label = found.label;
+      if (!found.done) trouble = `Somebody else has labelled ${row.name} meanwhile: ${found.label || "not labelled"}.`;
+    } catch (error) {
+      trouble = `The label of ${row.name} was not written: ${error.message}`;
+    }
+    const frame = this.strip.querySelector(`[data-event="${row.id}"] .said`);
+    if (frame) frame.textContent = row.label || "";
+    if (!trouble) return true;
+    await this.show(this.place);
+    this.facts.prepend(made("p", { class: "trouble", role: "alert", text: trouble }));
+    return false;
+  }
+
+  key(event) {
+    if (!this.checkVisibility() || event.repeat || event.altKey) return;
+    if (event.target.closest("input, select, textarea, [contenteditable]")) return;
+    const key = event.key.toLowerCase();
+    if (key === "z" && (event.ctrlKey || event.metaKey)) this.undo();
+    else if (event.ctrlKey || event.metaKey) return;
+    else if (key in KEYS) this.say(KEYS[key]);
+    else if (key === "u") this.undo();
+    else if (key === "arrowleft" || key === "arrowright") {
+      const place = this.place + (key === "arrowright" ? 1 : -1);
+      if (this.rows[place]) this.show(place);
+    } else return;
+    event.preventDefault();
+  }
+}
+
+/* <copy-line data-text>: a line to copy, with a button. */
+class CopyLine extends HTMLElement {
+  connectedCallback() {
+    if (this.childElementCount) return;
+    const text = this.dataset.text.replace("{origin}", location.origin);
+    const button = made("button", { type: "button", class: "quiet", text: "Copy" });
+    const code = made("code", { text, tabindex: "0" });
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(text);
+        button.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(code);
+        button.textContent = "Selected";
+      }
+    });
+    this.append(code, button);
+  }
+}
+
+customElements.define("heat-viewer", HeatViewer);
+customElements.define("light-box", LightBox);
+customElements.define("copy-line", CopyLine);
