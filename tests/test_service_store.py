@@ -17,8 +17,9 @@ pytest.importorskip("sqlalchemy")
 from recondite.data.tables import read_events
 from recondite.errors import InputError
 from recondite.service.engine.feedback import register, write_confirmed
+from recondite.service.engine.filters import Filter
 from recondite.service.engine.image_store import KeptImages
-from recondite.service.engine.store import Event, Filter, Store
+from recondite.service.engine.store import Event, Store
 from recondite.service.errors import Unavailable, Unknown
 
 

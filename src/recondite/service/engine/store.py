@@ -28,30 +28,17 @@ from recondite.service.engine.database import (
     reason_of,
     write_and_take_back,
 )
+from recondite.service.engine.filters import ORDERS, Filter, Order
 from recondite.service.errors import Unavailable, Unknown
 from recondite.statistics.scores import STATISTIC
 
 _LOG = logging.getLogger("recondite.service")
 Label = Literal["inlier", "outlier", "skip", "none"]
 """What a person says; "none" takes back what was said."""
-SAMPLED_SHARE = 0.1
-"""Of the events that are to be reviewed whatever their verdict; by their ids, which are drawn at random."""
 T = TypeVar("T")
 OnWritten = Callable[[Exception | None], None]
 """Called when something was written, or why not."""
 
-_SAMPLED = EVENTS.c.id < f"{int(SAMPLED_SHARE * 16**8):08x}"
-Order = Literal["newest", "oldest", "p_value"]
-_ORDERS: dict[str, list[sql.ColumnElement[Any]]] = {
-    "newest": [EVENTS.c.number.desc()],
-    "oldest": [EVENTS.c.number.asc()],
-    # What is invalid has no p-value, and comes first; among equal p-values the higher score does.
-    "p_value": [
-        sql.func.coalesce(EVENTS.c.p_value, 0),
-        sql.func.coalesce(EVENTS.c.instance_score, 0).desc(),
-        EVENTS.c.number.desc(),
-    ],
-}
 _CHUNK = 1000
 _PATIENCE, _LONGEST_END = 2.0, 30.0
 _PROBE_SECONDS = 2.0
@@ -97,55 +84,6 @@ class Event:
     alpha: float
     error: str | None
     statistics: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filter:
-    """Which events are meant; None and "" let everything pass.
-
-    Args:
-        screen: by name.
-        version: of the screen.
-        verdict: inlier, outlier or invalid; "flagged" is outlier or invalid, "sample" a random tenth of all, "review"
-            flagged or of the sample.
-        label: inlier, outlier or skip; "none" for those that nobody has labelled yet.
-        before: only events with a smaller number, for pages, newest first.
-        after: only events with a larger number.
-        p_values: only events with a p-value above the first and at most the second.
-    """
-
-    screen: str = ""
-    version: str = ""
-    verdict: str = ""
-    label: str = ""
-    before: int | None = None
-    after: int | None = None
-    p_values: tuple[float, float] | None = None
-
-    def conditions(self) -> Iterator[sql.ColumnElement[bool]]:
-        """Yield what an event has to fulfil."""
-        if self.screen:
-            yield EVENTS.c.screen == self.screen
-        if self.version:
-            yield EVENTS.c.version == self.version
-        if self.verdict == "flagged":
-            yield EVENTS.c.verdict != "inlier"
-        elif self.verdict == "sample":
-            yield _SAMPLED
-        elif self.verdict == "review":
-            yield sql.or_(EVENTS.c.verdict != "inlier", _SAMPLED)
-        elif self.verdict:
-            yield EVENTS.c.verdict == self.verdict
-        if self.label == "none":
-            yield CURRENT.c.label.is_(None)
-        elif self.label:
-            yield CURRENT.c.label == self.label
-        if self.before is not None:
-            yield EVENTS.c.number < self.before
-        if self.after is not None:
-            yield EVENTS.c.number > self.after
-        if self.p_values is not None:
-            yield sql.and_(EVENTS.c.p_value > self.p_values[0], EVENTS.c.p_value <= self.p_values[1])
 
 
 class Store:
@@ -227,7 +165,7 @@ class Store:
         Raises:
             Unavailable: the store does not answer.
         """
-        query = ROWS.where(*chosen.conditions()).order_by(*_ORDERS[order]).limit(limit)
+        query = ROWS.where(*chosen.conditions()).order_by(*ORDERS[order]).limit(limit)
         return await self._read(_fetch(query))
 
     async def count(self, chosen: Filter) -> int:

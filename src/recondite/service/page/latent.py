@@ -14,7 +14,7 @@ from recondite.data.pictures import colours, data_url
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.reports.words import p_text
-from recondite.service.engine.store import Filter
+from recondite.service.engine.filters import Filter
 from recondite.service.page.charts import ACCENT, SOFT, WARN, frame
 from recondite.service.page.frame import Area, View, empty, heading, html, or_notify
 from recondite.statistics.embedding import FEWEST, Map, make_map

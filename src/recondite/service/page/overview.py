@@ -13,7 +13,7 @@ from recondite.errors import ReconditeError
 from recondite.progress import counted
 from recondite.reports.words import p_text
 from recondite.screen.monitor import Monitor
-from recondite.service.engine.store import Filter
+from recondite.service.engine.filters import Filter
 from recondite.service.page.charts import binned, rates
 from recondite.service.page.frame import Area, View, chip, empty, failed, heading, html, tiles_of
 

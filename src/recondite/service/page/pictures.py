@@ -22,10 +22,11 @@ from recondite.data.scaling import match_channels, scaled_planes
 from recondite.errors import InputError
 from recondite.reports.words import how_rare
 from recondite.service.engine.decoding import Sent
+from recondite.service.engine.filters import Filter, Order
 from recondite.service.engine.judging import Wish
 from recondite.service.engine.pictures import heat_map, png
 from recondite.service.engine.registry import Served
-from recondite.service.engine.store import Filter, Label, Order
+from recondite.service.engine.store import Label
 from recondite.service.errors import Unknown
 from recondite.service.page.charts import reasons
 from recondite.service.routes.reviewing import statistics_of

@@ -12,7 +12,7 @@ from nicegui import ui
 from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.reports.words import p_text
-from recondite.service.engine.store import Filter
+from recondite.service.engine.filters import Filter
 from recondite.service.page.charts import histogram
 from recondite.service.page.frame import Area, View, empty, heading, html, or_notify, tiles_of
 from recondite.statistics.calibration import smallest_alpha

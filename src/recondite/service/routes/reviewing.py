@@ -7,7 +7,7 @@ from typing import Any
 
 from recondite.data.formats import suffix_of
 from recondite.reports.explanation import most_unusual
-from recondite.service.engine.store import Filter
+from recondite.service.engine.filters import Filter
 from recondite.service.errors import Unknown
 from recondite.service.routes.state import Service
 

@@ -18,10 +18,10 @@ from recondite.errors import InputError
 from recondite.reports.reviewed import SAMPLED
 from recondite.screen.evidence import ERROR
 from recondite.service.engine.decoding import Sent
+from recondite.service.engine.filters import SAMPLED_SHARE, Filter
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.pictures import base64_of, heat_map, reconstruction, why
 from recondite.service.engine.registry import Served
-from recondite.service.engine.store import SAMPLED_SHARE, Filter
 from recondite.service.errors import Unavailable, Unknown
 from recondite.service.metrics import CONTENT_TYPE
 from recondite.service.routes.bodies import body_of, images_in
