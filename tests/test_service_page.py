@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from service import running
+from service import png, running
 
 import recondite
 from recondite.reports.words import how_rare, p_text
@@ -145,6 +145,28 @@ def test_one_image_is_explained(judged, screen):
     broken = verdicts.words.index("invalid")
     visitor.page.locator(".row-button", has_text=f"n{broken}.png").first.click()
     visitor.see(f"n{broken}.png is INVALID")
+
+
+def test_the_heat_map_lies_exactly_over_the_original(judged, digits):
+    visitor, _ = judged
+    large = png(np.kron(digits[1503][::-1], np.ones((50, 200), np.uint8)))
+    visitor.page.get_by_role("checkbox", name="Count these in the store and in drift").click()
+    sent = {"name": "large.png", "mimeType": "image/png", "buffer": large}
+    visitor.page.locator("input[type=file]").set_input_files([sent])
+    visitor.page.locator(".row-button", has_text="large.png").first.click()
+    original, heat = visitor.page.locator("img.original:visible"), visitor.page.locator("img.heat:visible")
+    visitor.page.wait_for_function("document.querySelector('img.original')?.naturalWidth === 1600")
+    heat.wait_for()
+    fitted = original.bounding_box()
+    assert fitted["width"] == pytest.approx(4 * fitted["height"], rel=0.02)
+    assert heat.bounding_box() == fitted
+    visitor.page.get_by_role("button", name="Full size").click()
+    assert original.bounding_box()["width"] == 1600
+    assert heat.bounding_box() == original.bounding_box()
+    slider = visitor.page.get_by_role("slider", name="heat map opacity")
+    slider.press("End")
+    assert heat.evaluate("one => one.style.opacity") == "1"
+    visitor.page.get_by_role("checkbox", name="Count these in the store and in drift").click()
 
 
 def events(process, **chosen):

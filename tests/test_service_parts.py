@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from service import png
 
 import recondite
 from recondite.data.images import Preprocessing
@@ -205,12 +206,46 @@ def numbers(svg, attribute):
 def test_the_calibration_curve_places_the_image_at_its_p_value(score):
     scores = np.linspace(0, 1, 99)
     p_value = (1 + np.count_nonzero(scores >= score)) / 100
-    svg = charts.calibration_chart(scores, score, p_value, 0.05, float(scores[-5]))
+    svg = charts.calibration_chart(scores, score, p_value, 0.05, float(scores[-5]), "so rare")
     ET.fromstring(svg)
     cx, cy = numbers(svg, "cx")[0], numbers(svg, "cy")[0]
     assert 40 <= cx <= 510
     assert cy == pytest.approx(166 - p_value * (166 - 22), abs=0.1)
     assert ("not flagged" in svg) == (p_value > 0.05)
+
+
+def test_the_share_flagged_is_drawn_in_runs_of_equally_many_images_with_their_interval():
+    times, flags = np.arange(1000.0), np.arange(1000) % 10 == 0
+    bins = charts.binned(times, flags)
+    assert [one.count for one in bins[:2]] == [34, 34]
+    assert sum(one.count for one in bins) == 1000
+    assert sum(one.share * one.count for one in bins) == pytest.approx(100)
+    assert all(0 <= one.low < one.share < one.high <= 1 for one in bins)
+    (few,) = charts.binned(times[:10], flags[:10])
+    # Wilson's interval of 1 in 10.
+    assert (few.low, few.high) == pytest.approx((0.0179, 0.4042), abs=1e-3)
+    svg = charts.rates(bins, 0.05, ("<first>", "last"))
+    ET.fromstring(svg)
+    assert "alpha 0.05" in svg
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"%PDF-1.7", "a.png is a PDF document, not a picture."),
+        (b"PK\x03\x04...", "a.png is a ZIP archive, or a document packed as one, not a picture."),
+        ("häuser".encode(), "a.png is a text, not a picture."),
+        (b"\x00\xfe\x01", "a.png is a file of a kind that is not known, not a picture."),
+        (b"", "a.png is empty."),
+        (b"\x89PNG\r\n\x1a\n cut", None),
+        (png(np.zeros((8, 8), np.uint8)), None),
+    ],
+)
+def test_a_file_that_is_no_picture_is_told_by_what_it_is(content, what):
+    pytest.importorskip("nicegui")
+    from recondite.service.page.judge import not_a_picture
+
+    assert not_a_picture("a.png", content) == what
 
 
 def test_charts_are_well_formed_and_escape_names():

@@ -49,6 +49,9 @@ class HeatViewer extends HTMLElement {
       stage.replaceChildren(made("p", { class: "empty", text: "The picture cannot be shown." }));
       return;
     }
+    // The heat map covers the picture exactly, whatever their sizes in pixels.
+    layers.style.setProperty("--ratio", picture.naturalWidth / picture.naturalHeight);
+    layers.style.setProperty("--full", `${picture.naturalWidth}px`);
     // Small pictures are enlarged to be seen, each of their pixels a square; large ones are fitted in.
     const small = Math.max(picture.naturalWidth, picture.naturalHeight) <= 128;
     this.classList.toggle("small", small);
