@@ -17,6 +17,7 @@ from recondite.data.masks import check_masks
 from recondite.data.spool import keys_of, one_of_each, read_all
 from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
+from recondite.detectors.measured import Statistician
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.options import options_to_json
 from recondite.progress import progress as show
@@ -298,21 +299,33 @@ class Screen:
         for scores in successive:
             yield self.judge(scores)
 
-    def score_batch(self, batch: Batch, *, feature_score: bool = False, reconstruction: bool = False) -> Scores:
+    def score_batch(
+        self,
+        batch: Batch,
+        *,
+        feature_score: bool = False,
+        reconstruction: bool = False,
+        also: Callable[[Statistician | None], Statistician] | None = None,
+    ) -> Scores:
         """Return the scores of some images that `judge` judges, with statistics if it looks at them.
 
         Args:
             batch: the images.
             feature_score: as in `predict`.
             reconstruction: as in `predict`.
+            also: makes what finds further statistics in the same pass, beside what the screen has for that or None.
         """
         labels = tuple(batch.labels)
-        if self.evidence is None or self.score == ERROR:
-            scores = self.detector.score_batch(batch, feature_score=feature_score, reconstruction=reconstruction)
-            return replace(scores, labels=labels)
-        scores = self.evidence.observer.score_batch(
-            self.detector, batch, feature_score=feature_score, reconstruction=reconstruction
+        plain = self.evidence is None or self.score == ERROR
+        observer: Statistician | None = None if plain or self.evidence is None else self.evidence.observer
+        scores = self.detector.score_batch(
+            batch,
+            feature_score=feature_score,
+            reconstruction=reconstruction,
+            observer=observer if also is None else also(observer),
         )
+        if plain or self.evidence is None:
+            return replace(scores, labels=labels)
         assert scores.statistics is not None
         combined = self.evidence.score(self.score, scores.instance_score, scores.statistics)
         statistics = {ERROR: scores.instance_score, **scores.statistics}

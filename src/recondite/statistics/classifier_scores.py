@@ -80,7 +80,8 @@ def vim(features: Tensor, logits: Tensor, origin: Tensor, residual: Tensor, scal
         residual: (D, R), an orthonormal basis of what the principal subspace leaves.
         scale: of the residual's norm, so that on normal images it is as large as the largest logit on average.
     """
-    return scale * ((features - origin) @ residual).norm(dim=1) - logits.logsumexp(1)
+    norm = torch.linalg.vector_norm((features - origin) @ residual, dim=1)
+    return scale * norm - logits.logsumexp(1)
 
 
 def fitted_temperature(logits: NDArray[np.floating], classes: NDArray[np.integer]) -> float:

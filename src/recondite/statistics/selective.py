@@ -42,7 +42,8 @@ class Floor:
     def sentence(self) -> str:
         """The promise in words."""
         return (
-            f"of the labels given to normal images at most {self.risk:g} are wrong, with probability {1 - self.delta:g}: "
+            f"of the labels given to normal images at most {self.risk:g} are wrong, with probability "
+            f"{1 - self.delta:g}: "
             f"{self.wrong:,} of {self.accepted:,} were ({self.of:,} calibration images)"
         )
 
