@@ -1,14 +1,17 @@
 """A guard fitted on images with classes: its head, its choice of parts, both promises, and its file."""
 
+import csv
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import binom
 from torch import nn
 
 import recondite
+from recondite.cli import main
 from recondite.errors import ArtifactError, InputError
 from recondite.perturbations.outliers import MIXED, mixed
 from recondite.screen.choose_parts import choose_parts, equal_shares, made_up_outliers
@@ -179,9 +182,90 @@ def test_what_cannot_be_fitted_says_why(screen):
         fit_guard(known, screen=screen, calibration=known, parts=["zzz"])
     with pytest.raises(InputError, match="cannot be promised with probability"):
         fit_guard(known, screen=screen, calibration=known, parts=["knn"], risk=0.01)
+    pca = recondite.fit(images, detector="pca", latent_size=4, alpha=0.2)
     with pytest.raises(InputError, match="needs a screen of the detector 'features'"):
-        pca = recondite.fit(images, detector="pca", latent_size=4, alpha=0.2)
         fit_guard(known, screen=pca, calibration=known)
     labelled = dict.fromkeys((f"{index:06d}" for index in range(60)), "red")
     with pytest.raises(InputError, match="expected two classes or more"):
         fit_guard(images, classes=labelled, screen=screen, calibration=images)
+
+
+def brightness(pixels):
+    """Logits that grow with how red or blue an image is, and are small for what is neither."""
+    red, green, blue = pixels.mean(dim=(2, 3)).T
+    return 10 * torch.stack([red - green, blue - green], dim=1)
+
+
+def test_a_guard_without_shares_chooses_its_parts_and_keeps_alpha(screen):
+    guard = screen.guard(brightness, ("red", "blue"), calibration=coloured(600, 12)[0])
+    assert sum(guard.shares.values()) == pytest.approx(1)
+    assert {len(calibrator.scores) for calibrator in guard.calibrators.values()} == {300}
+    normal = guard(coloured(500, 13)[0])
+    assert normal.abstained.mean() <= 0.15
+    assert guard(coloured(50, 14, ((0.2, 0.9, 0.2),))[0]).abstained.mean() > 0.9
+    given = screen.guard(brightness, calibration=coloured(200, 12)[0], confidence_share=0)
+    assert given.shares == {"screen": 1.0}
+    with pytest.raises(InputError, match="give no stream"):
+        screen.guard(brightness, calibration=iter(coloured(50, 12)[0]))
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """An ONNX classifier of 16 x 16 pixels: the mean of each channel as features, red and blue as logits."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    make, floats = onnx.helper, onnx.TensorProto.FLOAT
+    weight = np.array([[10, 0], [-10, -10], [0, 10]], np.float32)
+    nodes = [
+        make.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+        make.make_node("Flatten", ["pooled"], ["features"]),
+        make.make_node("MatMul", ["features", "weight"], ["logits"]),
+    ]
+    ends = [make.make_tensor_value_info(name, floats, ["n", size]) for name, size in (("logits", 2), ("features", 3))]
+    start = make.make_tensor_value_info("x", floats, ["n", 3, 16, 16])
+    made = make.make_graph(nodes, "g", [start], ends, [onnx.numpy_helper.from_array(weight, "weight")])
+    path = tmp_path / "classifier.onnx"
+    path.write_bytes(make.make_model(made, opset_imports=[make.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    return path
+
+
+def folders(root, images, classes):
+    for index, (image, name) in enumerate(zip(images, classes, strict=True)):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(root / name / f"{index:03d}.png")
+    return str(root)
+
+
+def test_an_onnx_classifier_behind_a_screen_on_the_command_line(graph, tmp_path, capsys):
+    judge = recondite.fit(coloured(150, 20)[0], detector="pca", latent_size=4, alpha=0.1)
+    judge.save(tmp_path / "screen")
+    learnt_from = folders(tmp_path / "learnt", *coloured(60, 21))
+    held = folders(tmp_path / "held", *coloured(200, 22))
+    command = ["guard", "fit", str(tmp_path / "screen"), learnt_from, "--classifier", str(graph), "-o"]
+    given = ["--classes", "red,blue", "--calibration", held, "--labels-from-folders"]
+    assert main([*command, str(tmp_path / "guard"), *given]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "accuracy: 1.000 of 100 held-out images" in said
+    new = folders(tmp_path / "new", *coloured(10, 23, ((0.7, 0.3, 0.3), (0.3, 0.3, 0.7), (0.2, 0.9, 0.2))))
+    table = tmp_path / "labels.csv"
+    assert main(["guard", "predict", str(tmp_path / "guard"), new, "-o", str(table)]) == 0, capsys.readouterr().err
+    with table.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    for row in rows:
+        if row["id"].startswith("other"):
+            assert (row["label"], row["abstention"]) == ("", "foreign")
+        else:
+            assert row["label"] in ("", row["id"].split("/")[0])
+    (tmp_path / "guard" / "classifier.onnx").write_bytes(b"another")
+    assert main(["guard", "predict", str(tmp_path / "guard"), new, "-o", str(table)]) == 1
+    assert "another one than the guard was made with" in capsys.readouterr().err
+
+
+def test_the_command_line_refuses_what_does_not_fit(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    command = ["guard", "fit", "none", str(tmp_path / "images"), "-o", str(tmp_path / "guard")]
+    assert main([*command, "--labels-from-folders", "--labels", "a.csv"]) == 2
+    assert "choose one" in capsys.readouterr().err
+    assert main([*command, "--classifier", str(tmp_path / "none.onnx")]) == 2
+    assert "expected an ONNX file" in capsys.readouterr().err

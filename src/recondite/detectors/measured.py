@@ -58,6 +58,10 @@ class Statistician(Protocol):
         """
 
 
+Also = Callable[[Statistician | None], Statistician]
+"""Makes what finds further numbers of what finds some already, or of None."""
+
+
 def feature_errors(x: Tensor, rebuilt: Tensor, score: str) -> Tensor:
     """Return the squared or absolute difference of each value.
 

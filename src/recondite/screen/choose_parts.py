@@ -8,11 +8,14 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.data.datasets import ImageSet, read_batches
+from recondite.data.images import Preprocessing
 from recondite.errors import InputError
 from recondite.perturbations.outliers import MIXED, Bytes, alter, make_outliers, mixed
 from recondite.statistics.calibration import Calibrator, share_of
 
 _MOST_PARTS = 3
+_MOST_MADE_UP = 100
 _NEAR_ENOUGH = 0.005
 _FROM_NOTHING = ("constants", "gradients", "uniform-noise", "gaussian-noise", "checkerboards")
 _CHANGED = ("blurred", "noise-masks", "cut-paste")
@@ -91,3 +94,12 @@ def choose_parts(inliers: PartScores, outliers: Mapping[str, PartScores], alpha:
     fewest = min(len(parts) for parts, share in caught.items() if share >= best - _NEAR_ENOUGH)
     chosen = max((parts for parts in caught if len(parts) == fewest), key=lambda parts: caught[parts])
     return PartsChoice(chosen, {" + ".join(parts): share for parts, share in caught.items()})
+
+
+def pixels_of(images: ImageSet, preprocessing: Preprocessing) -> Bytes:
+    """Return some of the readable images as the screen sees them, uint8 (n, C, H, W)."""
+    some = images.select(range(min(_MOST_MADE_UP, images.size or 0)))
+    pixels = np.concatenate([batch.pixels for batch in read_batches(some, preprocessing, _MOST_MADE_UP)])
+    if pixels.ndim != 4 or len(pixels) < 2:
+        raise InputError(f"expected at least two readable images (C, H, W) to make outliers from; got {pixels.shape}")
+    return np.asarray((pixels * 255).round(), dtype=np.uint8)

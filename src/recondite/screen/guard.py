@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.detectors import Detector
-from recondite.detectors.measured import Statistician
+from recondite.detectors.measured import Also
 from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.progress import progress as show
@@ -23,7 +24,6 @@ from recondite.screen.classifier_outputs import (
     Answers,
     answers,
     answers_of,
-    fitted_distances,
     read_for_both,
 )
 from recondite.screen.decisions import FOREIGN, INVALID, UNSURE, Decisions
@@ -60,11 +60,10 @@ class ScreenLike(Protocol):
     def confidence(self) -> float | None: ...
     @property
     def guarantee(self) -> Guarantee: ...
-    def score_batch(
-        self, batch: Batch, *, also: Callable[[Statistician | None], Statistician] | None = None
-    ) -> Scores: ...
+    def score_batch(self, batch: Batch, *, also: Also | None = None) -> Scores: ...
     def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts: ...
     def fingerprint(self) -> str: ...
+    def save(self, path: Path | str) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ class Guard:
             print(decision.id, decision.label or decision.reason)
 
     Of normal images (of each predicted class, if calibrated so) a share of at most alpha is turned away on average, as
-    with the screen: each part abstains at its share of alpha. Made by `Screen.guard`.
+    with the screen: each part abstains at its share of alpha. Made by `Screen.guard` or `fit_guard`.
 
     Args:
         screen: judges images.
@@ -327,80 +326,6 @@ class Guard:
         """How many images the screen and the classifier get at once."""
         detector = self.screen.detector
         return min(detector.scoring_batch, full_batch(prod(self.shape or detector.shape), detector.device.type))
-
-
-def make_guard(
-    screen: ScreenLike,
-    classifier: Callable[[Tensor], Tensor],
-    labels: Sequence[str] | None = None,
-    *,
-    calibration: object = None,
-    by_class: bool = False,
-    confidence_share: float = 0.0,
-    feature_share: float = 0.0,
-    layer: str | None = None,
-    reference: object = None,
-    image_shape: tuple[int, ...] | None = None,
-    progress: bool = False,
-) -> Guard:
-    """Return a guard: a function of images that gives each its label by the classifier, or an abstention.
-
-    Alpha is shared out: each part (this screen, the classifier's confidence, its features) abstains at its own
-    share, so that all together turn away a share of at most alpha of normal images, on average. Where the screen
-    promises with a confidence, each part does for its share.
-
-    Args:
-        classifier: a function or module, images (N, C, H, W) in [0, 1] to logits (N, classes).
-        labels: names of the classes.
-        calibration: normal images that neither this screen nor the classifier has learnt from; by default the
-            screen's own calibration holds.
-        by_class: calibrate among images of the same predicted class, so that the promise holds for each.
-        confidence_share: share of alpha for the classifier's largest softmax probability being low.
-        feature_share: share of alpha for its features being far from their fifth nearest normal neighbour.
-        layer: with feature_share, the module of the classifier whose output is meant.
-        reference: with feature_share, normal images for the neighbours, such as the classifier's training images.
-        image_shape: (C, H, W) that the classifier takes, if it is another than the screen's.
-        progress: show progress on standard error.
-
-    Raises:
-        InputError: shares that leave nothing for the screen, something needed that is missing, or too few
-            calibration images (of a class) for alpha.
-    """
-    own = 1 - confidence_share - feature_share
-    if min(confidence_share, feature_share) < 0 or own <= 1e-9:
-        raise InputError(
-            f"expected shares of alpha that are not negative and leave some for the screen; got {confidence_share:g} "
-            f"and {feature_share:g}"
-        )
-    if labels is not None and len(set(labels)) < len(labels):
-        raise InputError(f"expected different labels; got {', '.join(labels)}")
-    if (by_class or confidence_share or feature_share) and calibration is None:
-        raise InputError(
-            "by_class, confidence_share and feature_share need calibration=, normal images that neither the screen nor "
-            "the classifier has learnt from"
-        )
-    if feature_share and (layer is None or reference is None):
-        raise InputError("feature_share needs layer=, a module of the classifier, and reference=, normal images")
-    shares = {SCREEN: own, CONFIDENCE: confidence_share, FEATURES: feature_share}
-    own_range = screen.detector.preprocessing.value_range
-    seen = Preprocessing(shape=image_shape or screen.detector.shape, value_range=own_range)
-    guard = Guard(
-        screen=screen,
-        classifier=classifier,
-        labels=None if labels is None else tuple(labels),
-        shape=image_shape,
-        layer=layer if feature_share else None,
-        distances=fitted_distances(classifier, layer, reference, seen) if feature_share else None,
-        shares={part: share for part, share in shares.items() if share},
-        by_class=by_class,
-    )
-    if calibration is None:
-        return guard
-    scores, classes = guard.measure(calibration, progress)
-    groups = tuple(classes) if by_class else None
-    calibrators = {part: Calibrator(values, groups) for part, values in scores.items()}
-    check_alpha(screen, guard.shares, calibrators)
-    return replace(guard, calibrators=calibrators)
 
 
 def check_alpha(screen: ScreenLike, shares: Mapping[str, float], calibrators: Mapping[str, Calibrator]) -> None:

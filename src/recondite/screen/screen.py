@@ -17,13 +17,13 @@ from recondite.data.masks import check_masks
 from recondite.data.spool import keys_of, one_of_each, read_all
 from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
-from recondite.detectors.measured import Statistician
+from recondite.detectors.measured import Also, Statistician
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.options import options_to_json
 from recondite.progress import progress as show
 from recondite.screen.calibrate import calibrated
 from recondite.screen.evidence import ERROR, Evidence
-from recondite.screen.guard import make_guard
+from recondite.screen.make_guard import make_guard
 from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
 from recondite.screen.unfamiliar import unlike
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise, rate_of
@@ -300,36 +300,24 @@ class Screen:
             yield self.judge(scores)
 
     def score_batch(
-        self,
-        batch: Batch,
-        *,
-        feature_score: bool = False,
-        reconstruction: bool = False,
-        also: Callable[[Statistician | None], Statistician] | None = None,
+        self, batch: Batch, *, feature_score: bool = False, reconstruction: bool = False, also: Also | None = None
     ) -> Scores:
-        """Return the scores of some images that `judge` judges, with statistics if it looks at them.
+        """Return the scores of a batch of images that `judge` judges, with statistics if it looks at them.
 
         Args:
-            batch: the images.
-            feature_score: as in `predict`.
-            reconstruction: as in `predict`.
-            also: makes what finds further statistics in the same pass, beside what the screen has for that or None.
+            feature_score, reconstruction: as in `predict`.
+            also: makes what finds further statistics in the same pass of what does for the screen, or of None.
         """
-        labels = tuple(batch.labels)
-        plain = self.evidence is None or self.score == ERROR
-        observer: Statistician | None = None if plain or self.evidence is None else self.evidence.observer
-        scores = self.detector.score_batch(
-            batch,
-            feature_score=feature_score,
-            reconstruction=reconstruction,
-            observer=observer if also is None else also(observer),
-        )
-        if plain or self.evidence is None:
-            return replace(scores, labels=labels)
-        assert scores.statistics is not None
-        combined = self.evidence.score(self.score, scores.instance_score, scores.statistics)
-        statistics = {ERROR: scores.instance_score, **scores.statistics}
-        return replace(scores, instance_score=combined, statistics=statistics, labels=labels)
+        evidence = None if self.score == ERROR else self.evidence
+        observer: Statistician | None = evidence.observer if evidence else None
+        observer = also(observer) if also else observer
+        scores = self.detector.score_batch(batch, None, None, feature_score, reconstruction, observer)
+        scores = replace(scores, labels=tuple(batch.labels))
+        if evidence is None:
+            return scores
+        found = scores.statistics or {}
+        combined = evidence.score(self.score, scores.instance_score, found)
+        return replace(scores, instance_score=combined, statistics={ERROR: scores.instance_score, **found})
 
     def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts:
         """Turn scores that `scored` or `score_batch` gave into verdicts.

@@ -80,7 +80,7 @@ def vim(features: Tensor, logits: Tensor, origin: Tensor, residual: Tensor, scal
         residual: (D, R), an orthonormal basis of what the principal subspace leaves.
         scale: of the residual's norm, so that on normal images it is as large as the largest logit on average.
     """
-    norm = torch.linalg.vector_norm((features - origin) @ residual, dim=1)
+    norm: Tensor = torch.linalg.vector_norm((features - origin) @ residual, dim=1)
     return scale * norm - logits.logsumexp(1)
 
 
