@@ -112,7 +112,9 @@ def main(data, output):
     extras = {"calibration": calibration, "layer": "features", "reference": train}
     guards = {
         "screen": screen.guard(classifier, known),
-        "screen, by predicted class": screen.guard(classifier, known, calibration=calibration, by_class=True),
+        "screen, by predicted class": screen.guard(
+            classifier, known, calibration=calibration, by_class=True, confidence_share=0
+        ),
         "screen, confidence, features": screen.guard(
             classifier, known, confidence_share=0.25, feature_share=0.25, **extras
         ),

@@ -161,7 +161,9 @@ def test_each_predicted_class_keeps_its_own_rate(screen, data):
     calibration, test = every[:230], every[230:]
     rates = {}
     for by_class in (False, True):
-        decisions = judge.guard(classifier, labels, calibration=calibration, by_class=by_class)(test)
+        decisions = judge.guard(classifier, labels, calibration=calibration, by_class=by_class, confidence_share=0)(
+            test
+        )
         predicted = np.array(decisions.predicted)
         rates[by_class] = [decisions.abstained[predicted == label].mean() for label in labels]
     assert rates[False][0] > 0.3
@@ -257,4 +259,6 @@ def test_what_cannot_work_is_said_before_it_matters(screen, classifier, data, se
 
 def test_a_class_with_too_few_images_is_named(screen, classifier, data):
     with pytest.raises(InputError, match=r"predicted as '\w+' \(\d+ images\): alpha = 0.012 needs at least 83"):
-        screen.with_alpha(0.012).guard(classifier, LABELS, calibration=data["calibration"], by_class=True)
+        screen.with_alpha(0.012).guard(
+            classifier, LABELS, calibration=data["calibration"], by_class=True, confidence_share=0
+        )

@@ -9,7 +9,7 @@ import torch
 import recondite
 from recondite.data.artifacts import read_tensors, write_tensors
 from recondite.errors import ArtifactError, InputError
-from recondite.screen.guard import GUARD_FILE, load_guard, save_guard
+from recondite.screen.guard_file import GUARD_FILE, load_guard, save_guard
 
 LABELS = ("dark", "light")
 
@@ -29,7 +29,7 @@ def guards(screen, digits):
     held = digits[900:1300]
     return {
         "screen": screen.guard(classifier, LABELS),
-        "by class": screen.guard(classifier, LABELS, calibration=held, by_class=True),
+        "by class": screen.guard(classifier, LABELS, calibration=held, by_class=True, confidence_share=0),
         "confidence": screen.guard(classifier, LABELS, calibration=held, confidence_share=0.5),
     }
 

@@ -20,7 +20,7 @@ import recondite
 pytest.importorskip("fastapi")
 
 from recondite.cli import main
-from recondite.screen.guard import save_guard
+from recondite.screen.guard_file import save_guard
 from recondite.service.routes import fast_path
 from recondite.service.routes.middleware import JsonLines, Tokens
 from recondite.service.settings import Limits

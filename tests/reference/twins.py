@@ -113,3 +113,43 @@ def worst_square(scores, side):
         for top in range(height - side + 1)
         for left in range(width - side + 1)
     )
+
+
+def log_sum_exp(values):
+    top = max(values)
+    return top + math.log(sum(math.exp(value - top) for value in values))
+
+
+def max_softmax(logits):
+    return np.array([log_sum_exp(row) - max(row) for row in logits])
+
+
+def energy(logits, temperature=1.0):
+    return np.array([-temperature * log_sum_exp([value / temperature for value in row]) for row in logits])
+
+
+def length_one(vector):
+    return np.asarray(vector, dtype=float) / math.sqrt(sum(float(value) ** 2 for value in vector))
+
+
+def distance_of_neighbour(features, bank, neighbour):
+    return np.array([sorted(math.dist(length_one(row), other) for other in bank)[neighbour - 1] for row in features])
+
+
+def nearest_class_mahalanobis(features, means, covariance):
+    inverse = np.linalg.inv(covariance)
+    found = []
+    for row in features:
+        differences = [length_one(row) - mean for mean in means]
+        found.append(min(difference @ inverse @ difference for difference in differences))
+    return np.array(found)
+
+
+def vim(features, logits, origin, principal, scale):
+    """ViM by the principal directions (D, P) that are left out, not by the residual ones."""
+    found = []
+    for row, values in zip(features, logits, strict=True):
+        centred = row - origin
+        left = centred - principal @ (principal.T @ centred)
+        found.append(scale * math.sqrt(sum(left**2)) - log_sum_exp(values))
+    return np.array(found)

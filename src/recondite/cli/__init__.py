@@ -8,7 +8,7 @@ from io import TextIOWrapper
 from cyclopts import App
 
 from recondite import __version__
-from recondite.cli import audit, fit, monitor, predict, serve, share, train, update, watch
+from recondite.cli import audit, fit, guard, monitor, predict, serve, share, train, update, watch
 from recondite.cli.flags import alone
 from recondite.errors import InputError, ReconditeError
 
@@ -71,6 +71,10 @@ def make_app(tokens: Sequence[str]) -> App:
     bench.command(alone(train.bench_pairs), name="pairs")
     bench.command(alone(train.bench_defects), name="defects")
     app.command(bench)
+    guards = App(name="guard", help="A classifier behind a screen: a label, or none and the reason.")
+    guards.command(alone(guard.guard_fit), name="fit")
+    guards.command(alone(guard.guard_predict), name="predict")
+    app.command(guards)
     for name in app:
         if not name.startswith("-"):
             app[name].help_epilogue = ""  # else every command shows that of the application

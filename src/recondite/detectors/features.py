@@ -230,6 +230,7 @@ class Features(Detector):
             reconstruction=None,
             instance_scores=instances,
             latents=self.whole.latents(whole)[:, 0],
+            vectors=whole[:, 0],
             statistics={
                 f"feature_{_STATISTICS.get(name, name)}": _logarithm(value) / (2 if name in _SQUARED else 1)
                 for name, value in of_images.items()

@@ -25,6 +25,7 @@ class Measured:
         reconstruction: (N, *shape); None where a detector rebuilds something else than the image.
         instance_scores: (N,); None where they are pooled from the feature scores.
         latents: (N, D); None where there is no encoder.
+        vectors: (N, F), what a frozen backbone makes of each image as a whole; None without one.
         statistics: further numbers (N,) an image by name, such as the deviation of its latent distribution; the more
             they resemble a Gaussian among normal images (a logarithm of a norm, say), the better.
     """
@@ -33,6 +34,7 @@ class Measured:
     reconstruction: Tensor | None
     instance_scores: Tensor | None = None
     latents: Tensor | None = None
+    vectors: Tensor | None = None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -54,6 +56,10 @@ class Statistician(Protocol):
             measured: what the detector found.
             before: what each of `detector.encoder_layers()` gave meanwhile; empty unless `reencoding`.
         """
+
+
+Also = Callable[[Statistician | None], Statistician]
+"""Makes what finds further numbers of what finds some already, or of None."""
 
 
 def feature_errors(x: Tensor, rebuilt: Tensor, score: str) -> Tensor:

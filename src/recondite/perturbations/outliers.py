@@ -107,6 +107,64 @@ def alter(name: str, images: Bytes, seed: int = 0) -> Bytes:
     return _to_bytes(ALTERED[name]((images / 255).astype(np.float32), seed))
 
 
+def mixed(name: str, images: Bytes, seed: int = 0) -> Bytes:
+    """Return images each made of several, which belong nowhere though every part of them does; same count and shape.
+
+    - averages: the mean of two images;
+    - mosaics: two quarters of one image, and one of each of two others;
+    - shuffled-patches: sixteen patches of one image, in another order.
+
+    Args:
+        name: a key of `MIXED`.
+        images: uint8 (N, C, H, W), N >= 2.
+        seed: of every random draw.
+
+    Raises:
+        InputError: an unknown name, or images that are not uint8 (N, C, H, W) of at least 2.
+    """
+    if name not in MIXED:
+        raise InputError(f"expected a mixture among {', '.join(MIXED)}; got {name!r}")
+    if images.ndim != 4 or images.dtype != np.uint8 or len(images) < 2:
+        raise InputError(f"expected at least 2 uint8 images (N, C, H, W); got {images.dtype} {images.shape}")
+    return MIXED[name](images, np.random.default_rng(seed))
+
+
+def _averages(images: Bytes, draws: Draws) -> Bytes:
+    others = _others(len(images), draws)
+    return ((images.astype(np.uint16) + images[others]) // 2).astype(np.uint8)
+
+
+def _mosaics(images: Bytes, draws: Draws) -> Bytes:
+    made = images.copy()
+    height, width = (side // 2 for side in images.shape[2:])
+    for rows, columns in ((slice(height), slice(width, None)), (slice(height, None), slice(width))):
+        made[:, :, rows, columns] = images[_others(len(images), draws)][:, :, rows, columns]
+    return made
+
+
+def _shuffled_patches(images: Bytes, draws: Draws) -> Bytes:
+    made = images.copy()
+    height, width = (side // 4 for side in images.shape[2:])
+    places = [
+        (slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width))
+        for row in range(4)
+        for column in range(4)
+    ]
+    for old, new in zip(images, made, strict=True):
+        for (to_rows, to_columns), taken in zip(places, draws.permutation(16), strict=True):
+            rows, columns = places[taken]
+            new[:, to_rows, to_columns] = old[:, rows, columns]
+    return made
+
+
+def _others(count: int, draws: Draws) -> NDArray[np.intp]:
+    """Return for each of some images the number of another one."""
+    order = draws.permutation(count)
+    others = np.empty(count, dtype=np.intp)
+    others[order] = np.roll(order, 1)
+    return others
+
+
 def _constants(count: int, shape: tuple[int, int, int], draws: Draws) -> Bytes:
     return np.broadcast_to(_colours(count, shape[0], draws), (count, *shape)).copy()
 
@@ -213,4 +271,9 @@ ALTERED: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = 
     "scratches": lambda images, seed: defective(images, "scratch", seed=seed).images,
     "blobs": lambda images, seed: defective(images, "blob", seed=seed).images,
     "cut-paste": lambda images, seed: defective(images, "cut-paste", seed=seed).images,
+}
+MIXED: dict[str, Callable[[Bytes, Draws], Bytes]] = {
+    "averages": _averages,
+    "mosaics": _mosaics,
+    "shuffled-patches": _shuffled_patches,
 }

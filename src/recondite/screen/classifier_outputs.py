@@ -1,6 +1,6 @@
 """Outputs of a classifier: computed from images, or read from a file."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
@@ -20,9 +20,12 @@ from recondite.data.tables import number, read_events
 from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, recorded
+from recondite.screen.linear_head import Rules
+from recondite.screen.onnx_classifier import OnnxClassifier
 from recondite.statistics.distances import Distances
 from recondite.torch_state import own_settings
 
+CONFIDENCE, FEATURES = "confidence", "features"
 _LOGIT, _FEATURE = "logit.", "feature."
 
 _LARGEST_FILE = 4 << 30
@@ -31,18 +34,29 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Answers:
-    """What the classifier says about N images; `valid` where it says something finite."""
+    """What the classifier says about N images; `valid` where it says something finite.
+
+    Args:
+        predicted: N classes; None where it says nothing finite.
+        confidence: float64 (N,), its largest softmax probability.
+        parts: part of a guard -> float64 (N,), how foreign each image is by it.
+        logits: float64 (N, classes), NaN for an image that could not be read.
+        valid: bool (N,).
+        errors: N reasons why an image could not be read.
+    """
 
     predicted: tuple[str | None, ...]
     confidence: NDArray[np.float64]
-    doubt: NDArray[np.float64]
-    distance: NDArray[np.float64]
+    parts: Mapping[str, NDArray[np.float64]]
+    logits: NDArray[np.float64]
     valid: NDArray[np.bool_]
     errors: list[str | None]
 
 
 def ask(classifier: Callable[[Tensor], Tensor], layer: str | None, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the logits (N, classes) and, with a layer, the features (N, F) of a batch."""
+    """Return the logits (N, classes) and, with a layer or from an ONNX file that gives them, the features (N, F)."""
+    if isinstance(classifier, OnnxClassifier):
+        return classifier.outputs(pixels)
     if layer is None:
         return FeatureLayer(classifier)(pixels), None
     if not isinstance(classifier, nn.Module):
@@ -200,6 +214,8 @@ def answers(
     size: int,
     labels: Sequence[str] | None,
     distances: Distances | None,
+    rules: Rules | None = None,
+    temperature: float = 1.0,
 ) -> Answers:
     """Return what a classifier says about a batch.
 
@@ -209,36 +225,67 @@ def answers(
         size: of a full batch, to which fewer images are padded: an image gets the same bits alone and among others.
         labels: names of the classes; None for "0", "1", ...
         distances: of its features from those of normal images; None without features.
+        rules: further scores of its logits and features; None without.
+        temperature: of its confidences.
 
     Raises:
-        InputError: the classifier tells another number of classes.
+        InputError: the classifier tells another number of classes, or rules need features that it does not give.
     """
     good = np.flatnonzero(batch.good)
-    count = len(batch.ids)
     padded = torch.zeros(size, *batch.pixels.shape[1:])
     padded[: len(good)] = torch.from_numpy(batch.pixels)
     logits, features = ask(classifier, layer, padded)
+    found: dict[str, Tensor] = {}
+    if distances is not None and features is not None:
+        found[FEATURES] = distances(features.float())["neighbour"]
+    if rules is not None:
+        found |= rules(None if features is None else features.float(), logits.float())
+    parts = {name: value[: len(good)].double().cpu().numpy() for name, value in found.items()}
+    return answers_of(logits[: len(good)].double().cpu(), parts, good, batch.errors, labels, temperature)
+
+
+def answers_of(
+    logits: Tensor,
+    parts: Mapping[str, NDArray[np.float64]],
+    good: NDArray[np.intp],
+    errors: list[str | None],
+    labels: Sequence[str] | None,
+    temperature: float = 1.0,
+) -> Answers:
+    """Return what logits (n, classes) of the readable images and further scores (n,) of these say about all images.
+
+    Args:
+        logits, parts: of the images numbered `good`.
+        good: (n,), which of them could be read.
+        errors: why the others could not; None for those that could.
+        labels: names of the classes; None for "0", "1", ...
+        temperature: of the confidences; the doubt, the part "confidence", is that of the logits as they are.
+    """
     if labels is not None and logits.shape[1] != len(labels):
         raise InputError(f"the classifier tells {logits.shape[1]} classes; got {len(labels)} labels")
-    values = logits[: len(good)].double().cpu()
-    distance = np.full(count, np.nan)
-    if distances is not None and features is not None:
-        distance[good] = distances(features[: len(good)].float())["neighbour"].cpu().numpy()
-    log_probability = np.full((count, values.shape[1]), np.nan)
-    log_probability[good] = values.log_softmax(dim=1).numpy()
+    count = len(errors)
+    log_probability = np.full((count, logits.shape[1]), np.nan)
+    log_probability[good] = logits.log_softmax(dim=1).numpy()
+    every_logit = np.full((count, logits.shape[1]), np.nan)
+    every_logit[good] = logits.numpy()
+    confidence = np.full(count, np.nan)
+    confidence[good] = (logits / temperature).softmax(dim=1).amax(1).numpy()
     valid = np.isfinite(log_probability).any(axis=1) & ~np.isnan(log_probability).any(axis=1)
-    if distances is not None:
-        valid &= np.isfinite(distance)
+    every = {}
+    for name, value in parts.items():
+        every[name] = np.full(count, np.nan)
+        every[name][good] = value
+        valid &= np.isfinite(every[name])
     best = np.where(valid, np.nan_to_num(log_probability, nan=-np.inf).argmax(axis=1), 0)
     surest = np.where(valid, log_probability[np.arange(count), best], np.nan)
-    names = labels or tuple(str(number) for number in range(values.shape[1]))
+    names = labels or tuple(str(number) for number in range(logits.shape[1]))
     return Answers(
         predicted=tuple(names[one] if fine else None for one, fine in zip(best, valid, strict=True)),
-        confidence=np.exp(surest),
-        doubt=-surest,
-        distance=distance,
+        confidence=np.where(valid, confidence, np.nan),
+        parts={CONFIDENCE: -surest, **every},
+        logits=every_logit,
         valid=valid,
-        errors=batch.errors,
+        errors=errors,
     )
 
 

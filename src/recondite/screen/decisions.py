@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from recondite.statistics.scores import Verdicts
 
+FOREIGN, UNSURE, INVALID = "foreign", "unsure", "invalid"
+"""Kinds of abstention: unlike normal images; like them, with too low a confidence; nothing to judge."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -20,6 +23,7 @@ class Decision:
         reason: why there is no label; None where there is one.
         predicted: the class that the classifier alone would have given; None where the image could not be read.
         confidence: the classifier's largest softmax probability; NaN where the image could not be read.
+        kind: "foreign", "unsure" or "invalid" for an abstention; None where there is a label.
     """
 
     id: str
@@ -27,6 +31,7 @@ class Decision:
     reason: str | None
     predicted: str | None
     confidence: float
+    kind: str | None = None
 
     @property
     def abstained(self) -> bool:
@@ -41,9 +46,10 @@ class Decisions(Sequence[Decision]):
         verdicts: what the screen said, with its own calibration.
         predicted: N classes, the classifier's own; None where the image could not be read.
         confidence: float64 (N,), its largest softmax probability; NaN where the image could not be read.
-        p_values: part ("screen", "confidence", "features") -> float64 (N,), as the guard is calibrated.
+        p_values: part, such as "screen", "confidence" or "knn" -> float64 (N,), as the guard is calibrated.
         limits: part -> its share of alpha: a p-value at most this high is an abstention.
         reasons: N reasons to abstain; None where the label is given.
+        kinds: N kinds of abstention, see `Decision`.
     """
 
     verdicts: Verdicts
@@ -52,6 +58,7 @@ class Decisions(Sequence[Decision]):
     p_values: Mapping[str, NDArray[np.float64]]
     limits: Mapping[str, float]
     reasons: tuple[str | None, ...]
+    kinds: tuple[str | None, ...]
 
     def __len__(self) -> int:
         return len(self.reasons)
@@ -70,6 +77,7 @@ class Decisions(Sequence[Decision]):
             reason=reason,
             predicted=self.predicted[index],
             confidence=float(self.confidence[index]),
+            kind=self.kinds[index],
         )
 
     @property
@@ -91,6 +99,7 @@ class Decisions(Sequence[Decision]):
                 "id": row.pop("id"),
                 "label": decision.label,
                 "reason": decision.reason,
+                "abstention": decision.kind,
                 "predicted": decision.predicted,
                 "confidence": decision.confidence if known else None,
                 **{f"p_{part}": None if np.isnan(p[index]) else float(p[index]) for part, p in self.p_values.items()},

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Protocol
@@ -10,28 +11,39 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recondite.data.artifacts import read_tensors, write_tensors
-from recondite.data.datasets import Batch, ImageSet, open_images
+from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.detectors import Detector
+from recondite.detectors.measured import Also
 from recondite.detectors.runner import full_batch
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import InputError
 from recondite.progress import progress as show
-from recondite.screen.classifier_outputs import Answers, answers, fitted_distances, read_for_both
-from recondite.screen.decisions import Decisions
+from recondite.screen.classifier_outputs import (
+    CONFIDENCE,
+    FEATURES,
+    Answers,
+    answers,
+    answers_of,
+    read_for_both,
+)
+from recondite.screen.decisions import FOREIGN, INVALID, UNSURE, Decisions
+from recondite.screen.head_pass import HeadPass
+from recondite.screen.linear_head import LinearHead, Rules
 from recondite.statistics.calibration import Calibrator, Guarantee, share_of
 from recondite.statistics.distances import Distances
 from recondite.statistics.scores import Scores, Verdicts
+from recondite.statistics.selective import Floor
 
-GUARD_FILE = "guard.safetensors"
-_KIND, _SCHEMA = "recondite guard", 1
-_GROUPS = "groups"
-
-SCREEN, CONFIDENCE, FEATURES = "screen", "confidence", "features"
+SCREEN = "screen"
 _IN_WORDS = {
     SCREEN: "it is unlike the normal images",
     CONFIDENCE: "the classifier is less sure than on normal images",
     FEATURES: "its features are unlike those of normal images",
+    "max_logit": "no class has as large a logit as on normal images",
+    "energy": "its energy is higher than that of normal images",
+    "knn": "its features are far from their normal neighbours",
+    "mahalanobis": "its features are far from the middle of every class",
+    "vim": "its features leave the directions in which normal images differ",
 }
 
 
@@ -48,9 +60,10 @@ class ScreenLike(Protocol):
     def confidence(self) -> float | None: ...
     @property
     def guarantee(self) -> Guarantee: ...
-    def score_batch(self, batch: Batch) -> Scores: ...
+    def score_batch(self, batch: Batch, *, also: Also | None = None) -> Scores: ...
     def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts: ...
     def fingerprint(self) -> str: ...
+    def save(self, path: Path | str) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +75,7 @@ class Guard:
             print(decision.id, decision.label or decision.reason)
 
     Of normal images (of each predicted class, if calibrated so) a share of at most alpha is turned away on average, as
-    with the screen: each part abstains at its share of alpha. Made by `Screen.guard`.
+    with the screen: each part abstains at its share of alpha. Made by `Screen.guard` or `fit_guard`.
 
     Args:
         screen: judges images.
@@ -75,6 +88,10 @@ class Guard:
         shares: part -> share of alpha; they sum to 1.
         calibrators: part -> its calibration; empty to abstain where the screen's own verdict is "outlier".
         by_class: whether the calibrators have the predicted classes as groups.
+        head: the classifier, where it is a linear head on the vectors of the screen's own backbone: one pass for both.
+        rules: further parts, of the classifier's logits and features; None without.
+        temperature: that logits are divided by for the confidences that are reported.
+        floor: the lowest confidence that gets a label, and the promise that goes with it; None without.
     """
 
     screen: ScreenLike
@@ -86,6 +103,10 @@ class Guard:
     shares: Mapping[str, float] = field(default_factory=lambda: {SCREEN: 1.0})
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
     by_class: bool = False
+    head: LinearHead | None = None
+    rules: Rules | None = None
+    temperature: float = 1.0
+    floor: Floor | None = None
 
     def __call__(self, images: object, *, progress: bool = False) -> Decisions:
         """Label images or abstain; one image too gives `Decisions`, of length 1.
@@ -97,12 +118,12 @@ class Guard:
         Raises:
             InputError: no images, or the classifier does not take them.
         """
-        if self.classifier is None:
+        if self.classifier is None and self.head is None:
             raise InputError("this guard has no classifier: give what the classifier said to `decide`")
         parts: list[Decisions] = []
         opened = open_images(images, shape=self.screen.detector.shape)
         with show("guarding", opened.size, progress) as advance:
-            for scores, labels, outputs in self._measured(opened):
+            for scores, labels, outputs in self.measured(opened):
                 parts.append(self._decide(scores, labels, outputs))
                 advance(len(scores), "")
         if not parts:
@@ -114,6 +135,7 @@ class Guard:
             p_values={name: np.concatenate([part.p_values[name] for part in parts]) for name in self.shares},
             limits=parts[0].limits,
             reasons=tuple(reason for part in parts for reason in part.reasons),
+            kinds=tuple(kind for part in parts for kind in part.kinds),
         )
 
     def decide(
@@ -142,8 +164,8 @@ class Guard:
         outputs = Answers(
             predicted=tuple(predicted),
             confidence=sure,
-            doubt=-np.log(sure),
-            distance=np.full(size, np.nan),
+            parts={CONFIDENCE: -np.log(sure)},
+            logits=np.empty((size, 0)),
             valid=np.ones(size, dtype=bool),
             errors=[None] * size,
         )
@@ -158,8 +180,10 @@ class Guard:
             InputError: as `decide`.
         """
         size = len(predicted)
-        if FEATURES in self.shares:
-            raise InputError("this guard looks at the classifier's features, which only the classifier itself gives")
+        if set(self.shares) - {SCREEN, CONFIDENCE}:
+            raise InputError(
+                "this guard looks at the classifier's features or logits, which only the classifier itself gives"
+            )
         if None in predicted:
             raise InputError("expected the classifier's label of each image; one is missing")
         unknown = sorted({str(one) for one in predicted} - set(self.labels or map(str, predicted)))
@@ -168,7 +192,7 @@ class Guard:
         sure = np.array([np.nan if one is None else one for one in confidence or [None] * size], dtype=np.float64)
         if len(sure) != size or not ((sure > 0) & (sure <= 1) | np.isnan(sure)).all():
             raise InputError("expected the classifier's confidence in each label, in (0, 1]")
-        if CONFIDENCE in self.shares and np.isnan(sure).any():
+        if (CONFIDENCE in self.shares or self.floor) and np.isnan(sure).any():
             raise InputError("this guard looks at the classifier's confidence: give it with each label")
         return sure
 
@@ -178,7 +202,7 @@ class Guard:
         Raises:
             InputError: too few calibration images (of a class) for it.
         """
-        _check_alpha(screen, self.shares, self.calibrators)
+        check_alpha(screen, self.shares, self.calibrators)
         return replace(self, screen=screen)
 
     def measure(self, images: object, progress: bool = False) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
@@ -187,9 +211,9 @@ class Guard:
         classes: list[str] = []
         opened = open_images(images, role="inliers", shape=self.screen.detector.shape)
         with show("calibrating the guard", opened.size, progress) as advance:
-            for scores, _, outputs in self._measured(opened):
+            for scores, _, outputs in self.measured(opened):
                 valid = np.isfinite(scores.instance_score) & outputs.valid
-                for part, values in self._scores(scores, outputs).items():
+                for part, values in self.scores(scores, outputs).items():
                     found[part].append(values[valid])
                 classes += [outputs.predicted[index] or "" for index in np.flatnonzero(valid)]
                 advance(len(scores), "")
@@ -203,22 +227,30 @@ class Guard:
         p_values = {SCREEN: verdicts.p_value}
         flagged = {SCREEN: verdicts.is_outlier}
         reasons: list[list[str]] = [[] for _ in range(len(scores))]
+        kinds: list[str | None] = [None] * len(scores)
         if self.calibrators:
-            p_values, flagged = self._calibrated(self._scores(scores, outputs), outputs, limits, reasons)
+            p_values, flagged = self._calibrated(self.scores(scores, outputs), outputs, limits, reasons)
         for index, why in enumerate(reasons):
             error = verdicts.errors[index]
             if self.calibrators and np.isfinite(scores.instance_score[index]):
                 error = None  # the groups of the screen's own calibration do not matter
             if error is not None:
-                why[:] = [f"it cannot be judged: {error}"]
+                why[:], kinds[index] = [f"it cannot be judged: {error}"], INVALID
             elif not outputs.valid[index]:
-                why[:] = [outputs.errors[index] or "the classifier gave no finite answer"]
+                why[:], kinds[index] = [outputs.errors[index] or "the classifier gave no finite answer"], INVALID
             else:
                 why += [
                     f"{_IN_WORDS[part]} (p-value {p_values[part][index]:.3g}, at most {limits[part]:.3g})"
                     for part, flags in flagged.items()
                     if flags[index]
                 ]
+                kinds[index] = FOREIGN if why else None
+                if self.floor is not None and outputs.confidence[index] < self.floor.confidence:
+                    why.append(
+                        f"the classifier is not sure enough (confidence {outputs.confidence[index]:.3g}, at least "
+                        f"{self.floor.confidence:.3g} is needed)"
+                    )
+                    kinds[index] = kinds[index] or UNSURE
         return Decisions(
             verdicts=verdicts,
             predicted=outputs.predicted,
@@ -226,6 +258,7 @@ class Guard:
             p_values=p_values,
             limits=limits,
             reasons=tuple("; ".join(why) or None for why in reasons),
+            kinds=tuple(kinds),
         )
 
     def _calibrated(
@@ -236,9 +269,9 @@ class Guard:
         reasons: list[list[str]],
     ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]]]:
         """Return the p-values and flags of each part, and note predicted classes that the calibration did not see."""
-        known = outputs.valid & np.isfinite(scores[SCREEN])
+        known = outputs.valid & np.isfinite(np.stack(list(scores.values()))).all(axis=0)
         if self.by_class:
-            sizes = self.calibrators[SCREEN].sizes
+            sizes = next(iter(self.calibrators.values())).sizes
             for index in np.flatnonzero(known):
                 if outputs.predicted[index] not in sizes:
                     reasons[index].append(f"no calibration image was taken for class {outputs.predicted[index]!r}")
@@ -253,13 +286,23 @@ class Guard:
             flagged[part][rows] = calibrator.is_outlier(scores[part][rows], limits[part], groups, *promise)
         return p_values, flagged
 
-    def _scores(self, scores: Scores, outputs: "Answers") -> dict[str, NDArray[np.float64]]:
+    def scores(self, scores: Scores, outputs: "Answers") -> dict[str, NDArray[np.float64]]:
         """Return the scores of all parts that take part (N,); higher is more anomalous."""
-        every = {SCREEN: scores.instance_score, CONFIDENCE: outputs.doubt, FEATURES: outputs.distance}
-        return {part: every[part] for part in self.shares}
+        return {part: scores.instance_score if part == SCREEN else outputs.parts[part] for part in self.shares}
 
-    def _measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], "Answers"]]:
+    def measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], "Answers"]]:
+        """Yield of successive batches: the screen's scores, the images' own labels, what the classifier says."""
         own = self.screen.detector.preprocessing
+        if self.head is not None:
+            for batch in read_batches(images, own, self.screen.detector.scoring_batch):
+                scores = self.screen.score_batch(batch, also=self._head_pass.beside)
+                scores, logits, parts, good = self._head_pass.taken_from(scores)
+                yield (
+                    scores,
+                    batch.labels,
+                    answers_of(logits, parts, good, batch.errors, self.labels, self.temperature),
+                )
+            return
         assert self.classifier is not None
         # A classifier sees the whole image.
         other = Preprocessing(shape=self.shape or own.shape, value_range=own.value_range)
@@ -267,8 +310,16 @@ class Guard:
             yield (
                 self.screen.score_batch(batch),
                 batch.labels,
-                answers(self.classifier, self.layer, seen, self._batch, self.labels, self.distances),
+                answers(
+                    *(self.classifier, self.layer, seen, self._batch, self.labels, self.distances),
+                    *(self.rules, self.temperature),
+                ),
             )
+
+    @cached_property
+    def _head_pass(self) -> HeadPass:
+        assert self.head is not None
+        return HeadPass(self.head, self.rules)
 
     @property
     def _batch(self) -> int:
@@ -277,81 +328,8 @@ class Guard:
         return min(detector.scoring_batch, full_batch(prod(self.shape or detector.shape), detector.device.type))
 
 
-def make_guard(
-    screen: ScreenLike,
-    classifier: Callable[[Tensor], Tensor],
-    labels: Sequence[str] | None = None,
-    *,
-    calibration: object = None,
-    by_class: bool = False,
-    confidence_share: float = 0.0,
-    feature_share: float = 0.0,
-    layer: str | None = None,
-    reference: object = None,
-    image_shape: tuple[int, ...] | None = None,
-    progress: bool = False,
-) -> Guard:
-    """Return a guard: a function of images that gives each its label by the classifier, or an abstention.
-
-    Alpha is shared out: each part (this screen, the classifier's confidence, its features) abstains at its own
-    share, so that all together turn away a share of at most alpha of normal images, on average. Where the screen
-    promises with a confidence, each part does for its share.
-
-    Args:
-        classifier: a function or module, images (N, C, H, W) in [0, 1] to logits (N, classes).
-        labels: names of the classes.
-        calibration: normal images that neither this screen nor the classifier has learnt from; by default the
-            screen's own calibration holds.
-        by_class: calibrate among images of the same predicted class, so that the promise holds for each.
-        confidence_share: share of alpha for the classifier's largest softmax probability being low.
-        feature_share: share of alpha for its features being far from their fifth nearest normal neighbour.
-        layer: with feature_share, the module of the classifier whose output is meant.
-        reference: with feature_share, normal images for the neighbours, such as the classifier's training images.
-        image_shape: (C, H, W) that the classifier takes, if it is another than the screen's.
-        progress: show progress on standard error.
-
-    Raises:
-        InputError: shares that leave nothing for the screen, something needed that is missing, or too few
-            calibration images (of a class) for alpha.
-    """
-    own = 1 - confidence_share - feature_share
-    if min(confidence_share, feature_share) < 0 or own <= 1e-9:
-        raise InputError(
-            f"expected shares of alpha that are not negative and leave some for the screen; got {confidence_share:g} "
-            f"and {feature_share:g}"
-        )
-    if labels is not None and len(set(labels)) < len(labels):
-        raise InputError(f"expected different labels; got {', '.join(labels)}")
-    if (by_class or confidence_share or feature_share) and calibration is None:
-        raise InputError(
-            "by_class, confidence_share and feature_share need calibration=, normal images that neither the screen nor "
-            "the classifier has learnt from"
-        )
-    if feature_share and (layer is None or reference is None):
-        raise InputError("feature_share needs layer=, a module of the classifier, and reference=, normal images")
-    shares = {SCREEN: own, CONFIDENCE: confidence_share, FEATURES: feature_share}
-    own_range = screen.detector.preprocessing.value_range
-    seen = Preprocessing(shape=image_shape or screen.detector.shape, value_range=own_range)
-    guard = Guard(
-        screen=screen,
-        classifier=classifier,
-        labels=None if labels is None else tuple(labels),
-        shape=image_shape,
-        layer=layer if feature_share else None,
-        distances=fitted_distances(classifier, layer, reference, seen) if feature_share else None,
-        shares={part: share for part, share in shares.items() if share},
-        by_class=by_class,
-    )
-    if calibration is None:
-        return guard
-    scores, classes = guard.measure(calibration, progress)
-    groups = tuple(classes) if by_class else None
-    calibrators = {part: Calibrator(values, groups) for part, values in scores.items()}
-    _check_alpha(screen, guard.shares, calibrators)
-    return replace(guard, calibrators=calibrators)
-
-
-def _check_alpha(screen: ScreenLike, shares: Mapping[str, float], calibrators: Mapping[str, Calibrator]) -> None:
+def check_alpha(screen: ScreenLike, shares: Mapping[str, float], calibrators: Mapping[str, Calibrator]) -> None:
+    """Raise InputError where too few images (of a class) are calibrated on for the screen's alpha."""
     for part, calibrator in calibrators.items():
         for group, size in calibrator.sizes.items():
             try:
@@ -359,69 +337,3 @@ def _check_alpha(screen: ScreenLike, shares: Mapping[str, float], calibrators: M
             except InputError as error:
                 whose = "" if group is None else f" predicted as {group!r}"
                 raise InputError(f"part {part!r} of the guard{whose} ({size} images): {error}") from error
-
-
-def save_guard(guard: Guard, folder: Path | str) -> None:
-    """Write a guard's calibration into the folder of its screen, atomically; the classifier is not written.
-
-    Args:
-        guard: whose classifier gives its labels and confidences somewhere else, such as where images are sent from.
-        folder: where `Screen.save` wrote the screen.
-
-    Raises:
-        InputError: the guard looks at features, or its screen was not loaded or fitted here.
-    """
-    if FEATURES in guard.shares:
-        raise InputError(
-            "a guard that looks at the classifier's features cannot be saved: they stay with the classifier"
-        )
-    if not hasattr(guard.screen, "fingerprint"):
-        raise InputError(f"expected a guard of a Screen; got one of {type(guard.screen).__name__}")
-    tensors = {part: calibrator.scores for part, calibrator in guard.calibrators.items()}
-    classes = sorted(set(guard.calibrators[SCREEN].groups or ())) if guard.calibrators else []
-    if guard.by_class:
-        places = {name: place for place, name in enumerate(classes)}
-        tensors[_GROUPS] = np.array([places[one] for one in guard.calibrators[SCREEN].groups or ()], dtype=np.int32)
-    facts = {
-        **{"kind": _KIND, "schema": _SCHEMA, "screen": guard.screen.fingerprint()},
-        "labels": None if guard.labels is None else list(guard.labels),
-        "shares": dict(guard.shares),
-        "classes": classes if guard.by_class else None,
-    }
-    write_tensors(Path(folder) / GUARD_FILE, tensors, facts)
-
-
-def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
-    """Return the guard that `save_guard` wrote beside a screen, without its classifier; see `Guard.decide`.
-
-    Where there is none, the screen's own verdict decides.
-
-    Raises:
-        ArtifactError: the file is damaged, or is of another screen or calibration.
-    """
-    path = Path(folder) / GUARD_FILE
-    if not path.exists():
-        return Guard(screen=screen, classifier=None)
-    tensors, facts = read_tensors(path)
-    if (facts.get("kind"), facts.get("schema")) != (_KIND, _SCHEMA):
-        raise ArtifactError(f"{path} is not a guard ({_KIND}, schema {_SCHEMA})")
-    if facts.get("screen") != screen.fingerprint():
-        raise ArtifactError(f"{path} is of another screen, score or calibration: make it anew")
-    try:
-        shares = {str(part): float(share) for part, share in facts["shares"].items()}
-        labels, classes = facts["labels"], facts["classes"]
-        if set(shares) - {SCREEN, CONFIDENCE} or not np.isclose(sum(shares.values()), 1) or min(shares.values()) <= 0:
-            raise ValueError(f"shares {shares}")
-        groups = None if classes is None else tuple(str(classes[place]) for place in tensors.pop(_GROUPS).tolist())
-        if tensors and set(tensors) != set(shares):
-            raise ValueError(f"calibration of {sorted(tensors)}")
-        return Guard(
-            screen=screen,
-            classifier=None,
-            labels=None if labels is None else tuple(map(str, labels)),
-            shares=shares,
-            calibrators={part: Calibrator(tensors[part].astype(np.float64), groups) for part in tensors},
-            by_class=classes is not None,
-        )
-    except (AttributeError, IndexError, InputError, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path} is a damaged guard: {error}") from error

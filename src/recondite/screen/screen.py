@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.masks import check_masks
 from recondite.detectors import Detector
+from recondite.detectors.measured import Also, Statistician
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.options import options_to_json
 from recondite.progress import progress as show
 from recondite.screen.calibrate import recalibrated_screen
 from recondite.screen.evidence import ERROR, Evidence
-from recondite.screen.guard import make_guard
 from recondite.screen.known import Known
+from recondite.screen.make_guard import make_guard
 from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
 from recondite.screen.unfamiliar import unlike
 from recondite.screen.update import updated_screen
@@ -278,25 +279,25 @@ class Screen:
         for scores in successive:
             yield self.judge(scores)
 
-    def score_batch(self, batch: Batch, *, feature_score: bool = False, reconstruction: bool = False) -> Scores:
-        """Return the scores of some images that `judge` judges, with statistics if it looks at them.
+    def score_batch(
+        self, batch: Batch, *, feature_score: bool = False, reconstruction: bool = False, also: Also | None = None
+    ) -> Scores:
+        """Return the scores of a batch of images that `judge` judges, with statistics if it looks at them.
 
         Args:
-            batch: the images.
-            feature_score: as in `predict`.
-            reconstruction: as in `predict`.
+            feature_score, reconstruction: as in `predict`.
+            also: makes what finds further statistics in the same pass of what does for the screen, or of None.
         """
-        labels = tuple(batch.labels)
-        if self.evidence is None or self.score == ERROR:
-            scores = self.detector.score_batch(batch, feature_score=feature_score, reconstruction=reconstruction)
-            return replace(scores, labels=labels)
-        scores = self.evidence.observer.score_batch(
-            self.detector, batch, feature_score=feature_score, reconstruction=reconstruction
-        )
-        assert scores.statistics is not None
-        combined = self.evidence.score(self.score, scores.instance_score, scores.statistics)
-        statistics = {ERROR: scores.instance_score, **scores.statistics}
-        return replace(scores, instance_score=combined, statistics=statistics, labels=labels)
+        evidence = None if self.score == ERROR else self.evidence
+        observer: Statistician | None = evidence.observer if evidence else None
+        observer = also(observer) if also else observer
+        scores = self.detector.score_batch(batch, None, None, feature_score, reconstruction, observer)
+        scores = replace(scores, labels=tuple(batch.labels))
+        if evidence is None:
+            return scores
+        found = scores.statistics or {}
+        combined = evidence.score(self.score, scores.instance_score, found)
+        return replace(scores, instance_score=combined, statistics={ERROR: scores.instance_score, **found})
 
     def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts:
         """Turn scores that `scored` or `score_batch` gave into verdicts.

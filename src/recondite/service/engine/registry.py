@@ -14,7 +14,8 @@ from recondite.data.artifacts import MANIFEST
 from recondite.data.datasets import nameless
 from recondite.data.files import existing_folder
 from recondite.errors import InputError, ReconditeError
-from recondite.screen.guard import GUARD_FILE, Guard, load_guard
+from recondite.screen.guard import Guard
+from recondite.screen.guard_file import GUARD_FILE, load_guard
 from recondite.screen.saved import located
 from recondite.screen.screen import Screen, load
 from recondite.service.errors import Unknown

@@ -1,0 +1,142 @@
+"""recondite guard fit, guard predict."""
+
+from pathlib import Path
+
+from recondite.cli.console import print_table
+from recondite.cli.flags import Output, load_screen, names_of
+from recondite.errors import InputError
+
+
+def guard_fit(
+    screen: str,
+    /,
+    images: str,
+    *,
+    output: Output,
+    classifier: str = "linear-head",
+    labels: Path | None = None,
+    labels_from_folders: bool = False,
+    classes: str | None = None,
+    calibration: str | None = None,
+    held_out: float = 0.4,
+    parts: str | None = None,
+    alpha: float | None = None,
+    risk: float | None = None,
+    delta: float = 0.05,
+    seed: int = 0,
+) -> None:
+    """Put a classifier behind a screen: a label for each image, or none and the reason.
+
+    What the guard looks at beside the screen is chosen on held-out images and on outliers made up from them; on other
+    held-out images each part is calibrated, so that at most alpha of normal images are turned away as foreign.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote (with a linear head: of the detector features); none to fit one on the images.
+    images
+        Images with classes, to learn from.
+    output
+        Folder for the guard; it is a screen too.
+    classifier
+        An ONNX file, images (N, C, H, W) in [0, 1] to logits and, as a second output, features; or linear-head, fitted
+        on the backbone of the screen.
+    labels
+        Table with columns id and label; by default the labels of a data set, or the folders.
+    labels_from_folders
+        The class of an image is the folder it lies in, whatever labels the source has.
+    classes
+        Names of the classes in the order of the logits of an ONNX file, joined by commas; by default alphabetical.
+    calibration
+        Images with classes that neither the screen nor the classifier has learnt from; needed with either.
+    held_out
+        Share of the images for that, where neither is given.
+    parts
+        Among screen, confidence, max_logit, energy, knn, mahalanobis, vim, joined by commas; by default chosen.
+    alpha
+        Share of normal images that may be turned away as foreign, in (0, 1); by default the screen's, or .05.
+    risk
+        Share of wrong labels among those that normal images get, in (0, 1); by default nothing is promised.
+    delta
+        Probability with which that may fail, in (0, 1).
+    seed
+        Of splits and made-up outliers.
+    """
+    from recondite.data.outputs import check_outputs
+
+    if labels is not None and labels_from_folders:
+        raise InputError("--labels and --labels-from-folders: choose one")
+    check_outputs({}, {"-o": output})
+    from recondite.screen.guard_file import save_guard
+    from recondite.screen.guard_fit import FROM_FOLDERS, LINEAR_HEAD, fit_guard, read_classes
+    from recondite.screen.onnx_classifier import read_classifier
+
+    judge = None if screen == "none" else load_screen(screen, None, None, "cpu", others=[images])
+    fitted = fit_guard(
+        images,
+        classes=FROM_FOLDERS if labels_from_folders else None if labels is None else read_classes(labels),
+        screen=judge,
+        classifier=None if classifier == LINEAR_HEAD else read_classifier(classifier),
+        labels=names_of(classes),
+        calibration=calibration,
+        held_out=held_out,
+        parts=names_of(parts),
+        alpha=alpha,
+        risk=risk,
+        delta=delta,
+        seed=seed,
+        progress=True,
+    )
+    fitted.guard.screen.save(output)
+    save_guard(fitted.guard, output)
+    facts = fitted.facts
+    caught = sorted(facts.get("caught", {}).items(), key=lambda item: -item[1])
+    if caught:
+        rows = [(name, f"{share:.3f}") for name, share in caught[:5]]
+        print_table([("parts", "made-up outliers caught"), *rows], title="The best combinations", header=True)
+    print(f"accuracy: {facts['accuracy']:.3f} of {facts['chosen on']:,} held-out images")
+    by_class = ", by predicted class" if facts["by class"] else ""
+    print(f"parts:    {', '.join(facts['parts'])}, calibrated on {facts['calibrated on']:,} images{by_class}")
+    if "promise" in facts:
+        print(f"promise:  {facts['promise']}")
+    print(f"guard:    {output}")
+
+
+def guard_predict(
+    guard: str,
+    /,
+    images: str,
+    *,
+    output: Output,
+    alpha: float | None = None,
+) -> None:
+    """Label images, or abstain: because an image is foreign, or because the classifier is not sure enough.
+
+    Parameters
+    ----------
+    guard
+        Folder that `recondite guard fit` wrote.
+    images
+        Images to label.
+    output
+        Table (.csv, .jsonl or .parquet): label, reason, kind of abstention, the classifier's own label, p-values.
+    alpha
+        Share of normal images that may be turned away as foreign; by default the guard's.
+    """
+    from recondite.data.tables import check_table_path, write_table
+
+    check_table_path(output)
+    from recondite.screen.guard_file import load_guard
+
+    screen = load_screen(guard, None, None, "cpu", others=[images])
+    found = load_guard(screen, guard)
+    if alpha is not None:
+        found = found.at(screen.with_alpha(alpha))
+    decisions = found(images, progress=True)
+    write_table(output, decisions.records())
+    counts = {kind: decisions.kinds.count(kind) for kind in (None, "foreign", "unsure", "invalid")}
+    print(
+        f"{counts[None]:,} labelled, {counts['foreign']:,} foreign, {counts['unsure']:,} unsure, "
+        f"{counts['invalid']:,} invalid of {len(decisions):,}"
+    )
+    print(f"table: {output}")

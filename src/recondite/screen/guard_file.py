@@ -1,0 +1,129 @@
+"""A guard's calibration in a file beside its screen, with its linear head, rules and ONNX classifier, if any."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from recondite.data.artifacts import read_tensors, write_tensors
+from recondite.data.files import atomic_file
+from recondite.errors import ArtifactError, InputError
+from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES
+from recondite.screen.guard import SCREEN, Guard, ScreenLike
+from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules, from_tensors, tensors_of
+from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
+from recondite.statistics.calibration import Calibrator
+from recondite.statistics.selective import Floor
+
+GUARD_FILE, CLASSIFIER_FILE = "guard.safetensors", "classifier.onnx"
+_KIND, _SCHEMA = "recondite guard", 2
+_GROUPS = "groups"
+
+
+def save_guard(guard: Guard, folder: Path | str) -> None:
+    """Write a guard's calibration into the folder of its screen, atomically, with its linear head or ONNX classifier.
+
+    Args:
+        guard: one whose classifier is neither gets its labels and confidences from somewhere else, such as where images
+            are sent from.
+        folder: where `Screen.save` wrote the screen.
+
+    Raises:
+        InputError: the guard looks at features or logits of a classifier of yours, or its screen was not loaded or
+            fitted here.
+    """
+    onnx = guard.classifier if isinstance(guard.classifier, OnnxClassifier) else None
+    kept = guard.head is not None or onnx is not None
+    if FEATURES in guard.shares or (set(guard.shares) - {SCREEN, CONFIDENCE} and not kept):
+        raise InputError(
+            "a guard that looks at the classifier's features cannot be saved: they stay with the classifier"
+        )
+    if guard.temperature != 1 and not kept:
+        raise InputError("a guard with a temperature needs the logits: it cannot be saved without its classifier")
+    if not hasattr(guard.screen, "fingerprint"):
+        raise InputError(f"expected a guard of a Screen; got one of {type(guard.screen).__name__}")
+    tensors = {
+        **{part: calibrator.scores for part, calibrator in guard.calibrators.items()},
+        **tensors_of(guard.head, guard.rules),
+    }
+    groups = next(iter(guard.calibrators.values())).groups if guard.calibrators else None
+    classes = sorted(set(groups or ()))
+    if guard.by_class:
+        places = {name: place for place, name in enumerate(classes)}
+        tensors[_GROUPS] = np.array([places[one] for one in groups or ()], dtype=np.int32)
+    facts = {
+        **{"kind": _KIND, "schema": _SCHEMA, "screen": guard.screen.fingerprint()},
+        "labels": None if guard.labels is None else list(guard.labels),
+        "shares": dict(guard.shares),
+        "classes": classes if guard.by_class else None,
+        "shape": None if guard.shape is None else list(guard.shape),
+        "temperature": guard.temperature,
+        "floor": None if guard.floor is None else asdict(guard.floor),
+        "classifier": None if onnx is None else hashlib.sha256(onnx.graph).hexdigest(),
+    }
+    if onnx is not None:
+        with atomic_file(Path(folder) / CLASSIFIER_FILE) as temporary:
+            temporary.write_bytes(onnx.graph)
+    write_tensors(Path(folder) / GUARD_FILE, tensors, facts)
+
+
+def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
+    """Return the guard that `save_guard` wrote beside a screen; see `Guard.decide` for one without its classifier.
+
+    Where there is none, the screen's own verdict decides.
+
+    Raises:
+        ArtifactError: the file is damaged, or is of another screen or calibration.
+    """
+    path = Path(folder) / GUARD_FILE
+    if not path.exists():
+        return Guard(screen=screen, classifier=None)
+    tensors, facts = read_tensors(path)
+    if facts.get("kind") != _KIND or facts.get("schema") not in (1, _SCHEMA):
+        raise ArtifactError(f"{path} is not a guard ({_KIND}, schema {_SCHEMA})")
+    if facts.get("screen") != screen.fingerprint():
+        raise ArtifactError(f"{path} is of another screen, score or calibration: make it anew")
+    try:
+        shares = {str(part): float(share) for part, share in facts["shares"].items()}
+        labels, classes = facts["labels"], facts["classes"]
+        if (
+            set(shares) - {SCREEN, CONFIDENCE, *RULES}
+            or not np.isclose(sum(shares.values()), 1)
+            or min(shares.values()) <= 0
+        ):
+            raise ValueError(f"shares {shares}")
+        groups = None if classes is None else tuple(str(classes[place]) for place in tensors.pop(_GROUPS).tolist())
+        head, rules = from_tensors(tensors)
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(("head.", "rules."))}
+        if tensors and set(tensors) != set(shares):
+            raise ValueError(f"calibration of {sorted(tensors)}")
+        rules = rules or (Rules({}) if set(shares) & {*LOGIT_RULES} else None)
+        if set(shares) & {*RULES} - {*LOGIT_RULES} and not (rules and rules.tensors):
+            raise ValueError("rules without their numbers")
+        shape, floor = facts.get("shape"), facts.get("floor")
+        return Guard(
+            screen=screen,
+            classifier=_classifier(Path(folder), facts.get("classifier")),
+            labels=None if labels is None else tuple(map(str, labels)),
+            shares=shares,
+            calibrators={part: Calibrator(tensors[part].astype(np.float64), groups) for part in tensors},
+            by_class=classes is not None,
+            shape=None if shape is None else tuple(map(int, shape)),
+            head=head,
+            rules=rules,
+            temperature=float(facts.get("temperature", 1)),
+            floor=None if floor is None else Floor(**floor),
+        )
+    except (AttributeError, IndexError, InputError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path} is a damaged guard: {error}") from error
+
+
+def _classifier(folder: Path, digest: str | None) -> OnnxClassifier | None:
+    """Return the ONNX classifier of a guard, if it has one."""
+    if digest is None:
+        return None
+    path = folder / CLASSIFIER_FILE
+    if path.is_symlink() or not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise ArtifactError(f"{path} is missing, or another one than the guard was made with")
+    return read_classifier(path)

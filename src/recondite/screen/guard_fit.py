@@ -1,0 +1,283 @@
+"""Fitting a guard: parts are chosen, calibrated and bounded by risk on separate images."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import prod
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
+from recondite.data.images import Preprocessing
+from recondite.data.tables import read_events
+from recondite.detectors import Detector
+from recondite.detectors.runner import full_batch
+from recondite.errors import InputError
+from recondite.screen.choose_parts import PartScores, equal_shares
+from recondite.screen.classifier_outputs import CONFIDENCE, ask
+from recondite.screen.fit import fit
+from recondite.screen.guard import SCREEN, Guard, check_alpha
+from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules, learnt
+from recondite.screen.make_guard import chosen_parts
+from recondite.screen.onnx_classifier import OnnxClassifier
+from recondite.screen.screen import Screen
+from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
+from recondite.statistics.classifier_scores import fitted_temperature
+from recondite.statistics.selective import Floor, confidence_floor, floors_of
+
+LINEAR_HEAD = "linear-head"
+FROM_FOLDERS: Mapping[str, str] = MappingProxyType({})
+"""In place of a table of classes: each image is of the folder that it lies in."""
+_Learnable = tuple[NDArray[np.float32], list[int], NDArray[np.float32] | None]
+_SHRINKAGE = 0.3  # of .01 to .5 the best on halves of 3,000 cats and dogs of CIFAR-10, training split
+_CLASS_MARGIN = 2
+
+
+@dataclass(frozen=True)
+class FittedGuard:
+    """A guard, and how it came about.
+
+    Args:
+        guard: the guard.
+        facts: JSON values: how many images served what, the accuracy on held-out images, what each combination caught.
+    """
+
+    guard: Guard
+    facts: Mapping[str, Any]
+
+
+def fit_guard(
+    images: object,
+    *,
+    classes: Mapping[str, str] | None = None,
+    screen: Screen | None = None,
+    classifier: OnnxClassifier | None = None,
+    labels: Sequence[str] | None = None,
+    calibration: object = None,
+    held_out: float = 0.4,
+    parts: Sequence[str] | None = None,
+    alpha: float | None = None,
+    risk: float | None = None,
+    delta: float = 0.05,
+    seed: int = 0,
+    progress: bool = False,
+) -> FittedGuard:
+    """Fit a guard on images with classes.
+
+    Held-out images are split at random: on some, parts are chosen (with outliers made up from them) and the temperature
+    is fitted; on others each part is calibrated, by predicted class where there are twice as many images as needed; and
+    with `risk`, the confidence that gets a label is bounded on a third set. So both promises hold whatever was chosen.
+
+    Args:
+        images: that the head and the rules learn from, anything that `open_images` opens but a stream.
+        classes: id -> class; None for the labels of the source, or the folder that each image lies in.
+        screen: of the detector "features" for a linear head; None for one that is fitted on the same images.
+        classifier: in an ONNX file; None for a linear head that is fitted here on the screen's backbone.
+        labels: names of the classes in the order of the classifier's logits; None for alphabetical order.
+        calibration: images that neither the screen nor the classifier has learnt from; needed with either.
+        held_out: share of `images` for that, where neither is given.
+        parts: among "screen", "confidence" and `RULES`; None to choose.
+        alpha: share of normal images that may be turned away as foreign; None for the screen's, or .05.
+        risk: share of wrong labels among those that normal images get, at most; None for no such promise.
+        delta: probability with which that may fail.
+        seed: of the splits and the made-up outliers.
+        progress: show progress on standard error.
+
+    Raises:
+        InputError: images without a class, unknown parts, too few images, or a risk that cannot be promised.
+    """
+    opened = _sized(images, classes)
+    if (screen is not None or classifier is not None) and calibration is None:
+        raise InputError(
+            "a screen or a classifier that is given needs calibration images that neither has learnt from: give "
+            "--calibration (calibration=)"
+        )
+    if calibration is None:
+        if not 0 < held_out < 1:
+            raise InputError(f"expected a share of held-out images in (0, 1); got {held_out!r}")
+        order = np.random.default_rng(seed).permutation(opened.size or 0)
+        cut = round(held_out * len(order))
+        held, opened = opened.select(np.sort(order[:cut]).tolist()), opened.select(np.sort(order[cut:]).tolist())
+    else:
+        held = _sized(calibration, classes)
+    if screen is None:
+        screen = fit(opened, detector="features", alpha=alpha or 0.05, seed=seed, progress=progress)
+    elif alpha is not None:
+        screen = screen.with_alpha(alpha)
+    names = tuple(labels) if labels else tuple(sorted({*(opened.labels or ())}))
+    guard = _with_rules(screen, classifier, names, opened)
+    available = (SCREEN, CONFIDENCE, *(RULES if guard.rules and guard.rules.tensors else LOGIT_RULES))
+    unknown = [part for part in parts or () if part not in available]
+    if unknown or (parts is not None and not parts):
+        raise InputError(f"expected parts among {', '.join(available)}; got {', '.join(unknown) or 'none'}")
+    order = np.random.default_rng([seed, 1]).permutation(held.size or 0)
+    chosen_on, calibrated_on, *bounded_on = (
+        held.select(np.sort(some).tolist()) for some in np.array_split(order, 2 if risk is None else 3)
+    )
+    every = replace(guard, shares=equal_shares(available))
+    seen = _seen(every, chosen_on)
+    facts: dict[str, Any] = {
+        "learnt from": opened.size,
+        "chosen on": len(seen.predicted),
+        "accuracy": float(np.mean(~seen.wrong)),
+    }
+    if parts is None:
+        choice = chosen_parts(every, chosen_on, seen.parts, seed)
+        parts, facts["caught"] = choice.parts, dict(choice.caught)
+    places = np.array([names.index(one) for one in seen.true])
+    guard = replace(guard, shares=equal_shares(parts), temperature=fitted_temperature(seen.logits, places))
+    held_seen = _seen(guard, calibrated_on)
+    groups = _groups(held_seen.predicted, screen, len(parts))
+    guard = replace(
+        guard,
+        calibrators={part: Calibrator(held_seen.parts[part], groups) for part in parts},
+        by_class=groups is not None,
+    )
+    check_alpha(screen, guard.shares, guard.calibrators)
+    facts |= {"parts": list(parts), "calibrated on": len(held_seen.predicted), "by class": guard.by_class}
+    if risk is not None:
+        guard = replace(guard, floor=_bounded(guard, chosen_on, bounded_on[0], risk, delta))
+        facts["promise"] = guard.floor.sentence if guard.floor else ""
+    return FittedGuard(guard, facts)
+
+
+def read_classes(path: Path | str) -> dict[str, str]:
+    """Return id -> class from the columns id and label of a table (.csv, .jsonl or .parquet).
+
+    Raises:
+        InputError: it has no such columns.
+    """
+    found = {}
+    for row in read_events(path):
+        if not row.get("label"):
+            raise InputError(f"{path}: expected columns id and label, with a class in every row")
+        found[str(row["id"])] = str(row["label"])
+    return found
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a guard's parts and classifier make of N readable images, with the true classes where there are any."""
+
+    parts: PartScores
+    predicted: list[str]
+    logits: NDArray[np.float64]
+    true: list[str]
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        return np.array([one != other for one, other in zip(self.predicted, self.true, strict=True)], dtype=bool)
+
+
+def _seen(guard: Guard, images: object) -> _Seen:
+    parts: dict[str, list[NDArray[np.float64]]] = {part: [] for part in guard.shares}
+    predicted: list[str] = []
+    true: list[str] = []
+    logits = []
+    for scores, labels, outputs in guard.measured(open_images(images, shape=guard.screen.detector.shape)):
+        good = np.flatnonzero(np.isfinite(scores.instance_score) & outputs.valid)
+        for part, values in guard.scores(scores, outputs).items():
+            parts[part].append(values[good])
+        logits.append(outputs.logits[good])
+        predicted += [outputs.predicted[index] or "" for index in good]
+        true += [labels[index] for index in good]
+    if not predicted:
+        raise InputError("not one held-out image of the guard could be read")
+    joined = {part: np.concatenate(values) for part, values in parts.items()}
+    return _Seen(joined, predicted, np.concatenate(logits), true)
+
+
+def _sized(images: object, classes: Mapping[str, str] | None) -> ImageSet:
+    """Return images with their classes as labels."""
+    opened = open_images(images, role="fit")
+    if opened.ids is None:
+        raise InputError("a guard splits its images: give a folder, a list or an array, not a stream")
+    found = []
+    for index, name in enumerate(opened.ids):
+        folder = PurePosixPath(name).parent.name
+        if classes is FROM_FOLDERS:
+            given = folder
+        else:
+            given = classes.get(name, "") if classes is not None else opened.label(index) or folder
+        if not given:
+            raise InputError(f"{name}: expected a class, in the table of labels or as the name of its folder")
+        found.append(given)
+    return replace(opened, labels=found)
+
+
+def _with_rules(screen: Screen, classifier: OnnxClassifier | None, names: tuple[str, ...], images: ImageSet) -> Guard:
+    """Return a guard with its head and rules, learnt in one pass over images with classes."""
+    missing = sorted({*(images.labels or ())} - {*names})
+    if missing or len(names) < 2:
+        raise InputError(f"expected two classes or more, among {', '.join(names)}; got {', '.join(missing) or 'one'}")
+    count = images.size or 0
+    if classifier is None:
+        learning = learnt(_vectors(screen.detector, images, names), len(names), count)
+        head = learning.head(_SHRINKAGE)
+        rules = learning.rules(head)
+        return Guard(screen=screen, classifier=None, labels=names, head=head, rules=rules)
+    shape = classifier.shape or screen.detector.shape
+    guard = Guard(screen=screen, classifier=classifier, labels=names, shape=shape, rules=Rules({}))
+    seen = Preprocessing(shape=shape, value_range=screen.detector.preprocessing.value_range)
+    first = next(read_batches(images, seen, 2))
+    if ask(classifier, None, torch.from_numpy(first.pixels))[1] is None:
+        return guard
+    learning = learnt(_features(classifier, seen, images, names), len(names), count)
+    return replace(guard, rules=learning.rules())
+
+
+def _vectors(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iterator[_Learnable]:
+    def look(ready: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        measured = ready.measure_and_pool(ready.painted(pixels))[0]
+        if measured.vectors is None:
+            raise InputError("a linear head needs a screen of the detector 'features', whose backbone it looks through")
+        return {"vectors": measured.vectors}
+
+    for batch in read_batches(images, detector.preprocessing, detector.scoring_batch):
+        if len(batch.pixels):
+            found = detector.run(batch.pixels, look, "vectors")["vectors"]
+            yield found, _classes(batch, names), None
+
+
+def _features(
+    classifier: OnnxClassifier, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str]
+) -> Iterator[_Learnable]:
+    for batch in read_batches(images, preprocessing, full_batch(prod(preprocessing.shape))):
+        if len(batch.pixels):
+            logits, features = classifier.outputs(torch.from_numpy(batch.pixels))
+            assert features is not None
+            yield features.numpy(), _classes(batch, names), logits.numpy()
+
+
+def _classes(batch: Batch, names: Sequence[str]) -> list[int]:
+    """Return the numbers of the classes of the readable images."""
+    return [names.index(batch.labels[index]) for index in np.flatnonzero(batch.good)]
+
+
+def _groups(predicted: Sequence[str], screen: Screen, parts: int) -> tuple[str, ...] | None:
+    """Return the predicted classes, where there are twice as many images of each as a calibration needs; else None."""
+    share = share_of(screen.alpha, Fraction(1, parts))
+    needed = _CLASS_MARGIN * smallest_calibration_set(share, screen.confidence, screen.guarantee)
+    return tuple(predicted) if min(Counter(predicted).values()) >= needed else None
+
+
+def _bounded(guard: Guard, floors_from: ImageSet, images: ImageSet, risk: float, delta: float) -> Floor:
+    """Return the floor of confidence, of images that are not turned away as foreign."""
+    of_others, mine = _not_foreign(guard, floors_from), _not_foreign(guard, images)
+    return confidence_floor(mine[0], mine[1], floors_of(of_others[0]), risk, delta)
+
+
+def _not_foreign(guard: Guard, images: ImageSet) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the confidences of images that are not turned away as foreign, and whether their label is wrong."""
+    decisions = guard(images)
+    kept = [index for index, kind in enumerate(decisions.kinds) if kind is None]
+    if not kept:
+        raise InputError("not one image is left to bound the risk by: all were turned away")
+    wrong = [decisions.predicted[index] != images.label(index) for index in kept]
+    return decisions.confidence[kept], np.array(wrong, dtype=bool)

@@ -1,0 +1,62 @@
+"""One pass of the backbone for a screen, a linear head and its rules."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recondite.detectors.measured import Measured, Statistician
+from recondite.errors import InputError
+from recondite.screen.linear_head import LinearHead, Rules
+from recondite.statistics.scores import Scores
+
+_LOGIT, _RULE = "head.logit.", "head.rule."
+
+
+class HeadPass:
+    """Puts a head's logits and rules among the statistics that a screen finds, and takes them out again."""
+
+    def __init__(self, head: LinearHead, rules: Rules | None) -> None:
+        self.head, self.rules = head, rules
+        self._made: dict[int, _Beside] = {}
+
+    def beside(self, inner: Statistician | None) -> Statistician:
+        """Return what finds both; the same object each time, by which detectors know what they have run before."""
+        return self._made.setdefault(id(inner), _Beside(self.head, self.rules, inner))
+
+    def taken_from(self, scores: Scores) -> tuple[Scores, Tensor, dict[str, NDArray[np.float64]], NDArray[np.intp]]:
+        """Return the screen's own scores; of readable images logits (n, K), rule -> (n,) and their numbers (n,)."""
+        statistics = dict(scores.statistics or {})
+        good = np.flatnonzero([error is None for error in scores.errors])
+        columns = [statistics.pop(f"{_LOGIT}{place}")[good] for place in range(len(self.head.bias))]
+        names = [name for name in statistics if name.startswith(_RULE)]
+        parts = {name.removeprefix(_RULE): statistics.pop(name)[good] for name in names}
+        logits = torch.from_numpy(np.stack(columns, axis=1))
+        return replace(scores, statistics=statistics or None), logits, parts, good
+
+
+@dataclass(frozen=True, eq=False)
+class _Beside:
+    head: LinearHead
+    rules: Rules | None
+    inner: Statistician | None
+
+    @property
+    def reencoding(self) -> bool:
+        return self.inner is not None and self.inner.reencoding
+
+    def found(
+        self, detector: Any, pixels: Tensor, measured: Measured, before: list[Tensor | None]
+    ) -> Mapping[str, Tensor]:
+        if measured.vectors is None:
+            raise InputError("a linear head needs a screen of the detector 'features', whose backbone it looks through")
+        found = dict(self.inner.found(detector, pixels, measured, before)) if self.inner is not None else {}
+        logits = self.head(measured.vectors)
+        found |= {f"{_LOGIT}{place}": logits[:, place] for place in range(logits.shape[1])}
+        if self.rules is not None:
+            found |= {f"{_RULE}{name}": value for name, value in self.rules(measured.vectors, logits).items()}
+        return found

@@ -1,0 +1,225 @@
+"""A linear head on the feature vectors of a frozen backbone, and scores of foreignness, fitted in one pass."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recondite.detectors.vector_models import Drawn, greedy_coreset
+from recondite.errors import InputError
+from recondite.statistics import classifier_scores as scores
+from recondite.torch_state import own_settings
+
+LOGIT_RULES = ("max_logit", "energy")
+RULES = (*LOGIT_RULES, "knn", "mahalanobis", "vim")
+"""What `Rules` finds beside the confidence."""
+_BANK, _CANDIDATES = 1000, 4000
+_KEPT_VARIANCE, _SMALLEST = 0.9, 1e-6
+_HEAD = ("weight", "bias")
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """Feature vectors (N, F) to logits (N, K): the linear discriminant of classes that share a covariance.
+
+    Args:
+        weight: float32 (K, F).
+        bias: float32 (K,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Return logits (N, K)."""
+        return torch.nn.functional.linear(vectors, self.weight.to(vectors.device), self.bias.to(vectors.device))
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """How foreign images look to a classifier, by its logits and features; see `statistics.classifier_scores`.
+
+    Args:
+        tensors: none for rules that need no features; else "bank" (M, F), "means" (K, F), "whitening" (F, F),
+            "origin" (F,), "residual" (F, R) and "scale" ().
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __call__(self, features: Tensor | None, logits: Tensor) -> dict[str, Tensor]:
+        """Return rule -> (N,), higher is more anomalous, of features (N, F) and logits (N, K).
+
+        Raises:
+            InputError: the rules look at features, and there are none.
+        """
+        found = {"max_logit": scores.max_logit(logits), "energy": scores.energy(logits)}
+        if not self.tensors:
+            return found
+        if features is None:
+            raise InputError("the rules of this guard look at features, which the classifier does not give")
+        own = {name: value.to(features.device) for name, value in self.tensors.items()}
+        return found | {
+            "knn": scores.neighbour_distance(features, own["bank"]),
+            "mahalanobis": scores.mahalanobis(features, own["means"], own["whitening"]),
+            "vim": scores.vim(features, logits, own["origin"], own["residual"], own["scale"]),
+        }
+
+    def __post_init__(self) -> None:
+        if not self.tensors:
+            return
+        shapes = {name: tuple(value.shape) for name, value in self.tensors.items()}
+        size = shapes.get("origin", ())
+        wanted = {"bank": 2, "means": 2, "whitening": 2, "residual": 2, "origin": 1, "scale": 0}
+        fits = {name: len(shape) for name, shape in shapes.items()} == wanted and all(
+            shapes[name][place] == size[0]
+            for name, place in (("bank", 1), ("means", 1), ("whitening", 0), ("whitening", 1), ("residual", 0))
+        )
+        if not fits or shapes["bank"][0] < scores.NEIGHBOUR:
+            raise ValueError(f"rules of shapes {shapes}")
+
+
+class Learning:
+    """Sums over feature vectors with classes: what a head and the rules are made of, in memory of F^2 numbers.
+
+    Args:
+        size: F, of a vector.
+        classes: K.
+        count: how many vectors will come at most.
+    """
+
+    def __init__(self, size: int, classes: int, count: int) -> None:
+        self._counts = torch.zeros(classes, dtype=torch.float64)
+        self._sums, self._unit_sums = (torch.zeros(classes, size, dtype=torch.float64) for _ in range(2))
+        self._products, self._unit_products = (torch.zeros(size, size, dtype=torch.float64) for _ in range(2))
+        self._drawn = Drawn(count, _CANDIDATES, size + classes, torch.device("cpu"))
+        self._seen = 0
+
+    def add(
+        self, vectors: NDArray[np.float32], classes: NDArray[np.integer], logits: NDArray[np.float32] | None = None
+    ) -> None:
+        """Take vectors (n, F), their classes (n,) and, where a classifier gave them, logits (n, K)."""
+        rows, places = torch.from_numpy(vectors), torch.from_numpy(np.asarray(classes, dtype=np.int64))
+        given = torch.zeros(len(rows), len(self._counts)) if logits is None else torch.from_numpy(logits)
+        self._drawn.add(torch.cat([rows, given], dim=1)[:, None], self._seen)
+        self._seen += len(rows)
+        self._counts += torch.bincount(places, minlength=len(self._counts))
+        unit = scores.unit(rows)
+        for values, sums, products in (
+            (rows.double(), self._sums, self._products),
+            (unit.double(), self._unit_sums, self._unit_products),
+        ):
+            sums.index_add_(0, places, values)
+            products += values.T @ values
+
+    @own_settings()
+    def head(self, shrinkage: float) -> LinearHead:
+        """Return the linear discriminant.
+
+        Source: Friedman 1989, "Regularized discriminant analysis" (a covariance shrunk towards its mean variance).
+
+        Args:
+            shrinkage: share of the mean variance in the covariance, in (0, 1].
+
+        Raises:
+            InputError: a class has no vector.
+        """
+        means, variances, directions = self._within(self._sums, self._products)
+        shrunk = (1 - shrinkage) * variances + shrinkage * variances.mean()
+        along = means @ directions
+        weight = along / shrunk.clamp(min=_SMALLEST**2) @ directions.T
+        bias = -0.5 * (weight * means).sum(1) + (self._counts / self._counts.sum()).log()
+        return LinearHead(weight.float(), bias.float())
+
+    @own_settings()
+    def rules(self, head: LinearHead | None = None) -> Rules:
+        """Return the rules; the residual of ViM is what principal directions of nine tenths of the variance leave.
+
+        Args:
+            head: that made the logits, from whose origin ViM looks; None for the mean of the features, and the logits
+                that came with them.
+
+        Raises:
+            InputError: a class has no vector, or fewer than five vectors came.
+        """
+        drawn = self._drawn.gathered()
+        drawn = drawn[drawn.abs().sum(1) > 0]  # fewer may have come than were announced
+        candidates, logits = drawn[:, : self._sums.shape[1]], drawn[:, self._sums.shape[1] :]
+        if len(candidates) < scores.NEIGHBOUR:
+            raise InputError(f"expected at least {scores.NEIGHBOUR} images to learn from; got {len(candidates)}")
+        unit = scores.unit(candidates)
+        means, variances, directions = self._within(self._unit_sums, self._unit_products)
+        shrunk = variances + max(_SMALLEST * float(variances[-1]), _SMALLEST**2)
+        mean = self._sums.sum(0) / self._counts.sum()
+        origin = mean
+        if head is not None:
+            origin = -torch.linalg.pinv(head.weight.double()) @ head.bias.double()
+            logits = head(candidates)
+        total = self._products / self._counts.sum() - mean.outer(origin) - origin.outer(mean) + origin.outer(origin)
+        spread, axes = torch.linalg.eigh(total)
+        left = spread.clamp(min=0).cumsum(0) <= (1 - _KEPT_VARIANCE) * spread.clamp(min=0).sum()
+        residual = axes[:, : max(1, int(left.sum()))].float()
+        norm = ((candidates - origin.float()) @ residual).norm(dim=1).mean().clamp(min=_SMALLEST)
+        return Rules(
+            {
+                "bank": unit[greedy_coreset(unit, min(len(unit), _BANK))],
+                "means": means.float(),
+                "whitening": (directions * shrunk.rsqrt()).float(),
+                "origin": origin.float(),
+                "residual": residual,
+                "scale": logits.amax(1).mean().float() / norm,
+            }
+        )
+
+    def _within(self, sums: Tensor, products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return class means (K, F), and the variances (F,) and directions (F, F) of the covariance within classes."""
+        if (self._counts < 1).any():
+            raise InputError(f"class number {int(self._counts.argmin())} has no readable image to learn from")
+        means = sums / self._counts[:, None]
+        covariance = (products - means.T @ sums) / self._counts.sum()
+        variances, directions = torch.linalg.eigh(covariance)
+        return means, variances.clamp(min=0), directions
+
+
+def learnt(
+    batches: Iterable[tuple[NDArray[np.float32], Sequence[int], NDArray[np.float32] | None]], classes: int, count: int
+) -> Learning:
+    """Return what was learnt in one pass over batches of vectors (n, F), their classes, and logits or None.
+
+    Raises:
+        InputError: there are none.
+    """
+    learning: Learning | None = None
+    for vectors, places, logits in batches:
+        learning = learning or Learning(vectors.shape[1], classes, count)
+        learning.add(vectors, np.asarray(places), logits)
+    if learning is None:
+        raise InputError("not one image to learn from could be read")
+    return learning
+
+
+def tensors_of(head: LinearHead | None, rules: Rules | None) -> dict[str, NDArray[Any]]:
+    """Return the numbers of both by name, to be saved."""
+    found = {} if head is None else {f"head.{name}": getattr(head, name).numpy() for name in _HEAD}
+    return found | ({} if rules is None else {f"rules.{name}": value.numpy() for name, value in rules.tensors.items()})
+
+
+def from_tensors(tensors: Mapping[str, NDArray[Any]]) -> tuple[LinearHead | None, Rules | None]:
+    """Return what `tensors_of` took.
+
+    Raises:
+        KeyError, ValueError: parts are missing, or do not belong together.
+    """
+    head, rules = None, None
+    own = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+    if "head.weight" in own:
+        head = LinearHead(own["head.weight"], own["head.bias"])
+        if head.weight.ndim != 2 or head.bias.shape != head.weight.shape[:1]:
+            raise ValueError(f"a head of shapes {tuple(head.weight.shape)} and {tuple(head.bias.shape)}")
+    parts = {name.removeprefix("rules."): value for name, value in own.items() if name.startswith("rules.")}
+    if parts:
+        rules = Rules(parts)
+    return head, rules

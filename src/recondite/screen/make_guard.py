@@ -1,0 +1,133 @@
+"""Guards of a screen and a classifier that is there already, with shares of alpha that are given or chosen."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from recondite.data.datasets import ImageSet, open_images
+from recondite.data.images import Preprocessing
+from recondite.errors import InputError
+from recondite.screen.choose_parts import (
+    PartsChoice,
+    PartScores,
+    choose_parts,
+    equal_shares,
+    made_up_outliers,
+    pixels_of,
+)
+from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES, fitted_distances
+from recondite.screen.guard import SCREEN, Guard, ScreenLike, check_alpha
+from recondite.screen.linear_head import LOGIT_RULES, Rules
+from recondite.statistics.calibration import Calibrator
+
+
+def make_guard(
+    screen: ScreenLike,
+    classifier: Callable[[Tensor], Tensor],
+    labels: Sequence[str] | None = None,
+    *,
+    calibration: object = None,
+    by_class: bool = False,
+    confidence_share: float | None = None,
+    feature_share: float | None = None,
+    layer: str | None = None,
+    reference: object = None,
+    image_shape: tuple[int, ...] | None = None,
+    progress: bool = False,
+) -> Guard:
+    """Return a guard: a function of images that gives each its label by the classifier, or an abstention.
+
+    Alpha is shared out: each part (this screen, the classifier's confidence, its features) abstains at its own
+    share, so that all together turn away a share of at most alpha of normal images, on average. Where the screen
+    promises with a confidence, each part does for its share.
+
+    Without shares, but with calibration images, these are split in two: on one half the parts are chosen that turn away
+    most outliers made up from it (see `recondite.screen.choose_parts`), on the other they are calibrated. Parts: this
+    screen, the classifier's confidence, largest logit and energy, and with layer and reference its features.
+
+    Args:
+        classifier: a function or module, images (N, C, H, W) in [0, 1] to logits (N, classes).
+        labels: names of the classes.
+        calibration: normal images that neither this screen nor the classifier has learnt from; by default the
+            screen's own calibration holds, and the screen is the only part. To choose parts, no stream.
+        by_class: calibrate among images of the same predicted class, so that the promise holds for each.
+        confidence_share: share of alpha for the classifier's largest softmax probability being low; None to choose.
+        feature_share: share of alpha for its features being far from their fifth nearest normal neighbour; likewise.
+        layer: with feature_share, the module of the classifier whose output is meant.
+        reference: with feature_share, normal images for the neighbours, such as the classifier's training images.
+        image_shape: (C, H, W) that the classifier takes, if it is another than the screen's.
+        progress: show progress on standard error.
+
+    Raises:
+        InputError: shares that leave nothing for the screen, something needed that is missing, or too few
+            calibration images (of a class) for alpha.
+    """
+    choosing = confidence_share is None and feature_share is None and calibration is not None
+    confidence_share, feature_share = confidence_share or 0.0, feature_share or 0.0
+    own = 1 - confidence_share - feature_share
+    if min(confidence_share, feature_share) < 0 or own <= 1e-9:
+        raise InputError(
+            f"expected shares of alpha that are not negative and leave some for the screen; got {confidence_share:g} "
+            f"and {feature_share:g}"
+        )
+    if labels is not None and len(set(labels)) < len(labels):
+        raise InputError(f"expected different labels; got {', '.join(labels)}")
+    if (by_class or confidence_share or feature_share) and calibration is None:
+        raise InputError(
+            "by_class, confidence_share and feature_share need calibration=, normal images that neither the screen nor "
+            "the classifier has learnt from"
+        )
+    if feature_share and (layer is None or reference is None):
+        raise InputError("feature_share needs layer=, a module of the classifier, and reference=, normal images")
+    looks_at_features = bool(feature_share) or (choosing and layer is not None and reference is not None)
+    shares = {SCREEN: own, CONFIDENCE: confidence_share, FEATURES: feature_share}
+    own_range = screen.detector.preprocessing.value_range
+    seen = Preprocessing(shape=image_shape or screen.detector.shape, value_range=own_range)
+    guard = Guard(
+        screen=screen,
+        classifier=classifier,
+        labels=None if labels is None else tuple(labels),
+        shape=image_shape,
+        layer=layer if looks_at_features else None,
+        distances=fitted_distances(classifier, layer, reference, seen) if looks_at_features else None,
+        shares={part: share for part, share in shares.items() if share},
+        by_class=by_class,
+    )
+    if calibration is None:
+        return guard
+    if choosing:
+        guard, calibration = _with_chosen_parts(guard, calibration)
+    scores, classes = guard.measure(calibration, progress)
+    groups = tuple(classes) if by_class else None
+    calibrators = {part: Calibrator(values, groups) for part, values in scores.items()}
+    check_alpha(screen, guard.shares, calibrators)
+    return replace(guard, calibrators=calibrators)
+
+
+def chosen_parts(guard: Guard, images: ImageSet, inliers: PartScores, seed: int = 0) -> PartsChoice:
+    """Return which of a guard's parts to look at; see `choose_parts`.
+
+    Args:
+        guard: with a share for each part that may be chosen.
+        images: held-out normal images, from which outliers are made up.
+        inliers: what the guard's parts make of them.
+        seed: of every random draw.
+    """
+    made_up = made_up_outliers(pixels_of(images, guard.screen.detector.preprocessing), seed)
+    found = {name: guard.measure(some)[0] for name, some in made_up.items()}
+    return choose_parts(inliers, found, guard.screen.alpha)
+
+
+def _with_chosen_parts(guard: Guard, calibration: object) -> tuple[Guard, ImageSet]:
+    """Return a guard with the best shares, and the calibration images that these were not chosen on."""
+    opened = open_images(calibration, role="inliers", shape=guard.screen.detector.shape)
+    if opened.ids is None:
+        raise InputError("to choose parts, calibration images are split: give no stream, or give shares of alpha")
+    order = np.random.default_rng(0).permutation(len(opened.ids))
+    chosen_on, others = (opened.select(np.sort(half).tolist()) for half in np.array_split(order, 2))
+    features = () if guard.distances is None else (FEATURES,)
+    every = replace(guard, shares=equal_shares((SCREEN, CONFIDENCE, *LOGIT_RULES, *features)), rules=Rules({}))
+    choice = chosen_parts(every, chosen_on, every.measure(chosen_on)[0])
+    return replace(every, shares=choice.shares), others

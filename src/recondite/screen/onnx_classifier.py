@@ -1,0 +1,86 @@
+"""A classifier in an ONNX file, run by onnxruntime: a graph of known operators, no code."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recondite.errors import ArtifactError, InputError
+
+_LARGEST_FILE = 2 << 30
+
+
+class OnnxClassifier:
+    """Images (N, C, H, W) in [0, 1] to logits (N, K), and to features (N, F) where the graph has a second output.
+
+    Args:
+        graph: the content of the file: one input (N, C, H, W) of float32; a first output (N, K), and, if there is one,
+            a second (N, F).
+
+    Raises:
+        InputError: onnxruntime is not installed.
+        ArtifactError: the graph cannot be run, or has another interface.
+    """
+
+    def __init__(self, graph: bytes) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError('a classifier as ONNX runs on onnxruntime: pip install "recondite[export]"') from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own types derive from Exception alone
+            raise ArtifactError(f"the classifier cannot be run: {error}") from error
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
+            raise ArtifactError("expected a classifier with one input (N, C, H, W) of float32")
+        self.graph, self._name = graph, inputs[0].name
+        fixed = [side if isinstance(side, int) else None for side in inputs[0].shape]
+        self._together = fixed[0]
+        self.shape: tuple[int, ...] | None = None
+        """Of an image, where the graph fixes it."""
+        if None not in fixed[1:]:
+            self.shape = tuple(side for side in fixed[1:] if side is not None)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return the logits (N, K)."""
+        return self.outputs(pixels)[0]
+
+    def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the logits (N, K) and the features (N, F); None without.
+
+        Raises:
+            InputError: the graph does not take such images, or gives something else.
+        """
+        size = self._together or len(pixels)
+        parts = []
+        try:
+            for some in torch.split(pixels.cpu().float(), size):
+                padded = np.zeros((size, *some.shape[1:]), dtype=np.float32)
+                padded[: len(some)] = some.numpy()
+                parts.append([found[: len(some)] for found in self._session.run(None, {self._name: padded})[:2]])
+        except Exception as error:  # likewise
+            raise InputError(f"the classifier does not take a batch {tuple(pixels.shape)}: {error}") from error
+        logits, *features = (torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True))
+        if logits.ndim != 2 or len(logits) != len(pixels):
+            raise InputError(f"expected logits (N, K) from the classifier; got {tuple(logits.shape)}")
+        return logits, features[0].flatten(2).mean(2) if features and features[0].ndim > 2 else next(
+            iter(features), None
+        )
+
+
+def read_classifier(path: Path | str) -> OnnxClassifier:
+    """Return the classifier in an ONNX file.
+
+    Raises:
+        InputError: no such file, or it is too large.
+        ArtifactError: the graph cannot be run, or has another interface.
+    """
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size > _LARGEST_FILE:
+        raise InputError(f"{path}: expected an ONNX file of at most {_LARGEST_FILE:,} bytes")
+    return OnnxClassifier(path.read_bytes())

@@ -1,0 +1,271 @@
+"""A guard fitted on images with classes: its head, its choice of parts, both promises, and its file."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import binom
+from torch import nn
+
+import recondite
+from recondite.cli import main
+from recondite.errors import ArtifactError, InputError
+from recondite.perturbations.outliers import MIXED, mixed
+from recondite.screen.choose_parts import choose_parts, equal_shares, made_up_outliers
+from recondite.screen.guard_file import GUARD_FILE, load_guard, save_guard
+from recondite.screen.guard_fit import fit_guard
+from recondite.screen.linear_head import from_tensors, learnt, tensors_of
+from recondite.statistics.calibration import Calibrator, share_of
+
+DRAWS = np.random.default_rng(0)
+
+
+class Backbone(nn.Module):
+    """Means of areas of 3 channels: 12 features, whatever the size."""
+
+    def forward(self, x):
+        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def coloured(count, seed, colours=((0.7, 0.3, 0.3), (0.3, 0.3, 0.7))):
+    """Noisy images (N, 3, 16, 16) of one of several colours, and their classes."""
+    draws = np.random.default_rng(seed)
+    classes = draws.integers(0, len(colours), count)
+    base = np.array(colours)[classes][:, :, None, None] + draws.normal(0, 0.08, (count, 3, 2, 2)).repeat(8, 2).repeat(
+        8, 3
+    )
+    noisy = base + draws.normal(0, 0.05, (count, 3, 16, 16))
+    return (np.clip(noisy, 0, 1) * 255).astype(np.uint8), [("red", "blue", "other")[place] for place in classes]
+
+
+def pairs(images, classes):
+    return list(zip(images, classes, strict=True))
+
+
+@pytest.fixture(scope="module")
+def screen():
+    return recondite.fit(coloured(200, 1)[0], detector="features", backbone=Backbone(), alpha=0.1, latent_size=4)
+
+
+@pytest.fixture(scope="module")
+def fitted(screen):
+    return fit_guard(pairs(*coloured(200, 1)), screen=screen, calibration=pairs(*coloured(900, 2)), risk=0.05)
+
+
+def test_the_head_is_the_linear_discriminant():
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    vectors, classes = DRAWS.normal(size=(120, 5)).astype(np.float32), DRAWS.integers(0, 3, 120)
+    vectors[classes == 1] += 1
+    learning = learnt(((vectors[i : i + 7], classes[i : i + 7], None) for i in range(0, 120, 7)), 3, 120)
+    head = learning.head(1e-9)
+    twin = LinearDiscriminantAnalysis(solver="lsqr").fit(vectors, classes)
+    found = head(torch.from_numpy(vectors)).softmax(1).numpy()
+    np.testing.assert_allclose(found, twin.predict_proba(vectors), atol=1e-4)
+
+
+def test_rules_come_from_one_pass_and_survive_a_file():
+    vectors, classes = DRAWS.normal(2, 1, (80, 6)).astype(np.float32), DRAWS.integers(0, 2, 80)
+    learning = learnt([(vectors[:50], classes[:50], None), (vectors[50:], classes[50:], None)], 2, 90)
+    head = learning.head(0.1)
+    rules = learning.rules(head)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    means = np.stack([unit[classes == place].mean(0) for place in (0, 1)])
+    np.testing.assert_allclose(rules.tensors["means"], means, atol=1e-6)
+    within = sum((unit[classes == p] - means[p]).T @ (unit[classes == p] - means[p]) for p in (0, 1)) / 80
+    whitened = rules.tensors["whitening"].numpy()
+    np.testing.assert_allclose(whitened.T @ within @ whitened, np.eye(6), atol=1e-3)
+    x = torch.from_numpy(vectors)
+    # On normal images the virtual logit is as large as the largest logit, on average.
+    residual = ((x - rules.tensors["origin"]) @ rules.tensors["residual"]).norm(dim=1).mean()
+    assert float(rules.tensors["scale"] * residual) == pytest.approx(float(head(x).amax(1).mean()), rel=1e-4)
+    other_head, other = from_tensors(tensors_of(head, rules))
+    for name, values in rules(x, head(x)).items():
+        assert torch.equal(values, other(x, other_head(x))[name]), name
+
+
+def test_a_part_that_tells_made_up_outliers_is_chosen_and_a_useless_one_is_not():
+    draws = np.random.default_rng(3)
+    inliers = {name: draws.normal(size=300) for name in ("a", "b", "useless")}
+    outliers = {
+        "one": {"a": draws.normal(4, 1, 300), "b": draws.normal(size=300), "useless": draws.normal(size=300)},
+        "two": {"a": draws.normal(size=300), "b": draws.normal(4, 1, 300), "useless": draws.normal(size=300)},
+    }
+    choice = choose_parts(inliers, outliers, 0.1)
+    assert choice.parts == ("a", "b")
+    assert choice.shares == {"a": 0.5, "b": 0.5}
+    assert choice.caught["a"] == pytest.approx(0.55, abs=0.05)
+    assert choose_parts(inliers, {"one": outliers["one"]}, 0.1).parts == ("a",)
+
+
+def test_a_combination_is_never_looser_than_its_shares():
+    draws = np.random.default_rng(4)
+    normal = {name: draws.normal(size=299) for name in "abc"}
+    shares = {part: share_of(0.1, share) for part, share in equal_shares(list("abc")).items()}
+    assert sum(shares.values()) == pytest.approx(0.1, abs=1e-15)
+    for part, values in normal.items():
+        flagged = Calibrator(values).is_outlier(values, shares[part])
+        assert flagged.mean() <= shares[part]
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_mixtures_are_made_of_the_images_and_are_none_of_them(name):
+    images = DRAWS.integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
+    made = mixed(name, images, seed=1)
+    assert made.shape == images.shape
+    assert np.array_equal(made, mixed(name, images, seed=1))
+    assert not any(np.array_equal(one, other) for one in made for other in images)
+    if name == "shuffled-patches":
+        assert np.array_equal(np.sort(made.reshape(5, -1)), np.sort(images.reshape(5, -1)))
+    with pytest.raises(InputError, match="expected a mixture among averages"):
+        mixed("zzz", images)
+
+
+def test_outliers_are_made_up_in_the_shape_of_the_images():
+    images = DRAWS.integers(0, 256, (4, 1, 16, 16), dtype=np.uint8)
+    made = made_up_outliers(images)
+    assert {one.shape for one in made.values()} == {images.shape}
+    assert {"photographs", "textures", "plain-photographs"}.isdisjoint(made)
+
+
+def test_at_most_alpha_of_normal_images_are_foreign_and_strangers_are(fitted):
+    normal, classes = coloured(600, 5)
+    decisions = fitted.guard(normal)
+    foreign = np.array([kind == "foreign" for kind in decisions.kinds])
+    assert foreign.sum() <= binom.ppf(0.999, 600, 0.1 + 0.04)  # the rate of one calibration varies
+    given = [(one.label, name) for one, name in zip(decisions, classes, strict=True) if one.label]
+    assert np.mean([one == name for one, name in given]) >= 0.95
+    green = fitted.guard(coloured(100, 6, ((0.2, 0.9, 0.2),))[0])
+    assert green.kinds.count("foreign") > 95
+
+
+def test_too_low_a_confidence_is_no_foreignness(fitted):
+    strict = replace(fitted.guard, floor=replace(fitted.guard.floor, confidence=1.1))
+    before, after = fitted.guard(coloured(50, 7)[0]), strict(coloured(50, 7)[0])
+    assert set(after.kinds) <= {"foreign", "unsure"}
+    assert [kind == "foreign" for kind in before.kinds] == [kind == "foreign" for kind in after.kinds]
+    unsure = next(one for one in after if one.kind == "unsure")
+    assert unsure.reason.startswith("the classifier is not sure enough (confidence ")
+
+
+def test_an_image_is_decided_alike_alone_among_others_and_by_a_saved_guard(fitted, tmp_path):
+    images = np.concatenate([coloured(20, 8)[0], coloured(5, 9, ((0.2, 0.9, 0.2),))[0]])
+    every = list(fitted.guard(images).records())
+    alone = [next(iter(fitted.guard(image[None]).records())) for image in images]
+    assert [{**row, "id": ""} for row in every] == [{**row, "id": ""} for row in alone]
+    fitted.guard.screen.save(tmp_path / "guard")
+    save_guard(fitted.guard, tmp_path / "guard")
+    loaded = load_guard(recondite.load(tmp_path / "guard", backbone=Backbone()), tmp_path / "guard")
+    assert list(loaded(images).records()) == every
+    file = tmp_path / "guard" / GUARD_FILE
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ArtifactError, match="safetensors"):
+        load_guard(recondite.load(tmp_path / "guard", backbone=Backbone()), tmp_path / "guard")
+
+
+def test_the_screen_scores_as_without_the_head(fitted, screen):
+    images = coloured(20, 10)[0]
+    np.testing.assert_array_equal(fitted.guard(images).verdicts.instance_score, screen.predict(images).instance_score)
+
+
+def test_what_cannot_be_fitted_says_why(screen):
+    images = coloured(60, 11)[0]
+    known = pairs(*coloured(60, 11))
+    with pytest.raises(InputError, match="needs calibration images that neither has learnt from"):
+        fit_guard(known, screen=screen)
+    with pytest.raises(InputError, match="expected a class, in the table of labels"):
+        fit_guard(images, screen=screen, calibration=images)
+    with pytest.raises(InputError, match="expected parts among screen, confidence, max_logit"):
+        fit_guard(known, screen=screen, calibration=known, parts=["zzz"])
+    with pytest.raises(InputError, match="cannot be promised with probability"):
+        fit_guard(known, screen=screen, calibration=known, parts=["knn"], risk=0.01)
+    pca = recondite.fit(images, detector="pca", latent_size=4, alpha=0.2)
+    with pytest.raises(InputError, match="needs a screen of the detector 'features'"):
+        fit_guard(known, screen=pca, calibration=known)
+    labelled = dict.fromkeys((f"{index:06d}" for index in range(60)), "red")
+    with pytest.raises(InputError, match="expected two classes or more"):
+        fit_guard(images, classes=labelled, screen=screen, calibration=images)
+
+
+def brightness(pixels):
+    """Logits that grow with how red or blue an image is, and are small for what is neither."""
+    red, green, blue = pixels.mean(dim=(2, 3)).T
+    return 10 * torch.stack([red - green, blue - green], dim=1)
+
+
+def test_a_guard_without_shares_chooses_its_parts_and_keeps_alpha(screen):
+    guard = screen.guard(brightness, ("red", "blue"), calibration=coloured(600, 12)[0])
+    assert sum(guard.shares.values()) == pytest.approx(1)
+    assert {len(calibrator.scores) for calibrator in guard.calibrators.values()} == {300}
+    normal = guard(coloured(500, 13)[0])
+    assert normal.abstained.mean() <= 0.15
+    assert guard(coloured(50, 14, ((0.2, 0.9, 0.2),))[0]).abstained.mean() > 0.9
+    given = screen.guard(brightness, calibration=coloured(200, 12)[0], confidence_share=0)
+    assert given.shares == {"screen": 1.0}
+    with pytest.raises(InputError, match="give no stream"):
+        screen.guard(brightness, calibration=iter(coloured(50, 12)[0]))
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """An ONNX classifier of 16 x 16 pixels: the mean of each channel as features, red and blue as logits."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    make, floats = onnx.helper, onnx.TensorProto.FLOAT
+    weight = np.array([[10, 0], [-10, -10], [0, 10]], np.float32)
+    nodes = [
+        make.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+        make.make_node("Flatten", ["pooled"], ["features"]),
+        make.make_node("MatMul", ["features", "weight"], ["logits"]),
+    ]
+    ends = [make.make_tensor_value_info(name, floats, ["n", size]) for name, size in (("logits", 2), ("features", 3))]
+    start = make.make_tensor_value_info("x", floats, ["n", 3, 16, 16])
+    made = make.make_graph(nodes, "g", [start], ends, [onnx.numpy_helper.from_array(weight, "weight")])
+    path = tmp_path / "classifier.onnx"
+    path.write_bytes(make.make_model(made, opset_imports=[make.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    return path
+
+
+def folders(root, images, classes):
+    for index, (image, name) in enumerate(zip(images, classes, strict=True)):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(root / name / f"{index:03d}.png")
+    return str(root)
+
+
+def test_an_onnx_classifier_behind_a_screen_on_the_command_line(graph, tmp_path, capsys):
+    judge = recondite.fit(coloured(150, 20)[0], detector="pca", latent_size=4, alpha=0.1)
+    judge.save(tmp_path / "screen")
+    learnt_from = folders(tmp_path / "learnt", *coloured(60, 21))
+    held = folders(tmp_path / "held", *coloured(200, 22))
+    command = ["guard", "fit", str(tmp_path / "screen"), learnt_from, "--classifier", str(graph), "-o"]
+    given = ["--classes", "red,blue", "--calibration", held, "--labels-from-folders"]
+    assert main([*command, str(tmp_path / "guard"), *given]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "accuracy: 1.000 of 100 held-out images" in said
+    new = folders(tmp_path / "new", *coloured(10, 23, ((0.7, 0.3, 0.3), (0.3, 0.3, 0.7), (0.2, 0.9, 0.2))))
+    table = tmp_path / "labels.csv"
+    assert main(["guard", "predict", str(tmp_path / "guard"), new, "-o", str(table)]) == 0, capsys.readouterr().err
+    with table.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    for row in rows:
+        if row["id"].startswith("other"):
+            assert (row["label"], row["abstention"]) == ("", "foreign")
+        else:
+            assert row["label"] in ("", row["id"].split("/")[0])
+    (tmp_path / "guard" / "classifier.onnx").write_bytes(b"another")
+    assert main(["guard", "predict", str(tmp_path / "guard"), new, "-o", str(table)]) == 1
+    assert "another one than the guard was made with" in capsys.readouterr().err
+
+
+def test_the_command_line_refuses_what_does_not_fit(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    command = ["guard", "fit", "none", str(tmp_path / "images"), "-o", str(tmp_path / "guard")]
+    assert main([*command, "--labels-from-folders", "--labels", "a.csv"]) == 2
+    assert "choose one" in capsys.readouterr().err
+    assert main([*command, "--classifier", str(tmp_path / "none.onnx")]) == 2
+    assert "expected an ONNX file" in capsys.readouterr().err
