@@ -148,6 +148,7 @@ def blocked_by(event, began=None):
 def test_small_requests_pass_large_ones(line):
     free = threading.Event()
     large = [line.post(f"large {n}", blocked_by(free), cost=4 * SMALL, largest=2 * SMALL) for n in range(4)]
+    wait_until(lambda: line.waiting == 2)
     line.post("small", [1 << 19], cost=1 << 19, largest=1 << 19)
     wait_until(lambda: line.done)
     assert line.done == ["small"]
