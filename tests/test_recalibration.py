@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -213,7 +214,8 @@ def test_a_random_sample_of_images_as_before_is_taken_without_a_sign(normal, tmp
     ],
 )
 def test_a_selection_by_scores_is_refused(what, said, screens, digits, tmp_path):
-    screen = screens("pca").with_alpha(0.1).recalibrated(digits[1000:1200], group_by="none")
+    forgetful = replace(screens("pca"), known=None)
+    screen = forgetful.with_alpha(0.1).recalibrated(digits[1000:1200], group_by="none")
     images = digits[1200:]
     verdicts = screen.predict(images)
     flags, order = verdicts.is_outlier, np.argsort(verdicts.instance_score)

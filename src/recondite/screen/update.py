@@ -245,8 +245,8 @@ def _check_alike(screen: ScreenLike, spooled: Spool, rows: NDArray[np.intp]) -> 
         raise InputError(
             f"the {counted(len(rows), 'new image')} score otherwise than the calibration images did (their p-values "
             "are not uniform): they were selected, as false alarms are, or normal images have changed. Give "
-            "calibration=, a random sample of normal images (--calibration FOLDER); or, if the new images are themselves "
-            "a random sample of those to come, sampled=True (--sampled)"
+            "calibration=, a random sample of normal images (--calibration FOLDER); or, if the new images are "
+            "themselves a random sample of those to come, sampled=True (--sampled)"
         )
 
 
