@@ -10,10 +10,10 @@ from PIL import Image, ImageEnhance, ImageOps
 
 import recondite
 from recondite.audits import run, walk
-from recondite.audits.copies import alikeness, copy_findings, found_copies, least_alike
+from recondite.audits.copies import alikeness, copy_findings, exceptional, found_copies, usual_residual
 from recondite.audits.look import look_at
 from recondite.audits.measures import MEASURES, FileFacts, jpeg_quality, measured
-from recondite.audits.outliers import cross_fitted, discoveries, p_values
+from recondite.audits.outliers import Tail, cross_fitted, discoveries, p_values
 from recondite.audits.single_images import RULES, spreads_from
 from recondite.cli import main
 from recondite.data.datasets import open_images
@@ -204,16 +204,37 @@ def test_tars_and_streams_are_audited_too(tmp_path):
     assert [f.id for f in recondite.audit(stream).findings if f.drop] == ["000019"]
 
 
-def test_images_that_are_all_alike_are_not_all_copies(digits):
+def test_simple_drawings_that_are_all_alike_are_no_copies(digits):
     grey = np.stack([look_at(digit, None).grey.ravel() for digit in digits[:300]])
-    found = found_copies([str(index) for index in range(300)], grey, np.zeros((300, 0), np.float16))
-    assert found.pairs.shape[1] < 6
+    names = [str(index) for index in range(299)] + ["0"]
+    found = found_copies(names, grey, np.zeros((300, 0), np.float16))
+    np.testing.assert_array_equal(found.pairs, [[0], [299]])
 
 
-def test_the_least_correlation_rises_with_what_neighbours_have():
-    pairs = np.array([[i, (i + step) % 40] for i in range(40) for step in (1, 2, 3)]).T
-    assert least_alike(40, pairs, np.full(120, 0.5)) == 0.92
-    assert least_alike(40, pairs, np.full(120, 0.96)) == pytest.approx(1 - 0.04 / 6)
+def test_copies_have_features_that_agree():
+    grey = np.stack([look_at(np.asarray(scene(seed)), None).grey.ravel() for seed in [*range(60), 0]])
+    features = np.random.default_rng(0).standard_normal((61, 32)).astype(np.float16)
+    names = [str(index) for index in range(61)]
+    assert not found_copies(names, grey, features).pairs.size
+    features[60] = features[0]
+    np.testing.assert_array_equal(found_copies(names, grey, features).pairs, [[0], [60]])
+
+
+def test_how_exceptional_a_pair_is_depends_on_what_is_usual_around_both():
+    alike, details = np.array([0.9, 0.9]), np.array([0.8, 0.8])
+    near, far = exceptional(alike, details, np.array([0.2, 0.4]))
+    assert far - near == pytest.approx(np.log(2) / 2)
+    grey = np.random.default_rng(0).integers(0, 255, (40, 1024), dtype=np.uint8)
+    grey[20:] = grey[20] // 2 + grey[20:] // 2
+    usual = usual_residual(grey, np.array([[0, 0, 21], [1, 21, 22]]).repeat(20, axis=1))
+    assert np.ptp(usual[:20]) == 0
+
+
+def test_a_tail_is_the_exponential_it_was_drawn_from_whatever_lies_beyond():
+    scores = np.random.default_rng(0).exponential(2, 20000)
+    scores[:1000] += 100
+    assert -10 <= np.log(Tail(scores, 0.5, 0.8).beyond(np.array([20.0]))[0]) < -8
+    assert Tail(scores, 0.5, 0.8).beyond(np.array([0.0]))[0] == 1
 
 
 def test_correlation_is_that_of_the_right_crop():
