@@ -7,13 +7,15 @@ from functools import partial
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
+from sklearn.datasets import load_digits
 
 import recondite
 from recondite.audits import run, walk
-from recondite.audits.copies import alikeness, copy_findings, found_copies, least_alike
+from recondite.audits.copies import alikeness, copy_findings, exceptional, found_copies, usual_residual
+from recondite.audits.labels import confident, cross_validated
 from recondite.audits.look import look_at
 from recondite.audits.measures import MEASURES, FileFacts, jpeg_quality, measured
-from recondite.audits.outliers import cross_fitted, discoveries, p_values
+from recondite.audits.outliers import Tail, cross_fitted, discoveries, p_values
 from recondite.audits.single_images import RULES, spreads_from
 from recondite.cli import main
 from recondite.data.datasets import open_images
@@ -204,16 +206,37 @@ def test_tars_and_streams_are_audited_too(tmp_path):
     assert [f.id for f in recondite.audit(stream).findings if f.drop] == ["000019"]
 
 
-def test_images_that_are_all_alike_are_not_all_copies(digits):
+def test_simple_drawings_that_are_all_alike_are_no_copies(digits):
     grey = np.stack([look_at(digit, None).grey.ravel() for digit in digits[:300]])
-    found = found_copies([str(index) for index in range(300)], grey, np.zeros((300, 0), np.float16))
-    assert found.pairs.shape[1] < 6
+    names = [str(index) for index in range(299)] + ["0"]
+    found = found_copies(names, grey, np.zeros((300, 0), np.float16))
+    np.testing.assert_array_equal(found.pairs, [[0], [299]])
 
 
-def test_the_least_correlation_rises_with_what_neighbours_have():
-    pairs = np.array([[i, (i + step) % 40] for i in range(40) for step in (1, 2, 3)]).T
-    assert least_alike(40, pairs, np.full(120, 0.5)) == 0.92
-    assert least_alike(40, pairs, np.full(120, 0.96)) == pytest.approx(1 - 0.04 / 6)
+def test_copies_have_features_that_agree():
+    grey = np.stack([look_at(np.asarray(scene(seed)), None).grey.ravel() for seed in [*range(60), 0]])
+    features = np.random.default_rng(0).standard_normal((61, 32)).astype(np.float16)
+    names = [str(index) for index in range(61)]
+    assert not found_copies(names, grey, features).pairs.size
+    features[60] = features[0]
+    np.testing.assert_array_equal(found_copies(names, grey, features).pairs, [[0], [60]])
+
+
+def test_how_exceptional_a_pair_is_depends_on_what_is_usual_around_both():
+    alike, details = np.array([0.9, 0.9]), np.array([0.8, 0.8])
+    near, far = exceptional(alike, details, np.array([0.2, 0.4]))
+    assert far - near == pytest.approx(np.log(2) / 2)
+    grey = np.random.default_rng(0).integers(0, 255, (40, 1024), dtype=np.uint8)
+    grey[20:] = grey[20] // 2 + grey[20:] // 2
+    usual = usual_residual(grey, np.array([[0, 0, 21], [1, 21, 22]]).repeat(20, axis=1))
+    assert np.ptp(usual[:20]) == 0
+
+
+def test_a_tail_is_the_exponential_it_was_drawn_from_whatever_lies_beyond():
+    scores = np.random.default_rng(0).exponential(2, 20000)
+    scores[:1000] += 100
+    assert -10 <= np.log(Tail(scores, 0.5, 0.8).beyond(np.array([20.0]))[0]) < -8
+    assert Tail(scores, 0.5, 0.8).beyond(np.array([0.0]))[0] == 1
 
 
 def test_correlation_is_that_of_the_right_crop():
@@ -287,6 +310,60 @@ def test_the_representative_is_the_largest_and_counts_once():
     copies = found_copies(["x", "x", "y"], np.zeros((3, 1024), np.uint8), np.zeros((3, 0), np.float16))
     findings = copy_findings(rows, copies, np.array([1.0, 2.0, 3.0]))
     assert {finding.id: finding.drop for finding in findings} == {"small": True, "large": False}
+
+
+def test_planted_wrong_labels_are_found(digits):
+    pictures = list(digits[:600])
+    truth = load_digits().target[:600]
+    draw = np.random.default_rng(0)
+    wrong = draw.permutation(600)[:30]
+    given = truth.copy()
+    given[wrong] = (truth[wrong] + draw.integers(1, 10, 30)) % 10
+    audit = recondite.audit([(picture, str(label)) for picture, label in zip(pictures, given, strict=True)])
+    found = {finding.index: finding.suggested for finding in audit.findings if finding.kind == "label"}
+    right = set(found) & set(wrong.tolist())
+    assert len(right) >= 0.8 * 30
+    assert len(right) >= 0.6 * len(found)  # of images drawn at random one in twenty would be right
+    assert np.mean([found[index] == str(truth[index]) for index in right]) >= 0.8
+    assert any("are wrong (95 % interval" in remark for remark in audit.remarks)
+    rows = [row for row in audit.records() if row["finding"] == "label"]
+    assert {row["suggested"] for row in rows} <= set("0123456789")
+    assert all(row["label"] != row["suggested"] for row in rows)
+
+
+def test_confident_learning_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7], [0.05, 0.95]])
+    found = confident(probabilities, np.array([0, 0, 0, 1, 1, 1]), ["a", "b"])
+    assert found.suspect.tolist() == [False, False, False, False, False, False]  # .8 is less than the mean, .85
+    probabilities[2] = 0.1, 0.9
+    found = confident(probabilities, np.array([0, 0, 0, 1, 1, 1]), ["a", "b"])
+    assert found.suspect.tolist() == [False, False, True, False, False, False]
+    share, low, high = found.noise()
+    assert 0 < low < share == 1 / 6 < high < 1
+    assert found.overlaps() == [("a", "b", pytest.approx(1 / 3))]
+
+
+def test_copies_do_not_vouch_for_a_label():
+    draw = np.random.default_rng(0)
+    places = np.concatenate([draw.standard_normal((40, 3)), draw.standard_normal((40, 3))])
+    places[40:, 0] += 5
+    places[:4] = 0, 0, 15
+    given = np.repeat([0, 1], 40)
+    given[:4] = 1
+    alone, together = np.arange(80), np.maximum(np.arange(80), 3)
+    assert cross_validated(places, given, together)[:4, 1].max() < cross_validated(places, given, alone)[:4, 1].min()
+
+
+def test_folders_are_classes_only_when_that_is_said(tmp_path):
+    for seed in range(60):
+        folder = tmp_path / ("light" if seed % 2 else "heavy") / "of"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = np.asarray(scene(seed)) // 2 + 127 * ((seed % 2) ^ (seed == 7))
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{seed:02d}.png")
+    assert "label" not in recondite.audit(tmp_path).counts()
+    audit = recondite.audit(tmp_path, labels_from_folders=True)
+    found = [(finding.id, finding.suggested) for finding in audit.findings if finding.kind == "label"]
+    assert found == [("light/of/07.png", "heavy/of")]
 
 
 def test_mistakes_are_told(tmp_path, capsys):

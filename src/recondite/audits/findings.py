@@ -13,6 +13,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "exact-copy": ("severe", "another image has the same pixels"),
     "near-copy": ("severe", "another image shows the same, cropped, mirrored, resized, re-encoded or brighter"),
     "outlier": ("severe", "it is unlike the others"),
+    "label": ("moderate", "its label may be wrong"),
     "dark": ("moderate", "even its brightest parts are dark"),
     "low-contrast": ("moderate", "it has little contrast"),
     "blurred": ("moderate", "its finest details are missing"),
@@ -39,10 +40,11 @@ class Finding:
         id: of the image.
         kind: one of `KINDS`.
         value: how far it is from the others: spreads of the set (see `single_images`), a correlation in [0, 1] for
-            copies, a p-value for outliers; NaN where there is no such number.
+            copies, a p-value for outliers, the probability of the suggested label; NaN where there is no such number.
         reason: in words.
-        group: what belongs together, such as copies of each other; "" for none.
+        group: what belongs together, such as copies of each other or images of one wrong label; "" for none.
         drop: whether the image is proposed to be left out.
+        suggested: the label that it seems to have; "" of other kinds.
     """
 
     index: int
@@ -52,6 +54,7 @@ class Finding:
     reason: str
     group: str = ""
     drop: bool = False
+    suggested: str = ""
 
     @property
     def severity(self) -> Severity:

@@ -72,13 +72,31 @@ def cross_fitted(places: Floats, groups: NDArray[np.intp], seed: int = 0) -> Flo
 def p_values(scores: Floats) -> Floats:
     """Return how often a normal image of the set scores at least this high (N,); see above for what is assumed."""
     ascending = np.sort(scores)
-    begins, ends = np.quantile(scores, [_TAIL, _CENSORED])
-    beyond = ascending[ascending > begins]
-    seen = np.minimum(beyond, ends) - begins
-    mean = max(seen.sum() / max(1, (beyond <= ends).sum()), 1e-12)
+    tail = Tail(scores, _TAIL, _CENSORED)
     ranks = (1 + len(scores) - np.searchsorted(ascending, scores, side="left")) / (len(scores) + 1)
-    tail = len(beyond) / len(scores) * np.exp(-(scores - begins) / mean)
-    return np.asarray(np.where(scores > begins, tail, ranks).clip(0, 1))
+    return np.asarray(np.where(scores > tail.begins, tail.beyond(scores), ranks).clip(0, 1))
+
+
+class Tail:
+    """An exponential that scores fall off as, fitted to some so that what lies beyond its part does not matter.
+
+    Args:
+        scores: (N,), most of which are normal.
+        begins: quantile at which the part begins.
+        ends: at which it ends; higher scores count as beyond it (a censored maximum likelihood).
+    """
+
+    def __init__(self, scores: Floats, begins: float, ends: float) -> None:
+        self.begins, last = np.quantile(scores, [begins, ends])
+        beyond = scores[scores > self.begins]
+        seen = np.minimum(beyond, last) - self.begins
+        self._mean = max(seen.sum() / max(1, (beyond <= last).sum()), 1e-12)
+        self._share = len(beyond) / len(scores)
+
+    def beyond(self, scores: Floats) -> Floats:
+        """Return how often a normal score is at least as high as these (N,), of which lower ones get 1."""
+        tail = self._share * np.exp(-(scores - self.begins).clip(min=0) / self._mean)
+        return np.asarray(np.where(scores > self.begins, tail, 1.0))
 
 
 def discoveries(p: Floats, rate: float) -> NDArray[np.bool_]:

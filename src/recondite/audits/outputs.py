@@ -10,7 +10,7 @@ from recondite.data.path_lists import write_path_list
 from recondite.data.tables import csv_line, write_table
 
 TABLE, KEEP, DROP, CLEAN, REPORT = "issues.csv", "keep.txt", "drop.txt", "clean", "report.html"
-_COLUMNS = ("id", "finding", "severity", "value", "reason", "group", "drop", "label", "score", "p_value")
+_COLUMNS = ("id", "finding", "severity", "value", "reason", "group", "drop", "label", "suggested", "score", "p_value")
 
 
 def write_outputs(audit: Audit, name: str, folder: Path) -> None:

@@ -67,6 +67,7 @@ class Audit:
                 "group": finding.group,
                 "drop": finding.drop,
                 "label": self.labels[index],
+                "suggested": finding.suggested,
                 "score": None if np.isnan(self.scores[index]) else float(self.scores[index]),
                 "p_value": None if np.isnan(self.p_values[index]) else float(self.p_values[index]),
             }

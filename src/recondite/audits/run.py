@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from recondite.audits.copies import copy_findings, found_copies
 from recondite.audits.findings import KINDS, SEVERITIES, Finding
+from recondite.audits.labels import label_findings
 from recondite.audits.measures import MEASURES
 from recondite.audits.outliers import ASSUMED, FEWEST, cross_fitted, discoveries, p_values, reduced
 from recondite.audits.outputs import write_outputs
@@ -19,6 +21,7 @@ from recondite.audits.single_images import single_image_findings, spreads_from
 from recondite.audits.store import Row, Store
 from recondite.audits.walk import Backbone, Images, opened, rows_of, walked
 from recondite.data.files import locked
+from recondite.data.listing import folder_label
 from recondite.errors import InputError
 from recondite.statistics.scores import check_rate
 
@@ -31,6 +34,7 @@ def audit(
     *,
     fdr: float = 0.1,
     against: object = None,
+    labels_from_folders: bool = False,
     progress: bool = False,
 ) -> Audit:
     """Find what is wrong with a set of images, none of which need be known to be good.
@@ -43,6 +47,7 @@ def audit(
             keep.txt, drop.txt, a folder `clean` of links, and report.html.
         fdr: the share of the outliers listed that may be normal; see `recondite.audits.outliers` for what is assumed.
         against: another source; images that it has too are leaks.
+        labels_from_folders: the folder of an image is its label; else only labels that a source brings are judged.
         progress: show it on standard error.
 
     Raises:
@@ -59,7 +64,7 @@ def audit(
         stores = [walked(source, work / "images", backbone, progress)]
         if other is not None:
             stores.append(walked(other, work / "against", backbone, progress))
-        found = _judged(stores, source, fdr)
+        found = _judged(stores, source, fdr, labels_from_folders)
         if output is not None:
             write_outputs(found, source.name, Path(output))
     return found
@@ -93,7 +98,7 @@ def _backbone(images: Images) -> Backbone | None:
     return Backbone(images.small) if images.photographs else None
 
 
-def _judged(stores: list[tuple[Store, list[int]]], source: Images, fdr: float) -> Audit:
+def _judged(stores: list[tuple[Store, list[int]]], source: Images, fdr: float, labels_from_folders: bool) -> Audit:
     rows = [row for store, order in stores for row in rows_of(store, order)]
     measures, grey, features = (
         np.concatenate([store.array(name)[order] for store, order in stores])
@@ -108,22 +113,28 @@ def _judged(stores: list[tuple[Store, list[int]]], source: Images, fdr: float) -
     vectors = (features if features.shape[1] else grey)[:own]
     good = np.flatnonzero([row.error is None for row in rows])
     scores, p = np.full(own, np.nan), np.full(own, np.nan)
+    labels, told_by_folders = _labels(rows, labels_from_folders)
     remarks = []
     if len(good) < FEWEST:
         remarks.append(f"outliers were not looked for: that takes {FEWEST} readable images, and there are {len(good)}")
     else:
-        scores[good] = cross_fitted(reduced(vectors[good]), copies.group[good])
+        places = reduced(vectors[good])
+        scores[good] = cross_fitted(places, copies.group[good])
         p[good] = p_values(scores[good])
         findings += _outliers(rows, good, p, measures[:own], fdr)
         remarks.append(
             f"compared by {'features of a frozen network' if features.shape[1] else 'small grey copies'}: {source.why}"
         )
         remarks.append(f"outliers at a false-discovery rate of {fdr:g}: {ASSUMED}")
+        if any(labels[index] for index in good) and (labels_from_folders or not told_by_folders):
+            found, told = label_findings([rows[i] for i in good], [labels[i] for i in good], places, copies.group[good])
+            findings += [replace(finding, index=int(good[finding.index])) for finding in found]
+            remarks += told
     findings.sort(key=_order)
     store, order = stores[0]
     return Audit(
         ids=tuple(row.id for row in rows),
-        labels=tuple(row.label for row in rows),
+        labels=labels,
         places=tuple(row.place for row in rows),
         findings=tuple(findings),
         scores=scores,
@@ -133,6 +144,17 @@ def _judged(stores: list[tuple[Store, list[int]]], source: Images, fdr: float) -
         thumbnails={i: store.thumbnail(order[i]) for i in sorted({finding.index for finding in findings})},
         remarks=tuple(remarks),
     )
+
+
+def _labels(rows: list[Row], from_folders: bool) -> tuple[tuple[str, ...], bool]:
+    """Return the label of each image, and whether they are but the names of folders, which need not be classes."""
+    folders = [folder_label(row.id) for row in rows]
+    named = [row.label in (folder, folder.rpartition("/")[2]) for row, folder in zip(rows, folders, strict=True)]
+    if from_folders:
+        return tuple(
+            row.label if same else folder for row, folder, same in zip(rows, folders, named, strict=True)
+        ), True
+    return tuple(row.label for row in rows), all(named)
 
 
 def _outliers(

@@ -15,6 +15,7 @@ def audit(
     output: Annotated[Path, Parameter(alias="-o")] = Path("audit"),
     fdr: float = 0.1,
     against: str | None = None,
+    labels_from_folders: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Find what is wrong with a set of images: copies, leaks, outliers, and images that are broken or poor.
 
@@ -30,6 +31,8 @@ def audit(
         Share, in (0, 1), of the outliers listed that may be normal; the report says what is assumed.
     against
         Another source, such as the test images: images that it has too are leaks.
+    labels_from_folders
+        The folder of an image is its label; else only labels that a source brings are judged.
     """
     from recondite.data.datasets import check_source
     from recondite.data.outputs import check_outputs
@@ -42,7 +45,7 @@ def audit(
             check_source(source)
     from recondite.audits.run import audit as run
 
-    found = run(images, output, fdr=fdr, against=against, progress=True)
+    found = run(images, output, fdr=fdr, against=against, labels_from_folders=labels_from_folders, progress=True)
     counts = ", ".join(f"{kind} {count:,}" for kind, count in found.counts().items())
     print(f"{counted(len(found.ids), 'image')}: {counts or 'nothing found'}")
     print(f"keep {int(found.keep.sum()):,}, drop {int(found.drop.sum()):,} (proposed; nothing was deleted)")
