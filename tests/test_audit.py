@@ -119,7 +119,14 @@ def test_the_outputs_are_whole_and_can_be_fitted_to(audited, scenes, tmp_path):
     with (folder / "issues.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["id"] for row in rows] == [finding.id for finding in audit.findings]
-    assert {path.name for path in folder.iterdir()} == {"issues.csv", "keep.txt", "drop.txt", "clean", "report.html"}
+    assert {path.name for path in folder.iterdir()} == {
+        "issues.csv",
+        "scores.csv",
+        "keep.txt",
+        "drop.txt",
+        "clean",
+        "report.html",
+    }
     assert {link.name for link in (folder / "clean").iterdir()} == {
         name for name, keep in zip(audit.ids, audit.keep, strict=True) if keep
     }
@@ -128,13 +135,23 @@ def test_the_outputs_are_whole_and_can_be_fitted_to(audited, scenes, tmp_path):
     assert all(link.resolve().parent == scenes.resolve() for link in (folder / "clean").iterdir())
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "http" not in page.replace("http-equiv", "")
-    assert page.count("data:image/jpeg") == len(
-        [f for f in audit.findings if f.kind not in ("truncated", "unreadable")]
-    )
+    pictured = [f for f in audit.findings if f.kind not in ("truncated", "unreadable")]
+    assert page.count("data:image/jpeg") == len(pictured) + len(audit.farthest)
     assert (
         main(["fit", str(folder / "keep.txt"), "-o", str(tmp_path / "screen"), "--detector", "pca", "--alpha", ".2"])
         == 0
     )
+
+
+def test_all_images_are_scored_the_farthest_first_and_shown(audited):
+    found, folder = audited
+    with (folder / "scores.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["id"] for row in rows) == sorted(found.ids)
+    scores = [float(row["score"]) for row in rows if row["score"]]
+    assert scores == sorted(scores, reverse=True)
+    assert [row["id"] for row in rows[: len(found.farthest)]] == [found.ids[index] for index in found.farthest]
+    assert all(found.thumbnails[index] for index in found.farthest)
 
 
 def test_nothing_is_overwritten(audited, scenes, tmp_path):

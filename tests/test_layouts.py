@@ -63,6 +63,11 @@ def test_hidden_folders_hold_no_images_and_are_no_defects(mvtec, place):
     assert sets_in(mvtec.parent) == [mvtec]
 
 
+def test_an_audit_sees_every_part_but_the_masks(mvtec):
+    assert len(ids(mvtec, "all")) == len(ids(mvtec, "fit")) + len(ids(mvtec, "predict"))
+    assert not [one for one in ids(mvtec, "all") if one.startswith("ground_truth")]
+
+
 def test_mvtec(mvtec):
     assert ids(mvtec, "fit") == ["train/good/0.png", "train/good/1.png"]
     assert ids(mvtec, "inliers") == ["test/good/0.png"]

@@ -9,7 +9,7 @@ from recondite.data.files import atomic_file, fitting, naming
 from recondite.data.path_lists import write_path_list
 from recondite.data.tables import csv_line, write_table
 
-TABLE, KEEP, DROP, CLEAN, REPORT = "issues.csv", "keep.txt", "drop.txt", "clean", "report.html"
+TABLE, SCORES, KEEP, DROP, CLEAN, REPORT = "issues.csv", "scores.csv", "keep.txt", "drop.txt", "clean", "report.html"
 _COLUMNS = ("id", "finding", "severity", "value", "reason", "group", "drop", "label", "suggested", "score", "p_value")
 
 
@@ -27,6 +27,7 @@ def write_outputs(audit: Audit, name: str, folder: Path) -> None:
     else:
         with atomic_file(table) as temporary:
             temporary.write_text(csv_line(_COLUMNS), encoding="utf-8", newline="")
+    write_table(folder / SCORES, audit.scored(), ("score", "p_value"))
     # Of a file with several images it is the file that is kept, and only when all of them are.
     dropped = {place for place, drop in zip(audit.places, audit.drop, strict=True) if drop and place}
     named = [place or name for place, name in zip(audit.places, audit.ids, strict=True)]

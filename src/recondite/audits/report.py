@@ -11,6 +11,7 @@ from recondite.audits.findings import KINDS, SEVERITIES, Finding
 from recondite.audits.result import Audit
 from recondite.progress import counted
 from recondite.reports.page import write_page
+from recondite.reports.words import p_text
 
 _SHOWN = 48
 
@@ -51,6 +52,7 @@ def write_audit_report(audit: Audit, name: str, path: Path) -> None:
         ],
         "severities": [severity for severity in SEVERITIES if any(s["severity"] == severity for s in sections)],
         "sections": sections,
+        "farthest": [_picture(audit, index) for index in audit.farthest],
         "remarks": audit.remarks,
     }
     write_page(path, "audit.html", values)
@@ -65,13 +67,16 @@ def _group(audit: Audit, findings: list[Finding]) -> dict[str, Any]:
 
 
 def _entry(audit: Audit, finding: Finding) -> dict[str, Any]:
-    picture = audit.thumbnails.get(finding.index, b"")
     value = "" if np.isnan(finding.value) else f"{finding.value:.3g}"
+    shown = _picture(audit, finding.index)
+    return {**shown, "reason": finding.reason, "value": value, "drop": finding.drop}
+
+
+def _picture(audit: Audit, index: int) -> dict[str, Any]:
+    picture = audit.thumbnails.get(index, b"")
     return {
-        "id": finding.id,
-        "reason": finding.reason,
-        "value": value,
-        "drop": finding.drop,
-        "label": audit.labels[finding.index],
+        "id": audit.ids[index],
+        "p_value": p_text(float(audit.p_values[index])),
+        "label": audit.labels[index],
         "data": f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}" if picture else "",
     }

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from recondite.audits.findings import KINDS, Finding
 
+_FARTHEST = 24
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -22,7 +24,7 @@ class Audit:
         p_values: likewise.
         false_discovery_rate: that the outliers were listed at.
         measures: the statistics of `MEASURES` (N, statistics).
-        thumbnails: the bytes of a JPEG file for each image with a finding, by its index.
+        thumbnails: the bytes of a JPEG file for each image with a finding and for the farthest ones, by its index.
         remarks: what was not looked for, and why.
     """
 
@@ -48,6 +50,24 @@ class Audit:
     def keep(self) -> NDArray[np.bool_]:
         """Which images are the proposed clean set (N,)."""
         return ~self.drop
+
+    @property
+    def farthest(self) -> list[int]:
+        """The images that are farthest from the others, at most 24, whether or not they are called outliers."""
+        judged = np.flatnonzero(~np.isnan(self.scores))
+        return [int(index) for index in judged[np.argsort(-self.scores[judged], kind="stable")][:_FARTHEST]]
+
+    def scored(self) -> Iterator[dict[str, Any]]:
+        """Yield one row an image, the farthest from the others first; those that were not judged come last."""
+        for index in np.argsort(-self.scores, kind="stable"):
+            judged = not np.isnan(self.scores[index])
+            yield {
+                "id": self.ids[index],
+                "score": float(self.scores[index]) if judged else None,
+                "p_value": float(self.p_values[index]) if judged else None,
+                "keep": bool(self.keep[index]),
+                "label": self.labels[index],
+            }
 
     def counts(self) -> dict[str, int]:
         """Return how many images each kind of finding was made of."""

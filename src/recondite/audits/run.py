@@ -132,7 +132,7 @@ def _judged(stores: list[tuple[Store, list[int]]], source: Images, fdr: float, l
             remarks += told
     findings.sort(key=_order)
     store, order = stores[0]
-    return Audit(
+    audit = Audit(
         ids=tuple(row.id for row in rows),
         labels=labels,
         places=tuple(row.place for row in rows),
@@ -141,9 +141,11 @@ def _judged(stores: list[tuple[Store, list[int]]], source: Images, fdr: float, l
         p_values=p,
         false_discovery_rate=fdr,
         measures=measures[:own],
-        thumbnails={i: store.thumbnail(order[i]) for i in sorted({finding.index for finding in findings})},
+        thumbnails={},
         remarks=tuple(remarks),
     )
+    shown = sorted({finding.index for finding in findings} | set(audit.farthest))
+    return replace(audit, thumbnails={index: store.thumbnail(order[index]) for index in shown})
 
 
 def _labels(rows: list[Row], from_folders: bool) -> tuple[tuple[str, ...], bool]:

@@ -85,10 +85,10 @@ def opened(source: object) -> Images:
     name = str(source) if isinstance(source, str | Path) else f"{type(source).__name__}"
     found: Pieces | ImageSet
     if isinstance(source, str | Path):
-        found = open_source(source, None)
+        found = open_source(source, None, role="all")
     else:
-        listed = open_images(source)
-        found = listed if listed.ids is None else open_source(listed, None)
+        listed = open_images(source, role="all")
+        found = listed if listed.ids is None else open_source(listed, None, role="all")
     if isinstance(found, ShardedSource):
         head = [
             (item, label) for _, item, label in islice(Images(name, found, None, False, True, "").entries(), _LOOKED_AT)

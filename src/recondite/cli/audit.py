@@ -26,7 +26,7 @@ def audit(
     images
         Folder, file, glob, .txt file of paths, .npy, .npz, data set, s3:// address, tars (webdataset) or Parquet files.
     output
-        New folder for issues.csv, keep.txt, drop.txt, links to the proposed clean set, and report.html.
+        New folder for issues.csv, scores.csv, keep.txt, drop.txt, links to the proposed clean set, and report.html.
     fdr
         Share, in (0, 1), of the outliers listed that may be normal; the report says what is assumed.
     against
@@ -51,5 +51,6 @@ def audit(
     print(f"keep {int(found.keep.sum()):,}, drop {int(found.drop.sum()):,} (proposed; nothing was deleted)")
     for remark in found.remarks:
         print(remark)
-    print(f"table:  {output / 'issues.csv'}\nlists:  {output / 'keep.txt'}, {output / 'drop.txt'}")
+    print(f"tables: {output / 'issues.csv'}, {output / 'scores.csv'} (all images, the farthest from the others first)")
+    print(f"lists:  {output / 'keep.txt'}, {output / 'drop.txt'}")
     print(f"report: {output / 'report.html'}")

@@ -14,6 +14,7 @@ from recondite.data.datasets import ImageSet, open_images
 from recondite.data.files import local_path
 from recondite.data.formats import is_image_name, passed_over
 from recondite.data.identity import identity_of
+from recondite.data.layouts import Role
 from recondite.data.remote import list_files
 from recondite.errors import InputError
 from recondite.progress import say
@@ -117,13 +118,14 @@ def _hash_of_images(names: Iterable[str], identities: Iterable[str | None]) -> s
     return hash_of_ids(f"{identity} {name}" for name, identity in zip(names, identities, strict=True))
 
 
-def open_source(source: object, shape: tuple[int, ...] | None) -> Source:
+def open_source(source: object, shape: tuple[int, ...] | None, role: Role = "predict") -> Source:
     """Open a source for a sweep over a cluster.
 
     Args:
         source: a folder, file or address of a store that holds tars (webdataset) or Parquet files; or anything else
             that `open_images` opens, but a stream.
         shape: that the detector takes; None without one.
+        role: as in `open_images`.
 
     Raises:
         InputError: there is no such source, it is a stream, its ids repeat, or it holds tars and images side by side.
@@ -132,7 +134,7 @@ def open_source(source: object, shape: tuple[int, ...] | None) -> Source:
     shards = _shards(str(source)) if isinstance(source, str | Path) else []
     if shards:
         return ShardedSource([shard for shard, _ in shards], tuple(identity for _, identity in shards))
-    opened = open_images(source, shape=shape)
+    opened = open_images(source, role=role, shape=shape)
     if opened.ids is None:
         raise InputError("a sweep needs a source that can be walked through again; got a stream")
     if len(set(opened.ids)) < len(opened.ids):

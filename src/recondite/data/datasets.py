@@ -157,7 +157,7 @@ def open_images(
             `recondite.data.manifests`), a .txt file with one path a line, .npy or .npz, the name of a data set such as
             "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
             a PIL image, bytes, a file object, a list of these, an array of paths, a torch data set, or an iterable.
-        role: which part of a data set of defects is meant: "fit" is train/good, "predict" all of test, "inliers"
+        role: which part of a data set of defects is meant: "all", "fit" (train/good), "predict" (test), "inliers"
             test/good, "outliers" the rest of test.
         shape: the shape a detector expects, where it is known; it settles what an array of three axes is.
         masks: a folder with a mask for each image, white where it counts: for the id "a/0.jpg" a file a/0.png, or of

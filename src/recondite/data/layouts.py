@@ -14,7 +14,7 @@ from typing import Literal
 from recondite.errors import InputError
 from recondite.progress import counted
 
-Role = Literal["fit", "predict", "inliers", "outliers"]
+Role = Literal["all", "fit", "predict", "inliers", "outliers"]
 _VISA_TABLE = Path("split_csv", "1cls.csv")
 _VISA_COLUMNS = {"object", "split", "label", "image", "mask"}
 
@@ -35,10 +35,16 @@ class Parts:
 def parts_of(root: Path, role: Role) -> Parts | None:
     """Return which images of a folder are meant by a role; None for all of them, where it is no data set of defects.
 
+    For "all" these are the images of every part of a data set, but for the masks.
+
     Raises:
         InputError: the folder is one level too high: images to learn from and to test with lie side by side in it; or a
             part of the data set is missing.
     """
+    if role == "all":
+        masks = {root / "ground_truth", root / "Data" / "Masks"}
+        parts = _folders_in(root / "Data" if (root / "Data" / "Images").is_dir() else root)
+        return Parts([one for one in parts if one not in masks]) if _is_set(root) else None
     if (root / "train" / "good").is_dir():
         defects = [one for one in _folders_in(root / "test") if one.name != "good"]
         folders = {

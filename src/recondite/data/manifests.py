@@ -171,7 +171,7 @@ def _at(facts: Any, keys: Sequence[str | int]) -> Any:
 
 def _of_role(found: list[tuple[str, str]], role: Role) -> list[tuple[str, str]]:
     words = {label.lower() for _, label in found}
-    if role == "predict" or not words & _ANOMALOUS or not words <= _NORMAL | _ANOMALOUS:
+    if role in ("all", "predict") or not words & _ANOMALOUS or not words <= _NORMAL | _ANOMALOUS:
         return found
     wanted = _ANOMALOUS if role == "outliers" else _NORMAL
     kept = [one for one in found if one[1].lower() in wanted]
