@@ -29,13 +29,14 @@ def test_the_folder_holds_json_and_safetensors_only(saved):
         "calibration.safetensors",
         "detector.safetensors",
         "evidence.safetensors",
+        "known.safetensors",
         "losses.safetensors",
         MANIFEST,
         "pictures.safetensors",
     ]
     manifest = json.loads((saved / MANIFEST).read_text())
     assert manifest["schema"] == 2
-    tensors = ("calibration", "detector", "evidence", "losses", "pictures")
+    tensors = ("calibration", "detector", "evidence", "known", "losses", "pictures")
     assert set(manifest["files"]) == {f"{name}.safetensors" for name in tensors}
     assert manifest["facts"]["images"]["fingerprint"]
     assert manifest["versions"]["torch"]

@@ -43,6 +43,7 @@ def test_fit_on_the_command_line_equals_fit_in_python(screen):
         "detector.safetensors",
         "epochs.csv",
         "evidence.safetensors",
+        "known.safetensors",
         "losses.safetensors",
         "manifest.json",
         "pictures.safetensors",

@@ -48,7 +48,7 @@ def quantised(model: Any, images: Rows, pixels: PixelType, for_features: bool = 
     if not layers:
         raise InputError("int8 is for networks with convolutions or dense layers; this detector has none")
     others = [name for node in model.get_ops() if (name := node.get_friendly_name()) not in layers]
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function changes handlers too, which may be anybody's
     data = [batch[index : index + 1] for batch in images.batches() for index in range(len(batch))]
     if pixels == "uint8":
         data = [np.round(image * 255).astype(np.uint8) for image in data]
