@@ -198,19 +198,33 @@ def make_runtime(name: RuntimeName, content: Sequence[bytes]) -> Runtime:
     return _OnnxRuntime(content[0]) if name == "onnx" else _OpenVino(*content)
 
 
+def onnx_session(graph: bytes, what: str) -> Any:
+    """Return the session of onnxruntime that runs a graph on processors, with as many threads as torch has.
+
+    Args:
+        graph: the content of an ONNX file.
+        what: it is, for messages.
+
+    Raises:
+        InputError: onnxruntime is not installed.
+        ArtifactError: it does not run the graph.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f'{what} runs on onnxruntime: pip install "recondite[export]"') from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own types derive from Exception alone
+        raise ArtifactError(f"{what} cannot be run: {error}") from error
+
+
 class _OnnxRuntime:
     def __init__(self, graph: bytes) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError('an exported screen runs on onnxruntime: pip install "recondite[export]"') from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own types derive from Exception alone
-            raise ArtifactError(f"the graph cannot be run: {error}") from error
+        self._session = onnx_session(graph, "an exported screen")
         given, made = self._session.get_inputs(), self._session.get_outputs()
         _check_interface([entry.name for entry in given], [output.name for output in made])
 

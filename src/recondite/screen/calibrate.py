@@ -4,12 +4,11 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recondite.data.datasets import Batch, nameless, open_images
+from recondite.data.datasets import nameless, open_images
 from recondite.data.masks import check_masks
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, rows_at_once
 from recondite.data.units import COPIES, GroupBy, labels_of
@@ -18,47 +17,12 @@ from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.progress import counted
 from recondite.screen.evidence import ERROR, Evidence, observed
 from recondite.screen.known import Known
-from recondite.statistics.calibration import Calibrator, Guarantee
-from recondite.statistics.scores import Scores
+from recondite.screen.screen_like import ScreenLike
+from recondite.statistics.calibration import Calibrator
 
 PROBE = "bfloat16 probe"
 """The fact of a screen that holds the scores of a few random images; in bfloat16, processors may differ in them."""
 _PROBES, _PROBE_TOLERANCE = 4, 1e-3
-
-
-class ScreenLike(Protocol):
-    """What is made anew of a screen: its attributes, as in `recondite.screen.screen.Screen`."""
-
-    @property
-    def detector(self) -> Detector: ...
-    @property
-    def calibrator(self) -> Calibrator: ...
-    @property
-    def alpha(self) -> float: ...
-    @property
-    def confidence(self) -> float | None: ...
-    @property
-    def guarantee(self) -> Guarantee: ...
-    @property
-    def score(self) -> str: ...
-    @property
-    def evidence(self) -> Evidence | None: ...
-    @property
-    def observations(self) -> Mapping[str, NDArray[np.float64]]: ...
-    @property
-    def peaks(self) -> NDArray[np.float64] | None: ...
-    @property
-    def known(self) -> Known | None: ...
-    @property
-    def facts(self) -> Mapping[str, Any]: ...
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def scores(self) -> tuple[str, ...]: ...
-    @property
-    def false_alarm_interval(self) -> tuple[float, float]: ...
-    def score_batch(self, batch: Batch) -> Scores: ...
-    def fingerprint(self) -> str: ...
 
 
 S = TypeVar("S", bound=ScreenLike)

@@ -4,17 +4,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
+from recondite.data.datasets import ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
-from recondite.detectors import Detector
-from recondite.detectors.measured import Also
 from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.progress import progress as show
@@ -29,7 +25,8 @@ from recondite.screen.classifier_outputs import (
 from recondite.screen.decisions import FOREIGN, INVALID, UNSURE, Decisions
 from recondite.screen.head_pass import HeadPass
 from recondite.screen.linear_head import LinearHead, Rules
-from recondite.statistics.calibration import Calibrator, Guarantee, share_of
+from recondite.screen.screen_like import ScreenLike
+from recondite.statistics.calibration import Calibrator, share_of
 from recondite.statistics.distances import Distances
 from recondite.statistics.scores import Scores, Verdicts
 from recondite.statistics.selective import Floor
@@ -45,25 +42,6 @@ _IN_WORDS = {
     "mahalanobis": "its features are far from the middle of every class",
     "vim": "its features leave the directions in which normal images differ",
 }
-
-
-class ScreenLike(Protocol):
-    """What a guard needs of a screen."""
-
-    @property
-    def detector(self) -> Detector: ...
-    @property
-    def calibrator(self) -> Calibrator: ...
-    @property
-    def alpha(self) -> float: ...
-    @property
-    def confidence(self) -> float | None: ...
-    @property
-    def guarantee(self) -> Guarantee: ...
-    def score_batch(self, batch: Batch, *, also: Also | None = None) -> Scores: ...
-    def judge(self, scores: Scores, labels: Sequence[str] | None = None) -> Verdicts: ...
-    def fingerprint(self) -> str: ...
-    def save(self, path: Path | str) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

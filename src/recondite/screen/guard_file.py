@@ -10,9 +10,10 @@ from recondite.data.artifacts import read_tensors, write_tensors
 from recondite.data.files import atomic_file
 from recondite.errors import ArtifactError, InputError
 from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES
-from recondite.screen.guard import SCREEN, Guard, ScreenLike
+from recondite.screen.guard import SCREEN, Guard
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules, from_tensors, tensors_of
 from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
+from recondite.screen.screen_like import ScreenLike
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.selective import Floor
 

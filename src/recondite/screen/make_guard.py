@@ -18,8 +18,9 @@ from recondite.screen.choose_parts import (
     pixels_of,
 )
 from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES, fitted_distances
-from recondite.screen.guard import SCREEN, Guard, ScreenLike, check_alpha
+from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.linear_head import LOGIT_RULES, Rules
+from recondite.screen.screen_like import ScreenLike
 from recondite.statistics.calibration import Calibrator
 
 

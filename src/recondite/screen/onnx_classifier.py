@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recondite.detectors.graph import onnx_session
 from recondite.errors import ArtifactError, InputError
 
 _LARGEST_FILE = 2 << 30
@@ -24,17 +25,7 @@ class OnnxClassifier:
     """
 
     def __init__(self, graph: bytes) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError('a classifier as ONNX runs on onnxruntime: pip install "recondite[export]"') from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own types derive from Exception alone
-            raise ArtifactError(f"the classifier cannot be run: {error}") from error
+        self._session = onnx_session(graph, "a classifier as ONNX")
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
             raise ArtifactError("expected a classifier with one input (N, C, H, W) of float32")

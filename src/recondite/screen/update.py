@@ -20,10 +20,11 @@ from recondite.errors import InputError
 from recondite.options import TrainingOptions, make_options, options_to_json
 from recondite.perturbations.defects import DEFECTS, defective
 from recondite.progress import counted
-from recondite.screen.calibrate import S, ScreenLike, calibrated, map_scale
+from recondite.screen.calibrate import S, calibrated, map_scale
 from recondite.screen.evidence import ERROR, FEWEST, Evidence, fit_evidence, fit_observer
 from recondite.screen.few_images import MOST_IMAGES, are_few, scores_left_out
 from recondite.screen.known import Known
+from recondite.screen.screen_like import ScreenLike
 from recondite.screen.separate import Sets, all_for_everything, how_many, may_calibrate, separate_sets
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.metrics import auroc
