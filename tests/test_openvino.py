@@ -1,5 +1,6 @@
 """A screen exported to OpenVINO judges as the screen it was made from; in int8, by a calibration of its own."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -183,6 +184,13 @@ def test_int8_takes_bytes_too(plain, digits, tmp_path):
     scores = screen.predict(digits[1000:1500]).instance_score
     assert np.isin(screen.calibrator.scores, scores).all()
     assert "8-bit images" in screen.predict([np.eye(9, dtype=np.uint8) * 255]).errors[0]
+
+
+def test_int8_leaves_the_handlers_of_others_as_they_are(plain, digits, tmp_path, monkeypatch):
+    handler = logging.NullHandler()
+    monkeypatch.setattr(logging.getLogger("nncf"), "handlers", [handler])
+    export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1100])
+    assert handler.level == logging.NOTSET
 
 
 def test_what_cannot_be_exported_says_so(plain, screens, exported, digits, tmp_path):
