@@ -42,7 +42,12 @@ def test_ray_that_was_imported_without_a_token_is_refused(monkeypatch):
 
 @pytest.mark.parametrize(
     ("said", "failures", "reached"),
-    [("Starting Ray client server failed", 2, True), ("Starting Ray client server failed", 3, False), ("no", 1, False)],
+    [
+        ("Starting Ray client server failed", 2, True),
+        ("Starting Ray client server failed", 3, False),
+        ("psutil.ZombieProcess: PID still exists but it's a zombie", 2, True),
+        ("no", 1, False),
+    ],
 )
 def test_a_client_server_that_dies_as_it_starts_is_asked_for_again(monkeypatch, said, failures, reached):
     ray = pytest.importorskip("ray")

@@ -10,7 +10,7 @@ from typing import Any
 
 from recondite.errors import InputError, ReconditeError
 
-_ATTEMPTS, _MAY_PASS = 3, "Starting Ray client server failed"
+_ATTEMPTS, _MAY_PASS = 3, ("Starting Ray client server failed", "ZombieProcess")
 OBJECT_STORE_BYTES = 200 << 20
 """Memory for objects between processes of a cluster that is started here."""
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -53,7 +53,7 @@ def connect(address: str, *, cpus: int | None = None) -> Iterator[Any]:
             break
         except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and its own types alike
             # Now and then the process that a client gets at the head of a cluster dies as it starts.
-            if attempt + 1 == _ATTEMPTS or _MAY_PASS not in str(error):
+            if attempt + 1 == _ATTEMPTS or not any(words in str(error) for words in _MAY_PASS):
                 raise ReconditeError(f"cannot reach the cluster {address!r}: {error}") from error
     try:
         yield ray
