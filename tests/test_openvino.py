@@ -14,7 +14,8 @@ from torch import nn
 import recondite
 from recondite import ArtifactError, InputError
 from recondite.cli import main
-from recondite.detectors.graph import OUTPUTS, Exported, ExportedOptions
+from recondite.graphs.exported import Exported, ExportedOptions
+from recondite.graphs.runtimes import OUTPUTS
 from recondite.statistics.metrics import auroc
 
 export = pytest.importorskip("recondite.screen.export")
@@ -227,7 +228,7 @@ def test_the_command_line_makes_and_runs_it(plain, folder, tmp_path, capsys):
 
 def test_nothing_is_reported_over_the_network():
     code = (
-        "import sys; from recondite.detectors.graph import import_nncf, import_openvino; "
+        "import sys; from recondite.graphs.runtimes import import_nncf, import_openvino; "
         "import_openvino(); import_nncf();"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
     )

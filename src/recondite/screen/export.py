@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 import torch
@@ -18,26 +18,18 @@ from torch import Tensor, nn
 from recondite.data.artifacts import check_target, write_folder
 from recondite.data.datasets import nameless, open_images
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
-from recondite.detectors.graph import (
-    BATCH,
-    FILES,
-    OUTPUTS,
-    Exported,
-    ExportedOptions,
-    PixelType,
-    Precision,
-    RuntimeName,
-    import_openvino,
-    probe_images,
-)
+from recondite.detectors import Detector
 from recondite.errors import InputError
+from recondite.graphs.exported import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
+from recondite.graphs.runtimes import FILES, OUTPUTS, RuntimeName, import_openvino
 from recondite.networks.fused import with_plain_convolutions
 from recondite.networks.hooks import evaluating, recorded
 from recondite.screen.calibrate import calibrated
-from recondite.screen.evidence import AUTO, ERROR, EVIDENCE, Evidence
+from recondite.screen.evidence import Evidence
 from recondite.screen.openvino import judging, quantised, serialised
 from recondite.screen.saved import EXPORTED, REGION
 from recondite.screen.screen import Screen
+from recondite.screen.words import AUTO, ERROR, EVIDENCE
 from recondite.statistics.calibration import Calibrator, p_value_table
 from recondite.statistics.density import FARTHEST, Marginals
 from recondite.torch_state import own_settings
@@ -202,7 +194,13 @@ def _runnable(screen: Screen, content: Sequence[bytes], pixels: PixelType, optio
         screen.detector.shape, options, content, pixels, screen.detector.locates, seen.region, seen.value_range
     )
     return replace(
-        screen, detector=detector, score=ERROR, evidence=None, observations={}, peaks=None, facts=dict(screen.facts)
+        screen,
+        detector=cast(Detector, detector),
+        score=ERROR,
+        evidence=None,
+        observations={},
+        peaks=None,
+        facts=dict(screen.facts),
     )
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recondite.data.batch_size import full_batch
 from recondite.data.datasets import ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
-from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.progress import progress as show
 from recondite.screen.classifier_outputs import (

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recondite.data.batch_size import full_batch
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.tables import read_events
 from recondite.detectors import Detector
-from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.screen.choose_parts import PartScores, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, ask

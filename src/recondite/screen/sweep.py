@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from recondite import __version__
@@ -170,7 +170,7 @@ def journalled(
     Raises:
         InputError: not one image is left.
     """
-    written = Journal(journal, {"versions": {"recondite": __version__, "torch": torch.__version__}, **header})
+    written = Journal(journal, {"versions": {"recondite": __version__, "torch": version("torch")}, **header})
     done = _still_so(written.taken_up, images, maps)
     taken_up = len(done)
     watched = WatchedImages.of(images)
