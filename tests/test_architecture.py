@@ -24,7 +24,16 @@ HEAVY = {
 LIGHT = [
     *("errors", "progress", "options", "cluster.connect", "data.catalog", "data.files", "data.hub", "data.tables"),
     *("data.batch_size", "graphs.exported", "graphs.runtimes", "training.history", "later"),
-    *("screen.described", "screen.promise", "screen.saved", "screen.screen", "screen.sweep", "screen.words"),
+    *(
+        "screen.described",
+        "screen.fastest",
+        "screen.promise",
+        "screen.saved",
+        "screen.screen",
+        "screen.sweep",
+        "screen.timing",
+        "screen.words",
+    ),
     *("statistics.scores", "statistics.metrics", "statistics.calibration", "statistics.martingale"),
 ]
 _UNSAFE = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
