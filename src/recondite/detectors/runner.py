@@ -150,13 +150,19 @@ class Runner:
         They are made anew when a weight has changed; torch does not count a change by way of `.data`, so that one is
         not seen.
         """
-        tensors = [*detector.parameters(), *detector.buffers()]
-        versions = tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+        versions = tuple(
+            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+            for part in detector.modules()
+            for tensor in (*part._parameters.values(), *part._buffers.values())
+            if tensor is not None
+        )
         precision = getattr(detector.options, "scoring_precision", None)
         state = (versions, torch.get_num_threads(), precision, tuple(map(id, detector.children())))
         if self._state != state:
             with torch.no_grad(), evaluating(detector):
-                self._networks = {name: detector.prepared(name, part) for name, part in detector.named_children()}
+                self._networks = {
+                    name: detector.prepared(name, part).eval() for name, part in detector.named_children()
+                }
             self._state, self.sizes = state, Sizes()
         other = copy.copy(detector)
         other.__dict__["_modules"] = {**detector._modules, **self._networks}
@@ -166,27 +172,25 @@ class Runner:
         self, detector: Any, rows: NDArray[np.float32], function: Function, kind: Hashable | None, closely: Function
     ) -> dict[str, NDArray[Any]]:
         """Return what a function gives for at most `scoring_batch` rows."""
+        ready = self.ready(detector)
 
         def run(some: NDArray[np.float32], size: int) -> dict[str, NDArray[Any]]:
-            return self._run_padded(detector, some, closely, size)
+            return _run_padded(ready, some, closely, size)
 
         size = None
         if kind is not None and detector.device.type == "cpu":
-            self.ready(detector)  # what is known about sizes belongs to these weights
             size = self.sizes.padded_to(len(rows), kind, run, lambda: _random_rows(detector))
-        return self._run_padded(detector, rows, function, size or detector.scoring_batch)
+        return _run_padded(ready, rows, function, size or detector.scoring_batch)
 
-    def _run_padded(
-        self, detector: Any, rows: NDArray[np.float32], function: Function, size: int
-    ) -> dict[str, NDArray[Any]]:
-        """Return what a function gives for rows, padded with zeros to a batch of `size`."""
-        tensor = torch.from_numpy(padded(rows, size))
-        layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-        ready = self.ready(detector)
-        # The short floats that GPUs use by default in convolutions would give another score than a processor does.
-        with evaluating(ready), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            results = function(ready, tensor.to(detector.device, memory_format=layout))
-        return {name: result[: len(rows)].cpu().numpy() for name, result in results.items()}
+
+def _run_padded(ready: Any, rows: NDArray[np.float32], function: Function, size: int) -> dict[str, NDArray[Any]]:
+    """Return what a function gives for rows, padded with zeros to a batch of `size`, of a detector made ready."""
+    tensor = torch.from_numpy(padded(rows, size))
+    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+    # The short floats that GPUs use by default in convolutions would give another score than a processor does.
+    with evaluating(ready), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        results = function(ready, tensor.to(ready.device, memory_format=layout))
+    return {name: result[: len(rows)].cpu().numpy() for name, result in results.items()}
 
 
 def scattered(values: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[Any]:
