@@ -43,7 +43,7 @@ def main():
         graphs = {
             "onnx": export_onnx(screen, Path(name) / "onnx"),
             "openvino": export_openvino(screen, Path(name) / "openvino"),
-            "openvino, int8": export_openvino(screen, Path(name) / "int8", int8=first),
+            "openvino, int8": export_openvino(screen, Path(name) / "int8", int8=first, always_int8=True),
         }
         for kind, path in graphs.items():
             exported = recondite.load(path)
