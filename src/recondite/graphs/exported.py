@@ -139,14 +139,24 @@ class Exported:
             raise InputError(f"an exported screen runs on the processor: expected the device cpu; got {device!r}")
         return self
 
-    def score(self, images: object, *, feature_score: bool = False) -> Scores:
+    def score(
+        self,
+        images: object,
+        *,
+        score: str | None = None,
+        top_percent: float | None = None,
+        feature_score: bool = False,
+        reconstruction: bool = False,
+    ) -> Scores:
         """Return how anomalous each image is, as `Detector.score` does.
 
         Raises:
-            InputError: no images.
+            InputError: no images, or another score than the graph's.
         """
         batches = read_batches(open_images(images, shape=self.shape), self.preprocessing, self.scoring_batch)
-        return Scores.concatenate(self.score_batch(batch, feature_score=feature_score) for batch in batches)
+        return Scores.concatenate(
+            self.score_batch(batch, score, top_percent, feature_score, reconstruction) for batch in batches
+        )
 
     def _refused(self, *_: object, **__: object) -> NoReturn:
         """Raise InputError: a graph scores, and does nothing else."""

@@ -5,12 +5,15 @@ import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recondite.data.datasets import nameless
 from recondite.graphs.exported import probe_images
-from recondite.screen.screen_like import ScreenLike
+
+if TYPE_CHECKING:
+    from recondite.screen.screen_like import ScreenLike
 
 _ROUNDS, _SECONDS = 3, 0.3
 _INSTRUCTIONS = {
@@ -24,7 +27,7 @@ _INSTRUCTIONS = {
 _HELD_TO = {"AVX2": "avx2", "AVX2_VNNI": "avx_vnni", "AVX512_CORE": "avx512f", "AVX512_CORE_VNNI": "avx512_vnni"}
 
 
-def milliseconds(judges: Mapping[str, ScreenLike]) -> dict[str, float]:
+def milliseconds(judges: "Mapping[str, ScreenLike]") -> dict[str, float]:
     """Return the milliseconds that screens of one shape take for an image of a full batch: the least of rounds in turn.
 
     Args:
