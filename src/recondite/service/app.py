@@ -21,10 +21,11 @@ from recondite.service.engine.registry import Shelf
 from recondite.service.engine.store import Store
 from recondite.service.engine.webhooks import VerdictHook
 from recondite.service.errors import Failed, Refused, Unusable
+from recondite.service.log import LOG
 from recondite.service.metrics import Counters
 from recondite.service.routes.fast_path import FastPath
 from recondite.service.routes.jobs import JOBS, jobs
-from recondite.service.routes.middleware import FAILED, LOG, RequestGate, Tokens, problem, refusal_of
+from recondite.service.routes.middleware import FAILED, RequestGate, Tokens, problem, refusal_of
 from recondite.service.routes.paths import Paths, of_page
 from recondite.service.routes.state import Service
 from recondite.service.routes.v1 import Options, answer_predict, api

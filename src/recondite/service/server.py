@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from recondite.errors import InputError
 from recondite.service.app import create_app
 from recondite.service.connections import allow_files, connections_of
-from recondite.service.routes.middleware import LOG, log_to_stderr
+from recondite.service.log import LOG, log_to_stderr
 from recondite.service.settings import Settings
 from recondite.service.start import check_address, check_settings, taken_port
 

@@ -5,7 +5,6 @@ Each job is a folder: job.json, the archive until it is done, and the table with
 
 import asyncio
 import json
-import logging
 import os
 import re
 import shutil
@@ -23,9 +22,9 @@ from recondite.service.engine.job_sources import JobSource, open_archive, open_p
 from recondite.service.engine.judging import Judge, Judged, Wish
 from recondite.service.engine.registry import Served, Shelf
 from recondite.service.errors import Busy, TooLarge, Unavailable, Unknown
+from recondite.service.log import LOG
 from recondite.service.settings import Limits
 
-_LOG = logging.getLogger("recondite.service")
 State = Literal["waiting", "running", "done", "failed"]
 _ID = re.compile(r"[0-9a-f]{32}")
 _AT_ONCE = 16
@@ -177,7 +176,7 @@ class Jobs:
             except ReconditeError as error:
                 await self._end(job, str(error))
             except Exception:
-                _LOG.exception("a job failed")
+                LOG.exception("a job failed")
                 await self._end(job, "the service failed; its log says why")
 
     async def _do(self, job: BatchJob) -> None:
@@ -239,7 +238,7 @@ class Jobs:
                 del sent[1:]
                 continue
             except (Busy, Unavailable) as error:
-                _LOG.info("a job waits", extra={"facts": {"job": job, "why": str(error)}})
+                LOG.info("a job waits", extra={"facts": {"job": job, "why": str(error)}})
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 

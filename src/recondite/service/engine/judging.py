@@ -27,8 +27,8 @@ from recondite.service.engine.image_store import KeptImages
 from recondite.service.engine.registry import Served
 from recondite.service.engine.store import Event, Store
 from recondite.service.errors import Refused, TooLarge, Unavailable
+from recondite.service.log import LOG
 from recondite.service.metrics import Counters
-from recondite.service.routes.middleware import LOG
 from recondite.service.settings import Settings
 from recondite.statistics.scores import Scores, Verdicts
 

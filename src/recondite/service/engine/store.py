@@ -1,7 +1,6 @@
 """The event store: every verdict and every label given by a person, in SQLite or Postgres."""
 
 import asyncio
-import logging
 import math
 import queue
 import threading
@@ -30,9 +29,9 @@ from recondite.service.engine.database import (
 )
 from recondite.service.engine.filters import ORDERS, Filter, Order
 from recondite.service.errors import Unavailable, Unknown
+from recondite.service.log import LOG
 from recondite.statistics.scores import STATISTIC
 
-_LOG = logging.getLogger("recondite.service")
 Label = Literal["inlier", "outlier", "skip", "none"]
 """What a person says; "none" takes back what was said."""
 T = TypeVar("T")
@@ -306,7 +305,7 @@ class Store:
                 try:
                     write.on_written(refusal)
                 except Exception:  # the writer must go on
-                    _LOG.exception("telling of a write failed")
+                    LOG.exception("telling of a write failed")
 
     def _attempt(self, together: "list[_Write]") -> Exception | None:
         """Write all in one transaction, and return why nothing of it is written; None where all is."""
