@@ -88,7 +88,7 @@ class Worker:
     def alone_runs(self) -> bool:
         """Whether no other worker runs any more."""
         own = os.getpid()
-        return all(process in (0, own) for process in self.numbers.processes)
+        return not any(process not in (0, own) and _runs(process) for process in self.numbers.processes)
 
     def has_more(self) -> bool:
         """Return whether another worker has fewer connections."""
@@ -118,3 +118,11 @@ class Worker:
         end = time.monotonic() + seconds
         while not true() and time.monotonic() < end:
             await asyncio.sleep(_STEP)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
