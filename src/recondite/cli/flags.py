@@ -15,6 +15,29 @@ if TYPE_CHECKING:
 CLUSTER_GROUP = "Cluster"
 Output = Annotated[Path, Parameter(alias="-o")]
 OnBad = Literal["flag", "skip", "raise"]
+Score = Annotated[
+    str | None,
+    Parameter(
+        help="Score to judge by: error, evidence, auto or a statistic; `recondite info` lists them. By default the "
+        "screen's."
+    ),
+]
+Alpha = Annotated[float | None, Parameter(help="False-alarm rate, in (0, 1); by default the screen's.")]
+Confidence = Annotated[
+    float | None,
+    Parameter(help="Probability, in (0, 1), with which alpha holds for this calibration set; by default the screen's."),
+]
+Group = Annotated[
+    str | None, Parameter(help="Group whose calibration holds for all images, where folders do not tell it.")
+]
+Statistics = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="Also write the statistics that the screen judges by; `recondite monitor` finds with them what has "
+        "shifted.",
+    ),
+]
 
 
 def load_screen(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Output, load_screen
+from recondite.cli.flags import Alpha, Output, load_screen
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -198,7 +198,7 @@ def reweigh(
     *,
     output: Output,
     recent: str | None = None,
-    alpha: float | None = None,
+    alpha: Alpha = None,
     score: str | None = None,
 ) -> None:
     """Judge scores anew where normal images have changed in brightness, contrast, roughness or complexity alone.
@@ -215,8 +215,6 @@ def reweigh(
         Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output.
     recent
         Such a table of recent images, most of them normal, to weigh by; by default the verdicts themselves.
-    alpha
-        False-alarm rate, in (0, 1); by default the screen's.
     score
         Score that the tables hold; by default the screen's.
     """

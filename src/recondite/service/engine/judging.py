@@ -22,18 +22,19 @@ from recondite.screen.screen import Screen
 from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.batching import Job, Line, in_place, rows_of
 from recondite.service.engine.decoding import Measured, Sent, decode, glance, measure, printable
-from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.image_store import KeptImages
 from recondite.service.engine.registry import Served
 from recondite.service.engine.store import Event, Store
 from recondite.service.errors import Refused, TooLarge, Unavailable
+from recondite.service.log import LOG
 from recondite.service.metrics import Counters
-from recondite.service.routes.middleware import LOG
 from recondite.service.settings import Settings
 from recondite.statistics.scores import Scores, Verdicts
 
 Left = Callable[[], Awaitable[None]]
 """Returns when the client has gone away."""
+OnWritten = Callable[[str, str, Screen | None, Sequence[Event], Verdicts], None]
+"""Told of the name, version and screen that judged (None where it is gone), events, and the verdicts in them."""
 _SOON = 0.1
 """Seconds; for requests that are answered sooner nobody looks whether their client is still there."""
 _FEW_BYTES, _MANY_BYTES = 1 << 14, 1 << 20
@@ -128,19 +129,18 @@ class Judge:
     Args:
         settings: limits and what is kept.
         store: of events.
-        counters: of verdicts.
-        watch: for drift.
+        counters: of what waits, and of batches.
+        written: told of verdicts when they are written down, in the thread that writes; must return at once. None where
+            another process sees to that.
     """
 
-    def __init__(self, settings: Settings, store: Store, counters: Counters, watch: DriftWatch) -> None:
-        self._watch = watch
+    def __init__(self, settings: Settings, store: Store, counters: Counters, written: OnWritten | None) -> None:
+        self._written = written
         self._limits, self._keep = settings.limits, settings.keep
-        self._store, self._counters = store, counters
+        self._store = store
         self._images = InFlightLimit(settings.limits.waiting, "images")
         self._pixels = InFlightLimit(settings.limits.all_pixels, "pixels")
         self._served: dict[_Request, None] = {}
-        self.told: Callable[[Sequence[Event]], None] = lambda _: None
-        """Called with events when they are written down; must return at once."""
         self.kept = KeptImages(settings.images, settings.keep_bytes, settings.keep_days)
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keep")
         self._measurers = [ThreadPoolExecutor(1, thread_name_prefix="measure") for _ in range(2)]
@@ -301,11 +301,11 @@ class Judge:
         if not requests[0].wish.record:
             _answer(answers, None)
         elif self._keep == "none":
-            self._write(answers, groups)
+            self._write(answers)
         else:
-            self._keeper.submit(self._keep_and_write, answers, groups)
+            self._keeper.submit(self._keep_and_write, answers)
 
-    def _keep_and_write(self, answers: "_Answers", groups: Sequence[str]) -> None:
+    def _keep_and_write(self, answers: "_Answers") -> None:
         try:
             answers = [
                 (request, replace(judged, events=self._put_away(judged.events, request))) for request, judged in answers
@@ -314,18 +314,16 @@ class Judge:
             LOG.error("an image was not kept", exc_info=error)
             _answer(answers, Unavailable("the image could not be kept; the log says why", 5))
             return
-        self._write(answers, groups)
+        self._write(answers)
 
-    def _write(self, answers: "_Answers", groups: Sequence[str]) -> None:
+    def _write(self, answers: "_Answers") -> None:
         served, verdicts = answers[0][1].served, answers[0][1].everything
         events = [event for _, judged in answers for event in judged.events]
 
         def written(refusal: Exception | None) -> None:
             try:
-                if refusal is None:
-                    self._counters.judged(served.name, served.version, verdicts, time.time())
-                    self._watch.judged(served.name, served.version, served.screen, verdicts, groups)
-                    self.told(events)
+                if refusal is None and self._written is not None:
+                    self._written(served.name, served.version, served.screen, events, verdicts)
             finally:
                 _answer(answers, refusal)
 

@@ -212,8 +212,8 @@ async def describe(request: Request, name: Name) -> ScreenOut:
 @api.post("/v1/reload", tags=["screens"], summary="Look for new versions now")
 async def reload(request: Request) -> list[ScreenOut]:
     """Return the screens that were loaded; requests being served keep the version they began with."""
-    shelf = service_of(request).shelf
-    return [await asyncio.to_thread(_describe, served, shelf.versions(served.name)) for served in await shelf.refresh()]
+    shelf, loaded = service_of(request).shelf, await service_of(request).reloads.look()
+    return [await asyncio.to_thread(_describe, served, shelf.versions(served.name)) for served in loaded]
 
 
 @api.get("/v1/screens/{name}/drift", tags=["screens"], summary="Has the stream drifted?", responses=problems(404, 422))
@@ -422,4 +422,4 @@ async def readyz(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """In its text format."""
-    return Response(service_of(request).counters.text(), media_type=CONTENT_TYPE)
+    return Response(await service_of(request).metrics(), media_type=CONTENT_TYPE)
