@@ -222,7 +222,8 @@ def answers(
     Args:
         classifier, layer: as in `ask`.
         batch: at most `size` images.
-        size: of a full batch, to which fewer images are padded: an image gets the same bits alone and among others.
+        size: of a full batch, to which fewer images are padded: an image gets the same bits alone and among others. An
+            ONNX classifier sees to that itself.
         labels: names of the classes; None for "0", "1", ...
         distances: of its features from those of normal images; None without features.
         rules: further scores of its logits and features; None without.
@@ -232,7 +233,8 @@ def answers(
         InputError: the classifier tells another number of classes, or rules need features that it does not give.
     """
     good = np.flatnonzero(batch.good)
-    padded = torch.zeros(size, *batch.pixels.shape[1:])
+    alone = isinstance(classifier, OnnxClassifier) and len(good)
+    padded = torch.zeros(len(good) if alone else size, *batch.pixels.shape[1:])
     padded[: len(good)] = torch.from_numpy(batch.pixels)
     logits, features = ask(classifier, layer, padded)
     found: dict[str, Tensor] = {}

@@ -108,7 +108,9 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
             classifier=_classifier(Path(folder), facts.get("classifier")),
             labels=None if labels is None else tuple(map(str, labels)),
             shares=shares,
-            calibrators={part: Calibrator(tensors[part].astype(np.float64), groups) for part in tensors},
+            calibrators={
+                part: Calibrator(tensors[part].astype(np.float64), groups) for part in shares if part in tensors
+            },
             by_class=classes is not None,
             shape=None if shape is None else tuple(map(int, shape)),
             head=head,

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from recondite.detectors.measured import Measured, Statistician
 from recondite.errors import InputError
-from recondite.screen.linear_head import LinearHead, Rules
+from recondite.screen.linear_head import LOGIT_RULES, RULES, LinearHead, Rules
 from recondite.statistics.scores import Scores
 
-_LOGIT, _RULE = "head.logit.", "head.rule."
+_OWN = "head."
+_LOGIT, _RULE = f"{_OWN}logit.", f"{_OWN}rule."
 
 
 class HeadPass:
@@ -32,9 +33,14 @@ class HeadPass:
         """Return the screen's own scores; of readable images logits (n, K), rule -> (n,) and their numbers (n,)."""
         statistics = dict(scores.statistics or {})
         good = np.flatnonzero([error is None for error in scores.errors])
+        if not len(good):
+            names: tuple[str, ...] = () if self.rules is None else RULES if self.rules.tensors else LOGIT_RULES
+            statistics = {name: some for name, some in statistics.items() if not name.startswith(_OWN)}
+            scores = replace(scores, statistics=statistics or None)
+            return scores, torch.empty(0, len(self.head.bias)), dict.fromkeys(names, np.empty(0)), good
         columns = [statistics.pop(f"{_LOGIT}{place}")[good] for place in range(len(self.head.bias))]
-        names = [name for name in statistics if name.startswith(_RULE)]
-        parts = {name.removeprefix(_RULE): statistics.pop(name)[good] for name in names}
+        rules = [name for name in statistics if name.startswith(_RULE)]
+        parts = {name.removeprefix(_RULE): statistics.pop(name)[good] for name in rules}
         logits = torch.from_numpy(np.stack(columns, axis=1))
         return replace(scores, statistics=statistics or None), logits, parts, good
 
