@@ -19,11 +19,12 @@ from recondite.data.tables import read_events
 from recondite.detectors import Detector
 from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
-from recondite.screen.choose_parts import PartScores, equal_shares
+from recondite.screen.choose_parts import LeftOut, PartScores, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, ask
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
-from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules, learnt
+from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
+from recondite.screen.linear_head import LOGIT_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.make_guard import chosen_parts
 from recondite.screen.onnx_classifier import OnnxClassifier
 from recondite.screen.screen import Screen
@@ -111,7 +112,7 @@ def fit_guard(
     elif alpha is not None:
         screen = screen.with_alpha(alpha)
     names = tuple(labels) if labels else tuple(sorted({*(opened.labels or ())}))
-    guard = _with_rules(screen, classifier, names, opened)
+    guard, learning = _with_rules(screen, classifier, names, opened)
     available = (SCREEN, CONFIDENCE, *(RULES if guard.rules and guard.rules.tensors else LOGIT_RULES))
     unknown = [part for part in parts or () if part not in available]
     if unknown or (parts is not None and not parts):
@@ -128,8 +129,8 @@ def fit_guard(
         "accuracy": float(np.mean(~seen.wrong)),
     }
     if parts is None:
-        choice = chosen_parts(every, chosen_on, seen.parts, seed)
-        parts, facts["caught"] = choice.parts, dict(choice.caught)
+        choice = chosen_parts(every, chosen_on, seen.parts, seed, _left_out(guard, learning, chosen_on, names))
+        parts, facts["caught"], facts["left out"] = choice.parts, dict(choice.caught), dict(choice.left_out)
     places = np.array([names.index(one) for one in seen.true])
     guard = replace(guard, shares=equal_shares(parts), temperature=fitted_temperature(seen.logits, places))
     held_seen = _seen(guard, calibrated_on)
@@ -211,8 +212,10 @@ def _sized(images: object, classes: Mapping[str, str] | None) -> ImageSet:
     return replace(opened, labels=found)
 
 
-def _with_rules(screen: Screen, classifier: OnnxClassifier | None, names: tuple[str, ...], images: ImageSet) -> Guard:
-    """Return a guard with its head and rules, learnt in one pass over images with classes."""
+def _with_rules(
+    screen: Screen, classifier: OnnxClassifier | None, names: tuple[str, ...], images: ImageSet
+) -> tuple[Guard, Learning | None]:
+    """Return a guard with its head and rules, learnt in one pass over images with classes, and what was learnt."""
     missing = sorted({*(images.labels or ())} - {*names})
     if missing or len(names) < 2:
         raise InputError(f"expected two classes or more, among {', '.join(names)}; got {', '.join(missing) or 'one'}")
@@ -221,15 +224,35 @@ def _with_rules(screen: Screen, classifier: OnnxClassifier | None, names: tuple[
         learning = learnt(_vectors(screen.detector, images, names), len(names), count)
         head = learning.head(_SHRINKAGE)
         rules = learning.rules(head)
-        return Guard(screen=screen, classifier=None, labels=names, head=head, rules=rules)
+        return Guard(screen=screen, classifier=None, labels=names, head=head, rules=rules), learning
     shape = classifier.shape or screen.detector.shape
     guard = Guard(screen=screen, classifier=classifier, labels=names, shape=shape, rules=Rules({}))
     seen = Preprocessing(shape=shape, value_range=screen.detector.preprocessing.value_range)
     first = next(read_batches(images, seen, 2))
     if ask(classifier, None, torch.from_numpy(first.pixels))[1] is None:
-        return guard
+        return guard, None
     learning = learnt(_features(classifier, seen, images, names), len(names), count)
-    return replace(guard, rules=learning.rules())
+    return replace(guard, rules=learning.rules()), learning
+
+
+def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: Sequence[str]) -> LeftOut:
+    """Return what the scores say of classes that they have not learnt; nothing of two classes or without features."""
+    if learning is None or len(names) < FEWEST_CLASSES:
+        return {}
+    vectors, logits, classes = (some.numpy() for some in learning.drawn())
+    known = Looked(vectors, classes, None if guard.head is not None else logits)
+    if guard.head is not None:
+        looked = list(_vectors(guard.screen.detector, images, names))
+    else:
+        assert isinstance(guard.classifier, OnnxClassifier)
+        looked = list(_features(guard.classifier, guard.seen, images, names))
+    held = Looked(
+        np.concatenate([one for one, _, _ in looked]),
+        np.concatenate([some for _, some, _ in looked]),
+        None if known.logits is None else np.concatenate([some for _, _, some in looked if some is not None]),
+    )
+    found = left_out_classes(known, held, len(names), _SHRINKAGE)
+    return {names[place]: scores for place, scores in found.items()}
 
 
 def _vectors(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iterator[_Learnable]:

@@ -95,7 +95,7 @@ class Learning:
         self._counts = torch.zeros(classes, dtype=torch.float64)
         self._sums, self._unit_sums = (torch.zeros(classes, size, dtype=torch.float64) for _ in range(2))
         self._products, self._unit_products = (torch.zeros(size, size, dtype=torch.float64) for _ in range(2))
-        self._drawn = Drawn(count, _CANDIDATES, size + classes, torch.device("cpu"))
+        self._drawn = Drawn(count, _CANDIDATES, size + classes + 1, torch.device("cpu"))
         self._seen = 0
 
     def add(
@@ -104,7 +104,8 @@ class Learning:
         """Take vectors (n, F), their classes (n,) and, where a classifier gave them, logits (n, K)."""
         rows, places = torch.from_numpy(vectors), torch.from_numpy(np.asarray(classes, dtype=np.int64))
         given = torch.zeros(len(rows), len(self._counts)) if logits is None else torch.from_numpy(logits)
-        self._drawn.add(torch.cat([rows, given], dim=1)[:, None], self._seen)
+        numbers = places[:, None] + 1.0
+        self._drawn.add(torch.cat([rows, given, numbers], dim=1)[:, None], self._seen)
         self._seen += len(rows)
         self._counts += torch.bincount(places, minlength=len(self._counts))
         unit = scores.unit(rows)
@@ -145,9 +146,7 @@ class Learning:
         Raises:
             InputError: a class has no vector, or fewer than five vectors came.
         """
-        drawn = self._drawn.gathered()
-        drawn = drawn[drawn.abs().sum(1) > 0]  # fewer may have come than were announced
-        candidates, logits = drawn[:, : self._sums.shape[1]], drawn[:, self._sums.shape[1] :]
+        candidates, logits, _ = self.drawn()
         if len(candidates) < scores.NEIGHBOUR:
             raise InputError(f"expected at least {scores.NEIGHBOUR} images to learn from; got {len(candidates)}")
         unit = scores.unit(candidates)
@@ -173,6 +172,13 @@ class Learning:
                 "scale": logits.amax(1).mean().float() / norm,
             }
         )
+
+    def drawn(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return some of what came, at most 4,000: vectors (n, F), logits (n, K), 0 where none came, classes (n,)."""
+        rows = self._drawn.gathered()
+        rows = rows[rows[:, -1] > 0]  # fewer may have come than were announced
+        size = self._sums.shape[1]
+        return rows[:, :size], rows[:, size:-1], rows[:, -1].long() - 1
 
     def _within(self, sums: Tensor, products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return class means (K, F), and the variances (F,) and directions (F, F) of the covariance within classes."""
