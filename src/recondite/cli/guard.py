@@ -14,6 +14,7 @@ def guard_fit(
     *,
     output: Output,
     classifier: str = "linear-head",
+    fine_tune: int | None = None,
     labels: Path | None = None,
     labels_from_folders: bool = False,
     classes: str | None = None,
@@ -41,6 +42,9 @@ def guard_fit(
     classifier
         An ONNX file, images (N, C, H, W) in [0, 1] to logits and, as a second output, features; or linear-head, fitted
         on the backbone of the screen.
+    fine_tune
+        Train so many of the last blocks of EfficientNet-Lite0 (such as 8) and a linear layer on the images, in place of
+        a linear head; a guard then takes about twice its screen's time.
     labels
         Table with columns id and label; by default the labels of a data set, or the folders.
     labels_from_folders
@@ -77,6 +81,7 @@ def guard_fit(
         classes=FROM_FOLDERS if labels_from_folders else None if labels is None else read_classes(labels),
         screen=judge,
         classifier=None if classifier == LINEAR_HEAD else read_classifier(classifier),
+        fine_tune=fine_tune,
         labels=names_of(classes),
         calibration=calibration,
         held_out=held_out,

@@ -21,7 +21,7 @@ from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, recorded
 from recondite.screen.linear_head import Rules
-from recondite.screen.onnx_classifier import OnnxClassifier
+from recondite.screen.tuned_classifier import Kept
 from recondite.statistics.distances import Distances
 from recondite.torch_state import own_settings
 
@@ -54,8 +54,8 @@ class Answers:
 
 
 def ask(classifier: Callable[[Tensor], Tensor], layer: str | None, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the logits (N, classes) and, with a layer or from an ONNX file that gives them, the features (N, F)."""
-    if isinstance(classifier, OnnxClassifier):
+    """Return the logits (N, classes) and, with a layer or where a kept classifier gives them, features (N, F)."""
+    if isinstance(classifier, Kept):
         return classifier.outputs(pixels)
     if layer is None:
         return FeatureLayer(classifier)(pixels), None
@@ -222,8 +222,8 @@ def answers(
     Args:
         classifier, layer: as in `ask`.
         batch: at most `size` images.
-        size: of a full batch, to which fewer images are padded: an image gets the same bits alone and among others. An
-            ONNX classifier sees to that itself.
+        size: of a full batch, to which fewer images are padded: an image gets the same bits alone and among others. One
+            that is kept in a file sees to that itself.
         labels: names of the classes; None for "0", "1", ...
         distances: of its features from those of normal images; None without features.
         rules: further scores of its logits and features; None without.
@@ -233,7 +233,7 @@ def answers(
         InputError: the classifier tells another number of classes, or rules need features that it does not give.
     """
     good = np.flatnonzero(batch.good)
-    alone = isinstance(classifier, OnnxClassifier) and len(good)
+    alone = isinstance(classifier, Kept) and len(good)
     padded = torch.zeros(len(good) if alone else size, *batch.pixels.shape[1:])
     padded[: len(good)] = torch.from_numpy(batch.pixels)
     logits, features = ask(classifier, layer, padded)

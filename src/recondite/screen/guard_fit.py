@@ -21,13 +21,14 @@ from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.screen.choose_parts import LeftOut, PartScores, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, ask
+from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.make_guard import chosen_parts
-from recondite.screen.onnx_classifier import OnnxClassifier
 from recondite.screen.screen import Screen
+from recondite.screen.tuned_classifier import Kept
 from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
 from recondite.statistics.classifier_scores import fitted_temperature
 from recondite.statistics.selective import Floor, confidence_floor, floors_of
@@ -58,7 +59,8 @@ def fit_guard(
     *,
     classes: Mapping[str, str] | None = None,
     screen: Screen | None = None,
-    classifier: OnnxClassifier | None = None,
+    classifier: Kept | None = None,
+    fine_tune: int | None = None,
     labels: Sequence[str] | None = None,
     calibration: object = None,
     held_out: float = 0.4,
@@ -79,7 +81,9 @@ def fit_guard(
         images: that the head and the rules learn from, anything that `open_images` opens but a stream.
         classes: id -> class; None for the labels of the source, or the folder that each image lies in.
         screen: of the detector "features" for a linear head; None for one that is fitted on the same images.
-        classifier: in an ONNX file; None for a linear head that is fitted here on the screen's backbone.
+        classifier: one that is kept in a file; None for a linear head that is fitted here on the screen's backbone.
+        fine_tune: how many of the last blocks of EfficientNet-Lite0 are trained here instead, under a linear layer of
+            their own; a guard then looks at each image twice, as the screen's network stays as it is.
         labels: names of the classes in the order of the classifier's logits; None for alphabetical order.
         calibration: images that neither the screen nor the classifier has learnt from; needed with either.
         held_out: share of `images` for that, where neither is given.
@@ -108,10 +112,18 @@ def fit_guard(
     else:
         held = _sized(calibration, classes)
     if screen is None:
-        screen = fit(opened, detector="features", alpha=alpha or 0.05, seed=seed, progress=progress)
+        detector = "features" if fine_tune is None else "auto"
+        screen = fit(opened, detector=detector, alpha=alpha or 0.05, seed=seed, progress=progress)
     elif alpha is not None:
         screen = screen.with_alpha(alpha)
     names = tuple(labels) if labels else tuple(sorted({*(opened.labels or ())}))
+    if fine_tune is not None:
+        if classifier is not None:
+            raise InputError("a classifier that is given is not fine-tuned: leave it or fine_tune out")
+        _check_classes(names, opened)
+        own = screen.detector.preprocessing
+        plain = Preprocessing(shape=own.shape, value_range=own.value_range)
+        classifier = fine_tuned(opened, names, plain, blocks=fine_tune, seed=seed, progress=progress)
     guard, learning = _with_rules(screen, classifier, names, opened)
     available = (SCREEN, CONFIDENCE, *(RULES if guard.rules and guard.rules.tensors else LOGIT_RULES))
     unknown = [part for part in parts or () if part not in available]
@@ -213,12 +225,10 @@ def _sized(images: object, classes: Mapping[str, str] | None) -> ImageSet:
 
 
 def _with_rules(
-    screen: Screen, classifier: OnnxClassifier | None, names: tuple[str, ...], images: ImageSet
+    screen: Screen, classifier: Kept | None, names: tuple[str, ...], images: ImageSet
 ) -> tuple[Guard, Learning | None]:
     """Return a guard with its head and rules, learnt in one pass over images with classes, and what was learnt."""
-    missing = sorted({*(images.labels or ())} - {*names})
-    if missing or len(names) < 2:
-        raise InputError(f"expected two classes or more, among {', '.join(names)}; got {', '.join(missing) or 'one'}")
+    _check_classes(names, images)
     count = images.size or 0
     if classifier is None:
         learning = learnt(_vectors(screen.detector, images, names), len(names), count)
@@ -235,6 +245,12 @@ def _with_rules(
     return replace(guard, rules=learning.rules()), learning
 
 
+def _check_classes(names: Sequence[str], images: ImageSet) -> None:
+    missing = sorted({*(images.labels or ())} - {*names})
+    if missing or len(names) < 2:
+        raise InputError(f"expected two classes or more, among {', '.join(names)}; got {', '.join(missing) or 'one'}")
+
+
 def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: Sequence[str]) -> LeftOut:
     """Return what the scores say of classes that they have not learnt; nothing of two classes or without features."""
     if learning is None or len(names) < FEWEST_CLASSES:
@@ -244,7 +260,7 @@ def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: 
     if guard.head is not None:
         looked = list(_vectors(guard.screen.detector, images, names))
     else:
-        assert isinstance(guard.classifier, OnnxClassifier)
+        assert isinstance(guard.classifier, Kept)
         looked = list(_features(guard.classifier, guard.seen, images, names))
     held = Looked(
         np.concatenate([one for one, _, _ in looked]),
@@ -269,11 +285,11 @@ def _vectors(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iter
 
 
 def _features(
-    classifier: OnnxClassifier, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str]
+    classifier: Kept, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str]
 ) -> Iterator[_Learnable]:
     for batch in read_batches(images, preprocessing, full_batch(prod(preprocessing.shape))):
         if len(batch.pixels):
-            logits, features = classifier.outputs(torch.from_numpy(batch.pixels))
+            logits, features = ask(classifier, None, torch.from_numpy(batch.pixels))
             assert features is not None
             yield features.numpy(), _classes(batch, names), logits.numpy()
 

@@ -133,7 +133,7 @@ class Learning:
         along = means @ directions
         weight = along / shrunk.clamp(min=_SMALLEST**2) @ directions.T
         bias = -0.5 * (weight * means).sum(1) + (self._counts / self._counts.sum()).log()
-        return LinearHead(weight.float(), bias.float())
+        return LinearHead(weight.float().contiguous(), bias.float())
 
     @own_settings()
     def rules(self, head: LinearHead | None = None) -> Rules:
@@ -162,16 +162,16 @@ class Learning:
         left = spread.clamp(min=0).cumsum(0) <= (1 - _KEPT_VARIANCE) * spread.clamp(min=0).sum()
         residual = axes[:, : max(1, int(left.sum()))].float()
         norm = ((candidates - origin.float()) @ residual).norm(dim=1).mean().clamp(min=_SMALLEST)
-        return Rules(
-            {
-                "bank": unit[greedy_coreset(unit, min(len(unit), _BANK))],
-                "means": means.float(),
-                "whitening": (directions * shrunk.rsqrt()).float(),
-                "origin": origin.float(),
-                "residual": residual,
-                "scale": logits.amax(1).mean().float() / norm,
-            }
-        )
+        found = {
+            "bank": unit[greedy_coreset(unit, min(len(unit), _BANK))],
+            "means": means.float(),
+            "whitening": (directions * shrunk.rsqrt()).float(),
+            "origin": origin.float(),
+            "residual": residual,
+            "scale": logits.amax(1).mean().float() / norm,
+        }
+        # In memory as they will lie when read from a file: sums depend on it in the last bits.
+        return Rules({name: value.contiguous() for name, value in found.items()})
 
     def drawn(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return some of what came, at most 4,000: vectors (n, F), logits (n, K), 0 where none came, classes (n,)."""
