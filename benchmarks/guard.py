@@ -45,7 +45,8 @@ def measured(
     best = sorted(fitted.facts["caught"].items(), key=lambda item: -item[1])[:3]
     print("left-out classes turned away:", {k: round(v, 2) for k, v in fitted.facts.get("left out", {}).items()})
     print(
-        f"fitted in {time.process_time() - start:.0f} s of processor time; {fitted.facts['parts']}; best on made-up outliers: {best}"
+        f"fitted in {time.process_time() - start:.0f} s of processor time; {fitted.facts['parts']}; "
+        f"best on made-up outliers: {best}"
     )
     inliers = drawn(test, count, shape)
     decisions = guard(inliers)

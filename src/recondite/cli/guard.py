@@ -20,6 +20,7 @@ def guard_fit(
     classes: str | None = None,
     calibration: str | None = None,
     held_out: float = 0.4,
+    group_by: str = "copies",
     parts: str | None = None,
     alpha: float | None = None,
     risk: float | None = None,
@@ -55,6 +56,9 @@ def guard_fit(
         Images with classes that neither the screen nor the classifier has learnt from; needed with either.
     held_out
         Share of the images for that, where neither is given.
+    group_by
+        What tells images that belong together, which stay in one part of the split: copies (near-copies and bursts are
+        found), none, folder, prefix, a regular expression, or a .csv file with the columns id and group.
     parts
         Among screen, confidence, max_logit, energy, knn, mahalanobis, vim, joined by commas; by default chosen.
     alpha
@@ -85,6 +89,7 @@ def guard_fit(
         labels=names_of(classes),
         calibration=calibration,
         held_out=held_out,
+        group_by=group_by,
         parts=names_of(parts),
         alpha=alpha,
         risk=risk,

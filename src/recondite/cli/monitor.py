@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -11,6 +11,9 @@ from recondite.cli.console import print_table
 from recondite.cli.flags import Output, load_screen
 from recondite.errors import InputError
 from recondite.progress import counted
+
+if TYPE_CHECKING:
+    from recondite.screen.screen import Screen
 
 
 def monitor(
@@ -29,6 +32,8 @@ def monitor(
     seed: int = 0,
 ) -> None:
     """Test whether a stream of verdicts, oldest first, has drifted from the calibration images.
+
+    Of a guard and its table of `recondite guard predict`, it also estimates how often each class comes.
 
     Parameters
     ----------
@@ -87,12 +92,28 @@ def monitor(
             title="recent images beside the calibration images",
             header=True,
         )
+    if not to_stdout:
+        _print_prevalences(judge, screen, events)
     if output is not None:
         write_table(output, moved_rows(drift.moved))
         print(f"table:  {output}", file=told)
     if report is not None:
         write_drift_page(report, drift, judge)
         print(f"report: {report}", file=told)
+
+
+def _print_prevalences(judge: "Screen", folder: str, events: str) -> None:
+    """Print how often each class comes, where the folder holds a guard and the table what it predicted."""
+    from recondite.reports.prevalence import COLUMNS, prevalence_of, prevalence_rows
+    from recondite.screen.guard_file import GUARD_FILE, load_guard
+    from recondite.screen.saved import located
+
+    path = located(folder)
+    if not (path / GUARD_FILE).exists():
+        return
+    found = prevalence_of(load_guard(judge, path), events)
+    if found:
+        print_table([COLUMNS, *prevalence_rows(found)], title="how often each class comes", header=True)
 
 
 def recalibrate(

@@ -71,6 +71,8 @@ class Guard:
         rules: further parts, of the classifier's logits and features; None without.
         temperature: that logits are divided by for the confidences that are reported.
         floor: the lowest confidence that gets a label, and the promise that goes with it; None without.
+        confusion: int64 (K, K), how many held-out images of each true class (column) were predicted as each class
+            (row); None where it is not known.
     """
 
     screen: ScreenLike
@@ -86,6 +88,7 @@ class Guard:
     rules: Rules | None = None
     temperature: float = 1.0
     floor: Floor | None = None
+    confusion: NDArray[np.int64] | None = None
 
     def __call__(self, images: object, *, progress: bool = False) -> Decisions:
         """Label images or abstain; one image too gives `Decisions`, of length 1.

@@ -20,7 +20,7 @@ from recondite.statistics.selective import Floor
 
 GUARD_FILE, CLASSIFIER_FILE, TUNED_FILE = "guard.safetensors", "classifier.onnx", "classifier.safetensors"
 _KIND, _SCHEMA = "recondite guard", 2
-_GROUPS = "groups"
+_GROUPS, _CONFUSION = "groups", "confusion"
 
 
 def save_guard(guard: Guard, folder: Path | str) -> None:
@@ -50,6 +50,8 @@ def save_guard(guard: Guard, folder: Path | str) -> None:
         **{part: calibrator.scores for part, calibrator in guard.calibrators.items()},
         **tensors_of(guard.head, guard.rules),
     }
+    if guard.confusion is not None:
+        tensors[_CONFUSION] = guard.confusion
     groups = next(iter(guard.calibrators.values())).groups if guard.calibrators else None
     classes = sorted(set(groups or ()))
     if guard.by_class:
@@ -101,6 +103,9 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
         ):
             raise ValueError(f"shares {shares}")
         groups = None if classes is None else tuple(str(classes[place]) for place in tensors.pop(_GROUPS).tolist())
+        confusion = tensors.pop(_CONFUSION, None)
+        if confusion is not None and confusion.shape != (len(labels), len(labels)):
+            raise ValueError(f"counts of predictions {confusion.shape}")
         head, rules = from_tensors(tensors)
         tensors = {name: value for name, value in tensors.items() if not name.startswith(("head.", "rules."))}
         if tensors and set(tensors) != set(shares):
@@ -123,6 +128,7 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
             rules=rules,
             temperature=float(facts.get("temperature", 1)),
             floor=None if floor is None else Floor(**floor),
+            confusion=None if confusion is None else confusion.astype(np.int64),
         )
     except (AttributeError, IndexError, InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is a damaged guard: {error}") from error

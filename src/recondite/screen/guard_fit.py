@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.tables import read_events
+from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
 from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
@@ -24,6 +25,7 @@ from recondite.screen.classifier_outputs import CONFIDENCE, ask
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
+from recondite.screen.guard_split import units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.make_guard import chosen_parts
@@ -64,6 +66,7 @@ def fit_guard(
     labels: Sequence[str] | None = None,
     calibration: object = None,
     held_out: float = 0.4,
+    group_by: GroupBy = COPIES,
     parts: Sequence[str] | None = None,
     alpha: float | None = None,
     risk: float | None = None,
@@ -73,9 +76,11 @@ def fit_guard(
 ) -> FittedGuard:
     """Fit a guard on images with classes.
 
-    Held-out images are split at random: on some, parts are chosen (with outliers made up from them) and the temperature
+    Held-out images are split at random, those that belong together into one part: on some, parts are chosen (with
+    outliers made up from them) and the temperature
     is fitted; on others each part is calibrated, by predicted class where there are twice as many images as needed; and
     with `risk`, the confidence that gets a label is bounded on a third set. So both promises hold whatever was chosen.
+    Of images that belong together one, drawn at random, calibrates or bounds.
 
     Args:
         images: that the head and the rules learn from, anything that `open_images` opens but a stream.
@@ -87,6 +92,8 @@ def fit_guard(
         labels: names of the classes in the order of the classifier's logits; None for alphabetical order.
         calibration: images that neither the screen nor the classifier has learnt from; needed with either.
         held_out: share of `images` for that, where neither is given.
+        group_by: what tells images that belong together, as in `recondite.fit`; by default near-copies and bursts.
+            Calibration images that belong to those learnt from are left out.
         parts: among "screen", "confidence" and `RULES`; None to choose.
         alpha: share of normal images that may be turned away as foreign; None for the screen's, or .05.
         risk: share of wrong labels among those that normal images get, at most; None for no such promise.
@@ -106,11 +113,13 @@ def fit_guard(
     if calibration is None:
         if not 0 < held_out < 1:
             raise InputError(f"expected a share of held-out images in (0, 1); got {held_out!r}")
-        order = np.random.default_rng(seed).permutation(opened.size or 0)
-        cut = round(held_out * len(order))
-        held, opened = opened.select(np.sort(order[:cut]).tolist()), opened.select(np.sort(order[cut:]).tolist())
+        every = units_of([opened], labels_of(opened, group_by))[0]
+        held, known = every.dealt([round(held_out * len(every))], seed)
     else:
-        held = _sized(calibration, classes)
+        given = None if screen is None else screen.detector.preprocessing.value_range
+        known, held = units_of([opened, _sized(calibration, classes)], labels_of(opened, group_by), given)
+        held = held.apart_from(known)
+    opened = known.images
     if screen is None:
         detector = "features" if fine_tune is None else "auto"
         screen = fit(opened, detector=detector, alpha=alpha or 0.05, seed=seed, progress=progress)
@@ -129,22 +138,26 @@ def fit_guard(
     unknown = [part for part in parts or () if part not in available]
     if unknown or (parts is not None and not parts):
         raise InputError(f"expected parts among {', '.join(available)}; got {', '.join(unknown) or 'none'}")
-    order = np.random.default_rng([seed, 1]).permutation(held.size or 0)
-    chosen_on, calibrated_on, *bounded_on = (
-        held.select(np.sort(some).tolist()) for some in np.array_split(order, 2 if risk is None else 3)
-    )
-    every = replace(guard, shares=equal_shares(available))
-    seen = _seen(every, chosen_on)
+    number = 2 if risk is None else 3
+    first, *others = held.dealt([len(held) // number] * (number - 1), seed + 1)
+    chosen_on, (calibrated_on, *bounded_on) = first.images, [some.one_of_each(seed).images for some in others]
+    every_part = replace(guard, shares=equal_shares(available))
+    seen = _seen(every_part, chosen_on)
     facts: dict[str, Any] = {
         "learnt from": opened.size,
         "chosen on": len(seen.predicted),
         "accuracy": float(np.mean(~seen.wrong)),
     }
     if parts is None:
-        choice = chosen_parts(every, chosen_on, seen.parts, seed, _left_out(guard, learning, chosen_on, names))
+        choice = chosen_parts(every_part, chosen_on, seen.parts, seed, _left_out(guard, learning, chosen_on, names))
         parts, facts["caught"], facts["left out"] = choice.parts, dict(choice.caught), dict(choice.left_out)
     places = np.array([names.index(one) for one in seen.true])
-    guard = replace(guard, shares=equal_shares(parts), temperature=fitted_temperature(seen.logits, places))
+    guard = replace(
+        guard,
+        shares=equal_shares(parts),
+        temperature=fitted_temperature(seen.logits, places),
+        confusion=_confusion(seen, names),
+    )
     held_seen = _seen(guard, calibrated_on)
     groups = _groups(held_seen.predicted, screen, len(parts))
     guard = replace(
@@ -186,6 +199,14 @@ class _Seen:
     @property
     def wrong(self) -> NDArray[np.bool_]:
         return np.array([one != other for one, other in zip(self.predicted, self.true, strict=True)], dtype=bool)
+
+
+def _confusion(seen: _Seen, names: Sequence[str]) -> NDArray[np.int64]:
+    """Return how many images of each true class (column) were predicted as each class (row)."""
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    for predicted, true in zip(seen.predicted, seen.true, strict=True):
+        counts[names.index(predicted), names.index(true)] += 1
+    return counts
 
 
 def _seen(guard: Guard, images: object) -> _Seen:
