@@ -279,8 +279,8 @@ def guard_report(
 ) -> None:
     """Measure a screen in front of a classifier, and compare it with the classifier's own confidence and features.
 
-    A classifier's outputs are a .npz, .safetensors or .csv file of logits, with ids, labels (the true classes, as
-    numbers) and features where there are any; no code of yours is run.
+    A classifier's outputs are a .npz, .safetensors, .csv, .jsonl or .parquet file of logits, with ids, labels (the true
+    classes, as numbers) and features where there are any; no code of yours is run.
 
     Parameters
     ----------
@@ -295,7 +295,7 @@ def guard_report(
     outlier_outputs
         The classifier's outputs for the outliers.
     output
-        Folder for report.html, table.csv and curves.csv.
+        Folder for report.html, table.csv, classes.csv and curves.csv.
     calibration
         Other normal images (or verdicts), to combine the screen with the classifier's confidence and features.
     calibration_outputs
@@ -313,7 +313,7 @@ def guard_report(
     if (calibration is None) != (calibration_outputs is None):
         raise InputError("--calibration and --calibration-outputs belong together")
     check_outputs({}, {"-o": output})
-    from recondite.reports.guard_report import COLUMNS, scores_of, table_cells, write_guard_report
+    from recondite.reports.guard_report import COLUMNS, example_galleries, scores_of, table_cells, write_guard_report
     from recondite.reports.guard_report import guard_report as measure
     from recondite.screen.classifier_outputs import read_outputs
 
@@ -330,7 +330,9 @@ def guard_report(
         reference=None if reference_outputs is None else read_outputs(reference_outputs),
     )
     print_table([COLUMNS, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
-    write_guard_report(output, report, f"{Path(screen).name} in front of a classifier")
+    print(report.conclusion)
+    examples = example_galleries(report, judge, inliers, outliers)
+    write_guard_report(output, report, f"{Path(screen).name} in front of a classifier", examples)
     print(f"report: {output / 'report.html'}")
 
 

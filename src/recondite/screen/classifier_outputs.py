@@ -16,7 +16,7 @@ from recondite.data.artifacts import read_tensors
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.items import Masked
-from recondite.data.tables import number, read_events
+from recondite.data.tables import SUFFIXES, number, read_events
 from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, recorded
@@ -139,8 +139,9 @@ def read_outputs(path: Path | str) -> Outputs:
 
     Args:
         path: .npz with "logits", and, if there are, "ids", "labels" and "features"; .safetensors with the same tensors
-            and the ids as a list under "ids" in the facts of its header; or .csv with columns id, label, logit.0, ...
-            and feature.0, ... Without ids, images are "000000", "000001", ..., as those of an array are.
+            and the ids as a list under "ids" in the facts of its header; or .csv, .jsonl or .parquet with columns id,
+            label, logit.0, ... and feature.0, ... Without ids, images are "000000", "000001", ..., as those of an array
+            are.
 
     Raises:
         InputError: another kind of file, a damaged one, or arrays that do not belong together.
@@ -151,15 +152,16 @@ def read_outputs(path: Path | str) -> Outputs:
         raise InputError(f"{path}: there is no such file")
     if path.stat().st_size > _LARGEST_FILE:
         raise InputError(f"{path} has {path.stat().st_size:,} bytes; the limit is {_LARGEST_FILE:,}")
-    if suffix == ".csv":
-        return _from_csv(path)
+    if suffix in SUFFIXES:
+        return _from_table(path)
     if suffix == ".npz":
         arrays, names = _load_npz(path)
     elif suffix == ".safetensors":
         tensors, facts = read_tensors(path)
         arrays, names = dict(tensors), facts.get("ids")
     else:
-        raise InputError(f"expected a classifier's outputs as .npz, .safetensors or .csv; got {path.name!r}")
+        kinds = f".npz, .safetensors, {', '.join(SUFFIXES)}"
+        raise InputError(f"expected a classifier's outputs as {kinds}; got {path.name!r}")
     if "logits" not in arrays:
         raise InputError(f"{path} holds no logits; it has: {', '.join(arrays) or 'nothing'}")
     try:
@@ -186,7 +188,7 @@ def _load_npz(path: Path) -> tuple[dict[str, NDArray[Any]], list[str] | None]:
     return arrays, None if names is None else [str(name) for name in names.ravel()]
 
 
-def _from_csv(path: Path) -> Outputs:
+def _from_table(path: Path) -> Outputs:
     ids, labels, logits, features = [], [], [], []
     for index, row in enumerate(read_events(path), 1):
         where = f"{path}, line {index + 1}"
