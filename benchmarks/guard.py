@@ -9,6 +9,7 @@ Needs RECONDITE_DATA with the data sets. Images are drawn at random; a real outl
 
 import argparse
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,8 +17,11 @@ from machine import where
 
 from recondite.data.datasets import ImageSet, open_images
 from recondite.perturbations.outliers import make_outliers
+from recondite.screen.choose_parts import equal_shares
+from recondite.screen.classifier_outputs import CONFIDENCE
 from recondite.screen.guard import SCREEN, Guard
 from recondite.screen.guard_fit import fit_guard
+from recondite.screen.linear_head import RULES
 from recondite.statistics.metrics import auroc
 
 ALPHA = 0.05
@@ -31,6 +35,7 @@ def drawn(source: str, count: int, shape: tuple[int, ...]) -> ImageSet:
 def parts_of(guard: Guard, images: object) -> dict[str, np.ndarray]:
     """Return every part's scores, and that of the screen."""
     found = []
+    guard = replace(guard, shares=equal_shares((SCREEN, CONFIDENCE, *RULES)))
     for scores, _, outputs in guard.measured(open_images(images, shape=guard.screen.detector.shape)):
         found.append({SCREEN: scores.instance_score, **outputs.parts})
     return {name: np.concatenate([one[name] for one in found]) for name in found[0]}

@@ -1,8 +1,8 @@
 """What a guard with a linear head costs over its classifier alone, on one backbone; ratio of alternated runs.
 
-    python benchmarks/guard_overhead.py [--images 64] [--rounds 15] [--threads 1]
+    python benchmarks/guard_overhead.py [--images 64] [--rounds 15] [--parts screen,vim,knn] [--threads 1]
 
-Random images of 32 x 32 pixels. Alone: backbone of the screen and head. Guard: screen, head, all rules, decision.
+Random images of 32 x 32 pixels. Alone: backbone of the screen and head. Guard: screen, head, rules, decision.
 Each round times both, in processor time of this process, in random order.
 """
 
@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--parts", default="screen,vim,knn")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -29,7 +30,7 @@ def main() -> None:
     draws, shape = np.random.default_rng(0), (3, 32, 32)
     known = np.concatenate([make_outliers("checkerboards", 150, shape), make_outliers("gaussian-noise", 150, shape)])
     classes = ["boards"] * 150 + ["noise"] * 150
-    guard = fit_guard(list(zip(known, classes, strict=True)), parts=["screen", "vim", "knn"], alpha=0.1).guard
+    guard = fit_guard(list(zip(known, classes, strict=True)), parts=given.parts.split(","), alpha=0.1).guard
     detector, head = guard.screen.detector, guard.head
     assert head is not None
     batch = nameless(draws.random((given.images, *shape)).astype(np.float32))

@@ -82,11 +82,15 @@ def test_rules_come_from_one_pass_and_survive_a_file():
     np.testing.assert_allclose(whitened.T @ within @ whitened, np.eye(6), atol=1e-3)
     x = torch.from_numpy(vectors)
     # On normal images the virtual logit is as large as the largest logit, on average.
-    residual = ((x - rules.tensors["origin"]) @ rules.tensors["residual"]).norm(dim=1).mean()
+    away, principal = x - rules.tensors["origin"], rules.tensors["principal"]
+    residual = (away - away @ principal @ principal.T).norm(dim=1).mean()
     assert float(rules.tensors["scale"] * residual) == pytest.approx(float(head(x).amax(1).mean()), rel=1e-4)
     other_head, other = from_tensors(tensors_of(head, rules))
     for name, values in rules(x, head(x)).items():
         assert torch.equal(values, other(x, other_head(x))[name]), name
+        alone = rules(x, head(x), [name])
+        assert list(alone) == [name]
+        assert torch.equal(values, alone[name])
 
 
 def test_a_part_that_tells_made_up_outliers_is_chosen_and_a_useless_one_is_not():

@@ -1,6 +1,6 @@
 """Outputs of a classifier: computed from images, or read from a file."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
@@ -20,7 +20,7 @@ from recondite.data.tables import SUFFIXES, number, read_events
 from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, recorded
-from recondite.screen.linear_head import Rules
+from recondite.screen.linear_head import RULES, Rules
 from recondite.screen.tuned_classifier import Kept
 from recondite.statistics.distances import Distances
 from recondite.torch_state import own_settings
@@ -218,6 +218,7 @@ def answers(
     distances: Distances | None,
     rules: Rules | None = None,
     temperature: float = 1.0,
+    names: Collection[str] = RULES,
 ) -> Answers:
     """Return what a classifier says about a batch.
 
@@ -229,6 +230,7 @@ def answers(
         labels: names of the classes; None for "0", "1", ...
         distances: of its features from those of normal images; None without features.
         rules: further scores of its logits and features; None without.
+        names: those of the rules that are asked for.
         temperature: of its confidences.
 
     Raises:
@@ -243,7 +245,7 @@ def answers(
     if distances is not None and features is not None:
         found[FEATURES] = distances(features.float())["neighbour"]
     if rules is not None:
-        found |= rules(None if features is None else features.float(), logits.float())
+        found |= rules(None if features is None else features.float(), logits.float(), names)
     parts = {name: value[: len(good)].double().cpu().numpy() for name, value in found.items()}
     return answers_of(logits[: len(good)].double().cpu(), parts, good, batch.errors, labels, temperature)
 

@@ -246,7 +246,7 @@ class Guard:
             return scores, answers_of(logits, parts, good, list(scores.errors), self.labels, self.temperature)
         assert self.classifier is not None
         given = (self.classifier, self.layer, seen, self._batch, self.labels, self.distances)
-        return scores, answers(*given, self.rules, self.temperature)
+        return scores, answers(*given, self.rules, self.temperature, tuple(self.shares))
 
     def decided(self, scores: Scores, labels: list[str], outputs: Answers) -> Decisions:
         """Label or abstain, by what `heard` returned.
@@ -333,7 +333,7 @@ class Guard:
     @cached_property
     def _head_pass(self) -> HeadPass:
         assert self.head is not None
-        return HeadPass(self.head, self.rules)
+        return HeadPass(self.head, self.rules, tuple(self.shares))
 
     @property
     def _batch(self) -> int:

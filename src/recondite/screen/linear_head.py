@@ -1,7 +1,8 @@
 """A linear head on the feature vectors of a frozen backbone, and scores of foreignness, fitted in one pass."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,38 +46,53 @@ class Rules:
 
     Args:
         tensors: none for rules that need no features; else "bank" (M, F), "means" (K, F), "whitening" (F, F),
-            "origin" (F,), "residual" (F, R) and "scale" ().
+            "origin" (F,), "principal" (F, P) and "scale" ().
     """
 
     tensors: Mapping[str, Tensor]
 
-    def __call__(self, features: Tensor | None, logits: Tensor) -> dict[str, Tensor]:
+    def __call__(self, features: Tensor | None, logits: Tensor, names: Collection[str] = RULES) -> dict[str, Tensor]:
         """Return rule -> (N,), higher is more anomalous, of features (N, F) and logits (N, K).
+
+        Args:
+            features, logits: of N images.
+            names: the rules that are asked for.
 
         Raises:
             InputError: the rules look at features, and there are none.
         """
-        found = {"max_logit": scores.max_logit(logits), "energy": scores.energy(logits)}
-        if not self.tensors:
+        found = {
+            name: rule(logits)
+            for name, rule in (("max_logit", scores.max_logit), ("energy", scores.energy))
+            if name in names
+        }
+        if not self.tensors or not set(names) - {*LOGIT_RULES}:
             return found
         if features is None:
             raise InputError("the rules of this guard look at features, which the classifier does not give")
         own = {name: value.to(features.device) for name, value in self.tensors.items()}
-        return found | {
-            "knn": scores.neighbour_distance(features, own["bank"]),
-            "mahalanobis": scores.mahalanobis(features, own["means"], own["whitening"]),
-            "vim": scores.vim(features, logits, own["origin"], own["residual"], own["scale"]),
-        }
+        if "knn" in names:
+            found["knn"] = scores.neighbour_distance(features, own["bank"])
+        if "mahalanobis" in names:
+            whitened = scores.unit(features) @ own["whitening"]
+            found["mahalanobis"] = scores.nearest_centre(whitened, self._centres.to(features.device))
+        if "vim" in names:
+            found["vim"] = scores.vim(features, logits, own["origin"], own["principal"], own["scale"])
+        return found
+
+    @cached_property
+    def _centres(self) -> Tensor:
+        return self.tensors["means"] @ self.tensors["whitening"]
 
     def __post_init__(self) -> None:
         if not self.tensors:
             return
         shapes = {name: tuple(value.shape) for name, value in self.tensors.items()}
         size = shapes.get("origin", ())
-        wanted = {"bank": 2, "means": 2, "whitening": 2, "residual": 2, "origin": 1, "scale": 0}
+        wanted = {"bank": 2, "means": 2, "whitening": 2, "principal": 2, "origin": 1, "scale": 0}
         fits = {name: len(shape) for name, shape in shapes.items()} == wanted and all(
             shapes[name][place] == size[0]
-            for name, place in (("bank", 1), ("means", 1), ("whitening", 0), ("whitening", 1), ("residual", 0))
+            for name, place in (("bank", 1), ("means", 1), ("whitening", 0), ("whitening", 1), ("principal", 0))
         )
         if not fits or shapes["bank"][0] < scores.NEIGHBOUR:
             raise ValueError(f"rules of shapes {shapes}")
@@ -160,14 +176,14 @@ class Learning:
         total = self._products / self._counts.sum() - mean.outer(origin) - origin.outer(mean) + origin.outer(origin)
         spread, axes = torch.linalg.eigh(total)
         left = spread.clamp(min=0).cumsum(0) <= (1 - _KEPT_VARIANCE) * spread.clamp(min=0).sum()
-        residual = axes[:, : max(1, int(left.sum()))].float()
-        norm = ((candidates - origin.float()) @ residual).norm(dim=1).mean().clamp(min=_SMALLEST)
+        principal = axes[:, max(1, int(left.sum())) :].float()
+        norm = scores.residual_norm(candidates - origin.float(), principal).mean().clamp(min=_SMALLEST)
         found = {
             "bank": unit[greedy_coreset(unit, min(len(unit), _BANK))],
             "means": means.float(),
             "whitening": (directions * shrunk.rsqrt()).float(),
             "origin": origin.float(),
-            "residual": residual,
+            "principal": principal,
             "scale": logits.amax(1).mean().float() / norm,
         }
         # In memory as they will lie when read from a file: sums depend on it in the last bits.
