@@ -199,6 +199,8 @@ def test_what_cannot_be_fitted_says_why(screen):
     known = pairs(*coloured(60, 11))
     with pytest.raises(InputError, match="needs calibration images that neither has learnt from"):
         fit_guard(known, screen=screen)
+    with pytest.raises(InputError, match="has its backbone"):
+        fit_guard(known, screen=screen, calibration=known, backbone="lite1")
     with pytest.raises(InputError, match="expected a class, in the table of labels"):
         fit_guard(images, screen=screen, calibration=images)
     held = pairs(*coloured(60, 12))

@@ -15,6 +15,7 @@ def guard_fit(
     output: Output,
     classifier: str = "linear-head",
     fine_tune: int | None = None,
+    backbone: str | None = None,
     labels: Path | None = None,
     labels_from_folders: bool = False,
     classes: str | None = None,
@@ -46,6 +47,8 @@ def guard_fit(
     fine_tune
         Train so many of the last blocks of EfficientNet-Lite0 (such as 8) and a linear layer on the images, in place of
         a linear head; a guard then takes about twice its screen's time.
+    backbone
+        Network of a screen that is fitted here, such as lite1, timm:resnet18, hf:facebook/dinov2-small or a folder.
     labels
         Table with columns id and label; by default the labels of a data set, or the folders.
     labels_from_folders
@@ -86,6 +89,7 @@ def guard_fit(
         screen=judge,
         classifier=None if classifier == LINEAR_HEAD else read_classifier(classifier),
         fine_tune=fine_tune,
+        backbone=backbone,
         labels=names_of(classes),
         calibration=calibration,
         held_out=held_out,

@@ -63,6 +63,7 @@ def fit_guard(
     screen: Screen | None = None,
     classifier: Kept | None = None,
     fine_tune: int | None = None,
+    backbone: str | None = None,
     labels: Sequence[str] | None = None,
     calibration: object = None,
     held_out: float = 0.4,
@@ -89,6 +90,7 @@ def fit_guard(
         classifier: one that is kept in a file; None for a linear head that is fitted here on the screen's backbone.
         fine_tune: how many of the last blocks of EfficientNet-Lite0 are trained here instead, under a linear layer of
             their own; a guard then looks at each image twice, as the screen's network stays as it is.
+        backbone: by name or as a folder, as in `recondite.fit`, for a screen that is fitted here.
         labels: names of the classes in the order of the classifier's logits; None for alphabetical order.
         calibration: images that neither the screen nor the classifier has learnt from; needed with either.
         held_out: share of `images` for that, where neither is given.
@@ -105,6 +107,8 @@ def fit_guard(
         InputError: images without a class, unknown parts, too few images, or a risk that cannot be promised.
     """
     opened = _sized(images, classes)
+    if screen is not None and backbone is not None:
+        raise InputError("a screen that is given has its backbone: leave backbone (--backbone) out")
     if (screen is not None or classifier is not None) and calibration is None:
         raise InputError(
             "a screen or a classifier that is given needs calibration images that neither has learnt from: give "
@@ -122,7 +126,7 @@ def fit_guard(
     opened = known.images
     if screen is None:
         detector = "features" if fine_tune is None else "auto"
-        screen = fit(opened, detector=detector, alpha=alpha or 0.05, seed=seed, progress=progress)
+        screen = fit(opened, detector=detector, backbone=backbone, alpha=alpha or 0.05, seed=seed, progress=progress)
     elif alpha is not None:
         screen = screen.with_alpha(alpha)
     names = tuple(labels) if labels else tuple(sorted({*(opened.labels or ())}))
