@@ -71,15 +71,15 @@ def test_an_image_gets_the_same_bits_alone_and_from_a_file(tuned):
 
 
 def test_kept_activations_are_those_of_the_frozen_blocks():
-    torch.manual_seed(0)
     images = stripes(20, 4)[0]
     frozen = Backbone(None, ("block4",), 32).eval()
+    load_weights(frozen.network, "lite0")
     opened = open_images(pairs(images, ["down", "flat"] * 10))
     kept, classes = fine_tune._activations(frozen, opened, NAMES, SEEN, False)
     x = torch.from_numpy((images / 255).astype(np.float32))
     with torch.no_grad():
         for place, expected in enumerate((frozen(x)[0], frozen(x.flip(3))[0])):
-            np.testing.assert_allclose(kept[:, place], expected.numpy(), rtol=2e-3, atol=2e-3)
+            np.testing.assert_allclose(kept[:, place], expected.numpy(), rtol=2e-3, atol=5e-3)
     assert classes.tolist() == [0, 1] * 10
 
 
