@@ -50,26 +50,32 @@ def test_scores_maps_and_labels_are_those_of_the_screen(screens, exported, digit
 
 
 @pytest.fixture(scope="module")
-def of_features(screens, digits, tmp_path_factory):
-    """Folders of a screen that looks at places, exported in float32 and in int8."""
+def places(screens):
+    """A screen that looks at places, and judges by what it sees there alone."""
     assert "padim" in screens("features").detector.methods
+    return screens("features").with_score("error")
+
+
+@pytest.fixture(scope="module")
+def of_features(places, digits, tmp_path_factory):
+    """Folders of that screen exported in float32 and in int8."""
     root = tmp_path_factory.mktemp("features")
     return {
-        "float32": export.export_openvino(screens("features"), root / "float32"),
-        "int8": export.export_openvino(screens("features"), root / "int8", int8=digits[1000:1500]),
+        "float32": export.export_openvino(places, root / "float32"),
+        "int8": export.export_openvino(places, root / "int8", int8=digits[1000:1500]),
     }
 
 
-def test_a_screen_of_features_keeps_scores_maps_and_labels(screens, of_features, digits):
+def test_a_screen_of_features_keeps_scores_maps_and_labels(places, of_features, digits):
     theirs = recondite.load(of_features["float32"]).predict(digits[1000::4], feature_score=True)
-    ours = screens("features").predict(digits[1000::4], feature_score=True)
-    assert_agrees(screens("features"), ours, theirs)
+    ours = places.predict(digits[1000::4], feature_score=True)
+    assert_agrees(places, ours, theirs)
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
 
 
-def test_a_screen_of_features_in_int8_orders_images_as_before(screens, of_features, digits):
+def test_a_screen_of_features_in_int8_orders_images_as_before(places, of_features, digits):
     """Rounding in the first layer or in linear ones would drown what a Mahalanobis distance looks at."""
-    theirs, ours = recondite.load(of_features["int8"]), screens("features")
+    theirs, ours = recondite.load(of_features["int8"]), places
     assert theirs.detector.options.precision == "int8"
     found, exact = (screen.predict(digits[1500:]).instance_score for screen in (theirs, ours))
     assert spearmanr(found, exact).statistic > 0.94
