@@ -72,6 +72,8 @@ def export(
     check_target(output)
     check_outputs({}, {"-o": output})
     from recondite.screen.export import export_onnx, export_openvino
+    from recondite.screen.guard_file import GUARD_FILE
+    from recondite.screen.saved import located
 
     judge = load_screen(screen, None, None, "cpu")
     if to == "onnx":
@@ -80,6 +82,8 @@ def export(
         export_openvino(judge, output, pixels=pixels, int8=int8, progress=True)
     done = "calibrated anew, by the scores of the graph" if int8 else f"its scores were compared with those of {screen}"
     print(f"exported: {output} ({done})")
+    if (located(screen) / GUARD_FILE).exists():
+        print("not exported: the guard beside the screen, with its classifier and its calibration")
 
 
 def datasets() -> None:

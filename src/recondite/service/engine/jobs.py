@@ -21,6 +21,8 @@ from recondite.errors import InputError, ReconditeError
 from recondite.screen.screen import Screen
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.following import verdicts_of
+from recondite.service.engine.guarding import COLUMNS as GUARD_COLUMNS
+from recondite.service.engine.guarding import rows_of_guard
 from recondite.service.engine.job_sources import JobSource, open_archive, open_place
 from recondite.service.engine.judging import Judge, Judged, Wish
 from recondite.service.engine.registry import Served, Shelf
@@ -204,7 +206,8 @@ class Jobs:
         served = self._shelf.get(job.screen, job.version)
         source = await asyncio.to_thread(self._open, job)
         header = {"screen": served.fingerprint, "alpha": job.alpha, "group": job.group, "images": len(source.names)}
-        table = await asyncio.to_thread(GrowingTable, self.table(job.id), header, COLUMNS)
+        columns = (*COLUMNS, *(GUARD_COLUMNS if served.guard.speaks else ()))
+        table = await asyncio.to_thread(GrowingTable, self.table(job.id), header, columns)
         counts = {"inlier": 0, "outlier": 0, "invalid": 0}
         done = 0
         for fact in table.taken_up:
@@ -219,9 +222,12 @@ class Jobs:
                 return
             sent, refusals = await asyncio.to_thread(self._next, source, done)
             judged = await self._patiently(served, sent, refusals, wish, job.id)
+            labels: list[dict[str, Any]] = [{}] * len(sent)
+            if judged.decisions is not None:
+                labels = list(rows_of_guard(judged.decisions))
             rows = [
-                {**row, "id": source.names[done + place], "error": refusals.get(place, row["error"])}
-                for place, row in enumerate(judged.records)
+                {**row, **label, "id": source.names[done + place], "error": refusals.get(place, row["error"])}
+                for place, (row, label) in enumerate(zip(judged.records, labels, strict=True))
             ]
             own = judged.counts()
             counts = {word: counts[word] + own[word] for word in counts}

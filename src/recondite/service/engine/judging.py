@@ -1,7 +1,6 @@
 """From a request's images to recorded verdicts; the web page and both protocols use it."""
 
 import asyncio
-import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -16,14 +15,17 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import Batch
 from recondite.errors import InputError
+from recondite.screen.classifier_outputs import Answers
 from recondite.screen.decisions import Decisions
 from recondite.screen.guard import Guard
 from recondite.screen.screen import Screen
+from recondite.service.engine import guarding
 from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.batching import Job, Line, in_place, rows_of
 from recondite.service.engine.decoding import Measured, Sent, decode, glance, measure, printable
 from recondite.service.engine.image_store import KeptImages
 from recondite.service.engine.registry import Served
+from recondite.service.engine.statistics import statistics_of
 from recondite.service.engine.store import Event, Store
 from recondite.service.errors import Refused, TooLarge, Unavailable
 from recondite.service.log import LOG
@@ -74,7 +76,7 @@ class Judged:
         start: the row of its first image among them.
         records: N verdicts as rows.
         events: N events, which are not written if `Wish.record` was False.
-        decisions: of the guard, where labels were sent.
+        decisions: of the guard, where it has its own classifier or labels were sent.
     """
 
     served: Served
@@ -117,6 +119,12 @@ class _Request(Job):
     measured: Sequence[Measured] = ()
     batch: Batch = field(init=False)
     hashes: list[str] = field(init=False)
+    seen: Batch | None = None
+    outputs: Answers | None = None
+
+    def see(self, batch: Batch, hashes: list[str]) -> None:  # noqa: ARG002
+        """Take in its images as the guard's classifier takes them, where that is otherwise."""
+        self.seen = batch
 
     def take(self, batch: Batch, hashes: list[str]) -> None:
         """Take in its images when they are decoded."""
@@ -180,10 +188,10 @@ class Judge:
         seconds = min(wish.seconds or self._limits.seconds, self._limits.seconds)
         loop = asyncio.get_running_loop()
         judge = served.at(wish.alpha)
-        guard = _guard(served, judge, sent)
+        guard = guarding.guard_of(served, judge, sent)
         request = _Request(
             name=served.name,
-            screen=served.screen,
+            screen=served.scorer,
             maps=wish.maps,
             until=time.monotonic() + seconds,
             served=served,
@@ -204,7 +212,10 @@ class Judge:
                 raise Unavailable(f"no verdict within {seconds:g} seconds: the service is busy", retry) from None
             finally:
                 request.gone = True
-        return judged if guard is None else _guarded(guard, judged, request)
+        if guard is None:
+            return judged
+        groups = [wish.group] * len(sent)
+        return replace(judged, decisions=guarding.decided(guard, judged.verdicts, sent, groups, request.outputs))
 
     def trouble(self) -> str | None:
         """Return why small requests do not get their verdicts, so that nobody does; None where they do."""
@@ -264,7 +275,10 @@ class Judge:
         return self.line.seconds_at_one_step()[name]
 
     def _prepare(self, request: _Request) -> Iterator[int]:
-        return decode(request.sent, request.measured, request.screen.detector.preprocessing, request.take)
+        own = request.screen.detector.preprocessing
+        if request.guard is not None and request.guard.speaks and request.guard.seen != own:
+            yield from decode(request.sent, request.measured, request.guard.seen, request.see)
+        yield from decode(request.sent, request.measured, own, request.take)
 
     def _finish(self, requests: Sequence[_Request]) -> None:
         """Judge what has been scored, together what is alike, and have it written down."""
@@ -282,8 +296,8 @@ class Judge:
     def _decide(self, requests: Sequence[_Request]) -> None:
         screen, served = requests[0].judge, requests[0].served
         groups = [request.wish.group for request in requests for _ in request.sent]
-        verdicts = screen.judge(Scores.concatenate(in_place(one.batch, one.scores()) for one in requests), groups)
-        records, statistics, start = list(verdicts.records()), _statistics(verdicts), 0
+        verdicts = screen.judge(Scores.concatenate(_own_scores(one) for one in requests), groups)
+        records, statistics, start = list(verdicts.records()), statistics_of(verdicts), 0
         answers = []
         for request in requests:
             end = start + len(request.sent)
@@ -344,19 +358,12 @@ class Judge:
         return done
 
 
-def _guard(served: Served, judge: Screen, sent: Sequence[Sent]) -> Guard | None:
-    """Return what decides on the labels of a request; None where there are none."""
-    if all(one.label is None for one in sent):
-        return None
-    guard = served.guard.at(judge)
-    guard.check([one.label for one in sent], [one.confidence for one in sent])
-    return guard
-
-
-def _guarded(guard: Guard, judged: Judged, request: _Request) -> Judged:
-    groups = [request.wish.group] * len(request.sent)
-    labels, confidence = [one.label for one in request.sent], [one.confidence for one in request.sent]
-    return replace(judged, decisions=guard.decide(judged.verdicts, labels, confidence, groups))
+def _own_scores(request: _Request) -> Scores:
+    """Return the screen's scores of all images of a request; what the guard's classifier says is kept in it."""
+    scores = in_place(request.batch, request.scores())
+    if request.guard is not None and request.guard.speaks:
+        scores, request.outputs = request.guard.heard(scores, request.seen or request.batch)
+    return scores
 
 
 @contextmanager
@@ -407,15 +414,6 @@ def _fail(request: _Request, error: Exception) -> None:
 
     if not request.loop.is_closed():
         request.loop.call_soon_threadsafe(tell)
-
-
-def _statistics(verdicts: Verdicts) -> list[dict[str, float]]:
-    """Return the finite statistics of each image."""
-    columns = {name: column.tolist() for name, column in (verdicts.statistics or {}).items()}
-    return [
-        {name: values[index] for name, values in columns.items() if math.isfinite(values[index])}
-        for index in range(len(verdicts))
-    ]
 
 
 def _events(request: _Request, records: Sequence[dict[str, Any]], statistics: list[dict[str, float]]) -> list[Event]:

@@ -19,6 +19,7 @@ from recondite.reports.reviewed import SAMPLED
 from recondite.screen.evidence import ERROR
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.filters import SAMPLED_SHARE, Filter
+from recondite.service.engine.guarding import rows_of_guard
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.pictures import base64_of, heat_map, reconstruction, why
 from recondite.service.engine.registry import Served
@@ -157,7 +158,7 @@ async def answer_predict(request: Request, name: str, version: str | None, optio
     note(request, screen=served.name, version=served.version, **judged.counts())
     extra: list[dict[str, Any]] = [{} for _ in judged.events]
     if judged.decisions is not None:
-        extra = [{"guard": {"label": one.label, "reason": one.reason}} for one in judged.decisions]
+        extra = [{"guard": row} for row in rows_of_guard(judged.decisions)]
         service.counters.guarded(served.name, [one.abstained for one in judged.decisions])
     if wish.maps or options.explain:
         further = await asyncio.to_thread(_further, judged, options)
@@ -270,6 +271,7 @@ def _describe(served: Served, versions: list[str]) -> ScreenOut:
         calibration_images=sum(sizes.values()),
         groups=None if screen.calibrator.groups is None else sorted(str(group) for group in sizes),
         smallest_alpha=1 / (min(sizes.values()) + 1),
+        labels=list(served.guard.labels or ()) if served.guard.speaks else None,
     )
 
 
