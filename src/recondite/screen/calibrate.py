@@ -48,6 +48,7 @@ def recalibrated_screen(screen: S, images: object, *, by_folder: bool = False, g
     keys = keys_of([spooled], group_by)[0]
     fresh = np.arange(len(spooled))
     if screen.known is not None:
+        screen.known.refuse_defects(spooled)
         learnt = screen.known.learnt_alone()
         fresh = np.flatnonzero(~learnt.met(spooled, group_by, keys))
         again = int(learnt.same(spooled).sum())

@@ -89,6 +89,8 @@ def updated_screen(
     check_masks(opened.masks, screen.detector.preprocessing.masked)
     group_by = labels_of(opened, group_by)
     spooled = read_all(opened, screen.detector.preprocessing, progress)
+    if screen.known is not None:
+        screen.known.refuse_defects(spooled)
     keys = keys_of([spooled], group_by)[0]
     if only_calibrate:
         return _extended(screen, spooled, keys, group_by, sampled, options.seed, progress)
@@ -328,14 +330,6 @@ def _facts(screen: ScreenLike, sets: Sets, options: TrainingOptions, few: bool, 
 
 def _with_changes(before: S, after: S, compared: Compared, learnt: int, known: int) -> S:
     """Return the screen after, with what has changed among its facts."""
-    version = int(before.facts.get("version", 1))
-    past = {
-        "version": version,
-        "fingerprint": before.fingerprint(),
-        "learnt": before.facts.get("images", {}).get("images", 0),
-        "calibration": len(before.calibrator.scores),
-        "thresholds": _thresholds(before),
-    }
     change = {
         "learnt": learnt,
         "known": known,
@@ -345,13 +339,20 @@ def _with_changes(before: S, after: S, compared: Compared, learnt: int, known: i
         "interval": [list(judge.false_alarm_interval) for judge in (before, after)],
         **compared.to_json(after),
     }
-    facts = {
-        **after.facts,
-        "version": version + 1,
-        "versions": [*before.facts.get("versions", []), past],
-        "update": change,
+    return _replaced(after, facts={**after.facts, **next_version(before), "update": change})
+
+
+def next_version(before: ScreenLike) -> dict[str, Any]:
+    """Return the facts of the screen that follows one: its version, and those before it."""
+    version = int(before.facts.get("version", 1))
+    past = {
+        "version": version,
+        "fingerprint": before.fingerprint(),
+        "learnt": before.facts.get("images", {}).get("images", 0),
+        "calibration": len(before.calibrator.scores),
+        "thresholds": _thresholds(before),
     }
-    return _replaced(after, facts=facts)
+    return {"version": version + 1, "versions": [*before.facts.get("versions", []), past]}
 
 
 def _thresholds(screen: ScreenLike) -> list[list[Any]]:
