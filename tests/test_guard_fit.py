@@ -184,7 +184,7 @@ def test_what_cannot_be_fitted_says_why(screen):
         fit_guard(known, screen=screen, calibration=known, parts=["knn"], risk=0.01)
     pca = recondite.fit(images, detector="pca", latent_size=4, alpha=0.2)
     with pytest.raises(InputError, match="needs a screen of the detector 'features'"):
-        fit_guard(known, screen=pca, calibration=known)
+        fit_guard(known, screen=pca, calibration=pairs(*coloured(60, 12)))
     labelled = dict.fromkeys((f"{index:06d}" for index in range(60)), "red")
     with pytest.raises(InputError, match="expected two classes or more"):
         fit_guard(images, classes=labelled, screen=screen, calibration=images)

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from recondite.cli.flags import (
     image_size_of,
     load_screen,
     option_flags,
+    run_folder_of,
     share_or_source,
     value_of,
     value_range_of,
@@ -217,15 +218,10 @@ def _fit_screen(images: str, output: Path, on_cluster: Mapping[str, Any], **sett
 
 
 def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    import shutil
-
-    from recondite.data.files import fitting
     from recondite.screen.fit import fit
-    from recondite.training.logs import TENSORBOARD
 
-    run_folder = output.with_name(fitting(output.name, ".run"))
-    run_folder.mkdir(parents=True, exist_ok=True)
-    try:
+    first = os.environ.get("RANK", "0") == "0"
+    with run_folder_of(output) as run_folder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReconditeWarning)  # they are printed from the facts below
             if on_cluster:
@@ -234,15 +230,10 @@ def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], sett
                 screen = fit_on_cluster(images, run_folder=run_folder, progress=True, **on_cluster, **settings)
             else:
                 screen = fit(images, run_folder=run_folder, progress=True, **settings)
-    finally:
-        with suppress(OSError):
-            run_folder.rmdir()  # empty where training never began
-    if os.environ.get("RANK", "0") != "0":
-        return
-    logs = {file.name: file.read_text(encoding="utf-8") for file in sorted(run_folder.glob("*.csv"))}
-    screen.save(output, texts=logs)
-    if not (run_folder / TENSORBOARD).exists():
-        shutil.rmtree(run_folder, ignore_errors=True)
+        if not first:
+            return
+        logs = {file.name: file.read_text(encoding="utf-8") for file in sorted(run_folder.glob("*.csv"))}
+        screen.save(output, texts=logs)
     seen = screen.facts["sample"]
     if seen and 0 < seen["in_colour"] < seen["images"]:
         print(f"{seen['in_colour']} of {seen['images']} images looked at are in colour", file=sys.stderr)

@@ -19,6 +19,7 @@ from recondite.data.tables import read_events
 from recondite.detectors import Detector
 from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
+from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import PartScores, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, ask
 from recondite.screen.fit import fit
@@ -108,8 +109,9 @@ def fit_guard(
         held = _sized(calibration, classes)
     if screen is None:
         screen = fit(opened, detector="features", alpha=alpha or 0.05, seed=seed, progress=progress)
-    elif alpha is not None:
-        screen = screen.with_alpha(alpha)
+    else:
+        held = unknown_images(screen, held)
+        screen = screen if alpha is None else screen.with_alpha(alpha)
     names = tuple(labels) if labels else tuple(sorted({*(opened.labels or ())}))
     guard = _with_rules(screen, classifier, names, opened)
     available = (SCREEN, CONFIDENCE, *(RULES if guard.rules and guard.rules.tensors else LOGIT_RULES))
