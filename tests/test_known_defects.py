@@ -12,7 +12,7 @@ import recondite
 from recondite import InputError, ReconditeWarning
 from recondite.cli import main
 from recondite.data.spool import Rows
-from recondite.screen.known_defects import KnownDefects, Lesson, UnhelpfulError, gain_in_words
+from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError, gain_in_words
 from recondite.statistics.metrics import auroc
 
 FEATURES = {
@@ -184,6 +184,9 @@ def test_heads_of_parts_learn_from_their_good_images_alone(plain, good, defects)
     for name, value in part.state_dict().items():
         np.testing.assert_allclose(value, alone.state_dict()[name], rtol=1e-3, atol=1e-4, err_msg=name)
     assert not torch.allclose(part.means, lesson.head().means, atol=1e-4)
+    whole = Taught(plain.detector, lesson, np.zeros(60), {})
+    fitted_on = Rows(good, np.arange(30))  # of a part of few images
+    assert torch.equal(whole.finished(plain.detector, fitted_on).head.weight, part.weight)
 
 
 def test_evidence_is_put_on_the_new_scale(defects):
