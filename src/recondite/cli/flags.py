@@ -1,6 +1,8 @@
 """Flags that commands share, and how they are read."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
@@ -83,6 +85,30 @@ def alone(command: Callable[..., None]) -> Callable[..., None]:
             command(*arguments, **named)
 
     return run
+
+
+@contextmanager
+def run_folder_of(output: Path) -> Iterator[Path]:
+    """Yield the folder where training that writes a screen keeps its checkpoint and logs; it goes when all went well.
+
+    Of several processes the first one removes it. Where training broke off it stays, for --resume; so does one with
+    logs for TensorBoard.
+    """
+    import shutil
+
+    from recondite.data.files import fitting
+    from recondite.training.logs import TENSORBOARD
+
+    folder = output.with_name(fitting(output.name, ".run"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # empty where training never began
+        raise
+    if os.environ.get("RANK", "0") == "0" and not (folder / TENSORBOARD).exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def option_flags(

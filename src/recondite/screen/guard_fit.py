@@ -20,6 +20,7 @@ from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
 from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
+from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import LeftOut, PartScores, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, ask
 from recondite.screen.fine_tune import fine_tuned
@@ -121,7 +122,9 @@ def fit_guard(
         held, known = every.dealt([round(held_out * len(every))], seed)
     else:
         given = None if screen is None else screen.detector.preprocessing.value_range
-        known, held = units_of([opened, _sized(calibration, classes)], labels_of(opened, group_by), given)
+        sized = _sized(calibration, classes)
+        unknown_to_both = sized if screen is None else unknown_images(screen, sized)
+        known, held = units_of([opened, unknown_to_both], labels_of(opened, group_by), given)
         held = held.apart_from(known)
     opened = known.images
     if screen is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from recondite.data.datasets import ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.errors import InputError
+from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import (
     LeftOut,
     PartsChoice,
@@ -99,6 +100,7 @@ def make_guard(
     )
     if calibration is None:
         return guard
+    calibration = unknown_images(screen, calibration)
     if choosing:
         guard, calibration = _with_chosen_parts(guard, calibration)
     scores, classes = guard.measure(calibration, progress)

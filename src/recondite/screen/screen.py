@@ -24,6 +24,7 @@ from recondite.screen.evidence import ERROR, Evidence
 from recondite.screen.known import Known
 from recondite.screen.make_guard import make_guard
 from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
+from recondite.screen.teach import taught_screen
 from recondite.screen.unfamiliar import unlike
 from recondite.screen.update import updated_screen
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise, rate_of
@@ -176,6 +177,7 @@ class Screen:
 
     recalibrated = recalibrated_screen
     update = updated_screen
+    teach = taught_screen
 
     def predict(
         self,
