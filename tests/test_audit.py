@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import LocalOutlierFactor
 
@@ -18,7 +19,7 @@ from recondite.audits.copies import alikeness, copy_findings, exceptional, found
 from recondite.audits.labels import confident, cross_validated
 from recondite.audits.look import look_at
 from recondite.audits.measures import MEASURES, FileFacts, jpeg_quality, measured
-from recondite.audits.outliers import Tail, cross_fitted, discoveries, p_values
+from recondite.audits.outliers import Tail, cross_fitted, discoveries, p_values, reduced
 from recondite.audits.single_images import RULES, spreads_from
 from recondite.cli import main
 from recondite.data.datasets import open_images
@@ -309,6 +310,14 @@ def test_copies_are_in_one_part_so_that_they_do_not_vouch_for_each_other():
     together = np.where(alone < 60, 0, alone)
     assert cross_fitted(places, together)[:60].min() > cross_fitted(places, together)[60:].max()
     assert cross_fitted(places, together)[0] > cross_fitted(places, alone)[0]
+
+
+def test_components_are_those_of_fewer_vectors_too():
+    draw = np.random.default_rng(0)
+    vectors = (draw.standard_normal((120, 130)) * np.linspace(9, 1, 130)).astype(np.float16)
+    few, many = reduced(vectors, 10), reduced(np.concatenate([vectors, vectors]), 10)[:120]
+    np.testing.assert_allclose(np.abs(few), np.abs(many), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(np.abs(few[:, ::-1]), np.abs(PCA(10).fit_transform(vectors.astype(float))), atol=1e-6)
 
 
 def test_outliers_that_are_alike_do_not_vouch_for_each_other():

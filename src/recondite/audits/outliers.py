@@ -38,17 +38,26 @@ _AT_ONCE = 1024
 
 def reduced(vectors: NDArray[np.float16] | NDArray[np.uint8], count: int = _COMPONENTS) -> Floats:
     """Return the largest principal components (N, at most `count`) of vectors (N, F), which are read some at a time."""
+    count = min(count, vectors.shape[1], max(1, len(vectors) // 4))
+    if len(vectors) < vectors.shape[1]:
+        return _by_products(vectors.astype(np.float64), count)
     total, products = np.zeros(vectors.shape[1]), np.zeros((vectors.shape[1],) * 2)
     for start in range(0, len(vectors), _AT_ONCE):
         some = vectors[start : start + _AT_ONCE].astype(np.float64)
         total += some.sum(axis=0)
         products += some.T @ some
     mean = total / len(vectors)
-    count = min(count, vectors.shape[1], max(1, len(vectors) // 4))
     last = (vectors.shape[1] - count, vectors.shape[1] - 1)
     directions = eigh(products / len(vectors) - np.outer(mean, mean), subset_by_index=last)[1]
     parts = range(0, len(vectors), _AT_ONCE)
     return np.concatenate([(vectors[i : i + _AT_ONCE].astype(np.float64) - mean) @ directions for i in parts])
+
+
+def _by_products(vectors: Floats, count: int) -> Floats:
+    """Return the principal components of fewer vectors than numbers in each, by the products of their pairs."""
+    centred = vectors - vectors.mean(axis=0)
+    variances, directions = eigh(centred @ centred.T, subset_by_index=(len(vectors) - count, len(vectors) - 1))
+    return np.asarray(directions * np.sqrt(variances.clip(min=0)))
 
 
 def judged(places: Floats, groups: NDArray[np.intp], seed: int = 0) -> tuple[Floats, Floats]:
