@@ -88,7 +88,7 @@ def outlier_features(count: int, cache: Path | None) -> dict[str, NDArray[np.flo
     cifar, other, digits = (open_images(name) for name in ("cifar10/test", "birds64/test:other", "mnist/test"))
 
     def seen(pictures: Iterable[object]) -> NDArray[np.float16]:
-        return np.concatenate([backbone.features(backbone.preprocessing(one)[None]) for one in pictures])
+        return backbone.features(np.stack([backbone.preprocessing(one) for one in pictures]))
 
     def some(images: ImageSet, number: int, seed: int) -> list[object]:
         chosen = np.random.default_rng(seed).permutation(len(images.ids or ()))[:number]
