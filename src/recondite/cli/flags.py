@@ -163,6 +163,12 @@ def share_or_source(text: str) -> float | str:
         return text
 
 
+VALUE_RANGE_HELP = (
+    "Stored values that are black and white in all images, such as 0,4095 for 12 bits in files of 16. [default: what "
+    "the tags of the files say, or else their type]"
+)
+
+
 def value_range_of(text: str | None) -> tuple[float, float] | None:
     """Return two numbers joined by a comma."""
     if text is None:

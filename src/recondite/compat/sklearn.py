@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from recondite.audits.outliers import FEWEST, discoveries, judged, reduced
 from recondite.audits.run import audit
 from recondite.data.datasets import open_images
-from recondite.data.sample import guess_shape
+from recondite.data.sample import guess_preprocessing
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, option_names
@@ -228,9 +228,9 @@ def _fitted(images: NDArray[Any], name: str, settings: Mapping[str, Any]) -> Det
         raise InputError(
             f"detector {name!r} and its training have no option {unknown[0]!r}; calibration=... brings more"
         )
-    shape, _ = guess_shape(open_images(images), None)
+    seen, _ = guess_preprocessing(open_images(images))
     options = {key: value for key, value in settings.items() if key in own}
-    detector = build(name, image_shape=shape, seed=settings["seed"], **options)
+    detector = build(name, image_shape=seen.shape, seed=settings["seed"], **options)
     return detector.fit(images, validation=None, **{key: settings[key] for key in settings if key not in own})
 
 

@@ -17,16 +17,10 @@ from recondite.data.artifacts import Tensors
 from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.sample import small_size
 from recondite.data.spool import Rows, training_rows
+from recondite.detectors.effects import check_effect
 from recondite.detectors.inputs import Inputs
 from recondite.detectors.inside import Inside, only_inside
-from recondite.detectors.measured import (
-    Measured,
-    Statistician,
-    check_pooling,
-    pixel_errors,
-    pooled,
-    pooling_of,
-)
+from recondite.detectors.measured import Measured, Statistician, check_pooling, pixel_errors, pooled, pooling_of
 from recondite.detectors.prior import LARGEST_FITTED_LATENT, Prior, draw_latents, fit_prior
 from recondite.detectors.runner import Function, Runner, full_batch, scattered
 from recondite.distributed import collective
@@ -209,8 +203,9 @@ class Detector(Inputs):
             training: options of `TrainingOptions`, such as epochs=20, learning_rate=2e-3, seed=0.
 
         Raises:
-            InputError: no readable images, unknown options, or options out of range.
+            InputError: no readable images, unknown options, options out of range, or such as would change nothing.
         """
+        check_effect(self, training)
         options = make_options(TrainingOptions, {**self.training_defaults, **training}, "training")
         rows, held_out = training_rows(images, validation, self.preprocessing, options.seed, progress)
         return self.fit_rows(rows, held_out, options, Path(run_folder) if run_folder else None, resume, progress)

@@ -19,6 +19,7 @@ from recondite.data.sample import sampled
 from recondite.data.spool import Rows, keys_of, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import build, detector_class
+from recondite.detectors.effects import check_effect
 from recondite.distributed import collective, rank_and_size
 from recondite.errors import InputError, ReconditeWarning
 from recondite.networks.hooks import FeatureLayer
@@ -138,7 +139,8 @@ def fit(
         options: options of the detector and of `TrainingOptions`, such as latent_size=64, epochs=10, seed=1.
 
     Raises:
-        InputError: images that cannot be used, unknown options, or too few calibration images for alpha.
+        InputError: images that cannot be used, options that are unknown or would change nothing, or too few calibration
+            images for alpha.
     """
     if on_bad not in get_args(OnBad):
         raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
@@ -184,6 +186,9 @@ def fit(
     looking = chosen.pop("backbone", backbone)
     modules = {"encoder": encoder, "decoder": decoder, "backbone": looking}
     model = build(name, image_shape=shape, seed=training.seed, **modules, **chosen)
+    check_effect(model, options)
+    if pictures and not model.rebuilds:
+        raise InputError(f"pictures would change nothing: {name} rebuilds no images")
     if zones.given:
         model.restrict(zones.at(*shape[1:]), zones.folder is not None)
     if values is not None:

@@ -14,6 +14,7 @@ from recondite.data.masks import check_masks
 from recondite.data.spool import Rows, Spool, keys_of, one_of_each, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector
+from recondite.detectors.effects import check_effect
 from recondite.detectors.graph import Exported
 from recondite.distributed import collective
 from recondite.errors import InputError
@@ -87,6 +88,7 @@ def updated_screen(
     check_group_by(group_by)
     if isinstance(screen.detector, Exported):
         raise InputError("an exported screen cannot learn: update the one that it was made from, and export that")
+    check_effect(screen.detector, training)
     options = _training_options(screen, training)
     opened = open_images(images, role="fit", shape=screen.detector.shape, masks=region)
     check_masks(opened.masks, screen.detector.preprocessing.masked)
