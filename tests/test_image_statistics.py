@@ -87,6 +87,18 @@ def test_constant_and_perfectly_rebuilt_images_have_finite_statistics(level):
     assert all(torch.isfinite(values).all() for values in found.values())
 
 
+@pytest.mark.parametrize("side", [40, 600])
+def test_images_have_the_same_statistics_whatever_their_number(side):
+    """Large ones are looked at two by two."""
+    x, rebuilt = (torch.from_numpy(part) for part in images((8, 1, side, side)))
+    for find in (statistics_of_image, statistics_of_error):
+        together = find(x, rebuilt)
+        for start in (0, 6):
+            some = slice(start, start + 2)
+            for name, values in find(x[some], rebuilt[some]).items():
+                assert torch.equal(values, together[name][some]), name
+
+
 def test_the_change_of_activations():
     before, after = images((5, 4, 3, 3))
     moved = np.linalg.norm((before - after).reshape(5, -1).astype(float), axis=1)

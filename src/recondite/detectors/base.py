@@ -19,14 +19,7 @@ from recondite.data.sample import small_size
 from recondite.data.spool import Rows, training_rows
 from recondite.detectors.inputs import Inputs
 from recondite.detectors.inside import Inside, only_inside
-from recondite.detectors.measured import (
-    Measured,
-    Statistician,
-    check_pooling,
-    pixel_errors,
-    pooled,
-    pooling_of,
-)
+from recondite.detectors.measured import Measured, Statistician, check_pooling, pixel_errors, pooled, pooling_of
 from recondite.detectors.prior import LARGEST_FITTED_LATENT, Prior, draw_latents, fit_prior
 from recondite.detectors.runner import Function, Runner, full_batch, scattered
 from recondite.distributed import collective
@@ -82,6 +75,7 @@ class Detector(Inputs):
     batches_a_step: ClassVar[int] = 1
     rebuilds: ClassVar[bool] = True
     """Whether what is rebuilt is the image, so that its reconstruction can be looked at."""
+    layout: ClassVar[torch.memory_format] = torch.channels_last  # in which networks take images
     fitted: Tensor
     latent_mean: Tensor
     latent_factor: Tensor
