@@ -76,6 +76,7 @@ class Detector(Inputs):
     batches_a_step: ClassVar[int] = 1
     rebuilds: ClassVar[bool] = True
     """Whether what is rebuilt is the image, so that its reconstruction can be looked at."""
+    layout: ClassVar[torch.memory_format] = torch.channels_last  # in which networks take images
     fitted: Tensor
     latent_mean: Tensor
     latent_factor: Tensor

@@ -92,6 +92,7 @@ class Features(Detector):
     Options: ClassVar[type] = FeaturesOptions
     whole_image_scores: ClassVar[tuple[str, ...]] = (COMBINED, *get_args(Method))
     rebuilds: ClassVar[bool] = False
+    layout: ClassVar[torch.memory_format] = torch.contiguous_format  # the backbone arranges them anew
     training_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-3}
     trains_by_steps = False
     needs_validation = False
@@ -244,6 +245,10 @@ class Features(Detector):
                 for name, value in of_images.items()
             },
         )
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return the batch: the backbone takes image units."""
+        return x
 
     def with_head(self, head: DefectHead | None) -> "Features":
         """Return a detector with these very weights whose combined score knows some defects; None for no head."""

@@ -204,7 +204,7 @@ class Runner:
     ) -> dict[str, NDArray[Any]]:
         """Return what a function gives for rows, padded with zeros to a batch of `size`."""
         tensor = torch.from_numpy(padded(rows, size))
-        layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+        layout = detector.layout if tensor.ndim == 4 else torch.contiguous_format
         ready = self.ready(detector)
         # The short floats that GPUs use by default in convolutions would give another score than a processor does.
         with evaluating(ready), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):

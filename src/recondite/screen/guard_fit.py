@@ -122,9 +122,10 @@ def fit_guard(
         held, known = every.dealt([round(held_out * len(every))], seed)
     else:
         given = None if screen is None else screen.detector.preprocessing.value_range
-        sized = _sized(calibration, classes)
-        unknown_to_both = sized if screen is None else unknown_images(screen, sized)
-        known, held = units_of([opened, unknown_to_both], labels_of(opened, group_by), given)
+        held_images = _sized(calibration, classes)
+        if screen is not None:
+            held_images = unknown_images(screen, held_images)
+        known, held = units_of([opened, held_images], labels_of(opened, group_by), given)
         held = held.apart_from(known)
     opened = known.images
     if screen is None:
