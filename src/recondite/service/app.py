@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import recondite
 from recondite.errors import ArtifactError, InputError, ReconditeError
+from recondite.service.engine.drafts import ARCHIVES, Drafts
 from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.jobs import Jobs
 from recondite.service.engine.judging import Judge
@@ -73,7 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
         tokens=tokens,
         counters=counters,
         limits=settings.limits,
-        larger={JOBS: settings.job_bytes},
+        larger={JOBS: settings.job_bytes, ARCHIVES: settings.job_bytes},
         hosts=settings.hosts,
         paths=lambda: app.paths,
     )
@@ -130,12 +131,15 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
         LOG.log(logging.ERROR if error else logging.INFO, "screen", extra={"facts": facts})
 
     tasks: list[asyncio.Task[None]] = []
+    service = None
     try:
-        shelf = Shelf(settings.screens, judge.line, told)
+        shelf = Shelf(settings.screens, judge.line, told, settings.collection)
         await shelf.refresh()
         missing = [name for name in shelf.names if not shelf.versions(name)]
         if missing:
             raise ArtifactError(_why_missing(missing, shelf.failures))
+        if not shelf.names:
+            LOG.warning("there is no screen yet: make one on the page")
         service = Service(
             settings=settings,
             shelf=shelf,
@@ -148,6 +152,8 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
         if settings.jobs is not None:
             service.jobs = Jobs(settings.jobs, shelf, judge, settings.job_places, settings.limits)
             tasks.append(asyncio.create_task(service.jobs.work()))
+        if settings.new_screens and settings.collection is not None:
+            service.drafts = Drafts(settings.collection, settings.limits, settings.job_bytes)
         if settings.reload_seconds > 0:
             tasks.append(asyncio.create_task(_again_and_again(settings.reload_seconds, shelf.refresh)))
         if settings.keep_days is not None:
@@ -155,6 +161,8 @@ async def _running(settings: Settings, counters: Counters, tokens: Tokens) -> As
             tasks.append(asyncio.create_task(_again_and_again(min(3600, 8640 * settings.keep_days), expire)))
         yield service
     finally:
+        if service is not None and service.drafts is not None:
+            await service.drafts.close()
         for task in tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):

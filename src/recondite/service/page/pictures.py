@@ -93,7 +93,7 @@ def add_pictures(app: FastAPI, uploads: Uploads) -> None:
     @app.get("/page/uploads/{key}", include_in_schema=False)
     async def upload(key: str) -> Response:
         served, content = uploads.get(key)
-        return await asyncio.to_thread(_shown, content, served)
+        return await asyncio.to_thread(shown, content, served)
 
     @app.get("/page/uploads/{key}/thumbnail", include_in_schema=False)
     async def thumbnail_of_upload(key: str) -> Response:
@@ -102,7 +102,7 @@ def add_pictures(app: FastAPI, uploads: Uploads) -> None:
 
     @app.get("/page/events/{event}/picture", include_in_schema=False)
     async def picture(request: Request, event: str) -> Response:
-        return await _of_event(service_of(request), event, _shown)
+        return await _of_event(service_of(request), event, shown)
 
     @app.get("/page/events/{event}/thumbnail", include_in_schema=False)
     async def thumbnail(request: Request, event: str) -> Response:
@@ -158,14 +158,18 @@ async def _of_event(service: Service, event: str, draw: Callable[[bytes, Served]
     return await asyncio.to_thread(draw, content, served)
 
 
-def _shown(content: bytes, served: Served) -> Response:
+def shown(content: bytes, served: Served | None) -> Response:
     """Return a picture in full size: as it came where browsers show it as the screen sees it, else as a PNG.
+
+    Args:
+        content: of its file.
+        served: the screen that looks at it; None where there is none yet.
 
     Raises:
         InputError: it cannot be read.
     """
     kind = _SHOWN_BY_BROWSERS.get(suffix_of(content))
-    value_range = served.screen.detector.preprocessing.value_range
+    value_range = None if served is None else served.screen.detector.preprocessing.value_range
     if kind is not None and value_range is None:
         return Response(content, media_type=f"image/{kind}", headers=_CACHED)
     pixels = decode(content)
