@@ -203,6 +203,33 @@ def test_a_label_that_somebody_else_gave_meanwhile_is_not_overwritten(judged, pr
     assert labels_of(process)[here] == "skip"
 
 
+def test_identical_images_are_one_and_several_are_labelled_and_taken_back_together(judged, process, digit_files):
+    visitor, _ = judged
+    same = [("files", (f"same{place}.png", digit_files[41])) for place in range(3)]
+    others = [("files", (f"other{place}.png", digit_files[42 + place])) for place in range(4)]
+    httpx.post(f"{process.url}/v1/screens/digits/predict", files=same + others, timeout=60).raise_for_status()
+    visitor.page.get_by_label("Show", exact=True).select_option("")
+    visitor.page.get_by_label("Order", exact=True).select_option("newest")
+    visitor.page.locator(".frame", has_text="3 x").first.wait_for()
+    before = labels_of(process)
+    visitor.page.get_by_role("button", name="Select several").click()
+    cells = visitor.page.locator(".gallery.table button")
+    cells.filter(has_text="other3.png").click()
+    cells.filter(has_text="other0.png").click(modifiers=["Shift"])
+    cells.filter(has_text="same2.png").click()
+    visitor.see("5 selected")
+    visitor.check("review-several")
+    visitor.page.keyboard.press("i")
+    cells.filter(has_text="same2.png").wait_for(state="detached")
+    new = {one: label for one, label in labels_of(process).items() if one not in before}
+    assert list(new.values()) == ["inlier"] * 7, "four others and one image that came three times"
+    visitor.page.get_by_role("button", name="Undo").click()
+    cells.filter(has_text="same2.png").wait_for()
+    assert labels_of(process) == before
+    visitor.page.get_by_role("button", name="Select several").click()
+    drawn(visitor)
+
+
 def test_the_random_tenth_does_not_look_at_the_verdict(process):
     ids = {row["id"] for row in httpx.get(f"{process.url}/v1/events", params={"limit": 1000}).json()["events"]}
     sample = {row["id"] for row in events(process, verdict="sample", limit=1000)}
