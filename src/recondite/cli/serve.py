@@ -44,6 +44,7 @@ def serve(
     jobs: Path | None = None,
     job_place: Annotated[Sequence[str], Parameter(negative="")] = (),
     max_job_megabytes: int = 1024,
+    allow_new_screens: bool | None = None,
     limits: Annotated[Limits | None, Parameter(name="*", group="Limits", name_transform=_max_flag)] = None,
     cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
     replicas: Annotated[int, Parameter(group=_CLUSTER)] = 2,
@@ -62,7 +63,8 @@ def serve(
     ----------
     screens
         Folders of screens, NAME=FOLDER, or a ready screen such as digits. A folder that holds screens in sub-folders
-        has them as versions, the last of which (2 before 10) is the default.
+        has them as versions, the last of which (2 before 10) is the default. One folder may hold such folders, or be
+        empty: all its screens are served, and new ones are made in it; without one, in new-screens.
     host
         Address to listen on; other machines only reach 0.0.0.0 or ::.
     port
@@ -106,9 +108,13 @@ def serve(
     jobs
         Folder for batch jobs (POST /v1/jobs); by default none are taken.
     job_place
-        Folder, or address of a store such as s3://BUCKET/FOLDER, whose images jobs may name; repeat it for several.
+        Folder, or address of a store such as s3://BUCKET/FOLDER, whose images jobs and new screens may name; repeat
+        it for several.
     max_job_megabytes
-        Refuse an archive of more megabytes.
+        Refuse an archive, or images for a new screen, of more megabytes.
+    allow_new_screens
+        Let visitors of the page make screens, publish versions and go back to earlier ones. By default only where the
+        service listens to its own machine and asks for no token.
     limits
         Limits of requests.
     cluster
@@ -146,11 +152,17 @@ def serve(
             raise InputError("--stop ends a service on a cluster: give --cluster")
         return stop_serving(cluster)
     from recondite.service.server import serve as run
-    from recondite.service.start import check_address, hosts_of
+    from recondite.service.start import check_address, hosts_of, is_local, screens_of
 
     tokens = _tokens(token, token_file)
+    new = allow_new_screens
+    if new is None:
+        new = page and is_local(host) and not tokens
+    folders, collection = screens_of(screens, new)
     settings = Settings(
-        screens=screens,
+        screens=folders,
+        collection=collection,
+        new_screens=new,
         store=store,
         tokens=tokens,
         hosts=hosts_of(host, tokens, allow_host),

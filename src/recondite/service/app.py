@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import recondite
 from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.screen.screen import Screen
+from recondite.service.engine.drafts import ARCHIVES, Drafts
 from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.following import Follower
 from recondite.service.engine.jobs import Jobs
@@ -87,7 +88,7 @@ def create_app(settings: Settings, worker: Worker | None = None) -> FastAPI:
         tokens=tokens,
         counters=counters,
         limits=settings.limits,
-        larger={JOBS: settings.job_bytes},
+        larger={JOBS: settings.job_bytes, ARCHIVES: settings.job_bytes},
         hosts=settings.hosts,
         paths=lambda: app.paths,
     )
@@ -169,13 +170,16 @@ async def _running(
     tasks: list[asyncio.Task[None]] = []
     follower: Follower | None = None
     metrics = None if worker is None else SharedMetrics(counters, worker)
+    service = None
     try:
-        shelf = Shelf(settings.screens, judge.line, told)
+        shelf = Shelf(settings.screens, judge.line, told, settings.collection)
         reloads = Reloads(shelf, worker)
         await reloads.begin()
         missing = [name for name in shelf.names if not shelf.versions(name)]
         if missing:
             raise ArtifactError(_why_missing(missing, shelf.failures))
+        if not shelf.names:
+            LOG.warning("there is no screen yet: make one on the page")
         service = Service(
             settings=settings,
             shelf=shelf,
@@ -190,6 +194,8 @@ async def _running(
         if settings.jobs is not None and is_first:
             service.jobs = Jobs(settings.jobs, shelf, judge, settings.job_places, settings.limits)
             tasks.append(asyncio.create_task(service.jobs.work()))
+        if settings.new_screens and settings.collection is not None and is_first:
+            service.drafts = Drafts(settings.collection, settings.limits, settings.job_bytes)
         if settings.reload_seconds > 0 and is_first:
             tasks.append(asyncio.create_task(_again_and_again(settings.reload_seconds, reloads.look)))
         if settings.keep_days is not None and is_first:
@@ -206,6 +212,8 @@ async def _running(
         if worker is not None and is_first:
             await worker.until_alone(_LONGEST_GOODBYE)  # what the others still write is to be counted
     finally:
+        if service is not None and service.drafts is not None:
+            await service.drafts.close()
         for task in tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):

@@ -71,7 +71,7 @@ async def begin(request: Request, options: Annotated[JobOptions, Query()]) -> Jo
     archive = found.receive()
     try:
         if not options.place:
-            await _receive(request, archive, service_of(request).settings.job_bytes)
+            await received(request, archive, service_of(request).settings.job_bytes)
         asked = options.model_dump(include={"alpha", "group", "place"})
         return JobOut(**asdict(await found.begin(archive, options.screen, options.version, **asked)))
     except BaseException:
@@ -131,7 +131,7 @@ def _jobs_of(request: Request) -> Jobs:
     return found
 
 
-async def _receive(request: Request, path: FilePath, most: int) -> None:
+async def received(request: Request, path: FilePath, most: int) -> None:
     """Write the body of a request into a file, in bounded memory; a client may be slow, but must not stall."""
     written = 0
     stream = request.stream().__aiter__()

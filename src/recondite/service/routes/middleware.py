@@ -88,21 +88,37 @@ class RequestGate:
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket" and self._refusal(scope) is not None:
             await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a socket on, unless its client has gone before it begins, which the page's library cannot bear."""
+        first: Message | None = await receive()
+        if first is None or first["type"] != "websocket.connect":
+            return
+
+        async def receiving() -> Message:
+            nonlocal first
+            message, first = first, None
+            return await receive() if message is None else message
+
+        await self._app(scope, receiving, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
         scope.setdefault("state", {})["request_id"] = request_id
-        status, received, replaced = 0, 0, False
+        status, received, replaced, left = 0, 0, False, False
         # A little over the limit of a file, which comes in an envelope from the page.
         most = self._larger.get(scope["path"], self._limits.body_bytes) + _ENVELOPE
 
         async def receiving() -> Message:
-            nonlocal received
+            nonlocal received, left
             message = await receive()
+            left = left or message["type"] == "http.disconnect"
             received += len(message.get("body", b""))
             if received > most:
                 # Frameworks behind this pass on exceptions of this kind only.
@@ -140,6 +156,8 @@ class RequestGate:
         except ClientDisconnect:
             pass
         except Exception as error:
+            if left and isinstance(error, KeyError) and of_page(scope["path"]):
+                return  # the page's library asks for the method of a request whose client has gone
             LOG.error("failed", exc_info=error)
             if not status:
                 await problem(Failed(FAILED), scope)(scope, receive, sending)

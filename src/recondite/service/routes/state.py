@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection, Request
 
 from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.database import lack_of_room
+from recondite.service.engine.drafts import Drafts
 from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.jobs import Jobs
 from recondite.service.engine.judging import Judge
@@ -36,6 +37,7 @@ class Service:
         tokens: for the page's login.
         jobs: done in the background; None where none are taken.
         shared: metrics of all workers; None where there is one process.
+        drafts: screens being made; None where visitors make none.
         draining: whether it is going down and takes no new load.
     """
 
@@ -49,6 +51,7 @@ class Service:
     tokens: Tokens
     jobs: Jobs | None = None
     shared: SharedMetrics | None = None
+    drafts: Drafts | None = None
     draining: bool = False
     bodies: InFlightLimit = field(init=False)
 
