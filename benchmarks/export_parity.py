@@ -79,7 +79,7 @@ def compared(screen, images, first, rest, given):
         graphs = {
             "onnx": lambda: export_onnx(screen, Path(name) / "onnx"),
             "openvino": lambda: export_openvino(screen, Path(name) / "openvino"),
-            "openvino, int8": lambda: export_openvino(screen, Path(name) / "int8", int8=first),
+            "openvino, int8": lambda: export_openvino(screen, Path(name) / "int8", int8=first, always_int8=True),
         }
         for kind, export in graphs.items():
             try:

@@ -16,8 +16,8 @@ from scipy.special import log_ndtr
 import recondite
 from recondite import ArtifactError, Calibrator, InputError
 from recondite.cli import main
-from recondite.detectors.graph import Exported, ExportedOptions
-from recondite.screen.evidence import AUTO
+from recondite.graphs.exported import Exported, ExportedOptions
+from recondite.screen.words import AUTO
 from recondite.statistics.density import Marginals
 
 export = pytest.importorskip("recondite.screen.export")

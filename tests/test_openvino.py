@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from agreement import assert_agrees
+from PIL import Image
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -16,7 +17,8 @@ from recondite import ArtifactError, InputError
 from recondite.cli import main
 from recondite.data.datasets import open_images
 from recondite.data.spool import read_all
-from recondite.detectors.graph import OUTPUTS, Exported, ExportedOptions
+from recondite.graphs.exported import Exported, ExportedOptions
+from recondite.graphs.runtimes import OUTPUTS
 from recondite.statistics.metrics import auroc
 
 export = pytest.importorskip("recondite.screen.export")
@@ -40,7 +42,7 @@ def plain(screens):
 @pytest.fixture(scope="module")
 def int8(plain, digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("int8") / "graph"
-    return export.export_openvino(plain, path, int8=digits[1000:1500])
+    return export.export_openvino(plain, path, int8=digits[1000:1500], always_int8=True)
 
 
 def test_scores_maps_and_labels_are_those_of_the_screen(screens, exported, digits):
@@ -64,7 +66,7 @@ def of_features(places, digits, tmp_path_factory):
     root = tmp_path_factory.mktemp("features")
     return {
         "float32": export.export_openvino(places, root / "float32"),
-        "int8": export.export_openvino(places, root / "int8", int8=digits[1000:1500]),
+        "int8": export.export_openvino(places, root / "int8", int8=digits[1000:1500], always_int8=True),
     }
 
 
@@ -180,14 +182,14 @@ def test_every_layer_of_an_int8_graph_computes_with_integers(digits, tmp_path):
     up = nn.ConvTranspose2d(16, 32, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(32, 1, 4, 2, 1)
     given = {"encoder": encoder, "decoder": nn.Sequential(*unfold, *up), "latent_size": 8, "score": "error"}
     screen = recondite.fit(digits[:1000], detector="autoencoder", alpha=0.05, epochs=3, **given)
-    path = export.export_openvino(screen, tmp_path / "graph", int8=digits[1000:1500])
+    path = export.export_openvino(screen, tmp_path / "graph", int8=digits[1000:1500], always_int8=True)
     run = factors_of_layers(path)
     assert {kind for kind, _ in run.values()} == {"Convolution", "Deconvolution", "FullyConnected"}
     assert all(factors <= {"i8", "u8"} for _, factors in run.values()), run
 
 
 def test_int8_takes_bytes_too(plain, digits, tmp_path):
-    export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1500], pixels="uint8")
+    export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1500], always_int8=True, pixels="uint8")
     screen = recondite.load(tmp_path / "graph")
     scores = screen.predict(digits[1000:1500]).instance_score
     assert np.isin(screen.calibrator.scores, scores).all()
@@ -197,7 +199,7 @@ def test_int8_takes_bytes_too(plain, digits, tmp_path):
 def test_int8_leaves_the_handlers_of_others_as_they_are(plain, digits, tmp_path, monkeypatch):
     handler = logging.NullHandler()
     monkeypatch.setattr(logging.getLogger("nncf"), "handlers", [handler])
-    export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1100])
+    export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1100], always_int8=True)
     assert handler.level == logging.NOTSET
 
 
@@ -218,7 +220,7 @@ def test_what_cannot_be_exported_says_so(plain, screens, exported, digits, tmp_p
 def test_a_quantised_graph_that_orders_images_otherwise_is_not_written(plain, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_LOWEST_AGREEMENT", 1.01)
     with pytest.raises(RuntimeError, match="rank correlation"):
-        export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1500])
+        export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1500], always_int8=True)
     assert not (tmp_path / "graph").exists()
 
 
@@ -235,7 +237,7 @@ def test_the_command_line_makes_and_runs_it(plain, folder, tmp_path, capsys):
 
 def test_nothing_is_reported_over_the_network():
     code = (
-        "import sys; from recondite.detectors.graph import import_nncf, import_openvino; "
+        "import sys; from recondite.graphs.runtimes import import_nncf, import_openvino; "
         "import_openvino(); import_nncf();"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
     )
@@ -248,3 +250,33 @@ def test_images_that_the_screen_has_learnt_from_set_no_threshold_in_int8(plain, 
     assert learnt.sum() >= 500
     with pytest.raises(InputError, match="learnt from all of these"):
         export.export_openvino(plain, tmp_path / "int8", int8=digits[:1000][learnt])
+
+
+@pytest.mark.parametrize(("faster", "written"), [(2.0, "int8"), (1.0, "float32")])
+def test_the_graph_is_in_int8_only_where_that_pays(faster, written, plain, digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        export, "milliseconds", lambda judges: {"float32": faster, "int8": 1.0} if len(judges) == 2 else {}
+    )
+    plain.save(tmp_path / "screen")
+    folder = tmp_path / "normal"
+    folder.mkdir()
+    for index in range(1000, 1300):
+        Image.fromarray(digits[index]).save(folder / f"{index}.png")
+    given = [
+        "export",
+        str(tmp_path / "screen"),
+        "-o",
+        str(tmp_path / "graph"),
+        "--to",
+        "openvino",
+        "--int8",
+        str(folder),
+    ]
+    assert main(given) == 0
+    assert f"int8: {faster:.2f} times as fast as float32 on this processor" in capsys.readouterr().out
+    graph = recondite.load(tmp_path / "graph")
+    assert graph.detector.options.precision == written
+    assert graph.facts["int8"]["milliseconds"] == {"float32": faster, "int8": 1.0}
+    assert graph.facts["int8"]["instructions"]
+    if written == "float32":
+        assert_agrees(plain, plain.predict(digits[1500:1600]), graph.predict(digits[1500:1600]))

@@ -17,7 +17,6 @@ from recondite.cli.flags import (
     OnBad,
     Output,
     image_size_of,
-    load_screen,
     option_flags,
     run_folder_of,
     share_or_source,
@@ -267,8 +266,9 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
         Print the facts as JSON.
     """
     from recondite.reports.evaluation import rule_rows
+    from recondite.screen.described import described
 
-    judge = load_screen(screen, None, None, "cpu")
+    judge = described(screen)
     if as_json:
         print(json.dumps(judge.to_json(), indent=1))
         return
@@ -284,7 +284,7 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
     from recondite.options import shown_options
     from recondite.screen.known_defects import gain_in_words
     from recondite.screen.promise import promise
-    from recondite.screen.separate import units_in_words
+    from recondite.screen.words import units_in_words
 
     low, high = screen.false_alarm_interval
     best = screen.detector.history.best_validation

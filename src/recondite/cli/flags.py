@@ -66,9 +66,16 @@ def load_screen(
         raise InputError(f"{path} is not a screen, and {swapped[0]} is one: did you swap the arguments?")
     from recondite.screen.screen import load
 
-    screen = load(path).to(device)
+    screen = load(path)
+    if device != "cpu":
+        screen = screen.to(device)
     if score is not None:
         screen = screen.with_score(score)
+    return at_rate(screen, alpha, confidence)
+
+
+def at_rate(screen: "Screen", alpha: float | None, confidence: float | None) -> "Screen":
+    """Return a screen at another false-alarm rate and confidence, where they are given."""
     if alpha is None and confidence is None:
         return screen
     return screen.with_alpha(screen.alpha if alpha is None else alpha, "keep" if confidence is None else confidence)

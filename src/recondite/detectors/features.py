@@ -41,7 +41,7 @@ from recondite.networks.pretrained import pretrained
 from recondite.options import TrainingOptions
 from recondite.progress import progress
 from recondite.torch_state import own_settings
-from recondite.training.checkpoint import History
+from recondite.training.history import History
 
 LARGEST_FEATURES = 8192
 SHORTER_SIDE, LONGEST_SIDE = 352, 2048

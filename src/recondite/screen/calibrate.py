@@ -16,9 +16,10 @@ from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.progress import counted
-from recondite.screen.evidence import ERROR, Evidence, observed
+from recondite.screen.evidence import Evidence, observed
 from recondite.screen.known import Known
 from recondite.screen.screen_like import ScreenLike
+from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
 
 PROBE = "bfloat16 probe"

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.data.artifacts import read_tensors
+from recondite.data.batch_size import full_batch
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.items import Masked
 from recondite.data.tables import SUFFIXES, number, read_events
-from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, recorded
 from recondite.screen.linear_head import RULES, Rules

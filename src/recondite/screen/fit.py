@@ -27,11 +27,12 @@ from recondite.options import TrainingOptions, make_options, option_names, optio
 from recondite.screen.calibrate import calibrated, map_scale
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.contamination import good_evidence, good_images, without_suspects
-from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
+from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
 from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, scores_left_out
 from recondite.screen.known_defects import KnownDefects, UnhelpfulError, check_teachable, taught
 from recondite.screen.screen import OnBad, Screen
 from recondite.screen.separate import all_for_everything, how_many, separate_sets
+from recondite.screen.words import AUTO, ERROR
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
 from recondite.statistics.contamination import Contamination, check_contamination
 from recondite.torch_state import own_settings

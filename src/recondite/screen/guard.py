@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recondite.data.batch_size import full_batch
 from recondite.data.datasets import Batch, ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.detectors import Detector
-from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.progress import progress as show
 from recondite.screen.classifier_outputs import (

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recondite.data.batch_size import full_batch
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.tables import read_events
 from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
-from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import LeftOut, PartScores, equal_shares

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recondite.detectors.graph import onnx_session
 from recondite.errors import ArtifactError, InputError
+from recondite.graphs.runtimes import onnx_session
 
 _LARGEST_FILE = 2 << 30
 

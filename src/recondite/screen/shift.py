@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.errors import InputError
-from recondite.screen.evidence import ERROR, Values
+from recondite.screen.evidence import Values
 from recondite.screen.monitor import Monitor
 from recondite.screen.screen import Screen
+from recondite.screen.words import ERROR
 from recondite.statistics.calibration import smallest_calibration_set
 from recondite.statistics.image_statistics import OF_IMAGES, statistic_in_words
 from recondite.statistics.scores import Scores, Verdicts

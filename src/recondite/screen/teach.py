@@ -9,8 +9,8 @@ import numpy as np
 from recondite.data.datasets import open_images
 from recondite.data.spool import keys_of, one_of_each, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
-from recondite.detectors.graph import Exported
 from recondite.errors import InputError
+from recondite.graphs.exported import Exported
 from recondite.options import TrainingOptions, make_options
 from recondite.progress import counted
 from recondite.screen.calibrate import S, calibrated

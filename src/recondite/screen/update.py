@@ -15,18 +15,19 @@ from recondite.data.spool import Rows, Spool, keys_of, one_of_each, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector
 from recondite.detectors.effects import check_effect
-from recondite.detectors.graph import Exported
 from recondite.distributed import collective
 from recondite.errors import InputError
+from recondite.graphs.exported import Exported
 from recondite.options import TrainingOptions, make_options, options_to_json
 from recondite.perturbations.defects import DEFECTS, defective
 from recondite.progress import counted
 from recondite.screen.calibrate import S, calibrated, map_scale
-from recondite.screen.evidence import ERROR, FEWEST, Evidence, fit_evidence, fit_observer
+from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer
 from recondite.screen.few_images import MOST_IMAGES, are_few, scores_left_out
 from recondite.screen.known import Known
 from recondite.screen.screen_like import ScreenLike
 from recondite.screen.separate import Sets, all_for_everything, how_many, may_calibrate, separate_sets
+from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.metrics import auroc
 from recondite.torch_state import own_settings

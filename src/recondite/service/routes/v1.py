@@ -16,7 +16,7 @@ from recondite.data.formats import suffix_of
 from recondite.data.tables import csv_line
 from recondite.errors import InputError
 from recondite.reports.reviewed import SAMPLED
-from recondite.screen.evidence import ERROR
+from recondite.screen.words import ERROR
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.filters import SAMPLED_SHARE, Filter
 from recondite.service.engine.guarding import rows_of_guard

@@ -26,9 +26,10 @@ from recondite.errors import InputError
 from recondite.options import option_names
 from recondite.perturbations.outliers import ALTERED, SYNTHETIC, alter, make_outliers
 from recondite.reports.figures import plot_aurocs
-from recondite.screen.evidence import AUTO, ERROR, EVIDENCE, possible_scores
+from recondite.screen.evidence import possible_scores
 from recondite.screen.fit import fit
 from recondite.screen.screen import Screen, load
+from recondite.screen.words import AUTO, ERROR, EVIDENCE
 from recondite.statistics import metrics
 from recondite.statistics.calibration import Calibrator
 from recondite.studies.training.baselines import mean_image, pixel_variance, squared_distance
