@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.datasets import Batch, attempted, gathered
+from recondite.data.datasets import Batch, ImageSet, attempted, gathered
 from recondite.data.images import Floats, Preprocessing, picture_size
 from recondite.errors import InputError
+from recondite.screen.screen import Screen
+from recondite.screen.unfamiliar import unlike
 
 _LONGEST_NAME = 200
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -99,17 +101,18 @@ def _measured(width: int, height: int, length: int, most_pixels: int, size: tupl
 def decode(
     sent: Sequence[Sent],
     measured: Sequence[Measured],
-    preprocessing: Preprocessing,
-    take: Callable[[Batch, list[str]], None],
+    screen: Screen,
+    take: Callable[[Batch, list[str], list[str]], None],
 ) -> Iterator[int]:
     """Decode images one by one, as the library does, and yield the cost of each; at the end give all to `take`.
 
     Args:
         sent: the images.
         measured: their heads.
-        preprocessing: of the screen.
-        take: given the images as they were read, and their SHA-256.
+        screen: that they are for.
+        take: given the images as they were read, their SHA-256, and how they differ from those of the screen, in words.
     """
+    preprocessing = screen.detector.preprocessing
     found: list[Floats | str] = []
     hashes: list[str] = []
     for one, head in zip(sent, measured, strict=True):
@@ -118,7 +121,9 @@ def decode(
             attempted(partial(_read, preprocessing, head.size), one.content) if head.error is None else head.error
         )
         yield head.cost
-    take(gathered([printable(one.name) for one in sent], [""] * len(sent), found, preprocessing.shape), hashes)
+    batch = gathered([printable(one.name) for one in sent], [""] * len(sent), found, preprocessing.shape)
+    images = ImageSet([one.content for one in sent], batch.ids)
+    take(batch, hashes, unlike(screen.facts.get("sample"), preprocessing, images))
 
 
 def _read(preprocessing: Preprocessing, size: tuple[int, int] | None, content: Any) -> Floats:

@@ -73,6 +73,7 @@ class Judged:
         start: the row of its first image among them.
         records: N verdicts as rows.
         events: N events, which are not written if `Wish.record` was False.
+        remarks: how the images differ from those that the screen learnt from, in words.
         decisions: of the guard, where labels were sent.
     """
 
@@ -83,6 +84,7 @@ class Judged:
     start: int
     records: Sequence[dict[str, Any]]
     events: Sequence[Event]
+    remarks: Sequence[str]
     decisions: Decisions | None = None
 
     @cached_property
@@ -99,8 +101,7 @@ class Judged:
 
     def counts(self) -> dict[str, int]:
         """Return how many images are inliers, outliers and invalid."""
-        words = [row["verdict"] for row in self.records]
-        return {word: words.count(word) for word in ("inlier", "outlier", "invalid")}
+        return {word: sum(row["verdict"] == word for row in self.records) for word in ("inlier", "outlier", "invalid")}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -116,10 +117,11 @@ class _Request(Job):
     measured: Sequence[Measured] = ()
     batch: Batch = field(init=False)
     hashes: list[str] = field(init=False)
+    remarks: list[str] = field(init=False)
 
-    def take(self, batch: Batch, hashes: list[str]) -> None:
+    def take(self, batch: Batch, hashes: list[str], remarks: list[str]) -> None:
         """Take in its images when they are decoded."""
-        self.batch, self.hashes, self.pixels = batch, hashes, batch.pixels
+        self.batch, self.hashes, self.remarks, self.pixels = batch, hashes, remarks, batch.pixels
 
 
 class Judge:
@@ -264,7 +266,7 @@ class Judge:
         return self.line.seconds_at_one_step()[name]
 
     def _prepare(self, request: _Request) -> Iterator[int]:
-        return decode(request.sent, request.measured, request.screen.detector.preprocessing, request.take)
+        return decode(request.sent, request.measured, request.screen, request.take)
 
     def _finish(self, requests: Sequence[_Request]) -> None:
         """Judge what has been scored, together what is alike, and have it written down."""
@@ -295,6 +297,7 @@ class Judge:
                 start=start,
                 records=records[start:end],
                 events=_events(request, records[start:end], statistics[start:end]),
+                remarks=request.remarks,
             )
             answers.append((request, answer))
             start = end
