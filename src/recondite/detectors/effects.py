@@ -1,13 +1,10 @@
 """Options that would change nothing with a detector as it is: they are refused where somebody gives them."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, option_names
-
-if TYPE_CHECKING:
-    from recondite.detectors.base import Detector
 
 _WITHOUT_STEPS = ("seed", "device", "augment")
 """Options of training that every detector follows, or refuses by itself."""
@@ -20,7 +17,7 @@ _METHODS = {
 """Option of `features` -> the methods that look at it."""
 
 
-def check_effect(detector: "Detector", given: Iterable[str]) -> None:
+def check_effect(detector: Any, given: Iterable[str]) -> None:
     """Raise InputError for the first of the options given, of the detector or of training, without effect."""
     reasons = without_effect(detector)
     for name in given:
@@ -28,7 +25,7 @@ def check_effect(detector: "Detector", given: Iterable[str]) -> None:
             raise InputError(f"{name} would change nothing: {reasons[name]}")
 
 
-def without_effect(detector: "Detector") -> dict[str, str]:
+def without_effect(detector: Any) -> dict[str, str]:
     """Return the options that change nothing with the others as they are: name -> why."""
     found: dict[str, str] = {}
     methods: tuple[str, ...] = getattr(detector, "methods", ())

@@ -73,6 +73,9 @@ class Answer(BaseModel):
     screen: str
     version: str
     verdicts: list[Verdict]
+    remarks: list[str] = Field(
+        [], description="how most of the images differ in size or colour from those that the screen learnt from"
+    )
 
 
 class EventOut(BaseModel):
@@ -198,5 +201,6 @@ ANSWER_EXAMPLE = {
             "why": None,
         }
     ],
+    "remarks": [],
 }
 EXAMPLE_PNG = _PNG

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.datasets import Batch
+from recondite.data.datasets import Batch, ImageSet
 from recondite.errors import InputError
 from recondite.screen.classifier_outputs import Answers
 from recondite.screen.decisions import Decisions
 from recondite.screen.guard import Guard
 from recondite.screen.screen import Screen
+from recondite.screen.unfamiliar import unlike
 from recondite.service.engine import guarding
 from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.batching import Job, Line, in_place, rows_of
@@ -76,6 +77,7 @@ class Judged:
         start: the row of its first image among them.
         records: N verdicts as rows.
         events: N events, which are not written if `Wish.record` was False.
+        remarks: how the images differ from those that the screen learnt from, in words.
         decisions: of the guard, where it has its own classifier or labels were sent.
     """
 
@@ -86,6 +88,7 @@ class Judged:
     start: int
     records: Sequence[dict[str, Any]]
     events: Sequence[Event]
+    remarks: Sequence[str]
     decisions: Decisions | None = None
 
     @cached_property
@@ -102,8 +105,7 @@ class Judged:
 
     def counts(self) -> dict[str, int]:
         """Return how many images are inliers, outliers and invalid."""
-        words = [row["verdict"] for row in self.records]
-        return {word: words.count(word) for word in ("inlier", "outlier", "invalid")}
+        return {word: sum(row["verdict"] == word for row in self.records) for word in ("inlier", "outlier", "invalid")}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -119,6 +121,7 @@ class _Request(Job):
     measured: Sequence[Measured] = ()
     batch: Batch = field(init=False)
     hashes: list[str] = field(init=False)
+    remarks: list[str] = field(init=False)
     seen: Batch | None = None
     outputs: Answers | None = None
 
@@ -129,6 +132,9 @@ class _Request(Job):
     def take(self, batch: Batch, hashes: list[str]) -> None:
         """Take in its images when they are decoded."""
         self.batch, self.hashes, self.pixels = batch, hashes, batch.pixels
+        screen = self.served.screen
+        images = ImageSet([one.content for one in self.sent], batch.ids)
+        self.remarks = unlike(screen.facts.get("sample"), screen.detector.preprocessing, images)
 
 
 class Judge:
@@ -309,6 +315,7 @@ class Judge:
                 start=start,
                 records=records[start:end],
                 events=_events(request, records[start:end], statistics[start:end]),
+                remarks=request.remarks,
             )
             answers.append((request, answer))
             start = end

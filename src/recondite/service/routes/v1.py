@@ -171,6 +171,7 @@ async def answer_predict(request: Request, name: str, version: str | None, optio
             {**row, "event": event.id, "sha256": event.sha256, **more}
             for row, event, more in zip(judged.records, judged.events, extra, strict=True)
         ],
+        "remarks": list(judged.remarks),
     }
     return JSONResponse(answer)
 
