@@ -126,6 +126,21 @@ def digit_files(digits):
     return [png(digit[::-1] if place % 4 == 3 else digit) for place, digit in enumerate(digits[1500:1564])]
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A headless browser; while it is there, no other event loop can run in this thread."""
+    from visitor import CHROMIUM
+
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    if CHROMIUM is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    with playwright.sync_playwright() as found:
+        browser = found.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
 @pytest.fixture(scope="session")
 def two_nodes():
     """A Ray cluster of two nodes on this machine, to which this process is connected; gives the cluster."""

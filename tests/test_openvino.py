@@ -15,6 +15,8 @@ from torch import nn
 import recondite
 from recondite import ArtifactError, InputError
 from recondite.cli import main
+from recondite.data.datasets import open_images
+from recondite.data.spool import read_all
 from recondite.graphs.exported import Exported, ExportedOptions
 from recondite.graphs.runtimes import OUTPUTS
 from recondite.statistics.metrics import auroc
@@ -240,6 +242,14 @@ def test_nothing_is_reported_over_the_network():
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_images_that_the_screen_has_learnt_from_set_no_threshold_in_int8(plain, digits, tmp_path):
+    spooled = read_all(open_images(digits[:1000]), plain.detector.preprocessing)
+    learnt = plain.known.learnt_alone().same(spooled)
+    assert learnt.sum() >= 500
+    with pytest.raises(InputError, match="learnt from all of these"):
+        export.export_openvino(plain, tmp_path / "int8", int8=digits[:1000][learnt])
 
 
 @pytest.mark.parametrize(("faster", "written"), [(2.0, "int8"), (1.0, "float32")])

@@ -513,6 +513,21 @@ def test_each_image_is_judged_by_its_own_mask_alone(masked, mask_folder, digits,
     assert scores_of(table) == verdicts.instance_score.tolist()
 
 
+def test_an_update_takes_one_mask_per_image(masked, digits, tmp_path):
+    for index in range(120):
+        for folder, pixels in (("images", digits[300 + index]), ("masks", own_mask(index) * np.uint8(255))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index:03d}.png")
+    with pytest.raises(InputError, match="one mask per image"):
+        masked.update(tmp_path / "images")
+    arguments = ["update", str(tmp_path / "screen"), str(tmp_path / "images"), "--sampled", "-o", str(tmp_path / "new")]
+    masked.save(tmp_path / "screen")
+    assert main([*arguments, "--region", str(tmp_path / "masks")]) == 0
+    after = recondite.load(tmp_path / "new")
+    assert after.detector.preprocessing.masked
+    assert after.facts["version"] == 2
+
+
 def test_an_image_without_a_mask_is_never_judged_whole(masked, mask_folder, digits, tmp_path):
     root, _ = mask_folder
     few = tmp_path / "masks"

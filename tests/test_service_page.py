@@ -2,8 +2,6 @@
 
 import csv
 import io
-import os
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,24 +9,16 @@ import httpx
 import numpy as np
 import pytest
 from service import png, running
+from visitor import Visitor
 
 import recondite
 from recondite.reports.words import how_rare, p_text
 
 pytest.importorskip("nicegui")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 BROKEN = b"\x89PNG\r\n\x1a\n and no more"
-PANELS = ("Overview", "Judge", "Review", "Threshold", "Monitor", "Perturb", "Map")
-# A slow machine may take long; nothing here waits longer than it must.
-WAIT = 30_000
-
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium"),
-    pytest.mark.filterwarnings("ignore"),
-]
+PANELS = ("Overview", "Judge", "Review", "Threshold", "Monitor", "Perturb", "Map", "Screens")
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
@@ -37,58 +27,6 @@ def process(digit_screen, tmp_path_factory):
     keep = ("--keep-images", "all", "--keep-folder", tmp_path / "kept")
     with running(tmp_path, digit_screen, "--store", f"sqlite:///{tmp_path / 'events.db'}", *keep, page=True) as process:
         yield process
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as found:
-        browser = found.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-class Visitor:
-    def __init__(self, browser, url, **context):
-        self.context = browser.new_context(**context)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(WAIT)
-        self.blocked, self.errors = [], []
-        self.url = url
-        self.page.route("**/*", self.route)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(url)
-
-    def route(self, route):
-        if route.request.url.startswith((self.url, "data:", "blob:")):
-            route.continue_()
-        else:
-            self.blocked.append(route.request.url)
-            route.abort()
-
-    def open(self, panel):
-        self.page.get_by_role("tab", name=panel).click()
-        self.see(panel if panel != "Judge" else "Judge images", role="heading")
-
-    def see(self, text, role=None):
-        found = self.page.get_by_role(role, name=text) if role else self.page.get_by_text(text)
-        found.locator("visible=true").first.wait_for()
-
-    def shoot(self, name):
-        folder = os.environ.get("RECONDITE_SCREENSHOTS")
-        if folder:
-            self.page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
-
-    def check(self, name):
-        self.page.wait_for_function("!document.querySelector('.q-notification')")
-        self.shoot(name)
-        found = axe.Axe().run(self.page).response["violations"]
-        bad = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
-        assert not bad, f"{name}: {bad}"
-
-    def close(self):
-        self.context.close()
-        assert not self.blocked, "the page must not load anything from elsewhere"
-        assert not self.errors
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +203,33 @@ def test_a_label_that_somebody_else_gave_meanwhile_is_not_overwritten(judged, pr
     assert labels_of(process)[here] == "skip"
 
 
+def test_identical_images_are_one_and_several_are_labelled_and_taken_back_together(judged, process, digit_files):
+    visitor, _ = judged
+    same = [("files", (f"same{place}.png", digit_files[41])) for place in range(3)]
+    others = [("files", (f"other{place}.png", digit_files[42 + place])) for place in range(4)]
+    httpx.post(f"{process.url}/v1/screens/digits/predict", files=same + others, timeout=60).raise_for_status()
+    visitor.page.get_by_label("Show", exact=True).select_option("")
+    visitor.page.get_by_label("Order", exact=True).select_option("newest")
+    visitor.page.locator(".frame", has_text="3 x").first.wait_for()
+    before = labels_of(process)
+    visitor.page.get_by_role("button", name="Select several").click()
+    cells = visitor.page.locator(".gallery.table button")
+    cells.filter(has_text="other3.png").click()
+    cells.filter(has_text="other0.png").click(modifiers=["Shift"])
+    cells.filter(has_text="same2.png").click()
+    visitor.see("5 selected")
+    visitor.check("review-several")
+    visitor.page.keyboard.press("i")
+    cells.filter(has_text="same2.png").wait_for(state="detached")
+    new = {one: label for one, label in labels_of(process).items() if one not in before}
+    assert list(new.values()) == ["inlier"] * 7, "four others and one image that came three times"
+    visitor.page.get_by_role("button", name="Undo").click()
+    cells.filter(has_text="same2.png").wait_for()
+    assert labels_of(process) == before
+    visitor.page.get_by_role("button", name="Select several").click()
+    drawn(visitor)
+
+
 def test_the_random_tenth_does_not_look_at_the_verdict(process):
     ids = {row["id"] for row in httpx.get(f"{process.url}/v1/events", params={"limit": 1000}).json()["events"]}
     sample = {row["id"] for row in events(process, verdict="sample", limit=1000)}
@@ -423,4 +388,6 @@ def test_the_page_asks_for_a_token(browser, digit_screen, tmp_path, monkeypatch)
         assert cookie["httpOnly"]
         assert cookie["sameSite"] == "Strict"
         assert "a-token-of-ours" not in cookie["value"]
+        drafts = visitor.page.request.get(f"{process.url}/page/drafts")
+        assert (drafts.status, visitor.page.get_by_role("tab", name="Screens").count()) == (404, 0)
         visitor.close()

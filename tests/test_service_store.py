@@ -16,9 +16,11 @@ pytest.importorskip("sqlalchemy")
 
 from recondite.data.tables import read_events
 from recondite.errors import InputError
+from recondite.service.engine.database import LABELS
 from recondite.service.engine.feedback import register, write_confirmed
 from recondite.service.engine.filters import Filter
 from recondite.service.engine.image_store import KeptImages
+from recondite.service.engine.labelling import copies_of, label_together
 from recondite.service.engine.store import Event, Store
 from recondite.service.errors import Unavailable, Unknown
 
@@ -122,6 +124,41 @@ def test_filters_pages_and_counts(url, screen_name):
         assert [int(name.split()[1]) for name in walked] == [1, 4]
         counts = await store.counts(screen_name)
         assert counts == {"events": 5, "inlier": 2, "outlier": 2, "invalid": 1, "queue": 2}
+
+    with_store(url, work)
+
+
+def test_of_two_reviewers_at_once_one_labels_each_event(url, screen_name):
+    ids = [event(n, screen_name).id for n in range(20)]
+
+    async def work(store):
+        await store.add([event(n, screen_name, sha256=f"{n // 2:064x}") for n in range(20)])
+        await store.label(ids[0], "skip")
+        seen = dict.fromkeys(ids)
+        both = await asyncio.gather(
+            *(
+                label_together(store, word, order)
+                for word in ("inlier", "outlier")
+                for order in (seen, dict(reversed(seen.items())))
+            )
+        )
+        assert both[0][ids[0]] == "skip", "said before, and not seen by them"
+        chosen = Filter(screen=screen_name)
+        copies = await copies_of(store, chosen, [f"{0:064x}", f"{1:064x}"])
+        assert list(copies[f"{0:064x}"]) == ids[:2]
+        given = {one: label for some in copies.values() for one, label in some.items()}
+        assert given[ids[0]] == "skip"
+        (won,) = {label for one, label in given.items() if one != ids[0]}
+        counts = await store.count(Filter(screen=screen_name, label=won))
+        assert counts == 19
+        with store.engine.connect() as link:
+            written = link.execute(LABELS.select().where(LABELS.c.event.in_(ids))).fetchall()
+        assert len(written) == 20, "one label an event, but for the first"
+        now = await label_together(store, "none", {ids[1]: won, ids[2]: "skip", "0" * 32: None})
+        assert now == {ids[1]: None, ids[2]: won}
+        assert list((await copies_of(store, Filter(screen=screen_name, label="none"), [f"{0:064x}"])).values()) == [
+            {ids[1]: None}
+        ]
 
     with_store(url, work)
 

@@ -6,12 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 Advance = Callable[[int, str], None]
 """Called as advance(steps, note) while the work goes on."""
+Listener = Callable[[str, int, int | None], None]
+"""Called as listener(description, done, total) while the work goes on."""
 
 _SECONDS_BETWEEN_LINES = 10.0
 _LOG = logging.getLogger("recondite")
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 def say(text: str) -> None:
@@ -39,6 +43,16 @@ def is_terminal(stream: object) -> bool:
 
 
 @contextmanager
+def told_to(listener: Listener) -> Iterator[None]:
+    """While the block runs, tell a function of the progress that is asked for, and show none."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+@contextmanager
 def progress(description: str, total: int | None, shown: bool) -> Iterator[Advance]:
     """Show how far the work is, on standard error.
 
@@ -47,7 +61,12 @@ def progress(description: str, total: int | None, shown: bool) -> Iterator[Advan
         total: number of steps; None if unknown.
         shown: False for silence. Programs without a console, whose standard error is None, see nothing either.
     """
-    if not shown or sys.stderr is None or os.environ.get("RANK", "0") != "0":  # of several processes, the first speaks
+    listener = _LISTENER.get()
+    if shown and listener is not None:
+        yield _telling(listener, description, total)
+    elif (
+        not shown or sys.stderr is None or os.environ.get("RANK", "0") != "0"
+    ):  # of several processes, the first speaks
         yield lambda _steps, _note: None
     elif is_terminal(sys.stderr):
         with _bar(description, total) as advance:
@@ -55,6 +74,18 @@ def progress(description: str, total: int | None, shown: bool) -> Iterator[Advan
     else:
         with _lines(description, total) as advance:
             yield advance
+
+
+def _telling(listener: Listener, description: str, total: int | None) -> Advance:
+    done = 0
+    listener(description, done, total)
+
+    def advance(steps: int, _note: str) -> None:
+        nonlocal done
+        done += steps
+        listener(description, done, total)
+
+    return advance
 
 
 @contextmanager

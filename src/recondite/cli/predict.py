@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import CLUSTER_GROUP, OnBad, Output, at_rate, load_screen
+from recondite.cli.flags import (
+    CLUSTER_GROUP,
+    Alpha,
+    Confidence,
+    Group,
+    OnBad,
+    Output,
+    Score,
+    Statistics,
+    at_rate,
+    load_screen,
+)
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -28,11 +39,11 @@ def predict(
     maps: Path | None = None,
     manifest: Path | None = None,
     fdr: float | None = None,
-    score: str | None = None,
-    alpha: float | None = None,
-    confidence: float | None = None,
-    group: str | None = None,
-    statistics: Annotated[bool, Parameter(negative="")] = False,
+    score: Score = None,
+    alpha: Alpha = None,
+    confidence: Confidence = None,
+    group: Group = None,
+    statistics: Statistics = False,
     on_bad: OnBad = "flag",
     device: str = "cpu",
     runtime: Literal["torch", "auto", "onnxruntime", "openvino"] = "torch",
@@ -64,16 +75,6 @@ def predict(
         Manifest to write, for labelling tools: images with verdicts in JSON lines (.jsonl, .ndjson, .manifest).
     fdr
         Control the false-discovery rate of all these images at this level, in (0, 1), instead of the false-alarm rate.
-    score
-        Score to judge by: error, evidence, auto or a statistic; `recondite info` lists them. By default the screen's.
-    alpha
-        False-alarm rate, in (0, 1); by default the screen's.
-    confidence
-        Probability, in (0, 1), with which alpha holds for this calibration set; by default the screen's.
-    group
-        Group whose calibration holds for all images, where folders do not tell it.
-    statistics
-        Also write the statistics that the screen judges by; `recondite monitor` finds with them what has shifted.
     on_bad
         What to do with unreadable images: flag them in a row, skip them, or raise an error.
     device
@@ -194,10 +195,10 @@ def evaluate(
     *,
     truth: Path | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
-    score: str | None = None,
-    alpha: float | None = None,
-    confidence: float | None = None,
-    group: str | None = None,
+    score: Score = None,
+    alpha: Alpha = None,
+    confidence: Confidence = None,
+    group: Group = None,
     device: str = "cpu",
 ) -> None:
     """Measure a screen on normal images and on outliers that it has never seen.
@@ -214,14 +215,6 @@ def evaluate(
         Folder of masks (of an MVTec-style folder: ground_truth), to measure how well defects are located.
     output
         Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output.
-    score
-        Score to judge by: error, evidence, auto or a statistic; `recondite info` lists them. By default the screen's.
-    alpha
-        False-alarm rate, in (0, 1); by default the screen's.
-    confidence
-        Probability, in (0, 1), with which alpha holds for this calibration set; by default the screen's.
-    group
-        Group whose calibration holds for all images, where folders do not tell it.
     device
         cpu or cuda.
     """

@@ -24,6 +24,7 @@ def serve(
     *screens: str,
     host: str = "127.0.0.1",
     port: int = 8080,
+    workers: int = 1,
     store: str = "sqlite:///events.db",
     token: Annotated[Sequence[str], Parameter(negative="")] = (),
     token_file: Path | None = None,
@@ -43,6 +44,7 @@ def serve(
     jobs: Path | None = None,
     job_place: Annotated[Sequence[str], Parameter(negative="")] = (),
     max_job_megabytes: int = 1024,
+    allow_new_screens: bool | None = None,
     limits: Annotated[Limits | None, Parameter(name="*", group="Limits", name_transform=_max_flag)] = None,
     cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
     replicas: Annotated[int, Parameter(group=_CLUSTER)] = 2,
@@ -61,11 +63,14 @@ def serve(
     ----------
     screens
         Folders of screens, NAME=FOLDER, or a ready screen such as digits. A folder that holds screens in sub-folders
-        has them as versions, the last of which (2 before 10) is the default.
+        has them as versions, the last of which (2 before 10) is the default. One folder may hold such folders, or be
+        empty: all its screens are served, and new ones are made in it; without one, in new-screens.
     host
         Address to listen on; other machines only reach 0.0.0.0 or ::.
     port
         Port to listen on.
+    workers
+        Processes that share the port and the store, each with a copy of the screens; one that ends is replaced.
     store
         Database of events: sqlite:///events.db or postgresql://user:password@host/name.
     token
@@ -103,9 +108,13 @@ def serve(
     jobs
         Folder for batch jobs (POST /v1/jobs); by default none are taken.
     job_place
-        Folder, or address of a store such as s3://BUCKET/FOLDER, whose images jobs may name; repeat it for several.
+        Folder, or address of a store such as s3://BUCKET/FOLDER, whose images jobs and new screens may name; repeat
+        it for several.
     max_job_megabytes
-        Refuse an archive of more megabytes.
+        Refuse an archive, or images for a new screen, of more megabytes.
+    allow_new_screens
+        Let visitors of the page make screens, publish versions and go back to earlier ones. By default only where the
+        service listens to its own machine and asks for no token.
     limits
         Limits of requests.
     cluster
@@ -129,6 +138,8 @@ def serve(
     """
     if cluster is not None:
         page = False
+        if workers != 1:
+            raise InputError("--workers is for one machine: a cluster has --replicas")
         if jobs is not None:
             raise InputError("batch jobs belong to one process: leave --jobs or --cluster out")
     for module, extra in (("fastapi", "serve"), *((("nicegui", "page"),) if page else ())):
@@ -141,11 +152,17 @@ def serve(
             raise InputError("--stop ends a service on a cluster: give --cluster")
         return stop_serving(cluster)
     from recondite.service.server import serve as run
-    from recondite.service.start import check_address, hosts_of
+    from recondite.service.start import check_address, hosts_of, is_local, screens_of
 
     tokens = _tokens(token, token_file)
+    new = allow_new_screens
+    if new is None:
+        new = page and is_local(host) and not tokens
+    folders, collection = screens_of(screens, new)
     settings = Settings(
-        screens=screens,
+        screens=folders,
+        collection=collection,
+        new_screens=new,
         store=store,
         tokens=tokens,
         hosts=hosts_of(host, tokens, allow_host),
@@ -164,6 +181,10 @@ def serve(
         job_bytes=max_job_megabytes << 20,
         job_places=job_place,
     )
+    if workers != 1:
+        from recondite.service.workers import serve_with_workers
+
+        return serve_with_workers(settings, workers, host, port, everybody=allow_public, drain_seconds=drain_seconds)
     if cluster is None:
         return run(settings, host, port, everybody=allow_public, drain_seconds=drain_seconds)
     from recondite.service.replicas import Replicas, serve_on_cluster

@@ -77,6 +77,8 @@ def export(
     check_target(output)
     check_outputs({}, {"-o": output})
     from recondite.screen.export import export_onnx, export_openvino
+    from recondite.screen.guard_file import GUARD_FILE
+    from recondite.screen.saved import located
 
     judge = load_screen(screen, None, None, "cpu")
     if to == "onnx":
@@ -94,6 +96,8 @@ def export(
         ratio = facts["milliseconds"]["float32"] / facts["milliseconds"]["int8"]
         print(f"int8: {ratio:.2f} times as fast as float32 on this processor ({facts['instructions']}), so {precision}")
     print(f"exported: {output} ({done})")
+    if (located(screen) / GUARD_FILE).exists():
+        print("not exported: the guard beside the screen, with its classifier and its calibration")
 
 
 def datasets() -> None:

@@ -18,16 +18,10 @@ from recondite.data.batch_size import full_batch
 from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.sample import small_size
 from recondite.data.spool import Rows, training_rows
+from recondite.detectors.effects import check_effect
 from recondite.detectors.inputs import Inputs
 from recondite.detectors.inside import Inside, only_inside
-from recondite.detectors.measured import (
-    Measured,
-    Statistician,
-    check_pooling,
-    pixel_errors,
-    pooled,
-    pooling_of,
-)
+from recondite.detectors.measured import Measured, Statistician, check_pooling, pixel_errors, pooled, pooling_of
 from recondite.detectors.prior import LARGEST_FITTED_LATENT, Prior, draw_latents, fit_prior
 from recondite.detectors.runner import Function, Runner, scattered
 from recondite.distributed import collective
@@ -83,6 +77,7 @@ class Detector(Inputs):
     batches_a_step: ClassVar[int] = 1
     rebuilds: ClassVar[bool] = True
     """Whether what is rebuilt is the image, so that its reconstruction can be looked at."""
+    layout: ClassVar[torch.memory_format] = torch.channels_last  # in which networks take images
     fitted: Tensor
     latent_mean: Tensor
     latent_factor: Tensor
@@ -209,8 +204,9 @@ class Detector(Inputs):
             training: options of `TrainingOptions`, such as epochs=20, learning_rate=2e-3, seed=0.
 
         Raises:
-            InputError: no readable images, unknown options, or options out of range.
+            InputError: no readable images, unknown options, options out of range, or such as would change nothing.
         """
+        check_effect(self, training)
         options = make_options(TrainingOptions, {**self.training_defaults, **training}, "training")
         rows, held_out = training_rows(images, validation, self.preprocessing, options.seed, progress)
         return self.fit_rows(rows, held_out, options, Path(run_folder) if run_folder else None, resume, progress)

@@ -186,7 +186,7 @@ class Runner:
 def _run_padded(ready: Any, rows: NDArray[np.float32], function: Function, size: int) -> dict[str, NDArray[Any]]:
     """Return what a function gives for rows, padded with zeros to a batch of `size`, of a detector made ready."""
     tensor = torch.from_numpy(padded(rows, size))
-    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+    layout = ready.layout if tensor.ndim == 4 else torch.contiguous_format
     # The short floats that GPUs use by default in convolutions would give another score than a processor does.
     with evaluating(ready), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         results = function(ready, tensor.to(ready.device, memory_format=layout))

@@ -38,6 +38,7 @@ class TablePage:
         columns, rows: a table.
         figures: drawn one beside the other.
         galleries: {"title", "note", "data"}: a picture as a data URL, with its words.
+        second: title, columns and rows of another table, after the figures.
     """
 
     title: str
@@ -47,6 +48,7 @@ class TablePage:
     note: str
     figures: list[Axes] = field(default_factory=list)
     galleries: list[dict[str, str]] = field(default_factory=list)
+    second: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
 
     def write(self, path: Path) -> None:
         """Write the file, atomically."""

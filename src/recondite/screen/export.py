@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from recondite.data.artifacts import check_target, write_folder
 from recondite.data.datasets import nameless, open_images
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
+from recondite.data.units import COPIES
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.graphs.exported import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
 from recondite.graphs.runtimes import FILES, OUTPUTS, RuntimeName, import_openvino
 from recondite.networks.fused import with_plain_convolutions
 from recondite.networks.hooks import evaluating, recorded
-from recondite.screen.calibrate import calibrated
+from recondite.screen.calibrate import calibrated, unknown_rows
 from recondite.screen.evidence import Evidence
 from recondite.screen.openvino import judging, quantised, serialised
 from recondite.screen.saved import EXPORTED, REGION
@@ -127,7 +128,8 @@ def export_openvino(
         return _written(exported, screen, path, pixels)
     spooled = read_all(open_images(int8, role="inliers", shape=screen.detector.shape), screen.detector.preprocessing)
     keys = keys_of([spooled])[0]
-    ranges, rest = split(keys, [min(_RANGE_IMAGES, len(spooled) // 5)], seed=0)
+    fresh = unknown_rows(screen, spooled, COPIES, keys)
+    ranges, rest = (fresh[part] for part in split(keys[fresh], [min(_RANGE_IMAGES, len(fresh) // 5)], seed=0))
     rest = rest[one_of_each(keys[rest], spooled.hashes[rest], seed=0)]
     if not len(ranges):
         raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")

@@ -44,10 +44,12 @@ class OnnxClassifier:
     def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits (N, K) and the features (N, F); None without.
 
+        Images run one by one where the graph allows, so that each gets the same bits in any company.
+
         Raises:
             InputError: the graph does not take such images, or gives something else.
         """
-        size = self._together or len(pixels)
+        size = self._together or 1
         parts = []
         try:
             for some in torch.split(pixels.cpu().float(), size):

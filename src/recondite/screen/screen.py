@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from recondite.screen.evidence import Evidence
     from recondite.screen.known import Known
     from recondite.screen.make_guard import make_guard
+    from recondite.screen.teach import taught_screen
     from recondite.screen.update import updated_screen
 
 OnBad = Literal["flag", "skip", "raise"]
@@ -184,10 +185,12 @@ class Screen:
         guard = make_guard
         recalibrated = recalibrated_screen
         update = updated_screen
+        teach = taught_screen
     else:
         guard = Later("recondite.screen.make_guard", "make_guard")
         recalibrated = Later("recondite.screen.calibrate", "recalibrated_screen")
         update = Later("recondite.screen.update", "updated_screen")
+        teach = Later("recondite.screen.teach", "taught_screen")
 
     def predict(
         self,

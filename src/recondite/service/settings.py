@@ -69,11 +69,13 @@ class Settings:
         limits: of requests.
         page: whether there is a page for people at /.
         jobs: a folder for batch jobs; None to take none.
-        job_bytes: bytes of the archive of one job; more are refused with 413.
-        job_places: folders and addresses of stores that jobs may name, and what is below them.
+        job_bytes: bytes of the archive of one job, and of the images of a new screen; more are refused with 413.
+        job_places: folders and addresses of stores that jobs and new screens may name, and what is below them.
+        collection: a folder whose sub-folders are screens with versions, served too; None for no such folder.
+        new_screens: whether visitors of the page may make screens, which need a `collection`, and publish versions.
     """
 
-    screens: Sequence[str]
+    screens: Sequence[str] = ()
     store: str = "sqlite:///events.db"
     tokens: Sequence[str] = ()
     hosts: Sequence[str] = ()
@@ -91,10 +93,14 @@ class Settings:
     jobs: Path | None = None
     job_bytes: int = 1 << 30
     job_places: Sequence[str] = ()
+    collection: Path | None = None
+    new_screens: bool = False
 
     def __post_init__(self) -> None:
-        if not self.screens:
+        if not self.screens and self.collection is None:
             raise InputError("expected at least one screen")
+        if self.new_screens and (self.collection is None or not self.page):
+            raise InputError("expected a collection and the page, where screens are made; leave new_screens out")
         if any(len(token) < 8 for token in self.tokens):
             raise InputError("expected tokens of at least 8 characters")
         if not 0 < self.drift_false_alarm < 1:

@@ -4,15 +4,18 @@ import errno
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from recondite.errors import InputError
 from recondite.service.engine.image_store import KeptImages
-from recondite.service.engine.registry import check_folders
+from recondite.service.engine.registry import check_folders, folders_of_screens, is_collection
 from recondite.service.engine.store import Store
 from recondite.service.settings import Settings
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 _HIGHEST_PORT = 65535
+NEW_SCREENS = Path("new-screens")
+"""The folder in which screens are made where none is given."""
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -46,6 +49,30 @@ def hosts_of(host: str, tokens: Sequence[str], names: Sequence[str]) -> tuple[st
         names: by which it is reached besides.
     """
     return (*_LOCAL, host, *names) if names or (host in _LOCAL and not tokens) else ()
+
+
+def screens_of(folders: Sequence[str], new_screens: bool) -> tuple[list[str], Path | None]:
+    """Tell the folders of screens from the one that is a collection of them, and return both.
+
+    Args:
+        folders: FOLDER or NAME=FOLDER each.
+        new_screens: whether screens may be made: an empty folder is a collection then, and `NEW_SCREENS` where none is.
+
+    Raises:
+        InputError: several are collections.
+    """
+    found = [one for one in folders if "=" not in one and is_collection(Path(one))]
+    if not new_screens:
+        found = [one for one in found if folders_of_screens(Path(one))]
+    if len(found) > 1:
+        raise InputError(f"expected at most one folder whose sub-folders are screens; got {', '.join(found)}")
+    collection = Path(found[0]) if found else NEW_SCREENS if new_screens else None
+    return [one for one in folders if one not in found], None if collection is None else collection.resolve()
+
+
+def is_local(host: str) -> bool:
+    """Return whether an address is of this machine alone."""
+    return host in _LOCAL
 
 
 def check_settings(settings: Settings) -> None:

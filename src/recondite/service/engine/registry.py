@@ -21,7 +21,9 @@ from recondite.screen.screen import Screen, load
 from recondite.service.errors import Unknown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LETTERS_OF_VERSION = 12
+_LETTERS_OF_VERSION, _LONGEST_NAME = 12, 64
+PINNED = "default"
+"""A file beside the versions of a screen that holds the name of the one that is the default; without it the last is."""
 _MOST_RATES = 64
 
 Loaded = Mapping[str, "Served"]
@@ -38,7 +40,7 @@ class Served:
         screen: as loaded.
         fingerprint: of the screen.
         signature: of the folder, to see when it changes.
-        guard: decides on labels that a classifier gave.
+        guard: gives labels by its own classifier, or decides on those that a client's classifier gave.
     """
 
     name: str
@@ -48,6 +50,11 @@ class Served:
     signature: tuple[int, ...]
     guard: Guard
     _judges: dict[float, Screen] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def scorer(self) -> Screen | Guard:
+        """What scores images: the guard where its linear head does in the same pass."""
+        return self.screen if self.guard.head is None else self.guard
 
     def at(self, alpha: float | None) -> Screen:
         """Return the screen at another false-alarm rate; the same object for the same rate, as long as they are few.
@@ -77,19 +84,23 @@ class Shelf:
     """Holds the screens that are served; a request keeps the version it began with.
 
     A folder is a screen, whose version is then the beginning of its fingerprint, or holds screens in sub-folders, whose
-    names are the versions; the last of them in natural order (2 before 10) is the default.
+    names are the versions; the last of them in natural order (2 before 10) is the default, or the one that a file
+    beside them, `PINNED`, names.
 
     Args:
         folders: FOLDER or NAME=FOLDER each; without a name it is the folder's own.
         worker: runs functions where scoring is done.
         on_loaded: called for each screen that was loaded or could not be.
+        collection: a folder whose sub-folders are screens, each with versions; they come and go while it is served.
 
     Raises:
         InputError: a name is not made of letters, digits, dots, underscores and hyphens, or is there twice.
     """
 
-    def __init__(self, folders: Sequence[str], worker: Executor, on_loaded: OnLoaded) -> None:
-        self._folders = named_folders(folders)
+    def __init__(
+        self, folders: Sequence[str], worker: Executor, on_loaded: OnLoaded, collection: Path | None = None
+    ) -> None:
+        self._folders, self._collection = named_folders(folders), collection
         self._worker, self._on_loaded = worker, on_loaded
         self._versions: dict[str, dict[str, Served]] = {name: {} for name in self._folders}
         self._failed: dict[Path, tuple[tuple[int, ...], str]] = {}
@@ -99,6 +110,16 @@ class Shelf:
     def names(self) -> list[str]:
         """The names of the screens."""
         return list(self._folders)
+
+    def folder_of(self, name: str) -> Path | None:
+        """Return the folder of a screen's versions; None for one that is a single folder.
+
+        Raises:
+            Unknown: there is no such screen.
+        """
+        self.versions(name)
+        folder = self._folders[name]
+        return None if _signature(folder) is not None else folder
 
     @property
     def failures(self) -> dict[str, str]:
@@ -141,12 +162,16 @@ class Shelf:
         A version that cannot be loaded is reported once and leaves everything as it was.
         """
         async with self._one_at_a_time:
-            return [served for name in self.names for served in await self._refresh(name)]
+            found = {} if self._collection is None else await asyncio.to_thread(folders_of_screens, self._collection)
+            fresh = []
+            for name, folder in (found | self._folders).items():
+                fresh += await self._refresh(name, folder)
+            return fresh
 
-    async def _refresh(self, name: str) -> list[Served]:
+    async def _refresh(self, name: str, folder: Path) -> list[Served]:
         loop = asyncio.get_running_loop()
-        old = self._versions[name]
-        found = await loop.run_in_executor(None, _screens_in, self._folders[name])
+        old = self._versions.get(name, {})
+        found = await loop.run_in_executor(None, _screens_in, folder)
         kept: dict[str, Served] = {}
         fresh = []
         for one in found:
@@ -158,26 +183,39 @@ class Shelf:
             served = served or old.get(one.label or "")
             if served is not None:
                 kept[served.version] = served
-        # Where there is nothing at all, for instance in the middle of a move, the old versions stay too.
-        self._versions[name] = kept or old
+        if kept:
+            # Where there is nothing at all, for instance in the middle of a move, the old versions stay.
+            self._versions[name] = kept
+            self._folders.setdefault(name, folder)
         return fresh
 
-    async def _load(self, name: str, found: _Found) -> Served | None:
+    async def open(self, path: Path, name: str, label: str | None = None, signature: tuple[int, ...] = ()) -> Served:
+        """Load a screen and try it out; it is not served by that.
+
+        Args:
+            path: its folder.
+            name: what it is to be called.
+            label: its version; None for the beginning of its fingerprint.
+            signature: of the folder.
+        """
         loop = asyncio.get_running_loop()
+        screen = await loop.run_in_executor(None, load, path)
+        # A screen that loads and cannot score must not take over; and the first request shall not be slow.
+        guard = await loop.run_in_executor(None, load_guard, screen, path)
+        await loop.run_in_executor(self._worker, _try_out, screen if guard.head is None else guard)
+        fingerprint = await loop.run_in_executor(None, screen.fingerprint)
+        return Served(name, label or fingerprint[:_LETTERS_OF_VERSION], screen, fingerprint, signature, guard)
+
+    async def _load(self, name: str, found: _Found) -> Served | None:
         try:
-            screen = await loop.run_in_executor(None, load, found.path)
-            # A screen that loads and cannot score must not take over; and the first request shall not be slow.
-            await loop.run_in_executor(self._worker, _try_out, screen)
-            fingerprint = await loop.run_in_executor(None, screen.fingerprint)
-            guard = await loop.run_in_executor(None, load_guard, screen, found.path)
+            served = await self.open(found.path, name, found.label, found.signature)
         except (ReconditeError, OSError, RuntimeError) as error:
             self._failed[found.path] = (found.signature, str(error))
             self._on_loaded(name, found.label or "", str(error))
             return None
         self._failed.pop(found.path, None)
-        version = found.label or fingerprint[:_LETTERS_OF_VERSION]
-        self._on_loaded(name, version, None)
-        return Served(name, version, screen, fingerprint, found.signature, guard)
+        self._on_loaded(name, served.version, None)
+        return served
 
 
 def named_folders(folders: Iterable[str]) -> dict[str, Path]:
@@ -198,6 +236,30 @@ def named_folders(folders: Iterable[str]) -> dict[str, Path]:
             raise InputError(f"two screens are called {name!r}: use NAME=FOLDER")
         named[name] = path
     return named
+
+
+def folders_of_screens(collection: Path) -> dict[str, Path]:
+    """Return name -> folder of the screens in a collection, in natural order."""
+    try:
+        names = [one.name for one in collection.iterdir() if _NAME.fullmatch(one.name)]
+    except OSError:
+        return {}
+    folders = {name: collection / name for name in sorted(names, key=natural)}
+    return {name: path for name, path in folders.items() if _signature(path) is None and _screens_in(path)}
+
+
+def is_collection(folder: Path) -> bool:
+    """Return whether a folder is empty, or holds screens that have versions, and is no screen itself."""
+    folder = folder.resolve()
+    if not folder.is_dir() or _screens_in(folder):
+        return False
+    return bool(folders_of_screens(folder)) or all(one.name.startswith(".") for one in folder.iterdir())
+
+
+def check_name(name: str) -> None:
+    """Raise InputError where a screen cannot be called so."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"expected a name of at most 64 letters, digits, '.', '_' and '-'; got {name[:70]!r}")
 
 
 def check_folders(folders: Iterable[str]) -> None:
@@ -230,8 +292,19 @@ def _screens_in(folder: Path) -> list[_Found]:
         names = [one.name for one in folder.iterdir() if one.is_dir() and _NAME.fullmatch(one.name)]
     except OSError:
         return []
-    signed = [(folder / name, name, _signature(folder / name)) for name in sorted(names, key=natural, reverse=True)]
+    names.sort(key=natural, reverse=True)
+    pinned = pinned_in(folder)
+    names.sort(key=lambda name: name != pinned)
+    signed = [(folder / name, name, _signature(folder / name)) for name in names]
     return [_Found(path, name, signature) for path, name, signature in signed if signature is not None]
+
+
+def pinned_in(folder: Path) -> str | None:
+    """Return the version that a screen's folder names as its default; None where the last is."""
+    try:
+        return (folder / PINNED).read_text(encoding="utf-8").strip()[:_LONGEST_NAME]
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _signature(folder: Path) -> tuple[int, ...] | None:
@@ -247,9 +320,10 @@ def _signature(folder: Path) -> tuple[int, ...] | None:
     return (*signature, guard.st_ino, guard.st_mtime_ns)
 
 
-def _try_out(screen: Screen) -> None:
+def _try_out(screen: Screen | Guard) -> None:
     """Do once what requests will do; the first of a process also imports libraries."""
-    assert all(np.isfinite(screen.false_alarm_interval))
+    judge = screen.screen if isinstance(screen, Guard) else screen
+    assert all(np.isfinite(judge.false_alarm_interval))
     lone = nameless(np.zeros((1, *screen.detector.shape), dtype=np.float32))
     for maps in (False, True):
         for _ in range(2):  # small batches are tried at the second

@@ -1,4 +1,4 @@
-"""The web page: overview, judge, review, threshold, monitor, perturb, latent space."""
+"""The web page: overview, judge, review, threshold, monitor, perturb, latent space, and screens made in the browser."""
 
 from contextlib import suppress
 from html import escape
@@ -31,11 +31,14 @@ def add_page(app: FastAPI, settings: Settings) -> None:
     """Add the page at / and the sign-in at /login to an application; it loads nothing from elsewhere."""
     from nicegui import ui
 
+    from recondite.service.page.drafts import add_drafts
     from recondite.service.page.frame import stylesheet
     from recondite.service.page.pictures import Uploads, add_pictures
 
     tokens, style, failed, uploads = Tokens(settings.tokens), stylesheet(), FailedLogins(), Uploads()
     add_pictures(app, uploads)
+    if settings.new_screens:
+        add_drafts(app, uploads)
 
     @app.head("/", include_in_schema=False)
     async def there() -> HTMLResponse:
@@ -73,7 +76,7 @@ async def _build(service: Service, uploads: "Uploads", screen: str, panel: str, 
     """Build the page for one visitor, as its address says: `screen`, `panel` and `alpha`, where they make sense."""
     from nicegui import ui
 
-    from recondite.service.page import judge, latent, monitor, overview, perturb, review, threshold
+    from recondite.service.page import judge, latent, monitor, overview, perturb, review, screens, threshold
     from recondite.service.page.frame import View, failed, html, script, stylesheet
 
     panels = {
@@ -85,14 +88,17 @@ async def _build(service: Service, uploads: "Uploads", screen: str, panel: str, 
         "Perturb": perturb.panel,
         "Map": latent.panel,
     }
+    names = service.shelf.names
+    if service.drafts is not None:
+        panels = {**panels, "Screens": screens.panel} if names else {"Screens": screens.panel}
     ui.add_css(stylesheet())
     ui.add_head_html(f"<script>{script()}</script>")
     ui.colors(primary="#0b5cad", negative="#b42318", positive="#17663a")
-    names = service.shelf.names
-    first = panel.capitalize() if panel.capitalize() in panels else "Overview"
-    view = View(service, uploads, screen if screen in names else names[0], first)
-    with suppress(ValueError, InputError):
-        view.alphas[view.name] = view.served.at(float(alpha)).alpha
+    first = panel.capitalize() if panel.capitalize() in panels else next(iter(panels))
+    view = View(service, uploads, screen if screen in names else next(iter(names), ""), first)
+    if names:
+        with suppress(ValueError, InputError):
+            view.alphas[view.name] = view.served.at(float(alpha)).alpha
 
     with ui.element("header").classes("top w-full"), ui.element("div").classes("wrap bar"):
         html('<h1 class="brand">Recondite</h1>').classes(remove="w-full")
@@ -101,7 +107,8 @@ async def _build(service: Service, uploads: "Uploads", screen: str, panel: str, 
         def about() -> None:
             html(_about(view)).classes("about", remove="w-full")
 
-        about()
+        if names:
+            about()
 
         def choose(event: Any) -> None:
             view.name = event.value
@@ -114,7 +121,7 @@ async def _build(service: Service, uploads: "Uploads", screen: str, panel: str, 
             select = ui.select(names, value=view.name, label="Screen", on_change=choose)
             select.props("dense outlined options-dense").classes("screens")
     if screen and screen not in names:
-        failed(f"There is no screen {screen}; this is {view.name}.")
+        failed(f"There is no screen {screen}" + (f"; this is {view.name}." if names else "."))
     with ui.element("div").classes("w-full"):
 
         def look(event: Any) -> None:

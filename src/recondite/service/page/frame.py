@@ -105,12 +105,16 @@ class View:
 
 def script() -> str:
     """Return the page's own elements, as JavaScript."""
-    return files("recondite.service.page").joinpath("page.js").read_text(encoding="utf-8")
+    return "".join(_text(name) for name in ("page.js", "draft.js"))
 
 
 def stylesheet() -> str:
     """Return the page's CSS."""
-    return files("recondite.service.page").joinpath("page.css").read_text(encoding="utf-8")
+    return "".join(_text(name) for name in ("page.css", "draft.css"))
+
+
+def _text(name: str) -> str:
+    return files("recondite.service.page").joinpath(name).read_text(encoding="utf-8")
 
 
 class Area:

@@ -130,18 +130,20 @@ class LightBox extends HTMLElement {
     this.buttons = Object.entries(KEYS).map(([key, label]) =>
       made("button", { type: "button", class: `say ${label}`, onclick: () => this.say(label) },
         label, made("kbd", { text: key, "aria-hidden": "true" })));
+    this.several = made("button", { type: "button", class: "quiet", "aria-pressed": "false", text: "Select several", onclick: () => this.turn() });
     this.undoing = made("button", { type: "button", class: "quiet", onclick: () => this.undo() },
       "Undo", made("kbd", { text: "u", "aria-hidden": "true" }));
     const table = made("button", { type: "button", class: "quiet", text: "Export table", onclick: () => this.take("csv") });
     const images = made("button", { type: "button", class: "quiet", text: "Export images", onclick: () => this.take("zip") });
     const again = made("button", { type: "button", class: "quiet", text: "Refresh", onclick: () => this.load() });
     this.append(
-      made("div", { class: "box-choices" }, this.verdict, this.label, this.order, again, table, images),
+      made("div", { class: "box-choices" }, this.verdict, this.label, this.order, this.several, again, table, images),
       made("div", { class: "box" }, this.stage, made("div", { class: "box-side" }, this.caption, this.facts)),
       made("div", { class: "box-bar" },
         made("div", { class: "box-buttons" }, ...this.buttons, this.undoing, this.count), this.strip),
     );
     this.said = [];
+    this.selected = null;
     this.rows = [];
     this.place = 0;
     this.left = 0;
@@ -175,6 +177,10 @@ class LightBox extends HTMLElement {
     this.rows = found.events;
     this.left = found.count;
     this.strip.replaceChildren(...this.rows.map((row, place) => this.entry(row, place)));
+    if (this.selected) {
+      this.spread();
+      return;
+    }
     const wanted = new URL(location.href).searchParams.get("event");
     this.show(Math.max(0, this.rows.findIndex((row) => row.id === wanted)));
   }
@@ -193,8 +199,79 @@ class LightBox extends HTMLElement {
       type: "button", class: `frame ${row.verdict}`, "data-event": row.id, title: row.name,
       "aria-label": `${row.name}, ${row.verdict}, p-value ${inDigits(row.p_value)}`,
       onclick: () => this.show(place),
-    }, inside, made("span", { class: "said", text: row.label || "" }));
+    }, inside, made("span", { class: "said", text: LightBox.marks(row) }));
     return button;
+  }
+
+  /* How often an image came, where it did more than once, and what was said of it. */
+  static marks(row) {
+    const times = Object.keys(row.copies).length;
+    return [times > 1 ? `${times.toLocaleString("en-GB")} x` : "", row.label || ""].filter(Boolean).join(" ");
+  }
+
+  /* Turn to many pictures at once, or back to one. */
+  turn() {
+    this.selected = this.selected ? null : new Set();
+    this.several.setAttribute("aria-pressed", String(Boolean(this.selected)));
+    this.strip.hidden = Boolean(this.selected);
+    if (this.selected) this.spread();
+    else this.show(this.place);
+  }
+
+  /* Show all of the queue as pictures to select; only what is drawn can be. */
+  spread() {
+    this.drawing();
+    this.selected.clear();
+    if (!this.rows.length) {
+      this.tell("No image fits these choices.");
+      return;
+    }
+    const cell = (row) => {
+      const button = made("button", { type: "button", class: "shot", "aria-pressed": "false", "data-event": row.id, title: row.name });
+      const picture = row.kept && row.verdict !== "invalid"
+        ? made("img", { src: `/page/events/${row.id}/thumbnail`, alt: "" })
+        : made("span", { class: "no-picture", text: row.kept ? "invalid" : "not kept" });
+      const marks = LightBox.marks(row);
+      button.append(picture, made("span", { class: `chip ${row.verdict}`, text: row.verdict }), made("span", { class: "name", text: row.name }),
+        made("span", { class: "soft", text: `p ${inDigits(row.p_value)}${marks ? `, ${marks}` : ""}` }));
+      button.disabled = picture.tagName === "IMG";
+      picture.addEventListener("load", () => { button.disabled = false; });
+      button.addEventListener("click", (event) => this.pick(row, event.shiftKey));
+      return button;
+    };
+    this.cells = this.rows.map(cell);
+    this.stage.replaceChildren(made("div", { class: "gallery table", role: "group", "aria-label": "Pictures to select" }, ...this.cells));
+    const all = made("button", { type: "button", class: "quiet", text: "Select all shown", onclick: () => this.pickAll() });
+    this.caption.textContent = "Select several";
+    this.facts.replaceChildren(made("p", { text: "Click pictures, with Shift those between, then say what they are. One undo takes it back." }), all,
+      made("p", { class: "selected", role: "status" }));
+    this.selection();
+  }
+
+  pick(row, upTo) {
+    const place = this.rows.indexOf(row);
+    const [from, to] = upTo && this.lastPicked >= 0 ? [this.lastPicked, place].sort((a, b) => a - b) : [place, place];
+    const on = !this.selected.has(row);
+    for (let one = from; one <= to; one += 1) {
+      if (this.cells[one].disabled) continue;
+      if (on) this.selected.add(this.rows[one]);
+      else this.selected.delete(this.rows[one]);
+    }
+    this.lastPicked = place;
+    this.selection();
+  }
+
+  pickAll() {
+    this.rows.forEach((row, place) => { if (!this.cells[place].disabled) this.selected.add(row); });
+    this.selection();
+  }
+
+  selection() {
+    this.cells.forEach((cell, place) => cell.setAttribute("aria-pressed", String(this.selected.has(this.rows[place]))));
+    this.facts.querySelector(".selected").textContent = `${this.selected.size.toLocaleString("en-GB")} selected`;
+    for (const button of this.buttons) button.disabled = !this.selected.size;
+    this.undoing.disabled = !this.said.length;
+    this.counts();
   }
 
   /* From here until the next picture is on the screen nothing can be labelled. */
@@ -260,47 +337,74 @@ class LightBox extends HTMLElement {
   }
 
   async say(label) {
-    const row = this.drawn;
-    if (!row) return;
-    const before = row.label;
+    const rows = this.selected ? [...this.selected] : this.drawn ? [this.drawn] : [];
+    if (!rows.length) return;
+    const before = rows.map((row) => ({ row, label: row.label, seen: { ...row.copies } }));
     this.drawing();
-    if (!(await this.send(row, label, before))) return;
-    this.said.push({ row, before });
-    if (before === null) this.left -= 1;
+    if (!(await this.send(rows, label))) return;
+    this.said.push(before);
+    this.left -= before.flatMap((one) => Object.values(one.seen)).filter((one) => one === null).length;
+    if (this.selected) {
+      this.load();
+      return;
+    }
     const next = this.rows.findIndex((one, place) => place > this.place && one.label === null);
     if (next >= 0) this.show(next);
     else this.load();
   }
 
+  /* Take back what was said last, of all pictures that it was said of. */
   async undo() {
     const last = this.said.pop();
     if (!last) return;
     this.drawing();
-    if (!(await this.send(last.row, last.before || "none", last.row.label))) return;
-    if (last.before === null) this.left += 1;
-    const place = this.rows.findIndex((row) => row.id === last.row.id);
+    for (const label of new Set(last.flatMap((one) => Object.values(one.seen)))) {
+      const rows = last.filter((one) => Object.values(one.seen).includes(label));
+      const ids = (one) => Object.keys(one.seen).filter((id) => one.seen[id] === label);
+      if (!(await this.send(rows.map((one) => one.row), label || "none", new Map(rows.map((one) => [one.row, ids(one)]))))) return;
+    }
+    for (const one of last) one.row.label = one.label;
+    this.left += last.flatMap((one) => Object.values(one.seen)).filter((one) => one === null).length;
+    if (this.selected) {
+      this.load();
+      return;
+    }
+    const place = this.rows.findIndex((row) => row.id === last[0].row.id);
     if (place >= 0) this.show(place);
-    else { remembered({ event: last.row.id }); this.load(); }
+    else { remembered({ event: last[0].row.id }); this.load(); }
   }
 
-  /* Return whether the label is written; where it is not, say why and draw the picture again. */
-  async send(row, label, seen) {
+  /* Return whether the labels are written; where they are not, say why and draw again.
+     Identical images are labelled with the one that is drawn; `only` says which of them, where it is not all. */
+  async send(rows, label, only = null) {
+    const seen = {};
+    for (const row of rows) for (const id of only ? only.get(row) : Object.keys(row.copies)) seen[id] = row.copies[id];
     let trouble;
     try {
-      const answer = await fetch(`/page/events/${row.id}/label`, {
+      const answer = await fetch("/page/labels", {
         method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ label, seen }),
       });
       const found = await answer.json();
       if (!answer.ok) throw new Error(found.error?.message || answer.statusText);
-      row.label = found.label;
-      if (!found.done) trouble = `Somebody else has labelled ${row.name} meanwhile: ${found.label || "not labelled"}.`;
+      for (const row of rows) {
+        for (const id of Object.keys(row.copies)) if (id in found.labels) row.copies[id] = found.labels[id];
+        row.label = row.copies[row.id];
+      }
+      const refused = rows.filter((row) => Object.keys(row.copies).some((id) => found.refused.includes(id)));
+      if (refused.length) {
+        const said = `${refused[0].name} meanwhile: ${refused[0].label || "not labelled"}`;
+        trouble = `Somebody else has labelled ${said}${refused.length > 1 ? `, and ${refused.length - 1} more` : ""}.`;
+      }
     } catch (error) {
-      trouble = `The label of ${row.name} was not written: ${error.message}`;
+      trouble = `The label of ${rows.length === 1 ? rows[0].name : `${rows.length} images`} was not written: ${error.message}`;
     }
-    const frame = this.strip.querySelector(`[data-event="${row.id}"] .said`);
-    if (frame) frame.textContent = row.label || "";
+    for (const row of rows) {
+      const frame = this.strip.querySelector(`[data-event="${row.id}"] .said`);
+      if (frame) frame.textContent = LightBox.marks(row);
+    }
     if (!trouble) return true;
-    await this.show(this.place);
+    if (this.selected) this.spread();
+    else await this.show(this.place);
     this.facts.prepend(made("p", { class: "trouble", role: "alert", text: trouble }));
     return false;
   }
@@ -313,6 +417,8 @@ class LightBox extends HTMLElement {
     else if (event.ctrlKey || event.metaKey) return;
     else if (key in KEYS) this.say(KEYS[key]);
     else if (key === "u") this.undo();
+    else if (key === "escape" && this.selected) this.turn();
+    else if (this.selected) return;
     else if (key === "arrowleft" || key === "arrowright") {
       const place = this.place + (key === "arrowright" ? 1 : -1);
       if (this.rows[place]) this.show(place);

@@ -24,6 +24,7 @@ from recondite.reports.words import how_rare
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.filters import Filter, Order
 from recondite.service.engine.judging import Wish
+from recondite.service.engine.labelling import copies_of, label_together
 from recondite.service.engine.pictures import heat_map, png
 from recondite.service.engine.registry import Served
 from recondite.service.engine.store import Label
@@ -35,7 +36,7 @@ from recondite.service.routes.state import Service, request_id_of, service_of
 _SHOWN_BY_BROWSERS = {".png": "png", ".jpg": "jpeg", ".gif": "gif", ".webp": "webp"}
 _THUMBNAIL = 160
 _CACHED = {"Cache-Control": "private, max-age=3600"}
-_LONGEST_QUEUE = 200
+_LONGEST_QUEUE, _MOST_LABELS = 200, 10_000
 _OF_AN_ENTRY = ("id", "name", "verdict", "p_value", "instance_score", "label", "kept")
 
 
@@ -81,10 +82,10 @@ class QueueChoice(BaseModel):
 
 
 class Said(BaseModel):
-    """A label, and the one that the reviewer saw on the picture."""
+    """A label, and by event those that the reviewer saw on the pictures."""
 
     label: Label
-    seen: Literal["inlier", "outlier", "skip"] | None = None
+    seen: dict[str, Literal["inlier", "outlier", "skip"] | None] = Field(min_length=1, max_length=_MOST_LABELS)
 
 
 def add_pictures(app: FastAPI, uploads: Uploads) -> None:
@@ -93,7 +94,7 @@ def add_pictures(app: FastAPI, uploads: Uploads) -> None:
     @app.get("/page/uploads/{key}", include_in_schema=False)
     async def upload(key: str) -> Response:
         served, content = uploads.get(key)
-        return await asyncio.to_thread(_shown, content, served)
+        return await asyncio.to_thread(shown, content, served)
 
     @app.get("/page/uploads/{key}/thumbnail", include_in_schema=False)
     async def thumbnail_of_upload(key: str) -> Response:
@@ -102,7 +103,7 @@ def add_pictures(app: FastAPI, uploads: Uploads) -> None:
 
     @app.get("/page/events/{event}/picture", include_in_schema=False)
     async def picture(request: Request, event: str) -> Response:
-        return await _of_event(service_of(request), event, _shown)
+        return await _of_event(service_of(request), event, shown)
 
     @app.get("/page/events/{event}/thumbnail", include_in_schema=False)
     async def thumbnail(request: Request, event: str) -> Response:
@@ -129,20 +130,23 @@ def add_pictures(app: FastAPI, uploads: Uploads) -> None:
         store = service_of(request).store
         asked = Filter(screen=chosen.screen, verdict=chosen.verdict, label=chosen.label)
         rows = await store.rows(asked, _LONGEST_QUEUE, chosen.order)
+        first = {row["sha256"]: row for row in reversed(rows)}  # identical images are one entry
+        copies = await copies_of(store, asked, list(first))
         return {
             "count": await store.count(asked),
-            "events": [{name: row[name] for name in _OF_AN_ENTRY} for row in rows],
+            "events": [
+                {name: row[name] for name in _OF_AN_ENTRY} | {"copies": copies[row["sha256"]]}
+                for row in rows
+                if first[row["sha256"]] is row
+            ],
         }
 
-    @app.post("/page/events/{event}/label", include_in_schema=False)
-    async def label(request: Request, event: str, said: Said) -> dict[str, Any]:
-        """Label an event, unless another reviewer has labelled it since it was drawn: then `done` is false."""
-        store = service_of(request).store
-        current = (await store.get(event))["label"]
-        if current != said.seen:
-            return {"done": False, "label": current}
-        await store.label(event, said.label)
-        return {"done": True, "label": None if said.label == "none" else said.label}
+    @app.post("/page/labels", include_in_schema=False)
+    async def label(request: Request, said: Said) -> dict[str, Any]:
+        """Label events, but for those that another reviewer has labelled since they were drawn: these are refused."""
+        now = await label_together(service_of(request).store, said.label, said.seen)
+        wanted = None if said.label == "none" else said.label
+        return {"labels": now, "refused": [event for event in said.seen if now.get(event, "gone") != wanted]}
 
 
 async def _kept(service: Service, event: str) -> tuple[dict[str, Any], bytes, Served]:
@@ -158,14 +162,18 @@ async def _of_event(service: Service, event: str, draw: Callable[[bytes, Served]
     return await asyncio.to_thread(draw, content, served)
 
 
-def _shown(content: bytes, served: Served) -> Response:
+def shown(content: bytes, served: Served | None) -> Response:
     """Return a picture in full size: as it came where browsers show it as the screen sees it, else as a PNG.
+
+    Args:
+        content: of its file.
+        served: the screen that looks at it; None where there is none yet.
 
     Raises:
         InputError: it cannot be read.
     """
     kind = _SHOWN_BY_BROWSERS.get(suffix_of(content))
-    value_range = served.screen.detector.preprocessing.value_range
+    value_range = None if served is None else served.screen.detector.preprocessing.value_range
     if kind is not None and value_range is None:
         return Response(content, media_type=f"image/{kind}", headers=_CACHED)
     pixels = decode(content)

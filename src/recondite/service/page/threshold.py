@@ -165,6 +165,10 @@ def _commands(view: View, alpha: float) -> None:
     address = f"{{origin}}/v1/screens/{name}/predict?alpha={rate}"
     ask = f"curl --data-binary @image.png -H 'Content-Type: image/png' '{address}'"
     code = f"import recondite; recondite.load('{name}').with_alpha({rate}).save('{name}-{rate}')"
+    if view.service.drafts is not None:
+        facts = {"screen": name, "version": view.served.version, "alpha": rate}
+        listed = " ".join(f'data-{key}="{escape(value)}"' for key, value in facts.items())
+        html(f"<publish-alpha {listed}></publish-alpha>")
     html(
         f"<h3>Use alpha {rate} elsewhere</h3>"
         f'<p class="soft">In one request:</p><copy-line data-text="{escape(ask)}"></copy-line>'

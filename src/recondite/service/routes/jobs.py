@@ -1,4 +1,4 @@
-"""Batch jobs over HTTP: sent, looked at, and their tables."""
+"""Batch jobs over HTTP: sent, looked at, their tables and reports."""
 
 import asyncio
 from dataclasses import asdict
@@ -71,7 +71,7 @@ async def begin(request: Request, options: Annotated[JobOptions, Query()]) -> Jo
     archive = found.receive()
     try:
         if not options.place:
-            await _receive(request, archive, service_of(request).settings.job_bytes)
+            await received(request, archive, service_of(request).settings.job_bytes)
         asked = options.model_dump(include={"alpha", "group", "place"})
         return JobOut(**asdict(await found.begin(archive, options.screen, options.version, **asked)))
     except BaseException:
@@ -105,6 +105,18 @@ async def table(request: Request, job: JobId) -> Response:
     return FileResponse(path, media_type="text/csv; charset=utf-8", filename=f"{job}.csv")
 
 
+@jobs.get(
+    "/{job}/report",
+    summary="The report of a job that is done",
+    response_class=Response,
+    responses={200: {"content": {"text/html": {}}}},
+)
+async def report(request: Request, job: JobId) -> Response:
+    """One HTML file with counts, distributions and what is invalid, without pictures of the images."""
+    path = await _jobs_of(request).report(job)
+    return FileResponse(path, media_type="text/html; charset=utf-8", filename=f"{job}.html")
+
+
 @jobs.delete("/{job}", status_code=204, response_class=Response, summary="Remove a job and its table")
 async def delete(request: Request, job: JobId) -> Response:
     """One that runs ends after the images being judged."""
@@ -119,7 +131,7 @@ def _jobs_of(request: Request) -> Jobs:
     return found
 
 
-async def _receive(request: Request, path: FilePath, most: int) -> None:
+async def received(request: Request, path: FilePath, most: int) -> None:
     """Write the body of a request into a file, in bounded memory; a client may be slow, but must not stall."""
     written = 0
     stream = request.stream().__aiter__()

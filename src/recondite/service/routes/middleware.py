@@ -2,11 +2,8 @@
 
 import hashlib
 import hmac
-import json
-import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -19,11 +16,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recondite.service.errors import Failed, ForeignOrigin, Refused, Unauthorised, Unavailable, UnknownHost
+from recondite.service.log import LOG
 from recondite.service.metrics import Counters
 from recondite.service.routes.paths import Paths, of_page
 from recondite.service.settings import Limits
 
-LOG = logging.getLogger("recondite.service")
 COOKIE = "recondite"
 FAILED = "the service failed; its log says why"
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/login"})
@@ -91,21 +88,37 @@ class RequestGate:
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket" and self._refusal(scope) is not None:
             await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a socket on, unless its client has gone before it begins, which the page's library cannot bear."""
+        first: Message | None = await receive()
+        if first is None or first["type"] != "websocket.connect":
+            return
+
+        async def receiving() -> Message:
+            nonlocal first
+            message, first = first, None
+            return await receive() if message is None else message
+
+        await self._app(scope, receiving, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
         scope.setdefault("state", {})["request_id"] = request_id
-        status, received, replaced = 0, 0, False
+        status, received, replaced, left = 0, 0, False, False
         # A little over the limit of a file, which comes in an envelope from the page.
         most = self._larger.get(scope["path"], self._limits.body_bytes) + _ENVELOPE
 
         async def receiving() -> Message:
-            nonlocal received
+            nonlocal received, left
             message = await receive()
+            left = left or message["type"] == "http.disconnect"
             received += len(message.get("body", b""))
             if received > most:
                 # Frameworks behind this pass on exceptions of this kind only.
@@ -143,6 +156,8 @@ class RequestGate:
         except ClientDisconnect:
             pass
         except Exception as error:
+            if left and isinstance(error, KeyError) and of_page(scope["path"]):
+                return  # the page's library asks for the method of a request whose client has gone
             LOG.error("failed", exc_info=error)
             if not status:
                 await problem(Failed(FAILED), scope)(scope, receive, sending)
@@ -199,32 +214,6 @@ class RequestGate:
                 }
             },
         )
-
-
-class JsonLines(logging.Formatter):
-    """Log records as one JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        facts = {
-            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-            **getattr(record, "facts", {}),
-        }
-        if record.exc_info:
-            facts["exception"] = self.formatException(record.exc_info)
-        return json.dumps(facts)
-
-
-def log_to_stderr() -> None:
-    """Write the service's log, and uvicorn's, to standard error as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    for name in ("recondite.service", "uvicorn", "uvicorn.error"):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
 
 
 def problem(refusal: Refused, scope: Scope) -> JSONResponse:

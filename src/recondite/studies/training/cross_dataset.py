@@ -18,7 +18,7 @@ from recondite.data.datasets import open_images
 from recondite.data.files import atomic_file
 from recondite.data.images import Floats, Preprocessing
 from recondite.data.journal import Journal
-from recondite.data.sample import guess_shape
+from recondite.data.sample import guess_preprocessing
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
 from recondite.data.tables import write_table
 from recondite.detectors import DETECTORS, build, detector_class
@@ -139,8 +139,7 @@ class _Sets:
 
     def __init__(self, normal: NormalSet, count: int, seed: int) -> None:
         self.normal, self.count, self.seed = normal, count, seed
-        shape, _ = guess_shape(open_images(normal.fit), None)
-        self.preprocessing = Preprocessing(shape=shape)
+        self.preprocessing, _ = guess_preprocessing(open_images(normal.fit))
 
     @cached_property
     def inliers(self) -> Floats:

@@ -1,0 +1,582 @@
+
+/* Screens made in the browser, and their versions. All that is made is on the server, so that a reload shows it again. */
+
+async function asked(address, method = "GET", body = null) {
+  const options = { method };
+  if (body instanceof Blob) options.body = body;
+  else if (body !== null) {
+    options.body = JSON.stringify(body);
+    options.headers = { "Content-Type": "application/json" };
+  }
+  const answer = await fetch(address, options);
+  const found = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(found.error?.message || answer.statusText);
+  return found;
+}
+
+function inBytes(count) {
+  return count < 1e6 ? `${Math.ceil(count / 1e3).toLocaleString("en-GB")} kB` : `${(count / 1e6).toFixed(1)} MB`;
+}
+
+function percent(rate) {
+  return Number((100 * rate).toPrecision(2)).toString();
+}
+
+/* Return the files of a drop, those in its folders too, in the order of their names. */
+async function filesOf(items) {
+  const found = [];
+  const walk = async (entry) => {
+    if (entry.isFile) {
+      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+      if (!entry.name.startsWith(".")) found.push({ file, path: entry.fullPath });
+      return;
+    }
+    const reader = entry.createReader();
+    for (;;) {
+      const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      if (!some.length) return;
+      for (const one of some) await walk(one);
+    }
+  };
+  for (const entry of [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean)) await walk(entry);
+  return found.sort((a, b) => a.path.localeCompare(b.path, "en", { numeric: true })).map((one) => one.file);
+}
+
+/* A place to drop files on, with buttons to choose them; `take` gets the files. */
+function dropPlace(words, buttons, take) {
+  const place = made("div", { class: "drop-place" }, made("p", { text: words }));
+  const row = made("div", { class: "row" });
+  for (const [text, facts] of buttons) {
+    const input = made("input", { type: "file", multiple: "", hidden: "", "aria-hidden": "true", tabindex: "-1", ...facts });
+    input.addEventListener("change", async () => {
+      const files = [...input.files].filter((file) => !file.name.startsWith("."));
+      input.value = "";
+      await take(files);
+    });
+    row.append(made("button", { type: "button", class: "quiet", text, onclick: () => input.click() }), input);
+  }
+  place.append(row);
+  place.addEventListener("dragover", (event) => { event.preventDefault(); place.classList.add("over"); });
+  place.addEventListener("dragleave", () => place.classList.remove("over"));
+  place.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    place.classList.remove("over");
+    await take(await filesOf(event.dataTransfer.items));
+  });
+  return place;
+}
+
+const ZIP = /\.(zip|tar)$/i;
+const AT_ONCE = 4;
+const STEPS = {
+  starting: "Starting", "reading images": "Reading the images", training: "Learning what is normal",
+  features: "Looking at features", "principal components": "Learning what is normal",
+  calibrating: "Calibrating", screening: "Judging the images it was given",
+};
+
+/* <new-screen>: good images, where they count, the fit, what came of it, a trial, and the name to publish under. */
+class NewScreen extends HTMLElement {
+  connectedCallback() {
+    if (this.childElementCount) return;
+    this.sending = null;
+    this.trials = [];
+    this.build();
+    this.find();
+  }
+
+  disconnectedCallback() {
+    clearTimeout(this.timer);
+  }
+
+  build() {
+    this.trouble = made("p", { class: "trouble", role: "alert" });
+    this.count = made("p", { "aria-live": "polite" });
+    this.refusals = made("details", { class: "soft" });
+    this.samples = made("div", { class: "gallery small" });
+    this.bar = made("progress", { "aria-label": "files sent" });
+    this.stop = made("button", { type: "button", class: "quiet", text: "Stop sending", onclick: () => { this.sending = null; } });
+    this.sendRow = made("div", { class: "row", hidden: "" }, this.bar, this.stop);
+    const choices = [["Choose a folder", { webkitdirectory: "" }], ["Choose pictures or a zip", { accept: "image/*,.zip,.tar,.npy,.tif,.tiff" }]];
+    this.drop = dropPlace("Drop a folder of good images here, or a ZIP file of them. Thirty or more; the more, the lower the rate of false alarms can be.",
+      choices, (files) => this.take(files));
+    const images = this.card("1", "Good images", this.drop, this.sendRow, this.count, this.refusals, this.samples);
+    if (this.dataset.places) {
+      const place = made("input", { type: "text", "aria-label": "folder or address on the server", placeholder: "/data/good or s3://bucket/good" });
+      const button = made("button", { type: "button", class: "quiet", text: "Take images from the server",
+        onclick: () => place.value && this.act(() => asked(this.at("place"), "POST", { place: place.value })) });
+      this.drop.append(made("div", { class: "row" }, place, button));
+    }
+
+    this.region = made("region-drawing");
+    this.region.addEventListener("region", (event) => this.act(() => asked(this.at("region"), "PUT", { polygons: event.detail })));
+    this.partly = made("summary");
+    this.where = made("details", {}, this.partly, this.region);
+    const counts = this.card("2", "What counts", made("p", { class: "soft", text: "By default the whole image." }), this.where);
+
+    this.alpha = made("input", { type: "number", min: "0.0001", max: "0.5", step: "any", placeholder: "automatic", "aria-label": "share of good images that may be flagged" });
+    this.suspects = made("input", { type: "checkbox" });
+    this.fitting = made("button", { type: "button", class: "main", text: "Learn", onclick: () => this.fit() });
+    this.cancel = made("button", { type: "button", class: "quiet", text: "Cancel", onclick: () => this.act(() => asked(this.at("cancel"), "POST", {})) });
+    this.step = made("p", { role: "status" });
+    this.fitBar = made("progress", { "aria-label": "progress of the fit" });
+    this.fitRow = made("div", { hidden: "" }, this.step, made("div", { class: "row" }, this.fitBar, this.cancel));
+    this.asking = made("div", { class: "row" },
+      made("label", { class: "field" }, "Share of good images that may be flagged", this.alpha),
+      made("label", { class: "check" }, this.suspects, "bad images may hide among these: leave out those that lie far out"), this.fitting);
+    const learn = this.card("3", "Learn", made("p", { class: "soft", text: "The images decide on the detector. The service goes on judging meanwhile." }), this.asking, this.fitRow);
+
+    this.result = made("div", { class: "result" });
+    this.found = this.card("4", "What came of it", this.result);
+
+    this.trialList = made("div", { class: "trials", "aria-live": "polite" });
+    this.trial = this.card("5", "Try it", made("p", { class: "soft", text: "With a few bad images, and good ones it has not seen. Nothing is written down." }),
+      dropPlace("Drop pictures here.", [["Choose pictures", { accept: "image/*,.npy,.tif,.tiff" }]], (files) => this.tryOut(files)), this.trialList);
+
+    this.name = made("input", { type: "text", maxlength: "64", list: "screen-names", autocomplete: "off", placeholder: "bottle-caps", "aria-label": "name of the screen" });
+    const names = made("datalist", { id: "screen-names" }, ...this.dataset.screens.split(" ").filter(Boolean).map((value) => made("option", { value })));
+    this.publishing = made("button", { type: "button", class: "main", text: "Publish", onclick: () => this.publish() });
+    this.publication = this.card("6", "Publish", made("p", { class: "soft", text: "Under a new name, or as the next version of a screen that is there. Earlier versions stay, to go back to." }),
+      made("div", { class: "row" }, made("label", { class: "field" }, "Name", this.name), names, this.publishing));
+
+    this.discarding = made("button", { type: "button", class: "quiet", text: "Discard and begin anew", onclick: () => this.discard() });
+    this.head = made("div", { class: "row apart" }, made("h2", { text: "New screen" }), this.discarding);
+    this.append(this.head, this.trouble, images, counts, learn, this.found, this.trial, this.publication);
+    this.cards = { counts, learn };
+    this.show(null);
+  }
+
+  card(number, title, ...children) {
+    return made("section", { class: "card step", "aria-label": title },
+      made("h3", {}, made("span", { class: "step-number", "aria-hidden": "true", text: number }), title), ...children);
+  }
+
+  at(what = "") {
+    return `/page/drafts/${this.draft.id}${what ? `/${what}` : ""}`;
+  }
+
+  image(name, what = "") {
+    return this.at(`images/${encodeURIComponent(name)}${what ? `/${what}` : ""}`);
+  }
+
+  async find() {
+    try {
+      const drafts = await asked("/page/drafts");
+      const wanted = new URL(location.href).searchParams.get("draft");
+      this.show(drafts.find((one) => one.id === wanted) || drafts[0] || null);
+    } catch (error) { this.say(error.message); }
+  }
+
+  say(text) {
+    this.trouble.textContent = text;
+    if (text) this.trouble.scrollIntoView({ block: "nearest" });
+  }
+
+  /* Do something that answers with the draft as it then is, and show it. */
+  async act(work) {
+    this.say("");
+    try {
+      this.show(await work());
+      return true;
+    } catch (error) {
+      this.say(error.message);
+      return false;
+    }
+  }
+
+  show(draft) {
+    const before = this.draft?.state;
+    this.draft = draft;
+    const state = draft?.state || "collecting", busy = state === "fitting", some = Boolean(draft?.count);
+    if (draft) remembered({ draft: draft.id });
+    this.discarding.hidden = !draft;
+    this.drop.toggleAttribute("inert", busy);
+    this.cards.counts.hidden = this.cards.learn.hidden = !some;
+    this.cards.counts.toggleAttribute("inert", busy);
+    this.found.hidden = this.trial.hidden = this.publication.hidden = state !== "fitted";
+    this.count.textContent = draft ? `${counted(draft.count, "image")}, ${inBytes(draft.bytes)}.` : "";
+    this.refusals.hidden = !draft?.refused;
+    if (draft?.refused) {
+      const more = draft.refused > draft.refusals.length ? ` The latest ${draft.refusals.length}:` : "";
+      this.refusals.replaceChildren(made("summary", { text: `${counted(draft.refused, "file")} left out.${more}` }),
+        made("ul", {}, ...draft.refusals.map((text) => made("li", { text }))));
+    }
+    this.sampled(some && !this.sending ? draft.images : []);
+    if (some) this.region.show(this.image(draft.images[0]), draft.polygons, draft.id);
+    const shapes = (draft?.polygons?.polygons || []).length + (draft?.polygons?.ignore || []).length;
+    this.partly.textContent = shapes ? `Only part of each image counts: ${counted(shapes, "shape")}` : "Only part of each image counts";
+    this.asking.hidden = busy;
+    this.fitting.textContent = state === "fitted" ? "Learn again" : "Learn";
+    this.fitRow.hidden = !busy;
+    if (busy) {
+      const of = draft.total ? `: ${draft.done.toLocaleString("en-GB")} of ${draft.total.toLocaleString("en-GB")}` : "";
+      this.step.textContent = `${STEPS[draft.step] || draft.step}${of}, ${Math.round(draft.seconds)} s`;
+      if (draft.total) { this.fitBar.max = draft.total; this.fitBar.value = draft.done; } else this.fitBar.removeAttribute("value");
+    }
+    if (state === "fitted") {
+      if (before !== "fitted" || !this.result.childElementCount) this.tell(draft.result);
+      if (before === "fitting") this.found.scrollIntoView({ block: "start" });
+    } else {
+      this.result.replaceChildren();
+      this.trials = [];
+      this.trialList.replaceChildren();
+    }
+    if (draft?.error) this.say(draft.error);
+    clearTimeout(this.timer);
+    if (busy) this.timer = setTimeout(() => this.follow(), 700);
+  }
+
+  async follow() {
+    try {
+      this.show(await asked(this.at()));
+    } catch (error) {
+      this.say(`The service does not answer: ${error.message}`);
+      this.timer = setTimeout(() => this.follow(), 3000);
+    }
+  }
+
+  sampled(names) {
+    const key = names.join("|");
+    if (key === this.sampledKey) return;
+    this.sampledKey = key;
+    const shown = names.slice(0, 12).map((name) => made("img", { src: this.image(name, "thumbnail"), alt: name, loading: "lazy" }));
+    const more = this.draft && this.draft.count > shown.length && shown.length
+      ? [made("p", { class: "soft more", text: `and ${(this.draft.count - shown.length).toLocaleString("en-GB")} more` })] : [];
+    this.samples.replaceChildren(...shown, ...more);
+  }
+
+  async take(files) {
+    if (!files.length) return;
+    this.say("");
+    if (!this.draft && !(await this.act(() => asked("/page/drafts", "POST", {})))) return;
+    const ticket = (this.sending = {});
+    this.sendRow.hidden = false;
+    this.bar.max = files.length;
+    this.bar.value = 0;
+    const queue = [...files], failures = [];
+    let last = null, sent = 0;
+    const one = async () => {
+      for (let file = queue.shift(); file && ticket === this.sending; file = queue.shift()) {
+        try {
+          if (ZIP.test(file.name)) last = await asked(`/page/drafts/archive?draft=${this.draft.id}`, "POST", file);
+          else if (file.size > Number(this.dataset.mostBytes)) throw new Error(`it has ${inBytes(file.size)}; the limit is ${inBytes(Number(this.dataset.mostBytes))}`);
+          else last = await asked(`${this.at("images")}?${new URLSearchParams({ name: file.name.slice(-1000) })}`, "POST", file);
+        } catch (error) { failures.push(`${file.name}: ${error.message}`); }
+        sent += 1;
+        this.bar.value = sent;
+        this.count.textContent = `Sending: ${sent.toLocaleString("en-GB")} of ${counted(files.length, "file")}.`;
+      }
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, one));
+    if (ticket === this.sending) this.sending = null;
+    this.sendRow.hidden = true;
+    await this.act(() => asked(this.at()));
+    if (failures.length) this.say(failures.length === 1 ? failures[0] : `${failures.length} files were not taken. The first: ${failures[0]}`);
+  }
+
+  fit() {
+    const alpha = this.alpha.value === "" ? null : Number(this.alpha.value);
+    return this.act(() => asked(this.at("fit"), "POST", { alpha, suspects: this.suspects.checked }));
+  }
+
+  tell(found) {
+    const promise = made("div", { class: "tiles" });
+    const tiles = [
+      [`${percent(found.interval[0])} to ${percent(found.interval[1])} %`, "of good images will be flagged (95 % interval)"],
+      [inDigits(found.alpha), "alpha, the share it aims at"],
+      [found.calibrated_on.toLocaleString("en-GB"), "images it was calibrated on"],
+      [`${found.flagged.toLocaleString("en-GB")} of ${found.scored.toLocaleString("en-GB")}`, "of the images given would be flagged"],
+    ];
+    for (const [value, words] of tiles) {
+      promise.append(made("div", { class: "tile" }, made("div", { class: "number", text: value }), made("div", { class: "soft", text: words })));
+    }
+    const list = (texts) => (texts.length ? [made("ul", { class: "soft" }, ...texts.map((text) => made("li", { text })))] : []);
+    const left = [
+      ...(found.suspects.length ? [`${counted(found.suspects.length, "suspect image")} left out: ${found.suspects.slice(0, 5).join(", ")}`] : []),
+      ...(found.unreadable.count ? [`${counted(found.unreadable.count, "image")} cannot be read: ${found.unreadable.first.slice(0, 3).map((one) => one.join(": ")).join("; ")}`] : []),
+    ];
+    this.result.replaceChildren(
+      made("p", {}, "Detector ", made("b", { text: found.detector }), found.chosen ? `, chosen for ${found.chosen}.` : "."),
+      promise, made("p", { class: "soft", text: found.promise }), ...list([...found.remarks, ...left]),
+      made("h3", { class: "above", text: "The most anomalous of the good images" }),
+      made("p", { class: "soft", text: "Is one of them bad? Leave it out and learn again. Images it learnt from score lower than new ones." }),
+      made("div", { class: "gallery" }, ...found.most.map((one) => this.example(one, true))),
+      made("h3", { class: "above", text: "The least anomalous" }),
+      made("div", { class: "gallery" }, ...found.least.map((one) => this.example(one, false))),
+      made("details", {}, made("summary", { text: "How it was made" }),
+        made("table", { class: "facts-table" }, ...found.facts.map(([name, value]) => made("tr", {}, made("th", { scope: "row", text: name }), made("td", { text: value }))))),
+    );
+  }
+
+  example(one, removable) {
+    const name = one.image.replace(/^\d+-/, "");
+    const inside = [
+      made("img", { src: this.image(one.image, "thumbnail"), alt: "", loading: "lazy" }),
+      made("span", { class: `chip ${one.verdict}`, text: one.verdict }),
+      made("span", { class: "name", text: name, title: name }), made("span", { class: "soft", text: `p ${inDigits(one.p_value)}` }),
+    ];
+    const enlarge = made("button", { type: "button", class: "quiet", text: "Enlarge", "aria-label": `Enlarge ${name}`,
+      onclick: () => enlarged(name, this.image(one.image), this.image(one.image, "heat-map")) });
+    const remove = made("button", { type: "button", class: "quiet", text: "Leave out", "aria-label": `Leave out ${name}`,
+      onclick: () => this.act(() => asked(this.image(one.image), "DELETE")) });
+    return made("div", { class: "shot" }, ...inside, made("div", { class: "row" }, enlarge, ...(removable ? [remove] : [])));
+  }
+
+  async tryOut(files) {
+    this.say("");
+    for (const file of files.slice(0, 50)) {
+      try {
+        if (file.size > Number(this.dataset.mostBytes)) throw new Error(`it has ${inBytes(file.size)}; the limit is ${inBytes(Number(this.dataset.mostBytes))}`);
+        const found = await asked(`${this.at("try")}?${new URLSearchParams({ name: file.name.slice(-1000) })}`, "POST", file);
+        this.trialList.prepend(this.tried(found));
+      } catch (error) { this.say(`${file.name}: ${error.message}`); }
+    }
+  }
+
+  tried(found) {
+    const words = made("div", {}, made("h4", {}, made("span", { class: `chip ${found.verdict}`, text: found.verdict }), " ", found.id),
+      made("p", { class: "words soft", text: found.words }));
+    const viewer = found.picture
+      ? [made("heat-viewer", { "data-source": found.picture, ...(found.heat_map ? { "data-heat": found.heat_map } : {}), "data-words": found.id })] : [];
+    return made("article", { class: "trial" }, ...viewer, words);
+  }
+
+  async publish() {
+    this.say("");
+    this.publishing.disabled = true;
+    try {
+      const found = await asked(this.at("publish"), "POST", { screen: this.name.value.trim() });
+      location.assign(`/?${new URLSearchParams({ screen: found.screen, panel: "screens", published: found.version })}`);
+    } catch (error) {
+      this.say(error.message);
+      this.publishing.disabled = false;
+    }
+  }
+
+  async discard() {
+    this.say("");
+    this.sending = null;
+    try {
+      await asked(this.at(), "DELETE");
+    } catch (error) { this.say(error.message); }
+    remembered({ draft: null });
+    this.show(null);
+    this.find();
+  }
+}
+
+/* Show a picture with its heat map over the page. */
+function enlarged(name, source, heat) {
+  const close = made("button", { type: "button", class: "quiet", text: "Close" });
+  const dialog = made("dialog", { class: "enlarged", "aria-label": name },
+    made("div", { class: "row apart" }, made("h3", { text: name }), close),
+    made("heat-viewer", { "data-source": source, "data-heat": heat, "data-words": name }));
+  close.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+const DRAWN = 1000;
+
+/* <region-drawing>: rectangles and polygons drawn on a picture; the event "region" has them as JSON of --region.
+   With the keyboard, a rectangle is given by its four numbers. */
+class RegionDrawing extends HTMLElement {
+  show(source, polygons, key) {
+    if (key === this.key) return;
+    this.key = key;
+    this.shapes = [];
+    for (const kind of ["polygons", "ignore"]) for (const points of polygons?.[kind] || []) this.shapes.push({ kind, points });
+    this.size = polygons?.size || null;
+    this.draw(source);
+  }
+
+  async draw(source) {
+    this.tool = "rectangle";
+    this.kind = "polygons";
+    this.points = [];
+    this.picture = made("img", { alt: "the first of the good images", src: source, draggable: "false" });
+    this.layer = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    this.layer.setAttribute("aria-hidden", "true");
+    this.sheet = made("div", { class: "sheet" }, this.picture, this.layer);
+    const radio = (group, options, pick) => made("fieldset", { class: "row" }, made("legend", { text: group }),
+      ...options.map(([value, text], place) => {
+        const input = made("input", { type: "radio", name: group, value, ...(place ? {} : { checked: "" }) });
+        input.addEventListener("change", () => pick(value));
+        return made("label", { class: "check" }, input, text);
+      }));
+    this.undoing = made("button", { type: "button", class: "quiet", text: "Take back the last", onclick: () => this.back() });
+    this.clearing = made("button", { type: "button", class: "quiet", text: "Whole image", onclick: () => { this.shapes = []; this.points = []; this.done(); } });
+    this.corners = ["left", "top", "right", "bottom"].map((name) => made("input", { type: "number", min: "0", "aria-label": `${name}, pixels`, placeholder: name }));
+    const adding = made("button", { type: "button", class: "quiet", text: "Add rectangle", onclick: () => this.typed() });
+    this.said = made("p", { class: "soft", "aria-live": "polite" });
+    this.replaceChildren(
+      made("p", { class: "soft", text: "Rectangle: drag. Polygon: click its corners, and the first of them again to close it." }),
+      made("div", { class: "row" }, radio("Shape", [["rectangle", "rectangle"], ["polygon", "polygon"]], (value) => { this.tool = value; this.points = []; this.paint(); }),
+        radio("It", [["polygons", "counts"], ["ignore", "does not count"]], (value) => { this.kind = value; })),
+      this.sheet, made("div", { class: "row" }, this.undoing, this.clearing), this.said,
+      made("details", {}, made("summary", { text: "By numbers" }), made("div", { class: "row" }, ...this.corners, adding)),
+    );
+    try { await this.picture.decode(); } catch { this.said.textContent = "The picture cannot be shown."; return; }
+    this.size ||= [this.picture.naturalHeight, this.picture.naturalWidth];
+    this.layer.setAttribute("viewBox", `0 0 ${this.size[1]} ${this.size[0]}`);
+    this.layer.setAttribute("preserveAspectRatio", "none");
+    this.sheet.style.setProperty("--ratio", this.size[1] / this.size[0]);
+    this.layer.addEventListener("pointerdown", (event) => this.down(event));
+    this.layer.addEventListener("pointermove", (event) => this.move(event));
+    this.layer.addEventListener("pointerup", (event) => this.up(event));
+    this.paint();
+  }
+
+  where(event) {
+    const box = this.layer.getBoundingClientRect(), [height, width] = this.size;
+    const inside = (value, most) => Math.min(most, Math.max(0, Math.round(value * 10) / 10));
+    return [inside(((event.clientX - box.left) / box.width) * width, width), inside(((event.clientY - box.top) / box.height) * height, height)];
+  }
+
+  near(a, b) {
+    const box = this.layer.getBoundingClientRect();
+    return Math.hypot(((a[0] - b[0]) * box.width) / this.size[1], ((a[1] - b[1]) * box.height) / this.size[0]) < 14;
+  }
+
+  down(event) {
+    event.preventDefault();
+    const point = this.where(event);
+    if (this.tool === "rectangle") {
+      this.layer.setPointerCapture(event.pointerId);
+      this.start = this.end = point;
+    } else if (this.points.length > 2 && this.near(point, this.points[0])) {
+      this.add(this.points);
+    } else this.points.push(point);
+    this.paint();
+  }
+
+  move(event) {
+    if (!this.start) return;
+    this.end = this.where(event);
+    this.paint();
+  }
+
+  up() {
+    if (!this.start) return;
+    const [a, b] = [this.start, this.end];
+    this.start = null;
+    if (this.near(a, b)) this.paint();
+    else this.rectangle(a, b);
+  }
+
+  rectangle([x, y], [u, v]) {
+    const [left, right] = [Math.min(x, u), Math.max(x, u)], [top, bottom] = [Math.min(y, v), Math.max(y, v)];
+    this.add([[left, top], [right, top], [right, bottom], [left, bottom]]);
+  }
+
+  typed() {
+    const values = this.corners.map((one) => Number(one.value)), [height, width] = this.size;
+    if (values[2] > values[0] && values[3] > values[1] && values[2] <= width && values[3] <= height) {
+      this.rectangle(values.slice(0, 2), values.slice(2));
+    } else this.said.textContent = `Give left < right <= ${width} and top < bottom <= ${height}.`;
+  }
+
+  add(points) {
+    this.shapes.push({ kind: this.kind, points });
+    this.points = [];
+    this.done();
+  }
+
+  back() {
+    if (this.points.length) this.points.pop();
+    else this.shapes.pop();
+    this.done();
+  }
+
+  done() {
+    this.paint();
+    const of = (kind) => this.shapes.filter((one) => one.kind === kind).map((one) => one.points);
+    const polygons = of("polygons"), ignore = of("ignore");
+    const region = { size: this.size, ...(polygons.length ? { polygons } : {}), ...(ignore.length ? { ignore } : {}) };
+    this.dispatchEvent(new CustomEvent("region", { detail: this.shapes.length ? region : null }));
+  }
+
+  paint() {
+    const shape = (points, kind, closed = true) => {
+      const one = document.createElementNS("http://www.w3.org/2000/svg", closed ? "polygon" : "polyline");
+      one.setAttribute("points", points.map((point) => point.join(",")).join(" "));
+      one.setAttribute("class", kind);
+      return one;
+    };
+    const drawn = this.shapes.map((one) => shape(one.points, one.kind));
+    if (this.start) drawn.push(shape([this.start, [this.end[0], this.start[1]], this.end, [this.start[0], this.end[1]]], this.kind));
+    if (this.points.length) drawn.push(shape([...this.points, this.points[this.points.length - 1].map((value) => value + 0.01)], this.kind, false));
+    this.layer.replaceChildren(...drawn);
+    const count = this.shapes.length;
+    this.said.textContent = count ? `${counted(count, "shape")} drawn, on images of ${this.size[1]} x ${this.size[0]} pixels.` : "Nothing drawn: the whole image counts.";
+    this.undoing.disabled = !count && !this.points.length;
+    this.clearing.disabled = !count;
+  }
+}
+
+/* <screen-versions data-screen>: what is served of a screen, and the way back. */
+class ScreenVersions extends HTMLElement {
+  connectedCallback() {
+    this.load();
+  }
+
+  async load() {
+    try {
+      this.show(await asked(`/page/versions?${new URLSearchParams({ screen: this.dataset.screen })}`));
+    } catch (error) {
+      this.replaceChildren(made("p", { class: "trouble", role: "alert", text: `The versions of ${this.dataset.screen} cannot be listed: ${error.message}` }));
+    }
+  }
+
+  show(found) {
+    const published = new URL(location.href).searchParams.get("published");
+    const rows = found.versions.map((one, place) => made("tr", {},
+      made("th", { scope: "row", text: one.version }), made("td", { text: one.detector }), made("td", { text: inDigits(one.alpha) }),
+      made("td", { text: `${percent(one.interval[0])} to ${percent(one.interval[1])} %` }), made("td", { text: one.calibrated_on.toLocaleString("en-GB") }),
+      made("td", {}, place === 0 ? made("span", { class: "chip inlier", text: "served by default" })
+        : made("button", { type: "button", class: "quiet", text: `Go back to version ${one.version}`, onclick: () => this.back(one.version) }))));
+    const heads = ["version", "detector", "alpha", "true rate", "calibrated on", ""].map((text) => made("th", { scope: "col", text }));
+    const note = found.has_versions ? [] : [made("p", { class: "soft", text: "This screen is one folder without versions." })];
+    const news = published && published === found.versions[0].version
+      ? [made("p", { class: "news", role: "status", text: `Version ${published} of ${found.screen} is published and served. Drop images under Judge, or send them to /v1/screens/${found.screen}/predict.` })] : [];
+    this.replaceChildren(...news, made("div", { class: "card wide-table", tabindex: "0", role: "group", "aria-label": `Versions of ${found.screen}` },
+      made("h3", { text: `Versions of ${found.screen}` }),
+      made("table", { class: "facts-table" }, made("thead", {}, made("tr", {}, ...heads)), made("tbody", {}, ...rows)), ...note));
+  }
+
+  async back(version) {
+    try {
+      this.show(await asked("/page/versions/default", "POST", { screen: this.dataset.screen, version }));
+      this.prepend(made("p", { class: "news", role: "status", text: `Version ${version} is served by default again; the header shows it after a reload.` }));
+      remembered({ published: null });
+    } catch (error) {
+      this.prepend(made("p", { class: "trouble", role: "alert", text: error.message }));
+    }
+  }
+}
+
+/* <publish-alpha data-screen data-version data-alpha>: the screen at another false-alarm rate, as its next version. */
+class PublishAlpha extends HTMLElement {
+  connectedCallback() {
+    if (this.childElementCount) return;
+    const { screen, version, alpha } = this.dataset;
+    const said = made("p", { role: "status" });
+    const button = made("button", { type: "button", class: "main", text: `Publish with alpha ${alpha} as a new version` });
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      try {
+        const found = await asked("/page/versions/alpha", "POST", { screen, version, alpha: Number(alpha) });
+        location.assign(`/?${new URLSearchParams({ screen, panel: "screens", published: found.version })}`);
+      } catch (error) {
+        said.textContent = error.message;
+        button.disabled = false;
+      }
+    });
+    this.append(button, said);
+  }
+}
+
+customElements.define("publish-alpha", PublishAlpha);
+customElements.define("region-drawing", RegionDrawing);
+customElements.define("new-screen", NewScreen);
+customElements.define("screen-versions", ScreenVersions);

@@ -1,0 +1,101 @@
+"""Screens being made, their versions, and who may make them."""
+
+import asyncio
+import shutil
+
+import numpy as np
+import pytest
+from service import in_process, png
+
+from recondite.cli import main
+from recondite.errors import InputError, ReconditeError
+from recondite.service.engine.drafts import Drafts
+from recondite.service.engine.publishing import make_default, publish
+from recondite.service.engine.registry import is_collection
+from recondite.service.settings import Limits, Settings
+from recondite.service.start import NEW_SCREENS, screens_of
+
+pytest.importorskip("nicegui")
+
+
+def test_images_stay_within_the_budgets_of_bytes_and_pixels(tmp_path, digits):
+    image = png(digits[0])
+    drafts = Drafts(tmp_path, Limits(pixels=64), most_bytes=2 * len(image))
+
+    async def add():
+        draft = drafts.begin()
+        await drafts.add(draft, "a/../b/large.png", png(np.zeros((9, 8), np.uint8)))
+        assert "the limit is 64" in draft.refusals[0]
+        await asyncio.gather(drafts.add(draft, "C:\\x\\one.png", image), drafts.add(draft, "/etc/two.png", image))
+        with pytest.raises(ReconditeError, match="of at most"):
+            await drafts.add(draft, "three.png", image)
+        return draft
+
+    draft = asyncio.run(add())
+    assert [name.partition("-")[2] for name in draft.images] == ["one.png", "two.png"]
+    assert sorted(path.name for path in (draft.folder / "images").iterdir()) == sorted(draft.images)
+    again = Drafts(tmp_path, Limits(), 1000).get(draft.id)
+    assert (again.images, again.size, again.state) == (draft.images, 2 * len(image), "collecting")
+    for _ in range(3):
+        drafts.begin()
+    with pytest.raises(ReconditeError, match="publish or discard"):
+        drafts.begin()
+
+
+def test_versions_are_numbered_and_one_can_be_made_the_default(digit_screen, screens, tmp_path):
+    folder = tmp_path / "screens" / "digits"
+    shutil.copytree(digit_screen, folder / "v9")
+    with in_process([], tmp_path, collection=tmp_path / "screens") as client:
+
+        def versions():
+            client.post("/v1/reload").raise_for_status()
+            return client.get("/v1/screens/digits").json()["versions"]
+
+        assert versions() == ["v9"]
+        assert publish(folder, screens("pca").with_alpha(0.2).save) == "1"
+        assert versions() == ["1", "v9"], "what was published is the default, though v9 comes after 1"
+        assert publish(folder, screens("pca").save) == "2"
+        assert versions()[0] == "2"
+        make_default(folder, "v9")
+        assert versions() == ["v9", "2", "1"]
+        with pytest.raises(InputError, match="no version"):
+            make_default(folder, "../digits")
+        shutil.copytree(digit_screen, tmp_path / "screens" / "other" / "1")
+        client.post("/v1/reload").raise_for_status()
+        assert {one["name"] for one in client.get("/v1/screens").json()} == {"digits", "other"}
+
+
+def test_an_empty_folder_is_a_collection_only_where_screens_may_be_made(digit_screen, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    empty, filled = tmp_path / "empty", tmp_path / "filled"
+    empty.mkdir()
+    shutil.copytree(digit_screen, filled / "digits" / "1")
+    assert not is_collection(digit_screen)
+    assert not is_collection(filled / "digits")
+    assert screens_of([str(empty), str(digit_screen)], True) == ([str(digit_screen)], empty)
+    assert screens_of([str(empty)], False) == ([str(empty)], None)
+    assert screens_of([str(filled)], False) == ([], filled)
+    assert screens_of([], True) == ([], tmp_path / NEW_SCREENS)
+    with pytest.raises(InputError, match="at most one"):
+        screens_of([str(empty), str(filled)], True)
+    with pytest.raises(InputError, match="at least one screen"):
+        Settings(screens=[])
+    with pytest.raises(InputError, match="leave new_screens out"):
+        Settings(screens=["x"], new_screens=True)
+
+
+def test_nobody_makes_screens_where_others_may_ask_unless_allowed(digit_screen, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr("recondite.service.server.serve", lambda settings, *_, **__: seen.append(settings))
+    token = ["--token", "a-token-of-ours"]
+    for flags, allowed in (
+        ([], True),
+        (["--no-allow-new-screens"], False),
+        (["--no-page"], False),
+        (token, False),
+        ([*token, "--allow-new-screens"], True),
+        (["--host", "0.0.0.0", "--allow-public"], False),
+    ):
+        assert main(["serve", str(digit_screen), *flags]) == 0
+        assert (seen[-1].new_screens, seen[-1].collection is not None) == (allowed, allowed), flags
