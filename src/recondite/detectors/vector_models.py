@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from recondite.distributed import all_reduce, rank_and_size
+from recondite.statistics.axes import principal_axes
 
 _SMALLEST = 1e-12
 _CANDIDATES_OF_EACH = 10
@@ -347,12 +348,12 @@ def decomposed(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     size, few = len(covariance), count + _SPARE
     if few > size // 2:
-        variances, directions = torch.linalg.eigh(covariance)
+        variances, directions = principal_axes(covariance)
         return variances.flip(0).clamp(min=0), directions.flip(1)
     generator = torch.Generator().manual_seed(0)
     random = torch.randn(size, few, dtype=covariance.dtype, generator=generator).to(covariance.device)
     spanned = torch.linalg.qr(covariance @ random).Q
-    variances, directions = torch.linalg.eigh(spanned.T @ covariance @ spanned)
+    variances, directions = principal_axes(spanned.T @ covariance @ spanned)
     every = torch.linalg.qr(spanned @ directions.flip(1), mode="complete").Q
     return torch.cat([variances.flip(0).clamp(min=0), variances.new_zeros(size - few)]), every
 

@@ -24,6 +24,7 @@ from recondite.distributed import rank_and_size
 from recondite.errors import InputError
 from recondite.perturbations.defects import DEFECTS, defective
 from recondite.progress import counted
+from recondite.statistics.axes import principal_axes
 from recondite.statistics.metrics import auroc
 
 FEWEST_DEFECTS, MOST_DEFECTS, FEWEST_GOOD = 3, 50, 20
@@ -301,7 +302,7 @@ class Lesson:
         covariance = (products / count - own.T @ own) / len(counted) * (count / (count - 1))
         size = len(covariance)
         ridge = _SMALLEST_VARIANCE * covariance.diagonal().mean() * torch.eye(size, dtype=covariance.dtype)
-        variances, directions = torch.linalg.eigh(covariance + ridge)
+        variances, directions = principal_axes(covariance + ridge)
         head = DefectHead(*means.shape)
         head.means.copy_(means)
         head.whitening.copy_(directions / variances.clamp(min=_SMALLEST_SPREAD).sqrt())

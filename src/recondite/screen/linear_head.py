@@ -13,6 +13,7 @@ from torch import Tensor
 from recondite.detectors.vector_models import Drawn, greedy_coreset
 from recondite.errors import InputError
 from recondite.statistics import classifier_scores as scores
+from recondite.statistics.axes import principal_axes
 from recondite.torch_state import own_settings
 
 LOGIT_RULES = ("max_logit", "energy")
@@ -174,7 +175,7 @@ class Learning:
             origin = -torch.linalg.pinv(head.weight.double()) @ head.bias.double()
             logits = head(candidates)
         total = self._products / self._counts.sum() - mean.outer(origin) - origin.outer(mean) + origin.outer(origin)
-        spread, axes = torch.linalg.eigh(total)
+        spread, axes = principal_axes(total)
         left = spread.clamp(min=0).cumsum(0) <= (1 - _KEPT_VARIANCE) * spread.clamp(min=0).sum()
         principal = axes[:, max(1, int(left.sum())) :].float()
         norm = scores.residual_norm(candidates - origin.float(), principal).mean().clamp(min=_SMALLEST)
@@ -202,7 +203,7 @@ class Learning:
             raise InputError(f"class number {int(self._counts.argmin())} has no readable image to learn from")
         means = sums / self._counts[:, None]
         covariance = (products - means.T @ sums) / self._counts.sum()
-        variances, directions = torch.linalg.eigh(covariance)
+        variances, directions = principal_axes(covariance)
         return means, variances.clamp(min=0), directions
 
 
