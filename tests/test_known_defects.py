@@ -12,7 +12,8 @@ import recondite
 from recondite import InputError, ReconditeWarning
 from recondite.cli import main
 from recondite.data.spool import Rows
-from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError, gain_in_words
+from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError
+from recondite.screen.words import gain_in_words
 from recondite.statistics.metrics import auroc
 
 FEATURES = {

@@ -282,9 +282,8 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
 def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
     """Return what a screen is and what it promises, as rows of a table."""
     from recondite.options import shown_options
-    from recondite.screen.known_defects import gain_in_words
     from recondite.screen.promise import promise
-    from recondite.screen.words import units_in_words
+    from recondite.screen.words import gain_in_words, units_in_words
 
     low, high = screen.false_alarm_interval
     best = screen.detector.history.best_validation

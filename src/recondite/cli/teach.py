@@ -42,7 +42,7 @@ def teach(
     check_target(output)
     check_outputs({}, {"-o": output})
     judge = load_screen(screen, None, None, "cpu", others=[defects, *([images] if images else [])])
-    from recondite.screen.known_defects import gain_in_words
+    from recondite.screen.words import gain_in_words
 
     with locked(output):
         after = judge.teach(

@@ -26,7 +26,9 @@ class Seen(NamedTuple):
         """Return it for those of a slice of `count` images that are among about `most` evenly spaced ones."""
         step = max(1, count // most)
         rows = slice(-taken.start % step, None, step)
-        return Seen(self.whole[rows], self.places[rows], None if self.cells is None else self.cells.of(rows))
+        # Copies: a view would keep the vectors of all the others in memory.
+        whole, places = self.whole[rows].clone(), self.places[rows].clone()
+        return Seen(whole, places, None if self.cells is None else self.cells.of(rows))
 
 
 class Memory:

@@ -16,9 +16,9 @@ from recondite.options import shown_options
 from recondite.reports.figures import plot_calibration, plot_history, plot_p_values, plot_scores
 from recondite.reports.image_figures import plot_epochs
 from recondite.reports.page import write_page
-from recondite.screen.known_defects import gain_in_words
 from recondite.screen.promise import promise
 from recondite.screen.screen import Screen
+from recondite.screen.words import gain_in_words
 from recondite.statistics.metrics import rate
 from recondite.statistics.scores import Verdicts
 

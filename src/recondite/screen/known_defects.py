@@ -24,6 +24,7 @@ from recondite.distributed import rank_and_size
 from recondite.errors import InputError
 from recondite.perturbations.defects import DEFECTS, defective
 from recondite.progress import counted
+from recondite.screen.words import gain_in_words
 from recondite.statistics.axes import principal_axes
 from recondite.statistics.metrics import auroc
 
@@ -374,15 +375,6 @@ def checked_gain(lesson: Lesson) -> tuple[dict[str, Any], Floats]:
         said = gain_in_words({"images": int(lesson.real.sum()), **gain})
         raise UnhelpfulError(f"a head does not help: {said}. Give more images of these defects, or masks of them")
     return gain, errors
-
-
-def gain_in_words(facts: dict[str, Any]) -> str:
-    """Say what known defects are worth, from the facts of `Taught`."""
-    (before, after), (others_before, others_after) = facts["known"], facts["unseen"]
-    return (
-        f"AUROC of defects like the {counted(facts['images'], 'known one')} {before:.3f} -> {after:.3f}, of made-up "
-        f"defects of unseen kinds {others_before:.3f} -> {others_after:.3f} (cross-validated)"
-    )
 
 
 def _changed(

@@ -1,6 +1,9 @@
 """Words about screens: the names of their scores, and what they rest on."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recondite.progress import counted
 
 AUTO, EVIDENCE, ERROR = "auto", "evidence", "error"
 """The rarer of the other two; the distance of all statistics; the detector's error."""
@@ -31,4 +34,13 @@ def units_in_words(units: Mapping[str, int]) -> str:
     return (
         f"{units['images']:,} images belong together in {units['units']:,} units, {units['largest']:,} in the largest; "
         f"of each unit one image calibrates (--group-by none: every image for itself)"
+    )
+
+
+def gain_in_words(facts: Mapping[str, Any]) -> str:
+    """Say what known defects are worth, from the facts of `Taught`."""
+    (before, after), (others_before, others_after) = facts["known"], facts["unseen"]
+    return (
+        f"AUROC of defects like the {counted(facts['images'], 'known one')} {before:.3f} -> {after:.3f}, of made-up "
+        f"defects of unseen kinds {others_before:.3f} -> {others_after:.3f} (cross-validated)"
     )
