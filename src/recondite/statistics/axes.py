@@ -14,7 +14,7 @@ def principal_axes(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """
     try:
         variances, directions = torch.linalg.eigh(covariance)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         found = eigh(covariance.cpu().numpy(), driver="evr")
         variances, directions = (torch.from_numpy(one).to(covariance) for one in found)
     return variances, directions
