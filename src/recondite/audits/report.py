@@ -43,6 +43,7 @@ def write_audit_report(audit: Audit, name: str, path: Path) -> None:
     values = {
         "title": "What is wrong with these images",
         "source": name,
+        "made": [("images", name)],
         "total": counted(len(audit.ids), "image"),
         "cards": [
             ("keep", f"{int(audit.keep.sum()):,}", "proposed to keep"),
