@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from recondite.screen.timing import instructions
+
 
 def where() -> str:
-    """Return the commit (with + for uncommitted changes), processor, cores, device and versions in one line."""
+    """Return the commit (with + for uncommitted changes), processor, instructions, threads, device and versions."""
     root = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True).stdout
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "../src"], cwd=root).returncode
@@ -22,8 +24,8 @@ def where() -> str:
     )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
-        f"commit {commit.strip()}{'+' if changed else ''}; {cpu}, {torch.get_num_threads()} threads, {device}; "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
+        f"commit {commit.strip()}{'+' if changed else ''}; {cpu} ({instructions()}), "
+        f"{torch.get_num_threads()} threads, {device}; Python {platform.python_version()}, torch {torch.__version__}"
     )
 
 

@@ -10,7 +10,9 @@ onnxruntime follow torch's. Every figure is a median over rounds in which all si
 each round, and its smallest and largest are printed beside the median. The share of the peak compares the products of
 the network (counted by torch) with what a plain matrix product of 2,048 reaches on the same threads, in the same round.
 
-The quick setting takes some minutes on two cores, full half an hour; tiny only shows that the script works.
+What depends most on the processor runs once more with torch and the oneDNN of torch, TensorFlow and OpenVINO held to
+AVX2 (--no-avx2 leaves it out); its ratios are a column and diamonds of their own. No task begins after --minutes, 15
+by default; those left out are named. The full setting takes half an hour; tiny only shows that the script works.
 --publish puts table and chart into benchmarks/RESULTS.md and benchmarks/peers.png.
 """
 
@@ -71,6 +73,8 @@ TRIED_EPOCHS = (1, 2, 3, 5)
 # How a screen is asked to score in bfloat16; where `fit` does not take it, the row is left out and says so.
 SCORING_IN_BFLOAT16 = {"scoring_precision": "bf16"}
 TASKS = ("scoring", "latency", "training", "learning", "sweep", "folder", "memory", "start", "pyod")
+BY_PROCESSOR = ("scoring", "latency", "training", "pyod")
+AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 WITHOUT_SCREENS = {"training", "learning", "pyod"}
 
 
@@ -131,7 +135,9 @@ def screens(images, folder, precisions):
     exports = {
         "onnx": lambda path: export_onnx(made["float32"], path),
         "openvino": lambda path: export_openvino(made["float32"], path),
-        "openvino-int8": lambda path: export_openvino(made["float32"], path, int8=images["test"][:400]),
+        "openvino-int8": lambda path: export_openvino(
+            made["float32"], path, int8=images["test"][:400], always_int8=True
+        ),
     }
     for name, export in exports.items():
         made[name] = recondite.load(export(folder / name))
@@ -326,33 +332,42 @@ def pyod(rounds, _alibi, _made, images, sizes, folder):
             rounds.add("PyOD: one image", theirs * 1e3, median_of(20, lambda: screen.predict(x[:1])) * 1e3, "ms")
 
 
-def table(tasks):
-    """Return the results as lines of Markdown."""
+def ratio_of(row):
+    """Return the ratios of a task's rounds in words; nothing where the peer has no number."""
+    ratios = np.array(row["peer"]) / np.array(row["ours"])
+    return f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})" if np.any(row["peer"]) else ""
+
+
+def table(tasks, held):
+    """Return the results, and the ratios of those held to AVX2, as lines of Markdown."""
     lines = [
-        "| work | the peer | Recondite | ratio (smallest to largest) | share of the peak |",
-        "|---|---|---|---|---|",
+        "| work | the peer | Recondite | ratio (smallest to largest) | held to AVX2 | share of the peak |",
+        "|---|---|---|---|---|---|",
     ]
     for task, row in tasks.items():
         peer, ours = np.array(row["peer"]), np.array(row["ours"])
-        ratios = peer / ours
-        ratio = f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})" if peer.any() else ""
         share = f"{np.median(row['share']):.2f}" if "share" in row else ""
         theirs = f"{np.median(peer):.3g} {row['unit']}" if peer.any() else ""
-        lines.append(f"| {task} | {theirs} | {np.median(ours):.3g} {row['unit']} | {ratio} | {share} |")
+        by_avx2 = ratio_of(held[task]) if task in held else ""
+        lines.append(
+            f"| {task} | {theirs} | {np.median(ours):.3g} {row['unit']} | {ratio_of(row)} | {by_avx2} | {share} |"
+        )
     return lines
 
 
-def chart(tasks, path):
-    """Draw the ratios, with their smallest and largest, on an axis that doubles."""
+def chart(tasks, held, path):
+    """Draw the ratios, with their smallest and largest and those held to AVX2, on an axis that doubles."""
     import matplotlib.pyplot as plt
 
     rows = {task: np.array(row["peer"]) / np.array(row["ours"]) for task, row in tasks.items() if np.any(row["peer"])}
     figure, ax = plt.subplots(figsize=(8, 0.32 * len(rows) + 1.2), layout="constrained")
-    for place, ratios in enumerate(reversed(rows.values())):
+    for place, (task, ratios) in enumerate(reversed(rows.items())):
         middle = np.median(ratios)
         colour = "#2a6f97" if middle >= 1 else "#c1553b"
         ax.barh(place, middle - 1, left=1, color=colour, height=0.6)
         ax.plot([ratios.min(), ratios.max()], [place, place], color="black", linewidth=1)
+        if task in held:
+            ax.plot(np.median(np.array(held[task]["peer"]) / held[task]["ours"]), place, "D", color="#d9a441", zorder=3)
         ax.annotate(
             f"{middle:.1f}", (max(middle, ratios.max(), 1), place), (4, 0), textcoords="offset points", va="center"
         )
@@ -361,13 +376,30 @@ def chart(tasks, path):
     ax.set_xlim(min(0.5, *(r.min() for r in rows.values())), 1.6 * max(2, *(r.max() for r in rows.values())))
     ax.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     ax.axvline(1, color="black", linewidth=0.8)
-    ax.set_xlabel("times faster, or smaller, than the peer\n(median; lines from the smallest to the largest round)")
+    ax.set_xlabel(
+        "times faster, or smaller, than the peer\n(median; lines from the smallest to the largest round;\n"
+        "diamonds: held to AVX2)"
+    )
     ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
 WORK = dict(zip(TASKS, (scoring, latency, training, learning, sweep, folder_scoring, memory, start, pyod), strict=True))
+
+
+def held_to_avx2(given, chosen, began):
+    """Run tasks in a process whose libraries are held to AVX2, and return their rounds; none where no time is left."""
+    left = given.minutes - (time.monotonic() - began) / 60
+    if not chosen or left <= 0:
+        return {}
+    output = given.output / "avx2"
+    own = ["--setting", given.setting, "--precision", "float32", "--threads", str(given.threads), "--no-avx2"]
+    own += ["--only", ",".join(chosen), "--minutes", f"{left:g}", "-o", str(output)]
+    own += ["--rounds", str(given.rounds)] if given.rounds else []
+    print("held to AVX2", flush=True)
+    subprocess.run([sys.executable, __file__, *own], env={**os.environ, **AVX2}, check=True)
+    return json.loads((output / "peers.json").read_text())["tasks"]
 
 
 def main():
@@ -377,6 +409,8 @@ def main():
     parser.add_argument("--only", default=",".join(TASKS))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, help="instead of the setting's own")
+    parser.add_argument("--minutes", type=float, default=15, help="after which no task begins")
+    parser.add_argument("--no-avx2", action="store_true", help="leave out the second run, held to AVX2")
     parser.add_argument("--publish", action="store_true")
     parser.add_argument("-o", "--output", type=Path, default=cache_folder() / "peers-results")
     given = parser.parse_args()
@@ -399,18 +433,24 @@ def main():
         for name, reason in skipped.items():
             print(f"no {name}: {reason}", flush=True)
         for task in chosen:
-            print(task, flush=True)
+            if time.monotonic() - began > 60 * given.minutes:
+                print(f"left out, as {given.minutes:g} minutes are over: {task}", flush=True)
+                continue
+            print(f"{task}, after {time.monotonic() - began:.0f} s", flush=True)
             WORK[task](rounds, alibi, made, images, sizes, folder)
         versions = f"alibi-detect 0.13.0, TensorFlow {alibi.facts['tensorflow']}, PyOD 3.6.7"
+    held = {} if given.no_avx2 else held_to_avx2(given, [task for task in chosen if task in BY_PROCESSOR], began)
     facts = [
         f"{where()}; {versions}; {given.setting} setting, {sizes['rounds']} rounds, "
         f"{time.monotonic() - began:.0f} s in all; load of the machine at the end {os.getloadavg()[0]:.1f}."
     ]
-    lines = table(rounds.tasks)
+    lines = table(rounds.tasks, held)
     given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "peers.json").write_text(json.dumps({"facts": facts, "tasks": rounds.tasks}, indent=1))
+    (given.output / "peers.json").write_text(
+        json.dumps({"facts": facts, "tasks": rounds.tasks, "held to AVX2": held}, indent=1)
+    )
     (given.output / "peers.md").write_text("\n".join([*facts, "", *lines, ""]))
-    chart(rounds.tasks, given.output / "peers.png")
+    chart(rounds.tasks, held, given.output / "peers.png")
     print("\n".join(["", *facts, "", *lines]), flush=True)
     if given.publish:
         (HERE / "peers.png").write_bytes((given.output / "peers.png").read_bytes())

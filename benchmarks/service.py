@@ -1,11 +1,13 @@
-"""The service against the library: throughput and latency at 1, 8 and 32 clients, and what one request costs on top.
+"""The service against the library: throughput and latency at 1, 8 and 32 clients and at 70 % load.
 
-    python benchmarks/service.py -o service-bench/ [--seconds 8] [--rounds 5]
+    python benchmarks/service.py -o service-bench/        # five minutes at most on a machine with nothing else to do
 
-Server, clients and library share this machine's cores; the clients are a process of their own. Library and service take
-turns, round by round, so that both meet the same neighbours; rates and shares are medians over the rounds. The library
-is given the same PNG files as bytes (it decodes them as the service does) and arrays in memory; the service also gets
-16 images to a request. Beside the rates stand milliseconds of processor time an image, which neighbours change less.
+The clients, one process, have the first core to themselves, where there are several; the service and the library share
+the others, with as many threads, and take turns, round by round, so that both meet the same neighbours. Rates and
+shares are medians over the rounds. The library is given the same files as bytes (it decodes them as the service does)
+and arrays in memory; the service also gets 16 images to a request. Beside the rates stand milliseconds of processor
+time an image, which neighbours change less. At 70 % load requests come at random moments, at .7 of the rate of 32
+clients, whether earlier ones are answered or not.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -24,6 +27,7 @@ from pathlib import Path
 
 import machine
 import numpy as np
+import torch
 from PIL import Image
 
 import recondite
@@ -35,26 +39,49 @@ HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nConte
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("service-bench"))
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--screens", nargs="+", choices=SCREENS, default=["digits-8px", "photographs-224px"])
+    parser.add_argument("--workers", type=int, default=1, help="processes of the service")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     print(machine.where())
-    for name, (source, options) in SCREENS.items():
+    print(f"clients on core {CLIENT_CORES}, service and library on {SERVICE_CORES}; {arguments.workers} workers")
+    for name in arguments.screens:
+        source, options = SCREENS[name]
+        source = photographs(arguments.output / "photographs") if source == "photographs" else source
         folder = arguments.output / name
         if not folder.exists():
             recondite.fit(source, alpha=0.05, seed=0, **options).save(folder)
         measure(name, folder, pictures(source), arguments)
 
 
+CORES = sorted(os.sched_getaffinity(0))
+CLIENT_CORES, SERVICE_CORES = (CORES[:1], CORES[1:]) if len(CORES) > 1 else (CORES, CORES)
 SCREENS = {
     "digits-8px": ("digits", {"detector": "autoencoder", "epochs": 5}),
+    "photographs-224px": ("photographs", {"detector": "features"}),
     "photographs-32px": ("cifar10/train:cat", {"preset": "cats-dogs-screen", "epochs": 1}),
 }
 
 
+def photographs(folder):
+    """Return a folder of 256 parts, 224 pixels wide, of the two photographs that scikit-learn brings, as JPEG."""
+    from sklearn.datasets import load_sample_images
+
+    draw = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for number in range(256):
+        whole = load_sample_images().images[number % 2]
+        top, left = (draw.integers(side - 223) for side in whole.shape[:2])
+        Image.fromarray(whole[top : top + 224, left : left + 224]).save(folder / f"{number:03d}.jpg", quality=92)
+    return str(folder)
+
+
 def pictures(source):
-    """Return 512 images as PNG files."""
+    """Return at most 512 images, photographs as the files they are and others as PNG files."""
+    if Path(source).is_dir():
+        return [path.read_bytes() for path in sorted(Path(source).glob("*.jpg"))]
     from recondite.data.datasets import open_images
     from recondite.data.images import decode
 
@@ -74,7 +101,7 @@ def measure(name, folder, images, arguments):
     arrays = np.stack([screen.detector.preprocessing(image) for image in images])
     port = free_port()
     command = [sys.executable, "-c", "import sys; from recondite.cli import main; sys.exit(main())", "serve"]
-    command += [f"{name}={folder}", "--port", str(port), "--no-page"]
+    command += [f"{name}={folder}", "--port", str(port), "--no-page", "--workers", str(arguments.workers)]
     store = arguments.output / f"{name}.db"
     for old in arguments.output.glob(f"{name}.db*"):
         old.unlink()
@@ -96,6 +123,8 @@ def measure(name, folder, images, arguments):
                 count = len(latencies) * (1 if isinstance(kind, int) else MANY)
                 spent = 1000 * (processor_seconds(server.pid) - before) / count
                 found.append((count / elapsed, spent, latencies, failed))
+        rate = 0.7 * np.median([one[0] for one in rows[32]])
+        loaded = [run_clients(port, path, images, 0, seconds, rate) for _ in range(arguments.rounds)]
         lone = one_by_one(screen, images, port, path)
     finally:
         server.terminate()
@@ -113,6 +142,11 @@ def measure(name, folder, images, arguments):
             f"| {p50:.1f} | {p95:.1f} | {p99:.1f} | {sum(one[3] for one in found)} |",
             flush=True,
         )
+    p50, p95, p99 = np.percentile(np.concatenate([one[0] for one in loaded]), [50, 95, 99])
+    print(
+        f"70 % load ({rate:.0f} images/s): p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f} ms, p99/p50 {p99 / p50:.1f}; "
+        f"failed {sum(one[2] for one in loaded)}"
+    )
     for share in (10, 50):
         alone, one, network = np.percentile(lone, share, axis=0)
         added = np.percentile(lone[:, 1] - lone[:, 0] - lone[:, 2], share)
@@ -129,9 +163,11 @@ def in_json(images):
 
 
 def processor_seconds(process):
-    """Return the processor time that a process has used."""
+    """Return the processor time that a process, and those that it has started, have used."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    started = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return own + sum(processor_seconds(one) for one in started)
 
 
 def library(screen, images, seconds):
@@ -173,13 +209,23 @@ def asked(link, stream, request):
     stream.read(size)
 
 
-def run_clients(port, path, images, clients, seconds):
-    """Return the milliseconds of each request, the seconds all took, and how many failed; from another process."""
-    return CLIENTS.apply(clients_process, (port, path, images, clients, seconds))
+def run_clients(port, path, images, clients, seconds, rate=None):
+    """Return the milliseconds of each request, the seconds all took, and how many failed; from another process.
+
+    Args:
+        clients: that each send one request after the other.
+        rate: requests a second that come at random moments instead.
+    """
+    return CLIENTS.apply(clients_process, (port, path, images, clients, seconds, rate))
 
 
-def clients_process(port, path, images, clients, seconds):
-    return asyncio.run(all_clients(port, path, images, clients, seconds))
+def clients_process(port, path, images, clients, seconds, rate):
+    work = (
+        all_clients(port, path, images, clients, seconds)
+        if rate is None
+        else arrivals(port, path, images, rate, seconds)
+    )
+    return asyncio.run(work)
 
 
 async def all_clients(port, path, images, clients, seconds):
@@ -188,32 +234,51 @@ async def all_clients(port, path, images, clients, seconds):
 
     async def client(number):
         nonlocal failed
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        link = await asyncio.open_connection("127.0.0.1", port)
         turn = number
         while time.perf_counter() < end:
-            if images is None:
-                request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
-            else:
-                body = images[turn % len(images)]
-                request = (
-                    HEAD.format(
-                        path=path, size=len(body), kind="image/png" if body[:1] == b"\x89" else "application/json"
-                    ).encode()
-                    + body
-                )
             began = time.perf_counter()
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            size = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-            await reader.readexactly(size)
+            failed += not await request(link, path, images[turn % len(images)])
             latencies.append(1000 * (time.perf_counter() - began))
-            failed += b" 200 " not in head[:16]
             turn += clients
-        writer.close()
+        link[1].close()
 
     began = time.perf_counter()
     await asyncio.gather(*(client(number) for number in range(clients)))
     return latencies, time.perf_counter() - began, failed
+
+
+async def arrivals(port, path, images, rate, seconds):
+    """As `all_clients`, but requests come at random moments, each over a connection that is free, and wait for none."""
+    latencies, failed, free, running = [], 0, [], []
+    draw = random.Random(0)
+
+    async def one(due, body):
+        nonlocal failed
+        link = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
+        failed += not await request(link, path, body)
+        latencies.append(1000 * (time.perf_counter() - due))
+        free.append(link)
+
+    began = due = time.perf_counter()
+    while due < began + seconds:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        running.append(asyncio.create_task(one(due, images[len(running) % len(images)])))
+        due += draw.expovariate(rate)
+    await asyncio.gather(*running)
+    for _, writer in free:
+        writer.close()
+    return latencies, time.perf_counter() - began, failed
+
+
+async def request(link, path, body):
+    """Send a body, and return whether the answer is a verdict."""
+    reader, writer = link
+    kind = "application/json" if body[:1] == b"{" else "image/png"
+    writer.write(HEAD.format(path=path, size=len(body), kind=kind).encode() + body)
+    head = await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
+    return b" 200 " in head[:16]
 
 
 def wait_until_ready(port):
@@ -233,6 +298,8 @@ def free_port():
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-    with multiprocessing.get_context("spawn").Pool(1) as CLIENTS:
+    with multiprocessing.get_context("spawn").Pool(1, os.sched_setaffinity, (0, CLIENT_CORES)) as CLIENTS:
+        os.sched_setaffinity(0, SERVICE_CORES)  # what is started inherits it
+        os.environ["OMP_NUM_THREADS"] = str(max(1, len(SERVICE_CORES)))
+        torch.set_num_threads(max(1, len(SERVICE_CORES)))
         main()

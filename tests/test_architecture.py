@@ -11,7 +11,7 @@ import recondite
 
 ROOT = Path(recondite.__file__).parent
 FOLDERS = [
-    *("data", "perturbations", "statistics", "networks", "training", "detectors", "screen"),
+    *("data", "perturbations", "statistics", "networks", "training", "graphs", "detectors", "screen"),
     *("reports", "cluster", "audits", "studies", "service", "compat", "cli"),
 ]
 """In order; the files beside them (errors, options, progress, distributed) come before all."""
@@ -23,6 +23,17 @@ HEAVY = {
 }
 LIGHT = [
     *("errors", "progress", "options", "cluster.connect", "data.catalog", "data.files", "data.hub", "data.tables"),
+    *("data.batch_size", "graphs.exported", "graphs.runtimes", "training.history", "later"),
+    *(
+        "screen.described",
+        "screen.fastest",
+        "screen.promise",
+        "screen.saved",
+        "screen.screen",
+        "screen.sweep",
+        "screen.timing",
+        "screen.words",
+    ),
     *("statistics.scores", "statistics.metrics", "statistics.calibration", "statistics.martingale"),
 ]
 _UNSAFE = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
@@ -99,8 +110,9 @@ def test_no_detector_imports_another_and_nothing_below_knows_one():
 
 
 SHARED_BY_DETECTORS = {
-    *(f"detectors.{name}" for name in ("base", "graph", "inputs", "inside", "measured", "prior", "runner", "seen")),
-    *(f"detectors.{name}" for name in ("feature_autoencoder", "feature_options", "feature_vectors", "vector_models")),
+    *(f"detectors.{name}" for name in ("base", "effects", "inputs", "inside", "measured", "prior", "runner", "seen")),
+    *(f"detectors.{name}" for name in ("defect_head", "feature_autoencoder", "feature_options", "feature_vectors")),
+    "detectors.vector_models",
 }
 
 

@@ -7,15 +7,19 @@ from functools import partial
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
+from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.metrics import average_precision_score
+from sklearn.neighbors import LocalOutlierFactor
 
 import recondite
-from recondite.audits import run, walk
+from recondite.audits import outliers, run, walk
 from recondite.audits.copies import alikeness, copy_findings, exceptional, found_copies, usual_residual
 from recondite.audits.labels import confident, cross_validated
 from recondite.audits.look import look_at
 from recondite.audits.measures import MEASURES, FileFacts, jpeg_quality, measured
-from recondite.audits.outliers import Tail, cross_fitted, discoveries, p_values
+from recondite.audits.outliers import Tail, cross_fitted, discoveries, p_values, reduced
 from recondite.audits.single_images import RULES, spreads_from
 from recondite.cli import main
 from recondite.data.datasets import open_images
@@ -126,6 +130,7 @@ def test_the_outputs_are_whole_and_can_be_fitted_to(audited, scenes, tmp_path):
         "drop.txt",
         "clean",
         "report.html",
+        "seen",
     }
     assert {link.name for link in (folder / "clean").iterdir()} == {
         name for name, keep in zip(audit.ids, audit.keep, strict=True) if keep
@@ -136,7 +141,9 @@ def test_the_outputs_are_whole_and_can_be_fitted_to(audited, scenes, tmp_path):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "http" not in page.replace("http-equiv", "")
     pictured = [f for f in audit.findings if f.kind not in ("truncated", "unreadable")]
-    assert page.count("data:image/jpeg") == len(pictured) + len(audit.farthest)
+    # What is on the map only has its picture there; what is found or far has it once for each.
+    only_drawn = set(audit.map.pictured) - {finding.index for finding in audit.findings} - set(audit.farthest)
+    assert page.count("data:image/jpeg") == len(pictured) + len(audit.farthest) + len(only_drawn)
     assert (
         main(["fit", str(folder / "keep.txt"), "-o", str(tmp_path / "screen"), "--detector", "pca", "--alpha", ".2"])
         == 0
@@ -167,11 +174,11 @@ def test_nothing_is_overwritten(audited, scenes, tmp_path):
 def test_an_interrupted_audit_goes_on_where_it_was(scenes, tmp_path, monkeypatch):
     seen = []
 
-    def look(fails, source, preprocessing):
+    def look(fails, source, *others):
         seen.append(source)
         if fails and len(seen) > 40:
             raise KeyboardInterrupt
-        return look_at(source, preprocessing)
+        return look_at(source, *others)
 
     monkeypatch.setattr(walk, "_AT_ONCE", 8)
     monkeypatch.setattr(walk, "look_at", partial(look, True))
@@ -190,7 +197,7 @@ def test_an_interrupted_audit_goes_on_where_it_was(scenes, tmp_path, monkeypatch
 
 def test_each_image_is_decoded_once_and_statistics_are_those_of_the_image_alone(scenes, monkeypatch):
     seen = []
-    monkeypatch.setattr(walk, "look_at", lambda source, kept: seen.append(source) or look_at(source, kept))
+    monkeypatch.setattr(walk, "look_at", lambda source, *others: seen.append(source) or look_at(source, *others))
     audit = recondite.audit(scenes)
     assert len(seen) == len(audit.ids)
     alone = look_at(scenes / "07.png", None).measures
@@ -298,11 +305,46 @@ def test_spreads_have_a_floor_and_a_side():
 
 def test_copies_are_in_one_part_so_that_they_do_not_vouch_for_each_other():
     places = np.random.default_rng(0).standard_normal((200, 4))
-    places[:30] = [9, 9, 9, 9]
+    places[:60] = [9, 9, 9, 9]
     alone = np.arange(200)
-    together = np.where(alone < 30, 0, alone)
-    assert cross_fitted(places, together)[:30].min() > cross_fitted(places, together)[30:].max()
+    together = np.where(alone < 60, 0, alone)
+    assert cross_fitted(places, together)[:60].min() > cross_fitted(places, together)[60:].max()
     assert cross_fitted(places, together)[0] > cross_fitted(places, alone)[0]
+
+
+def test_components_are_those_of_fewer_vectors_too():
+    draw = np.random.default_rng(0)
+    vectors = (draw.standard_normal((120, 130)) * np.linspace(9, 1, 130)).astype(np.float16)
+    few, many = reduced(vectors, 10), reduced(np.concatenate([vectors, vectors]), 10)[:120]
+    np.testing.assert_allclose(np.abs(few), np.abs(many), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(np.abs(few[:, ::-1]), np.abs(PCA(10).fit_transform(vectors.astype(float))), atol=1e-6)
+
+
+def test_outliers_that_are_alike_do_not_vouch_for_each_other():
+    places = np.random.default_rng(0).standard_normal((300, 8))
+    places[:30] = 3 + 0.05 * places[:30]
+    scores = cross_fitted(places, np.arange(300))
+    assert scores[:30].min() > scores[30:].max()
+    assert (
+        average_precision_score(np.arange(300) < 30, -LocalOutlierFactor(20).fit(places).negative_outlier_factor_) < 0.5
+    )
+
+
+def test_a_part_of_many_images_stands_for_all_of_them(monkeypatch):
+    places = np.random.default_rng(0).standard_normal((1000, 5))
+    places[:20] *= 3
+    whole = cross_fitted(places, np.arange(1000))
+    monkeypatch.setattr(outliers, "_BANK", 200)
+    monkeypatch.setattr(outliers, "_REFERENCES", 100)
+    assert spearmanr(whole, cross_fitted(places, np.arange(1000))).statistic > 0.9
+
+
+def test_a_place_in_a_thin_region_is_far_though_it_is_near_the_middle():
+    draw = np.random.default_rng(0)
+    ring = draw.standard_normal((400, 2))
+    ring *= 5 / np.linalg.norm(ring, axis=1, keepdims=True)
+    places = np.concatenate([[[0.0, 0.0]], ring + 0.1 * draw.standard_normal((400, 2))])
+    assert cross_fitted(places, np.arange(401)).argmax() == 0
 
 
 def test_few_false_discoveries_and_most_outliers_found():
@@ -346,6 +388,9 @@ def test_planted_wrong_labels_are_found(digits):
     rows = [row for row in audit.records() if row["finding"] == "label"]
     assert {row["suggested"] for row in rows} <= set("0123456789")
     assert all(row["label"] != row["suggested"] for row in rows)
+    # Not only suspects: the probability of its label ranks every image.
+    assert average_precision_score(given != truth, -audit.label_probabilities) > 0.9
+    assert [row["value"] for row in rows] == [1 - audit.label_probabilities[audit.ids.index(row["id"])] for row in rows]
 
 
 def test_confident_learning_by_hand():

@@ -1,3 +1,4 @@
+import math
 from decimal import Decimal
 from fractions import Fraction
 
@@ -16,6 +17,7 @@ from recondite.statistics.calibration import (
     percentile_threshold,
     rate_of,
     share_of,
+    smallest_alpha,
     smallest_calibration_set,
     threshold_rules,
 )
@@ -250,3 +252,66 @@ def test_rates_of_numpy_are_the_decimals_that_they_print_as(kind):
 def test_what_is_no_rate_is_refused(alpha):
     with pytest.raises(InputError, match="expected alpha in"):
         Calibrator(np.arange(99.0)).threshold(alpha)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9])
+def test_simes_bounds_are_those_of_the_formula(n):
+    k, delta = max(1, n // 2), 0.1
+    # Bates et al. 2023, section 3.1: 1 - delta^(1/k) (i (i - 1) ... (i - k + 1) / (n (n - 1) ... (n - k + 1)))^(1/k).
+    products = [math.prod(range(i - k + 1, i + 1)) / math.prod(range(n - k + 1, n + 1)) for i in range(n, -1, -1)]
+    expected = [1 - (delta * max(0, product)) ** (1 / k) for product in products]
+    np.testing.assert_allclose(p_value_table(n, 0.9, "simes"), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("delta", [0.1, 0.999])
+def test_monte_carlo_bounds_hold_in_just_the_share_of_sets_that_was_asked_for(delta):
+    n = 7
+    bounds = p_value_table(n, 1 - delta, "monte-carlo")
+    drawn = np.sort(np.random.default_rng(0).random((1000, n)), axis=1)
+    broken = (drawn > bounds[:-1] * (1 + 1e-12)).any(axis=1)
+    assert broken.sum() == int(delta * 1001) - 1
+    others = np.sort(np.random.default_rng(1).random((20_000, n)), axis=1)
+    assert (others > bounds[:-1]).any(axis=1).mean() == pytest.approx(delta, abs=0.03)
+    levels = beta.sf(bounds[:-1], np.arange(1, n + 1), n + 1 - np.arange(1, n + 1))
+    np.testing.assert_allclose(levels, levels[0], rtol=1e-6)  # each rank alone is as unlikely to be above
+
+
+@pytest.mark.parametrize("guarantee", ["exact", "dkwm", "simes", "monte-carlo"])
+def test_no_p_value_is_above_one_and_the_last_is_one(guarantee):
+    for n in (1, 3, 40):
+        table = p_value_table(n, 0.95, guarantee)
+        assert table[-1] == 1
+        assert (table <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("confidence", "guarantee"), [(None, "exact"), *((0.9, g) for g in ("exact", "dkwm", "simes"))]
+)
+def test_the_smallest_set_that_allows_an_alpha_does_and_none_smaller(confidence, guarantee):
+    assert smallest_calibration_set(0.5, None, "exact") == 1
+    for alpha in (0.25, 0.2, 0.1):
+        n = smallest_calibration_set(alpha, confidence, guarantee)
+        assert p_value_table(n, confidence, guarantee)[0] <= alpha
+        assert p_value_table(n - 1, confidence, guarantee)[0] > alpha
+    alpha = float(p_value_table(1, confidence, guarantee)[0])
+    if alpha < 1:
+        assert smallest_calibration_set(alpha, confidence, guarantee) == 1
+
+
+def test_there_is_no_smallest_alpha_where_it_would_be_one():
+    assert smallest_alpha(1, 0.9999) is None
+    assert smallest_alpha(1, 0.99) == 0.99
+
+
+def test_the_rate_with_images_left_out_is_that_of_the_larger_set():
+    calibrator = Calibrator(np.arange(99.0))
+    assert calibrator.rate_with(0, 0.05) == pytest.approx(5 / 100)
+    assert calibrator.rate_with(3, 0.05) == pytest.approx(8 / 103)
+    allowed = np.searchsorted(p_value_table(99, 0.9), 0.05, side="right")
+    expected = beta.ppf(0.9, allowed + 3, 103 - (allowed + 3))
+    assert calibrator.rate_with(3, 0.05, 0.9) == pytest.approx(expected, rel=1e-12)
+
+
+def test_every_percentile_is_one_from_0_to_100():
+    assert percentile_threshold([1.0, 2.0], 0) == 1
+    assert percentile_threshold([1.0, 2.0], 100) == 2

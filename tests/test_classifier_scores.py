@@ -52,7 +52,7 @@ def test_mahalanobis_is_its_twin_and_knows_no_lengths():
 def test_vim_is_its_twin():
     basis, _ = np.linalg.qr(DRAWS.normal(size=(6, 6)))
     origin = DRAWS.normal(size=6)
-    found = scores.vim(tensor(FEATURES), tensor(LOGITS), tensor(origin), tensor(basis[:, 2:]), 1.7)
+    found = scores.vim(tensor(FEATURES), tensor(LOGITS), tensor(origin), tensor(basis[:, :2]), 1.7)
     np.testing.assert_allclose(found, twins.vim(FEATURES, LOGITS, origin, basis[:, :2], 1.7), rtol=1e-9)
 
 

@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import recondite
 from recondite import InputError
-from recondite.compat.sklearn import ReconstructionOutlierDetector
+from recondite.compat.sklearn import CrossFittedOutlierRanking, ReconstructionOutlierDetector
 from recondite.statistics.metrics import auroc
 
 FEW_EPOCHS = {"epochs": 2}
@@ -29,6 +29,7 @@ FEW_EPOCHS = {"epochs": 2}
     [
         ReconstructionOutlierDetector("pca"),
         ReconstructionOutlierDetector("autoencoder", options=FEW_EPOCHS),
+        CrossFittedOutlierRanking(),
     ]
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
@@ -36,13 +37,14 @@ def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
 
-def test_not_one_of_scikit_learns_checks_is_left_out():
+@pytest.mark.parametrize("estimator", ["ReconstructionOutlierDetector('pca')", "CrossFittedOutlierRanking()"])
+def test_not_one_of_scikit_learns_checks_is_left_out(estimator):
     """One of them needs a variable in the environment before scipy is imported."""
     code = (
         "from collections import Counter\n"
         "from sklearn.utils.estimator_checks import check_estimator\n"
-        "from recondite.compat.sklearn import ReconstructionOutlierDetector\n"
-        "results = check_estimator(ReconstructionOutlierDetector('pca'))\n"
+        "from recondite.compat.sklearn import CrossFittedOutlierRanking, ReconstructionOutlierDetector\n"
+        f"results = check_estimator({estimator})\n"
         "print(*sorted(Counter(result['status'] for result in results).items()))"
     )
     environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
@@ -155,3 +157,38 @@ def test_the_documented_lines_run(tmp_path, monkeypatch, capsys):
     for block in blocks:
         exec(compile(block, "other_libraries.md", "exec"), {})
     assert capsys.readouterr().out
+
+
+def test_rows_are_ranked_without_labels_and_discoveries_are_few_and_right():
+    draw = np.random.default_rng(0)
+    rows = draw.standard_normal((500, 8))
+    rows[:25] = 4 + 0.1 * draw.standard_normal((25, 8))  # alike: neighbours of one another
+    face = CrossFittedOutlierRanking("auto", fdr=0.1)
+    labels = face.fit_predict(rows)
+    assert set(np.flatnonzero(labels == -1)) >= set(range(25))
+    assert np.mean(labels[25:] == -1) < 0.02
+    assert face.outlier_scores_[:25].min() > face.outlier_scores_[25:].max()
+    assert np.mean(CrossFittedOutlierRanking(0.2).fit_predict(rows) == -1) == 0.2
+
+
+def test_images_are_ranked_as_an_audit_ranks_them(digits):
+    images = np.concatenate([digits[:200], 255 - digits[200:204]])
+    face = CrossFittedOutlierRanking("auto").fit(images)
+    found = recondite.audit(images)
+    np.testing.assert_array_equal(face.outlier_scores_, found.scores)
+    flagged = {finding.index for finding in found.findings if finding.kind == "outlier"}
+    assert flagged == set(np.flatnonzero(face.labels_ == -1)) >= {200, 201, 202, 203}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"contamination": 0}, "contamination"), ({"contamination": "most"}, "contamination"), ({"fdr": 0}, "fdr")],
+)
+def test_wrong_parameters_of_a_ranking_are_told(settings, message):
+    with pytest.raises(InputError, match=message):
+        CrossFittedOutlierRanking(**settings).fit(np.zeros((20, 3)))
+
+
+def test_too_few_images_to_rank_are_told(digits):
+    with pytest.raises(InputError, match="that takes 50"):
+        CrossFittedOutlierRanking().fit(digits[:20])

@@ -10,7 +10,7 @@ from PIL import Image
 from recondite.data import datasets
 from recondite.data.datasets import ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
-from recondite.data.sample import guess_shape
+from recondite.data.sample import guess_preprocessing
 from recondite.errors import InputError
 
 GREY = Preprocessing(shape=(1, 8, 8))
@@ -202,7 +202,7 @@ def test_skipped_ids_are_not_read(folder):
 
 def test_guessed_shapes(digits, folder, tmp_path):
     def guess(source, size=None):
-        return guess_shape(open_images(source), size)[0]
+        return guess_preprocessing(open_images(source), size)[0].shape
 
     assert guess(digits[:3]) == (1, 8, 8)
     assert guess(digits[:3], (24, 32)) == (1, 24, 32)
@@ -217,8 +217,8 @@ def test_guessed_shapes(digits, folder, tmp_path):
 
 
 def test_guessing_the_shape_of_a_stream_loses_none_of_it(digits):
-    shape, images = guess_shape(open_images(iter(digits[:70])), None)
-    assert shape == (1, 8, 8)
+    seen, images = guess_preprocessing(open_images(iter(digits[:70])))
+    assert seen.shape == (1, 8, 8)
     np.testing.assert_array_equal(pixels_of(list(read_batches(images, GREY, 32)))[:, 0] * 255, digits[:70])
 
 

@@ -7,8 +7,8 @@ from torch import nn
 import recondite
 from recondite.errors import InputError
 from recondite.reports.explanation import in_words, statistics_of_first
-from recondite.screen.evidence import AUTO, ERROR, EVIDENCE
 from recondite.screen.promise import promise
+from recondite.screen.words import AUTO, ERROR, EVIDENCE
 
 
 @pytest.mark.parametrize("name", list(recondite.DETECTORS))

@@ -218,6 +218,23 @@ def test_a_covariance_of_few_vectors_is_decomposed_as_any_other():
     torch.testing.assert_close(directions @ torch.diag(variances) @ directions.T, covariance, atol=1e-12, rtol=0)
 
 
+def test_directions_that_few_vectors_do_not_span_are_judged_together():
+    generator = torch.Generator().manual_seed(0)
+    vectors, others = (torch.randn(count, 1, 100, generator=generator) for count in (20, 30))
+    model, loaded = (Decomposition(100, 8, shrinkage=0.1) for _ in range(2))
+    model.begin(20)
+    model.add(vectors, 0)
+    model.settle()
+    loaded.load_state_dict(model.state_dict())
+    covariance = vectors[:, 0].double().T.cov(correction=0)
+    shrunk = 0.9 * covariance + 0.1 * covariance.diagonal().mean() * torch.eye(100)
+    apart = others[:, 0].double() - vectors[:, 0].double().mean(0)
+    expected = (apart @ shrunk.inverse() * apart).mean(1)
+    for one in (model, loaded):
+        assert one.spanned == 28
+        torch.testing.assert_close(one.mahalanobis(others)[:, 0].double(), expected, rtol=1e-5, atol=0)
+
+
 def test_a_coreset_covers_better_than_the_same_number_at_random():
     generator = torch.Generator().manual_seed(0)
     crowd = torch.randn(2000, 8, generator=generator) * 0.1
@@ -360,7 +377,7 @@ def test_the_ready_backbone_gives_lone_images_the_same_bits_and_follows_the_weig
     detector.whole.components.copy_(torch.eye(size))
     detector.whole.variances.copy_(torch.linspace(0.1, 2, size))
     detector.fitted.fill_(True)
-    assert sum(isinstance(part, Packed) for part in detector.runner.ready(detector).modules()) == 9
+    assert sum(isinstance(part, Packed) for part in detector.runner.ready(detector).modules()) == 4
     images = np.random.default_rng(0).random((detector.scoring_batch, 3, 24, 24), dtype=np.float32)
     together = detector.score_batch(nameless(images)).instance_score
     for _ in range(3):  # padded to a full batch first, and then to a smaller one

@@ -9,7 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import recondite
-from recondite.errors import InputError
+from recondite.data.datasets import open_images
+from recondite.data.spool import read_all
+from recondite.errors import InputError, ReconditeWarning
 from recondite.screen.decisions import Decision
 
 LABELS = ("zero", "one", "two", "three", "four")
@@ -241,7 +243,7 @@ def test_calibration_with_groups_of_the_screen_does_not_stand_in_the_way(screen,
             {"confidence_share": 0.02, "calibration": True},
             "'confidence' of the guard.*alpha = 0.002 needs at least 499",
         ),
-        ({"calibration": [b"x"]}, "not one calibration image"),
+        ({"calibration": [b"x"]}, "none of the 1 images could be read"),
     ],
 )
 def test_what_cannot_work_is_said_before_it_matters(screen, classifier, data, settings, message):
@@ -264,3 +266,20 @@ def test_a_class_with_too_few_images_is_named(screen, classifier, data):
         screen.with_alpha(0.012).guard(
             classifier, LABELS, calibration=data["calibration"], by_class=True, confidence_share=0
         )
+
+
+def test_images_that_the_screen_has_learnt_from_do_not_calibrate(screen, classifier, data):
+    with pytest.raises(InputError, match="learnt from all of these"):
+        screen.guard(classifier, LABELS, calibration=data["learnt"][screen_learnt(screen, data)], confidence_share=0.5)
+    both = np.concatenate([data["learnt"], data["calibration"]])
+    with pytest.warns(ReconditeWarning, match="do not calibrate"):
+        guard = screen.guard(classifier, LABELS, calibration=both, confidence_share=0.5)
+    count = len(guard.calibrators["screen"].scores)
+    assert count <= len(both) - screen.facts["images"]["images"]
+    assert count >= len(data["calibration"])
+
+
+def screen_learnt(screen, data):
+    """Which images the screen has learnt from."""
+    spooled = read_all(open_images(data["learnt"]), screen.detector.preprocessing)
+    return screen.known.learnt_alone().same(spooled)

@@ -12,11 +12,13 @@ from torch import nn
 
 import recondite
 from recondite.cli import main
+from recondite.data.datasets import open_images
 from recondite.errors import ArtifactError, InputError
 from recondite.perturbations.outliers import MIXED, mixed
 from recondite.screen.choose_parts import choose_parts, equal_shares, made_up_outliers
 from recondite.screen.guard_file import GUARD_FILE, load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard
+from recondite.screen.guard_split import units_of
 from recondite.screen.linear_head import from_tensors, learnt, tensors_of
 from recondite.statistics.calibration import Calibrator, share_of
 
@@ -80,11 +82,15 @@ def test_rules_come_from_one_pass_and_survive_a_file():
     np.testing.assert_allclose(whitened.T @ within @ whitened, np.eye(6), atol=1e-3)
     x = torch.from_numpy(vectors)
     # On normal images the virtual logit is as large as the largest logit, on average.
-    residual = ((x - rules.tensors["origin"]) @ rules.tensors["residual"]).norm(dim=1).mean()
+    away, principal = x - rules.tensors["origin"], rules.tensors["principal"]
+    residual = (away - away @ principal @ principal.T).norm(dim=1).mean()
     assert float(rules.tensors["scale"] * residual) == pytest.approx(float(head(x).amax(1).mean()), rel=1e-4)
     other_head, other = from_tensors(tensors_of(head, rules))
     for name, values in rules(x, head(x)).items():
         assert torch.equal(values, other(x, other_head(x))[name]), name
+        alone = rules(x, head(x), [name])
+        assert list(alone) == [name]
+        assert torch.equal(values, alone[name])
 
 
 def test_a_part_that_tells_made_up_outliers_is_chosen_and_a_useless_one_is_not():
@@ -142,6 +148,23 @@ def test_at_most_alpha_of_normal_images_are_foreign_and_strangers_are(fitted):
     assert green.kinds.count("foreign") > 95
 
 
+def test_images_that_belong_together_stay_together_and_count_once(screen):
+    images, classes = coloured(300, 40)
+    doubled = [*pairs(images, classes), *pairs(images, classes)]
+    fitted = fit_guard(doubled, screen=screen, calibration=pairs(*coloured(200, 41)) * 3, parts=["knn"])
+    assert fitted.facts["calibrated on"] <= 100
+    with pytest.raises(InputError, match="no copies of those learnt from"):
+        fit_guard(doubled, screen=screen, calibration=pairs(images[:50], classes[:50]))
+    by_folder = [f"unit {number % 30}" for number in range(300)]
+    first, rest = units_of([open_images(images)], dict(zip(open_images(images).ids, by_folder, strict=True)))[0].dealt(
+        [100], 0
+    )
+    named = [{by_folder[int(name)] for name in some.images.ids} for some in (first, rest)]
+    assert named[0].isdisjoint(named[1])
+    assert len(named[0]) == 10
+    assert len(rest.one_of_each(0)) == 20
+
+
 def test_too_low_a_confidence_is_no_foreignness(fitted):
     strict = replace(fitted.guard, floor=replace(fitted.guard.floor, confidence=1.1))
     before, after = fitted.guard(coloured(50, 7)[0]), strict(coloured(50, 7)[0])
@@ -176,18 +199,23 @@ def test_what_cannot_be_fitted_says_why(screen):
     known = pairs(*coloured(60, 11))
     with pytest.raises(InputError, match="needs calibration images that neither has learnt from"):
         fit_guard(known, screen=screen)
+    with pytest.raises(InputError, match="has its backbone"):
+        fit_guard(known, screen=screen, calibration=known, backbone="lite1")
     with pytest.raises(InputError, match="expected a class, in the table of labels"):
         fit_guard(images, screen=screen, calibration=images)
+    held = pairs(*coloured(60, 12))
     with pytest.raises(InputError, match="expected parts among screen, confidence, max_logit"):
-        fit_guard(known, screen=screen, calibration=known, parts=["zzz"])
+        fit_guard(known, screen=screen, calibration=held, parts=["zzz"])
     with pytest.raises(InputError, match="cannot be promised with probability"):
-        fit_guard(known, screen=screen, calibration=known, parts=["knn"], risk=0.01)
+        fit_guard(known, screen=screen, calibration=held, parts=["knn"], risk=0.01)
+    with pytest.raises(InputError, match="no copies of those learnt from; all of them are"):
+        fit_guard(known, screen=screen, calibration=known)
     pca = recondite.fit(images, detector="pca", latent_size=4, alpha=0.2)
     with pytest.raises(InputError, match="needs a screen of the detector 'features'"):
-        fit_guard(known, screen=pca, calibration=known)
+        fit_guard(known, screen=pca, calibration=held)
     labelled = dict.fromkeys((f"{index:06d}" for index in range(60)), "red")
     with pytest.raises(InputError, match="expected two classes or more"):
-        fit_guard(images, classes=labelled, screen=screen, calibration=images)
+        fit_guard(images, classes=labelled, screen=screen, calibration=coloured(60, 12)[0])
 
 
 def brightness(pixels):
@@ -257,6 +285,14 @@ def test_an_onnx_classifier_behind_a_screen_on_the_command_line(graph, tmp_path,
             assert (row["label"], row["abstention"]) == ("", "foreign")
         else:
             assert row["label"] in ("", row["id"].split("/")[0])
+    reds = folders(tmp_path / "reds", *coloured(80, 24, ((0.7, 0.3, 0.3),)))
+    assert main(["guard", "predict", str(tmp_path / "guard"), reds, "-o", str(table)]) == 0, capsys.readouterr().err
+    assert main(["monitor", str(tmp_path / "guard"), str(table)]) == 0, capsys.readouterr().err
+    (blue,) = [line for line in capsys.readouterr().out.splitlines() if "blue" in line]
+    assert "gone, or nearly" in blue  # half of the held-out images were
+    pytest.importorskip("onnxscript")
+    assert main(["export", str(tmp_path / "guard"), "-o", str(tmp_path / "graph")]) == 0, capsys.readouterr().err
+    assert "not exported: the guard beside the screen" in capsys.readouterr().out
     (tmp_path / "guard" / "classifier.onnx").write_bytes(b"another")
     assert main(["guard", "predict", str(tmp_path / "guard"), new, "-o", str(table)]) == 1
     assert "another one than the guard was made with" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from safetensors.numpy import save_file
 from recondite.cli import main
 from recondite.errors import InputError
 from recondite.reports.guard_report import NO_GUARD, PREVALENCES, SCREEN, guard_report
+from recondite.reports.guard_tables import GRID, bands_of, conclusion
 from recondite.screen.classifier_outputs import Outputs, read_outputs
 from recondite.statistics.metrics import risk_coverage
 from recondite.statistics.scores import Scores
@@ -104,6 +105,37 @@ def test_each_number_follows_from_its_definition(screens, traffic):
     assert row["aurc"] < fewer["aurc"]
 
 
+def test_bands_hold_the_curve_and_classes_and_conclusion_follow_from_the_table(screens, traffic):
+    report = measured(screens, traffic, alpha=0.1)
+    for key, bands in report.bands.items():
+        curve = report.curves[key]
+        risk = np.interp(GRID, curve.coverage, curve.risk)
+        assert np.mean((bands.low <= risk + 1e-9) & (risk <= bands.high + 1e-9)) > 0.95, key
+        low, high = bands.interval
+        assert low < curve.augrc < high
+    (_, a, outputs), (_, b, of_noise) = traffic["normal"], traffic["noise"]
+    threshold = np.sort(a.instance_score)[269]
+    own = [row for row in report.classes if row["rule"] == SCREEN]
+    assert sum(row["images"] for row in own) == 300
+    for row in own:
+        right = (outputs.labels == row["class"]) & (outputs.logits.argmax(1) == row["class"])
+        assert row["false_rejections"] == pytest.approx(np.mean(a.instance_score[right] > threshold))
+        given = (b.instance_score <= threshold) & (of_noise.logits.argmax(1) == row["class"])
+        assert row["outliers_labelled"] == pytest.approx(given.mean())
+    best = next(row for row in report.rows if row["rule"] == SCREEN and row["prevalence"] == 0.1)
+    assert "10% outliers in the traffic screen makes the fewest accepted errors" in report.conclusion
+    assert f"{best['risk']:.1%} are wrong, and" in report.conclusion
+    assert "max softmax" not in report.conclusion
+
+
+def test_a_screen_that_is_worth_nothing_is_told():
+    draws = np.random.default_rng(0)
+    rules = {NO_GUARD: (np.zeros(80), np.zeros(40)), SCREEN: (draws.normal(size=80), draws.normal(size=40))}
+    bands = bands_of(rules, np.zeros(80, dtype=bool), 0.1)
+    rows = [{"rule": name, "prevalence": 0.1, "augrc": float(bands[name].augrc.mean()), "risk": 0.1} for name in rules]
+    assert "no rule is better than giving every image its label" in conclusion(rows, bands, NO_GUARD)
+
+
 def test_rules_are_combined_where_there_is_a_calibration(screens, traffic, digits):
     scores = screens("pca").predict(digits[:300])
     generator = np.random.default_rng(3)
@@ -146,7 +178,17 @@ def test_outputs_come_back_from_every_kind_of_file(tmp_path, traffic):
         )
     ]
     (tmp_path / "a.csv").write_text("\n".join([",".join(header), *lines]))
-    for name in ("a.npz", "a.safetensors", "a.csv"):
+    from recondite.data.tables import write_table
+
+    rows = [
+        {"id": name, "label": int(label), **dict(zip(header[2:], map(float, [*logits, *features]), strict=True))}
+        for name, label, logits, features in zip(
+            outputs.ids, outputs.labels, outputs.logits, outputs.features, strict=True
+        )
+    ]
+    for name in ("a.parquet", "a.jsonl"):
+        write_table(tmp_path / name, rows)
+    for name in ("a.npz", "a.safetensors", "a.csv", "a.parquet", "a.jsonl"):
         found = read_outputs(tmp_path / name)
         assert found.ids == outputs.ids
         for field in ("logits", "labels", "features"):
@@ -203,6 +245,10 @@ def test_the_command_writes_tables_and_a_page(screens, traffic, tmp_path, capsys
         assert page.count("<svg") == len(PREVALENCES)
         assert "max softmax" in page
         assert "max softmax" in (tmp_path / suffix / "curves.csv").read_text()
+        assert (tmp_path / suffix / "classes.csv").read_text().count("\n") == 1 + 3 * 5
+        assert "What each class pays" in page
+        assert "outliers in the traffic" in page
+        assert ("Inliers that are turned away" in page) == (suffix == "npy")  # a table has no pictures
     assert tables[0] == tables[1]
     assert "300 inliers" in capsys.readouterr().out
     assert main([*arguments, "--calibration", "x"]) == 2

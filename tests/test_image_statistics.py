@@ -87,6 +87,23 @@ def test_constant_and_perfectly_rebuilt_images_have_finite_statistics(level):
     assert all(torch.isfinite(values).all() for values in found.values())
 
 
+@pytest.mark.parametrize("side", [40, 600])
+def test_images_have_the_same_statistics_whatever_the_number_of_images_and_threads(side):
+    """Large ones are looked at two by two."""
+    x, rebuilt = (torch.from_numpy(part) for part in images((8, 1, side, side)))
+    threads = torch.get_num_threads()
+    try:
+        for find in (statistics_of_image, statistics_of_error):
+            torch.set_num_threads(1)
+            together = find(x, rebuilt)
+            torch.set_num_threads(2)
+            for some in (slice(None), slice(2), slice(6, 8)):
+                for name, values in find(x[some], rebuilt[some]).items():
+                    assert torch.equal(values, together[name][some]), name
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_the_change_of_activations():
     before, after = images((5, 4, 3, 3))
     moved = np.linalg.norm((before - after).reshape(5, -1).astype(float), axis=1)

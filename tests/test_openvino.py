@@ -8,13 +8,17 @@ import sys
 import numpy as np
 import pytest
 from agreement import assert_agrees
+from PIL import Image
 from scipy.stats import spearmanr
 from torch import nn
 
 import recondite
 from recondite import ArtifactError, InputError
 from recondite.cli import main
-from recondite.detectors.graph import OUTPUTS, Exported, ExportedOptions
+from recondite.data.datasets import open_images
+from recondite.data.spool import read_all
+from recondite.graphs.exported import Exported, ExportedOptions
+from recondite.graphs.runtimes import OUTPUTS
 from recondite.statistics.metrics import auroc
 
 export = pytest.importorskip("recondite.screen.export")
@@ -38,7 +42,7 @@ def plain(screens):
 @pytest.fixture(scope="module")
 def int8(plain, digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("int8") / "graph"
-    return export.export_openvino(plain, path, int8=digits[1000:1500])
+    return export.export_openvino(plain, path, int8=digits[1000:1500], always_int8=True)
 
 
 def test_scores_maps_and_labels_are_those_of_the_screen(screens, exported, digits):
@@ -50,26 +54,32 @@ def test_scores_maps_and_labels_are_those_of_the_screen(screens, exported, digit
 
 
 @pytest.fixture(scope="module")
-def of_features(screens, digits, tmp_path_factory):
-    """Folders of a screen that looks at places, exported in float32 and in int8."""
+def places(screens):
+    """A screen that looks at places, and judges by what it sees there alone."""
     assert "padim" in screens("features").detector.methods
+    return screens("features").with_score("error")
+
+
+@pytest.fixture(scope="module")
+def of_features(places, digits, tmp_path_factory):
+    """Folders of that screen exported in float32 and in int8."""
     root = tmp_path_factory.mktemp("features")
     return {
-        "float32": export.export_openvino(screens("features"), root / "float32"),
-        "int8": export.export_openvino(screens("features"), root / "int8", int8=digits[1000:1500]),
+        "float32": export.export_openvino(places, root / "float32"),
+        "int8": export.export_openvino(places, root / "int8", int8=digits[1000:1500], always_int8=True),
     }
 
 
-def test_a_screen_of_features_keeps_scores_maps_and_labels(screens, of_features, digits):
+def test_a_screen_of_features_keeps_scores_maps_and_labels(places, of_features, digits):
     theirs = recondite.load(of_features["float32"]).predict(digits[1000::4], feature_score=True)
-    ours = screens("features").predict(digits[1000::4], feature_score=True)
-    assert_agrees(screens("features"), ours, theirs)
+    ours = places.predict(digits[1000::4], feature_score=True)
+    assert_agrees(places, ours, theirs)
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
 
 
-def test_a_screen_of_features_in_int8_orders_images_as_before(screens, of_features, digits):
+def test_a_screen_of_features_in_int8_orders_images_as_before(places, of_features, digits):
     """Rounding in the first layer or in linear ones would drown what a Mahalanobis distance looks at."""
-    theirs, ours = recondite.load(of_features["int8"]), screens("features")
+    theirs, ours = recondite.load(of_features["int8"]), places
     assert theirs.detector.options.precision == "int8"
     found, exact = (screen.predict(digits[1500:]).instance_score for screen in (theirs, ours))
     assert spearmanr(found, exact).statistic > 0.94
@@ -172,14 +182,14 @@ def test_every_layer_of_an_int8_graph_computes_with_integers(digits, tmp_path):
     up = nn.ConvTranspose2d(16, 32, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(32, 1, 4, 2, 1)
     given = {"encoder": encoder, "decoder": nn.Sequential(*unfold, *up), "latent_size": 8, "score": "error"}
     screen = recondite.fit(digits[:1000], detector="autoencoder", alpha=0.05, epochs=3, **given)
-    path = export.export_openvino(screen, tmp_path / "graph", int8=digits[1000:1500])
+    path = export.export_openvino(screen, tmp_path / "graph", int8=digits[1000:1500], always_int8=True)
     run = factors_of_layers(path)
     assert {kind for kind, _ in run.values()} == {"Convolution", "Deconvolution", "FullyConnected"}
     assert all(factors <= {"i8", "u8"} for _, factors in run.values()), run
 
 
 def test_int8_takes_bytes_too(plain, digits, tmp_path):
-    export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1500], pixels="uint8")
+    export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1500], always_int8=True, pixels="uint8")
     screen = recondite.load(tmp_path / "graph")
     scores = screen.predict(digits[1000:1500]).instance_score
     assert np.isin(screen.calibrator.scores, scores).all()
@@ -189,7 +199,7 @@ def test_int8_takes_bytes_too(plain, digits, tmp_path):
 def test_int8_leaves_the_handlers_of_others_as_they_are(plain, digits, tmp_path, monkeypatch):
     handler = logging.NullHandler()
     monkeypatch.setattr(logging.getLogger("nncf"), "handlers", [handler])
-    export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1100])
+    export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1100], always_int8=True)
     assert handler.level == logging.NOTSET
 
 
@@ -210,7 +220,7 @@ def test_what_cannot_be_exported_says_so(plain, screens, exported, digits, tmp_p
 def test_a_quantised_graph_that_orders_images_otherwise_is_not_written(plain, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_LOWEST_AGREEMENT", 1.01)
     with pytest.raises(RuntimeError, match="rank correlation"):
-        export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1500])
+        export.export_openvino(plain, tmp_path / "graph", int8=digits[1000:1500], always_int8=True)
     assert not (tmp_path / "graph").exists()
 
 
@@ -227,8 +237,46 @@ def test_the_command_line_makes_and_runs_it(plain, folder, tmp_path, capsys):
 
 def test_nothing_is_reported_over_the_network():
     code = (
-        "import sys; from recondite.detectors.graph import import_nncf, import_openvino; "
+        "import sys; from recondite.graphs.runtimes import import_nncf, import_openvino; "
         "import_openvino(); import_nncf();"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_images_that_the_screen_has_learnt_from_set_no_threshold_in_int8(plain, digits, tmp_path):
+    spooled = read_all(open_images(digits[:1000]), plain.detector.preprocessing)
+    learnt = plain.known.learnt_alone().same(spooled)
+    assert learnt.sum() >= 500
+    with pytest.raises(InputError, match="learnt from all of these"):
+        export.export_openvino(plain, tmp_path / "int8", int8=digits[:1000][learnt])
+
+
+@pytest.mark.parametrize(("faster", "written"), [(2.0, "int8"), (1.0, "float32")])
+def test_the_graph_is_in_int8_only_where_that_pays(faster, written, plain, digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        export, "milliseconds", lambda judges: {"float32": faster, "int8": 1.0} if len(judges) == 2 else {}
+    )
+    plain.save(tmp_path / "screen")
+    folder = tmp_path / "normal"
+    folder.mkdir()
+    for index in range(1000, 1300):
+        Image.fromarray(digits[index]).save(folder / f"{index}.png")
+    given = [
+        "export",
+        str(tmp_path / "screen"),
+        "-o",
+        str(tmp_path / "graph"),
+        "--to",
+        "openvino",
+        "--int8",
+        str(folder),
+    ]
+    assert main(given) == 0
+    assert f"int8: {faster:.2f} times as fast as float32 on this processor" in capsys.readouterr().out
+    graph = recondite.load(tmp_path / "graph")
+    assert graph.detector.options.precision == written
+    assert graph.facts["int8"]["milliseconds"] == {"float32": faster, "int8": 1.0}
+    assert graph.facts["int8"]["instructions"]
+    if written == "float32":
+        assert_agrees(plain, plain.predict(digits[1500:1600]), graph.predict(digits[1500:1600]))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from torch import nn
 
+from recondite.data.batch_size import full_batch
 from recondite.data.datasets import nameless
 from recondite.data.spool import images_in_a_read
 from recondite.detectors import Detector, build
-from recondite.detectors.runner import SMALL_BATCHES, Sizes, equal_sizes, full_batch, padded
+from recondite.detectors.runner import SMALL_BATCHES, Sizes, equal_sizes, padded
 
 
 def untrained(name: str, shape: tuple[int, ...], **options: object) -> Detector:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from service import in_process, running
+from service import in_process, png, running
 from starlette.testclient import TestClient
 
 import recondite
@@ -242,3 +242,15 @@ def test_a_login_that_has_to_wait_is_told_so(paged):
     assert (late.status_code, late.headers["retry-after"]) == (429, "1")
     assert "try again in 1 s" in late.text
     assert paged.get("/v1/screens").status_code == 200
+
+
+def test_an_answer_says_that_images_are_unlike_those_that_were_learnt(pageless, digits, digit_files):
+    colour = np.repeat(digits[1500][..., None], 3, axis=2)
+    for image, words in (
+        (png(colour), "1 of 1 images looked at are in colour"),
+        (png(np.kron(digits[1500], np.ones((9, 9), np.uint8))), "far from the size"),
+    ):
+        answer = pageless.post(PREDICT, content=image, headers=PNG).json()
+        assert len(answer["remarks"]) == 1
+        assert words in answer["remarks"][0]
+    assert pageless.post(PREDICT, content=digit_files[0], headers=PNG).json()["remarks"] == []

@@ -21,8 +21,9 @@ pytest.importorskip("fastapi")
 
 from recondite.cli import main
 from recondite.screen.guard_file import save_guard
+from recondite.service.log import JsonLines
 from recondite.service.routes import fast_path
-from recondite.service.routes.middleware import JsonLines, Tokens
+from recondite.service.routes.middleware import Tokens
 from recondite.service.settings import Limits
 
 PREDICT = "/v1/screens/digits/predict"

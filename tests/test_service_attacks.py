@@ -2,14 +2,16 @@
 
 import asyncio
 import io
+import socket
 import threading
 import time
+import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from service import in_process, png
+from service import in_process, png, running
 from starlette.requests import Request
 
 import recondite
@@ -301,3 +303,25 @@ def test_a_picture_that_is_reduced_has_the_score_of_the_library(digit_screen, tm
     with in_process(digit_screen, tmp_path) as client:
         (row,) = client.post(PREDICT, content=png(picture), headers=PNG).json()["verdicts"]
     assert row["instance_score"] == expected
+
+
+def test_a_thousand_idle_sockets_do_not_silence_the_health_check(digit_screen, tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1300
+    if 0 <= hard < wanted:
+        pytest.skip(f"this process may open {hard} files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    idle = []
+    try:
+        with running(tmp_path, digit_screen, "--store", f"sqlite:///{tmp_path / 'events.db'}") as process:
+            for turn in range(1100):  # more than --max-connections
+                idle.append(socket.create_connection(("127.0.0.1", process.port), timeout=60))
+                if turn % 2:
+                    idle[-1].sendall(b"POST /v1/screens/digits/predict HTTP/1.1\r\nHost: loc")
+            with urllib.request.urlopen(f"{process.url}/healthz", timeout=60) as answer:
+                assert answer.status == 200
+    finally:
+        for one in idle:
+            one.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

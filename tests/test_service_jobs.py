@@ -4,18 +4,21 @@ import asyncio
 import csv
 import io
 import os
+import re
 import struct
 import tarfile
 import threading
 import time
 import tracemalloc
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from service import in_process
 
 import recondite
+from recondite.reports.report import write_report
 
 pytest.importorskip("fastapi")
 from recondite.errors import InputError
@@ -76,6 +79,11 @@ def client(digit_screen, tmp_path):
         yield client
 
 
+def _told(html):
+    """Return the texts between the tags of a page."""
+    return [text.strip() for text in re.findall(r">([^<>]+)<", html) if text.strip()]
+
+
 @pytest.mark.parametrize("make", [zipped, tarred])
 def test_a_job_has_the_rows_of_the_library(client, digit_screen, files, make, tmp_path):
     files |= {"part/bad.png": b"text", "notes.txt": b"no image", "../../climbs.png": files["part/000.png"]}
@@ -93,8 +101,18 @@ def test_a_job_has_the_rows_of_the_library(client, digit_screen, files, make, tm
     assert len(client.get("/v1/events?limit=100").json()["events"]) == 42
     assert not list(tmp_path.rglob("climbs*"))
     assert not list((tmp_path / "jobs").rglob("archive"))  # nothing was unpacked, and what was sent is gone
+    report = client.get(f"/v1/jobs/{job}/report")
+    assert report.headers["content-type"].startswith("text/html")
+    named = replace(expected, ids=tuple(images))
+    write_report(tmp_path / "expected.html", recondite.load(digit_screen).with_alpha(0.2), named)
+    assert [row for row in _told(report.text) if row.isdigit()] == [
+        row for row in _told((tmp_path / "expected.html").read_text()) if row.isdigit()
+    ]
+    assert "part/bad.png" in report.text
+    assert client.get(f"/v1/jobs/{job}/report").content == report.content
     assert client.delete(f"/v1/jobs/{job}").status_code == 204
     assert client.get(f"/v1/jobs/{job}").status_code == 404
+    assert client.get(f"/v1/jobs/{job}/report").status_code == 404
     assert list((tmp_path / "jobs").iterdir()) == []
 
 

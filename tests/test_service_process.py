@@ -6,14 +6,12 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
-import threading
 import time
 from contextlib import suppress
 
 import numpy as np
 import pytest
-from service import Process, in_process, running
+from service import PATH, Load, Process, events_of, in_process, running
 
 import recondite
 
@@ -23,67 +21,6 @@ from recondite.cli.serve import serve
 from recondite.errors import InputError
 from recondite.service.client import Client, ServiceError
 from recondite.service.engine.registry import named_folders
-
-PATH = "/v1/screens/digits/predict"
-
-
-class Load:
-    """Clients that each send one image after the other until told to stop."""
-
-    def __init__(self, port, files, clients, requests=10**9, seconds=300):
-        self.port, self.files, self.left, self.seconds = port, files, requests, seconds
-        self.answers, self.refused, self.broken = [], [], 0
-        self.lock, self.stopping = threading.Lock(), threading.Event()
-        self.threads = [threading.Thread(target=self.client) for _ in range(clients)]
-        [thread.start() for thread in self.threads]
-
-    def next(self):
-        with self.lock:
-            self.left -= 1
-            return self.left
-
-    def client(self):
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
-        while not self.stopping.is_set() and (turn := self.next()) >= 0:
-            place = turn % len(self.files)
-            try:
-                query = f"{PATH}?seconds={self.seconds}"
-                link.request("POST", query, self.files[place], {"Content-Type": "image/png"})
-                answer = link.getresponse()
-                body = json.loads(answer.read())
-            except (OSError, http.client.HTTPException):
-                with self.lock:
-                    self.broken += 1
-                link.close()
-                time.sleep(0.02)
-                continue
-            with self.lock:
-                if answer.status == 200:
-                    self.answers.append((place, body["version"], body["verdicts"][0]))
-                else:
-                    self.refused.append((answer.status, answer.headers.get("Retry-After")))
-        link.close()
-
-    def finish(self):
-        [thread.join(120) for thread in self.threads]
-        return self
-
-    def stop(self):
-        self.stopping.set()
-        return self.finish()
-
-    def wait_for(self, answers, seconds=300):
-        end = time.monotonic() + seconds
-        while len(self.answers) < answers and time.monotonic() < end:
-            time.sleep(0.01)
-        assert len(self.answers) >= answers
-
-
-def events_of(path):
-    link = sqlite3.connect(path)
-    rows = link.execute("SELECT id, instance_score, verdict FROM events").fetchall()
-    link.close()
-    return {row[0]: row[1:] for row in rows}
 
 
 @pytest.fixture

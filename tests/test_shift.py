@@ -114,9 +114,15 @@ def test_too_little_overlap_and_other_screens_are_refused(screen):
     recent = screen.predict(bright(60, 3))
     with pytest.raises(InputError, match="at least 50 recent images to weigh by; got 20"):
         Reweighting.fit(screen, {name: values[:20] for name, values in recent.statistics.items()})
-    with pytest.raises(InputError, match="score auto or evidence"):
+    with pytest.raises(InputError, match=r"judge with another score \(--score auto"):
         Reweighting.fit(screen.with_score("error"), recent.statistics)
-    with pytest.raises(InputError, match="without a confidence"):
+    plain = replace(screen.with_score("error"), evidence=None, observations={})
+    with pytest.raises(InputError, match="fit with images enough for evidence"):
+        Reweighting.fit(plain, recent.statistics)
+    by_folder = replace(screen, calibrator=Calibrator(screen.calibrator.scores, ("a",) * len(screen.calibrator.scores)))
+    with pytest.raises(InputError, match="by folder or with a confidence: calibrate it without"):
+        Reweighting.fit(by_folder, recent.statistics)
+    with pytest.raises(InputError, match="by folder or with a confidence: calibrate it without"):
         Reweighting.fit(screen.with_alpha(ALPHA, confidence=0.9), recent.statistics)
     with pytest.raises(InputError, match="lack brightness"):
         Reweighting.fit(screen, {})
@@ -148,3 +154,13 @@ def test_the_command(screen, tmp_path, capsys):
     np.testing.assert_allclose(found, expected.p_value, rtol=1e-6)
     assert main(["monitor", str(tmp_path / "screen"), str(tmp_path / "recent.csv")]) == 0
     assert "recondite reweigh" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_refuses_screens_without_evidence_with_a_way_out(screen, tmp_path, capsys):
+    plain = replace(screen.with_score("error"), evidence=None, observations={})
+    plain.save(tmp_path / "screen")
+    write_table(tmp_path / "new.csv", plain.predict(bright(60, 4)).records())
+    arguments = ["reweigh", str(tmp_path / "screen"), str(tmp_path / "new.csv"), "-o", str(tmp_path / "out.csv")]
+    assert main(arguments) == 2
+    assert "fit with images enough for evidence" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out.csv").exists()

@@ -130,6 +130,15 @@ def test_a_black_image_is_scored_as_any_other(screen: recondite.Screen) -> None:
     np.testing.assert_array_equal(*scores)
 
 
+def test_an_image_is_not_black_because_most_of_it_is(screen: recondite.Screen) -> None:
+    x = torch.zeros(2, 3, 72, 200)
+    x[1, :, 33:40, 101:108] = 1  # between the pixels that are looked at first
+    with torch.no_grad():
+        backbone = screen.detector.runner.ready(screen.detector).vectors.backbone
+        dark, spot = backbone(screen.detector.vectors.tiles.cut(x))[0].chunk(2)
+    assert not torch.equal(dark, spot)
+
+
 def test_large_images_are_tiled_by_themselves_and_none_is_blown_up() -> None:
     sizes = Features.image_size
     assert sizes(500, 4000) == (256, 2048)

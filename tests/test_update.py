@@ -161,3 +161,19 @@ def test_the_command_says_what_changed(tmp_path, capsys):
     assert "AUROC" in second
     assert "made-up defects" in report.read_text(encoding="utf-8")
     assert recondite.load(new).facts["version"] == 2
+
+
+def test_an_interrupted_update_goes_on_from_its_own_checkpoint(tmp_path):
+    settings = {"detector": "autoencoder", "width": 4, "latent_size": 4, "epochs": 1, "score": "error"}
+    images = scenes(160)
+    first, second = (recondite.fit(images[:80], **settings, seed=seed) for seed in (1, 2))
+    further = {"run_folder": tmp_path, "sampled": True, "epochs": 2, "seed": 3}
+    whole = first.update(images[80:], **further)
+    checkpoint = next((tmp_path / first.fingerprint()[:12]).glob("checkpoint*"))
+    moment = checkpoint.stat().st_mtime_ns
+    again = first.update(images[80:], **further, resume=True)
+    assert again.fingerprint() == whole.fingerprint()
+    assert checkpoint.stat().st_mtime_ns == moment  # nothing was left to learn
+    # The same images and options, but other weights to begin with: that is another update.
+    other = second.update(images[80:], **further, resume=True)
+    assert other.fingerprint() == second.update(images[80:], **{**further, "run_folder": None}).fingerprint()

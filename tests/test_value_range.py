@@ -14,6 +14,7 @@ from recondite import InputError, ReconditeWarning
 from recondite.cli import main
 from recondite.data.images import Preprocessing
 from recondite.service.engine import decoding
+from recondite.studies.training.runs import open_task
 
 TWELVE = Preprocessing(shape=(1, 8, 8), value_range=(0, 4095))
 FIT = {"detector": "pca", "latent_size": 4, "alpha": 0.1, "score": "error"}
@@ -147,7 +148,7 @@ def test_every_path_gives_the_same_bits(good, digits, folder, tmp_path):
             np.testing.assert_array_equal(judge.predict(source).instance_score, expected.instance_score)
     sent = [decoding.Sent(name, (folder / f"{name}.png").read_bytes()) for name in ("000", "001")]
     measured, taken = [decoding.measure(one, 1000) for one in sent], []
-    list(decoding.decode(sent, measured, loaded.detector.preprocessing, lambda batch, _: taken.append(batch)))
+    list(decoding.decode(sent, measured, loaded, lambda batch, *_: taken.append(batch)))
     batch = taken[0]
     np.testing.assert_array_equal(loaded.score_batch(batch).instance_score, expected.instance_score[:2])
     other = screen.predict(digits[:2])
@@ -177,3 +178,38 @@ def test_an_exported_screen_has_it_too(good, tmp_path):
     with pytest.raises(InputError, match="cannot take 8-bit pixels"):
         export_onnx(screen, tmp_path / "bytes", pixels="uint8")
     assert not (tmp_path / "bytes").exists()
+
+
+@pytest.fixture
+def two_classes(tmp_path, good):
+    """Sixty 12-bit images in two sub-folders, and the same with the range in their tags."""
+    for index, image in enumerate(good[:60]):
+        for root, content in (("bare", tiff(image)), ("tagged", tiff(image, extratags=[(281, "H", 1, 4095, True)]))):
+            path = tmp_path / root / ("even" if index % 2 else "odd") / f"{index:03}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    return tmp_path
+
+
+def test_studies_take_the_range_or_find_it_in_the_tags(two_classes):
+    given = open_task(str(two_classes / "bare"), value_range=(0, 4095))
+    found = open_task(str(two_classes / "tagged"))
+    with pytest.warns(ReconditeWarning, match="--value-range 0,4095"):
+        dark = open_task(str(two_classes / "bare"))
+    assert given.preprocessing.value_range == found.preprocessing.value_range == (0, 4095)
+    np.testing.assert_array_equal(given.images.pixels, found.images.pixels)
+    assert given.images.pixels.max() > 0.99
+    assert dark.images.pixels.max() < 0.07
+
+
+def test_the_studies_flags_take_the_range(two_classes, monkeypatch, capsys):
+    small = ["--latent-size", "4", "--value-range", "0,4095"]
+    source, output = str(two_classes / "bare"), two_classes / "out"
+    main(["study", "one-class", source, "--detector", "pca", "--normal", "odd", "-o", str(output), *small])
+    assert "odd" in (output / "table.csv").read_text()
+    taken = {}
+    monkeypatch.setattr("recondite.studies.linear.linear_study", lambda *_, **given: taken.update(given) or [{"a": 1}])
+    main(["study", "linear", source, "-o", str(two_classes / "linear"), *small])
+    assert taken["value_range"] == (0, 4095)
+    assert main(["study", "one-class", source, "--detector", "pca", "-o", str(output), "--value-range", "dark"]) == 2
+    assert "--value-range as black and white" in capsys.readouterr().err

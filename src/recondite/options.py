@@ -17,7 +17,7 @@ _WEIGHTLESS = ("patience", "picture_epochs")
 _RENAMED = {"region": "worst_square"}
 CHECKED = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 """Configuration of every options class."""
-FOUND_OUT = ("architecture",)
+FOUND_OUT = ("architecture", "taught")
 """Options that nobody gives: a fit finds them out, and a saved screen brings them back."""
 
 

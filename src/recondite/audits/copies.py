@@ -34,6 +34,7 @@ _TAIL, _CENSORED, _FALSE_PAIRS, _SAMPLE, _PROMISING = 0.5, 0.8, 0.01, 1000, 0.2
 _LEAST_RESIDUAL, _LEAST_OF_DETAILS = 1e-4, 1e-3
 
 Pairs = NDArray[np.intp]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -199,28 +200,32 @@ def alikeness(
         some = slice(start, start + _PAIRS_AT_ONCE)
         squares = grey[pairs[:, some]].reshape(2, -1, GREY_SIDE, GREY_SIDE).astype(np.float32)
         for cropped, whole in ((0, 1), (1, 0)):
-            for mirrored in (False, True):
-                wholes = _cropped(squares[whole], *crops[0])
-                wholes = wholes[:, :, ::-1] if mirrored else wholes
-                for rows, columns in crops:
-                    part = _cropped(squares[cropped], rows, columns)
-                    found = _correlation(part, wholes)
-                    better = found > alike[some]
-                    if better.any():
-                        own = np.flatnonzero(better)
-                        alike[start + own] = found[own]
-                        details[start + own] = _correlation(_details(part[own]), _details(wholes[own]))
+            upright = _WHOLE @ squares[whole] @ _WHOLE.T
+            wholes = [(values, _deviations(values)) for values in (upright, upright[:, :, ::-1])]
+            for rows, several in crops:
+                band = rows @ squares[cropped]
+                for columns in several:
+                    part = band @ columns.T
+                    deviations = _deviations(part)
+                    for values, of_whole in wholes:
+                        found = _correlation(deviations, of_whole)
+                        better = found > alike[some]
+                        if better.any():
+                            own = np.flatnonzero(better)
+                            alike[start + own] = found[own]
+                            pair = (_deviations(_details(one[own])) for one in (part, values))
+                            details[start + own] = _correlation(*pair)
     return alike, details
 
 
 @cache
-def _crops(scales: tuple[float, ...], offsets: int) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Return how rows and columns of 32 x 32 pixels become 16 x 16 of a crop, (16, 32) each; the first is the whole."""
-    found = [(_sampling(0, GREY_SIDE), _sampling(0, GREY_SIDE))]
+def _crops(scales: tuple[float, ...], offsets: int) -> list[tuple[Floats, list[Floats]]]:
+    """Return how rows, and with each several columns, of 32 x 32 pixels become 16 x 16 of a crop, (16, 32) each."""
+    found = [(_WHOLE, [_WHOLE])]
     for scale in scales:
         starts = np.linspace(0, (1 - scale) * GREY_SIDE, offsets)
         own = [_sampling(float(start), scale * GREY_SIDE) for start in starts]
-        found += [(rows, columns) for rows in own for columns in own]
+        found += [(rows, own) for rows in own]
     return found
 
 
@@ -233,10 +238,7 @@ def _sampling(start: float, length: float) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def _cropped(
-    squares: NDArray[np.float32], rows: NDArray[np.float32], columns: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    return np.asarray(rows @ squares @ columns.T)
+_WHOLE = _sampling(0, GREY_SIDE)
 
 
 def _details(parts: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -244,13 +246,19 @@ def _details(parts: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack([np.diff(parts, axis=1)[:, :, 1:], np.diff(parts, axis=2)[:, 1:]], axis=-1)
 
 
-def _correlation(one: NDArray[np.float32], two: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the correlation of each pair (N,) of values (N, ...); 0 where one of them is flat."""
-    a, b = one.reshape(len(one), -1), two.reshape(len(two), -1)
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
-    lengths = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    flat = lengths < _FLAT * _FLAT * a.shape[1]
-    return np.where(flat, 0.0, (a * b).sum(axis=1) / np.maximum(lengths, 1e-6)).astype(np.float64)
+def _deviations(values: Floats) -> tuple[Floats, Floats]:
+    """Return values (N, ...) less the mean of each, in rows, and the sums of their squares (N,)."""
+    rows = values.reshape(len(values), -1)
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    return rows, np.einsum("nv,nv->n", rows, rows)
+
+
+def _correlation(one: tuple[Floats, Floats], two: tuple[Floats, Floats]) -> NDArray[np.float64]:
+    """Return the correlation of each pair (N,) of what `_deviations` gave; 0 where one of them is flat."""
+    lengths = np.sqrt(one[1] * two[1])
+    flat = lengths < _FLAT * _FLAT * one[0].shape[1]
+    products = np.einsum("nv,nv->n", one[0], two[0])
+    return np.where(flat, 0.0, products / np.maximum(lengths, 1e-6)).astype(np.float64)
 
 
 def _candidates(grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Pairs:

@@ -40,7 +40,7 @@ class Finding:
         id: of the image.
         kind: one of `KINDS`.
         value: how far it is from the others: spreads of the set (see `single_images`), a correlation in [0, 1] for
-            copies, a p-value for outliers, the probability of the suggested label; NaN where there is no such number.
+            copies, a p-value for outliers, the probability of any other label; NaN where there is no such number.
         reason: in words.
         group: what belongs together, such as copies of each other or images of one wrong label; "" for none.
         drop: whether the image is proposed to be left out.

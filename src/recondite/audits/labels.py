@@ -34,6 +34,7 @@ class Labels:
     Args:
         classes: names of the C classes that were judged.
         given: the number of each image's class (N,).
+        own: the probability of that class (N,); the less, the likelier the label is wrong.
         suggested: the number of the class that the others say (N,).
         probability: of the suggested class (N,).
         suspect: which images count as of another class (N,).
@@ -41,6 +42,7 @@ class Labels:
 
     classes: tuple[str, ...]
     given: NDArray[np.intp]
+    own: Floats
     suggested: NDArray[np.intp]
     probability: Floats
     suspect: NDArray[np.bool_]
@@ -102,13 +104,13 @@ def confident(probabilities: Floats, given: NDArray[np.intp], classes: Sequence[
     # Where the label is the likelier of the two, the counts of the two classes are alike and nothing speaks against it.
     own = probabilities[np.arange(len(given)), given]
     suspect &= probabilities[np.arange(len(given)), suggested] > own
-    return Labels(tuple(classes), given, suggested, probabilities[np.arange(len(given)), suggested], suspect)
+    return Labels(tuple(classes), given, own, suggested, probabilities[np.arange(len(given)), suggested], suspect)
 
 
 def label_findings(
     rows: Sequence[Row], labels: Sequence[str], places: Floats, groups: NDArray[np.intp]
-) -> tuple[list[Finding], list[str]]:
-    """Return the findings of labels, and remarks on classes and on the noise.
+) -> tuple[list[Finding], list[str], Floats]:
+    """Return the findings of labels, remarks on classes and on the noise, and the probability of each label (N,).
 
     Args:
         rows: of N images.
@@ -125,8 +127,9 @@ def label_findings(
         for place in range(len(names))
         if names[place] and (place not in judged or sizes[place] < _RARE * middle)
     ]
+    own = np.full(len(rows), np.nan)
     if len(judged) < 2:
-        return [], [*remarks, f"labels were not judged: that takes two classes of {FEWEST_OF_CLASS} images"]
+        return [], [*remarks, f"labels were not judged: that takes two classes of {FEWEST_OF_CLASS} images"], own
     kept = np.flatnonzero(np.isin(number, judged))
     given = np.searchsorted(judged, number[kept])
     found = confident(
@@ -137,7 +140,7 @@ def label_findings(
             int(kept[place]),
             rows[kept[place]].id,
             "label",
-            float(found.probability[place]),
+            float(1 - found.own[place]),
             f"{KINDS['label'][1]}: it is labelled {found.classes[given[place]]!r} and seems to be "
             f"{found.classes[found.suggested[place]]!r}, with a probability of {found.probability[place]:.2f}",
             f"{found.classes[given[place]]} > {found.classes[found.suggested[place]]}",
@@ -153,4 +156,5 @@ def label_findings(
     remarks += [
         f"classes {one!r} and {two!r} overlap: {part:.0%} of the smaller" for one, two, part in found.overlaps()
     ]
-    return findings, remarks
+    own[kept] = found.own
+    return findings, remarks, own

@@ -2,32 +2,38 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from recondite.audits.report import write_audit_report
 from recondite.audits.result import Audit
 from recondite.data.files import atomic_file, fitting, naming
 from recondite.data.path_lists import write_path_list
-from recondite.data.tables import csv_line, write_table
+from recondite.data.tables import SUFFIXES, csv_line, write_table
 
-TABLE, SCORES, KEEP, DROP, CLEAN, REPORT = "issues.csv", "scores.csv", "keep.txt", "drop.txt", "clean", "report.html"
+KEEP, DROP, CLEAN, REPORT = "keep.txt", "drop.txt", "clean", "report.html"
+OUTPUTS = (KEEP, DROP, CLEAN, REPORT, *(f"{name}{suffix}" for name in ("issues", "scores") for suffix in SUFFIXES))
+"""Names of all that an audit may leave."""
+Kind = Literal["csv", "jsonl", "parquet"]
 _COLUMNS = ("id", "finding", "severity", "value", "reason", "group", "drop", "label", "suggested", "score", "p_value")
 
 
-def write_outputs(audit: Audit, name: str, folder: Path) -> None:
+def write_outputs(audit: Audit, name: str, folder: Path, kind: Kind = "csv") -> None:
     """Write all outputs of an audit into a folder that has none of them.
 
     Args:
         audit: what was found.
         name: of the source, for people.
         folder: of the outputs.
+        kind: of tables to write beside those in CSV.
     """
-    table = folder / TABLE
-    if audit.findings:
-        write_table(table, audit.records(), ("value", "score", "p_value"))
-    else:
-        with atomic_file(table) as temporary:
-            temporary.write_text(csv_line(_COLUMNS), encoding="utf-8", newline="")
-    write_table(folder / SCORES, audit.scored(), ("score", "p_value"))
+    for suffix in dict.fromkeys(("csv", kind)):
+        table = folder / f"issues.{suffix}"
+        if audit.findings or suffix != "csv":
+            write_table(table, audit.records(), ("value", "score", "p_value"))
+        else:
+            with atomic_file(table) as temporary:
+                temporary.write_text(csv_line(_COLUMNS), encoding="utf-8", newline="")
+        write_table(folder / f"scores.{suffix}", audit.scored(), ("score", "p_value", "label_probability"))
     # Of a file with several images it is the file that is kept, and only when all of them are.
     dropped = {place for place, drop in zip(audit.places, audit.drop, strict=True) if drop and place}
     named = [place or name for place, name in zip(audit.places, audit.ids, strict=True)]
@@ -35,7 +41,7 @@ def write_outputs(audit: Audit, name: str, folder: Path) -> None:
     write_path_list(folder / KEEP, keep)
     write_path_list(folder / DROP, dict.fromkeys(one for one in named if one not in keep))
     _write_links(audit, set(keep), folder / CLEAN)
-    write_audit_report(audit, name, folder / REPORT)
+    write_audit_report(audit, name, folder / REPORT, f"issues.{kind}", str(folder / KEEP))
 
 
 def _write_links(audit: Audit, keep: set[str], folder: Path) -> None:
@@ -47,4 +53,5 @@ def _write_links(audit: Audit, keep: set[str], folder: Path) -> None:
                 continue
             with naming(link):
                 link.parent.mkdir(parents=True, exist_ok=True)
+                link.unlink(missing_ok=True)  # of an audit that was interrupted here
                 link.symlink_to(place)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.audits.findings import KINDS, Finding
+from recondite.audits.maps import SetMap
 
 _FARTHEST = 24
 
@@ -20,12 +21,16 @@ class Audit:
     Args:
         ids, labels, places: of the N images, in the order of the source; places are paths or addresses, "" without.
         findings: most severe first, and of one kind the farthest from the others first.
-        scores: how far each image is from the others (N,), a logarithm; NaN where it was not judged.
+        scores: how far each image is from the others (N,), in deviations; NaN where it was not judged.
         p_values: likewise.
+        label_probabilities: of the label that each image has (N,), by a classifier that has not seen it; NaN for those
+            not judged. Wrong labels have the least.
         false_discovery_rate: that the outliers were listed at.
         measures: the statistics of `MEASURES` (N, statistics).
-        thumbnails: the bytes of a JPEG file for each image with a finding and for the farthest ones, by its index.
+        thumbnails: the bytes of a JPEG file for each image with a finding, for the farthest ones and for those that are
+            drawn on the map, by its index.
         remarks: what was not looked for, and why.
+        map: of the set; None where no page was written, or fewer images than for outliers can be read.
     """
 
     ids: tuple[str, ...]
@@ -34,10 +39,12 @@ class Audit:
     findings: tuple[Finding, ...]
     scores: NDArray[np.float64]
     p_values: NDArray[np.float64]
+    label_probabilities: NDArray[np.float64]
     false_discovery_rate: float
     measures: NDArray[np.float32]
     thumbnails: dict[int, bytes]
     remarks: tuple[str, ...]
+    map: SetMap | None = None
 
     @property
     def drop(self) -> NDArray[np.bool_]:
@@ -60,13 +67,13 @@ class Audit:
     def scored(self) -> Iterator[dict[str, Any]]:
         """Yield one row an image, the farthest from the others first; those that were not judged come last."""
         for index in np.argsort(-self.scores, kind="stable"):
-            judged = not np.isnan(self.scores[index])
             yield {
                 "id": self.ids[index],
-                "score": float(self.scores[index]) if judged else None,
-                "p_value": float(self.p_values[index]) if judged else None,
+                "score": _number(self.scores[index]),
+                "p_value": _number(self.p_values[index]),
                 "keep": bool(self.keep[index]),
                 "label": self.labels[index],
+                "label_probability": _number(self.label_probabilities[index]),
             }
 
     def counts(self) -> dict[str, int]:
@@ -82,12 +89,16 @@ class Audit:
                 "id": finding.id,
                 "finding": finding.kind,
                 "severity": finding.severity,
-                "value": None if np.isnan(finding.value) else finding.value,
+                "value": _number(finding.value),
                 "reason": finding.reason,
                 "group": finding.group,
                 "drop": finding.drop,
                 "label": self.labels[index],
                 "suggested": finding.suggested,
-                "score": None if np.isnan(self.scores[index]) else float(self.scores[index]),
-                "p_value": None if np.isnan(self.p_values[index]) else float(self.p_values[index]),
+                "score": _number(self.scores[index]),
+                "p_value": _number(self.p_values[index]),
             }
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

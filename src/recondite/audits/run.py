@@ -13,19 +13,23 @@ from numpy.typing import NDArray
 from recondite.audits.copies import copy_findings, found_copies
 from recondite.audits.findings import KINDS, SEVERITIES, Finding
 from recondite.audits.labels import label_findings
+from recondite.audits.maps import map_of
 from recondite.audits.measures import MEASURES
-from recondite.audits.outliers import ASSUMED, FEWEST, cross_fitted, discoveries, p_values, reduced
-from recondite.audits.outputs import write_outputs
+from recondite.audits.outliers import ASSUMED, FEWEST, discoveries, judged, reduced
+from recondite.audits.outputs import OUTPUTS, Kind, write_outputs
 from recondite.audits.result import Audit
 from recondite.audits.single_images import single_image_findings, spreads_from
 from recondite.audits.store import Row, Store
-from recondite.audits.walk import Backbone, Images, opened, rows_of, walked
+from recondite.audits.walk import Backbone, Images, Looking, LookingHere, opened, rows_of, walked
+from recondite.cluster.connect import connect
 from recondite.data.files import locked
 from recondite.data.listing import folder_label
+from recondite.data.tables import check_table_path
 from recondite.errors import InputError
 from recondite.statistics.scores import check_rate
 
-WORK = ".work"
+_WORK, _SEEN = ".work", "seen"
+_OWN, _OTHER = "images", "against"
 
 
 def audit(
@@ -35,38 +39,53 @@ def audit(
     fdr: float = 0.1,
     against: object = None,
     labels_from_folders: bool = False,
+    earlier: Path | str | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
+    table: Kind = "csv",
     progress: bool = False,
 ) -> Audit:
     """Find what is wrong with a set of images, none of which need be known to be good.
 
-    Every image is decoded once. What an interrupted audit saw is taken up when it is run again with the same output.
+    Every image is decoded once. What an interrupted audit saw is taken up when it is run again with the same output,
+    and what a finished one saw by an audit that names it as `earlier`.
 
     Args:
         images: whatever `open_images` opens, or a folder, file or address of tars (webdataset) or Parquet files.
         output: a folder that is new, empty, or holds an interrupted audit; None to write nothing. It gets issues.csv,
-            keep.txt, drop.txt, a folder `clean` of links, and report.html.
+            scores.csv, keep.txt, drop.txt, a folder `clean` of links, report.html, and `seen` for later audits.
         fdr: the share of the outliers listed that may be normal; see `recondite.audits.outliers` for what is assumed.
         against: another source; images that it has too are leaks.
         labels_from_folders: the folder of an image is its label; else only labels that a source brings are judged.
+        earlier: the output of an audit of some of these images, which are not decoded again: files that did not change,
+            or that have the same bytes under another name.
+        cluster: look at the images on a Ray cluster, as in `recondite.cluster.connect.connect`; the result is the same,
+            bit for bit, where its machines compute as this one does.
+        workers: of the cluster; by default as many as fit.
+        table: "jsonl" or "parquet" writes the tables in that format too.
         progress: show it on standard error.
 
     Raises:
-        InputError: no images, vectors, ids that repeat, or an output that holds something else.
+        InputError: no images, vectors, ids that repeat, an output that holds something else, or no earlier audit.
         OutputError: the disk is full; what was seen is kept.
     """
     check_rate(fdr)
+    check_table_path(Path(f"issues.{table}"))
     if output is not None:
         check_output(Path(output))
+    if earlier is not None and not (Path(earlier) / _SEEN / _OWN).is_dir():
+        raise InputError(f"{earlier} holds no finished audit: expected its folder {_SEEN!r}")
+    seen = {name: None if earlier is None else Path(earlier) / _SEEN / name for name in (_OWN, _OTHER)}
     with _work_folder(output) as work:
         source = opened(images)
         other = None if against is None else opened(against)
-        backbone = _backbone(source)
-        stores = [walked(source, work / "images", backbone, progress)]
-        if other is not None:
-            stores.append(walked(other, work / "against", backbone, progress))
-        found = _judged(stores, source, fdr, labels_from_folders)
+        with _looking(source, cluster, workers) as looking:
+            stores = [walked(source, work / _OWN, looking, seen[_OWN], progress)]
+            if other is not None:
+                stores.append(walked(other, work / _OTHER, looking, seen[_OTHER], progress))
+        found = _judged(stores, source, fdr, labels_from_folders, output is not None)
         if output is not None:
-            write_outputs(found, source.name, Path(output))
+            write_outputs(found, source.name, Path(output), table)
     return found
 
 
@@ -75,7 +94,9 @@ def check_output(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder for the audit")
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if there and there != [WORK]:
+    if _WORK in there:
+        there = [name for name in there if name != _WORK and name not in OUTPUTS]
+    if there:
         raise InputError(f"{folder} holds {there[-1]!r}: an audit overwrites nothing, name a new folder")
 
 
@@ -86,19 +107,32 @@ def _work_folder(output: Path | str | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="recondite-") as folder:
             yield Path(folder)
         return
-    work = Path(output) / WORK
+    work = Path(output) / _WORK
     with locked(Path(output)):
         yield work
-        for path in sorted(work.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        work.rmdir()
+        work.rename(Path(output) / _SEEN)
+
+
+@contextmanager
+def _looking(images: Images, cluster: str | None, workers: int | None) -> Iterator[Looking]:
+    """Yield what looks at images, with a backbone that fits them, here or on a cluster."""
+    here = LookingHere(_backbone(images))
+    if cluster is None:
+        yield here
+        return
+    from recondite.audits.crew import LookingThere
+
+    with connect(cluster) as ray:
+        yield LookingThere(ray, here, images.small if here.backbone else None, workers)
 
 
 def _backbone(images: Images) -> Backbone | None:
     return Backbone(images.small) if images.photographs else None
 
 
-def _judged(stores: list[tuple[Store, list[int]]], source: Images, fdr: float, labels_from_folders: bool) -> Audit:
+def _judged(
+    stores: list[tuple[Store, list[int]]], source: Images, fdr: float, labels_from_folders: bool, drawn: bool
+) -> Audit:
     rows = [row for store, order in stores for row in rows_of(store, order)]
     measures, grey, features = (
         np.concatenate([store.array(name)[order] for store, order in stores])
@@ -112,40 +146,44 @@ def _judged(stores: list[tuple[Store, list[int]]], source: Images, fdr: float, l
     rows = rows[:own]
     vectors = (features if features.shape[1] else grey)[:own]
     good = np.flatnonzero([row.error is None for row in rows])
-    scores, p = np.full(own, np.nan), np.full(own, np.nan)
+    scores, p, of_labels = np.full((3, own), np.nan)
     labels, told_by_folders = _labels(rows, labels_from_folders)
-    remarks = []
+    remarks, places = [], np.zeros((0, 1))
     if len(good) < FEWEST:
         remarks.append(f"outliers were not looked for: that takes {FEWEST} readable images, and there are {len(good)}")
     else:
         places = reduced(vectors[good])
-        scores[good] = cross_fitted(places, copies.group[good])
-        p[good] = p_values(scores[good])
+        scores[good], p[good] = judged(places, copies.group[good])
         findings += _outliers(rows, good, p, measures[:own], fdr)
         remarks.append(
             f"compared by {'features of a frozen network' if features.shape[1] else 'small grey copies'}: {source.why}"
         )
         remarks.append(f"outliers at a false-discovery rate of {fdr:g}: {ASSUMED}")
         if any(labels[index] for index in good) and (labels_from_folders or not told_by_folders):
-            found, told = label_findings([rows[i] for i in good], [labels[i] for i in good], places, copies.group[good])
-            findings += [replace(finding, index=int(good[finding.index])) for finding in found]
+            wrong, told, of_labels[good] = label_findings(
+                [rows[i] for i in good], [labels[i] for i in good], places, copies.group[good]
+            )
+            findings += [replace(finding, index=int(good[finding.index])) for finding in wrong]
             remarks += told
     findings.sort(key=_order)
     store, order = stores[0]
+    found = tuple(findings)
     audit = Audit(
         ids=tuple(row.id for row in rows),
         labels=labels,
         places=tuple(row.place for row in rows),
-        findings=tuple(findings),
+        findings=found,
         scores=scores,
         p_values=p,
+        label_probabilities=of_labels,
         false_discovery_rate=fdr,
         measures=measures[:own],
         thumbnails={},
         remarks=tuple(remarks),
+        map=map_of(places, good, found) if drawn and len(places) else None,
     )
-    shown = sorted({finding.index for finding in findings} | set(audit.farthest))
-    return replace(audit, thumbnails={index: store.thumbnail(order[index]) for index in shown})
+    shown = {finding.index for finding in found} | set(audit.farthest) | set(audit.map.pictured if audit.map else ())
+    return replace(audit, thumbnails={index: store.thumbnail(order[index]) for index in sorted(shown)})
 
 
 def _labels(rows: list[Row], from_folders: bool) -> tuple[tuple[str, ...], bool]:

@@ -1,10 +1,10 @@
 """What one pass over a source saw, on disk: a journal of rows beside arrays with one entry a row, taken up again."""
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from recondite.audits.look import GREY_SIDE, Look
 from recondite.audits.measures import MEASURES
 from recondite.data.files import naming
-from recondite.data.journal import Journal
+from recondite.data.journal import Journal, rows_of
 
+_ROWS = "rows.jsonl"
 _ARRAYS: dict[str, np.dtype[Any]] = {
     "measures": np.dtype(np.float32),
     "grey": np.dtype(np.uint8),
@@ -32,6 +33,7 @@ class Row:
         error: why it cannot be read; None where it was.
         truncated: whether that is because its file ends too early.
         digest: of its pixels, hexadecimal.
+        content: of the bytes of its file, hexadecimal; "" where it is no file.
         orientation: its EXIF tag.
         turned: whether the tag turned it by a quarter.
         thumbnail: (first byte, number of bytes) of its picture.
@@ -44,6 +46,7 @@ class Row:
     error: str | None
     truncated: bool
     digest: str
+    content: str
     orientation: int | None
     turned: bool
     thumbnail: tuple[int, int]
@@ -53,29 +56,34 @@ class Store:
     """A folder with what was seen, in the order in which it was seen.
 
     Args:
-        folder: made if it is not there.
-        header: JSON values that what is seen depends on; with another header the work begins anew.
+        folder: of the files; what is there is read, and nothing written before `begin`.
+        header: JSON values that what is seen depends on; what was seen under another header counts for nothing.
         width: of the features of an image; 0 without a backbone.
     """
 
     def __init__(self, folder: Path, header: Mapping[str, Any], width: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.widths = {"measures": len(MEASURES), "grey": GREY_SIDE**2, "features": width}
-        self._journal = Journal(folder / "rows.jsonl", {"widths": self.widths, **header})
-        self.rows = [_row(values) for values in self._journal.taken_up]
+        self.header = {"widths": self.widths, **header}
+        self.rows = [_row(values) for values in rows_of(folder / _ROWS, self.header)]
         self._end = sum(row.thumbnail[1] for row in self.rows)
+
+    def begin(self) -> Self:
+        """Make ready for `add`: make the folder, and drop what an interruption cut short."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(self.folder / _ROWS, self.header)
         # What was written behind the last row of the journal is no image's.
         for name, size in self._sizes().items():
             with naming(self._path(name)), self._path(name).open("ab") as stream:
                 stream.truncate(min(size, stream.tell()))
         if any(self._path(name).stat().st_size < size for name, size in self._sizes().items()):
-            self._forget(header)
+            self._forget()
+        return self
 
     def add(self, seen: Iterable[tuple[str, str, str | None, str, Look]], features: NDArray[np.float16]) -> None:
         """Append images: (id, label, identity, place, what was seen) of each, and the features of the readable ones."""
         rows: list[Row] = []
-        parts: dict[str, list[Any]] = {"measures": [], "grey": [], "features": [], "thumbnails": []}
+        parts = _no_parts()
         own = iter(features)
         for name, label, identity, place, look in seen:
             good = look.error is None
@@ -89,9 +97,28 @@ class Store:
             parts["thumbnails"].append(look.thumbnail)
             span = (self._end, len(look.thumbnail))
             self._end += span[1]
-            digest = look.digest.hex()
-            facts = (look.error, look.truncated, digest, look.orientation, look.turned)
+            facts = (look.error, look.truncated, look.digest.hex(), look.content.hex(), look.orientation, look.turned)
             rows.append(Row(name, label, identity, place, *facts, span))
+        self._append(rows, parts)
+
+    def take(self, other: "Store", found: Iterable[tuple[int, str, str, str | None, str]]) -> None:
+        """Append what another store has of images: (its row there, id, label, identity, place) of each."""
+        rows: list[Row] = []
+        parts = _no_parts()
+        arrays = {kind: other.array(kind) for kind in _ARRAYS}
+        for index, name, label, identity, place in found:
+            for kind, array in arrays.items():
+                parts[kind].append(array[index])
+            parts["thumbnails"].append(other.thumbnail(index))
+            span = (self._end, len(parts["thumbnails"][-1]))
+            self._end += span[1]
+            known = other.rows[index]
+            rows.append(replace(known, id=name, label=label, identity=identity, place=place, thumbnail=span))
+        self._append(rows, parts)
+
+    def _append(self, rows: Sequence[Row], parts: Mapping[str, Sequence[Any]]) -> None:
+        if not rows:
+            return
         for kind, arrays in parts.items():
             with naming(self._path(kind)), self._path(kind).open("ab") as stream:
                 stream.writelines(one if isinstance(one, bytes) else one.tobytes() for one in arrays)
@@ -121,13 +148,17 @@ class Store:
         arrays = {name: len(self.rows) * kind.itemsize * self.widths[name] for name, kind in _ARRAYS.items()}
         return {**arrays, "thumbnails": self._end}
 
-    def _forget(self, header: Mapping[str, Any]) -> None:
+    def _forget(self) -> None:
         """Begin anew where files are shorter than their journal, as after a power cut."""
         self._journal.path.unlink()
-        self._journal = Journal(self._journal.path, {"widths": self.widths, **header})
+        self._journal = Journal(self._journal.path, self.header)
         self.rows, self._end = [], 0
         for name in self._sizes():
             os.truncate(self._path(name), 0)
+
+
+def _no_parts() -> dict[str, list[Any]]:
+    return {name: [] for name in (*_ARRAYS, "thumbnails")}
 
 
 def _row(values: Mapping[str, Any]) -> Row:

@@ -2,12 +2,12 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,8 +37,16 @@ _AT_ONCE, _IN_A_PIECE = 32, 2000
 _SIDE = 224
 _LOOKED_AT = 50
 
+_SCHEMA = 2
+
 Entry = tuple[str, Any, str]
+Unseen = tuple[str, Any, str, str | None]
+"""(id, image, label, identity)."""
 Seen = tuple[str, str, str | None, str, Look]
+"""(id, label, identity, place, what was seen)."""
+Taken = tuple[int, str, str, str | None, str]
+"""(row of the earlier store, id, label, identity, place)."""
+Together = tuple[list[Seen], NDArray[np.float16]]
 
 
 @dataclass(frozen=True)
@@ -136,13 +144,20 @@ class Backbone:
         return np.concatenate(found)
 
 
-def walked(images: Images, folder: Path, backbone: Backbone | None, progress: bool = False) -> tuple[Store, list[int]]:
+def walked(
+    images: Images,
+    folder: Path,
+    looking: "Looking",
+    earlier: Path | None = None,
+    progress: bool = False,
+) -> tuple[Store, list[int]]:
     """Look at every image of a source once; what an interrupted walk had seen of images as they still are is kept.
 
     Args:
         images: to look at.
         folder: of the store.
-        backbone: that looks at them too; None without.
+        looking: looks at them, here or elsewhere.
+        earlier: of the store of an earlier audit; images that it has seen are not decoded again.
         progress: show it on standard error.
 
     Returns:
@@ -151,58 +166,138 @@ def walked(images: Images, folder: Path, backbone: Backbone | None, progress: bo
     Raises:
         InputError: two images have the same id.
     """
-    kept = None if backbone is None else backbone.preprocessing
-    header = {"recondite": __version__, "shape": None if kept is None else list(kept.shape)}
-    store = Store(folder, header, 0 if backbone is None else backbone.width)
-    known = {row.id: index for index, row in enumerate(store.rows) if row.error is None and row.identity is not None}
+    header = {"recondite": __version__, "schema": _SCHEMA, "shape": looking.shape}
+    store = Store(folder, header, looking.width).begin()
+    known = _Known(store, None if earlier is None else Store(earlier, header, looking.width))
     order: dict[str, int] = {}
+    taken: list[Taken] = []
 
-    def unseen() -> Iterator[tuple[str, Any, str, str | None]]:
+    def unseen() -> Iterator[Unseen]:
         """Yield what is to be looked at, its identity noted before it is read."""
         for name, item, label in images.entries():
             if name in order:
                 raise InputError(f"an audit needs different ids; {name!r} is there twice")
             identity = identity_of(item)
-            index = known.get(name, -1)
-            order[name] = index
-            if index < 0 or store.rows[index].identity != identity:
-                order[name] = -1
-                yield name, item, label, identity
-            else:
+            order[name] = known.here(name, label, identity)
+            if order[name] >= 0:
                 advance(1, "")
+            elif (there := known.there(identity)) >= 0:
+                taken.append((there, name, label, identity, place_of(item)))
+                if len(taken) == _IN_A_PIECE:
+                    take(taken)
+                    taken.clear()
+            else:
+                yield name, item, label, identity
+
+    def take(some: Iterable[Taken]) -> None:
+        """Copy what the earlier audit saw."""
+        if known.earlier is not None:
+            first = len(store.rows)
+            store.take(known.earlier, some)
+            order.update((row.id, first + place) for place, row in enumerate(store.rows[first:]))
+            advance(len(store.rows) - first, "")
 
     with show("looking", images.size, progress) as advance:
-        for seen in _looked_at(unseen(), kept):
-            pixels = [look.pixels for *_, look in seen if look.pixels is not None]
-            features = np.zeros((0, 0), np.float16)
-            if backbone is not None and pixels:
-                features = backbone.features(np.stack(pixels))
+        for seen, features in looking.at(unseen(), known.contents):
             first = len(store.rows)
-            store.add(seen, features)
+            store.add([one for one in seen if not one[4].known], features)
             order.update((row.id, first + place) for place, row in enumerate(store.rows[first:]))
-            advance(len(seen), "")
+            advance(len(store.rows) - first, "")
+            take(
+                (known.contents[look.content], name, label, identity, place)
+                for name, label, identity, place, look in seen
+                if look.known
+            )
+        take(taken)
     return store, list(order.values())
 
 
-def _looked_at(
-    entries: Iterable[tuple[str, Any, str, str | None]], preprocessing: Preprocessing | None
-) -> Iterator[list[Seen]]:
-    """Yield what is seen in images, some at a time and in order, read a few batches ahead in other threads."""
+class _Known:
+    """What was seen before: in this store, by an audit that was interrupted, and in that of an earlier audit.
 
-    def look(chunk: list[tuple[str, Any, str, str | None]]) -> list[Seen]:
+    Args:
+        store: of this audit.
+        earlier: None without.
+    """
+
+    def __init__(self, store: Store, earlier: Store | None) -> None:
+        self._rows, self.earlier = store.rows, earlier
+        self._here = {row.id: i for i, row in enumerate(store.rows) if row.error is None and row.identity is not None}
+        old = [] if earlier is None else [(i, row) for i, row in enumerate(earlier.rows) if row.error is None]
+        self._there = {row.identity: index for index, row in old if row.identity is not None}
+        self.contents = {bytes.fromhex(row.content): index for index, row in old if row.content}
+        """Digests of files -> rows of the earlier store."""
+
+    def here(self, name: str, label: str, identity: str | None) -> int:
+        """Return the row of an image in this store; -1 where there is none."""
+        index = self._here.get(name, -1)
+        same = index >= 0 and (self._rows[index].identity, self._rows[index].label) == (identity, label)
+        return index if same else -1
+
+    def there(self, identity: str | None) -> int:
+        """Return the row of an image in the earlier store; -1 where there is none."""
+        return -1 if identity is None else self._there.get(identity, -1)
+
+
+class Looking(Protocol):
+    """Looks at images, here or elsewhere.
+
+    Attributes:
+        shape: (C, H, W) that the backbone looks at; None without one.
+        width: of the features of an image; 0 without a backbone.
+    """
+
+    shape: list[int] | None
+    width: int
+
+    def at(self, entries: Iterable[Unseen], known: Container[bytes]) -> Iterator[Together]:
+        """Yield what is seen in images, some at a time and in order, and the features of those that were read.
+
+        Args:
+            entries: of images.
+            known: digests of files that need not be decoded; see `look_at`.
+        """
+
+
+class LookingHere:
+    """Looks at images in this process: files are read a few batches ahead in other threads.
+
+    Args:
+        backbone: that looks at them too; None without.
+    """
+
+    def __init__(self, backbone: Backbone | None) -> None:
+        self.backbone = backbone
+        self.shape = None if backbone is None else list(backbone.preprocessing.shape)
+        self.width = 0 if backbone is None else backbone.width
+
+    def at(self, entries: Iterable[Unseen], known: Container[bytes]) -> Iterator[Together]:
+        rest = iter(entries)
+        ahead: deque[Future[list[Seen]]] = deque()
+        with ThreadPoolExecutor(_READERS) as pool:
+            while chunk := list(islice(rest, _AT_ONCE)):
+                ahead.append(pool.submit(self._looked_at, chunk, known))
+                if len(ahead) > _READERS:
+                    yield self._with_features(ahead.popleft().result())
+            while ahead:
+                yield self._with_features(ahead.popleft().result())
+
+    def together(self, chunk: Sequence[Unseen], known: Container[bytes]) -> Together:
+        """Return what is seen in some images, as `at` does, in this thread."""
+        return self._with_features(self._looked_at(chunk, known))
+
+    def _looked_at(self, chunk: Sequence[Unseen], known: Container[bytes]) -> list[Seen]:
+        kept = None if self.backbone is None else self.backbone.preprocessing
         return [
-            (n, label, identity, place_of(item), look_at(item, preprocessing)) for n, item, label, identity in chunk
+            (name, label, identity, place_of(item), look_at(item, kept, known)) for name, item, label, identity in chunk
         ]
 
-    rest = iter(entries)
-    ahead: deque[Future[list[Seen]]] = deque()
-    with ThreadPoolExecutor(_READERS) as pool:
-        while chunk := list(islice(rest, _AT_ONCE)):
-            ahead.append(pool.submit(look, chunk))
-            if len(ahead) > _READERS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    def _with_features(self, seen: list[Seen]) -> Together:
+        pixels = [look.pixels for *_, look in seen if look.pixels is not None]
+        features = np.zeros((0, self.width), np.float16)
+        if self.backbone is not None and pixels:
+            features = self.backbone.features(np.stack(pixels))
+        return [(*one[:4], replace(one[4], pixels=None)) for one in seen], features
 
 
 def place_of(item: object) -> str:

@@ -8,7 +8,7 @@ from io import TextIOWrapper
 from cyclopts import App
 
 from recondite import __version__
-from recondite.cli import audit, fit, guard, monitor, predict, serve, share, train, update, watch
+from recondite.cli import audit, fit, guard, monitor, predict, serve, share, teach, train, update, watch
 from recondite.cli.flags import alone
 from recondite.errors import InputError, ReconditeError
 
@@ -60,6 +60,7 @@ def make_app(tokens: Sequence[str]) -> App:
             monitor.guard_report,
             fit.info,
             update.update,
+            teach.teach,
             share.export,
             share.push,
             share.datasets,

@@ -1,10 +1,12 @@
 """recondite audit."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from recondite.cli.flags import CLUSTER_GROUP
+from recondite.errors import InputError
 from recondite.progress import counted
 
 
@@ -16,6 +18,10 @@ def audit(
     fdr: float = 0.1,
     against: str | None = None,
     labels_from_folders: Annotated[bool, Parameter(negative="")] = False,
+    earlier: Path | None = None,
+    table: Literal["csv", "jsonl", "parquet"] = "csv",
+    cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
+    workers: Annotated[int | None, Parameter(group=CLUSTER_GROUP)] = None,
 ) -> None:
     """Find what is wrong with a set of images: copies, leaks, outliers, and images that are broken or poor.
 
@@ -33,6 +39,15 @@ def audit(
         Another source, such as the test images: images that it has too are leaks.
     labels_from_folders
         The folder of an image is its label; else only labels that a source brings are judged.
+    earlier
+        Folder that an audit of some of these images wrote; what it saw of them is not computed again.
+    table
+        Write issues and scores as .jsonl or .parquet beside the .csv files.
+    cluster
+        Look at the images on a Ray cluster: local (this machine), auto (the one that runs here), HOST:PORT or
+        ray://HOST:PORT.
+    workers
+        With --cluster: number of worker processes; by default as many as fit.
     """
     from recondite.data.datasets import check_source
     from recondite.data.outputs import check_outputs
@@ -40,12 +55,25 @@ def audit(
 
     check_rate(fdr)
     check_outputs({}, {"-o": output}, images=images)
+    if workers is not None and (cluster is None or workers < 1):
+        raise InputError(f"expected --workers of 1 or more, with --cluster; got {workers}")
     for source in (images, against):
         if source is not None:
             check_source(source)
     from recondite.audits.run import audit as run
 
-    found = run(images, output, fdr=fdr, against=against, labels_from_folders=labels_from_folders, progress=True)
+    found = run(
+        images,
+        output,
+        fdr=fdr,
+        against=against,
+        labels_from_folders=labels_from_folders,
+        earlier=earlier,
+        cluster=cluster,
+        workers=workers,
+        table=table,
+        progress=True,
+    )
     counts = ", ".join(f"{kind} {count:,}" for kind, count in found.counts().items())
     print(f"{counted(len(found.ids), 'image')}: {counts or 'nothing found'}")
     print(f"keep {int(found.keep.sum()):,}, drop {int(found.drop.sum()):,} (proposed; nothing was deleted)")

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,8 +17,8 @@ from recondite.cli.flags import (
     OnBad,
     Output,
     image_size_of,
-    load_screen,
     option_flags,
+    run_folder_of,
     share_or_source,
     value_of,
     value_range_of,
@@ -75,6 +75,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         by_folder: Annotated[bool, Parameter(negative="")] = False,
         group_by: str = "copies",
         contamination: str | None = None,
+        defects: str | None = None,
+        masks: Path | None = None,
         reencoding: Annotated[bool, Parameter(negative="")] = False,
         on_bad: OnBad = "flag",
         resume: Annotated[bool, Parameter(negative="")] = False,
@@ -136,6 +138,10 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         contamination
             Share of bad images that may hide among those given, in [0, .5), or auto for those that lie far out: they
             are neither learnt from nor calibrated on, and named. By default all count.
+        defects
+            3 to 50 images of known defects, which a head on features learns from before anything is calibrated.
+        masks
+            Folder of masks of where they lie, as of `recondite teach`.
         reencoding
             Add to the evidence how the reconstruction is encoded again; more accurate and slower.
         on_bad
@@ -177,6 +183,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             guarantee=guarantee,
             by_folder=by_folder,
             contamination=None if contamination is None else share_or_source(contamination),
+            defects=defects,
+            masks=masks,
             group_by=os.path.abspath(group_by) if group_by.lower().endswith(".csv") else group_by,
             on_bad=on_bad,
             **{**(options or {}), **(training or {})},
@@ -201,21 +209,18 @@ def _fit_screen(images: str, output: Path, on_cluster: Mapping[str, Any], **sett
     check_outputs({}, {"-o": output})
     check_promise(settings["alpha"], settings["confidence"])
     check_source(images)
+    if settings["defects"] is not None:
+        check_source(settings["defects"])
     first = os.environ.get("RANK", "0") == "0"
     with locked(output) if first else nullcontext():
         _fit_and_save(images, output, on_cluster, settings)
 
 
 def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    import shutil
-
-    from recondite.data.files import fitting
     from recondite.screen.fit import fit
-    from recondite.training.logs import TENSORBOARD
 
-    run_folder = output.with_name(fitting(output.name, ".run"))
-    run_folder.mkdir(parents=True, exist_ok=True)
-    try:
+    first = os.environ.get("RANK", "0") == "0"
+    with run_folder_of(output) as run_folder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReconditeWarning)  # they are printed from the facts below
             if on_cluster:
@@ -224,15 +229,10 @@ def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], sett
                 screen = fit_on_cluster(images, run_folder=run_folder, progress=True, **on_cluster, **settings)
             else:
                 screen = fit(images, run_folder=run_folder, progress=True, **settings)
-    finally:
-        with suppress(OSError):
-            run_folder.rmdir()  # empty where training never began
-    if os.environ.get("RANK", "0") != "0":
-        return
-    logs = {file.name: file.read_text(encoding="utf-8") for file in sorted(run_folder.glob("*.csv"))}
-    screen.save(output, texts=logs)
-    if not (run_folder / TENSORBOARD).exists():
-        shutil.rmtree(run_folder, ignore_errors=True)
+        if not first:
+            return
+        logs = {file.name: file.read_text(encoding="utf-8") for file in sorted(run_folder.glob("*.csv"))}
+        screen.save(output, texts=logs)
     seen = screen.facts["sample"]
     if seen and 0 < seen["in_colour"] < seen["images"]:
         print(f"{seen['in_colour']} of {seen['images']} images looked at are in colour", file=sys.stderr)
@@ -266,8 +266,9 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
         Print the facts as JSON.
     """
     from recondite.reports.evaluation import rule_rows
+    from recondite.screen.described import described
 
-    judge = load_screen(screen, None, None, "cpu")
+    judge = described(screen)
     if as_json:
         print(json.dumps(judge.to_json(), indent=1))
         return
@@ -281,8 +282,9 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
 def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
     """Return what a screen is and what it promises, as rows of a table."""
     from recondite.options import shown_options
+    from recondite.screen.known_defects import gain_in_words
     from recondite.screen.promise import promise
-    from recondite.screen.separate import units_in_words
+    from recondite.screen.words import units_in_words
 
     low, high = screen.false_alarm_interval
     best = screen.detector.history.best_validation
@@ -297,6 +299,7 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         ("judges by", _score_in_words(screen)),
         *([("version", str(facts["version"]))] if "version" in facts else []),
         ("learnt from", counted(facts.get("images", {}).get("images", 0), "image")),
+        *([("known defects", gain_in_words(facts["known_defects"]))] if "known_defects" in facts else []),
         *([("belong together", units_in_words(units))] if units and units["units"] < units["images"] else []),
         ("validation error", "none" if best is None else f"{best:.6g}"),
         (

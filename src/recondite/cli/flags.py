@@ -1,6 +1,8 @@
 """Flags that commands share, and how they are read."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
@@ -15,6 +17,29 @@ if TYPE_CHECKING:
 CLUSTER_GROUP = "Cluster"
 Output = Annotated[Path, Parameter(alias="-o")]
 OnBad = Literal["flag", "skip", "raise"]
+Score = Annotated[
+    str | None,
+    Parameter(
+        help="Score to judge by: error, evidence, auto or a statistic; `recondite info` lists them. By default the "
+        "screen's."
+    ),
+]
+Alpha = Annotated[float | None, Parameter(help="False-alarm rate, in (0, 1); by default the screen's.")]
+Confidence = Annotated[
+    float | None,
+    Parameter(help="Probability, in (0, 1), with which alpha holds for this calibration set; by default the screen's."),
+]
+Group = Annotated[
+    str | None, Parameter(help="Group whose calibration holds for all images, where folders do not tell it.")
+]
+Statistics = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="Also write the statistics that the screen judges by; `recondite monitor` finds with them what has "
+        "shifted.",
+    ),
+]
 
 
 def load_screen(
@@ -41,9 +66,16 @@ def load_screen(
         raise InputError(f"{path} is not a screen, and {swapped[0]} is one: did you swap the arguments?")
     from recondite.screen.screen import load
 
-    screen = load(path).to(device)
+    screen = load(path)
+    if device != "cpu":
+        screen = screen.to(device)
     if score is not None:
         screen = screen.with_score(score)
+    return at_rate(screen, alpha, confidence)
+
+
+def at_rate(screen: "Screen", alpha: float | None, confidence: float | None) -> "Screen":
+    """Return a screen at another false-alarm rate and confidence, where they are given."""
     if alpha is None and confidence is None:
         return screen
     return screen.with_alpha(screen.alpha if alpha is None else alpha, "keep" if confidence is None else confidence)
@@ -60,6 +92,30 @@ def alone(command: Callable[..., None]) -> Callable[..., None]:
             command(*arguments, **named)
 
     return run
+
+
+@contextmanager
+def run_folder_of(output: Path) -> Iterator[Path]:
+    """Yield the folder where training that writes a screen keeps its checkpoint and logs; it goes when all went well.
+
+    Of several processes the first one removes it. Where training broke off it stays, for --resume; so does one with
+    logs for TensorBoard.
+    """
+    import shutil
+
+    from recondite.data.files import fitting
+    from recondite.training.logs import TENSORBOARD
+
+    folder = output.with_name(fitting(output.name, ".run"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # empty where training never began
+        raise
+    if os.environ.get("RANK", "0") == "0" and not (folder / TENSORBOARD).exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def option_flags(
@@ -112,6 +168,12 @@ def share_or_source(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+VALUE_RANGE_HELP = (
+    "Stored values that are black and white in all images, such as 0,4095 for 12 bits in files of 16. [default: what "
+    "the tags of the files say, or else their type]"
+)
 
 
 def value_range_of(text: str | None) -> tuple[float, float] | None:

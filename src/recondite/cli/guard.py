@@ -14,11 +14,14 @@ def guard_fit(
     *,
     output: Output,
     classifier: str = "linear-head",
+    fine_tune: int | None = None,
+    backbone: str | None = None,
     labels: Path | None = None,
     labels_from_folders: bool = False,
     classes: str | None = None,
     calibration: str | None = None,
     held_out: float = 0.4,
+    group_by: str = "copies",
     parts: str | None = None,
     alpha: float | None = None,
     risk: float | None = None,
@@ -41,6 +44,11 @@ def guard_fit(
     classifier
         An ONNX file, images (N, C, H, W) in [0, 1] to logits and, as a second output, features; or linear-head, fitted
         on the backbone of the screen.
+    fine_tune
+        Train so many of the last blocks of EfficientNet-Lite0 (such as 8) and a linear layer on the images, in place of
+        a linear head; a guard then takes about twice its screen's time.
+    backbone
+        Network of a screen that is fitted here, such as lite1, timm:resnet18, hf:facebook/dinov2-small or a folder.
     labels
         Table with columns id and label; by default the labels of a data set, or the folders.
     labels_from_folders
@@ -51,6 +59,9 @@ def guard_fit(
         Images with classes that neither the screen nor the classifier has learnt from; needed with either.
     held_out
         Share of the images for that, where neither is given.
+    group_by
+        What tells images that belong together, which stay in one part of the split: copies (near-copies and bursts are
+        found), none, folder, prefix, a regular expression, or a .csv file with the columns id and group.
     parts
         Among screen, confidence, max_logit, energy, knn, mahalanobis, vim, joined by commas; by default chosen.
     alpha
@@ -77,9 +88,12 @@ def guard_fit(
         classes=FROM_FOLDERS if labels_from_folders else None if labels is None else read_classes(labels),
         screen=judge,
         classifier=None if classifier == LINEAR_HEAD else read_classifier(classifier),
+        fine_tune=fine_tune,
+        backbone=backbone,
         labels=names_of(classes),
         calibration=calibration,
         held_out=held_out,
+        group_by=group_by,
         parts=names_of(parts),
         alpha=alpha,
         risk=risk,

@@ -3,14 +3,17 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Output, load_screen
+from recondite.cli.flags import Alpha, Output, load_screen
 from recondite.errors import InputError
 from recondite.progress import counted
+
+if TYPE_CHECKING:
+    from recondite.screen.screen import Screen
 
 
 def monitor(
@@ -29,6 +32,8 @@ def monitor(
     seed: int = 0,
 ) -> None:
     """Test whether a stream of verdicts, oldest first, has drifted from the calibration images.
+
+    Of a guard and its table of `recondite guard predict`, it also estimates how often each class comes.
 
     Parameters
     ----------
@@ -87,12 +92,28 @@ def monitor(
             title="recent images beside the calibration images",
             header=True,
         )
+    if not to_stdout:
+        _print_prevalences(judge, screen, events)
     if output is not None:
         write_table(output, moved_rows(drift.moved))
         print(f"table:  {output}", file=told)
     if report is not None:
         write_drift_page(report, drift, judge)
         print(f"report: {report}", file=told)
+
+
+def _print_prevalences(judge: "Screen", folder: str, events: str) -> None:
+    """Print how often each class comes, where the folder holds a guard and the table what it predicted."""
+    from recondite.reports.prevalence import COLUMNS, prevalence_of, prevalence_rows
+    from recondite.screen.guard_file import GUARD_FILE, load_guard
+    from recondite.screen.saved import located
+
+    path = located(folder)
+    if not (path / GUARD_FILE).exists():
+        return
+    found = prevalence_of(load_guard(judge, path), events)
+    if found:
+        print_table([COLUMNS, *prevalence_rows(found)], title="how often each class comes", header=True)
 
 
 def recalibrate(
@@ -198,7 +219,7 @@ def reweigh(
     *,
     output: Output,
     recent: str | None = None,
-    alpha: float | None = None,
+    alpha: Alpha = None,
     score: str | None = None,
 ) -> None:
     """Judge scores anew where normal images have changed in brightness, contrast, roughness or complexity alone.
@@ -215,8 +236,6 @@ def reweigh(
         Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output.
     recent
         Such a table of recent images, most of them normal, to weigh by; by default the verdicts themselves.
-    alpha
-        False-alarm rate, in (0, 1); by default the screen's.
     score
         Score that the tables hold; by default the screen's.
     """
@@ -258,8 +277,8 @@ def guard_report(
 ) -> None:
     """Measure a screen in front of a classifier, and compare it with the classifier's own confidence and features.
 
-    A classifier's outputs are a .npz, .safetensors or .csv file of logits, with ids, labels (the true classes, as
-    numbers) and features where there are any; no code of yours is run.
+    A classifier's outputs are a .npz, .safetensors, .csv, .jsonl or .parquet file of logits, with ids, labels (the true
+    classes, as numbers) and features where there are any; no code of yours is run.
 
     Parameters
     ----------
@@ -274,7 +293,7 @@ def guard_report(
     outlier_outputs
         The classifier's outputs for the outliers.
     output
-        Folder for report.html, table.csv and curves.csv.
+        Folder for report.html, table.csv, classes.csv and curves.csv.
     calibration
         Other normal images (or verdicts), to combine the screen with the classifier's confidence and features.
     calibration_outputs
@@ -292,7 +311,7 @@ def guard_report(
     if (calibration is None) != (calibration_outputs is None):
         raise InputError("--calibration and --calibration-outputs belong together")
     check_outputs({}, {"-o": output})
-    from recondite.reports.guard_report import COLUMNS, scores_of, table_cells, write_guard_report
+    from recondite.reports.guard_report import COLUMNS, example_galleries, scores_of, table_cells, write_guard_report
     from recondite.reports.guard_report import guard_report as measure
     from recondite.screen.classifier_outputs import read_outputs
 
@@ -309,7 +328,9 @@ def guard_report(
         reference=None if reference_outputs is None else read_outputs(reference_outputs),
     )
     print_table([COLUMNS, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
-    write_guard_report(output, report, f"{Path(screen).name} in front of a classifier")
+    print(report.conclusion)
+    examples = example_galleries(report, judge, inliers, outliers)
+    write_guard_report(output, report, f"{Path(screen).name} in front of a classifier", examples)
     print(f"report: {output / 'report.html'}")
 
 

@@ -3,16 +3,28 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import CLUSTER_GROUP, OnBad, Output, load_screen
+from recondite.cli.flags import (
+    CLUSTER_GROUP,
+    Alpha,
+    Confidence,
+    Group,
+    OnBad,
+    Output,
+    Score,
+    Statistics,
+    at_rate,
+    load_screen,
+)
 from recondite.errors import InputError
 from recondite.progress import counted
 
 if TYPE_CHECKING:
+    from recondite.screen.fastest import RuntimeChoice
     from recondite.screen.screen import Screen
 
 
@@ -27,13 +39,14 @@ def predict(
     maps: Path | None = None,
     manifest: Path | None = None,
     fdr: float | None = None,
-    score: str | None = None,
-    alpha: float | None = None,
-    confidence: float | None = None,
-    group: str | None = None,
-    statistics: Annotated[bool, Parameter(negative="")] = False,
+    score: Score = None,
+    alpha: Alpha = None,
+    confidence: Confidence = None,
+    group: Group = None,
+    statistics: Statistics = False,
     on_bad: OnBad = "flag",
     device: str = "cpu",
+    runtime: Literal["torch", "auto", "onnxruntime", "openvino"] = "torch",
     cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
     workers: Annotated[int | None, Parameter(group=CLUSTER_GROUP)] = None,
     threads: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
@@ -62,20 +75,14 @@ def predict(
         Manifest to write, for labelling tools: images with verdicts in JSON lines (.jsonl, .ndjson, .manifest).
     fdr
         Control the false-discovery rate of all these images at this level, in (0, 1), instead of the false-alarm rate.
-    score
-        Score to judge by: error, evidence, auto or a statistic; `recondite info` lists them. By default the screen's.
-    alpha
-        False-alarm rate, in (0, 1); by default the screen's.
-    confidence
-        Probability, in (0, 1), with which alpha holds for this calibration set; by default the screen's.
-    group
-        Group whose calibration holds for all images, where folders do not tell it.
-    statistics
-        Also write the statistics that the screen judges by; `recondite monitor` finds with them what has shifted.
     on_bad
         What to do with unreadable images: flag them in a row, skip them, or raise an error.
     device
         cpu or cuda; with --cluster, --worker-gpus decides.
+    runtime
+        Program that computes the scores: torch, or a graph of the screen for onnxruntime or openvino, made on first use
+        and kept in the cache if it gives the same labels; auto takes the fastest here. Scores then differ from torch's
+        in the fourth digit at most.
     cluster
         Judge on a Ray cluster: local (this machine), auto (the cluster that runs here), HOST:PORT or ray://HOST:PORT.
     workers
@@ -106,8 +113,16 @@ def predict(
         check_outputs({}, {"-o": output})
     if fdr is not None:
         check_rate(fdr)
-    judge = load_screen(screen, alpha, confidence, device if cluster is None else "cpu", score, others=[images])
-    check_source(images)
+    if runtime != "torch" and (score or statistics or region or cluster or device != "cpu"):
+        raise InputError(
+            "a graph has one score and runs on the processor: leave --runtime out, or --score, --statistics, --region, "
+            "--cluster and --device"
+        )
+    if runtime == "torch":
+        judge = load_screen(screen, alpha, confidence, device if cluster is None else "cpu", score, others=[images])
+        check_source(images)
+    else:
+        judge = load_fastest(screen, images, runtime, alpha, confidence)
     from recondite.screen.promise import promise
     from recondite.screen.sweep import sweep
 
@@ -139,12 +154,37 @@ def predict(
     words = ", ".join(f"{count:,} {word}" for word, count in counts.items())
     print(f"{counted(len(verdicts), 'image')}: {words}", file=told)
     print(promise(judge, fdr), file=told)
+    if runtime != "torch":
+        print(f"judged by {runtime_in_words(judge)}", file=told)
     print(f"table:  {output}", file=told)
     if report is not None:
         from recondite.reports.report import write_report  # matplotlib takes a while
 
         write_report(report, judge, verdicts, result.images, remarks=result.remarks)
         print(f"report: {report}", file=told)
+
+
+def load_fastest(
+    screen: str, images: str, runtime: "RuntimeChoice", alpha: float | None, confidence: float | None
+) -> "Screen":
+    """Load a screen that is judged by another program than torch where that pays; see `fastest`."""
+    from recondite.data.datasets import check_source
+    from recondite.screen.fastest import fastest
+    from recondite.statistics.calibration import check_promise
+
+    check_promise(alpha, confidence)
+    check_source(images)
+    return at_rate(fastest(screen, images, runtime), alpha, confidence)
+
+
+def runtime_in_words(screen: "Screen") -> str:
+    """Say what judges, how fast that and others were, and why others were refused."""
+    from recondite.screen.fastest import JUDGED_BY
+
+    facts = screen.facts[JUDGED_BY]
+    times = ", ".join(f"{name} {value:.3g}" for name, value in facts["milliseconds"].items())
+    refused = "".join(f"; not by {name}: {reason}" for name, reason in facts["refused"].items())
+    return f"{facts['runtime']} (ms an image: {times}){refused}"
 
 
 def evaluate(
@@ -155,10 +195,10 @@ def evaluate(
     *,
     truth: Path | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
-    score: str | None = None,
-    alpha: float | None = None,
-    confidence: float | None = None,
-    group: str | None = None,
+    score: Score = None,
+    alpha: Alpha = None,
+    confidence: Confidence = None,
+    group: Group = None,
     device: str = "cpu",
 ) -> None:
     """Measure a screen on normal images and on outliers that it has never seen.
@@ -175,14 +215,6 @@ def evaluate(
         Folder of masks (of an MVTec-style folder: ground_truth), to measure how well defects are located.
     output
         Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output.
-    score
-        Score to judge by: error, evidence, auto or a statistic; `recondite info` lists them. By default the screen's.
-    alpha
-        False-alarm rate, in (0, 1); by default the screen's.
-    confidence
-        Probability, in (0, 1), with which alpha holds for this calibration set; by default the screen's.
-    group
-        Group whose calibration holds for all images, where folders do not tell it.
     device
         cpu or cuda.
     """

@@ -24,6 +24,7 @@ def serve(
     *screens: str,
     host: str = "127.0.0.1",
     port: int = 8080,
+    workers: int = 1,
     store: str = "sqlite:///events.db",
     token: Annotated[Sequence[str], Parameter(negative="")] = (),
     token_file: Path | None = None,
@@ -68,6 +69,8 @@ def serve(
         Address to listen on; other machines only reach 0.0.0.0 or ::.
     port
         Port to listen on.
+    workers
+        Processes that share the port and the store, each with a copy of the screens; one that ends is replaced.
     store
         Database of events: sqlite:///events.db or postgresql://user:password@host/name.
     token
@@ -135,6 +138,8 @@ def serve(
     """
     if cluster is not None:
         page = False
+        if workers != 1:
+            raise InputError("--workers is for one machine: a cluster has --replicas")
         if jobs is not None:
             raise InputError("batch jobs belong to one process: leave --jobs or --cluster out")
     for module, extra in (("fastapi", "serve"), *((("nicegui", "page"),) if page else ())):
@@ -176,6 +181,10 @@ def serve(
         job_bytes=max_job_megabytes << 20,
         job_places=job_place,
     )
+    if workers != 1:
+        from recondite.service.workers import serve_with_workers
+
+        return serve_with_workers(settings, workers, host, port, everybody=allow_public, drain_seconds=drain_seconds)
     if cluster is None:
         return run(settings, host, port, everybody=allow_public, drain_seconds=drain_seconds)
     from recondite.service.replicas import Replicas, serve_on_cluster

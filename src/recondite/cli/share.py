@@ -44,6 +44,7 @@ def export(
     *,
     to: Literal["onnx", "openvino"] = "onnx",
     int8: Annotated[str | None, Parameter(name="--int8")] = None,
+    always_int8: Annotated[bool, Parameter(name="--always-int8", negative="")] = False,
     pixels: Literal["float32", "uint8"] = "float32",
 ) -> None:
     """Write a screen as one graph, from pixels to score, p-value and verdict.
@@ -60,7 +61,9 @@ def export(
         Format of the graph: onnx (extra export) or openvino (extra openvino).
     int8
         Normal images that the screen has not learnt from: the network computes with 8-bit integers, and the threshold
-        is set anew by them; for openvino.
+        is set anew by them; for openvino. Where float32 is as fast on this machine, the graph is in float32.
+    always_int8
+        Write the graph with 8-bit integers though they are no faster here.
     pixels
         Input of the graph: float32 in [0, 1], or uint8 for other programs, which refuses images of another size.
     """
@@ -69,17 +72,32 @@ def export(
 
     if to == "onnx" and int8 is not None:
         raise InputError("--int8 is for --to openvino")
+    if always_int8 and int8 is None:
+        raise InputError("--always-int8 needs the images of --int8")
     check_target(output)
     check_outputs({}, {"-o": output})
     from recondite.screen.export import export_onnx, export_openvino
+    from recondite.screen.guard_file import GUARD_FILE
+    from recondite.screen.saved import located
 
     judge = load_screen(screen, None, None, "cpu")
     if to == "onnx":
         export_onnx(judge, output, pixels=pixels)
     else:
-        export_openvino(judge, output, pixels=pixels, int8=int8, progress=True)
-    done = "calibrated anew, by the scores of the graph" if int8 else f"its scores were compared with those of {screen}"
+        export_openvino(judge, output, pixels=pixels, int8=int8, always_int8=always_int8, progress=True)
+    done = f"its scores were compared with those of {screen}"
+    if int8 is not None:
+        from recondite.screen.screen import load
+
+        written = load(output)
+        precision, facts = written.detector.options.precision, written.facts["int8"]
+        if precision == "int8":
+            done = "calibrated anew, by the scores of the graph"
+        ratio = facts["milliseconds"]["float32"] / facts["milliseconds"]["int8"]
+        print(f"int8: {ratio:.2f} times as fast as float32 on this processor ({facts['instructions']}), so {precision}")
     print(f"exported: {output} ({done})")
+    if (located(screen) / GUARD_FILE).exists():
+        print("not exported: the guard beside the screen, with its classifier and its calibration")
 
 
 def datasets() -> None:

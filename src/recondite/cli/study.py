@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import alone, load_screen
+from recondite.cli.flags import VALUE_RANGE_HELP, alone, load_screen, value_range_of
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -243,6 +243,7 @@ def linear(
     *,
     output: Output,
     latent_size: Annotated[int, Parameter(help="Latent size of all three.")] = 20,
+    value_range: Annotated[str | None, Parameter(help=VALUE_RANGE_HELP)] = None,
     epochs: Annotated[int, Parameter(help="Epochs of both autoencoders.")] = 20,
     batch_size: Annotated[int, Parameter(help="Batch size of both autoencoders.")] = 128,
     learning_rate: Annotated[float, Parameter(help="Learning rate of both autoencoders.")] = 2e-3,
@@ -258,7 +259,8 @@ def linear(
         "learning_rate": learning_rate,
         "seed": seed,
     }
-    rows = linear_study(images, output, latent_size=latent_size, progress=True, **training)
+    values = value_range_of(value_range)
+    rows = linear_study(images, output, latent_size=latent_size, value_range=values, progress=True, **training)
     _print(rows, "linear and not", output)
 
 

@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import CLUSTER_GROUP, alone, image_size_of, names_of, option_flags, value_of, whole_numbers
+from recondite.cli.flags import (
+    CLUSTER_GROUP,
+    VALUE_RANGE_HELP,
+    alone,
+    image_size_of,
+    names_of,
+    option_flags,
+    value_of,
+    value_range_of,
+    whole_numbers,
+)
 from recondite.errors import InputError
 
 _WORST_PAIRS = 10
@@ -37,6 +47,7 @@ class Runs:
     image_size: Annotated[
         str | None, Parameter(help="Pixels a side (32) or height x width (24x32). [default: that of the images, to 64]")
     ] = None
+    value_range: Annotated[str | None, Parameter(help=VALUE_RANGE_HELP)] = None
     cluster: Annotated[
         str | None,
         Parameter(
@@ -60,6 +71,7 @@ class Runs:
             "protocol": self.protocol,
             "validation": self.validation,
             "image_size": image_size_of(self.image_size),
+            "value_range": value_range_of(self.value_range),
             "resources": on_cluster,
             "progress": True,
         }
@@ -277,6 +289,7 @@ def bench_defects(
     output: Output,
     detector: str | None = None,
     image_size: str | None = None,
+    value_range: Annotated[str | None, Parameter(help=VALUE_RANGE_HELP)] = None,
     alpha: float = 0.05,
     seed: int = 0,
     threads: int | None = None,
@@ -310,7 +323,8 @@ def bench_defects(
     from recondite.studies.training.defect_sets import bench_defects as bench
 
     names = [name.replace("+", ",") for name in names_of(detector) or DEFAULT_DETECTORS]
-    settings = {"alpha": alpha, **({} if image_size is None else {"image_size": image_size_of(image_size)})}
+    read = {"image_size": image_size_of(image_size), "value_range": value_range_of(value_range)}
+    settings = {"alpha": alpha, **{name: value for name, value in read.items() if value is not None}}
     rows = bench(folders, output, names, seed=seed, threads=threads, progress=True, **settings)
     columns = ("set", "detector", "AUROC", "pixel AUROC", "AU-PRO (.3)", "fit s", "images/s", "MB")
     kept = ("auroc", "pixel_auroc", "au_pro_30", "fit_seconds", "images_a_second", "peak_mb")

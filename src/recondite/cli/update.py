@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from recondite.cli.flags import Output, load_screen, share_or_source
+from recondite.cli.flags import Output, load_screen, run_folder_of, share_or_source
 
 
 def update(
@@ -20,6 +20,8 @@ def update(
     validation: str = "0.1",
     score: str | None = None,
     group_by: str = "copies",
+    region: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
     sampled: Annotated[bool, Parameter(negative="")] = False,
     only_calibrate: Annotated[bool, Parameter(negative="")] = False,
     epochs: int | None = None,
@@ -46,6 +48,10 @@ def update(
         What images are judged by from now on: error, or what the screen judges by (the default).
     group_by
         What tells images that belong together, as of `recondite fit`.
+    region
+        Folder with one mask per image, for a screen that was fitted with one; any other keeps its region.
+    resume
+        Continue an interrupted update of the same screen, of a network that is trained.
     sampled
         The new images are a random sample of those to come, though they score otherwise than those before.
     only_calibrate
@@ -68,7 +74,7 @@ def update(
     from recondite.reports.update import update_in_words, write_update_page
 
     training: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
-    with locked(output):
+    with locked(output), run_folder_of(output) as run_folder:
         after = judge.update(
             images,
             calibration=share_or_source(calibration),
@@ -76,6 +82,9 @@ def update(
             validation=share_or_source(validation),
             score=score,
             group_by=os.path.abspath(group_by) if group_by.lower().endswith(".csv") else group_by,
+            region=region,
+            run_folder=run_folder,
+            resume=resume,
             sampled=sampled,
             only_calibrate=only_calibrate,
             progress=True,

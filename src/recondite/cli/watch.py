@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from recondite.cli.flags import Output, load_screen
+from recondite.cli.flags import Alpha, Confidence, Group, Output, Score, Statistics, load_screen
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -35,11 +35,11 @@ def watch(
     every_seconds: Annotated[float, Parameter(group=_CAMERA)] = 0.0,
     save: Annotated[Path | None, Parameter(group=_CAMERA)] = None,
     save_which: Annotated[Literal["flagged", "all"], Parameter(group=_CAMERA)] = "flagged",
-    score: str | None = None,
-    alpha: float | None = None,
-    confidence: float | None = None,
-    group: str | None = None,
-    statistics: Annotated[bool, Parameter(negative="")] = False,
+    score: Score = None,
+    alpha: Alpha = None,
+    confidence: Confidence = None,
+    group: Group = None,
+    statistics: Statistics = False,
     device: str = "cpu",
 ) -> None:
     """Judge images as they arrive in a folder, or frames of a camera or film, one row each, until SIGTERM or Ctrl-C.
@@ -74,16 +74,6 @@ def watch(
         Folder for frames as PNG, each in a sub-folder by its verdict.
     save_which
         Which frames to save; flagged: outliers and invalid ones.
-    score
-        Score to judge by: error, evidence, auto or a statistic; `recondite info` lists them. By default the screen's.
-    alpha
-        False-alarm rate, in (0, 1); by default the screen's.
-    confidence
-        Probability, in (0, 1), with which alpha holds for this calibration set; by default the screen's.
-    group
-        Group whose calibration holds for all images, where folders do not tell it.
-    statistics
-        Also write the statistics that the screen judges by; `recondite monitor` finds with them what has shifted.
     device
         cpu or cuda.
     """

@@ -26,7 +26,7 @@ from recondite.screen.screen import Screen, load
 from recondite.training.checkpoint import CHECKPOINT
 from recondite.training.logs import EPOCHS
 
-_SOURCES = ("validation", "evidence", "calibration", "region", "ignore")
+_SOURCES = ("validation", "evidence", "calibration", "region", "ignore", "defects", "masks")
 _MODULES = ("encoder", "decoder", "backbone", "classifier")
 _SECONDS_BETWEEN_LOOKS = 0.5
 _RAY_FOLDER, _PROBE = "ray", ".shared"

@@ -1,4 +1,4 @@
-"""Recondite as a scikit-learn outlier detector: for pipelines, grid searches and `clone`."""
+"""Recondite as scikit-learn outlier detectors: for pipelines, grid searches and `clone`."""
 
 from collections.abc import Mapping
 from math import prod
@@ -11,8 +11,10 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from recondite.audits.outliers import FEWEST, discoveries, judged, reduced
+from recondite.audits.run import audit
 from recondite.data.datasets import open_images
-from recondite.data.sample import guess_shape
+from recondite.data.sample import guess_preprocessing
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, option_names
@@ -23,6 +25,7 @@ from recondite.statistics.scores import Scores
 
 _LARGEST_LATENT = 32
 _LARGEST_SEED = 2**31 - 1
+_FEWEST_RANKED = 10
 
 
 class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -84,7 +87,7 @@ class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignor
         _check_share("contamination", self.contamination, 0.0, 0.5, ends=(False, True))
         _check_share("calibration", self.calibration, 0.0, 1.0, ends=(True, False))
         screen: Screen | None = None
-        settings = {"seed": self._seed(), **self._latent(images), **(self.options or {})}
+        settings = {"seed": _seed_of(self.random_state), **self._latent(images), **(self.options or {})}
         if self.calibration:
             screen = fit_screen(
                 images,
@@ -141,16 +144,80 @@ class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignor
             raise InputError(f"expected rows of {self.image_shape} = {prod(self.image_shape)}; got {images.shape[1]}")
         return images.reshape(-1, *self.image_shape)
 
-    def _seed(self) -> int:
-        if isinstance(self.random_state, Integral):
-            return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(_LARGEST_SEED))
-
     def _latent(self, images: NDArray[Any]) -> dict[str, int]:
         if "latent_size" not in option_names(detector_class(self.detector).Options):
             return {}
         most = min(_LARGEST_LATENT, prod(images.shape[1:]) // 2, len(images) // 2)
         return {"latent_size": max(1, most)}
+
+
+class CrossFittedOutlierRanking(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+    """Ranks unlabelled images, or vectors, by how far each is from the others, as `recondite.audit` does.
+
+    Each is judged by models that were fitted without it, so there is no `predict`: only `fit_predict`, as with
+    scikit-learn's LocalOutlierFactor.
+
+    Args:
+        contamination: a number in (0, 0.5] flags this share, the farthest; "auto" flags discoveries at `fdr`.
+        fdr: the share of those flagged that may be normal; see `recondite.audits.outliers` for what is assumed.
+        random_state: of how rows are dealt into parts; images are dealt as in an audit.
+
+    Attributes:
+        outlier_scores_: (N,), higher is farther from the others.
+        p_values_: (N,).
+        labels_: 1 for inliers and -1 for outliers (N,).
+        n_features_in_: the number of columns, or the length of the second axis.
+
+    Source: the interface is that of scikit-learn, "Novelty and Outlier Detection".
+    """
+
+    def __init__(
+        self,
+        contamination: float | str = 0.1,
+        *,
+        fdr: float = 0.1,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.contamination = contamination
+        self.fdr = fdr
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: ARG002
+        """Rank images.
+
+        Args:
+            X: rows (N, D), or images (N, H, W), (N, H, W, C) or (N, C, H, W); at least ten.
+            y: ignored.
+
+        Raises:
+            ValueError: NaN or infinite values, too few images, or parameters that cannot be used.
+        """
+        x = validate_data(self, X, allow_nd=True, ensure_min_samples=_FEWEST_RANKED, dtype="numeric")
+        _check_share("fdr", self.fdr, 0.0, 1.0, ends=(False, False))
+        if self.contamination != "auto":
+            _check_share("contamination", self.contamination, 0.0, 0.5, ends=(False, True))
+        if x.ndim > 2:
+            found = audit(x, fdr=float(self.fdr))
+            scores, p = found.scores, found.p_values
+            if not np.isfinite(scores).all():
+                raise InputError("; ".join(found.remarks) if len(x) < FEWEST else found.findings[0].reason)
+        else:
+            scores, p = judged(reduced(x.astype(np.float64)), np.arange(len(x)), _seed_of(self.random_state))
+        if self.contamination == "auto":
+            flagged = discoveries(p, float(self.fdr))
+        else:
+            flagged = np.zeros(len(x), dtype=bool)
+            flagged[np.argsort(-scores, kind="stable")[: round(float(self.contamination) * len(x))]] = True
+        self.outlier_scores_, self.p_values_, self.labels_ = scores, p, np.where(flagged, -1, 1)
+        return self
+
+    def fit_predict(self, X: ArrayLike, y: object = None) -> NDArray[np.int_]:
+        """Rank images and return 1 for inliers and -1 for outliers (N,).
+
+        Raises:
+            ValueError: as `fit`.
+        """
+        return np.asarray(self.fit(X, y).labels_)
 
 
 def _fitted(images: NDArray[Any], name: str, settings: Mapping[str, Any]) -> Detector:
@@ -161,10 +228,16 @@ def _fitted(images: NDArray[Any], name: str, settings: Mapping[str, Any]) -> Det
         raise InputError(
             f"detector {name!r} and its training have no option {unknown[0]!r}; calibration=... brings more"
         )
-    shape, _ = guess_shape(open_images(images), None)
+    seen, _ = guess_preprocessing(open_images(images))
     options = {key: value for key, value in settings.items() if key in own}
-    detector = build(name, image_shape=shape, seed=settings["seed"], **options)
+    detector = build(name, image_shape=seen.shape, seed=settings["seed"], **options)
     return detector.fit(images, validation=None, **{key: settings[key] for key in settings if key not in own})
+
+
+def _seed_of(random_state: int | np.random.RandomState | None) -> int:
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(_LARGEST_SEED))
 
 
 def _checked(scores: Scores) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from recondite.data import tiff
+from recondite.data import png, tiff, tiff_parts
 from recondite.data.formats import formats_of, pillow_formats
 from recondite.data.items import MAX_FILE_BYTES, Deferred, Masked, Page, content_of, in_words, path_of
 from recondite.data.pillow import open_picture, pixels_of
@@ -23,8 +23,7 @@ from recondite.data.regions import Mask, found_inside, half_inside, painted
 from recondite.data.scaling import (
     MAX_PIXELS,
     Pixels,
-    Reduced,
-    block_means,
+    averaged,
     block_size,
     checked_range,
     match_channels,
@@ -322,22 +321,29 @@ def _from_stream(stream: BinaryIO, frame: int | None, target: tuple[int, int] | 
     """Decode a file, or one page of it; None for its only one."""
     head = stream.read(4)
     if not tiff.is_tiff(head):
+        found = png.read(stream, target) if head == png.HEAD else None
         stream.seek(0)
-        return open_picture(stream, _formats(stream), 0, target)
+        return found or open_picture(stream, _formats(stream), 0, target)
     if frame is None:
         frame, *others = tiff.pages(stream)
         if others:
             raise InputError(f"it has {1 + len(others)} pages: give the path of the file, or its folder, to judge each")
-    found = tiff.directories(stream)
-    if frame >= len(found):
+    directories = tiff.directories(stream)
+    if frame >= len(directories):
         raise InputError(f"there is no page {frame + 1}; the file is damaged or has changed")
-    tags = found[frame]
+    tags = directories[frame]
+    return replace(_from_page(stream, frame, tags, target), declared=tiff.declared_white(tags))
+
+
+def _from_page(stream: BinaryIO, frame: int, tags: tiff.Tags, target: tuple[int, int] | None) -> Pixels:
     if tiff.misread(tags) is not None:
-        pixels = tiff.read(stream, frame, tags, MAX_PIXELS)
-    else:
-        stream.seek(0)
-        pixels = open_picture(stream, _formats(stream), frame, target, tiff.white_by_bits(tags))
-    return replace(pixels, declared=tiff.declared_white(tags))
+        return tiff.read(stream, frame, tags, MAX_PIXELS)
+    white, (width, height) = tiff.white_by_bits(tags), tiff.size(tags)
+    found = None
+    if target is not None and block_size(height, width, target) != (1, 1) and width * height <= MAX_PIXELS:
+        found = tiff_parts.read(stream, frame, target, white)
+    stream.seek(0)
+    return found or open_picture(stream, _formats(stream), frame, target, white)
 
 
 def _formats(stream: BinaryIO) -> tuple[str, ...]:
@@ -362,9 +368,7 @@ def _from_array(array: NDArray[Any], target: tuple[int, int] | None) -> Pixels:
     block = block_size(height, width, target)
     if block == (1, 1) or channels == 4 or array.dtype.kind not in "biuf":
         return Pixels(planes, None, white)
-    means, extremes = block_means(lambda top, bottom: planes[:, top:bottom].transpose(1, 2, 0), height, width, block)
-    box = (0.0, 0.0, width / block[1], height / block[0])
-    return Pixels(means, None, white, Reduced((height, width), box, extremes, (means.shape[1], means.shape[2])))
+    return averaged(lambda top, bottom: planes[:, top:bottom].transpose(1, 2, 0), (height, width), block, white)
 
 
 def _load_npy(path: Path) -> NDArray[Any]:

@@ -21,7 +21,7 @@ class Journal:
 
     def __init__(self, path: Path, header: Mapping[str, Any] | None) -> None:
         self.path, self._header = path, header
-        self.taken_up = [] if header is None else _read(path, header)
+        self.taken_up = [] if header is None else rows_of(path, header)
         """Rows that an interrupted run left, in the order in which they were added."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rewrite(self.taken_up)
@@ -54,7 +54,8 @@ def header_of(path: Path) -> Any:
         return None
 
 
-def _read(path: Path, header: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows_of(path: Path, header: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the whole rows of a journal; none where it is not there, or its header is another one."""
     rows: list[dict[str, Any]] = []
     if path.is_file():
         with path.open(encoding="utf-8", errors="replace") as stream:

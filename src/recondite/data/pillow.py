@@ -68,18 +68,18 @@ def pixels_of(
     clear = picture.info.get("transparency")
     picture = upright(picture)
     if not huge:
-        pixels = _array(picture, clear)
-        white = white or _white(pixels)
+        pixels = values_of(picture, clear)
+        white = white or white_of_values(pixels)
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return Pixels(planes[:-1], planes[-1], white) if len(planes) in (2, 4) else Pixels(planes, None, white)
     assert target is not None
     tall, wide = (
         max(1, side // wanted) for side, wanted in zip(picture.size[::-1], blocks_wanted(target), strict=True)
     )
-    white = white or _white(_array(picture.crop((0, 0, picture.width, 1))))
+    white = white or white_of_values(values_of(picture.crop((0, 0, picture.width, 1))))
 
     def rows(top: int, bottom: int) -> NDArray[Any]:
-        return _array(picture.crop((0, top, picture.width, bottom)))
+        return values_of(picture.crop((0, top, picture.width, bottom)))
 
     planes, extremes = block_means(rows, picture.height, picture.width, (tall, wide))
     left, top, right, bottom = box
@@ -87,8 +87,8 @@ def pixels_of(
     return Pixels(planes, None, white, Reduced(size, box, extremes, (planes.shape[1], planes.shape[2])))
 
 
-def _array(picture: Image.Image, clear: object = None) -> NDArray[Any]:
-    """Return the values of a picture, (H, W) or (H, W, C); the last of two or four says how opaque it is.
+def values_of(picture: Image.Image, clear: object = None) -> NDArray[Any]:
+    """Return the values of a picture as stored, (H, W) or (H, W, C); the last of two or four says how opaque it is.
 
     Args:
         picture: of any mode.
@@ -112,7 +112,8 @@ def _array(picture: Image.Image, clear: object = None) -> NDArray[Any]:
     return pixels
 
 
-def _white(pixels: NDArray[Any]) -> float | None:
+def white_of_values(pixels: NDArray[Any]) -> float | None:
+    """Return what is white in values that Pillow decoded."""
     return _WHITE_OF_32_BITS if pixels.dtype == np.int32 else white_of(pixels.dtype)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from recondite.data.datasets import ImageSet
-from recondite.data.images import SMALLEST_SIDE, decode, header_of
+from recondite.data.images import SMALLEST_SIDE, Preprocessing, decode, header_of
 from recondite.data.items import Masked, Page, axes_of, path_of
 from recondite.errors import InputError, ReconditeWarning
 
@@ -225,16 +225,24 @@ def _glance(item: object) -> tuple[int, int, int | None] | None:
     return None
 
 
-def guess_shape(images: ImageSet, image_size: tuple[int, int] | None) -> tuple[tuple[int, ...], ImageSet]:
-    """Return the shape of images at `image_size`, or else `small_size`, and the images, as `sampled` does.
+def guess_preprocessing(
+    images: ImageSet, image_size: tuple[int, int] | None = None, value_range: tuple[float, float] | None = None
+) -> tuple[Preprocessing, ImageSet]:
+    """Return how images become inputs at `image_size`, or else `small_size`, and the images, as `sampled` does.
+
+    Args:
+        images: that are looked at.
+        image_size: (height, width), if it is given.
+        value_range: what is black and what is white; by default what the tags of the files say, or else their type.
 
     Raises:
-        InputError: none of them can be read.
+        InputError: none of them can be read, or a range is given for vectors.
     """
     sample, images = sampled(images)
-    for remark in sample.remarks():
+    values = value_range if value_range is not None else sample.value_range
+    for remark in sample.remarks(values):
         warnings.warn(remark, ReconditeWarning, stacklevel=3)
-    return sample.shape(image_size, small_size), images
+    return Preprocessing(shape=sample.shape(image_size, small_size), value_range=values), images
 
 
 def _is_drawing(planes: np.ndarray) -> bool:

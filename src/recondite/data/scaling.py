@@ -300,3 +300,18 @@ def block_means(
         least.append(strip.min())
         most.append(strip.max())
     return np.ascontiguousarray(np.concatenate(parts).transpose(2, 0, 1)), (np.min(least), np.max(most))
+
+
+def averaged(
+    rows: Callable[[int, int], NDArray[Any]], size: tuple[int, int], block: tuple[int, int], white: float | None
+) -> Pixels:
+    """Return the pixels of a huge image as means of blocks; see `block_means`.
+
+    Args:
+        rows, block: as there.
+        size: (height, width) of the image.
+        white: the value that is white.
+    """
+    planes, extremes = block_means(rows, *size, block)
+    box = (0.0, 0.0, size[1] / block[1], size[0] / block[0])
+    return Pixels(planes, None, white, Reduced(size, box, extremes, (planes.shape[1], planes.shape[2])))

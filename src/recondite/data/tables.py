@@ -41,13 +41,19 @@ def check_table_path(path: Path) -> None:
             raise InputError("parquet files need pyarrow: pip install 'recondite[data]'") from error
 
 
-def write_table(path: Path, rows: Iterable[Mapping[str, Any]], numbers: Collection[str] = ()) -> None:
+def write_table(
+    path: Path,
+    rows: Iterable[Mapping[str, Any]],
+    numbers: Collection[str] = (),
+    facts: Mapping[str, str] | None = None,
+) -> None:
     """Write rows that all have the same keys.
 
     Args:
         path: the file, written atomically; "-" or /dev/stdout for a CSV table on standard output.
         rows: the rows.
         numbers: columns that hold numbers even where every one of them is None; other such columns hold text.
+        facts: what a .parquet file says of itself, in the metadata of its schema; other files have no place for it.
 
     Raises:
         InputError: an unknown suffix, or pyarrow is needed and missing.
@@ -59,13 +65,19 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], numbers: Collecti
         sys.stdout.flush()
         return
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
-        write_rows(stream, path.suffix.lower(), rows, numbers)
+        write_rows(stream, path.suffix.lower(), rows, numbers, facts)
 
 
-def write_rows(stream: BinaryIO, suffix: str, rows: Iterable[Mapping[str, Any]], numbers: Collection[str] = ()) -> None:
+def write_rows(
+    stream: BinaryIO,
+    suffix: str,
+    rows: Iterable[Mapping[str, Any]],
+    numbers: Collection[str] = (),
+    facts: Mapping[str, str] | None = None,
+) -> None:
     """Write rows in the format that one of `SUFFIXES` stands for; otherwise as `write_table`."""
     if suffix == ".parquet":
-        _write_parquet(stream, rows, numbers)
+        _write_parquet(stream, rows, numbers, facts)
         return
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
     try:
@@ -113,7 +125,12 @@ def _is_number(text: str) -> bool:
     return text == text.strip()
 
 
-def _write_parquet(stream: BinaryIO, rows: Iterable[Mapping[str, Any]], numbers: Collection[str]) -> None:
+def _write_parquet(
+    stream: BinaryIO,
+    rows: Iterable[Mapping[str, Any]],
+    numbers: Collection[str],
+    facts: Mapping[str, str] | None,
+) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -125,7 +142,7 @@ def _write_parquet(stream: BinaryIO, rows: Iterable[Mapping[str, Any]], numbers:
             return field.type
         return pyarrow.float64() if field.name in numbers else pyarrow.string()
 
-    schema = pyarrow.schema([(field.name, kind(field)) for field in table.schema])
+    schema = pyarrow.schema([(field.name, kind(field)) for field in table.schema], metadata=facts)
     pyarrow.parquet.write_table(table.cast(schema), stream)
 
 

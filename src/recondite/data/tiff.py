@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.data.scaling import Pixels, white_of
+from recondite.data.tiff_parts import numbers_of
 from recondite.errors import InputError
 
 SUFFIXES = (".tif", ".tiff")
@@ -23,11 +24,14 @@ _LARGEST, _EXTRA, _FORMAT, _SIGNED_LARGEST = 281, 338, 339, 341
 _KEPT = {_NEW_SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, ORIENTATION, _SAMPLES, _LARGEST, _EXTRA, _FORMAT}
 _KEPT |= {_COMPRESSION, _SIGNED_LARGEST}
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 16: "Q"}
+_BIG_ENDIAN = -1
+"""Not a tag, but kept with them: whether the file has the largest byte of a number first."""
+_UNCOMPRESSED = 1
 _REDUCED_OR_MASK = 1 | 4
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _MINISWHITE = 0
-_PLAIN_COMPRESSIONS = (1, 8, 32946, 32773)
-"""None, deflate and PackBits, which tifffile reads by itself."""
+_LOSSLESS = (1, 5, 8, 32946, 32773, 34925, 50000)
+"""Compressions that are read without another package: none, LZW, deflate, PackBits, LZMA, Zstandard."""
 _MOST_PAGES, _MOST_TAGS, _MOST_VALUES = 65_536, 4_096, 64
 
 Tags = Mapping[int, Sequence[float]]
@@ -72,7 +76,7 @@ def directories(stream: BinaryIO) -> list[Tags]:
                 break
             entries = stream.read(count * entry)
             place = _unpacked(stream, order + offsets)[0]
-            found.append(_tags(stream, entries, order, big))
+            found.append({**_tags(stream, entries, order, big), _BIG_ENDIAN: (order == ">",)})
     except struct.error:
         pass  # cut short: what is behind the cut is not there
     return found
@@ -104,13 +108,15 @@ def misread(tags: Tags) -> str | None:
     what = {_SIGNED: "signed integers", _FLOAT: "floats"}.get(kind, "values")
     if kind == _SIGNED or (kind == _FLOAT and (bits != 32 or samples > 1)) or bits not in (1, 2, 4, 8, 12, 16, 32):
         return f"{what} of {bits} bits"
+    if kind == _FLOAT and _largest(tags, _BIG_ENDIAN, 0) and _largest(tags, _COMPRESSION, 1) != _UNCOMPRESSED:
+        return f"compressed {what} of {bits} bits, the largest byte first"
     if kind == _UNSIGNED and bits == 32:
         return f"unsigned integers of {bits} bits"
     if tags.get(_PHOTOMETRIC, (1,))[0] == _MINISWHITE and (bits > 8 or kind == _FLOAT):
         return f"{what} of {bits} bits whose zero is white"
     if samples > 4 or (samples > 1 and _is_grey(tags)):
         return f"{samples} channels"
-    if samples > 1 and bits == 16 and _largest(tags, _COMPRESSION, 1) in _PLAIN_COMPRESSIONS:
+    if samples > 1 and bits == 16 and _largest(tags, _COMPRESSION, 1) in _LOSSLESS:
         return f"{samples} channels of {bits} bits"  # Pillow keeps 8 of them
     return None
 
@@ -123,6 +129,7 @@ def size(tags: Tags) -> tuple[int, int]:
 def tags_of(known: Mapping[int, Any]) -> Tags:
     """Return tags that Pillow has read as `directories` would."""
     found = {tag: known[tag] for tag in _KEPT if tag in known}
+    found[_BIG_ENDIAN] = getattr(known, "prefix", b"") == b"MM"
     return {tag: value if isinstance(value, tuple) else (value,) for tag, value in found.items()}
 
 
@@ -143,7 +150,7 @@ def declared_white(tags: Tags) -> float | None:
 
 
 def read(stream: BinaryIO, frame: int, tags: Tags, most_values: int) -> Pixels:
-    """Return a page by tifffile.
+    """Return a page that Pillow would misread.
 
     Args:
         stream: of the file.
@@ -154,26 +161,14 @@ def read(stream: BinaryIO, frame: int, tags: Tags, most_values: int) -> Pixels:
     Raises:
         InputError: it is too large, or of a kind that is not known; or its compression needs the extra `tiff`.
     """
-    import tifffile
-
     values = _largest(tags, _WIDTH, 1) * _largest(tags, _HEIGHT, 1) * _largest(tags, _SAMPLES, 1)
     if values > most_values:
         raise InputError(f"the picture has {values:,.0f} values; the limit is {most_values:,}")
-    stream.seek(0)
-    try:
-        with tifffile.TiffFile(stream) as file:
-            page = file.pages[frame]
-            stored = page.asarray()
-            separate = page.axes.startswith("S")
-    except ValueError as error:
-        if "imagecodecs" not in str(error):
-            raise
-        raise InputError(f'{misread(tags)}, compressed: pip install "recondite[tiff]" to read them') from error
-    rows = stored[..., None] if stored.ndim == 2 else stored.transpose(1, 2, 0) if separate else stored
+    rows = _rows(stream, frame, tags)
     orientation = int(_largest(tags, ORIENTATION, 1))
     rows = UPRIGHT[orientation](rows) if orientation in UPRIGHT else rows
     if rows.ndim != 3 or rows.dtype.kind not in "biuf":
-        raise InputError(f"expected a page of (height, width) or with channels; got {stored.dtype} {stored.shape}")
+        raise InputError(f"expected a page of (height, width) or with channels; got {rows.dtype} {rows.shape}")
     white = _white(rows.dtype, int(_largest(tags, _BITS, 1)))
     if tags.get(_PHOTOMETRIC, (1,))[0] == _MINISWHITE:
         if rows.dtype.kind != "u" or white is None:
@@ -182,6 +177,25 @@ def read(stream: BinaryIO, frame: int, tags: Tags, most_values: int) -> Pixels:
     planes = rows.transpose(2, 0, 1)
     opaque = 1 <= _largest(tags, _EXTRA, 0) <= 2 and len(planes) in (2, 4)
     return Pixels(planes[:-1], planes[-1], white) if opaque else Pixels(planes, None, white)
+
+
+def _rows(stream: BinaryIO, frame: int, tags: Tags) -> NDArray[Any]:
+    """Return the numbers of a page as they lie, (H, W, C)."""
+    import tifffile
+
+    stream.seek(0)
+    with tifffile.TiffFile(stream) as file:
+        page = file.pages[frame].aspage()
+        try:
+            stored = page.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            found = numbers_of(stream, file.byteorder, page)
+            if found is None:
+                raise InputError(f'{misread(tags)}, compressed: pip install "recondite[tiff]" to read them') from error
+            return found
+        return stored[..., None] if stored.ndim == 2 else stored.transpose(1, 2, 0) if page.axes[0] == "S" else stored
 
 
 def _white(kind: np.dtype[Any], bits: int) -> float | None:

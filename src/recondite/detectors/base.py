@@ -14,21 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from recondite.data.artifacts import Tensors
+from recondite.data.batch_size import full_batch
 from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.sample import small_size
 from recondite.data.spool import Rows, training_rows
+from recondite.detectors.effects import check_effect
 from recondite.detectors.inputs import Inputs
 from recondite.detectors.inside import Inside, only_inside
-from recondite.detectors.measured import (
-    Measured,
-    Statistician,
-    check_pooling,
-    pixel_errors,
-    pooled,
-    pooling_of,
-)
+from recondite.detectors.measured import Measured, Statistician, check_pooling, pixel_errors, pooled, pooling_of
 from recondite.detectors.prior import LARGEST_FITTED_LATENT, Prior, draw_latents, fit_prior
-from recondite.detectors.runner import Function, Runner, full_batch, scattered
+from recondite.detectors.runner import Function, Runner, scattered
 from recondite.distributed import collective
 from recondite.errors import InputError, NotFittedError
 from recondite.networks.fused import InBfloat16, inner_layers, ready_network
@@ -44,7 +39,7 @@ from recondite.options import (
 )
 from recondite.statistics.scores import Scores
 from recondite.torch_state import own_settings
-from recondite.training.checkpoint import History
+from recondite.training.history import History
 from recondite.training.loop import Update, train
 
 _INSTANCE, _FEATURES, _REBUILT = "instance score", "feature score", "reconstruction"
@@ -82,6 +77,7 @@ class Detector(Inputs):
     batches_a_step: ClassVar[int] = 1
     rebuilds: ClassVar[bool] = True
     """Whether what is rebuilt is the image, so that its reconstruction can be looked at."""
+    layout: ClassVar[torch.memory_format] = torch.channels_last  # in which networks take images
     fitted: Tensor
     latent_mean: Tensor
     latent_factor: Tensor
@@ -92,8 +88,7 @@ class Detector(Inputs):
         self.check_scoring()
         self.history = History()
         self.memory: Tensors = {}  # what `fit_rows` needs beside the weights to take in further images
-        self.modules_given = False
-        self.runner = Runner()
+        self.runner, self.modules_given = Runner(), False
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         if self.prior == "fitted" and options.latent_size <= LARGEST_FITTED_LATENT:
             self.register_buffer("latent_mean", torch.zeros(options.latent_size))
@@ -209,8 +204,9 @@ class Detector(Inputs):
             training: options of `TrainingOptions`, such as epochs=20, learning_rate=2e-3, seed=0.
 
         Raises:
-            InputError: no readable images, unknown options, or options out of range.
+            InputError: no readable images, unknown options, options out of range, or such as would change nothing.
         """
+        check_effect(self, training)
         options = make_options(TrainingOptions, {**self.training_defaults, **training}, "training")
         rows, held_out = training_rows(images, validation, self.preprocessing, options.seed, progress)
         return self.fit_rows(rows, held_out, options, Path(run_folder) if run_folder else None, resume, progress)
@@ -441,7 +437,7 @@ class Detector(Inputs):
 
     @property
     def scoring_batch(self) -> int:
-        """Images in a full scoring call, by their size and the device; see `recondite.detectors.runner.full_batch`.
+        """Images in a full scoring call, by their size and the device; see `recondite.data.batch_size.full_batch`.
 
         Kernels differ in the last bits between batch sizes, so fewer images are padded to a full batch, or to a smaller
         one that has been seen to give the same bits: that is how a lone image gets the very score it gets among others.

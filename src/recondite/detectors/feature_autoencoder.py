@@ -18,7 +18,7 @@ from recondite.data.spool import Rows
 from recondite.detectors.vector_models import Drawn, VectorModel
 from recondite.networks.autoencoders import make_network
 from recondite.options import CHECKED, TrainingOptions
-from recondite.training.checkpoint import History
+from recondite.training.history import History
 from recondite.training.loop import Update, train
 
 _MOST_VECTORS, _MOST_VALUES = 100_000, 1 << 26

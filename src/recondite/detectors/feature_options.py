@@ -47,6 +47,9 @@ class FeaturesOptions:
             description="what a backbone of timm, hf or a folder is rebuilt from; found by its name where it is None"
         ),
     ] = None
+    taught: Annotated[bool, Field(description="whether a head that knows some defects sharpens the combined score")] = (
+        False
+    )
     side: Annotated[
         int,
         Field(

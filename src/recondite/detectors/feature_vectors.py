@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recondite.data.batch_size import full_batch
 from recondite.data.sample import LARGEST_SMALL_SIDE
 from recondite.detectors.feature_options import FeaturesOptions
 from recondite.detectors.inside import Inside, mean_of_places
-from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
 from recondite.networks.backbones import Backbone, last_blocks, load_weights
 from recondite.networks.hooks import evaluating

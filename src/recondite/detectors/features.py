@@ -6,6 +6,7 @@ Differs from them: one decomposition of the features of all layers together, eac
 methods in one pass, combined by their standardised logarithms.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, Self, cast, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.data.images import SMALLEST_SIDE
@@ -22,11 +24,13 @@ from recondite.data.regions import touched
 from recondite.data.sample import LARGEST_SMALL_SIDE, small_size
 from recondite.data.spool import FEWEST_VALIDATED, Rows
 from recondite.detectors.base import Detector
+from recondite.detectors.defect_head import DefectHead
 from recondite.detectors.feature_autoencoder import FeatureAutoencoder
 from recondite.detectors.feature_options import COMBINED, LOCAL, FeaturesOptions, Method
 from recondite.detectors.feature_vectors import FeatureVectors
 from recondite.detectors.inside import Inside, in_one_row, spread_out
 from recondite.detectors.measured import Measured
+from recondite.detectors.runner import Runner
 from recondite.detectors.seen import Memory, Seen
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
 from recondite.distributed import rank_and_size, shard_of, unsharded
@@ -37,7 +41,7 @@ from recondite.networks.pretrained import pretrained
 from recondite.options import TrainingOptions
 from recondite.progress import progress
 from recondite.torch_state import own_settings
-from recondite.training.checkpoint import History
+from recondite.training.history import History
 
 LARGEST_FEATURES = 8192
 SHORTER_SIDE, LONGEST_SIDE = 352, 2048
@@ -88,10 +92,12 @@ class Features(Detector):
     Options: ClassVar[type] = FeaturesOptions
     whole_image_scores: ClassVar[tuple[str, ...]] = (COMBINED, *get_args(Method))
     rebuilds: ClassVar[bool] = False
+    layout: ClassVar[torch.memory_format] = torch.contiguous_format  # the backbone arranges them anew
     training_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-3}
     trains_by_steps = False
     needs_validation = False
     options: FeaturesOptions
+    head: DefectHead | None
     centres: Tensor
     spreads: Tensor
 
@@ -128,6 +134,7 @@ class Features(Detector):
                 self.models[name] = self._model_of(name, *places.shape[1:])
             elif name == "knn":
                 self.models[name] = self._model_of(name, 1, size)
+        self.register_module("head", DefectHead(*places.shape[1:]) if options.taught else None)
         # Of the logarithm of each method's distance: of images first, then of places.
         self.register_buffer("centres", torch.zeros(2, len(self.methods)))
         self.register_buffer("spreads", torch.ones(2, len(self.methods)))
@@ -217,6 +224,8 @@ class Features(Detector):
         of_images = {name: self._of_image(distance, cells) for name, distance in distances.items()}
         if score == COMBINED:
             instances = self._combined(of_images, self.methods, 0)
+            if self.head is not None:
+                instances = self.head.sharpened(instances, self.head.oddest(places, cells))
             local = [name for name in self.methods if name in LOCAL]
             map_ = self._combined(distances, local, 1) if local else instances[:, None]
         else:
@@ -236,6 +245,27 @@ class Features(Detector):
                 for name, value in of_images.items()
             },
         )
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return the batch: the backbone takes image units."""
+        return x
+
+    def with_head(self, head: DefectHead | None) -> "Features":
+        """Return a detector with these very weights whose combined score knows some defects; None for no head."""
+        other = copy.copy(self)
+        other.__dict__["_modules"] = {**self._modules, "head": head}
+        other.options = replace(self.options, taught=head is not None)
+        other.runner = Runner()
+        return other
+
+    def looked_at(self, images: Rows, left_out: bool) -> Iterator[tuple[Seen, NDArray[np.float64]]]:
+        """Yield what is seen in a batch of N images, and combined scores without a head (N,)."""
+        for _, seen in self._looked_at(images, shown=False):
+            with evaluating(self):
+                found = self._distances(seen.whole, seen.places, left_out)
+                of_images = {name: self._of_image(distance, seen.cells) for name, distance in found.items()}
+                scores = self._combined(of_images, self.methods, 0)
+            yield seen, scores.double().cpu().numpy()
 
     def check_scoring(self) -> None:
         super().check_scoring()

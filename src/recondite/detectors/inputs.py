@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from recondite.data.artifacts import Tensors
 from recondite.data.images import Preprocessing
 from recondite.data.regions import MID_GREY, Mask
 from recondite.data.spool import Rows
@@ -108,6 +109,10 @@ class Inputs(nn.Module):
         deviation[deviation < 1e-6 * (1 + np.abs(mean))] = 1.0
         self.shift.copy_(torch.from_numpy(mean))
         self.scale.copy_(torch.from_numpy(deviation))
+
+    def numbers(self) -> Tensors:
+        """Return all weights and buffers, as arrays by name."""
+        return {name: value.cpu().contiguous().numpy() for name, value in self.state_dict().items()}
 
     @property
     def device(self) -> torch.device:

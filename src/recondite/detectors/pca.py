@@ -22,7 +22,7 @@ from recondite.errors import InputError
 from recondite.options import CHECKED, PoolingOptions, TrainingOptions
 from recondite.progress import progress
 from recondite.torch_state import own_settings
-from recondite.training.checkpoint import History
+from recondite.training.history import History
 
 _BATCH_VALUES, _MEMORY_VALUES = 1 << 26, 1 << 22
 _SMALLEST, _CONSTANT = 1e-30, 1e-3

@@ -16,34 +16,11 @@ from recondite.torch_state import own_settings
 
 SMALL_BATCHES = (2, 4, 8, 32)
 """Batches smaller than a full one that are tried."""
-_LARGEST, _LARGEST_ELSEWHERE, _SMALLEST = 64, 1024, 2
-_VALUES = _LARGEST * 3 * 128 * 128
-_VALUES_ELSEWHERE = 4 * _VALUES
 
 Function = Callable[[Any, Tensor], dict[str, Tensor]]
 """Of a detector made ready and a batch of tensors (N, *shape): name -> (N, ...)."""
 Run = Callable[[NDArray[np.float32], int], Mapping[str, NDArray[Any]]]
 """Applies a function to rows, padded to a batch of the given size: name -> (n, ...)."""
-
-
-def full_batch(values: int, device: str = "cpu") -> int:
-    """Return how many images or vectors make a full scoring call, a power of two from 2 on.
-
-    On a processor 64, but no more than 64 of 128 x 128 colour pixels take together; on an accelerator, which has many
-    more lanes to fill, up to 1,024 and four times as many values.
-
-    >>> [full_batch(3 * side * side) for side in (32, 128, 224, 512)]
-    [64, 64, 16, 4]
-    >>> [full_batch(3 * side * side, "cuda") for side in (32, 128, 224, 512)]
-    [1024, 256, 64, 16]
-
-    Args:
-        values: of one image: C H W; or of one vector.
-        device: the type of what computes, as torch names it.
-    """
-    largest, together = (_LARGEST, _VALUES) if device == "cpu" else (_LARGEST_ELSEWHERE, _VALUES_ELSEWHERE)
-    fitting = max(_SMALLEST, min(largest, together // values))
-    return 1 << (fitting.bit_length() - 1)
 
 
 def padded(rows: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -173,13 +150,19 @@ class Runner:
         They are made anew when a weight has changed; torch does not count a change by way of `.data`, so that one is
         not seen.
         """
-        tensors = [*detector.parameters(), *detector.buffers()]
-        versions = tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+        versions = tuple(
+            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+            for part in detector.modules()
+            for tensor in (*part._parameters.values(), *part._buffers.values())
+            if tensor is not None
+        )
         precision = getattr(detector.options, "scoring_precision", None)
         state = (versions, torch.get_num_threads(), precision, tuple(map(id, detector.children())))
         if self._state != state:
             with torch.no_grad(), evaluating(detector):
-                self._networks = {name: detector.prepared(name, part) for name, part in detector.named_children()}
+                self._networks = {
+                    name: detector.prepared(name, part).eval() for name, part in detector.named_children()
+                }
             self._state, self.sizes = state, Sizes()
         other = copy.copy(detector)
         other.__dict__["_modules"] = {**detector._modules, **self._networks}
@@ -189,27 +172,25 @@ class Runner:
         self, detector: Any, rows: NDArray[np.float32], function: Function, kind: Hashable | None, closely: Function
     ) -> dict[str, NDArray[Any]]:
         """Return what a function gives for at most `scoring_batch` rows."""
+        ready = self.ready(detector)
 
         def run(some: NDArray[np.float32], size: int) -> dict[str, NDArray[Any]]:
-            return self._run_padded(detector, some, closely, size)
+            return _run_padded(ready, some, closely, size)
 
         size = None
         if kind is not None and detector.device.type == "cpu":
-            self.ready(detector)  # what is known about sizes belongs to these weights
             size = self.sizes.padded_to(len(rows), kind, run, lambda: _random_rows(detector))
-        return self._run_padded(detector, rows, function, size or detector.scoring_batch)
+        return _run_padded(ready, rows, function, size or detector.scoring_batch)
 
-    def _run_padded(
-        self, detector: Any, rows: NDArray[np.float32], function: Function, size: int
-    ) -> dict[str, NDArray[Any]]:
-        """Return what a function gives for rows, padded with zeros to a batch of `size`."""
-        tensor = torch.from_numpy(padded(rows, size))
-        layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-        ready = self.ready(detector)
-        # The short floats that GPUs use by default in convolutions would give another score than a processor does.
-        with evaluating(ready), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            results = function(ready, tensor.to(detector.device, memory_format=layout))
-        return {name: result[: len(rows)].cpu().numpy() for name, result in results.items()}
+
+def _run_padded(ready: Any, rows: NDArray[np.float32], function: Function, size: int) -> dict[str, NDArray[Any]]:
+    """Return what a function gives for rows, padded with zeros to a batch of `size`, of a detector made ready."""
+    tensor = torch.from_numpy(padded(rows, size))
+    layout = ready.layout if tensor.ndim == 4 else torch.contiguous_format
+    # The short floats that GPUs use by default in convolutions would give another score than a processor does.
+    with evaluating(ready), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        results = function(ready, tensor.to(ready.device, memory_format=layout))
+    return {name: result[: len(rows)].cpu().numpy() for name, result in results.items()}
 
 
 def scattered(values: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[Any]:

@@ -64,7 +64,7 @@ class Memory:
         """Return whether all of these images are in it."""
         return images.pixels is self._pixels and bool((self._number[images.index] >= 0).all())
 
-    def take(self, images: Rows, taken: slice) -> tuple[Tensor, Tensor]:
+    def take(self, images: Rows, taken: slice | NDArray[np.intp]) -> tuple[Tensor, Tensor]:
         """Return the vectors of some of these images (N, 1, F), and of their places (N, P, G)."""
         rows = self._number[images.index[taken]]
         whole, places = (torch.from_numpy(part[rows]) for part in self._parts)

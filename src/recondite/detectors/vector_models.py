@@ -10,11 +10,14 @@ Differs from them: each place's covariance is shrunk towards the mean covariance
 images there are.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recondite.distributed import all_reduce, rank_and_size
+from recondite.statistics.axes import principal_axes
 
 _SMALLEST = 1e-12
 _CANDIDATES_OF_EACH = 10
@@ -50,6 +53,10 @@ class VectorModel(nn.Module):
 class Decomposition(VectorModel):
     """The principal components of all vectors, whatever their place.
 
+    Attributes:
+        spanned: how many directions have variances of their own: F, or fewer where there are few vectors; in the others
+            all variances are equal, and what is left of a vector tells its distance there.
+
     Args:
         size: F, of a vector.
         kept: the number of principal components that rebuild a vector.
@@ -63,7 +70,7 @@ class Decomposition(VectorModel):
 
     def __init__(self, size: int, kept: int, shrinkage: float) -> None:
         super().__init__()
-        self.kept, self.shrinkage = kept, shrinkage
+        self.kept, self.shrinkage, self.spanned = kept, shrinkage, size
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("components", torch.zeros(size, size))
         self.register_buffer("variances", torch.zeros(size))
@@ -96,6 +103,15 @@ class Decomposition(VectorModel):
         self.variances.copy_(variances)
         self.components.copy_(directions.T)
         self._sums = []
+        self._count_directions()
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        super()._load_from_state_dict(*given)
+        self._count_directions()
+
+    def _count_directions(self) -> None:
+        few = int(self.count) + _SPARE
+        self.spanned = few if self.count > 0 and few <= len(self.mean) // 2 else len(self.mean)
 
     def latents(self, vectors: Tensor) -> Tensor:
         """Return the principal components that are kept of vectors (N, P, F): (N, P, kept)."""
@@ -110,8 +126,13 @@ class Decomposition(VectorModel):
     def mahalanobis(self, vectors: Tensor) -> Tensor:
         """Return the squared Mahalanobis distance of vectors (N, P, F), over F (N, P)."""
         variances = (1 - self.shrinkage) * self.variances + self.shrinkage * self.variances.mean()
-        along = (vectors - self.mean) @ self.components.T
-        return (along.square() / variances.clamp(min=_SMALLEST)).mean(2)
+        variances, spanned = variances.clamp(min=_SMALLEST), self.components[: self.spanned]
+        centred = vectors - self.mean
+        along = centred @ spanned.T
+        squared = (along.square() / variances[: self.spanned]).sum(2)
+        if self.spanned < len(variances):
+            squared = squared + (centred - along @ spanned).square().sum(2) / variances[-1]
+        return squared / len(variances)
 
     def mahalanobis_left_out(self, vectors: Tensor) -> Tensor:
         """Return what `mahalanobis` would for vectors that were learnt from if each had been left out (N, P)."""
@@ -327,12 +348,12 @@ def decomposed(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     size, few = len(covariance), count + _SPARE
     if few > size // 2:
-        variances, directions = torch.linalg.eigh(covariance)
+        variances, directions = principal_axes(covariance)
         return variances.flip(0).clamp(min=0), directions.flip(1)
     generator = torch.Generator().manual_seed(0)
     random = torch.randn(size, few, dtype=covariance.dtype, generator=generator).to(covariance.device)
     spanned = torch.linalg.qr(covariance @ random).Q
-    variances, directions = torch.linalg.eigh(spanned.T @ covariance @ spanned)
+    variances, directions = principal_axes(spanned.T @ covariance @ spanned)
     every = torch.linalg.qr(spanned @ directions.flip(1), mode="complete").Q
     return torch.cat([variances.flip(0).clamp(min=0), variances.new_zeros(size - few)]), every
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recondite.errors import ArtifactError, InputError
-from recondite.networks.fused import can_pack, ready_network
+from recondite.networks.fused import Packed, Run, can_pack, packed
 from recondite.networks.hooks import recorded
 
 Units = Literal["auto", "lite", "imagenet", "symmetric", "unit"]
@@ -154,7 +154,7 @@ class Backbone(nn.Module):
         x, layers = self._as_expected(example), OrderedDict[str, nn.Module]()
         for name, layer in self.network.named_children():
             assert isinstance(layer, _Convolution | _InvertedResidual)
-            layers[name] = layer.ready(x)
+            layers[name] = Packed(layer.ready(x))
             x = layers[name](x)
         other = copy.copy(self)
         other.__dict__["_modules"] = {**self._modules, "network": nn.Sequential(layers)}
@@ -162,7 +162,7 @@ class Backbone(nn.Module):
 
     def _as_expected(self, x: Tensor) -> Tensor:
         """Return images in [0, 1] in the size and units, and with the channels, that the network expects."""
-        x = (x.expand(-1, 3, -1, -1) - self.mean) / self.deviation
+        x = (x.expand(-1, 3, -1, -1) - self.mean).div_(self.deviation)
         if self.side is not None and x.shape[2:] != (self.side, self.side):
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
         return x.contiguous(memory_format=torch.channels_last)
@@ -196,7 +196,7 @@ class _Convolution(nn.Conv2d):
         x = super().forward(x)
         return x.clamp_(0, 6) if self.activated else x
 
-    def ready(self, x: Tensor) -> nn.Module:
+    def ready(self, x: Tensor) -> Run:
         """Return this layer packed, for batches such as `x`.
 
         Zeros go round the kernel where they are missing before the image, so that it is padded evenly, within the
@@ -215,7 +215,7 @@ class _Convolution(nn.Conv2d):
             device="meta",
         )
         plain.load_state_dict({"weight": weight, "bias": self.bias}, assign=True)
-        return ready_network(nn.Sequential(plain, *([nn.ReLU6()] if self.activated else [])), x)
+        return packed(plain, None, nn.ReLU6() if self.activated else None, x)
 
     def _missing(self, x: Tensor) -> list[tuple[int, int]]:
         """Return the zeros that rows need (above, below), and columns (left, right)."""
@@ -239,15 +239,21 @@ class _InvertedResidual(nn.Module):
         changed: Tensor = self.layers(x)
         return changed.add_(x) if self.added else changed
 
-    def ready(self, x: Tensor) -> nn.Module:
+    def ready(self, x: Tensor) -> Run:
         """Return this block packed, for batches such as `x`."""
-        other, layers = copy.copy(self), nn.Sequential()
+        runs: list[Run] = []
         for layer in self.layers:
             assert isinstance(layer, _Convolution)
-            layers.append(layer.ready(x))
-            x = layers[-1](x)
-        other.__dict__["_modules"] = {"layers": layers}
-        return other
+            runs.append(layer.ready(x))
+            x = runs[-1](x)
+
+        def run(x: Tensor) -> Tensor:
+            changed = x
+            for one in runs:
+                changed = one(changed)
+            return changed.add_(x) if self.added else changed
+
+        return run
 
 
 def _stages(variant: str) -> list[tuple[int, int, int, int, int]]:

@@ -14,18 +14,18 @@ _LANES = 16
 """Numbers that a processor multiplies at once; a layer with fewer output channels than that leaves lanes empty."""
 _Weighted = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 _Network = TypeVar("_Network", bound=nn.Module)
-_Run = Callable[[Tensor], Tensor]
+Run = Callable[[Tensor], Tensor]
 
 
 class Packed(nn.Module):
-    """A convolution or dense layer on packed weights, with the normalisation and activation that follow it."""
+    """Layers on packed weights: a convolution or dense layer, with its norm and activation, or a block of them."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__()
         self.run = run
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's output, (N, ...) to (N, ...)."""
+        """Return the output, (N, ...) to (N, ...)."""
         return self.run(x)
 
 
@@ -62,7 +62,7 @@ def ready_network(network: nn.Module, example: Tensor) -> nn.Module:
     for layer, norm, activation in weighted_layers(network):
         made = layer
         if _packable(layer):
-            made = Packed(_packed(layer, norm, activation, example))
+            made = Packed(packed(layer, norm, activation, example))
         example = made(example)
         layers.append(made)
         if made is layer:
@@ -109,7 +109,8 @@ def _packable(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear)
 
 
-def _packed(layer: Any, norm: Any, activation: nn.Module | None, example: Tensor) -> _Run:
+def packed(layer: Any, norm: Any, activation: nn.Module | None, example: Tensor) -> Run:
+    """Return a convolution or dense layer on packed weights, with the norm and ReLU that follow it; see `can_pack`."""
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     after: tuple[str, list[float], str] = ("none", [], "")
     if isinstance(activation, nn.LeakyReLU):
@@ -134,20 +135,23 @@ def _packed(layer: Any, norm: Any, activation: nn.Module | None, example: Tensor
         run = _convolution(weight, bias, [[reach] * 2, [1, 1], [1, 1], 1], after, example)
         return lambda x: pixel_shuffle(run(x), layer.stride[0])
     place.insert(1, list(layer.output_padding))
-    packed = torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *place, list(example.shape))
-    return lambda x: torch.ops.mkldnn._convolution_transpose_pointwise(_last(x), packed, bias, *place, *after)
+    weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *place, list(example.shape))
+    run_layer = torch.ops.mkldnn._convolution_transpose_pointwise.default
+    return lambda x: run_layer(_last(x), weight, bias, *place, *after)
 
 
-def _linear(weight: Tensor, bias: Tensor | None, after: tuple[str, list[float], str], batch: int) -> _Run:
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), batch)
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, *after)
+def _linear(weight: Tensor, bias: Tensor | None, after: tuple[str, list[float], str], batch: int) -> Run:
+    weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), batch)
+    run_layer = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: run_layer(x, weight, bias, *after)
 
 
 def _convolution(
     weight: Tensor, bias: Tensor | None, place: list[Any], after: tuple[str, list[float], str], example: Tensor
-) -> _Run:
-    packed = torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *place, list(example.shape))
-    return lambda x: torch.ops.mkldnn._convolution_pointwise(_last(x), packed, bias, *place, *after)
+) -> Run:
+    weight = torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *place, list(example.shape))
+    run_layer = torch.ops.mkldnn._convolution_pointwise.default
+    return lambda x: run_layer(_last(x), weight, bias, *place, *after)
 
 
 def _is_narrow(layer: Any) -> bool:

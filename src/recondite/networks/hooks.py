@@ -78,14 +78,15 @@ def _precision_of(module: nn.Module) -> torch.dtype:
 @contextmanager
 def evaluating(module: Module) -> Iterator[Module]:
     """Put a module into eval mode without gradients, and every part of it back into its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    training = [part for part in module.modules() if part.training]
+    if training:  # to walk through a network takes as long as one of its smaller layers does
+        module.eval()
     try:
         with torch.no_grad():
             yield module
     finally:
-        for part, training in modes:
-            part.training = training
+        for part in training:
+            part.training = True
 
 
 @contextmanager

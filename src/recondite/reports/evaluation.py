@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from recondite.data.datasets import open_images, read_batches
-from recondite.data.images import decode
+from recondite.data.truth import mask_of_defect
 from recondite.errors import InputError
 from recondite.progress import progress as show
 from recondite.screen.screen import Screen
@@ -186,7 +185,9 @@ def located_maps(
                 assert scores is not None
                 for index in np.flatnonzero(batch.good):
                     clean = role == "inliers"
-                    mask = np.zeros(shape[1:], dtype=bool) if clean else _mask(truth, batch.ids[index], shape[1:])
+                    mask = (
+                        np.zeros(shape[1:], dtype=bool) if clean else mask_of_defect(truth, batch.ids[index], shape[1:])
+                    )
                     maps.append(scores[index].mean(axis=0))
                     masks.append(mask)
                 left_out += int(np.sum(~batch.good))
@@ -194,18 +195,3 @@ def located_maps(
     if not maps:
         raise InputError("not one image could be read")
     return np.stack(maps), np.stack(masks), left_out
-
-
-def _mask(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return the mask of one image, bool (H, W)."""
-    path = Path(name)
-    tried = [truth / path.parent.name / f"{path.stem}{end}.png" for end in ("_mask", "")]
-    existing = next((file for file in tried if file.is_file()), None)
-    if existing is None:
-        raise InputError(f"there is no mask for {name}: expected {tried[0]}")
-    marked = (decode(existing).planes > 0).any(axis=0)
-    picture = Image.fromarray(marked.astype(np.uint8)).resize((sides[1], sides[0]), Image.Resampling.NEAREST)
-    mask: NDArray[np.bool_] = np.asarray(picture) > 0
-    if not mask.any():
-        raise InputError(f"the mask {existing} marks nothing at {sides[0]} x {sides[1]} pixels")
-    return mask

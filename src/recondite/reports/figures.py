@@ -321,6 +321,7 @@ def plot_risk_coverage(
     title: str = "",
     accepted: str = "images accepted",
     wrong: str = "outliers among the accepted",
+    bands: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]] | None = None,
 ) -> Axes:
     """Draw the share of errors among accepted images against the share accepted.
 
@@ -329,12 +330,16 @@ def plot_risk_coverage(
         risk: a line to compare with.
         title: above the axes.
         accepted, wrong: what coverage and risk are.
+        bands: name -> (coverage, low, high), drawn behind its curve.
     """
     ax = ax or new_axes(5.0, 3.8)
     for (name, (coverage, errors)), colour in zip(
         curves.items(), cycle((GREY, ORANGE, GREEN, BLUE, RED, PURPLE)), strict=False
     ):
         ax.plot(np.asarray(coverage), np.asarray(errors), color=colour, linewidth=1.3, label=name)
+        if bands is not None and name in bands:
+            along, low, high = map(np.asarray, bands[name])
+            ax.fill_between(along, low, high, color=colour, alpha=0.15, linewidth=0)
     if risk is not None:
         ax.axhline(risk, color="black", linestyle="--", linewidth=1, label=f"risk {risk:g}")
     ax.set(xlabel=f"coverage: {accepted}", ylabel=f"risk: {wrong}", xlim=(0, 1))

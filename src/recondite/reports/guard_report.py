@@ -8,9 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.data.datasets import open_images, read_batches
+from recondite.data.images import Preprocessing
+from recondite.data.pictures import data_url, image_grid
 from recondite.data.tables import READERS, read_events, write_table
 from recondite.errors import InputError
 from recondite.reports.figures import plot_risk_coverage
+from recondite.reports.guard_tables import (
+    CLASS_COLUMNS,
+    GRID,
+    Bands,
+    bands_of,
+    class_cells,
+    class_rows,
+    conclusion,
+)
 from recondite.reports.page import TablePage
 from recondite.screen.classifier_outputs import Floats, Outputs
 from recondite.screen.screen import Screen
@@ -21,14 +33,16 @@ from recondite.statistics.scores import Scores, scored
 from recondite.torch_state import own_settings
 
 COLUMNS = (
-    *("rule", "outliers", "AURC", "AUGRC", "coverage at 5 % risk", "false rejections"),
+    *("rule", "outliers", "AURC", "AUGRC", "95 % interval", "coverage at 1 % risk", "at 5 % risk", "false rejections"),
     *("outliers accepted", "labels given to outliers", "accuracy", "risk"),
 )
 """Of the table of a report; its rows are `table_cells`."""
 PREVALENCES = (0.01, 0.1, 0.5)
 NO_GUARD, SOFTMAX, NEIGHBOURS, SCREEN = "no guard", "max softmax", "feature neighbours", "screen"
 BOTH, ALL = "screen + softmax", "screen + softmax + features"
-_RISK = 0.05
+_RISK, _LOW_RISK = 0.05, 0.01
+_TYPICAL = 0.1
+_EXAMPLES, _LARGEST_EXAMPLE = 16, 96
 
 
 @dataclass(frozen=True)
@@ -39,11 +53,21 @@ class GuardReport:
         rows: one for each rule and prevalence; see `guard_report`.
         curves: (rule, prevalence) -> risk against coverage.
         facts: what was measured, in words.
+        bands: (rule, prevalence) -> intervals of the curve.
+        classes: what each class pays; see `recondite.reports.guard_tables.class_rows`.
+        conclusion: which rule to take, and what it is worth, in words.
+        passed, refused: ids of outliers that the rule of fewest accepted errors gives a label, the least suspicious
+            first, and of inliers that it turns away, the most suspicious first; at most 16 each.
     """
 
     rows: list[dict[str, Any]]
     curves: Mapping[tuple[str, float], RiskCoverage]
     facts: str
+    bands: Mapping[tuple[str, float], Bands]
+    classes: list[dict[str, Any]]
+    conclusion: str
+    passed: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 def guard_report(
@@ -63,8 +87,9 @@ def guard_report(
     accepting an inlier that the classifier gets wrong. Rules: no guard; max softmax; the distance to the fifth nearest
     of 1,000 reference features (where they are given); the screen's score; and with a calibration, the rarest of these.
 
-    Each row has "rule", "prevalence"; "aurc", "augrc", "coverage_at_5_percent_risk" over all thresholds; and for the
-    one threshold at which a share alpha of the inliers is lost (set on these inliers, for all rules alike):
+    Each row has "rule", "prevalence"; "aurc", "augrc" with its 95 % interval "augrc_low", "augrc_high" (a bootstrap),
+    "coverage_at_1_percent_risk", "coverage_at_5_percent_risk" over all thresholds; and for the one
+    threshold at which a share alpha of the inliers is lost (set on these inliers, for all rules alike):
     "false_rejections" (share of the rightly classified inliers turned away), "outliers_accepted" (share of outliers
     that get a label), "labels_given_to_outliers" (share of the labels given that an outlier got), "accuracy_accepted"
     (of accepted inliers), "risk" (share of the labels given that are wrong).
@@ -85,8 +110,10 @@ def guard_report(
     rules = _rules((inliers, a), (outliers, b), calibration, reference)
     wrong = np.concatenate([a.wrong, np.ones(len(b), dtype=bool)])
     rows, curves = [], {}
+    bands = {share: bands_of(rules, a.wrong, share) for share in PREVALENCES}
+    thresholds = {name: np.inf if name == NO_GUARD else _threshold(own, level) for name, (own, _) in rules.items()}
     for name, (own, other) in rules.items():
-        threshold = _threshold(own, level) if name != NO_GUARD else np.inf
+        threshold = thresholds[name]
         for prevalence in PREVALENCES:
             weights = np.repeat([(1 - prevalence) / len(a), prevalence / len(b)], [len(a), len(b)])
             curve = risk_coverage(np.concatenate([own, other]), wrong, weights)
@@ -98,6 +125,9 @@ def guard_report(
                     "prevalence": prevalence,
                     "aurc": curve.aurc,
                     "augrc": curve.augrc,
+                    "augrc_low": bands[prevalence][name].interval[0],
+                    "augrc_high": bands[prevalence][name].interval[1],
+                    "coverage_at_1_percent_risk": curve.coverage_at(_LOW_RISK),
                     "coverage_at_5_percent_risk": curve.coverage_at(_RISK),
                     **at,
                 }
@@ -106,7 +136,22 @@ def guard_report(
         f"{len(a):,} inliers, of which the classifier gets {np.mean(~a.wrong):.1%} right, and {len(b):,} outliers; "
         f"each rule is set to turn away {level:g} of the inliers."
     )
-    return GuardReport(rows, curves, facts)
+    typical = [row for row in rows if row["prevalence"] == _TYPICAL]
+    lowest = min((row for row in typical if row["rule"] != NO_GUARD), key=lambda row: float(str(row["augrc"])))
+    best = str(lowest["rule"])
+    own, other = rules[best]
+    passed = [place for place in np.argsort(other, kind="stable") if other[place] <= thresholds[best]]
+    refused = [place for place in np.argsort(-own, kind="stable") if own[place] > thresholds[best]]
+    return GuardReport(
+        rows,
+        curves,
+        facts,
+        bands={(name, share): found for share, some in bands.items() for name, found in some.items()},
+        classes=class_rows(rules, thresholds, a, b),
+        conclusion=conclusion(typical, bands[_TYPICAL], NO_GUARD),
+        passed=tuple(b.ids[place] for place in passed[:_EXAMPLES]),
+        refused=tuple(a.ids[place] for place in refused[:_EXAMPLES]),
+    )
 
 
 def scores_of(screen: Screen, source: str) -> Scores:
@@ -124,9 +169,38 @@ def scores_of(screen: Screen, source: str) -> Scores:
     return screen.predict(source, progress=True)
 
 
-def write_guard_report(folder: Path, report: GuardReport, title: str) -> None:
-    """Write table.csv, curves.csv and report.html into a folder."""
+def example_galleries(report: GuardReport, screen: Screen, inliers: str, outliers: str) -> list[dict[str, str]]:
+    """Return small pictures of outliers that passed and of inliers that were refused.
+
+    Args:
+        report: that names them.
+        screen: the judge.
+        inliers, outliers: what was measured; of a table of verdicts there are no pictures.
+    """
+    found = []
+    shown = (
+        ("Outliers that get a label", "the least suspicious first", outliers, report.passed),
+        ("Inliers that are turned away", "the most suspicious first", inliers, report.refused),
+    )
+    for title, note, source, names in shown:
+        if Path(source).suffix.lower() in READERS or not names or not screen.detector.preprocessing.is_image:
+            continue
+        opened = open_images(source, shape=screen.detector.shape)
+        place = {name: number for number, name in enumerate(opened.ids or ())}
+        some = opened.select([place[name] for name in names if name in place])
+        channels, *sides = screen.detector.shape
+        small = (channels, *(min(side, _LARGEST_EXAMPLE) for side in sides))
+        seen = Preprocessing(shape=small, value_range=screen.detector.preprocessing.value_range)
+        pixels = [batch.pixels for batch in read_batches(some, seen, _EXAMPLES)]
+        if pixels and len(pixels[0]):
+            found.append({"title": title, "note": note, "data": data_url(image_grid(np.concatenate(pixels), 8))})
+    return found
+
+
+def write_guard_report(folder: Path, report: GuardReport, title: str, galleries: Sequence[dict[str, str]] = ()) -> None:
+    """Write table.csv, classes.csv, curves.csv and report.html into a folder, with pictures, if there are any."""
     write_table(folder / "table.csv", report.rows)
+    write_table(folder / "classes.csv", report.classes)
     write_table(
         folder / "curves.csv",
         (
@@ -145,18 +219,22 @@ def write_guard_report(folder: Path, report: GuardReport, title: str) -> None:
                 title=f"{prevalence:.0%} of the traffic are outliers",
                 accepted="share of the traffic that gets a label",
                 wrong="share of wrong labels",
+                bands={rule: (GRID, b.low, b.high) for (rule, share), b in report.bands.items() if share == prevalence},
             )
         )
     page = TablePage(
         title=title,
-        lead=report.facts,
+        lead=f"{report.conclusion} {report.facts}",
         columns=list(COLUMNS),
         rows=[table_cells(row) for row in report.rows],
         note="AURC: mean share of wrong labels over all coverages. AUGRC: mean share of all images that are accepted "
         "and wrong. Lower is better for both. Coverage at 5 % risk: how much of the traffic can be labelled with at "
-        "most one label in twenty wrong. Accepting an outlier counts as wrong. The "
+        "most one label in twenty wrong. Bands hold 95 % of 200 bootstrap draws of the images. "
+        "Accepting an outlier counts as wrong. The "
         "other columns are for the one threshold of each rule: accuracy is that on accepted inliers, risk counts all.",
         figures=figures,
+        galleries=list(galleries),
+        second=("What each class pays", CLASS_COLUMNS, [class_cells(row) for row in report.classes]),
     )
     page.write(folder / "report.html")
 
@@ -164,7 +242,9 @@ def write_guard_report(folder: Path, report: GuardReport, title: str) -> None:
 def table_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return one row of the report as text."""
     numbers = [f"{row[name]:.4f}" for name in ("aurc", "augrc")]
+    numbers.append(f"{row['augrc_low']:.4f} to {row['augrc_high']:.4f}")
     shares = [
+        "coverage_at_1_percent_risk",
         "coverage_at_5_percent_risk",
         "false_rejections",
         "outliers_accepted",

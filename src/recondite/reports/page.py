@@ -77,6 +77,7 @@ class TablePage:
         figures: drawn one beside the other.
         galleries: {"title", "note", "data"}: a picture as a data URL, with its words.
         made: (name, value) of what it was made from: source, screen, settings.
+        second: title, columns and rows of another table, after the figures.
     """
 
     title: str
@@ -87,6 +88,7 @@ class TablePage:
     figures: list[Axes] = field(default_factory=list)
     galleries: list[dict[str, str]] = field(default_factory=list)
     made: Sequence[tuple[str, str]] = ()
+    second: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
 
     def write(self, path: Path) -> None:
         """Write the file, atomically."""

@@ -24,8 +24,8 @@ from recondite.reports.reviewed import (
     read_reviewed,
 )
 from recondite.reports.words import made_from
-from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
+from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.metrics import auroc
 from recondite.statistics.scores import Scores

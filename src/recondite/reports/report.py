@@ -19,6 +19,7 @@ from recondite.reports.figures import plot_calibration, plot_history, plot_p_val
 from recondite.reports.image_figures import plot_epochs
 from recondite.reports.page import table_data, write_page
 from recondite.reports.words import made_from
+from recondite.screen.known_defects import gain_in_words
 from recondite.screen.promise import promise
 from recondite.screen.screen import Screen
 from recondite.statistics.metrics import rate
@@ -277,6 +278,7 @@ def screen_facts(screen: Screen) -> list[tuple[str, str]]:
         ("options", ", ".join(f"{name} {value}" for name, value in shown_options(detector.options).items())),
         ("parameters", f"{sum(parameter.numel() for parameter in detector.parameters()):,}"),
         ("learnt from", f"{facts.get('images', {}).get('images', 0):,} images"),
+        *([("known defects", gain_in_words(facts["known_defects"]))] if "known_defects" in facts else []),
         ("calibrated on", f"{len(screen.calibrator.scores):,} other images"),
         ("training", ", ".join(f"{name} {value}" for name, value in training.items())),
         ("fingerprint of the training images", facts.get("images", {}).get("fingerprint", "")),

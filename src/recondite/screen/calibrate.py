@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from recondite.data.datasets import nameless, open_images
+from recondite.data.datasets import ImageSet, nameless, open_images
 from recondite.data.masks import check_masks
-from recondite.data.spool import Rows, keys_of, one_of_each, read_all, rows_at_once
+from recondite.data.spool import Rows, Spool, keys_of, one_of_each, read_all, rows_at_once
 from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.progress import counted
-from recondite.screen.evidence import ERROR, Evidence, observed
+from recondite.screen.evidence import Evidence, observed
 from recondite.screen.known import Known
 from recondite.screen.screen_like import ScreenLike
+from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
 
 PROBE = "bfloat16 probe"
@@ -46,16 +48,7 @@ def recalibrated_screen(screen: S, images: object, *, by_folder: bool = False, g
     spooled = read_all(opened, screen.detector.preprocessing)
     group_by = labels_of(opened, group_by)
     keys = keys_of([spooled], group_by)[0]
-    fresh = np.arange(len(spooled))
-    if screen.known is not None:
-        learnt = screen.known.learnt_alone()
-        fresh = np.flatnonzero(~learnt.met(spooled, group_by, keys))
-        again = int(learnt.same(spooled).sum())
-        if not len(fresh):
-            raise InputError(f"the screen has learnt from all of these {counted(len(spooled), 'image')}: give others")
-        if again:
-            remark = f"the screen has learnt from {again:,} of {counted(len(spooled), 'image')}: they do not calibrate"
-            warnings.warn(remark, ReconditeWarning, stacklevel=2)
+    fresh = unknown_rows(screen, spooled, group_by, keys)
     chosen = fresh[one_of_each(keys[fresh], spooled.hashes[fresh], seed=0)]
     groups = tuple(spooled.labels[index] for index in chosen) if by_folder else None
     calibration = {
@@ -70,6 +63,51 @@ def recalibrated_screen(screen: S, images: object, *, by_folder: bool = False, g
     if screen.known is not None:
         found["known"] = Known.of([(spooled, chosen, False)], screen.known.learnt_alone())
     return cast(S, replace(cast(Any, screen), **found))
+
+
+def unknown_rows(
+    screen: ScreenLike, images: Spool, group_by: GroupBy, keys: NDArray[np.void], stacklevel: int = 3
+) -> NDArray[np.intp]:
+    """Return which of some normal images may calibrate (n,): those that belong with none that was learnt from.
+
+    Args:
+        screen: that is calibrated; all may where it does not know what it has met.
+        images: those asked about.
+        group_by, keys: of their units.
+        stacklevel: of the warning that says how many may not.
+
+    Raises:
+        InputError: all were learnt from, or one is a known defect.
+    """
+    if screen.known is None:
+        return np.arange(len(images))
+    screen.known.refuse_defects(images)
+    learnt = screen.known.learnt_alone()
+    fresh = np.flatnonzero(~learnt.met(images, group_by, keys))
+    again = int(learnt.same(images).sum())
+    if not len(fresh):
+        raise InputError(f"the screen has learnt from all of these {counted(len(images), 'image')}: give others")
+    if again:
+        remark = f"the screen has learnt from {again:,} of {counted(len(images), 'image')}: they do not calibrate"
+        warnings.warn(remark, ReconditeWarning, stacklevel=stacklevel)
+    return fresh
+
+
+def unknown_images(screen: ScreenLike, images: object) -> ImageSet:
+    """Return normal images that may calibrate what a screen is part of, as `unknown_rows`; a stream as it is.
+
+    Raises:
+        InputError: as `unknown_rows`, or no readable images.
+    """
+    opened = open_images(images, role="inliers", shape=screen.detector.shape)
+    if screen.known is None or opened.ids is None:
+        return opened
+    spooled = read_all(opened, screen.detector.preprocessing)
+    rows = unknown_rows(screen, spooled, COPIES, keys_of([spooled])[0], stacklevel=4)
+    if len(rows) == len(spooled):
+        return opened
+    known = set(spooled.ids) - {spooled.ids[row] for row in rows}
+    return opened.select([index for index, name in enumerate(opened.ids) if name not in known])
 
 
 def calibrated(

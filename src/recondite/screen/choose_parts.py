@@ -1,7 +1,7 @@
 """Which parts a guard looks at: chosen on held-out normal images and on made-up outliers alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import combinations
 
@@ -22,6 +22,9 @@ _CHANGED = ("blurred", "noise-masks", "cut-paste")
 
 PartScores = Mapping[str, NDArray[np.float64]]
 """Part of a guard -> scores (N,); higher is more anomalous."""
+LeftOut = Mapping[str, tuple[PartScores, PartScores]]
+"""Class -> scores of held-out images of the others, and of its own, by what has not learnt it; see
+`recondite.screen.left_out_classes`."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,12 @@ class PartsChoice:
     Args:
         parts: the names of those chosen; each gets the same share of alpha.
         caught: combination, joined by " + " -> mean share of the made-up outliers of each kind that it turned away.
+        left_out: class -> the share of its images that those chosen turned away where they had not learnt it.
     """
 
     parts: tuple[str, ...]
     caught: Mapping[str, float]
+    left_out: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -60,40 +65,63 @@ def made_up_outliers(images: Bytes, seed: int = 0) -> dict[str, Bytes]:
     return found | {name: mixed(name, images, seed) for name in MIXED}
 
 
-def choose_parts(inliers: PartScores, outliers: Mapping[str, PartScores], alpha: float) -> PartsChoice:
+def choose_parts(
+    inliers: PartScores, outliers: Mapping[str, PartScores], alpha: float, left_out: LeftOut | None = None
+) -> PartsChoice:
     """Return the combination of at most three parts, with equal shares of alpha, that catches most made-up outliers.
 
-    What counts is the mean over the kinds of outliers. Of combinations that catch within half a hundredth of the best,
-    the one of fewest parts is taken. Calibrated on other images, the guard's promise does not rest on the choice.
+    What counts is the mean over the kinds of outliers and, with classes that are left out, half that and half the mean
+    over these. Of combinations that catch within half a hundredth of the best, the one of fewest parts is taken.
+    Calibrated on other images, the guard's promise does not rest on the choice.
 
     Args:
         inliers: of held-out normal images.
         outliers: kind -> of made-up outliers, the same parts.
         alpha: share of normal images that may be turned away.
+        left_out: classes that some of the parts have not learnt; other parts are taken to catch none of their images.
 
     Raises:
         InputError: too few inliers for alpha.
     """
     calibrators = {part: Calibrator(values) for part, values in inliers.items()}
+    far = [(calibrators, scores) for scores in outliers.values()]
+    near = [
+        ({part: Calibrator(values) for part, values in others.items()}, own)
+        for others, own in (left_out or {}).values()
+    ]
     caught: dict[tuple[str, ...], float] = {}
+    of_classes: dict[tuple[str, ...], list[float]] = {}
     for size in range(1, min(_MOST_PARTS, len(calibrators)) + 1):
         share = share_of(alpha, Fraction(1, size))
         try:
-            flags = {
-                kind: {part: calibrators[part].is_outlier(values, share) for part, values in scores.items()}
-                for kind, scores in outliers.items()
-            }
+            far_flags, near_flags = ([_flags(*one, share) for one in some] for some in (far, near))
         except InputError:
             if size == 1:
                 raise
             break  # too few images for so small a share
         for parts in combinations(calibrators, size):
-            shares = [np.any([some[part] for part in parts], axis=0).mean() for some in flags.values()]
-            caught[parts] = float(np.mean(shares))
+            caught[parts] = float(np.mean([_caught(flags, parts) for flags in far_flags]))
+            of_classes[parts] = [_caught(flags, parts) for flags in near_flags]
+            if near:
+                caught[parts] = (caught[parts] + float(np.mean(of_classes[parts]))) / 2
     best = max(caught.values())
     fewest = min(len(parts) for parts, share in caught.items() if share >= best - _NEAR_ENOUGH)
     chosen = max((parts for parts in caught if len(parts) == fewest), key=lambda parts: caught[parts])
-    return PartsChoice(chosen, {" + ".join(parts): share for parts, share in caught.items()})
+    return PartsChoice(
+        chosen,
+        {" + ".join(parts): share for parts, share in caught.items()},
+        dict(zip(left_out or {}, of_classes[chosen], strict=True)),
+    )
+
+
+def _flags(calibrators: Mapping[str, Calibrator], scores: PartScores, share: float) -> dict[str, NDArray[np.bool_]]:
+    return {part: calibrators[part].is_outlier(values, share) for part, values in scores.items()}
+
+
+def _caught(flags: Mapping[str, NDArray[np.bool_]], parts: Sequence[str]) -> float:
+    """Return the share of images that some of the parts flag; a part without flags catches none."""
+    found = [flags[part] for part in parts if part in flags]
+    return float(np.any(found, axis=0).mean()) if found else 0.0
 
 
 def pixels_of(images: ImageSet, preprocessing: Preprocessing) -> Bytes:

@@ -1,6 +1,6 @@
 """Outputs of a classifier: computed from images, or read from a file."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.data.artifacts import read_tensors
+from recondite.data.batch_size import full_batch
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.items import Masked
-from recondite.data.tables import number, read_events
-from recondite.detectors.runner import full_batch
+from recondite.data.tables import SUFFIXES, number, read_events
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, recorded
-from recondite.screen.linear_head import Rules
-from recondite.screen.onnx_classifier import OnnxClassifier
+from recondite.screen.linear_head import RULES, Rules
+from recondite.screen.tuned_classifier import Kept
 from recondite.statistics.distances import Distances
 from recondite.torch_state import own_settings
 
@@ -54,8 +54,8 @@ class Answers:
 
 
 def ask(classifier: Callable[[Tensor], Tensor], layer: str | None, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the logits (N, classes) and, with a layer or from an ONNX file that gives them, the features (N, F)."""
-    if isinstance(classifier, OnnxClassifier):
+    """Return the logits (N, classes) and, with a layer or where a kept classifier gives them, features (N, F)."""
+    if isinstance(classifier, Kept):
         return classifier.outputs(pixels)
     if layer is None:
         return FeatureLayer(classifier)(pixels), None
@@ -139,8 +139,9 @@ def read_outputs(path: Path | str) -> Outputs:
 
     Args:
         path: .npz with "logits", and, if there are, "ids", "labels" and "features"; .safetensors with the same tensors
-            and the ids as a list under "ids" in the facts of its header; or .csv with columns id, label, logit.0, ...
-            and feature.0, ... Without ids, images are "000000", "000001", ..., as those of an array are.
+            and the ids as a list under "ids" in the facts of its header; or .csv, .jsonl or .parquet with columns id,
+            label, logit.0, ... and feature.0, ... Without ids, images are "000000", "000001", ..., as those of an array
+            are.
 
     Raises:
         InputError: another kind of file, a damaged one, or arrays that do not belong together.
@@ -151,15 +152,16 @@ def read_outputs(path: Path | str) -> Outputs:
         raise InputError(f"{path}: there is no such file")
     if path.stat().st_size > _LARGEST_FILE:
         raise InputError(f"{path} has {path.stat().st_size:,} bytes; the limit is {_LARGEST_FILE:,}")
-    if suffix == ".csv":
-        return _from_csv(path)
+    if suffix in SUFFIXES:
+        return _from_table(path)
     if suffix == ".npz":
         arrays, names = _load_npz(path)
     elif suffix == ".safetensors":
         tensors, facts = read_tensors(path)
         arrays, names = dict(tensors), facts.get("ids")
     else:
-        raise InputError(f"expected a classifier's outputs as .npz, .safetensors or .csv; got {path.name!r}")
+        kinds = f".npz, .safetensors, {', '.join(SUFFIXES)}"
+        raise InputError(f"expected a classifier's outputs as {kinds}; got {path.name!r}")
     if "logits" not in arrays:
         raise InputError(f"{path} holds no logits; it has: {', '.join(arrays) or 'nothing'}")
     try:
@@ -186,7 +188,7 @@ def _load_npz(path: Path) -> tuple[dict[str, NDArray[Any]], list[str] | None]:
     return arrays, None if names is None else [str(name) for name in names.ravel()]
 
 
-def _from_csv(path: Path) -> Outputs:
+def _from_table(path: Path) -> Outputs:
     ids, labels, logits, features = [], [], [], []
     for index, row in enumerate(read_events(path), 1):
         where = f"{path}, line {index + 1}"
@@ -216,30 +218,34 @@ def answers(
     distances: Distances | None,
     rules: Rules | None = None,
     temperature: float = 1.0,
+    names: Collection[str] = RULES,
 ) -> Answers:
     """Return what a classifier says about a batch.
 
     Args:
         classifier, layer: as in `ask`.
         batch: at most `size` images.
-        size: of a full batch, to which fewer images are padded: an image gets the same bits alone and among others.
+        size: of a full batch, to which fewer images are padded: an image gets the same bits alone and among others. One
+            that is kept in a file sees to that itself.
         labels: names of the classes; None for "0", "1", ...
         distances: of its features from those of normal images; None without features.
         rules: further scores of its logits and features; None without.
+        names: those of the rules that are asked for.
         temperature: of its confidences.
 
     Raises:
         InputError: the classifier tells another number of classes, or rules need features that it does not give.
     """
     good = np.flatnonzero(batch.good)
-    padded = torch.zeros(size, *batch.pixels.shape[1:])
+    alone = isinstance(classifier, Kept) and len(good)
+    padded = torch.zeros(len(good) if alone else size, *batch.pixels.shape[1:])
     padded[: len(good)] = torch.from_numpy(batch.pixels)
     logits, features = ask(classifier, layer, padded)
     found: dict[str, Tensor] = {}
     if distances is not None and features is not None:
         found[FEATURES] = distances(features.float())["neighbour"]
     if rules is not None:
-        found |= rules(None if features is None else features.float(), logits.float())
+        found |= rules(None if features is None else features.float(), logits.float(), names)
     parts = {name: value[: len(good)].double().cpu().numpy() for name, value in found.items()}
     return answers_of(logits[: len(good)].double().cpu(), parts, good, batch.errors, labels, temperature)
 

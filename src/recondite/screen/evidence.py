@@ -17,13 +17,13 @@ from recondite.distributed import shard_of, unsharded
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, evaluating, recorded
 from recondite.progress import progress as show
+from recondite.screen.words import AUTO, ERROR, EVIDENCE, caution, names_of_scores
 from recondite.statistics.density import Density, Marginals, held_out_distances, smallest_tail
 from recondite.statistics.distances import DISTANCES, Distances
 from recondite.statistics.image_statistics import change, statistics_of_error, statistics_of_image
 from recondite.statistics.scores import Scores
 
 FEWEST = 50
-AUTO, EVIDENCE, ERROR = "auto", "evidence", "error"
 _CLASSIFIER = tuple(f"classifier_{name}" for name in DISTANCES)
 _LARGEST_LATENT = 2048
 _VECTORS = ("latents", "features")
@@ -117,15 +117,12 @@ class Evidence:
     @property
     def scores(self) -> tuple[str, ...]:
         """The names that `score` takes."""
-        classifier = () if self.features is None else ("classifier",)
-        return (AUTO, EVIDENCE, ERROR, *classifier, *self.density.names)
+        return names_of_scores(self.density.names, self.features is not None)
 
     @property
     def caution(self) -> str:
         """What a promise rests on beside calibration images unknown to the detector, as a sentence or ""."""
-        if self.features is None:
-            return ""
-        return " It holds if the classifier has not learnt from the calibration images either."
+        return caution(self.features is not None)
 
     def score(self, name: str, error: NDArray[np.float64], statistics: Values) -> NDArray[np.float64]:
         """Return scores (N,); higher is more anomalous, NaN where the image could not be read.
@@ -249,7 +246,7 @@ def possible_scores(
         names |= dict.fromkeys(f"latent_{name}" for name in DISTANCES)
     if "reencoding" in names:
         names |= dict.fromkeys(f"reencoding_layer_{number + 1}" for number in range(len(layers)))
-    return (AUTO, EVIDENCE, ERROR, *(("classifier",) if classifier is not None else ()), *names)
+    return names_of_scores(tuple(names), classifier is not None)
 
 
 def fit_observer(

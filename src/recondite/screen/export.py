@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 import torch
@@ -18,26 +18,20 @@ from torch import Tensor, nn
 from recondite.data.artifacts import check_target, write_folder
 from recondite.data.datasets import nameless, open_images
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
-from recondite.detectors.graph import (
-    BATCH,
-    FILES,
-    OUTPUTS,
-    Exported,
-    ExportedOptions,
-    PixelType,
-    Precision,
-    RuntimeName,
-    import_openvino,
-    probe_images,
-)
+from recondite.data.units import COPIES
+from recondite.detectors import Detector
 from recondite.errors import InputError
+from recondite.graphs.exported import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
+from recondite.graphs.runtimes import FILES, OUTPUTS, RuntimeName, import_openvino
 from recondite.networks.fused import with_plain_convolutions
 from recondite.networks.hooks import evaluating, recorded
-from recondite.screen.calibrate import calibrated
-from recondite.screen.evidence import AUTO, ERROR, EVIDENCE, Evidence
+from recondite.screen.calibrate import calibrated, unknown_rows
+from recondite.screen.evidence import Evidence
 from recondite.screen.openvino import judging, quantised, serialised
 from recondite.screen.saved import EXPORTED, REGION
 from recondite.screen.screen import Screen
+from recondite.screen.timing import instructions, milliseconds
+from recondite.screen.words import AUTO, ERROR, EVIDENCE
 from recondite.statistics.calibration import Calibrator, p_value_table
 from recondite.statistics.density import FARTHEST, Marginals
 from recondite.torch_state import own_settings
@@ -52,7 +46,7 @@ root of n, so that this is what some 64 such layers make. Labels are those of th
 farther than twice as much from the threshold, and for the calibration image that set it, whose score is raised by it.
 """
 _RANGE_IMAGES, _ORDERED_IMAGES = 300, 500
-_LOWEST_AGREEMENT = 0.7
+_LOWEST_AGREEMENT, _PAYS = 0.7, 1.1
 _FRACTION_TERMS, _SERIES_TERMS = 60, 40
 _LIMIT = 2.5
 
@@ -86,12 +80,18 @@ def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float3
     content = [_traced(screen, pixels)]
     exported = _runnable(screen, content, pixels, _options(screen, "onnx"))
     _check_parity(screen, exported)
-    return _written(exported, screen, path, content, pixels)
+    return _written(exported, screen, path, pixels)
 
 
 @own_settings()
 def export_openvino(
-    screen: Screen, path: Path | str, *, pixels: PixelType = "float32", int8: object = None, progress: bool = False
+    screen: Screen,
+    path: Path | str,
+    *,
+    pixels: PixelType = "float32",
+    int8: object = None,
+    always_int8: bool = False,
+    progress: bool = False,
 ) -> Path:
     """Write a screen as a folder with one graph for OpenVINO: model.xml and its numbers, model.bin.
 
@@ -102,11 +102,14 @@ def export_openvino(
     only those that widen its blocks, since the rounding of others would look like defects. Scores are others then, so
     the screen is calibrated anew: a fifth of the images, 300 at most, set the ranges of the integers, and the rest, one
     of each unit, set the threshold, by scores of the quantised graph. The false-alarm rate holds as ever; what the
-    rounding costs in detection is for you to measure (`recondite evaluate`).
+    rounding costs in detection is for you to measure (`recondite evaluate`). Whether 8-bit integers are faster
+    depends on the network and the processor, so it is measured here: where they are not by a tenth, the graph is
+    written in float32. `facts["int8"]` says the times and the processor's instructions.
 
     Args:
         screen, path, pixels: as in `export_onnx`.
         int8: normal images that the screen has not learnt from, anything that `open_images` opens; None for float32.
+        always_int8: write the graph with 8-bit integers though they are no faster here.
         progress: show progress on standard error.
 
     Returns:
@@ -121,14 +124,12 @@ def export_openvino(
     path = _target(screen, path, pixels)
     openvino = import_openvino()
     if int8 is None:
-        screen = _with_room(screen)
-        content = serialised(openvino.Core().read_model(_traced(screen, pixels)))
-        exported = _runnable(screen, content, pixels, _options(screen, "openvino"))
-        _check_parity(screen, exported)
-        return _written(exported, screen, path, content, pixels)
+        screen, exported = _in_float32(screen, pixels)
+        return _written(exported, screen, path, pixels)
     spooled = read_all(open_images(int8, role="inliers", shape=screen.detector.shape), screen.detector.preprocessing)
     keys = keys_of([spooled])[0]
-    ranges, rest = split(keys, [min(_RANGE_IMAGES, len(spooled) // 5)], seed=0)
+    fresh = unknown_rows(screen, spooled, COPIES, keys)
+    ranges, rest = (fresh[part] for part in split(keys[fresh], [min(_RANGE_IMAGES, len(fresh) // 5)], seed=0))
     rest = rest[one_of_each(keys[rest], spooled.hashes[rest], seed=0)]
     if not len(ranges):
         raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")
@@ -152,8 +153,22 @@ def export_openvino(
         **calibrated(detector, None, ERROR, rows, None, {**screen.facts, "calibration": facts}, progress),
     )
     _check_order(screen, exported, rows)
-    content = serialised(judging(model, exported))
-    return _written(_runnable(exported, content, pixels, options), screen, path, content, pixels)
+    screen_in_floats, plain = _in_float32(screen, pixels)
+    times = milliseconds({"float32": plain, "int8": exported})
+    told = {"int8": {"milliseconds": times, "instructions": instructions()}}
+    if times["float32"] < _PAYS * times["int8"] and not always_int8:
+        return _written(replace(plain, facts={**plain.facts, **told}), screen_in_floats, path, pixels)
+    exported = _runnable(exported, serialised(judging(model, exported)), pixels, options)
+    return _written(replace(exported, facts={**exported.facts, **told}), screen, path, pixels)
+
+
+def _in_float32(screen: Screen, pixels: PixelType) -> tuple[Screen, Screen]:
+    """Return a screen with room, and the one that runs on its graph in OpenVINO."""
+    screen = _with_room(screen)
+    content = serialised(import_openvino().Core().read_model(_traced(screen, pixels)))
+    exported = _runnable(screen, content, pixels, _options(screen, "openvino"))
+    _check_parity(screen, exported)
+    return screen, exported
 
 
 def _target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
@@ -202,12 +217,18 @@ def _runnable(screen: Screen, content: Sequence[bytes], pixels: PixelType, optio
         screen.detector.shape, options, content, pixels, screen.detector.locates, seen.region, seen.value_range
     )
     return replace(
-        screen, detector=detector, score=ERROR, evidence=None, observations={}, peaks=None, facts=dict(screen.facts)
+        screen,
+        detector=cast(Detector, detector),
+        score=ERROR,
+        evidence=None,
+        observations={},
+        peaks=None,
+        facts=dict(screen.facts),
     )
 
 
-def _written(exported: Screen, screen: Screen, path: Path, content: Sequence[bytes], pixels: PixelType) -> Path:
-    options = exported.detector.options
+def _written(exported: Screen, screen: Screen, path: Path, pixels: PixelType) -> Path:
+    options, content = exported.detector.options, cast(Exported, exported.detector).content
     manifest = {
         **replace(screen, calibrator=exported.calibrator, peaks=None, facts=exported.facts).to_json(),
         "kind": EXPORTED,

@@ -16,6 +16,7 @@ from recondite.screen.evidence import observed
 from recondite.statistics.calibration import Calibrator, Guarantee, smallest_alpha
 
 DEFAULT_ALPHA = 0.05
+Finish = Callable[[Detector, Rows], Detector]
 FEWEST_UNITS, MOST_UNITS, MOST_IMAGES, _PARTS = 5, 200, 2000, 10
 
 
@@ -71,6 +72,7 @@ def scores_left_out(
     learnable: NDArray[np.bool_] | None = None,
     further: bool = False,
     noted: Callable[[Detector, Rows], None] | None = None,
+    finished: Finish | None = None,
 ) -> LeftOut:
     """Deal units out to ten parts, or as many as there are units, and judge each part by a detector fitted without it.
 
@@ -88,6 +90,7 @@ def scores_left_out(
         learnable: (N,) those that may be learnt from; all by default.
         further: the copies learn further, in place of anew.
         noted: is told each part's detector, and the images it judges.
+        finished: as in `judged_in_turn`.
     """
     every = np.full(len(keys), True)
     rows = np.flatnonzero(every if fresh is None else fresh)
@@ -105,6 +108,7 @@ def scores_left_out(
         "leaving images out",
         further,
         noted,
+        finished,
     )
     return LeftOut(chosen, scores, peaks, parts)
 
@@ -121,6 +125,7 @@ def judged_in_turn(
     title: str,
     further: bool = False,
     noted: Callable[[Detector, Rows], None] | None = None,
+    finished: Finish | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Return scores (n,) of images, and their peaks, by detectors fitted without the part that their unit is in.
 
@@ -135,6 +140,7 @@ def judged_in_turn(
         shown, title: show progress on standard error.
         further: the copies learn further, in place of anew.
         noted: is told each part's detector, and the images it judges.
+        finished: makes the detector that judges of one that was fitted and the images that it was fitted on.
     """
     unit_of = np.unique(keys, return_inverse=True)[1]
     dealt = np.unique(unit_of[judged])
@@ -146,8 +152,9 @@ def judged_in_turn(
     with progress(title, parts, shown) as advance:
         for part in range(parts):
             detector = deepcopy(unfitted)
-            fitted_on = images.index[(part_of != part) & learnt]
-            detector.fit_rows(Rows(images.pixels, fitted_on), None, training, further=further)
+            fitted_on = Rows(images.pixels, images.index[(part_of != part) & learnt])
+            detector.fit_rows(fitted_on, None, training, further=further)
+            detector = detector if finished is None else finished(detector, fitted_on)
             here = np.flatnonzero(part_of[judged] == part)
             rows = Rows(images.pixels, images.index[judged[here]])
             scores[here], _, highest = observed(detector, None, rows)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from operator import index
 from pathlib import Path
@@ -18,6 +19,7 @@ from recondite.data.sample import sampled
 from recondite.data.spool import Rows, keys_of, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import build, detector_class
+from recondite.detectors.effects import check_effect
 from recondite.distributed import collective, rank_and_size
 from recondite.errors import InputError, ReconditeWarning
 from recondite.networks.hooks import FeatureLayer
@@ -25,10 +27,12 @@ from recondite.options import TrainingOptions, make_options, option_names, optio
 from recondite.screen.calibrate import calibrated, map_scale
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.contamination import good_evidence, good_images, without_suspects
-from recondite.screen.evidence import AUTO, ERROR, FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
+from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
 from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, scores_left_out
+from recondite.screen.known_defects import KnownDefects, UnhelpfulError, check_teachable, taught
 from recondite.screen.screen import OnBad, Screen
 from recondite.screen.separate import all_for_everything, how_many, separate_sets
+from recondite.screen.words import AUTO, ERROR
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
 from recondite.statistics.contamination import Contamination, check_contamination
 from recondite.torch_state import own_settings
@@ -60,6 +64,8 @@ def fit(
     by_folder: bool = False,
     group_by: GroupBy = COPIES,
     contamination: Contamination | None = None,
+    defects: object = None,
+    masks: object = None,
     on_bad: OnBad = "flag",
     run_folder: Path | str | None = None,
     resume: bool = False,
@@ -112,6 +118,9 @@ def fit(
         contamination: the share of bad images that may hide among those given, in [0, .5), or "auto" for those whose
             scores lie far out: they are neither learnt from nor calibrated on, and `facts` list them; see "Bad images
             among the good" in docs/concepts.md.
+        defects: images of known defects, 3 to 50, anything that `open_images` opens: a head on features learns from
+            them before anything is calibrated, unless that helps nothing; see `Screen.teach`.
+        masks: a folder of masks of where these defects lie, as in `Screen.teach`.
         on_bad: "flag" and "skip" leave unreadable images out and list them in `facts`; "raise" is an error.
         run_folder: where training keeps its checkpoint and logs.
         resume: go on from the checkpoint in `run_folder`.
@@ -131,7 +140,8 @@ def fit(
         options: options of the detector and of `TrainingOptions`, such as latent_size=64, epochs=10, seed=1.
 
     Raises:
-        InputError: images that cannot be used, unknown options, or too few calibration images for alpha.
+        InputError: images that cannot be used, options that are unknown or would change nothing, or too few calibration
+            images for alpha.
     """
     if on_bad not in get_args(OnBad):
         raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
@@ -154,7 +164,9 @@ def fit(
         for remark in remarks:
             warnings.warn(remark, ReconditeWarning, stacklevel=_CALLER)
     choice = None
-    if recipe is None and detector is None:
+    if recipe is None and detector is None and defects is not None:
+        choice = Choice("features", "known defects, which a head on features learns from")
+    elif recipe is None and detector is None:
         own_modules = {"features": backbone, "autoencoder": encoder}
         given = next((name for name, module in own_modules.items() if module is not None), None)
         choice = Choice(given, "the network that was given") if given else choose_detector(sample, options, score)
@@ -175,17 +187,25 @@ def fit(
     looking = chosen.pop("backbone", backbone)
     modules = {"encoder": encoder, "decoder": decoder, "backbone": looking}
     model = build(name, image_shape=shape, seed=training.seed, **modules, **chosen)
+    check_effect(model, options)
+    if pictures and not model.rebuilds:
+        raise InputError(f"pictures would change nothing: {name} rebuilds no images")
     if zones.given:
         model.restrict(zones.at(*shape[1:]), zones.folder is not None)
     if values is not None:
         model.take_values(values)
 
+    if defects is not None:
+        check_teachable(model)
+    elif masks is not None:
+        raise InputError("masks are of known defects: give defects too")
     view = None if classifier is None else FeatureLayer(classifier, classifier_layer)
     known = possible_scores(model, reencoding=reencoding, classifier=view)
     if judged_by not in known:
         own = [one for one in model.own_scores() if one not in known]
         raise InputError(f"expected a score among {', '.join([*known, *own])}; got {judged_by!r}")
 
+    to_learn = None if defects is None else KnownDefects.opened(defects, masks, model, progress)
     spooled = read_all(source, model.preprocessing, progress)
     held_out = {"calibration": calibration, "validation": validation, "evidence": evidence}
     if judged_by == ERROR:
@@ -211,6 +231,8 @@ def fit(
                 f"fewer: give more, a larger share, or score='error'"
             )
         judged_by = ERROR
+    if to_learn is not None:
+        to_learn.check_apart(*{id(part): part for part in (spooled, *sets.sources.values())}.values())
     # Before hours of training: are there enough calibration images for this alpha?
     groups = tuple(sets.calibration_labels) if by_folder else None
     alpha = alpha_for(len(sets.calibration), alpha)
@@ -229,9 +251,21 @@ def fit(
         good = np.ones(len(sets.images), dtype=bool)
         if contamination is not None and not model.trains_by_steps:
             good = good_images(model, sets.images, sets.keys, contamination, training, progress)
-        left_out = None if few is None else scores_left_out(model, spooled, few, training, progress, learnable=good)
         learnt_from = Rows(sets.images.pixels, sets.images.index[good])
+        unfitted = None if few is None else deepcopy(model)
         model.fit_rows(learnt_from, sets.validation, training, folder, resume, progress)
+        lesson = None
+        if to_learn is not None:
+            try:
+                lesson = taught(model, learnt_from, sets.keys[good], to_learn, training.seed)
+                model = lesson.detector
+            except UnhelpfulError as reason:
+                remarks = [*remarks, f"known defects are not used: {reason}"]
+                warnings.warn(remarks[-1], ReconditeWarning, stacklevel=_CALLER)
+        left_out = None
+        if few is not None and unfitted is not None:
+            finished = None if lesson is None else lesson.finished
+            left_out = scores_left_out(unfitted, spooled, few, training, progress, learnable=good, finished=finished)
     learnt: Evidence | None = None
     if sets.evidence is not None:
         observer = fit_observer(model, learnt_from, reencoding=reencoding, classifier=view, progress=progress)
@@ -255,6 +289,7 @@ def fit(
         "moved_out_of_fit": sets.moved,
         "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:_BAD_FILES_LISTED]]},
         "map_scale": map_scale(model, sets.calibration),
+        **({} if lesson is None else {"known_defects": lesson.facts}),
     }
     found = (
         calibrated(model, learnt, judged_by, sets.calibration, groups, facts, progress)
@@ -270,7 +305,7 @@ def fit(
         guarantee=guarantee,
         score=judged_by,
         evidence=learnt,
-        known=sets.known,
+        known=sets.known if lesson is None or to_learn is None else sets.known.taught(to_learn.images),
         **found,
     )
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recondite.data.datasets import ImageSet, open_images, read_batches
+from recondite.data.batch_size import full_batch
+from recondite.data.datasets import Batch, ImageSet, open_images
 from recondite.data.images import Preprocessing
-from recondite.detectors.runner import full_batch
+from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.progress import progress as show
 from recondite.screen.classifier_outputs import (
@@ -70,6 +71,8 @@ class Guard:
         rules: further parts, of the classifier's logits and features; None without.
         temperature: that logits are divided by for the confidences that are reported.
         floor: the lowest confidence that gets a label, and the promise that goes with it; None without.
+        confusion: int64 (K, K), how many held-out images of each true class (column) were predicted as each class
+            (row); None where it is not known.
     """
 
     screen: ScreenLike
@@ -85,6 +88,7 @@ class Guard:
     rules: Rules | None = None
     temperature: float = 1.0
     floor: Floor | None = None
+    confusion: NDArray[np.int64] | None = None
 
     def __call__(self, images: object, *, progress: bool = False) -> Decisions:
         """Label images or abstain; one image too gives `Decisions`, of length 1.
@@ -96,13 +100,13 @@ class Guard:
         Raises:
             InputError: no images, or the classifier does not take them.
         """
-        if self.classifier is None and self.head is None:
+        if not self.speaks:
             raise InputError("this guard has no classifier: give what the classifier said to `decide`")
         parts: list[Decisions] = []
         opened = open_images(images, shape=self.screen.detector.shape)
         with show("guarding", opened.size, progress) as advance:
             for scores, labels, outputs in self.measured(opened):
-                parts.append(self._decide(scores, labels, outputs))
+                parts.append(self.decided(scores, labels, outputs))
                 advance(len(scores), "")
         if not parts:
             raise InputError("expected at least one image; got none")
@@ -147,7 +151,7 @@ class Guard:
             valid=np.ones(size, dtype=bool),
             errors=[None] * size,
         )
-        return self._decide(scores, list(groups or [""] * size), outputs)
+        return self.decided(scores, list(groups or [""] * size), outputs)
 
     def check(
         self, predicted: Sequence[str | None], confidence: Sequence[float | None] | None = None
@@ -199,7 +203,59 @@ class Guard:
             raise InputError("not one calibration image of the guard could be read")
         return {part: np.concatenate(values) for part, values in found.items()}, classes
 
-    def _decide(self, scores: Scores, labels: list[str], outputs: "Answers") -> Decisions:
+    @property
+    def speaks(self) -> bool:
+        """Whether the classifier is part of it, so that images are enough for a decision."""
+        return self.head is not None or self.classifier is not None
+
+    @property
+    def detector(self) -> Detector:
+        """That of the screen."""
+        return self.screen.detector
+
+    @property
+    def seen(self) -> Preprocessing:
+        """Of the images that the classifier takes: it sees them whole; the screen's own where it is a linear head."""
+        own = self.detector.preprocessing
+        if self.head is not None:
+            return own
+        return Preprocessing(shape=self.shape or own.shape, value_range=own.value_range)
+
+    def score_batch(self, batch: Batch, *, feature_score: bool = False, reconstruction: bool = False) -> Scores:
+        """Return the screen's scores of a batch; what a linear head found in the same pass is for `heard` to take out.
+
+        Args:
+            batch: N images.
+            feature_score, reconstruction: as in `Screen.predict`.
+        """
+        also = None if self.head is None else self._head_pass.beside
+        return self.screen.score_batch(batch, feature_score=feature_score, reconstruction=reconstruction, also=also)
+
+    def heard(self, scores: Scores, seen: Batch) -> tuple[Scores, Answers]:
+        """Return the screen's own scores, and what the classifier says about the same images.
+
+        Args:
+            scores: N, that `score_batch` gave.
+            seen: the same N images, as `Guard.seen` reads them.
+
+        Raises:
+            InputError: the classifier does not take them.
+        """
+        if self.head is not None:
+            scores, logits, parts, good = self._head_pass.taken_from(scores)
+            return scores, answers_of(logits, parts, good, list(scores.errors), self.labels, self.temperature)
+        assert self.classifier is not None
+        given = (self.classifier, self.layer, seen, self._batch, self.labels, self.distances)
+        return scores, answers(*given, self.rules, self.temperature, tuple(self.shares))
+
+    def decided(self, scores: Scores, labels: list[str], outputs: Answers) -> Decisions:
+        """Label or abstain, by what `heard` returned.
+
+        Args:
+            scores: N scores that the screen gave; or its verdicts on them, which then are not made again.
+            labels: N group labels, where the screen's own calibration has groups.
+            outputs: what the classifier says about the same images.
+        """
         verdicts = scores if isinstance(scores, Verdicts) else self.screen.judge(scores, labels)
         limits = {part: share_of(self.screen.alpha, share) for part, share in self.shares.items()}
         p_values = {SCREEN: verdicts.p_value}
@@ -219,8 +275,8 @@ class Guard:
             else:
                 why += [
                     f"{_IN_WORDS[part]} (p-value {p_values[part][index]:.3g}, at most {limits[part]:.3g})"
-                    for part, flags in flagged.items()
-                    if flags[index]
+                    for part in _IN_WORDS
+                    if part in flagged and flagged[part][index]
                 ]
                 kinds[index] = FOREIGN if why else None
                 if self.floor is not None and outputs.confidence[index] < self.floor.confidence:
@@ -242,7 +298,7 @@ class Guard:
     def _calibrated(
         self,
         scores: Mapping[str, NDArray[np.float64]],
-        outputs: "Answers",
+        outputs: Answers,
         limits: Mapping[str, float],
         reasons: list[list[str]],
     ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]]]:
@@ -264,45 +320,27 @@ class Guard:
             flagged[part][rows] = calibrator.is_outlier(scores[part][rows], limits[part], groups, *promise)
         return p_values, flagged
 
-    def scores(self, scores: Scores, outputs: "Answers") -> dict[str, NDArray[np.float64]]:
+    def scores(self, scores: Scores, outputs: Answers) -> dict[str, NDArray[np.float64]]:
         """Return the scores of all parts that take part (N,); higher is more anomalous."""
         return {part: scores.instance_score if part == SCREEN else outputs.parts[part] for part in self.shares}
 
-    def measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], "Answers"]]:
+    def measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], Answers]]:
         """Yield of successive batches: the screen's scores, the images' own labels, what the classifier says."""
-        own = self.screen.detector.preprocessing
-        if self.head is not None:
-            for batch in read_batches(images, own, self.screen.detector.scoring_batch):
-                scores = self.screen.score_batch(batch, also=self._head_pass.beside)
-                scores, logits, parts, good = self._head_pass.taken_from(scores)
-                yield (
-                    scores,
-                    batch.labels,
-                    answers_of(logits, parts, good, batch.errors, self.labels, self.temperature),
-                )
-            return
-        assert self.classifier is not None
-        # A classifier sees the whole image.
-        other = Preprocessing(shape=self.shape or own.shape, value_range=own.value_range)
-        for batch, seen in read_for_both(images, own, other, self._batch):
-            yield (
-                self.screen.score_batch(batch),
-                batch.labels,
-                answers(
-                    *(self.classifier, self.layer, seen, self._batch, self.labels, self.distances),
-                    *(self.rules, self.temperature),
-                ),
-            )
+        for batch, seen in read_for_both(images, self.detector.preprocessing, self.seen, self._batch):
+            scores, outputs = self.heard(self.score_batch(batch), seen)
+            yield scores, batch.labels, outputs
 
     @cached_property
     def _head_pass(self) -> HeadPass:
         assert self.head is not None
-        return HeadPass(self.head, self.rules)
+        return HeadPass(self.head, self.rules, tuple(self.shares))
 
     @property
     def _batch(self) -> int:
         """How many images the screen and the classifier get at once."""
         detector = self.screen.detector
+        if self.head is not None:
+            return detector.scoring_batch
         return min(detector.scoring_batch, full_batch(prod(self.shape or detector.shape), detector.device.type))
 
 

@@ -14,12 +14,13 @@ from recondite.screen.guard import SCREEN, Guard
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules, from_tensors, tensors_of
 from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
 from recondite.screen.screen_like import ScreenLike
+from recondite.screen.tuned_classifier import Kept, TunedClassifier, tuned_from
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.selective import Floor
 
-GUARD_FILE, CLASSIFIER_FILE = "guard.safetensors", "classifier.onnx"
+GUARD_FILE, CLASSIFIER_FILE, TUNED_FILE = "guard.safetensors", "classifier.onnx", "classifier.safetensors"
 _KIND, _SCHEMA = "recondite guard", 2
-_GROUPS = "groups"
+_GROUPS, _CONFUSION = "groups", "confusion"
 
 
 def save_guard(guard: Guard, folder: Path | str) -> None:
@@ -35,7 +36,8 @@ def save_guard(guard: Guard, folder: Path | str) -> None:
             fitted here.
     """
     onnx = guard.classifier if isinstance(guard.classifier, OnnxClassifier) else None
-    kept = guard.head is not None or onnx is not None
+    tuned = guard.classifier if isinstance(guard.classifier, TunedClassifier) else None
+    kept = guard.head is not None or isinstance(guard.classifier, Kept)
     if FEATURES in guard.shares or (set(guard.shares) - {SCREEN, CONFIDENCE} and not kept):
         raise InputError(
             "a guard that looks at the classifier's features cannot be saved: they stay with the classifier"
@@ -48,6 +50,8 @@ def save_guard(guard: Guard, folder: Path | str) -> None:
         **{part: calibrator.scores for part, calibrator in guard.calibrators.items()},
         **tensors_of(guard.head, guard.rules),
     }
+    if guard.confusion is not None:
+        tensors[_CONFUSION] = guard.confusion
     groups = next(iter(guard.calibrators.values())).groups if guard.calibrators else None
     classes = sorted(set(groups or ()))
     if guard.by_class:
@@ -62,7 +66,11 @@ def save_guard(guard: Guard, folder: Path | str) -> None:
         "temperature": guard.temperature,
         "floor": None if guard.floor is None else asdict(guard.floor),
         "classifier": None if onnx is None else hashlib.sha256(onnx.graph).hexdigest(),
+        "tuned": None,
     }
+    if tuned is not None:
+        write_tensors(Path(folder) / TUNED_FILE, tuned.tensors(), tuned.facts())
+        facts["tuned"] = hashlib.sha256((Path(folder) / TUNED_FILE).read_bytes()).hexdigest()
     if onnx is not None:
         with atomic_file(Path(folder) / CLASSIFIER_FILE) as temporary:
             temporary.write_bytes(onnx.graph)
@@ -95,6 +103,9 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
         ):
             raise ValueError(f"shares {shares}")
         groups = None if classes is None else tuple(str(classes[place]) for place in tensors.pop(_GROUPS).tolist())
+        confusion = tensors.pop(_CONFUSION, None)
+        if confusion is not None and confusion.shape != (len(labels), len(labels)):
+            raise ValueError(f"counts of predictions {confusion.shape}")
         head, rules = from_tensors(tensors)
         tensors = {name: value for name, value in tensors.items() if not name.startswith(("head.", "rules."))}
         if tensors and set(tensors) != set(shares):
@@ -105,26 +116,32 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
         shape, floor = facts.get("shape"), facts.get("floor")
         return Guard(
             screen=screen,
-            classifier=_classifier(Path(folder), facts.get("classifier")),
+            classifier=_classifier(Path(folder), facts.get("classifier"), facts.get("tuned")),
             labels=None if labels is None else tuple(map(str, labels)),
             shares=shares,
-            calibrators={part: Calibrator(tensors[part].astype(np.float64), groups) for part in tensors},
+            calibrators={
+                part: Calibrator(tensors[part].astype(np.float64), groups) for part in shares if part in tensors
+            },
             by_class=classes is not None,
             shape=None if shape is None else tuple(map(int, shape)),
             head=head,
             rules=rules,
             temperature=float(facts.get("temperature", 1)),
             floor=None if floor is None else Floor(**floor),
+            confusion=None if confusion is None else confusion.astype(np.int64),
         )
-    except (AttributeError, IndexError, InputError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is a damaged guard: {error}") from error
 
 
-def _classifier(folder: Path, digest: str | None) -> OnnxClassifier | None:
-    """Return the ONNX classifier of a guard, if it has one."""
-    if digest is None:
-        return None
-    path = folder / CLASSIFIER_FILE
+def _classifier(folder: Path, onnx: str | None, tuned: str | None) -> Kept | None:
+    """Return the ONNX or fine-tuned classifier of a guard, by the digest of its file, if it has one."""
+    if onnx is not None:
+        return read_classifier(_checked(folder / CLASSIFIER_FILE, onnx))
+    return None if tuned is None else tuned_from(*read_tensors(_checked(folder / TUNED_FILE, tuned)))
+
+
+def _checked(path: Path, digest: str) -> Path:
     if path.is_symlink() or not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise ArtifactError(f"{path} is missing, or another one than the guard was made with")
-    return read_classifier(path)
+    return path

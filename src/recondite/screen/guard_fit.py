@@ -13,20 +13,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recondite.data.batch_size import full_batch
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.tables import read_events
+from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
-from recondite.detectors.runner import full_batch
 from recondite.errors import InputError
-from recondite.screen.choose_parts import PartScores, equal_shares
+from recondite.screen.calibrate import unknown_images
+from recondite.screen.choose_parts import LeftOut, PartScores, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, ask
+from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
-from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules, learnt
+from recondite.screen.guard_split import units_of
+from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
+from recondite.screen.linear_head import LOGIT_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.make_guard import chosen_parts
-from recondite.screen.onnx_classifier import OnnxClassifier
 from recondite.screen.screen import Screen
+from recondite.screen.tuned_classifier import Kept
 from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
 from recondite.statistics.classifier_scores import fitted_temperature
 from recondite.statistics.selective import Floor, confidence_floor, floors_of
@@ -57,10 +62,13 @@ def fit_guard(
     *,
     classes: Mapping[str, str] | None = None,
     screen: Screen | None = None,
-    classifier: OnnxClassifier | None = None,
+    classifier: Kept | None = None,
+    fine_tune: int | None = None,
+    backbone: str | None = None,
     labels: Sequence[str] | None = None,
     calibration: object = None,
     held_out: float = 0.4,
+    group_by: GroupBy = COPIES,
     parts: Sequence[str] | None = None,
     alpha: float | None = None,
     risk: float | None = None,
@@ -70,18 +78,25 @@ def fit_guard(
 ) -> FittedGuard:
     """Fit a guard on images with classes.
 
-    Held-out images are split at random: on some, parts are chosen (with outliers made up from them) and the temperature
+    Held-out images are split at random, those that belong together into one part: on some, parts are chosen (with
+    outliers made up from them) and the temperature
     is fitted; on others each part is calibrated, by predicted class where there are twice as many images as needed; and
     with `risk`, the confidence that gets a label is bounded on a third set. So both promises hold whatever was chosen.
+    Of images that belong together one, drawn at random, calibrates or bounds.
 
     Args:
         images: that the head and the rules learn from, anything that `open_images` opens but a stream.
         classes: id -> class; None for the labels of the source, or the folder that each image lies in.
         screen: of the detector "features" for a linear head; None for one that is fitted on the same images.
-        classifier: in an ONNX file; None for a linear head that is fitted here on the screen's backbone.
+        classifier: one that is kept in a file; None for a linear head that is fitted here on the screen's backbone.
+        fine_tune: how many of the last blocks of EfficientNet-Lite0 are trained here instead, under a linear layer of
+            their own; a guard then looks at each image twice, as the screen's network stays as it is.
+        backbone: by name or as a folder, as in `recondite.fit`, for a screen that is fitted here.
         labels: names of the classes in the order of the classifier's logits; None for alphabetical order.
         calibration: images that neither the screen nor the classifier has learnt from; needed with either.
         held_out: share of `images` for that, where neither is given.
+        group_by: what tells images that belong together, as in `recondite.fit`; by default near-copies and bursts.
+            Calibration images that belong to those learnt from are left out.
         parts: among "screen", "confidence" and `RULES`; None to choose.
         alpha: share of normal images that may be turned away as foreign; None for the screen's, or .05.
         risk: share of wrong labels among those that normal images get, at most; None for no such promise.
@@ -93,6 +108,8 @@ def fit_guard(
         InputError: images without a class, unknown parts, too few images, or a risk that cannot be promised.
     """
     opened = _sized(images, classes)
+    if screen is not None and backbone is not None:
+        raise InputError("a screen that is given has its backbone: leave backbone (--backbone) out")
     if (screen is not None or classifier is not None) and calibration is None:
         raise InputError(
             "a screen or a classifier that is given needs calibration images that neither has learnt from: give "
@@ -101,37 +118,54 @@ def fit_guard(
     if calibration is None:
         if not 0 < held_out < 1:
             raise InputError(f"expected a share of held-out images in (0, 1); got {held_out!r}")
-        order = np.random.default_rng(seed).permutation(opened.size or 0)
-        cut = round(held_out * len(order))
-        held, opened = opened.select(np.sort(order[:cut]).tolist()), opened.select(np.sort(order[cut:]).tolist())
+        every = units_of([opened], labels_of(opened, group_by))[0]
+        held, known = every.dealt([round(held_out * len(every))], seed)
     else:
-        held = _sized(calibration, classes)
+        given = None if screen is None else screen.detector.preprocessing.value_range
+        held_images = _sized(calibration, classes)
+        if screen is not None:
+            held_images = unknown_images(screen, held_images)
+        known, held = units_of([opened, held_images], labels_of(opened, group_by), given)
+        held = held.apart_from(known)
+    opened = known.images
     if screen is None:
-        screen = fit(opened, detector="features", alpha=alpha or 0.05, seed=seed, progress=progress)
+        detector = "features" if fine_tune is None else "auto"
+        screen = fit(opened, detector=detector, backbone=backbone, alpha=alpha or 0.05, seed=seed, progress=progress)
     elif alpha is not None:
         screen = screen.with_alpha(alpha)
     names = tuple(labels) if labels else tuple(sorted({*(opened.labels or ())}))
-    guard = _with_rules(screen, classifier, names, opened)
+    if fine_tune is not None:
+        if classifier is not None:
+            raise InputError("a classifier that is given is not fine-tuned: leave it or fine_tune out")
+        _check_classes(names, opened)
+        own = screen.detector.preprocessing
+        plain = Preprocessing(shape=own.shape, value_range=own.value_range)
+        classifier = fine_tuned(opened, names, plain, blocks=fine_tune, seed=seed, progress=progress)
+    guard, learning = _with_rules(screen, classifier, names, opened)
     available = (SCREEN, CONFIDENCE, *(RULES if guard.rules and guard.rules.tensors else LOGIT_RULES))
     unknown = [part for part in parts or () if part not in available]
     if unknown or (parts is not None and not parts):
         raise InputError(f"expected parts among {', '.join(available)}; got {', '.join(unknown) or 'none'}")
-    order = np.random.default_rng([seed, 1]).permutation(held.size or 0)
-    chosen_on, calibrated_on, *bounded_on = (
-        held.select(np.sort(some).tolist()) for some in np.array_split(order, 2 if risk is None else 3)
-    )
-    every = replace(guard, shares=equal_shares(available))
-    seen = _seen(every, chosen_on)
+    number = 2 if risk is None else 3
+    first, *others = held.dealt([len(held) // number] * (number - 1), seed + 1)
+    chosen_on, (calibrated_on, *bounded_on) = first.images, [some.one_of_each(seed).images for some in others]
+    every_part = replace(guard, shares=equal_shares(available))
+    seen = _seen(every_part, chosen_on)
     facts: dict[str, Any] = {
         "learnt from": opened.size,
         "chosen on": len(seen.predicted),
         "accuracy": float(np.mean(~seen.wrong)),
     }
     if parts is None:
-        choice = chosen_parts(every, chosen_on, seen.parts, seed)
-        parts, facts["caught"] = choice.parts, dict(choice.caught)
+        choice = chosen_parts(every_part, chosen_on, seen.parts, seed, _left_out(guard, learning, chosen_on, names))
+        parts, facts["caught"], facts["left out"] = choice.parts, dict(choice.caught), dict(choice.left_out)
     places = np.array([names.index(one) for one in seen.true])
-    guard = replace(guard, shares=equal_shares(parts), temperature=fitted_temperature(seen.logits, places))
+    guard = replace(
+        guard,
+        shares=equal_shares(parts),
+        temperature=fitted_temperature(seen.logits, places),
+        confusion=_confusion(seen, names),
+    )
     held_seen = _seen(guard, calibrated_on)
     groups = _groups(held_seen.predicted, screen, len(parts))
     guard = replace(
@@ -175,6 +209,14 @@ class _Seen:
         return np.array([one != other for one, other in zip(self.predicted, self.true, strict=True)], dtype=bool)
 
 
+def _confusion(seen: _Seen, names: Sequence[str]) -> NDArray[np.int64]:
+    """Return how many images of each true class (column) were predicted as each class (row)."""
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    for predicted, true in zip(seen.predicted, seen.true, strict=True):
+        counts[names.index(predicted), names.index(true)] += 1
+    return counts
+
+
 def _seen(guard: Guard, images: object) -> _Seen:
     parts: dict[str, list[NDArray[np.float64]]] = {part: [] for part in guard.shares}
     predicted: list[str] = []
@@ -211,25 +253,51 @@ def _sized(images: object, classes: Mapping[str, str] | None) -> ImageSet:
     return replace(opened, labels=found)
 
 
-def _with_rules(screen: Screen, classifier: OnnxClassifier | None, names: tuple[str, ...], images: ImageSet) -> Guard:
-    """Return a guard with its head and rules, learnt in one pass over images with classes."""
-    missing = sorted({*(images.labels or ())} - {*names})
-    if missing or len(names) < 2:
-        raise InputError(f"expected two classes or more, among {', '.join(names)}; got {', '.join(missing) or 'one'}")
+def _with_rules(
+    screen: Screen, classifier: Kept | None, names: tuple[str, ...], images: ImageSet
+) -> tuple[Guard, Learning | None]:
+    """Return a guard with its head and rules, learnt in one pass over images with classes, and what was learnt."""
+    _check_classes(names, images)
     count = images.size or 0
     if classifier is None:
         learning = learnt(_vectors(screen.detector, images, names), len(names), count)
         head = learning.head(_SHRINKAGE)
         rules = learning.rules(head)
-        return Guard(screen=screen, classifier=None, labels=names, head=head, rules=rules)
+        return Guard(screen=screen, classifier=None, labels=names, head=head, rules=rules), learning
     shape = classifier.shape or screen.detector.shape
     guard = Guard(screen=screen, classifier=classifier, labels=names, shape=shape, rules=Rules({}))
     seen = Preprocessing(shape=shape, value_range=screen.detector.preprocessing.value_range)
     first = next(read_batches(images, seen, 2))
     if ask(classifier, None, torch.from_numpy(first.pixels))[1] is None:
-        return guard
+        return guard, None
     learning = learnt(_features(classifier, seen, images, names), len(names), count)
-    return replace(guard, rules=learning.rules())
+    return replace(guard, rules=learning.rules()), learning
+
+
+def _check_classes(names: Sequence[str], images: ImageSet) -> None:
+    missing = sorted({*(images.labels or ())} - {*names})
+    if missing or len(names) < 2:
+        raise InputError(f"expected two classes or more, among {', '.join(names)}; got {', '.join(missing) or 'one'}")
+
+
+def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: Sequence[str]) -> LeftOut:
+    """Return what the scores say of classes that they have not learnt; nothing of two classes or without features."""
+    if learning is None or len(names) < FEWEST_CLASSES:
+        return {}
+    vectors, logits, classes = (some.numpy() for some in learning.drawn())
+    known = Looked(vectors, classes, None if guard.head is not None else logits)
+    if guard.head is not None:
+        looked = list(_vectors(guard.screen.detector, images, names))
+    else:
+        assert isinstance(guard.classifier, Kept)
+        looked = list(_features(guard.classifier, guard.seen, images, names))
+    held = Looked(
+        np.concatenate([one for one, _, _ in looked]),
+        np.concatenate([some for _, some, _ in looked]),
+        None if known.logits is None else np.concatenate([some for _, _, some in looked if some is not None]),
+    )
+    found = left_out_classes(known, held, len(names), _SHRINKAGE)
+    return {names[place]: scores for place, scores in found.items()}
 
 
 def _vectors(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iterator[_Learnable]:
@@ -246,11 +314,11 @@ def _vectors(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iter
 
 
 def _features(
-    classifier: OnnxClassifier, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str]
+    classifier: Kept, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str]
 ) -> Iterator[_Learnable]:
     for batch in read_batches(images, preprocessing, full_batch(prod(preprocessing.shape))):
         if len(batch.pixels):
-            logits, features = classifier.outputs(torch.from_numpy(batch.pixels))
+            logits, features = ask(classifier, None, torch.from_numpy(batch.pixels))
             assert features is not None
             yield features.numpy(), _classes(batch, names), logits.numpy()
 

@@ -1,6 +1,6 @@
 """One pass of the backbone for a screen, a linear head and its rules."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,30 +11,37 @@ from torch import Tensor
 
 from recondite.detectors.measured import Measured, Statistician
 from recondite.errors import InputError
-from recondite.screen.linear_head import LinearHead, Rules
+from recondite.screen.linear_head import LOGIT_RULES, RULES, LinearHead, Rules
 from recondite.statistics.scores import Scores
 
-_LOGIT, _RULE = "head.logit.", "head.rule."
+_OWN = "head."
+_LOGIT, _RULE = f"{_OWN}logit.", f"{_OWN}rule."
 
 
 class HeadPass:
     """Puts a head's logits and rules among the statistics that a screen finds, and takes them out again."""
 
-    def __init__(self, head: LinearHead, rules: Rules | None) -> None:
-        self.head, self.rules = head, rules
+    def __init__(self, head: LinearHead, rules: Rules | None, names: Collection[str] = RULES) -> None:
+        self.head, self.rules, self.names = head, rules, names
         self._made: dict[int, _Beside] = {}
 
     def beside(self, inner: Statistician | None) -> Statistician:
         """Return what finds both; the same object each time, by which detectors know what they have run before."""
-        return self._made.setdefault(id(inner), _Beside(self.head, self.rules, inner))
+        return self._made.setdefault(id(inner), _Beside(self.head, self.rules, inner, self.names))
 
     def taken_from(self, scores: Scores) -> tuple[Scores, Tensor, dict[str, NDArray[np.float64]], NDArray[np.intp]]:
         """Return the screen's own scores; of readable images logits (n, K), rule -> (n,) and their numbers (n,)."""
         statistics = dict(scores.statistics or {})
         good = np.flatnonzero([error is None for error in scores.errors])
+        if not len(good):
+            known: tuple[str, ...] = () if self.rules is None else RULES if self.rules.tensors else LOGIT_RULES
+            names = [name for name in known if name in self.names]
+            statistics = {name: some for name, some in statistics.items() if not name.startswith(_OWN)}
+            scores = replace(scores, statistics=statistics or None)
+            return scores, torch.empty(0, len(self.head.bias)), dict.fromkeys(names, np.empty(0)), good
         columns = [statistics.pop(f"{_LOGIT}{place}")[good] for place in range(len(self.head.bias))]
-        names = [name for name in statistics if name.startswith(_RULE)]
-        parts = {name.removeprefix(_RULE): statistics.pop(name)[good] for name in names}
+        rules = [name for name in statistics if name.startswith(_RULE)]
+        parts = {name.removeprefix(_RULE): statistics.pop(name)[good] for name in rules}
         logits = torch.from_numpy(np.stack(columns, axis=1))
         return replace(scores, statistics=statistics or None), logits, parts, good
 
@@ -44,6 +51,7 @@ class _Beside:
     head: LinearHead
     rules: Rules | None
     inner: Statistician | None
+    names: Collection[str]
 
     @property
     def reencoding(self) -> bool:
@@ -58,5 +66,7 @@ class _Beside:
         logits = self.head(measured.vectors)
         found |= {f"{_LOGIT}{place}": logits[:, place] for place in range(logits.shape[1])}
         if self.rules is not None:
-            found |= {f"{_RULE}{name}": value for name, value in self.rules(measured.vectors, logits).items()}
+            found |= {
+                f"{_RULE}{name}": value for name, value in self.rules(measured.vectors, logits, self.names).items()
+            }
         return found

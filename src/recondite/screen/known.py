@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recondite.data.artifacts import Tensors
 from recondite.data.spool import Spool, keys_of
 from recondite.data.units import COPIES, NONE, GroupBy
-from recondite.errors import ArtifactError
+from recondite.errors import ArtifactError, InputError
 
 _MOST_THUMBNAILS = 5000
 _HASH = "V16"
@@ -26,12 +26,14 @@ class Known:
         learnt: bool (N,), False for those that calibrate, and were not learnt from.
         rows: (n,) of those that have a thumbnail, ascending: at most 5,000, drawn at random.
         small: float32 (n, at most 256), their thumbnails.
+        defects: (D,) hashes of known defects that were learnt from.
     """
 
     hashes: NDArray[np.void]
     learnt: NDArray[np.bool_]
     rows: NDArray[np.intp]
     small: NDArray[np.float32]
+    defects: NDArray[np.void] = field(default_factory=lambda: np.empty(0, dtype=_HASH))
 
     @classmethod
     def of(cls, parts: Iterable[tuple[Spool, NDArray[np.intp], bool]], before: "Known | None" = None) -> "Known":
@@ -49,7 +51,9 @@ class Known:
             hashes, learnt = np.concatenate([before.hashes, hashes]), np.concatenate([before.learnt, learnt])
             small = np.concatenate([before.small, small])
         chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:_MOST_THUMBNAILS])
-        return cls(hashes, learnt, rows[chosen], np.asarray(small[chosen], dtype=np.float32))
+        kept = np.asarray(small[chosen], dtype=np.float32)
+        known = cls(hashes, learnt, rows[chosen], kept)
+        return known if before is None else replace(known, defects=before.defects)
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -62,7 +66,20 @@ class Known:
         """Return those that were learnt from."""
         kept = self.learnt[self.rows]
         rows = (np.cumsum(self.learnt) - 1)[self.rows[kept]]
-        return Known(self.hashes[self.learnt], self.learnt[self.learnt], rows, self.small[kept])
+        return Known(self.hashes[self.learnt], self.learnt[self.learnt], rows, self.small[kept], self.defects)
+
+    def taught(self, defects: Spool) -> "Known":
+        """Return these with the known defects that were learnt from, in place of others before."""
+        return replace(self, defects=np.unique(defects.hashes))
+
+    def refuse_defects(self, images: Spool) -> None:
+        """Raise InputError where one of some good images was learnt from as a known defect."""
+        both = np.flatnonzero(np.isin(images.hashes, self.defects))
+        if len(both):
+            raise InputError(
+                f"{images.ids[both[0]]} was taught as a known defect ({len(both)} of these images were): it is no "
+                "normal image, take it out"
+            )
 
     def same(self, images: Spool) -> NDArray[np.bool_]:
         """Return which of some images have the pixels of one that is known (n,)."""
@@ -89,9 +106,9 @@ class Known:
 
     def tensors(self) -> Tensors:
         """Return all of it as arrays, to be saved."""
-        hashes = np.frombuffer(self.hashes.tobytes(), dtype=np.uint8).reshape(-1, 16)
         return {
-            "hashes": hashes,
+            "hashes": _bytes(self.hashes),
+            "defects": _bytes(self.defects),
             "learnt": self.learnt.astype(np.uint8),
             "rows": self.rows.astype(np.int64),
             "small": self.small,
@@ -105,14 +122,21 @@ class Known:
             ArtifactError: the arrays do not belong together.
         """
         hashes, learnt, rows, small = (tensors[name] for name in ("hashes", "learnt", "rows", "small"))
+        defects = tensors.get("defects", hashes[:0])
         if (
             hashes.dtype != np.uint8
             or hashes.shape[1:] != (16,)
+            or defects.dtype != np.uint8
+            or defects.shape[1:] != (16,)
             or learnt.shape != hashes.shape[:1]
             or small.ndim != 2
             or rows.shape != small.shape[:1]
             or (len(rows) and not 0 <= rows.min() <= rows.max() < len(hashes))
         ):
             raise ArtifactError("the images that the screen has met are inconsistent")
-        seen = np.frombuffer(hashes.tobytes(), dtype=_HASH)
-        return cls(seen, learnt.astype(bool), rows.astype(np.intp), small.astype(np.float32))
+        seen, taught = (np.frombuffer(some.tobytes(), dtype=_HASH) for some in (hashes, defects))
+        return cls(seen, learnt.astype(bool), rows.astype(np.intp), small.astype(np.float32), taught)
+
+
+def _bytes(hashes: NDArray[np.void]) -> NDArray[np.uint8]:
+    return np.frombuffer(hashes.tobytes(), dtype=np.uint8).reshape(-1, 16)

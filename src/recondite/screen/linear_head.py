@@ -1,7 +1,8 @@
 """A linear head on the feature vectors of a frozen backbone, and scores of foreignness, fitted in one pass."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from recondite.detectors.vector_models import Drawn, greedy_coreset
 from recondite.errors import InputError
 from recondite.statistics import classifier_scores as scores
+from recondite.statistics.axes import principal_axes
 from recondite.torch_state import own_settings
 
 LOGIT_RULES = ("max_logit", "energy")
@@ -45,38 +47,53 @@ class Rules:
 
     Args:
         tensors: none for rules that need no features; else "bank" (M, F), "means" (K, F), "whitening" (F, F),
-            "origin" (F,), "residual" (F, R) and "scale" ().
+            "origin" (F,), "principal" (F, P) and "scale" ().
     """
 
     tensors: Mapping[str, Tensor]
 
-    def __call__(self, features: Tensor | None, logits: Tensor) -> dict[str, Tensor]:
+    def __call__(self, features: Tensor | None, logits: Tensor, names: Collection[str] = RULES) -> dict[str, Tensor]:
         """Return rule -> (N,), higher is more anomalous, of features (N, F) and logits (N, K).
+
+        Args:
+            features, logits: of N images.
+            names: the rules that are asked for.
 
         Raises:
             InputError: the rules look at features, and there are none.
         """
-        found = {"max_logit": scores.max_logit(logits), "energy": scores.energy(logits)}
-        if not self.tensors:
+        found = {
+            name: rule(logits)
+            for name, rule in (("max_logit", scores.max_logit), ("energy", scores.energy))
+            if name in names
+        }
+        if not self.tensors or not set(names) - {*LOGIT_RULES}:
             return found
         if features is None:
             raise InputError("the rules of this guard look at features, which the classifier does not give")
         own = {name: value.to(features.device) for name, value in self.tensors.items()}
-        return found | {
-            "knn": scores.neighbour_distance(features, own["bank"]),
-            "mahalanobis": scores.mahalanobis(features, own["means"], own["whitening"]),
-            "vim": scores.vim(features, logits, own["origin"], own["residual"], own["scale"]),
-        }
+        if "knn" in names:
+            found["knn"] = scores.neighbour_distance(features, own["bank"])
+        if "mahalanobis" in names:
+            whitened = scores.unit(features) @ own["whitening"]
+            found["mahalanobis"] = scores.nearest_centre(whitened, self._centres.to(features.device))
+        if "vim" in names:
+            found["vim"] = scores.vim(features, logits, own["origin"], own["principal"], own["scale"])
+        return found
+
+    @cached_property
+    def _centres(self) -> Tensor:
+        return self.tensors["means"] @ self.tensors["whitening"]
 
     def __post_init__(self) -> None:
         if not self.tensors:
             return
         shapes = {name: tuple(value.shape) for name, value in self.tensors.items()}
         size = shapes.get("origin", ())
-        wanted = {"bank": 2, "means": 2, "whitening": 2, "residual": 2, "origin": 1, "scale": 0}
+        wanted = {"bank": 2, "means": 2, "whitening": 2, "principal": 2, "origin": 1, "scale": 0}
         fits = {name: len(shape) for name, shape in shapes.items()} == wanted and all(
             shapes[name][place] == size[0]
-            for name, place in (("bank", 1), ("means", 1), ("whitening", 0), ("whitening", 1), ("residual", 0))
+            for name, place in (("bank", 1), ("means", 1), ("whitening", 0), ("whitening", 1), ("principal", 0))
         )
         if not fits or shapes["bank"][0] < scores.NEIGHBOUR:
             raise ValueError(f"rules of shapes {shapes}")
@@ -95,7 +112,7 @@ class Learning:
         self._counts = torch.zeros(classes, dtype=torch.float64)
         self._sums, self._unit_sums = (torch.zeros(classes, size, dtype=torch.float64) for _ in range(2))
         self._products, self._unit_products = (torch.zeros(size, size, dtype=torch.float64) for _ in range(2))
-        self._drawn = Drawn(count, _CANDIDATES, size + classes, torch.device("cpu"))
+        self._drawn = Drawn(count, _CANDIDATES, size + classes + 1, torch.device("cpu"))
         self._seen = 0
 
     def add(
@@ -104,7 +121,8 @@ class Learning:
         """Take vectors (n, F), their classes (n,) and, where a classifier gave them, logits (n, K)."""
         rows, places = torch.from_numpy(vectors), torch.from_numpy(np.asarray(classes, dtype=np.int64))
         given = torch.zeros(len(rows), len(self._counts)) if logits is None else torch.from_numpy(logits)
-        self._drawn.add(torch.cat([rows, given], dim=1)[:, None], self._seen)
+        numbers = places[:, None] + 1.0
+        self._drawn.add(torch.cat([rows, given, numbers], dim=1)[:, None], self._seen)
         self._seen += len(rows)
         self._counts += torch.bincount(places, minlength=len(self._counts))
         unit = scores.unit(rows)
@@ -132,7 +150,7 @@ class Learning:
         along = means @ directions
         weight = along / shrunk.clamp(min=_SMALLEST**2) @ directions.T
         bias = -0.5 * (weight * means).sum(1) + (self._counts / self._counts.sum()).log()
-        return LinearHead(weight.float(), bias.float())
+        return LinearHead(weight.float().contiguous(), bias.float())
 
     @own_settings()
     def rules(self, head: LinearHead | None = None) -> Rules:
@@ -145,9 +163,7 @@ class Learning:
         Raises:
             InputError: a class has no vector, or fewer than five vectors came.
         """
-        drawn = self._drawn.gathered()
-        drawn = drawn[drawn.abs().sum(1) > 0]  # fewer may have come than were announced
-        candidates, logits = drawn[:, : self._sums.shape[1]], drawn[:, self._sums.shape[1] :]
+        candidates, logits, _ = self.drawn()
         if len(candidates) < scores.NEIGHBOUR:
             raise InputError(f"expected at least {scores.NEIGHBOUR} images to learn from; got {len(candidates)}")
         unit = scores.unit(candidates)
@@ -159,20 +175,27 @@ class Learning:
             origin = -torch.linalg.pinv(head.weight.double()) @ head.bias.double()
             logits = head(candidates)
         total = self._products / self._counts.sum() - mean.outer(origin) - origin.outer(mean) + origin.outer(origin)
-        spread, axes = torch.linalg.eigh(total)
+        spread, axes = principal_axes(total)
         left = spread.clamp(min=0).cumsum(0) <= (1 - _KEPT_VARIANCE) * spread.clamp(min=0).sum()
-        residual = axes[:, : max(1, int(left.sum()))].float()
-        norm = ((candidates - origin.float()) @ residual).norm(dim=1).mean().clamp(min=_SMALLEST)
-        return Rules(
-            {
-                "bank": unit[greedy_coreset(unit, min(len(unit), _BANK))],
-                "means": means.float(),
-                "whitening": (directions * shrunk.rsqrt()).float(),
-                "origin": origin.float(),
-                "residual": residual,
-                "scale": logits.amax(1).mean().float() / norm,
-            }
-        )
+        principal = axes[:, max(1, int(left.sum())) :].float()
+        norm = scores.residual_norm(candidates - origin.float(), principal).mean().clamp(min=_SMALLEST)
+        found = {
+            "bank": unit[greedy_coreset(unit, min(len(unit), _BANK))],
+            "means": means.float(),
+            "whitening": (directions * shrunk.rsqrt()).float(),
+            "origin": origin.float(),
+            "principal": principal,
+            "scale": logits.amax(1).mean().float() / norm,
+        }
+        # In memory as they will lie when read from a file: sums depend on it in the last bits.
+        return Rules({name: value.contiguous() for name, value in found.items()})
+
+    def drawn(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return some of what came, at most 4,000: vectors (n, F), logits (n, K), 0 where none came, classes (n,)."""
+        rows = self._drawn.gathered()
+        rows = rows[rows[:, -1] > 0]  # fewer may have come than were announced
+        size = self._sums.shape[1]
+        return rows[:, :size], rows[:, size:-1], rows[:, -1].long() - 1
 
     def _within(self, sums: Tensor, products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return class means (K, F), and the variances (F,) and directions (F, F) of the covariance within classes."""
@@ -180,7 +203,7 @@ class Learning:
             raise InputError(f"class number {int(self._counts.argmin())} has no readable image to learn from")
         means = sums / self._counts[:, None]
         covariance = (products - means.T @ sums) / self._counts.sum()
-        variances, directions = torch.linalg.eigh(covariance)
+        variances, directions = principal_axes(covariance)
         return means, variances.clamp(min=0), directions
 
 

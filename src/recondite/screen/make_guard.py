@@ -9,7 +9,9 @@ from torch import Tensor
 from recondite.data.datasets import ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.errors import InputError
+from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import (
+    LeftOut,
     PartsChoice,
     PartScores,
     choose_parts,
@@ -98,6 +100,7 @@ def make_guard(
     )
     if calibration is None:
         return guard
+    calibration = unknown_images(screen, calibration)
     if choosing:
         guard, calibration = _with_chosen_parts(guard, calibration)
     scores, classes = guard.measure(calibration, progress)
@@ -107,7 +110,9 @@ def make_guard(
     return replace(guard, calibrators=calibrators)
 
 
-def chosen_parts(guard: Guard, images: ImageSet, inliers: PartScores, seed: int = 0) -> PartsChoice:
+def chosen_parts(
+    guard: Guard, images: ImageSet, inliers: PartScores, seed: int = 0, left_out: LeftOut | None = None
+) -> PartsChoice:
     """Return which of a guard's parts to look at; see `choose_parts`.
 
     Args:
@@ -115,10 +120,11 @@ def chosen_parts(guard: Guard, images: ImageSet, inliers: PartScores, seed: int 
         images: held-out normal images, from which outliers are made up.
         inliers: what the guard's parts make of them.
         seed: of every random draw.
+        left_out: as in `choose_parts`.
     """
     made_up = made_up_outliers(pixels_of(images, guard.screen.detector.preprocessing), seed)
     found = {name: guard.measure(some)[0] for name, some in made_up.items()}
-    return choose_parts(inliers, found, guard.screen.alpha)
+    return choose_parts(inliers, found, guard.screen.alpha, left_out)
 
 
 def _with_chosen_parts(guard: Guard, calibration: object) -> tuple[Guard, ImageSet]:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.errors import InputError
-from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
+from recondite.screen.words import ERROR
 from recondite.statistics.calibration import rate_of
 from recondite.statistics.image_statistics import statistic_in_words
 from recondite.statistics.martingale import Martingales, OnlineRanks, uniform

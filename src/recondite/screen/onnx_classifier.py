@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recondite.detectors.graph import onnx_session
 from recondite.errors import ArtifactError, InputError
+from recondite.graphs.runtimes import onnx_session
 
 _LARGEST_FILE = 2 << 30
 
@@ -44,10 +44,12 @@ class OnnxClassifier:
     def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits (N, K) and the features (N, F); None without.
 
+        Images run one by one where the graph allows, so that each gets the same bits in any company.
+
         Raises:
             InputError: the graph does not take such images, or gives something else.
         """
-        size = self._together or len(pixels)
+        size = self._together or 1
         parts = []
         try:
             for some in torch.split(pixels.cpu().float(), size):

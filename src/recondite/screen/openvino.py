@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from recondite.data.spool import Rows
-from recondite.detectors.graph import PixelType, import_nncf, import_openvino
 from recondite.errors import InputError
+from recondite.graphs.exported import PixelType
+from recondite.graphs.runtimes import import_nncf, import_openvino
 from recondite.screen.screen import Screen
 from recondite.statistics.calibration import p_value_table
 

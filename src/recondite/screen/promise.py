@@ -1,8 +1,8 @@
 """What a screen promises, in words."""
 
 from recondite.progress import counted
-from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
+from recondite.screen.words import ERROR
 from recondite.statistics.contamination import LEFT_OUT
 
 _STAYED = "Bad images that stayed make the share smaller, if they score no lower than good ones."

@@ -6,30 +6,37 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.masks import check_masks
-from recondite.detectors import Detector
-from recondite.detectors.measured import Also, Statistician
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
+from recondite.graphs.exported import Exported
+from recondite.later import Later
 from recondite.options import options_to_json
 from recondite.progress import progress as show
-from recondite.screen.calibrate import recalibrated_screen
-from recondite.screen.evidence import ERROR, Evidence
-from recondite.screen.known import Known
-from recondite.screen.make_guard import make_guard
-from recondite.screen.saved import KIND, SCHEMA, read_screen, write_screen
+from recondite.screen.reading import read_screen
+from recondite.screen.saved import KIND, SCHEMA
 from recondite.screen.unfamiliar import unlike
-from recondite.screen.update import updated_screen
+from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise, rate_of
 from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.scores import Scores, Verdicts, check_rate
-from recondite.torch_state import own_settings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from recondite.detectors import Detector
+    from recondite.detectors.measured import Also, Statistician
+    from recondite.screen.calibrate import recalibrated_screen
+    from recondite.screen.evidence import Evidence
+    from recondite.screen.known import Known
+    from recondite.screen.make_guard import make_guard
+    from recondite.screen.teach import taught_screen
+    from recondite.screen.update import updated_screen
 
 OnBad = Literal["flag", "skip", "raise"]
 
@@ -58,16 +65,16 @@ class Screen:
         InputError: alpha is out of range or too small for the number of calibration images, or an unknown score.
     """
 
-    detector: Detector
+    detector: "Detector"
     calibrator: Calibrator
     alpha: float
     confidence: float | None = None
     guarantee: Guarantee = "exact"
     score: str = ERROR
-    evidence: Evidence | None = None
+    evidence: "Evidence | None" = None
     observations: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     peaks: NDArray[np.float64] | None = None
-    known: Known | None = None
+    known: "Known | None" = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -134,8 +141,8 @@ class Screen:
         seen = detector.preprocessing.to_json()
         made += [seen[name] for name in ("region", "values") if name in seen]
         digest = hashlib.sha256(json.dumps([*made, str(detector)], sort_keys=True).encode())
-        for value in detector.state_dict().values():
-            digest.update(value.cpu().contiguous().numpy().tobytes())
+        for value in detector.numbers().values():
+            digest.update(value.tobytes())
         digest.update(self.calibrator.scores.tobytes())
         if self.evidence is not None and self.score != ERROR:
             digest.update(json.dumps([self.score, self.evidence.to_json()]).encode())
@@ -174,8 +181,16 @@ class Screen:
         scores = self.evidence.score(score, self.observations[ERROR], self.observations)
         return replace(self, score=score, calibrator=Calibrator(scores, self.calibrator.groups))
 
-    recalibrated = recalibrated_screen
-    update = updated_screen
+    if TYPE_CHECKING:
+        guard = make_guard
+        recalibrated = recalibrated_screen
+        update = updated_screen
+        teach = taught_screen
+    else:
+        guard = Later("recondite.screen.make_guard", "make_guard")
+        recalibrated = Later("recondite.screen.calibrate", "recalibrated_screen")
+        update = Later("recondite.screen.update", "updated_screen")
+        teach = Later("recondite.screen.teach", "taught_screen")
 
     def predict(
         self,
@@ -280,7 +295,7 @@ class Screen:
             yield self.judge(scores)
 
     def score_batch(
-        self, batch: Batch, *, feature_score: bool = False, reconstruction: bool = False, also: Also | None = None
+        self, batch: Batch, *, feature_score: bool = False, reconstruction: bool = False, also: "Also | None" = None
     ) -> Scores:
         """Return the scores of a batch of images that `judge` judges, with statistics if it looks at them.
 
@@ -338,8 +353,6 @@ class Screen:
             alpha=self.alpha,
         )
 
-    guard = make_guard
-
     def save(self, path: Path | str, *, texts: Mapping[str, str] | None = None) -> None:
         """Write the screen as a folder, atomically: a crash leaves an older screen there whole.
 
@@ -351,6 +364,8 @@ class Screen:
             ArtifactError: `path` exists and is not a screen.
             InputError: the screen was exported.
         """
+        from recondite.screen.saved_detectors import write_screen
+
         write_screen(
             path,
             self.to_json(),
@@ -383,15 +398,20 @@ class Screen:
             "facts": dict(self.facts),
         }
 
-    @own_settings()
     def to(self, device: str) -> "Screen":
         """Move the detector to a device, such as "cuda", and return the screen.
 
         Raises:
             InputError: there is no such device here.
         """
-        try:
+        if isinstance(self.detector, Exported):
             self.detector.to(device)
+            return self
+        from recondite.torch_state import own_settings
+
+        try:
+            with own_settings():
+                self.detector.to(device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(
                 f"expected a device that this machine has, such as cpu; got {device!r}: {error}"
@@ -399,14 +419,13 @@ class Screen:
         return self
 
 
-@own_settings()
 def load(
     path: Path | str,
     *,
-    encoder: nn.Module | None = None,
-    decoder: nn.Module | None = None,
-    backbone: nn.Module | None = None,
-    classifier: Callable[[Tensor], Tensor] | None = None,
+    encoder: "nn.Module | None" = None,
+    decoder: "nn.Module | None" = None,
+    backbone: "nn.Module | None" = None,
+    classifier: "Callable[[Tensor], Tensor] | None" = None,
 ) -> Screen:
     """Load a screen. Nothing in its files is executed.
 

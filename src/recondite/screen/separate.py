@@ -15,6 +15,7 @@ from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.screen.evidence import FEWEST
 from recondite.screen.known import Known
+from recondite.screen.words import units_in_words
 from recondite.training.snapshots import MOST_PICTURES
 
 
@@ -210,11 +211,3 @@ def how_many(spooled: Spool, units: Mapping[str, int]) -> str:
     if different == count:
         return counted(count, "image")
     return f"{count:,} images, {'all identical' if different == 1 else f'of which {different:,} differ'}"
-
-
-def units_in_words(units: Mapping[str, int]) -> str:
-    """Say how many images belong together, from a screen's facts."""
-    return (
-        f"{units['images']:,} images belong together in {units['units']:,} units, {units['largest']:,} in the largest; "
-        f"of each unit one image calibrates (--group-by none: every image for itself)"
-    )

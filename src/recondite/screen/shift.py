@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.errors import InputError
-from recondite.screen.evidence import ERROR, Values
+from recondite.screen.evidence import Values
 from recondite.screen.monitor import Monitor
 from recondite.screen.screen import Screen
+from recondite.screen.words import ERROR
 from recondite.statistics.calibration import smallest_calibration_set
 from recondite.statistics.image_statistics import OF_IMAGES, statistic_in_words
 from recondite.statistics.scores import Scores, Verdicts
@@ -50,10 +51,18 @@ class Reweighting:
             InputError: another screen, fewer than 50 recent images, or too few calibration images like them.
         """
         if screen.evidence is None or screen.score == ERROR:
-            raise InputError("weights need the statistics of images: fit and judge with score auto or evidence")
+            way = (
+                "judge with another score (--score auto, screen.with_score), in a table with --statistics"
+                if screen.evidence is not None
+                else "fit with images enough for evidence (--score auto), or calibrate on images as they are now "
+                "(recondite recalibrate)"
+            )
+            raise InputError(f"weights need the statistics of images, and the error alone has none: {way}")
         if screen.calibrator.groups is not None or screen.confidence is not None:
             raise InputError(
-                "weighted p-values hold on average over one group: not by folder, and without a confidence"
+                "weighted p-values hold on average over one group, and this screen was calibrated by folder or with a "
+                "confidence: calibrate it without (screen.recalibrated, with_alpha(alpha, None)), or each group anew "
+                "on images as they are now (recondite recalibrate)"
             )
         names = tuple(name for name in OF_IMAGES if name in screen.evidence.density.names)
         missing = [name for name in names if name not in recent]

@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from recondite import __version__
@@ -22,6 +22,7 @@ from recondite.data.outputs import check_outputs
 from recondite.data.tables import check_table_path, is_stdout, write_table
 from recondite.errors import InputError
 from recondite.progress import progress as show
+from recondite.screen.fastest import runtime_of
 from recondite.screen.screen import OnBad, Screen
 from recondite.screen.unfamiliar import too_many, unlike
 from recondite.statistics.scores import NUMBERS, Scores, Verdicts, check_rate
@@ -121,7 +122,8 @@ def sweep(
         counts = swept.verdicts.counts()
         remarks = unlike(screen.facts.get("sample"), screen.detector.preprocessing, opened)
         remarks += too_many(counts["outlier"], counts["inlier"] + counts["outlier"])
-        write_table(output, swept.verdicts.records(statistics), NUMBERS)
+        told = {"screen": header["screen"], "judged_by": runtime_of(screen)}
+        write_table(output, swept.verdicts.records(statistics), NUMBERS, told)
         if manifest is not None:
             _write_manifest(manifest, swept, f"recondite/{header['screen'][:12]}")
         journal.unlink()
@@ -170,7 +172,7 @@ def journalled(
     Raises:
         InputError: not one image is left.
     """
-    written = Journal(journal, {"versions": {"recondite": __version__, "torch": torch.__version__}, **header})
+    written = Journal(journal, {"versions": {"recondite": __version__, "torch": version("torch")}, **header})
     done = _still_so(written.taken_up, images, maps)
     taken_up = len(done)
     watched = WatchedImages.of(images)

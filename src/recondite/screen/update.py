@@ -14,23 +14,25 @@ from recondite.data.masks import check_masks
 from recondite.data.spool import Rows, Spool, keys_of, one_of_each, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector
-from recondite.detectors.graph import Exported
+from recondite.detectors.effects import check_effect
 from recondite.distributed import collective
 from recondite.errors import InputError
+from recondite.graphs.exported import Exported
 from recondite.options import TrainingOptions, make_options, options_to_json
 from recondite.perturbations.defects import DEFECTS, defective
 from recondite.progress import counted
 from recondite.screen.calibrate import S, calibrated, map_scale
-from recondite.screen.evidence import ERROR, FEWEST, Evidence, fit_evidence, fit_observer
+from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer
 from recondite.screen.few_images import MOST_IMAGES, are_few, scores_left_out
 from recondite.screen.known import Known
 from recondite.screen.screen_like import ScreenLike
 from recondite.screen.separate import Sets, all_for_everything, how_many, may_calibrate, separate_sets
+from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.metrics import auroc
 from recondite.torch_state import own_settings
 
-_SURPRISING, _LOOKED_AT, _COMPARED = 0.001, 2000, 200
+_SURPRISING, _LOOKED_AT, _COMPARED, _DIGITS = 0.001, 2000, 200, 12
 
 
 @collective()
@@ -44,6 +46,7 @@ def updated_screen(
     validation: object = 0.1,
     score: str | None = None,
     group_by: GroupBy = COPIES,
+    region: object = None,
     sampled: bool = False,
     only_calibrate: bool = False,
     run_folder: Path | str | None = None,
@@ -69,11 +72,13 @@ def updated_screen(
         validation: likewise, to choose the best epoch by, where there are epochs.
         score: what images are judged by from now on: "error", or what the screen judges by already.
         group_by: as in `recondite.fit`.
+        region: for a screen fitted with one mask per image, the folder of theirs; any other keeps its region.
         sampled: the new images are a random sample of the normal images to come, though they score otherwise than the
             calibration images did; without it, calibration on a share of such images is refused.
         only_calibrate: learn nothing: the detector stays, and so do the scores that calibrated; all new images add to
             them.
-        run_folder, resume: as in `recondite.fit`.
+        run_folder: where training keeps its checkpoint and logs, in a folder named after this screen's fingerprint.
+        resume: go on from the checkpoint there, if it is of the same images and options.
         progress: show progress on standard error.
         training: options of `TrainingOptions`, in place of those that the screen was fitted with.
 
@@ -84,11 +89,14 @@ def updated_screen(
     check_group_by(group_by)
     if isinstance(screen.detector, Exported):
         raise InputError("an exported screen cannot learn: update the one that it was made from, and export that")
+    check_effect(screen.detector, training)
     options = _training_options(screen, training)
-    opened = open_images(images, role="fit", shape=screen.detector.shape)
+    opened = open_images(images, role="fit", shape=screen.detector.shape, masks=region)
     check_masks(opened.masks, screen.detector.preprocessing.masked)
     group_by = labels_of(opened, group_by)
     spooled = read_all(opened, screen.detector.preprocessing, progress)
+    if screen.known is not None:
+        screen.known.refuse_defects(spooled)
     keys = keys_of([spooled], group_by)[0]
     if only_calibrate:
         return _extended(screen, spooled, keys, group_by, sampled, options.seed, progress)
@@ -143,7 +151,8 @@ def updated_screen(
             *(screen.detector, spooled, keys, options, progress), fresh, learnable, True, compared.note_left_out
         )
     detector = deepcopy(screen.detector)
-    folder = Path(run_folder) if run_folder is not None else None
+    # A checkpoint knows its images and options, but not which weights it began with.
+    folder = None if run_folder is None else Path(run_folder) / screen.fingerprint()[:_DIGITS]
     detector.fit_rows(sets.images, sets.validation, options, folder, resume, progress, further=True)
     learnt_evidence = _evidence(screen, detector, sets, progress)
     facts = _facts(screen, sets, options, left_out is not None, detector)
@@ -328,14 +337,6 @@ def _facts(screen: ScreenLike, sets: Sets, options: TrainingOptions, few: bool, 
 
 def _with_changes(before: S, after: S, compared: Compared, learnt: int, known: int) -> S:
     """Return the screen after, with what has changed among its facts."""
-    version = int(before.facts.get("version", 1))
-    past = {
-        "version": version,
-        "fingerprint": before.fingerprint(),
-        "learnt": before.facts.get("images", {}).get("images", 0),
-        "calibration": len(before.calibrator.scores),
-        "thresholds": _thresholds(before),
-    }
     change = {
         "learnt": learnt,
         "known": known,
@@ -345,13 +346,20 @@ def _with_changes(before: S, after: S, compared: Compared, learnt: int, known: i
         "interval": [list(judge.false_alarm_interval) for judge in (before, after)],
         **compared.to_json(after),
     }
-    facts = {
-        **after.facts,
-        "version": version + 1,
-        "versions": [*before.facts.get("versions", []), past],
-        "update": change,
+    return _replaced(after, facts={**after.facts, **next_version(before), "update": change})
+
+
+def next_version(before: ScreenLike) -> dict[str, Any]:
+    """Return the facts of the screen that follows one: its version, and those before it."""
+    version = int(before.facts.get("version", 1))
+    past = {
+        "version": version,
+        "fingerprint": before.fingerprint(),
+        "learnt": before.facts.get("images", {}).get("images", 0),
+        "calibration": len(before.calibrator.scores),
+        "thresholds": _thresholds(before),
     }
-    return _replaced(after, facts=facts)
+    return {"version": version + 1, "versions": [*before.facts.get("versions", []), past]}
 
 
 def _thresholds(screen: ScreenLike) -> list[list[Any]]:

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from recondite.cluster.connect import connect
 from recondite.errors import InputError, ReconditeError
 from recondite.service.app import create_app
-from recondite.service.routes.middleware import log_to_stderr
+from recondite.service.log import log_to_stderr
 from recondite.service.settings import Settings
 
 APPLICATION = "recondite"

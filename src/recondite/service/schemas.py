@@ -51,14 +51,19 @@ class Verdict(BaseModel):
     reconstruction: str | None = Field(None, description="the image rebuilt: a PNG in base64, if asked for")
     words: str | None = Field(None, description="the verdict in words, if asked for")
     why: list[Reason] | None = Field(None, description="statistics, the most unusual first, if asked for")
-    guard: "GuardOut | None" = Field(None, description="the label that was sent with the image, or an abstention")
+    guard: "GuardOut | None" = Field(
+        None, description="a label, by the guard's classifier or as sent with the image, or an abstention"
+    )
 
 
 class GuardOut(BaseModel):
-    """Whether a classifier's label stands."""
+    """The label of an image, or an abstention."""
 
     label: str | None = Field(description="the label; null for an abstention")
     reason: str | None = Field(description="why there is no label; null where there is one")
+    abstention: Literal["foreign", "unsure", "invalid"] | None = Field(description="its kind; null where there is none")
+    predicted: str | None = Field(description="the label that the classifier alone would give")
+    confidence: float | None = Field(description="the classifier's largest softmax probability; null if unknown")
 
 
 class Answer(BaseModel):
@@ -68,6 +73,9 @@ class Answer(BaseModel):
     screen: str
     version: str
     verdicts: list[Verdict]
+    remarks: list[str] = Field(
+        [], description="how most of the images differ in size or colour from those that the screen learnt from"
+    )
 
 
 class EventOut(BaseModel):
@@ -125,6 +133,7 @@ class ScreenOut(BaseModel):
     calibration_images: int
     groups: list[str] | None
     smallest_alpha: float = Field(description="the calibration allows no smaller one")
+    labels: list[str] | None = Field(description="classes of a guard that has its own classifier; null for others")
 
 
 class MovedOut(BaseModel):
@@ -192,5 +201,6 @@ ANSWER_EXAMPLE = {
             "why": None,
         }
     ],
+    "remarks": [],
 }
 EXAMPLE_PNG = _PNG

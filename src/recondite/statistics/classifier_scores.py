@@ -64,12 +64,16 @@ def mahalanobis(features: Tensor, means: Tensor, whitening: Tensor) -> Tensor:
         means: (K, D), of each class.
         whitening: (D, D); W W' is the inverse of the covariance that the classes share.
     """
-    whitened, centres = unit(features) @ whitening, means @ whitening
+    return nearest_centre(unit(features) @ whitening, means @ whitening)
+
+
+def nearest_centre(whitened: Tensor, centres: Tensor) -> Tensor:
+    """Return the squared distance (N,) of points (N, D) from the nearest of some centres (K, D)."""
     squared = whitened.square().sum(1, keepdim=True) + centres.square().sum(1) - 2 * whitened @ centres.T
     return squared.amin(1).clamp(min=0)
 
 
-def vim(features: Tensor, logits: Tensor, origin: Tensor, residual: Tensor, scale: Tensor | float) -> Tensor:
+def vim(features: Tensor, logits: Tensor, origin: Tensor, principal: Tensor, scale: Tensor | float) -> Tensor:
     """Return the virtual logit of the features' residual minus the energy's log sum of all logits (N,).
 
     Source: Wang et al. 2022, arXiv 2203.10807; minus the logarithm of the odds of the virtual class.
@@ -77,11 +81,16 @@ def vim(features: Tensor, logits: Tensor, origin: Tensor, residual: Tensor, scal
     Args:
         features, logits: (N, D) and (N, K).
         origin: (D,), where the features are seen from.
-        residual: (D, R), an orthonormal basis of what the principal subspace leaves.
+        principal: (D, P), an orthonormal basis of the principal subspace; the residual is what it leaves.
         scale: of the residual's norm, so that on normal images it is as large as the largest logit on average.
     """
-    norm: Tensor = torch.linalg.vector_norm((features - origin) @ residual, dim=1)
-    return scale * norm - logits.logsumexp(1)
+    return scale * residual_norm(features - origin, principal) - logits.logsumexp(1)
+
+
+def residual_norm(vectors: Tensor, principal: Tensor) -> Tensor:
+    """Return the length (N,) of what is left of vectors (N, D) outside of the span of an orthonormal basis (D, P)."""
+    norm: Tensor = (vectors.square().sum(1) - (vectors @ principal).square().sum(1)).clamp(min=0).sqrt()
+    return norm
 
 
 def fitted_temperature(logits: NDArray[np.floating], classes: NDArray[np.integer]) -> float:

@@ -18,8 +18,8 @@ from recondite.progress import counted
 from recondite.progress import progress as show
 from recondite.reports.image_figures import plot_picture_rows
 from recondite.reports.page import TablePage
-from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
+from recondite.screen.words import ERROR
 from recondite.statistics.error_maps import ssim_error
 from recondite.studies.figures import plot_lines
 from recondite.studies.output import some_images, unreadable, write_study

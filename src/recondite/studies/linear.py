@@ -9,8 +9,7 @@ import numpy as np
 from torch import nn
 
 from recondite.data.datasets import nameless, open_images
-from recondite.data.images import Preprocessing
-from recondite.data.sample import guess_shape
+from recondite.data.sample import guess_preprocessing
 from recondite.data.spool import Rows, Spool, keys_of, read_all, split
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
@@ -34,6 +33,7 @@ def linear_study(
     *,
     latent_size: int = 20,
     image_size: tuple[int, int] | None = None,
+    value_range: tuple[float, float] | None = None,
     progress: bool = False,
     **training: Any,
 ) -> list[dict[str, Any]]:
@@ -44,6 +44,7 @@ def linear_study(
         output: the folder for table.csv, figures and study.html.
         latent_size: of all three.
         image_size: (height, width); the images' own size by default, if that is at most 64.
+        value_range: as in `recondite.fit`.
         progress: show progress on standard error.
         training: options of `TrainingOptions` for both autoencoders.
 
@@ -55,10 +56,11 @@ def linear_study(
         InputError: too few images, vectors, or unknown options.
     """
     options = make_options(TrainingOptions, training, "training")
-    shape, source = guess_shape(open_images(images, role="fit"), image_size)
+    seen, source = guess_preprocessing(open_images(images, role="fit"), image_size, value_range)
+    shape = seen.shape
     if len(shape) != 3:
         raise InputError("this study is of images; these are vectors")
-    spooled = read_all(source, Preprocessing(shape=shape), progress)
+    spooled = read_all(source, seen, progress)
     held_out, learnt = split(keys_of([spooled])[0], [round(_HELD_OUT * len(spooled))], options.seed)
     if not len(held_out) or len(learnt) <= latent_size:
         raise InputError(f"expected more than {latent_size} images to learn and some to hold out; got {len(spooled)}")

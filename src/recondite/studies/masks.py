@@ -16,8 +16,8 @@ from recondite.perturbations import MaskKind, masked
 from recondite.progress import counted
 from recondite.reports.image_figures import plot_feature_scores
 from recondite.reports.page import TablePage
-from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
+from recondite.screen.words import ERROR
 from recondite.statistics.error_maps import instance_scores
 from recondite.statistics.scores import Scores
 from recondite.studies.figures import plot_against_mask_size, plot_lines

@@ -16,8 +16,8 @@ from recondite.progress import counted
 from recondite.reports.figures import plot_aurocs
 from recondite.reports.image_figures import plot_feature_scores
 from recondite.reports.page import TablePage
-from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
+from recondite.screen.words import ERROR
 from recondite.statistics.localisation import per_region_overlap, pixel_auroc
 from recondite.statistics.metrics import auroc
 from recondite.studies.figures import plot_lines

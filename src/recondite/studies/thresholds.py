@@ -13,9 +13,9 @@ from recondite.data.datasets import ImageSet, open_images
 from recondite.errors import InputError
 from recondite.reports.figures import plot_risk_coverage, plot_roc
 from recondite.reports.page import TablePage
-from recondite.screen.evidence import ERROR
 from recondite.screen.screen import Screen
 from recondite.screen.sweep import journalled
+from recondite.screen.words import ERROR
 from recondite.statistics.calibration import mean_std_threshold, threshold_rules
 from recondite.statistics.metrics import (
     auroc,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,35 +17,11 @@ from recondite.data.artifacts import write_tensors
 from recondite.data.spool import Rows
 from recondite.errors import ArtifactError
 from recondite.options import TrainingOptions, deciding_options, options_to_json
+from recondite.training.history import History
 from recondite.training.snapshots import EpochPictures
 
 CHECKPOINT = "checkpoint.safetensors"
 T = TypeVar("T")
-
-
-@dataclass
-class History:
-    """What happened in training: one row an epoch.
-
-    Args:
-        epochs: rows with "epoch" (from 1), "seconds", "loss_<name>" (mean over the epoch) and "validation" (mean
-            validation error, None without validation images).
-        best_epoch: the epoch whose weights were kept.
-        pictures: validation images rebuilt after chosen epochs; None without validation images, or where the detector
-            rebuilds no images.
-        losses: of each batch in the epoch whose weights were kept, name -> float64 (batches,): "loss_<name>" as the
-            batch was learnt from, "validation" after the epoch, where there are validation images.
-    """
-
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    pictures: EpochPictures | None = field(default=None, compare=False)
-    losses: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False)
-
-    @property
-    def best_validation(self) -> float | None:
-        """The validation error of the weights that were kept."""
-        return self.epochs[self.best_epoch - 1]["validation"] if self.best_epoch else None
 
 
 def _optimizer_state(tensors: dict[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[int, dict[str, Tensor]]:

@@ -24,7 +24,7 @@ from recondite.progress import progress
 from recondite.statistics.contamination import suspects
 from recondite.torch_state import own_settings, seeded
 from recondite.training.augmentation import augmented, check_augmentation
-from recondite.training.checkpoint import CHECKPOINT, History, Progress, identity_of, restore, write_checkpoint
+from recondite.training.checkpoint import CHECKPOINT, Progress, identity_of, restore, write_checkpoint
 from recondite.training.device import (
     compiled,
     fits_on,
@@ -33,6 +33,7 @@ from recondite.training.device import (
     moving_average,
     seed_of,
 )
+from recondite.training.history import History
 from recondite.training.logs import drop_logs_after, log_epoch, start_logs
 from recondite.training.snapshots import first_pictures, picture_epochs
 

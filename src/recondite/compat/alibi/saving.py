@@ -15,9 +15,9 @@ from recondite.data.images import Preprocessing
 from recondite.detectors import Detector, build
 from recondite.errors import ArtifactError, InputError
 from recondite.options import options_to_json, saved_options
-from recondite.screen.evidence import ERROR
 from recondite.screen.saved import READY
 from recondite.screen.screen import load
+from recondite.screen.words import ERROR
 from recondite.torch_state import own_settings
 
 KIND, SCHEMA = "recondite detector of the alibi-detect face", 1

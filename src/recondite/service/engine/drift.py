@@ -15,8 +15,8 @@ from recondite.errors import InputError
 from recondite.screen.monitor import Monitor, Moved
 from recondite.screen.screen import Screen
 from recondite.service.engine.store import Store
+from recondite.service.log import LOG
 from recondite.service.metrics import Counters
-from recondite.service.routes.middleware import LOG
 from recondite.statistics.scores import Verdicts
 
 _TRIES = 3

@@ -5,6 +5,7 @@ import os
 import re
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from recondite.data.files import atomic_file
@@ -13,6 +14,8 @@ from recondite.service.engine.database import lack_of_room
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROOM = 0.9
+_UNMEASURED = 0.05
+"""Of the limit: the folder is measured anew after so many bytes."""
 _DAY = 86400
 _TRY_SECONDS = 2.0
 
@@ -29,7 +32,7 @@ class KeptImages:
     def __init__(self, folder: Path, limit: int, days: float | None = None) -> None:
         self._folder, self._limit, self._days = folder, limit, days
         self._lock = threading.Lock()
-        self._size: int | None = None
+        self._size, self._added = 0, math.inf
         self._tried = -math.inf
         self._trouble: str | None = None
 
@@ -37,12 +40,14 @@ class KeptImages:
         """Keep an image; it is on disk when this returns."""
         path = self._path(sha256)
         with self._lock:
-            if path.exists():
+            with suppress(FileNotFoundError):
                 os.utime(path)
                 return
             with atomic_file(path) as temporary:
                 temporary.write_bytes(content)
-            self._size = self._measure() if self._size is None else self._size + len(content)
+            self._size, self._added = self._size + len(content), self._added + len(content)
+            if self._added > _UNMEASURED * self._limit:  # other processes may keep images there too
+                self._size, self._added = self._measure(), 0
             if self._size > self._limit:
                 self._size = self._shrink()
 
@@ -53,10 +58,11 @@ class KeptImages:
         oldest, gone = time.time() - _DAY * self._days, 0
         with self._lock:
             for path in self._files():
-                if path.stat().st_mtime < oldest:
+                facts = _facts(path)
+                if facts is not None and facts.st_mtime < oldest:
                     path.unlink(missing_ok=True)
                     gone += 1
-            self._size = None
+            self._added = math.inf
         return gone
 
     def get(self, sha256: str) -> bytes | None:
@@ -74,7 +80,7 @@ class KeptImages:
             try:
                 with self._lock, atomic_file(self._folder / "trial") as temporary:
                     temporary.write_bytes(b"trial")
-                (self._folder / "trial").unlink()
+                (self._folder / "trial").unlink(missing_ok=True)
             except (OSError, ReconditeError) as error:
                 self._trouble = self._trouble or f"images cannot be kept: {error}"
         return self._trouble
@@ -83,14 +89,14 @@ class KeptImages:
         return self._folder / sha256[:2] / sha256
 
     def _measure(self) -> int:
-        return sum(path.stat().st_size for path in self._files())
+        return sum(facts.st_size for facts in map(_facts, self._files()) if facts is not None)
 
     def _files(self) -> list[Path]:
         return [path for path in self._folder.glob("??/*") if _SHA256.fullmatch(path.name)]
 
     def _shrink(self) -> int:
         """Delete the oldest images until a tenth of the limit is free, and return the size of the rest."""
-        found = [(path.stat(), path) for path in self._files()]
+        found = [(facts, path) for path in self._files() if (facts := _facts(path)) is not None]
         found.sort(key=lambda one: one[0].st_mtime_ns, reverse=True)
         size, full = 0, False
         for facts, path in found:
@@ -100,3 +106,11 @@ class KeptImages:
             else:
                 size += facts.st_size
         return size
+
+
+def _facts(path: Path) -> os.stat_result | None:
+    """Return the facts about a file; None where another process has deleted it."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

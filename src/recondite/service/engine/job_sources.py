@@ -4,6 +4,7 @@ Archives are never unpacked onto the disk, and names in them are never paths: an
 archive when its turn comes, at most so many bytes of it.
 """
 
+import io
 import os
 import struct
 import tarfile
@@ -25,7 +26,6 @@ _MOST_EXPANSION = 1 << 36
 """Bytes of all images of an archive, unpacked."""
 _LARGEST_DIRECTORY = 1 << 24
 _LARGEST_HEADER = 1 << 20
-_DIRECTORY_SIZE = 5
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _ENCRYPTED = 1
 _ZIP, _TAR = b"PK", b"ustar"
@@ -83,14 +83,7 @@ def open_place(place: str, allowed: Sequence[str]) -> JobSource:
 class _Zip:
     def __init__(self, path: Path) -> None:
         self._path = path
-        with path.open("rb") as stream:
-            # The directory is read as a whole, so that it has to be small; this is how zipfile finds it.
-            end = getattr(zipfile, "_EndRecData")(stream)  # noqa: B009
-        if not end:
-            raise InputError("the archive cannot be read: it has no end")
-        if end[_DIRECTORY_SIZE] > _LARGEST_DIRECTORY:
-            raise InputError(f"expected at most {MOST_IMAGES:,} images")
-        with zipfile.ZipFile(path) as archive:
+        with _SmallReads(path) as stream, zipfile.ZipFile(stream) as archive:
             self._members = [one for one in archive.infolist() if not one.is_dir() and is_image_name(one.filename)]
         self.names = _checked([one.filename for one in self._members], [one.file_size for one in self._members])
 
@@ -106,6 +99,17 @@ class _Zip:
             raise
         except Exception as error:
             raise InputError(f"it cannot be read from the archive: {error or type(error).__name__}") from error
+
+
+class _SmallReads(io.FileIO):
+    """A file of which little is read at once; a directory of ZIP is read as a whole, so that it has to be small."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        wanted = left if size is None or size < 0 else min(size, left)
+        if wanted > _LARGEST_DIRECTORY:
+            raise InputError(f"expected at most {MOST_IMAGES:,} images")
+        return super().read(wanted) or b""
 
 
 def _unpacked(stream: BinaryIO, member: zipfile.ZipInfo) -> bytes:

@@ -1,11 +1,11 @@
 """Batch jobs: many images judged in the background, a few at a time, into a table; a restart goes on with them.
 
-Each job is a folder: job.json, the archive until it is done, and the table with its journal.
+Each job is a folder: job.json, the archive until it is done, the table with its journal, and a report if asked for.
 """
 
 import asyncio
+import csv
 import json
-import logging
 import os
 import re
 import shutil
@@ -18,14 +18,19 @@ from typing import Any, Literal
 from recondite.data.files import atomic_file
 from recondite.data.growing import GrowingTable
 from recondite.errors import InputError, ReconditeError
+from recondite.screen.screen import Screen
 from recondite.service.engine.decoding import Sent
+from recondite.service.engine.following import verdicts_of
+from recondite.service.engine.guarding import COLUMNS as GUARD_COLUMNS
+from recondite.service.engine.guarding import rows_of_guard
 from recondite.service.engine.job_sources import JobSource, open_archive, open_place
 from recondite.service.engine.judging import Judge, Judged, Wish
 from recondite.service.engine.registry import Served, Shelf
 from recondite.service.errors import Busy, TooLarge, Unavailable, Unknown
+from recondite.service.log import LOG
 from recondite.service.settings import Limits
+from recondite.statistics.scores import NUMBERS
 
-_LOG = logging.getLogger("recondite.service")
 State = Literal["waiting", "running", "done", "failed"]
 _ID = re.compile(r"[0-9a-f]{32}")
 _AT_ONCE = 16
@@ -93,6 +98,7 @@ class Jobs:
             if _ID.fullmatch(path.name) and not (path / "job.json").exists():  # being received when the process ended
                 shutil.rmtree(path, ignore_errors=True)
         self._receiving: set[Path] = set()
+        self._reporting = asyncio.Lock()
         self._news = asyncio.Event()
         self._news.set()
 
@@ -113,6 +119,22 @@ class Jobs:
     def table(self, job: str) -> Path:
         """Return where the table of a job is."""
         return self._folder / self.get(job).id / "table.csv"
+
+    async def report(self, job: str) -> Path:
+        """Return the HTML report of a job that is done, without pictures; it is made when it is first asked for.
+
+        Raises:
+            Unknown: there is no such job, it is not done, or what judged is not served any more.
+        """
+        found = self.get(job)
+        path = self._folder / found.id / "report.html"
+        async with self._reporting:
+            if not path.is_file():
+                if found.state != "done":
+                    raise Unknown(f"this job is {found.state}: only one that is done has a report")
+                screen = self._shelf.get(found.screen, found.version).at(found.alpha)
+                await asyncio.to_thread(_write_report, path, screen, self.table(job))
+        return path
 
     def receive(self) -> Path:
         """Return where to write the archive of a job that comes.
@@ -177,14 +199,15 @@ class Jobs:
             except ReconditeError as error:
                 await self._end(job, str(error))
             except Exception:
-                _LOG.exception("a job failed")
+                LOG.exception("a job failed")
                 await self._end(job, "the service failed; its log says why")
 
     async def _do(self, job: BatchJob) -> None:
         served = self._shelf.get(job.screen, job.version)
         source = await asyncio.to_thread(self._open, job)
         header = {"screen": served.fingerprint, "alpha": job.alpha, "group": job.group, "images": len(source.names)}
-        table = await asyncio.to_thread(GrowingTable, self.table(job.id), header, COLUMNS)
+        columns = (*COLUMNS, *(GUARD_COLUMNS if served.guard.speaks else ()))
+        table = await asyncio.to_thread(GrowingTable, self.table(job.id), header, columns)
         counts = {"inlier": 0, "outlier": 0, "invalid": 0}
         done = 0
         for fact in table.taken_up:
@@ -199,9 +222,12 @@ class Jobs:
                 return
             sent, refusals = await asyncio.to_thread(self._next, source, done)
             judged = await self._patiently(served, sent, refusals, wish, job.id)
+            labels: list[dict[str, Any]] = [{}] * len(sent)
+            if judged.decisions is not None:
+                labels = list(rows_of_guard(judged.decisions))
             rows = [
-                {**row, "id": source.names[done + place], "error": refusals.get(place, row["error"])}
-                for place, row in enumerate(judged.records)
+                {**row, **label, "id": source.names[done + place], "error": refusals.get(place, row["error"])}
+                for place, (row, label) in enumerate(zip(judged.records, labels, strict=True))
             ]
             own = judged.counts()
             counts = {word: counts[word] + own[word] for word in counts}
@@ -239,7 +265,7 @@ class Jobs:
                 del sent[1:]
                 continue
             except (Busy, Unavailable) as error:
-                _LOG.info("a job waits", extra={"facts": {"job": job, "why": str(error)}})
+                LOG.info("a job waits", extra={"facts": {"job": job, "why": str(error)}})
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -268,6 +294,19 @@ class Jobs:
 def _write(path: Path, job: BatchJob) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(asdict(job)), encoding="utf-8")
+
+
+def _write_report(path: Path, screen: Screen, table: Path) -> None:
+    from recondite.reports.report import write_report  # matplotlib takes a while
+
+    with table.open(encoding="utf-8", newline="") as stream:
+        write_report(path, screen, verdicts_of([_event_of(row) for row in csv.DictReader(stream)]))
+
+
+def _event_of(row: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row of a table as `verdicts_of` takes it."""
+    numbers = {name: float(row[name]) if row[name] else None for name in (*NUMBERS, "alpha")}
+    return {"name": row["id"], "verdict": row["verdict"], "error": row["error"] or None, "statistics": {}, **numbers}
 
 
 def _read(path: Path) -> BatchJob | None:

@@ -1,7 +1,6 @@
 """From a request's images to recorded verdicts; the web page and both protocols use it."""
 
 import asyncio
-import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -14,26 +13,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.datasets import Batch
+from recondite.data.datasets import Batch, ImageSet
 from recondite.errors import InputError
+from recondite.screen.classifier_outputs import Answers
 from recondite.screen.decisions import Decisions
 from recondite.screen.guard import Guard
 from recondite.screen.screen import Screen
+from recondite.screen.unfamiliar import unlike
+from recondite.service.engine import guarding
 from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.batching import Job, Line, in_place, rows_of
 from recondite.service.engine.decoding import Measured, Sent, decode, glance, measure, printable
-from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.image_store import KeptImages
 from recondite.service.engine.registry import Served
+from recondite.service.engine.statistics import statistics_of
 from recondite.service.engine.store import Event, Store
 from recondite.service.errors import Refused, TooLarge, Unavailable
+from recondite.service.log import LOG
 from recondite.service.metrics import Counters
-from recondite.service.routes.middleware import LOG
 from recondite.service.settings import Settings
 from recondite.statistics.scores import Scores, Verdicts
 
 Left = Callable[[], Awaitable[None]]
 """Returns when the client has gone away."""
+OnWritten = Callable[[str, str, Screen | None, Sequence[Event], Verdicts], None]
+"""Told of the name, version and screen that judged (None where it is gone), events, and the verdicts in them."""
 _SOON = 0.1
 """Seconds; for requests that are answered sooner nobody looks whether their client is still there."""
 _FEW_BYTES, _MANY_BYTES = 1 << 14, 1 << 20
@@ -73,7 +77,8 @@ class Judged:
         start: the row of its first image among them.
         records: N verdicts as rows.
         events: N events, which are not written if `Wish.record` was False.
-        decisions: of the guard, where labels were sent.
+        remarks: how the images differ from those that the screen learnt from, in words.
+        decisions: of the guard, where it has its own classifier or labels were sent.
     """
 
     served: Served
@@ -83,6 +88,7 @@ class Judged:
     start: int
     records: Sequence[dict[str, Any]]
     events: Sequence[Event]
+    remarks: Sequence[str]
     decisions: Decisions | None = None
 
     @cached_property
@@ -99,8 +105,7 @@ class Judged:
 
     def counts(self) -> dict[str, int]:
         """Return how many images are inliers, outliers and invalid."""
-        words = [row["verdict"] for row in self.records]
-        return {word: words.count(word) for word in ("inlier", "outlier", "invalid")}
+        return {word: sum(row["verdict"] == word for row in self.records) for word in ("inlier", "outlier", "invalid")}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -116,10 +121,20 @@ class _Request(Job):
     measured: Sequence[Measured] = ()
     batch: Batch = field(init=False)
     hashes: list[str] = field(init=False)
+    remarks: list[str] = field(init=False)
+    seen: Batch | None = None
+    outputs: Answers | None = None
+
+    def see(self, batch: Batch, hashes: list[str]) -> None:  # noqa: ARG002
+        """Take in its images as the guard's classifier takes them, where that is otherwise."""
+        self.seen = batch
 
     def take(self, batch: Batch, hashes: list[str]) -> None:
         """Take in its images when they are decoded."""
         self.batch, self.hashes, self.pixels = batch, hashes, batch.pixels
+        screen = self.served.screen
+        images = ImageSet([one.content for one in self.sent], batch.ids)
+        self.remarks = unlike(screen.facts.get("sample"), screen.detector.preprocessing, images)
 
 
 class Judge:
@@ -128,19 +143,18 @@ class Judge:
     Args:
         settings: limits and what is kept.
         store: of events.
-        counters: of verdicts.
-        watch: for drift.
+        counters: of what waits, and of batches.
+        written: told of verdicts when they are written down, in the thread that writes; must return at once. None where
+            another process sees to that.
     """
 
-    def __init__(self, settings: Settings, store: Store, counters: Counters, watch: DriftWatch) -> None:
-        self._watch = watch
+    def __init__(self, settings: Settings, store: Store, counters: Counters, written: OnWritten | None) -> None:
+        self._written = written
         self._limits, self._keep = settings.limits, settings.keep
-        self._store, self._counters = store, counters
+        self._store = store
         self._images = InFlightLimit(settings.limits.waiting, "images")
         self._pixels = InFlightLimit(settings.limits.all_pixels, "pixels")
         self._served: dict[_Request, None] = {}
-        self.told: Callable[[Sequence[Event]], None] = lambda _: None
-        """Called with events when they are written down; must return at once."""
         self.kept = KeptImages(settings.images, settings.keep_bytes, settings.keep_days)
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keep")
         self._measurers = [ThreadPoolExecutor(1, thread_name_prefix="measure") for _ in range(2)]
@@ -180,10 +194,10 @@ class Judge:
         seconds = min(wish.seconds or self._limits.seconds, self._limits.seconds)
         loop = asyncio.get_running_loop()
         judge = served.at(wish.alpha)
-        guard = _guard(served, judge, sent)
+        guard = guarding.guard_of(served, judge, sent)
         request = _Request(
             name=served.name,
-            screen=served.screen,
+            screen=served.scorer,
             maps=wish.maps,
             until=time.monotonic() + seconds,
             served=served,
@@ -204,7 +218,10 @@ class Judge:
                 raise Unavailable(f"no verdict within {seconds:g} seconds: the service is busy", retry) from None
             finally:
                 request.gone = True
-        return judged if guard is None else _guarded(guard, judged, request)
+        if guard is None:
+            return judged
+        groups = [wish.group] * len(sent)
+        return replace(judged, decisions=guarding.decided(guard, judged.verdicts, sent, groups, request.outputs))
 
     def trouble(self) -> str | None:
         """Return why small requests do not get their verdicts, so that nobody does; None where they do."""
@@ -264,7 +281,10 @@ class Judge:
         return self.line.seconds_at_one_step()[name]
 
     def _prepare(self, request: _Request) -> Iterator[int]:
-        return decode(request.sent, request.measured, request.screen.detector.preprocessing, request.take)
+        own = request.screen.detector.preprocessing
+        if request.guard is not None and request.guard.speaks and request.guard.seen != own:
+            yield from decode(request.sent, request.measured, request.guard.seen, request.see)
+        yield from decode(request.sent, request.measured, own, request.take)
 
     def _finish(self, requests: Sequence[_Request]) -> None:
         """Judge what has been scored, together what is alike, and have it written down."""
@@ -282,8 +302,8 @@ class Judge:
     def _decide(self, requests: Sequence[_Request]) -> None:
         screen, served = requests[0].judge, requests[0].served
         groups = [request.wish.group for request in requests for _ in request.sent]
-        verdicts = screen.judge(Scores.concatenate(in_place(one.batch, one.scores()) for one in requests), groups)
-        records, statistics, start = list(verdicts.records()), _statistics(verdicts), 0
+        verdicts = screen.judge(Scores.concatenate(_own_scores(one) for one in requests), groups)
+        records, statistics, start = list(verdicts.records()), statistics_of(verdicts), 0
         answers = []
         for request in requests:
             end = start + len(request.sent)
@@ -295,17 +315,18 @@ class Judge:
                 start=start,
                 records=records[start:end],
                 events=_events(request, records[start:end], statistics[start:end]),
+                remarks=request.remarks,
             )
             answers.append((request, answer))
             start = end
         if not requests[0].wish.record:
             _answer(answers, None)
         elif self._keep == "none":
-            self._write(answers, groups)
+            self._write(answers)
         else:
-            self._keeper.submit(self._keep_and_write, answers, groups)
+            self._keeper.submit(self._keep_and_write, answers)
 
-    def _keep_and_write(self, answers: "_Answers", groups: Sequence[str]) -> None:
+    def _keep_and_write(self, answers: "_Answers") -> None:
         try:
             answers = [
                 (request, replace(judged, events=self._put_away(judged.events, request))) for request, judged in answers
@@ -314,18 +335,16 @@ class Judge:
             LOG.error("an image was not kept", exc_info=error)
             _answer(answers, Unavailable("the image could not be kept; the log says why", 5))
             return
-        self._write(answers, groups)
+        self._write(answers)
 
-    def _write(self, answers: "_Answers", groups: Sequence[str]) -> None:
+    def _write(self, answers: "_Answers") -> None:
         served, verdicts = answers[0][1].served, answers[0][1].everything
         events = [event for _, judged in answers for event in judged.events]
 
         def written(refusal: Exception | None) -> None:
             try:
-                if refusal is None:
-                    self._counters.judged(served.name, served.version, verdicts, time.time())
-                    self._watch.judged(served.name, served.version, served.screen, verdicts, groups)
-                    self.told(events)
+                if refusal is None and self._written is not None:
+                    self._written(served.name, served.version, served.screen, events, verdicts)
             finally:
                 _answer(answers, refusal)
 
@@ -346,19 +365,12 @@ class Judge:
         return done
 
 
-def _guard(served: Served, judge: Screen, sent: Sequence[Sent]) -> Guard | None:
-    """Return what decides on the labels of a request; None where there are none."""
-    if all(one.label is None for one in sent):
-        return None
-    guard = served.guard.at(judge)
-    guard.check([one.label for one in sent], [one.confidence for one in sent])
-    return guard
-
-
-def _guarded(guard: Guard, judged: Judged, request: _Request) -> Judged:
-    groups = [request.wish.group] * len(request.sent)
-    labels, confidence = [one.label for one in request.sent], [one.confidence for one in request.sent]
-    return replace(judged, decisions=guard.decide(judged.verdicts, labels, confidence, groups))
+def _own_scores(request: _Request) -> Scores:
+    """Return the screen's scores of all images of a request; what the guard's classifier says is kept in it."""
+    scores = in_place(request.batch, request.scores())
+    if request.guard is not None and request.guard.speaks:
+        scores, request.outputs = request.guard.heard(scores, request.seen or request.batch)
+    return scores
 
 
 @contextmanager
@@ -409,15 +421,6 @@ def _fail(request: _Request, error: Exception) -> None:
 
     if not request.loop.is_closed():
         request.loop.call_soon_threadsafe(tell)
-
-
-def _statistics(verdicts: Verdicts) -> list[dict[str, float]]:
-    """Return the finite statistics of each image."""
-    columns = {name: column.tolist() for name, column in (verdicts.statistics or {}).items()}
-    return [
-        {name: values[index] for name, values in columns.items() if math.isfinite(values[index])}
-        for index in range(len(verdicts))
-    ]
 
 
 def _events(request: _Request, records: Sequence[dict[str, Any]], statistics: list[dict[str, float]]) -> list[Event]:

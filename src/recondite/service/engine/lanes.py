@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.screen.guard import Guard
 from recondite.screen.screen import Screen
 from recondite.statistics.scores import Scores
 
@@ -27,7 +28,7 @@ class Job:
 
     Args:
         name: of the screen, for those who count.
-        screen: that scores.
+        screen: that scores; a guard where its linear head does in the same pass.
         maps: with feature scores and reconstructions.
         gone: whether nobody waits for it any more; what is not being decoded or scored yet is left out then.
         until: as `time.monotonic` counts; nobody waits for it afterwards.
@@ -42,7 +43,7 @@ class Job:
     """
 
     name: str
-    screen: Screen
+    screen: Screen | Guard
     maps: bool = False
     gone: bool = False
     until: float = math.inf

@@ -40,7 +40,7 @@ class Served:
         screen: as loaded.
         fingerprint: of the screen.
         signature: of the folder, to see when it changes.
-        guard: decides on labels that a classifier gave.
+        guard: gives labels by its own classifier, or decides on those that a client's classifier gave.
     """
 
     name: str
@@ -50,6 +50,11 @@ class Served:
     signature: tuple[int, ...]
     guard: Guard
     _judges: dict[float, Screen] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def scorer(self) -> Screen | Guard:
+        """What scores images: the guard where its linear head does in the same pass."""
+        return self.screen if self.guard.head is None else self.guard
 
     def at(self, alpha: float | None) -> Screen:
         """Return the screen at another false-alarm rate; the same object for the same rate, as long as they are few.
@@ -196,9 +201,9 @@ class Shelf:
         loop = asyncio.get_running_loop()
         screen = await loop.run_in_executor(None, load, path)
         # A screen that loads and cannot score must not take over; and the first request shall not be slow.
-        await loop.run_in_executor(self._worker, _try_out, screen)
-        fingerprint = await loop.run_in_executor(None, screen.fingerprint)
         guard = await loop.run_in_executor(None, load_guard, screen, path)
+        await loop.run_in_executor(self._worker, _try_out, screen if guard.head is None else guard)
+        fingerprint = await loop.run_in_executor(None, screen.fingerprint)
         return Served(name, label or fingerprint[:_LETTERS_OF_VERSION], screen, fingerprint, signature, guard)
 
     async def _load(self, name: str, found: _Found) -> Served | None:
@@ -315,9 +320,10 @@ def _signature(folder: Path) -> tuple[int, ...] | None:
     return (*signature, guard.st_ino, guard.st_mtime_ns)
 
 
-def _try_out(screen: Screen) -> None:
+def _try_out(screen: Screen | Guard) -> None:
     """Do once what requests will do; the first of a process also imports libraries."""
-    assert all(np.isfinite(screen.false_alarm_interval))
+    judge = screen.screen if isinstance(screen, Guard) else screen
+    assert all(np.isfinite(judge.false_alarm_interval))
     lone = nameless(np.zeros((1, *screen.detector.shape), dtype=np.float32))
     for maps in (False, True):
         for _ in range(2):  # small batches are tried at the second

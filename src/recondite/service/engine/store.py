@@ -1,7 +1,6 @@
 """The event store: every verdict and every label given by a person, in SQLite or Postgres."""
 
 import asyncio
-import logging
 import math
 import queue
 import threading
@@ -30,9 +29,9 @@ from recondite.service.engine.database import (
 )
 from recondite.service.engine.filters import ORDERS, Filter, Order
 from recondite.service.errors import Unavailable, Unknown
+from recondite.service.log import LOG
 from recondite.statistics.scores import STATISTIC
 
-_LOG = logging.getLogger("recondite.service")
 Label = Literal["inlier", "outlier", "skip", "none"]
 """What a person says; "none" takes back what was said."""
 T = TypeVar("T")
@@ -46,6 +45,8 @@ _PROBE_SECONDS = 2.0
 _AT_FAULT = (sql.exc.DataError, sql.exc.IntegrityError, ValueError, TypeError)
 """Errors of one write; the store itself is well."""
 _LARGEST_COMMIT = 2048
+_LONGEST_LOCK_MS = 200
+_LAST_NUMBER = sql.select(sql.func.max(EVENTS.c.number))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +213,33 @@ class Store:
                 return
             last = rows[-1]["number"]
 
+    def last(self) -> int:
+        """Return the number of the last event that is written, and after which all others will come; 0 without any.
+
+        Raises:
+            SQLAlchemyError: the store does not answer, or not soon.
+        """
+        with self.engine.begin() as link:
+            if self.engine.dialect.name == "postgresql":
+                # An event that is being written may have a smaller number than one that is there: wait for those.
+                link.execute(sql.text(f"SET LOCAL lock_timeout = {_LONGEST_LOCK_MS}"))
+                link.execute(sql.text("LOCK TABLE events IN SHARE MODE"))
+            return max(0, link.execute(_LAST_NUMBER).scalar_one() or 0)
+
+    def later(self, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return at most `limit` events after one, oldest first, as rows; none is ever written among them afterwards.
+
+        Raises:
+            SQLAlchemyError: the store does not answer, or not soon.
+        """
+        with self.engine.connect() as link:
+            if (link.execute(_LAST_NUMBER).scalar_one() or 0) <= after:
+                return []
+        last = self.last()
+        query = sql.select(EVENTS).where(EVENTS.c.number > after, EVENTS.c.number <= last)
+        with self.engine.connect() as link:
+            return _fetch(query.order_by(EVENTS.c.number).limit(limit))(link)
+
     def monitor(self, screen: str, version: str) -> Any:
         """Return the state of a drift monitor that `keep_monitor` wrote last; None where there is none.
 
@@ -306,7 +334,7 @@ class Store:
                 try:
                     write.on_written(refusal)
                 except Exception:  # the writer must go on
-                    _LOG.exception("telling of a write failed")
+                    LOG.exception("telling of a write failed")
 
     def _attempt(self, together: "list[_Write]") -> Exception | None:
         """Write all in one transaction, and return why nothing of it is written; None where all is."""

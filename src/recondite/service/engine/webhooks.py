@@ -1,7 +1,6 @@
 """Verdicts posted to an address of the operator's, in the background: no verdict waits for it."""
 
 import json
-import logging
 import threading
 import time
 import urllib.request
@@ -10,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from recondite.service.engine.store import Event
+from recondite.service.log import LOG
 
-_LOG = logging.getLogger("recondite.service")
 _MOST_WAITING, _AT_ONCE = 10_000, 100
 _TRIES, _TIMEOUT = 6, 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
@@ -87,7 +86,7 @@ class VerdictHook:
                 with urllib.request.urlopen(request, timeout=_TIMEOUT):
                     return True
             except (OSError, ValueError) as error:
-                _LOG.warning("verdict webhook", extra={"facts": {"error": str(error), "tries_left": left}})
+                LOG.warning("verdict webhook", extra={"facts": {"error": str(error), "tries_left": left}})
             if left and self._closed.wait(pause):
                 return False
             pause = min(2 * pause, _LONGEST_PAUSE)

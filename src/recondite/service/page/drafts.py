@@ -228,12 +228,13 @@ def add_drafts(app: FastAPI, uploads: Uploads) -> None:
 
     @app.post("/page/versions/default", include_in_schema=False)
     async def default(request: Request, said: Default) -> dict[str, Any]:
-        shelf = service_of(request).shelf
+        service = service_of(request)
+        shelf = service.shelf
         folder = _folder_of_versions(shelf, said.screen)
         shelf.get(said.screen, said.version)
         async with publishing:
             await asyncio.to_thread(make_default, folder, said.version)
-            await shelf.refresh()
+            await service.reloads.look()
         return _versions(shelf, said.screen)
 
     @app.post("/page/versions/alpha", include_in_schema=False)
@@ -264,7 +265,7 @@ async def _publish(service: Service, name: str, write: Callable[[Path], None]) -
     assert collection is not None
     folder = _folder_of_versions(shelf, name) if name in shelf.names else collection / name
     version = await asyncio.to_thread(publish, folder, write)
-    await shelf.refresh()
+    await service.reloads.look()
     if version not in (shelf.versions(name) if name in shelf.names else ()):
         raise Unusable(
             f"version {version} was written and cannot be loaded: {shelf.failures.get(str(folder / version))}"

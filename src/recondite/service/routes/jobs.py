@@ -1,4 +1,4 @@
-"""Batch jobs over HTTP: sent, looked at, and their tables."""
+"""Batch jobs over HTTP: sent, looked at, their tables and reports."""
 
 import asyncio
 from dataclasses import asdict
@@ -103,6 +103,18 @@ async def table(request: Request, job: JobId) -> Response:
     if not path.is_file():
         raise Unknown("this job has no table yet")
     return FileResponse(path, media_type="text/csv; charset=utf-8", filename=f"{job}.csv")
+
+
+@jobs.get(
+    "/{job}/report",
+    summary="The report of a job that is done",
+    response_class=Response,
+    responses={200: {"content": {"text/html": {}}}},
+)
+async def report(request: Request, job: JobId) -> Response:
+    """One HTML file with counts, distributions and what is invalid, without pictures of the images."""
+    path = await _jobs_of(request).report(job)
+    return FileResponse(path, media_type="text/html; charset=utf-8", filename=f"{job}.html")
 
 
 @jobs.delete("/{job}", status_code=204, response_class=Response, summary="Remove a job and its table")

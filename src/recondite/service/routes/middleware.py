@@ -2,11 +2,8 @@
 
 import hashlib
 import hmac
-import json
-import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -19,11 +16,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recondite.service.errors import Failed, ForeignOrigin, Refused, Unauthorised, Unavailable, UnknownHost
+from recondite.service.log import LOG
 from recondite.service.metrics import Counters
 from recondite.service.routes.paths import Paths, of_page
 from recondite.service.settings import Limits
 
-LOG = logging.getLogger("recondite.service")
 COOKIE = "recondite"
 FAILED = "the service failed; its log says why"
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/login"})
@@ -217,32 +214,6 @@ class RequestGate:
                 }
             },
         )
-
-
-class JsonLines(logging.Formatter):
-    """Log records as one JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        facts = {
-            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-            **getattr(record, "facts", {}),
-        }
-        if record.exc_info:
-            facts["exception"] = self.formatException(record.exc_info)
-        return json.dumps(facts)
-
-
-def log_to_stderr() -> None:
-    """Write the service's log, and uvicorn's, to standard error as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    for name in ("recondite.service", "uvicorn", "uvicorn.error"):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
 
 
 def problem(refusal: Refused, scope: Scope) -> JSONResponse:

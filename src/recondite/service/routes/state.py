@@ -13,11 +13,13 @@ from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.jobs import Jobs
 from recondite.service.engine.judging import Judge
 from recondite.service.engine.registry import Shelf
+from recondite.service.engine.reloads import Reloads
 from recondite.service.engine.store import Store
 from recondite.service.errors import Unavailable
 from recondite.service.metrics import Counters
 from recondite.service.routes.middleware import Tokens
 from recondite.service.settings import Settings
+from recondite.service.shared_metrics import SharedMetrics
 
 
 @dataclass(kw_only=True)
@@ -27,30 +29,38 @@ class Service:
     Args:
         settings: as given.
         shelf: the screens.
+        reloads: of new versions.
         store: the events.
         judge: gives verdicts.
         counters: for metrics.
         watch: for drift.
         tokens: for the page's login.
         jobs: done in the background; None where none are taken.
+        shared: metrics of all workers; None where there is one process.
         drafts: screens being made; None where visitors make none.
         draining: whether it is going down and takes no new load.
     """
 
     settings: Settings
     shelf: Shelf
+    reloads: Reloads
     store: Store
     judge: Judge
     counters: Counters
     watch: DriftWatch
     tokens: Tokens
     jobs: Jobs | None = None
+    shared: SharedMetrics | None = None
     drafts: Drafts | None = None
     draining: bool = False
     bodies: InFlightLimit = field(init=False)
 
     def __post_init__(self) -> None:
         self.bodies = InFlightLimit(self.settings.limits.all_bytes, "bytes")
+
+    async def metrics(self) -> bytes:
+        """Return the metrics, of all workers where there are several, in the text format of Prometheus."""
+        return self.counters.text() if self.shared is None else await asyncio.to_thread(self.shared.text)
 
     async def trouble(self) -> list[str]:
         """Return why the service is not ready; nothing where it is."""

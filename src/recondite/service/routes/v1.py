@@ -16,9 +16,10 @@ from recondite.data.formats import suffix_of
 from recondite.data.tables import csv_line
 from recondite.errors import InputError
 from recondite.reports.reviewed import SAMPLED
-from recondite.screen.evidence import ERROR
+from recondite.screen.words import ERROR
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.filters import SAMPLED_SHARE, Filter
+from recondite.service.engine.guarding import rows_of_guard
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.pictures import base64_of, heat_map, reconstruction, why
 from recondite.service.engine.registry import Served
@@ -157,7 +158,7 @@ async def answer_predict(request: Request, name: str, version: str | None, optio
     note(request, screen=served.name, version=served.version, **judged.counts())
     extra: list[dict[str, Any]] = [{} for _ in judged.events]
     if judged.decisions is not None:
-        extra = [{"guard": {"label": one.label, "reason": one.reason}} for one in judged.decisions]
+        extra = [{"guard": row} for row in rows_of_guard(judged.decisions)]
         service.counters.guarded(served.name, [one.abstained for one in judged.decisions])
     if wish.maps or options.explain:
         further = await asyncio.to_thread(_further, judged, options)
@@ -170,6 +171,7 @@ async def answer_predict(request: Request, name: str, version: str | None, optio
             {**row, "event": event.id, "sha256": event.sha256, **more}
             for row, event, more in zip(judged.records, judged.events, extra, strict=True)
         ],
+        "remarks": list(judged.remarks),
     }
     return JSONResponse(answer)
 
@@ -212,8 +214,8 @@ async def describe(request: Request, name: Name) -> ScreenOut:
 @api.post("/v1/reload", tags=["screens"], summary="Look for new versions now")
 async def reload(request: Request) -> list[ScreenOut]:
     """Return the screens that were loaded; requests being served keep the version they began with."""
-    shelf = service_of(request).shelf
-    return [await asyncio.to_thread(_describe, served, shelf.versions(served.name)) for served in await shelf.refresh()]
+    shelf, loaded = service_of(request).shelf, await service_of(request).reloads.look()
+    return [await asyncio.to_thread(_describe, served, shelf.versions(served.name)) for served in loaded]
 
 
 @api.get("/v1/screens/{name}/drift", tags=["screens"], summary="Has the stream drifted?", responses=problems(404, 422))
@@ -270,6 +272,7 @@ def _describe(served: Served, versions: list[str]) -> ScreenOut:
         calibration_images=sum(sizes.values()),
         groups=None if screen.calibrator.groups is None else sorted(str(group) for group in sizes),
         smallest_alpha=1 / (min(sizes.values()) + 1),
+        labels=list(served.guard.labels or ()) if served.guard.speaks else None,
     )
 
 
@@ -422,4 +425,4 @@ async def readyz(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """In its text format."""
-    return Response(service_of(request).counters.text(), media_type=CONTENT_TYPE)
+    return Response(await service_of(request).metrics(), media_type=CONTENT_TYPE)

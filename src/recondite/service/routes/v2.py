@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 import recondite
 from recondite.errors import InputError
 from recondite.service.engine.decoding import Sent
+from recondite.service.engine.guarding import rows_of_guard
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.registry import Served
 from recondite.service.routes.bodies import body_of, bytes_of_base64
@@ -73,6 +74,8 @@ _TYPES = {"BOOL": "?", **_NUMBERS}
 _INPUTS = ("images", "pixels")
 _ALWAYS = {"instance_score": "FP64", "p_value": "FP64", "is_outlier": "BOOL", "verdict": "BYTES", "threshold": "FP64"}
 _ON_REQUEST = {"error": "BYTES", "event": "BYTES", "feature_score": "FP32", "reconstruction": "FP32"}
+_OF_GUARDS = {"label": "BYTES", "reason": "BYTES", "abstention": "BYTES", "confidence": "FP64"}
+_BY_DEFAULT = ("label", "reason")
 _MAPS = ("feature_score", "reconstruction")
 _HEADER = "inference-header-content-length"
 
@@ -135,7 +138,8 @@ async def metadata(request: Request, name: str, version: str | None = None) -> d
     inputs: list[dict[str, Any]] = [{"name": "pixels", "datatype": "FP32", "shape": [-1, *shape]}]
     if served.screen.detector.preprocessing.is_image:
         inputs.insert(0, {"name": "images", "datatype": "BYTES", "shape": [-1]})
-    one_each = [{"name": key, "datatype": kind, "shape": [-1]} for key, kind in {**_ALWAYS, **_ON_REQUEST}.items()]
+    kinds = {**_ALWAYS, **(_OF_GUARDS if served.guard.speaks else {}), **_ON_REQUEST}
+    one_each = [{"name": key, "datatype": kind, "shape": [-1]} for key, kind in kinds.items()]
     outputs = [{**one, "shape": [-1, *shape]} if one["name"] in _MAPS else one for one in one_each]
     return {
         "name": name,
@@ -159,19 +163,24 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
     "/models/{name}/versions/{version}/infer", summary="Judge images with one version of a model", openapi_extra=_BODY
 )
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
-    """Return scores, p-values and verdicts; the parameters alpha, group and seconds are as in /v1."""
+    """Return scores, p-values, verdicts and, of a guard, labels; parameters alpha, group and seconds as in /v1."""
     service = service_of(request)
     served = service.shelf.get(name, version)
     async with body_of(request, service.settings.limits, service.bodies) as body:
-        head, tensors, wanted = await asyncio.to_thread(_parse, body, request.headers.get(_HEADER))
+        always = [*_ALWAYS, *(_BY_DEFAULT if served.guard.speaks else ())]
+        head, tensors, wanted = await asyncio.to_thread(_parse, body, request.headers.get(_HEADER), always)
         sent = _sent(tensors, served)
         wish = _wish(head, any(one.name in _MAPS for one in wanted))
         judged = await service.judge.judge(served, sent, wish, request_id_of(request), departure_of(request))
     note(request, screen=served.name, version=served.version, **judged.counts())
+    if judged.decisions is not None:
+        service.counters.guarded(served.name, judged.decisions.abstained.tolist())
     return await asyncio.to_thread(_answer, head, judged, wanted)
 
 
-def _parse(body: bytes, header: str | None) -> tuple[dict[str, Any], list[_Tensor], list[_Wanted]]:
+def _parse(
+    body: bytes, header: str | None, always: Sequence[str]
+) -> tuple[dict[str, Any], list[_Tensor], list[_Wanted]]:
     size = len(body)
     if header is not None:
         if not header.isdigit() or int(header) > len(body):
@@ -190,7 +199,7 @@ def _parse(body: bytes, header: str | None) -> tuple[dict[str, Any], list[_Tenso
         rest = rest[used:]
     if len(rest):
         raise InputError(f"{len(rest)} bytes follow the last tensor")
-    return head, tensors, _wanted(head)
+    return head, tensors, _wanted(head, always)
 
 
 def _tensor(facts: Any, rest: memoryview) -> tuple[_Tensor, int]:
@@ -273,12 +282,12 @@ def _parameters(facts: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _wanted(head: dict[str, Any]) -> list[_Wanted]:
+def _wanted(head: dict[str, Any], always: Sequence[str]) -> list[_Wanted]:
     default = _parameters(head).get("binary_data_output") is True
     asked = head.get("outputs")
     if not asked:
-        return [_Wanted(name, default) for name in _ALWAYS]
-    known = {**_ALWAYS, **_ON_REQUEST}
+        return [_Wanted(name, default) for name in always]
+    known = {**_ALWAYS, **_OF_GUARDS, **_ON_REQUEST}
     found = []
     for one in asked if isinstance(asked, list) else [asked]:
         name = one.get("name") if isinstance(one, dict) else None
@@ -328,13 +337,18 @@ def _answer(head: dict[str, Any], judged: Judged, wanted: list[_Wanted]) -> Resp
         "event": [event.id for event in judged.events],
         "feature_score": verdicts.feature_score,
         "reconstruction": verdicts.reconstruction,
+        **dict.fromkeys(_OF_GUARDS),
     }
+    if judged.decisions is not None:
+        rows = list(rows_of_guard(judged.decisions))
+        columns |= {name: [row[name] or "" for row in rows] for name in ("label", "reason", "abstention")}
+        columns["confidence"] = judged.decisions.confidence
     outputs, blobs = [], []
     for one in wanted:
         values = columns[one.name]
         if values is None:
             raise InputError(f"this screen has no {one.name}, or none of these images could be read")
-        datatype = {**_ALWAYS, **_ON_REQUEST}[one.name]
+        datatype = {**_ALWAYS, **_OF_GUARDS, **_ON_REQUEST}[one.name]
         shape = list(values.shape) if isinstance(values, np.ndarray) else [len(values)]
         output: dict[str, Any] = {"name": one.name, "datatype": datatype, "shape": shape}
         if one.binary:

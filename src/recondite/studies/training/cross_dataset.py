@@ -18,7 +18,7 @@ from recondite.data.datasets import open_images
 from recondite.data.files import atomic_file
 from recondite.data.images import Floats, Preprocessing
 from recondite.data.journal import Journal
-from recondite.data.sample import guess_shape
+from recondite.data.sample import guess_preprocessing
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
 from recondite.data.tables import write_table
 from recondite.detectors import DETECTORS, build, detector_class
@@ -26,9 +26,10 @@ from recondite.errors import InputError
 from recondite.options import option_names
 from recondite.perturbations.outliers import ALTERED, SYNTHETIC, alter, make_outliers
 from recondite.reports.figures import plot_aurocs
-from recondite.screen.evidence import AUTO, ERROR, EVIDENCE, possible_scores
+from recondite.screen.evidence import possible_scores
 from recondite.screen.fit import fit
 from recondite.screen.screen import Screen, load
+from recondite.screen.words import AUTO, ERROR, EVIDENCE
 from recondite.statistics import metrics
 from recondite.statistics.calibration import Calibrator
 from recondite.studies.training.baselines import mean_image, pixel_variance, squared_distance
@@ -138,8 +139,7 @@ class _Sets:
 
     def __init__(self, normal: NormalSet, count: int, seed: int) -> None:
         self.normal, self.count, self.seed = normal, count, seed
-        shape, _ = guess_shape(open_images(normal.fit), None)
-        self.preprocessing = Preprocessing(shape=shape)
+        self.preprocessing, _ = guess_preprocessing(open_images(normal.fit))
 
     @cached_property
     def inliers(self) -> Floats:

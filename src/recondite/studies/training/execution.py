@@ -61,7 +61,7 @@ def performed(
 
 def _perform_on_cluster(task: Task, runs: Sequence[tuple[Plan, Path]], resources: RunResources, shown: bool) -> None:
     source = str(same_everywhere(task.name))
-    given = (source, task.protocol, task.validation, (task.shape[1], task.shape[2]))
+    given = (source, task.protocol, task.validation, (task.shape[1], task.shape[2]), task.preprocessing.value_range)
     own = {name: value for name, value in os.environ.items() if name.startswith("RECONDITE_")}
     with connect(resources.cluster, cpus=max(resources.run_cpus, os.cpu_count() or 1)) as ray:
         remote = ray.remote(
@@ -100,6 +100,12 @@ def run_one(given: tuple[Any, ...], plan: Plan, folder: str, cpus: int, gpus: fl
 
 
 @lru_cache(maxsize=1)
-def _opened(source: str, protocol: Protocol, validation: float, image_size: tuple[int, int]) -> Task:
+def _opened(
+    source: str,
+    protocol: Protocol,
+    validation: float,
+    image_size: tuple[int, int],
+    value_range: tuple[float, float] | None,
+) -> Task:
     """Read a data set once for all runs of a process."""
-    return open_task(source, protocol=protocol, validation=validation, image_size=image_size)
+    return open_task(source, protocol=protocol, validation=validation, image_size=image_size, value_range=value_range)

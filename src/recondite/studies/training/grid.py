@@ -41,6 +41,7 @@ def grid_study(
     protocol: Protocol = "pooled",
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
+    value_range: tuple[float, float] | None = None,
     resources: RunResources | None = None,
     progress: bool = False,
     **options: Any,
@@ -50,7 +51,8 @@ def grid_study(
     Run again with the same folder, finished runs are taken up and an interrupted one goes on from its last epoch.
 
     Args:
-        source, output, seeds, protocol, validation, image_size, resources, progress, options: as in `one_class_study`.
+        source, output, seeds, protocol, validation, image_size, value_range, resources, progress, options: as in
+            `one_class_study`.
         normal: one class.
         vary: name of an option of the detector or of training -> its values; texts are read as on the command line.
         detector: a name in `DETECTORS`.
@@ -77,7 +79,14 @@ def grid_study(
     combinations = [dict(zip(read, values, strict=True)) for values in product(*read.values())]
     for chosen in combinations:
         check_options([detector], {**options, **chosen})
-    task = open_task(source, protocol=protocol, validation=validation, image_size=image_size, progress=progress)
+    task = open_task(
+        source,
+        protocol=protocol,
+        validation=validation,
+        image_size=image_size,
+        value_range=value_range,
+        progress=progress,
+    )
     plans = _plans(task, detector, normal, seeds, options, combinations)
     results = _by_combination(performed(task, plans, output, resources, progress), seeds)
     rows = [
@@ -107,6 +116,7 @@ def latent_size_study(
     protocol: Protocol = "pooled",
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
+    value_range: tuple[float, float] | None = None,
     resources: RunResources | None = None,
     progress: bool = False,
     **options: Any,
@@ -116,7 +126,8 @@ def latent_size_study(
     Run again with the same folder, finished runs are taken up and an interrupted one goes on from its last epoch.
 
     Args:
-        source, output, seeds, protocol, validation, image_size, resources, progress, options: as in `one_class_study`.
+        source, output, seeds, protocol, validation, image_size, value_range, resources, progress, options: as in
+            `one_class_study`.
         normal: one class.
         sizes: the latent sizes.
         detector: a name in `DETECTORS`.
@@ -136,7 +147,14 @@ def latent_size_study(
     combinations = [{"latent_size": size} for size in sizes]
     for chosen in combinations:
         check_options([detector], {**options, **chosen})
-    task = open_task(source, protocol=protocol, validation=validation, image_size=image_size, progress=progress)
+    task = open_task(
+        source,
+        protocol=protocol,
+        validation=validation,
+        image_size=image_size,
+        value_range=value_range,
+        progress=progress,
+    )
     # The size of the latent names the folder of a run as it is.
     plans = [replace(plan, label="") for plan in _plans(task, detector, normal, seeds, options, combinations)]
     results = _by_combination(performed(task, plans, output, resources, progress), seeds)

@@ -41,6 +41,7 @@ def one_class_study(
     protocol: Protocol = "pooled",
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
+    value_range: tuple[float, float] | None = None,
     resources: RunResources | None = None,
     progress: bool = False,
     **options: Any,
@@ -58,6 +59,7 @@ def one_class_study(
         protocol: "pooled" or "official"; see `recondite.studies.training.runs.Task`.
         validation: share of the normal training images that choose the best epoch.
         image_size: (height, width); the images' own size by default, if that is at most 64.
+        value_range: as in `recondite.fit`.
         resources: a cluster whose tasks the runs are; None for one after the other in this process.
         progress: show progress on standard error.
         options: of the detectors and of training, such as epochs=20; each detector takes those that it has.
@@ -73,7 +75,14 @@ def one_class_study(
     if seeds < 1:
         raise InputError(f"expected at least one seed; got {seeds}")
     check_options(detectors, options)
-    task = open_task(source, protocol=protocol, validation=validation, image_size=image_size, progress=progress)
+    task = open_task(
+        source,
+        protocol=protocol,
+        validation=validation,
+        image_size=image_size,
+        value_range=value_range,
+        progress=progress,
+    )
     classes = check_classes(task, normal)
     plans = [
         Plan(detector=detector, normal=name, seed=seed, options=options_for(detector, options))

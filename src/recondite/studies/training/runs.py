@@ -19,7 +19,7 @@ from recondite.data import catalog
 from recondite.data.artifacts import Tensors, read_tensors, write_tensors
 from recondite.data.datasets import Batch, ImageSet, nameless, open_images, read_batches
 from recondite.data.images import Floats, Preprocessing
-from recondite.data.sample import guess_shape
+from recondite.data.sample import guess_preprocessing
 from recondite.data.spool import Rows, Spool, images_in_a_read, keys_of, split, spool
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
@@ -51,7 +51,7 @@ class Task:
         images: of all splits, training before test.
         test: (N,) True for an image of the official test split.
         classes: in the data set's own order.
-        shape: (C, H, W) of the images.
+        preprocessing: how its images were read.
         protocol: "pooled" joins the splits and takes a fifth at random for the test, as ALAD's authors do; "official"
             keeps them.
         validation: share of the normal training images that choose the best epoch.
@@ -61,9 +61,14 @@ class Task:
     images: Spool
     test: NDArray[np.bool_]
     classes: tuple[str, ...]
-    shape: tuple[int, ...]
+    preprocessing: Preprocessing
     protocol: Protocol
     validation: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of the images."""
+        return self.preprocessing.shape
 
     @cached_property
     def keys(self) -> NDArray[np.void]:
@@ -156,6 +161,7 @@ def open_task(
     protocol: Protocol = "pooled",
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
+    value_range: tuple[float, float] | None = None,
     progress: bool = False,
 ) -> Task:
     """Read a data set.
@@ -165,6 +171,7 @@ def open_task(
         protocol: see `Task`.
         validation: see `Task`.
         image_size: (height, width); the images' own size by default, if that is at most 64.
+        value_range: as in `recondite.fit`.
         progress: show progress on standard error.
 
     Raises:
@@ -185,14 +192,14 @@ def open_task(
         if protocol == "official":
             raise InputError(f"{source!r} has no official test split: only data sets by name have; use pooled")
         parts, classes = [(open_images(source), False)], ()
-    shape, _ = guess_shape(parts[0][0], image_size)
-    if len(shape) != 3:
+    seen, _ = guess_preprocessing(parts[0][0], image_size, value_range)
+    if not seen.is_image:
         raise InputError(f"a one-class study needs images; {source!r} holds vectors")
-    images, test = _read(parts, Preprocessing(shape=shape), progress)
+    images, test = _read(parts, seen, progress)
     classes = classes or tuple(sorted(set(images.labels)))
     if len(classes) < 2:
         raise InputError(f"a one-class study needs at least two classes; {source!r} has {', '.join(classes)!r}")
-    return Task(source, images, test, classes, shape, protocol, validation)
+    return Task(source, images, test, classes, seen, protocol, validation)
 
 
 def perform(task: Task, plan: Plan, folder: Path, progress: bool = False) -> Result:

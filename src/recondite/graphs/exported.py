@@ -1,34 +1,28 @@
 """A detector that is a graph, run by onnxruntime or OpenVINO; `recondite.screen.export` makes such graphs."""
 
 import hashlib
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from math import prod
-from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from recondite.data.datasets import Batch
+from recondite.data.artifacts import Tensors
+from recondite.data.batch_size import full_batch
+from recondite.data.datasets import Batch, open_images, read_batches
+from recondite.data.images import Preprocessing
 from recondite.data.regions import Mask
-from recondite.detectors.base import Detector
-from recondite.detectors.measured import Statistician
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import InputError
+from recondite.graphs.runtimes import OUTPUTS, RuntimeName, make_runtime
 from recondite.options import CHECKED
 from recondite.statistics.scores import Scores
+from recondite.training.history import History
 
-RuntimeName = Literal["onnx", "openvino"]
-OUTPUTS = ("instance_score", "feature_score", "p_value", "is_outlier")
-INPUT = "pixels"
-FILES: dict[str, tuple[str, ...]] = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
-"""The files of a graph, by the runtime that runs it."""
-_ALIGNMENT = 64
-_TELEMETRY = "openvino_telemetry"
+if TYPE_CHECKING:
+    import torch
 
 BATCH, _FEWEST_TOGETHER = 32, 8
 """Images that run at once, where they are not large, the last ones with zeros behind them; fewer than 8 are faster one
@@ -48,13 +42,15 @@ class ExportedOptions:
     batch: Annotated[int, Field(ge=1, le=BATCH, description="images that run at once, if they fit the memory")] = BATCH
 
 
-class Exported(Detector):
+class Exported:
     """Scores images by a graph that holds the whole judgement of a screen: its scores are final.
+
+    It takes a `Detector`'s place in a screen, and needs no torch; what it cannot do, such as `encode`, it refuses.
 
     Args:
         shape: as in `Detector`.
         options: see `ExportedOptions`.
-        content: the graph's files, with `OUTPUTS`; see `recondite.detectors.graph.FILES`.
+        content: the graph's files, with `OUTPUTS`; see `recondite.graphs.runtimes.FILES`.
         pixels: what the graph takes: float32 in [0, 1], or uint8.
         locates: whether its feature scores tell where an image is odd.
         region: that its screen looks at, bool (H, W); None for whole images.
@@ -68,6 +64,11 @@ class Exported(Detector):
     name: ClassVar[str] = "exported"
     Options: ClassVar[type] = ExportedOptions
     rebuilds: ClassVar[bool] = False
+    has_encoder: ClassVar[bool] = False
+    can_sample: ClassVar[bool] = False
+    modules_given: ClassVar[bool] = False
+    prior: ClassVar[None] = None
+    fitted: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -79,28 +80,89 @@ class Exported(Detector):
         region: Mask | None = None,
         value_range: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(shape, options)
-        self.restrict(region)
-        self.take_values(value_range)
-        self.content = tuple(content)
+        self.preprocessing = Preprocessing(shape=tuple(shape), region=region, value_range=value_range)
+        self.shape, self.options = self.preprocessing.shape, options
+        self.history = History()
+        self.memory: Tensors = {}
+        self.content, self.locates = tuple(content), locates
         self.run_graph = make_runtime(options.runtime, content)
-        self._bytes, self._locates = pixels == "uint8", locates
+        self._bytes = pixels == "uint8"
         self._batches_agree: bool | None = None
         self._together = min(options.batch, self.scoring_batch)
-        digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in content)).digest()
-        self.register_buffer("graph", torch.from_numpy(np.frombuffer(digest, dtype=np.uint8).copy()))
-        self.fitted.fill_(True)
+
+    def __repr__(self) -> str:
+        return "Exported()"
 
     def __reduce__(self) -> tuple[Any, ...]:
         pixels, seen = "uint8" if self._bytes else "float32", self.preprocessing
         return Exported, (
-            *(self.shape, self.options, self.content, pixels, self._locates),
+            *(self.shape, self.options, self.content, pixels, self.locates),
             *(seen.region, seen.value_range),
         )
 
     @property
-    def locates(self) -> bool:
-        return self._locates
+    def scoring_batch(self) -> int:
+        """Images in a full scoring call, as in `Detector`."""
+        return full_batch(prod(self.shape))
+
+    @property
+    def device(self) -> "torch.device":
+        """The processor, always."""
+        import torch
+
+        return torch.device("cpu")
+
+    def numbers(self) -> Tensors:
+        """Return what scores depend on, as `Detector.numbers` does; of the graph, its digest."""
+        scale_shape = () if self.preprocessing.is_image else self.shape
+        digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in self.content)).digest()
+        found: Tensors = {
+            "shift": np.zeros(scale_shape, np.float32),
+            "scale": np.ones(scale_shape, np.float32),
+            "fitted": np.array(True),
+        }
+        if self.preprocessing.region is not None:
+            found["region"] = self.preprocessing.region.astype(np.uint8)
+        return found | {"graph": np.frombuffer(digest, dtype=np.uint8)}
+
+    def parameters(self) -> Iterator[Any]:
+        """Yield nothing: what was learnt is in the graph."""
+        return iter(())
+
+    def to(self, device: str) -> Self:
+        """Return the detector, which runs on the processor.
+
+        Raises:
+            InputError: another device.
+        """
+        if device != "cpu":
+            raise InputError(f"an exported screen runs on the processor: expected the device cpu; got {device!r}")
+        return self
+
+    def score(
+        self,
+        images: object,
+        *,
+        score: str | None = None,
+        top_percent: float | None = None,
+        feature_score: bool = False,
+        reconstruction: bool = False,
+    ) -> Scores:
+        """Return how anomalous each image is, as `Detector.score` does.
+
+        Raises:
+            InputError: no images, or another score than the graph's.
+        """
+        batches = read_batches(open_images(images, shape=self.shape), self.preprocessing, self.scoring_batch)
+        return Scores.concatenate(
+            self.score_batch(batch, score, top_percent, feature_score, reconstruction) for batch in batches
+        )
+
+    def _refused(self, *_: object, **__: object) -> NoReturn:
+        """Raise InputError: a graph scores, and does nothing else."""
+        raise InputError("an exported screen only scores images: use the screen that it was made from")
+
+    fit = encode = decode = reconstruct = sample = scored_by = _refused
 
     def score_batch(
         self,
@@ -109,7 +171,7 @@ class Exported(Detector):
         top_percent: float | None = None,
         feature_score: bool = False,
         reconstruction: bool = False,  # noqa: ARG002  a graph gives none
-        observer: Statistician | None = None,
+        observer: object = None,
     ) -> Scores:
         if score is not None or top_percent is not None or observer is not None:
             raise InputError("an exported screen has one score; export another graph for another score")
@@ -175,137 +237,3 @@ def probe_images(shape: tuple[int, ...], kind: type[np.uint8] | type[np.float32]
     images = np.random.default_rng(0).integers(0, 256, (count, *shape))
     images //= np.arange(1, count + 1).reshape(-1, *[1] * len(shape))
     return images.astype(np.uint8) if kind is np.uint8 else images.astype(np.float32) / np.float32(255)
-
-
-class Runtime(Protocol):
-    """Runs one graph."""
-
-    def __call__(self, names: Sequence[str], pixels: NDArray[Any]) -> list[NDArray[Any]]:
-        """Return the named outputs for pixels (N, *shape), in an order and a batch of their own."""
-
-
-def make_runtime(name: RuntimeName, content: Sequence[bytes]) -> Runtime:
-    """Return what runs a graph on the processor, in float32 where its numbers are floats, on torch's threads.
-
-    Args:
-        name: the program.
-        content: the graph's files, as in `FILES`.
-
-    Raises:
-        InputError: the program is not installed.
-        ArtifactError: it does not run the graph, or the graph has other inputs and outputs.
-    """
-    return _OnnxRuntime(content[0]) if name == "onnx" else _OpenVino(*content)
-
-
-def onnx_session(graph: bytes, what: str) -> Any:
-    """Return the session of onnxruntime that runs a graph on processors, with as many threads as torch has.
-
-    Args:
-        graph: the content of an ONNX file.
-        what: it is, for messages.
-
-    Raises:
-        InputError: onnxruntime is not installed.
-        ArtifactError: it does not run the graph.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(f'{what} runs on onnxruntime: pip install "recondite[export]"') from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own types derive from Exception alone
-        raise ArtifactError(f"{what} cannot be run: {error}") from error
-
-
-class _OnnxRuntime:
-    def __init__(self, graph: bytes) -> None:
-        self._session = onnx_session(graph, "an exported screen")
-        given, made = self._session.get_inputs(), self._session.get_outputs()
-        _check_interface([entry.name for entry in given], [output.name for output in made])
-
-    def __call__(self, names: Sequence[str], pixels: NDArray[Any]) -> list[NDArray[Any]]:
-        return cast(list[NDArray[Any]], self._session.run(names, {INPUT: aligned(pixels)}))
-
-
-class _OpenVino:
-    def __init__(self, graph: bytes, weights: bytes) -> None:
-        openvino = import_openvino()
-        # Without the hint, processors that have bfloat16 would use it and score otherwise than others do.
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
-        try:
-            core = openvino.Core()
-            model = core.read_model(graph, weights)
-            self._request = core.compile_model(model, "CPU", settings).create_infer_request()
-        except Exception as error:  # OpenVINO raises RuntimeError and types of its own
-            raise ArtifactError(f"the graph cannot be run: {error}") from error
-        _check_interface(*([port.get_any_name() for port in ports] for ports in (model.inputs, model.outputs)))
-
-    def __call__(self, names: Sequence[str], pixels: NDArray[Any]) -> list[NDArray[Any]]:
-        self._request.infer({INPUT: aligned(pixels)})
-        return [np.array(self._request.get_tensor(name).data) for name in names]
-
-
-def aligned(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a copy that begins at a multiple of 64 bytes: sums may depend in the last bits on where they begin."""
-    size = prod(array.shape) * array.dtype.itemsize
-    memory = np.empty(size + _ALIGNMENT, dtype=np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    copy = memory[start : start + size].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-def import_openvino() -> Any:
-    """Return the module.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        with silent():
-            import openvino
-    except ImportError as error:
-        raise InputError('OpenVINO is not installed: pip install "recondite[openvino]"') from error
-    return openvino
-
-
-def import_nncf() -> Any:
-    """Return the module, OpenVINO's compressor of networks.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        with silent():
-            import nncf
-    except ImportError as error:
-        raise InputError('int8 needs nncf: pip install "recondite[openvino]"') from error
-    return nncf
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Hide the package by which OpenVINO and NNCF report their use over the network, while they are imported."""
-    known = sys.modules.get(_TELEMETRY)
-    sys.modules[_TELEMETRY] = cast(ModuleType, None)  # importing it raises ImportError, which both provide for
-    try:
-        yield
-    finally:
-        del sys.modules[_TELEMETRY]
-        if known is not None:
-            sys.modules[_TELEMETRY] = known
-
-
-def _check_interface(inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    missing = set(OUTPUTS) - set(outputs)
-    if missing or list(inputs) != [INPUT]:
-        raise ArtifactError(f"the graph is not one of recondite: it lacks {', '.join(sorted(missing)) or INPUT}")

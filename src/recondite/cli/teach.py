@@ -1,0 +1,62 @@
+"""recondite teach."""
+
+import os
+from pathlib import Path
+
+from recondite.cli.flags import Output, load_screen
+
+
+def teach(
+    screen: str,
+    defects: str,
+    images: str | None = None,
+    /,
+    *,
+    output: Output,
+    masks: Path | None = None,
+    group_by: str = "copies",
+) -> None:
+    """Let a screen of features learn from images of known defects, and write it as another one, calibrated anew.
+
+    Parameters
+    ----------
+    screen
+        Folder that `recondite fit` wrote.
+    defects
+        3 to 50 images of known defects; of an MVTec-style folder: its outliers.
+    images
+        The good images of its fit. A screen keeps none, and these are told by their pixels.
+    output
+        Folder of the new screen. Nothing is written where the defects help nothing.
+    masks
+        Folder of masks of where the defects lie: for DEFECT/NAME.png a mask DEFECT/NAME_mask.png or DEFECT/NAME.png.
+        By default a folder ground_truth near the images, laid out so, where there is one.
+    group_by
+        What tells images that belong together, as of `recondite fit`.
+    """
+    from recondite.data.artifacts import check_target
+    from recondite.data.files import locked
+    from recondite.data.outputs import check_outputs
+
+    output = Path(os.path.abspath(output))
+    check_target(output)
+    check_outputs({}, {"-o": output})
+    judge = load_screen(screen, None, None, "cpu", others=[defects, *([images] if images else [])])
+    from recondite.screen.known_defects import gain_in_words
+
+    with locked(output):
+        after = judge.teach(
+            defects,
+            images,
+            masks=masks,
+            group_by=os.path.abspath(group_by) if group_by.lower().endswith(".csv") else group_by,
+            progress=True,
+        )
+        after.save(output)
+    low, high = after.false_alarm_interval
+    print(gain_in_words(after.facts["known_defects"]))
+    print(
+        f"calibrated on {len(after.calibrator.scores):,} images (before: {len(judge.calibrator.scores):,}), "
+        f"true false-alarm rate {low:.3f} to {high:.3f} (95 % interval)"
+    )
+    print(f"screen: {output}")

@@ -1,0 +1,61 @@
+"""Masks of defects: which pixels of an image are one."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from recondite.data.datasets import ImageSet
+from recondite.data.images import decode
+from recondite.errors import InputError
+
+_ENDS, _GROUND_TRUTH, _LEVELS = ("_mask", ""), "ground_truth", 3
+
+
+def mask_of_defect(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the mask of one image, bool (H, W), resized by its nearest pixel.
+
+    Args:
+        truth: the folder of masks: for DEFECT/NAME.png a mask DEFECT/NAME_mask.png or DEFECT/NAME.png, not black on the
+            defect.
+        name: of the image.
+        sides: (H, W).
+
+    Raises:
+        InputError: there is none, or it is black.
+    """
+    path = Path(name)
+    tried = [truth / path.parent.name / f"{path.stem}{end}.png" for end in _ENDS]
+    existing = next((file for file in tried if file.is_file()), None)
+    if existing is None:
+        raise InputError(f"there is no mask for {name}: expected {tried[0]}")
+    return _read(existing, sides)
+
+
+def masks_beside(images: ImageSet, sides: tuple[int, ...]) -> dict[str, NDArray[np.bool_]]:
+    """Return id -> mask bool (H, W) of those images that have one, in a folder ground_truth near by (MVTec's layout).
+
+    For SET/test/DEFECT/NAME.png that is SET/ground_truth/DEFECT/NAME_mask.png or NAME.png.
+
+    Raises:
+        InputError: a mask is black.
+    """
+    found = {}
+    for name, item, _ in images.entries() if images.ids is not None else ():
+        if isinstance(item, Path):
+            folders = [parent / _GROUND_TRUTH / item.parent.name for parent in list(item.parents)[:_LEVELS]]
+            tried = [folder / f"{item.stem}{end}.png" for folder in folders for end in _ENDS]
+            mask = next((file for file in tried if file.is_file()), None)
+            if mask is not None:
+                found[name] = _read(mask, sides)
+    return found
+
+
+def _read(file: Path, sides: tuple[int, ...]) -> NDArray[np.bool_]:
+    marked = (decode(file).planes > 0).any(axis=0)
+    picture = Image.fromarray(marked.astype(np.uint8)).resize((sides[1], sides[0]), Image.Resampling.NEAREST)
+    mask: NDArray[np.bool_] = np.asarray(picture) > 0
+    if not mask.any():
+        raise InputError(f"the mask {file} marks nothing at {sides[0]} x {sides[1]} pixels")
+    return mask

@@ -1,0 +1,1 @@
+"""Detectors that are graphs, run by onnxruntime or OpenVINO; nothing here needs torch."""

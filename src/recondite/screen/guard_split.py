@@ -1,0 +1,77 @@
+"""Images of a guard split so that what belongs together, a unit, stays together; see `recondite.data.units`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recondite.data.datasets import ImageSet
+from recondite.data.images import Preprocessing
+from recondite.data.spool import keys_of, one_of_each, read_all, split
+from recondite.data.units import GroupBy
+from recondite.errors import InputError
+
+_SEEN = (1, 64, 64)
+
+
+@dataclass(frozen=True)
+class Units:
+    """The readable images of a source, and which of them belong together.
+
+    Args:
+        images: N.
+        keys: (N,), of their units.
+        hashes: (N,), of their pixels.
+    """
+
+    images: ImageSet
+    keys: NDArray[np.void]
+    hashes: NDArray[np.void]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def at(self, rows: NDArray[np.intp]) -> "Units":
+        """Return some of the images."""
+        return Units(self.images.select(rows.tolist()), self.keys[rows], self.hashes[rows])
+
+    def dealt(self, sizes: Sequence[int], seed: int) -> "list[Units]":
+        """Return parts of the given sizes, and a last one with the rest; no unit is in two of them."""
+        return [self.at(rows) for rows in split(self.keys, sizes, seed)]
+
+    def one_of_each(self, seed: int) -> "Units":
+        """Return one image of each unit, drawn at random: only these are independent evidence."""
+        return self.at(one_of_each(self.keys, self.hashes, seed))
+
+    def apart_from(self, others: "Units") -> "Units":
+        """Return the images that belong to none of the others.
+
+        Raises:
+            InputError: there are none.
+        """
+        rows = np.flatnonzero(~np.isin(self.keys, others.keys))
+        if not len(rows):
+            raise InputError("expected calibration images that are no copies of those learnt from; all of them are")
+        return self.at(rows)
+
+
+def units_of(
+    sources: Sequence[ImageSet], group_by: GroupBy, value_range: tuple[float, float] | None = None
+) -> list[Units]:
+    """Return the units of some sources, which are looked at small and grey.
+
+    Args:
+        sources: of images.
+        group_by: what tells units, as in `recondite.fit`.
+        value_range: as in `Preprocessing`.
+
+    Raises:
+        InputError: no readable image in one of them, or a `group_by` that fits none.
+    """
+    spools = [read_all(images, Preprocessing(shape=_SEEN, value_range=value_range)) for images in sources]
+    found = []
+    for images, spooled, keys in zip(sources, spools, keys_of(spools, group_by), strict=True):
+        place = {name: number for number, name in enumerate(images.ids or ())}
+        found.append(Units(images.select([place[name] for name in spooled.ids]), keys, spooled.hashes))
+    return found

@@ -1,0 +1,438 @@
+"""Known defects: a small head learns from a few of them, beside made-up ones, before anything is calibrated."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recondite.data.datasets import open_images
+from recondite.data.masks import mask_folder
+from recondite.data.regions import touched
+from recondite.data.spool import Rows, Spool, keys_of, read_all
+from recondite.data.truth import mask_of_defect, masks_beside
+from recondite.detectors import Detector
+from recondite.detectors.defect_head import DefectHead
+from recondite.detectors.features import Features
+from recondite.detectors.inside import Inside
+from recondite.detectors.seen import Memory
+from recondite.distributed import rank_and_size
+from recondite.errors import InputError
+from recondite.perturbations.defects import DEFECTS, defective
+from recondite.progress import counted
+from recondite.statistics.axes import principal_axes
+from recondite.statistics.metrics import auroc
+
+FEWEST_DEFECTS, MOST_DEFECTS, FEWEST_GOOD = 3, 50, 20
+_MOST_GOOD, _FOLDS = 300, 5
+_PASTED_EACH, _SOFT_EDGE = 4, 1.0
+_LARGEST_MEMORY, _AT_ONCE = 1 << 28, 32
+_PENALTY, _MADE_UP_SHARE, _MOST_LOST = 0.003, 0.3, 0.01
+_SMALLEST_VARIANCE, _SMALLEST_SPREAD = 0.01, 1e-9
+
+Floats = NDArray[np.float64]
+
+
+class UnhelpfulError(InputError):
+    """The head would make things worse, or no better."""
+
+
+@dataclass(frozen=True)
+class KnownDefects:
+    """Images of known defects.
+
+    Args:
+        images: 3 to 50 of them.
+        masks: row -> bool (H, W), where each defect lies; of some of them, or none.
+    """
+
+    images: Spool
+    masks: dict[int, NDArray[np.bool_]]
+
+    @classmethod
+    def opened(cls, source: object, masks: object, detector: Detector, shown: bool = False) -> "KnownDefects":
+        """Read images of known defects as a detector sees them.
+
+        Args:
+            source: anything that `open_images` opens; of a data set of defects its outliers.
+            masks: a folder of their masks; by default those in a folder ground_truth near the images, where it is.
+            detector: that will learn from them.
+            shown: show progress on standard error.
+
+        Raises:
+            InputError: the detector cannot learn from them, or there are fewer than 3 different ones.
+        """
+        check_teachable(detector)
+        opened = open_images(source, role="outliers", shape=detector.shape)
+        sides = detector.shape[1:]
+        found = masks_beside(opened, sides) if masks is None else {}
+        images = read_all(opened, detector.preprocessing, shown)
+        if masks is not None:
+            folder = mask_folder(masks)
+            found = {name: mask_of_defect(folder, name, sides) for name in images.ids}
+        different = np.sort(np.unique(images.hashes, return_index=True)[1])
+        if len(different) < FEWEST_DEFECTS:
+            raise InputError(
+                f"expected {FEWEST_DEFECTS} to {MOST_DEFECTS} different images of known defects; got "
+                f"{len(different)}: give more, or fit without them (what is odd is found all the same)"
+            )
+        chosen = different[np.linspace(0, len(different) - 1, min(len(different), MOST_DEFECTS)).round().astype(int)]
+        kept = Spool(
+            images.pixels[chosen],
+            images.hashes[chosen],
+            images.small[chosen],
+            [images.ids[row] for row in chosen],
+            [images.labels[row] for row in chosen],
+            images.bad,
+        )
+        return cls(kept, {row: found[name] for row, name in enumerate(kept.ids) if name in found})
+
+    def check_apart(self, *good: Spool) -> None:
+        """Raise InputError where an image is among good ones too."""
+        both = np.flatnonzero(np.isin(self.images.hashes, np.concatenate([part.hashes for part in good])))
+        if len(both):
+            raise InputError(
+                f"{self.images.ids[both[0]]} is given as a defect and among the good images too "
+                f"({counted(len(both), 'image')} in all): take it out of one of them"
+            )
+
+
+def check_teachable(detector: Detector) -> None:
+    """Raise InputError where a detector cannot learn known defects."""
+    if not isinstance(detector, Features):
+        raise InputError(
+            f"known defects are learnt by a head on features, and detector {detector.name!r} has none: "
+            "fit with detector features (--detector features)"
+        )
+    if detector.options.score != "combined":
+        raise InputError(
+            f"known defects sharpen the score combined; this detector judges by {detector.options.score}: fit without "
+            "--score"
+        )
+    if not detector.locates:
+        raise InputError(
+            "known defects are told by places, and this detector looks at whole images alone: fit with methods that "
+            "look at places (--methods mahalanobis,padim)"
+        )
+    if detector.preprocessing.masked:
+        raise InputError("a screen with one mask per image cannot learn known defects: give one region of all images")
+    if rank_and_size()[1] > 1:
+        raise InputError(
+            "known defects are learnt in one process: fit without defects, then teach the screen (recondite teach)"
+        )
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a detector sees at the places of images, kept on disk, and its scores of them.
+
+    Args:
+        rows: numbers of the N images.
+        memory: their vectors.
+        scores: float64 (N,), without a head.
+    """
+
+    rows: Rows
+    memory: Memory
+    scores: Floats
+
+    @classmethod
+    def at(cls, detector: Features, count: int, parts: Iterable[Rows], left_out: bool) -> "Looked":
+        """Look at so many images, which come in parts; `left_out` as in `Features.looked_at`."""
+        scores: list[Floats] = []
+
+        def vectors() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for part in parts:
+                for seen, found in detector.looked_at(part, left_out):
+                    scores.append(found)
+                    yield seen.whole[:, :, :0], seen.places
+
+        rows = Rows(np.empty((count, 0), dtype=np.float32), np.arange(count))
+        memory = Memory(rows, vectors())
+        return cls(rows, memory, np.concatenate(scores))
+
+    def places(self, chosen: NDArray[np.bool_]) -> Iterator[torch.Tensor]:
+        """Yield the vectors (n, P, G) of some of the images, in batches."""
+        index = np.flatnonzero(chosen)
+        for start in range(0, len(index), _AT_ONCE):
+            yield self.memory.take(self.rows, index[start : start + _AT_ONCE])[1]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a head learns from.
+
+    Args:
+        rows: (N,) of the good images, in the array that they were given in.
+        good: images that the detector has learnt from, with scores as if each had been left out.
+        good_units: (N,) numbers of their units.
+        made_up: those images with a made-up defect each; kind number i % K of that of number i.
+        defects: known defects, and behind them some pasted from their images into good ones.
+        defect_units: numbers of their units.
+        real: bool, False for those that were pasted.
+        cells: which places count; None for all.
+        counted: the numbers of these places.
+    """
+
+    rows: NDArray[np.intp]
+    good: Looked
+    good_units: NDArray[np.intp]
+    made_up: Looked
+    defects: Looked
+    defect_units: NDArray[np.intp]
+    real: NDArray[np.bool_]
+    cells: Inside | None
+    counted: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, detector: Features, good: Rows, keys: NDArray[np.void], known: KnownDefects, seed: int) -> "Lesson":
+        """Look at what a head learns from.
+
+        Args:
+            detector: fitted.
+            good: images that it has learnt from; at most 300 of them, drawn at random, are looked at.
+            keys: (N,) of their units.
+            known: the defects.
+            seed: of what is drawn and made up.
+
+        Raises:
+            InputError: fewer than 20 good images.
+        """
+        if len(good) < FEWEST_GOOD:
+            raise InputError(
+                f"a head for known defects needs at least {FEWEST_GOOD} good images that the screen has learnt from; "
+                f"got {len(good)}"
+            )
+        draws = np.random.default_rng(seed)
+        bytes_of_places = 4 * math.prod(detector.vectors(torch.zeros(1, *detector.shape))[1].shape)
+        most = int(np.clip(_LARGEST_MEMORY // bytes_of_places, FEWEST_GOOD, _MOST_GOOD))
+        chosen = np.sort(draws.permutation(len(good))[:most])
+        rows = Rows(good.pixels, good.index[chosen])
+        kinds = list(DEFECTS)
+        pasted = [(row, mask) for row, mask in known.masks.items() for _ in range(_PASTED_EACH)]
+        under = Rows(good.pixels, good.index[draws.integers(0, len(good), len(pasted))])
+
+        def made_up(number: int, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+            changed: NDArray[np.float32] = defective(pixels, kinds[number % len(kinds)], seed=seed, first=number).images
+            return changed
+
+        def paste(number: int, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+            row, mask = pasted[number]
+            weight = _soft(mask)
+            mixed: NDArray[np.float32] = pixels * (1 - weight) + known.images.pixels[row][None] * weight
+            return mixed
+
+        size = detector.scoring_batch
+        units = np.unique(keys_of([known.images])[0], return_inverse=True)[1]
+        region = detector.preprocessing.region
+        inside = touched(np.ones(detector.shape[1:], dtype=bool) if region is None else region, *detector.grid)
+        return cls(
+            rows=rows.index,
+            good=Looked.at(detector, len(rows), [rows], left_out=True),
+            good_units=np.unique(keys[chosen], return_inverse=True)[1],
+            made_up=Looked.at(detector, len(rows), _changed(rows, made_up, size), left_out=False),
+            defects=Looked.at(
+                detector,
+                len(known.images) + len(pasted),
+                chain([known.images.rows()], _changed(under, paste, size)),
+                left_out=False,
+            ),
+            defect_units=np.concatenate([units, units[[row for row, _ in pasted]]]).astype(np.intp),
+            real=np.repeat([True, False], [len(known.images), len(pasted)]),
+            cells=None if region is None else Inside(inside),
+            counted=np.flatnonzero(inside),
+        )
+
+    def head(self, good: NDArray[np.bool_] | None = None) -> DefectHead:
+        """Return a head that has learnt from everything, or from these of the good images (N,) alone."""
+        chosen = np.ones(len(self.rows), dtype=bool) if good is None else good
+        head = self._whitening(chosen)
+        _settle(head, *self._oddest(head, chosen))
+        return head
+
+    def gain(self) -> tuple[dict[str, Any], Floats]:
+        """Return AUROCs [without a head, with one], cross-validated: of "known" defects, and of made-up ones "unseen".
+
+        The second value are the scores of the good images with such heads (N,). Units of good images and of defects are
+        judged by heads that have learnt from others, made-up defects by heads that have not met their kind.
+
+        Raises:
+            InputError: the defects are of fewer than three units.
+        """
+        count = len(np.unique(self.defect_units))
+        if count < FEWEST_DEFECTS:
+            raise InputError(
+                f"the images of known defects are near-copies of {count}: give at least {FEWEST_DEFECTS} that differ"
+            )
+        folds, draws = min(_FOLDS, count), np.random.default_rng(0)
+        of_good = draws.permutation(self.good_units.max() + 1)[self.good_units] % folds
+        of_made_up = np.arange(len(of_good)) % len(DEFECTS) % folds
+        of_defects = draws.permutation(count)[self.defect_units] % folds
+        every = np.ones(len(self.rows), dtype=bool)
+        head = self._whitening(every)
+        before = [part.scores for part in (self.good, self.made_up, self.defects)]
+        oddest, after = self._oddest(head, every), [scores.copy() for scores in before]
+        where = (of_good, of_made_up, of_defects)
+        for fold in range(folds):
+            _settle(head, *(found[of != fold] for found, of in zip(oddest, where, strict=True)))
+            for scores, found, of in zip(after, oddest, where, strict=True):
+                value = head.sharpened(torch.from_numpy(scores[of == fold]), torch.from_numpy(found[of == fold]))
+                scores[of == fold] = value.numpy()
+        pairs = list(zip(before, after, strict=True))
+        facts = {
+            "known": [auroc(good, bad[self.real]) for good, bad in zip(pairs[0], pairs[2], strict=True)],
+            "unseen": [auroc(good, bad) for good, bad in zip(pairs[0], pairs[1], strict=True)],
+        }
+        return facts, after[0]
+
+    def _whitening(self, chosen: NDArray[np.bool_]) -> DefectHead:
+        """Return a head that measures places from their means among good images, and knows no defect."""
+        count, total, products = int(chosen.sum()), torch.zeros(()), torch.zeros(())
+        counted = torch.from_numpy(self.counted)
+        for places in self.good.places(chosen):
+            total = total + places.double().sum(0)
+            flat = places[:, counted].double().flatten(0, 1)
+            products = products + flat.T @ flat
+        means = total / count
+        own = means[counted]
+        covariance = (products / count - own.T @ own) / len(counted) * (count / (count - 1))
+        size = len(covariance)
+        ridge = _SMALLEST_VARIANCE * covariance.diagonal().mean() * torch.eye(size, dtype=covariance.dtype)
+        variances, directions = principal_axes(covariance + ridge)
+        head = DefectHead(*means.shape)
+        head.means.copy_(means)
+        head.whitening.copy_(directions / variances.clamp(min=_SMALLEST_SPREAD).sqrt())
+        return head
+
+    def _oddest(self, head: DefectHead, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+        """Return the oddest places of the chosen good images, as if each had been left out, theirs, and of defects."""
+
+        def found(looked: Looked, some: NDArray[np.bool_]) -> Floats:
+            parts = [head.oddest(places, self.cells).double().numpy() for places in looked.places(some)]
+            return np.concatenate(parts)
+
+        count = int(chosen.sum())
+        good = found(self.good, chosen) * (count / (count - 1))
+        return good, found(self.made_up, chosen), found(self.defects, np.ones(len(self.real), dtype=bool))
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A detector that knows some defects.
+
+    Args:
+        detector: with a head.
+        lesson: what that learnt from.
+        errors: float64 (N,), the scores of those images, cross-validated and as if each had been left out.
+        facts: what is said of it, as JSON values.
+    """
+
+    detector: Features
+    lesson: Lesson
+    errors: Floats
+    facts: dict[str, Any]
+
+    def finished(self, detector: Detector, fitted_on: Rows) -> Detector:
+        """Return a detector that was fitted on some of the images with a head that has learnt from these alone."""
+        assert isinstance(detector, Features)
+        return detector.with_head(self.lesson.head(np.isin(self.lesson.rows, fitted_on.index)))
+
+
+def taught(detector: Detector, good: Rows, keys: NDArray[np.void], known: KnownDefects, seed: int) -> Taught:
+    """Return a detector that knows defects, unless that makes it worse.
+
+    Args:
+        detector, good, keys, known, seed: as in `Lesson.of`.
+
+    Raises:
+        UnhelpfulError: cross-validated, the head tells the known defects no better, or others worse.
+        InputError: as `Lesson.of` and `Lesson.gain`.
+    """
+    assert isinstance(detector, Features)
+    bare = detector.with_head(None)
+    lesson = Lesson.of(bare, good, keys, known, seed)
+    gain, errors = checked_gain(lesson)
+    facts = {"images": len(known.images), "masks": len(known.masks), **gain}
+    return Taught(bare.with_head(lesson.head()), lesson, errors, facts)
+
+
+def checked_gain(lesson: Lesson) -> tuple[dict[str, Any], Floats]:
+    """Return what `Lesson.gain` does.
+
+    Raises:
+        UnhelpfulError, InputError: as `taught`.
+    """
+    gain, errors = lesson.gain()
+    (before, after), (others_before, others_after) = gain["known"], gain["unseen"]
+    if before >= 1:
+        raise UnhelpfulError("the screen tells these defects from all good images already: there is nothing to learn")
+    if after <= before or others_after < others_before - _MOST_LOST:
+        said = gain_in_words({"images": int(lesson.real.sum()), **gain})
+        raise UnhelpfulError(f"a head does not help: {said}. Give more images of these defects, or masks of them")
+    return gain, errors
+
+
+def gain_in_words(facts: dict[str, Any]) -> str:
+    """Say what known defects are worth, from the facts of `Taught`."""
+    (before, after), (others_before, others_after) = facts["known"], facts["unseen"]
+    return (
+        f"AUROC of defects like the {counted(facts['images'], 'known one')} {before:.3f} -> {after:.3f}, of made-up "
+        f"defects of unseen kinds {others_before:.3f} -> {others_after:.3f} (cross-validated)"
+    )
+
+
+def _changed(
+    rows: Rows, change: Callable[[int, NDArray[np.float32]], NDArray[np.float32]], size: int
+) -> Iterator[Rows]:
+    """Yield images, `size` at a time, after a change of each by its number and its pixels (1, C, H, W)."""
+    for part in rows.slices(size):
+        pixels = rows.take(part)
+        changed = [change(part.start + place, pixels[place : place + 1]) for place in range(len(pixels))]
+        yield Rows(np.concatenate(changed).astype(np.float32), np.arange(len(changed)))
+
+
+def _soft(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return a mask (H, W) as weights in [0, 1] with a soft edge."""
+    from scipy.ndimage import gaussian_filter
+
+    found: NDArray[np.float32] = gaussian_filter(mask.astype(np.float32), _SOFT_EDGE)
+    return found
+
+
+def _settle(head: DefectHead, good: Floats, made_up: Floats, defects: Floats) -> None:
+    """Let a head tell good images from defects by the oddest places (n, G) of each: ridge regression.
+
+    Good images weigh as much as all defects, made-up ones 30 % of these. Its values are put on the scale of good images
+    by heads that have not learnt from them.
+    """
+    middle, spread = good.mean(axis=0), good.std(axis=0) + _SMALLEST_SPREAD
+    scale = spread * np.sqrt(good.shape[1])
+    rows = (np.concatenate([good, made_up, defects]) - middle) / scale
+    sizes = np.array([len(good), len(made_up), len(defects)])
+    is_defect = np.repeat([0.0, 1.0, 1.0], sizes)
+    weights = np.repeat(np.array([0.5, 0.5 * _MADE_UP_SHARE, 0.5 * (1 - _MADE_UP_SHARE)]) / sizes, sizes)
+    fold = np.random.default_rng(0).permutation(len(rows)) % _FOLDS
+    unseen = np.empty(len(rows))
+    for number in range(_FOLDS):
+        learnt = fold != number
+        unseen[~learnt] = rows[~learnt] @ _ridge(rows[learnt], is_defect[learnt], weights[learnt])
+    own = unseen[: len(good)]
+    deviation = max(own.std(), _SMALLEST_SPREAD)
+    head.middle.copy_(torch.from_numpy(middle))
+    head.weight.copy_(torch.from_numpy(_ridge(rows, is_defect, weights) / (scale * deviation)))
+    head.offset.fill_(own.mean() / deviation)
+
+
+def _ridge(rows: Floats, targets: Floats, weights: Floats) -> Floats:
+    """Return the direction (S,) of a weighted ridge regression."""
+    weights = weights / weights.sum()
+    roots = np.sqrt(weights)
+    centred = roots[:, None] * (rows - weights @ rows)
+    found: Floats = np.linalg.solve(  # type: ignore[assignment]
+        centred.T @ centred + _PENALTY * np.eye(rows.shape[1]), centred.T @ (roots * (targets - weights @ targets))
+    )
+    return found

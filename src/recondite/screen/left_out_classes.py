@@ -1,0 +1,90 @@
+"""Near outliers made of labels alone: the images of one class, to scores that were learnt from the other classes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recondite.errors import InputError
+from recondite.screen.choose_parts import PartScores
+from recondite.screen.classifier_outputs import CONFIDENCE
+from recondite.screen.linear_head import learnt
+from recondite.statistics.classifier_scores import max_softmax
+from recondite.torch_state import own_settings
+
+FEWEST_CLASSES = 3
+_MOST_CLASSES, _FEWEST_IMAGES = 5, 10
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a backbone or classifier gave for N images with classes.
+
+    Args:
+        vectors: float32 (N, F).
+        classes: (N,), from 0 to K - 1.
+        logits: float32 (N, K); None where a linear head is yet to be learnt.
+    """
+
+    vectors: NDArray[np.float32]
+    classes: NDArray[np.integer]
+    logits: NDArray[np.float32] | None = None
+
+    def only(self, rows: NDArray[np.bool_]) -> "Looked":
+        """Return some of the images."""
+        return Looked(self.vectors[rows], self.classes[rows], None if self.logits is None else self.logits[rows])
+
+    def without(self, place: int) -> "Looked":
+        """Return the images of the other classes, which are numbered anew, and their logits."""
+        some = self.only(self.classes != place)
+        logits = None if some.logits is None else np.delete(some.logits, place, axis=1)
+        return Looked(some.vectors, some.classes - (some.classes > place), logits)
+
+
+@own_settings()
+def left_out_classes(
+    learnt_from: Looked, held: Looked, classes: int, shrinkage: float
+) -> Mapping[int, tuple[PartScores, PartScores]]:
+    """Return class -> the scores of held-out images of the other classes, and of its own, by what never learnt it.
+
+    A linear head and its rules are learnt anew without the class, so they know nothing of it. Of a classifier that is
+    given only the rules are, and its logit of the class is left out: its features still know it, so that they look
+    better than they would on a class that is new. At most five classes are left out, those with most held-out images,
+    and none that has fewer than ten.
+
+    Args:
+        learnt_from: images to learn from.
+        held: others.
+        classes: K, at least 3.
+        shrinkage: as in `Learning.head`.
+
+    Raises:
+        InputError: two classes.
+    """
+    if classes < FEWEST_CLASSES:
+        raise InputError(f"expected {FEWEST_CLASSES} classes or more to leave one out; got {classes}")
+    counts = np.bincount(held.classes, minlength=classes)
+    known = np.bincount(learnt_from.classes, minlength=classes)
+    found: dict[int, tuple[PartScores, PartScores]] = {}
+    for place in np.argsort(-counts, kind="stable")[:_MOST_CLASSES].tolist():
+        others = np.delete(known, place)
+        if not _FEWEST_IMAGES <= counts[place] < len(held.classes) or not others.all():
+            continue
+        some = learnt_from.without(place)
+        learning = learnt([(some.vectors, some.classes.tolist(), some.logits)], classes - 1, len(some.classes))
+        head = learning.head(shrinkage) if learnt_from.logits is None else None
+        rules = learning.rules(head)
+        vectors = torch.from_numpy(held.vectors)
+        if head is not None:
+            logits = head(vectors)
+        else:
+            assert held.logits is not None
+            logits = torch.from_numpy(np.delete(held.logits, place, axis=1))
+        scores = {CONFIDENCE: max_softmax(logits), **rules(vectors, logits)}
+        own = held.classes == place
+        every = {name: values.double().numpy() for name, values in scores.items()}
+        of_others, of_own = ({name: values[rows] for name, values in every.items()} for rows in (~own, own))
+        found[place] = of_others, of_own
+    return found

@@ -1,0 +1,114 @@
+"""A screen that is taught known defects: its score becomes sharper, and is calibrated anew."""
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+
+from recondite.data.datasets import open_images
+from recondite.data.spool import keys_of, one_of_each, read_all
+from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
+from recondite.errors import InputError
+from recondite.graphs.exported import Exported
+from recondite.options import TrainingOptions, make_options
+from recondite.progress import counted
+from recondite.screen.calibrate import S, calibrated
+from recondite.screen.few_images import scores_left_out
+from recondite.screen.known import Known
+from recondite.screen.known_defects import KnownDefects, check_teachable, taught
+from recondite.screen.update import next_version
+from recondite.statistics.calibration import Calibrator
+from recondite.statistics.contamination import LEFT_OUT
+from recondite.statistics.density import Marginals
+from recondite.torch_state import own_settings
+
+
+@own_settings()
+def taught_screen(
+    screen: S,
+    defects: object,
+    images: object = None,
+    *,
+    masks: object = None,
+    group_by: GroupBy = COPIES,
+    progress: bool = False,
+) -> S:
+    """Return a screen that knows some defects and tells the like of them better; this one stays as it is.
+
+    A small head on features learns from them, beside made-up ones, and raises the score of images that are like them.
+    A screen keeps no images, so the good ones that it was fitted on are given again: those that it has learnt from are
+    told by their pixels and are what the head compares with, the others calibrate the new score. What was taught before
+    is forgotten: give all known defects together. `facts["known_defects"]` says what it is worth.
+
+    Args:
+        defects: 3 to 50 images of known defects, anything that `open_images` opens; of more, 50 are taken.
+        images: the good images of the fit.
+        masks: a folder of masks of where the defects lie: for DEFECT/NAME.png a mask DEFECT/NAME_mask.png or
+            DEFECT/NAME.png. Defects are then pasted into good images too. By default those in a folder ground_truth
+            near the images, laid out so, of the images that have one.
+        group_by: as in `recondite.fit`.
+        progress: show progress on standard error.
+
+    Raises:
+        InputError: the head does not help (`recondite.screen.known_defects.UnhelpfulError`), a detector without
+            features, an exported screen, too few defects, or too few good images.
+    """
+    check_group_by(group_by)
+    if isinstance(screen.detector, Exported):
+        raise InputError("an exported screen cannot learn: teach the one that it was made from, and export that")
+    check_teachable(screen.detector)
+    if images is None or screen.known is None:
+        what = "keeps no images" if screen.known is not None else "does not know the images that it was fitted on"
+        way = "give the good images of its fit again" if screen.known is not None else "fit it anew with these defects"
+        raise InputError(
+            f"the screen {what}: {way} (recondite {'teach SCREEN DEFECTS GOOD' if screen.known else 'fit --defects'})"
+        )
+    known = KnownDefects.opened(defects, masks, screen.detector, progress)
+    opened = open_images(images, role="fit", shape=screen.detector.shape)
+    group_by = labels_of(opened, group_by)
+    spooled = read_all(opened, screen.detector.preprocessing, progress)
+    known.check_apart(spooled)
+    keys = keys_of([spooled], group_by)[0]
+    trusted = ~np.isin(spooled.ids, (screen.facts.get("contamination") or {}).get("suspects", []))
+    before = screen.known.learnt_alone()
+    learnt = before.same(spooled) & trusted
+    chosen = np.flatnonzero(learnt)
+    options = make_options(TrainingOptions, dict(screen.facts.get("training", {})), "training")
+    lesson = taught(screen.detector, spooled.rows(chosen), keys[chosen], known, options.seed)
+    calibration = screen.facts.get("calibration", {})
+    kept = {name: calibration[name] for name in (LEFT_OUT, "left_out_in_parts") if name in calibration}
+    facts = {key: value for key, value in screen.facts.items() if key != "update"}
+    facts |= {"known_defects": lesson.facts, **next_version(screen)}
+    if "left_out_in_parts" in calibration:
+        needed = screen.facts["images"]["images"]
+        if len(chosen) < needed:
+            raise InputError(
+                f"the screen judged each of its {counted(needed, 'image')} by a detector fitted without it, and they "
+                f"all have to be given again; of these it knows {len(chosen)}"
+            )
+        unfitted = deepcopy(lesson.detector.with_head(None))
+        left_out = scores_left_out(
+            *(unfitted, spooled, keys, options, progress), fresh=learnt, learnable=learnt, finished=lesson.finished
+        )
+        facts["calibration"] = {**kept, "images": len(left_out.rows), "fingerprint": spooled.fingerprint(left_out.rows)}
+        found: dict[str, Any] = {"calibrator": Calibrator(left_out.scores), "peaks": left_out.peaks, "facts": facts}
+        seen = screen.known
+    else:
+        fresh = np.flatnonzero(~before.met(spooled, group_by, keys) & trusted)
+        rows = fresh[one_of_each(keys[fresh], spooled.hashes[fresh], options.seed)]
+        if not len(rows):
+            raise InputError(
+                f"the screen has learnt from all of these {counted(len(spooled), 'image')}: give those that calibrated "
+                "it too, or other good images beside them"
+            )
+        groups = None if screen.calibrator.groups is None else tuple(spooled.labels[row] for row in rows)
+        facts["calibration"] = {**kept, "images": len(rows), "fingerprint": spooled.fingerprint(rows)}
+        evidence = screen.evidence
+        if evidence is not None:
+            evidence = replace(evidence, error=Marginals.fit(lesson.errors[:, None]))
+        found = calibrated(lesson.detector, evidence, screen.score, spooled.rows(rows), groups, facts, progress)
+        found["evidence"] = evidence
+        seen = Known.of([(spooled, rows, False)], before)
+    found["known"] = seen.taught(known.images)
+    return cast(S, replace(cast(Any, screen), detector=lesson.detector, **found))

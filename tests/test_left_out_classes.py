@@ -1,0 +1,71 @@
+"""Parts of a guard chosen on classes that were left out."""
+
+import numpy as np
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from recondite.errors import InputError
+from recondite.screen.choose_parts import choose_parts
+from recondite.screen.left_out_classes import Looked, left_out_classes
+
+DRAWS = np.random.default_rng(0)
+MEANS = 3 * np.eye(4)[:, :3] - 1
+
+
+def of_classes(count, seed, size=3):
+    draws = np.random.default_rng(seed)
+    classes = draws.integers(0, 4, count)
+    return (MEANS[classes][:, :size] + draws.normal(0, 0.5, (count, size))).astype(np.float32), classes
+
+
+def test_the_head_without_a_class_is_the_discriminant_of_the_others():
+    vectors, classes = of_classes(300, 1)
+    held, true = of_classes(120, 2)
+    found = left_out_classes(Looked(vectors, classes), Looked(held, true), 4, 1e-9)
+    assert set(found) == {0, 1, 2, 3}
+    for place, (others, own) in found.items():
+        some = classes != place
+        twin = LinearDiscriminantAnalysis(solver="lsqr").fit(vectors[some], classes[some])
+        doubt = -np.log(twin.predict_proba(held).max(1))
+        np.testing.assert_allclose(others["confidence"], doubt[true != place], atol=1e-3)
+        np.testing.assert_allclose(own["confidence"], doubt[true == place], atol=1e-3)
+        assert set(own) == {"confidence", "max_logit", "energy", "knn", "mahalanobis", "vim"}
+        assert own["mahalanobis"].mean() > 2 * others["mahalanobis"].mean()
+
+
+def test_a_given_classifier_loses_its_logit_of_the_class():
+    vectors, classes = of_classes(300, 3)
+    held, true = of_classes(120, 4)
+    logits, of_held = (DRAWS.normal(size=(len(some), 4)).astype(np.float32) for some in (vectors, held))
+    found = left_out_classes(Looked(vectors, classes, logits), Looked(held, true, of_held), 4, 0.3)
+    for place, (others, own) in found.items():
+        expected = -np.delete(of_held, place, axis=1).max(1)
+        np.testing.assert_array_equal(others["max_logit"], expected[true != place])
+        np.testing.assert_array_equal(own["max_logit"], expected[true == place])
+
+
+def test_classes_of_few_images_are_not_left_out():
+    vectors, classes = of_classes(300, 5)
+    held, true = of_classes(120, 6)
+    rows = (true != 2) | (np.cumsum(true == 2) <= 9)
+    found = left_out_classes(Looked(vectors, classes), Looked(held[rows], true[rows]), 4, 0.3)
+    assert set(found) == {0, 1, 3}
+    with pytest.raises(InputError, match="expected 3 classes or more"):
+        left_out_classes(Looked(vectors, classes), Looked(held, true), 2, 0.3)
+
+
+def test_what_tells_left_out_classes_is_chosen_where_far_outliers_tell_nothing():
+    draws = np.random.default_rng(7)
+
+    def drawn(size, **shifted):
+        return {name: draws.normal(shifted.get(name, 0), 1, size) for name in ("screen", "near", "useless")}
+
+    inliers, far = drawn(300), {"far": drawn(300, screen=9, near=9, useless=9)}
+    assert choose_parts(inliers, far, 0.1).parts == ("screen",)
+    own = {name: values for name, values in drawn(200, near=4).items() if name != "screen"}
+    others = {name: values for name, values in drawn(300).items() if name != "screen"}
+    choice = choose_parts(inliers, far, 0.1, {"seven": (others, own)})
+    assert choice.parts == ("near",)
+    assert choice.left_out["seven"] > 0.95
+    assert choice.caught["near"] > 0.95
+    assert choice.caught["screen"] == pytest.approx(0.5, abs=0.01)  # what has learnt the class catches none of it

@@ -1,0 +1,215 @@
+"""A guard that is served: a label, or an abstention and its reason, for each image of one request."""
+
+import base64
+import csv
+import io
+import time
+import zipfile
+from contextlib import ExitStack
+from functools import partial
+
+import numpy as np
+import pytest
+from service import in_process, png
+from torch import nn
+
+import recondite
+from recondite.screen.guard_file import load_guard, save_guard
+from recondite.screen.guard_fit import fit_guard
+
+pytest.importorskip("fastapi")
+
+PREDICT, INFER = "/v1/screens/colours/predict", "/v2/models/colours/infer"
+PNG = {"content-type": "image/png"}
+
+
+class Backbone(nn.Module):
+    """Means of areas of 3 channels: 12 features, whatever the size."""
+
+    def forward(self, x):
+        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def coloured(count, seed, colours=((0.7, 0.3, 0.3), (0.3, 0.3, 0.7))):
+    """Noisy images (N, 3, 16, 16) of one of several colours, and their classes."""
+    draws = np.random.default_rng(seed)
+    classes = draws.integers(0, len(colours), count)
+    areas = draws.normal(0, 0.08, (count, 3, 2, 2)).repeat(8, 2).repeat(8, 3)
+    noisy = np.array(colours)[classes][:, :, None, None] + areas + draws.normal(0, 0.05, (count, 3, 16, 16))
+    return (np.clip(noisy, 0, 1) * 255).astype(np.uint8), [("red", "blue", "other")[place] for place in classes]
+
+
+def pairs(images, classes):
+    return list(zip(images, classes, strict=True))
+
+
+def files(seed=30):
+    images = np.concatenate([coloured(12, seed)[0], coloured(4, seed, ((0.2, 0.9, 0.2),))[0]])
+    return [png(image.transpose(1, 2, 0)) for image in images]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("guard") / "colours"
+    screen = recondite.fit(coloured(200, 1)[0], detector="features", backbone=Backbone(), alpha=0.1, latent_size=4)
+    fitted = fit_guard(pairs(*coloured(200, 1)), screen=screen, calibration=pairs(*coloured(600, 2)), risk=0.05)
+    fitted.guard.screen.save(path)
+    save_guard(fitted.guard, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def guard(folder):
+    return load_guard(recondite.load(folder, backbone=Backbone()), folder)
+
+
+@pytest.fixture(scope="module")
+def client(folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("served")
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("recondite.service.engine.registry.load", partial(recondite.load, backbone=Backbone()))
+            client = stack.enter_context(in_process(folder, place, jobs=place / "jobs"))
+        yield client
+
+
+def expected_of(decisions):
+    return [
+        (one.label, one.reason, one.kind, one.predicted, one.confidence if np.isfinite(one.confidence) else None)
+        for one in decisions
+    ]
+
+
+def found_in(rows):
+    return [
+        tuple(row["guard"][name] for name in ("label", "reason", "abstention", "predicted", "confidence"))
+        for row in rows
+    ]
+
+
+def as_json(sent):
+    return {"images": [{"data": base64.b64encode(one).decode()} for one in sent]}
+
+
+def test_a_request_gets_the_decisions_of_the_library(client, guard):
+    sent = [*files(), b"no image"]
+    expected = guard(sent)
+    assert {None, "foreign", "invalid"} <= set(expected.kinds)
+    rows = client.post(PREDICT, json=as_json(sent)).json()["verdicts"]
+    assert found_in(rows) == expected_of(expected)
+    assert [row["instance_score"] for row in rows[:-1]] == expected.verdicts.instance_score[:-1].tolist()
+    for one, whole in zip(sent, rows, strict=True):  # alone it gets the same bits
+        (alone,) = client.post(PREDICT, content=one, headers=PNG).json()["verdicts"]
+        assert alone["guard"] == whole["guard"]
+
+
+def test_alpha_and_heat_maps_go_with_it(client, guard):
+    sent = files(31)
+    rows = client.post(PREDICT, params={"alpha": 0.3}, json=as_json(sent)).json()["verdicts"]
+    assert found_in(rows) == expected_of(guard.at(guard.screen.with_alpha(0.3))(sent))
+    (one,) = client.post(PREDICT, params={"heat_map": True}, content=sent[0], headers=PNG).json()["verdicts"]
+    assert found_in([one]) == expected_of(guard(sent[:1]))
+
+
+def test_statistics_of_the_head_are_no_part_of_events(client, guard):
+    (row,) = client.post(PREDICT, content=files()[0], headers=PNG).json()["verdicts"]
+    event = client.get(f"/v1/events/{row['event']}").json()
+    assert set(event["statistics"]) == set(guard.screen.predict(files()[:1]).statistics or {})
+
+
+def test_a_guard_with_its_own_classifier_takes_no_labels(client):
+    answer = client.post(PREDICT, params={"label": "red"}, content=files()[0], headers=PNG)
+    assert answer.status_code == 422
+    assert "has a classifier of its own" in answer.json()["error"]["message"]
+    (described,) = client.get("/v1/screens").json()
+    assert described["labels"] == ["blue", "red"]
+
+
+def test_the_open_inference_protocol_gives_labels_too(client, guard):
+    sent = files()
+    data = [base64.b64encode(one).decode() for one in sent]
+    asked = {"inputs": [{"name": "images", "datatype": "BYTES", "shape": [len(sent)], "data": data}]}
+    expected = guard(sent)
+    outputs = {one["name"]: one["data"] for one in client.post(INFER, json=asked).json()["outputs"]}
+    assert outputs["label"] == [one or "" for one in expected.labels]
+    assert outputs["reason"] == [one or "" for one in expected.reasons]
+    chosen = client.post(INFER, json={**asked, "outputs": [{"name": "confidence"}, {"name": "abstention"}]}).json()
+    outputs = {one["name"]: one["data"] for one in chosen["outputs"]}
+    assert outputs == {
+        "confidence": expected.confidence.tolist(),
+        "abstention": [one or "" for one in expected.kinds],
+    }
+    described = {one["name"] for one in client.get("/v2/models/colours").json()["outputs"]}
+    assert {"label", "reason", "abstention", "confidence"} <= described
+
+
+def test_a_screen_that_is_no_guard_has_no_labels(digit_screen, digit_files, tmp_path):
+    with in_process(digit_screen, tmp_path) as client:
+        (described,) = client.get("/v1/screens").json()
+        assert described["labels"] is None
+        data = [base64.b64encode(digit_files[0]).decode()]
+        asked = {
+            "inputs": [{"name": "images", "datatype": "BYTES", "shape": [1], "data": data}],
+            "outputs": [{"name": "label"}],
+        }
+        answer = client.post(f"/v2/models/{described['name']}/infer", json=asked)
+        assert answer.status_code == 400
+        assert "has no label" in answer.json()["error"]
+
+
+def test_a_job_writes_labels_into_its_table(client, guard):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for place, one in enumerate(files()):
+            archive.writestr(f"{place:02d}.png", one)
+    job = client.post("/v1/jobs?screen=colours", content=stream.getvalue(), headers={"content-type": "application/zip"})
+    assert job.status_code in (200, 201, 202), job.text
+    until = time.monotonic() + 60
+    while (found := client.get(f"/v1/jobs/{job.json()['id']}").json())["state"] not in ("done", "failed"):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert found["state"] == "done", found
+    rows = list(csv.DictReader(io.StringIO(client.get(f"/v1/jobs/{found['id']}/table.csv").text)))
+    assert [row["label"] for row in rows] == [one or "" for one in guard(files()).labels]
+    assert [row["abstention"] for row in rows] == [one or "" for one in guard(files()).kinds]
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """An ONNX classifier of 8 x 8 pixels, another size than the screen's: red and blue as logits."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    make, floats = onnx.helper, onnx.TensorProto.FLOAT
+    weight = np.array([[10, 0], [-10, -10], [0, 10]], np.float32)
+    nodes = [
+        make.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+        make.make_node("Flatten", ["pooled"], ["features"]),
+        make.make_node("MatMul", ["features", "weight"], ["logits"]),
+    ]
+    ends = [make.make_tensor_value_info(name, floats, ["n", size]) for name, size in (("logits", 2), ("features", 3))]
+    start = make.make_tensor_value_info("x", floats, ["n", 3, 8, 8])
+    made = make.make_graph(nodes, "g", [start], ends, [onnx.numpy_helper.from_array(weight, "weight")])
+    path = tmp_path / "classifier.onnx"
+    path.write_bytes(make.make_model(made, opset_imports=[make.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    return path
+
+
+def test_an_onnx_classifier_sees_images_in_its_own_size(graph, tmp_path):
+    from recondite.screen.onnx_classifier import read_classifier
+
+    judge = recondite.fit(coloured(150, 20)[0], detector="pca", latent_size=4, alpha=0.1)
+    fitted = fit_guard(
+        pairs(*coloured(60, 21)),
+        screen=judge,
+        classifier=read_classifier(graph),
+        labels=["red", "blue"],
+        calibration=pairs(*coloured(200, 22)),
+    )
+    fitted.guard.screen.save(tmp_path / "colours")
+    save_guard(fitted.guard, tmp_path / "colours")
+    sent = [*files(), b"no image"]
+    with in_process(tmp_path / "colours", tmp_path) as client:
+        rows = client.post(PREDICT, json=as_json(sent)).json()["verdicts"]
+        assert found_in(rows) == expected_of(fitted.guard(sent))
+        (alone,) = client.post(PREDICT, content=b"no image", headers=PNG).json()["verdicts"]
+        assert alone["guard"]["abstention"] == "invalid"
