@@ -15,7 +15,7 @@ from recondite import InputError, build, write_report
 from recondite.cli import main
 from recondite.data.datasets import nameless
 from recondite.detectors.feature_options import LOCAL, Method
-from recondite.detectors.seen import Seen
+from recondite.detectors.seen import Seen, Some
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, decomposed, greedy_coreset
 from recondite.networks import backbones
 from recondite.networks.fused import Packed
@@ -444,12 +444,16 @@ def test_a_bank_of_few_images_has_finite_scores(digits, method):
             made(digits, method, images=5, neighbours=5, latent_size=2)
 
 
-def test_what_is_kept_of_a_batch_does_not_keep_the_batch():
-    """Vectors of places take 300 kB an image of 352 pixels; of 20,000 images 64 standardise."""
-    seen = Seen(torch.randn(8, 1, 30), torch.randn(8, 9, 20), None)
-    none, one = seen.some(slice(16, 24), 1600, 64), seen.some(slice(24, 32), 1600, 64)
-    assert len(none.whole) == 0
-    assert torch.equal(one.whole, seen.whole[1:2])
-    assert torch.equal(one.places, seen.places[1:2])
-    for vectors in (*none[:2], *one[:2]):
-        assert vectors.untyped_storage().nbytes() == vectors.nbytes
+def test_what_is_kept_of_images_does_not_keep_the_others():
+    """Vectors of places take 300 kB an image of 352 pixels; of 20,000 images about 64 standardise."""
+    seen = Seen(torch.randn(200, 1, 30), torch.randn(200, 9, 20), None)
+    some = Some(200, 64)
+    for start in range(0, 200, 8):
+        taken = slice(start, start + 8)
+        some.add(taken, Seen(seen.whole[taken], seen.places[taken], None))
+    assert len(some.parts) == 25
+    assert torch.equal(torch.cat([part.whole for part in some.parts]), seen.whole[::3])
+    assert torch.equal(torch.cat([part.places for part in some.parts]), seen.places[::3])
+    for vectors in zip(*(part[:2] for part in some.parts), strict=True):
+        assert {one.untyped_storage().data_ptr() for one in vectors} == {vectors[0].untyped_storage().data_ptr()}
+        assert vectors[0].untyped_storage().nbytes() == sum(one.nbytes for one in vectors)

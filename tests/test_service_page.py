@@ -98,6 +98,11 @@ def test_the_heat_map_lies_exactly_over_the_original(judged, digits):
     fitted = original.bounding_box()
     assert fitted["width"] == pytest.approx(4 * fitted["height"], rel=0.02)
     assert heat.bounding_box() == fitted
+    outline = visitor.page.locator("img.outline:visible")
+    assert outline.bounding_box() == fitted
+    visitor.page.get_by_role("checkbox", name="outline").uncheck()
+    outline.wait_for(state="detached")
+    assert visitor.page.locator(".nearest:visible img").count() == 4
     visitor.page.get_by_role("button", name="Full size").click()
     assert original.bounding_box()["width"] == 1600
     assert heat.bounding_box() == original.bounding_box()
@@ -154,6 +159,9 @@ def test_review_with_the_keyboard_undo_and_export(judged, process):
     assert first == queue["events"][0]["id"], "invalid images and the lowest p-values come first"
     visitor.see(f"{queue['count']} images left")
     visitor.check("review")
+    kept = next(row["id"] for row in queue["events"] if row["verdict"] == "outlier")
+    assert len(httpx.get(f"{process.url}/page/events/{kept}/nearest").json()) == 4
+    assert httpx.get(f"{process.url}/page/events/{kept}/outline").headers["content-type"] == "image/svg+xml"
     visitor.page.keyboard.press("o")
     second = drawn(visitor, first)
     visitor.page.keyboard.press("i")

@@ -243,7 +243,7 @@ def test_the_share_flagged_is_drawn_in_runs_of_equally_many_images_with_their_in
 )
 def test_a_file_that_is_no_picture_is_told_by_what_it_is(content, what):
     pytest.importorskip("nicegui")
-    from recondite.service.page.judge import not_a_picture
+    from recondite.service.engine.no_pictures import not_a_picture
 
     assert not_a_picture("a.png", content) == what
 
@@ -328,3 +328,27 @@ def test_a_map_stays_as_images_are_added(digits):
     for axis in (0, 1):
         np.testing.assert_allclose(np.corrcoef(first[:, axis], more[:40, axis])[0, 1], 1, atol=1e-9)
     assert np.array_equal(atlas.flat(latents[:50][::-1], names[:50][::-1])[0], more[::-1])
+
+
+def test_an_outline_has_the_edges_of_a_mask():
+    from recondite.service.engine.beside import outline
+
+    drawn = outline(np.array([[True, True, False], [False, False, False]]))
+    (edges,) = set(re.findall(r'd="([^"]*)"', drawn))
+    found = {(int(x), int(y), way) for x, y, way in re.findall(r"M(\d+) (\d+)([vh])1", edges)}
+    across = {(0, 0, "h"), (1, 0, "h"), (0, 1, "h"), (1, 1, "h")}
+    assert found == across | {(0, 0, "v"), (2, 0, "v")}
+    assert 'viewBox="0 0 3 2"' in drawn
+
+
+def test_the_nearest_good_images_begin_with_the_image_itself(screens):
+    from recondite.data.pictures import colours, png_url
+    from recondite.service.engine.beside import nearest_good
+    from recondite.service.engine.pictures import png
+
+    screen = screens("pca")
+    small = screen.known.small[7].reshape(1, 8, 8)
+    found = nearest_good(screen, small)
+    assert found[0] == png_url(png(colours(small)))
+    assert len(set(found)) == 4
+    assert nearest_good(screen, np.zeros((1, 4, 4), np.float32)) == []

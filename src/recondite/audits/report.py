@@ -49,6 +49,7 @@ def write_audit_report(audit: Audit, name: str, path: Path, table: str, keep: st
     values = {
         "title": "What is wrong with these images",
         "source": name,
+        "made": [("images", name)],
         "table": table,
         "keep": keep,
         "total": counted(len(audit.ids), "image"),

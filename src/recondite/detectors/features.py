@@ -31,7 +31,7 @@ from recondite.detectors.feature_vectors import FeatureVectors
 from recondite.detectors.inside import Inside, in_one_row, spread_out
 from recondite.detectors.measured import Measured
 from recondite.detectors.runner import Runner
-from recondite.detectors.seen import Memory, Seen
+from recondite.detectors.seen import Memory, Seen, Some
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
 from recondite.distributed import rank_and_size, shard_of, unsharded
 from recondite.errors import InputError
@@ -327,15 +327,15 @@ class Features(Detector):
         vectors_of_image = {name: len(every[places[name]]) if name in LOCAL else 1 for name in models}
         for name, model in models.items():
             model.begin(len(images) * vectors_of_image[name], further)
-        kept = []
+        kept = Some(len(images), _STANDARDISED_BY)
         for taken, seen in self._looked_at(images, shown):
             for name, model in models.items():
                 vectors = seen.places[:, places[name]] if name in LOCAL else seen.whole
                 model.add(vectors, taken.start * vectors_of_image[name])
-            kept.append(seen.some(taken, len(images), _STANDARDISED_BY))
+            kept.add(taken, seen)
         for model in models.values():
             model.settle()
-        return kept
+        return kept.parts
 
     def _met(
         self, validation: Rows, trained: FeatureAutoencoder | None, shown: bool
@@ -343,14 +343,14 @@ class Features(Detector):
         """Return some of what is seen in validation images, their mean error, and the vectors to validate dfr by."""
         counted = torch.arange(math.prod(self.grid))[self._counted()]
         drawn = None if trained is None else trained.drawn_from(len(validation) * len(counted))
-        kept, errors = [], []
+        kept, errors = Some(len(validation), _STANDARDISED_BY), []
         for taken, seen in self._looked_at(validation, shown):
-            kept.append(seen.some(taken, len(validation), _STANDARDISED_BY))
+            kept.add(taken, seen)
             errors.append(self.whole.distance(seen.whole)[:, 0])
             if drawn is not None:
                 drawn.add(seen.places[:, counted], taken.start * len(counted))
         error = float(torch.cat(unsharded(errors)).double().mean())
-        return kept, error, torch.empty(0) if drawn is None else drawn.gathered()
+        return kept.parts, error, torch.empty(0) if drawn is None else drawn.gathered()
 
     def _counted(self) -> slice | Tensor:
         """Return the places that count in every image."""

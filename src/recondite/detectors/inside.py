@@ -28,8 +28,8 @@ class Inside:
         return cls(None, (pixels != float(MID_GREY)).any(1))
 
     def of(self, images: slice) -> "Inside":
-        """Return it for some of the images, a copy."""
-        return Inside(self._shared, None if self._own is None else self._own[images].clone())
+        """Return it for some of the images."""
+        return Inside(self._shared, None if self._own is None else self._own[images])
 
     def on(self, height: int, width: int) -> "Inside":
         """Return the cells of a coarser grid, spread over the images, that any pixel inside lies in."""

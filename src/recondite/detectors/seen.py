@@ -22,13 +22,38 @@ class Seen(NamedTuple):
     places: Tensor
     cells: Inside | None
 
-    def some(self, taken: slice, count: int, most: int) -> "Seen":
-        """Return it for those of a slice of `count` images that are among about `most` evenly spaced ones."""
-        step = max(1, count // most)
-        rows = slice(-taken.start % step, None, step)
-        # Copies: a view would keep the vectors of all the others in memory.
-        whole, places = self.whole[rows].clone(), self.places[rows].clone()
-        return Seen(whole, places, None if self.cells is None else self.cells.of(rows))
+
+class Some:
+    """What was seen in about `most` evenly spaced ones of `count` images, batch by batch.
+
+    Their vectors lie together in a place of their own: views would keep all others in memory, and a copy of each
+    batch's would split the memory that the next batches use.
+
+    Attributes:
+        parts: what was seen in those of each batch.
+
+    Args:
+        count: how many images come, in all processes.
+        most: how many are wanted.
+    """
+
+    def __init__(self, count: int, most: int) -> None:
+        self.parts: list[Seen] = []
+        self._step = max(1, count // most)
+        self._room = -(-count // self._step)
+        self._taken = 0
+        self._whole = self._places = torch.empty(0)
+
+    def add(self, taken: slice, seen: Seen) -> None:
+        """Take in those of a slice of the images."""
+        rows = slice(-taken.start % self._step, None, self._step)
+        whole, places = seen.whole[rows], seen.places[rows]
+        if not self.parts:
+            self._whole, self._places = (part.new_empty(self._room, *part.shape[1:]) for part in (whole, places))
+        own = slice(self._taken, self._taken + len(whole))
+        self._taken = own.stop
+        cells = None if seen.cells is None else seen.cells.of(rows)
+        self.parts.append(Seen(self._whole[own].copy_(whole), self._places[own].copy_(places), cells))
 
 
 class Memory:

@@ -14,6 +14,7 @@ from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.reports.figures import plot_martingale, plot_scores, plot_shifts
 from recondite.reports.page import TablePage
+from recondite.reports.words import made_from
 from recondite.screen.monitor import Monitor, Moved
 from recondite.screen.screen import Screen
 from recondite.screen.shift import advice
@@ -142,6 +143,7 @@ def write_drift_page(path: Path, drift: Drift, screen: Screen) -> None:
         note="Recent images (since the change, after an alarm) beside the calibration images, by Kolmogorov and "
         "Smirnov's test. After an alarm these p-values are a hint of where to look, not a second test.",
         figures=figures,
+        made=made_from(screen),
     )
     page.write(path)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from recondite.data.files import atomic_file
 from recondite.data.pictures import svg
 
 _SAMPLES_IN_A_ROW = 8
+_MOST_STATIC_ROWS = 200
 _BROAD = 7.0  # inches: such a figure has a row of its own
 
 
@@ -20,13 +22,49 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
     Args:
         path: of the file.
         template: a file beside this one, which extends page.html.
-        values: what it shows.
+        values: what it shows; "made" are facts of where it comes from, to which the date and the version are added.
     """
+    import datetime
+
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(autoescape=True, loader=PackageLoader("recondite.reports", "."))
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    made = [*values.get("made", ()), ("made", now), ("by", f"recondite {metadata.version('recondite')}")]
     with atomic_file(path) as temporary:
-        temporary.write_text(environment.get_template(template).render(values), encoding="utf-8")
+        temporary.write_text(environment.get_template(template).render({**values, "made": made}), encoding="utf-8")
+
+
+def table_data(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    numbers: Sequence[int] = (),
+    filter_by: int | None = None,
+    pictures: int | None = None,
+    widths: Sequence[str] = (),
+    words: str = "table",
+) -> dict[str, Any]:
+    """Return a table as data, of which a page draws the rows in sight; it is sorted, and filtered by a text.
+
+    Args:
+        columns: their names.
+        rows: cells: text, finite numbers or None.
+        numbers: columns of numbers.
+        filter_by: a column of few words, one of which can be chosen.
+        pictures: a column of pictures as data URLs; the next says what they are.
+        widths: of the columns, in CSS; "" for those that share the rest.
+        words: what the table is.
+    """
+    return {
+        "columns": list(columns),
+        "rows": [list(row) for row in rows],
+        "numbers": list(numbers),
+        "filter_by": filter_by,
+        "pictures": pictures,
+        "widths": list(widths),
+        "words": words,
+    }
 
 
 @dataclass
@@ -35,9 +73,10 @@ class TablePage:
 
     Args:
         title, lead, note: text; the note stands under the table.
-        columns, rows: a table.
+        columns, rows: a table; a long one is drawn as it is scrolled.
         figures: drawn one beside the other.
         galleries: {"title", "note", "data"}: a picture as a data URL, with its words.
+        made: (name, value) of what it was made from: source, screen, settings.
         second: title, columns and rows of another table, after the figures.
     """
 
@@ -48,12 +87,15 @@ class TablePage:
     note: str
     figures: list[Axes] = field(default_factory=list)
     galleries: list[dict[str, str]] = field(default_factory=list)
+    made: Sequence[tuple[str, str]] = ()
     second: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
 
     def write(self, path: Path) -> None:
         """Write the file, atomically."""
         figures = [{"svg": svg(ax), "broad": _inches(ax) > _BROAD} for ax in self.figures]
-        write_page(path, "table.html", {**vars(self), "figures": figures})
+        many = len(self.rows) > _MOST_STATIC_ROWS
+        data = table_data(self.columns, self.rows, words=self.title) if many else None
+        write_page(path, "table.html", {**vars(self), "figures": figures, "data": data})
 
 
 def _inches(ax: Axes) -> float:

@@ -23,6 +23,7 @@ from recondite.reports.reviewed import (
     flagged,
     read_reviewed,
 )
+from recondite.reports.words import made_from
 from recondite.screen.screen import Screen
 from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
@@ -151,6 +152,7 @@ def write_recalibration_page(path: Path, result: Recalibration, title: str) -> N
         note="The rows on labelled images after calibration are of the images that calibrated it, and so near alpha by "
         "construction; the interval is what to expect of others.",
         figures=figures,
+        made=made_from(after),
     )
     page.write(path)
 

@@ -8,14 +8,17 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
+from PIL import Image
 
 from recondite.data.datasets import ImageSet, open_images, read_batches
 from recondite.data.pictures import HEAT_MAP, colours, data_url, heat_colours, svg
 from recondite.errors import InputError
 from recondite.options import shown_options
+from recondite.progress import counted
 from recondite.reports.figures import plot_calibration, plot_history, plot_p_values, plot_scores
 from recondite.reports.image_figures import plot_epochs
-from recondite.reports.page import write_page
+from recondite.reports.page import table_data, write_page
+from recondite.reports.words import made_from
 from recondite.screen.promise import promise
 from recondite.screen.screen import Screen
 from recondite.screen.words import gain_in_words
@@ -24,6 +27,8 @@ from recondite.statistics.scores import Verdicts
 
 _SHOWN = 12
 _LISTED = 50
+_THUMBNAILS, _SIDE = 500, 64
+"""Flagged images that have a picture in the table, and its longer side in pixels."""
 
 
 def write_report(
@@ -65,7 +70,8 @@ def _content(
     return {
         "title": title,
         "table": table,
-        "total": f"{len(verdicts):,}",
+        "total": counted(len(verdicts), "image"),
+        "made": made_from(screen, images),
         "detector": screen.detector.name,
         "promise": promise(screen, verdicts.alpha if verdicts.rule == "false-discovery rate" else None),
         "counts": {word: f"{count:,}" for word, count in counts.items()},
@@ -82,6 +88,8 @@ def _content(
         "figures": [svg(ax) for ax in _figures(screen, verdicts)],
         "learning": None if pictures is None else svg(plot_epochs(pictures)),
         "galleries": _galleries(screen, verdicts, words, images),
+        "verdicts": _table(screen, verdicts, words, images),
+        "every": f"The flagged first{_first(counts['outlier'], images)}. Sort by a column, filter by name or verdict.",
         "unreadable": [
             (name, error) for name, error in zip(verdicts.ids, verdicts.errors, strict=True) if error is not None
         ][:_LISTED],
@@ -95,6 +103,61 @@ def _content(
         ),
         "facts": screen_facts(screen),
     }
+
+
+def _first(outliers: int, images: object) -> str:
+    if images is None or not outliers:
+        return ""
+    return f", the most anomalous {_THUMBNAILS} with pictures" if outliers > _THUMBNAILS else ", with pictures"
+
+
+def _table(screen: Screen, verdicts: Verdicts, words: Sequence[str], images: object) -> dict[str, Any]:
+    """Return all verdicts as the data of a table, the flagged and among these the most anomalous first."""
+    score, p_value = verdicts.instance_score, verdicts.p_value
+    order = np.lexsort((-np.nan_to_num(score, nan=-np.inf), np.nan_to_num(p_value), ~verdicts.is_outlier))
+    outliers = [int(index) for index in order if words[index] == "outlier"][:_THUMBNAILS]
+    pictures = _thumbnails(screen, verdicts, images, outliers)
+    rows = [
+        (
+            pictures.get(index),
+            verdicts.ids[index],
+            words[index],
+            float(score[index]) if np.isfinite(score[index]) else None,
+            float(p_value[index]) if np.isfinite(p_value[index]) else None,
+            verdicts.errors[index],
+        )
+        for index in map(int, order)
+    ]
+    return table_data(
+        ["picture", "image", "verdict", "score", "p-value", "why unreadable"],
+        rows,
+        numbers=(3, 4),
+        filter_by=2,
+        pictures=0,
+        widths=("72px", "", "100px", "110px", "110px", "22%"),
+        words="all verdicts",
+    )
+
+
+def _thumbnails(screen: Screen, verdicts: Verdicts, images: object, chosen: Sequence[int]) -> dict[int, str]:
+    """Return small pictures of some of the judged images, as data URLs."""
+    if images is None or not chosen or not screen.detector.preprocessing.is_image:
+        return {}
+    opened = open_images(images, shape=screen.detector.shape)
+    place = {name: index for index, name in enumerate(opened.ids or ())}
+    known = [index for index in chosen if verdicts.ids[index] in place]
+    selected = opened.select(place[verdicts.ids[index]] for index in known)
+    found: dict[int, str] = {}
+    rows = iter(known)
+    for batch in read_batches(selected, screen.detector.preprocessing, screen.detector.scoring_batch):
+        pixels = iter(batch.pixels)
+        for error in batch.errors:
+            index = next(rows)
+            if error is None:
+                picture = Image.fromarray(colours(next(pixels)))
+                picture.thumbnail((_SIDE, _SIDE))
+                found[index] = data_url(np.asarray(picture), 1)
+    return found
 
 
 def _figures(screen: Screen, verdicts: Verdicts) -> Iterable[Axes]:

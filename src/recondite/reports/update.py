@@ -7,6 +7,7 @@ from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.reports.figures import plot_scores
 from recondite.reports.page import TablePage
+from recondite.reports.words import made_from
 from recondite.screen.screen import Screen
 
 
@@ -75,6 +76,7 @@ def write_update_page(path: Path, before: Screen, after: Screen, title: str) -> 
         "flagged is near alpha by construction; before, it is how the old threshold did on them. Scores of two "
         "detectors have no common unit; the AUROC has none.",
         figures=figures,
+        made=made_from(after),
     )
     page.write(path)
 

@@ -1,6 +1,7 @@
-"""Numbers in words: p-values, and how rare a score is among the calibration images."""
+"""Numbers in words: p-values, how rare a score is among the calibration images, and what a report was made from."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -39,3 +40,14 @@ def how_rare(screen: Screen, score: float, p_value: float, group: str = "") -> s
         return f"none of {among} scores this high (p <= {shown}, the smallest this screen can give)"
     verb = "scores" if higher <= 1 else "score"
     return f"{higher or 'none'} of {among} {verb} this high (p = {p_text(p_value)})".replace("= 0.", "= .")
+
+
+def made_from(screen: Screen, source: object = None) -> list[tuple[str, str]]:
+    """Return what a report was made from: its source where that has a name, and the screen, as (name, value)."""
+    version = screen.facts.get("version")
+    return [
+        *([("images", str(source))] if isinstance(source, str | Path) else []),
+        ("screen", f"{screen.detector.name} {screen.fingerprint()[:12]}"),
+        *([("version", str(version))] if version is not None else []),
+        ("alpha", p_text(screen.alpha)),
+    ]

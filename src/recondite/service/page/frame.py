@@ -3,7 +3,7 @@
 import json
 import math
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -179,9 +179,10 @@ def tiles_of(tiles: Mapping[str, str]) -> str:
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
-def viewer(source: str, heat: str | None, words: str) -> str:
-    """Return a picture in full size, with its heat map over it where there is one."""
+def viewer(source: str, heat: str | None, words: str, outline: str | None = None) -> str:
+    """Return a picture in full size, with its heat map, and the outline of what is odd, over it where there are any."""
     over = "" if heat is None else f' data-heat="{escape(heat)}"'
+    over += "" if outline is None else f' data-outline="{escape(outline)}"'
     return f'<heat-viewer data-source="{escape(source)}"{over} data-words="{escape(words)}"></heat-viewer>'
 
 
@@ -193,6 +194,15 @@ def chip(word: str) -> str:
 def picture_url(image: NDArray[np.float32]) -> str:
     """Return an image (C, H, W) as a data URL, each of its pixels a square where it is small."""
     return data_url(colours(np.nan_to_num(image)), 150)
+
+
+def nearest(sources: Sequence[str]) -> str:
+    """Return the good images that an image is most like, as HTML."""
+    if not sources:
+        return ""
+    shown = "".join(f'<img src="{source}" alt="a good image" title="a good image">' for source in sources)
+    note = "As the screen keeps them: grey, at most 16 x 16 pixels."
+    return f'<h3>The good images most like it</h3><div class="nearest">{shown}</div><p class="soft">{note}</p>'
 
 
 def figure(source: str | None, caption: str, words: str) -> str:

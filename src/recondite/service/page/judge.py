@@ -3,12 +3,14 @@
 import math
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from nicegui import ui
 
 from recondite.data.pictures import png_url
 from recondite.progress import counted
 from recondite.reports.words import how_rare, p_text
+from recondite.service.engine.beside import contour, nearest_good
 from recondite.service.engine.decoding import Sent, printable
 from recondite.service.engine.no_pictures import not_a_picture
 from recondite.service.engine.pictures import heat_map, reconstruction, why
@@ -21,6 +23,7 @@ from recondite.service.page.frame import (
     figure,
     heading,
     html,
+    nearest,
     or_notify,
     picture_url,
     row_button,
@@ -108,7 +111,9 @@ def detail(one: Seen) -> None:
     html(f'<h3>{chip(verdicts.words[0])} {escape(one.name)}</h3><p class="words soft">{escape(words)}</p>')
     rebuilt, heat = reconstruction(judged, 0), heat_map(judged, 0)
     if one.address is not None:
-        html(viewer(one.address, None if heat is None else png_url(heat), one.name))
+        drawn = contour(judged, 0)
+        outline = None if drawn is None else f"data:image/svg+xml,{quote(drawn)}"
+        html(viewer(one.address, None if heat is None else png_url(heat), one.name, outline))
     html(
         '<div class="pictures">'
         + figure(None if one.picture is None else picture_url(one.picture), "as the screen sees it", one.name)
@@ -118,6 +123,8 @@ def detail(one: Seen) -> None:
     )
     if verdicts.errors[0] is not None:
         return
+    if one.picture is not None:
+        html(nearest(nearest_good(judged.screen, one.picture)))
     html("<h3>Against the calibration images</h3>")
     score, p_value = float(verdicts.instance_score[0]), float(verdicts.p_value[0])
     rare = how_rare(judged.screen, score, p_value, judged.events[0].group)

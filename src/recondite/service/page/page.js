@@ -79,6 +79,15 @@ class HeatViewer extends HTMLElement {
       layers.append(heat);
       controls.append(label);
     }
+    if (this.dataset.outline) {
+      const line = made("img", { class: "outline", alt: "outline of what is odd", src: this.dataset.outline });
+      const shown = made("input", { type: "checkbox", checked: "" });
+      shown.addEventListener("change", () => { line.hidden = !shown.checked; });
+      const label = made("label", { class: "check", title: "At most a share alpha of good images has a value this high anywhere." }, shown, "outline");
+      line.addEventListener("error", () => { line.remove(); label.remove(); });
+      layers.append(line);
+      controls.append(label);
+    }
     if (controls.childElementCount) this.append(controls);
   }
 }
@@ -203,6 +212,12 @@ class LightBox extends HTMLElement {
     return button;
   }
 
+  static nearest(sources) {
+    return [made("h3", { text: "The good images most like it" }),
+      made("div", { class: "nearest" }, ...sources.map((src) => made("img", { src, alt: "a good image", title: "a good image" }))),
+      made("p", { text: "As the screen keeps them: grey, at most 16 x 16 pixels." })];
+  }
+
   /* How often an image came, where it did more than once, and what was said of it. */
   static marks(row) {
     const times = Object.keys(row.copies).length;
@@ -303,6 +318,7 @@ class LightBox extends HTMLElement {
     const viewer = kept
       ? made("heat-viewer", {
         "data-source": `/page/events/${row.id}/picture`, "data-heat": `/page/events/${row.id}/heat-map`,
+        "data-outline": `/page/events/${row.id}/outline`,
         "data-words": row.name,
       })
       : made("p", { class: "empty", text: row.kept ? "The file cannot be read as a picture."
@@ -327,6 +343,8 @@ class LightBox extends HTMLElement {
       const answer = await fetch(`/page/events/${row.id}/facts`);
       const text = await answer.text();
       if (ticket === this.ticket && answer.ok) this.facts.innerHTML = text;
+      const alike = kept ? await asked(`/page/events/${row.id}/nearest`) : [];
+      if (ticket === this.ticket && alike.length) this.facts.append(...LightBox.nearest(alike));
     } catch { /* the picture is there without them */ }
   }
 

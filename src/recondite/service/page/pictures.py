@@ -21,9 +21,10 @@ from recondite.data.pictures import colours
 from recondite.data.scaling import match_channels, scaled_planes
 from recondite.errors import InputError
 from recondite.reports.words import how_rare
+from recondite.service.engine.beside import contour, nearest_good
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.filters import Filter, Order
-from recondite.service.engine.judging import Wish
+from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.labelling import copies_of, label_together
 from recondite.service.engine.pictures import heat_map, png
 from recondite.service.engine.registry import Served
@@ -111,14 +112,25 @@ def add_pictures(app: FastAPI, uploads: Uploads) -> None:
 
     @app.get("/page/events/{event}/heat-map", include_in_schema=False)
     async def heat(request: Request, event: str) -> Response:
-        service = service_of(request)
-        row, content, served = await _kept(service, event)
-        wish = Wish(alpha=row["alpha"], group=row["group"], maps=True, record=False)
-        judged = await service.judge.judge(served, [Sent(row["name"], content)], wish, request_id_of(request))
+        judged = await _again(request, event)
         drawn = await asyncio.to_thread(heat_map, judged, 0)
         if drawn is None:
             raise Unknown("there is no heat map of this image")
         return Response(drawn, media_type="image/png", headers=_CACHED)
+
+    @app.get("/page/events/{event}/outline", include_in_schema=False)
+    async def outline(request: Request, event: str) -> Response:
+        drawn = await asyncio.to_thread(contour, await _again(request, event), 0)
+        if drawn is None:
+            raise Unknown("there is no outline of what is odd in this image")
+        return Response(drawn, media_type="image/svg+xml", headers=_CACHED)
+
+    @app.get("/page/events/{event}/nearest", include_in_schema=False)
+    async def most_alike(request: Request, event: str) -> list[str]:
+        _, content, served = await _kept(service_of(request), event)
+        return await asyncio.to_thread(
+            lambda: nearest_good(served.screen, served.screen.detector.preprocessing(content))
+        )
 
     @app.get("/page/events/{event}/facts", include_in_schema=False)
     async def facts(request: Request, event: str) -> HTMLResponse:
@@ -155,6 +167,14 @@ async def _kept(service: Service, event: str) -> tuple[dict[str, Any], bytes, Se
     if content is None:
         raise Unknown("this image was not kept, or has been deleted since")
     return row, content, service.shelf.get(row["screen"], row["version"])
+
+
+async def _again(request: Request, event: str) -> Judged:
+    """Judge a kept image again, with its maps; nothing is written down."""
+    service = service_of(request)
+    row, content, served = await _kept(service, event)
+    wish = Wish(alpha=row["alpha"], group=row["group"], maps=True, record=False)
+    return await service.judge.judge(served, [Sent(row["name"], content)], wish, request_id_of(request))
 
 
 async def _of_event(service: Service, event: str, draw: Callable[[bytes, Served], Response]) -> Response:
