@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from cluster_images import Poison
 from PIL import Image
 
 import recondite
 from recondite.audits import run
 from recondite.audits.walk import Backbone
+from recondite.data.items import Deferred
 from recondite.errors import ReconditeError
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'recondite[ray]'")
@@ -48,8 +48,21 @@ def test_the_tables_are_the_same_bit_for_bit(images, tmp_path, monkeypatch, with
     assert names[0] == names[1]
 
 
+def poison():
+    """Return an image that kills the process that decodes it; its class goes to workers by value."""
+
+    class Poison(Deferred):
+        def fetch(self):
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return Poison()
+
+
 def test_the_batch_that_kills_workers_is_named(monkeypatch):
     monkeypatch.setattr(run, "_backbone", lambda _images: None)
     pictures = [np.random.default_rng(seed).integers(0, 255, (16, 16, 3), dtype=np.uint8) for seed in range(50)]
     with pytest.raises(ReconditeError, match="'000000'"):
-        recondite.audit([*pictures, Poison()], cluster="auto", workers=1)
+        recondite.audit([*pictures, poison()], cluster="auto", workers=1)

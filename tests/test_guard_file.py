@@ -26,7 +26,7 @@ def screen(screens):
 
 @pytest.fixture
 def guards(screen, digits):
-    held = digits[900:1300]
+    held = digits[1400:]
     return {
         "screen": screen.guard(classifier, LABELS),
         "by class": screen.guard(classifier, LABELS, calibration=held, by_class=True, confidence_share=0),

@@ -99,7 +99,7 @@ def test_08_constant_pixels_and_columns_give_finite_losses(digits):
     for name in recondite.DETECTORS:
         narrow = {"width": 8} if name == "alad" else {}
         detector = build(name, image_shape=SHAPES.get(name, (1, 8, 8)), latent_size=4, **narrow)
-        detector.fit(empty_corner, **({} if name == "pca" else {"epochs": 2}))
+        detector.fit(empty_corner, **({"epochs": 2} if detector.trains_by_steps else {}))
         assert np.isfinite(detector.score(empty_corner).instance_score).all()
 
 

@@ -389,7 +389,7 @@ def test_documentation_comes_with_examples_that_work(client):
 
 def test_a_label_stands_or_the_guard_abstains(screens, digits, tmp_path, digit_files):
     screen = screens("pca").with_alpha(0.1)
-    held = digits[900:1300]
+    held = digits[1400:]
     guard = screen.guard(_brightness, ("0", "1"), calibration=held, confidence_share=0.3)
     screen.save(tmp_path / "digits")
     save_guard(guard, tmp_path / "digits")

@@ -148,7 +148,7 @@ def test_every_path_gives_the_same_bits(good, digits, folder, tmp_path):
             np.testing.assert_array_equal(judge.predict(source).instance_score, expected.instance_score)
     sent = [decoding.Sent(name, (folder / f"{name}.png").read_bytes()) for name in ("000", "001")]
     measured, taken = [decoding.measure(one, 1000) for one in sent], []
-    list(decoding.decode(sent, measured, loaded, lambda batch, *_: taken.append(batch)))
+    list(decoding.decode(sent, measured, loaded.detector.preprocessing, lambda batch, _: taken.append(batch)))
     batch = taken[0]
     np.testing.assert_array_equal(loaded.score_batch(batch).instance_score, expected.instance_score[:2])
     other = screen.predict(digits[:2])

@@ -1,5 +1,6 @@
 """The web page: overview, judge, review, threshold, monitor, perturb, latent space, and screens made in the browser."""
 
+import warnings
 from contextlib import suppress
 from html import escape
 from math import ceil
@@ -69,6 +70,8 @@ def add_page(app: FastAPI, settings: Settings) -> None:
         assert isinstance(service, Service)
         await _build(service, uploads, screen, panel, alpha)
 
+    # Looking for its server, the toolkit asks every object in memory for its class, one of torch's among them.
+    warnings.filterwarnings("ignore", "`torch.distributed.reduce_op` is deprecated", FutureWarning)
     ui.run_with(app, mount_path="/", title="Recondite", favicon="🔎", show_welcome_message=False)
 
 

@@ -315,7 +315,7 @@ def _by_screen(screen: Screen, images: Floats) -> tuple[NDArray[np.float64], NDA
 def _fitted(folder: Path, normal: str, detector: str, seed: int, epochs: int | None, progress: bool) -> Screen:
     """Return the screen that these settings make, fitted here or by an earlier run."""
     options = {**NORMALS[normal].options.get(detector, {}), "seed": seed}
-    if epochs is not None:
+    if epochs is not None and detector_class(detector).trains_by_steps:
         options["epochs"] = epochs
     digest = hashlib.sha256(json.dumps([NORMALS[normal].fit, options], sort_keys=True).encode()).hexdigest()[:8]
     path = folder / "screens" / f"{normal.replace(':', '-')}-{detector}-{digest}"
