@@ -102,3 +102,13 @@ def test_the_command_says_what_it_promises(tmp_path, capsys):
     assert "0.077" in said
     assert "not proven" in said
     assert recondite.load(tmp_path / "screen").predict(scenes(3)).p_value.min() >= 1 / 13
+
+
+def test_heat_maps_are_scaled_by_images_left_out(digits):
+    """Places of the images that were learnt from look so usual that those of any other would all be at the end."""
+    screen = recondite.fit(digits[:40], detector="pca", latent_size=12, alpha=0.1)
+    assert screen.facts["calibration"]["left_out_in_parts"] == 10
+    low, high = screen.map_scale
+    fresh = screen.predict(digits[100:400], feature_score=True).feature_score
+    assert low == 0
+    assert (fresh > high).mean() < 0.02

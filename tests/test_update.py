@@ -103,6 +103,8 @@ def test_few_new_images_are_left_out_in_turn():
     # The first part: what a detector says that learnt from the others.
     seen = after.detector.score(scenes(30, seed=3)).instance_score
     assert np.median(after.calibrator.scores) > np.median(seen)
+    maps = after.predict(scenes(300, seed=4), feature_score=True).feature_score
+    assert (maps > after.map_scale[1]).mean() < 0.02
     assert after.facts["update"]["auroc"] is not None
 
 

@@ -12,6 +12,7 @@ from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.options import TrainingOptions
 from recondite.progress import progress
+from recondite.screen.calibrate import map_scale
 from recondite.screen.evidence import observed
 from recondite.statistics.calibration import Calibrator, Guarantee, smallest_alpha
 
@@ -29,12 +30,14 @@ class LeftOut:
         scores: float64 (n,).
         peaks: the largest feature score of each (n,); None where feature scores tell no place.
         parts: how many detectors there were.
+        map_scale: of heat maps, the mean of theirs; see `recondite.screen.calibrate.map_scale`.
     """
 
     rows: NDArray[np.intp]
     scores: NDArray[np.float64]
     peaks: NDArray[np.float64] | None
     parts: int
+    map_scale: tuple[float, float]
 
 
 def are_few(count: int, share: float, alpha: float | None, confidence: float | None, guarantee: Guarantee) -> bool:
@@ -96,6 +99,13 @@ def scores_left_out(
     rows = np.flatnonzero(every if fresh is None else fresh)
     chosen = rows[one_of_each(keys[rows], images.hashes[rows], training.seed)]
     parts = min(_PARTS, len(chosen))
+    scales: list[tuple[float, float]] = []
+
+    def note(detector: Detector, judged: Rows) -> None:
+        scales.append(map_scale(detector, judged))
+        if noted is not None:
+            noted(detector, judged)
+
     scores, peaks = judged_in_turn(
         unfitted,
         images.rows(),
@@ -107,10 +117,11 @@ def scores_left_out(
         shown,
         "leaving images out",
         further,
-        noted,
+        note,
         finished,
     )
-    return LeftOut(chosen, scores, peaks, parts)
+    low, high = np.mean(scales, axis=0).tolist()
+    return LeftOut(chosen, scores, peaks, parts, (low, high))
 
 
 def judged_in_turn(

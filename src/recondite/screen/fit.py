@@ -288,7 +288,7 @@ def fit(
         "units": sets.units,
         "moved_out_of_fit": sets.moved,
         "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:_BAD_FILES_LISTED]]},
-        "map_scale": map_scale(model, sets.calibration),
+        "map_scale": map_scale(model, sets.calibration) if left_out is None else left_out.map_scale,
         **({} if lesson is None else {"known_defects": lesson.facts}),
     }
     found = (

@@ -155,7 +155,8 @@ def updated_screen(
     folder = None if run_folder is None else Path(run_folder) / screen.fingerprint()[:_DIGITS]
     detector.fit_rows(sets.images, sets.validation, options, folder, resume, progress, further=True)
     learnt_evidence = _evidence(screen, detector, sets, progress)
-    facts = _facts(screen, sets, options, left_out is not None, detector)
+    scale = map_scale(detector, sets.calibration) if left_out is None else left_out.map_scale
+    facts = {**_facts(screen, sets, options), "map_scale": scale}
     facts["calibration"]["sampled"] = sampled
     if left_out is not None:
         facts["calibration"]["left_out_in_parts"] = left_out.parts
@@ -318,7 +319,7 @@ def _evidence(screen: ScreenLike, detector: Detector, sets: Sets, progress: bool
     return fit_evidence(detector, observer, sets.evidence, before.classifier_share, progress)
 
 
-def _facts(screen: ScreenLike, sets: Sets, options: TrainingOptions, few: bool, detector: Detector) -> dict[str, Any]:
+def _facts(screen: ScreenLike, sets: Sets, options: TrainingOptions) -> dict[str, Any]:
     before = screen.facts.get("images", {}).get("images", 0)
     known = sets.known
     return {
@@ -331,7 +332,6 @@ def _facts(screen: ScreenLike, sets: Sets, options: TrainingOptions, few: bool, 
         "units": sets.units,
         "moved_out_of_fit": sets.moved,
         "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:100]]},
-        "map_scale": map_scale(detector, sets.calibration if not few else sets.images),
     }
 
 
