@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from classifiers import write_classifier
 from PIL import Image
 from scipy.stats import binom
 from torch import nn
@@ -239,22 +240,8 @@ def test_a_guard_without_shares_chooses_its_parts_and_keeps_alpha(screen):
 
 @pytest.fixture
 def graph(tmp_path):
-    """An ONNX classifier of 16 x 16 pixels: the mean of each channel as features, red and blue as logits."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    make, floats = onnx.helper, onnx.TensorProto.FLOAT
-    weight = np.array([[10, 0], [-10, -10], [0, 10]], np.float32)
-    nodes = [
-        make.make_node("GlobalAveragePool", ["x"], ["pooled"]),
-        make.make_node("Flatten", ["pooled"], ["features"]),
-        make.make_node("MatMul", ["features", "weight"], ["logits"]),
-    ]
-    ends = [make.make_tensor_value_info(name, floats, ["n", size]) for name, size in (("logits", 2), ("features", 3))]
-    start = make.make_tensor_value_info("x", floats, ["n", 3, 16, 16])
-    made = make.make_graph(nodes, "g", [start], ends, [onnx.numpy_helper.from_array(weight, "weight")])
-    path = tmp_path / "classifier.onnx"
-    path.write_bytes(make.make_model(made, opset_imports=[make.make_opsetid("", 17)], ir_version=8).SerializeToString())
-    return path
+    """An ONNX classifier of 16 x 16 pixels."""
+    return write_classifier(tmp_path / "classifier.onnx", 16)
 
 
 def folders(root, images, classes):

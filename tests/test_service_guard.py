@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from classifiers import write_classifier
 from service import in_process, png
 from torch import nn
 
@@ -176,22 +177,8 @@ def test_a_job_writes_labels_into_its_table(client, guard):
 
 @pytest.fixture
 def graph(tmp_path):
-    """An ONNX classifier of 8 x 8 pixels, another size than the screen's: red and blue as logits."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    make, floats = onnx.helper, onnx.TensorProto.FLOAT
-    weight = np.array([[10, 0], [-10, -10], [0, 10]], np.float32)
-    nodes = [
-        make.make_node("GlobalAveragePool", ["x"], ["pooled"]),
-        make.make_node("Flatten", ["pooled"], ["features"]),
-        make.make_node("MatMul", ["features", "weight"], ["logits"]),
-    ]
-    ends = [make.make_tensor_value_info(name, floats, ["n", size]) for name, size in (("logits", 2), ("features", 3))]
-    start = make.make_tensor_value_info("x", floats, ["n", 3, 8, 8])
-    made = make.make_graph(nodes, "g", [start], ends, [onnx.numpy_helper.from_array(weight, "weight")])
-    path = tmp_path / "classifier.onnx"
-    path.write_bytes(make.make_model(made, opset_imports=[make.make_opsetid("", 17)], ir_version=8).SerializeToString())
-    return path
+    """An ONNX classifier of 8 x 8 pixels, another size than the screen's."""
+    return write_classifier(tmp_path / "classifier.onnx", 8)
 
 
 def test_an_onnx_classifier_sees_images_in_its_own_size(graph, tmp_path):
