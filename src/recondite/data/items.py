@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
+from recondite.data.files import local_path
 from recondite.data.regions import Mask
 from recondite.errors import InputError
 
@@ -77,10 +78,19 @@ class Page:
 
 
 def path_of(source: object) -> Path | None:
-    """Return the path that a source is, whatever its type; None where it is none."""
+    """Return the path that a source is, whatever its type, as `local_path` means it; None where it is none.
+
+    Raises:
+        InputError: it is an address, or empty.
+    """
     if not isinstance(source, str | os.PathLike):
         return None
-    return source if isinstance(source, Path) else Path(os.fsdecode(source))
+    if isinstance(source, Path):
+        return source
+    path = local_path(os.fsdecode(source))
+    if path is None:
+        raise InputError(f"expected an image; got the address {source!r}: give a list of paths and addresses alone")
+    return path
 
 
 def content_of(source: object) -> Any:
