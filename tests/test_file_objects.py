@@ -3,7 +3,7 @@
 import io
 import os
 import tempfile
-from collections import UserList
+from collections import UserDict, UserList
 
 import numpy as np
 import pytest
@@ -99,6 +99,30 @@ def test_a_path_among_pictures_is_the_path_that_it_would_be_alone(folder, digits
     np.testing.assert_array_equal(batch.pixels[1:], np.stack([GREY(digits[0])] * 2))
     assert "a list of paths and addresses alone" in batch.errors[3]
     assert "got an empty one" in batch.errors[4]
+
+
+def test_rows_of_a_data_set_of_the_hub_are_their_images(folder, digits):
+    content, path = (folder / "0.png").read_bytes(), str(folder / "1.png")
+    rows = [
+        {"image": Image.fromarray(digits[0]), "label": 3},
+        {"img": {"bytes": content, "path": "gone.png"}, "label": "three"},
+        {"bytes": None, "path": path},
+        {"image": None},
+        {"pixels": digits[0]},
+    ]
+    for source in (rows, iter(rows)):
+        batch = read(source)
+        assert [error is None for error in batch.errors] == [True, True, True, False, False]
+        np.testing.assert_array_equal(batch.pixels, [GREY(digits[0]), GREY(digits[0]), GREY(digits[1])])
+        assert batch.labels == ["3", "three", "", "", ""]
+
+
+def test_a_table_is_not_taken_for_a_list_of_its_columns():
+    class Table(UserDict):
+        columns, iloc, __iter__ = ("path",), None, lambda self: iter(self.columns)
+
+    with pytest.raises(InputError, match=r"got a table: give one of its columns"):
+        open_images(Table())
 
 
 def test_an_array_of_pictures_of_many_sizes_is_a_list(digits):

@@ -3,7 +3,7 @@
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
@@ -13,6 +13,7 @@ from recondite.data.regions import Mask
 from recondite.errors import InputError
 
 MAX_FILE_BYTES = 1 << 30
+_IMAGE_NAMES = ("image", "img")
 
 
 class Deferred(ABC):
@@ -156,7 +157,17 @@ def walk_stream(items: Iterable[Any], skip: frozenset[str]) -> Iterator[tuple[st
 
 
 def image_and_label(item: Any) -> tuple[Any, str]:
-    """Return what an item of a source is: an image, or a pair of an image and its label."""
+    """Return what an item of a source is: an image, a pair of an image and its label, or a row of a data set.
+
+    Rows are those of the Hugging Face hub: the image under "image" or "img", the label under "label"; one that is not
+    decoded holds "bytes" or else a "path".
+    """
+    if isinstance(item, Mapping):
+        name = next((name for name in _IMAGE_NAMES if name in item), None)
+        image, label = (item, "") if name is None else (item[name], item.get("label", ""))
+        if isinstance(image, Mapping) and ("bytes" in image or "path" in image):
+            image = image.get("bytes") or image.get("path")
+        return image, str(label) if isinstance(label, int | str) else ""
     if isinstance(item, tuple | list) and item:
         return item[0], str(item[1]) if len(item) > 1 and isinstance(item[1], int | str) else ""
     return item, ""
