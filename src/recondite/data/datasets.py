@@ -245,7 +245,7 @@ def attempted(decode: Callable[[Any], Floats], item: Any) -> Floats | str:
     except SourceError:
         raise
     except Exception as error:  # whatever one image does, the others have their verdicts
-        return str(error) if isinstance(error, InputError) else in_words(error)
+        return printable(str(error) if isinstance(error, InputError) else in_words(error))
 
 
 def gathered(
