@@ -25,6 +25,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     workers: int = 1,
+    hang_seconds: float = 20.0,
     store: str = "sqlite:///events.db",
     token: Annotated[Sequence[str], Parameter(negative="")] = (),
     token_file: Path | None = None,
@@ -71,6 +72,8 @@ def serve(
         Port to listen on.
     workers
         Processes that share the port and the store, each with a copy of the screens; one that ends is replaced.
+    hang_seconds
+        Replace a worker that has not responded for this many seconds.
     store
         Database of events: sqlite:///events.db or postgresql://user:password@host/name.
     token
@@ -174,6 +177,7 @@ def serve(
         webhook=webhook,
         verdict_webhook=verdict_webhook,
         verdict_webhook_p=verdict_webhook_p,
+        hang_seconds=hang_seconds,
         drift_false_alarm=drift_false_alarm,
         limits=limits or Limits(),
         page=page,

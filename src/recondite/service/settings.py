@@ -65,6 +65,7 @@ class Settings:
         webhook: an address that a drift alarm is posted to.
         verdict_webhook: an address that verdicts are posted to; see `recondite.service.engine.webhooks`.
         verdict_webhook_p: those with a p-value at or below it, in (0, 1], and invalid images.
+        hang_seconds: after which one of several workers that does not respond is replaced.
         drift_false_alarm: the chance that a stream without drift ever raises an alarm, in (0, 1).
         limits: of requests.
         page: whether there is a page for people at /.
@@ -87,6 +88,7 @@ class Settings:
     webhook: str | None = None
     verdict_webhook: str | None = None
     verdict_webhook_p: float = 0.01
+    hang_seconds: float = 20.0
     drift_false_alarm: float = 0.01
     limits: Limits = field(default_factory=Limits)
     page: bool = True
@@ -105,6 +107,8 @@ class Settings:
             raise InputError("expected tokens of at least 8 characters")
         if not 0 < self.drift_false_alarm < 1:
             raise InputError(f"expected drift_false_alarm in (0, 1); got {self.drift_false_alarm!r}")
+        if not self.hang_seconds > 0:
+            raise InputError(f"expected hang_seconds > 0; got {self.hang_seconds!r}")
         if self.keep_days is not None and not self.keep_days > 0:
             raise InputError(f"expected keep_days > 0; got {self.keep_days!r}")
         for url in (self.webhook, self.verdict_webhook):
