@@ -40,6 +40,7 @@ def serve(
     webhook: str | None = None,
     verdict_webhook: str | None = None,
     verdict_webhook_p: float = 0.01,
+    mqtt: str | None = None,
     drift_false_alarm: float = 0.01,
     page: bool = True,
     jobs: Path | None = None,
@@ -104,6 +105,9 @@ def serve(
         URL that verdicts are posted to as JSON, in the background.
     verdict_webhook_p
         Post verdicts with a p-value at or below this, in (0, 1], and invalid images.
+    mqtt
+        Broker and topic, mqtt://HOST:1883/TOPIC (mqtts:// for TLS), that every verdict is sent to, as
+        TOPIC/SCREEN/VERDICT, in the background. Variables RECONDITE_MQTT_USER and RECONDITE_MQTT_PASSWORD sign in.
     drift_false_alarm
         Probability that a stream without drift ever raises an alarm, in (0, 1).
     page
@@ -177,6 +181,7 @@ def serve(
         webhook=webhook,
         verdict_webhook=verdict_webhook,
         verdict_webhook_p=verdict_webhook_p,
+        mqtt=mqtt,
         hang_seconds=hang_seconds,
         drift_false_alarm=drift_false_alarm,
         limits=limits or Limits(),
