@@ -278,8 +278,9 @@ def _correlation(one: tuple[Floats, Floats], two: tuple[Floats, Floats]) -> NDAr
 
 def _candidates(grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Pairs:
     """Return pairs (2, L) of images that are among each other's nearest, each pair once."""
-    vectors = [_centred(grey.astype(np.float32))]
-    mirrored = [_centred(grey.reshape(-1, GREY_SIDE, GREY_SIDE)[:, :, ::-1].reshape(len(grey), -1).astype(np.float32))]
+    squares = _WHOLE @ grey.reshape(-1, GREY_SIDE, GREY_SIDE).astype(np.float32) @ _WHOLE.T
+    vectors = [_centred(squares.reshape(len(grey), -1))]
+    mirrored = [_centred(squares[:, :, ::-1].reshape(len(grey), -1))]
     if features.shape[1]:
         vectors.append(_centred(features.astype(np.float32)))
         mirrored.append(vectors[-1])
@@ -298,7 +299,7 @@ def _nearest(own: NDArray[np.float32], others: NDArray[np.float32]) -> Pairs:
         near = own[start : start + _AT_ONCE] @ others.T
         rows = np.arange(len(near))
         near[rows, start + rows] = -np.inf
-        best = np.argpartition(-near, count - 1, axis=1)[:, :count]
+        best = np.argpartition(near, -count, axis=1)[:, -count:]
         found.append(np.stack([np.repeat(start + rows, count), best.ravel()]))
     return np.concatenate(found, axis=1)
 
