@@ -1,7 +1,7 @@
 """An audit: what is wrong with a set of images, which of them to keep, and why."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.audits import heat
 from recondite.audits.copies import copy_findings, found_copies
 from recondite.audits.findings import KINDS, SEVERITIES, Finding
 from recondite.audits.labels import label_findings
@@ -183,7 +184,24 @@ def _judged(
         map=map_of(places, good, found) if drawn and len(places) else None,
     )
     shown = {finding.index for finding in found} | set(audit.farthest) | set(audit.map.pictured if audit.map else ())
-    return replace(audit, thumbnails={index: store.thumbnail(order[index]) for index in sorted(shown)})
+    thumbnails = {index: store.thumbnail(order[index]) for index in sorted(shown)}
+    audit = replace(audit, thumbnails=thumbnails)
+    if not (drawn and features.shape[1]) or source.small:
+        return audit
+    return replace(audit, heat_maps=_heat_maps(audit, good, lambda index: store.thumbnail(order[index])))
+
+
+def _heat_maps(audit: Audit, good: NDArray[np.intp], picture: Callable[[int], bytes]) -> dict[int, bytes]:
+    """Return pictures under heat maps of outliers and of the farthest images, by index, compared with good ones."""
+    flagged = [finding.index for finding in audit.findings]
+    outliers = [finding.index for finding in audit.findings if finding.kind == "outlier"]
+    odd = list(dict.fromkeys([*outliers, *audit.farthest]))[: heat.LARGEST]
+    others = np.setdiff1d(good, [*flagged, *odd])
+    if len(others) < heat.FEWEST:
+        return {}
+    others = np.sort(np.random.default_rng(0).permutation(others)[: heat.LEARNT])
+    maps = heat.heat_maps([picture(index) for index in odd], [picture(int(index)) for index in others])
+    return dict(zip(odd, maps, strict=True))
 
 
 def _labels(rows: list[Row], from_folders: bool) -> tuple[tuple[str, ...], bool]:
