@@ -328,7 +328,7 @@ def test_no_score_has_a_p_value_above_one_and_the_lowest_has_one(n, guarantee):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6, 9])
 def test_bounds_of_simes_are_those_of_the_formula(n):
-    """b_i = 1 - delta^(1/k) (i (i-1) ... (i-k+1) / (n (n-1) ... (n-k+1)))^(1/k) with k = n/2, the highest score first."""
+    """b_i = 1 - delta^(1/k) (i (i-1) ... (i-k+1) / (n (n-1) ... (n-k+1)))^(1/k), k = n/2, the highest score first."""
     k = max(1, n // 2)
     expected = [
         1 - (0.1 * math.prod((i - j) / (n - j) for j in range(k))) ** (1 / k) if i >= k else 1 for i in range(n, -1, -1)

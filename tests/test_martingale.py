@@ -173,7 +173,7 @@ def test_random_numbers_are_those_of_splitmix():
 
 def test_the_bets_are_those_that_saved_states_hold():
     small, large = ((0.3, 1), (0.6, 1), (1, 2), (1, 4)), ((1, 0.3), (1, 0.6), (2, 1), (4, 1))
-    assert BETS == (*small, *large, (0.5, 0.5), (2, 2), (5, 5))
+    assert (*small, *large, (0.5, 0.5), (2, 2), (5, 5)) == BETS
 
 
 @pytest.mark.parametrize("nothing", [0.5, np.nan])
