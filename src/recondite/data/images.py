@@ -334,7 +334,10 @@ def _from_stream(stream: BinaryIO, frame: int | None, target: tuple[int, int] | 
     """Decode a file, or one page of it; None for its only one."""
     head = stream.read(4)
     if not tiff.is_tiff(head):
-        found = png.read(stream, target) if head == png.HEAD else None
+        found = None
+        if head == png.HEAD:
+            png.check_sums(stream)
+            found = png.read(stream, target)
         stream.seek(0)
         return found or open_picture(stream, _formats(stream), 0, target)
     if frame is None:
