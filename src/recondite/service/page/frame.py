@@ -105,12 +105,12 @@ class View:
 
 def script() -> str:
     """Return the page's own elements, as JavaScript."""
-    return "".join(_text(name) for name in ("page.js", "draft.js"))
+    return "".join(_text(name) for name in ("page.js", "draft.js", "audit.js"))
 
 
 def stylesheet() -> str:
     """Return the page's CSS."""
-    return "".join(_text(name) for name in ("page.css", "draft.css"))
+    return "".join(_text(name) for name in ("page.css", "draft.css", "audit.css"))
 
 
 def _text(name: str) -> str:
