@@ -265,6 +265,29 @@ def test_charts_are_well_formed_and_escape_names():
     assert sum(heights[1:19]) == 0
 
 
+def test_a_line_over_powers_of_ten_is_drawn_on_a_log_scale_and_its_ticks_lie_on_it():
+    svg = charts.line([(0, 1), (1, 0.1), (2, 0.001)], "mask size, pixels", "p-value", 0.01, 1, "alpha")
+    text = re.search(r'polyline points="([^"]+)"', svg)[1]
+    first, middle, last = (float(point.partition(",")[2]) for point in text.split())
+    assert (last - middle) == pytest.approx(2 * (middle - first), abs=0.2)
+    ticks = {label: float(y) for y, label in re.findall(r'y="([0-9.]+)" text-anchor="end"[^>]*>([0-9.e-]+)<', svg)}
+    assert ticks["0.1"] - 4 == pytest.approx(middle, abs=0.1)
+    assert "p-value, log scale" in svg
+    assert ">alpha<" in svg
+    assert "log scale" not in charts.line([(0, 1), (1, 2)], "a", "b", float("nan"))
+
+
+def test_on_the_map_no_thumbnail_covers_another_and_older_ones_stay():
+    pytest.importorskip("nicegui")
+    from recondite.service.page.latent import cells
+
+    points = np.vstack([np.full((60, 2), 0.5), np.random.default_rng(0).random((90, 2))])
+    found = cells(points)
+    assert len(set(found)) == 150
+    assert found[0] == (11, 5)
+    assert cells(points[:70]) == found[:70]
+
+
 def test_the_deployment_files_fit_the_command():
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
     assert set(compose["services"]) == {"recondite", "postgres", "prometheus"}

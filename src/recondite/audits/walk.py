@@ -317,7 +317,10 @@ def place_of(item: object) -> str:
     """Return the whole path or the address of an image; "" where it has none of its own."""
     if isinstance(item, StoredFile):
         return item.url
-    path = item.path if isinstance(item, Page) else path_of(item)
+    try:
+        path = item.path if isinstance(item, Page) else path_of(item)
+    except Exception:  # a row says why it cannot be read
+        path = None
     return "" if path is None else os.path.abspath(path)
 
 
