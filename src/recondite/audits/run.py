@@ -17,7 +17,7 @@ from recondite.audits.labels import label_findings
 from recondite.audits.maps import map_of
 from recondite.audits.measures import MEASURES
 from recondite.audits.outliers import ASSUMED, FEWEST, discoveries, judged, reduced
-from recondite.audits.outputs import OUTPUTS, Kind, write_outputs
+from recondite.audits.outputs import OUTPUTS, SEEN, Kind, write_outputs
 from recondite.audits.result import Audit
 from recondite.audits.single_images import single_image_findings, spreads_from
 from recondite.audits.store import Row, Store
@@ -29,7 +29,7 @@ from recondite.data.tables import check_table_path
 from recondite.errors import InputError
 from recondite.statistics.scores import check_rate
 
-_WORK, _SEEN = ".work", "seen"
+_WORK = ".work"
 _OWN, _OTHER = "images", "against"
 
 
@@ -74,9 +74,9 @@ def audit(
     check_table_path(Path(f"issues.{table}"))
     if output is not None:
         check_output(Path(output))
-    if earlier is not None and not (Path(earlier) / _SEEN / _OWN).is_dir():
-        raise InputError(f"{earlier} holds no finished audit: expected its folder {_SEEN!r}")
-    seen = {name: None if earlier is None else Path(earlier) / _SEEN / name for name in (_OWN, _OTHER)}
+    if earlier is not None and not (Path(earlier) / SEEN / _OWN).is_dir():
+        raise InputError(f"{earlier} holds no finished audit: expected its folder {SEEN!r}")
+    seen = {name: None if earlier is None else Path(earlier) / SEEN / name for name in (_OWN, _OTHER)}
     with _work_folder(output) as work:
         source = opened(images)
         other = None if against is None else opened(against)
@@ -111,7 +111,7 @@ def _work_folder(output: Path | str | None) -> Iterator[Path]:
     work = Path(output) / _WORK
     with locked(Path(output)):
         yield work
-        work.rename(Path(output) / _SEEN)
+        work.rename(Path(output) / SEEN)
 
 
 @contextmanager

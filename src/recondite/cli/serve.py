@@ -46,6 +46,7 @@ def serve(
     jobs: Path | None = None,
     job_place: Annotated[Sequence[str], Parameter(negative="")] = (),
     max_job_megabytes: int = 1024,
+    audit: Annotated[Sequence[str], Parameter(negative="")] = (),
     allow_new_screens: bool | None = None,
     limits: Annotated[Limits | None, Parameter(name="*", group="Limits", name_transform=_max_flag)] = None,
     cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
@@ -119,6 +120,9 @@ def serve(
         it for several.
     max_job_megabytes
         Refuse an archive, or images for a new screen, of more megabytes.
+    audit
+        Folder that `recondite audit` wrote, whose findings visitors of the page keep, drop or confirm; repeat it for
+        several. Decisions are written into it.
     allow_new_screens
         Let visitors of the page make screens, publish versions and go back to earlier ones. By default only where the
         service listens to its own machine and asks for no token.
@@ -189,6 +193,7 @@ def serve(
         jobs=jobs,
         job_bytes=max_job_megabytes << 20,
         job_places=job_place,
+        audits=audit,
     )
     if workers != 1:
         from recondite.service.workers import serve_with_workers

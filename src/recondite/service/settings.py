@@ -75,6 +75,7 @@ class Settings:
         job_bytes: bytes of the archive of one job, and of the images of a new screen; more are refused with 413.
         job_places: folders and addresses of stores that jobs and new screens may name, and what is below them.
         collection: a folder whose sub-folders are screens with versions, served too; None for no such folder.
+        audits: folders of finished audits, whose findings visitors of the page keep, drop or confirm.
         new_screens: whether visitors of the page may make screens, which need a `collection`, and publish versions.
     """
 
@@ -99,6 +100,7 @@ class Settings:
     job_bytes: int = 1 << 30
     job_places: Sequence[str] = ()
     collection: Path | None = None
+    audits: Sequence[str] = ()
     new_screens: bool = False
 
     def __post_init__(self) -> None:
@@ -106,6 +108,8 @@ class Settings:
             raise InputError("expected at least one screen")
         if self.new_screens and (self.collection is None or not self.page):
             raise InputError("expected a collection and the page, where screens are made; leave new_screens out")
+        if self.audits and not self.page:
+            raise InputError("expected the page, where audits are shown; leave audits out")
         if any(len(token) < 8 for token in self.tokens):
             raise InputError("expected tokens of at least 8 characters")
         if not 0 < self.drift_false_alarm < 1:
