@@ -22,7 +22,7 @@ from recondite.screen.reading import read_screen
 from recondite.screen.saved import KIND, SCHEMA
 from recondite.screen.unfamiliar import unlike
 from recondite.screen.words import ERROR
-from recondite.statistics.calibration import Calibrator, Guarantee, check_promise, rate_of
+from recondite.statistics.calibration import LEFT_OUT_WORTH, Calibrator, Guarantee, check_promise, rate_of
 from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.scores import Scores, Verdicts, check_rate
 
@@ -125,8 +125,11 @@ class Screen:
     def false_alarm_interval(self) -> tuple[float, float]:
         """The 95 % interval of the true false-alarm rate (of the smallest group, where there are groups)."""
         group = min(self.calibrator.sizes, key=self.calibrator.sizes.__getitem__)
-        left_out = self.facts.get("calibration", {}).get(LEFT_OUT, {}).get(group or "", 0)
-        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, group, left_out=left_out)
+        calibration = self.facts.get("calibration", {})
+        suspects = calibration.get(LEFT_OUT, {}).get(group or "", 0)
+        worth = LEFT_OUT_WORTH if calibration.get("left_out_in_parts") else 1.0
+        chosen = (self.alpha, self.confidence, self.guarantee, group)
+        return self.calibrator.interval(*chosen, left_out=suspects, worth=worth)
 
     @property
     def map_scale(self) -> tuple[float, float]:
