@@ -79,9 +79,9 @@ class Mutator(ast.NodeTransformer):
         for name, value in changes(node):
             self.lines.append(getattr(node, "lineno", 0))
             if len(self.lines) - 1 == self.wanted:
-                before = ast.unparse(node)
+                before = ast.unparse(node).partition("\n")[0]
                 setattr(node, name, value)
-                self.told = f"{before} -> {ast.unparse(node)}"
+                self.told = f"{before} -> {ast.unparse(node)}".partition("\n")[0]
                 return node
         for name, value in ast.iter_fields(node):
             if name not in ("annotation", "returns", "decorator_list"):
