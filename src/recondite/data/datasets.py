@@ -317,6 +317,10 @@ def _matches(path: Path) -> list[Path]:
 
 def _open_folder(root: Path, role: Role) -> ImageSet:
     parts = parts_of(root, role)
+    if parts is not None and role in ("fit", "predict"):
+        taken = [folder.relative_to(root).as_posix() for folder in parts.folders]
+        taken = taken or [f"{counted(len(parts.files), 'image')} of its table"]
+        say(f"of {root}, a data set of defects, taken: {', '.join(taken)}")
     if parts is not None and parts.files:
         return _files(root, [name for name, _ in parts.files], [label for _, label in parts.files])
     listing = Listing()

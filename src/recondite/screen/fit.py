@@ -20,6 +20,7 @@ from recondite.data.spool import Rows, keys_of, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import build, detector_class
 from recondite.detectors.effects import check_effect
+from recondite.detectors.feature_options import WITH_PLACES
 from recondite.distributed import collective, rank_and_size
 from recondite.errors import InputError, ReconditeWarning
 from recondite.networks.hooks import FeatureLayer
@@ -33,7 +34,7 @@ from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, scores_
 from recondite.screen.known_defects import KnownDefects, UnhelpfulError, check_teachable, taught
 from recondite.screen.screen import OnBad, Screen
 from recondite.screen.separate import all_for_everything, how_many, separate_sets
-from recondite.screen.words import AUTO, ERROR
+from recondite.screen.words import AUTO, ERROR, UNUSED_DEFECTS
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
 from recondite.statistics.contamination import Contamination, check_contamination
 from recondite.torch_state import own_settings
@@ -180,6 +181,8 @@ def fit(
     if judged_by in detector_class(name).own_scores():
         settings["score"], judged_by = judged_by, ERROR
     chosen, training = _sort_options(name, settings)
+    if choice is not None and defects is not None:
+        chosen.setdefault("methods", WITH_PLACES)
     shape = sample.shape(_sides(image_size), detector_class(name).image_size)
     if recipe is not None and recipe.shape:
         if image_size is not None and _sides(image_size) != recipe.shape[1:]:
@@ -265,7 +268,7 @@ def fit(
                 lesson = taught(model, learnt_from, sets.keys[good], to_learn, training.seed)
                 model = lesson.detector
             except UnhelpfulError as reason:
-                remarks = [*remarks, f"known defects are not used: {reason}"]
+                remarks = [*remarks, f"{UNUSED_DEFECTS}: {reason}"]
                 warnings.warn(remarks[-1], ReconditeWarning, stacklevel=_CALLER)
         left_out = None
         if few is not None and unfitted is not None:
