@@ -239,8 +239,13 @@ def picture_size(content: bytes) -> tuple[int, int]:
     Raises:
         InputError: these are not the bytes of an image file.
     """
-    height, width, _ = header_of(io.BytesIO(content))
+    height, width, _ = head_of(content)
     return width, height
+
+
+def head_of(content: bytes) -> tuple[int, int, int | None]:
+    """Return what `header_of` does, of bytes; for the usual PNG files in no time."""
+    return png.head_of(content) or header_of(io.BytesIO(content))
 
 
 def header_of(stream: BinaryIO, frame: int = 0) -> tuple[int, int, int | None]:
