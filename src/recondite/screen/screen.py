@@ -124,12 +124,11 @@ class Screen:
     @property
     def false_alarm_interval(self) -> tuple[float, float]:
         """The 95 % interval of the true false-alarm rate (of the smallest group, where there are groups)."""
-        group = min(self.calibrator.sizes, key=self.calibrator.sizes.__getitem__)
-        calibration = self.facts.get("calibration", {})
-        suspects = calibration.get(LEFT_OUT, {}).get(group or "", 0)
-        worth = LEFT_OUT_WORTH if calibration.get("left_out_in_parts") else 1.0
-        chosen = (self.alpha, self.confidence, self.guarantee, group)
-        return self.calibrator.interval(*chosen, left_out=suspects, worth=worth)
+        name = min(self.calibrator.sizes, key=self.calibrator.sizes.__getitem__)
+        facts = self.facts.get("calibration", {})
+        left_out = facts.get(LEFT_OUT, {}).get(name or "", 0)
+        worth = LEFT_OUT_WORTH if facts.get("left_out_in_parts") else 1.0
+        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, name, left_out=left_out, worth=worth)
 
     @property
     def map_scale(self) -> tuple[float, float]:
@@ -416,9 +415,7 @@ class Screen:
             with own_settings():
                 self.detector.to(device)
         except (RuntimeError, AssertionError) as error:
-            raise InputError(
-                f"expected a device that this machine has, such as cpu; got {device!r}: {error}"
-            ) from error
+            raise InputError(f"expected a device that this machine has; got {device!r}: {error}") from error
         return self
 
 
