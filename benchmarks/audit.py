@@ -3,6 +3,8 @@
     python benchmarks/audit.py copies --images 200
     python benchmarks/audit.py outliers --images 300
     python benchmarks/audit.py labels
+    python benchmarks/audit.py clusters
+    python benchmarks/audit.py overlays
     OMP_NUM_THREADS=1 python benchmarks/audit.py parts
 
 Copies: of so many images of a source one changed copy each is added, to the set and as another source (leaks): twelve
@@ -10,13 +12,15 @@ changes at three strengths, one of them at a time; `--source mnist/test --grey` 
 of CIFAR-10 with 1, 5 and 10 % of others among them, over 20 draws: average precision of the audit, IsolationForest and
 LocalOutlierFactor on the same features, false discoveries at .05, .1 and .2, and the share of outliers listed at .1.
 Labels: wrong ones among the digits of scikit-learn, beside every image that the linear head classifies otherwise.
-Parts: processor time of each part of an audit, as docs/scale.md has them.
+Clusters: classes of one and of two digits. Overlays: a sign in a corner of some photographs. Parts: processor time of
+each part of an audit, as docs/scale.md has them.
 """
 
 import argparse
 import io
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,16 +28,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import LocalOutlierFactor
 
+from recondite.audits.clusters import two_clusters
 from recondite.audits.copies import candidates, copy_findings, found_copies
 from recondite.audits.labels import confident, cross_validated
 from recondite.audits.look import Look, look_at
 from recondite.audits.outliers import discoveries, judged, reduced
+from recondite.audits.overlays import overlay_findings
 from recondite.audits.store import Row, Store
 from recondite.audits.walk import Backbone
 from recondite.data.datasets import ImageSet, open_images
@@ -231,6 +237,40 @@ def labels(draws: int = 2) -> None:
             print(f"{share:.0%}:{'; '.join(figures)}; noise {noise:.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
+def clusters() -> None:
+    digits = load_digits()
+    places = reduced((digits.images.reshape(len(digits.target), -1) * 15.9).astype(np.uint8))
+    own = [np.flatnonzero(digits.target == digit) for digit in range(10)]
+    single = [two_clusters(places[some], np.arange(len(some))) for some in own]
+    print("classes of one digit:", {digit: round(one.explained, 3) for digit, one in enumerate(single) if one})
+    pairs = [np.concatenate([own[a][:90], own[b][:40]]) for a in range(10) for b in range(a + 1, 10)]
+    found = [two_clusters(places[some], np.arange(len(some))) for some in pairs]
+    print(f"classes of two digits: {sum(one is not None for one in found)} of {len(found)}")
+    draw, alone = np.random.default_rng(0), np.arange(100)
+    scale = np.array([5.0, 1, 1, 1, 1, 1, 1, 1])
+    for name, some in (("Gaussian", draw.standard_normal((60, 100, 8))), ("uniform", draw.random((60, 100, 8)))):
+        print(f"{name} clouds: {sum(two_clusters(one * scale, alone) is not None for one in some)} of 60")
+
+
+def overlays() -> None:
+    def found(pictures: list[Image.Image]) -> Counter[str]:
+        grey = np.stack([seen(picture, None)[0].grey.ravel() for picture in pictures])  # type: ignore[union-attr]
+        rows = [Row(str(i), "", None, "", None, False, "", "", None, False, (0, 0)) for i in range(len(pictures))]
+        every = np.arange(len(pictures))
+        return Counter(finding.group for finding in overlay_findings(rows, grey, every, every))
+
+    birds, digits = open_images("birds64/train"), open_images("mnist/test")
+    pictures = [as_picture(birds.entry(index)[0]) for index in range(0, 1200, 3)]
+    print("birds:", dict(found(pictures)))
+    for picture in pictures[::20]:
+        drawn = ImageDraw.Draw(picture)
+        drawn.rectangle((48, 50, 62, 62), fill=(20, 20, 20))
+        drawn.rectangle((51, 53, 55, 59), fill=(250, 250, 250))
+        drawn.line((57, 52, 60, 60), fill=(250, 200, 40), width=2)
+    print("20 of them with a sign:", dict(found(pictures)))
+    print("MNIST:", dict(found([as_picture(digits.entry(index)[0]) for index in range(600)])))
+
+
 def parts() -> None:
     """Print processor time by part, one thread, and bytes on disk an image."""
     torch.set_num_threads(1)
@@ -291,7 +331,7 @@ def encoded(picture: Image.Image) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("copies", "outliers", "labels", "parts"))
+    parser.add_argument("what", choices=("copies", "outliers", "labels", "parts", "clusters", "overlays"))
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--source", default="birds64/train", help="of the images that copies are made of")
     parser.add_argument("--grey", action="store_true", help="copies by small grey copies alone, as of drawings")
@@ -302,6 +342,10 @@ def main() -> None:
         labels()
     elif given.what == "parts":
         parts()
+    elif given.what == "clusters":
+        clusters()
+    elif given.what == "overlays":
+        overlays()
     elif given.what == "copies":
         copies(given.source, given.images, not given.grey)
     elif given.pictures is not None:

@@ -1,7 +1,7 @@
 """Overlays: many images that show the same in a corner, such as a logo or a date, and differ elsewhere.
 
 Corners of a quarter of the sides are compared on the small grey copies. Two images share a corner when there both the
-pixels and the differences of neighbouring pixels correlate by at least .95, the differences are no smaller than ten of
+pixels and the differences of neighbouring pixels correlate by at least .9, the differences are no smaller than ten of
 255 steps (root mean square), and the pixels outside of it correlate by less than .7. An overlay is a corner that one
 image shares with at least four others, and with one in a hundred of the set; copies of one image count once.
 """
@@ -15,7 +15,7 @@ from recondite.audits.findings import KINDS, Finding
 from recondite.audits.look import GREY_SIDE
 from recondite.audits.store import Row
 
-_CORNER, _ALIKE, _ALIKE_ELSEWHERE, _STEPS = GREY_SIDE // 4, 0.95, 0.7, 10.0
+_CORNER, _ALIKE, _ALIKE_ELSEWHERE, _STEPS = GREY_SIDE // 4, 0.9, 0.7, 10.0
 _FEWEST, _SHARED_BY = 4, 0.01
 _AT_ONCE = 512
 _CORNERS = {"top left": (1, 1), "top right": (1, -1), "bottom left": (-1, 1), "bottom right": (-1, -1)}
