@@ -126,9 +126,9 @@ class Screen:
         """The 95 % interval of the true false-alarm rate (of the smallest group, where there are groups)."""
         name = min(self.calibrator.sizes, key=self.calibrator.sizes.__getitem__)
         facts = self.facts.get("calibration", {})
-        left_out = facts.get(LEFT_OUT, {}).get(name or "", 0)
+        out = facts.get(LEFT_OUT, {}).get(name or "", 0)
         worth = LEFT_OUT_WORTH if facts.get("left_out_in_parts") else 1.0
-        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, name, left_out=left_out, worth=worth)
+        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, name, left_out=out, worth=worth)
 
     @property
     def map_scale(self) -> tuple[float, float]:
