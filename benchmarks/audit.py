@@ -1,11 +1,11 @@
 """Audits against what was planted: copies, outliers, or wrong labels.
 
-    python benchmarks/audit.py copies --images 120
+    python benchmarks/audit.py copies --images 200
     python benchmarks/audit.py outliers --images 300
     python benchmarks/audit.py labels
 
-Copies: of every image of birds64/test (a file in RECONDITE_DATA) one changed copy is added, six changes at three
-strengths, one of them at a time; compared by small grey copies alone, without the backbone. Outliers: so many images
+Copies: of so many images of a source one changed copy each is added, to the set and as another source (leaks): twelve
+changes at three strengths, one of them at a time; `--source mnist/test --grey` for drawings. Outliers: so many images
 of CIFAR-10 with 1, 5 and 10 % of others among them, over 20 draws: average precision of the audit, IsolationForest and
 LocalOutlierFactor on the same features, false discoveries at .05, .1 and .2, and the share of outliers listed at .1.
 Labels: wrong ones among the digits of scikit-learn, beside every image that the linear head classifies otherwise.
@@ -13,26 +13,30 @@ Labels: wrong ones among the digits of scikit-learn, beside every image that the
 
 import argparse
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import LocalOutlierFactor
 
-from recondite.audits.copies import found_copies
+from recondite.audits.copies import copy_findings, found_copies
 from recondite.audits.labels import confident, cross_validated
-from recondite.audits.look import look_at
+from recondite.audits.look import Look, look_at
 from recondite.audits.outliers import discoveries, judged, reduced
+from recondite.audits.store import Row
 from recondite.audits.walk import Backbone
 from recondite.data.datasets import ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.perturbations.corruptions import CORRUPTIONS, corrupted
 from recondite.perturbations.outliers import make_outliers
+
+Change = Callable[[Image.Image, float], Image.Image]
 
 
 def jpeg(picture: Image.Image, quality: float) -> Image.Image:
@@ -51,32 +55,78 @@ def resized(picture: Image.Image, share: float) -> Image.Image:
     return picture.resize((round(picture.width * share), round(picture.height * share)), Image.Resampling.BILINEAR)
 
 
-CHANGES = {
-    "re-encoded": (jpeg, (60, 30, 15)),
-    "resized": (resized, (0.8, 0.6, 0.4)),
-    "darker": (lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor), (0.8, 0.6, 0.4)),
-    "brighter": (lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor), (1.15, 1.3, 1.5)),
-    "cropped": (crop, (0.95, 0.88, 0.8)),
-    "mirrored and cropped": (lambda picture, share: ImageOps.mirror(crop(picture, share)), (1.0, 0.95, 0.88)),
+def noisy(picture: Image.Image, deviation: float) -> Image.Image:
+    pixels = np.asarray(picture, dtype=np.float64)
+    noise = np.random.default_rng(0).normal(0, deviation, pixels.shape)
+    return Image.fromarray((pixels + noise).round().clip(0, 255).astype(np.uint8))
+
+
+def stamped(picture: Image.Image, share: float) -> Image.Image:
+    changed = picture.copy()
+    changed.paste((255, 255, 255), (0, 0, round(picture.width * share), round(picture.height * share)))
+    return changed
+
+
+def by(enhancement: Callable[[Image.Image], Any]) -> Change:
+    return lambda picture, factor: enhancement(picture).enhance(factor)
+
+
+CHANGES: dict[str, tuple[Change, tuple[float, float, float]]] = {
+    "re-encoded as JPEG of quality": (jpeg, (60, 30, 15)),
+    "resized to": (resized, (0.8, 0.6, 0.4)),
+    "darker, times": (by(ImageEnhance.Brightness), (0.8, 0.6, 0.4)),
+    "brighter, times": (by(ImageEnhance.Brightness), (1.15, 1.3, 1.5)),
+    "less contrast, times": (by(ImageEnhance.Contrast), (0.8, 0.6, 0.4)),
+    "more contrast, times": (by(ImageEnhance.Contrast), (1.2, 1.5, 2.0)),
+    "less colour, times": (by(ImageEnhance.Color), (0.7, 0.3, 0.0)),
+    "cropped to sides of": (crop, (0.95, 0.88, 0.8)),
+    "mirrored and cropped to": (lambda picture, share: ImageOps.mirror(crop(picture, share)), (1.0, 0.95, 0.88)),
+    "blurred, radius": (lambda picture, radius: picture.filter(ImageFilter.GaussianBlur(radius)), (0.5, 1.0, 2.0)),
+    "noisy, deviation": (noisy, (4, 10, 20)),
+    "white corner of": (stamped, (0.1, 0.2, 0.3)),
 }
 
 
-def copies(count: int) -> None:
-    images = open_images("birds64/test")
+def copies(source: str, count: int, with_backbone: bool) -> None:
+    images = open_images(source)
     chosen = np.linspace(0, len(images.ids or ()) - 1, count).astype(int)
-    pictures = [Image.open(images.entry(int(index))[0]).convert("RGB") for index in chosen]
-    originals = [look_at(np.asarray(picture), None) for picture in pictures]
+    pictures = [as_picture(images.entry(int(index))[0]) for index in chosen]
+    backbone = Backbone(small=True) if with_backbone else None
+    looked = [seen(picture, backbone) for picture in pictures]
+    print(
+        "| change | strength | recall | precision | recall of leaks | precision of leaks |\n|---|---|---|---|---|---|"
+    )
     for name, (change, strengths) in CHANGES.items():
         for strength in strengths:
-            looks = originals + [look_at(np.asarray(change(picture, strength)), None) for picture in pictures]
-            grey = np.stack([look.grey.ravel() for look in looks if look.grey is not None])
-            nothing = np.zeros((len(looks), 0), np.float16)
-            pairs = found_copies([look.digest.hex() for look in looks], grey, nothing).pairs
-            right = np.abs(pairs[0] - pairs[1]) == count
+            both = looked + [seen(change(picture, strength), backbone) for picture in pictures]
+            rows = [
+                Row(str(i), "", None, "", None, False, look.digest.hex(), "", None, False, (0, 0))
+                for i, (look, _) in enumerate(both)
+            ]
+            grey = np.stack([look.grey.ravel() for look, _ in both if look.grey is not None])
+            found = found_copies([row.digest for row in rows], grey, np.stack([features for _, features in both]))
+            right = np.abs(found.pairs[0] - found.pairs[1]) == count
+            leaks = {f.index for f in copy_findings(rows, found, np.ones(len(rows)), count) if f.kind == "leak"}
+            true = {int(pair.min()) for pair in found.pairs.T[right]}
+            figures = (right.sum() / count, right.mean() if len(right) else np.nan)
+            of_leaks = (len(leaks & true) / count, len(leaks & true) / max(1, len(leaks)))
             print(
-                f"{name} {strength:g}: recall {right.sum() / count:.3f}, precision {right.mean():.3f} of {len(right)}",
+                f"| {name} | {strength:g} | " + " | ".join(f"{one:.3f}" for one in (*figures, *of_leaks)) + " |",
                 flush=True,
             )
+
+
+def as_picture(image: Any) -> Image.Image:
+    picture = Image.open(image) if isinstance(image, Path) else Image.fromarray(np.asarray(image))
+    return picture.convert("RGB")
+
+
+def seen(picture: Image.Image, backbone: Backbone | None) -> tuple[Look, NDArray[np.float16]]:
+    look = look_at(np.asarray(picture), None if backbone is None else backbone.preprocessing)
+    assert look.error is None, look.error
+    if backbone is None or look.pixels is None:
+        return look, np.zeros(0, np.float16)
+    return look, backbone.features(look.pixels[None])[0]
 
 
 def outlier_features(count: int, cache: Path | None) -> dict[str, NDArray[np.float16]]:
@@ -163,12 +213,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("copies", "outliers", "labels"))
     parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--source", default="birds64/train", help="of the images that copies are made of")
+    parser.add_argument("--grey", action="store_true", help="copies by small grey copies alone, as of drawings")
     parser.add_argument("--features", type=Path, help="file that the features of outliers are kept in, .npz")
     given = parser.parse_args()
     if given.what == "labels":
         labels()
     elif given.what == "copies":
-        copies(given.images)
+        copies(given.source, given.images, not given.grey)
     else:
         outliers(given.images, given.features)
 

@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal, norm
 import recondite
 from recondite.perturbations.kinds import simple_and_complex
 from recondite.screen.made_up import MadeUp
-from recondite.screen.words import AUTO
+from recondite.screen.words import AUTO, ERROR
 from recondite.statistics.density import Density, Marginals, held_out_distances, smallest_tail, sum_of_tails
 from recondite.statistics.likeness import Likeness
 from recondite.statistics.metrics import auroc
@@ -101,7 +101,8 @@ def test_easy_images_are_found_though_their_error_is_small():
 def test_screens_that_rebuild_images_learn_from_made_up_ones(screens, digits, tmp_path):
     assert screens("pca").evidence.made_up.likeness.directions.shape == (24, len(screens("pca").evidence.density.names))
     assert screens("features").evidence.made_up is None
-    older = replace(screens("pca"), evidence=replace(screens("pca").evidence, made_up=None)).with_score(AUTO)
+    older = replace(screens("pca"), evidence=replace(screens("pca").evidence, made_up=None))
+    older = older.with_score(ERROR).with_score(AUTO)
     older.save(tmp_path / "older")  # as screens were before there were made-up images
     loaded = recondite.load(tmp_path / "older")
     assert loaded.evidence.made_up is None

@@ -54,6 +54,18 @@ def noise(channels, kind=np.uint16, size=(23, 17)):
     return np.random.default_rng(0).integers(0, np.iinfo(kind).max + 1, (*size, channels), dtype=kind)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_pixels_that_do_not_have_their_checksum_are_refused(bits):
+    content = encoded(noise(3, np.dtype(f"u{bits // 8}")))
+    first = content.index(b"IDAT") + 4
+    for place in (first, first + 49, first + 50, content.rindex(b"IDAT") + 20):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        with pytest.raises(InputError, match="its pixels do not have the checksum"):
+            decode(bytes(damaged))
+    assert decode(content).planes.shape == (3, 23, 17)
+
+
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("channels", [2, 3, 4])
 def test_all_sixteen_bits_are_read(tmp_path, channels, interlaced, monkeypatch):

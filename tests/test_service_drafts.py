@@ -9,6 +9,7 @@ from service import in_process, png
 
 from recondite.cli import main
 from recondite.errors import InputError, ReconditeError
+from recondite.screen.known_defects import MOST_DEFECTS
 from recondite.service.engine.drafts import Drafts
 from recondite.service.engine.publishing import make_default, publish
 from recondite.service.engine.registry import is_collection
@@ -40,6 +41,31 @@ def test_images_stay_within_the_budgets_of_bytes_and_pixels(tmp_path, digits):
         drafts.begin()
     with pytest.raises(ReconditeError, match="publish or discard"):
         drafts.begin()
+
+
+def test_known_defects_are_kept_apart_and_are_none_or_three_to_fifty(tmp_path, digits):
+    drafts = Drafts(tmp_path, Limits(), most_bytes=1 << 20)
+
+    async def add():
+        draft = drafts.begin()
+        await drafts.add(draft, "same.png", png(digits[0]))
+        for place in range(MOST_DEFECTS):
+            await drafts.add(draft, "same.png", png(digits[1 + place]), "defects")
+        with pytest.raises(ReconditeError, match="at most 50 known defects"):
+            await drafts.add(draft, "more.png", png(digits[99]), "defects")
+        for name in list(draft.defects)[2:]:
+            drafts.remove(draft, name, "defects")
+        with pytest.raises(InputError, match="3 to 50 known defects; got 2"):
+            await drafts.fit(draft, None, False)
+        return draft
+
+    draft = asyncio.run(add())
+    assert list(draft.images) == ["00001-same.png"]
+    assert list(draft.defects) == ["00001-same.png", "00002-same.png"]
+    assert draft.image("00001-same.png").read_bytes() == png(digits[0])
+    assert draft.image("00001-same.png", "defects").read_bytes() == png(digits[1])
+    again = Drafts(tmp_path, Limits(), 1 << 20).get(draft.id)
+    assert (again.images, again.defects, again.size) == (draft.images, draft.defects, draft.size)
 
 
 def test_versions_are_numbered_and_one_can_be_made_the_default(digit_screen, screens, tmp_path):

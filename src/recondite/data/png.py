@@ -170,6 +170,19 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+def check_sums(stream: BinaryIO) -> None:
+    """Raise InputError where pixels do not have the checksum that was written with them; Pillow does not look at it."""
+    for kind, length in _chunks(stream):
+        if kind != b"IDAT":
+            continue
+        found = zlib.crc32(kind)
+        while length > 0 and (piece := stream.read(min(length, _READ_BYTES))):
+            found, length = zlib.crc32(piece, found), length - len(piece)
+        written = stream.read(4)
+        if len(written) == 4 and int.from_bytes(written, "big") != found:
+            raise InputError("the file is damaged: its pixels do not have the checksum that was written with them")
+
+
 def _chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Yield the kind and the length of each chunk; the stream is at its content then, and may be moved."""
     place, end = len(_SIGNATURE), stream.seek(0, io.SEEK_END)

@@ -10,6 +10,8 @@ from recondite.options import CHECKED
 
 Method = Literal["mahalanobis", "reconstruction_error", "knn", "padim", "subspace", "patchcore", "dfr"]
 LOCAL: tuple[Method, ...] = ("padim", "subspace", "patchcore", "dfr")
+WITH_PLACES: tuple[Method, ...] = ("mahalanobis", "padim")
+"""What images are judged by where their places count: the default of large ones, and where defects are known."""
 COMBINED = "combined"
 
 

@@ -26,7 +26,7 @@ from recondite.data.spool import FEWEST_VALIDATED, Rows
 from recondite.detectors.base import Detector
 from recondite.detectors.defect_head import DefectHead
 from recondite.detectors.feature_autoencoder import FeatureAutoencoder
-from recondite.detectors.feature_options import COMBINED, LOCAL, FeaturesOptions, Method
+from recondite.detectors.feature_options import COMBINED, LOCAL, WITH_PLACES, FeaturesOptions, Method
 from recondite.detectors.feature_vectors import FeatureVectors
 from recondite.detectors.inside import Inside, in_one_row, spread_out
 from recondite.detectors.measured import Measured
@@ -301,7 +301,7 @@ class Features(Detector):
         score = self.options.score
         if score in ("knn", *LOCAL):
             return (score,)
-        return ("mahalanobis",) if max(self.shape[1:]) <= LARGEST_SMALL_SIDE else ("mahalanobis", "padim")
+        return ("mahalanobis",) if max(self.shape[1:]) <= LARGEST_SMALL_SIDE else WITH_PLACES
 
     def _model_of(self, method: Method, places: int, size: int) -> VectorModel:
         options = self.options

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from recondite.data.datasets import check_source, open_images
 from recondite.data.images import Preprocessing
 from recondite.data.masks import open_region
-from recondite.data.sample import sampled
+from recondite.data.sample import first_frames_only, glances, sampled
 from recondite.data.spool import Rows, keys_of, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import build, detector_class
 from recondite.detectors.effects import check_effect
+from recondite.detectors.feature_options import WITH_PLACES
 from recondite.distributed import collective, rank_and_size
 from recondite.errors import InputError, ReconditeWarning
 from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
+from recondite.progress import counted
 from recondite.screen.calibrate import calibrated, map_scale
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.contamination import good_evidence, good_images, without_suspects
@@ -32,7 +34,7 @@ from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, scores_
 from recondite.screen.known_defects import KnownDefects, UnhelpfulError, check_teachable, taught
 from recondite.screen.screen import OnBad, Screen
 from recondite.screen.separate import all_for_everything, how_many, separate_sets
-from recondite.screen.words import AUTO, ERROR
+from recondite.screen.words import AUTO, ERROR, UNUSED_DEFECTS
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
 from recondite.statistics.contamination import Contamination, check_contamination
 from recondite.torch_state import own_settings
@@ -159,7 +161,7 @@ def fit(
     group_by = labels_of(source, group_by)
     zones.check(sample.sizes)
     values = value_range if value_range is not None else sample.value_range
-    remarks = sample.remarks(values)
+    remarks = [*sample.remarks(values), *([] if sample.vector is not None else first_frames_only(glances(source)))]
     if rank_and_size()[0] == 0:
         for remark in remarks:
             warnings.warn(remark, ReconditeWarning, stacklevel=_CALLER)
@@ -179,6 +181,8 @@ def fit(
     if judged_by in detector_class(name).own_scores():
         settings["score"], judged_by = judged_by, ERROR
     chosen, training = _sort_options(name, settings)
+    if choice is not None and defects is not None:
+        chosen.setdefault("methods", WITH_PLACES)
     shape = sample.shape(_sides(image_size), detector_class(name).image_size)
     if recipe is not None and recipe.shape:
         if image_size is not None and _sides(image_size) != recipe.shape[1:]:
@@ -235,6 +239,10 @@ def fit(
         to_learn.check_apart(*{id(part): part for part in (spooled, *sets.sources.values())}.values())
     # Before hours of training: are there enough calibration images for this alpha?
     groups = tuple(sets.calibration_labels) if by_folder else None
+    if groups is not None and (unheard := sorted({*spooled.labels} - {*groups})):
+        listed = ", ".join(map(repr, unheard[:3])) + ", ..." * (len(unheard) > 3)
+        remarks.append(f"{counted(len(unheard), 'group')} without calibration images will not be judged: {listed}")
+        warnings.warn(remarks[-1], ReconditeWarning, stacklevel=_CALLER)
     alpha = alpha_for(len(sets.calibration), alpha)
     to_be = Calibrator(np.zeros(len(sets.calibration)), groups)
     for group in to_be.sizes:
@@ -260,7 +268,7 @@ def fit(
                 lesson = taught(model, learnt_from, sets.keys[good], to_learn, training.seed)
                 model = lesson.detector
             except UnhelpfulError as reason:
-                remarks = [*remarks, f"known defects are not used: {reason}"]
+                remarks = [*remarks, f"{UNUSED_DEFECTS}: {reason}"]
                 warnings.warn(remarks[-1], ReconditeWarning, stacklevel=_CALLER)
         left_out = None
         if few is not None and unfitted is not None:

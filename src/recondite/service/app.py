@@ -21,10 +21,10 @@ from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.following import Follower
 from recondite.service.engine.jobs import Jobs
 from recondite.service.engine.judging import Judge
+from recondite.service.engine.outlets import Outlets
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.reloads import Reloads
 from recondite.service.engine.store import Event, Store
-from recondite.service.engine.webhooks import VerdictHook
 from recondite.service.errors import Failed, Refused, Unavailable, Unusable
 from recondite.service.log import LOG
 from recondite.service.metrics import Counters
@@ -149,16 +149,14 @@ async def _running(
     store = Store(settings.store)
     watch = DriftWatch(counters, settings.webhook, settings.drift_false_alarm, store)
     is_first = worker is None or worker.is_first
-    hook = None
-    if settings.verdict_webhook is not None and is_first:
-        hook = VerdictHook(settings.verdict_webhook, settings.verdict_webhook_p)
+    outlets = Outlets(settings, counters) if is_first else None
 
     def written(name: str, version: str, screen: Screen | None, events: Sequence[Event], verdicts: Verdicts) -> None:
         counters.judged(name, version, verdicts, time.time())
         if screen is not None:
             watch.judged(name, version, screen, verdicts, [event.group for event in events])
-        if hook is not None:
-            hook.offer(events)
+        if outlets is not None:
+            outlets.offer(events)
 
     judge = Judge(settings, store, counters, written if worker is None else None)
 
@@ -223,8 +221,8 @@ async def _running(
             await asyncio.to_thread(follower.close)
         await asyncio.to_thread(watch.close)
         await asyncio.to_thread(store.close)
-        if hook is not None:
-            await asyncio.to_thread(hook.close)
+        if outlets is not None:
+            await asyncio.to_thread(outlets.close)
         if metrics is not None:
             await asyncio.to_thread(metrics.write, follower)
 

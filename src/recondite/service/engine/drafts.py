@@ -24,8 +24,9 @@ from recondite.data.files import atomic_file
 from recondite.data.formats import is_image_name, suffix_of
 from recondite.data.masks import open_region
 from recondite.errors import InputError
+from recondite.screen.known_defects import FEWEST_DEFECTS, MOST_DEFECTS
 from recondite.service.engine.decoding import Sent, measure, printable
-from recondite.service.engine.fitting import IMAGES, POLYGONS, RESULT, SCREEN, TASK
+from recondite.service.engine.fitting import DEFECTS, IMAGES, POLYGONS, RESULT, SCREEN, TASK
 from recondite.service.engine.job_sources import MOST_IMAGES, JobSource
 from recondite.service.engine.no_pictures import not_a_picture
 from recondite.service.errors import Busy, TooLarge, Unknown
@@ -35,6 +36,9 @@ from recondite.statistics.calibration import check_promise
 ARCHIVES = "/page/drafts/archive"
 """Where archives of good images are sent, which may be larger than other bodies."""
 State = Literal["collecting", "fitting", "fitted"]
+Kind = Literal["images", "defects"]
+"""Good images, or images of known defects; also the folders of them."""
+_MOST: dict[Kind, int] = {IMAGES: MOST_IMAGES, DEFECTS: MOST_DEFECTS}
 _FOLDER, _LOG, _ARCHIVE = ".drafts", "fit.log", "archive"
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_DRAFTS, _MOST_REFUSALS, _MOST_SHOWN = 4, 20, 60
@@ -48,7 +52,7 @@ class Draft:
 
     Args:
         folder: of what it is made of.
-        images: file name -> bytes, in the order in which they came.
+        images, defects: file name -> bytes of good images and of known defects, in the order in which they came.
         size: bytes of all of them.
         state: collecting images, fitting, or fitted.
         refused: how many files were left out.
@@ -60,6 +64,7 @@ class Draft:
 
     folder: Path
     images: dict[str, int] = field(default_factory=dict)
+    defects: dict[str, int] = field(default_factory=dict)
     size: int = 0
     state: State = "collecting"
     refused: int = 0
@@ -80,19 +85,23 @@ class Draft:
         """The folder of its screen, when it is fitted."""
         return self.folder / SCREEN
 
-    def image(self, name: str) -> Path:
+    def of(self, kind: Kind) -> dict[str, int]:
+        """Return file name -> bytes of the images of a kind."""
+        return self.images if kind == IMAGES else self.defects
+
+    def image(self, name: str, kind: Kind = IMAGES) -> Path:
         """Return the file of an image.
 
         Raises:
             Unknown: there is none of this name.
         """
-        if name not in self.images:
+        if name not in self.of(kind):
             raise Unknown("there is no such image")
-        return self.folder / IMAGES / name
+        return self.folder / kind / name
 
-    def forget(self, name: str) -> None:
+    def forget(self, name: str, kind: Kind) -> None:
         """Count an image no more."""
-        self.size -= self.images.pop(name, 0)
+        self.size -= self.of(kind).pop(name, 0)
 
     def refuse(self, why: str) -> None:
         """Take down that a file was left out."""
@@ -108,6 +117,7 @@ class Draft:
             "count": len(self.images),
             "bytes": self.size,
             "images": list(islice(self.images, _MOST_SHOWN)),
+            "defects": list(self.defects),
             "refused": self.refused,
             "refusals": self.refusals,
             "polygons": json.loads(polygons.read_text(encoding="utf-8")) if polygons.exists() else None,
@@ -162,12 +172,13 @@ class Drafts:
         if len(self._drafts) >= _MOST_DRAFTS:
             raise Busy(f"{_MOST_DRAFTS} screens are being made: publish or discard one of them", 60)
         draft = Draft(self._folder / os.urandom(16).hex())
-        (draft.folder / IMAGES).mkdir(parents=True)
+        for kind in _MOST:
+            (draft.folder / kind).mkdir(parents=True)
         self._drafts[draft.id] = draft
         return draft
 
-    async def add(self, draft: Draft, name: str, content: bytes) -> None:
-        """Add an image; one that cannot be used is refused, and the draft says why.
+    async def add(self, draft: Draft, name: str, content: bytes, kind: Kind = IMAGES) -> None:
+        """Add an image of a kind; one that cannot be used is refused, and the draft says why.
 
         Raises:
             Busy: the draft is being fitted.
@@ -178,25 +189,26 @@ class Drafts:
         # Reserved before the first await, so that images that come together are counted together.
         if draft.size + len(content) > self._most_bytes:
             raise TooLarge(f"expected images of at most {self._most_bytes:,} bytes in all")
-        if len(draft.images) >= MOST_IMAGES:
-            raise TooLarge(f"expected at most {MOST_IMAGES:,} images")
-        number = 1 + int(next(reversed(draft.images), "0").partition("-")[0])
+        held = draft.of(kind)
+        if len(held) >= _MOST[kind]:
+            raise TooLarge(f"expected at most {_MOST[kind]:,} {'images' if kind == IMAGES else 'known defects'}")
+        number = 1 + int(next(reversed(held), "0").partition("-")[0])
         file = _file_name(number, name, content)
-        draft.images[file] = len(content)
+        held[file] = len(content)
         draft.size += len(content)
         try:
-            why = await asyncio.to_thread(self._keep, draft, file, name, content)
+            why = await asyncio.to_thread(self._keep, draft.folder / kind / file, name, content)
         except BaseException:
-            draft.forget(file)
+            draft.forget(file, kind)
             if draft.id not in self._drafts:
                 raise Unknown("this screen is not being made any more") from None
             raise
         if why is not None:
-            draft.forget(file)
+            draft.forget(file, kind)
             draft.refuse(why)
         self._back_to_collecting(draft)
 
-    async def add_all(self, draft: Draft, source: JobSource) -> None:
+    async def add_all(self, draft: Draft, source: JobSource, kind: Kind = IMAGES) -> None:
         """Add what an archive, or a place, holds; raises as `add`."""
         for index, name in enumerate(source.names):
             try:
@@ -204,18 +216,18 @@ class Drafts:
             except (InputError, OSError) as error:
                 draft.refuse(f"{printable(name)}: {error}")
                 continue
-            await self.add(draft, name, content)
+            await self.add(draft, name, content, kind)
 
     def archive(self, draft: Draft) -> Path:
         """Return where to write an archive that comes."""
         _check_collecting(draft)
         return draft.folder / f"{_ARCHIVE}-{os.urandom(8).hex()}"
 
-    def remove(self, draft: Draft, name: str) -> None:
+    def remove(self, draft: Draft, name: str, kind: Kind = IMAGES) -> None:
         """Take an image out; what was fitted with it is forgotten."""
         _check_collecting(draft)
-        draft.image(name).unlink(missing_ok=True)
-        draft.forget(name)
+        draft.image(name, kind).unlink(missing_ok=True)
+        draft.forget(name, kind)
         self._back_to_collecting(draft)
 
     def restrict(self, draft: Draft, polygons: Mapping[str, Any] | None) -> None:
@@ -242,13 +254,18 @@ class Drafts:
             suspects: leave out images that lie far out.
 
         Raises:
-            InputError: there are no images, or no such alpha.
+            InputError: there are no images, no such alpha, or too few known defects.
             Busy: this or another draft is being fitted.
         """
         _check_collecting(draft)
         check_promise(alpha, None)
         if not draft.images:
             raise InputError("expected good images; there are none yet")
+        if 0 < len(draft.defects) < FEWEST_DEFECTS:
+            raise InputError(
+                f"expected {FEWEST_DEFECTS} to {MOST_DEFECTS} known defects; got {len(draft.defects)}: add more, or "
+                "leave these out"
+            )
         if any(one.state == "fitting" for one in self._drafts.values()):
             raise Busy("another screen is being fitted: try again when it is done", 10)
         self._back_to_collecting(draft)
@@ -319,7 +336,7 @@ class Drafts:
         else:
             draft.state, draft.error = "collecting", draft.error or error or f"the fit ended with status {code}"
 
-    def _keep(self, draft: Draft, file: str, name: str, content: bytes) -> str | None:
+    def _keep(self, path: Path, name: str, content: bytes) -> str | None:
         """Write an image down, and return None; or why it is none that can be learnt from."""
         why = not_a_picture(name, content)
         if why is not None:
@@ -327,7 +344,7 @@ class Drafts:
         head = measure(Sent(name, content), self._limits.pixels)
         if head.error is not None:
             return f"{name}: {head.error}"
-        (draft.folder / IMAGES / file).write_bytes(content)
+        path.write_bytes(content)
         return None
 
     def _back_to_collecting(self, draft: Draft) -> None:
@@ -357,10 +374,14 @@ def _read(folder: Path) -> Draft:
     """Return the draft that the service had in a folder when it ended."""
     for path in folder.glob(f"{_ARCHIVE}-*"):
         path.unlink(missing_ok=True)
-    (folder / IMAGES).mkdir(exist_ok=True)
-    images = {path.name: path.stat().st_size for path in sorted((folder / IMAGES).iterdir())}
+    for kind in _MOST:
+        (folder / kind).mkdir(exist_ok=True)
+    images, defects = (
+        {path.name: path.stat().st_size for path in sorted((folder / kind).iterdir())} for kind in (IMAGES, DEFECTS)
+    )
     fitted = holds_manifest(folder / SCREEN) and (folder / RESULT).is_file()
-    draft = Draft(folder, images, sum(images.values()), "fitted" if fitted else "collecting")
+    size = sum(images.values()) + sum(defects.values())
+    draft = Draft(folder, images, defects, size, "fitted" if fitted else "collecting")
     if not fitted and (folder / TASK).exists():
         draft.error = "The service ended while this screen was being fitted: fit it again."
     return draft

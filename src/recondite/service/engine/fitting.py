@@ -15,13 +15,15 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from recondite.data.files import atomic_file
 from recondite.errors import ReconditeError
 from recondite.progress import told_to
 
-IMAGES, POLYGONS, TASK, SCREEN, RESULT = "images", "polygons.json", "task.json", "screen", "result.json"
+IMAGES: Final = "images"
+DEFECTS: Final = "defects"
+POLYGONS, TASK, SCREEN, RESULT = "polygons.json", "task.json", "screen", "result.json"
 """Inside the folder of a draft: what is given, and what is made."""
 _BETWEEN_LINES = 0.2
 _MOST_EXAMPLES, _MOST_SCORED = 8, 2000
@@ -52,23 +54,37 @@ def _fit(folder: Path, task: Mapping[str, Any]) -> None:
     import torch
 
     from recondite.screen.fit import fit
+    from recondite.screen.words import UNUSED_DEFECTS
 
     if hasattr(os, "nice"):
         os.nice(_NICENESS)  # verdicts come first
     torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
-    region = str(folder / POLYGONS) if (folder / POLYGONS).exists() else None
-    screen = fit(str(folder / IMAGES), region=region, run_folder=folder / "run", progress=True, **task)
+    region, known = folder / POLYGONS, folder / DEFECTS
+    settings = {**task, "region": str(region) if region.exists() else None, "progress": True}
+    unused, screen = None, None
+    if any(known.glob("*")):
+        screen = fit(str(folder / IMAGES), defects=str(known), run_folder=folder / "run", **settings)
+        unused = next((text for text in screen.facts["remarks"] if text.startswith(UNUSED_DEFECTS)), None)
+    if screen is None or unused is not None:  # without them the images alone decide on the detector
+        screen = fit(str(folder / IMAGES), run_folder=folder / "run", **settings)
     screen.save(folder / SCREEN)
     with atomic_file(folder / RESULT) as temporary:
-        temporary.write_text(json.dumps(result_of(screen, folder / IMAGES)), encoding="utf-8")
+        temporary.write_text(json.dumps(result_of(screen, folder / IMAGES, unused)), encoding="utf-8")
 
 
-def result_of(screen: Any, images: Path) -> dict[str, Any]:
-    """Return what people are shown of a screen that was fitted to a folder of images, as JSON values."""
+def result_of(screen: Any, images: Path, unused: str | None = None) -> dict[str, Any]:
+    """Return what people are shown of a screen that was fitted to a folder of images, as JSON values.
+
+    Args:
+        screen: that was fitted.
+        images: its folder.
+        unused: why known defects were not learnt, where they were not.
+    """
     import numpy as np
 
     from recondite.reports.report import screen_facts
     from recondite.screen.promise import promise
+    from recondite.screen.words import gain_in_words
 
     paths = sorted(images.iterdir())
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), _MOST_SCORED)).round().astype(int)
@@ -90,6 +106,8 @@ def result_of(screen: Any, images: Path) -> dict[str, Any]:
         "detector": screen.detector.name,
         "chosen": facts.get("chosen"),
         "remarks": list(facts.get("remarks", ())),
+        "gain": gain_in_words(facts["known_defects"]) if "known_defects" in facts else None,
+        "unused": unused,
         "alpha": screen.alpha,
         "interval": list(screen.false_alarm_interval),
         "promise": promise(screen),

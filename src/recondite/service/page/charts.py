@@ -1,7 +1,7 @@
 """Charts of the page as SVG: scalable, offline, each with a text alternative."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -192,30 +192,74 @@ def _ticks(top: float) -> list[float]:
     return [round(step * place, 6) for place in range(int(top / step + 1e-9) + 1)]
 
 
-def line(values: Sequence[tuple[float, float]], across: str, up: str, level: float, at: float | None = None) -> str:
-    """Draw a line through (x, y) points, with a threshold where it is finite, and a mark at one x."""
+def line(
+    values: Sequence[tuple[float, float]],
+    across: str,
+    up: str,
+    level: float,
+    at: float | None = None,
+    words: str = "threshold",
+) -> str:
+    """Draw a line through (x, y) points, upwards on a log scale where the largest is over ten times the smallest.
+
+    Args:
+        values: at least one point, ascending in x.
+        across, up: what x and y are, with their units.
+        level: a y to compare with; left out where it is not finite.
+        at: an x to mark.
+        words: what the level is.
+    """
     xs, ys = [point[0] for point in values], [point[1] for point in values]
     known = [*ys, *([level] if math.isfinite(level) else [])]
     low, high = min(known), max(known)
-    spare = 0.08 * max(high - low, 1e-9)
-    x, y = (
-        _scale(xs[0], max(xs[-1], xs[0] + 1e-9), _LEFT, _WIDTH - _RIGHT),
-        _scale(low - spare, high + spare, 166, _TOP),
-    )
-    body = _axes(across, up)
-    for edge in (xs[0], xs[-1]):
-        body += _text(x(edge), _HEIGHT - _BOTTOM + 14, f"{edge:g}", "middle", SOFT)
-    for value in (low, high):
-        body += _text(_LEFT - 6, y(value) + 4, f"{value:.3g}", "end", SOFT)
+    log = low > 0 and high > 10 * low
+    rising: Callable[[float], float] = math.log10 if log else float
+    spare = 0.08 * max(rising(high) - rising(low), 1e-9)
+    x = _scale(xs[0], max(xs[-1], xs[0] + 1e-9), _LEFT, _WIDTH - _RIGHT)
+    height = _scale(rising(low) - spare, rising(high) + spare, _HEIGHT - _BOTTOM, _TOP)
+    body = _axes(across, up + (", log scale" if log else ""))
+    for tick in round_numbers(xs[0], xs[-1]):
+        body += _text(x(tick), _HEIGHT - _BOTTOM + 14, f"{tick:g}", "middle", SOFT)
+    for tick in powers(low, high) if log else round_numbers(low, high):
+        edge = height(rising(tick))
+        body += _text(_LEFT - 6, edge + 4, f"{tick:.3g}".replace("e-0", "e-"), "end", SOFT)
+        body += f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{edge:.1f}" y2="{edge:.1f}" stroke="{LINE}"/>'
     if math.isfinite(level):
-        body += f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(level):.1f}" y2="{y(level):.1f}" stroke="{WARN}" '
-        body += f'stroke-dasharray="5 4"/>{_text(_WIDTH - _RIGHT, y(level) - 5, "threshold", "end", WARN)}'
-    points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in values)
+        edge = height(rising(level))
+        body += f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{edge:.1f}" y2="{edge:.1f}" stroke="{WARN}" '
+        body += f'stroke-dasharray="5 4"/>{_text(_WIDTH - _RIGHT, edge - 5, words, "end", WARN)}'
+    points = " ".join(f"{x(a):.1f},{height(rising(b)):.1f}" for a, b in values)
     body += f'<polyline points="{points}" fill="none" stroke="{ACCENT}" stroke-width="2"/>'
     for a, b in values:
         if at is not None and a == at:
-            body += f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="5" fill="{ACCENT}"/>'
+            body += f'<circle cx="{x(a):.1f}" cy="{height(rising(b)):.1f}" r="5" fill="{ACCENT}"/>'
     return frame(body, f"{up} from {ys[0]:.3g} to {ys[-1]:.3g} as {across} goes from {xs[0]:g} to {xs[-1]:g}")
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Return up to seven round numbers from `low` to `high`.
+
+    >>> round_numbers(0, 32), round_numbers(0.11, 0.19), round_numbers(3, 3)
+    ([0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0], [0.12, 0.14, 0.16, 0.18], [3])
+    """
+    if not high > low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10((high - low) / 6))
+    step = next(step * power for step in (1, 2, 5, 10) if (high - low) / (step * power) <= 6.5)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{place * step:.12g}") for place in range(first, last + 1)]
+
+
+def powers(low: float, high: float) -> list[float]:
+    """Return powers of ten, or 1, 2 and 5 times those where they are few, from `low` to `high`, both positive.
+
+    >>> powers(0.02, 0.9), powers(1e-5, 1)
+    ([0.02, 0.05, 0.1, 0.2, 0.5], [1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0])
+    """
+    reach = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps, every = ((1, 2, 5) if len(reach) <= 3 else (1,)), max(1, len(reach) // 8)
+    found = [float(f"{step}e{power}") for power in reach[::every] for step in steps]
+    return [tick for tick in found if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
 
 
 def _axes(across: str, up: str) -> str:

@@ -93,12 +93,10 @@ class NewScreen extends HTMLElement {
     this.count = made("p", { "aria-live": "polite" });
     this.refusals = made("details", { class: "soft" });
     this.samples = made("div", { class: "gallery small" });
-    this.bar = made("progress", { "aria-label": "files sent" });
-    this.stop = made("button", { type: "button", class: "quiet", text: "Stop sending", onclick: () => { this.sending = null; } });
-    this.sendRow = made("div", { class: "row", hidden: "" }, this.bar, this.stop);
+    this.sendRow = this.sender();
     const choices = [["Choose a folder", { webkitdirectory: "" }], ["Choose pictures or a zip", { accept: "image/*,.zip,.tar,.npy,.tif,.tiff" }]];
     this.drop = dropPlace("Drop a folder of good images here, or a ZIP file of them. Thirty or more; the more, the lower the rate of false alarms can be.",
-      choices, (files) => this.take(files));
+      choices, (files) => this.take(files, "images"));
     const images = this.card("1", "Good images", this.drop, this.sendRow, this.count, this.refusals, this.samples);
     if (this.dataset.places) {
       const place = made("input", { type: "text", "aria-label": "folder or address on the server", placeholder: "/data/good or s3://bucket/good" });
@@ -113,6 +111,15 @@ class NewScreen extends HTMLElement {
     this.where = made("details", {}, this.partly, this.region);
     const counts = this.card("2", "What counts", made("p", { class: "soft", text: "By default the whole image." }), this.where);
 
+    this.defects = made("div", { class: "gallery small" });
+    this.countDefects = made("p", { "aria-live": "polite" });
+    this.defectRow = this.sender();
+    const some = [["Choose pictures or a zip", { accept: "image/*,.zip,.tar,.npy,.tif,.tiff" }]];
+    this.dropDefects = dropPlace("Drop 3 to 50 pictures of defects that you know.", some, (files) => this.take(files, "defects"));
+    const known = this.card("3", "Known defects, if you like", made("p", { class: "soft",
+      text: "Not needed: whatever is unlike the good images is found. With a few pictures of a defect, the like of it is told better; if they do not help, they are left out, and it is said why." }),
+      this.dropDefects, this.defectRow, this.countDefects, this.defects);
+
     this.alpha = made("input", { type: "number", min: "0.0001", max: "0.5", step: "any", placeholder: "automatic", "aria-label": "share of good images that may be flagged" });
     this.suspects = made("input", { type: "checkbox" });
     this.fitting = made("button", { type: "button", class: "main", text: "Learn", onclick: () => this.fit() });
@@ -123,25 +130,25 @@ class NewScreen extends HTMLElement {
     this.asking = made("div", { class: "row" },
       made("label", { class: "field" }, "Share of good images that may be flagged", this.alpha),
       made("label", { class: "check" }, this.suspects, "bad images may hide among these: leave out those that lie far out"), this.fitting);
-    const learn = this.card("3", "Learn", made("p", { class: "soft", text: "The images decide on the detector. The service goes on judging meanwhile." }), this.asking, this.fitRow);
+    const learn = this.card("4", "Learn", made("p", { class: "soft", text: "The images decide on the detector. The service goes on judging meanwhile." }), this.asking, this.fitRow);
 
     this.result = made("div", { class: "result" });
-    this.found = this.card("4", "What came of it", this.result);
+    this.found = this.card("5", "What came of it", this.result);
 
     this.trialList = made("div", { class: "trials", "aria-live": "polite" });
-    this.trial = this.card("5", "Try it", made("p", { class: "soft", text: "With a few bad images, and good ones it has not seen. Nothing is written down." }),
+    this.trial = this.card("6", "Try it", made("p", { class: "soft", text: "With a few bad images, and good ones it has not seen. Nothing is written down." }),
       dropPlace("Drop pictures here.", [["Choose pictures", { accept: "image/*,.npy,.tif,.tiff" }]], (files) => this.tryOut(files)), this.trialList);
 
     this.name = made("input", { type: "text", maxlength: "64", list: "screen-names", autocomplete: "off", placeholder: "bottle-caps", "aria-label": "name of the screen" });
     const names = made("datalist", { id: "screen-names" }, ...this.dataset.screens.split(" ").filter(Boolean).map((value) => made("option", { value })));
     this.publishing = made("button", { type: "button", class: "main", text: "Publish", onclick: () => this.publish() });
-    this.publication = this.card("6", "Publish", made("p", { class: "soft", text: "Under a new name, or as the next version of a screen that is there. Earlier versions stay, to go back to." }),
+    this.publication = this.card("7", "Publish", made("p", { class: "soft", text: "Under a new name, or as the next version of a screen that is there. Earlier versions stay, to go back to." }),
       made("div", { class: "row" }, made("label", { class: "field" }, "Name", this.name), names, this.publishing));
 
     this.discarding = made("button", { type: "button", class: "quiet", text: "Discard and begin anew", onclick: () => this.discard() });
     this.head = made("div", { class: "row apart" }, made("h2", { text: "New screen" }), this.discarding);
-    this.append(this.head, this.trouble, images, counts, learn, this.found, this.trial, this.publication);
-    this.cards = { counts, learn };
+    this.append(this.head, this.trouble, images, counts, known, learn, this.found, this.trial, this.publication);
+    this.cards = { counts, known, learn };
     this.show(null);
   }
 
@@ -154,8 +161,15 @@ class NewScreen extends HTMLElement {
     return `/page/drafts/${this.draft.id}${what ? `/${what}` : ""}`;
   }
 
-  image(name, what = "") {
-    return this.at(`images/${encodeURIComponent(name)}${what ? `/${what}` : ""}`);
+  image(name, what = "", kind = "images") {
+    return this.at(`${kind}/${encodeURIComponent(name)}${what ? `/${what}` : ""}`);
+  }
+
+  /* How far files are on their way, and a button to stop it. */
+  sender() {
+    const bar = made("progress", { "aria-label": "files sent" });
+    return made("div", { class: "row", hidden: "" }, bar,
+      made("button", { type: "button", class: "quiet", text: "Stop sending", onclick: () => { this.sending = null; } }));
   }
 
   async find() {
@@ -190,10 +204,11 @@ class NewScreen extends HTMLElement {
     if (draft) remembered({ draft: draft.id });
     this.discarding.hidden = !draft;
     this.drop.toggleAttribute("inert", busy);
-    this.cards.counts.hidden = this.cards.learn.hidden = !some;
-    this.cards.counts.toggleAttribute("inert", busy);
+    for (const card of Object.values(this.cards)) card.hidden = !some;
+    for (const card of [this.cards.counts, this.cards.known]) card.toggleAttribute("inert", busy);
     this.found.hidden = this.trial.hidden = this.publication.hidden = state !== "fitted";
     this.count.textContent = draft ? `${counted(draft.count, "image")}, ${inBytes(draft.bytes)}.` : "";
+    this.showDefects(draft?.defects || []);
     this.refusals.hidden = !draft?.refused;
     if (draft?.refused) {
       const more = draft.refused > draft.refusals.length ? ` The latest ${draft.refusals.length}:` : "";
@@ -244,31 +259,49 @@ class NewScreen extends HTMLElement {
     this.samples.replaceChildren(...shown, ...more);
   }
 
-  async take(files) {
+  showDefects(names) {
+    const few = names.length && names.length < 3 ? " Three or more are needed." : "";
+    this.countDefects.textContent = names.length ? `${counted(names.length, "known defect")}.${few}` : "";
+    const key = names.join("|");
+    if (key === this.defectsKey) return;
+    this.defectsKey = key;
+    this.defects.replaceChildren(...names.map((file) => {
+      const name = file.replace(/^\d+-/, "");
+      return made("div", { class: "shot" }, made("img", { src: this.image(file, "thumbnail", "defects"), alt: "", loading: "lazy" }),
+        made("span", { class: "name", text: name, title: name }),
+        made("button", { type: "button", class: "quiet", text: "Leave out", "aria-label": `Leave out ${name}`,
+          onclick: () => this.act(() => asked(this.image(file, "", "defects"), "DELETE")) }));
+    }));
+  }
+
+  /* Send files of a kind: "images", which are good, or "defects". */
+  async take(files, kind) {
     if (!files.length) return;
     this.say("");
     if (!this.draft && !(await this.act(() => asked("/page/drafts", "POST", {})))) return;
     const ticket = (this.sending = {});
-    this.sendRow.hidden = false;
-    this.bar.max = files.length;
-    this.bar.value = 0;
+    const [row, count] = kind === "images" ? [this.sendRow, this.count] : [this.defectRow, this.countDefects];
+    const bar = row.querySelector("progress");
+    row.hidden = false;
+    bar.max = files.length;
+    bar.value = 0;
     const queue = [...files], failures = [];
     let last = null, sent = 0;
     const one = async () => {
       for (let file = queue.shift(); file && ticket === this.sending; file = queue.shift()) {
         try {
-          if (ZIP.test(file.name)) last = await asked(`/page/drafts/archive?draft=${this.draft.id}`, "POST", file);
+          if (ZIP.test(file.name)) last = await asked(`/page/drafts/archive?draft=${this.draft.id}&kind=${kind}`, "POST", file);
           else if (file.size > Number(this.dataset.mostBytes)) throw new Error(`it has ${inBytes(file.size)}; the limit is ${inBytes(Number(this.dataset.mostBytes))}`);
-          else last = await asked(`${this.at("images")}?${new URLSearchParams({ name: file.name.slice(-1000) })}`, "POST", file);
+          else last = await asked(`${this.at(kind)}?${new URLSearchParams({ name: file.name.slice(-1000) })}`, "POST", file);
         } catch (error) { failures.push(`${file.name}: ${error.message}`); }
         sent += 1;
-        this.bar.value = sent;
-        this.count.textContent = `Sending: ${sent.toLocaleString("en-GB")} of ${counted(files.length, "file")}.`;
+        bar.value = sent;
+        count.textContent = `Sending: ${sent.toLocaleString("en-GB")} of ${counted(files.length, "file")}.`;
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, one));
     if (ticket === this.sending) this.sending = null;
-    this.sendRow.hidden = true;
+    row.hidden = true;
     await this.act(() => asked(this.at()));
     if (failures.length) this.say(failures.length === 1 ? failures[0] : `${failures.length} files were not taken. The first: ${failures[0]}`);
   }
@@ -297,6 +330,8 @@ class NewScreen extends HTMLElement {
     this.result.replaceChildren(
       made("p", {}, "Detector ", made("b", { text: found.detector }), found.chosen ? `, chosen for ${found.chosen}.` : "."),
       promise, made("p", { class: "soft", text: found.promise }), ...list([...found.remarks, ...left]),
+      ...(found.gain ? [made("p", { class: "news", text: `It has learnt the known defects: ${found.gain}.` })] : []),
+      ...(found.unused ? [made("p", { class: "news odd", text: `${found.unused[0].toUpperCase()}${found.unused.slice(1)}.` })] : []),
       made("h3", { class: "above", text: "The most anomalous of the good images" }),
       made("p", { class: "soft", text: "Is one of them bad? Leave it out and learn again. Images it learnt from score lower than new ones." }),
       made("div", { class: "gallery" }, ...found.most.map((one) => this.example(one, true))),
@@ -376,207 +411,4 @@ function enlarged(name, source, heat) {
   dialog.showModal();
 }
 
-const DRAWN = 1000;
-
-/* <region-drawing>: rectangles and polygons drawn on a picture; the event "region" has them as JSON of --region.
-   With the keyboard, a rectangle is given by its four numbers. */
-class RegionDrawing extends HTMLElement {
-  show(source, polygons, key) {
-    if (key === this.key) return;
-    this.key = key;
-    this.shapes = [];
-    for (const kind of ["polygons", "ignore"]) for (const points of polygons?.[kind] || []) this.shapes.push({ kind, points });
-    this.size = polygons?.size || null;
-    this.draw(source);
-  }
-
-  async draw(source) {
-    this.tool = "rectangle";
-    this.kind = "polygons";
-    this.points = [];
-    this.picture = made("img", { alt: "the first of the good images", src: source, draggable: "false" });
-    this.layer = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    this.layer.setAttribute("aria-hidden", "true");
-    this.sheet = made("div", { class: "sheet" }, this.picture, this.layer);
-    const radio = (group, options, pick) => made("fieldset", { class: "row" }, made("legend", { text: group }),
-      ...options.map(([value, text], place) => {
-        const input = made("input", { type: "radio", name: group, value, ...(place ? {} : { checked: "" }) });
-        input.addEventListener("change", () => pick(value));
-        return made("label", { class: "check" }, input, text);
-      }));
-    this.undoing = made("button", { type: "button", class: "quiet", text: "Take back the last", onclick: () => this.back() });
-    this.clearing = made("button", { type: "button", class: "quiet", text: "Whole image", onclick: () => { this.shapes = []; this.points = []; this.done(); } });
-    this.corners = ["left", "top", "right", "bottom"].map((name) => made("input", { type: "number", min: "0", "aria-label": `${name}, pixels`, placeholder: name }));
-    const adding = made("button", { type: "button", class: "quiet", text: "Add rectangle", onclick: () => this.typed() });
-    this.said = made("p", { class: "soft", "aria-live": "polite" });
-    this.replaceChildren(
-      made("p", { class: "soft", text: "Rectangle: drag. Polygon: click its corners, and the first of them again to close it." }),
-      made("div", { class: "row" }, radio("Shape", [["rectangle", "rectangle"], ["polygon", "polygon"]], (value) => { this.tool = value; this.points = []; this.paint(); }),
-        radio("It", [["polygons", "counts"], ["ignore", "does not count"]], (value) => { this.kind = value; })),
-      this.sheet, made("div", { class: "row" }, this.undoing, this.clearing), this.said,
-      made("details", {}, made("summary", { text: "By numbers" }), made("div", { class: "row" }, ...this.corners, adding)),
-    );
-    try { await this.picture.decode(); } catch { this.said.textContent = "The picture cannot be shown."; return; }
-    this.size ||= [this.picture.naturalHeight, this.picture.naturalWidth];
-    this.layer.setAttribute("viewBox", `0 0 ${this.size[1]} ${this.size[0]}`);
-    this.layer.setAttribute("preserveAspectRatio", "none");
-    this.sheet.style.setProperty("--ratio", this.size[1] / this.size[0]);
-    this.layer.addEventListener("pointerdown", (event) => this.down(event));
-    this.layer.addEventListener("pointermove", (event) => this.move(event));
-    this.layer.addEventListener("pointerup", (event) => this.up(event));
-    this.paint();
-  }
-
-  where(event) {
-    const box = this.layer.getBoundingClientRect(), [height, width] = this.size;
-    const inside = (value, most) => Math.min(most, Math.max(0, Math.round(value * 10) / 10));
-    return [inside(((event.clientX - box.left) / box.width) * width, width), inside(((event.clientY - box.top) / box.height) * height, height)];
-  }
-
-  near(a, b) {
-    const box = this.layer.getBoundingClientRect();
-    return Math.hypot(((a[0] - b[0]) * box.width) / this.size[1], ((a[1] - b[1]) * box.height) / this.size[0]) < 14;
-  }
-
-  down(event) {
-    event.preventDefault();
-    const point = this.where(event);
-    if (this.tool === "rectangle") {
-      this.layer.setPointerCapture(event.pointerId);
-      this.start = this.end = point;
-    } else if (this.points.length > 2 && this.near(point, this.points[0])) {
-      this.add(this.points);
-    } else this.points.push(point);
-    this.paint();
-  }
-
-  move(event) {
-    if (!this.start) return;
-    this.end = this.where(event);
-    this.paint();
-  }
-
-  up() {
-    if (!this.start) return;
-    const [a, b] = [this.start, this.end];
-    this.start = null;
-    if (this.near(a, b)) this.paint();
-    else this.rectangle(a, b);
-  }
-
-  rectangle([x, y], [u, v]) {
-    const [left, right] = [Math.min(x, u), Math.max(x, u)], [top, bottom] = [Math.min(y, v), Math.max(y, v)];
-    this.add([[left, top], [right, top], [right, bottom], [left, bottom]]);
-  }
-
-  typed() {
-    const values = this.corners.map((one) => Number(one.value)), [height, width] = this.size;
-    if (values[2] > values[0] && values[3] > values[1] && values[2] <= width && values[3] <= height) {
-      this.rectangle(values.slice(0, 2), values.slice(2));
-    } else this.said.textContent = `Give left < right <= ${width} and top < bottom <= ${height}.`;
-  }
-
-  add(points) {
-    this.shapes.push({ kind: this.kind, points });
-    this.points = [];
-    this.done();
-  }
-
-  back() {
-    if (this.points.length) this.points.pop();
-    else this.shapes.pop();
-    this.done();
-  }
-
-  done() {
-    this.paint();
-    const of = (kind) => this.shapes.filter((one) => one.kind === kind).map((one) => one.points);
-    const polygons = of("polygons"), ignore = of("ignore");
-    const region = { size: this.size, ...(polygons.length ? { polygons } : {}), ...(ignore.length ? { ignore } : {}) };
-    this.dispatchEvent(new CustomEvent("region", { detail: this.shapes.length ? region : null }));
-  }
-
-  paint() {
-    const shape = (points, kind, closed = true) => {
-      const one = document.createElementNS("http://www.w3.org/2000/svg", closed ? "polygon" : "polyline");
-      one.setAttribute("points", points.map((point) => point.join(",")).join(" "));
-      one.setAttribute("class", kind);
-      return one;
-    };
-    const drawn = this.shapes.map((one) => shape(one.points, one.kind));
-    if (this.start) drawn.push(shape([this.start, [this.end[0], this.start[1]], this.end, [this.start[0], this.end[1]]], this.kind));
-    if (this.points.length) drawn.push(shape([...this.points, this.points[this.points.length - 1].map((value) => value + 0.01)], this.kind, false));
-    this.layer.replaceChildren(...drawn);
-    const count = this.shapes.length;
-    this.said.textContent = count ? `${counted(count, "shape")} drawn, on images of ${this.size[1]} x ${this.size[0]} pixels.` : "Nothing drawn: the whole image counts.";
-    this.undoing.disabled = !count && !this.points.length;
-    this.clearing.disabled = !count;
-  }
-}
-
-/* <screen-versions data-screen>: what is served of a screen, and the way back. */
-class ScreenVersions extends HTMLElement {
-  connectedCallback() {
-    this.load();
-  }
-
-  async load() {
-    try {
-      this.show(await asked(`/page/versions?${new URLSearchParams({ screen: this.dataset.screen })}`));
-    } catch (error) {
-      this.replaceChildren(made("p", { class: "trouble", role: "alert", text: `The versions of ${this.dataset.screen} cannot be listed: ${error.message}` }));
-    }
-  }
-
-  show(found) {
-    const published = new URL(location.href).searchParams.get("published");
-    const rows = found.versions.map((one, place) => made("tr", {},
-      made("th", { scope: "row", text: one.version }), made("td", { text: one.detector }), made("td", { text: inDigits(one.alpha) }),
-      made("td", { text: `${percent(one.interval[0])} to ${percent(one.interval[1])} %` }), made("td", { text: one.calibrated_on.toLocaleString("en-GB") }),
-      made("td", {}, place === 0 ? made("span", { class: "chip inlier", text: "served by default" })
-        : made("button", { type: "button", class: "quiet", text: `Go back to version ${one.version}`, onclick: () => this.back(one.version) }))));
-    const heads = ["version", "detector", "alpha", "true rate", "calibrated on", ""].map((text) => made("th", { scope: "col", text }));
-    const note = found.has_versions ? [] : [made("p", { class: "soft", text: "This screen is one folder without versions." })];
-    const news = published && published === found.versions[0].version
-      ? [made("p", { class: "news", role: "status", text: `Version ${published} of ${found.screen} is published and served. Drop images under Judge, or send them to /v1/screens/${found.screen}/predict.` })] : [];
-    this.replaceChildren(...news, made("div", { class: "card wide-table", tabindex: "0", role: "group", "aria-label": `Versions of ${found.screen}` },
-      made("h3", { text: `Versions of ${found.screen}` }),
-      made("table", { class: "facts-table" }, made("thead", {}, made("tr", {}, ...heads)), made("tbody", {}, ...rows)), ...note));
-  }
-
-  async back(version) {
-    try {
-      this.show(await asked("/page/versions/default", "POST", { screen: this.dataset.screen, version }));
-      this.prepend(made("p", { class: "news", role: "status", text: `Version ${version} is served by default again; the header shows it after a reload.` }));
-      remembered({ published: null });
-    } catch (error) {
-      this.prepend(made("p", { class: "trouble", role: "alert", text: error.message }));
-    }
-  }
-}
-
-/* <publish-alpha data-screen data-version data-alpha>: the screen at another false-alarm rate, as its next version. */
-class PublishAlpha extends HTMLElement {
-  connectedCallback() {
-    if (this.childElementCount) return;
-    const { screen, version, alpha } = this.dataset;
-    const said = made("p", { role: "status" });
-    const button = made("button", { type: "button", class: "main", text: `Publish with alpha ${alpha} as a new version` });
-    button.addEventListener("click", async () => {
-      button.disabled = true;
-      try {
-        const found = await asked("/page/versions/alpha", "POST", { screen, version, alpha: Number(alpha) });
-        location.assign(`/?${new URLSearchParams({ screen, panel: "screens", published: found.version })}`);
-      } catch (error) {
-        said.textContent = error.message;
-        button.disabled = false;
-      }
-    });
-    this.append(button, said);
-  }
-}
-
-customElements.define("publish-alpha", PublishAlpha);
-customElements.define("region-drawing", RegionDrawing);
 customElements.define("new-screen", NewScreen);
-customElements.define("screen-versions", ScreenVersions);

@@ -4,19 +4,20 @@ import asyncio
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from fastapi import FastAPI, Query, Request
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from recondite.service.engine.beside import overlay
 from recondite.service.engine.decoding import Sent, printable
-from recondite.service.engine.drafts import ARCHIVES, Draft, Drafts
+from recondite.service.engine.drafts import ARCHIVES, Draft, Drafts, Kind
 from recondite.service.engine.job_sources import open_archive, open_place
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.no_pictures import not_a_picture
-from recondite.service.engine.pictures import base64_of, heat_map, why
+from recondite.service.engine.pictures import base64_of, why
 from recondite.service.engine.publishing import copied_from, make_default, publish
 from recondite.service.engine.registry import Served, Shelf, check_name
 from recondite.service.errors import Unusable
@@ -99,6 +100,8 @@ class _Tried:
 def add_drafts(app: FastAPI, uploads: Uploads) -> None:
     """Add the addresses by which screens are made and published; there are none where visitors may not."""
     tried, publishing = _Tried(), asyncio.Lock()
+    for kind in get_args(Kind):
+        _add_images(app, tried, kind)
 
     @app.get("/page/drafts", include_in_schema=False)
     async def all_drafts(request: Request) -> list[dict[str, Any]]:
@@ -109,13 +112,13 @@ def add_drafts(app: FastAPI, uploads: Uploads) -> None:
         return _drafts(request).begin().to_json()
 
     @app.post(ARCHIVES, include_in_schema=False)
-    async def archive(request: Request, draft: str) -> dict[str, Any]:
+    async def archive(request: Request, draft: str, kind: Kind = "images") -> dict[str, Any]:
         drafts = _drafts(request)
         found = drafts.get(draft)
         path = drafts.archive(found)
         try:
             await received(request, path, service_of(request).settings.job_bytes)
-            await drafts.add_all(found, await asyncio.to_thread(open_archive, path))
+            await drafts.add_all(found, await asyncio.to_thread(open_archive, path), kind)
         finally:
             path.unlink(missing_ok=True)
         return found.to_json()
@@ -130,45 +133,12 @@ def add_drafts(app: FastAPI, uploads: Uploads) -> None:
         await drafts.discard(drafts.get(draft))
         return {}
 
-    @app.post("/page/drafts/{draft}/images", include_in_schema=False)
-    async def add(request: Request, draft: str, name: Annotated[str, Query(max_length=4000)]) -> dict[str, Any]:
-        service, drafts = service_of(request), _drafts(request)
-        found = drafts.get(draft)
-        async with body_of(request, service.settings.limits, service.bodies) as content:
-            await drafts.add(found, name, content)
-        return found.to_json()
-
     @app.post("/page/drafts/{draft}/place", include_in_schema=False)
     async def place(request: Request, draft: str, said: Place) -> dict[str, Any]:
         drafts = _drafts(request)
         found = drafts.get(draft)
         source = await asyncio.to_thread(open_place, said.place, service_of(request).settings.job_places)
         await drafts.add_all(found, source)
-        return found.to_json()
-
-    @app.get("/page/drafts/{draft}/images/{name}", include_in_schema=False)
-    async def picture(request: Request, draft: str, name: str) -> Response:
-        return await asyncio.to_thread(_picture, _drafts(request).get(draft).image(name))
-
-    @app.get("/page/drafts/{draft}/images/{name}/thumbnail", include_in_schema=False)
-    async def small(request: Request, draft: str, name: str) -> Response:
-        return await asyncio.to_thread(_thumbnail, _drafts(request).get(draft).image(name))
-
-    @app.get("/page/drafts/{draft}/images/{name}/heat-map", include_in_schema=False)
-    async def heat(request: Request, draft: str, name: str) -> Response:
-        service, found = service_of(request), _drafts(request).get(draft)
-        content = await asyncio.to_thread(found.image(name).read_bytes)
-        judged = await _judge(request, await tried.of(service, found), name, content)
-        drawn = await asyncio.to_thread(heat_map, judged, 0)
-        if drawn is None:
-            raise Unusable("there is no heat map of this image")
-        return Response(drawn, media_type="image/png")
-
-    @app.delete("/page/drafts/{draft}/images/{name}", include_in_schema=False)
-    async def remove(request: Request, draft: str, name: str) -> dict[str, Any]:
-        drafts = _drafts(request)
-        found = drafts.get(draft)
-        drafts.remove(found, name)
         return found.to_json()
 
     @app.put("/page/drafts/{draft}/region", include_in_schema=False)
@@ -203,7 +173,7 @@ def add_drafts(app: FastAPI, uploads: Uploads) -> None:
                 raise Unusable(trouble)
             served = await tried.of(service, found)
             judged = await _judge(request, served, name, content)
-            drawn, words = await asyncio.to_thread(lambda: (heat_map(judged, 0), why(judged, 0)[0]))
+            drawn, words = await asyncio.to_thread(lambda: (overlay(judged, 0), why(judged, 0)[0]))
             readable = judged.verdicts.errors[0] is None
             return {
                 **dict(judged.records[0]),
@@ -246,6 +216,44 @@ def add_drafts(app: FastAPI, uploads: Uploads) -> None:
             raise Unusable("this version has a guard, which is calibrated for its alpha: make and save it anew instead")
         async with publishing:
             return await _publish(service, said.screen, served.at(said.alpha).save)
+
+
+def _add_images(app: FastAPI, tried: _Tried, kind: Kind) -> None:
+    """Add the addresses of the images of a kind in a draft."""
+    images = f"/page/drafts/{{draft}}/{kind}"
+
+    @app.post(images, include_in_schema=False)
+    async def add(request: Request, draft: str, name: Annotated[str, Query(max_length=4000)]) -> dict[str, Any]:
+        service, drafts = service_of(request), _drafts(request)
+        found = drafts.get(draft)
+        async with body_of(request, service.settings.limits, service.bodies) as content:
+            await drafts.add(found, name, content, kind)
+        return found.to_json()
+
+    @app.get(f"{images}/{{name}}", include_in_schema=False)
+    async def picture(request: Request, draft: str, name: str) -> Response:
+        return await asyncio.to_thread(_picture, _drafts(request).get(draft).image(name, kind))
+
+    @app.get(f"{images}/{{name}}/thumbnail", include_in_schema=False)
+    async def small(request: Request, draft: str, name: str) -> Response:
+        return await asyncio.to_thread(_thumbnail, _drafts(request).get(draft).image(name, kind))
+
+    @app.get(f"{images}/{{name}}/heat-map", include_in_schema=False)
+    async def heat(request: Request, draft: str, name: str) -> Response:
+        service, found = service_of(request), _drafts(request).get(draft)
+        content = await asyncio.to_thread(found.image(name, kind).read_bytes)
+        judged = await _judge(request, await tried.of(service, found), name, content)
+        drawn = await asyncio.to_thread(overlay, judged, 0)
+        if drawn is None:
+            raise Unusable("there is no heat map of this image")
+        return Response(drawn, media_type="image/png")
+
+    @app.delete(f"{images}/{{name}}", include_in_schema=False)
+    async def remove(request: Request, draft: str, name: str) -> dict[str, Any]:
+        drafts = _drafts(request)
+        found = drafts.get(draft)
+        drafts.remove(found, name, kind)
+        return found.to_json()
 
 
 def _drafts(request: Request) -> Drafts:

@@ -105,12 +105,13 @@ class View:
 
 def script() -> str:
     """Return the page's own elements, as JavaScript."""
-    return "".join(_text(name) for name in ("page.js", "draft.js"))
+    names = ("page.js", "light-box.js", "region.js", "draft.js", "versions.js", "audit.js")
+    return "".join(map(_text, names))
 
 
 def stylesheet() -> str:
     """Return the page's CSS."""
-    return "".join(_text(name) for name in ("page.css", "draft.css"))
+    return "".join(_text(name) for name in ("page.css", "draft.css", "audit.css"))
 
 
 def _text(name: str) -> str:
@@ -120,13 +121,15 @@ def _text(name: str) -> str:
 class Area:
     """A part of the page that is drawn anew. Asked to again meanwhile, it is drawn once more afterwards.
 
+    While it is prepared it is marked as busy, and where that takes long says "drawing…" (see page.css).
+
     Args:
         prepare: finds out what to draw, and returns the function that draws it.
     """
 
     def __init__(self, prepare: Callable[[], Awaitable[Callable[[], None]]]) -> None:
         self._prepare, self._busy, self._again = prepare, False, False
-        self.element = ui.element("div").classes("w-full")
+        self.element = ui.element("div").classes("area w-full")
 
     def ask(self) -> None:
         """Draw soon."""
@@ -138,6 +141,7 @@ class Area:
         if self._busy:
             return
         self._busy = True
+        self.element.props("aria-busy=true")
         try:
             while self._again:
                 self._again = False
@@ -147,6 +151,7 @@ class Area:
                     draw()
         finally:
             self._busy = False
+            self.element.props(remove="aria-busy")
 
 
 def html(text: str) -> ui.html:

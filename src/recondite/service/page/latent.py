@@ -20,7 +20,8 @@ from recondite.service.page.frame import Area, View, empty, heading, html, or_no
 from recondite.statistics.embedding import FEWEST, Map, make_map
 
 _MOST, _FEWEST = 150, 3
-_WIDTH, _HEIGHT, _SIDE, _EDGE = 900.0, 520.0, 34.0, 30.0
+_COLUMNS, _ROWS, _CELL, _SIDE = 24, 11, 48, 44
+"""Cells of the map, their side, and that of a thumbnail in it, which a finger can hit; in pixels at the least."""
 
 
 async def panel(view: View) -> None:
@@ -35,7 +36,7 @@ async def panel(view: View) -> None:
             return lambda: empty(f"Detector {detector.name} has no latent space of images to look at.")
         found = await _images(view)
         if len(found) < _FEWEST:
-            return lambda: empty("The map needs three images: judge some, or start the service with --keep all.")
+            return lambda: empty("The map needs three images: judge some, or start the service with --keep-images all.")
         pixels = np.stack([one["pixels"] for one in found])
         loop = asyncio.get_running_loop()
         atlas = atlases.setdefault(view.served.fingerprint, Atlas())
@@ -45,6 +46,7 @@ async def panel(view: View) -> None:
 
     def show(places: NDArray[np.float64], method: str, found: list[dict[str, Any]]) -> None:
         with ui.element("div").classes("card map"):
+            html('<p class="soft keys">Keys: <kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> on the map</p>')
             drawn = html(draw(places, found))
             html(f'<p class="soft">{escape(method)} Blue frame: inlier; red: outlier.</p>')
         with ui.element("div").classes("card q-mt-md").props('aria-live="polite"') as below:
@@ -146,20 +148,38 @@ def unit(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return scaled
 
 
+def cells(places: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Return a cell (column, row from above) of its own for each of some points (N, 2) in [0, 1]: the nearest free one.
+
+    The first of the points choose first. N is at most the number of cells.
+    """
+    columns, rows = np.meshgrid(np.arange(_COLUMNS), np.arange(_ROWS), indexing="ij")
+    free = np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.float64)
+    taken = []
+    for across, up in places:
+        wanted = (across * (_COLUMNS - 1), (1 - up) * (_ROWS - 1))
+        nearest = int(((free - wanted) ** 2).sum(axis=1).argmin())
+        taken.append((int(columns.flat[nearest]), int(rows.flat[nearest])))
+        free[nearest] = np.inf
+    return taken
+
+
 def draw(places: NDArray[np.float64], found: list[dict[str, Any]]) -> str:
-    """Draw thumbnails at points (N, 2) in [0, 1], each a link that a keyboard reaches."""
-    body = f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="var(--ground)"/>'
-    for place, ((across, up), one) in enumerate(zip(places.tolist(), found, strict=True)):
-        x = _EDGE + across * (_WIDTH - 2 * _EDGE) - _SIDE / 2
-        y = _EDGE + (1 - up) * (_HEIGHT - 2 * _EDGE) - _SIDE / 2
+    """Draw thumbnails at points (N, 2) in [0, 1], each a link; the Tab key reaches the first, arrows lead on from it.
+
+    None covers another: each is in the nearest cell of a grid that is free, older ones first, so that they stay there.
+    """
+    width, height, spare = _COLUMNS * _CELL, _ROWS * _CELL, (_CELL - _SIDE) / 2
+    body = f'<rect width="{width}" height="{height}" fill="var(--ground)"/>'
+    where = cells(places[::-1])[::-1]
+    for place, ((column, row), one) in enumerate(zip(where, found, strict=True)):
+        x, y = _CELL * column + spare, _CELL * row + spare
         colour = {"inlier": ACCENT, "outlier": WARN}.get(one["verdict"], SOFT)
         label = escape(f"{one['name']}: {one['words']}")
         body += (
-            f'<a href="#" data-place="{place}" aria-label="{label}"><title>{label}</title>'
-            f'<image href="{one["url"]}" x="{x:.1f}" y="{y:.1f}" width="{_SIDE}" height="{_SIDE}"/>'
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="{colour}" '
+            f'<a href="#" data-place="{place}" aria-label="{label}" tabindex="{-1 if place else 0}">'
+            f'<title>{label}</title><image href="{one["url"]}" x="{x:g}" y="{y:g}" width="{_SIDE}" height="{_SIDE}"/>'
+            f'<rect x="{x:g}" y="{y:g}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="{colour}" '
             'stroke-width="2"/></a>'
         )
-    return frame(body, "", _WIDTH, _HEIGHT).replace(
-        'role="img" aria-label=""', 'role="group" aria-label="Map of images"'
-    )
+    return frame(body, "", width, height).replace('role="img" aria-label=""', 'role="group" aria-label="Map of images"')

@@ -73,8 +73,13 @@ def _draw(judged: Judged, images: Any, sizes: list[int], at: int) -> None:
         + figure(None if heat is None else png_url(heat), "where it is odd", "heat map: bright where it is odd")
         + "</div>"
     )
-    points = [(float(size), float(value)) for size, value in zip(sizes, verdicts.instance_score, strict=True)]
-    html(line(points, "mask size, pixels", "instance score", verdicts.threshold, float(sizes[at])))
+    across, here = "mask size, pixels of what the screen sees", float(sizes[at])
+    scores, rare = (
+        list(zip(map(float, sizes), map(float, some), strict=True))
+        for some in (verdicts.instance_score, verdicts.p_value)
+    )
+    html("<h3 class='above'>As the mask grows</h3>" + line(scores, across, "score, no unit", verdicts.threshold, here))
+    html(line(rare, across, "p-value", verdicts.alpha, here, "alpha"))
 
 
 def changed(image: Any, mask: int, noise: float) -> Any:
