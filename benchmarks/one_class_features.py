@@ -3,8 +3,9 @@
     python benchmarks/one_class_features.py [--score auto] [--classes bird,truck] [--test 3000] [KEY=VALUE ...]
 
 CIFAR-10: a screen is fitted on each class of the training split in turn and measured on the whole test split: its own
-class is normal, the other nine are outliers; --test takes so many of its images, the same for all. birds64: fitted on train/bird, measured on test/bird and on the other
-folders of test. Seconds include fitting; images a second are end to end: reading, decoding, scoring, verdict.
+class is normal, the other nine are outliers; --test takes so many of its images, the same for all classes. birds64:
+fitted on train/bird, measured on test/bird and on the other folders of test. Seconds include fitting; images a second
+are end to end: reading, decoding, scoring, verdict.
 KEY=VALUE are options of the detector, such as side=64 methods=padim,knn.
 """
 

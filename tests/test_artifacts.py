@@ -96,6 +96,7 @@ def changed(**values):
         (lambda m: m["evidence"]["statistics"].pop(), "not a consistent screen"),
         (lambda m: m["evidence"]["statistics"].__setitem__(0, "made up"), "not a consistent screen"),
         (lambda m: m["evidence"].update(classifier_share="all"), "not a consistent screen"),
+        (lambda m: m["evidence"].update(weights=[1.0]), "not a consistent screen"),
         (changed(groups=["a"]), "not a consistent screen"),
         (changed(history={"epoch": []}), "not a consistent screen"),
         (changed(history={"epochs": [], "best_epoch": 3}), "not a consistent screen"),

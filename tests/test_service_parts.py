@@ -1,6 +1,7 @@
 """Parts of the service without HTTP: batches, budget, drift and webhook, charts, deployment files."""
 
 import http.server
+import io
 import json
 import os
 import re
@@ -11,17 +12,20 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from service import png
 
 import recondite
 from recondite.data.images import Preprocessing
-from recondite.screen.monitor import Monitor
+from recondite.screen.monitor import Monitor, Moved
 
 pytest.importorskip("fastapi")
 
@@ -275,6 +279,32 @@ def test_a_line_over_powers_of_ten_is_drawn_on_a_log_scale_and_its_ticks_lie_on_
     assert "p-value, log scale" in svg
     assert ">alpha<" in svg
     assert "log scale" not in charts.line([(0, 1), (1, 2)], "a", "b", float("nan"))
+
+
+@pytest.mark.parametrize(("threshold", "seen"), [(1.5, [[0, 0], [1, 1]]), (np.inf, [[0, 0], [0, 1]])])
+def test_an_overlay_tints_nothing_that_good_images_reach(threshold, seen):
+    from recondite.service.engine.beside import overlay
+
+    detector = SimpleNamespace(locates=True, preprocessing=SimpleNamespace(is_image=True))
+    screen = SimpleNamespace(detector=detector, peaks=np.ones(3), feature_threshold=threshold, map_scale=(0.0, 3.0))
+    verdicts = SimpleNamespace(feature_score=np.array([[[[0.0, 1.5], [2.0, 4.0]]]]), errors=[None])
+    drawn = np.asarray(Image.open(io.BytesIO(overlay(SimpleNamespace(screen=screen, verdicts=verdicts), 0))))
+    np.testing.assert_array_equal(drawn[..., 3], 255 * np.array(seen))
+    assert drawn[1, 1, :3].sum() > drawn[1, 0, :3].sum(), "the odder, the brighter"
+
+
+def test_the_monitor_shows_the_kept_images_that_are_furthest_on_the_side_that_moved():
+    pytest.importorskip("nicegui")
+    from recondite.service.page.monitor import furthest
+
+    rows = [
+        {"id": k, "sha256": str(k // 2), "kept": k < 8, "p_value": 0.5, "instance_score": float(k), "statistics": own}
+        for k, own in enumerate([{"brightness": (7 * k) % 11} for k in range(9)] + [{}])
+    ]
+    brightness = Moved("brightness", "brightness", -1.0, 0.5, 0.01, 1.0, True)
+    assert [row["statistics"]["brightness"] for row in furthest(brightness, rows, 2)] == [2, 5]
+    score = replace(brightness, name="instance_score", shift=1.0)
+    assert [row["id"] for row in furthest(score, rows, 9)] == [7, 5, 3, 1]
 
 
 def test_on_the_map_no_thumbnail_covers_another_and_older_ones_stay():

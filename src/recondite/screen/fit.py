@@ -92,7 +92,7 @@ def fit(
         images: normal images, anything that `open_images` opens.
         detector: "auto" (default) to choose by the images, "autoencoder", "alad", "features", "pca" or "vae".
         preset: a recipe in `PRESETS`; `options` override its settings.
-        score: what images are judged by: "auto" (default) for the rarest of "error" and "evidence", either of these
+        score: what images are judged by: "auto" (default) for "error" and "evidence" together, either of these
             alone, one of the detector's errors ("absolute_error", "elbo"), or one statistic (see
             `recondite.statistics.image_statistics`). With too few images for evidence, the default is "error".
         alpha: the share of normal images that may be flagged, in (0, 1); by default .05, or the smallest that so many

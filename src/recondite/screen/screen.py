@@ -22,7 +22,7 @@ from recondite.screen.reading import read_screen
 from recondite.screen.saved import KIND, SCHEMA
 from recondite.screen.unfamiliar import unlike
 from recondite.screen.words import ERROR
-from recondite.statistics.calibration import Calibrator, Guarantee, check_promise, rate_of
+from recondite.statistics.calibration import LEFT_OUT_WORTH, Calibrator, Guarantee, check_promise, rate_of
 from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.scores import Scores, Verdicts, check_rate
 
@@ -124,9 +124,11 @@ class Screen:
     @property
     def false_alarm_interval(self) -> tuple[float, float]:
         """The 95 % interval of the true false-alarm rate (of the smallest group, where there are groups)."""
-        group = min(self.calibrator.sizes, key=self.calibrator.sizes.__getitem__)
-        left_out = self.facts.get("calibration", {}).get(LEFT_OUT, {}).get(group or "", 0)
-        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, group, left_out=left_out)
+        name = min(self.calibrator.sizes, key=self.calibrator.sizes.__getitem__)
+        facts = self.facts.get("calibration", {})
+        out = facts.get(LEFT_OUT, {}).get(name or "", 0)
+        worth = LEFT_OUT_WORTH if facts.get("left_out_in_parts") else 1.0
+        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, name, left_out=out, worth=worth)
 
     @property
     def map_scale(self) -> tuple[float, float]:
@@ -413,9 +415,7 @@ class Screen:
             with own_settings():
                 self.detector.to(device)
         except (RuntimeError, AssertionError) as error:
-            raise InputError(
-                f"expected a device that this machine has, such as cpu; got {device!r}: {error}"
-            ) from error
+            raise InputError(f"expected a device that this machine has; got {device!r}: {error}") from error
         return self
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from recondite.progress import counted
 
 AUTO, EVIDENCE, ERROR = "auto", "evidence", "error"
-"""The rarer of the other two; the distance of all statistics; the detector's error."""
+"""The other two together; the distance of all statistics; the detector's error."""
 UNUSED_DEFECTS = "known defects are not used"
 """How a remark begins that says why a screen did not learn known defects."""
 CLASSIFIER = "classifier"

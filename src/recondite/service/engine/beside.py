@@ -1,17 +1,20 @@
-"""What stands beside a judged image: the outline of what is odd in it, and the good images that it is most like."""
+"""What stands over and beside a judged image: what is odd in it, its outline, and the good images it is most like."""
 
 import math
 
 import numpy as np
+from matplotlib import colormaps
 from numpy.typing import NDArray
 
-from recondite.data.pictures import colours, png_url
+from recondite.data.pictures import HEAT_MAP, colours, heat, png_url
 from recondite.data.units import thumbnails
 from recondite.screen.screen import Screen
 from recondite.service.engine.judging import Judged
 from recondite.service.engine.pictures import png
 
 _SIDE = 16
+_DARKEST = 0.4
+"""Where the colours of an overlay begin: darker ones would look like shadows in the picture."""
 
 
 def contour(judged: Judged, index: int) -> str | None:
@@ -20,13 +23,40 @@ def contour(judged: Judged, index: int) -> str | None:
     At most a share alpha of normal images have such a value anywhere (`Screen.feature_threshold`). None where the
     detector judges images as a whole, or where there is no such threshold for this alpha.
     """
-    screen, scores = judged.screen, judged.verdicts.feature_score
+    scores, threshold = _scores_of(judged, index), _threshold(judged.screen)
+    return None if scores is None or threshold is None else outline((scores > threshold).max(axis=0))
+
+
+def overlay(judged: Judged, index: int) -> bytes | None:
+    """Return where one image is odder than good ones are anywhere, as a PNG to be laid over it.
+
+    It is transparent up to the threshold of `contour`, or, where there is none, up to where the heat maps of the screen
+    are brightest; from there on the brighter, the odder. None where the detector judges images as a whole.
+    """
+    scores = _scores_of(judged, index)
+    if scores is None:
+        return None
+    low, high = judged.screen.map_scale
+    threshold = _threshold(judged.screen)
+    start = high if threshold is None else threshold
+    above = np.clip((heat(scores) - start) / max(start - low, high - low), 0, 1)
+    shown = colormaps[HEAT_MAP](_DARKEST + (1 - _DARKEST) * above)
+    shown[..., 3] = above > 0
+    return png((255 * shown).round().astype(np.uint8))
+
+
+def _scores_of(judged: Judged, index: int) -> NDArray[np.float64] | None:
+    """Return an image's feature scores (C, H, W); None where there are none to draw."""
+    scores, detector = judged.verdicts.feature_score, judged.screen.detector
     if scores is None or judged.verdicts.errors[index] is not None:
         return None
-    if screen.peaks is None or not screen.detector.locates or not screen.detector.preprocessing.is_image:
-        return None
-    threshold = screen.feature_threshold
-    return outline((scores[index] > threshold).any(axis=0)) if math.isfinite(threshold) else None
+    return np.asarray(scores[index]) if detector.locates and detector.preprocessing.is_image else None
+
+
+def _threshold(screen: Screen) -> float | None:
+    """Return the threshold for single values; None where there is none for this alpha."""
+    threshold = math.inf if screen.peaks is None else screen.feature_threshold
+    return threshold if math.isfinite(threshold) else None
 
 
 def outline(inside: NDArray[np.bool_]) -> str:

@@ -42,7 +42,7 @@ def reconstruction(judged: Judged, index: int) -> bytes | None:
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Return pixels (H, W) or (H, W, 3) as a PNG file."""
+    """Return pixels (H, W), (H, W, 3) or (H, W, 4) as a PNG file."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG")
     return stream.getvalue()

@@ -11,12 +11,13 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from recondite.service.engine.beside import overlay
 from recondite.service.engine.decoding import Sent, printable
 from recondite.service.engine.drafts import ARCHIVES, Draft, Drafts, Kind
 from recondite.service.engine.job_sources import open_archive, open_place
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.no_pictures import not_a_picture
-from recondite.service.engine.pictures import base64_of, heat_map, why
+from recondite.service.engine.pictures import base64_of, why
 from recondite.service.engine.publishing import copied_from, make_default, publish
 from recondite.service.engine.registry import Served, Shelf, check_name
 from recondite.service.errors import Unusable
@@ -172,7 +173,7 @@ def add_drafts(app: FastAPI, uploads: Uploads) -> None:
                 raise Unusable(trouble)
             served = await tried.of(service, found)
             judged = await _judge(request, served, name, content)
-            drawn, words = await asyncio.to_thread(lambda: (heat_map(judged, 0), why(judged, 0)[0]))
+            drawn, words = await asyncio.to_thread(lambda: (overlay(judged, 0), why(judged, 0)[0]))
             readable = judged.verdicts.errors[0] is None
             return {
                 **dict(judged.records[0]),
@@ -222,11 +223,16 @@ def _add_images(app: FastAPI, tried: _Tried, kind: Kind) -> None:
     images = f"/page/drafts/{{draft}}/{kind}"
 
     @app.post(images, include_in_schema=False)
-    async def add(request: Request, draft: str, name: Annotated[str, Query(max_length=4000)]) -> dict[str, Any]:
+    async def add(
+        request: Request,
+        draft: str,
+        name: Annotated[str, Query(max_length=4000)],
+        number: Annotated[int | None, Query(ge=1, lt=10**9)] = None,
+    ) -> dict[str, Any]:
         service, drafts = service_of(request), _drafts(request)
         found = drafts.get(draft)
         async with body_of(request, service.settings.limits, service.bodies) as content:
-            await drafts.add(found, name, content, kind)
+            await drafts.add(found, name, content, kind, number)
         return found.to_json()
 
     @app.get(f"{images}/{{name}}", include_in_schema=False)
@@ -242,7 +248,7 @@ def _add_images(app: FastAPI, tried: _Tried, kind: Kind) -> None:
         service, found = service_of(request), _drafts(request).get(draft)
         content = await asyncio.to_thread(found.image(name, kind).read_bytes)
         judged = await _judge(request, await tried.of(service, found), name, content)
-        drawn = await asyncio.to_thread(heat_map, judged, 0)
+        drawn = await asyncio.to_thread(overlay, judged, 0)
         if drawn is None:
             raise Unusable("there is no heat map of this image")
         return Response(drawn, media_type="image/png")

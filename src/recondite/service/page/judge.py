@@ -10,7 +10,7 @@ from nicegui import ui
 from recondite.data.pictures import png_url
 from recondite.progress import counted
 from recondite.reports.words import how_rare, p_text
-from recondite.service.engine.beside import contour, nearest_good
+from recondite.service.engine.beside import contour, nearest_good, overlay
 from recondite.service.engine.decoding import Sent, printable
 from recondite.service.engine.no_pictures import not_a_picture
 from recondite.service.engine.pictures import heat_map, reconstruction, why
@@ -113,7 +113,8 @@ def detail(one: Seen) -> None:
     if one.address is not None:
         drawn = contour(judged, 0)
         outline = None if drawn is None else f"data:image/svg+xml,{quote(drawn)}"
-        html(viewer(one.address, None if heat is None else png_url(heat), one.name, outline))
+        over = overlay(judged, 0)
+        html(viewer(one.address, None if over is None else png_url(over), one.name, outline))
     html(
         '<div class="pictures">'
         + figure(None if one.picture is None else picture_url(one.picture), "as the screen sees it", one.name)

@@ -26,7 +26,7 @@ class LightBox extends HTMLElement {
     const choice = (name, title, options, first) => {
       const select = made("select", { "aria-label": title });
       for (const [value, text] of Object.entries(options)) select.append(made("option", { value, text }));
-      const asked = kept.get(name);
+      const asked = kept.get(name) === "all" ? "" : kept.get(name);
       select.value = asked !== null && asked in options ? asked : first;
       select.addEventListener("change", () => {
         remembered({ [name]: select.value === first ? null : select.value || "all", event: null });

@@ -1,20 +1,24 @@
 """Panel: recent traffic and drift."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Any
 
 from nicegui import run, ui
 from sqlalchemy.exc import SQLAlchemyError
 
 from recondite.progress import counted
 from recondite.screen.monitor import Monitor, Moved
+from recondite.service.engine.filters import Filter
 from recondite.service.metrics import RECENT
 from recondite.service.page.charts import histogram
 from recondite.service.page.frame import Area, View, empty, heading, html, or_notify, tiles_of
 
 _EVERY = 2.0
 _MINUTE = 60.0
+_LATEST, _FEW = 200, 4
 
 
 async def panel(view: View) -> None:
@@ -46,8 +50,10 @@ async def _prepare(view: View) -> Callable[[], None]:
     service, served = view.service, view.served
     recent = service.counters.recent(view.name)
     counts = await or_notify(service.store.counts(view.name)) or {}
+    chosen = Filter(screen=served.name, version=served.version)
+    rows = await or_notify(service.store.rows(chosen, _LATEST)) or []
     found = await run.io_bound(service.watch.state, served.name, served.version, served.screen)
-    return lambda: _draw(view, recent, counts, found)
+    return lambda: _draw(view, recent, counts, found, rows)
 
 
 def _draw(
@@ -55,6 +61,7 @@ def _draw(
     recent: Sequence[tuple[float, float, bool]],
     counts: dict[str, int],
     found: tuple[Monitor, list[Moved]] | None,
+    rows: Sequence[dict[str, Any]],
 ) -> None:
     if not recent:
         words = f"Screen {view.name} has judged nothing since the service began."
@@ -69,12 +76,44 @@ def _draw(
         "waiting for a label": f"{counts.get('queue', 0):,}",
     }
     html(tiles_of(tiles))
+    moved = [] if found is None else [one for one in found[1] if one.moved]
     if found is not None:
-        monitor, moved = found
-        _drift(monitor, [one for one in moved if one.moved])
-    with ui.element("div").classes("card q-mt-md"):
-        html("<h3>P-values</h3><p class='soft'>Flat while only normal images come; a peak at the left is outliers.</p>")
-        html(histogram([p for _, p, _ in recent], view.alpha_now))
+        _drift(found[0], moved)
+    with ui.element("div").classes("overview q-mt-md"):
+        with ui.element("div").classes("card"):
+            words = "Flat while only normal images come; a peak at the left is outliers."
+            html(f"<h3>P-values</h3><p class='soft'>{words}</p>{histogram([p for _, p, _ in recent], view.alpha_now)}")
+        with ui.element("div").classes("card"):
+            html(f"<h3>What moved</h3>{''.join(_pictures(one, rows) for one in moved[:_FEW]) or _NOTHING}")
+
+
+_NOTHING = "<p class='soft'>Nothing that stands out; pictures of what does would be here.</p>"
+
+
+def _pictures(one: Moved, rows: Sequence[dict[str, Any]]) -> str:
+    """Return the recent kept images that have moved furthest by a statistic, as HTML."""
+    way = "highest" if one.shift > 0 else "lowest"
+    shown = "".join(
+        f'<img src="/page/events/{row["id"]}/thumbnail" alt="{escape(row["name"])}" title="{escape(row["name"])}">'
+        for row in furthest(one, rows, _FEW)
+    )
+    return (
+        f"<p class='soft'>{escape(one.words)}, {way} of the recent:</p><div class='nearest'>{shown or _NOT_KEPT}</div>"
+    )
+
+
+_NOT_KEPT = "<p class='soft'>None of the pictures was kept: start the service with --keep-images all.</p>"
+
+
+def furthest(one: Moved, rows: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """Return the kept and readable images that are furthest on the side that a statistic has moved to, once each."""
+
+    def value(row: dict[str, Any]) -> float:
+        found = row["instance_score"] if one.name == "instance_score" else row["statistics"].get(one.name, math.nan)
+        return math.copysign(1, one.shift) * float(found)
+
+    kept = {row["sha256"]: row for row in rows if row["kept"] and row["p_value"] is not None}
+    return sorted((row for row in kept.values() if math.isfinite(value(row))), key=value, reverse=True)[:most]
 
 
 def _drift(monitor: Monitor, moved: list[Moved]) -> None:

@@ -65,7 +65,7 @@ class HeatViewer extends HTMLElement {
       controls.append(size, made("span", { class: "soft", text: `${picture.naturalWidth} x ${picture.naturalHeight}` }));
     }
     if (this.dataset.heat) {
-      const heat = made("img", { class: "heat", alt: "heat map: bright where it is odd", src: this.dataset.heat });
+      const heat = made("img", { class: "heat", alt: "heat map: nothing where it is like good images, bright where it is odd", src: this.dataset.heat });
       const slider = made("input", { type: "range", min: "0", max: "1", step: "0.05", "aria-label": "heat map opacity" });
       slider.value = HeatViewer.opacity;
       const opaque = () => {
@@ -74,7 +74,7 @@ class HeatViewer extends HTMLElement {
       };
       slider.addEventListener("input", opaque);
       opaque();
-      const label = made("label", { class: "opacity" }, "heat map", slider);
+      const label = made("label", { class: "opacity", title: "Nothing is drawn where the picture is as good images are." }, "heat map", slider);
       heat.addEventListener("error", () => { heat.remove(); label.remove(); });
       layers.append(heat);
       controls.append(label);
@@ -91,7 +91,7 @@ class HeatViewer extends HTMLElement {
     if (controls.childElementCount) this.append(controls);
   }
 }
-HeatViewer.opacity = "0.4";
+HeatViewer.opacity = "0.5";
 
 /* On the map the arrow keys lead from a thumbnail to the nearest one that way; one alone is reached by Tab. */
 document.addEventListener("keydown", (event) => {

@@ -21,12 +21,12 @@ from recondite.data.pictures import colours
 from recondite.data.scaling import match_channels, scaled_planes
 from recondite.errors import InputError
 from recondite.reports.words import how_rare
-from recondite.service.engine.beside import contour, nearest_good
+from recondite.service.engine.beside import contour, nearest_good, overlay
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.filters import Filter, Order
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.labelling import copies_of, label_together
-from recondite.service.engine.pictures import heat_map, png
+from recondite.service.engine.pictures import png
 from recondite.service.engine.registry import Served
 from recondite.service.engine.store import Label
 from recondite.service.errors import Unknown
@@ -113,7 +113,7 @@ def add_pictures(app: FastAPI, uploads: Uploads) -> None:
     @app.get("/page/events/{event}/heat-map", include_in_schema=False)
     async def heat(request: Request, event: str) -> Response:
         judged = await _again(request, event)
-        drawn = await asyncio.to_thread(heat_map, judged, 0)
+        drawn = await asyncio.to_thread(overlay, judged, 0)
         if drawn is None:
             raise Unknown("there is no heat map of this image")
         return Response(drawn, media_type="image/png", headers=_CACHED)
