@@ -102,7 +102,7 @@ def test_the_heat_map_lies_exactly_over_the_original(judged, digits):
     fitted = original.bounding_box()
     assert fitted["width"] == pytest.approx(4 * fitted["height"], rel=0.02)
     assert heat.bounding_box() == fitted
-    outline = visitor.page.locator("img.outline:visible")
+    outline = visitor.page.locator("img.contour:visible")
     assert outline.bounding_box() == fitted
     visitor.page.get_by_role("checkbox", name="outline").uncheck()
     outline.wait_for(state="detached")
