@@ -22,7 +22,7 @@ from recondite.screen.reading import read_screen
 from recondite.screen.saved import KIND, SCHEMA
 from recondite.screen.unfamiliar import unlike
 from recondite.screen.words import ERROR
-from recondite.statistics.calibration import LEFT_OUT_WORTH, Calibrator, Guarantee, check_promise, rate_of
+from recondite.statistics.calibration import Calibrator, Guarantee, check_promise, rate_of
 from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.scores import Scores, Verdicts, check_rate
 
@@ -125,11 +125,9 @@ class Screen:
     def false_alarm_interval(self) -> tuple[float, float]:
         """The 95 % interval of the true false-alarm rate (of the smallest group, where there are groups)."""
         group = min(self.calibrator.sizes, key=self.calibrator.sizes.__getitem__)
-        calibration = self.facts.get("calibration", {})
-        suspects = calibration.get(LEFT_OUT, {}).get(group or "", 0)
-        worth = LEFT_OUT_WORTH if calibration.get("left_out_in_parts") else 1.0
-        chosen = (self.alpha, self.confidence, self.guarantee, group)
-        return self.calibrator.interval(*chosen, left_out=suspects, worth=worth)
+        facts = self.facts.get("calibration", {})
+        others = (facts.get(LEFT_OUT, {}).get(group or "", 0), bool(facts.get("left_out_in_parts")))
+        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, group, 0.95, *others)
 
     @property
     def map_scale(self) -> tuple[float, float]:
@@ -337,8 +335,7 @@ class Screen:
                     errors[index] = f"no calibration for group {names[index]!r}; there are: {sorted(map(str, known))}"
             valid = np.array([index for index in valid if names[index] in known], dtype=np.intp)
             groups = [names[index] for index in valid]
-        p_value = np.full(len(scores), np.nan)
-        flags = np.ones(len(scores), dtype=bool)
+        p_value, flags = np.full(len(scores), np.nan), np.ones(len(scores), dtype=bool)
         values = scores.instance_score[valid]
         p_value[valid] = self.calibrator.p_value(values, groups, self.confidence, self.guarantee)
         flags[valid] = self.calibrator.is_outlier(values, self.alpha, groups, self.confidence, self.guarantee)
