@@ -22,7 +22,7 @@ from recondite.screen.reading import read_screen
 from recondite.screen.saved import KIND, SCHEMA
 from recondite.screen.unfamiliar import unlike
 from recondite.screen.words import ERROR
-from recondite.statistics.calibration import LEFT_OUT_WORTH, Calibrator, Guarantee, check_promise, rate_of
+from recondite.statistics.calibration import Calibrator, Guarantee, check_promise, rate_of
 from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.scores import Scores, Verdicts, check_rate
 
@@ -124,11 +124,10 @@ class Screen:
     @property
     def false_alarm_interval(self) -> tuple[float, float]:
         """The 95 % interval of the true false-alarm rate (of the smallest group, where there are groups)."""
-        name = min(self.calibrator.sizes, key=self.calibrator.sizes.__getitem__)
+        group = min(self.calibrator.sizes, key=self.calibrator.sizes.__getitem__)
         facts = self.facts.get("calibration", {})
-        out = facts.get(LEFT_OUT, {}).get(name or "", 0)
-        worth = LEFT_OUT_WORTH if facts.get("left_out_in_parts") else 1.0
-        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, name, left_out=out, worth=worth)
+        others = (facts.get(LEFT_OUT, {}).get(group or "", 0), bool(facts.get("left_out_in_parts")))
+        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, group, 0.95, *others)
 
     @property
     def map_scale(self) -> tuple[float, float]:
@@ -336,8 +335,7 @@ class Screen:
                     errors[index] = f"no calibration for group {names[index]!r}; there are: {sorted(map(str, known))}"
             valid = np.array([index for index in valid if names[index] in known], dtype=np.intp)
             groups = [names[index] for index in valid]
-        p_value = np.full(len(scores), np.nan)
-        flags = np.ones(len(scores), dtype=bool)
+        p_value, flags = np.full(len(scores), np.nan), np.ones(len(scores), dtype=bool)
         values = scores.instance_score[valid]
         p_value[valid] = self.calibrator.p_value(values, groups, self.confidence, self.guarantee)
         flags[valid] = self.calibrator.is_outlier(values, self.alpha, groups, self.confidence, self.guarantee)

@@ -185,8 +185,8 @@ def updated_screen(
     after = _replaced(screen, detector=detector, score=judged_by, evidence=learnt_evidence, known=sets.known, **found)
     if left_out is None:
         compared.note(after, sets.calibration)
-    learnt_now = int(new.sum()) if anew else len(sets.images)
-    return _with_changes(screen, after, compared, learnt_now, int((~new).sum()))
+    learnt_now, known = (int(new.sum()), 0) if anew else (len(sets.images), int((~new).sum()))
+    return _with_changes(screen, after, compared, learnt_now, known)
 
 
 def _can_be_fitted_anew(screen: ScreenLike, spooled: Spool) -> bool:

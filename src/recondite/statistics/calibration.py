@@ -132,14 +132,14 @@ class Calibrator:
         group: str | None = _EVERYTHING,
         level: float = 0.95,
         left_out: int = 0,
-        worth: float = 1.0,
+        in_turn: bool = False,
     ) -> tuple[float, float]:
         """Return the central interval of the true false-alarm rate over calibration sets of this size.
 
         The rate follows Beta(l, n + 1 - l), where l calibration images may score as high as the flagged ones. If images
         of still higher scores were left out, the interval reaches from where all of them are bad to where none is.
-        Scores of images that were left out in turn tell less: with `worth` w the law is Beta(w l, w (n + 1 - l)), of
-        the same mean and about 1 / w the variance; see `LEFT_OUT_WORTH`.
+        Scores of images that were left out in turn tell less, w = `LEFT_OUT_WORTH`: the law is then
+        Beta(w l, w (n + 1 - l)), of the same mean and about 1 / w the variance.
         Source: Bates et al. 2023, section 1; Vovk 2012.
         """
         from scipy.stats import beta
@@ -147,6 +147,7 @@ class Calibrator:
         n = len(self._scores_of(group))
         allowed = self._allowed(group, alpha, confidence, guarantee)
         tail = (1 - level) / 2
+        worth = LEFT_OUT_WORTH if in_turn else 1.0
         low = beta.ppf(tail, worth * allowed, worth * (n + 1 - allowed))
         high = beta.ppf(1 - tail, worth * (allowed + left_out), worth * (n + 1 - allowed))
         return float(low), float(high)
