@@ -42,7 +42,8 @@ def guard_fit(
     output
         Folder for the guard; it is a screen too.
     classifier
-        An ONNX file, images (N, C, H, W) in [0, 1] to logits and, as a second output, features; a table of outputs for
+        An ONNX file, images (N, C, H, W) in [0, 1] to logits and, as a second output, features; timm:NAME, hf:NAME or a
+        folder with config.json and model.safetensors, a network with its own head; a table of outputs for
         all these images (.csv, .jsonl, .parquet, .npz, .safetensors; see guard-report), which guard predict --outputs
         then needs for what it judges; or linear-head, fitted on the backbone of the screen.
     fine_tune

@@ -12,6 +12,7 @@ from recondite.errors import ArtifactError, InputError
 from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES
 from recondite.screen.guard import SCREEN, Guard
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules, from_tensors, tensors_of
+from recondite.screen.named_classifier import NamedClassifier
 from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
 from recondite.screen.screen_like import ScreenLike
 from recondite.screen.tuned_classifier import Kept, TunedClassifier, tuned_from
@@ -36,7 +37,7 @@ def save_guard(guard: Guard, folder: Path | str) -> None:
             fitted here.
     """
     onnx = guard.classifier if isinstance(guard.classifier, OnnxClassifier) else None
-    tuned = guard.classifier if isinstance(guard.classifier, TunedClassifier) else None
+    tuned = guard.classifier if isinstance(guard.classifier, TunedClassifier | NamedClassifier) else None
     kept = guard.head is not None or isinstance(guard.classifier, Kept) or guard.by_table
     if FEATURES in guard.shares or (set(guard.shares) - {SCREEN, CONFIDENCE} and not kept):
         raise InputError(

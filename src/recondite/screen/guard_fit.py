@@ -30,6 +30,7 @@ from recondite.screen.guard_split import units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.make_guard import chosen_parts
+from recondite.screen.named_classifier import NamedClassifier, is_named, read_named
 from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.screen import Screen
 from recondite.screen.tuned_classifier import Kept
@@ -94,7 +95,8 @@ def fit_guard(
         fine_tune: how many of the last blocks of EfficientNet-Lite0 are trained here instead, under a linear layer of
             their own; a guard then looks at each image twice, as the screen's network stays as it is.
         backbone: by name or as a folder, as in `recondite.fit`, for a screen that is fitted here.
-        labels: names of the classes in the order of the classifier's logits; None for alphabetical order.
+        labels: names of the classes in the order of the classifier's logits; None for those that it has itself, or
+            alphabetical order.
         calibration: images that neither the screen nor the classifier has learnt from; needed with either.
         held_out: share of `images` for that, where neither is given.
         group_by: what tells images that belong together, as in `recondite.fit`; by default near-copies and bursts.
@@ -136,7 +138,8 @@ def fit_guard(
         screen = fit(opened, detector=detector, backbone=backbone, alpha=alpha or 0.05, seed=seed, progress=progress)
     elif alpha is not None:
         screen = screen.with_alpha(alpha)
-    names = tuple(labels) if labels else tuple(sorted({*(opened.labels or ())}))
+    own_names = classifier.names if isinstance(classifier, NamedClassifier) else ()
+    names = tuple(labels or own_names or sorted({*(opened.labels or ())}))
     if fine_tune is not None:
         if classifier is not None:
             raise InputError("a classifier that is given is not fine-tuned: leave it or fine_tune out")
@@ -202,13 +205,18 @@ def read_classes(path: Path | str) -> dict[str, str]:
 
 
 def named_classifier(name: str) -> Kept | Told | None:
-    """Return the classifier in a file: a table of outputs by its suffix, else ONNX; None for `LINEAR_HEAD`.
+    """Return a classifier by what it is called; None for `LINEAR_HEAD`.
+
+    Args:
+        name: as in `read_named`, a table of outputs by its suffix, or else an ONNX file.
 
     Raises:
-        InputError, ArtifactError: as `read_outputs` and `read_classifier`.
+        InputError, ArtifactError: as `read_named`, `read_outputs` and `read_classifier`.
     """
     if name == LINEAR_HEAD:
         return None
+    if is_named(name):
+        return read_named(name)
     return Told(read_outputs(name)) if Path(name).suffix.lower() in TABLES else read_classifier(name)
 
 
