@@ -301,7 +301,7 @@ class Trial:
                 for test in tests
             }
             direct |= found
-            sharing |= set(reached.seconds) if found and mutant.function else set()
+            sharing |= set(reached.seconds) if found else set()
         seconds = {test: took for reached in self.reached.values() for test, took in reached.seconds.items()}
         return sorted(direct, key=seconds.__getitem__), sorted(sharing - direct, key=seconds.__getitem__)
 

@@ -152,3 +152,10 @@ def test_a_point_in_a_centre_is_at_no_distance():
 def test_a_temperature_needs_logits_and_classes_that_fit(logits, classes, words):
     with pytest.raises(InputError, match=words):
         scores.fitted_temperature(logits, np.array(classes, dtype=int))
+
+
+def test_temperatures_end_at_a_twentieth_and_at_fifty_five():
+    logits = np.array([[9.0, 0.0], [0.0, 9.0]])
+    assert scores.fitted_temperature(logits / 90, np.array([0, 1])) == pytest.approx(np.exp(-3), rel=0.01)
+    assert scores.fitted_temperature(logits, np.array([1, 0])) == pytest.approx(np.exp(4), rel=0.01)
+    assert scores.NEIGHBOUR == 5
