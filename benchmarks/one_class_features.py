@@ -1,10 +1,11 @@
 """One class of photographs against all others, by the features of EfficientNet-Lite0 that was never trained on them.
 
-    python benchmarks/one_class_features.py [--score auto] [--classes bird,truck] [--threads 2] [KEY=VALUE ...]
+    python benchmarks/one_class_features.py [--score auto] [--classes bird,truck] [--test 3000] [KEY=VALUE ...]
 
 CIFAR-10: a screen is fitted on each class of the training split in turn and measured on the whole test split: its own
-class is normal, the other nine are outliers. birds64: fitted on train/bird, measured on test/bird and on the other
-folders of test. Seconds include fitting; images a second are end to end: reading, decoding, scoring, verdict.
+class is normal, the other nine are outliers; --test takes so many of its images, the same for all classes. birds64:
+fitted on train/bird, measured on test/bird and on the other folders of test. Seconds include fitting; images a second
+are end to end: reading, decoding, scoring, verdict.
 KEY=VALUE are options of the detector, such as side=64 methods=padim,knn.
 """
 
@@ -21,6 +22,7 @@ from machine import where
 
 import recondite
 from recondite.data.catalog import CATALOG, data_folder
+from recondite.data.datasets import open_images
 from recondite.statistics.metrics import auroc
 
 
@@ -35,11 +37,14 @@ def measured(normal: object, test: object, options: dict) -> tuple[dict[str, np.
     return {label: verdicts.instance_score[labels == label] for label in np.unique(labels)}, rate, fitted - start
 
 
-def cifar10(classes: list[str], options: dict) -> None:
+def cifar10(classes: list[str], number: int, options: dict) -> None:
+    test = open_images("cifar10/test")
+    if number:
+        test = test.select(np.sort(np.random.default_rng(0).permutation(test.size)[:number]))
     print("\nclass        AUROC   worst other class      fit s   images/s")
     found = []
     for name in classes:
-        scores, rate, seconds = measured(f"cifar10/train:{name}", "cifar10/test", options)
+        scores, rate, seconds = measured(f"cifar10/train:{name}", test, options)
         normal = scores.pop(name)
         found.append(auroc(normal, np.concatenate(list(scores.values()))))
         worst = min(scores, key=lambda other: auroc(normal, scores[other]))
@@ -77,6 +82,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--score", default="error", help="what images are judged by: error, auto, evidence, knn, ...")
     parser.add_argument("--classes", default=",".join(CATALOG["cifar10"].classes))
+    parser.add_argument("--test", type=int, default=0, help="test images of CIFAR-10; 0 for all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("options", nargs="*", metavar="KEY=VALUE")
     arguments = parser.parse_args()
@@ -87,5 +93,5 @@ if __name__ == "__main__":
     }
     print(where(), chosen, flush=True)
     if arguments.classes:
-        cifar10(arguments.classes.split(","), chosen)
+        cifar10(arguments.classes.split(","), arguments.test, chosen)
     birds64(chosen)

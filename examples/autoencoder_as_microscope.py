@@ -21,7 +21,7 @@ QUICK = {
     "data": "digits",
     "latent": 10,
     "count": 300,
-    "fit": {"latent_size": 10, "epochs": 60, "learning_rate": 1e-2, "picture_epochs": "1,15,30,45", "score": "error"},
+    "fit": {"latent_size": 10, "epochs": 30, "learning_rate": 1e-2, "picture_epochs": "1,8,15,22", "score": "error"},
 }
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     latent_map_study(screen, fresh, output / "latent-map", count=task["count"], new=learnt, new_count=100)
     interpolation_study(screen, fresh, output / "interpolation")
     denoising_study(screen, fresh, output / "denoising")
-    epochs = 20 if chosen.quick else 10
+    epochs = 10
     linear_study(learnt, output / "linear", latent_size=task["latent"], epochs=epochs, batch_size=64, progress=True)
     print(f"reports: {output}")
 

@@ -1,6 +1,6 @@
 """A small CNN that knows a few classes, behind a screen: how many outliers still get a label?
 
-    python examples/guard.py --quick            # digits 0 to 4 of the 5,000 in the extra "demo"; under two minutes
+    python examples/guard.py --quick            # digits 0 to 4 of the 5,000 in the extra "demo"; under a minute
     python examples/guard.py                    # digits 0 to 4 of MNIST
     python examples/guard.py --data cats-dogs   # cats and dogs of CIFAR-10, the screen looks at features
 
@@ -28,7 +28,7 @@ ALPHA = 0.05
 SETTINGS = {
     "quick": {
         **{"name": "mnist5k", "known": "01234", "unknown": "56789", "shape": (1, 28, 28)},
-        **{"calibration": 700, "epochs": 12, "screen": {"epochs": 30}},
+        **{"calibration": 700, "epochs": 6, "screen": {"epochs": 15}},
     },
     "digits": {
         **{"name": "mnist", "known": "01234", "unknown": "56789", "shape": (1, 28, 28)},

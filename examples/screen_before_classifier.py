@@ -25,7 +25,7 @@ QUICK = {
     "known": "digits/train:3,5",
     "fresh": "digits/test:3,5",
     "outliers": "digits/test:0,1,2,4,6,7,8,9",
-    "fit": {"detector": "autoencoder", "latent_size": 8, "epochs": 60, "learning_rate": 1e-2, "score": "error"},
+    "fit": {"detector": "autoencoder", "latent_size": 8, "epochs": 30, "learning_rate": 1e-2, "score": "error"},
     "by_hand": 0.02,
 }
 

@@ -15,6 +15,7 @@ from sklearn.neighbors import LocalOutlierFactor
 
 import recondite
 from recondite.audits import outliers, run, walk
+from recondite.audits.clusters import TWO, two_clusters
 from recondite.audits.copies import alikeness, copy_findings, exceptional, found_copies, usual_residual
 from recondite.audits.labels import confident, cross_validated
 from recondite.audits.look import look_at
@@ -384,7 +385,8 @@ def test_planted_wrong_labels_are_found(digits):
     assert len(right) >= 0.8 * 30
     assert len(right) >= 0.6 * len(found)  # of images drawn at random one in twenty would be right
     assert np.mean([found[index] == str(truth[index]) for index in right]) >= 0.8
-    assert any("are wrong (95 % interval" in remark for remark in audit.remarks)
+    told = next(remark for remark in audit.remarks if "are wrong (95 % interval" in remark)
+    assert 0.8 <= float(told.partition("agrees with ")[2].partition("%")[0]) / 100 <= 0.95  # one in twenty is wrong
     rows = [row for row in audit.records() if row["finding"] == "label"]
     assert {row["suggested"] for row in rows} <= set("0123456789")
     assert all(row["label"] != row["suggested"] for row in rows)
@@ -403,6 +405,33 @@ def test_confident_learning_by_hand():
     share, low, high = found.noise()
     assert 0 < low < share == 1 / 6 < high < 1
     assert found.overlaps() == [("a", "b", pytest.approx(1 / 3))]
+
+
+def test_a_class_of_two_digits_has_two_clusters_and_a_class_of_one_has_not(digits):
+    names = load_digits().target
+    chosen = np.concatenate([np.flatnonzero(names == digit)[:count] for digit, count in ((0, 70), (4, 30), (6, 60))])
+    labels = ["0 or 4" if names[index] in (0, 4) else "6" for index in chosen]
+    audit = recondite.audit([(digits[index], label) for index, label in zip(chosen, labels, strict=True)])
+    found = [finding for finding in audit.findings if finding.kind == "two-clusters"]
+    assert {names[chosen[finding.index]] for finding in found} == {4}
+    assert len(found) >= 28
+    assert {finding.group for finding in found} == {"class 0 or 4"}
+    assert not any(finding.drop for finding in found)
+    assert sum("has two clusters" in remark for remark in audit.remarks) == 1
+    row = next(row for row in audit.records() if row["finding"] == "two-clusters")
+    assert TWO <= row["value"] <= 1
+    assert f"{len(found)} images" in row["reason"]
+
+
+def test_one_bell_is_no_two_clusters_and_copies_are_none():
+    draw = np.random.default_rng(0)
+    bells = draw.standard_normal((20, 100, 6)) * [4, 1, 1, 1, 1, 1]
+    alone = np.arange(100)
+    assert not any(two_clusters(bell, alone) for bell in bells)
+    apart = bells[0] + np.where(alone < 30, 30, 0)[:, None]
+    np.testing.assert_array_equal(two_clusters(apart, alone).smaller, alone < 30)
+    assert two_clusters(apart, np.where(alone < 30, 0, alone)) is None
+    assert two_clusters(apart[:35], alone[:35]) is None
 
 
 def test_copies_do_not_vouch_for_a_label():

@@ -315,3 +315,65 @@ def test_the_rate_with_images_left_out_is_that_of_the_larger_set():
 def test_every_percentile_is_one_from_0_to_100():
     assert percentile_threshold([1.0, 2.0], 0) == 1
     assert percentile_threshold([1.0, 2.0], 100) == 2
+
+
+@pytest.mark.parametrize("guarantee", GUARANTEES)
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_no_score_has_a_p_value_above_one_and_the_lowest_has_one(n, guarantee):
+    table = p_value_table(n, 0.9, guarantee)
+    assert len(table) == n + 1
+    assert table.max() == table[-1] == 1
+    assert (np.diff(table) >= 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 9])
+def test_bounds_of_simes_are_those_of_the_formula(n):
+    """b_i = 1 - delta^(1/k) (i (i-1) ... (i-k+1) / (n (n-1) ... (n-k+1)))^(1/k), k = n/2, the highest score first."""
+    k = max(1, n // 2)
+    expected = [
+        1 - (0.1 * math.prod((i - j) / (n - j) for j in range(k))) ** (1 / k) if i >= k else 1 for i in range(n, -1, -1)
+    ]
+    np.testing.assert_allclose(p_value_table(n, 0.9, "simes"), expected, rtol=1e-12)
+
+
+def test_simulated_bounds_hold_together_as_often_as_they_say():
+    uniform = np.sort(np.random.default_rng(5).random((4000, 8)), axis=1)
+    held = (uniform <= p_value_table(8, 0.8, "monte-carlo")[:-1]).all(axis=1).mean()
+    assert held == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("guarantee", GUARANTEES[:3])
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_the_smallest_set_is_the_smallest(confidence, guarantee):
+    for alpha in (0.05, 0.3, 0.6, 0.7, 0.96):
+        n = smallest_calibration_set(alpha, confidence, guarantee)
+        assert p_value_table(n, confidence, guarantee)[0] <= alpha
+        assert n == 1 or p_value_table(n - 1, confidence, guarantee)[0] > alpha
+
+
+def test_a_set_that_allows_no_alpha_says_so():
+    assert smallest_alpha(1, 0.95, "dkwm") is None
+
+
+def test_percentiles_have_both_ends():
+    assert [percentile_threshold([3.0, 1.0], percent) for percent in (0, 100)] == [1, 3]
+    for percent in (-0.1, 100.1):
+        with pytest.raises(InputError, match="from 0 to 100"):
+            percentile_threshold([1.0], percent)
+
+
+def test_the_older_rule_adds_one_standard_deviation_by_default():
+    assert mean_std_threshold([1.0, 3.0]) == 3
+
+
+def test_a_rate_that_is_no_short_fraction_stays_itself():
+    assert share_of(1 / math.pi, 1) == 1 / math.pi
+
+
+def test_a_rate_with_images_left_out_is_that_of_the_beta_distribution():
+    calibrator = Calibrator(np.arange(99.0))
+    assert calibrator.rate_with(2, 0.05) == 7 / 102
+    allowed = max(a for a in range(1, 50) if beta.ppf(0.9, a, 100 - a) <= 0.05)
+    for left_out in (0, 2):
+        expected = beta.ppf(0.9, allowed + left_out, 100 - allowed)
+        assert calibrator.rate_with(left_out, 0.05, 0.9) == pytest.approx(expected)

@@ -10,6 +10,7 @@ from PIL import Image
 from recondite.data import datasets
 from recondite.data.datasets import ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
+from recondite.data.path_lists import write_path_list
 from recondite.data.sample import guess_preprocessing
 from recondite.errors import InputError
 
@@ -43,6 +44,8 @@ def test_equal_names_in_different_folders_do_not_collide(tmp_path, digits):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(digits[0]).save(tmp_path / name)
     (tmp_path / ".hidden.png").write_bytes(b"")
+    (tmp_path / "@eaDir").mkdir()
+    (tmp_path / "@eaDir" / "x.png").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("not an image")
     assert sorted(ids_of(read(tmp_path))) == ["a/x.png", "b/c/x.png", "b/x.png", "x.png"]
 
@@ -51,6 +54,18 @@ def test_one_file_a_glob_and_a_list_of_paths(folder):
     assert ids_of(read(folder / "even" / "000.png")) == ["000.png"]
     assert ids_of(read(str(folder / "even" / "*.png"))) == ids_of(read(sorted((folder / "even").iterdir())))
     assert ids_of(read([folder / "odd" / "001.png", folder / "even" / "000.png"])) == ["odd/001.png", "even/000.png"]
+
+
+def test_a_list_may_come_from_windows_and_name_the_home(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder / "odd"))
+    (folder / "list.txt").write_bytes(b"\xef\xbb\xbfeven/000.png\r\n\r\n~/001.png\r\n")
+    assert ids_of(read(folder / "list.txt")) == ["even/000.png", "odd/001.png"]
+
+
+def test_a_path_that_no_list_can_hold_is_left_out_and_told(tmp_path, caplog):
+    write_path_list(tmp_path / "keep.txt", ["a.png", "b\n.png", "c.png"])
+    assert (tmp_path / "keep.txt").read_text() == "a.png\nc.png\n"
+    assert r"keep.txt leaves out 1 path with a line feed, such as 'b\n.png'" in caplog.text
 
 
 def test_mvtec_folders_know_their_roles(tmp_path, digits):

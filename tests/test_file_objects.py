@@ -3,7 +3,7 @@
 import io
 import os
 import tempfile
-from collections import UserList
+from collections import UserDict, UserList
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from PIL import Image
 
 from recondite.data.datasets import open_images, read_batches
 from recondite.data.images import Preprocessing
+from recondite.data.sample import glances
 from recondite.errors import InputError, SourceError
 
 GREY = Preprocessing(shape=(1, 8, 8))
@@ -27,6 +28,11 @@ class Named:
 class Spiteful:
     def __getattr__(self, name):
         raise ZeroDivisionError(f"no {name}")
+
+
+class Pathless:
+    def __fspath__(self):
+        raise RuntimeError("no path")
 
 
 class Broken(io.BytesIO):
@@ -86,6 +92,39 @@ def test_every_kind_of_path_is_a_path(folder, digits):
         np.testing.assert_array_equal(read(source).pixels, expected[:1])
 
 
+def test_a_path_among_pictures_is_the_path_that_it_would_be_alone(folder, digits, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    batch = read([digits[1], "~/0.png", (folder / "0.png").as_uri(), "s3://bucket/0.png", ""])
+    assert [error is None for error in batch.errors] == [True, True, True, False, False]
+    np.testing.assert_array_equal(batch.pixels[1:], np.stack([GREY(digits[0])] * 2))
+    assert "a list of paths and addresses alone" in batch.errors[3]
+    assert "got an empty one" in batch.errors[4]
+
+
+def test_rows_of_a_data_set_of_the_hub_are_their_images(folder, digits):
+    content, path = (folder / "0.png").read_bytes(), str(folder / "1.png")
+    rows = [
+        {"image": Image.fromarray(digits[0]), "label": 3},
+        {"img": {"bytes": content, "path": "gone.png"}, "label": "three"},
+        {"bytes": None, "path": path},
+        {"image": None},
+        {"pixels": digits[0]},
+    ]
+    for source in (rows, iter(rows)):
+        batch = read(source)
+        assert [error is None for error in batch.errors] == [True, True, True, False, False]
+        np.testing.assert_array_equal(batch.pixels, [GREY(digits[0]), GREY(digits[0]), GREY(digits[1])])
+        assert batch.labels == ["3", "three", "", "", ""]
+
+
+def test_a_table_is_not_taken_for_a_list_of_its_columns():
+    class Table(UserDict):
+        columns, iloc, __iter__ = ("path",), None, lambda self: iter(self.columns)
+
+    with pytest.raises(InputError, match=r"got a table: give one of its columns"):
+        open_images(Table())
+
+
 def test_an_array_of_pictures_of_many_sizes_is_a_list(digits):
     images = np.empty(2, dtype=object)
     images[:] = [digits[0], np.kron(digits[0], np.ones((2, 2), np.uint8))]
@@ -94,10 +133,12 @@ def test_an_array_of_pictures_of_many_sizes_is_a_list(digits):
 
 def test_nothing_that_one_image_does_costs_the_others_their_verdicts(folder, digits):
     with (folder / "0.png").open() as text:
-        batch = read([digits[0], Spiteful(), Broken(), text, object(), io.BytesIO(), folder / "1.png", None])
-    assert [error is None for error in batch.errors] == [True, False, False, False, False, False, True, False]
-    words = ["no ", "none left (MemoryError)", "reads text", "got object", "the file is empty", "got NoneType"]
-    for error, word in zip([*batch.errors[1:6], batch.errors[7]], words, strict=True):
+        images = [digits[0], Spiteful(), Broken(), text, object(), io.BytesIO(), folder / "1.png", None, Pathless()]
+        batch = read(images)
+        assert len(glances(open_images(images))) == 2
+    assert [error is None for error in batch.errors] == [True, *[False] * 5, True, False, False]
+    words = ["no ", "none left (MemoryError)", "reads text", "got object", "the file is empty", "got None", "no path"]
+    for error, word in zip([*batch.errors[1:6], *batch.errors[7:]], words, strict=True):
         assert word in error
 
 

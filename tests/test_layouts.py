@@ -77,6 +77,19 @@ def test_mvtec(mvtec):
     assert masks_of(mvtec) == mvtec / "ground_truth"
 
 
+def test_what_is_taken_of_a_data_set_is_said(mvtec, visa, caplog):
+    for root, role, told in ((mvtec, "fit", "taken: train/good"), (mvtec, "predict", "taken: test")):
+        caplog.clear()
+        open_images(root, role=role)
+        assert [record.getMessage() for record in caplog.records] == [f"of {root}, a data set of defects, {told}"]
+    caplog.clear()
+    open_images(visa, role="fit")
+    assert "images of its table" in caplog.text
+    caplog.clear()
+    open_images(mvtec / "train")
+    assert caplog.records == []
+
+
 def test_visa(visa):
     assert ids(visa, "fit") == ["Data/Images/Normal/0.JPG", "Data/Images/Normal/1.JPG"]
     assert ids(visa, "inliers") == ["Data/Images/Normal/2.JPG"]

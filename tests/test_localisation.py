@@ -7,7 +7,7 @@ from recondite.cli import main
 from recondite.errors import InputError
 from recondite.perturbations import defective
 from recondite.reports.evaluation import localisation
-from recondite.statistics.localisation import localisation_measures, per_region_overlap, pixel_auroc
+from recondite.statistics.localisation import _binned, localisation_measures, per_region_overlap, pixel_auroc
 
 
 @pytest.fixture
@@ -104,3 +104,42 @@ def test_intervals_are_those_of_images_drawn_again(found_and_known):
         assert found[name].high == pytest.approx(high, abs=0.006)
     few = localisation_measures(maps[:40:8], masks[:40:8], 1.2)
     assert all(few[name].high - few[name].low > found[name].high - found[name].low for name in found)
+
+
+def test_what_is_found_at_the_limit_itself_adds_no_area():
+    maps, truth = np.array([[[4.0, 3.0, 2.0, 1.0]]]), np.array([[[False, True, True, False]]])
+    assert per_region_overlap(maps, truth, 0.5) == 0
+    assert per_region_overlap(maps, truth, 1.0) == 0.5
+    assert per_region_overlap(1 - maps, truth, 0.5) == 0
+    assert per_region_overlap(-maps, ~truth, 0.5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("limit", [0.0, -0.1, 1.5, float("nan")])
+def test_what_is_no_limit_is_refused(limit):
+    with pytest.raises(InputError, match=r"a limit in \(0, 1\]"):
+        per_region_overlap([[[0.1, 0.9]]], [[[False, True]]], limit)
+
+
+def test_one_nan_is_refused():
+    with pytest.raises(InputError, match="without NaN"):
+        pixel_auroc([[[0.1, np.nan]]], [[[False, True]]])
+    with pytest.raises(InputError, match=r"\(N, H, W\)"):
+        pixel_auroc([[0.1, 0.9]], [[False, True]])
+
+
+def test_single_pixels_at_both_ends_count():
+    first = localisation_measures([[[0.9, 0.1]]], [[[True, False]]], resamples=2)
+    assert first["pixel average precision"].value == first["best pixel F1"].value == 1
+    last = localisation_measures([[[0.9, 0.5, 0.1]]], [[[False, True, True]]], resamples=2)
+    assert last["best pixel F1"].value == pytest.approx(0.8)
+    assert last["pixel average precision"].value == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_binned_images_hold_each_pixel_and_each_defect_once():
+    generator = np.random.default_rng(0)
+    scores, defect = generator.random((3, 6, 6)), np.zeros((3, 6, 6), bool)
+    defect[0, :2, :2] = defect[0, 4:, 4:] = defect[2, 3, :] = True
+    outside, inside, overlap = (part.sum(axis=1) for part in _binned(scores, defect))
+    np.testing.assert_array_equal(outside, [28, 36, 30])
+    np.testing.assert_array_equal(inside, [8, 0, 6])
+    np.testing.assert_allclose(overlap, [2, 0, 1])

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 
 import numpy as np
 import pytest
@@ -129,6 +130,25 @@ def test_verdicts_are_exported_and_read_back(screens, folder, tmp_path):
     again = open_images(manifest)
     assert again.ids == list(result.verdicts.ids)
     assert again.labels == [{"outlier": "anomaly", "inlier": "normal", "invalid": ""}[w] for w in result.verdicts.words]
+
+
+def test_a_name_that_is_no_text_is_written_and_read_back(screens, tmp_path, digits):
+    images, manifest = tmp_path / "images", tmp_path / "verdicts.jsonl"
+    images.mkdir()
+    Image.fromarray(digits[0]).save(os.fsdecode(os.fsencode(images) + b"/caf\xe9\n.png"))
+    verdicts = sweep(screens("pca"), images, tmp_path / "out.csv", manifest=manifest).verdicts
+    assert verdicts.ids == ("caf\\xe9\n.png",)
+    again = screens("pca").predict(manifest)
+    assert again.ids == verdicts.ids
+    np.testing.assert_array_equal(again.instance_score, verdicts.instance_score)
+
+
+def test_half_a_character_costs_one_row(screens, folder):
+    (folder / "list.jsonl").write_text('{"image": "a\\ud83d.png"}\n{"image": "even/000.png"}\n')
+    for table in ("out.csv", "out.jsonl"):
+        verdicts = sweep(screens("pca"), folder / "list.jsonl", folder / table).verdicts
+        assert verdicts.words == ["invalid", "inlier"]
+        assert verdicts.ids[0] == "a\\ud83d.png"
 
 
 def test_a_manifest_is_refused_where_images_have_no_names(screens, folder, tmp_path, digits):

@@ -153,3 +153,56 @@ def test_wrong_input_is_refused():
     for state in ({}, {**Martingales(2).state(), "steps": -1}, Martingales(1).state()):
         with pytest.raises(InputError, match="not the state"):
             Martingales(2).restore(state)
+
+
+def test_random_numbers_are_those_of_splitmix():
+    """In whole numbers without an end, as the authors' own program computes them."""
+    wrapped, golden = (1 << 64) - 1, 0x9E3779B97F4A7C15
+
+    def mixed(z):
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & wrapped
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & wrapped
+        return z ^ (z >> 31)
+
+    assert mixed(golden) == 0xE220A8397B1DCDAF  # the first number of seed 0
+    for seed in (0, 7, wrapped):
+        origin = mixed((seed + golden) & wrapped)
+        expected = [((mixed((origin + place * golden) & wrapped) >> 11) + 0.5) / 2**53 for place in range(3, 8)]
+        assert uniform(seed, 2, 5).tolist() == expected
+
+
+def test_the_bets_are_those_that_saved_states_hold():
+    small, large = ((0.3, 1), (0.6, 1), (1, 2), (1, 4)), ((1, 0.3), (1, 0.6), (2, 1), (4, 1))
+    assert (*small, *large, (0.5, 0.5), (2, 2), (5, 5)) == BETS
+
+
+@pytest.mark.parametrize("nothing", [0.5, np.nan])
+def test_a_bet_begins_to_win_when_p_values_become_small(nothing):
+    martingales = Martingales(1)
+    for p_value in [nothing] * 5 + [0.2] * 6:
+        martingales.update([p_value])
+    assert martingales.began(0) == 5
+
+
+def test_what_is_no_state_is_refused():
+    martingales = Martingales(2)
+    martingales.restore(martingales.state())  # before any step, too
+    good = martingales.state()
+    for name in ("stakes", "gains", "begun"):
+        for wrong in (-1.0, np.inf):
+            broken = json.loads(json.dumps(good))
+            broken[name][1][3] = wrong
+            with pytest.raises(InputError, match="not the state of 2 martingales"):
+                martingales.restore(broken)
+        with pytest.raises(InputError, match="not the state of 2 martingales"):
+            martingales.restore({**good, name: good[name][:1]})
+    with pytest.raises(InputError, match="not the state of 2 martingales"):
+        martingales.restore({**good, "steps": -1})
+
+
+def test_p_values_are_never_nought_or_one():
+    assert OnlineRanks([0.0]).p_value(-1.0, 0.5, 0.0) == 1 - 1e-12
+    assert OnlineRanks([0.0]).p_value(1.0, 0.5, 1.0) == 1e-12
+    for scores in ([0.0, np.inf], [[0.0]], []):
+        with pytest.raises(InputError, match="finite calibration scores"):
+            OnlineRanks(scores)

@@ -182,3 +182,35 @@ def test_what_is_no_list_of_finite_scores_is_refused(measure, scores, words):
 def test_the_most_suspicious_may_be_infinite():
     curve = metrics.risk_coverage([0.0, np.inf, 1.0], [False, True, False])
     np.testing.assert_array_equal(curve.errors, metrics.risk_coverage([0.0, 2.0, 1.0], [False, True, False]).errors)
+
+
+def test_the_best_threshold_may_be_the_lowest_score():
+    assert metrics.best_f1([3.0], [1.0, 1.0]) == (pytest.approx(0.8), 1.0)
+
+
+def test_two_scores_a_side_have_a_variance():
+    low, high = metrics.delong_interval([0.0, 2.0], [1.0, 3.0])
+    value, size, z = 0.75, 0.1875 / 0.125, NormalDist().inv_cdf(0.975)
+    middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z / (1 + z**2 / size) * (value * (1 - value) / size + (z / (2 * size)) ** 2) ** 0.5
+    assert (low, high) == pytest.approx((middle - half, middle + half))
+
+
+def test_a_bootstrap_draws_the_first_image_too_and_halves_ties():
+    assert metrics.auroc_interval([([1.0], [2.0])]) == (1, 1, 1)
+    assert metrics.resampled_interval(lambda a, b: b[0] - a[0], [1.0], [3.0]) == (2, 2)
+    assert metrics.auroc_interval([([1.0, 1.0], [1.0, 1.0])]) == (0.5, 0.5, 0.5)
+    runs = [(np.arange(9.0), np.arange(4.0, 12.0))]
+    _, low, high = metrics.auroc_interval(runs, level=0)
+    assert low == high
+    assert metrics.auroc_interval(runs) == metrics.auroc_interval(runs, resamples=1000, level=0.95, seed=0)
+
+
+def test_ninety_five_of_a_hundred_are_exactly_that():
+    assert metrics.inliers_flagged_at_95_outliers_caught([9.5, 10.5], np.arange(200.0)) == 0.5
+
+
+def test_the_risk_at_no_coverage_is_that_of_the_first_accepted():
+    assert metrics.risk_coverage([0.1, 0.2], [True, False]).risk.tolist() == [1.0, 1.0, 0.5]
+    with pytest.raises(InputError, match="positive weights"):
+        metrics.risk_coverage([0.1, 0.2], [True, False], [1.0, -1.0])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from recondite.cli.fit import screen_rows
 from recondite.data.artifacts import read_folder, write_folder
 from recondite.data.datasets import nameless, open_images
 from recondite.data.images import Preprocessing
-from recondite.data.masks import open_region, read_mask
+from recondite.data.masks import image_called, open_region, read_mask
 from recondite.data.pictures import SKY, heat_colours
 from recondite.data.regions import MID_GREY, border, found_inside, half_inside, painted, polygon_mask, touched
+from recondite.data.truth import mask_of_defect, masks_beside
 from recondite.detectors.inside import Inside
 from recondite.reports.explanation import draw
 from recondite.screen.saved import KIND, SCHEMA
@@ -547,6 +549,22 @@ def test_an_image_without_a_mask_is_never_judged_whole(masked, mask_folder, digi
     assert "give region=" in masked.detector.score(digits[:1]).errors[0]
     with pytest.raises(InputError, match="cannot be exported"):
         pytest.importorskip("recondite.screen.export").export_onnx(masked, tmp_path / "graph")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_mask_is_found_under_each_spelling_of_its_name(tmp_path, form):
+    folder = tmp_path / "ground_truth" / "dent"
+    folder.mkdir(parents=True)
+    Image.new("L", (8, 8), 255).save(folder / (unicodedata.normalize(form, "é_mask") + ".BMP"), "BMP")
+    for spelling in ("NFC", "NFD"):
+        name = unicodedata.normalize(spelling, "é.JPG")
+        assert image_called(folder, f"{name[:-4]}_mask").is_file()
+        assert mask_of_defect(folder.parent, f"dent/{name}", (8, 8)).all()
+        image = tmp_path / "test" / "dent" / name
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(image, "JPEG")
+    assert len(masks_beside(open_images(tmp_path / "test"), (8, 8))) == 2
+    assert image_called(folder, "e_mask") is None
 
 
 def test_a_folder_of_masks_and_zones_to_ignore_hold_both(mask_folder):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import recondite
-from recondite import Calibrator, InputError
+from recondite import Calibrator, InputError, ReconditeWarning
 from recondite.data.datasets import open_images
 from recondite.statistics.scores import Scores
 
@@ -64,11 +64,19 @@ def test_changing_alpha_fits_nothing_again(screens, digits):
         screen.with_alpha(0.0005)
 
 
+def test_a_group_that_cannot_be_calibrated_is_named_at_once(digits):
+    images = list(zip(digits[:102], ["many"] * 100 + ["few"] * 2, strict=True))
+    with pytest.warns(ReconditeWarning, match="1 group without calibration images will not be judged: 'few'"):
+        screen = tiny(images[:60] + images[100:], calibration=images[60:100], by_folder=True)
+    assert set(screen.thresholds) == {"many"}
+    assert "'few'" in screen.facts["remarks"][-1]
+
+
 def test_too_few_calibration_images_are_noticed_before_training(digits, monkeypatch):
     monkeypatch.setattr("recondite.detectors.pca.Pca.fit_rows", lambda *_: pytest.fail("trained in vain"))
     with pytest.raises(InputError, match=r"alpha = 0\.001 needs at least 999 calibration images; got 60"):
         tiny(digits[:300], alpha=0.001)
-    with pytest.raises(InputError, match="both need some"):
+    with pytest.raises(InputError, match="both need some: give at least 5 different images, or others for calibration"):
         tiny(digits[:300], calibration=0.0)
     for share in (float("nan"), -0.1):
         with pytest.raises(InputError, match="leave images to fit"):
@@ -298,3 +306,17 @@ def test_image_size_and_colour(tmp_path):
 def test_a_screen_needs_a_calibration_that_can_give_its_alpha(screens):
     with pytest.raises(InputError, match="at least 19 calibration images"):
         recondite.Screen(detector=screens("pca").detector, calibrator=Calibrator(np.arange(5.0)), alpha=0.05)
+
+
+def test_heat_maps_of_errors_begin_at_no_error(digits):
+    low, high = tiny(digits[:100]).map_scale
+    assert low == 0
+    assert high > 0
+
+
+def test_a_column_that_hardly_moves_for_its_size_keeps_its_own_unit():
+    generator = np.random.default_rng(0)
+    moved = generator.normal(size=(60, 3)) * [1, 5e-3, 5e-3] + [0, 1e4, 1]
+    detector = recondite.fit(moved, detector="pca", latent_size=1, alpha=0.1).detector
+    assert detector.scale[1] == 1
+    assert detector.scale[[0, 2]].tolist() == pytest.approx([1, 5e-3], rel=0.2)

@@ -50,7 +50,8 @@ def good(folders):
 def process(tmp_path_factory, good):
     tmp_path = tmp_path_factory.mktemp("drafts")
     (tmp_path / "screens").mkdir()
-    arguments = ("screens", "--store", "sqlite:///events.db", "--job-place", good)
+    # With two workers, requests for what the page has published come to either of them.
+    arguments = ("screens", "--store", "sqlite:///events.db", "--job-place", good, "--workers", "2")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         with running(tmp_path, *arguments, page=True) as process:

@@ -9,8 +9,8 @@ import pytest
 from service import in_process
 
 pytest.importorskip("fastapi")
+from recondite.data import outbox
 from recondite.errors import InputError
-from recondite.service.engine import webhooks
 from recondite.service.settings import Settings
 
 PREDICT = "/v1/screens/digits/predict"
@@ -54,7 +54,7 @@ class Receiver:
 
 @pytest.fixture
 def receiver(monkeypatch):
-    monkeypatch.setattr(webhooks, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(outbox, "_FIRST_PAUSE", 0.01)
     receiver = Receiver()
     yield receiver
     receiver.open.set()
@@ -83,8 +83,8 @@ def test_verdicts_at_or_below_the_p_value_are_posted_and_tried_again(digit_scree
 def test_no_verdict_waits_for_an_address_that_hangs_and_what_is_too_much_is_counted(
     digit_screen, digit_files, tmp_path, receiver, monkeypatch
 ):
-    monkeypatch.setattr(webhooks, "_MOST_WAITING", 10)
-    monkeypatch.setattr(webhooks, "_AT_ONCE", 4)
+    monkeypatch.setattr(outbox, "_MOST_WAITING", 10)
+    monkeypatch.setattr(outbox, "_AT_ONCE", 4)
     receiver.open.clear()
     with in_process(digit_screen, tmp_path, verdict_webhook=receiver.url, verdict_webhook_p=1.0) as client:
         verdicts = [one for _ in range(3) for one in predict(client, digit_files[:20])]  # answered while it hangs
@@ -99,10 +99,10 @@ def test_no_verdict_waits_for_an_address_that_hangs_and_what_is_too_much_is_coun
 
 
 def test_an_address_that_never_answers_does_not_hold_up_the_end(digit_screen, digit_files, tmp_path, monkeypatch):
-    monkeypatch.setattr(webhooks, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(outbox, "_FIRST_PAUSE", 0.01)
     with in_process(digit_screen, tmp_path, verdict_webhook="http://127.0.0.1:9/", verdict_webhook_p=1.0) as client:
         predict(client, digit_files[:3])
-    assert not [one for one in threading.enumerate() if one.name == "verdict-hook"]
+    assert not [one for one in threading.enumerate() if one.name == "outbox-webhook"]
 
 
 @pytest.mark.parametrize("wrong", [{"verdict_webhook": "ftp://x"}, {"verdict_webhook_p": 0.0}])

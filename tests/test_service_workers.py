@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import sqlalchemy as sql
-from service import Load, Process, events_of, running
+from service import Load, Process, events_of, in_process, running
 from test_service_store import event
 
 import recondite
@@ -30,14 +30,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from recondite.cli.serve import serve
 from recondite.errors import InputError
 from recondite.screen.monitor import Monitor
-from recondite.service import shared_metrics
+from recondite.service import shared_metrics, workers
 from recondite.service.engine.following import verdicts_of
 from recondite.service.engine.image_store import KeptImages
 from recondite.service.engine.store import Store
 from recondite.service.handing_over import Acceptor
 from recondite.service.metrics import Counters
+from recondite.service.settings import Limits
 from recondite.service.shared_metrics import SharedMetrics
 from recondite.service.sharing import Numbers, Worker, belongs_to_first, path_of_first
+from recondite.service.workers import _Crew, _One
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -134,16 +136,16 @@ def test_a_new_version_is_served_by_all_when_the_answer_comes(digit_screen, scre
     assert {version for _, version, _ in after.answers} == {"2"}
 
 
-def test_a_worker_that_is_killed_is_replaced_and_others_notice_nothing(digit_screen, tmp_path, store, digit_files):
-    arguments = (digit_screen, "--workers", "2", "--store", f"sqlite:///{store}")
+def test_a_worker_that_ends_or_hangs_is_replaced_and_others_notice_nothing(digit_screen, tmp_path, store, digit_files):
+    arguments = (digit_screen, "--workers", "2", "--store", f"sqlite:///{store}", "--hang-seconds", "6")
     with running(tmp_path, *arguments) as process:
         running_now = wait_until(lambda: workers_of(process))
         load = Load(process.port, digit_files, clients=8)
-        for turn, killed in enumerate((1, 0)):
+        for turn, (killed, how) in enumerate(((1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP))):
             load.wait_for(len(load.answers) + 50)
             time.sleep(1.5)  # what it had counted a second ago is kept
             broken, other = load.broken, running_now[1 - killed]
-            os.kill(running_now[killed], signal.SIGKILL)
+            os.kill(running_now[killed], how)
             earlier, running_now = running_now[killed], wait_until(lambda turn=turn: workers_of(process, turn + 1))
             load.wait_for(len(load.answers) + 50)
             assert running_now[killed] != earlier
@@ -157,6 +159,37 @@ def test_a_worker_that_is_killed_is_replaced_and_others_notice_nothing(digit_scr
         wait_until(lambda: total(process, "recondite_verdicts_total") == len(events_of(store)))
         assert json.loads(get(process, "/v1/screens/digits/drift"))["seen"] <= len(events_of(store))
         assert process.stop(signal.SIGTERM) == 0
+
+
+def test_a_silent_worker_is_killed_but_not_for_the_time_that_all_were_stopped(monkeypatch):
+    clock, killed = [100.0], []
+    crew = _Crew.__new__(_Crew)
+    crew._numbers, crew._settings = Numbers(CONTEXT, 1), SimpleNamespace(hang_seconds=5.0)
+    crew._looked, one = clock[0], _One(0)
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def after(seconds, beat=False):
+        clock[0] += seconds
+        if beat:
+            crew._numbers.beat(0)
+        crew._listen(one, SimpleNamespace(kill=lambda: killed.append(clock[0])), crew._passed())
+        return len(killed)
+
+    assert [after(1.0) for _ in range(590)][-1] == 0  # it may take long to begin
+    assert [after(1.0, beat=True), *(after(1.0) for _ in range(5))] == [0] * 6
+    assert [after(0.1, beat=True), after(3600.0), after(2.9), after(1.0)] == [0] * 4
+    assert after(1.0) == 1
+    crew._numbers.ended(0)
+    assert crew._numbers.beats[0] == 0
+
+
+def test_judging_hangs_when_a_step_takes_longer_than_anybody_waits(digit_screen, tmp_path, monkeypatch):
+    with in_process(digit_screen, tmp_path, limits=Limits(seconds=3.0), hang_seconds=4.0) as client:
+        service = client.app.state.service
+        for seconds, hangs in ((6.9, False), (7.1, True)):
+            steps = {"score": seconds, "small": 0.0}
+            monkeypatch.setattr(service.judge.line, "seconds_at_one_step", lambda steps=steps: steps)
+            assert service.hangs is hangs
 
 
 def test_workers_end_with_the_process_that_started_them(digit_screen, tmp_path, store):

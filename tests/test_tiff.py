@@ -69,6 +69,16 @@ def test_channels_lie_side_by_side_or_one_after_another(planar, kind):
         np.testing.assert_allclose(COLOUR(content), image / white, atol=1 / 65535)
 
 
+@pytest.mark.parametrize("white", [255, 65535])
+def test_a_colour_map_to_255_is_no_black_one(white):
+    colours = np.stack([np.arange(256), np.arange(256)[::-1], np.full(256, 7)])
+    page = encoded(BYTES, photometric="palette", colormap=(colours * (white // 255)).astype(np.uint16))
+    expected = colours.astype(np.uint8)[:, BYTES]
+    np.testing.assert_array_equal(decode(page).planes, expected)
+    with Image.open(io.BytesIO(page)) as picture:
+        np.testing.assert_array_equal(decode(picture).planes, expected)
+
+
 def test_five_bands_are_five_channels_and_never_three():
     image = np.random.default_rng(0).integers(0, 256, (8, 12, 5), dtype=np.uint8)
     for photometric in ("minisblack", "rgb"):

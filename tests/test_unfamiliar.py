@@ -96,3 +96,23 @@ def test_nearly_all_are_too_many():
     assert too_many(95, 100)
     assert not too_many(94, 100)
     assert not too_many(19, 19)
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp"])
+def test_frames_that_nobody_looks_at_are_told(tmp_path, digits, kind):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    frames = [Image.fromarray(np.kron(image, np.ones((2, 2), np.uint8))) for image in digits[:3]]
+    frames[0].save(folder / f"0.{kind}", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / f"1.{kind}")
+    said = "1 of 2 images looked at is animated: of each, only the first frame counts"
+    assert said in remarks(recondite.load("digits"), folder)
+
+
+def test_frames_are_told_when_they_are_learnt_from(tmp_path, digits):
+    frames = [Image.fromarray(image) for image in digits[:60]]
+    for index, frame in enumerate(frames):
+        frame.save(tmp_path / f"{index:02}.gif", save_all=True, append_images=frames[:1] if index else [])
+    with pytest.warns(ReconditeWarning, match="19 of 20 images looked at are animated"):
+        screen = recondite.fit(tmp_path, **FIT)
+    assert any("animated" in remark for remark in screen.facts["remarks"])

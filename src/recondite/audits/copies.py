@@ -28,7 +28,7 @@ ALIKE = 0.92
 _DETAILS_ALIKE = 0.70
 _SIDE, _NEIGHBOURS = 16, 4
 _COARSE, _FINE = ((0.9, 0.75, 0.6), 3), ((0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6), 7)
-_AT_ONCE, _PAIRS_AT_ONCE = 512, 256
+_AT_ONCE, _PAIRS_AT_ONCE = 512, 64
 _FLAT, _FEWEST, _USUAL = 1.5, 16, 16
 _TAIL, _CENSORED, _FALSE_PAIRS, _SAMPLE, _PROMISING = 0.5, 0.8, 0.01, 1000, 0.2
 _LEAST_RESIDUAL, _LEAST_OF_DETAILS = 1e-4, 1e-3
@@ -64,9 +64,9 @@ def found_copies(digests: Sequence[str], grey: NDArray[np.uint8], features: NDAr
     exact = [(places.setdefault(digest, index), index) for index, digest in enumerate(digests) if digest]
     exact = [pair for pair in exact if pair[0] != pair[1]]
     first = np.array(sorted(places.values()), dtype=np.intp)
-    candidates = first[_candidates(grey[first], features[first])] if len(first) > 1 else np.zeros((2, 0), np.intp)
-    candidates, alike, accepted = _accepted(candidates, grey, features, len(first))
-    pairs = np.concatenate([np.array(exact, dtype=np.intp).reshape(-1, 2).T, candidates[:, accepted]], axis=1)
+    near = first[candidates(grey[first], features[first])] if len(first) > 1 else np.zeros((2, 0), np.intp)
+    near, alike, accepted = _accepted(near, grey, features, len(first))
+    pairs = np.concatenate([np.array(exact, dtype=np.intp).reshape(-1, 2).T, near[:, accepted]], axis=1)
     graph = coo_array((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(len(digests), len(digests)))
     group = np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
     return Copies(group, pairs, np.concatenate([np.ones(len(exact)), alike[accepted]]))
@@ -199,33 +199,37 @@ def alikeness(
     for start in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
         some = slice(start, start + _PAIRS_AT_ONCE)
         squares = grey[pairs[:, some]].reshape(2, -1, GREY_SIDE, GREY_SIDE).astype(np.float32)
+        squares -= squares.mean(axis=(2, 3), keepdims=True)
+        count = squares.shape[1]
+        every, best = np.arange(count), np.zeros(count, np.float32)
+        laid = np.zeros((2, count, _SIDE * _SIDE), np.float32)
+        """Of each pair the crop and what it is laid on, where they correlate most."""
         for cropped, whole in ((0, 1), (1, 0)):
             upright = _WHOLE @ squares[whole] @ _WHOLE.T
-            wholes = [(values, _deviations(values)) for values in (upright, upright[:, :, ::-1])]
-            for rows, several in crops:
-                band = rows @ squares[cropped]
-                for columns in several:
-                    part = band @ columns.T
-                    deviations = _deviations(part)
-                    for values, of_whole in wholes:
-                        found = _correlation(deviations, of_whole)
-                        better = found > alike[some]
-                        if better.any():
-                            own = np.flatnonzero(better)
-                            alike[start + own] = found[own]
-                            pair = (_deviations(_details(one[own])) for one in (part, values))
-                            details[start + own] = _correlation(*pair)
+            wholes = np.stack([upright, upright[:, :, ::-1]], axis=1).reshape(count, 2, -1)
+            for samplings in crops:
+                parts = (samplings @ squares[cropped] @ samplings.T).reshape(
+                    count, -1, _SIDE, len(samplings) // _SIDE, _SIDE
+                )
+                parts = parts.transpose(0, 1, 3, 2, 4).reshape(count, -1, _SIDE * _SIDE)
+                found = _about_correlations(parts, wholes).reshape(count, -1)
+                place = found.argmax(axis=1)
+                own = np.flatnonzero(found[every, place] > best)
+                best[own] = found[own, place[own]]
+                laid[0, own], laid[1, own] = parts[own, place[own] // 2], wholes[own, place[own] % 2]
+        alike[some] = _correlation(*(_deviations(values) for values in laid)).clip(min=0)
+        pictures = laid.reshape(2, count, _SIDE, _SIDE)
+        details[some] = _correlation(*(_deviations(_details(values)) for values in pictures))
     return alike, details
 
 
 @cache
-def _crops(scales: tuple[float, ...], offsets: int) -> list[tuple[Floats, list[Floats]]]:
-    """Return how rows, and with each several columns, of 32 x 32 pixels become 16 x 16 of a crop, (16, 32) each."""
-    found = [(_WHOLE, [_WHOLE])]
+def _crops(scales: tuple[float, ...], offsets: int) -> list[Floats]:
+    """Return, for the whole and each scale, how 32 pixels become 16 of each crop: (16 * number of crops, 32)."""
+    found = [_WHOLE]
     for scale in scales:
         starts = np.linspace(0, (1 - scale) * GREY_SIDE, offsets)
-        own = [_sampling(float(start), scale * GREY_SIDE) for start in starts]
-        found += [(rows, own) for rows in own]
+        found.append(np.concatenate([_sampling(float(start), scale * GREY_SIDE) for start in starts]))
     return found
 
 
@@ -241,14 +245,25 @@ def _sampling(start: float, length: float) -> NDArray[np.float32]:
 _WHOLE = _sampling(0, GREY_SIDE)
 
 
-def _details(parts: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the differences of neighbours (N, 15, 15, 2): what smooth images that happen to be alike differ in."""
-    return np.stack([np.diff(parts, axis=1)[:, :, 1:], np.diff(parts, axis=2)[:, 1:]], axis=-1)
+def _about_correlations(parts: Floats, wholes: Floats) -> Floats:
+    """Return the correlations (N, K, 2) of parts (N, K, V) and wholes (N, 2, V), but for rounding; 0 of flat ones."""
+    values = parts.shape[2]
+    centred = wholes - wholes.mean(axis=2, keepdims=True)
+    means = np.full((len(parts), 1, values), 1 / values, np.float32)
+    products = parts @ np.concatenate([centred, means], axis=1).transpose(0, 2, 1)
+    squares = np.einsum("nkv,nkv->nk", parts, parts) - values * products[:, :, 2] ** 2
+    lengths = np.sqrt(squares.clip(min=0)[:, :, None] * np.einsum("nkv,nkv->nk", centred, centred)[:, None])
+    return np.where(lengths < _FLAT * _FLAT * values, np.float32(0), products[:, :, :2] / np.maximum(lengths, 1e-6))
 
 
-def _deviations(values: Floats) -> tuple[Floats, Floats]:
-    """Return values (N, ...) less the mean of each, in rows, and the sums of their squares (N,)."""
-    rows = values.reshape(len(values), -1)
+def _details(pictures: Floats) -> Floats:
+    """Return the differences of neighbours (N, 450): what smooth images that happen to be alike differ in."""
+    differences = np.stack([np.diff(pictures, axis=1)[:, :, 1:], np.diff(pictures, axis=2)[:, 1:]], axis=-1)
+    return differences.reshape(len(pictures), -1)
+
+
+def _deviations(rows: Floats) -> tuple[Floats, Floats]:
+    """Return rows (N, V) less the mean of each, and the sums of their squares (N,)."""
     rows = rows - rows.mean(axis=1, keepdims=True)
     return rows, np.einsum("nv,nv->n", rows, rows)
 
@@ -261,10 +276,16 @@ def _correlation(one: tuple[Floats, Floats], two: tuple[Floats, Floats]) -> NDAr
     return np.where(flat, 0.0, products / np.maximum(lengths, 1e-6)).astype(np.float64)
 
 
-def _candidates(grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Pairs:
-    """Return pairs (2, L) of images that are among each other's nearest, each pair once."""
-    vectors = [_centred(grey.astype(np.float32))]
-    mirrored = [_centred(grey.reshape(-1, GREY_SIDE, GREY_SIDE)[:, :, ::-1].reshape(len(grey), -1).astype(np.float32))]
+def candidates(grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Pairs:
+    """Return pairs (2, L) of images, one of which is among the four nearest of the other, each pair once.
+
+    Args:
+        grey: (N, 1024), small grey copies.
+        features: (N, F); F 0 without a backbone.
+    """
+    squares = _WHOLE @ grey.reshape(-1, GREY_SIDE, GREY_SIDE).astype(np.float32) @ _WHOLE.T
+    vectors = [_centred(squares.reshape(len(grey), -1))]
+    mirrored = [_centred(squares[:, :, ::-1].reshape(len(grey), -1))]
     if features.shape[1]:
         vectors.append(_centred(features.astype(np.float32)))
         mirrored.append(vectors[-1])
@@ -283,7 +304,7 @@ def _nearest(own: NDArray[np.float32], others: NDArray[np.float32]) -> Pairs:
         near = own[start : start + _AT_ONCE] @ others.T
         rows = np.arange(len(near))
         near[rows, start + rows] = -np.inf
-        best = np.argpartition(-near, count - 1, axis=1)[:, :count]
+        best = np.argpartition(near, -count, axis=1)[:, -count:]
         found.append(np.stack([np.repeat(start + rows, count), best.ravel()]))
     return np.concatenate(found, axis=1)
 

@@ -21,10 +21,12 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "low-information": ("moderate", "there is little to see"),
     "wrong-orientation": ("moderate", "its orientation tag is wrong"),
     "jpeg-artefacts": ("moderate", "it was compressed too much"),
+    "overlay": ("moderate", "one of its corners shows what others do"),
     "transparent": ("moderate", "most of it is transparent"),
     "bright": ("minor", "even its darkest parts are bright"),
     "odd-size": ("minor", "its size is unlike the others'"),
     "odd-proportion": ("minor", "its proportion is unlike the others'"),
+    "two-clusters": ("minor", "its class has two clusters, and it is of the smaller one"),
     "grey": ("minor", "it is grey among images in colour"),
     "border": ("minor", "it has a border of one colour"),
 }
@@ -40,7 +42,8 @@ class Finding:
         id: of the image.
         kind: one of `KINDS`.
         value: how far it is from the others: spreads of the set (see `single_images`), a correlation in [0, 1] for
-            copies, a p-value for outliers, the probability of any other label; NaN where there is no such number.
+            copies, a p-value for outliers, the probability of any other label, the share of a class's variance that
+            lies between its clusters, the number of images with an overlay; NaN where there is no such number.
         reason: in words.
         group: what belongs together, such as copies of each other or images of one wrong label; "" for none.
         drop: whether the image is proposed to be left out.

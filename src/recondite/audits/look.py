@@ -20,7 +20,9 @@ from recondite.errors import InputError, SourceError
 
 GREY_SIDE = 32
 """Pixels a side of the small grey copies that copies are found by."""
-_LARGEST_SIDE, _THUMBNAIL_SIDE, _THUMBNAIL_QUALITY = 4096, 112, 82
+THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 112, 82
+"""Longest side in pixels, and quality, of the small pictures, which are JPEG files."""
+_LARGEST_SIDE = 4096
 _BY_NAME_ONLY = (".npy", ".tga")
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND", b"GI": b"\x3b"}
 """The first bytes of a file, and what is among its last ones when it is whole."""
@@ -157,7 +159,7 @@ def _channels_last(planes: Floats) -> Any:
 
 def _thumbnail(planes: Floats) -> bytes:
     picture = Image.fromarray(colours(planes))
-    picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     stream = io.BytesIO()
-    picture.save(stream, format="JPEG", quality=_THUMBNAIL_QUALITY)
+    picture.save(stream, format="JPEG", quality=THUMBNAIL_QUALITY)
     return stream.getvalue()

@@ -1,6 +1,7 @@
 """What an audit leaves: a table of findings, lists of what to keep and what to drop, links, and a page."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,8 @@ from recondite.data.path_lists import write_path_list
 from recondite.data.tables import SUFFIXES, csv_line, write_table
 
 KEEP, DROP, CLEAN, REPORT = "keep.txt", "drop.txt", "clean", "report.html"
-OUTPUTS = (KEEP, DROP, CLEAN, REPORT, *(f"{name}{suffix}" for name in ("issues", "scores") for suffix in SUFFIXES))
+ISSUES, SCORES, SEEN = "issues", "scores", "seen"
+OUTPUTS = (KEEP, DROP, CLEAN, REPORT, *(f"{name}{suffix}" for name in (ISSUES, SCORES) for suffix in SUFFIXES))
 """Names of all that an audit may leave."""
 Kind = Literal["csv", "jsonl", "parquet"]
 _COLUMNS = ("id", "finding", "severity", "value", "reason", "group", "drop", "label", "suggested", "score", "p_value")
@@ -27,21 +29,33 @@ def write_outputs(audit: Audit, name: str, folder: Path, kind: Kind = "csv") -> 
         kind: of tables to write beside those in CSV.
     """
     for suffix in dict.fromkeys(("csv", kind)):
-        table = folder / f"issues.{suffix}"
+        table = folder / f"{ISSUES}.{suffix}"
         if audit.findings or suffix != "csv":
             write_table(table, audit.records(), ("value", "score", "p_value"))
         else:
             with atomic_file(table) as temporary:
                 temporary.write_text(csv_line(_COLUMNS), encoding="utf-8", newline="")
-        write_table(folder / f"scores.{suffix}", audit.scored(), ("score", "p_value", "label_probability"))
-    # Of a file with several images it is the file that is kept, and only when all of them are.
-    dropped = {place for place, drop in zip(audit.places, audit.drop, strict=True) if drop and place}
-    named = [place or name for place, name in zip(audit.places, audit.ids, strict=True)]
-    keep = dict.fromkeys(one for one, kept in zip(named, audit.keep, strict=True) if kept and one not in dropped)
+        write_table(folder / f"{SCORES}.{suffix}", audit.scored(), ("score", "p_value", "label_probability"))
+    keep, drop = kept_and_dropped(audit.ids, audit.places, audit.keep.tolist())
     write_path_list(folder / KEEP, keep)
-    write_path_list(folder / DROP, dict.fromkeys(one for one in named if one not in keep))
+    write_path_list(folder / DROP, drop)
     _write_links(audit, set(keep), folder / CLEAN)
-    write_audit_report(audit, name, folder / REPORT, f"issues.{kind}", str(folder / KEEP))
+    write_audit_report(audit, name, folder / REPORT, f"{ISSUES}.{kind}", str(folder / KEEP))
+
+
+def kept_and_dropped(ids: Sequence[str], places: Sequence[str], keep: Sequence[bool]) -> tuple[list[str], list[str]]:
+    """Return the places, or ids of those without one, of images that are kept, and of those that are dropped.
+
+    Of a file with several images it is the file that is kept, and only when all of them are.
+
+    Args:
+        ids, places: of N images; places are "" of those that are no files.
+        keep: of each.
+    """
+    dropped = {place for place, kept in zip(places, keep, strict=True) if not kept and place}
+    named = [place or name for place, name in zip(places, ids, strict=True)]
+    stays = dict.fromkeys(one for one, kept in zip(named, keep, strict=True) if kept and one not in dropped)
+    return list(stays), list(dict.fromkeys(one for one in named if one not in stays))
 
 
 def _write_links(audit: Audit, keep: set[str], folder: Path) -> None:

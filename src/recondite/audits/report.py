@@ -61,7 +61,8 @@ def write_audit_report(audit: Audit, name: str, path: Path, table: str, keep: st
         ],
         "severities": [severity for severity in SEVERITIES if any(s["severity"] == severity for s in sections)],
         "sections": sections,
-        "farthest": [_picture(audit, index) for index in audit.farthest],
+        "farthest": [{**_picture(audit, index), "heat": _jpeg(audit.heat_maps.get(index))} for index in audit.farthest],
+        "heated": bool(audit.heat_maps),
         "remarks": audit.remarks,
         "map": None if audit.map is None else _map(audit, audit.map, shown),
     }
@@ -81,7 +82,8 @@ def _entry(audit: Audit, finding: Finding) -> dict[str, Any]:
     shown = _picture(audit, finding.index)
     score = float(audit.scores[finding.index])
     told = {"score": "" if np.isnan(score) else f"{score:.6g}", "reason": finding.reason, "value": value}
-    return {**shown, **told, "drop": finding.drop}
+    heat = _jpeg(audit.heat_maps.get(finding.index)) if finding.kind == "outlier" else ""
+    return {**shown, **told, "heat": heat, "drop": finding.drop}
 
 
 def _map(audit: Audit, drawn: SetMap, shown: set[int]) -> dict[str, Any]:
@@ -111,11 +113,15 @@ def _map(audit: Audit, drawn: SetMap, shown: set[int]) -> dict[str, Any]:
 
 
 def _picture(audit: Audit, index: int) -> dict[str, Any]:
-    picture = audit.thumbnails.get(index, b"")
     return {
         "index": index,
         "id": audit.ids[index],
         "p_value": p_text(float(audit.p_values[index])),
         "label": audit.labels[index],
-        "data": f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}" if picture else "",
+        "data": _jpeg(audit.thumbnails.get(index)),
     }
+
+
+def _jpeg(content: bytes | None) -> str:
+    """Return the bytes of a JPEG file as a data URL; "" without any."""
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}" if content else ""

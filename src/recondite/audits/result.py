@@ -1,8 +1,8 @@
 """What an audit came to: findings, and which images are proposed to be kept."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ class Audit:
             drawn on the map, by its index.
         remarks: what was not looked for, and why.
         map: of the set; None where no page was written, or fewer images than for outliers can be read.
+        heat_maps: the bytes of a JPEG file, a picture under its heat map, for outliers and the farthest images, by
+            index; where a page was written, of images above 64 pixels that a frozen network knows how to look at.
     """
 
     ids: tuple[str, ...]
@@ -45,6 +47,7 @@ class Audit:
     thumbnails: dict[int, bytes]
     remarks: tuple[str, ...]
     map: SetMap | None = None
+    heat_maps: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def drop(self) -> NDArray[np.bool_]:

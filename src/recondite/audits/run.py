@@ -1,7 +1,7 @@
 """An audit: what is wrong with a set of images, which of them to keep, and why."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.audits import heat
 from recondite.audits.copies import copy_findings, found_copies
 from recondite.audits.findings import KINDS, SEVERITIES, Finding
 from recondite.audits.labels import label_findings
 from recondite.audits.maps import map_of
 from recondite.audits.measures import MEASURES
 from recondite.audits.outliers import ASSUMED, FEWEST, discoveries, judged, reduced
-from recondite.audits.outputs import OUTPUTS, Kind, write_outputs
+from recondite.audits.outputs import OUTPUTS, SEEN, Kind, write_outputs
+from recondite.audits.overlays import overlay_findings
 from recondite.audits.result import Audit
 from recondite.audits.single_images import single_image_findings, spreads_from
 from recondite.audits.store import Row, Store
@@ -28,7 +30,7 @@ from recondite.data.tables import check_table_path
 from recondite.errors import InputError
 from recondite.statistics.scores import check_rate
 
-_WORK, _SEEN = ".work", "seen"
+_WORK = ".work"
 _OWN, _OTHER = "images", "against"
 
 
@@ -73,9 +75,9 @@ def audit(
     check_table_path(Path(f"issues.{table}"))
     if output is not None:
         check_output(Path(output))
-    if earlier is not None and not (Path(earlier) / _SEEN / _OWN).is_dir():
-        raise InputError(f"{earlier} holds no finished audit: expected its folder {_SEEN!r}")
-    seen = {name: None if earlier is None else Path(earlier) / _SEEN / name for name in (_OWN, _OTHER)}
+    if earlier is not None and not (Path(earlier) / SEEN / _OWN).is_dir():
+        raise InputError(f"{earlier} holds no finished audit: expected its folder {SEEN!r}")
+    seen = {name: None if earlier is None else Path(earlier) / SEEN / name for name in (_OWN, _OTHER)}
     with _work_folder(output) as work:
         source = opened(images)
         other = None if against is None else opened(against)
@@ -110,7 +112,7 @@ def _work_folder(output: Path | str | None) -> Iterator[Path]:
     work = Path(output) / _WORK
     with locked(Path(output)):
         yield work
-        work.rename(Path(output) / _SEEN)
+        work.rename(Path(output) / SEEN)
 
 
 @contextmanager
@@ -146,6 +148,8 @@ def _judged(
     rows = rows[:own]
     vectors = (features if features.shape[1] else grey)[:own]
     good = np.flatnonzero([row.error is None for row in rows])
+    if source.photographs:  # strokes of drawings meet in corners too
+        findings += overlay_findings(rows, grey[:own], copies.group[:own], good)
     scores, p, of_labels = np.full((3, own), np.nan)
     labels, told_by_folders = _labels(rows, labels_from_folders)
     remarks, places = [], np.zeros((0, 1))
@@ -183,7 +187,24 @@ def _judged(
         map=map_of(places, good, found) if drawn and len(places) else None,
     )
     shown = {finding.index for finding in found} | set(audit.farthest) | set(audit.map.pictured if audit.map else ())
-    return replace(audit, thumbnails={index: store.thumbnail(order[index]) for index in sorted(shown)})
+    thumbnails = {index: store.thumbnail(order[index]) for index in sorted(shown)}
+    audit = replace(audit, thumbnails=thumbnails)
+    if not (drawn and features.shape[1]) or source.small:
+        return audit
+    return replace(audit, heat_maps=_heat_maps(audit, good, lambda index: store.thumbnail(order[index])))
+
+
+def _heat_maps(audit: Audit, good: NDArray[np.intp], picture: Callable[[int], bytes]) -> dict[int, bytes]:
+    """Return pictures under heat maps of outliers and of the farthest images, by index, compared with good ones."""
+    flagged = [finding.index for finding in audit.findings]
+    outliers = [finding.index for finding in audit.findings if finding.kind == "outlier"]
+    odd = list(dict.fromkeys([*outliers, *audit.farthest]))[: heat.LARGEST]
+    others = np.setdiff1d(good, [*flagged, *odd])
+    if len(others) < heat.FEWEST:
+        return {}
+    others = np.sort(np.random.default_rng(0).permutation(others)[: heat.LEARNT])
+    maps = heat.heat_maps([picture(index) for index in odd], [picture(int(index)) for index in others])
+    return dict(zip(odd, maps, strict=True))
 
 
 def _labels(rows: list[Row], from_folders: bool) -> tuple[tuple[str, ...], bool]:

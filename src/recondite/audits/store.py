@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from recondite.audits.look import GREY_SIDE, Look
 from recondite.audits.measures import MEASURES
 from recondite.data.files import naming
-from recondite.data.journal import Journal, rows_of
+from recondite.data.journal import Journal, header_of, rows_of
+from recondite.errors import InputError
 
 _ROWS = "rows.jsonl"
 _ARRAYS: dict[str, np.dtype[Any]] = {
@@ -67,6 +68,22 @@ class Store:
         self.header = {"widths": self.widths, **header}
         self.rows = [_row(values) for values in rows_of(folder / _ROWS, self.header)]
         self._end = sum(row.thumbnail[1] for row in self.rows)
+
+    @classmethod
+    def opened(cls, folder: Path) -> Self:
+        """Open the store of a finished audit to read it, whatever version wrote it.
+
+        Raises:
+            InputError: it is none, or of statistics that are others now.
+        """
+        header = header_of(folder / _ROWS)
+        if not isinstance(header, dict) or not isinstance(header.get("widths"), dict):
+            raise InputError(f"{folder} does not hold what an audit saw")
+        widths = header.pop("widths")
+        store = cls(folder, header, widths.get("features", 0))
+        if store.widths != widths:
+            raise InputError(f"{folder} was written by another version: audit the images anew")
+        return store
 
     def begin(self) -> Self:
         """Make ready for `add`: make the folder, and drop what an interruption cut short."""

@@ -27,7 +27,7 @@ from recondite.data.sample import LARGEST_SMALL_SIDE, sampled
 from recondite.detectors.feature_options import FeaturesOptions
 from recondite.detectors.feature_vectors import FeatureVectors
 from recondite.errors import InputError
-from recondite.networks.hooks import evaluating
+from recondite.networks.one_by_one import workers_here
 from recondite.progress import progress as show
 from recondite.screen.choose import choose_detector
 from recondite.torch_state import own_settings
@@ -127,21 +127,34 @@ class Backbone:
         vectors = FeatureVectors((3, side, side), FeaturesOptions(), None, looks_at_places=False)
         vectors.load_weights()
         self._together = min(_AT_ONCE, vectors.images_together("cpu"))
-        with evaluating(vectors):
-            self._ready = vectors.ready(torch.device("cpu"))
-            self.width = int(self._ready(torch.zeros(self._together, 3, side, side))[0].shape[2])
+        # Threads that share a small batch wait for each other more than they compute: each gets a batch of its own. Of
+        # large images the network itself gives each thread another one.
+        self._workers = workers_here() if small else None
+        vectors.eval()
+        self._ready = self._workers.submit(_ready, vectors).result() if self._workers else _ready(vectors)
+        self.width = self._seen(torch.zeros(self._together, 3, side, side)).shape[1]
 
     @own_settings()
     def features(self, pixels: NDArray[np.float32]) -> NDArray[np.float16]:
         """Return the features of images (N, 3, H, W) in [0, 1]: (N, width), each layer's part of length 1."""
-        found = [np.zeros((0, self.width), np.float16)]
+        batches = []
         for start in range(0, len(pixels), self._together):
             some = pixels[start : start + self._together]
             batch = np.zeros((self._together, *pixels.shape[1:]), np.float32)
             batch[: len(some)] = some
-            with evaluating(self._ready):
-                found.append(self._ready(torch.from_numpy(batch))[0][: len(some), 0].numpy().astype(np.float16))
-        return np.concatenate(found)
+            batches.append(torch.from_numpy(batch))
+        found = map(self._seen, batches) if self._workers is None else self._workers.map(self._seen, batches)
+        return np.concatenate([np.zeros((0, self.width), np.float16), *found])[: len(pixels)]
+
+    def _seen(self, batch: torch.Tensor) -> NDArray[np.float16]:
+        """Return the features of a full batch (N, width)."""
+        with torch.no_grad():  # which each thread has to say for itself
+            return np.asarray(self._ready(batch)[0][:, 0].numpy(), dtype=np.float16)
+
+
+def _ready(vectors: FeatureVectors) -> FeatureVectors:
+    with torch.no_grad():
+        return vectors.ready(torch.device("cpu"))
 
 
 def walked(
@@ -304,7 +317,10 @@ def place_of(item: object) -> str:
     """Return the whole path or the address of an image; "" where it has none of its own."""
     if isinstance(item, StoredFile):
         return item.url
-    path = item.path if isinstance(item, Page) else path_of(item)
+    try:
+        path = item.path if isinstance(item, Page) else path_of(item)
+    except Exception:  # a row says why it cannot be read
+        path = None
     return "" if path is None else os.path.abspath(path)
 
 

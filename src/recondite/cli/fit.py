@@ -101,7 +101,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         preset
             Recipe of a detector and its training; see `recondite detectors`.
         score
-            What images are judged by: auto (the default: the rarest of error and evidence), error, evidence, one of
+            What images are judged by: auto (the default: error and evidence together), error, evidence, one of
             the detector's own errors ({errors}), or one statistic of the evidence.
         alpha
             False-alarm rate: share of normal images that may be flagged, in (0, 1); by default .05, or the smallest

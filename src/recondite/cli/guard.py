@@ -42,8 +42,10 @@ def guard_fit(
     output
         Folder for the guard; it is a screen too.
     classifier
-        An ONNX file, images (N, C, H, W) in [0, 1] to logits and, as a second output, features; or linear-head, fitted
-        on the backbone of the screen.
+        An ONNX file, images (N, C, H, W) in [0, 1] to logits and, as a second output, features; timm:NAME, hf:NAME or a
+        folder with config.json and model.safetensors, a network with its own head; a table of outputs for
+        all these images (.csv, .jsonl, .parquet, .npz, .safetensors; see guard-report), which guard predict --outputs
+        then needs for what it judges; or linear-head, fitted on the backbone of the screen.
     fine_tune
         Train so many of the last blocks of EfficientNet-Lite0 (such as 8) and a linear layer on the images, in place of
         a linear head; a guard then takes about twice its screen's time.
@@ -79,15 +81,14 @@ def guard_fit(
         raise InputError("--labels and --labels-from-folders: choose one")
     check_outputs({}, {"-o": output})
     from recondite.screen.guard_file import save_guard
-    from recondite.screen.guard_fit import FROM_FOLDERS, LINEAR_HEAD, fit_guard, read_classes
-    from recondite.screen.onnx_classifier import read_classifier
+    from recondite.screen.guard_fit import FROM_FOLDERS, fit_guard, named_classifier, read_classes
 
     judge = None if screen == "none" else load_screen(screen, None, None, "cpu", others=[images])
     fitted = fit_guard(
         images,
         classes=FROM_FOLDERS if labels_from_folders else None if labels is None else read_classes(labels),
         screen=judge,
-        classifier=None if classifier == LINEAR_HEAD else read_classifier(classifier),
+        classifier=named_classifier(classifier),
         fine_tune=fine_tune,
         backbone=backbone,
         labels=names_of(classes),
@@ -122,6 +123,7 @@ def guard_predict(
     images: str,
     *,
     output: Output,
+    outputs: Path | None = None,
     alpha: float | None = None,
 ) -> None:
     """Label images, or abstain: because an image is foreign, or because the classifier is not sure enough.
@@ -134,16 +136,21 @@ def guard_predict(
         Images to label.
     output
         Table (.csv, .jsonl or .parquet): label, reason, kind of abstention, the classifier's own label, p-values.
+    outputs
+        What the classifier said about these images, for a guard that was fitted with such a table.
     alpha
         Share of normal images that may be turned away as foreign; by default the guard's.
     """
     from recondite.data.tables import check_table_path, write_table
 
     check_table_path(output)
+    from recondite.screen.classifier_outputs import read_outputs
     from recondite.screen.guard_file import load_guard
 
     screen = load_screen(guard, None, None, "cpu", others=[images])
     found = load_guard(screen, guard)
+    if outputs is not None:
+        found = found.told(read_outputs(outputs))
     if alpha is not None:
         found = found.at(screen.with_alpha(alpha))
     decisions = found(images, progress=True)

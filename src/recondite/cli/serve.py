@@ -25,6 +25,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     workers: int = 1,
+    hang_seconds: float = 20.0,
     store: str = "sqlite:///events.db",
     token: Annotated[Sequence[str], Parameter(negative="")] = (),
     token_file: Path | None = None,
@@ -39,11 +40,13 @@ def serve(
     webhook: str | None = None,
     verdict_webhook: str | None = None,
     verdict_webhook_p: float = 0.01,
+    mqtt: str | None = None,
     drift_false_alarm: float = 0.01,
     page: bool = True,
     jobs: Path | None = None,
     job_place: Annotated[Sequence[str], Parameter(negative="")] = (),
     max_job_megabytes: int = 1024,
+    audit: Annotated[Sequence[str], Parameter(negative="")] = (),
     allow_new_screens: bool | None = None,
     limits: Annotated[Limits | None, Parameter(name="*", group="Limits", name_transform=_max_flag)] = None,
     cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
@@ -71,6 +74,8 @@ def serve(
         Port to listen on.
     workers
         Processes that share the port and the store, each with a copy of the screens; one that ends is replaced.
+    hang_seconds
+        Replace a worker that has not responded for this many seconds.
     store
         Database of events: sqlite:///events.db or postgresql://user:password@host/name.
     token
@@ -101,6 +106,9 @@ def serve(
         URL that verdicts are posted to as JSON, in the background.
     verdict_webhook_p
         Post verdicts with a p-value at or below this, in (0, 1], and invalid images.
+    mqtt
+        Broker and topic, mqtt://HOST:1883/TOPIC (mqtts:// for TLS), that every verdict is sent to, as
+        TOPIC/SCREEN/VERDICT, in the background. Variables RECONDITE_MQTT_USER and RECONDITE_MQTT_PASSWORD sign in.
     drift_false_alarm
         Probability that a stream without drift ever raises an alarm, in (0, 1).
     page
@@ -112,6 +120,9 @@ def serve(
         it for several.
     max_job_megabytes
         Refuse an archive, or images for a new screen, of more megabytes.
+    audit
+        Folder that `recondite audit` wrote, whose findings visitors of the page keep, drop or confirm; repeat it for
+        several. Decisions are written into it.
     allow_new_screens
         Let visitors of the page make screens, publish versions and go back to earlier ones. By default only where the
         service listens to its own machine and asks for no token.
@@ -174,12 +185,15 @@ def serve(
         webhook=webhook,
         verdict_webhook=verdict_webhook,
         verdict_webhook_p=verdict_webhook_p,
+        mqtt=mqtt,
+        hang_seconds=hang_seconds,
         drift_false_alarm=drift_false_alarm,
         limits=limits or Limits(),
         page=page,
         jobs=jobs,
         job_bytes=max_job_megabytes << 20,
         job_places=job_place,
+        audits=audit,
     )
     if workers != 1:
         from recondite.service.workers import serve_with_workers

@@ -1,10 +1,11 @@
 """recondite watch."""
 
+import json
 import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -13,8 +14,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from recondite.cli.flags import Alpha, Confidence, Group, Output, Score, Statistics, load_screen
+from recondite.data.mqtt import MqttAddress, MqttSender, mqtt_address
+from recondite.data.outbox import Outbox
 from recondite.errors import InputError
-from recondite.progress import counted
+from recondite.progress import counted, say
 
 _CAMERA = "Camera"
 
@@ -31,6 +34,7 @@ def watch(
     patience_seconds: float = 30.0,
     poll_seconds: float = 1.0,
     idle_seconds: float | None = None,
+    mqtt: str | None = None,
     camera: Annotated[str | None, Parameter(group=_CAMERA)] = None,
     every_seconds: Annotated[float, Parameter(group=_CAMERA)] = 0.0,
     save: Annotated[Path | None, Parameter(group=_CAMERA)] = None,
@@ -66,6 +70,9 @@ def watch(
         Seconds between two looks into the folder.
     idle_seconds
         End after so many seconds without a new image; by default never.
+    mqtt
+        Broker and topic, mqtt://HOST:1883/TOPIC (mqtts:// for TLS), that every row is sent to, as TOPIC/VERDICT, in the
+        background. Variables RECONDITE_MQTT_USER and RECONDITE_MQTT_PASSWORD sign in.
     camera
         Number of a camera (0), a film, or the address of a stream (rtsp://HOST/PATH), in place of the folder.
     every_seconds
@@ -91,13 +98,14 @@ def watch(
     for name, seconds in (("settle", settle_seconds), ("patience", patience_seconds), ("poll", poll_seconds)):
         if not seconds >= 0:
             raise InputError(f"expected --{name}-seconds >= 0; got {seconds!r}")
+    address = None if mqtt is None else mqtt_address(mqtt)
     judge = load_screen(screen, alpha, confidence, device, score, others=[folder or camera])
     from recondite.screen.promise import promise
     from recondite.screen.watch import VERDICTS, watch_folder, watch_frames
 
     rows: dict[str, Any] = {"group": group, "statistics": statistics}
     counts: Counter[str] = Counter()
-    with _until_stopped() as stopped:
+    with _until_stopped() as stopped, _told(address) as tell:
         if folder is not None:
             sort_into: Any = ("move", move) if move else ("link", link) if link else None
             judged = watch_folder(
@@ -122,6 +130,7 @@ def watch(
             judged = watch_frames(judge, frames, output, save=saved, stopped=stopped, **rows)
         print(f"watching {folder or camera} into {output}; Ctrl-C ends it", file=sys.stderr, flush=True)
         for records in judged:
+            tell(records)
             for record in records:
                 counts[record["verdict"]] += 1
                 if record["verdict"] != "inlier":
@@ -135,6 +144,31 @@ def watch(
 def _in_words(record: dict[str, Any]) -> str:
     why = record["error"] if record["error"] is not None else f"p = {record['p_value']:.3g}"
     return f"{record['verdict']}: {record['id']} ({why})"
+
+
+@contextmanager
+def _told(address: MqttAddress | None) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+    """Yield what sends rows to a broker in the background; it does nothing without one."""
+    if address is None:
+        yield lambda records: None  # noqa: ARG005
+        return
+
+    def count(result: str, messages: int) -> None:
+        if result == "dropped":
+            say(f"{counted(messages, 'row')} for the broker of MQTT dropped; the table has all")
+
+    sender = MqttSender(address)
+    outbox = Outbox[tuple[str, bytes]](
+        "outbox-mqtt",
+        lambda some, dropped: sender.send(some),  # noqa: ARG005
+        lambda error: say(f"MQTT: {error}"),
+        count,
+    )
+    try:
+        yield lambda records: outbox.put((row["verdict"], json.dumps(row).encode()) for row in records)
+    finally:
+        outbox.close()
+        sender.close()
 
 
 @contextmanager

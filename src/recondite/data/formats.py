@@ -51,16 +51,20 @@ _HEADS = {
     **{b"\x28\x00\x00\x00": ".dib", b"\xff\x0a": ".jxl", b"\x00\x00\x00\x0cJXL ": ".jxl", b"P": ".ppm"},
 }
 _BRANDS = {b"avif": ".avif", b"avis": ".avif", b"heic": ".heic", b"heix": ".heic", b"mif1": ".heic"}
+_KEPT_BY_SYSTEMS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX")
 _MOST_SUFFIXES = 8
 
 
 def is_hidden(name: str) -> bool:
     """Return whether a file, named relative to its source, is hidden, or lies in a hidden folder.
 
-    >>> is_hidden("a/.ipynb_checkpoints/b.png"), is_hidden("a/._b.png"), is_hidden("./../a/b.png")
-    (True, True, False)
+    So are folders in which systems keep thumbnails or what was deleted.
+
+    >>> is_hidden("a/.ipynb_checkpoints/b"), is_hidden("a/._b.png"), is_hidden("./../a/b.png"), is_hidden("@eaDir/b")
+    (True, True, False, True)
     """
-    return any(part.startswith(".") and part not in (".", "..") for part in PurePath(name).parts)
+    parts = PurePath(name).parts
+    return any((part.startswith(".") and part not in (".", "..")) or part in _KEPT_BY_SYSTEMS for part in parts)
 
 
 def is_image_name(name: str) -> bool:

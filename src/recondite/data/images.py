@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ from recondite.errors import InputError, ReconditeError
 SMALLEST_SIDE, LARGEST_SIDE = 8, 2048
 """Sides of the images that a detector works on, in pixels."""
 MAX_VALUES = 1 << 24
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 _LAYOUT_HINT = "the channel axis is the one shorter than 8, first or last"
 
 T = TypeVar("T")
@@ -239,27 +240,45 @@ def picture_size(content: bytes) -> tuple[int, int]:
     Raises:
         InputError: these are not the bytes of an image file.
     """
-    height, width, _ = header_of(io.BytesIO(content))
-    return width, height
+    head = head_of(content)
+    return head.width, head.height
 
 
-def header_of(stream: BinaryIO, frame: int = 0) -> tuple[int, int, int | None]:
-    """Return height, width and channels of a file as its head says, without decoding it; None for a palette.
+class Head(NamedTuple):
+    """What the head of an image file says; `channels` is None where it does not tell, as for a palette."""
+
+    height: int
+    width: int
+    channels: int | None
+    animated: bool = False
+    """Whether there are frames beside the first, which alone is looked at."""
+
+
+def head_of(content: bytes) -> Head:
+    """Return what `header_of` does, of bytes; for the usual PNG files in no time."""
+    found = png.head_of(content)
+    return header_of(io.BytesIO(content)) if found is None else Head(*found)
+
+
+def header_of(stream: BinaryIO, frame: int = 0) -> Head:
+    """Return what the head of a file says, without decoding it.
 
     Raises:
         InputError: these are not the bytes of an image file.
     """
 
-    def read() -> tuple[int, int, int | None]:
+    def read() -> Head:
         stream.seek(0)
         with Image.open(stream, formats=_formats(stream)) as picture:
             grey = picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16")
-            return picture.height, picture.width, None if picture.mode in ("P", "PA") else 1 if grey else 3
+            channels = None if picture.mode in ("P", "PA") else 1 if grey else 3
+            animated = picture.format in _ANIMATED and getattr(picture, "is_animated", False)
+            return Head(picture.height, picture.width, channels, animated)
 
     found = tiff.directories(stream)
     if frame < len(found) and (frame or tiff.misread(found[frame])):
         width, height = tiff.size(found[frame])
-        return height, width, None
+        return Head(height, width, None)
     return _guarded(read, "these bytes")
 
 
@@ -321,7 +340,10 @@ def _from_stream(stream: BinaryIO, frame: int | None, target: tuple[int, int] | 
     """Decode a file, or one page of it; None for its only one."""
     head = stream.read(4)
     if not tiff.is_tiff(head):
-        found = png.read(stream, target) if head == png.HEAD else None
+        found = None
+        if head == png.HEAD:
+            png.check_sums(stream)
+            found = png.read(stream, target)
         stream.seek(0)
         return found or open_picture(stream, _formats(stream), 0, target)
     if frame is None:

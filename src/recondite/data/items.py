@@ -3,15 +3,17 @@
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
+from recondite.data.files import local_path
 from recondite.data.regions import Mask
 from recondite.errors import InputError
 
 MAX_FILE_BYTES = 1 << 30
+_IMAGE_NAMES = ("image", "img")
 
 
 class Deferred(ABC):
@@ -77,10 +79,19 @@ class Page:
 
 
 def path_of(source: object) -> Path | None:
-    """Return the path that a source is, whatever its type; None where it is none."""
+    """Return the path that a source is, whatever its type, as `local_path` means it; None where it is none.
+
+    Raises:
+        InputError: it is an address, or empty.
+    """
     if not isinstance(source, str | os.PathLike):
         return None
-    return source if isinstance(source, Path) else Path(os.fsdecode(source))
+    if isinstance(source, Path):
+        return source
+    path = local_path(os.fsdecode(source))
+    if path is None:
+        raise InputError(f"expected an image; got the address {source!r}: give a list of paths and addresses alone")
+    return path
 
 
 def content_of(source: object) -> Any:
@@ -146,7 +157,17 @@ def walk_stream(items: Iterable[Any], skip: frozenset[str]) -> Iterator[tuple[st
 
 
 def image_and_label(item: Any) -> tuple[Any, str]:
-    """Return what an item of a source is: an image, or a pair of an image and its label."""
+    """Return what an item of a source is: an image, a pair of an image and its label, or a row of a data set.
+
+    Rows are those of the Hugging Face hub: the image under "image" or "img", the label under "label"; one that is not
+    decoded holds "bytes" or else a "path".
+    """
+    if isinstance(item, Mapping):
+        name = next((name for name in _IMAGE_NAMES if name in item), None)
+        image, label = (item, "") if name is None else (item[name], item.get("label", ""))
+        if isinstance(image, Mapping) and ("bytes" in image or "path" in image):
+            image = image.get("bytes") or image.get("path")
+        return image, str(label) if isinstance(label, int | str) else ""
     if isinstance(item, tuple | list) and item:
         return item[0], str(item[1]) if len(item) > 1 and isinstance(item[1], int | str) else ""
     return item, ""

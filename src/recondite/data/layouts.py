@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from recondite.data.formats import is_hidden
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -78,7 +79,7 @@ def masks_of(root: Path) -> Path | None:
 def _folders_in(root: Path) -> list[Path]:
     """Return the folders in a folder, sorted; without hidden ones, such as the copies that notebooks keep."""
     children = root.iterdir() if root.is_dir() else ()
-    return sorted(child for child in children if child.is_dir() and not child.name.startswith("."))
+    return sorted(child for child in children if child.is_dir() and not is_hidden(child.name))
 
 
 def _is_set(root: Path) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recondite.data.formats import is_image_name, passed_over, why_unreadable
+from recondite.data.formats import is_hidden, is_image_name, passed_over, why_unreadable
 from recondite.data.items import Page, Unreadable
 from recondite.data.tiff import SUFFIXES, pages_of
 from recondite.errors import InputError
@@ -55,7 +55,7 @@ def list_folder(folder: Path, root: Path, listing: Listing, on_error: Callable[[
     seen = set()
     for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         real = os.path.realpath(parent)
-        hidden = [name for name in folders if name.startswith(".")]
+        hidden = [name for name in folders if is_hidden(name)]
         folders[:] = [] if real in seen else sorted(set(folders) - set(hidden))
         if real not in seen:
             listing.others.extend(hidden)
@@ -129,7 +129,10 @@ def _page_name(name: str, number: int) -> str:
 
 def printable(name: str) -> str:
     """Return a file's name as text that can be written anywhere; bytes that are no text become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, such as a manifest may hold, of which no file has its name
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def folder_label(name: str) -> str:

@@ -93,7 +93,8 @@ def write_manifest(path: Path, verdicts: Iterable[tuple[str, Mapping[str, Any]]]
         job: named in every line.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "")
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    # Bytes of a path that are no text become escapes of JSON, which are read as these bytes again.
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
         for address, record in verdicts:
             facts: dict[str, Any] = {"job-name": job, "human-annotated": "no", "creation-date": now}
             line: dict[str, Any] = {"source-ref": address}

@@ -1,6 +1,7 @@
 """What a user gives as a region: masks and polygons, for all images or one for each."""
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,8 +130,7 @@ class MaskedByFile(Masked):
 
     def path(self) -> Path | None:
         """Return the file of the mask; None where there is none."""
-        stem = self.folder / Path(self.name).with_suffix("")
-        return next((path for end in _SUFFIXES if (path := Path(f"{stem}{end}")).is_file()), None)
+        return image_called(self.folder, str(Path(self.name).with_suffix("")))
 
     def mask(self, height: int, width: int) -> Mask:
         path = self.path()
@@ -142,6 +142,16 @@ class MaskedByFile(Masked):
             raise InputError(f"its mask {path}: {error}") from error
         check_proportions(mask, height, width, "its mask")
         return mask
+
+
+def image_called(folder: Path, name: str) -> Path | None:
+    """Return an image file by its name without suffix; None where there is none.
+
+    The suffix may be in capitals, and accents be written in either form of Unicode, as macOS and others differ.
+    """
+    forms = dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
+    tried = (folder / f"{form}{end}" for form in forms for suffix in _SUFFIXES for end in (suffix, suffix.upper()))
+    return next((path for path in tried if path.is_file()), None)
 
 
 def read_mask(source: object) -> Mask:

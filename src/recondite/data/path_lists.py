@@ -1,11 +1,13 @@
 """Text files that list images, one path or address a line."""
 
+import codecs
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from recondite.data.files import atomic_file
 from recondite.errors import InputError
+from recondite.progress import counted, say
 
 SUFFIX = ".txt"
 
@@ -17,10 +19,10 @@ def read_path_list(path: Path) -> list[str]:
         InputError: the file cannot be read, or lists nothing that is there.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    named = [os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip()]
+    named = [os.path.expanduser(os.fsdecode(line.rstrip(b"\r"))) for line in lines if line.strip()]  # noqa: PTH111
     if not named:
         raise InputError(f"{path} lists no images: expected one path a line")
     found = [one if "://" in one else os.path.join(path.parent, one) for one in named]  # noqa: PTH118
@@ -30,14 +32,10 @@ def read_path_list(path: Path) -> list[str]:
 
 
 def write_path_list(path: Path, named: Iterable[str]) -> None:
-    """Write a list that `read_path_list` reads, atomically.
-
-    Raises:
-        InputError: a path holds a line feed.
-    """
+    """Write a list that `read_path_list` reads, atomically; paths that hold a line feed are left out, which is said."""
     lines = list(named)
-    broken = next((one for one in lines if "\n" in one), None)
-    if broken is not None:
-        raise InputError(f"a list of paths cannot hold {broken!r}, whose name has a line feed: rename it")
+    broken = [one for one in lines if "\n" in one]
+    if broken:
+        say(f"{path.name} leaves out {counted(len(broken), 'path')} with a line feed, such as {broken[0]!r}")
     with atomic_file(path) as temporary:
-        temporary.write_bytes(b"".join(os.fsencode(one) + b"\n" for one in lines))
+        temporary.write_bytes(b"".join(os.fsencode(one) + b"\n" for one in lines if "\n" not in one))

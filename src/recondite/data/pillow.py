@@ -13,6 +13,7 @@ from recondite.errors import InputError
 
 _TRANSPARENT = ("PA", "LA", "La", "RGBA", "RGBa")
 _WHITE_OF_32_BITS = 65535.0
+_COLOUR_MAP = 320
 
 
 def open_picture(
@@ -51,6 +52,7 @@ def pixels_of(
         InputError: it has too many pixels.
         Exception: whatever Pillow raises for damaged files.
     """
+    picture = _in_its_colours(picture)
     if picture.width * picture.height > MAX_PIXELS:
         raise InputError(f"the picture has {picture.width} x {picture.height} pixels; the limit is {MAX_PIXELS:,}")
     orientation = orientation_of(picture)
@@ -115,6 +117,16 @@ def values_of(picture: Image.Image, clear: object = None) -> NDArray[Any]:
 def white_of_values(pixels: NDArray[Any]) -> float | None:
     """Return what is white in values that Pillow decoded."""
     return _WHITE_OF_32_BITS if pixels.dtype == np.int32 else white_of(pixels.dtype)
+
+
+def _in_its_colours(picture: Image.Image) -> Image.Image:
+    """Return a picture in its colours, also where its TIFF colour map ends at 255, which Pillow takes for black."""
+    colours = getattr(picture, "tag_v2", {}).get(_COLOUR_MAP, ())
+    if picture.mode != "P" or not 0 < max(colours, default=0) <= 255:
+        return picture
+    picture = picture.copy()
+    picture.putpalette(np.reshape(colours, (3, -1)).T.astype(np.uint8).tobytes())
+    return picture
 
 
 def _upright(

@@ -1,9 +1,8 @@
 """What the images of a source are like, by a sample from all of it: their size, colour and kind."""
 
-import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from recondite.data.datasets import ImageSet
-from recondite.data.images import SMALLEST_SIDE, Preprocessing, decode, header_of
+from recondite.data.images import SMALLEST_SIDE, Head, Preprocessing, channel_axis, decode, head_of, header_of
 from recondite.data.items import Masked, Page, axes_of, path_of
 from recondite.errors import InputError, ReconditeWarning
 
@@ -188,8 +187,8 @@ def _head(items: Iterator[Any]) -> list[Any]:
     return head
 
 
-def glances(images: ImageSet) -> list[tuple[int, int, int | None]]:
-    """Return height, width and channels (None where they are not known) of up to 20 images from all over a source.
+def glances(images: ImageSet) -> list[Head]:
+    """Return the heads of up to 20 images from all over a source.
 
     Only headers are read, and nothing of streams or of what is fetched from afar; unreadable images are left out.
     """
@@ -205,7 +204,18 @@ def glances(images: ImageSet) -> list[tuple[int, int, int | None]]:
     return found
 
 
-def _glance(item: object) -> tuple[int, int, int | None] | None:
+def first_frames_only(heads: Sequence[Head]) -> list[str]:
+    """Return in words that frames of animated images are not looked at, if there are any."""
+    animated = sum(head.animated for head in heads)
+    if not animated:
+        return []
+    return [
+        f"{animated} of {len(heads)} images looked at {'is' if animated == 1 else 'are'} animated: of each, only the "
+        "first frame counts"
+    ]
+
+
+def _glance(item: object) -> Head | None:
     try:
         if isinstance(item, Masked):
             item = item.source
@@ -214,14 +224,18 @@ def _glance(item: object) -> tuple[int, int, int | None] | None:
             with path.open("rb") as stream:
                 return header_of(stream, frame)
         if isinstance(item, bytes):
-            return header_of(io.BytesIO(item))
+            return head_of(item)
         if isinstance(item, Image.Image):
-            return item.height, item.width, len(item.getbands()) if item.mode in ("L", "RGB") else None
+            return Head(item.height, item.width, len(item.getbands()) if item.mode in ("L", "RGB") else None)
+        if isinstance(item, np.ndarray) and item.ndim in (2, 3) and item.size and item.dtype.kind in "biuf":
+            axis = channel_axis(item.shape)
+            height, width = (side for place, side in enumerate(item.shape) if place != axis)
+            return Head(height, width, 1 if axis is None else item.shape[axis])
         if axes_of(item) in (2, 3):
             pixels = decode(item, (LARGEST_SMALL_SIDE, LARGEST_SMALL_SIDE))
-            return *pixels.size, len(pixels.planes)
-    except (OSError, InputError):
-        pass  # a row will say so
+            return Head(*pixels.size, len(pixels.planes))
+    except Exception:  # whatever one image does; a row will say so
+        pass
     return None
 
 

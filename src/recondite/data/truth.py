@@ -1,5 +1,6 @@
 """Masks of defects: which pixels of an image are one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from recondite.data.datasets import ImageSet
 from recondite.data.images import decode
+from recondite.data.masks import image_called
 from recondite.errors import InputError
 
 _ENDS, _GROUND_TRUTH, _LEVELS = ("_mask", ""), "ground_truth", 3
@@ -17,8 +19,8 @@ def mask_of_defect(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np
     """Return the mask of one image, bool (H, W), resized by its nearest pixel.
 
     Args:
-        truth: the folder of masks: for DEFECT/NAME.png a mask DEFECT/NAME_mask.png or DEFECT/NAME.png, not black on the
-            defect.
+        truth: the folder of masks: for DEFECT/NAME.jpg a mask DEFECT/NAME_mask.png or DEFECT/NAME.png, or of another
+            suffix, not black on the defect.
         name: of the image.
         sides: (H, W).
 
@@ -26,10 +28,10 @@ def mask_of_defect(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np
         InputError: there is none, or it is black.
     """
     path = Path(name)
-    tried = [truth / path.parent.name / f"{path.stem}{end}.png" for end in _ENDS]
-    existing = next((file for file in tried if file.is_file()), None)
+    folder = truth / path.parent.name
+    existing = _found([folder], path.stem)
     if existing is None:
-        raise InputError(f"there is no mask for {name}: expected {tried[0]}")
+        raise InputError(f"there is no mask for {name}: expected {folder / path.stem}{_ENDS[0]}.png")
     return _read(existing, sides)
 
 
@@ -45,11 +47,15 @@ def masks_beside(images: ImageSet, sides: tuple[int, ...]) -> dict[str, NDArray[
     for name, item, _ in images.entries() if images.ids is not None else ():
         if isinstance(item, Path):
             folders = [parent / _GROUND_TRUTH / item.parent.name for parent in list(item.parents)[:_LEVELS]]
-            tried = [folder / f"{item.stem}{end}.png" for folder in folders for end in _ENDS]
-            mask = next((file for file in tried if file.is_file()), None)
+            mask = _found(folders, item.stem)
             if mask is not None:
                 found[name] = _read(mask, sides)
     return found
+
+
+def _found(folders: Sequence[Path], stem: str) -> Path | None:
+    masks = (image_called(folder, f"{stem}{end}") for folder in folders for end in _ENDS if folder.is_dir())
+    return next((mask for mask in masks if mask is not None), None)
 
 
 def _read(file: Path, sides: tuple[int, ...]) -> NDArray[np.bool_]:

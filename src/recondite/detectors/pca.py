@@ -84,7 +84,10 @@ class Pca(Detector):
         kept = self.options.latent_size
         known = self._known(images) if further else None
         if (0 if known is None else known.weight) + len(images) < kept:
-            raise InputError(f"{kept} components need at least {kept} images; got {len(images)}")
+            raise InputError(
+                f"{kept} components need at least {kept} images; got {len(images)}: give more, or fewer components "
+                f"(latent_size={max(1, len(images) // 2)})"
+            )
         if known is None:
             self.standardise(images)
         # Long batches lose less: what each one cuts off is what an exact decomposition would have kept.

@@ -29,7 +29,7 @@ class OneByOne(nn.Module):
         super().__init__()
         self.layers, self._threaded = backbone.layers, not backbone.network_given
         # Weights are laid out for as many threads as will use them.
-        self._ready = _workers_here().submit(backbone.ready, black).result() if self._threaded else backbone
+        self._ready = workers_here().submit(backbone.ready, black).result() if self._threaded else backbone
         self._of_black = self._seen([black])[0]
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -41,7 +41,7 @@ class OneByOne(nn.Module):
 
     def _seen(self, images: list[Tensor]) -> list[list[Tensor]]:
         """Return what the backbone gives for each image (1, C, H, W)."""
-        return list(_workers_here().map(self._look, images)) if self._threaded else [self._look(x) for x in images]
+        return list(workers_here().map(self._look, images)) if self._threaded else [self._look(x) for x in images]
 
     def _look(self, image: Tensor) -> list[Tensor]:
         with torch.no_grad():  # which each thread has to say for itself
@@ -54,7 +54,7 @@ def _is_black(image: Tensor) -> bool:
     return not bool(image[:, ::_SOME, ::_SOME].any()) and not bool(image.any())
 
 
-def _workers_here() -> ThreadPoolExecutor:
+def workers_here() -> ThreadPoolExecutor:
     """Return as many workers as torch has threads here."""
     with _MAKING_WORKERS:
         return _workers(os.getpid(), torch.get_num_threads())

@@ -103,7 +103,7 @@ class Pretrained(nn.Module):
         Raises:
             InputError: there are none as safetensors, or they are another network's.
         """
-        folder = self.folder or _located(name)
+        folder = self.folder or located(name)
         if not any((folder / file).is_file() for file in (WEIGHTS, f"{WEIGHTS}.index.json")):
             raise InputError(f"expected {WEIGHTS} in {folder}; other formats of weights are not read")
         try:
@@ -197,7 +197,7 @@ def pretrained(name: str, architecture: Mapping[str, Any] | None = None) -> Pret
     """
     folder = None
     if architecture is None:
-        folder = _located(name)
+        folder = located(name)
         architecture = described(folder)
     known = checked(architecture)
     try:
@@ -208,7 +208,7 @@ def pretrained(name: str, architecture: Mapping[str, Any] | None = None) -> Pret
         raise InputError(f"the network {known['name']!r} cannot be built: {line_of(error)}") from error
 
 
-def _located(name: str) -> Path:
+def located(name: str) -> Path:
     """Return the folder of a network by name."""
     kind, _, rest = name.partition(":")
     if kind == "timm":

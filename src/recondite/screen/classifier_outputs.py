@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from recondite.data.artifacts import read_tensors
@@ -26,8 +26,11 @@ from recondite.statistics.distances import Distances
 from recondite.torch_state import own_settings
 
 CONFIDENCE, FEATURES = "confidence", "features"
-_LOGIT, _FEATURE = "logit.", "feature."
+_LOGIT, _PROBABILITY, _FEATURE = "logit.", "probability.", "feature."
+_PROBABILITIES, _ROUNDED = "probabilities", 0.01
 
+TABLES = (".npz", ".safetensors", *SUFFIXES)
+"""Suffixes of files that `read_outputs` reads."""
 _LARGEST_FILE = 4 << 30
 Floats = NDArray[np.float64]
 
@@ -53,8 +56,19 @@ class Answers:
     errors: list[str | None]
 
 
-def ask(classifier: Callable[[Tensor], Tensor], layer: str | None, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the logits (N, classes) and, with a layer or where a kept classifier gives them, features (N, F)."""
+def ask(
+    classifier: Callable[[Tensor], Tensor], layer: str | None, pixels: Tensor, ids: Sequence[str] = ()
+) -> tuple[Tensor, Tensor | None]:
+    """Return the logits (N, classes) and, with a layer or where a kept classifier gives them, features (N, F).
+
+    Args:
+        classifier: a function or module; or `Told`, which looks at no pixels.
+        layer: the module within it whose output are the features.
+        pixels: (N, C, H, W).
+        ids: N names of the images, for `Told`.
+    """
+    if isinstance(classifier, Told):
+        return classifier.of(ids)
     if isinstance(classifier, Kept):
         return classifier.outputs(pixels)
     if layer is None:
@@ -134,6 +148,33 @@ class Outputs:
         return Outputs(ids=tuple(ids), logits=self.logits[rows], labels=self.labels[rows], features=features)
 
 
+class Told:
+    """A classifier that has spoken already: it looks up what it said by the names of images.
+
+    Args:
+        outputs: of all images that it will be asked about.
+    """
+
+    shape = None
+
+    def __init__(self, outputs: Outputs) -> None:
+        self.outputs = outputs
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Raise InputError: pixels alone tell it nothing."""
+        raise InputError(f"outputs in a table answer for images by name, not for {len(pixels)} images without one")
+
+    def of(self, ids: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """Return the logits (N, K), and the features (N, F) where there are any, of N images.
+
+        Raises:
+            InputError: one of them is missing.
+        """
+        found = self.outputs.select(ids)
+        features = None if found.features is None else torch.from_numpy(found.features).float()
+        return torch.from_numpy(found.logits).float(), features
+
+
 def read_outputs(path: Path | str) -> Outputs:
     """Read a classifier's outputs from a file. Nothing in it is executed.
 
@@ -141,7 +182,7 @@ def read_outputs(path: Path | str) -> Outputs:
         path: .npz with "logits", and, if there are, "ids", "labels" and "features"; .safetensors with the same tensors
             and the ids as a list under "ids" in the facts of its header; or .csv, .jsonl or .parquet with columns id,
             label, logit.0, ... and feature.0, ... Without ids, images are "000000", "000001", ..., as those of an array
-            are.
+            are. Instead of logits, "probabilities" or columns probability.0, ...: their logarithms are the logits.
 
     Raises:
         InputError: another kind of file, a damaged one, or arrays that do not belong together.
@@ -160,12 +201,12 @@ def read_outputs(path: Path | str) -> Outputs:
         tensors, facts = read_tensors(path)
         arrays, names = dict(tensors), facts.get("ids")
     else:
-        kinds = f".npz, .safetensors, {', '.join(SUFFIXES)}"
-        raise InputError(f"expected a classifier's outputs as {kinds}; got {path.name!r}")
-    if "logits" not in arrays:
+        raise InputError(f"expected a classifier's outputs as {', '.join(TABLES)}; got {path.name!r}")
+    if not {"logits", _PROBABILITIES} & {*arrays}:
         raise InputError(f"{path} holds no logits; it has: {', '.join(arrays) or 'nothing'}")
     try:
-        logits = np.asarray(arrays["logits"], dtype=np.float64)
+        given = arrays["logits"] if "logits" in arrays else _logarithms(arrays[_PROBABILITIES])
+        logits = np.asarray(given, dtype=np.float64)
         count = len(logits) if logits.ndim else 0
         labels = np.asarray(arrays.get("labels", np.full(count, -1)), dtype=np.int64)
         features = np.asarray(arrays["features"], dtype=np.float64) if "features" in arrays else None
@@ -173,6 +214,14 @@ def read_outputs(path: Path | str) -> Outputs:
         return Outputs(ids=ids, logits=logits, labels=labels, features=features)
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _logarithms(probabilities: ArrayLike) -> Floats:
+    """Return the logits of probabilities (N, classes), 0 counted as the smallest number there is."""
+    values = np.asarray(probabilities, dtype=np.float64)
+    if values.ndim != 2 or not (values >= 0).all() or not np.allclose(values.sum(axis=1), 1, atol=_ROUNDED):
+        raise InputError("expected probabilities (N, classes) that are not negative and sum to 1 in each row")
+    return np.asarray(np.log(np.maximum(values, np.finfo(np.float32).tiny)))
 
 
 def _load_npz(path: Path) -> tuple[dict[str, NDArray[Any]], list[str] | None]:
@@ -189,18 +238,19 @@ def _load_npz(path: Path) -> tuple[dict[str, NDArray[Any]], list[str] | None]:
 
 
 def _from_table(path: Path) -> Outputs:
-    ids, labels, logits, features = [], [], [], []
+    ids, labels, logits, probabilities, features = [], [], [], [], []
     for index, row in enumerate(read_events(path), 1):
         where = f"{path}, line {index + 1}"
         ids.append(row["id"])
         label = number(row.get("label"), f"{where}, label")
         labels.append(-1 if np.isnan(label) else int(label))
         logits.append([number(value, where) for name, value in row.items() if name.startswith(_LOGIT)])
+        probabilities.append([number(value, where) for name, value in row.items() if name.startswith(_PROBABILITY)])
         features.append([number(value, where) for name, value in row.items() if name.startswith(_FEATURE)])
     try:
         return Outputs(
             ids=tuple(ids),
-            logits=np.array(logits, dtype=np.float64),
+            logits=np.array(logits, dtype=np.float64) if logits[0] else _logarithms(probabilities),
             labels=np.array(labels, dtype=np.int64),
             features=np.array(features, dtype=np.float64) if features[0] else None,
         )
@@ -237,10 +287,10 @@ def answers(
         InputError: the classifier tells another number of classes, or rules need features that it does not give.
     """
     good = np.flatnonzero(batch.good)
-    alone = isinstance(classifier, Kept) and len(good)
+    alone = isinstance(classifier, Kept | Told) and len(good)
     padded = torch.zeros(len(good) if alone else size, *batch.pixels.shape[1:])
     padded[: len(good)] = torch.from_numpy(batch.pixels)
-    logits, features = ask(classifier, layer, padded)
+    logits, features = ask(classifier, layer, padded, [batch.ids[index] for index in good])
     found: dict[str, Tensor] = {}
     if distances is not None and features is not None:
         found[FEATURES] = distances(features.float())["neighbour"]

@@ -17,6 +17,7 @@ from recondite.distributed import shard_of, unsharded
 from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, evaluating, recorded
 from recondite.progress import progress as show
+from recondite.screen.made_up import MadeUp, made_up_rows
 from recondite.screen.words import AUTO, ERROR, EVIDENCE, caution, names_of_scores
 from recondite.statistics.density import Density, Marginals, held_out_distances, smallest_tail
 from recondite.statistics.distances import DISTANCES, Distances
@@ -103,6 +104,7 @@ class Evidence:
         distance: the normal scale of the density's distance, from images that it was not fitted on.
         features: the normal scales of both distances of the classifier's features; None without one.
         classifier_share: the share of alpha that the classifier's features get, in (0, 1).
+        made_up: what "auto" has learnt from made-up images; None where it is the rarest of error and evidence.
         probe: (8, F), by which the classifier is known again.
     """
 
@@ -112,6 +114,7 @@ class Evidence:
     distance: Marginals
     features: Marginals | None = None
     classifier_share: float = 0.5
+    made_up: MadeUp | None = None
     probe: NDArray[np.float32] | None = None
 
     @property
@@ -131,7 +134,9 @@ class Evidence:
         - evidence: the density's distance.
         - a statistic: how far it is from the middle of normal images, on either side, in standard deviations.
         - classifier: the distances of the classifier's features.
-        - auto: the rarest of error, evidence and classifier; see `recondite.statistics.density.smallest_tail`.
+        - auto: of a detector that rebuilds images, the sum of how rare error, evidence and the likeness to made-up
+          images are (see `MadeUp`), else the rarest of error and evidence; and the rarest of that and classifier, see
+          `recondite.statistics.density.smallest_tail`.
 
         Args:
             name: one of `scores`.
@@ -154,6 +159,11 @@ class Evidence:
         if name == AUTO:
             z = [self.error.z(error[:, None]), self.distance.z(self.density.distance(statistics)[:, None])]
             shares = [0.5, 0.5]
+            if self.made_up is not None:
+                together = self.made_up.sum(z[0][:, 0], z[1][:, 0], self.density.z(statistics))
+                if self.features is None:
+                    return together
+                z, shares = [self.made_up.total.z(together[:, None])], [1.0]
         if self.features is not None:
             share = self.classifier_share if name == AUTO else 1.0
             shares = [*((1 - share) * part for part in shares), share / 2, share / 2]
@@ -179,6 +189,8 @@ class Evidence:
         for owner, distances in (("latents", observer.latents), ("features", observer.features)):
             if distances is not None:
                 found |= {f"{owner}.{name}": value for name, value in distances.tensors().items()}
+        if self.made_up is not None:
+            found |= self.made_up.tensors()
         if self.probe is not None:
             found["probe"] = self.probe
         return found
@@ -191,6 +203,7 @@ class Evidence:
             "classifier": self.observer.classifier is not None,
             "classifier_layer": None if self.observer.classifier is None else self.observer.classifier.layer,
             "classifier_share": self.classifier_share,
+            **({} if self.made_up is None else {"weights": list(self.made_up.weights)}),
         }
 
     @classmethod
@@ -228,6 +241,7 @@ class Evidence:
             distance=Marginals(tensors["distance.knots"]),
             features=features,
             classifier_share=float(facts["classifier_share"]),
+            made_up=MadeUp.from_saved(facts["weights"], tensors, len(names)) if "weights" in facts else None,
             probe=probe,
         )
 
@@ -309,13 +323,21 @@ def fit_evidence(
     features = None
     if observer.features is not None:
         features = Marginals.fit(np.stack([statistics[name] for name in _CLASSIFIER], axis=1))
+    density, distances = Density.fit(own), held_out_distances(own)[:, None]
+    scales = Marginals.fit(error[:, None]), Marginals.fit(distances)
+    kinds = []
+    if detector.rebuilds:
+        alone = replace(observer, classifier=None, features=None)
+        kinds = [observed(detector, alone, rows)[1] for rows in made_up_rows(images, detector.preprocessing)]
+    normal = (scale.z(values)[:, 0] for scale, values in zip(scales, (error[:, None], distances), strict=True))
     return Evidence(
         observer=observer,
-        density=Density.fit(own),
-        error=Marginals.fit(error[:, None]),
-        distance=Marginals.fit(held_out_distances(own)[:, None]),
+        density=density,
+        error=scales[0],
+        distance=scales[1],
         features=features,
         classifier_share=classifier_share,
+        made_up=MadeUp.fit(density, kinds, own, *normal) if kinds else None,
         probe=None if observer.classifier is None else observer.classifier.probe(detector.shape),
     )
 

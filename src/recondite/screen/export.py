@@ -34,6 +34,7 @@ from recondite.screen.timing import instructions, milliseconds
 from recondite.screen.words import AUTO, ERROR, EVIDENCE
 from recondite.statistics.calibration import Calibrator, p_value_table
 from recondite.statistics.density import FARTHEST, Marginals
+from recondite.statistics.likeness import Likeness
 from recondite.torch_state import own_settings
 
 TOLERANCE = 2.0**-11
@@ -344,10 +345,21 @@ def combined(evidence: Evidence, name: str, error: Tensor, statistics: Mapping[s
     if name == EVIDENCE:
         return distance
     assert name == AUTO
-    both = torch.cat(
-        [normal_scores(evidence.error, error[:, None]), normal_scores(evidence.distance, distance[:, None])], dim=1
-    )
-    return (math.log(0.5) - log_normal_tail(both)).amax(1)
+    rare = [normal_scores(evidence.error, error[:, None]), normal_scores(evidence.distance, distance[:, None])]
+    made_up = evidence.made_up
+    if made_up is None:
+        return (math.log(0.5) - log_normal_tail(torch.cat(rare, dim=1))).amax(1)
+    rare.append(normal_scores(made_up.scale, likeness(made_up.likeness, z)[:, None]))
+    weights = torch.tensor(made_up.weights, dtype=torch.float64)
+    return (-log_normal_tail(torch.cat(rare, dim=1)) * weights).sum(1)
+
+
+def likeness(learnt: Likeness, z: Tensor) -> Tensor:
+    """Return what `Likeness` does, (N,)."""
+    directions, offsets = torch.from_numpy(learnt.directions), torch.from_numpy(learnt.offsets)
+    ratios = (z[:, None] * directions).sum(2) - offsets
+    largest = ratios.amax(1).clamp(min=0)
+    return largest + ((ratios - largest[:, None]).exp().sum(1) + (-largest).exp()).log()
 
 
 def normal_scores(marginals: Marginals, values: Tensor) -> Tensor:

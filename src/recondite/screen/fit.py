@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recondite.data.datasets import check_source, open_images
 from recondite.data.images import Preprocessing
 from recondite.data.masks import open_region
-from recondite.data.sample import sampled
+from recondite.data.sample import first_frames_only, glances, sampled
 from recondite.data.spool import Rows, keys_of, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import build, detector_class
@@ -25,6 +25,7 @@ from recondite.distributed import collective, rank_and_size
 from recondite.errors import InputError, ReconditeWarning
 from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
+from recondite.progress import counted
 from recondite.screen.calibrate import calibrated, map_scale
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.contamination import good_evidence, good_images, without_suspects
@@ -91,7 +92,7 @@ def fit(
         images: normal images, anything that `open_images` opens.
         detector: "auto" (default) to choose by the images, "autoencoder", "alad", "features", "pca" or "vae".
         preset: a recipe in `PRESETS`; `options` override its settings.
-        score: what images are judged by: "auto" (default) for the rarest of "error" and "evidence", either of these
+        score: what images are judged by: "auto" (default) for "error" and "evidence" together, either of these
             alone, one of the detector's errors ("absolute_error", "elbo"), or one statistic (see
             `recondite.statistics.image_statistics`). With too few images for evidence, the default is "error".
         alpha: the share of normal images that may be flagged, in (0, 1); by default .05, or the smallest that so many
@@ -160,7 +161,7 @@ def fit(
     group_by = labels_of(source, group_by)
     zones.check(sample.sizes)
     values = value_range if value_range is not None else sample.value_range
-    remarks = sample.remarks(values)
+    remarks = [*sample.remarks(values), *([] if sample.vector is not None else first_frames_only(glances(source)))]
     if rank_and_size()[0] == 0:
         for remark in remarks:
             warnings.warn(remark, ReconditeWarning, stacklevel=_CALLER)
@@ -238,6 +239,10 @@ def fit(
         to_learn.check_apart(*{id(part): part for part in (spooled, *sets.sources.values())}.values())
     # Before hours of training: are there enough calibration images for this alpha?
     groups = tuple(sets.calibration_labels) if by_folder else None
+    if groups is not None and (unheard := sorted({*spooled.labels} - {*groups})):
+        listed = ", ".join(map(repr, unheard[:3])) + ", ..." * (len(unheard) > 3)
+        remarks.append(f"{counted(len(unheard), 'group')} without calibration images will not be judged: {listed}")
+        warnings.warn(remarks[-1], ReconditeWarning, stacklevel=_CALLER)
     alpha = alpha_for(len(sets.calibration), alpha)
     to_be = Calibrator(np.zeros(len(sets.calibration)), groups)
     for group in to_be.sizes:

@@ -19,6 +19,8 @@ from recondite.screen.classifier_outputs import (
     CONFIDENCE,
     FEATURES,
     Answers,
+    Outputs,
+    Told,
     answers,
     answers_of,
     read_for_both,
@@ -73,6 +75,7 @@ class Guard:
         floor: the lowest confidence that gets a label, and the promise that goes with it; None without.
         confusion: int64 (K, K), how many held-out images of each true class (column) were predicted as each class
             (row); None where it is not known.
+        by_table: whether the classifier's outputs come as a table; see `told`.
     """
 
     screen: ScreenLike
@@ -89,6 +92,7 @@ class Guard:
     temperature: float = 1.0
     floor: Floor | None = None
     confusion: NDArray[np.int64] | None = None
+    by_table: bool = False
 
     def __call__(self, images: object, *, progress: bool = False) -> Decisions:
         """Label images or abstain; one image too gives `Decisions`, of length 1.
@@ -101,7 +105,12 @@ class Guard:
             InputError: no images, or the classifier does not take them.
         """
         if not self.speaks:
-            raise InputError("this guard has no classifier: give what the classifier said to `decide`")
+            how = (
+                "--outputs or `told`: it takes a table"
+                if self.by_table
+                else "give what the classifier said to `decide`"
+            )
+            raise InputError(f"this guard has no classifier: {how}")
         parts: list[Decisions] = []
         opened = open_images(images, shape=self.screen.detector.shape)
         with show("guarding", opened.size, progress) as advance:
@@ -162,6 +171,8 @@ class Guard:
             InputError: as `decide`.
         """
         size = len(predicted)
+        if self.by_table:
+            raise InputError("this guard takes the classifier's outputs from a table, not a label for each image")
         if set(self.shares) - {SCREEN, CONFIDENCE}:
             raise InputError(
                 "this guard looks at the classifier's features or logits, which only the classifier itself gives"
@@ -177,6 +188,16 @@ class Guard:
         if (CONFIDENCE in self.shares or self.floor) and np.isnan(sure).any():
             raise InputError("this guard looks at the classifier's confidence: give it with each label")
         return sure
+
+    def told(self, outputs: Outputs) -> "Guard":
+        """Return this guard with what the classifier said about the images that will be judged, by their ids.
+
+        Raises:
+            InputError: the guard's classifier speaks for itself.
+        """
+        if not self.by_table:
+            raise InputError("this guard was not fitted with outputs in a table: its classifier speaks for itself")
+        return replace(self, classifier=Told(outputs))
 
     def at(self, screen: ScreenLike) -> "Guard":
         """Return this guard with a screen at another false-alarm rate.

@@ -12,6 +12,7 @@ from recondite.errors import ArtifactError, InputError
 from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES
 from recondite.screen.guard import SCREEN, Guard
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules, from_tensors, tensors_of
+from recondite.screen.named_classifier import NamedClassifier
 from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
 from recondite.screen.screen_like import ScreenLike
 from recondite.screen.tuned_classifier import Kept, TunedClassifier, tuned_from
@@ -36,8 +37,8 @@ def save_guard(guard: Guard, folder: Path | str) -> None:
             fitted here.
     """
     onnx = guard.classifier if isinstance(guard.classifier, OnnxClassifier) else None
-    tuned = guard.classifier if isinstance(guard.classifier, TunedClassifier) else None
-    kept = guard.head is not None or isinstance(guard.classifier, Kept)
+    tuned = guard.classifier if isinstance(guard.classifier, TunedClassifier | NamedClassifier) else None
+    kept = guard.head is not None or isinstance(guard.classifier, Kept) or guard.by_table
     if FEATURES in guard.shares or (set(guard.shares) - {SCREEN, CONFIDENCE} and not kept):
         raise InputError(
             "a guard that looks at the classifier's features cannot be saved: they stay with the classifier"
@@ -67,6 +68,7 @@ def save_guard(guard: Guard, folder: Path | str) -> None:
         "floor": None if guard.floor is None else asdict(guard.floor),
         "classifier": None if onnx is None else hashlib.sha256(onnx.graph).hexdigest(),
         "tuned": None,
+        **({"by_table": True} if guard.by_table else {}),
     }
     if tuned is not None:
         write_tensors(Path(folder) / TUNED_FILE, tuned.tensors(), tuned.facts())
@@ -129,6 +131,7 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
             temperature=float(facts.get("temperature", 1)),
             floor=None if floor is None else Floor(**floor),
             confusion=None if confusion is None else confusion.astype(np.int64),
+            by_table=bool(facts.get("by_table", False)),
         )
     except (AttributeError, IndexError, InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is a damaged guard: {error}") from error

@@ -22,7 +22,7 @@ from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import LeftOut, PartScores, equal_shares
-from recondite.screen.classifier_outputs import CONFIDENCE, ask
+from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, ask, read_outputs
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
@@ -30,6 +30,8 @@ from recondite.screen.guard_split import units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.make_guard import chosen_parts
+from recondite.screen.named_classifier import NamedClassifier, is_named, read_named
+from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.screen import Screen
 from recondite.screen.tuned_classifier import Kept
 from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
@@ -62,7 +64,7 @@ def fit_guard(
     *,
     classes: Mapping[str, str] | None = None,
     screen: Screen | None = None,
-    classifier: Kept | None = None,
+    classifier: Kept | Told | None = None,
     fine_tune: int | None = None,
     backbone: str | None = None,
     labels: Sequence[str] | None = None,
@@ -88,16 +90,19 @@ def fit_guard(
         images: that the head and the rules learn from, anything that `open_images` opens but a stream.
         classes: id -> class; None for the labels of the source, or the folder that each image lies in.
         screen: of the detector "features" for a linear head; None for one that is fitted on the same images.
-        classifier: one that is kept in a file; None for a linear head that is fitted here on the screen's backbone.
+        classifier: one that is kept in a file; what one has said about all these images, as `Told`, where the guard
+            then needs the same for what it judges; None for a linear head that is fitted here on the screen's backbone.
         fine_tune: how many of the last blocks of EfficientNet-Lite0 are trained here instead, under a linear layer of
             their own; a guard then looks at each image twice, as the screen's network stays as it is.
         backbone: by name or as a folder, as in `recondite.fit`, for a screen that is fitted here.
-        labels: names of the classes in the order of the classifier's logits; None for alphabetical order.
+        labels: names of the classes in the order of the classifier's logits; None for those that it has itself, or
+            alphabetical order.
         calibration: images that neither the screen nor the classifier has learnt from; needed with either.
         held_out: share of `images` for that, where neither is given.
         group_by: what tells images that belong together, as in `recondite.fit`; by default near-copies and bursts.
             Calibration images that belong to those learnt from are left out.
-        parts: among "screen", "confidence" and `RULES`; None to choose.
+        parts: among "screen", "confidence" and `RULES`; None to choose. What is told about images in a table says
+            nothing of made-up ones, so that there the screen is the only part unless others are named.
         alpha: share of normal images that may be turned away as foreign; None for the screen's, or .05.
         risk: share of wrong labels among those that normal images get, at most; None for no such promise.
         delta: probability with which that may fail.
@@ -133,7 +138,8 @@ def fit_guard(
         screen = fit(opened, detector=detector, backbone=backbone, alpha=alpha or 0.05, seed=seed, progress=progress)
     elif alpha is not None:
         screen = screen.with_alpha(alpha)
-    names = tuple(labels) if labels else tuple(sorted({*(opened.labels or ())}))
+    own_names = classifier.names if isinstance(classifier, NamedClassifier) else ()
+    names = tuple(labels or own_names or sorted({*(opened.labels or ())}))
     if fine_tune is not None:
         if classifier is not None:
             raise InputError("a classifier that is given is not fine-tuned: leave it or fine_tune out")
@@ -141,6 +147,9 @@ def fit_guard(
         own = screen.detector.preprocessing
         plain = Preprocessing(shape=own.shape, value_range=own.value_range)
         classifier = fine_tuned(opened, names, plain, blocks=fine_tune, seed=seed, progress=progress)
+    if isinstance(classifier, Told):
+        parts = parts or (SCREEN,)
+        _check_told(opened, held.images)
     guard, learning = _with_rules(screen, classifier, names, opened)
     available = (SCREEN, CONFIDENCE, *(RULES if guard.rules and guard.rules.tensors else LOGIT_RULES))
     unknown = [part for part in parts or () if part not in available]
@@ -193,6 +202,22 @@ def read_classes(path: Path | str) -> dict[str, str]:
             raise InputError(f"{path}: expected columns id and label, with a class in every row")
         found[str(row["id"])] = str(row["label"])
     return found
+
+
+def named_classifier(name: str) -> Kept | Told | None:
+    """Return a classifier by what it is called; None for `LINEAR_HEAD`.
+
+    Args:
+        name: as in `read_named`, a table of outputs by its suffix, or else an ONNX file.
+
+    Raises:
+        InputError, ArtifactError: as `read_named`, `read_outputs` and `read_classifier`.
+    """
+    if name == LINEAR_HEAD:
+        return None
+    if is_named(name):
+        return read_named(name)
+    return Told(read_outputs(name)) if Path(name).suffix.lower() in TABLES else read_classifier(name)
 
 
 @dataclass(frozen=True)
@@ -254,7 +279,7 @@ def _sized(images: object, classes: Mapping[str, str] | None) -> ImageSet:
 
 
 def _with_rules(
-    screen: Screen, classifier: Kept | None, names: tuple[str, ...], images: ImageSet
+    screen: Screen, classifier: Kept | Told | None, names: tuple[str, ...], images: ImageSet
 ) -> tuple[Guard, Learning | None]:
     """Return a guard with its head and rules, learnt in one pass over images with classes, and what was learnt."""
     _check_classes(names, images)
@@ -265,10 +290,11 @@ def _with_rules(
         rules = learning.rules(head)
         return Guard(screen=screen, classifier=None, labels=names, head=head, rules=rules), learning
     shape = classifier.shape or screen.detector.shape
-    guard = Guard(screen=screen, classifier=classifier, labels=names, shape=shape, rules=Rules({}))
+    told = isinstance(classifier, Told)
+    guard = Guard(screen=screen, classifier=classifier, labels=names, shape=shape, rules=Rules({}), by_table=told)
     seen = Preprocessing(shape=shape, value_range=screen.detector.preprocessing.value_range)
     first = next(read_batches(images, seen, 2))
-    if ask(classifier, None, torch.from_numpy(first.pixels))[1] is None:
+    if _asked(classifier, first)[1] is None:
         return guard, None
     learning = learnt(_features(classifier, seen, images, names), len(names), count)
     return replace(guard, rules=learning.rules()), learning
@@ -314,13 +340,28 @@ def _vectors(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iter
 
 
 def _features(
-    classifier: Kept, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str]
+    classifier: Kept | Told, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str]
 ) -> Iterator[_Learnable]:
     for batch in read_batches(images, preprocessing, full_batch(prod(preprocessing.shape))):
         if len(batch.pixels):
-            logits, features = ask(classifier, None, torch.from_numpy(batch.pixels))
+            logits, features = _asked(classifier, batch)
             assert features is not None
             yield features.numpy(), _classes(batch, names), logits.numpy()
+
+
+def _asked(classifier: Kept | Told, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the logits and features of the readable images."""
+    return ask(classifier, None, torch.from_numpy(batch.pixels), [batch.ids[i] for i in np.flatnonzero(batch.good)])
+
+
+def _check_told(learnt_from: ImageSet, held: ImageSet) -> None:
+    """Raise InputError where a table cannot tell images that are learnt from and held-out ones apart."""
+    both = sorted({*(learnt_from.ids or ())} & {*(held.ids or ())})
+    if both:
+        raise InputError(
+            f"{both[0]!r} is an image to learn from and a calibration image, which one table of outputs cannot tell "
+            f"apart: give lists or a manifest with different ids"
+        )
 
 
 def _classes(batch: Batch, names: Sequence[str]) -> list[int]:

@@ -14,6 +14,7 @@ from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.screen.evidence import FEWEST
+from recondite.screen.few_images import FEWEST_UNITS
 from recondite.screen.known import Known
 from recondite.screen.words import units_in_words
 from recondite.training.snapshots import MOST_PICTURES
@@ -142,7 +143,7 @@ def separate_sets(
     if len(fitting) == 0 or len(calibrating) == 0:
         raise InputError(
             f"{how_many(spooled, units)}: {len(fitting)} are left to fit and {len(calibrating)} to calibrate; "
-            "both need some"
+            f"both need some: give at least {FEWEST_UNITS} different images, or others for calibration="
         )
     indices["validation"] = _pictured_first(indices["validation"], spools["validation"].ids, pictures)
     chosen = {name: part.rows(indices[name]) if len(indices[name]) else None for name, part in spools.items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 from recondite.networks.backbones import VARIANTS, Backbone
 from recondite.networks.hooks import evaluating
 from recondite.networks.one_by_one import OneByOne
+from recondite.screen.named_classifier import NamedClassifier, named_from
 from recondite.screen.onnx_classifier import OnnxClassifier
 from recondite.torch_state import own_settings
 
@@ -67,16 +68,18 @@ class TunedClassifier:
         return {"architecture": self.variant, "side": self.backbone.side, "shape": list(self.shape)}
 
 
-Kept = OnnxClassifier | TunedClassifier
+Kept = OnnxClassifier | TunedClassifier | NamedClassifier
 """Classifiers that a guard is saved with; they look at each image by itself."""
 
 
-def tuned_from(tensors: dict[str, NDArray[Any]], facts: dict[str, Any]) -> TunedClassifier:
+def tuned_from(tensors: dict[str, NDArray[Any]], facts: dict[str, Any]) -> TunedClassifier | NamedClassifier:
     """Return the classifier that gave `tensors` and `facts`.
 
     Raises:
-        KeyError, RuntimeError, TypeError, ValueError: parts are missing, or do not belong together.
+        InputError, KeyError, RuntimeError, TypeError, ValueError: parts are missing, or do not belong together.
     """
+    if isinstance(facts["architecture"], dict):
+        return named_from(tensors, facts)
     variant, side, shape = str(facts["architecture"]), int(facts["side"]), tuple(map(int, facts["shape"]))
     if variant not in VARIANTS or not _SMALLEST_SIDE <= side <= _LARGEST_SIDE or len(shape) != 3:
         raise ValueError(f"a classifier of {variant!r}, side {side}, images {shape}")

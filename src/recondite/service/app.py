@@ -21,20 +21,20 @@ from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.following import Follower
 from recondite.service.engine.jobs import Jobs
 from recondite.service.engine.judging import Judge
+from recondite.service.engine.outlets import Outlets
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.reloads import Reloads
 from recondite.service.engine.store import Event, Store
-from recondite.service.engine.webhooks import VerdictHook
 from recondite.service.errors import Failed, Refused, Unavailable, Unusable
 from recondite.service.log import LOG
 from recondite.service.metrics import Counters
-from recondite.service.routes.fast_path import FastPath
+from recondite.service.routes.fast_path import FastPath, Shortcut, no_options, reader_of
 from recondite.service.routes.jobs import JOBS, jobs
 from recondite.service.routes.middleware import FAILED, RequestGate, Tokens, problem, refusal_of
 from recondite.service.routes.paths import Paths, of_page
 from recondite.service.routes.state import Service
 from recondite.service.routes.v1 import Options, answer_predict, api
-from recondite.service.routes.v2 import v2
+from recondite.service.routes.v2 import answer_infer, v2
 from recondite.service.settings import Settings
 from recondite.service.shared_metrics import SharedMetrics
 from recondite.service.sharing import Worker, path_of_first
@@ -82,9 +82,12 @@ def create_app(settings: Settings, worker: Worker | None = None) -> FastAPI:
     app.include_router(api)
     app.include_router(v2)
     app.include_router(jobs)
-    fast_path = FastPath(app.behind, options=Options, predict=answer_predict, refuse=_refused)
+    shortcuts = [
+        Shortcut("/v1/screens", "predict", reader_of(Options), answer_predict),
+        Shortcut("/v2/models", "infer", no_options, answer_infer),
+    ]
     app.front = RequestGate(
-        fast_path,
+        FastPath(app.behind, shortcuts, _refused),
         tokens=tokens,
         counters=counters,
         limits=settings.limits,
@@ -149,16 +152,14 @@ async def _running(
     store = Store(settings.store)
     watch = DriftWatch(counters, settings.webhook, settings.drift_false_alarm, store)
     is_first = worker is None or worker.is_first
-    hook = None
-    if settings.verdict_webhook is not None and is_first:
-        hook = VerdictHook(settings.verdict_webhook, settings.verdict_webhook_p)
+    outlets = Outlets(settings, counters) if is_first else None
 
     def written(name: str, version: str, screen: Screen | None, events: Sequence[Event], verdicts: Verdicts) -> None:
         counters.judged(name, version, verdicts, time.time())
         if screen is not None:
             watch.judged(name, version, screen, verdicts, [event.group for event in events])
-        if hook is not None:
-            hook.offer(events)
+        if outlets is not None:
+            outlets.offer(events)
 
     judge = Judge(settings, store, counters, written if worker is None else None)
 
@@ -223,8 +224,8 @@ async def _running(
             await asyncio.to_thread(follower.close)
         await asyncio.to_thread(watch.close)
         await asyncio.to_thread(store.close)
-        if hook is not None:
-            await asyncio.to_thread(hook.close)
+        if outlets is not None:
+            await asyncio.to_thread(outlets.close)
         if metrics is not None:
             await asyncio.to_thread(metrics.write, follower)
 

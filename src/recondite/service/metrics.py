@@ -58,6 +58,9 @@ class Counters:
         self.step = Gauge(
             "recondite_step_seconds", "How long decoding or scoring has been at one step.", ["step"], registry=registry
         )
+        self.messages = Counter(
+            "recondite_messages", "Verdicts sent on, or dropped.", ["to", "result"], registry=registry
+        )
         self.loads = Counter("recondite_screen_loads", "Screens loaded.", ["screen", "result"], registry=registry)
         self.martingale = Gauge(
             "recondite_drift_martingale", "Evidence of drift; 1 at first.", ["screen", "version"], registry=registry

@@ -24,7 +24,7 @@ from recondite.service.sharing import Worker
 from recondite.service.start import check_address, check_settings, taken_port
 
 LONGEST_DRAIN = 60
-_SWITCH_SECONDS = 0.0005
+_SWITCH_SECONDS, _BEAT_SECONDS = 0.0005, 0.5
 
 
 def serve(settings: Settings, host: str, port: int, *, everybody: bool = False, drain_seconds: float = 0.0) -> None:
@@ -133,8 +133,9 @@ class _Server(uvicorn.Server):
         if self._worker is None:
             await super().startup(sockets)
         else:
-            await super().startup([])
             loop = asyncio.get_running_loop()
+            self._beat(loop, self._worker)
+            await super().startup([])
             self._acceptor = Acceptor(loop, sockets or (), self._worker, self._connection, self._open_now)
             parent = parent_process()
             if parent is not None:
@@ -164,6 +165,13 @@ class _Server(uvicorn.Server):
             service.draining = True
             LOG.log(logging.INFO, "draining", extra={"facts": {"seconds": self._drain_seconds}})
             asyncio.get_running_loop().call_later(self._drain_seconds, self._end)
+
+    def _beat(self, loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
+        """Say again and again that this worker is well, until it has ended."""
+        service = getattr(self._app.state, "service", None)
+        if service is None or not service.hangs:
+            worker.numbers.beat(worker.number)
+        loop.call_later(_BEAT_SECONDS, self._beat, loop, worker)
 
     def _end(self) -> None:
         self.should_exit = True

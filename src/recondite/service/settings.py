@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from recondite.data.mqtt import mqtt_address
 from recondite.errors import InputError
 
 Keep = Literal["none", "flagged", "all"]
@@ -63,8 +64,10 @@ class Settings:
         keep_days: kept images are deleted after as many days; None for no such limit.
         reload_seconds: how often the folders of screens are looked at for new versions; 0 for never.
         webhook: an address that a drift alarm is posted to.
-        verdict_webhook: an address that verdicts are posted to; see `recondite.service.engine.webhooks`.
+        verdict_webhook: an address that verdicts are posted to; see `recondite.service.engine.outlets`.
         verdict_webhook_p: those with a p-value at or below it, in (0, 1], and invalid images.
+        mqtt: a broker and a topic that every verdict is sent to; see `recondite.data.mqtt.mqtt_address`.
+        hang_seconds: after which one of several workers that does not respond is replaced.
         drift_false_alarm: the chance that a stream without drift ever raises an alarm, in (0, 1).
         limits: of requests.
         page: whether there is a page for people at /.
@@ -72,6 +75,7 @@ class Settings:
         job_bytes: bytes of the archive of one job, and of the images of a new screen; more are refused with 413.
         job_places: folders and addresses of stores that jobs and new screens may name, and what is below them.
         collection: a folder whose sub-folders are screens with versions, served too; None for no such folder.
+        audits: folders of finished audits, whose findings visitors of the page keep, drop or confirm.
         new_screens: whether visitors of the page may make screens, which need a `collection`, and publish versions.
     """
 
@@ -87,6 +91,8 @@ class Settings:
     webhook: str | None = None
     verdict_webhook: str | None = None
     verdict_webhook_p: float = 0.01
+    mqtt: str | None = None
+    hang_seconds: float = 20.0
     drift_false_alarm: float = 0.01
     limits: Limits = field(default_factory=Limits)
     page: bool = True
@@ -94,6 +100,7 @@ class Settings:
     job_bytes: int = 1 << 30
     job_places: Sequence[str] = ()
     collection: Path | None = None
+    audits: Sequence[str] = ()
     new_screens: bool = False
 
     def __post_init__(self) -> None:
@@ -101,15 +108,21 @@ class Settings:
             raise InputError("expected at least one screen")
         if self.new_screens and (self.collection is None or not self.page):
             raise InputError("expected a collection and the page, where screens are made; leave new_screens out")
+        if self.audits and not self.page:
+            raise InputError("expected the page, where audits are shown; leave audits out")
         if any(len(token) < 8 for token in self.tokens):
             raise InputError("expected tokens of at least 8 characters")
         if not 0 < self.drift_false_alarm < 1:
             raise InputError(f"expected drift_false_alarm in (0, 1); got {self.drift_false_alarm!r}")
+        if not self.hang_seconds > 0:
+            raise InputError(f"expected hang_seconds > 0; got {self.hang_seconds!r}")
         if self.keep_days is not None and not self.keep_days > 0:
             raise InputError(f"expected keep_days > 0; got {self.keep_days!r}")
         for url in (self.webhook, self.verdict_webhook):
             if url is not None and not url.startswith(("http://", "https://")):
                 raise InputError(f"expected a webhook of http or https; got {url!r}")
+        if self.mqtt is not None:
+            mqtt_address(self.mqtt)
         if not 0 < self.verdict_webhook_p <= 1:
             raise InputError(f"expected verdict_webhook_p in (0, 1]; got {self.verdict_webhook_p!r}")
         if self.keep not in ("none", "flagged", "all"):

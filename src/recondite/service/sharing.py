@@ -43,6 +43,8 @@ class Numbers:
         """That each worker has open; many where it does not run."""
         self.processes: Any = context.RawArray("q", workers)
         """The id of the process of each worker; 0 where it does not run."""
+        self.beats: Any = context.RawArray("q", workers)
+        """How often each worker has said that it is well, since its process began."""
         self.loaded: Any = context.RawArray("q", workers)
         """The generation of screens that each worker has loaded."""
         self.generation: Any = context.RawValue("q", 0)
@@ -52,9 +54,13 @@ class Numbers:
         """Note that a worker runs; it has no connections and has not loaded anything."""
         self.processes[worker] = process
 
+    def beat(self, worker: int) -> None:
+        """Note that a worker is well."""
+        self.beats[worker] += 1
+
     def ended(self, worker: int) -> None:
         """Note that a worker does not run."""
-        self.processes[worker], self.connections[worker] = 0, _AWAY
+        self.processes[worker], self.connections[worker], self.beats[worker] = 0, _AWAY, 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,9 +80,13 @@ def check_settings(settings: Settings) -> None:
 
     Raises:
         InputError: a screen is missing, or its name unusable or there twice; or the store cannot be opened; or images
-            cannot be kept.
+            cannot be kept; or there is no such audit.
     """
     check_folders(settings.screens)
+    if settings.audits:
+        from recondite.audits.decided import check_audits
+
+        check_audits(settings.audits)
     Store(settings.store).close()
     if settings.keep != "none":
         trouble = KeptImages(settings.images, settings.keep_bytes).trouble()

@@ -28,12 +28,15 @@ _WELL = 10.0
 """Seconds after which a worker that ends is replaced at once."""
 _LONGEST_PAUSE = 30.0
 _SPARE_SECONDS = 30.0
+_LOOK_SECONDS = 1.0
+_LONGEST_START = 600.0
+"""Seconds that a worker may take to import what it needs, before it says for the first time that it is well."""
 
 
 def serve_with_workers(
     settings: Settings, workers: int, host: str, port: int, *, everybody: bool = False, drain_seconds: float = 0.0
 ) -> None:
-    """Serve by several processes until SIGTERM or SIGINT; one that ends meanwhile is replaced.
+    """Serve by several processes until SIGTERM or SIGINT; one that ends meanwhile, or hangs, is replaced.
 
     Each has screens, threads and limits of its own. They share the port, the store, metrics and kept images, and what
     there is one of belongs to the first; see `recondite.service.sharing.Worker`.
@@ -83,7 +86,7 @@ class _Crew:
         self._after = store.last()
         store.close()
         self._workers = [_One(number) for number in range(workers)]
-        self._stopping = 0
+        self._stopping, self._looked = 0, time.monotonic()
         self._woken, self._wakes = socket.socketpair()
 
     def work(self) -> None:
@@ -125,7 +128,7 @@ class _Crew:
         one.process = self._context.Process(target=_work, args=arguments, name=f"worker-{one.number}")
         one.process.start()
         tells.close()
-        one.began = time.monotonic()
+        one.began, one.silent, one.beats = time.monotonic(), 0.0, 0
         assert one.process.pid is not None
         self._numbers.began(one.number, one.process.pid)
 
@@ -133,14 +136,34 @@ class _Crew:
         """Wait until something happens, and see to it."""
         ends: dict[Any, _One] = {one.process.sentinel: one for one in self._workers if one.process is not None}
         due = min((one.due for one in self._workers if one.process is None), default=None)
-        wait([*ends, self._woken], None if due is None else max(0.0, due - time.monotonic()))
+        now = time.monotonic()
+        wait([*ends, self._woken], _LOOK_SECONDS if due is None else min(_LOOK_SECONDS, max(0.0, due - now)))
+        passed = self._passed()
         for one in self._workers:
             if self._stopping:
                 return
             if one.process is not None and not one.process.is_alive():
                 self._ended(one)
-            elif one.process is None and time.monotonic() >= one.due:
+            elif one.process is not None:
+                self._listen(one, one.process, passed)
+            elif time.monotonic() >= one.due:
                 self._start(one)
+
+    def _passed(self) -> float:
+        """Return the seconds since the last look; few where all processes were stopped together, and go on now."""
+        earlier, self._looked = self._looked, time.monotonic()
+        return min(self._looked - earlier, 2 * _LOOK_SECONDS)
+
+    def _listen(self, one: "_One", process: SpawnProcess, passed: float) -> None:
+        """Kill a worker that has not said for too long that it is well; it will be replaced as one that ended."""
+        beats = self._numbers.beats[one.number]
+        one.silent = one.silent + passed if beats == one.beats else 0.0
+        one.beats = beats
+        patience = self._settings.hang_seconds
+        if one.silent > (patience if beats else max(patience, _LONGEST_START)):
+            LOG.error("a worker hangs", extra={"facts": {"worker": one.number, "seconds": round(one.silent, 1)}})
+            one.silent = 0.0
+            process.kill()
 
     def _ended(self, one: "_One") -> None:
         assert one.process is not None
@@ -170,9 +193,12 @@ class _Crew:
         while running and time.monotonic() < end and self._stopping < 3:
             sentinels = [one.process.sentinel for one in running if one.process is not None]
             wait(sentinels, 0.5)
+            passed = self._passed()
             for one in running:
                 if one.process is not None and not one.process.is_alive():
                     self._numbers.ended(one.number)
+                elif one.process is not None:
+                    self._listen(one, one.process, passed)
             running = [one for one in running if one.process is not None and one.process.is_alive()]
 
 
@@ -182,7 +208,8 @@ class _One:
     def __init__(self, number: int) -> None:
         self.number = number
         self.process: SpawnProcess | None = None
-        self.began = self.due = self.pause = 0.0
+        self.began = self.due = self.pause = self.silent = 0.0
+        self.beats = 0
         self.told: Connection | None = None
         self._has_served = False
 

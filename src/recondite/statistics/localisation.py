@@ -56,7 +56,7 @@ class Curve:
 
         overlap = np.append(0, np.cumsum(self.overlap) / self.overlap.sum())
         false_positives = _share(self.outside)
-        before = false_positives < limit
+        before = false_positives <= limit  # the curve may rise at the limit: then it came there lower
         ends = np.append(false_positives[before], limit)
         heights = np.append(overlap[before], np.interp(limit, false_positives, overlap))
         return min(1.0, float(trapezoid(heights, ends) / limit))

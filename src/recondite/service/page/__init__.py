@@ -32,6 +32,7 @@ def add_page(app: FastAPI, settings: Settings) -> None:
     """Add the page at / and the sign-in at /login to an application; it loads nothing from elsewhere."""
     from nicegui import ui
 
+    from recondite.service.page.audits import Audits, add_audits
     from recondite.service.page.drafts import add_drafts
     from recondite.service.page.frame import stylesheet
     from recondite.service.page.pictures import Uploads, add_pictures
@@ -40,6 +41,8 @@ def add_page(app: FastAPI, settings: Settings) -> None:
     add_pictures(app, uploads)
     if settings.new_screens:
         add_drafts(app, uploads)
+    if settings.audits:
+        add_audits(app, Audits(settings.audits))
 
     @app.head("/", include_in_schema=False)
     async def there() -> HTMLResponse:
@@ -79,7 +82,7 @@ async def _build(service: Service, uploads: "Uploads", screen: str, panel: str, 
     """Build the page for one visitor, as its address says: `screen`, `panel` and `alpha`, where they make sense."""
     from nicegui import ui
 
-    from recondite.service.page import judge, latent, monitor, overview, perturb, review, screens, threshold
+    from recondite.service.page import audits, judge, latent, monitor, overview, perturb, review, screens, threshold
     from recondite.service.page.frame import View, failed, html, script, stylesheet
 
     panels = {
@@ -94,6 +97,8 @@ async def _build(service: Service, uploads: "Uploads", screen: str, panel: str, 
     names = service.shelf.names
     if service.drafts is not None:
         panels = {**panels, "Screens": screens.panel} if names else {"Screens": screens.panel}
+    if service.settings.audits:
+        panels["Audit"] = audits.panel
     ui.add_css(stylesheet())
     ui.add_head_html(f"<script>{script()}</script>")
     ui.colors(primary="#0b5cad", negative="#b42318", positive="#17663a")

@@ -105,12 +105,13 @@ class View:
 
 def script() -> str:
     """Return the page's own elements, as JavaScript."""
-    return "".join(_text(name) for name in ("page.js", "light-box.js", "region.js", "draft.js", "versions.js"))
+    names = ("page.js", "light-box.js", "region.js", "draft.js", "versions.js", "audit.js")
+    return "".join(map(_text, names))
 
 
 def stylesheet() -> str:
     """Return the page's CSS."""
-    return "".join(_text(name) for name in ("page.css", "draft.css"))
+    return "".join(_text(name) for name in ("page.css", "draft.css", "audit.css"))
 
 
 def _text(name: str) -> str:

@@ -58,6 +58,12 @@ class Service:
     def __post_init__(self) -> None:
         self.bodies = InFlightLimit(self.settings.limits.all_bytes, "bytes")
 
+    @property
+    def hangs(self) -> bool:
+        """Whether a step of judging has taken so much longer than anybody waits that it will not end."""
+        longest = max(self.judge.line.seconds_at_one_step().values())
+        return longest > self.settings.limits.seconds + self.settings.hang_seconds
+
     async def metrics(self) -> bytes:
         """Return the metrics, of all workers where there are several, in the text format of Prometheus."""
         return self.counters.text() if self.shared is None else await asyncio.to_thread(self.shared.text)
