@@ -1,7 +1,9 @@
 """Screens being made, their versions, and who may make them."""
 
 import asyncio
+import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from service import in_process, png
 from recondite.cli import main
 from recondite.errors import InputError, ReconditeError
 from recondite.screen.known_defects import MOST_DEFECTS
+from recondite.screen.words import UNUSED_DEFECTS
+from recondite.service.engine import fitting
 from recondite.service.engine.drafts import Drafts
 from recondite.service.engine.publishing import make_default, publish
 from recondite.service.engine.registry import is_collection
@@ -66,6 +70,26 @@ def test_known_defects_are_kept_apart_and_are_none_or_three_to_fifty(tmp_path, d
     assert draft.image("00001-same.png", "defects").read_bytes() == png(digits[1])
     again = Drafts(tmp_path, Limits(), 1 << 20).get(draft.id)
     assert (again.images, again.defects, again.size) == (draft.images, draft.defects, draft.size)
+
+
+def test_defects_that_help_nothing_are_left_out_and_it_is_said_why(tmp_path, monkeypatch):
+    asked = []
+
+    def fit(*_, defects=None, **__):
+        asked.append(defects)
+        remarks = [f"{UNUSED_DEFECTS}: a head does not help"] if defects else []
+        return SimpleNamespace(facts={"remarks": remarks}, save=lambda folder: folder.mkdir())
+
+    monkeypatch.setattr("recondite.screen.fit.fit", fit)
+    monkeypatch.setattr(fitting, "result_of", lambda screen, _, unused: {**screen.facts, "unused": unused})
+    for name in ("torch.set_num_threads", "os.nice"):
+        monkeypatch.setattr(name, lambda _: None)
+    (tmp_path / "defects").mkdir()
+    (tmp_path / "defects" / "00001-a.png").touch()
+    fitting._fit(tmp_path, {"alpha": None})
+    assert asked == [str(tmp_path / "defects"), None], "what is published has never seen them"
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert found == {"remarks": [], "unused": "known defects are not used: a head does not help"}
 
 
 def test_versions_are_numbered_and_one_can_be_made_the_default(digit_screen, screens, tmp_path):
