@@ -3,33 +3,44 @@
     python benchmarks/audit.py copies --images 200
     python benchmarks/audit.py outliers --images 300
     python benchmarks/audit.py labels
+    python benchmarks/audit.py clusters
+    python benchmarks/audit.py overlays
+    OMP_NUM_THREADS=1 python benchmarks/audit.py parts
 
 Copies: of so many images of a source one changed copy each is added, to the set and as another source (leaks): twelve
 changes at three strengths, one of them at a time; `--source mnist/test --grey` for drawings. Outliers: so many images
 of CIFAR-10 with 1, 5 and 10 % of others among them, over 20 draws: average precision of the audit, IsolationForest and
 LocalOutlierFactor on the same features, false discoveries at .05, .1 and .2, and the share of outliers listed at .1.
 Labels: wrong ones among the digits of scikit-learn, beside every image that the linear head classifies otherwise.
+Clusters: classes of one and of two digits. Overlays: a sign in a corner of some photographs. Parts: processor time of
+each part of an audit, as docs/scale.md has them.
 """
 
 import argparse
 import io
-from collections.abc import Callable, Iterable
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import LocalOutlierFactor
 
-from recondite.audits.copies import copy_findings, found_copies
+from recondite.audits.clusters import two_clusters
+from recondite.audits.copies import candidates, copy_findings, found_copies
 from recondite.audits.labels import confident, cross_validated
 from recondite.audits.look import Look, look_at
 from recondite.audits.outliers import discoveries, judged, reduced
-from recondite.audits.store import Row
+from recondite.audits.overlays import overlay_findings
+from recondite.audits.store import Row, Store
 from recondite.audits.walk import Backbone
 from recondite.data.datasets import ImageSet, open_images
 from recondite.data.images import Preprocessing
@@ -129,16 +140,10 @@ def seen(picture: Image.Image, backbone: Backbone | None) -> tuple[Look, NDArray
     return look, backbone.features(look.pixels[None])[0]
 
 
-def outlier_features(count: int, cache: Path | None) -> dict[str, NDArray[np.float16]]:
-    """Return features of `count` images of CIFAR-10 and of outliers of each kind, kept in a file where one is given."""
-    if cache is not None and cache.exists():
-        with np.load(cache) as found:
-            return dict(found)
-    backbone, most = Backbone(small=True), round(0.1 * count)
+def outlier_pictures(count: int) -> dict[str, list[object]]:
+    """Return `count` images of CIFAR-10, and a tenth as many outliers of each kind."""
+    most = round(0.1 * count)
     cifar, other, digits = (open_images(name) for name in ("cifar10/test", "birds64/test:other", "mnist/test"))
-
-    def seen(pictures: Iterable[object]) -> NDArray[np.float16]:
-        return backbone.features(np.stack([backbone.preprocessing(one) for one in pictures]))
 
     def some(images: ImageSet, number: int, seed: int) -> list[object]:
         chosen = np.random.default_rng(seed).permutation(len(images.ids or ()))[:number]
@@ -150,17 +155,40 @@ def outlier_features(count: int, cache: Path | None) -> dict[str, NDArray[np.flo
     bad = np.stack([Preprocessing(shape=(3, 32, 32))(one) for one in some(cifar, count + most, 0)[count:]])
     names = list(CORRUPTIONS)
     corrupt = [corrupted(bad[i : i + 1], names[i % len(names)], 5, first=i)[0].transpose(1, 2, 0) for i in range(most)]
+    return {
+        "CIFAR-10": some(cifar, count, 0),
+        "birds64-other": some(other, most, 1),
+        "MNIST": some(digits, most, 2),
+        "textures": made("textures"),
+        "noise": made("uniform-noise"),
+        "corruptions": list(corrupt),
+    }
+
+
+def outlier_features(count: int, cache: Path | None) -> dict[str, NDArray[np.float16]]:
+    """Return the features of `outlier_pictures`, kept in a file where one is given."""
+    if cache is not None and cache.exists():
+        with np.load(cache) as found:
+            return dict(found)
+    backbone = Backbone(small=True)
     features = {
-        "CIFAR-10": seen(some(cifar, count, 0)),
-        "birds64-other": seen(some(other, most, 1)),
-        "MNIST": seen(some(digits, most, 2)),
-        "textures": seen(made("textures")),
-        "noise": seen(made("uniform-noise")),
-        "corruptions": seen(corrupt),
+        name: backbone.features(np.stack([backbone.preprocessing(one) for one in pictures]))
+        for name, pictures in outlier_pictures(count).items()
     }
     if cache is not None:
         np.savez(cache, **features)
     return features
+
+
+def write_pictures(count: int, folder: Path) -> None:
+    """Write `outlier_pictures` as PNG files, a folder a kind, for `audit_cleanvision.py`."""
+    for name, pictures in outlier_pictures(count).items():
+        (folder / name).mkdir(parents=True)
+        for number, one in enumerate(pictures):
+            pixels = np.asarray(one) if not isinstance(one, Path) else np.asarray(Image.open(one))
+            if pixels.dtype != np.uint8:
+                pixels = (pixels * 255).round().clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels.squeeze()).save(folder / name / f"{number:04d}.png")
 
 
 def outliers(count: int, cache: Path | None, draws: int = 20) -> None:
@@ -209,18 +237,119 @@ def labels(draws: int = 2) -> None:
             print(f"{share:.0%}:{'; '.join(figures)}; noise {noise:.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
+def clusters() -> None:
+    digits = load_digits()
+    places = reduced((digits.images.reshape(len(digits.target), -1) * 15.9).astype(np.uint8))
+    own = [np.flatnonzero(digits.target == digit) for digit in range(10)]
+    single = [two_clusters(places[some], np.arange(len(some))) for some in own]
+    print("classes of one digit:", {digit: round(one.explained, 3) for digit, one in enumerate(single) if one})
+    pairs = [np.concatenate([own[a][:90], own[b][:40]]) for a in range(10) for b in range(a + 1, 10)]
+    found = [two_clusters(places[some], np.arange(len(some))) for some in pairs]
+    print(f"classes of two digits: {sum(one is not None for one in found)} of {len(found)}")
+    draw, alone = np.random.default_rng(0), np.arange(100)
+    scale = np.array([5.0, 1, 1, 1, 1, 1, 1, 1])
+    for name, some in (("Gaussian", draw.standard_normal((60, 100, 8))), ("uniform", draw.random((60, 100, 8)))):
+        print(f"{name} clouds: {sum(two_clusters(one * scale, alone) is not None for one in some)} of 60")
+
+
+def overlays() -> None:
+    def found(pictures: list[Image.Image]) -> Counter[str]:
+        grey = np.stack([seen(picture, None)[0].grey.ravel() for picture in pictures])  # type: ignore[union-attr]
+        rows = [Row(str(i), "", None, "", None, False, "", "", None, False, (0, 0)) for i in range(len(pictures))]
+        every = np.arange(len(pictures))
+        return Counter(finding.group for finding in overlay_findings(rows, grey, every, every))
+
+    birds, digits = open_images("birds64/train"), open_images("mnist/test")
+    pictures = [as_picture(birds.entry(index)[0]) for index in range(0, 1200, 3)]
+    print("birds:", dict(found(pictures)))
+    for picture in pictures[::20]:
+        drawn = ImageDraw.Draw(picture)
+        drawn.rectangle((48, 50, 62, 62), fill=(20, 20, 20))
+        drawn.rectangle((51, 53, 55, 59), fill=(250, 250, 250))
+        drawn.line((57, 52, 60, 60), fill=(250, 200, 40), width=2)
+    print("20 of them with a sign:", dict(found(pictures)))
+    print("MNIST:", dict(found([as_picture(digits.entry(index)[0]) for index in range(600)])))
+
+
+def parts() -> None:
+    """Print processor time by part, one thread, and bytes on disk an image."""
+    torch.set_num_threads(1)
+    cifar = open_images("cifar10/test")
+    small = [cifar.entry(index)[0].read_bytes() for index in range(0, 9000, 45)]
+    birds = open_images("birds64/train")
+    large = [encoded(as_picture(birds.entry(index)[0]).resize((500, 500))) for index in range(60)]
+    for name, contents, is_small in (("32", small, True), ("500", large, False)):
+        backbone = Backbone(is_small)
+        spent = []
+        looks = []
+        for content in contents:
+            begun = time.process_time()
+            looks.append(look_at(content, backbone.preprocessing))
+            spent.append(time.process_time() - begun)
+        pixels = np.stack([look.pixels for look in looks if look.pixels is not None])
+        backbone.features(pixels[:8])
+        begun = time.process_time()
+        features = backbone.features(pixels)
+        each = (time.process_time() - begun) / len(pixels)
+        with tempfile.TemporaryDirectory() as folder:
+            begun = time.process_time()
+            store = Store(Path(folder), {}, backbone.width).begin()
+            store.add([(str(i), "", None, "", look) for i, look in enumerate(looks)], features)
+            written = (time.process_time() - begun) / len(looks)
+            size = sum(path.stat().st_size for path in Path(folder).iterdir()) / len(looks)
+        print(
+            f"{name} pixels: look {1e3 * np.mean(spent):.2f} ms, features {1e3 * each:.2f} ms, "
+            f"store {1e3 * written:.2f} ms and {size:,.0f} bytes an image",
+            flush=True,
+        )
+    draw = np.random.default_rng(0)
+    for count in (2000, 4000, 8000):
+        coarse = draw.normal(128, 40, (count, 8, 8)).clip(0, 255).repeat(4, 1).repeat(4, 2)
+        grey = (coarse + draw.normal(0, 5, coarse.shape)).clip(0, 255).astype(np.uint8).reshape(count, -1)
+        features = draw.standard_normal((count, 1904)).astype(np.float16)
+        begun = time.process_time()
+        pairs = candidates(grey, features)
+        near = time.process_time() - begun
+        found_copies([str(index) for index in range(count)], grey, features)
+        compared = time.process_time() - begun - 2 * near
+        begun = time.process_time()
+        places = reduced(features)
+        components = time.process_time() - begun
+        judged(places, np.arange(count))
+        print(
+            f"{count:,} images: neighbours {near:.2f} s, {pairs.shape[1]:,} pairs compared {compared:.2f} s, "
+            f"components {components:.2f} s, outliers {time.process_time() - begun - components:.2f} s",
+            flush=True,
+        )
+
+
+def encoded(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=90)
+    return stream.getvalue()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("copies", "outliers", "labels"))
+    parser.add_argument("what", choices=("copies", "outliers", "labels", "parts", "clusters", "overlays"))
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--source", default="birds64/train", help="of the images that copies are made of")
     parser.add_argument("--grey", action="store_true", help="copies by small grey copies alone, as of drawings")
     parser.add_argument("--features", type=Path, help="file that the features of outliers are kept in, .npz")
+    parser.add_argument("--pictures", type=Path, help="write the images of outliers into this folder and end")
     given = parser.parse_args()
     if given.what == "labels":
         labels()
+    elif given.what == "parts":
+        parts()
+    elif given.what == "clusters":
+        clusters()
+    elif given.what == "overlays":
+        overlays()
     elif given.what == "copies":
         copies(given.source, given.images, not given.grey)
+    elif given.pictures is not None:
+        write_pictures(given.images, given.pictures)
     else:
         outliers(given.images, given.features)
 

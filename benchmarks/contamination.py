@@ -6,7 +6,8 @@ FOLDER holds sets laid out as MVTec AD. In each draw bad images are hidden among
 5 and 10 % of them; measured are the good test images and the bad ones that are never hidden. "none" is a fit
 as usual, "auto" and "given" have `contamination` auto and the true share. Printed are means over draws: the AUROC, its
 difference from that of the fit on good images alone, the share of good and of bad images flagged at alpha .05, the
-share of the bad that was named as suspect, and how many good images were.
+share of the bad that was named as suspect, and how many good images were. The backbone of `features` looks once at each
+image, and its vectors are remembered.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import where
+from remembered import remember_vectors
 
 import recondite
 from recondite.data.datasets import open_images
@@ -61,6 +63,8 @@ def measured(good, hidden, fresh, bad, detector, contamination, seed):
 
 def main(arguments):
     side = arguments.side or SIDES[arguments.detector]
+    if arguments.detector == "features":
+        remember_vectors()
     for name in arguments.sets.split(","):
         good, fresh, bad = read(Path(arguments.folder) / name, arguments.detector, side)
         size = " x ".join(map(str, good.shape[2:]))

@@ -1,13 +1,15 @@
 """The service against the library: throughput and latency at 1, 8 and 32 clients and at 70 % load.
 
     python benchmarks/service.py -o service-bench/        # five minutes at most on a machine with nothing else to do
+    python benchmarks/service.py -o service-bench/ --workers 1 2 4        # one after the other; needs a core for each
 
 The clients, one process, have the first core to themselves, where there are several; the service and the library share
 the others, with as many threads, and take turns, round by round, so that both meet the same neighbours. Rates and
 shares are medians over the rounds. The library is given the same files as bytes (it decodes them as the service does)
-and arrays in memory; the service also gets 16 images to a request. Beside the rates stand milliseconds of processor
-time an image, which neighbours change less. At 70 % load requests come at random moments, at .7 of the rate of 32
-clients, whether earlier ones are answered or not.
+and arrays in memory; the service also gets 16 images to a request, and pixels as they are (binary tensors at /v2, to be
+compared with the library's rate from arrays). Several workers want a core each beside that of the clients. Beside the
+rates stand milliseconds of processor time an image, which neighbours change less. At 70 % load requests come at random
+moments, at .7 of the rate of 32 clients, whether earlier ones are answered or not.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from PIL import Image
 import recondite
 
 MANY = 16
-HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n\r\n"
+HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n{more}\r\n"
 
 
 def main():
@@ -42,18 +44,19 @@ def main():
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--screens", nargs="+", choices=SCREENS, default=["digits-8px", "photographs-224px"])
-    parser.add_argument("--workers", type=int, default=1, help="processes of the service")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="processes of the service")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     print(machine.where())
-    print(f"clients on core {CLIENT_CORES}, service and library on {SERVICE_CORES}; {arguments.workers} workers")
+    print(f"clients on core {CLIENT_CORES}, service and library on {SERVICE_CORES}")
     for name in arguments.screens:
         source, options = SCREENS[name]
         source = photographs(arguments.output / "photographs") if source == "photographs" else source
         folder = arguments.output / name
         if not folder.exists():
             recondite.fit(source, alpha=0.05, seed=0, **options).save(folder)
-        measure(name, folder, pictures(source), arguments)
+        for workers in arguments.workers:
+            measure(name, folder, pictures(source), arguments, workers)
 
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -95,13 +98,13 @@ def pictures(source):
     return found
 
 
-def measure(name, folder, images, arguments):
+def measure(name, folder, images, arguments, workers):
     screen = recondite.load(folder)
     screen.predict(images[:64])
     arrays = np.stack([screen.detector.preprocessing(image) for image in images])
     port = free_port()
     command = [sys.executable, "-c", "import sys; from recondite.cli import main; sys.exit(main())", "serve"]
-    command += [f"{name}={folder}", "--port", str(port), "--no-page", "--workers", str(arguments.workers)]
+    command += [f"{name}={folder}", "--port", str(port), "--no-page", "--workers", str(workers)]
     store = arguments.output / f"{name}.db"
     for old in arguments.output.glob(f"{name}.db*"):
         old.unlink()
@@ -110,31 +113,42 @@ def measure(name, folder, images, arguments):
     try:
         wait_until_ready(port)
         path, seconds = f"/v1/screens/{name}/predict", arguments.seconds
-        several = [in_json(images[start : start + MANY]) for start in range(0, len(images), MANY)]
-        run_clients(port, path, images, 8, 2.0)
-        library_rows, array_rows, rows = [], [], {kind: [] for kind in (1, 8, 32, "8 x 16 images")}
+        lone = [posted(path, image, "image/png") for image in images]
+        starts, infer = range(0, len(images) - MANY + 1, MANY), f"/v2/models/{name}/infer"
+        kinds = {
+            "1": (1, lone, 1),
+            "8": (8, lone, 1),
+            "32": (32, lone, 1),
+            f"8 x {MANY} images": (8, [in_json(path, images[start : start + MANY]) for start in starts], MANY),
+            "32, pixels": (32, [in_tensor(infer, arrays[i : i + 1]) for i in range(len(arrays))], 1),
+            f"8 x {MANY} images, pixels": (8, [in_tensor(infer, arrays[i : i + MANY]) for i in starts], MANY),
+        }
+        run_clients(port, lone, 8, 2.0)
+        library_rows, array_rows, rows = [], [], {kind: [] for kind in kinds}
         for _ in range(arguments.rounds):
             library_rows.append(library(screen, images, seconds))
             array_rows.append(library(screen, arrays, seconds / 2))
             for kind, found in rows.items():
-                bodies, clients = (images, kind) if isinstance(kind, int) else (several, 8)
+                clients, requests, at_once = kinds[kind]
                 before = processor_seconds(server.pid)
-                latencies, elapsed, failed = run_clients(port, path, bodies, clients, seconds)
-                count = len(latencies) * (1 if isinstance(kind, int) else MANY)
+                latencies, elapsed, failed = run_clients(port, requests, clients, seconds)
+                count = len(latencies) * at_once
                 spent = 1000 * (processor_seconds(server.pid) - before) / count
                 found.append((count / elapsed, spent, latencies, failed))
-        rate = 0.7 * np.median([one[0] for one in rows[32]])
-        loaded = [run_clients(port, path, images, 0, seconds, rate) for _ in range(arguments.rounds)]
-        lone = one_by_one(screen, images, port, path)
+        rate = 0.7 * np.median([one[0] for one in rows["32"]])
+        loaded = [run_clients(port, lone, 0, seconds, rate) for _ in range(arguments.rounds)]
+        times = one_by_one(screen, images, port, lone)
     finally:
         server.terminate()
         server.wait()
     rates, spent = (np.median([row[place] for row in library_rows]) for place in (0, 1))
-    print(f"\n{name}: library {rates:.0f} images/s, {spent:.2f} ms of processor time each, from PNG bytes")
-    print(f"(from arrays {np.median([row[0] for row in array_rows]):.0f} images/s; rounds {arguments.rounds})")
+    print(f"\n{name}, workers {workers}, rounds {arguments.rounds}: library {rates:.0f} images/s from bytes,")
+    own = np.median([row[0] for row in array_rows])
+    print(f"{spent:.2f} ms of processor time each, and {own:.0f} images/s from arrays")
     print("| clients | images/s | share of the library's rate (rounds) | processor ms | p50 | p95 | p99 ms | failed |")
     for kind, found in rows.items():
-        shares = [one[0] / own[0] for one, own in zip(found, library_rows, strict=True)]
+        own_rows = array_rows if "pixels" in kind else library_rows
+        shares = [one[0] / own[0] for one, own in zip(found, own_rows, strict=True)]
         p50, p95, p99 = np.percentile(np.concatenate([one[2] for one in found]), [50, 95, 99])
         print(
             f"| {kind} | {np.median([one[0] for one in found]):.0f} | {np.median(shares):.2f} "
@@ -148,18 +162,37 @@ def measure(name, folder, images, arguments):
         f"failed {sum(one[2] for one in loaded)}"
     )
     for share in (10, 50):
-        alone, one, network = np.percentile(lone, share, axis=0)
-        added = np.percentile(lone[:, 1] - lone[:, 0] - lone[:, 2], share)
+        alone, one, network = np.percentile(times, share, axis=0)
+        added = np.percentile(times[:, 1] - times[:, 0] - times[:, 2], share)
         print(
-            f"{share} % of {len(lone)} lone requests took at most {one:.2f} ms; of the library {alone:.2f}; of empty "
+            f"{share} % of {len(times)} lone requests took at most {one:.2f} ms; of the library {alone:.2f}; of empty "
             f"requests {network:.2f}; added at most {added:.2f}"
         )
 
 
-def in_json(images):
+def posted(path, body, kind, more=""):
+    """Return a request as it goes over the wire."""
+    return HEAD.format(path=path, size=len(body), kind=kind, more=more).encode() + body
+
+
+def in_json(path, images):
     """Return a request of several images."""
     sent = [{"data": base64.b64encode(image).decode()} for image in images]
-    return json.dumps({"images": sent}).encode()
+    return posted(path, json.dumps({"images": sent}).encode(), "application/json")
+
+
+def in_tensor(path, rows):
+    """Return a request of several images as one binary tensor, as is its answer."""
+    content = rows.tobytes()
+    tensor = {
+        "name": "pixels",
+        "datatype": "FP32",
+        "shape": rows.shape,
+        "parameters": {"binary_data_size": len(content)},
+    }
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    more = f"Inference-Header-Content-Length: {len(head)}\r\n"
+    return posted(path, head + content, "application/octet-stream", more)
 
 
 def processor_seconds(process):
@@ -178,19 +211,18 @@ def library(screen, images, seconds):
     return count / (time.perf_counter() - began), 1000 * (time.process_time() - spent) / count
 
 
-def one_by_one(screen, images, port, path):
+def one_by_one(screen, images, port, requests):
     """Return milliseconds (n, 3) of one image in the library, a request for it, and an empty request, by turns."""
     screen.predict(images[0])
     rows = []
     with socket.create_connection(("127.0.0.1", port)) as link:
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stream = link.makefile("rb")
-        for image in images[:200]:
-            head = HEAD.format(path=path, size=len(image), kind="image/png").encode()
+        for image, request in zip(images[:200], requests, strict=False):
             row = []
             for work in (
                 lambda image=image: screen.predict(image),
-                lambda head=head, image=image: asked(link, stream, head + image),
+                lambda request=request: asked(link, stream, request),
                 lambda: asked(link, stream, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
             ):
                 began = time.perf_counter()
@@ -209,26 +241,22 @@ def asked(link, stream, request):
     stream.read(size)
 
 
-def run_clients(port, path, images, clients, seconds, rate=None):
+def run_clients(port, requests, clients, seconds, rate=None):
     """Return the milliseconds of each request, the seconds all took, and how many failed; from another process.
 
     Args:
         clients: that each send one request after the other.
         rate: requests a second that come at random moments instead.
     """
-    return CLIENTS.apply(clients_process, (port, path, images, clients, seconds, rate))
+    return CLIENTS.apply(clients_process, (port, requests, clients, seconds, rate))
 
 
-def clients_process(port, path, images, clients, seconds, rate):
-    work = (
-        all_clients(port, path, images, clients, seconds)
-        if rate is None
-        else arrivals(port, path, images, rate, seconds)
-    )
+def clients_process(port, requests, clients, seconds, rate):
+    work = all_clients(port, requests, clients, seconds) if rate is None else arrivals(port, requests, rate, seconds)
     return asyncio.run(work)
 
 
-async def all_clients(port, path, images, clients, seconds):
+async def all_clients(port, requests, clients, seconds):
     latencies, failed = [], 0
     end = time.perf_counter() + seconds
 
@@ -238,7 +266,7 @@ async def all_clients(port, path, images, clients, seconds):
         turn = number
         while time.perf_counter() < end:
             began = time.perf_counter()
-            failed += not await request(link, path, images[turn % len(images)])
+            failed += not await answered(link, requests[turn % len(requests)])
             latencies.append(1000 * (time.perf_counter() - began))
             turn += clients
         link[1].close()
@@ -248,22 +276,22 @@ async def all_clients(port, path, images, clients, seconds):
     return latencies, time.perf_counter() - began, failed
 
 
-async def arrivals(port, path, images, rate, seconds):
+async def arrivals(port, requests, rate, seconds):
     """As `all_clients`, but requests come at random moments, each over a connection that is free, and wait for none."""
     latencies, failed, free, running = [], 0, [], []
     draw = random.Random(0)
 
-    async def one(due, body):
+    async def one(due, request):
         nonlocal failed
         link = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
-        failed += not await request(link, path, body)
+        failed += not await answered(link, request)
         latencies.append(1000 * (time.perf_counter() - due))
         free.append(link)
 
     began = due = time.perf_counter()
     while due < began + seconds:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        running.append(asyncio.create_task(one(due, images[len(running) % len(images)])))
+        running.append(asyncio.create_task(one(due, requests[len(running) % len(requests)])))
         due += draw.expovariate(rate)
     await asyncio.gather(*running)
     for _, writer in free:
@@ -271,13 +299,12 @@ async def arrivals(port, path, images, rate, seconds):
     return latencies, time.perf_counter() - began, failed
 
 
-async def request(link, path, body):
-    """Send a body, and return whether the answer is a verdict."""
+async def answered(link, request):
+    """Send a request, and return whether the answer is a verdict."""
     reader, writer = link
-    kind = "application/json" if body[:1] == b"{" else "image/png"
-    writer.write(HEAD.format(path=path, size=len(body), kind=kind).encode() + body)
+    writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
-    await reader.readexactly(int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
+    await reader.readexactly(int(head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]))
     return b" 200 " in head[:16]
 
 

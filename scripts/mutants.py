@@ -59,6 +59,8 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And},
 }
 NAMES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum", "any": "all", "all": "any"}
+UNSEEN = ("strict", "sort_keys", "resamples", "stacklevel")
+"""Arguments whose other values no test has to see: checks on ourselves, and how often something is drawn."""
 TEXTS = {"left": "right", "right": "left"}
 PYTEST = ["-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "-o", "faulthandler_timeout=0"]
 
@@ -72,12 +74,14 @@ class Mutator(ast.NodeTransformer):
     def visit(self, node: ast.AST) -> ast.AST:
         if isinstance(node, ast.Raise | ast.arg | ast.AnnAssign) and not getattr(node, "value", None):
             return node  # messages and annotations
+        if isinstance(node, ast.keyword) and node.arg in UNSEEN:
+            return node
         for name, value in changes(node):
             self.lines.append(getattr(node, "lineno", 0))
             if len(self.lines) - 1 == self.wanted:
-                before = ast.unparse(node)
+                before = ast.unparse(node).partition("\n")[0]
                 setattr(node, name, value)
-                self.told = f"{before} -> {ast.unparse(node)}"
+                self.told = f"{before} -> {ast.unparse(node)}".partition("\n")[0]
                 return node
         for name, value in ast.iter_fields(node):
             if name not in ("annotation", "returns", "decorator_list"):

@@ -100,6 +100,8 @@ def changed(**values):
         (changed(groups=["a"]), "not a consistent screen"),
         (changed(history={"epoch": []}), "not a consistent screen"),
         (changed(history={"epochs": [], "best_epoch": 3}), "not a consistent screen"),
+        (changed(history={"epochs": [], "best_epoch": -1}), "not a consistent screen"),
+        (changed(history={"epochs": [{"epoch": 1}], "best_epoch": 1}), "not a consistent screen"),
         (changed(facts=[]), "not a consistent screen"),
         (changed(facts="\ud800"), "not a consistent screen"),
         (lambda m: m.pop("facts"), "not a consistent screen"),
@@ -114,6 +116,11 @@ def test_forged_manifests_are_refused(saved, change, words):
     edit(saved, change)
     with pytest.raises(ArtifactError, match=words):
         recondite.load(saved)
+
+
+def test_a_history_without_epochs_is_one(saved):
+    edit(saved, changed(history={"epochs": [], "best_epoch": 0}))
+    assert recondite.load(saved).detector.history.best_epoch == 0
 
 
 def test_links_out_of_the_folder_are_refused(saved, tmp_path):

@@ -345,7 +345,7 @@ def test_simulated_bounds_hold_together_as_often_as_they_say():
 @pytest.mark.parametrize("guarantee", GUARANTEES[:3])
 @pytest.mark.parametrize("confidence", [None, 0.9])
 def test_the_smallest_set_is_the_smallest(confidence, guarantee):
-    for alpha in (0.05, 0.3, 0.6, 0.96):
+    for alpha in (0.05, 0.3, 0.6, 0.7, 0.96):
         n = smallest_calibration_set(alpha, confidence, guarantee)
         assert p_value_table(n, confidence, guarantee)[0] <= alpha
         assert n == 1 or p_value_table(n - 1, confidence, guarantee)[0] > alpha
@@ -360,6 +360,10 @@ def test_percentiles_have_both_ends():
     for percent in (-0.1, 100.1):
         with pytest.raises(InputError, match="from 0 to 100"):
             percentile_threshold([1.0], percent)
+
+
+def test_the_older_rule_adds_one_standard_deviation_by_default():
+    assert mean_std_threshold([1.0, 3.0]) == 3
 
 
 def test_a_rate_that_is_no_short_fraction_stays_itself():

@@ -130,3 +130,25 @@ def test_what_cannot_be_promised_is_refused():
         confidence_floor(confidence, np.zeros(100, bool), floors, 0.01)
     with pytest.raises(InputError, match="expected risk in"):
         confidence_floor([0.5], [True], [0.5], 1.5)
+
+
+def test_a_point_in_a_centre_is_at_no_distance():
+    points = torch.tensor([[3.0, 4.0], [0.1, 0.2]])
+    np.testing.assert_allclose(scores.nearest_centre(points, points), [0, 0], atol=1e-5)
+    np.testing.assert_allclose(scores.nearest_centre(points[:1], points[:1] + 2), [8], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("logits", "classes", "words"),
+    [
+        (np.zeros(3), [0, 0, 0], "finite logits"),
+        (np.zeros((0, 3)), [], "finite logits"),
+        (np.zeros((3, 2)), [0, 1], "finite logits"),
+        (np.array([[0.0, np.nan], [1.0, 2.0]]), [0, 1], "finite logits"),
+        (np.zeros((3, 2)), [0, 1, -1], "classes from 0 to 1"),
+        (np.zeros((3, 2)), [0, 1, 2], "classes from 0 to 1"),
+    ],
+)
+def test_a_temperature_needs_logits_and_classes_that_fit(logits, classes, words):
+    with pytest.raises(InputError, match=words):
+        scores.fitted_temperature(logits, np.array(classes, dtype=int))

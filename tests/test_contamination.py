@@ -16,7 +16,7 @@ from recondite.options import TrainingOptions
 from recondite.screen.contamination import good_images
 from recondite.screen.promise import promise
 from recondite.statistics.calibration import Calibrator
-from recondite.statistics.contamination import medcouple, suspects, upper_fence
+from recondite.statistics.contamination import check_contamination, medcouple, suspects, upper_fence
 
 PCA = {"detector": "pca", "latent_size": 8, "score": "error"}
 
@@ -171,3 +171,31 @@ def test_the_command_names_suspects(tmp_path, capsys):
     assert "left out" in " ".join(told.out.split())
     assert main([*arguments[:-1], "half", "--detector", "pca"]) == 2
     assert "a share in [0, .5), or auto; got 'half'" in capsys.readouterr().err
+
+
+def test_what_is_no_share_of_bad_images_is_refused():
+    for value in (None, "auto", 0, 0.0, 0.49):
+        check_contamination(value)
+    for value in (0.5, -0.1, True, "all"):
+        with pytest.raises(InputError, match="expected contamination"):
+            check_contamination(value)
+
+
+def test_how_many_suspects_there_are_at_the_ends():
+    far = [*range(7), 99]
+    assert suspects(far, "auto").tolist() == [False] * 7 + [True]
+    assert not suspects(far[1:], "auto").any()  # seven are too few to tell
+    assert not suspects(np.zeros(9), "auto").any()  # as far out as the fence is not beyond it
+    assert suspects([0.0, 1.0], 0.49).sum() == 1
+    assert not suspects([0.0], 0.49).any()
+    assert not suspects(far, 0.4, most=-3).any()
+    assert suspects(far, 0.4, most=1).sum() == 1
+
+
+def test_the_fence_is_longer_on_the_side_of_the_skew():
+    """The adjusted boxplot of Hubert and Vandervieren 2008: 1.5 exp(3 MC) spreads, or exp(4 MC) if MC < 0."""
+    right = np.random.default_rng(0).exponential(size=101)
+    for values, factor in ((right, 3), (-right, 4)):
+        low, high = np.quantile(values, [0.25, 0.75])
+        expected = high + 1.5 * np.exp(factor * medcouple(values)) * (high - low)
+        assert upper_fence(values) == pytest.approx(expected)

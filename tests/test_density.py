@@ -72,3 +72,24 @@ def test_what_cannot_be_learnt_from_is_refused():
         Marginals.fit(np.zeros((10, 2)))
     with pytest.raises(InputError, match="finite"):
         Density.fit({"a": np.r_[np.zeros(50), np.nan]})
+
+
+def test_beyond_the_ends_scores_grow_by_the_spread_of_their_side():
+    values = np.random.default_rng(0).exponential(size=(200, 2)) * [1, -5]
+    marginals = Marginals.fit(values)
+    ends, middle = marginals.knots[:, [0, -1]], np.median(marginals.knots, axis=1)
+    last = marginals.levels[-1]
+    for times in (0.5, 1, 3):
+        for side, sign in ((0, -1), (1, 1)):
+            beyond = ends[:, side] + times * (ends[:, side] - middle)
+            np.testing.assert_allclose(marginals.z(beyond[None])[0], sign * last * (1 + times))
+
+
+@pytest.mark.parametrize("level", [0.0, 1000.0])
+def test_a_constant_statistic_has_a_spread_of_a_thousandth(level):
+    marginals = Marginals.fit(np.full((20, 1), level))
+    spread = 1e-3 * max(1, level)
+    found = marginals.z([[level - 2 * spread], [level], [level + spread]])[:, 0] / marginals.levels[-1]
+    np.testing.assert_allclose(found, [-3, 0, 2], atol=1e-6)
+    with pytest.raises(InputError, match="at least 20"):
+        Marginals.fit(np.full((19, 1), level))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recondite.errors import InputError
-from recondite.statistics.embedding import Map, make_map
+from recondite.statistics.embedding import Map, _perplexity, make_map
 
 pytestmark = pytest.mark.usefixtures("method")
 
@@ -43,3 +43,25 @@ def test_what_is_no_set_of_vectors_is_refused():
             make_map(vectors)
     with pytest.raises(InputError, match="to place"):
         make_map(np.random.default_rng(0).random((12, 3))).place(np.zeros((2, 4)))
+
+
+def test_one_point_or_vector_that_is_not_finite_is_refused(method):
+    vectors, points = np.random.default_rng(0).random((10, 3)), np.random.default_rng(1).random((10, 2))
+    found = Map(vectors=vectors, points=points, method=method)
+    broken = points.copy()
+    broken[3, 1] = np.inf
+    for wrong in (broken, points[:9], points[:, :1]):
+        with pytest.raises(InputError, match="finite points"):
+            Map(vectors=vectors, points=wrong, method=method)
+    new = vectors[:2].copy()
+    new[1, 0] = np.nan
+    with pytest.raises(InputError, match="to place"):
+        found.place(new)
+    with pytest.raises(InputError, match="at least 10"):
+        Map(vectors=np.r_[vectors[:9], np.full((1, 3), np.nan)], points=points, method=method)
+    with pytest.raises(InputError, match="at least 10"):
+        Map(vectors=vectors[:9], points=points[:9], method=method)
+
+
+def test_a_small_map_looks_at_a_third_of_its_points():
+    assert [_perplexity(np.zeros((count, 2))) for count in (10, 31, 1000)] == [3, 10, 30]

@@ -182,3 +182,16 @@ def test_squares_that_do_not_fit_are_refused(side):
         worst_square(torch.zeros(1, 1, 8, 20), side)
     with pytest.raises(InputError, match="square"):
         worst_square(torch.zeros(1, 20), 2)
+
+
+def test_ssim_of_plain_images_is_decided_by_its_constants():
+    """SSIM of two plain images of a and b is (2 ab + C1) / (a^2 + b^2 + C1), with C1 = .01^2."""
+    black, dark = torch.zeros(1, 1, 16, 16), torch.full((1, 1, 16, 16), 0.01)
+    np.testing.assert_allclose(ssim_error(black, dark), 1 - 1e-4 / 2e-4, rtol=1e-3)
+    rough = 0.03 * torch.tensor(np.indices((16, 16)).sum(axis=0) % 2 * 2 - 1, dtype=torch.float32)[None, None]
+    middle = ssim_error(rough, torch.zeros_like(rough))[0, 0, 8, 8].item()
+    assert middle == pytest.approx(0.5, abs=0.03)  # its variance is C2 = .03^2
+
+
+def test_half_a_percent_more_is_counted():
+    assert [values_kept(percent, 1000) for percent in (50, 99.9, 0.01)] == [500, 999, 1]

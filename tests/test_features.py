@@ -15,6 +15,7 @@ from recondite import InputError, build, write_report
 from recondite.cli import main
 from recondite.data.datasets import nameless
 from recondite.detectors.feature_options import LOCAL, Method
+from recondite.detectors.features import Features
 from recondite.detectors.seen import Seen, Some
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, decomposed, greedy_coreset
 from recondite.networks import backbones
@@ -457,3 +458,25 @@ def test_what_is_kept_of_images_does_not_keep_the_others():
     for vectors in zip(*(part[:2] for part in some.parts), strict=True):
         assert {one.untyped_storage().data_ptr() for one in vectors} == {vectors[0].untyped_storage().data_ptr()}
         assert vectors[0].untyped_storage().nbytes() == sum(one.nbytes for one in vectors)
+
+
+def test_spreads_of_two_lots_are_those_of_all_together():
+    class Told(torch.nn.Module):
+        methods = ("knn",)
+        _distances = staticmethod(lambda whole, *_: {"knn": whole})
+        _of_image = staticmethod(lambda distance, _: distance.mean(dim=1))
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("centres", torch.zeros(2, 1))
+            self.register_buffer("spreads", torch.ones(2, 1))
+
+    first, second = (torch.rand(count, 4, generator=torch.Generator().manual_seed(count)) + 1 for count in (30, 10))
+    told = Told()
+    Features._standardise(told, [(first, None, None)], False, 0.0)
+    Features._standardise(told, [(3 * second, None, None)], False, 30 / 40)
+    every = torch.cat([first, 3 * second]).double()
+    for kind, distances in enumerate((every.mean(dim=1), every)):
+        logs = distances.log().flatten()
+        assert told.centres[kind, 0].item() == pytest.approx(logs.mean().item(), rel=1e-5)
+        assert told.spreads[kind, 0].item() == pytest.approx(logs.std(correction=0).item(), rel=1e-5)

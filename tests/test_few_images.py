@@ -66,32 +66,48 @@ def test_frames_of_a_burst_are_left_out_together():
     assert alone.predict(fresh).is_outlier.mean() > 0.5
 
 
-@pytest.mark.parametrize("count", [8, 16, 32])
-def test_the_rate_is_about_alpha(count):
-    rates = []
-    for draw in range(30):
-        every = scenes(count + 300, seed=200 + draw, side=16)
-        screen = recondite.fit(every[:count], detector="pca", latent_size=3, seed=draw)
-        rates.append(screen.predict(every[count:]).is_outlier.mean())
-    # Each of 30 rates follows about Beta(1, n): its standard deviation is about alpha.
-    assert abs(np.mean(rates) - screen.alpha) < 3.5 * screen.alpha / 30**0.5
+def test_the_rate_is_about_alpha_and_the_interval_holds():
+    inside = []
+    for count in (8, 24):
+        rates, ends = [], []
+        for draw in range(25):
+            every = scenes(count + 1000, seed=200 + draw, side=12)
+            screen = recondite.fit(every[:count], detector="pca", latent_size=3, seed=draw)
+            rates.append(screen.predict(every[count:]).is_outlier.mean())
+            ends.append(screen.false_alarm_interval)
+        low, high = np.transpose(ends)
+        # Each of 25 rates follows about Beta(1, n): its standard deviation is about alpha.
+        assert abs(np.mean(rates) - screen.alpha) < 3.5 * screen.alpha / 25**0.5
+        inside += ((low <= rates) & (rates <= high)).tolist()
+        plain = screen.calibrator.interval(screen.alpha)
+        assert low[-1] < plain[0] < plain[1] < high[-1]
+    assert np.mean(inside) >= 0.9  # .82 with the law of independent scores
 
 
 def test_a_frozen_network_looks_once_at_the_images_of_all_fits(monkeypatch):
-    """Eleven fits of the same numbers, and as many passes of the network as one fit and its calibration need."""
+    """Eleven fits and what they say of the images left out: the numbers of a network that looks again each time."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 8, 3, 2, 1))
     looked = []
     network[0].register_forward_hook(lambda *call: looked.append(len(call[2])))
     options = {"detector": "features", "backbone": network, "layers": ("2",), "place_layers": ("2",)}
-    options |= {"methods": ("mahalanobis", "padim"), "latent_size": 4}
+    options |= {
+        "methods": ("mahalanobis", "padim"),
+        "latent_size": 4,
+        "region": np.pad(np.ones((20, 32)), ((0, 12), (0, 0))),
+    }
     once = recondite.fit(scenes(24), **options)
-    few, looked[:] = sum(looked), []
+    assert sum(looked) <= 24 + 3  # trials of one image when it is built and copied
+    assert once.detector.looked is None
     monkeypatch.setattr(Features, "looking_once", Detector.looking_once)
     again = recondite.fit(scenes(24), **options)
-    assert sum(looked) == few + 24 * 9
-    np.testing.assert_allclose(once.calibrator.scores, again.calibrator.scores, rtol=1e-4, atol=1e-4)
-    assert once.detector.looked is None
+    for one, other in (
+        (once.calibrator.scores, again.calibrator.scores),
+        (once.peaks, again.peaks),
+        (once.map_scale, again.map_scale),
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    assert once.detector.state_dict().keys() == again.detector.state_dict().keys()
 
 
 def test_the_command_says_what_it_promises(tmp_path, capsys):

@@ -12,6 +12,7 @@ import recondite
 from recondite.data.datasets import open_images
 from recondite.data.spool import read_all
 from recondite.errors import InputError, ReconditeWarning
+from recondite.screen.classifier_outputs import answers_of
 from recondite.screen.decisions import Decision
 
 LABELS = ("zero", "one", "two", "three", "four")
@@ -283,3 +284,10 @@ def screen_learnt(screen, data):
     """Which images the screen has learnt from."""
     spooled = read_all(open_images(data["learnt"]), screen.detector.preprocessing)
     return screen.known.learnt_alone().same(spooled)
+
+
+def test_a_temperature_divides_the_logits_of_confidences_alone():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
+    answers = answers_of(logits, {}, np.array([0, 2]), [None, "broken", None], ("a", "b"), temperature=4.0)
+    assert answers.predicted == ("a", None, "b")
+    np.testing.assert_allclose(answers.confidence, [1 / (1 + np.exp(-0.5)), np.nan, 1 / (1 + np.exp(-1))])

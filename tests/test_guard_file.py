@@ -78,7 +78,8 @@ def test_a_guard_of_another_screen_or_a_damaged_one_is_refused(guards, screen, s
     with pytest.raises(ArtifactError, match="another screen"):
         load_guard(screens("autoencoder"), tmp_path)
     tensors, facts = read_tensors(tmp_path / GUARD_FILE)
-    for damage in ({"shares": {"screen": 0.5}}, {"shares": {"features": 1.0}}, {"classes": ["one"]}, {"labels": 5}):
+    shares = ({"screen": 0.5}, {"features": 1.0}, {"screen": 1.5, "confidence": -0.5})
+    for damage in (*({"shares": one} for one in shares), {"classes": ["one"]}, {"labels": 5}):
         write_tensors(tmp_path / GUARD_FILE, tensors, facts | damage)
         with pytest.raises(ArtifactError, match="damaged"):
             load_guard(screen, tmp_path)

@@ -8,6 +8,7 @@ import recondite
 from recondite import build
 from recondite.data.datasets import nameless, open_images
 from recondite.data.spool import read_all
+from recondite.errors import InputError
 from recondite.screen.evidence import Observer, fit_observer
 from recondite.statistics.distances import Distances
 from recondite.statistics.image_statistics import (
@@ -245,3 +246,38 @@ def test_a_detectors_own_statistics_are_logarithms_of_its_scores(name, screens, 
         }
     for statistic, values in expected.items():
         np.testing.assert_allclose(verdicts.statistics[statistic], values, rtol=1e-3, atol=1e-3, err_msg=statistic)
+
+
+def test_activations_that_were_nought_have_a_finite_change():
+    before = torch.zeros(2, 1, 2, 2)
+    assert torch.isfinite(change(before, before)).all()
+    assert torch.isfinite(change(before, before + 1)).all()
+    moved = torch.full((1, 1, 1, 1), 1e-3)
+    assert change(moved + 1, torch.ones(1, 1, 1, 1)).item() == pytest.approx(np.log(2e-6 / 1) / 2, abs=1e-2)
+
+
+def test_a_bank_is_all_of_a_few_features_and_the_first_and_last_of_many():
+    generator = np.random.default_rng(1)
+    few, many = generator.normal(size=(12, 3)).astype(np.float32), generator.normal(size=(2500, 3)).astype(np.float32)
+    for features, rows in ((few, range(12)), (many, [0, 2499])):
+        bank = Distances.fit(features).bank.numpy()
+        centred = features - features.mean(axis=0, dtype=np.float64)
+        expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        np.testing.assert_allclose(bank[[0, -1]], expected[[rows[0], rows[-1]]], rtol=1e-4, atol=1e-6)
+        assert len(bank) == min(len(features), 1000)
+
+
+def test_features_that_no_distance_can_be_learnt_from_are_refused():
+    good = np.random.default_rng(2).normal(size=(10, 3)).astype(np.float32)
+    Distances.fit(good)
+    broken = good.copy()
+    broken[4, 1] = np.nan
+    for features in (good[:9], broken, good[:, 0]):
+        with pytest.raises(InputError, match="at least 10"):
+            Distances.fit(features)
+    tensors = Distances.fit(good).tensors()
+    for name, wrong in (
+        *(("mean", good), ("mean", good[0, :0]), ("whitening", good), ("bank", good[0]), ("bank", good[:, :2])),
+    ):
+        with pytest.raises(ValueError, match="distances of shapes"):
+            Distances.from_tensors({**tensors, name: wrong})

@@ -13,6 +13,7 @@ from recondite import InputError, ReconditeWarning
 from recondite.cli import main
 from recondite.data.spool import Rows
 from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError
+from recondite.screen.ridge_head import told
 from recondite.screen.words import gain_in_words
 from recondite.statistics.metrics import auroc
 
@@ -82,7 +83,9 @@ def test_defects_of_the_kind_are_told_better_and_others_no_worse(plain, sharp):
     facts = sharp.facts["known_defects"]
     assert facts["images"] == 8
     assert facts["known"][1] > facts["known"][0]
+    assert facts["told"][1] > facts["told"][0]
     assert "8 known ones" in gain_in_words(facts)
+    assert "margin" in gain_in_words(facts)
 
 
 def test_the_rate_holds_since_calibration_images_teach_nothing(plain, sharp, good, defects):
@@ -116,15 +119,23 @@ def test_one_path_of_scores(sharp, tmp_path):
     assert loaded.fingerprint() == sharp.fingerprint()
     assert np.array_equal(loaded.known.defects, sharp.known.defects)
     assert loaded.facts["known_defects"] == sharp.facts["known_defects"]
+    pytest.importorskip("starlette")
+    from service import in_process, png
+
+    grey = (images[0, 0] * 255).round().astype(np.uint8)
+    with in_process(tmp_path / "screen", tmp_path) as client:
+        answer = client.post("/v1/screens/screen/predict", content=png(grey), headers={"content-type": "image/png"})
+    assert answer.json()["verdicts"][0]["instance_score"] == scored(loaded, grey[None])[0]
 
 
-def test_a_graph_knows_them_too(sharp, tmp_path):
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_graph_knows_them_too(kind, sharp, tmp_path):
     pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    from recondite.screen.export import export_onnx
+    pytest.importorskip({"onnx": "onnxruntime"}.get(kind, kind))
+    from recondite.screen import export
 
     images = np.concatenate([scenes(8, seed=14), checked(scenes(8, seed=15))[0]])
-    exported = recondite.load(export_onnx(sharp, tmp_path / "graph"))
+    exported = recondite.load(getattr(export, f"export_{kind}")(sharp, tmp_path / "graph"))
     low, high = np.quantile(sharp.calibrator.scores, [0.25, 0.75])
     difference = np.abs(scored(exported, images) - scored(sharp, images))
     assert (difference <= 2.0**-11 * np.maximum(np.abs(scored(sharp, images)), high - low)).all()
@@ -190,10 +201,18 @@ def test_heads_of_parts_learn_from_their_good_images_alone(plain, good, defects)
     assert torch.equal(whole.finished(plain.detector, fitted_on).head.weight, part.weight)
 
 
-def test_evidence_is_put_on_the_new_scale(defects):
+def test_how_surely_defects_are_told_goes_on_where_an_auroc_ends():
+    good = np.random.default_rng(0).standard_normal(5000)
+    np.testing.assert_allclose(told(good, np.array([0.0, 1, 2])), [0.5, 0.7602, 0.9214], atol=0.01)  # of x / sqrt(2)
+    near, far = told(good, np.array([4.5, 6.0]))
+    assert 0.997 < near < far < 1
+    np.testing.assert_allclose(told(10 * good + 3, np.array([13.0])), told(good, np.array([1.0])))
+
+
+def test_evidence_is_put_on_the_new_scale():
     images = scenes(600, seed=4)
     screen = recondite.fit(images, **{**FEATURES, "score": "auto"})
-    after = screen.teach(defects, images)
+    after = screen.teach(checked(scenes(8, seed=50), seed=1, strength=0.06)[0], images)
     assert after.score == "auto"
     assert after.predict(scenes(400, seed=12)).is_outlier.mean() < 0.1
     assert not np.array_equal(after.evidence.error.knots, screen.evidence.error.knots)

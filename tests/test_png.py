@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from recondite.data import png, scaling
-from recondite.data.images import Preprocessing, decode
+from recondite.data.images import Preprocessing, decode, header_of
 from recondite.errors import InputError
 
 COLOURS = {3: 2, 2: 4, 4: 6}
@@ -64,6 +64,22 @@ def test_pixels_that_do_not_have_their_checksum_are_refused(bits):
         with pytest.raises(InputError, match="its pixels do not have the checksum"):
             decode(bytes(damaged))
     assert decode(content).planes.shape == (3, 23, 17)
+
+
+def test_a_head_that_is_read_in_no_time_is_as_pillow_reads_it():
+    grey = Image.fromarray(noise(3, np.uint8)).convert("L")
+    plain = [grey, *(grey.convert(mode) for mode in ("RGB", "RGBA", "P"))]
+    for picture in [*plain, grey.convert("1"), grey.convert("LA"), Image.fromarray(noise(1)[..., 0])]:
+        stream = io.BytesIO()
+        picture.save(stream, format="PNG", **({"transparency": 0} if picture.mode in ("L", "P") else {}))
+        found = png.head_of(stream.getvalue())
+        assert found == (header_of(stream)[:3] if picture in plain else None), picture.mode
+    good = encoded(noise(3, np.uint8))
+    assert png.head_of(good) == (23, 17, 3)
+    twice = good + chunk(b"IHDR", struct.pack(">IIBBBBB", 5000, 5000, 8, 2, 0, 0, 0))
+    moving = good[:33] + chunk(b"acTL", struct.pack(">II", 2, 0)) + good[33:]
+    for bad in (b"", moving, good[:32], good[:20] + b"\1" + good[21:], twice, b"x" + good):
+        assert png.head_of(bad) is None
 
 
 @pytest.mark.parametrize("interlaced", [False, True])

@@ -1,20 +1,25 @@
 """Reports in a real browser: enlarged pictures, tables that are sorted, filtered and drawn as they are scrolled."""
 
+import re
+
 import numpy as np
 import pytest
 from visitor import WAIT
 
 from recondite import write_report
+from recondite.data.datasets import ImageSet
 from recondite.reports.page import TablePage
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+LONG = [script * (250 // len(script)) for script in ("W", "名前", "слово", "اسم")]
 WIDE = "columns of many words that make a table scroll"
 
 
 @pytest.fixture(scope="module")
 def report(screens, digits, tmp_path_factory):
     screen = screens("pca")
-    images = np.concatenate([digits[1500:1700, ::-1], *[digits[:1500]] * 2])[:, None] / np.float32(255)
+    pixels = np.concatenate([digits[1500:1700, ::-1], *[digits[:1500]] * 2])[:, None] / np.float32(255)
+    images = ImageSet(pixels, ids=[f"{LONG[place % 4]}{place}.png" for place in range(len(pixels))])
     verdicts = screen.predict(images)
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(path, screen, verdicts, images)
@@ -25,7 +30,8 @@ def report(screens, digits, tmp_path_factory):
 def study(tmp_path_factory):
     path = tmp_path_factory.mktemp("study") / "study.html"
     rows = [[name, *(f"{value:.2f}" for value in values)] for name, values in {"b": [2] * 20, "a": [10] * 20}.items()]
-    TablePage("A study", "Two rows.", ["method", *[WIDE] * 20], rows, "A note.").write(path)
+    made = [("images", name) for name in LONG]
+    TablePage(LONG[0], LONG[1], ["method", *[WIDE] * 20], rows, LONG[3], made=made, conclusion=LONG[2]).write(path)
     return path
 
 
@@ -90,7 +96,18 @@ def test_a_study_is_sorted_by_numbers_and_says_that_it_scrolls(browser, study):
     assert names.all_inner_texts() == ["a", "b"]
     assert head.get_attribute("aria-sort") == "descending"
     assert page.get_by_role("group", name="table, scrolls sideways").get_attribute("tabindex") == "0"
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert serious(page) == []
+
+
+def test_a_study_says_what_follows_what_it_was_made_from_and_marks_the_best_row(tmp_path):
+    made = [("images", "slov\u043e <b>"), ("screen", "pca 0123")]
+    page = TablePage("A", "Lead.", ["x"], [["worse"], ["better"]], "", made=made, conclusion="Take <b>.", best=1)
+    page.write(tmp_path / "study.html")
+    text = (tmp_path / "study.html").read_text()
+    assert text.index("Take &lt;b&gt;.") < text.index("Lead.") < text.index("<table")
+    assert re.findall(r'<tr class="best"><td>(\w+)', text) == ["better"]
+    assert "<li>images <b>slov\u043e &lt;b&gt;</b></li><li>screen <b>pca 0123</b></li><li>made <b>20" in text
 
 
 def test_a_long_table_of_a_study_is_data(tmp_path):

@@ -306,3 +306,17 @@ def test_image_size_and_colour(tmp_path):
 def test_a_screen_needs_a_calibration_that_can_give_its_alpha(screens):
     with pytest.raises(InputError, match="at least 19 calibration images"):
         recondite.Screen(detector=screens("pca").detector, calibrator=Calibrator(np.arange(5.0)), alpha=0.05)
+
+
+def test_heat_maps_of_errors_begin_at_no_error(digits):
+    low, high = tiny(digits[:100]).map_scale
+    assert low == 0
+    assert high > 0
+
+
+def test_a_column_that_hardly_moves_for_its_size_keeps_its_own_unit():
+    generator = np.random.default_rng(0)
+    moved = generator.normal(size=(60, 3)) * [1, 5e-3, 5e-3] + [0, 1e4, 1]
+    detector = recondite.fit(moved, detector="pca", latent_size=1, alpha=0.1).detector
+    assert detector.scale[1] == 1
+    assert detector.scale[[0, 2]].tolist() == pytest.approx([1, 5e-3], rel=0.2)

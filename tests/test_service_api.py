@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import logging
-import re
 import threading
 import time
 import zlib
@@ -22,7 +21,6 @@ pytest.importorskip("fastapi")
 from recondite.cli import main
 from recondite.screen.guard_file import save_guard
 from recondite.service.log import JsonLines
-from recondite.service.routes import fast_path
 from recondite.service.routes.middleware import Tokens
 from recondite.service.settings import Limits
 
@@ -480,14 +478,15 @@ def test_watching_for_drift_begins_anew_when_asked(digit_screen, tmp_path, digit
 
 
 def test_the_short_way_and_the_long_way_answer_alike(digit_screen, tmp_path, digit_files, monkeypatch):
-    ways = (fast_path._PATH, re.compile("nowhere"))  # where nothing matches, all goes to the framework
-
-    def both(path, alpha):
-        for way in ways:
-            monkeypatch.setattr(fast_path, "_PATH", way)
-            yield client.post(path, params={"alpha": alpha}, content=digit_files[7], headers=PNG)
+    def both(path, alpha=None, **sent):
+        for way in (shortcuts, []):  # where there is none, all goes to the framework
+            monkeypatch.setattr(fast_path, "shortcuts", way)
+            params = {} if alpha is None else {"alpha": alpha}
+            yield client.post(path, params=params, **sent or {"content": digit_files[7], "headers": PNG})
 
     with in_process(digit_screen, tmp_path) as client:
+        fast_path = client.app.front._app
+        shortcuts = fast_path.shortcuts
         (served,) = client.get("/v1/screens").json()
         for path in (PREDICT, f"/v1/screens/digits/versions/{served['version']}/predict"):
             rows = [answer.json()["verdicts"][0] for answer in both(path, "0.2")]
@@ -498,5 +497,21 @@ def test_the_short_way_and_the_long_way_answer_alike(digit_screen, tmp_path, dig
         for path in ("/v1/screens/none/predict", "/v1/screens/digits/versions/none/predict"):
             for refused in both(path, "0.2"):
                 assert "none" in problem(refused, 404, "not_found")
+        tensor = {
+            "name": "images",
+            "datatype": "BYTES",
+            "shape": [1],
+            "data": [base64.b64encode(digit_files[7]).decode()],
+        }
+        infer = f"/v2/models/digits/versions/{served['version']}/infer"
+        for path in ("/v2/models/digits/infer", infer):
+            short, long = (answer.json() for answer in both(path, json={"inputs": [tensor]}))
+            assert short == long
+            assert short["outputs"][0]["data"] == [rows[0]["instance_score"]]
+        for path, status, said in ((infer, 400, "takes no parameter"), ("/v2/models/none/infer", 404, "none")):
+            for refused in both(path, "0.2" if status == 400 else None, json={"inputs": [tensor]}):
+                assert refused.status_code == status
+                assert said in refused.json()["error"]
         routes = client.get("/metrics").text
         assert 'route="/v1/screens/{name}/versions/{version}/predict",status="200"} 2.0' in routes
+        assert 'route="/v2/models/{name}/versions/{version}/infer",status="200"} 2.0' in routes

@@ -230,20 +230,27 @@ def test_archives_that_are_too_much_are_refused(tmp_path, monkeypatch):
         open_archive(path)
 
 
-def test_links_and_devices_in_a_tar_are_no_images(tmp_path):
+def test_a_link_in_a_tar_leads_to_an_image_in_it_or_nowhere_and_a_device_is_no_image(tmp_path):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
-            member = tarfile.TarInfo(f"{kind.decode()}.png")
-            member.type, member.linkname = kind, "/etc/passwd"
-            archive.addfile(member)
         member = tarfile.TarInfo("a.png")
         member.size = 3
         archive.addfile(member, io.BytesIO(b"abc"))
+        for name, kind, place in (
+            *(("passwd.png", tarfile.SYMTYPE, "/etc/passwd"), ("root.png", tarfile.LNKTYPE, "/etc/passwd")),
+            *(("symbolic.png", tarfile.SYMTYPE, "a.png"), ("hard.png", tarfile.LNKTYPE, "a.png")),
+            *(("device.png", tarfile.CHRTYPE, ""), ("pipe.png", tarfile.FIFOTYPE, "")),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, place
+            archive.addfile(member)
     (tmp_path / "a.tar").write_bytes(stream.getvalue())
     source = open_archive(tmp_path / "a.tar")
-    assert list(source.names) == ["a.png"]
-    assert source.read(0, 10) == b"abc"
+    assert list(source.names) == ["a.png", "passwd.png", "root.png", "symbolic.png", "hard.png"]
+    assert source.read(0, 10) == source.read(4, 10) == b"abc"
+    for index in (1, 2, 3):
+        with pytest.raises(InputError, match="a link in its place"):
+            source.read(index, 10)
 
 
 def test_what_a_job_is_refused_for(digit_screen, files, tmp_path):

@@ -7,6 +7,8 @@ import httpx
 import numpy as np
 import pytest
 from service import png, running
+from test_known_defects import checked
+from test_units import scenes as waves
 from visitor import WAIT, Visitor
 
 import recondite
@@ -14,25 +16,42 @@ from recondite.data.masks import open_region
 
 pytest.importorskip("nicegui")
 pytestmark = pytest.mark.filterwarnings("ignore")
-PIXELS = 24
+PIXELS, COUNT = 32, 50
+
+
+def scenes(count, seed):
+    return waves(count, seed, side=PIXELS, smooth=3)
+
+
+def written(folder, images, draws):
+    """A folder of images with noise, as PNG files."""
+    folder.mkdir()
+    for place, image in enumerate(images[:, 0]):
+        noisy = (image + 0.04 * draws.standard_normal(image.shape)).clip(0, 1)
+        (folder / f"n{place:02d}.png").write_bytes(png((255 * noisy).round().astype(np.uint8)))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def good(digits, tmp_path_factory):
-    """A folder of good digits of 24 x 24 pixels, with a file that is no picture."""
-    folder = tmp_path_factory.mktemp("good") / "good"
-    folder.mkdir()
-    for place, digit in enumerate(digits[:80]):
-        (folder / f"n{place:02d}.png").write_bytes(png(np.kron(digit, np.ones((3, 3), np.uint8))))
-    (folder / "notes.pdf").write_bytes(b"%PDF-1.7 ...")
-    return folder
+def folders(tmp_path_factory):
+    """A folder of good images with a file that is no picture, and one of a defect that is hard to see."""
+    folder, draws = tmp_path_factory.mktemp("good"), np.random.default_rng(3)
+    good = written(folder / "good", scenes(COUNT, seed=0), draws)
+    (good / "notes.pdf").write_bytes(b"%PDF-1.7 ...")
+    return good, written(folder / "defects", checked(scenes(24, seed=50), seed=1, strength=0.05)[0], draws)
+
+
+@pytest.fixture(scope="module")
+def good(folders):
+    return folders[0]
 
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory, good):
     tmp_path = tmp_path_factory.mktemp("drafts")
     (tmp_path / "screens").mkdir()
-    arguments = ("screens", "--store", "sqlite:///events.db", "--job-place", good)
+    # With two workers, requests for what the page has published come to either of them.
+    arguments = ("screens", "--store", "sqlite:///events.db", "--job-place", good, "--workers", "2")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         with running(tmp_path, *arguments, page=True) as process:
@@ -40,28 +59,35 @@ def process(tmp_path_factory, good):
             yield process
 
 
-def test_from_a_folder_of_good_images_to_a_served_screen_and_back_to_an_earlier_version(browser, process, good):
+def test_from_a_folder_of_good_images_to_a_served_screen_and_back_to_an_earlier_version(browser, process, folders):
+    good, defects = folders
     visitor = Visitor(browser, process.url, viewport={"width": 1366, "height": 768})
     page = visitor.page
     visitor.see("Make your first screen")
     visitor.check("new-screen-empty")
     page.locator("input[webkitdirectory]").set_input_files(good)
-    visitor.see("80 images, ")
+    visitor.see(f"{COUNT} images, ")
     page.get_by_text("1 file left out.").click()
     visitor.see("notes.pdf is a PDF document, not a picture.")
 
     page.get_by_text("Only part of each image counts").click()
     box = page.locator(".sheet svg").bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 1)
+    page.mouse.move(box["x"] + box["width"] / 16, box["y"] + 1)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] - 1, box["y"] + box["height"] - 1, steps=3)
     page.mouse.up()
-    visitor.see("1 shape drawn, on images of 24 x 24 pixels.")
+    visitor.see(f"1 shape drawn, on images of {PIXELS} x {PIXELS} pixels.")
     (draft,) = httpx.get(f"{process.url}/page/drafts").json()
     corners = np.array(draft["polygons"]["polygons"][0])
-    assert corners.min(0) == pytest.approx([PIXELS / 4, 0], abs=0.5)
+    assert corners.min(0) == pytest.approx([PIXELS / 16, 0], abs=0.5)
     assert corners.max(0) == pytest.approx([PIXELS, PIXELS], abs=0.5)
     inside = open_region(draft["polygons"]).at(PIXELS, PIXELS)
+
+    known = page.get_by_role("region", name="Known defects, if you like")
+    known.locator("input[type=file]").set_input_files(sorted(defects.iterdir())[:2])
+    visitor.see("2 known defects. Three or more are needed.")
+    known.locator("input[type=file]").set_input_files(sorted(defects.iterdir())[2:])
+    visitor.see("24 known defects.")
 
     page.get_by_role("spinbutton", name="share of good images").fill("0.1")
     page.get_by_role("button", name="Learn", exact=True).click()
@@ -69,6 +95,7 @@ def test_from_a_folder_of_good_images_to_a_served_screen_and_back_to_an_earlier_
     page.reload()
     page.get_by_text("What came of it").wait_for(timeout=20 * WAIT)
     visitor.see("The most anomalous of the good images")
+    visitor.see("It has learnt the known defects: AUROC of defects like the 24 known ones")
     visitor.check("new-screen")
     trial = page.get_by_role("region", name="Try it")
     bad = png(np.full((PIXELS, PIXELS), 255, np.uint8))
@@ -88,6 +115,8 @@ def test_from_a_folder_of_good_images_to_a_served_screen_and_back_to_an_earlier_
     visitor.see("Version 1 of line-1 is published and served.")
     screen = recondite.load(process.folder / "line-1" / "1")
     assert screen.alpha == 0.1
+    before, after = screen.facts["known_defects"]["known"]
+    assert before < after <= 1
     np.testing.assert_array_equal(screen.detector.preprocessing.region, inside)
     answer = httpx.post(f"{process.url}/v1/screens/line-1/predict", content=bad, headers={"content-type": "image/png"})
     assert answer.json()["verdicts"][0]["instance_score"] == screen.predict(bad).instance_score[0]
@@ -148,7 +177,7 @@ def test_archives_and_places_give_the_same_images_and_a_fit_can_be_cancelled(pro
     found = httpx.post(
         address, params={"draft": draft.rpartition("/")[2]}, content=stream.getvalue(), timeout=60
     ).json()
-    assert (found["count"], found["refused"]) == (80, 1)
+    assert (found["count"], found["refused"]) == (COUNT, 1)
     assert not list(process.folder.parent.glob("*.png")), "names of archives are never paths"
     other = begun(process)
     by_place = httpx.post(f"{other}/place", json={"place": str(good)}, timeout=60).json()

@@ -2,6 +2,9 @@
 
 import csv
 import io
+import json
+import os
+import signal
 import zipfile
 from pathlib import Path
 
@@ -24,8 +27,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(scope="module")
 def process(digit_screen, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("page")
-    keep = ("--keep-images", "all", "--keep-folder", tmp_path / "kept")
-    with running(tmp_path, digit_screen, "--store", f"sqlite:///{tmp_path / 'events.db'}", *keep, page=True) as process:
+    # With two workers, requests come to either of them, and the page to the first.
+    more = ("--keep-images", "all", "--keep-folder", tmp_path / "kept", "--workers", "2")
+    with running(tmp_path, digit_screen, "--store", f"sqlite:///{tmp_path / 'events.db'}", *more, page=True) as process:
         yield process
 
 
@@ -98,7 +102,7 @@ def test_the_heat_map_lies_exactly_over_the_original(judged, digits):
     fitted = original.bounding_box()
     assert fitted["width"] == pytest.approx(4 * fitted["height"], rel=0.02)
     assert heat.bounding_box() == fitted
-    outline = visitor.page.locator("img.outline:visible")
+    outline = visitor.page.locator("img.contour:visible")
     assert outline.bounding_box() == fitted
     visitor.page.get_by_role("checkbox", name="outline").uncheck()
     outline.wait_for(state="detached")
@@ -380,9 +384,12 @@ def test_a_phone_shows_every_panel_without_scrolling_sideways(browser, process, 
     visitor.close()
 
 
-def test_the_page_asks_for_a_token(browser, digit_screen, tmp_path, monkeypatch):
+def test_the_page_asks_for_a_token_and_comes_back_when_its_worker_was_killed(
+    browser, digit_screen, tmp_path, monkeypatch, digit_files
+):
     monkeypatch.setenv("RECONDITE_TOKEN", "a-token-of-ours")
-    with running(tmp_path, digit_screen, "--store", f"sqlite:///{tmp_path / 'events.db'}", page=True) as process:
+    arguments = (digit_screen, "--store", f"sqlite:///{tmp_path / 'events.db'}", "--workers", "2")
+    with running(tmp_path, *arguments, page=True) as process:
         visitor = Visitor(browser, process.url)
         for token, then in (
             ("wrong-token", "That token is not valid."),
@@ -398,4 +405,13 @@ def test_the_page_asks_for_a_token(browser, digit_screen, tmp_path, monkeypatch)
         assert "a-token-of-ours" not in cookie["value"]
         drafts = visitor.page.request.get(f"{process.url}/page/drafts")
         assert (drafts.status, visitor.page.get_by_role("tab", name="Screens").count()) == (404, 0)
+
+        begun = [json.loads(line) for line in process.log.read_text().splitlines()]
+        os.kill(next(one["process"] for one in begun if one.get("worker") == 0), signal.SIGKILL)
+        headers = {"authorization": "Bearer a-token-of-ours", "content-type": "image/png"}
+        predict = f"{process.url}/v1/screens/digits/predict"
+        with httpx.Client(transport=httpx.HTTPTransport(retries=3), timeout=60) as client:
+            assert client.post(predict, content=digit_files[0], headers=headers).status_code == 200  # of the other
+        visitor.page.get_by_text("Screen digits has judged nothing yet").wait_for(state="hidden", timeout=120_000)
+        visitor.see("Most anomalous")
         visitor.close()

@@ -56,6 +56,20 @@ def test_a_tar_gives_its_images_with_labels_in_order(files, digits, tmp_path):
     assert cuts(shard, 5) == [(0, None)]
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_link_in_a_tar_is_a_row_that_says_so(files, tmp_path, kind):
+    shard = write_tar(tmp_path / "0.tar", [("1.png", files[0])])
+    with tarfile.open(tmp_path / "0.tar", "a") as tar:
+        for name in ("2.png", "2.cls", ".3.png"):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "1.png"
+            tar.addfile(member)
+    names, _, errors, _ = read(shard)
+    assert names == ["0.tar/1.png", "0.tar/2.png"]
+    assert errors[0] is None
+    assert "a link in its place" in errors[1]
+
+
 def test_compressed_tars_and_names_that_repeat(files, tmp_path):
     write_tar(tmp_path / "0.tar", [("1.png", files[0]), ("1.png", files[1])])
     (tmp_path / "0.tgz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))

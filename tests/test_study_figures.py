@@ -54,7 +54,7 @@ def test_what_is_finite_is_drawn_and_nothing_else(values):
     np.testing.assert_array_equal(axes.get_lines()[1].get_ydata(), values)
     picture_of(axes)
     axes = study_figures.plot_against_mask_size([2, 4], np.stack([values, values], axis=1))
-    assert len(axes.get_lines()) == finite.sum() + finite.any()  # one line an image, and their mean
+    assert len(axes.get_lines()) == finite.sum() + finite.any()  # one line an image, and their median
     picture_of(axes)
     for draw in (study_figures.plot_precision_recall, figures.plot_risk_coverage):
         axes = draw({"a": (values, values)})
@@ -91,10 +91,10 @@ def test_a_threshold_and_both_kinds_of_images_are_named():
     assert [line.get_ydata()[0] for line in ax.get_lines()] == [0.3]
 
 
-def test_the_mean_over_images_leaves_out_those_with_nan():
-    ax = study_figures.plot_against_mask_size([2, 4], [[1, 2], [3, 4], [NAN, 9]])
-    (mean,) = [line for line in ax.get_lines() if line.get_label().startswith("mean of 2")]
-    np.testing.assert_array_equal(mean.get_ydata(), [2, 3])
+def test_the_median_over_images_leaves_out_those_with_nan_and_lies_inside_its_band():
+    ax = study_figures.plot_against_mask_size([2, 4], [[1, 2], [3, 4], [900, 5], [NAN, 9]])
+    (median,) = [line for line in ax.get_lines() if line.get_label().startswith("median of 3")]
+    np.testing.assert_array_equal(median.get_ydata(), [3, 4])
 
 
 def test_plots_draw_into_given_axes():

@@ -10,6 +10,7 @@ from recondite.cli import main
 from recondite.data.spool import Rows
 from recondite.detectors import build
 from recondite.options import TrainingOptions
+from recondite.screen.promise import promise
 
 PCA = {"detector": "pca", "latent_size": 6, "score": "error", "validation": 0}
 
@@ -106,6 +107,42 @@ def test_few_new_images_are_left_out_in_turn():
     maps = after.predict(scenes(300, seed=4), feature_score=True).feature_score
     assert (maps > after.map_scale[1]).mean() < 0.02
     assert after.facts["update"]["auroc"] is not None
+
+
+FEATURES = {"detector": "features", "methods": ("mahalanobis", "padim"), "side": 32, "latent_size": 4}
+FEATURES |= {"layers": "block3", "place_layers": "block3", "score": "error"}
+
+
+@pytest.mark.parametrize("options", [PCA, FEATURES], ids=["pca", "features"])
+def test_screens_of_few_images_take_fewer_than_alpha_needs(options):
+    images = scenes(19)
+    fewer = options | {"latent_size": 4}
+    before = recondite.fit(images[:12], **fewer)
+    assert before.alpha == 0.077
+    # New images alone: the scores of those that were left out before stay beside theirs.
+    after = before.update(images[12:15])
+    assert len(after.calibrator.scores) == 15 == after.facts["calibration"]["images"] == after.facts["images"]["images"]
+    assert np.array_equal(after.calibrator.scores[:12], before.calibrator.scores)
+    assert after.facts["calibration"]["kept"] == 12
+    assert after.facts["update"]["learnt"] == 3
+    learnt = after.detector.score(images[12:15]).instance_score
+    assert np.mean(after.calibrator.scores[12:]) > np.mean(learnt)
+    # One more, and all again: as a fit on all of them.
+    again = after.update(images[15:16]).update(images, sampled=True)
+    once = recondite.fit(images, alpha=0.077, **fewer)
+    np.testing.assert_allclose(np.sort(again.calibrator.scores), np.sort(once.calibrator.scores), rtol=1e-3, atol=1e-4)
+    found, expected = (one.detector.score(images).instance_score for one in (again, once))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert again.facts["images"]["images"] == 19 == len(again.calibrator.scores)
+    assert (again.facts["update"]["learnt"], again.facts["update"]["known"]) == (3, 0)  # the old ones calibrate too
+    assert again.facts["version"] == 4
+    assert "not proven" in promise(again)
+
+
+def test_other_screens_are_told_what_to_give():
+    before = recondite.fit(scenes(200), **PCA)
+    with pytest.raises(InputError, match="--only-calibrate"):
+        before.update(scenes(3, seed=3))
 
 
 def test_a_selection_is_refused_unless_it_is_said_to_be_a_sample():

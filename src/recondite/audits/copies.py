@@ -64,9 +64,9 @@ def found_copies(digests: Sequence[str], grey: NDArray[np.uint8], features: NDAr
     exact = [(places.setdefault(digest, index), index) for index, digest in enumerate(digests) if digest]
     exact = [pair for pair in exact if pair[0] != pair[1]]
     first = np.array(sorted(places.values()), dtype=np.intp)
-    candidates = first[_candidates(grey[first], features[first])] if len(first) > 1 else np.zeros((2, 0), np.intp)
-    candidates, alike, accepted = _accepted(candidates, grey, features, len(first))
-    pairs = np.concatenate([np.array(exact, dtype=np.intp).reshape(-1, 2).T, candidates[:, accepted]], axis=1)
+    near = first[candidates(grey[first], features[first])] if len(first) > 1 else np.zeros((2, 0), np.intp)
+    near, alike, accepted = _accepted(near, grey, features, len(first))
+    pairs = np.concatenate([np.array(exact, dtype=np.intp).reshape(-1, 2).T, near[:, accepted]], axis=1)
     graph = coo_array((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(len(digests), len(digests)))
     group = np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
     return Copies(group, pairs, np.concatenate([np.ones(len(exact)), alike[accepted]]))
@@ -276,8 +276,13 @@ def _correlation(one: tuple[Floats, Floats], two: tuple[Floats, Floats]) -> NDAr
     return np.where(flat, 0.0, products / np.maximum(lengths, 1e-6)).astype(np.float64)
 
 
-def _candidates(grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Pairs:
-    """Return pairs (2, L) of images that are among each other's nearest, each pair once."""
+def candidates(grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Pairs:
+    """Return pairs (2, L) of images, one of which is among the four nearest of the other, each pair once.
+
+    Args:
+        grey: (N, 1024), small grey copies.
+        features: (N, F); F 0 without a backbone.
+    """
     squares = _WHOLE @ grey.reshape(-1, GREY_SIDE, GREY_SIDE).astype(np.float32) @ _WHOLE.T
     vectors = [_centred(squares.reshape(len(grey), -1))]
     mirrored = [_centred(squares[:, :, ::-1].reshape(len(grey), -1))]

@@ -21,6 +21,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "low-information": ("moderate", "there is little to see"),
     "wrong-orientation": ("moderate", "its orientation tag is wrong"),
     "jpeg-artefacts": ("moderate", "it was compressed too much"),
+    "overlay": ("moderate", "one of its corners shows what others do"),
     "transparent": ("moderate", "most of it is transparent"),
     "bright": ("minor", "even its darkest parts are bright"),
     "odd-size": ("minor", "its size is unlike the others'"),
@@ -42,7 +43,7 @@ class Finding:
         kind: one of `KINDS`.
         value: how far it is from the others: spreads of the set (see `single_images`), a correlation in [0, 1] for
             copies, a p-value for outliers, the probability of any other label, the share of a class's variance that
-            lies between its clusters; NaN where there is no such number.
+            lies between its clusters, the number of images with an overlay; NaN where there is no such number.
         reason: in words.
         group: what belongs together, such as copies of each other or images of one wrong label; "" for none.
         drop: whether the image is proposed to be left out.

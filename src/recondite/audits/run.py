@@ -18,6 +18,7 @@ from recondite.audits.maps import map_of
 from recondite.audits.measures import MEASURES
 from recondite.audits.outliers import ASSUMED, FEWEST, discoveries, judged, reduced
 from recondite.audits.outputs import OUTPUTS, SEEN, Kind, write_outputs
+from recondite.audits.overlays import overlay_findings
 from recondite.audits.result import Audit
 from recondite.audits.single_images import single_image_findings, spreads_from
 from recondite.audits.store import Row, Store
@@ -147,6 +148,8 @@ def _judged(
     rows = rows[:own]
     vectors = (features if features.shape[1] else grey)[:own]
     good = np.flatnonzero([row.error is None for row in rows])
+    if source.photographs:  # strokes of drawings meet in corners too
+        findings += overlay_findings(rows, grey[:own], copies.group[:own], good)
     scores, p, of_labels = np.full((3, own), np.nan)
     labels, told_by_folders = _labels(rows, labels_from_folders)
     remarks, places = [], np.zeros((0, 1))

@@ -313,6 +313,7 @@ def guard_report(
     check_outputs({}, {"-o": output})
     from recondite.reports.guard_report import COLUMNS, example_galleries, scores_of, table_cells, write_guard_report
     from recondite.reports.guard_report import guard_report as measure
+    from recondite.reports.words import made_from
     from recondite.screen.classifier_outputs import read_outputs
 
     judge = load_screen(screen, alpha, None, "cpu", score, others=[inliers, outliers])
@@ -330,7 +331,8 @@ def guard_report(
     print_table([COLUMNS, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
     print(report.conclusion)
     examples = example_galleries(report, judge, inliers, outliers)
-    write_guard_report(output, report, f"{Path(screen).name} in front of a classifier", examples)
+    made = [*made_from(judge), ("inliers", inliers), ("outliers", outliers)]
+    write_guard_report(output, report, f"{Path(screen).name} in front of a classifier", examples, made)
     print(f"report: {output / 'report.html'}")
 
 

@@ -17,6 +17,7 @@ SHARD_SUFFIXES = (*TAR_SUFFIXES, ".parquet")
 _IMAGE_COLUMNS = ("image", "img", "bytes", "content", "jpg", "jpeg", "png", "webp")
 _LABEL_COLUMNS = ("label", "cls", "class")
 _ROWS_AT_ONCE = 32
+_A_LINK = "the archive holds a link in its place: pack the file itself"
 
 Entry = tuple[str, Any, str]
 """Id, image, label."""
@@ -114,13 +115,17 @@ def _tar_members(shard: Shard) -> Iterator[Entry]:
         with open_stream(shard.url) as stream, tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Checked) as tar:
             for member in tar:
                 folder, _, base = member.name.rpartition("/")
-                if not member.isfile() or is_hidden(member.name):
+                is_link = member.islnk() or member.issym()
+                if not (member.isfile() or is_link) or is_hidden(member.name):
                     continue
                 own = f"{folder}/{base.partition('.')[0]}"
                 if own != key:
                     yield from ((name, image, label) for name, image in images)
                     key, images, label = own, [], ""
-                if base.endswith(".cls"):
+                if is_link:
+                    if is_image_name(base):
+                        images.append((member.name, Unreadable(_A_LINK)))
+                elif base.endswith(".cls"):
                     label = _content(tar, member)[:1024].decode("utf-8", "backslashreplace").strip()
                 elif is_image_name(base) and not base.endswith(".npy"):
                     reason = why_unreadable(base)

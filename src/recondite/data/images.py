@@ -240,7 +240,7 @@ def picture_size(content: bytes) -> tuple[int, int]:
     Raises:
         InputError: these are not the bytes of an image file.
     """
-    head = header_of(io.BytesIO(content))
+    head = head_of(content)
     return head.width, head.height
 
 
@@ -252,6 +252,12 @@ class Head(NamedTuple):
     channels: int | None
     animated: bool = False
     """Whether there are frames beside the first, which alone is looked at."""
+
+
+def head_of(content: bytes) -> Head:
+    """Return what `header_of` does, of bytes; for the usual PNG files in no time."""
+    found = png.head_of(content)
+    return header_of(io.BytesIO(content)) if found is None else Head(*found)
 
 
 def header_of(stream: BinaryIO, frame: int = 0) -> Head:

@@ -25,8 +25,12 @@ from recondite.errors import InputError
 
 HEAD = b"\x89PNG"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_START = _SIGNATURE + b"\0\0\0\rIHDR"
+_HEAD_BYTES = len(_START) + 13 + 4
 _CHANNELS = {2: 3, 4: 2, 6: 4}
 """Type of colour -> channels: colour, grey with alpha, colour with alpha."""
+_OF_HEADS: dict[int, int | None] = {0: 1, 2: 3, 3: None, 6: 3}
+"""Type of colour -> channels without alpha; a palette may have either."""
 _TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks that may say which way is up."""
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
@@ -49,6 +53,27 @@ class _Head:
     @property
     def channels(self) -> int:
         return _CHANNELS[self.colour]
+
+
+def head_of(content: bytes) -> tuple[int, int, int | None] | None:
+    """Return height, width and channels (None for a palette) of a file of 8 bits, as Pillow sees them, in no time.
+
+    Returns:
+        None where Pillow has to be asked: another kind of file, or one whose head is not plain.
+    """
+    if (
+        not content.startswith(_START)
+        or len(content) < _HEAD_BYTES
+        or content.count(b"IHDR") != 1
+        or b"acTL" in content
+    ):
+        return None  # acTL: of several frames
+    width, height, bits, colour = struct.unpack_from(">IIBB", content, len(_START))
+    end = _HEAD_BYTES - 4
+    damaged = zlib.crc32(content[len(_SIGNATURE) + 4 : end]) != int.from_bytes(content[end:_HEAD_BYTES])
+    if bits != 8 or colour not in _OF_HEADS or damaged or not 0 < width * height <= MAX_PIXELS:
+        return None
+    return height, width, _OF_HEADS[colour]
 
 
 def read(stream: BinaryIO, target: tuple[int, int] | None) -> Pixels | None:

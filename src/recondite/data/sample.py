@@ -1,6 +1,5 @@
 """What the images of a source are like, by a sample from all of it: their size, colour and kind."""
 
-import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from recondite.data.datasets import ImageSet
-from recondite.data.images import SMALLEST_SIDE, Head, Preprocessing, decode, header_of
+from recondite.data.images import SMALLEST_SIDE, Head, Preprocessing, channel_axis, decode, head_of, header_of
 from recondite.data.items import Masked, Page, axes_of, path_of
 from recondite.errors import InputError, ReconditeWarning
 
@@ -225,9 +224,13 @@ def _glance(item: object) -> Head | None:
             with path.open("rb") as stream:
                 return header_of(stream, frame)
         if isinstance(item, bytes):
-            return header_of(io.BytesIO(item))
+            return head_of(item)
         if isinstance(item, Image.Image):
             return Head(item.height, item.width, len(item.getbands()) if item.mode in ("L", "RGB") else None)
+        if isinstance(item, np.ndarray) and item.ndim in (2, 3) and item.size and item.dtype.kind in "biuf":
+            axis = channel_axis(item.shape)
+            height, width = (side for place, side in enumerate(item.shape) if place != axis)
+            return Head(height, width, 1 if axis is None else item.shape[axis])
         if axes_of(item) in (2, 3):
             pixels = decode(item, (LARGEST_SMALL_SIDE, LARGEST_SMALL_SIDE))
             return Head(*pixels.size, len(pixels.planes))

@@ -75,6 +75,7 @@ class Detector(Inputs):
     needs_validation: bool = True
     prior: ClassVar[Prior | None] = None
     batches_a_step: ClassVar[int] = 1
+    frozen: ClassVar[tuple[str, ...]] = ()  # parts that no fit changes
     rebuilds: ClassVar[bool] = True
     """Whether what is rebuilt is the image, so that its reconstruction can be looked at."""
     layout: ClassVar[torch.memory_format] = torch.channels_last  # in which networks take images

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recondite.data.batch_size import full_batch
-from recondite.data.sample import LARGEST_SMALL_SIDE
+from recondite.data.images import SMALLEST_SIDE
+from recondite.data.sample import LARGEST_SMALL_SIDE, small_size
 from recondite.detectors.feature_options import FeaturesOptions
 from recondite.detectors.inside import Inside, mean_of_places
 from recondite.errors import InputError
@@ -23,6 +24,15 @@ from recondite.networks.tiles import Tiles, tile_size
 _SIDE_OF_SMALL_IMAGES = 160
 _LARGEST_UNTILED, _TILE = 1024, 512
 _WIDENED, _MOST_TOGETHER = 8, 8
+SHORTER_SIDE, LONGEST_SIDE = 352, 2048
+
+
+def size_to_look_at(height: int, width: int) -> tuple[int, int]:
+    """Return the (height, width) that images of a size are given to a backbone in: theirs, but in bounds."""
+    if max(height, width) <= LARGEST_SMALL_SIDE:
+        return small_size(height, width)
+    shrink = min(1.0, SHORTER_SIDE / min(height, width), LONGEST_SIDE / max(height, width))
+    return max(SMALLEST_SIDE, round(height * shrink)), max(SMALLEST_SIDE, round(width * shrink))
 
 
 class FeatureVectors(nn.Module):

@@ -19,20 +19,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recondite.data.images import SMALLEST_SIDE
 from recondite.data.regions import touched
-from recondite.data.sample import LARGEST_SMALL_SIDE, small_size
+from recondite.data.sample import LARGEST_SMALL_SIDE
 from recondite.data.spool import FEWEST_VALIDATED, Rows
 from recondite.detectors.base import Detector
 from recondite.detectors.defect_head import DefectHead
 from recondite.detectors.feature_autoencoder import FeatureAutoencoder
 from recondite.detectors.feature_options import COMBINED, LOCAL, WITH_PLACES, FeaturesOptions, Method
-from recondite.detectors.feature_vectors import FeatureVectors
+from recondite.detectors.feature_vectors import FeatureVectors, size_to_look_at
 from recondite.detectors.inside import Inside, in_one_row, spread_out
 from recondite.detectors.measured import Measured
 from recondite.detectors.runner import Runner
 from recondite.detectors.seen import Memory, Seen, Some
-from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel
+from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel, logarithm
 from recondite.distributed import rank_and_size, shard_of, unsharded
 from recondite.errors import InputError
 from recondite.networks.backbones import VARIANTS, Backbone
@@ -44,10 +43,9 @@ from recondite.torch_state import own_settings
 from recondite.training.history import History
 
 LARGEST_FEATURES = 8192
-SHORTER_SIDE, LONGEST_SIDE = 352, 2048
 _FEWEST_IMAGES = 4
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
-_SMALLEST, _SMALLEST_SPREAD = 1e-12, 1e-3
+_SMALLEST_SPREAD = 1e-3
 _STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
 
 
@@ -92,6 +90,7 @@ class Features(Detector):
     Options: ClassVar[type] = FeaturesOptions
     whole_image_scores: ClassVar[tuple[str, ...]] = (COMBINED, *get_args(Method))
     rebuilds: ClassVar[bool] = False
+    frozen: ClassVar[tuple[str, ...]] = ("vectors",)
     layout: ClassVar[torch.memory_format] = torch.contiguous_format  # the backbone arranges them anew
     training_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-3}
     trains_by_steps = False
@@ -141,10 +140,7 @@ class Features(Detector):
 
     @classmethod
     def image_size(cls, height: int, width: int) -> tuple[int, int]:
-        if max(height, width) <= LARGEST_SMALL_SIDE:
-            return small_size(height, width)
-        shrink = min(1.0, SHORTER_SIDE / min(height, width), LONGEST_SIDE / max(height, width))
-        return max(SMALLEST_SIDE, round(height * shrink)), max(SMALLEST_SIDE, round(width * shrink))
+        return size_to_look_at(height, width)
 
     @own_settings()
     def fit_rows(
@@ -214,13 +210,17 @@ class Features(Detector):
         return self.whole.latents(self._vectors(x)[0])[:, 0]
 
     def measure(self, x: Tensor, score: str, inside: Inside | None = None) -> Measured:
-        whole, places = self._vectors(x)
+        cells = None if inside is None else inside.on(*self.grid)
+        return self.measured(Seen(*self._vectors(x), cells), score)
+
+    def measured(self, seen: Seen, score: str) -> Measured:
+        """Return what `measure` does of what was seen in images."""
+        whole, places, cells = seen
         distances = self._distances(whole, places)
         if score not in self.whole_image_scores:
             raise InputError(f"this detector has no score {score!r}")
         if score != COMBINED and score not in distances:
             raise InputError(f"score {score!r} needs the method of that name: fit with methods={score!r}")
-        cells = None if inside is None else inside.on(*self.grid)
         of_images = {name: self._of_image(distance, cells) for name, distance in distances.items()}
         if score == COMBINED:
             instances = self._combined(of_images, self.methods, 0)
@@ -233,15 +233,15 @@ class Features(Detector):
         if map_.shape[1] == 1:
             feature_scores = map_[:, :, None, None]
         else:
-            feature_scores = spread_out(map_.reshape(-1, 1, *self.grid), x.shape[2:], cells)
+            feature_scores = spread_out(map_.reshape(-1, 1, *self.grid), self.shape[1:], cells)
         return Measured(
-            feature_scores=feature_scores.expand(x.shape),
+            feature_scores=feature_scores.expand(-1, *self.shape),
             reconstruction=None,
             instance_scores=instances,
             latents=self.whole.latents(whole)[:, 0],
             vectors=whole[:, 0],
             statistics={
-                f"feature_{_STATISTICS.get(name, name)}": _logarithm(value) / (2 if name in _SQUARED else 1)
+                f"feature_{_STATISTICS.get(name, name)}": logarithm(value) / (2 if name in _SQUARED else 1)
                 for name, value in of_images.items()
             },
         )
@@ -258,9 +258,13 @@ class Features(Detector):
         other.runner = Runner()
         return other
 
+    def seen_in(self, images: Rows) -> Iterator[Seen]:
+        """Yield what is seen in images, batch by batch."""
+        return (seen for _, seen in self._looked_at(images, shown=False))
+
     def looked_at(self, images: Rows, left_out: bool) -> Iterator[tuple[Seen, NDArray[np.float64]]]:
         """Yield what is seen in a batch of N images, and combined scores without a head (N,)."""
-        for _, seen in self._looked_at(images, shown=False):
+        for seen in self.seen_in(images):
             with evaluating(self):
                 found = self._distances(seen.whole, seen.places, left_out)
                 of_images = {name: self._of_image(distance, seen.cells) for name, distance in found.items()}
@@ -358,7 +362,7 @@ class Features(Detector):
         return slice(None) if region is None else torch.from_numpy(np.flatnonzero(touched(region, *self.grid)))
 
     def _load_weights(self) -> None:
-        if not self.modules_given and not self.fitted:  # else they have come with the screen
+        if not self.modules_given and not self.fitted and self.looked is None:  # else they are there already
             self.vectors.load_weights()
 
     def _looked_at(self, images: Rows, shown: bool) -> Iterator[tuple[slice, Seen]]:
@@ -397,7 +401,7 @@ class Features(Detector):
         parts = unsharded(mine)
         for number, name in enumerate(self.methods):
             for kind in (0, 1):
-                logs = torch.cat([_logarithm(part[name][kind]).double().flatten() for part in parts])
+                logs = torch.cat([logarithm(part[name][kind]).double().flatten() for part in parts])
                 before, spread = self.centres[kind, number].double(), self.spreads[kind, number].double()
                 apart = before - logs.mean()
                 variance = known * spread**2 + (1 - known) * (logs.var(correction=0) + known * apart**2)
@@ -409,7 +413,7 @@ class Features(Detector):
         standardised = []
         for name in methods:
             number = self.methods.index(name)
-            standardised.append((_logarithm(distances[name]) - self.centres[kind, number]) / self.spreads[kind, number])
+            standardised.append((logarithm(distances[name]) - self.centres[kind, number]) / self.spreads[kind, number])
         return torch.stack(standardised).logsumexp(0) - math.log(len(methods))
 
     def _distances(self, whole: Tensor, places: Tensor, left_out: bool = False) -> dict[str, Tensor]:
@@ -444,7 +448,3 @@ class Features(Detector):
         """Return which places count of images; None for all."""
         inside = self.inside(x)
         return None if inside is None else inside.on(*self.grid)
-
-
-def _logarithm(distances: Tensor) -> Tensor:
-    return (distances + _SMALLEST).log()

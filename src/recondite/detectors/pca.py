@@ -85,7 +85,8 @@ class Pca(Detector):
         known = self._known(images) if further else None
         if (0 if known is None else known.weight) + len(images) < kept:
             raise InputError(
-                f"{kept} components need at least {kept} images; got {len(images)}: give more, or a lower latent_size"
+                f"{kept} components need at least {kept} images; got {len(images)}: give more, or fewer components "
+                f"(latent_size={max(1, len(images) // 2)})"
             )
         if known is None:
             self.standardise(images)

@@ -318,6 +318,11 @@ class Bank(VectorModel):
         return nearest.clamp(min=0).sqrt().reshape(*vectors.shape[:2], count)
 
 
+def logarithm(distances: Tensor) -> Tensor:
+    """Return the logarithms of distances, finite where one is 0."""
+    return (distances + _SMALLEST).log()
+
+
 def _no_sums(mean: Tensor, products: Tensor) -> list[Tensor]:
     """Return zeros, float64: of a count, of sums and of sums of products in the shapes given."""
     zero = torch.zeros((), dtype=torch.float64, device=mean.device)

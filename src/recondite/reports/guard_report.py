@@ -197,8 +197,22 @@ def example_galleries(report: GuardReport, screen: Screen, inliers: str, outlier
     return found
 
 
-def write_guard_report(folder: Path, report: GuardReport, title: str, galleries: Sequence[dict[str, str]] = ()) -> None:
-    """Write table.csv, classes.csv, curves.csv and report.html into a folder, with pictures, if there are any."""
+def write_guard_report(
+    folder: Path,
+    report: GuardReport,
+    title: str,
+    galleries: Sequence[dict[str, str]] = (),
+    made: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Write table.csv, classes.csv, curves.csv and report.html into a folder, with pictures, if there are any.
+
+    Args:
+        folder: where to.
+        report: what was found.
+        title: of the page.
+        galleries: pictures; see `recondite.reports.page.TablePage`.
+        made: (name, value) of what it was made from.
+    """
     write_table(folder / "table.csv", report.rows)
     write_table(folder / "classes.csv", report.classes)
     write_table(
@@ -224,7 +238,9 @@ def write_guard_report(folder: Path, report: GuardReport, title: str, galleries:
         )
     page = TablePage(
         title=title,
-        lead=f"{report.conclusion} {report.facts}",
+        lead=report.facts,
+        conclusion=report.conclusion,
+        made=made,
         columns=list(COLUMNS),
         rows=[table_cells(row) for row in report.rows],
         note="AURC: mean share of wrong labels over all coverages. AUGRC: mean share of all images that are accepted "

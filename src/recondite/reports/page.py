@@ -78,6 +78,8 @@ class TablePage:
         galleries: {"title", "note", "data"}: a picture as a data URL, with its words.
         made: (name, value) of what it was made from: source, screen, settings.
         second: title, columns and rows of another table, after the figures.
+        conclusion: what follows from the numbers, in a sentence.
+        best: the row that it speaks of, which is marked; None for none.
     """
 
     title: str
@@ -89,6 +91,8 @@ class TablePage:
     galleries: list[dict[str, str]] = field(default_factory=list)
     made: Sequence[tuple[str, str]] = ()
     second: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
+    conclusion: str = ""
+    best: int | None = None
 
     def write(self, path: Path) -> None:
         """Write the file, atomically."""

@@ -171,6 +171,10 @@ def map_scale(model: Detector, rows: Rows, looked_at: int = 256) -> tuple[float,
         inside = model.preprocessing.inside(pixels)
         counted = np.broadcast_to(True if inside is None else inside[..., None, :, :], scores.shape)
         parts.append(scores[counted])
-    values = np.concatenate(parts)
+    return scale_of(np.concatenate(parts))
+
+
+def scale_of(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """Return what `map_scale` does of the feature scores of normal images (n,)."""
     low = 0.0 if values.min() >= 0 else float(np.median(values))
     return low, max(float(np.quantile(values, 0.999)), low + 1e-12)

@@ -1,18 +1,24 @@
 """Screens of few images: each calibrates, judged by a detector that was fitted without it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from recondite.data.spool import Rows, Spool, one_of_each
 from recondite.detectors import Detector
+from recondite.detectors.features import Features
+from recondite.detectors.measured import pooled
 from recondite.errors import InputError
-from recondite.options import TrainingOptions
+from recondite.networks.hooks import evaluating
+from recondite.options import PoolingOptions, TrainingOptions
 from recondite.progress import progress
-from recondite.screen.calibrate import map_scale
+from recondite.screen.calibrate import map_scale, scale_of
 from recondite.screen.evidence import observed
 from recondite.statistics.calibration import Calibrator, Guarantee, smallest_alpha
 
@@ -39,8 +45,23 @@ class LeftOut:
     parts: int
     map_scale: tuple[float, float]
 
+    def joined(self, before: "LeftOut") -> "LeftOut":
+        """Return this behind what other detectors said of other images, whose rows are not known."""
+        peaks = None if self.peaks is None or before.peaks is None else np.concatenate([before.peaks, self.peaks])
+        scores = np.concatenate([before.scores, self.scores])
+        weights = [len(before.scores), len(self.scores)]
+        low, high = np.average([before.map_scale, self.map_scale], axis=0, weights=weights).tolist()
+        return LeftOut(self.rows, scores, peaks, before.parts + self.parts, (low, high))
 
-def are_few(count: int, share: float, alpha: float | None, confidence: float | None, guarantee: Guarantee) -> bool:
+
+def are_few(
+    count: int,
+    share: float,
+    alpha: float | None,
+    confidence: float | None,
+    guarantee: Guarantee,
+    before: int = 0,
+) -> bool:
     """Return whether a share of so many images is too few to calibrate at alpha, and leaving out is what remains.
 
     Args:
@@ -48,8 +69,9 @@ def are_few(count: int, share: float, alpha: float | None, confidence: float | N
         share: of them that would calibrate.
         alpha, confidence, guarantee: as in `recondite.fit`. With a confidence nothing is left out: it is about scores
             that are independent, which those of images left out in turn are not.
+        before: how many scores of units that were left out there are already.
     """
-    if confidence is not None or not FEWEST_UNITS <= count <= MOST_UNITS:
+    if confidence is not None or count > MOST_UNITS or count + before < FEWEST_UNITS:
         return False
     try:
         Calibrator(np.zeros(max(1, round(share * count)))).threshold(alpha or DEFAULT_ALPHA, None, guarantee)
@@ -102,7 +124,7 @@ def scores_left_out(
     scales: list[tuple[float, float]] = []
 
     def note(detector: Detector, judged: Rows) -> None:
-        scales.append(map_scale(detector, judged))
+        scales.append(_map_scale(detector, judged))
         if noted is not None:
             noted(detector, judged)
 
@@ -162,13 +184,14 @@ def judged_in_turn(
     peaks: NDArray[np.float64] | None = np.empty(len(judged))
     with progress(title, parts, shown) as advance:
         for part in range(parts):
-            detector = deepcopy(unfitted)
+            detector = deepcopy(unfitted, {id(one): one for one in map(unfitted.get_submodule, unfitted.frozen)})
             fitted_on = Rows(images.pixels, images.index[(part_of != part) & learnt])
-            detector.fit_rows(fitted_on, None, training, further=further)
+            if len(fitted_on) or not further:
+                detector.fit_rows(fitted_on, None, training, further=further)
             detector = detector if finished is None else finished(detector, fitted_on)
             here = np.flatnonzero(part_of[judged] == part)
             rows = Rows(images.pixels, images.index[judged[here]])
-            scores[here], _, highest = observed(detector, None, rows)
+            scores[here], highest = _judged(detector, rows)
             if noted is not None:
                 noted(detector, rows)
             if highest is None or peaks is None:
@@ -177,3 +200,37 @@ def judged_in_turn(
                 peaks[here] = highest
             advance(1, "")
     return scores, peaks
+
+
+def _judged(detector: Detector, images: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Return scores (n,) of images, and their peaks."""
+    if not _looks_once(detector, images):
+        scores, _, peaks = observed(detector, None, images)
+        return scores, peaks
+    found = [(maps.flatten(1).amax(1), scores) for maps, scores in _seen_again(detector, images)]
+    highest, instances = (torch.cat(parts).double().cpu().numpy() for parts in zip(*found, strict=True))
+    return instances, highest if detector.locates else None
+
+
+def _map_scale(detector: Detector, images: Rows) -> tuple[float, float]:
+    """Return what `map_scale` does."""
+    if not _looks_once(detector, images):
+        return map_scale(detector, images)
+    region = detector.preprocessing.region
+    counted = slice(None) if region is None else torch.from_numpy(np.flatnonzero(region))
+    maps = [maps.flatten(2)[..., counted].flatten() for maps, _ in _seen_again(detector, images)]
+    return scale_of(torch.cat(maps).cpu().numpy())
+
+
+def _looks_once(detector: Detector, images: Rows) -> TypeGuard[Features]:
+    """Return whether a detector keeps what its network saw in images."""
+    return isinstance(detector, Features) and detector.looked is not None and detector.looked.holds(images)
+
+
+def _seen_again(detector: Features, images: Rows) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield maps of scores (n, *shape) and scores (n,) of images by what the network saw, as `measure_and_pool`."""
+    score, inside = detector.options.score, detector.inside(torch.empty(0))
+    for seen in detector.seen_in(images):
+        with evaluating(detector):
+            found = pooled(detector.measured(seen, score), score, PoolingOptions(), inside)
+        yield found

@@ -24,6 +24,7 @@ from recondite.distributed import rank_and_size
 from recondite.errors import InputError
 from recondite.perturbations.defects import DEFECTS, defective
 from recondite.progress import counted
+from recondite.screen.ridge_head import settle, told
 from recondite.screen.words import gain_in_words
 from recondite.statistics.axes import principal_axes
 from recondite.statistics.metrics import auroc
@@ -32,7 +33,7 @@ FEWEST_DEFECTS, MOST_DEFECTS, FEWEST_GOOD = 3, 50, 20
 _MOST_GOOD, _FOLDS = 300, 5
 _PASTED_EACH, _SOFT_EDGE = 4, 1.0
 _LARGEST_MEMORY, _AT_ONCE = 1 << 28, 32
-_PENALTY, _MADE_UP_SHARE, _MOST_LOST = 0.003, 0.3, 0.01
+_DEALS, _MOST_LOST, _NOTHING_LEFT, _ERRORS = 5, 0.01, 0.999, 0.5
 _SMALLEST_VARIANCE, _SMALLEST_SPREAD = 0.01, 1e-9
 
 Floats = NDArray[np.float64]
@@ -252,14 +253,14 @@ class Lesson:
         """Return a head that has learnt from everything, or from these of the good images (N,) alone."""
         chosen = np.ones(len(self.rows), dtype=bool) if good is None else good
         head = self._whitening(chosen)
-        _settle(head, *self._oddest(head, chosen))
+        settle(head, *self._oddest(head, chosen))
         return head
 
-    def gain(self) -> tuple[dict[str, Any], Floats]:
-        """Return AUROCs [without a head, with one], cross-validated: of "known" defects, and of made-up ones "unseen".
+    def gain(self) -> "Gain":
+        """Return what a head is worth, cross-validated.
 
-        The second value are the scores of the good images with such heads (N,). Units of good images and of defects are
-        judged by heads that have learnt from others, made-up defects by heads that have not met their kind.
+        Units of good images and of defects are judged by heads that have learnt from others, made-up defects by heads
+        that have not met their kind; five times, each with another deal into parts.
 
         Raises:
             InputError: the defects are of fewer than three units.
@@ -269,26 +270,34 @@ class Lesson:
             raise InputError(
                 f"the images of known defects are near-copies of {count}: give at least {FEWEST_DEFECTS} that differ"
             )
-        folds, draws = min(_FOLDS, count), np.random.default_rng(0)
-        of_good = draws.permutation(self.good_units.max() + 1)[self.good_units] % folds
-        of_made_up = np.arange(len(of_good)) % len(DEFECTS) % folds
-        of_defects = draws.permutation(count)[self.defect_units] % folds
+        before = [part.scores for part in (self.good, self.made_up, self.defects)]
         every = np.ones(len(self.rows), dtype=bool)
         head = self._whitening(every)
-        before = [part.scores for part in (self.good, self.made_up, self.defects)]
-        oddest, after = self._oddest(head, every), [scores.copy() for scores in before]
-        where = (of_good, of_made_up, of_defects)
-        for fold in range(folds):
-            _settle(head, *(found[of != fold] for found, of in zip(oddest, where, strict=True)))
-            for scores, found, of in zip(after, oddest, where, strict=True):
-                value = head.sharpened(torch.from_numpy(scores[of == fold]), torch.from_numpy(found[of == fold]))
-                scores[of == fold] = value.numpy()
-        pairs = list(zip(before, after, strict=True))
-        facts = {
-            "known": [auroc(good, bad[self.real]) for good, bad in zip(pairs[0], pairs[2], strict=True)],
-            "unseen": [auroc(good, bad) for good, bad in zip(pairs[0], pairs[1], strict=True)],
-        }
-        return facts, after[0]
+        oddest = self._oddest(head, every)
+        folds, known, unseen, surely, errors = min(_FOLDS, count), [], [], [], before[0]
+        for deal in range(_DEALS):
+            draws = np.random.default_rng(deal)
+            kinds = draws.permutation(len(DEFECTS))[np.arange(len(before[1])) % len(DEFECTS)] % folds
+            of_good = draws.permutation(self.good_units.max() + 1)[self.good_units] % folds
+            where = (of_good, kinds, draws.permutation(count)[self.defect_units] % folds)
+            after = [scores.copy() for scores in before]
+            for fold in range(folds):
+                settle(head, *(some[of != fold] for some, of in zip(oddest, where, strict=True)))
+                for scores, some, of in zip(after, oddest, where, strict=True):
+                    here = of == fold
+                    value = head.sharpened(torch.from_numpy(scores[here]), torch.from_numpy(some[here]))
+                    scores[here] = value.numpy()
+            errors = after[0]
+            known.append(auroc(after[0], after[2][self.real]))
+            unseen.append(auroc(after[0], after[1]))
+            surely.append(told(after[0], after[2][self.real]))
+        good, made_up, defects = before[0], before[1], before[2][self.real]
+        return Gain(
+            known=(auroc(good, defects), float(np.mean(known))),
+            unseen=(auroc(good, made_up), float(np.mean(unseen))),
+            told=(told(good, defects), np.mean(surely, axis=0)),
+            errors=errors,
+        )
 
     def _whitening(self, chosen: NDArray[np.bool_]) -> DefectHead:
         """Return a head that measures places from their means among good images, and knows no defect."""
@@ -319,6 +328,28 @@ class Lesson:
         count = int(chosen.sum())
         good = found(self.good, chosen) * (count / (count - 1))
         return good, found(self.made_up, chosen), found(self.defects, np.ones(len(self.real), dtype=bool))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a head is worth, cross-validated: without it, and with it on average over several deals.
+
+    Args:
+        known: AUROCs of the known defects.
+        unseen: AUROCs of made-up defects of kinds that the head has not met.
+        told: how surely each known defect is told (n,); see `recondite.screen.ridge_head.told`.
+        errors: float64 (N,), the scores of the good images with such heads, in one deal.
+    """
+
+    known: tuple[float, float]
+    unseen: tuple[float, float]
+    told: tuple[Floats, Floats]
+    errors: Floats
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        surely = [float(part.mean()) for part in self.told]
+        return {"known": list(self.known), "unseen": list(self.unseen), "told": surely}
 
 
 @dataclass(frozen=True)
@@ -356,25 +387,27 @@ def taught(detector: Detector, good: Rows, keys: NDArray[np.void], known: KnownD
     assert isinstance(detector, Features)
     bare = detector.with_head(None)
     lesson = Lesson.of(bare, good, keys, known, seed)
-    gain, errors = checked_gain(lesson)
-    facts = {"images": len(known.images), "masks": len(known.masks), **gain}
-    return Taught(bare.with_head(lesson.head()), lesson, errors, facts)
+    gain = checked_gain(lesson)
+    facts = {"images": len(known.images), "masks": len(known.masks), **gain.to_json()}
+    return Taught(bare.with_head(lesson.head()), lesson, gain.errors, facts)
 
 
-def checked_gain(lesson: Lesson) -> tuple[dict[str, Any], Floats]:
-    """Return what `Lesson.gain` does.
+def checked_gain(lesson: Lesson) -> Gain:
+    """Return what `Lesson.gain` does, if known defects are told more surely by more than half a standard error of that.
 
     Raises:
         UnhelpfulError, InputError: as `taught`.
     """
-    gain, errors = lesson.gain()
-    (before, after), (others_before, others_after) = gain["known"], gain["unseen"]
-    if before >= 1:
+    gain = lesson.gain()
+    before, after = gain.told
+    if before.mean() >= _NOTHING_LEFT:
         raise UnhelpfulError("the screen tells these defects from all good images already: there is nothing to learn")
-    if after <= before or others_after < others_before - _MOST_LOST:
-        said = gain_in_words({"images": int(lesson.real.sum()), **gain})
+    more = after - before
+    by_chance = more.mean() <= _ERRORS * more.std(ddof=1) / math.sqrt(len(more))
+    if by_chance or gain.known[1] < gain.known[0] or gain.unseen[1] < gain.unseen[0] - _MOST_LOST:
+        said = gain_in_words({"images": len(more), **gain.to_json()})
         raise UnhelpfulError(f"a head does not help: {said}. Give more images of these defects, or masks of them")
-    return gain, errors
+    return gain
 
 
 def _changed(
@@ -392,39 +425,4 @@ def _soft(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     from scipy.ndimage import gaussian_filter
 
     found: NDArray[np.float32] = gaussian_filter(mask.astype(np.float32), _SOFT_EDGE)
-    return found
-
-
-def _settle(head: DefectHead, good: Floats, made_up: Floats, defects: Floats) -> None:
-    """Let a head tell good images from defects by the oddest places (n, G) of each: ridge regression.
-
-    Good images weigh as much as all defects, made-up ones 30 % of these. Its values are put on the scale of good images
-    by heads that have not learnt from them.
-    """
-    middle, spread = good.mean(axis=0), good.std(axis=0) + _SMALLEST_SPREAD
-    scale = spread * np.sqrt(good.shape[1])
-    rows = (np.concatenate([good, made_up, defects]) - middle) / scale
-    sizes = np.array([len(good), len(made_up), len(defects)])
-    is_defect = np.repeat([0.0, 1.0, 1.0], sizes)
-    weights = np.repeat(np.array([0.5, 0.5 * _MADE_UP_SHARE, 0.5 * (1 - _MADE_UP_SHARE)]) / sizes, sizes)
-    fold = np.random.default_rng(0).permutation(len(rows)) % _FOLDS
-    unseen = np.empty(len(rows))
-    for number in range(_FOLDS):
-        learnt = fold != number
-        unseen[~learnt] = rows[~learnt] @ _ridge(rows[learnt], is_defect[learnt], weights[learnt])
-    own = unseen[: len(good)]
-    deviation = max(own.std(), _SMALLEST_SPREAD)
-    head.middle.copy_(torch.from_numpy(middle))
-    head.weight.copy_(torch.from_numpy(_ridge(rows, is_defect, weights) / (scale * deviation)))
-    head.offset.fill_(own.mean() / deviation)
-
-
-def _ridge(rows: Floats, targets: Floats, weights: Floats) -> Floats:
-    """Return the direction (S,) of a weighted ridge regression."""
-    weights = weights / weights.sum()
-    roots = np.sqrt(weights)
-    centred = roots[:, None] * (rows - weights @ rows)
-    found: Floats = np.linalg.solve(  # type: ignore[assignment]
-        centred.T @ centred + _PENALTY * np.eye(rows.shape[1]), centred.T @ (roots * (targets - weights @ targets))
-    )
     return found

@@ -125,8 +125,9 @@ class Screen:
     def false_alarm_interval(self) -> tuple[float, float]:
         """The 95 % interval of the true false-alarm rate (of the smallest group, where there are groups)."""
         group = min(self.calibrator.sizes, key=self.calibrator.sizes.__getitem__)
-        left_out = self.facts.get("calibration", {}).get(LEFT_OUT, {}).get(group or "", 0)
-        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, group, left_out=left_out)
+        facts = self.facts.get("calibration", {})
+        others = (facts.get(LEFT_OUT, {}).get(group or "", 0), bool(facts.get("left_out_in_parts")))
+        return self.calibrator.interval(self.alpha, self.confidence, self.guarantee, group, 0.95, *others)
 
     @property
     def map_scale(self) -> tuple[float, float]:
@@ -334,8 +335,7 @@ class Screen:
                     errors[index] = f"no calibration for group {names[index]!r}; there are: {sorted(map(str, known))}"
             valid = np.array([index for index in valid if names[index] in known], dtype=np.intp)
             groups = [names[index] for index in valid]
-        p_value = np.full(len(scores), np.nan)
-        flags = np.ones(len(scores), dtype=bool)
+        p_value, flags = np.full(len(scores), np.nan), np.ones(len(scores), dtype=bool)
         values = scores.instance_score[valid]
         p_value[valid] = self.calibrator.p_value(values, groups, self.confidence, self.guarantee)
         flags[valid] = self.calibrator.is_outlier(values, self.alpha, groups, self.confidence, self.guarantee)
@@ -413,9 +413,7 @@ class Screen:
             with own_settings():
                 self.detector.to(device)
         except (RuntimeError, AssertionError) as error:
-            raise InputError(
-                f"expected a device that this machine has, such as cpu; got {device!r}: {error}"
-            ) from error
+            raise InputError(f"expected a device that this machine has; got {device!r}: {error}") from error
         return self
 
 

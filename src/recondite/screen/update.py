@@ -1,6 +1,7 @@
 """A screen that takes in further normal images: what was learnt stays, calibration is made anew or extended."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +24,13 @@ from recondite.perturbations.defects import DEFECTS, defective
 from recondite.progress import counted
 from recondite.screen.calibrate import S, calibrated, map_scale
 from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer
-from recondite.screen.few_images import MOST_IMAGES, are_few, scores_left_out
+from recondite.screen.few_images import MOST_IMAGES, LeftOut, are_few, scores_left_out
 from recondite.screen.known import Known
 from recondite.screen.screen_like import ScreenLike
 from recondite.screen.separate import Sets, all_for_everything, how_many, may_calibrate, separate_sets
 from recondite.screen.words import ERROR
-from recondite.statistics.calibration import Calibrator
+from recondite.statistics.calibration import Calibrator, smallest_alpha
+from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.metrics import auroc
 from recondite.torch_state import own_settings
 
@@ -62,8 +64,10 @@ def updated_screen(
     calibrates, and what is in sums is not added again.
 
     The scores that calibrated are of the detector before and go. Some of the new images calibrate, as in
-    `recondite.fit`; the images that calibrated before may be given again, alone or among others. `facts["update"]`
-    says what has changed, `facts["version"]` how often.
+    `recondite.fit`; the images that calibrated before may be given again, alone or among others. A screen of few images
+    that gets all of them again is fitted anew, each left out in turn; where it gets new ones alone, and too few for
+    alpha, the scores of the old ones stay beside theirs. `facts["update"]` says what has changed, `facts["version"]`
+    how often.
 
     Args:
         images: further normal images, anything that `open_images` opens.
@@ -116,17 +120,24 @@ def updated_screen(
     fresh, learnable = may_calibrate(spooled, screen.detector, learnt, group_by, keys)
     if not learnable.any():
         raise InputError(f"the screen has learnt from all of these {counted(len(spooled), 'image')} already")
+    new, promised = fresh, (screen.alpha, screen.confidence, screen.guarantee)
     if isinstance(calibration, float | int) and not sampled:
         _check_alike(screen, spooled, _one_of_each_fresh(spooled, keys, fresh, options.seed))
+    anew = _can_be_fitted_anew(screen, spooled)
+    if anew:
+        fresh = learnable = np.full(len(spooled), True)
+    kept = None if anew else _left_out_before(screen, len(np.unique(keys[fresh])))
+    before = 0 if kept is None else len(kept.scores)
     few = (
         screen.calibrator.groups is None
         and len(shares) == len(held_out)
         and len(spooled) <= MOST_IMAGES
         and judged_by == ERROR
-        and are_few(len(np.unique(keys[fresh])), shares[0], screen.alpha, screen.confidence, screen.guarantee)
+        and are_few(len(np.unique(keys[fresh])), shares[0], *promised, before)
     )
+    kept = kept if few else None
     if few:
-        sets = all_for_everything(spooled, keys, options.seed, fresh, learnable, learnt)
+        sets = all_for_everything(spooled, keys, options.seed, fresh, learnable, None if anew else learnt)
     else:
         sets = separate_sets(
             *(spooled, screen.detector, held_out, opened.masks, group_by, (), options.seed, progress, learnt)
@@ -137,36 +148,72 @@ def updated_screen(
             f"fewer: give more, a larger share, other images as evidence, or score='error' (--score error)"
         )
     groups = tuple(sets.calibration_labels) if screen.calibrator.groups is not None else None
-    to_be = Calibrator(np.zeros(len(sets.calibration)), groups)
+    to_be = Calibrator(np.zeros(len(sets.calibration) + (0 if kept is None else len(kept.scores))), groups)
     for group in to_be.sizes:
         try:
-            to_be.threshold(screen.alpha, screen.confidence, screen.guarantee, group)
+            to_be.threshold(*promised, group)
         except InputError as error:
-            raise InputError(f"{error}. In all there are {how_many(spooled, sets.units)}, new or not") from error
+            raise InputError(
+                f"{error}. In all there are {how_many(spooled, sets.units)}, new or not. Those that calibrated before "
+                "count again when they are given too; or learn nothing and add these to them (--only-calibrate)"
+            ) from error
 
-    compared = Compared(screen)
+    compared = Compared(screen, new)
     left_out = None
-    if few:
-        left_out = scores_left_out(
-            *(screen.detector, spooled, keys, options, progress), fresh, learnable, True, compared.note_left_out
-        )
     detector = deepcopy(screen.detector)
     # A checkpoint knows its images and options, but not which weights it began with.
     folder = None if run_folder is None else Path(run_folder) / screen.fingerprint()[:_DIGITS]
-    detector.fit_rows(sets.images, sets.validation, options, folder, resume, progress, further=True)
+    with detector.looking_once(spooled.rows(), progress) if few else nullcontext():
+        if few:
+            left_out = scores_left_out(
+                *(detector, spooled, keys, options, progress, fresh, learnable, not anew, compared.note_left_out)
+            )
+            left_out = left_out if kept is None else left_out.joined(kept)
+        detector.fit_rows(sets.images, sets.validation, options, folder, resume, progress, further=not anew)
     learnt_evidence = _evidence(screen, detector, sets, progress)
     scale = map_scale(detector, sets.calibration) if left_out is None else left_out.map_scale
-    facts = {**_facts(screen, sets, options), "map_scale": scale}
+    facts = {**_facts(screen, sets, options, anew), "map_scale": scale}
     facts["calibration"]["sampled"] = sampled
     if left_out is not None:
-        facts["calibration"]["left_out_in_parts"] = left_out.parts
+        facts["calibration"] |= {"left_out_in_parts": left_out.parts, "images": len(left_out.scores)}
+        if kept is not None:
+            old = screen.facts["calibration"]
+            facts["calibration"] |= {"kept": len(kept.scores), **{name: old[name] for name in {LEFT_OUT} & old.keys()}}
         found = {"calibrator": Calibrator(left_out.scores), "peaks": left_out.peaks, "observations": {}, "facts": facts}
     else:
         found = calibrated(detector, learnt_evidence, judged_by, sets.calibration, groups, facts, progress)
     after = _replaced(screen, detector=detector, score=judged_by, evidence=learnt_evidence, known=sets.known, **found)
     if left_out is None:
         compared.note(after, sets.calibration)
-    return _with_changes(screen, after, compared, len(sets.images), int((~fresh).sum()))
+    learnt_now, known = (int(new.sum()), 0) if anew else (len(sets.images), int((~new).sum()))
+    return _with_changes(screen, after, compared, learnt_now, known)
+
+
+def _can_be_fitted_anew(screen: ScreenLike, spooled: Spool) -> bool:
+    """Return whether a screen of few images gets all of them again, so that each can be left out of all in turn.
+
+    Trained networks and heads of known defects have seen them and do not forget; suspects were left out for good.
+    """
+    if not _is_of_few(screen) or screen.known is None or screen.detector.trains_by_steps:
+        return False
+    learnt = screen.known.learnt_alone().hashes
+    plain = not {"known_defects", "contamination"} & screen.facts.keys()
+    return plain and bool(np.isin(learnt, spooled.hashes).all())
+
+
+def _left_out_before(screen: ScreenLike, count: int) -> LeftOut | None:
+    """Return what calibrated a screen of few images where so many new ones alone are too few for its alpha."""
+    smallest = smallest_alpha(count, screen.confidence, screen.guarantee) if count else None
+    if not _is_of_few(screen) or (smallest is not None and smallest <= screen.alpha):
+        return None
+    own = screen.calibrator.scores
+    parts = int(screen.facts["calibration"]["left_out_in_parts"])
+    return LeftOut(np.empty(0, dtype=np.intp), own, screen.peaks, parts, screen.map_scale)
+
+
+def _is_of_few(screen: ScreenLike) -> bool:
+    calibration = screen.facts.get("calibration", {})
+    return bool(calibration.get("left_out_in_parts")) and not calibration.get("no_promise")
 
 
 @dataclass
@@ -175,11 +222,13 @@ class Compared:
 
     Args:
         before: the screen.
+        new: which of the images (N,) it has not met.
         good: (before, after) scores of the good images.
         defective: (before, after) scores of those images with a made-up defect each.
     """
 
     before: ScreenLike
+    new: NDArray[np.bool_]
     good: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=list)
     defective: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=list)
 
@@ -202,7 +251,8 @@ class Compared:
 
     def note_left_out(self, detector: Detector, rows: Rows) -> None:
         """Do so with the detector of one part, which has learnt from none of these images."""
-        if sum(len(before) for before, _ in self.good) < _COMPARED:
+        rows = Rows(rows.pixels, rows.index[self.new[rows.index]])
+        if len(rows) and sum(len(before) for before, _ in self.good) < _COMPARED:
             self.note(detector, rows)
 
     def to_json(self, after: ScreenLike) -> dict[str, Any]:
@@ -302,7 +352,7 @@ def _extended(
     }
     found["known"] = Known.of([(spooled, rows, False)], screen.known)
     after = _replaced(screen, **found)
-    compared = Compared(screen)
+    compared = Compared(screen, fresh)
     compared.note(after, chosen)
     return _with_changes(screen, after, compared, 0, int((~fresh).sum()))
 
@@ -319,8 +369,8 @@ def _evidence(screen: ScreenLike, detector: Detector, sets: Sets, progress: bool
     return fit_evidence(detector, observer, sets.evidence, before.classifier_share, progress)
 
 
-def _facts(screen: ScreenLike, sets: Sets, options: TrainingOptions) -> dict[str, Any]:
-    before = screen.facts.get("images", {}).get("images", 0)
+def _facts(screen: ScreenLike, sets: Sets, options: TrainingOptions, anew: bool) -> dict[str, Any]:
+    before = 0 if anew else screen.facts.get("images", {}).get("images", 0)
     known = sets.known
     return {
         **screen.facts,

@@ -42,7 +42,8 @@ def units_in_words(units: Mapping[str, int]) -> str:
 def gain_in_words(facts: Mapping[str, Any]) -> str:
     """Say what known defects are worth, from the facts of `Taught`."""
     (before, after), (others_before, others_after) = facts["known"], facts["unseen"]
+    with_margin = "" if "told" not in facts else " ({:.3f} -> {:.3f} with a margin)".format(*facts["told"])
     return (
-        f"AUROC of defects like the {counted(facts['images'], 'known one')} {before:.3f} -> {after:.3f}, of made-up "
-        f"defects of unseen kinds {others_before:.3f} -> {others_after:.3f} (cross-validated)"
+        f"AUROC of defects like the {counted(facts['images'], 'known one')} {before:.3f} -> {after:.3f}{with_margin}, "
+        f"of made-up defects of unseen kinds {others_before:.3f} -> {others_after:.3f} (cross-validated)"
     )

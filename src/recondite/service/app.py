@@ -28,13 +28,13 @@ from recondite.service.engine.store import Event, Store
 from recondite.service.errors import Failed, Refused, Unavailable, Unusable
 from recondite.service.log import LOG
 from recondite.service.metrics import Counters
-from recondite.service.routes.fast_path import FastPath
+from recondite.service.routes.fast_path import FastPath, Shortcut, no_options, reader_of
 from recondite.service.routes.jobs import JOBS, jobs
 from recondite.service.routes.middleware import FAILED, RequestGate, Tokens, problem, refusal_of
 from recondite.service.routes.paths import Paths, of_page
 from recondite.service.routes.state import Service
 from recondite.service.routes.v1 import Options, answer_predict, api
-from recondite.service.routes.v2 import v2
+from recondite.service.routes.v2 import answer_infer, v2
 from recondite.service.settings import Settings
 from recondite.service.shared_metrics import SharedMetrics
 from recondite.service.sharing import Worker, path_of_first
@@ -82,9 +82,12 @@ def create_app(settings: Settings, worker: Worker | None = None) -> FastAPI:
     app.include_router(api)
     app.include_router(v2)
     app.include_router(jobs)
-    fast_path = FastPath(app.behind, options=Options, predict=answer_predict, refuse=_refused)
+    shortcuts = [
+        Shortcut("/v1/screens", "predict", reader_of(Options), answer_predict),
+        Shortcut("/v2/models", "infer", no_options, answer_infer),
+    ]
     app.front = RequestGate(
-        fast_path,
+        FastPath(app.behind, shortcuts, _refused),
         tokens=tokens,
         counters=counters,
         limits=settings.limits,

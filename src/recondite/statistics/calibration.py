@@ -20,6 +20,11 @@ Guarantee = Literal["exact", "simes", "dkwm", "monte-carlo"]
 """What a chosen confidence means: the false-alarm rate holds for this very calibration set, "exact" at one alpha fixed
 beforehand, the others at every alpha at once. Without a confidence it holds on average over calibration sets."""
 
+LEFT_OUT_WORTH = 0.5
+"""What the score of an image that was left out in turn is worth in an interval, beside an independent one. Found on
+`pca` of 8 to 48 digits: true rates of 150 fits each vary 1.3 to 1.6 times as much as with independent scores, and more
+often lie near 0."""
+
 _MONTE_CARLO_DRAWS = 1000
 _LARGEST_DENOMINATOR = 10**6
 _EVERYTHING = None
@@ -127,11 +132,14 @@ class Calibrator:
         group: str | None = _EVERYTHING,
         level: float = 0.95,
         left_out: int = 0,
+        in_turn: bool = False,
     ) -> tuple[float, float]:
         """Return the central interval of the true false-alarm rate over calibration sets of this size.
 
         The rate follows Beta(l, n + 1 - l), where l calibration images may score as high as the flagged ones. If images
         of still higher scores were left out, the interval reaches from where all of them are bad to where none is.
+        Scores of images that were left out in turn tell less, w = `LEFT_OUT_WORTH`: the law is then
+        Beta(w l, w (n + 1 - l)), of the same mean and about 1 / w the variance.
         Source: Bates et al. 2023, section 1; Vovk 2012.
         """
         from scipy.stats import beta
@@ -139,8 +147,9 @@ class Calibrator:
         n = len(self._scores_of(group))
         allowed = self._allowed(group, alpha, confidence, guarantee)
         tail = (1 - level) / 2
-        low = beta.ppf(tail, allowed, n + 1 - allowed)
-        high = beta.ppf(1 - tail, allowed + left_out, n + 1 - allowed)
+        worth = LEFT_OUT_WORTH if in_turn else 1.0
+        low = beta.ppf(tail, worth * allowed, worth * (n + 1 - allowed))
+        high = beta.ppf(1 - tail, worth * (allowed + left_out), worth * (n + 1 - allowed))
         return float(low), float(high)
 
     def rate_with(

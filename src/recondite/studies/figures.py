@@ -29,7 +29,7 @@ _CLASS_MARKS = "os^Dv<>ph"
 def plot_against_mask_size(
     sizes: ArrayLike, scores: ArrayLike, ax: Axes | None = None, *, ylabel: str = "mean score", title: str = ""
 ) -> Axes:
-    """Draw a thin line for each image, and the mean with a band that holds the middle 80 % of images.
+    """Draw a thin line for each image, and the median with a band that holds the middle 80 % of images.
 
     Args:
         sizes: (M,) sides of the masks in pixels.
@@ -46,8 +46,8 @@ def plot_against_mask_size(
     if len(good):
         low, high = np.quantile(good, [0.1, 0.9], axis=0)
         ax.fill_between(x, low, high, color=SKY, alpha=0.5, lw=0, label="middle 80 % of images", zorder=3)
-        mean = f"mean of {len(good):,} images"
-        ax.plot(x, good.mean(axis=0), color=BLUE, marker="o", markersize=4, label=mean, zorder=4)
+        median = f"median of {len(good):,} images"
+        ax.plot(x, np.median(good, axis=0), color=BLUE, marker="o", markersize=4, label=median, zorder=4)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _named(ax, "side of the mask (pixels)", ylabel, title)
 

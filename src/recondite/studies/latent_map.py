@@ -15,8 +15,10 @@ from recondite.data.images import Floats
 from recondite.data.pictures import colours
 from recondite.detectors import Detector
 from recondite.errors import ArtifactError, InputError
+from recondite.progress import counted
 from recondite.progress import progress as show
 from recondite.reports.page import TablePage
+from recondite.reports.words import made_from
 from recondite.screen.screen import Screen
 from recondite.screen.thresholds import detector_fingerprint
 from recondite.statistics.embedding import FEWEST, Map, make_map
@@ -129,7 +131,7 @@ def latent_map_study(
     shown = _pictures(pixels, found.map.points) if thumbnails else {}
     placed = None if new is None else _place(screen, found, new, new_count, seed, progress)
     words = f"drawn by t-SNE ({found.map.method}), begun from principal components, in {seconds:.1f} s."
-    return _write(found, placed, output, words, bad, shown, unfinished)
+    return _write(found, placed, output, words, made_from(screen, images), bad, shown, unfinished)
 
 
 def placing_study(
@@ -166,7 +168,8 @@ def placing_study(
     if thumbnails:
         pictures = _pictures(placed.pixels, placed.points)
         shown = {len(found.ids) + index: picture for index, picture in pictures.items()}
-    return _write(found, placed, output, f"a map by t-SNE ({found.map.method}) drawn before.", [], shown, None)
+    words = f"a map by t-SNE ({found.map.method}) drawn before."
+    return _write(found, placed, output, words, made_from(screen, images), [], shown, None)
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,7 @@ def _write(
     placed: _Placed | None,
     output: Path,
     words: str,
+    made: Sequence[tuple[str, str]],
     bad: Sequence[tuple[str, str]],
     shown: dict[int, Any],
     unfinished: Unfinished | None,
@@ -209,6 +213,9 @@ def _write(
         lead=f"{len(found.ids):,} images, {found.map.vectors.shape[1]} numbers each, {words}{unreadable(bad)}",
         columns=["label", "images"],
         rows=[[name or "(none)", f"{list(found.labels).count(name):,}"] for name in sorted(set(found.labels))],
+        conclusion=f"{counted(len(set(found.labels)), 'label')} on the map; the largest has "
+        f"{max(map(list(found.labels).count, set(found.labels))):,} images.",
+        made=made,
         note="Neighbours on the map are neighbours in the latent space; distances between far groups mean little.",
     )
     write_study(output, page, rows, {"latent-map": figure}, unfinished=unfinished)

@@ -1,6 +1,6 @@
 """Mask studies: score against mask size, top-percent pooling, and one image as under a microscope."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from recondite.perturbations import MaskKind, masked
 from recondite.progress import counted
 from recondite.reports.image_figures import plot_feature_scores
 from recondite.reports.page import TablePage
+from recondite.reports.words import made_from
 from recondite.screen.screen import Screen
 from recondite.screen.words import ERROR
 from recondite.statistics.error_maps import instance_scores
@@ -57,8 +58,8 @@ def mask_size_study(
         progress: show progress on standard error.
 
     Returns:
-        One row a size: "size", "mean" (over images and masks), "low" and "high" (the middle 80 % of images), "flagged"
-        (share of masked images above the threshold at the screen's alpha), "images", "masks".
+        One row a size: "size", "mean" (over images and masks), "median" (of images), "low" and "high" (the middle 80 %
+        of images), "flagged" (share of masked images above the threshold at the screen's alpha), "images", "masks".
 
     Raises:
         InputError: sizes beyond the images, or no readable images.
@@ -75,8 +76,8 @@ def mask_size_study(
     rows, every = [], []
     for (size, copies), values, above in zip(steps, by_size, flags, strict=True):
         each = values.mean(axis=1)
-        low, high = np.quantile(each, [0.1, 0.9])
-        row = {"size": size, "mean": float(each.mean()), "low": float(low), "high": float(high)}
+        low, middle, high = map(float, np.quantile(each, [0.1, 0.5, 0.9]))
+        row = {"size": size, "mean": float(each.mean()), "median": middle, "low": low, "high": high}
         rows.append({**row, "flagged": float(above.mean()), "images": len(pixels), "masks": copies})
         every += [
             {"id": name, "size": size, "mean": float(one.mean()), "std": float(one.std())}
@@ -99,11 +100,13 @@ def mask_size_study(
         lead=f"{counted(len(pixels), 'image')}, {masks} square masks of each size ({what}{', added' if add else ''}) "
         f"at random places; score {score!r} of a screen ({screen.detector.name}). {counted(len(found), 'image')} made "
         f"and scored in {unfinished.seconds:.1f} s.{unreadable(bad)}",
-        columns=["side", "mean score", "middle 80 % of images", "flagged"],
+        columns=["side", "median score", "middle 80 % of images", "flagged"],
         rows=[
-            [str(r["size"]), f"{r['mean']:.5g}", f"{r['low']:.5g} to {r['high']:.5g}", f"{r['flagged']:.3f}"]
+            [str(r["size"]), f"{r['median']:.5g}", f"{r['low']:.5g} to {r['high']:.5g}", f"{r['flagged']:.3f}"]
             for r in rows
         ],
+        conclusion=_half_flagged(rows),
+        made=[*made_from(judge, images), ("masks", f"{masks} {what}"), ("seed", str(seed))],
         note=f"Size 0 is the image without a mask. Flagged: above the threshold for alpha {judge.alpha:g}.",
     )
     write_study(output, page, rows, figures, {"images": every}, unfinished)
@@ -173,6 +176,8 @@ def feature_share_study(
         f"scored.{unreadable(bad)}",
         columns=["side", *labels],
         rows=[[str(size), *(f"{value:.5g}" for value in line)] for size, line in zip(sides, means, strict=True)],
+        conclusion=_steepest(labels, means),
+        made=[*made_from(screen, images), ("masks", f"{masks} {kind}"), ("seed", str(seed))],
         note="A small mask is diluted in the mean of all values; the mean of the worst sees it.",
     )
     write_study(output, page, rows, figures, unfinished=unfinished)
@@ -247,9 +252,30 @@ def microscope_study(
         columns=["side", "mean score", "lowest", "highest"],
         rows=[[str(r["size"]), *(f"{r[name]:.5g}" for name in ("mean", "lowest", "highest"))] for r in rows],
         note="The score is the error of the detector.",
+        conclusion=f"The mean score goes from {rows[0]['mean']:.4g} at side {rows[0]['size']} to "
+        f"{rows[-1]['mean']:.4g} at side {rows[-1]['size']}.",
+        made=[*made_from(screen, image), ("masks", f"{masks} {kind}"), ("seed", str(seed))],
     )
     write_study(output, page, rows, figures, unfinished=unfinished)
     return rows
+
+
+_HALF = 0.5
+
+
+def _half_flagged(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say how large a mask has to be for half of the images to be flagged."""
+    enough = [row["size"] for row in rows if row["flagged"] >= _HALF]
+    if not enough:
+        return f"No mask up to {rows[-1]['size']} pixels a side has half of the images flagged."
+    return f"Half of the images and more are flagged from masks of {min(enough)} pixels a side on."
+
+
+def _steepest(labels: Sequence[str], means: Floats) -> str:
+    """Say which mean of the worst values rises most, from the smallest mask to the largest: means (sizes, labels)."""
+    rises = means[-1] / means[0]
+    best = int(np.argmax(rises))
+    return f"{labels[best]} rises most, {rises[best]:.3g} times from the smallest mask to the largest."
 
 
 def _check_located(screen: Screen) -> None:

@@ -16,6 +16,7 @@ from recondite.progress import counted
 from recondite.reports.figures import plot_aurocs
 from recondite.reports.image_figures import plot_feature_scores
 from recondite.reports.page import TablePage
+from recondite.reports.words import made_from
 from recondite.screen.screen import Screen
 from recondite.screen.words import ERROR
 from recondite.statistics.localisation import per_region_overlap, pixel_auroc
@@ -95,6 +96,8 @@ def severity_study(
         rows=[
             [name, *(f"{row['auroc']:.3f} ({row['flagged']:.0%})" for row in own[1:])] for name, own in table.items()
         ],
+        conclusion=_told_best([(name, own[-1]["auroc"]) for name, own in table.items()], "at the highest severity"),
+        made=[*made_from(judge, images), ("score", score), ("seed", str(seed))],
         note=f"AUROC of corrupted images against the same images as they are; in brackets the share flagged at alpha "
         f"{judge.alpha:g}. Below a half, corrupted images score lower: blur makes them easier to rebuild.",
     )
@@ -172,12 +175,23 @@ def defects_study(
         f"a screen ({screen.detector.name}).{unreadable(bad)}",
         columns=["defect", *(name.replace("_", " ") for name in measures)],
         rows=[[row["defect"], *("" if row[name] is None else f"{row[name]:.3f}" for name in measures)] for row in rows],
+        conclusion=_told_best([(row["defect"], row["auroc"]) for row in rows], "of the defects"),
+        best=int(np.argmax([row["auroc"] for row in rows])),
+        made=[*made_from(screen, images), ("seed", str(seed))],
         note="AUROC tells images with the defect from the same ones without. Pixel AUROC and per-region overlap (up to "
         "a false-positive rate of .3) tell the defect's pixels from all others. Above: share of pixels on and beside "
         "defects that are higher than the threshold for single values.",
     )
     write_study(output, page, rows, figures, unfinished=unfinished)
     return rows
+
+
+def _told_best(aurocs: Sequence[tuple[str, float]], among: str) -> str:
+    """Say what is told best and what worst, by (name, AUROC)."""
+    (worst, low), *_, (best, high) = [*(ordered := sorted(aurocs, key=lambda one: one[1])), ordered[-1]]
+    if len(aurocs) == 1:
+        return f"{best} is told with an AUROC of {high:.3f}."
+    return f"Told best {among} is {best} (AUROC {high:.3f}), worst {worst} ({low:.3f})."
 
 
 def _pieces(pixels: Floats, made: Callable[[Floats, int], Floats]) -> list[Chunk]:

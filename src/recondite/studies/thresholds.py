@@ -13,6 +13,7 @@ from recondite.data.datasets import ImageSet, open_images
 from recondite.errors import InputError
 from recondite.reports.figures import plot_risk_coverage, plot_roc
 from recondite.reports.page import TablePage
+from recondite.reports.words import made_from
 from recondite.screen.screen import Screen
 from recondite.screen.sweep import journalled
 from recondite.screen.words import ERROR
@@ -123,6 +124,9 @@ def thresholds_study(
             ]
             for row in rows
         ],
+        conclusion=_kept(rows[0], judge.alpha),
+        best=0,
+        made=[*made_from(judge, images), ("score", score)],
         note="Only the conformal rule promises a rate: at most alpha on average over calibration sets, whatever the "
         "distribution. Mean + k std is right for a normal distribution, and losses have a long tail; losses of whole "
         "batches vary far less than those of single images.",
@@ -130,6 +134,16 @@ def thresholds_study(
     everything = normal if outlying is None else Verdicts.concatenate([normal, outlying])
     write_study(output, page, rows, figures, {"scores": list(everything.records())}, unfinished)
     return rows
+
+
+def _kept(row: Mapping[str, Any], alpha: float) -> str:
+    """Say whether the rule that promises a rate kept it, from its row."""
+    verdict = "within" if row["low"] <= alpha <= row["high"] else "below" if row["high"] < alpha else "above"
+    return (
+        f"The {row['rule']} rule flags {row['false_alarms']:.3g} of the fresh normal images where {alpha:g} was asked "
+        f"for: alpha is {'in' if verdict == 'within' else 'not in'} its 95 % interval, {row['low']:.3g} to "
+        f"{row['high']:.3g}."
+    )
 
 
 def _rule_of_batches(judge: Screen) -> dict[str, float]:

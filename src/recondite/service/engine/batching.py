@@ -116,9 +116,9 @@ class Line(Executor, Generic[J]):
         scoring the late ones by themselves would take as long.
         """
         until: float | None = None
+        there = sum(job.left for job in waiting if not job.gone)
         while True:
-            room = waiting[0].room if waiting else 1
-            missing = min(self._usual, room) - sum(job.left for job in waiting if not job.gone)
+            missing = min(self._usual, waiting[0].room if waiting else 1) - there
             if waiting and until is None:
                 until = time.monotonic() + min(self._seconds, _LONGEST_LINGER)
             left = None if until is None else until - time.monotonic()
@@ -138,7 +138,9 @@ class Line(Executor, Generic[J]):
                 if isinstance(item, _Call):
                     item.run()
                 else:
-                    waiting.extend(job for job in item if self._decoded(job))
+                    found = [job for job in item if self._decoded(job)]
+                    there += sum(job.left for job in found)
+                    waiting += found
 
     def _decoded(self, job: J) -> bool:
         while job.wanted and not job.prepared:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,6 +88,10 @@ class Draft:
         """Return file name -> bytes of the images of a kind."""
         return self.images if kind == IMAGES else self.defects
 
+    def next_number(self, kind: Kind) -> int:
+        """Return the number of the next image of a kind."""
+        return 1 + max((int(name.partition("-")[0]) for name in self.of(kind)), default=0)
+
     def image(self, name: str, kind: Kind = IMAGES) -> Path:
         """Return the file of an image.
 
@@ -116,8 +119,9 @@ class Draft:
             "state": self.state,
             "count": len(self.images),
             "bytes": self.size,
-            "images": list(islice(self.images, _MOST_SHOWN)),
-            "defects": list(self.defects),
+            "next": {kind: self.next_number(kind) for kind in _MOST},
+            "images": sorted(self.images)[:_MOST_SHOWN],
+            "defects": sorted(self.defects),
             "refused": self.refused,
             "refusals": self.refusals,
             "polygons": json.loads(polygons.read_text(encoding="utf-8")) if polygons.exists() else None,
@@ -177,8 +181,13 @@ class Drafts:
         self._drafts[draft.id] = draft
         return draft
 
-    async def add(self, draft: Draft, name: str, content: bytes, kind: Kind = IMAGES) -> None:
+    async def add(
+        self, draft: Draft, name: str, content: bytes, kind: Kind = IMAGES, number: int | None = None
+    ) -> None:
         """Add an image of a kind; one that cannot be used is refused, and the draft says why.
+
+        It is learnt from in the order of the numbers, which say where it stands among images that are sent together,
+        whichever of them comes first; by default it is the next.
 
         Raises:
             Busy: the draft is being fitted.
@@ -192,8 +201,9 @@ class Drafts:
         held = draft.of(kind)
         if len(held) >= _MOST[kind]:
             raise TooLarge(f"expected at most {_MOST[kind]:,} {'images' if kind == IMAGES else 'known defects'}")
-        number = 1 + int(next(reversed(held), "0").partition("-")[0])
-        file = _file_name(number, name, content)
+        number = draft.next_number(kind) if number is None else number
+        while (file := _file_name(number, name, content)) in held:
+            number += 1
         held[file] = len(content)
         draft.size += len(content)
         try:

@@ -29,6 +29,8 @@ _LARGEST_HEADER = 1 << 20
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _ENCRYPTED = 1
 _ZIP, _TAR = b"PK", b"ustar"
+_NOWHERE = (-1, 0)
+"""Of a link in a TAR file to something that is no image in it."""
 
 
 class JobSource(Protocol):
@@ -135,18 +137,26 @@ class _Tar:
         self._path = path
         self._members: list[tuple[str, int, int]] = []
         with tarfile.open(path, "r:", tarinfo=_SmallHeader) as archive:
-            count = 0
+            count, files = 0, dict[str, tuple[int, int]]()
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all of them
                 count += 1
-                if member.isreg() and not member.issparse() and is_image_name(member.name):
-                    self._members.append((member.name, member.offset_data, member.size))
                 if count > 2 * MOST_IMAGES:
                     raise InputError(f"expected at most {MOST_IMAGES:,} images")
+                if not is_image_name(member.name):
+                    continue
+                if member.isreg() and not member.issparse():
+                    files[member.name] = member.offset_data, member.size
+                    self._members.append((member.name, *files[member.name]))
+                elif member.islnk() or member.issym():
+                    place = files.get(member.linkname) if member.islnk() else None
+                    self._members.append((member.name, *(place or _NOWHERE)))
         self.names = _checked([name for name, _, _ in self._members], [size for _, _, size in self._members])
 
     def read(self, index: int, most: int) -> bytes:
         _, offset, size = self._members[index]
+        if (offset, size) == _NOWHERE:
+            raise InputError("the archive holds a link in its place: pack the file itself")
         if size > most:
             raise InputError(f"the file has {size:,} bytes; the limit is {most:,}")
         with self._path.open("rb") as stream:

@@ -199,8 +199,9 @@ def line(
     level: float,
     at: float | None = None,
     words: str = "threshold",
+    log: bool = False,
 ) -> str:
-    """Draw a line through (x, y) points, upwards on a log scale where the largest is over ten times the smallest.
+    """Draw a line through (x, y) points, on a log scale too where the largest y is over ten times the smallest.
 
     Args:
         values: at least one point, ascending in x.
@@ -208,11 +209,12 @@ def line(
         level: a y to compare with; left out where it is not finite.
         at: an x to mark.
         words: what the level is.
+        log: draw them on a log scale in any case, if all are positive.
     """
     xs, ys = [point[0] for point in values], [point[1] for point in values]
     known = [*ys, *([level] if math.isfinite(level) else [])]
     low, high = min(known), max(known)
-    log = low > 0 and high > 10 * low
+    log = low > 0 and (log or high > 10 * low)
     rising: Callable[[float], float] = math.log10 if log else float
     spare = 0.08 * max(rising(high) - rising(low), 1e-9)
     x = _scale(xs[0], max(xs[-1], xs[0] + 1e-9), _LEFT, _WIDTH - _RIGHT)

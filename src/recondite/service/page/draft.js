@@ -22,6 +22,11 @@ function percent(rate) {
   return Number((100 * rate).toPrecision(2)).toString();
 }
 
+/* The same files are learnt from in the same order, however they come. */
+function inOrder(a, b) {
+  return a.localeCompare(b, "en", { numeric: true });
+}
+
 /* Return the files of a drop, those in its folders too, in the order of their names. */
 async function filesOf(items) {
   const found = [];
@@ -39,7 +44,7 @@ async function filesOf(items) {
     }
   };
   for (const entry of [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean)) await walk(entry);
-  return found.sort((a, b) => a.path.localeCompare(b.path, "en", { numeric: true })).map((one) => one.file);
+  return found.sort((a, b) => inOrder(a.path, b.path)).map((one) => one.file);
 }
 
 /* A place to drop files on, with buttons to choose them; `take` gets the files. */
@@ -49,7 +54,8 @@ function dropPlace(words, buttons, take) {
   for (const [text, facts] of buttons) {
     const input = made("input", { type: "file", multiple: "", hidden: "", "aria-hidden": "true", tabindex: "-1", ...facts });
     input.addEventListener("change", async () => {
-      const files = [...input.files].filter((file) => !file.name.startsWith("."));
+      const path = (file) => file.webkitRelativePath || file.name;
+      const files = [...input.files].filter((file) => !file.name.startsWith(".")).sort((a, b) => inOrder(path(a), path(b)));
       input.value = "";
       await take(files);
     });
@@ -285,14 +291,15 @@ class NewScreen extends HTMLElement {
     row.hidden = false;
     bar.max = files.length;
     bar.value = 0;
-    const queue = [...files], failures = [];
-    let last = null, sent = 0;
+    const queue = [...files], failures = [], first = this.draft.next[kind];
+    let sent = 0;
     const one = async () => {
       for (let file = queue.shift(); file && ticket === this.sending; file = queue.shift()) {
+        const number = first + files.indexOf(file);
         try {
-          if (ZIP.test(file.name)) last = await asked(`/page/drafts/archive?draft=${this.draft.id}&kind=${kind}`, "POST", file);
+          if (ZIP.test(file.name)) await asked(`/page/drafts/archive?draft=${this.draft.id}&kind=${kind}`, "POST", file);
           else if (file.size > Number(this.dataset.mostBytes)) throw new Error(`it has ${inBytes(file.size)}; the limit is ${inBytes(Number(this.dataset.mostBytes))}`);
-          else last = await asked(`${this.at(kind)}?${new URLSearchParams({ name: file.name.slice(-1000) })}`, "POST", file);
+          else await asked(`${this.at(kind)}?${new URLSearchParams({ name: file.name.slice(-1000), number })}`, "POST", file);
         } catch (error) { failures.push(`${file.name}: ${error.message}`); }
         sent += 1;
         bar.value = sent;

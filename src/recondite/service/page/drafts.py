@@ -223,11 +223,16 @@ def _add_images(app: FastAPI, tried: _Tried, kind: Kind) -> None:
     images = f"/page/drafts/{{draft}}/{kind}"
 
     @app.post(images, include_in_schema=False)
-    async def add(request: Request, draft: str, name: Annotated[str, Query(max_length=4000)]) -> dict[str, Any]:
+    async def add(
+        request: Request,
+        draft: str,
+        name: Annotated[str, Query(max_length=4000)],
+        number: Annotated[int | None, Query(ge=1, lt=10**9)] = None,
+    ) -> dict[str, Any]:
         service, drafts = service_of(request), _drafts(request)
         found = drafts.get(draft)
         async with body_of(request, service.settings.limits, service.bodies) as content:
-            await drafts.add(found, name, content, kind)
+            await drafts.add(found, name, content, kind, number)
         return found.to_json()
 
     @app.get(f"{images}/{{name}}", include_in_schema=False)

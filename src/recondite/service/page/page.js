@@ -80,7 +80,7 @@ class HeatViewer extends HTMLElement {
       controls.append(label);
     }
     if (this.dataset.outline) {
-      const line = made("img", { class: "outline", alt: "outline of what is odd", src: this.dataset.outline });
+      const line = made("img", { class: "contour", alt: "outline of what is odd", src: this.dataset.outline });
       const shown = made("input", { type: "checkbox", checked: "" });
       shown.addEventListener("change", () => { line.hidden = !shown.checked; });
       const label = made("label", { class: "check", title: "At most a share alpha of good images has a value this high anywhere." }, shown, "outline");

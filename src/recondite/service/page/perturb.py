@@ -79,7 +79,7 @@ def _draw(judged: Judged, images: Any, sizes: list[int], at: int) -> None:
         for some in (verdicts.instance_score, verdicts.p_value)
     )
     html("<h3 class='above'>As the mask grows</h3>" + line(scores, across, "score, no unit", verdicts.threshold, here))
-    html(line(rare, across, "p-value", verdicts.alpha, here, "alpha"))
+    html(line(rare, across, "p-value", verdicts.alpha, here, "alpha", log=True))
 
 
 def changed(image: Any, mask: int, noise: float) -> Any:

@@ -214,14 +214,14 @@ def _thumbnail(content: bytes, served: Served) -> Response:
 def _facts(service: Service, row: dict[str, Any]) -> str:
     """Return what is known about an event as HTML."""
     when = datetime.datetime.fromtimestamp(row["time"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    lines = [f"judged {when} by version {row['version']}"]
+    lines = [f"Judged {when} by version {row['version']}"]
     if row["instance_score"] is not None:
         try:
             screen = service.shelf.get(row["screen"], row["version"]).screen
             rare = how_rare(screen, row["instance_score"], row["p_value"], row["group"])
             lines.insert(0, rare[0].upper() + rare[1:])
         except Unknown:
-            lines.append("this version is not served any more")
+            lines.append("This version is not served any more")
     if row["error"]:
         lines.insert(0, row["error"])
     found = statistics_of(service, row)

@@ -77,6 +77,7 @@ _ON_REQUEST = {"error": "BYTES", "event": "BYTES", "feature_score": "FP32", "rec
 _OF_GUARDS = {"label": "BYTES", "reason": "BYTES", "abstention": "BYTES", "confidence": "FP64"}
 _BY_DEFAULT = ("label", "reason")
 _MAPS = ("feature_score", "reconstruction")
+_QUICK = 1 << 16
 _HEADER = "inference-header-content-length"
 
 
@@ -164,17 +165,30 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
 )
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
     """Return scores, p-values, verdicts and, of a guard, labels; parameters alpha, group and seconds as in /v1."""
+    return await answer_infer(request, name, version, ())
+
+
+async def answer_infer(request: Request, name: str, version: str | None, options: tuple[()]) -> Response:  # noqa: ARG001
+    """Answer an inference request; there are no options beside those in its body."""
     service = service_of(request)
     served = service.shelf.get(name, version)
     async with body_of(request, service.settings.limits, service.bodies) as body:
         always = [*_ALWAYS, *(_BY_DEFAULT if served.guard.speaks else ())]
-        head, tensors, wanted = await asyncio.to_thread(_parse, body, request.headers.get(_HEADER), always)
+        header = request.headers.get(_HEADER)
+        size = int(header) if header is not None and header.isdigit() else len(body)
+        # Texts take time to read; what is binary takes none.
+        parsed = (
+            _parse(body, header, always) if size <= _QUICK else await asyncio.to_thread(_parse, body, header, always)
+        )
+        head, tensors, wanted = parsed
         sent = _sent(tensors, served)
         wish = _wish(head, any(one.name in _MAPS for one in wanted))
         judged = await service.judge.judge(served, sent, wish, request_id_of(request), departure_of(request))
     note(request, screen=served.name, version=served.version, **judged.counts())
     if judged.decisions is not None:
         service.counters.guarded(served.name, judged.decisions.abstained.tolist())
+    if not wish.maps:
+        return _answer(head, judged, wanted)
     return await asyncio.to_thread(_answer, head, judged, wanted)
 
 

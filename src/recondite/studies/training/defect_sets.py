@@ -223,6 +223,9 @@ def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             *([_cell(row, key) for _, key in _COLUMNS] for row in rows),
             *(["mean", one, f"{mean:.3f}", *empty] for one, mean in zip(whole, means, strict=True)),
         ],
+        conclusion=f"The highest mean AUROC is {max(means):.3f}, of {whole[int(np.argmax(means))]}." if whole else "",
+        best=len(rows) + int(np.argmax(means)) if whole else None,
+        made=[("images", ", ".join(map(str, names))), ("detectors", ", ".join(map(str, detectors)))],
         note="The test images are used once, to measure; no setting is chosen by them.",
     )
     figures = {}

@@ -99,6 +99,9 @@ def grid_study(
         lead=f"{seeds} seed{'s' if seeds > 1 else ''}. {describe(task)}",
         columns=shown,
         rows=[[_words(row, name) for name in shown] for row in rows],
+        conclusion=_chosen(rows, list(read)),
+        best=_lowest(rows),
+        made=[("images", source), ("normal", normal), ("detector", detector), ("seeds", str(seeds))],
         note="Choose by the validation error, of normal images alone, where the options leave its scale as it is. "
         "AUROC comes from the test images: an option chosen by it looks better than it is.",
     ).write(output / "study.html")
@@ -160,6 +163,7 @@ def latent_size_study(
     results = _by_combination(performed(task, plans, output, resources, progress), seeds)
     rows = [_size_row(size, score, own) for size, own in zip(sizes, results, strict=True) for score in own[0].scores]
     write_table(output / "table.csv", rows)
+    best = max(rows, key=lambda row: float(row["auroc"]))
     TablePage(
         title=f"{detector} with {', '.join(map(str, sizes))} numbers in the latent, {normal} of {task.name} normal",
         lead=f"{seeds} seed{'s' if seeds > 1 else ''}. {describe(task)}",
@@ -174,12 +178,31 @@ def latent_size_study(
             ]
             for row in rows
         ],
+        conclusion=f"The highest AUROC is {auroc_in_words(best)}, of {best['latent_size']} numbers in the latent and "
+        f"score {best['score']}; chosen by the test images, it looks better than it is.",
+        best=rows.index(best),
+        made=[("images", source), ("normal", normal), ("detector", detector), ("seeds", str(seeds))],
         note="Scores of ALAD named ch and fm are measured by a critic that is another one after each training: their "
         "size is not comparable between latents, the AUROC is.",
         figures=sizes_figure(rows),
         galleries=[gallery for own in results for gallery in picture_rows(own[0])],
     ).write(output / "study.html")
     return rows
+
+
+def _lowest(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the row of the lowest validation error; None where there is none."""
+    known = [place for place, row in enumerate(rows) if row["validation"] is not None]
+    return min(known, key=lambda place: float(rows[place]["validation"])) if known else None
+
+
+def _chosen(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """Say which options have the lowest validation error."""
+    place = _lowest(rows)
+    if place is None:
+        return "This detector has no validation error to choose by."
+    said = ", ".join(f"{name} {rows[place][name]}" for name in names)
+    return f"The lowest validation error, {rows[place]['validation']:.4g}, is that of {said}."
 
 
 def _plans(

@@ -183,12 +183,17 @@ def _page(
     table: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         table.setdefault((row["detector"] or "baseline", row["score"]), {})[row["normal"]] = auroc_in_words(row)
+    best = max(rows, key=lambda row: (row["normal"] == columns[-1], row["auroc"]))
     page = TablePage(
         title=f"One class of {task.name} is normal, all others are not",
         lead=f"AUROC of each score, mean of {seeds} seed{'s' if seeds > 1 else ''}, with the 95 % bootstrap interval "
         f"over test images. {describe(task)}",
         columns=["detector", "score", *columns],
         rows=[[*key, *(cells[name] for name in columns)] for key, cells in table.items()],
+        conclusion=f"The highest AUROC {'on average' if len(classes) > 1 else f'with {classes[0]} normal'} is "
+        f"{auroc_in_words(best)}, of {best['detector'] or 'the baseline'} by {best['score']}.",
+        best=list(table).index((best["detector"] or "baseline", best["score"])),
+        made=[("images", task.name), ("seeds", str(seeds))],
         note="Half is chance; below a half, anomalies score lower than normal images. Baselines have learnt to rebuild "
         "nothing: what does not beat them has shown nothing.",
     )
