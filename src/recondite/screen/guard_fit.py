@@ -1,9 +1,10 @@
 """Fitting a guard: parts are chosen, calibrated and bounded by risk on separate images."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from math import prod
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -33,15 +34,17 @@ from recondite.screen.make_guard import chosen_parts
 from recondite.screen.named_classifier import NamedClassifier, is_named, read_named
 from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.screen import Screen
-from recondite.screen.tuned_classifier import Kept
+from recondite.screen.tuned_classifier import Kept, TunedClassifier
 from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
-from recondite.statistics.classifier_scores import fitted_temperature
+from recondite.statistics.classifier_scores import fitted_temperature, max_softmax
 from recondite.statistics.selective import Floor, confidence_floor, floors_of
 
 LINEAR_HEAD = "linear-head"
 FROM_FOLDERS: Mapping[str, str] = MappingProxyType({})
 """In place of a table of classes: each image is of the folder that it lies in."""
 _Learnable = tuple[NDArray[np.float32], list[int], NDArray[np.float32] | None]
+_Tune = Callable[[ImageSet, Sequence[str]], TunedClassifier]
+_TUNED_WITHOUT = 2  # classes, each of which costs as much as the classifier itself
 _SHRINKAGE = 0.3  # of .01 to .5 the best on halves of 3,000 cats and dogs of CIFAR-10, training split
 _CLASS_MARGIN = 2
 
@@ -93,7 +96,8 @@ def fit_guard(
         classifier: one that is kept in a file; what one has said about all these images, as `Told`, where the guard
             then needs the same for what it judges; None for a linear head that is fitted here on the screen's backbone.
         fine_tune: how many of the last blocks of EfficientNet-Lite0 are trained here instead, under a linear layer of
-            their own; a guard then looks at each image twice, as the screen's network stays as it is.
+            their own; a guard then looks at each image twice, as the screen's network stays as it is. Where parts are
+            chosen among three classes or more, they are trained twice more, each time without a class.
         backbone: by name or as a folder, as in `recondite.fit`, for a screen that is fitted here.
         labels: names of the classes in the order of the classifier's logits; None for those that it has itself, or
             alphabetical order.
@@ -140,13 +144,15 @@ def fit_guard(
         screen = screen.with_alpha(alpha)
     own_names = classifier.names if isinstance(classifier, NamedClassifier) else ()
     names = tuple(labels or own_names or sorted({*(opened.labels or ())}))
+    tune: _Tune | None = None
     if fine_tune is not None:
         if classifier is not None:
             raise InputError("a classifier that is given is not fine-tuned: leave it or fine_tune out")
         _check_classes(names, opened)
         own = screen.detector.preprocessing
         plain = Preprocessing(shape=own.shape, value_range=own.value_range)
-        classifier = fine_tuned(opened, names, plain, blocks=fine_tune, seed=seed, progress=progress)
+        tune = partial(fine_tuned, preprocessing=plain, blocks=fine_tune, seed=seed, progress=progress)
+        classifier = tune(opened, names)
     if isinstance(classifier, Told):
         parts = parts or (SCREEN,)
         _check_told(opened, held.images)
@@ -166,7 +172,11 @@ def fit_guard(
         "accuracy": float(np.mean(~seen.wrong)),
     }
     if parts is None:
-        choice = chosen_parts(every_part, chosen_on, seen.parts, seed, _left_out(guard, learning, chosen_on, names))
+        if tune is None:
+            near = _left_out(guard, learning, chosen_on, names)
+        else:
+            near = _tuned_without(tune, opened, chosen_on, names, guard.seen)
+        choice = chosen_parts(every_part, chosen_on, seen.parts, seed, near)
         parts, facts["caught"], facts["left out"] = choice.parts, dict(choice.caught), dict(choice.left_out)
     places = np.array([names.index(one) for one in seen.true])
     guard = replace(
@@ -324,6 +334,31 @@ def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: 
     )
     found = left_out_classes(known, held, len(names), _SHRINKAGE)
     return {names[place]: scores for place, scores in found.items()}
+
+
+def _tuned_without(tune: _Tune, images: ImageSet, held: ImageSet, names: Sequence[str], seen: Preprocessing) -> LeftOut:
+    """Return what classifiers that are fine-tuned without a class say of it, for those with most held-out images."""
+    if len(names) < FEWEST_CLASSES:
+        return {}
+    counts = Counter(held.labels or ())
+    found = {}
+    for name, _ in counts.most_common(_TUNED_WITHOUT):
+        others = tuple(one for one in names if one != name)
+        some = images.select([index for index in range(images.size or 0) if images.label(index) != name])
+        classifier = tune(some, others)
+        rules = learnt(_features(classifier, seen, some, others), len(others), some.size or 0).rules()
+        scores: dict[str, list[NDArray[np.float64]]] = {}
+        own: list[int] = []
+        for features, places, logits in _features(classifier, seen, held, names):
+            said, vectors = torch.from_numpy(np.asarray(logits)), torch.from_numpy(features)
+            for part, values in {CONFIDENCE: max_softmax(said), **rules(vectors, said)}.items():
+                scores.setdefault(part, []).append(values.double().numpy())
+            own += places
+        inside = np.array(own) == names.index(name)
+        joined = {part: np.concatenate(values) for part, values in scores.items()}
+        others_scores, own_scores = ({part: one[rows] for part, one in joined.items()} for rows in (~inside, inside))
+        found[name] = others_scores, own_scores
+    return found
 
 
 def _vectors(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iterator[_Learnable]:

@@ -1,0 +1,69 @@
+"""Parts of a fine-tuned guard are chosen by classifiers that were trained without a class."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import recondite
+from recondite.screen import guard_fit
+from recondite.screen.tuned_classifier import TunedClassifier
+
+COLOURS = {"red": (0.8, 0.2, 0.2), "green": (0.2, 0.8, 0.2), "blue": (0.2, 0.2, 0.8)}
+
+
+class ByColour(TunedClassifier):
+    """Knows the colours of some classes, and sees the colour of an image."""
+
+    def __init__(self, names):
+        super().__init__(
+            None, "lite0", torch.tensor([COLOURS[one] for one in names]), torch.zeros(len(names)), (3, 8, 8)
+        )
+
+    def outputs(self, pixels):
+        features = pixels.float().mean(dim=(2, 3))
+        return 40 * (features[:, None] * self.weight).sum(2), features
+
+
+class Means(nn.Module):
+    def forward(self, x):
+        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def coloured(count, seed):
+    draws = np.random.default_rng(seed)
+    names = draws.choice(list(COLOURS), count).tolist()
+    base = np.array([COLOURS[one] for one in names])[:, :, None, None] + draws.normal(0, 0.05, (count, 3, 1, 1))
+    images = np.clip(base + draws.normal(0, 0.05, (count, 3, 8, 8)), 0, 1) * 255
+    return list(zip(images.astype(np.uint8), names, strict=True))
+
+
+def test_a_class_is_left_out_of_the_training_itself(monkeypatch):
+    trained = []
+
+    def fine_tuned(images, names, **options):
+        assert options["blocks"] == 3
+        trained.append((tuple(names), {images.label(index) for index in range(images.size)}))
+        return ByColour(names)
+
+    monkeypatch.setattr(guard_fit, "fine_tuned", fine_tuned)
+    learnt, held = coloured(90, 1), coloured(300, 2)
+    images = np.stack([image for image, _ in learnt])
+    screen = recondite.fit(images, detector="features", backbone=Means(), latent_size=2, alpha=0.2, group_by="none")
+    given = {"screen": screen, "calibration": held, "group_by": "none", "fine_tune": 3}
+    fitted = guard_fit.fit_guard(learnt, **given)
+    every, *without = trained
+    assert every == (("blue", "green", "red"), set(COLOURS))
+    assert len(without) == 2
+    assert all(set(names) == seen and len(names) == 2 for names, seen in without)
+    left_out = {(set(COLOURS) - set(names)).pop() for names, _ in without}
+    assert set(fitted.facts["left out"]) == left_out
+    assert min(fitted.facts["left out"].values()) > 0.9  # a colour of its own, far from the others
+    trained.clear()
+    guard_fit.fit_guard(learnt, **given, parts=["screen", "knn"])
+    assert len(trained) == 1
+
+
+def test_of_two_classes_none_is_left_out(monkeypatch):
+    monkeypatch.setattr(guard_fit, "fine_tuned", lambda *_, **__: pytest.fail("trained without a class"))
+    assert guard_fit._tuned_without(guard_fit.fine_tuned, None, None, ("a", "b"), None) == {}
