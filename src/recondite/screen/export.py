@@ -357,7 +357,8 @@ def combined(evidence: Evidence, name: str, error: Tensor, statistics: Mapping[s
 def likeness(learnt: Likeness, z: Tensor) -> Tensor:
     """Return what `Likeness` does, (N,)."""
     directions, offsets = torch.from_numpy(learnt.directions), torch.from_numpy(learnt.offsets)
-    ratios = (z[:, None] * directions).sum(2) - offsets
+    # A product, as OpenVINO 2026.4 sums (N, M, K) along the last axis wrongly for many images.
+    ratios = z @ directions.T - offsets
     largest = ratios.amax(1).clamp(min=0)
     return largest + ((ratios - largest[:, None]).exp().sum(1) + (-largest).exp()).log()
 
