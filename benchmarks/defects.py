@@ -284,7 +284,7 @@ def main():
     parser.add_argument("--fit-limit", type=float, default=600, help="seconds after which a fit is cut off")
     parser.add_argument("--memory-limit", type=float, default=12, help="gigabytes that a process of anomalib may have")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--publish", action="store_true", help="put the tables into RESULTS.md")
+    parser.add_argument("--publish", action="store_true", help="put the tables into results/defects.md")
     parser.add_argument("-o", "--output", type=Path, default=cache_folder() / "defects-results", help="work folder")
     given = parser.parse_args()
     chosen = {name: value for name in ("rounds", "scored") if (value := getattr(given, name)) is not None}
@@ -312,7 +312,7 @@ def main():
     (given.output / "results.md").write_text("\n".join(lines))
     print("\n".join(["", *lines]))
     if given.publish:
-        publish("anomalib", "Against anomalib (`python benchmarks/defects.py FOLDER`)", lines)
+        publish("defects", "anomalib", "Against anomalib (`python benchmarks/defects.py FOLDER`)", lines)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 process, through `Screen.stream`; tars and tables piece by piece, as a worker of a cluster does. Without --screen, a
 small autoencoder is fitted for it. Processor time is that of scoring, all threads. Memory is that of the whole process,
 torch included: its own, looked at after every batch, and the peak with the pages of the file, which is mapped and which
-the system takes back when it needs them. --publish puts the table into benchmarks/RESULTS.md.
+the system takes back when it needs them. --publish puts the table into benchmarks/results/cluster.md.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def main():
                 lines.append(f"| {kind} | {row['images']:,} | {row['seconds']:.1f} | {each:.2f} s | {memory} |")
                 print(lines[-1], flush=True)
     if given.publish:
-        publish("growth", "Growth (`python benchmarks/growth.py`)", [where() + ".", "", *lines])
+        publish("cluster", "growth", "Growth (`python benchmarks/growth.py`)", [where() + ".", "", *lines])
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ def where() -> str:
     )
 
 
-def publish(mark: str, title: str, lines: list[str]) -> None:
-    """Put lines between the marks of a section of RESULTS.md; a new section goes to its end."""
-    results = Path(__file__).parent / "RESULTS.md"
+def publish(page: str, mark: str, title: str, lines: list[str]) -> None:
+    """Put lines between the marks of a section of results/PAGE.md; a new section goes to its end."""
+    results = Path(__file__).parent / "results" / f"{page}.md"
     text = results.read_text(encoding="utf-8")
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
     section = "\n".join([begin, "", *lines, "", end])

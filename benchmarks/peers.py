@@ -13,7 +13,7 @@ the network (counted by torch) with what a plain matrix product of 2,048 reaches
 What depends most on the processor runs once more with torch and the oneDNN of torch, TensorFlow and OpenVINO held to
 AVX2 (--no-avx2 leaves it out); its ratios are a column and diamonds of their own. No task begins after --minutes, 15
 by default; those left out are named. The full setting takes half an hour; tiny only shows that the script works.
---publish puts table and chart into benchmarks/RESULTS.md and benchmarks/peers.png.
+--publish puts table and chart into benchmarks/results/speed.md and benchmarks/peers.png.
 """
 
 import argparse
@@ -455,7 +455,7 @@ def main():
     if given.publish:
         (HERE / "peers.png").write_bytes((given.output / "peers.png").read_bytes())
         title = "Against the peers (`python benchmarks/peers.py`)"
-        publish("peers", title, [*facts, "", *lines, "", "![Ratios](peers.png)"])
+        publish("speed", "peers", title, [*facts, "", *lines, "", "![Ratios](../peers.png)"])
 
 
 if __name__ == "__main__":
