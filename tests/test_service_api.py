@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 import zlib
+from queue import Queue
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ pytest.importorskip("fastapi")
 
 from recondite.cli import main
 from recondite.screen.guard_file import save_guard
-from recondite.service.log import JsonLines
+from recondite.service.log import JsonLines, Later
 from recondite.service.routes.middleware import Tokens
 from recondite.service.settings import Limits
 
@@ -515,3 +516,13 @@ def test_the_short_way_and_the_long_way_answer_alike(digit_screen, tmp_path, dig
         routes = client.get("/metrics").text
         assert 'route="/v1/screens/{name}/versions/{version}/predict",status="200"} 2.0' in routes
         assert 'route="/v2/models/{name}/versions/{version}/infer",status="200"} 2.0' in routes
+
+
+def test_a_log_that_nobody_reads_stops_nobody():
+    waiting = Queue(2)
+    log = Later(waiting)
+    records = [logging.makeLogRecord({"msg": "%d", "args": (number,)}) for number in range(3)]
+    for record in records:
+        log.handle(record)
+    assert [waiting.get_nowait(), waiting.get_nowait()] == records[:2]
+    assert waiting.empty()
