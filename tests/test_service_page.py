@@ -189,7 +189,8 @@ def test_review_with_the_keyboard_undo_and_export(judged, process):
 
 def test_typing_fast_labels_only_what_is_drawn(judged, process, digit_files):
     visitor, _ = judged
-    files = [("files", (f"fast{place}.png", content)) for place, content in enumerate(digit_files[20:40])]
+    upright = [content for place, content in enumerate(digit_files) if place % 4 != 3]  # no drift, see the monitor below
+    files = [("files", (f"fast{place}.png", content)) for place, content in enumerate(upright[3:23])]
     httpx.post(f"{process.url}/v1/screens/digits/predict", files=files, timeout=60).raise_for_status()
     visitor.page.get_by_label("Show", exact=True).select_option("")
     before, here = labels_of(process), drawn(visitor)
@@ -218,7 +219,7 @@ def test_a_label_that_somebody_else_gave_meanwhile_is_not_overwritten(judged, pr
 def test_identical_images_are_one_and_several_are_labelled_and_taken_back_together(judged, process, digit_files):
     visitor, _ = judged
     same = [("files", (f"same{place}.png", digit_files[41])) for place in range(3)]
-    others = [("files", (f"other{place}.png", digit_files[42 + place])) for place in range(4)]
+    others = [("files", (f"other{place}.png", digit_files[40 + 4 * place])) for place in range(4)]
     httpx.post(f"{process.url}/v1/screens/digits/predict", files=same + others, timeout=60).raise_for_status()
     visitor.page.get_by_label("Show", exact=True).select_option("")
     visitor.page.get_by_label("Order", exact=True).select_option("newest")
