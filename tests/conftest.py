@@ -18,7 +18,7 @@ import recondite
 # How long an example takes says nothing on a crowded machine.
 settings.register_profile("recondite", deadline=None)
 settings.load_profile("recondite")
-# Two test processes on two cores: more threads each would only wait for one another.
+# More test processes than cores, as many tests wait: more threads each would only wait for one another.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
