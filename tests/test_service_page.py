@@ -189,7 +189,7 @@ def test_review_with_the_keyboard_undo_and_export(judged, process):
 
 def test_typing_fast_labels_only_what_is_drawn(judged, process, digit_files):
     visitor, _ = judged
-    upright = [content for place, content in enumerate(digit_files) if place % 4 != 3]  # no drift, see the monitor below
+    upright = [content for place, content in enumerate(digit_files) if place % 4 != 3]  # else there would be drift
     files = [("files", (f"fast{place}.png", content)) for place, content in enumerate(upright[3:23])]
     httpx.post(f"{process.url}/v1/screens/digits/predict", files=files, timeout=60).raise_for_status()
     visitor.page.get_by_label("Show", exact=True).select_option("")
