@@ -78,10 +78,12 @@ def test_mvtec(mvtec):
 
 
 def test_what_is_taken_of_a_data_set_is_said(mvtec, visa, caplog):
-    for root, role, told in ((mvtec, "fit", "taken: train/good"), (mvtec, "predict", "taken: test")):
+    for root, role, told in ((mvtec, "fit", "train/good"), (mvtec, "predict", "test")):
         caplog.clear()
         open_images(root, role=role)
-        assert [record.getMessage() for record in caplog.records] == [f"of {root}, a data set of defects, {told}"]
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{root} is a data set of defects, of which only {told} is read"
+        ]
     caplog.clear()
     open_images(visa, role="fit")
     assert "images of its table" in caplog.text

@@ -320,7 +320,7 @@ def _open_folder(root: Path, role: Role) -> ImageSet:
     if parts is not None and role in ("fit", "predict"):
         taken = [folder.relative_to(root).as_posix() for folder in parts.folders]
         taken = taken or [f"{counted(len(parts.files), 'image')} of its table"]
-        say(f"of {root}, a data set of defects, taken: {', '.join(taken)}")
+        say(f"{root} is a data set of defects, of which only {', '.join(taken)} is read")
     if parts is not None and parts.files:
         return _files(root, [name for name, _ in parts.files], [label for _, label in parts.files])
     listing = Listing()

@@ -6,18 +6,7 @@ const FINDINGS_AT_ONCE = 60;
 
 /* <audit-findings data-audits>: findings of audits in groups, one audit a line. What is selected is kept, dropped or
    confirmed; the picture selected last is shown large. */
-class AuditFindings extends HTMLElement {
-  connectedCallback() {
-    this.onKey = (event) => this.key(event);
-    document.addEventListener("keydown", this.onKey);
-    if (!this.childElementCount) this.build();
-    this.load();
-  }
-
-  disconnectedCallback() {
-    document.removeEventListener("keydown", this.onKey);
-  }
-
+class AuditFindings extends KeyedElement {
   build() {
     const select = (title) => made("select", { "aria-label": title, onchange: () => this.load() });
     this.audit = select("Audit");

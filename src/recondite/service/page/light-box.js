@@ -9,18 +9,7 @@ const ORDERS = { p_value: "lowest p-value first", newest: "newest first", oldest
 
 /* <light-box data-screen>: the review. A label goes to the picture that is drawn, by its id; while none is, no key
    and no button labels anything. */
-class LightBox extends HTMLElement {
-  connectedCallback() {
-    this.onKey = (event) => this.key(event);
-    document.addEventListener("keydown", this.onKey);
-    if (!this.childElementCount) this.build();
-    this.load();
-  }
-
-  disconnectedCallback() {
-    document.removeEventListener("keydown", this.onKey);
-  }
-
+class LightBox extends KeyedElement {
   build() {
     const kept = new URL(location.href).searchParams;
     const choice = (name, title, options, first) => {

@@ -29,6 +29,20 @@ function counted(count, noun) {
   return `${count.toLocaleString("en-GB")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+/* What is built once, loads when it is shown, and hears keys while it is there. */
+class KeyedElement extends HTMLElement {
+  connectedCallback() {
+    this.onKey = (event) => this.key(event);
+    document.addEventListener("keydown", this.onKey);
+    if (!this.childElementCount) this.build();
+    this.load();
+  }
+
+  disconnectedCallback() {
+    document.removeEventListener("keydown", this.onKey);
+  }
+}
+
 /* <heat-viewer data-source data-heat data-words>: a picture in full size with its heat map over it.
    `drawn` resolves when the picture is on the screen, or is known not to come. */
 class HeatViewer extends HTMLElement {
