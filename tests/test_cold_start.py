@@ -57,6 +57,8 @@ def test_help_lists_and_refusals_need_no_torch(tmp_path):
         ["evaluate", tmp_path / "nothing", picture, picture],
         ["monitor", "nothing.csv", "nothing.csv"],
         ["info", tmp_path],
+        # The process that starts workers and watches over them has no use for torch.
+        ["serve", "digits", "--no-page", "--workers", "2", "--host", "0.0.0.0"],
     ]
     codes, printed, errors = run_without_torch(
         *(["--help"], ["--version"], ["predict", "--help"], ["serve", "--help"], ["datasets"], ["info", "digits"]),
@@ -66,6 +68,7 @@ def test_help_lists_and_refusals_need_no_torch(tmp_path):
     assert all(codes[7:]), errors
     assert "Finds the images that do not belong" in printed
     assert "true false-alarm rate" in printed
+    assert "0.0.0.0 is open to other machines" in errors
     assert not table.exists()
 
 

@@ -17,10 +17,11 @@ from recondite.data.datasets import open_images
 from recondite.errors import ArtifactError, InputError
 from recondite.perturbations.outliers import MIXED, mixed
 from recondite.screen.choose_parts import choose_parts, equal_shares, made_up_outliers
-from recondite.screen.guard_file import GUARD_FILE, load_guard, save_guard
+from recondite.screen.guard_file import load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard
 from recondite.screen.guard_split import units_of
 from recondite.screen.linear_head import from_tensors, learnt, tensors_of
+from recondite.screen.saved import GUARD_FILE
 from recondite.statistics.calibration import Calibrator, share_of
 
 DRAWS = np.random.default_rng(0)

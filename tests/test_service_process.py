@@ -20,7 +20,7 @@ pytest.importorskip("fastapi")
 from recondite.cli.serve import serve
 from recondite.errors import InputError
 from recondite.service.client import Client, ServiceError
-from recondite.service.engine.registry import named_folders
+from recondite.service.engine.folders import named_folders
 
 
 @pytest.fixture
