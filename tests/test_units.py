@@ -2,14 +2,19 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import recondite
 from recondite import InputError
+from recondite.data import spool
 from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
 from recondite.data.units import components, labelled, near_copies, thumbnails
+from recondite.screen import export
+from recondite.studies import linear
+from recondite.studies.training.runs import open_task
 
 
 def scenes(count, seed=0, side=32, smooth=2):
@@ -135,6 +140,62 @@ def test_a_unit_is_in_one_of_the_sets_that_are_given_too():
     assert screen.facts["images"]["images"] <= 402
     alone = recondite.fit(rest, calibration=calibration, group_by="none", **given)
     assert alone.facts["images"]["images"] == 550
+
+
+class StoppedError(Exception):
+    """What was split is all that is asked about."""
+
+
+def split_of(monkeypatch, module, run):
+    """Return the parts into which the images of a run were split."""
+    found = []
+
+    def noted(keys, sizes, seed):
+        found.extend(split(keys, sizes, seed))
+        raise StoppedError
+
+    monkeypatch.setattr(module, "split", noted)
+    with pytest.raises(StoppedError):
+        run()
+    return found
+
+
+PAIRS = [str(index // 2) for index in range(40)]  # of images that are nothing like each other
+
+
+@pytest.mark.parametrize("given", ["validation of a detector", "linear study", "int8"])
+def test_named_groups_stay_whole_wherever_images_are_split(given, monkeypatch, screens):
+    images = scenes(40, side=8)
+    if given == "validation of a detector":
+        detector = recondite.build("pca", image_shape=(1, 8, 8), latent_size=2)
+        parts = split_of(monkeypatch, spool, lambda: detector.fit(images, validation=0.3, group_by=PAIRS))
+    elif given == "linear study":
+        parts = split_of(monkeypatch, linear, lambda: linear.linear_study(images, "nowhere", group_by=PAIRS))
+    else:
+        screen = screens("autoencoder").with_score("error")
+        parts = split_of(monkeypatch, export, lambda: export._for_int8(screen, images, PAIRS))
+        monkeypatch.undo()
+        _, ranges, rest = export._for_int8(screen, images, PAIRS)
+        assert len(ranges) == 2 * len({*(ranges // 2)})
+        assert len(rest) == len({*(rest // 2)}) == 20 - len(ranges) // 2
+    first, second = ({*(part // 2).tolist()} for part in parts)
+    assert first
+    assert not first & second
+
+
+def test_a_study_keeps_named_groups_whole(tmp_path):
+    for number, image in enumerate(scenes(80, side=8)):
+        path = tmp_path / "ab"[number % 2] / f"part{number // 4}_{number % 4}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray((image[0] * 255).astype(np.uint8)).save(path)
+    task = open_task(str(tmp_path), group_by="part([0-9]+)_")
+    part_of = np.array([name.split("part")[1].split("_")[0] for name in task.images.ids])
+    found = [{*part_of[rows.index]} for rows in vars(task.split("a", 0)).values()]
+    learnt, validation, normal, anomalous = found
+    assert not learnt & validation
+    assert not (learnt | validation) & (normal | anomalous)
+    with pytest.raises(InputError, match="regular expression"):
+        open_task(str(tmp_path), group_by="(")
 
 
 def realised(draws, shuffled=False, **given):
