@@ -239,6 +239,8 @@ def test_calibration_with_groups_of_the_screen_does_not_stand_in_the_way(screen,
         ({"labels": ("a", "a")}, "different labels"),
         ({"labels": ("a", "b")}, None),
         ({"feature_share": 0.5, "calibration": True}, "needs layer="),
+        ({"feature_share": 0.5, "calibration": True, "layer": "features"}, "and reference="),
+        ({"feature_share": 0.5, "calibration": True, "reference": True}, "needs layer="),
         ({"feature_share": 0.5, "calibration": True, "layer": "nose", "reference": True}, "no layer 'nose'"),
         (
             {"confidence_share": 0.02, "calibration": True},

@@ -18,7 +18,7 @@ from recondite.errors import ArtifactError, InputError
 from recondite.perturbations.outliers import MIXED, mixed
 from recondite.screen.choose_parts import choose_parts, equal_shares, made_up_outliers
 from recondite.screen.guard_file import GUARD_FILE, load_guard, save_guard
-from recondite.screen.guard_fit import fit_guard
+from recondite.screen.guard_fit import _confusion, _groups, _Seen, fit_guard
 from recondite.screen.guard_split import units_of
 from recondite.screen.linear_head import from_tensors, learnt, tensors_of
 from recondite.statistics.calibration import Calibrator, share_of
@@ -68,6 +68,31 @@ def test_the_head_is_the_linear_discriminant():
     twin = LinearDiscriminantAnalysis(solver="lsqr").fit(vectors, classes)
     found = head(torch.from_numpy(vectors)).softmax(1).numpy()
     np.testing.assert_allclose(found, twin.predict_proba(vectors), atol=1e-4)
+    # Further rules look at the logits themselves.
+    np.testing.assert_allclose(head(torch.from_numpy(vectors)), twin.decision_function(vectors), atol=1e-3)
+
+
+def test_what_is_principal_leaves_at_most_a_tenth_of_the_variance():
+    vectors = (np.random.default_rng(0).normal(size=(200, 6)) * [0.01, 0.01, 0.1, 0.1, 0.2, 1]).astype(np.float32)
+    rules = learnt([(vectors, np.arange(200) % 2, None)], 2, 200).rules()
+    variances = np.linalg.eigvalsh(np.cov(vectors.T, bias=True))
+    left = int(np.sum(np.cumsum(variances) <= 0.1 * variances.sum()))
+    assert rules.tensors["principal"].shape == (6, 6 - left) == (6, 1)
+    away = vectors - vectors.mean(0)
+    residual = away - away @ rules.tensors["principal"].numpy() @ rules.tensors["principal"].numpy().T
+    assert np.square(residual).sum() == pytest.approx(200 * variances[:left].sum(), rel=1e-4)
+
+
+def test_predictions_are_counted_by_class():
+    seen = _Seen(parts={}, predicted=["a", "a", "b", "c"], logits=np.empty((4, 0)), true=["a", "b", "b", "a"])
+    assert _confusion(seen, ("a", "b", "c")).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]  # rows are predictions
+
+
+def test_classes_calibrate_by_themselves_where_each_has_twice_as_many_as_alpha_needs(screen):
+    assert _groups(["a"] * 18 + ["b"] * 18, screen, 1) == ("a",) * 18 + ("b",) * 18  # nine are needed for .1
+    assert _groups(["a"] * 50 + ["b"] * 17, screen, 1) is None
+    assert _groups(["a"] * 37 + ["b"] * 38, screen, 2) is None
+    assert _groups(["a"] * 38, screen, 2) is not None
 
 
 def test_rules_come_from_one_pass_and_survive_a_file():
