@@ -48,8 +48,9 @@ def test_scores_are_those_of_a_detector_fitted_without_the_image():
 
 
 def test_scores_that_tell_no_place_have_no_peaks():
-    options = {"detector": "features", "backbone": nn.Sequential(nn.Conv2d(3, 8, 3, 4)), "layers": ("0",), "units": "unit"}
-    screen = recondite.fit(scenes(12), methods=("mahalanobis",), latent_size=2, **options)
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 4))
+    options = {"backbone": backbone, "layers": ("0",), "units": "unit", "methods": ("mahalanobis",)}
+    screen = recondite.fit(scenes(12), detector="features", latent_size=2, **options)
     assert screen.facts["calibration"]["left_out_in_parts"] == 10
     assert screen.peaks is None
 
