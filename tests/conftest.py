@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items):
 def pytest_xdist_make_scheduler(config, log):
     """Run in one process what shares something made once.
 
-    All tests of clusters, a file with fixtures of its own, and what uses the screen of ALAD, which learns for long.
+    The tests of one cluster, a file with fixtures of its own, and what uses the screen of ALAD, which learns for long.
 
     The mark xdist_group fails with pytest 9.2.
     """
@@ -61,8 +61,10 @@ def pytest_xdist_make_scheduler(config, log):
     @cache
     def scope(file):
         path = Path(config.rootpath, file)
+        if path.name in ("test_cluster_sweep.py", "test_cluster_addresses.py"):
+            return "clusters of their own"
         if path.name.startswith("test_cluster"):
-            return "ray"
+            return "two nodes"
         if path.name == "test_export.py":
             return "alad"
         return file if 'scope="module"' in path.read_text() else None
