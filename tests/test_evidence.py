@@ -61,6 +61,24 @@ def test_the_evidence_of_a_detector_that_rebuilds_knows_its_latents_and_made_up_
     np.testing.assert_allclose(found, np.log(norms), rtol=1e-5)
 
 
+def test_evidence_is_how_far_all_statistics_are_and_each_by_itself_how_far_it_is(screens, digits):
+    screen, images = screens("pca"), digits[1400:1420]
+    statistics = screen.predict(images).statistics
+    density = screen.evidence.density
+    far = screen.with_score(EVIDENCE).predict(images).instance_score
+    np.testing.assert_allclose(far, density.distance(statistics))
+    one = screen.with_score("variance").predict(images).instance_score
+    np.testing.assert_allclose(one, np.abs(density.z(statistics)[:, density.names.index("variance")]))
+    error = screen.with_score(ERROR).predict(images).instance_score
+    np.testing.assert_array_equal(error, statistics[ERROR])
+    together = screen.evidence.made_up.sum(
+        screen.evidence.error.z(error[:, None])[:, 0],
+        screen.evidence.distance.z(far[:, None])[:, 0],
+        density.z(statistics),
+    )
+    np.testing.assert_allclose(screen.predict(images).instance_score, together)
+
+
 def test_a_screen_without_evidence_has_one_score(digits):
     screen = recondite.fit(digits[:60], detector="pca", latent_size=4, alpha=0.1, score="error")
     with pytest.raises(InputError, match="expected a score among error; got 'auto'"):
@@ -80,7 +98,7 @@ def test_possible_scores_are_those_of_the_fitted_screen(screens, monkeypatch):
 def test_tables_of_another_shape_are_no_evidence(screens):
     evidence = screens("pca").evidence
     facts, tensors = evidence.to_json(), evidence.tensors()
-    Evidence.from_saved(facts, tensors, None)
+    assert Evidence.from_saved(facts, tensors, None).made_up.weights == evidence.made_up.weights
     for name in ("error.knots", "distance.knots"):
         for value in (tensors[name][0], np.concatenate([tensors[name]] * 2)):
             with pytest.raises(ValueError, match=f"{name} of shape"):
@@ -98,6 +116,8 @@ def test_reencoding_adds_a_statistic_a_layer(digits):
     )
     assert "reencoding" in screen.scores
     layers = len(screen.detector.encoder_layers())
+    assert set(possible_scores(screen.detector, reencoding=True)) == set(screen.scores)
+    assert not any(name.startswith("reencoding") for name in possible_scores(screen.detector))
     assert f"reencoding_layer_{layers}" in screen.scores
     assert np.isfinite(screen.predict(digits[600:640]).instance_score).all()
 

@@ -48,9 +48,9 @@ def test_scores_are_those_of_a_detector_fitted_without_the_image():
 
 
 def test_scores_that_tell_no_place_have_no_peaks():
-    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 4))
-    options = {"backbone": backbone, "layers": ("0",), "units": "unit", "methods": ("mahalanobis",)}
-    screen = recondite.fit(scenes(12), detector="features", latent_size=2, **options)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 4))
+    options = {"backbone": network, "layers": ("0",), "units": "unit", "methods": ("mahalanobis",), "latent_size": 2}
+    screen = recondite.fit(scenes(12), detector="features", **options)
     assert screen.facts["calibration"]["left_out_in_parts"] == 10
     assert screen.peaks is None
 
@@ -79,6 +79,8 @@ def test_alpha_is_what_so_few_images_allow_unless_it_is_given():
     assert are_few(30, 0.2, None, None, "exact")
     assert not are_few(100, 0.2, None, None, "exact")
     assert not are_few(4, 0.2, None, None, "exact")
+    assert are_few(10, 0.1, 0.4, None, "exact")  # one image allows .5
+    assert not are_few(10, 0.1, 0.5, None, "exact")
 
 
 def test_frames_of_a_burst_are_left_out_together():

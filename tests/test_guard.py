@@ -126,6 +126,8 @@ def test_what_cannot_be_read_or_classified_is_an_abstention(screen, data):
     assert decisions[2].predicted is None
     rows = list(decisions.records())
     assert rows[0]["label"] == "zero"
+    assert rows[0]["p_screen"] == decisions.p_values["screen"][0] > 0.1
+    assert rows[2]["p_screen"] is None
     assert rows[2]["confidence"] is None
     assert rows[2]["verdict"] == "invalid"
 

@@ -14,9 +14,10 @@ from torch import nn
 import recondite
 from recondite.cli import main
 from recondite.data.datasets import open_images
+from recondite.data.images import Preprocessing
 from recondite.errors import ArtifactError, InputError
 from recondite.perturbations.outliers import MIXED, mixed
-from recondite.screen.choose_parts import choose_parts, equal_shares, made_up_outliers
+from recondite.screen.choose_parts import choose_parts, equal_shares, made_up_outliers, pixels_of
 from recondite.screen.guard_file import GUARD_FILE, load_guard, save_guard
 from recondite.screen.guard_fit import _confusion, _groups, _Seen, fit_guard
 from recondite.screen.guard_split import units_of
@@ -85,6 +86,7 @@ def test_what_is_principal_leaves_at_most_a_tenth_of_the_variance():
 
 def test_predictions_are_counted_by_class():
     seen = _Seen(parts={}, predicted=["a", "a", "b", "c"], logits=np.empty((4, 0)), true=["a", "b", "b", "a"])
+    assert seen.wrong.tolist() == [False, True, False, True]
     assert _confusion(seen, ("a", "b", "c")).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]  # rows are predictions
 
 
@@ -131,6 +133,27 @@ def test_a_part_that_tells_made_up_outliers_is_chosen_and_a_useless_one_is_not()
     assert choice.shares == {"a": 0.5, "b": 0.5}
     assert choice.caught["a"] == pytest.approx(0.55, abs=0.05)
     assert choose_parts(inliers, {"one": outliers["one"]}, 0.1).parts == ("a",)
+
+
+def test_at_most_three_parts_share_alpha():
+    draws = np.random.default_rng(5)
+    inliers = {name: draws.normal(size=400) for name in "abcd"}
+    outliers = {one: {name: draws.normal(4 * (name == one), 1, 400) for name in "abcd"} for one in "abcd"}
+    choice = choose_parts(inliers, outliers, 0.1)
+    assert len(choice.parts) == 3
+    assert sum(choice.shares.values()) == pytest.approx(1)
+    assert max(map(len, (name.split(" + ") for name in choice.caught))) == 3
+
+
+def test_made_up_outliers_are_made_of_some_of_the_images(monkeypatch):
+    images = coloured(6, 1)[0]
+    opened = open_images([*images, b"unreadable"])
+    found = pixels_of(opened, Preprocessing(shape=(3, 16, 16)))
+    assert np.array_equal(found, images)
+    monkeypatch.setattr("recondite.screen.choose_parts._MOST_MADE_UP", 4)
+    assert np.array_equal(pixels_of(opened, Preprocessing(shape=(3, 16, 16))), images[:4])
+    with pytest.raises(InputError, match="at least two readable images"):
+        pixels_of(open_images([images[0], b"unreadable"]), Preprocessing(shape=(3, 16, 16)))
 
 
 def test_a_combination_is_never_looser_than_its_shares():

@@ -11,8 +11,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-def graph(*shape, inputs=1, kind=onnx.TensorProto.FLOAT):
-    """A graph of images (N, C, H, W) whose logits are the means of the channels."""
+def graph(*shape, inputs=1, kind=onnx.TensorProto.FLOAT, features=None):
+    """A graph of images (N, C, H, W) whose logits are the means of the channels, with features over some axes."""
     make, floats = onnx.helper, onnx.TensorProto.FLOAT
     starts = [make.make_tensor_value_info(f"x{number}", kind, list(shape)) for number in range(inputs)]
     nodes = [
@@ -20,6 +20,9 @@ def graph(*shape, inputs=1, kind=onnx.TensorProto.FLOAT):
         make.make_node("ReduceMean", ["x"], ["logits"], axes=[2, 3] if len(shape) == 4 else [1], keepdims=0),
     ]
     ends = [make.make_tensor_value_info("logits", floats, None)]
+    if features is not None:
+        nodes.append(make.make_node("ReduceMean", ["x"], ["features"], axes=features, keepdims=0))
+        ends.append(make.make_tensor_value_info("features", floats, None))
     made = make.make_graph(nodes, "g", starts, ends)
     return make.make_model(made, opset_imports=[make.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
@@ -33,6 +36,14 @@ def test_a_graph_gets_as_many_images_as_it_takes(together):
     assert classifier.outputs(pixels)[1] is None
     with pytest.raises(InputError, match="does not take a batch"):
         classifier(torch.zeros(4, 1, 4, 4))
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [3]])
+def test_features_of_places_are_averaged(axes):
+    pixels = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    logits, features = OnnxClassifier(graph("n", 2, 4, 4, features=axes)).outputs(pixels)
+    torch.testing.assert_close(features, pixels.mean(dim=(2, 3)))
+    torch.testing.assert_close(logits, features)
 
 
 @pytest.mark.parametrize("shape", [("n", "c", 4, 4), ("n", 2, "h", 4), ("n", 2, 4, "w")])

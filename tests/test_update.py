@@ -85,6 +85,9 @@ def test_known_images_neither_calibrate_nor_count_twice():
     with pytest.warns(ReconditeWarning, match="has learnt from"):
         recalibrated = before.recalibrated(images[:200])
     assert set(recalibrated.calibrator.scores) <= calibrated
+    told = recalibrated.facts["calibration"]
+    assert (told["of"], told["known"], told["images"]) == (200, learnt, len(recalibrated.calibrator.scores))
+    assert told["known"] + told["images"] == 200
     few = recondite.fit(images[:30], **PCA)
     with pytest.raises(InputError, match="has learnt from all"):
         few.update(images[:30])
