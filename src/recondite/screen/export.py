@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from recondite.data.artifacts import check_target, write_folder
 from recondite.data.datasets import nameless, open_images
-from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
-from recondite.data.units import COPIES
+from recondite.data.spool import Rows, Spool, keys_of, one_of_each, read_all, split
+from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.graphs.exported import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
@@ -97,6 +97,7 @@ def export_openvino(
     pixels: PixelType = "float32",
     int8: object = None,
     always_int8: bool = False,
+    group_by: GroupBy = COPIES,
     progress: bool = False,
 ) -> Path:
     """Write a screen as a folder with one graph for OpenVINO: model.xml and its numbers, model.bin.
@@ -116,6 +117,7 @@ def export_openvino(
         screen, path, pixels: as in `export_onnx`.
         int8: normal images that the screen has not learnt from, anything that `open_images` opens; None for float32.
         always_int8: write the graph with 8-bit integers though they are no faster here.
+        group_by: what tells images of `int8` that belong together, of which one calibrates; as in `recondite.fit`.
         progress: show progress on standard error.
 
     Returns:
@@ -132,13 +134,7 @@ def export_openvino(
     if int8 is None:
         screen = _with_room(screen)
         return _written(_in_float32(screen, _traced(screen, pixels), pixels), screen, path, pixels)
-    spooled = read_all(open_images(int8, role="inliers", shape=screen.detector.shape), screen.detector.preprocessing)
-    keys = keys_of([spooled])[0]
-    fresh = unknown_rows(screen, spooled, COPIES, keys)
-    ranges, rest = (fresh[part] for part in split(keys[fresh], [min(_RANGE_IMAGES, len(fresh) // 5)], seed=0))
-    rest = rest[one_of_each(keys[rest], spooled.hashes[rest], seed=0)]
-    if not len(ranges):
-        raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")
+    spooled, ranges, rest = _for_int8(screen, int8, group_by)
     # Too few for alpha are refused now, not after minutes of work.
     replace(screen, calibrator=Calibrator(np.zeros(len(rest))), peaks=None)
     rows = spooled.rows(rest)
@@ -169,6 +165,21 @@ def export_openvino(
         return _written(replace(plain, facts={**plain.facts, **told}), with_room, path, pixels)
     exported = _runnable(exported, serialised(judging(model, exported)), pixels, options)
     return _written(replace(exported, facts={**exported.facts, **told}), screen, path, pixels)
+
+
+def _for_int8(screen: Screen, images: object, group_by: GroupBy) -> tuple[Spool, NDArray[np.intp], NDArray[np.intp]]:
+    """Return images that the screen has not learnt from, those that set ranges, and one of each other unit."""
+    check_group_by(group_by)
+    source = open_images(images, role="inliers", shape=screen.detector.shape)
+    group_by = labels_of(source, group_by)
+    spooled = read_all(source, screen.detector.preprocessing)
+    keys = keys_of([spooled], group_by)[0]
+    fresh = unknown_rows(screen, spooled, group_by, keys)
+    ranges, rest = (fresh[part] for part in split(keys[fresh], [min(_RANGE_IMAGES, len(fresh) // 5)], seed=0))
+    rest = rest[one_of_each(keys[rest], spooled.hashes[rest], seed=0)]
+    if not len(ranges):
+        raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")
+    return spooled, ranges, rest
 
 
 def _in_float32(screen: Screen, traced: bytes, pixels: PixelType) -> Screen:
