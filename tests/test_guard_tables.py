@@ -134,6 +134,9 @@ def test_probabilities_are_checked_and_zero_has_a_logarithm(tmp_path):
     np.savez(path, probabilities=[[1.0, 0.0], [0.25, 0.75]])
     assert np.isfinite(read_outputs(path).logits).all()
     np.testing.assert_allclose(read_outputs(path).logits[1], np.log([0.25, 0.75]))
+    np.savez(path, probabilities=[[0.5, 0.5], [1.5, -0.5]])
+    with pytest.raises(InputError, match="are not negative"):
+        read_outputs(path)
     np.savez(path, probabilities=[[1.0, 0.5]])
     with pytest.raises(InputError, match="sum to 1"):
         read_outputs(path)
