@@ -208,3 +208,9 @@ def test_it_is_a_method_on_the_command_line(folder, tmp_path, capsys):
     screen = recondite.load(tmp_path / "screen")
     assert screen.detector.methods == ("dfr",)
     assert len(screen.detector.history.epochs) == 2
+
+
+def test_at_most_a_hundred_thousand_vectors_are_kept():
+    model = FeatureAutoencoder(2, 1)
+    assert model.drawn_from(100_200).gathered().shape == (100_000, 2)
+    assert model.drawn_from(30).gathered().shape == (30, 2)

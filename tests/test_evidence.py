@@ -7,9 +7,12 @@ from conftest import QUICK
 from torch import nn
 
 import recondite
+from recondite.data.images import Preprocessing
+from recondite.data.spool import Rows
 from recondite.errors import InputError
 from recondite.reports.explanation import in_words, statistics_of_first
 from recondite.screen.evidence import Evidence, possible_scores
+from recondite.screen.made_up import made_up_rows
 from recondite.screen.promise import promise
 from recondite.screen.words import AUTO, ERROR, EVIDENCE
 from recondite.statistics.distances import DISTANCES
@@ -77,6 +80,14 @@ def test_evidence_is_how_far_all_statistics_are_and_each_by_itself_how_far_it_is
         density.z(statistics),
     )
     np.testing.assert_allclose(screen.predict(images).instance_score, together)
+
+
+def test_nothing_is_made_up_of_vectors_or_under_masks():
+    images, vectors = (Rows(np.zeros((3, *shape), np.float32), np.arange(3)) for shape in ((1, 8, 8), (9,)))
+    seen = Preprocessing(shape=(1, 8, 8))
+    assert len(list(made_up_rows(images, seen))) > 1
+    assert list(made_up_rows(images, replace(seen, masked=True))) == []
+    assert list(made_up_rows(vectors, Preprocessing(shape=(9,)))) == []
 
 
 def test_a_screen_without_evidence_has_one_score(digits):

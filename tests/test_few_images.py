@@ -11,9 +11,13 @@ from torch import nn
 import recondite
 from recondite import InputError
 from recondite.cli import main
+from recondite.data.datasets import open_images
+from recondite.data.images import Preprocessing
+from recondite.data.spool import keys_of, read_all
 from recondite.detectors import Detector, build
 from recondite.detectors.features import Features
-from recondite.screen.few_images import LeftOut, alpha_for, are_few
+from recondite.options import TrainingOptions
+from recondite.screen.few_images import LeftOut, alpha_for, are_few, scores_left_out
 from recondite.screen.promise import promise
 
 PCA = {"detector": "pca", "latent_size": 4}
@@ -45,6 +49,20 @@ def test_scores_are_those_of_a_detector_fitted_without_the_image():
         peaks.append(found.feature_score.max())
     np.testing.assert_allclose(np.sort(screen.calibrator.scores), np.sort(expected), rtol=1e-5)
     np.testing.assert_allclose(np.sort(screen.peaks), np.sort(peaks), rtol=1e-4)
+
+
+def test_what_is_not_to_be_learnt_from_is_in_no_part():
+    images = scenes(10)
+    spooled = read_all(open_images(images), Preprocessing(shape=(1, 32, 32)))
+    learnable = np.arange(10) != 4
+    unfitted = build("pca", image_shape=(1, 32, 32), latent_size=4)
+    keys = keys_of([spooled], "none")[0]
+    found = scores_left_out(unfitted, spooled, keys, TrainingOptions(), False, learnable=learnable)
+    for row, score in zip(found.rows[:3], found.scores[:3], strict=True):
+        others = images[learnable & (np.arange(10) != row)]
+        detector = build("pca", image_shape=(1, 32, 32), latent_size=4).fit(others, validation=None)
+        assert score == pytest.approx(detector.score(images[row : row + 1]).instance_score[0], rel=1e-5)
+    assert len(found.rows) == 10  # it is judged all the same
 
 
 def test_scores_that_tell_no_place_have_no_peaks():

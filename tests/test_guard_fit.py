@@ -60,22 +60,39 @@ def fitted(screen):
     return fit_guard(pairs(*coloured(200, 1)), screen=screen, calibration=pairs(*coloured(900, 2)), risk=0.05)
 
 
-def test_the_head_is_the_linear_discriminant():
+@pytest.mark.parametrize("shrinkage", [1e-9, 0.2])
+def test_the_head_is_the_linear_discriminant(shrinkage):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     vectors, classes = DRAWS.normal(size=(120, 5)).astype(np.float32), DRAWS.integers(0, 3, 120)
     vectors[classes == 1] += 1
     learning = learnt(((vectors[i : i + 7], classes[i : i + 7], None) for i in range(0, 120, 7)), 3, 120)
-    head = learning.head(1e-9)
-    twin = LinearDiscriminantAnalysis(solver="lsqr").fit(vectors, classes)
+    head = learning.head(shrinkage)
+    twin = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(vectors, classes)
     found = head(torch.from_numpy(vectors)).softmax(1).numpy()
     np.testing.assert_allclose(found, twin.predict_proba(vectors), atol=1e-4)
     # Further rules look at the logits themselves.
     np.testing.assert_allclose(head(torch.from_numpy(vectors)), twin.decision_function(vectors), atol=1e-3)
 
 
+def test_features_that_do_not_vary_give_finite_scores_and_what_was_drawn_keeps_its_class():
+    vectors, classes = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32), np.arange(40) % 3
+    vectors[:, 2] = 0
+    learning = learnt([(vectors[:25], classes[:25], None), (vectors[25:], classes[25:], None)], 3, 60)
+    drawn, logits, places = learning.drawn()
+    assert {(one.tobytes(), int(place)) for one, place in zip(drawn.numpy(), places, strict=True)} == {
+        (one.tobytes(), int(place)) for one, place in zip(vectors, classes, strict=True)
+    }
+    assert logits.shape == (40, 3)
+    head = learning.head(0.1)
+    x = torch.from_numpy(vectors)
+    assert all(torch.isfinite(values).all() for values in learning.rules(head)(x, head(x)).values())
+
+
 def test_what_is_principal_leaves_at_most_a_tenth_of_the_variance():
-    vectors = (np.random.default_rng(0).normal(size=(200, 6)) * [0.01, 0.01, 0.1, 0.1, 0.2, 1]).astype(np.float32)
+    vectors = (np.random.default_rng(0).normal(size=(200, 6)) * [0.003, 0.003, 0.03, 0.03, 0.06, 0.3]).astype(
+        np.float32
+    )
     rules = learnt([(vectors, np.arange(200) % 2, None)], 2, 200).rules()
     variances = np.linalg.eigvalsh(np.cov(vectors.T, bias=True))
     left = int(np.sum(np.cumsum(variances) <= 0.1 * variances.sum()))
@@ -153,6 +170,7 @@ def test_made_up_outliers_are_made_of_some_of_the_images(monkeypatch):
     assert np.array_equal(found, images)
     monkeypatch.setattr("recondite.screen.choose_parts._MOST_MADE_UP", 4)
     assert np.array_equal(pixels_of(opened, Preprocessing(shape=(3, 16, 16))), images[:4])
+    assert len(pixels_of(open_images(list(images[:2])), Preprocessing(shape=(3, 16, 16)))) == 2
     with pytest.raises(InputError, match="at least two readable images"):
         pixels_of(open_images([images[0], b"unreadable"]), Preprocessing(shape=(3, 16, 16)))
 

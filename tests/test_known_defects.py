@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.linear_model import Ridge
 from test_units import scenes as waves
 
 import recondite
@@ -13,8 +14,8 @@ from recondite import InputError, ReconditeWarning
 from recondite.cli import main
 from recondite.data.spool import Rows
 from recondite.detectors.defect_head import DefectHead
-from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError
-from recondite.screen.ridge_head import settle, told
+from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError, _changed
+from recondite.screen.ridge_head import _PENALTY, _ridge, settle, told
 from recondite.screen.words import gain_in_words
 from recondite.statistics.metrics import auroc
 
@@ -294,3 +295,18 @@ def test_a_head_speaks_on_the_scale_of_good_images():
     assert values.std() == pytest.approx(1, abs=0.1)
     assert of_defects.mean() > 2.5
     assert of_defects.mean() > of_made_up.mean() > 0.5  # made-up defects weigh less
+
+
+def test_the_direction_is_that_of_a_ridge_regression():
+    draws = np.random.default_rng(0)
+    rows, weights = draws.normal(size=(12, 20)), draws.uniform(0.5, 2, 12)
+    targets = (rows[:, 0] > 0).astype(np.float64)
+    twin = Ridge(alpha=_PENALTY).fit(rows, targets, sample_weight=weights / weights.sum())
+    np.testing.assert_allclose(_ridge(rows, targets, weights), twin.coef_, rtol=1e-6, atol=1e-9)
+
+
+def test_each_image_is_changed_by_its_own_number():
+    images = Rows(np.zeros((5, 1, 2, 2), np.float32), np.arange(5))
+    parts = list(_changed(images, lambda number, pixels: pixels + number, 2))
+    assert [part.pixels.shape for part in parts] == [(2, 1, 2, 2), (2, 1, 2, 2), (1, 1, 2, 2)]
+    assert [float(one.mean()) for part in parts for one in part.pixels] == [0, 1, 2, 3, 4]

@@ -8,6 +8,7 @@ from PIL import Image
 import recondite
 from recondite import Calibrator, InputError, ReconditeWarning
 from recondite.data.datasets import open_images
+from recondite.screen.calibrate import scale_of
 from recondite.statistics.scores import Scores
 
 
@@ -321,6 +322,8 @@ def test_heat_maps_of_errors_begin_at_no_error(digits):
     assert low == 0
     assert high > 0
     assert replace(screen, facts={}).map_scale == (0, 1)
+    dark, bright = scale_of(np.zeros(5))
+    assert dark == 0 < bright  # images without any error
 
 
 def test_a_column_that_hardly_moves_for_its_size_keeps_its_own_unit():

@@ -9,11 +9,12 @@ from test_units import scenes
 import recondite
 from recondite import InputError, ReconditeWarning
 from recondite.cli import main
-from recondite.data.spool import Rows
+from recondite.data.datasets import open_images
+from recondite.data.spool import Rows, read_all
 from recondite.detectors import build
 from recondite.options import TrainingOptions
 from recondite.screen.promise import promise
-from recondite.screen.update import Compared
+from recondite.screen.update import Compared, _can_be_fitted_anew
 
 PCA = {"detector": "pca", "latent_size": 6, "score": "error", "validation": 0}
 
@@ -196,6 +197,15 @@ def test_groups_keep_thresholds_of_their_own():
     )
     assert after.facts["update"]["flagged"] is None
     assert len(after.facts["update"]["thresholds"][0]) == 2
+
+
+def test_a_screen_of_few_images_is_fitted_anew_where_it_gets_all_again():
+    images = scenes(16)
+    screen = recondite.fit(images[:12], detector="pca", latent_size=4)
+    for some, anew in ((images, True), (images[:12], True), (images[1:], False), (images[12:], False)):
+        spooled = read_all(open_images(some), screen.detector.preprocessing)
+        assert _can_be_fitted_anew(screen, spooled) == anew
+    assert not _can_be_fitted_anew(replace(screen, known=None), spooled)
 
 
 def test_a_screen_and_its_successor_are_compared_on_the_same_images():
