@@ -18,6 +18,8 @@ import recondite
 from recondite import ArtifactError, Calibrator, InputError
 from recondite.cli import main
 from recondite.graphs.exported import Exported, ExportedOptions
+from recondite.graphs.runtimes import OUTPUTS
+from recondite.screen import screen_graph
 from recondite.screen.words import AUTO
 from recondite.statistics.density import Marginals
 
@@ -69,7 +71,7 @@ def test_the_graph_alone_gives_p_values_and_labels(exported, digits):
     screen = exported("pca")
     session = onnxruntime.InferenceSession(exported.path("pca") / "model.onnx")
     pixels = (digits[1400:1500, None] / np.float32(255)).astype(np.float32)
-    found = dict(zip(export.OUTPUTS, session.run(list(export.OUTPUTS), {"pixels": pixels}), strict=True))
+    found = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"pixels": pixels}), strict=True))
     verdicts = screen.predict(digits[1400:1500])
     np.testing.assert_allclose(found["instance_score"], verdicts.instance_score, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found["p_value"], verdicts.p_value, atol=1.5 / len(screen.calibrator.scores))
@@ -216,7 +218,7 @@ def test_an_altered_or_foreign_graph_is_refused(screens, exported, tmp_path):
 
 
 def test_a_graph_that_scores_otherwise_is_not_written(screens, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "log_normal_tail", lambda z: -z)
+    monkeypatch.setattr(screen_graph, "log_normal_tail", lambda z: -z)
     assert screens("pca").score == AUTO
     with pytest.raises(RuntimeError, match="nothing was written"):
         export.export_onnx(screens("pca"), tmp_path / "graph")
@@ -225,14 +227,14 @@ def test_a_graph_that_scores_otherwise_is_not_written(screens, tmp_path, monkeyp
 
 def test_tails_and_normal_scores_agree_with_scipy_and_numpy():
     z = np.concatenate([np.linspace(-40, 40, 2001), [1e3, 1e6, -1e6]])
-    found = export.log_normal_tail(torch.from_numpy(z)).numpy()
+    found = screen_graph.log_normal_tail(torch.from_numpy(z)).numpy()
     np.testing.assert_allclose(found, log_ndtr(-z), rtol=1e-9, atol=1e-12)
     generator = np.random.default_rng(0)
     steps = generator.integers(0, 5, 300).astype(float)  # equal knots
     values = np.stack([generator.normal(size=300), steps, np.full(300, 3.0)], axis=1)
     marginals = Marginals.fit(values)
     asked = np.concatenate([values, generator.normal(size=(200, 3)) * 10, np.sort(marginals.knots.T, axis=0)])
-    found = export.normal_scores(marginals, torch.from_numpy(asked)).numpy()
+    found = screen_graph.normal_scores(marginals, torch.from_numpy(asked)).numpy()
     np.testing.assert_allclose(found, marginals.z(asked), atol=1e-9)
 
 

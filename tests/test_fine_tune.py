@@ -83,6 +83,20 @@ def test_kept_activations_are_those_of_the_frozen_blocks():
     assert classes.tolist() == [0, 1] * 10
 
 
+def test_images_are_mirrored_only_where_mirror_images_look_like_them():
+    draws = np.random.default_rng(7)
+    alike = draws.normal(size=(400, 2, 6, 2, 2)).astype(np.float16)
+    slanted = (
+        alike + np.array([0.8, -0.8], np.float16)[:, None, None, None] * np.eye(6, dtype=np.float16)[0][:, None, None]
+    )
+    assert fine_tune._told_apart(alike) < 0.6
+    assert fine_tune._told_apart(slanted) > 0.8
+    assert fine_tune._told_apart(alike[:1]) == 0.5
+    mirrored = {mirrors: torch.cat([flags for _, flags in fine_tune._batches(200, 2, mirrors)]) for mirrors in (0, 1)}
+    assert mirrored[0].sum() == 0
+    assert 100 < mirrored[1].sum() < 300
+
+
 def test_what_does_not_fit_is_refused(tuned):
     images = open_images(pairs(*stripes(4, 5)))
     with pytest.raises(InputError, match="expected 1 to 15 blocks of lite0"):

@@ -200,3 +200,29 @@ def test_an_onnx_classifier_sees_images_in_its_own_size(graph, tmp_path):
         assert found_in(rows) == expected_of(fitted.guard(sent))
         (alone,) = client.post(PREDICT, content=b"no image", headers=PNG).json()["verdicts"]
         assert alone["guard"]["abstention"] == "invalid"
+
+
+def test_a_class_that_disappears_shows_on_the_monitor(client, guard):
+    """The panel draws what was estimated from the labels of the service, and foreign images are left out."""
+    monitor = pytest.importorskip("recondite.service.page.monitor")
+    service = client.app.state.service
+    served = service.shelf.get("colours")
+    service.counters.forget_classes(served.name, served.version)
+    both, reds = coloured(40, 50)[0], coloured(60, 51, ((0.7, 0.3, 0.3),))[0]
+    green = coloured(20, 52, ((0.2, 0.9, 0.2),))[0]
+
+    def drawn():
+        came = service.counters.classes(served.name, served.version)
+        return came, monitor._classes(served.guard, served.fingerprint, tuple(sorted(came.items())))
+
+    assert "After 30 labelled images; 0 images so far." in drawn()[1]
+    for images, expected in ((both, "as before"), (np.concatenate([reds, green]), "gone, or nearly")):
+        service.counters.forget_classes(served.name, served.version)
+        for start in range(0, len(images), 40):
+            sent = [png(image.transpose(1, 2, 0)) for image in images[start : start + 40]]
+            assert client.post(PREDICT, json=as_json(sent)).status_code == 200
+        came, html = drawn()
+        assert sum(came.values()) == sum(kind is None or kind == "unsure" for kind in guard(images).kinds)
+        (blue,) = [row for row in html.split("<div class='share")[2:] if "<span>blue</span>" in row]
+        assert expected in blue
+    assert monitor._classes(guard.at(guard.screen), "x", ()) != ""

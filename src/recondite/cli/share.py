@@ -47,15 +47,17 @@ def export(
     always_int8: Annotated[bool, Parameter(name="--always-int8", negative="")] = False,
     group_by: str = "copies",
     pixels: Literal["float32", "uint8"] = "float32",
+    guard: bool = True,
 ) -> None:
-    """Write a screen as one graph, from pixels to score, p-value and verdict.
+    """Write a screen as one graph, from pixels to score, p-value and verdict; a guard to label and reason too.
 
-    recondite predict, evaluate and show run the new folder like any other screen, through onnxruntime or OpenVINO.
+    recondite predict, evaluate, show, guard predict and serve run the new folder like any other, through onnxruntime or
+    OpenVINO.
 
     Parameters
     ----------
     screen
-        Folder that `recondite fit` wrote.
+        Folder that `recondite fit` or `recondite guard fit` wrote.
     output
         Folder for the graph and its manifest.
     to
@@ -69,6 +71,8 @@ def export(
         What tells images of --int8 that belong together, of which one calibrates; as in fit.
     pixels
         Input of the graph: float32 in [0, 1], or uint8 for other programs, which refuses images of another size.
+    guard
+        Export a guard with its classifier; --no-guard for the screen alone.
     """
     from recondite.data.artifacts import check_target
     from recondite.data.outputs import check_outputs
@@ -82,9 +86,18 @@ def export(
     check_target(output)
     check_outputs({}, {"-o": output})
     from recondite.screen.export import export_onnx, export_openvino
+    from recondite.screen.guard_file import load_guard
     from recondite.screen.saved import GUARD_FILE, located
 
     judge = load_screen(screen, None, None, "cpu")
+    if guard and (located(screen) / GUARD_FILE).exists():
+        if int8 is not None:
+            raise InputError("--int8 is for screens: a guard's graph is in float32 (--no-guard for the screen alone)")
+        from recondite.screen.export_guard import export_guard
+
+        export_guard(load_guard(judge, located(screen)), output, to=to, pixels=pixels)
+        print(f"exported: {output} (a guard; its scores and logits were compared with those of {screen})")
+        return
     if to == "onnx":
         export_onnx(judge, output, pixels=pixels)
     else:

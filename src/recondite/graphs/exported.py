@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.regions import Mask
 from recondite.errors import InputError
-from recondite.graphs.runtimes import OUTPUTS, RuntimeName, make_runtime
+from recondite.graphs.runtimes import LOGITS, OUTPUTS, RULE_SCORES, RuntimeName, make_runtime
 from recondite.options import CHECKED
 from recondite.statistics.scores import Scores
 from recondite.training.history import History
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 BATCH, _FEWEST_TOGETHER = 32, 8
 """Images that run at once, where they are not large, the last ones with zeros behind them; fewer than 8 are faster one
 by one."""
+LOGIT, RULE = "head.logit.", "head.rule."
+"""Before the number of a class, or the name of a rule: what statistics are called that a guard's classifier gives."""
+WITH_CLASSIFIER: Final = object()
+"""In place of an observer: asks the graph of a guard for what its classifier says too."""
 PixelType = Literal["float32", "uint8"]
 Precision = Literal["float32", "int8"]
 
@@ -55,6 +59,8 @@ class Exported:
         locates: whether its feature scores tell where an image is odd.
         region: that its screen looks at, bool (H, W); None for whole images.
         value_range: of its screen's images, as in `Preprocessing`.
+        classes: how many a guard's classifier in the graph tells; 0 without.
+        rules: names of the guard's rules whose scores the graph gives, in order.
 
     Raises:
         InputError: the program that runs it is not installed.
@@ -79,12 +85,15 @@ class Exported:
         locates: bool = True,
         region: Mask | None = None,
         value_range: tuple[float, float] | None = None,
+        classes: int = 0,
+        rules: Sequence[str] = (),
     ) -> None:
         self.preprocessing = Preprocessing(shape=tuple(shape), region=region, value_range=value_range)
         self.shape, self.options = self.preprocessing.shape, options
         self.history = History()
         self.memory: Tensors = {}
         self.content, self.locates = tuple(content), locates
+        self.classes, self.rules = classes, tuple(rules)
         self.run_graph = make_runtime(options.runtime, content)
         self._bytes = pixels == "uint8"
         self._batches_agree: bool | None = None
@@ -97,7 +106,7 @@ class Exported:
         pixels, seen = "uint8" if self._bytes else "float32", self.preprocessing
         return Exported, (
             *(self.shape, self.options, self.content, pixels, self.locates),
-            *(seen.region, seen.value_range),
+            *(seen.region, seen.value_range, self.classes, self.rules),
         )
 
     @property
@@ -173,7 +182,8 @@ class Exported:
         reconstruction: bool = False,  # noqa: ARG002  a graph gives none
         observer: object = None,
     ) -> Scores:
-        if score is not None or top_percent is not None or observer is not None:
+        asked = observer is WITH_CLASSIFIER and self.classes > 0
+        if score is not None or top_percent is not None or (observer is not None and not asked):
             raise InputError("an exported screen has one score; export another graph for another score")
         errors, pixels = list(batch.errors), batch.pixels
         if self._bytes:
@@ -184,7 +194,7 @@ class Exported:
                     height_width = " x ".join(map(str, self.shape[1:]))
                     errors[index] = f"this graph takes 8-bit images of {height_width} pixels as they are"
             pixels = pixels[exact]
-        names = OUTPUTS[: 1 + feature_score]
+        names = (*OUTPUTS[: 1 + feature_score], *(self._said if asked else ()))
         found = dict(zip(names, self._outputs(pixels, names), strict=True))
         good = np.array([error is None for error in errors])
         scores = np.full(len(errors), np.nan)
@@ -194,7 +204,26 @@ class Exported:
             maps = np.full((len(errors), *self.shape), np.nan, dtype=np.float32)
             if good.any():
                 maps[good] = found["feature_score"]
-        return Scores(ids=tuple(batch.ids), instance_score=scores, errors=tuple(errors), feature_score=maps)
+        return Scores(
+            ids=tuple(batch.ids),
+            instance_score=scores,
+            errors=tuple(errors),
+            feature_score=maps,
+            statistics=self._statistics(found, good) if asked else None,
+        )
+
+    @property
+    def _said(self) -> tuple[str, ...]:
+        """The outputs of the graph that a guard's classifier gives."""
+        return (LOGITS, RULE_SCORES)[: (self.classes > 0) + bool(self.rules)]
+
+    def _statistics(self, found: dict[str, NDArray[Any]], good: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+        """Return each logit and rule of N images (N,), NaN for those that are not good."""
+        columns = [f"{LOGIT}{place}" for place in range(self.classes)] + [f"{RULE}{name}" for name in self.rules]
+        values = np.full((len(columns), len(good)), np.nan)
+        if good.any():
+            values[:, good] = np.concatenate([found[name] for name in self._said], axis=1).T
+        return dict(zip(columns, values, strict=True))
 
     @property
     def batches_agree(self) -> bool:
@@ -205,7 +234,7 @@ class Exported:
         """
         if self._batches_agree is None:
             images = probe_images(self.shape, np.uint8 if self._bytes else np.float32, self._together)
-            names = OUTPUTS[:2]
+            names = (*OUTPUTS[:2], *self._said)
             alone = self._one_by_one(images, names)
             forward, backward = self.run_graph(names, images), self.run_graph(names, images[::-1])
             self._batches_agree = all(

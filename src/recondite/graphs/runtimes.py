@@ -16,6 +16,9 @@ from recondite.errors import ArtifactError, InputError
 
 RuntimeName = Literal["onnx", "openvino"]
 OUTPUTS = ("instance_score", "feature_score", "p_value", "is_outlier")
+LOGITS, RULE_SCORES = "logits", "rule_scores"
+GUARD_OUTPUTS = ("label", "predicted", "confidence", "abstention", "flagged", "part_p_value", LOGITS, RULE_SCORES)
+"""What the graph of a guard gives besides; the last only where rules have a share of alpha."""
 INPUT = "pixels"
 FILES: dict[str, tuple[str, ...]] = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 """The files of a graph, by the runtime that runs it."""

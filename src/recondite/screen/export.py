@@ -1,21 +1,13 @@
 """A screen as one graph for onnxruntime or OpenVINO, from pixels to score, feature scores, p-value and verdict."""
 
-import logging
-import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
-import torch
-from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from recondite.data.artifacts import check_target, write_folder
 from recondite.data.datasets import nameless, open_images
@@ -24,19 +16,15 @@ from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.graphs.exported import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
-from recondite.graphs.runtimes import FILES, OUTPUTS, RuntimeName, import_openvino
-from recondite.networks.fused import with_plain_convolutions
-from recondite.networks.hooks import evaluating, recorded
+from recondite.graphs.runtimes import FILES, RuntimeName, import_openvino
 from recondite.screen.calibrate import calibrated, unknown_rows
-from recondite.screen.evidence import Evidence
 from recondite.screen.openvino import judging, quantised, serialised
 from recondite.screen.saved import EXPORTED, REGION
 from recondite.screen.screen import Screen
+from recondite.screen.screen_graph import ScreenGraph, example_of, traced
 from recondite.screen.timing import instructions, milliseconds
-from recondite.screen.words import AUTO, ERROR, EVIDENCE
-from recondite.statistics.calibration import Calibrator, p_value_table
-from recondite.statistics.density import FARTHEST, Marginals
-from recondite.statistics.likeness import Likeness
+from recondite.screen.words import ERROR
+from recondite.statistics.calibration import Calibrator
 from recondite.torch_state import own_settings
 
 TOLERANCE = 2.0**-11
@@ -48,13 +36,9 @@ n = 4,096 inputs of a unit, as many as the reference networks have, that is 2**-
 root of n, so that this is what some 64 such layers make. Labels are those of the screen for every image whose score is
 farther than twice as much from the threshold, and for the calibration image that set it, whose score is raised by it.
 """
+Floats = NDArray[np.float64]
 _RANGE_IMAGES, _ORDERED_IMAGES = 300, 500
 _LOWEST_AGREEMENT, _PAYS = 0.7, 1.1
-_LIMIT = 2.5
-_NODES, _WEIGHTS = hermegauss(60)
-_FRACTION = _NODES, _WEIGHTS / math.sqrt(2 * math.pi)
-_SERIES = np.cumprod([1, *(_LIMIT**2 / (2 * number + 1) for number in range(1, 64))])
-"""Coefficients of the even powers of z / _LIMIT."""
 
 
 @own_settings()
@@ -81,12 +65,12 @@ def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float3
         ArtifactError: `path` exists and is not a screen.
         RuntimeError: the graph's scores differ from the screen's.
     """
-    path = _target(screen, path, pixels)
-    screen = _with_room(screen)
+    path = target(screen, path, pixels)
+    screen = with_room(screen)
     content = [_traced(screen, pixels)]
-    exported = _runnable(screen, content, pixels, _options(screen, "onnx"))
-    _check_parity(screen, exported)
-    return _written(exported, screen, path, pixels)
+    exported = runnable(screen, content, pixels, options_of(screen, "onnx"))
+    check_parity(screen, exported)
+    return written(exported, screen, path, pixels)
 
 
 @own_settings()
@@ -129,27 +113,27 @@ def export_openvino(
         ArtifactError: as `export_onnx`.
         RuntimeError: the graph's scores differ from the screen's, or int8 has changed their order beyond use.
     """
-    path = _target(screen, path, pixels)
+    path = target(screen, path, pixels)
     openvino = import_openvino()
     if int8 is None:
-        screen = _with_room(screen)
-        return _written(_in_float32(screen, _traced(screen, pixels), pixels), screen, path, pixels)
+        screen = with_room(screen)
+        return written(_in_float32(screen, _traced(screen, pixels), pixels), screen, path, pixels)
     spooled, ranges, rest = _for_int8(screen, int8, group_by)
     # Too few for alpha are refused now, not after minutes of work.
     replace(screen, calibrator=Calibrator(np.zeros(len(rest))), peaks=None)
     rows = spooled.rows(rest)
-    options = _options(screen, "openvino", "int8")
+    options = options_of(screen, "openvino", "int8")
     # Scores are those of the screen without room.
-    with_room = _with_room(screen)
-    traced = _traced(with_room, pixels)
+    roomy = with_room(screen)
+    graph = _traced(roomy, pixels)
     model = quantised(
-        openvino.Core().read_model(traced),
+        openvino.Core().read_model(graph),
         spooled.rows(ranges),
         pixels,
         for_features=not screen.detector.rebuilds,
     )
     facts = {"images": len(rest), "fingerprint": spooled.fingerprint(rest), "ranges": len(ranges)}
-    detector = _runnable(screen, serialised(model), pixels, options).detector
+    detector = runnable(screen, serialised(model), pixels, options).detector
     exported = Screen(
         detector=detector,
         alpha=screen.alpha,
@@ -158,13 +142,13 @@ def export_openvino(
         **calibrated(detector, None, ERROR, rows, None, {**screen.facts, "calibration": facts}, progress),
     )
     _check_order(screen, exported, rows)
-    plain = _in_float32(with_room, traced, pixels)
+    plain = _in_float32(roomy, graph, pixels)
     times = milliseconds({"float32": plain, "int8": exported})
     told = {"int8": {"milliseconds": times, "instructions": instructions()}}
     if times["float32"] < _PAYS * times["int8"] and not always_int8:
-        return _written(replace(plain, facts={**plain.facts, **told}), with_room, path, pixels)
-    exported = _runnable(exported, serialised(judging(model, exported)), pixels, options)
-    return _written(replace(exported, facts={**exported.facts, **told}), screen, path, pixels)
+        return written(replace(plain, facts={**plain.facts, **told}), roomy, path, pixels)
+    exported = runnable(exported, serialised(judging(model, exported)), pixels, options)
+    return written(replace(exported, facts={**exported.facts, **told}), screen, path, pixels)
 
 
 def _for_int8(screen: Screen, images: object, group_by: GroupBy) -> tuple[Spool, NDArray[np.intp], NDArray[np.intp]]:
@@ -182,15 +166,19 @@ def _for_int8(screen: Screen, images: object, group_by: GroupBy) -> tuple[Spool,
     return spooled, ranges, rest
 
 
-def _in_float32(screen: Screen, traced: bytes, pixels: PixelType) -> Screen:
+def _in_float32(screen: Screen, graph: bytes, pixels: PixelType) -> Screen:
     """Return a screen that runs on the graph of one with room, in OpenVINO."""
-    content = serialised(import_openvino().Core().read_model(traced))
-    exported = _runnable(screen, content, pixels, _options(screen, "openvino"))
-    _check_parity(screen, exported)
+    content = serialised(import_openvino().Core().read_model(graph))
+    exported = runnable(screen, content, pixels, options_of(screen, "openvino"))
+    check_parity(screen, exported)
     return exported
 
 
-def _target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
+def _traced(screen: Screen, pixels: PixelType) -> bytes:
+    return traced(ScreenGraph(screen), example_of(screen, pixels))
+
+
+def target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
     """Return the folder to write, absolute, after all refusals."""
     if pixels not in get_args(PixelType):
         raise InputError(f"expected pixels among {', '.join(get_args(PixelType))}; got {pixels!r}")
@@ -211,30 +199,46 @@ def _target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
     return path
 
 
-def _options(screen: Screen, runtime: RuntimeName, precision: Precision = "float32") -> ExportedOptions:
+def options_of(screen: Screen, runtime: RuntimeName, precision: Precision = "float32") -> ExportedOptions:
+    """Return what an export of a screen says of itself."""
     batch = min(BATCH, screen.detector.scoring_batch)
     return ExportedOptions(
         detector=screen.detector.name, score=screen.score, runtime=runtime, precision=precision, batch=batch
     )
 
 
-def _with_room(screen: Screen) -> Screen:
+def with_room(screen: Screen) -> Screen:
     """Return the screen with calibration scores raised by a hair.
 
     The calibration image that set the threshold has exactly that score; with a graph's rounding it would else be up to
     chance whether the graph flags it.
     """
-    scores = screen.calibrator.scores
-    low, high = np.quantile(scores, [0.25, 0.75])
-    return replace(screen, calibrator=Calibrator(scores + TOLERANCE * max(high - low, 1e-12)), peaks=None)
+    return replace(screen, calibrator=raised(screen.calibrator), peaks=None)
 
 
-def _runnable(screen: Screen, content: Sequence[bytes], pixels: PixelType, options: ExportedOptions) -> Screen:
-    """Return a screen with the same calibration that runs on a graph."""
+def raised(calibrator: Calibrator) -> Calibrator:
+    """Return a calibrator whose scores are higher by `TOLERANCE`."""
+    return Calibrator(calibrator.scores + TOLERANCE * spread_of(calibrator), calibrator.groups)
+
+
+def spread_of(calibrator: Calibrator) -> float:
+    """Return the interquartile range of calibration scores, by which rounding is measured."""
+    low, high = np.quantile(calibrator.scores, [0.25, 0.75])
+    return max(float(high - low), 1e-12)
+
+
+def runnable(
+    screen: Screen,
+    content: Sequence[bytes],
+    pixels: PixelType,
+    options: ExportedOptions,
+    classes: int = 0,
+    rules: Sequence[str] = (),
+) -> Screen:
+    """Return a screen with the same calibration that runs on a graph; classes and rules as in `Exported`."""
     seen = screen.detector.preprocessing
-    detector = Exported(
-        screen.detector.shape, options, content, pixels, screen.detector.locates, seen.region, seen.value_range
-    )
+    given = (screen.detector.locates, seen.region, seen.value_range, classes, rules)
+    detector = Exported(screen.detector.shape, options, content, pixels, *given)
     return replace(
         screen,
         detector=cast(Detector, detector),
@@ -246,7 +250,10 @@ def _runnable(screen: Screen, content: Sequence[bytes], pixels: PixelType, optio
     )
 
 
-def _written(exported: Screen, screen: Screen, path: Path, pixels: PixelType) -> Path:
+def written(
+    exported: Screen, screen: Screen, path: Path, pixels: PixelType, guard: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the folder of an exported screen; `guard` tells what else the graph gives."""
     options, content = exported.detector.options, cast(Exported, exported.detector).content
     manifest = {
         **replace(screen, calibrator=exported.calibrator, peaks=None, facts=exported.facts).to_json(),
@@ -256,6 +263,7 @@ def _written(exported: Screen, screen: Screen, path: Path, pixels: PixelType) ->
         "runtime": options.runtime,
         "precision": options.precision,
         "batch": options.batch,
+        **({} if guard is None else {"guard": dict(guard)}),
     }
     numbers = {"scores": exported.calibrator.scores}
     region = screen.detector.preprocessing.region
@@ -266,43 +274,18 @@ def _written(exported: Screen, screen: Screen, path: Path, pixels: PixelType) ->
     return path
 
 
-def _traced(screen: Screen, pixels: PixelType) -> bytes:
-    """Return the screen's judgement as the bytes of an ONNX file."""
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise InputError('exporting needs onnx and onnxscript: pip install "recondite[export]"') from error
-    graph = _Graph(screen)
-    example = torch.zeros(
-        min(BATCH, screen.detector.scoring_batch), *screen.detector.shape, dtype=getattr(torch, pixels)
-    )
-    # The exporter reports its stages on standard output, and warns of packages that are not needed here.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with evaluating(graph), warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph,
-            (example,),
-            dynamo=True,
-            input_names=["pixels"],
-            output_names=list(OUTPUTS),
-            dynamic_shapes={"pixels": {0: torch.export.Dim("N")}},
-        )
-    assert program is not None
-    content: bytes = program.model_proto.SerializeToString()
-    return content
-
-
-def _check_parity(screen: Screen, exported: Screen) -> None:
+def check_parity(screen: Screen, exported: Screen) -> None:
     """Raise RuntimeError if the graph does not score noise and smooth images as the screen does."""
     batch = nameless(probe_images(screen.detector.shape, np.float32))
     ours, theirs = screen.score_batch(batch).instance_score, exported.score_batch(batch).instance_score
-    low, high = np.quantile(screen.calibrator.scores, [0.25, 0.75])
-    difference = np.abs(ours - theirs) / np.maximum(np.abs(ours), max(high - low, 1e-12))
+    check_agreement("the graph's scores", ours, theirs, spread_of(screen.calibrator), "the screen's")
+
+
+def check_agreement(what: str, ours: Floats, theirs: Floats, spread: float, whose: str) -> None:
+    """Raise RuntimeError if arrays differ by more than `TOLERANCE` of their size, or of a spread if that is more."""
+    difference = np.abs(ours - theirs) / np.maximum(np.abs(ours), spread)
     if not difference.max() <= TOLERANCE:
-        raise RuntimeError(
-            f"the graph's scores differ by {difference.max():.2g} from the screen's; nothing was written"
-        )
+        raise RuntimeError(f"{what} differ by {difference.max():.2g} from {whose}; nothing was written")
 
 
 def _check_order(screen: Screen, exported: Screen, rows: Rows) -> None:
@@ -319,122 +302,3 @@ def _check_order(screen: Screen, exported: Screen, rows: Rows) -> None:
             f"scores in int8 have a rank correlation of {agreement:.2f} with the screen's own, and "
             f"{_LOWEST_AGREEMENT} is needed; nothing was written"
         )
-
-
-class _Graph(nn.Module):
-    """All of a screen's judgement as tensor operations: (N, C, H, W) -> `OUTPUTS`."""
-
-    ascending: Tensor
-    table: Tensor
-
-    def __init__(self, screen: Screen) -> None:
-        super().__init__()
-        self.screen, self.detector = screen, with_plain_convolutions(screen.detector)
-        ascending = np.sort(screen.calibrator.scores)
-        table = p_value_table(len(ascending), screen.confidence, screen.guarantee)
-        self.register_buffer("ascending", torch.from_numpy(ascending))
-        self.register_buffer("table", torch.from_numpy(np.array(table)))
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if pixels.dtype == torch.uint8:
-            pixels = pixels.float() / 255
-        evidence, detector = self.screen.evidence, self.detector
-        pixels = detector.painted(pixels)
-        if evidence is None or self.screen.score == ERROR:
-            _, maps, scores = detector.measure_and_pool(pixels)
-        else:
-            layers = detector.encoder_layers() if evidence.observer.reencoding else []
-            with recorded(layers) as before:
-                measured, maps, error = detector.measure_and_pool(pixels)
-                found = evidence.observer.found(detector, pixels, measured, before)
-            scores = combined(evidence, self.screen.score, error, {k: v.double() for k, v in found.items()})
-        at_least = _count(self.ascending[None] >= scores[:, None])
-        return scores, maps, self.table[at_least], ~(scores <= self.screen.threshold)
-
-
-def combined(evidence: Evidence, name: str, error: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
-    """Return what `Evidence.score` does, (N,) float64, by operations that ONNX has."""
-    density = evidence.density
-    z = normal_scores(density.marginals, torch.stack([statistics[name] for name in density.names], dim=1))
-    if name in density.names:
-        return z[:, density.names.index(name)].abs()
-    precision = torch.from_numpy(density.precision)
-    distance = ((z @ precision) * z).sum(1).clamp(min=0).sqrt()
-    if name == EVIDENCE:
-        return distance
-    assert name == AUTO
-    rare, scales, made_up = [error, distance], [evidence.error, evidence.distance], evidence.made_up
-    if made_up is not None:
-        rare.append(likeness(made_up.likeness, z))
-        scales.append(made_up.scale)
-    # All were learnt from the same images, and have as many knots.
-    together = Marginals(np.concatenate([scale.knots for scale in scales]))
-    tails = log_normal_tail(normal_scores(together, torch.stack(rare, dim=1)))
-    if made_up is None:
-        return (math.log(0.5) - tails).amax(1)
-    weights = torch.tensor(made_up.weights, dtype=torch.float64)
-    return (-tails * weights).sum(1)
-
-
-def likeness(learnt: Likeness, z: Tensor) -> Tensor:
-    """Return what `Likeness` does, (N,)."""
-    directions, offsets = torch.from_numpy(learnt.directions), torch.from_numpy(learnt.offsets)
-    # A product, as OpenVINO 2026.4 sums (N, M, K) along the last axis wrongly for many images.
-    ratios = z @ directions.T - offsets
-    largest = ratios.amax(1).clamp(min=0)
-    return largest + ((ratios - largest[:, None]).exp().sum(1) + (-largest).exp()).log()
-
-
-def normal_scores(marginals: Marginals, values: Tensor) -> Tensor:
-    """Return what `Marginals.z` does, (N, K)."""
-    knots, levels = marginals.knots, torch.from_numpy(marginals.levels)
-    first, last, spreads = (torch.from_numpy(part) for part in (knots[:, 0], knots[:, -1], marginals.spreads))
-    # From both sides at once; the levels are symmetric.
-    sides = _interpolated(
-        torch.cat([values, -values], dim=1), np.concatenate([knots, -knots[:, ::-1]]), marginals.levels
-    )
-    below = (values - first).clamp(max=0) / spreads[:, 0]
-    above = (values - last).clamp(min=0) / spreads[:, 1]
-    inner = (sides[:, : len(knots)] - sides[:, len(knots) :]) / 2
-    return (inner + levels[-1] * (below + above)).clamp(-FARTHEST, FARTHEST)
-
-
-def _interpolated(values: Tensor, knots: NDArray[np.float64], levels: NDArray[np.float64]) -> Tensor:
-    """Return numpy's `interp` of values (N, K) by knots (K, Q), ascending, and levels (Q,)."""
-    widths = np.diff(knots, append=np.inf)
-    rises = np.diff(levels, append=levels[-1])
-    starts = torch.from_numpy(knots)
-    left = (_count(starts[None] <= values[:, :, None]) - 1).clamp(min=0)
-    # Nothing rises after the last knot, nor between equal ones.
-    flat = left + torch.arange(len(knots)) * knots.shape[1]
-    wide = torch.from_numpy(np.where(widths > 0, widths, np.inf)).flatten()[flat]
-    share = ((values - starts.flatten()[flat]) / wide).clamp(0, 1)
-    return torch.from_numpy(levels)[left] + share * torch.from_numpy(rises)[left]
-
-
-def _count(flags: Tensor) -> Tensor:
-    """Return how many flags are set along the last axis, int64: OpenVINO 2026.4 may sum comparisons wrongly."""
-    return flags.double().sum(-1).long()
-
-
-def log_normal_tail(z: Tensor) -> Tensor:
-    """Return log(1 - Phi(z)) in float64: ONNX has no such function, and runtimes have erf in float32 only.
-
-    Source: Abramowitz and Stegun 1964, 26.2.11 (a series, for |z| < 2.5) and 26.2.14 (a continued fraction, beyond).
-    Differs from there: of the fraction the convergent is taken as the Gauss-Hermite sum that it equals, so that neither
-    is a long row of operations, which takes minutes to export.
-    """
-    # Each branch sees values that it can take; `where` chooses afterwards.
-    far, near = z.abs().clamp(min=_LIMIT), z.clamp(-_LIMIT, _LIMIT)
-    nodes, weights = (torch.from_numpy(part) for part in _FRACTION)
-    ratio = far * ((far.square()[..., None] + nodes.square()).reciprocal() @ weights)
-    log_far = -far.square() / 2 - math.log(2 * math.pi) / 2 + ratio.log()
-    beyond = torch.where(z > 0, log_far, torch.log1p(-log_far.exp()))
-    square = near.square() / _LIMIT**2
-    powers = torch.stack([torch.ones_like(square), square], dim=-1)
-    while powers.shape[-1] < len(_SERIES):
-        square = square.square()
-        powers = torch.cat([powers, powers * square[..., None]], dim=-1)
-    series = powers @ torch.from_numpy(_SERIES)
-    within = (0.5 - near * series * (-near.square() / 2).exp() / math.sqrt(2 * math.pi)).log()
-    return torch.where(z.abs() < _LIMIT, within, beyond)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,9 @@ from recondite.data.batch_size import full_batch
 from recondite.data.datasets import Batch, ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.detectors import Detector
+from recondite.detectors.measured import Also, Statistician
 from recondite.errors import InputError
+from recondite.graphs.exported import WITH_CLASSIFIER, Exported
 from recondite.progress import progress as show
 from recondite.screen.classifier_outputs import (
     CONFIDENCE,
@@ -26,7 +29,7 @@ from recondite.screen.classifier_outputs import (
     read_for_both,
 )
 from recondite.screen.decisions import FOREIGN, INVALID, UNSURE, Decisions
-from recondite.screen.head_pass import HeadPass
+from recondite.screen.head_pass import HeadPass, taken_from
 from recondite.screen.linear_head import LinearHead, Rules
 from recondite.screen.screen_like import ScreenLike
 from recondite.statistics.calibration import Calibrator, share_of
@@ -227,7 +230,18 @@ class Guard:
     @property
     def speaks(self) -> bool:
         """Whether the classifier is part of it, so that images are enough for a decision."""
-        return self.head is not None or self.classifier is not None
+        return self.in_one_pass or self.classifier is not None
+
+    @property
+    def in_one_pass(self) -> bool:
+        """Whether what its screen measures holds what its classifier says: a linear head, or an exported guard."""
+        return self.head is not None or self.in_graph is not None
+
+    @property
+    def in_graph(self) -> Exported | None:
+        """The graph that its screen runs on, where the classifier is in it too: an exported guard."""
+        detector: object = self.screen.detector
+        return detector if isinstance(detector, Exported) and detector.classes else None
 
     @property
     def detector(self) -> Detector:
@@ -236,9 +250,9 @@ class Guard:
 
     @property
     def seen(self) -> Preprocessing:
-        """Of the images that the classifier takes: it sees them whole; the screen's own where it is a linear head."""
+        """Of the images that the classifier takes: whole, or the screen's own, for a linear head and in a graph."""
         own = self.detector.preprocessing
-        if self.head is not None:
+        if self.in_one_pass:
             return own
         return Preprocessing(shape=self.shape or own.shape, value_range=own.value_range)
 
@@ -249,7 +263,9 @@ class Guard:
             batch: N images.
             feature_score, reconstruction: as in `Screen.predict`.
         """
-        also = None if self.head is None else self._head_pass.beside
+        also: Also | None = None if self.head is None else self._head_pass.beside
+        if self.in_graph is not None:
+            also = _with_classifier
         return self.screen.score_batch(batch, feature_score=feature_score, reconstruction=reconstruction, also=also)
 
     def heard(self, scores: Scores, seen: Batch) -> tuple[Scores, Answers]:
@@ -262,8 +278,11 @@ class Guard:
         Raises:
             InputError: the classifier does not take them.
         """
+        if self.in_graph is not None:
+            scores, logits, parts, good = taken_from(scores, self.in_graph.classes, self.in_graph.rules)
+            return scores, answers_of(logits, parts, good, list(scores.errors), self.labels, self.temperature)
         if self.head is not None:
-            scores, logits, parts, good = self._head_pass.taken_from(scores)
+            scores, logits, parts, good = taken_from(scores, len(self.head.bias), self._head_pass.asked)
             return scores, answers_of(logits, parts, good, list(scores.errors), self.labels, self.temperature)
         assert self.classifier is not None
         given = (self.classifier, self.layer, seen, self._batch, self.labels, self.distances)
@@ -360,9 +379,13 @@ class Guard:
     def _batch(self) -> int:
         """How many images the screen and the classifier get at once."""
         detector = self.screen.detector
-        if self.head is not None:
+        if self.in_one_pass:
             return detector.scoring_batch
         return min(detector.scoring_batch, full_batch(prod(self.shape or detector.shape), detector.device.type))
+
+
+def _with_classifier(_: Statistician | None) -> Statistician:
+    return cast(Statistician, WITH_CLASSIFIER)
 
 
 def check_alpha(screen: ScreenLike, shares: Mapping[str, float], calibrators: Mapping[str, Calibrator]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from recondite.data.artifacts import read_tensors, write_tensors
 from recondite.data.files import atomic_file
 from recondite.errors import ArtifactError, InputError
+from recondite.graphs.exported import Exported
 from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES
 from recondite.screen.guard import SCREEN, Guard
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules, from_tensors, tensors_of
@@ -39,7 +40,7 @@ def save_guard(guard: Guard, folder: Path | str) -> None:
     """
     onnx = guard.classifier if isinstance(guard.classifier, OnnxClassifier) else None
     tuned = guard.classifier if isinstance(guard.classifier, TunedClassifier | NamedClassifier) else None
-    kept = guard.head is not None or isinstance(guard.classifier, Kept) or guard.by_table
+    kept = guard.in_one_pass or isinstance(guard.classifier, Kept) or guard.by_table
     if FEATURES in guard.shares or (set(guard.shares) - {SCREEN, CONFIDENCE} and not kept):
         raise InputError(
             "a guard that looks at the classifier's features cannot be saved: they stay with the classifier"
@@ -110,11 +111,17 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
         if confusion is not None and confusion.shape != (len(labels), len(labels)):
             raise ValueError(f"counts of predictions {confusion.shape}")
         head, rules = from_tensors(tensors)
+        graph: object = screen.detector
+        graph_rules = graph.rules if isinstance(graph, Exported) else ()
+        if isinstance(graph, Exported) and (
+            graph.classes not in (0, len(labels or ())) or set(shares) - {SCREEN, CONFIDENCE, *graph_rules}
+        ):
+            raise ValueError(f"a graph of {graph.classes} classes, rules {graph_rules}")
         tensors = {name: value for name, value in tensors.items() if not name.startswith(("head.", "rules."))}
         if tensors and set(tensors) != set(shares):
             raise ValueError(f"calibration of {sorted(tensors)}")
-        rules = rules or (Rules({}) if set(shares) & {*LOGIT_RULES} else None)
-        if set(shares) & {*RULES} - {*LOGIT_RULES} and not (rules and rules.tensors):
+        rules = rules or (Rules({}) if set(shares) & {*LOGIT_RULES} - {*graph_rules} else None)
+        if set(shares) & {*RULES} - {*LOGIT_RULES, *graph_rules} and not (rules and rules.tensors):
             raise ValueError("rules without their numbers")
         shape, floor = facts.get("shape"), facts.get("floor")
         return Guard(

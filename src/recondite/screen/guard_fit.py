@@ -44,7 +44,7 @@ FROM_FOLDERS: Mapping[str, str] = MappingProxyType({})
 """In place of a table of classes: each image is of the folder that it lies in."""
 _Learnable = tuple[NDArray[np.float32], list[int], NDArray[np.float32] | None]
 _Tune = Callable[[ImageSet, Sequence[str]], TunedClassifier]
-_TUNED_WITHOUT = 2  # classes, each of which costs as much as the classifier itself
+_TUNED_WITHOUT, _TUNED_ON = 2, 1200  # classes, and images for each, which cost as much as for the classifier itself
 _SHRINKAGE = 0.3  # of .01 to .5 the best on halves of 3,000 cats and dogs of CIFAR-10, training split
 _CLASS_MARGIN = 2
 
@@ -344,7 +344,8 @@ def _tuned_without(tune: _Tune, images: ImageSet, held: ImageSet, names: Sequenc
     found = {}
     for name, _ in counts.most_common(_TUNED_WITHOUT):
         others = tuple(one for one in names if one != name)
-        some = images.select([index for index in range(images.size or 0) if images.label(index) != name])
+        rows = [index for index in range(images.size or 0) if images.label(index) != name]
+        some = images.select(np.random.default_rng(0).permutation(rows)[:_TUNED_ON].tolist())
         classifier = tune(some, others)
         rules = learnt(_features(classifier, seen, some, others), len(others), some.size or 0).rules()
         scores: dict[str, list[NDArray[np.float64]]] = {}

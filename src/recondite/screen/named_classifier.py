@@ -70,15 +70,22 @@ class NamedClassifier:
     def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits (N, K), and the features (N, F) that the head gets."""
         logits, features = [torch.empty(0, self.classes)], [torch.empty(0, self._head.in_features)]
+        with evaluating(self.network):
+            for image in pixels.cpu().float():
+                said, seen = self.together(image[None])
+                logits.append(said)
+                features.append(seen)
+        return torch.cat(logits), torch.cat(features)
+
+    def together(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `outputs` does, of images that the network, in eval mode, sees as one batch."""
+        features: list[Tensor] = []
         hook = self._head.register_forward_pre_hook(lambda _, given: features.append(given[0].detach()))
         try:
-            with evaluating(self.network):
-                for image in (pixels.cpu().float() - self._mean) / self._deviation:
-                    found = self.network(image[None])
-                    logits.append(found if isinstance(found, Tensor) else found.logits)
+            found = self.network((pixels - self._mean) / self._deviation)
         finally:
             hook.remove()
-        return torch.cat(logits), torch.cat(features)
+        return found if isinstance(found, Tensor) else found.logits, features[0]
 
     def load(self, stored: Mapping[str, Tensor]) -> "NamedClassifier":
         """Fill the network with its weights, and return the classifier.

@@ -31,7 +31,8 @@ class OnnxClassifier:
             raise ArtifactError("expected a classifier with one input (N, C, H, W) of float32")
         self.graph, self._name = graph, inputs[0].name
         fixed = [side if isinstance(side, int) else None for side in inputs[0].shape]
-        self._together = fixed[0]
+        self.together = fixed[0]
+        """How many images it takes at once, where the graph fixes that."""
         self.shape: tuple[int, ...] | None = None
         """Of an image, where the graph fixes it."""
         if None not in fixed[1:]:
@@ -49,7 +50,20 @@ class OnnxClassifier:
         Raises:
             InputError: the graph does not take such images, or gives something else.
         """
-        size = self._together or 1
+        logits, *features = self.raw(pixels)
+        if logits.ndim != 2 or len(logits) != len(pixels):
+            raise InputError(f"expected logits (N, K) from the classifier; got {tuple(logits.shape)}")
+        return logits, features[0].flatten(2).mean(2) if features and features[0].ndim > 2 else next(
+            iter(features), None
+        )
+
+    def raw(self, pixels: Tensor) -> list[Tensor]:
+        """Return what the graph gives, its first two outputs at most, as it gives it.
+
+        Raises:
+            InputError: the graph does not take such images.
+        """
+        size = self.together or 1
         parts = []
         try:
             for some in torch.split(pixels.cpu().float(), size):
@@ -58,12 +72,7 @@ class OnnxClassifier:
                 parts.append([found[: len(some)] for found in self._session.run(None, {self._name: padded})[:2]])
         except Exception as error:  # likewise
             raise InputError(f"the classifier does not take a batch {tuple(pixels.shape)}: {error}") from error
-        logits, *features = (torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True))
-        if logits.ndim != 2 or len(logits) != len(pixels):
-            raise InputError(f"expected logits (N, K) from the classifier; got {tuple(logits.shape)}")
-        return logits, features[0].flatten(2).mean(2) if features and features[0].ndim > 2 else next(
-            iter(features), None
-        )
+        return [torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True)]
 
 
 def read_classifier(path: Path | str) -> OnnxClassifier:

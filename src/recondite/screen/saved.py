@@ -87,10 +87,11 @@ def read_exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, T
             batch=manifest.get("batch", BATCH),
         )
         content = [_checked(path, name, manifest).read_bytes() for name in FILES[runtime]]
+        guard = manifest.get("guard") or {"classes": [], "rules": []}
+        said = (len(guard["classes"]), tuple(map(str, guard["rules"])))
+        given = (manifest["pixels"], bool(manifest["locates"]), region, seen.value_range)
         return {
-            "detector": Exported(
-                seen.shape, options, content, manifest["pixels"], bool(manifest["locates"]), region, seen.value_range
-            ),
+            "detector": Exported(seen.shape, options, content, *given, *said),
             "calibrator": Calibrator(files[CALIBRATION_FILE]["scores"]),
             "alpha": manifest["alpha"],
             "confidence": manifest["confidence"],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from recondite.screen.decisions import FOREIGN, INVALID, Decisions
 from recondite.statistics.scores import Verdicts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -70,6 +71,7 @@ class Counters:
         )
         self._recent: dict[str, deque[tuple[float, float, bool]]] = {}
         self._flagged: Tally[str] = Tally()
+        self._classes: dict[tuple[str, str], deque[str]] = {}
 
     def text(self) -> bytes:
         """Return everything in the text format of Prometheus."""
@@ -96,10 +98,21 @@ class Counters:
                 histogram.observe(p_value)
         self.flagged.labels(screen).set(self._flagged[screen] / len(recent))
 
-    def guarded(self, screen: str, abstained: Sequence[bool]) -> None:
-        """Count what became of the labels that a classifier gave."""
-        for flag in abstained:
-            self.guard.labels(screen, "abstention" if flag else "label").inc()
+    def guarded(self, screen: str, version: str, decisions: Decisions) -> None:
+        """Count what became of the labels that a classifier gave, and the classes of images that were not foreign."""
+        classes = self._classes.setdefault((screen, version), deque(maxlen=RECENT))
+        for one in decisions:
+            self.guard.labels(screen, "abstention" if one.abstained else "label").inc()
+            if one.kind not in (FOREIGN, INVALID) and one.predicted is not None:
+                classes.append(one.predicted)
+
+    def classes(self, screen: str, version: str) -> Tally[str]:
+        """Return how many of a guard's latest images this process predicted as each class, without foreign ones."""
+        return Tally(self._classes.get((screen, version), ()))
+
+    def forget_classes(self, screen: str, version: str) -> None:
+        """Begin to count classes anew."""
+        self._classes.pop((screen, version), None)
 
     def recent(self, screen: str) -> Sequence[tuple[float, float, bool]]:
         """Return (time, p-value, flagged) of a screen's latest images since the service began, oldest first."""

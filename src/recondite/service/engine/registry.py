@@ -46,8 +46,8 @@ class Served:
 
     @property
     def scorer(self) -> Screen | Guard:
-        """What scores images: the guard where its linear head does in the same pass."""
-        return self.screen if self.guard.head is None else self.guard
+        """What scores images: the guard where its classifier does in the same pass."""
+        return self.guard if self.guard.in_one_pass else self.screen
 
     def at(self, alpha: float | None) -> Screen:
         """Return the screen at another false-alarm rate; the same object for the same rate, as long as they are few.
@@ -188,7 +188,7 @@ class Shelf:
         screen = await loop.run_in_executor(None, load, path)
         # A screen that loads and cannot score must not take over; and the first request shall not be slow.
         guard = await loop.run_in_executor(None, load_guard, screen, path)
-        await loop.run_in_executor(self._worker, _try_out, screen if guard.head is None else guard)
+        await loop.run_in_executor(self._worker, _try_out, guard if guard.in_one_pass else screen)
         fingerprint = await loop.run_in_executor(None, screen.fingerprint)
         return Served(name, label or fingerprint[:_LETTERS_OF_VERSION], screen, fingerprint, signature, guard)
 

@@ -9,16 +9,20 @@ from typing import Any
 from nicegui import run, ui
 from sqlalchemy.exc import SQLAlchemyError
 
+from recondite.errors import InputError
 from recondite.progress import counted
+from recondite.screen.guard import Guard
 from recondite.screen.monitor import Monitor, Moved
 from recondite.service.engine.filters import Filter
 from recondite.service.metrics import RECENT
 from recondite.service.page.charts import histogram
 from recondite.service.page.frame import Area, View, empty, heading, html, or_notify, tiles_of
+from recondite.statistics.label_shift import Prevalence, prevalences
 
 _EVERY = 2.0
 _MINUTE = 60.0
 _LATEST, _FEW = 200, 4
+_FEWEST_LABELLED = 30
 
 
 async def panel(view: View) -> None:
@@ -35,6 +39,7 @@ async def panel(view: View) -> None:
         served = view.served
         try:
             await run.io_bound(view.service.watch.begin_anew, served.name, served.version, served.screen)
+            view.service.counters.forget_classes(served.name, served.version)
             ui.notify("The drift monitor begins anew.")
         except SQLAlchemyError:
             ui.notify("The store does not answer: the drift monitor goes on as before.", type="negative")
@@ -53,7 +58,9 @@ async def _prepare(view: View) -> Callable[[], None]:
     chosen = Filter(screen=served.name, version=served.version)
     rows = await or_notify(service.store.rows(chosen, _LATEST)) or []
     found = await run.io_bound(service.watch.state, served.name, served.version, served.screen)
-    return lambda: _draw(view, recent, counts, found, rows)
+    came = service.counters.classes(served.name, served.version)
+    classes = await run.io_bound(_classes, served.guard, served.fingerprint, tuple(sorted(came.items())))
+    return lambda: _draw(view, recent, counts, found, rows, classes or "")
 
 
 def _draw(
@@ -62,6 +69,7 @@ def _draw(
     counts: dict[str, int],
     found: tuple[Monitor, list[Moved]] | None,
     rows: Sequence[dict[str, Any]],
+    classes: str,
 ) -> None:
     if not recent:
         words = f"Screen {view.name} has judged nothing since the service began."
@@ -85,6 +93,59 @@ def _draw(
             html(f"<h3>P-values</h3><p class='soft'>{words}</p>{histogram([p for _, p, _ in recent], view.alpha_now)}")
         with ui.element("div").classes("card"):
             html(f"<h3>What moved</h3>{''.join(_pictures(one, rows) for one in moved[:_FEW]) or _NOTHING}")
+        if classes:
+            with ui.element("div").classes("card"):
+                html(classes)
+
+
+_KEPT_CLASSES: dict[str, tuple[tuple[tuple[str, int], ...], str]] = {}
+
+
+def _classes(guard: Guard, fingerprint: str, came: tuple[tuple[str, int], ...]) -> str:
+    """Return how often each class of a guard comes, as HTML; nothing where it does not know how it confuses them.
+
+    Args:
+        guard: what gives labels.
+        fingerprint: of its screen; the answer is kept until other counts come.
+        came: class -> how many of the latest images, without foreign ones, were predicted as it.
+    """
+    if guard.confusion is None or guard.labels is None:
+        return ""
+    kept = _KEPT_CLASSES.get(fingerprint)
+    if kept is None or kept[0] != came:
+        kept = _KEPT_CLASSES[fingerprint] = came, _classes_drawn(guard, dict(came))
+    return kept[1]
+
+
+def _classes_drawn(guard: Guard, came: dict[str, int]) -> str:
+    assert guard.confusion is not None
+    assert guard.labels is not None
+    total = sum(came.values())
+    title = "<h3>How often each class comes</h3>"
+    if total < _FEWEST_LABELLED:
+        return f"{title}<p class='soft'>After {_FEWEST_LABELLED} labelled images; {counted(total, 'image')} so far.</p>"
+    try:
+        found = prevalences(guard.confusion, [came.get(name, 0) for name in guard.labels], guard.labels)
+    except InputError as error:
+        return f"{title}<p class='soft'>{escape(str(error))}</p>"
+    words = (
+        f"Estimated from the labels of the latest {counted(total, 'image')}, without foreign ones, and from how the "
+        "classifier confuses classes; bars are 95 % intervals, ticks the shares before."
+    )
+    return f"{title}<p class='soft'>{words}</p><div class='shares'>{''.join(map(_share, found))}</div>"
+
+
+def _share(one: Prevalence) -> str:
+    """Return a class with its share before and now, as a row of HTML."""
+    bar = (
+        f"<i style='left:{100 * one.low:.1f}%;width:{max(100 * (one.high - one.low), 1):.1f}%'></i>"
+        f"<b style='left:{100 * one.before:.1f}%'></b>"
+    )
+    told = f"{one.share:.0%} ({one.low:.0%} to {one.high:.0%}), {one.before:.0%} before"
+    return (
+        f"<div class='share{' moved' if one.moved else ''}'><span>{escape(one.name)}</span>"
+        f"<div aria-hidden='true'>{bar}</div><span>{told}: {one.in_words}</span></div>"
+    )
 
 
 _NOTHING = "<p class='soft'>Nothing that stands out; pictures of what does would be here.</p>"

@@ -159,7 +159,7 @@ async def answer_predict(request: Request, name: str, version: str | None, optio
     extra: list[dict[str, Any]] = [{} for _ in judged.events]
     if judged.decisions is not None:
         extra = [{"guard": row} for row in rows_of_guard(judged.decisions)]
-        service.counters.guarded(served.name, [one.abstained for one in judged.decisions])
+        service.counters.guarded(served.name, served.version, judged.decisions)
     if wish.maps or options.explain:
         further = await asyncio.to_thread(_further, judged, options)
         extra = [one | more for one, more in zip(extra, further, strict=True)]

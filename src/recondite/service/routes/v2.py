@@ -186,7 +186,7 @@ async def answer_infer(request: Request, name: str, version: str | None, options
         judged = await service.judge.judge(served, sent, wish, request_id_of(request), departure_of(request))
     note(request, screen=served.name, version=served.version, **judged.counts())
     if judged.decisions is not None:
-        service.counters.guarded(served.name, judged.decisions.abstained.tolist())
+        service.counters.guarded(served.name, served.version, judged.decisions)
     if not wish.maps:
         return _answer(head, judged, wanted)
     return await asyncio.to_thread(_answer, head, judged, wanted)

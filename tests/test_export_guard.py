@@ -1,0 +1,228 @@
+"""An exported guard decides as the guard it was made from: in the library, by its graph alone, and served."""
+
+import base64
+import csv
+import importlib.util
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from classifiers import write_classifier
+from PIL import Image
+from torch import nn
+
+import recondite
+from recondite.cli import main
+from recondite.errors import ArtifactError, InputError
+from recondite.screen.guard_file import load_guard, save_guard
+from recondite.screen.guard_fit import fit_guard
+from recondite.screen.onnx_classifier import read_classifier
+from recondite.statistics.calibration import Calibrator
+
+export = pytest.importorskip("recondite.screen.export")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from recondite.screen.export_guard import export_guard  # noqa: E402
+
+EVERY_PART = ("screen", "confidence", "max_logit", "energy", "knn", "mahalanobis", "vim")
+
+
+class Backbone(nn.Module):
+    """Means of areas of 3 channels: 12 features, whatever the size."""
+
+    def forward(self, x):
+        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def coloured(count, seed, colours=((0.7, 0.3, 0.3), (0.3, 0.3, 0.7))):
+    """Noisy images (N, 3, 16, 16) of one of several colours, and their classes."""
+    draws = np.random.default_rng(seed)
+    classes = draws.integers(0, len(colours), count)
+    areas = draws.normal(0, 0.08, (count, 3, 2, 2)).repeat(8, 2).repeat(8, 3)
+    noisy = np.array(colours)[classes][:, :, None, None] + areas + draws.normal(0, 0.05, (count, 3, 16, 16))
+    return (np.clip(noisy, 0, 1) * 255).astype(np.uint8), [("red", "blue", "other")[place] for place in classes]
+
+
+def pairs(images, classes):
+    return list(zip(images, classes, strict=True))
+
+
+IMAGES = np.concatenate([coloured(60, 8)[0], coloured(20, 9, ((0.2, 0.9, 0.2), (0.5, 0.3, 0.5)))[0]])
+
+
+@pytest.fixture(scope="module")
+def with_head():
+    """A linear head, every part, calibrated by predicted class, and a floor."""
+    images = coloured(200, 1)
+    screen = recondite.fit(images[0], detector="features", backbone=Backbone(), alpha=0.1, latent_size=4, score="error")
+    given = {"calibration": pairs(*coloured(900, 2)), "risk": 0.05, "parts": EVERY_PART, "group_by": "none"}
+    fitted = fit_guard(pairs(*images), screen=screen, **given)
+    assert fitted.guard.by_class
+    return fitted.guard
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return recondite.fit(coloured(150, 20)[0], detector="pca", latent_size=4, alpha=0.1, score="error")
+
+
+@pytest.fixture(scope="module")
+def with_onnx(plain, tmp_path_factory):
+    graph = write_classifier(tmp_path_factory.mktemp("classifier") / "classifier.onnx", 16)
+    given = {"calibration": pairs(*coloured(300, 22)), "parts": ["screen", "confidence", "knn"], "group_by": "none"}
+    return fit_guard(
+        pairs(*coloured(60, 21)), screen=plain, classifier=read_classifier(graph), labels=["red", "blue"], **given
+    ).guard
+
+
+@pytest.fixture(scope="module")
+def exported(with_head, tmp_path_factory):
+    return export_guard(with_head, tmp_path_factory.mktemp("exported") / "colours")
+
+
+@pytest.fixture(scope="module")
+def of_bytes(with_onnx, tmp_path_factory):
+    return export_guard(with_onnx, tmp_path_factory.mktemp("exported") / "colours", pixels="uint8")
+
+
+def assert_decides_alike(guard, folder, images=IMAGES):
+    """Compare an exported guard with the one it was made from, where no part is near its threshold."""
+    found = load_guard(recondite.load(folder), folder)
+    ours, theirs = guard(images), found(images)
+    near = np.zeros(len(images), dtype=bool)
+    for part, calibrator in guard.calibrators.items():
+        step = 1.1 / min(calibrator.sizes.values())  # the tolerance moves a score past one calibration image at most
+        assert np.abs(ours.p_values[part] - theirs.p_values[part]).max() <= step, part
+        near |= np.abs(ours.p_values[part] - ours.limits[part]) <= step
+    np.testing.assert_allclose(theirs.confidence, ours.confidence, atol=1e-4)
+    assert theirs.predicted == ours.predicted
+    clear = [(one.label, one.kind) for one, close in zip(ours, near, strict=True) if not close]
+    assert [(one.label, one.kind) for one, close in zip(theirs, near, strict=True) if not close] == clear
+    assert len(clear) > len(images) / 2
+    assert {None, "foreign"} <= {kind for _, kind in clear}
+    return found
+
+
+def test_a_guard_with_a_head_saved_exported_and_served_decides_alike(with_head, exported, tmp_path):
+    found = assert_decides_alike(with_head, exported)
+    expected = found(IMAGES)
+    alone = [next(iter(found(image[None]))) for image in IMAGES[::9]]
+    assert [(one.label, one.confidence) for one in alone] == [
+        (one.label, one.confidence) for one in list(expected)[::9]
+    ]
+    pytest.importorskip("fastapi")
+    from service import in_process, png
+
+    sent = [{"data": base64.b64encode(png(image.transpose(1, 2, 0))).decode()} for image in IMAGES[50:]]
+    with in_process(exported, tmp_path) as client:
+        rows = client.post("/v1/screens/colours/predict", json={"images": sent}).json()["verdicts"]
+    given = [tuple(row["guard"][name] for name in ("label", "reason", "abstention")) for row in rows]
+    assert given == [(one.label, one.reason, one.kind) for one in list(expected)[50:]]
+
+
+def test_the_graph_alone_gives_label_confidence_and_reason(with_onnx, of_bytes):
+    folder = of_bytes
+    found = assert_decides_alike(with_onnx, folder)(IMAGES)
+    told = json.loads((folder / "manifest.json").read_text())["guard"]
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    names = [output.name for output in session.get_outputs()]
+    raw = dict(zip(names, session.run(names, {"pixels": IMAGES}), strict=True))
+    assert [None if place < 0 else told["classes"][place] for place in raw["label"]] == found.labels
+    assert tuple(told["classes"][place] for place in raw["predicted"]) == found.predicted
+    assert tuple(told["abstention"][place] for place in raw["abstention"]) == found.kinds
+    np.testing.assert_allclose(raw["confidence"], found.confidence, atol=1e-6)
+    for place, part in enumerate(told["parts"]):
+        np.testing.assert_allclose(raw["part_p_value"][:, place], found.p_values[part], atol=1e-9)
+        np.testing.assert_array_equal(raw["flagged"][:, place], found.p_values[part] <= told["limits"][part])
+
+
+def test_classes_without_calibration_and_unsure_images_abstain_in_the_graph_too(with_head, tmp_path):
+    knn = with_head.calibrators["knn"]
+    reds = np.array([group == "red" for group in knn.groups])
+    few = Calibrator(knn.scores[reds], tuple(["red"] * int(reds.sum())))
+    strict = replace(with_head.floor, confidence=1.1)
+    guard = replace(with_head, shares={"knn": 1.0}, calibrators={"knn": few}, floor=strict)
+    folder = export_guard(guard, tmp_path / "graph")
+    found = load_guard(recondite.load(folder), folder)(IMAGES)
+    assert {"foreign", "unsure"} == set(found.kinds)
+    assert all(kind == "foreign" for kind, name in zip(found.kinds, found.predicted, strict=True) if name == "blue")
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    broken = np.full((1, 3, 16, 16), np.nan, np.float32)
+    given = np.concatenate([(IMAGES / 255).astype(np.float32), broken])
+    label, kind = session.run(["label", "abstention"], {"pixels": given})
+    told = json.loads((folder / "manifest.json").read_text())["guard"]
+    assert tuple(told["abstention"][place] for place in kind) == (*found.kinds, "invalid")
+    assert label[-1] == -1
+
+
+def test_a_torch_module_goes_into_the_graph(plain, tmp_path):
+    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2, bias=False))
+    with torch.no_grad():
+        module[2].weight.copy_(torch.tensor([[10.0, 0, -10], [-10, 0, 10]]))
+    guard = plain.guard(module)  # without calibration: the screen's own verdict decides
+    found = assert_decides_alike(guard, export_guard(guard, tmp_path / "graph"))
+    assert found.labels == ("0", "1")
+
+
+def test_the_command_line_exports_and_runs_it(with_onnx, tmp_path, capsys):
+    with_onnx.screen.save(tmp_path / "guard")
+    save_guard(with_onnx, tmp_path / "guard")
+    (tmp_path / "new").mkdir()
+    for index, image in enumerate(IMAGES[::4]):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "new" / f"{index:02d}.png")
+    to = "openvino" if importlib.util.find_spec("openvino") else "onnx"
+    command = ["export", str(tmp_path / "guard"), "-o", str(tmp_path / "graph"), "--to", to]
+    assert main(command) == 0, capsys.readouterr().err
+    assert "a guard; its scores and logits were compared" in capsys.readouterr().out
+    found = assert_decides_alike(with_onnx, tmp_path / "graph")
+    table = tmp_path / "labels.csv"
+    command = ["guard", "predict", str(tmp_path / "graph"), str(tmp_path / "new"), "-o", str(table)]
+    assert main(command) == 0, capsys.readouterr().err
+    with table.open(encoding="utf-8") as file:
+        assert [row["label"] or None for row in csv.DictReader(file)] == found(tmp_path / "new").labels
+    alone = ["export", str(tmp_path / "guard"), "-o", str(tmp_path / "alone"), "--no-guard"]
+    assert main(alone) == 0, capsys.readouterr().err
+    assert "not exported: the guard" in capsys.readouterr().out
+    assert load_guard(recondite.load(tmp_path / "alone"), tmp_path / "alone").classifier is None
+    int8 = ["export", str(tmp_path / "guard"), "-o", str(tmp_path / "x"), "--to", "openvino", "--int8", "images"]
+    assert main(int8) == 2
+    assert "a guard's graph is in float32" in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported_says_which(plain, exported, tmp_path):
+    held = coloured(300, 22)[0]
+    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    features = plain.guard(module, calibration=held, feature_share=0.5, layer="1", reference=held)
+    with pytest.raises(InputError, match="part 'features' of the guard, the neighbours"):
+        export_guard(features, tmp_path / "x")
+    with pytest.raises(InputError, match="a classifier that is a function"):
+        export_guard(plain.guard(lambda pixels: module(pixels)), tmp_path / "x")
+    with pytest.raises(InputError, match="--image-size 8x8"):
+        export_guard(plain.guard(module, image_shape=(3, 8, 8)), tmp_path / "x")
+    with pytest.raises(InputError, match="exported already"):
+        export_guard(load_guard(recondite.load(exported), exported), tmp_path / "x")
+    plain.save(tmp_path / "screen")
+    with pytest.raises(InputError, match="no classifier of its own"):
+        export_guard(load_guard(plain, tmp_path / "screen"), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_graph_that_judges_otherwise_is_not_written(with_onnx, tmp_path, monkeypatch):
+    said = type(with_onnx.classifier).outputs
+    monkeypatch.setattr(
+        type(with_onnx.classifier), "outputs", lambda self, pixels: (said(self, pixels)[0] + 0.1, said(self, pixels)[1])
+    )
+    with pytest.raises(RuntimeError, match="nothing was written"):
+        export_guard(with_onnx, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_guard_beside_another_graph_is_refused(exported, of_bytes, tmp_path):
+    folder = shutil.copytree(of_bytes, tmp_path / "other")
+    (folder / "guard.safetensors").write_bytes((exported / "guard.safetensors").read_bytes())
+    with pytest.raises(ArtifactError, match="another screen"):
+        load_guard(recondite.load(folder), folder)
