@@ -1,7 +1,7 @@
 """Is the false-alarm rate the stated one on data as people have them? Many whole fits, each judged on fresh images.
 
-    python benchmarks/promise.py [--draws 200] [--detector pca] [--data cifar10/train] [--only bursts]
-    python benchmarks/promise.py --few 8,16,32,64 [--draws 200] [--detector pca] [--data digits] [--side 176]
+    python benchmarks/promise.py [--draws 200] [--detectors pca] [--data cifar10/train] [--only bursts]
+    python benchmarks/promise.py --few 8,16,32,64 [--detectors pca,padim] [--data digits,sets/bottle] [--side 128]
 
 Each draw takes other images of the data set, makes the set that a user would give of them, fits a screen with
 `recondite.fit` and nothing said about what belongs together (but for the rows that say so), and counts how many fresh
@@ -12,10 +12,11 @@ calibrates anew on three copies of each of the others. With --few the screens ar
 alpha that they get without one.
 
 Beside the mean rate: the 95 % interval that the screens stated, on average, and the share of draws whose rate, counted
-on 1,000 images or as many as the data set has left, lies inside its own, or less than one image below it. Then the same
-for the guarantee of heat maps: the share of fresh images with any value above the threshold of maps. DATA is the name
-of a data set or a folder, laid out as MVTec AD. The backbone of `features` looks once at each image, and its vectors
-are remembered.
+on 1,000 images (with --few on 300, or as many as the data set has left), lies inside its own, or less than one image
+below it. Then the same for the guarantee of heat maps: the share of fresh images with any value above the threshold of
+maps. DATA are names of data sets or folders, laid out as MVTec AD. "mahalanobis", "padim", "subspace" and "patchcore"
+are `features` with that method alone, and of whole images with one layer, so that fits are fast. The backbone looks
+once at each image, and its vectors are remembered.
 """
 
 import argparse
@@ -34,8 +35,12 @@ from recondite.detectors import detector_class
 from recondite.perturbations import defective
 
 ALPHA, POOL, SCENES, FRAMES, FRESH, NOISE, BAD, AT_ONCE = 0.05, 10_000, 400, 4, 1000, 0.05, 0.1, 100
-OPTIONS = {"pca": {"latent_size": 150}, "autoencoder": {"epochs": 5}, "features": {}, "vae": {"epochs": 5}}
-FEW = {"pca": {"latent_size": 4}, "autoencoder": {"epochs": 5, "width": 8}, "features": {}, "vae": {"epochs": 5}}
+FRESH_OF_FEW = 300
+METHODS = ("mahalanobis", "padim", "subspace", "patchcore")
+FAMILIES = ("pca", "features", *METHODS, "autoencoder", "vae")
+OPTIONS = {"pca": {"latent_size": 150}, "autoencoder": {"epochs": 5}, "vae": {"epochs": 5}}
+SMALL = {"layers": "block4", "latent_size": 8}
+FEW = {"pca": {"latent_size": 4}, "autoencoder": {"epochs": 5, "width": 8}, "vae": {"epochs": 5}}
 BURSTS = [str(scene) for scene in range(SCENES) for _ in range(FRAMES)]
 
 
@@ -104,6 +109,11 @@ KINDS = (
 )
 
 
+def detector_of(family):
+    """Return the name of a family's detector, and the options that make it that family."""
+    return ("features", {"methods": family, **SMALL}) if family in METHODS else (family, {})
+
+
 def flagged(screen, fresh):
     """Return the shares of images flagged, and of images with a value above the threshold of maps (NaN: no places)."""
     flags, peaks = [], []
@@ -116,38 +126,44 @@ def flagged(screen, fresh):
     return np.concatenate(flags).mean(), np.mean(above)
 
 
-def one_draw(make, pool, detector, draw):
+def one_draw(make, pool, family, draw):
     """Return the two rates, the stated interval and alpha of one fit on what is made of some scenes."""
     generator = np.random.default_rng(draw)
     scenes = pool[generator.permutation(len(pool))[: SCENES + FRESH]]
     images, given = make(scenes[:SCENES], generator)
     other = given.pop("recalibrated", None)
-    settings = {**OPTIONS[detector], **given}
+    detector, own = detector_of(family)
+    settings = {**own, **OPTIONS.get(family, {}), **given}
     screen = recondite.fit(images, detector=detector, score="error", alpha=ALPHA, seed=draw, **settings)
     screen = screen if other is None else screen.recalibrated(other)
     return *flagged(screen, noisy(scenes[SCENES:], generator)), *screen.false_alarm_interval, screen.alpha
 
 
-def one_draw_of_few(count, pool, detector, draw):
+def one_draw_of_few(count, pool, family, draw):
     """Return the same of a screen of so many images."""
-    chosen = pool[np.random.default_rng(draw).permutation(len(pool))[: count + FRESH]]
-    screen = recondite.fit(chosen[:count], detector=detector, score="error", seed=draw, **FEW[detector])
+    chosen = pool[np.random.default_rng(draw).permutation(len(pool))[: count + FRESH_OF_FEW]]
+    detector, own = detector_of(family)
+    settings = {**own, **FEW.get(family, {})}
+    screen = recondite.fit(chosen[:count], detector=detector, score="error", seed=draw, **settings)
     return *flagged(screen, chosen[count:]), *screen.false_alarm_interval, screen.alpha
 
 
-def row(name, draws, counted):
+def row(names, draws, counted):
     """Print what came of the draws (n, 5), whose rates were counted on so many images."""
     rates, of_maps, lows, highs, alphas = np.array(draws).T
-    cells = [f"{name}, alpha {alphas.mean():.3f}", "", f"{lows.mean():.3f} to {highs.mean():.3f}"]
+    cells = [*names, str(len(draws)), f"{alphas.mean():.3f}", f"{lows.mean():.3f} to {highs.mean():.3f}"]
     for some in (rates, of_maps):
+        if np.isnan(some).all():
+            cells += ["", ""]
+            continue
         cells.append(f"{some.mean():.3f} ({some.std() / np.sqrt(len(some)):.3f})")
         cells.append(f"{np.mean((lows - 1 / counted <= some) & (some <= highs)):.2f}")
-    cells[1] = cells.pop(3)
     print("|", " | ".join(cells), "|", flush=True)
 
 
-def read(data, detector, side):
+def read(data, family, side):
     """Return at most 10,000 images of a data set or folder, float32 (N, C, H, W)."""
+    detector, _ = detector_of(family)
     parts = [open_images(data, role=role) for role in (("fit", "inliers") if Path(data).is_dir() else ("fit",))]
     sample, _ = sampled(parts[0])
     shape = sample.shape(side and (side, side), detector_class(detector).image_size)
@@ -156,29 +172,30 @@ def read(data, detector, side):
 
 
 def main(arguments):
-    if arguments.detector == "features":
-        remember_vectors()
-    pool, detector = read(arguments.data, arguments.detector, arguments.side), arguments.detector
-    size = " x ".join(map(str, pool.shape[1:]))
-    print(f"{arguments.data}, {detector}, {arguments.draws} draws, of {len(pool)} images of {size}")
-    print("| data | mean rate (standard error) | stated interval | inside it | of maps | inside it |")
-    print(f"|{6 * '---|'}", flush=True)
-    if arguments.few:
-        for count in map(int, arguments.few.split(",")):
-            draws = [one_draw_of_few(count, pool, detector, draw) for draw in range(arguments.draws)]
-            row(f"{count}", draws, min(FRESH, len(pool) - count))
-        return
-    for make in KINDS:
-        name = make.__name__.replace("_", " ")
-        if arguments.only is None or name in arguments.only.split(","):
-            row(name, [one_draw(make, pool, detector, draw) for draw in range(arguments.draws)], FRESH)
+    remember_vectors()
+    heads = ("data", "detector", "images", "draws", "alpha", "stated interval", "mean rate (standard error)")
+    heads += ("inside it", "of maps", "inside it")
+    print("|", " | ".join(heads), f"|\n|{len(heads) * '---|'}", flush=True)
+    for data in arguments.data.split(","):
+        for family in arguments.detectors.split(","):
+            pool = read(data, family, arguments.side)
+            size = " x ".join(map(str, pool.shape[1:]))
+            names = f"{Path(data).name} ({len(pool)} of {size})", family
+            for count in map(int, arguments.few.split(",") if arguments.few else ()):
+                draws = [one_draw_of_few(count, pool, family, draw) for draw in range(arguments.draws)]
+                row([*names, str(count)], draws, min(FRESH_OF_FEW, len(pool) - count))
+            for make in () if arguments.few else KINDS:
+                kind = make.__name__.replace("_", " ")
+                if arguments.only is None or kind in arguments.only.split(","):
+                    draws = [one_draw(make, pool, family, draw) for draw in range(arguments.draws)]
+                    row([*names, kind], draws, FRESH)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--detector", choices=sorted(OPTIONS), default="pca")
-    parser.add_argument("--data", default="cifar10/train", help="name of a data set of images, or a folder")
+    parser.add_argument("--detectors", default="pca", help=f"joined by commas: {', '.join(FAMILIES)}")
+    parser.add_argument("--data", default="cifar10/train", help="data sets of images, or folders, joined by commas")
     parser.add_argument("--few", help="numbers of images, joined by commas, in place of kinds of data")
     parser.add_argument("--only", help="kinds of data, such as bursts, joined by commas")
     parser.add_argument("--side", type=int, help="pixels a side; by default what suits the detector")

@@ -73,7 +73,7 @@ def test_an_exported_screen_judges_without_torch_as_with_it(screens, digits, tmp
     export = pytest.importorskip("recondite.screen.export")
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    graph = export.export_onnx(screens("pca"), tmp_path / "graph")
+    graph = export.export_onnx(screens("pca").with_score("error"), tmp_path / "graph")
     folder = tmp_path / "images"
     folder.mkdir()
     for index in range(12):
@@ -107,7 +107,7 @@ def test_a_description_checks_digests(screens, tmp_path):
         described(tmp_path / "screen")
 
 
-@pytest.mark.parametrize("given", [None, "1", "3"])
+@pytest.mark.parametrize("given", [None, "3"])
 def test_graphs_run_on_as_many_threads_without_torch_as_with_it(given):
     code = (
         "from recondite.graphs.runtimes import threads; before = threads();"

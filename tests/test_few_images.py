@@ -1,5 +1,7 @@
 """Few images: each calibrates, judged by a detector that was fitted without it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from recondite import InputError
 from recondite.cli import main
 from recondite.detectors import Detector, build
 from recondite.detectors.features import Features
-from recondite.screen.few_images import alpha_for, are_few
+from recondite.screen.few_images import LeftOut, alpha_for, are_few
 from recondite.screen.promise import promise
 
 PCA = {"detector": "pca", "latent_size": 4}
@@ -34,12 +36,35 @@ def test_scores_are_those_of_a_detector_fitted_without_the_image():
     """With ten images each part is one image: the slow way round gives the same scores."""
     images = scenes(10)
     screen = recondite.fit(images, **PCA)
-    expected = []
+    expected, peaks = [], []
     for left in range(10):
         detector = build("pca", image_shape=(1, 32, 32), latent_size=4)
         detector.fit(np.delete(images, left, axis=0), validation=None)
-        expected.append(detector.score(images[left : left + 1]).instance_score[0])
+        found = detector.score(images[left : left + 1], feature_score=True)
+        expected.append(found.instance_score[0])
+        peaks.append(found.feature_score.max())
     np.testing.assert_allclose(np.sort(screen.calibrator.scores), np.sort(expected), rtol=1e-5)
+    np.testing.assert_allclose(np.sort(screen.peaks), np.sort(peaks), rtol=1e-4)
+
+
+def test_scores_that_tell_no_place_have_no_peaks():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 4))
+    options = {"backbone": network, "layers": ("0",), "units": "unit", "methods": ("mahalanobis",), "latent_size": 2}
+    screen = recondite.fit(scenes(12), detector="features", **options)
+    assert screen.facts["calibration"]["left_out_in_parts"] == 10
+    assert screen.peaks is None
+
+
+def test_two_lots_of_images_left_out_are_joined():
+    rows, none = np.arange(3), np.empty(0, dtype=np.intp)
+    before = LeftOut(none, np.array([1.0]), np.array([5.0]), 1, (0.0, 4.0))
+    after = LeftOut(rows, np.array([2.0, 3.0, 4.0]), np.array([6.0, 7.0, 8.0]), 3, (1.0, 8.0)).joined(before)
+    assert after.rows is rows
+    assert after.scores.tolist() == [1, 2, 3, 4]
+    assert after.peaks.tolist() == [5, 6, 7, 8]
+    assert after.parts == 4
+    assert after.map_scale == (0.75, 7.0)
+    assert replace(after, peaks=None).joined(before).peaks is None
 
 
 def test_alpha_is_what_so_few_images_allow_unless_it_is_given():
@@ -54,6 +79,8 @@ def test_alpha_is_what_so_few_images_allow_unless_it_is_given():
     assert are_few(30, 0.2, None, None, "exact")
     assert not are_few(100, 0.2, None, None, "exact")
     assert not are_few(4, 0.2, None, None, "exact")
+    assert are_few(10, 0.1, 0.4, None, "exact")  # one image allows .5
+    assert not are_few(10, 0.1, 0.5, None, "exact")
 
 
 def test_frames_of_a_burst_are_left_out_together():

@@ -12,8 +12,9 @@ import recondite
 from recondite import InputError, ReconditeWarning
 from recondite.cli import main
 from recondite.data.spool import Rows
+from recondite.detectors.defect_head import DefectHead
 from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError
-from recondite.screen.ridge_head import told
+from recondite.screen.ridge_head import settle, told
 from recondite.screen.words import gain_in_words
 from recondite.statistics.metrics import auroc
 
@@ -277,3 +278,19 @@ def test_the_command_line_teaches(plain, good, defects, tmp_path, capsys):
     assert main([*taught, "-o", str(tmp_path / "other")]) == 2
     assert "teach SCREEN DEFECTS GOOD" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_head_speaks_on_the_scale_of_good_images():
+    """Good images at 0 with a deviation of 1, wherever they lie and however wide; defects far above."""
+    draws = np.random.default_rng(0)
+    lies, wide = np.array([5.0, -3.0, 0.0, 100.0]), np.array([1.0, 0.1, 10.0, 2.0])
+    good, made_up, defects = (draws.normal(size=(count, 4)) * wide + lies for count in (200, 60, 40))
+    defects[:, 0] += 4
+    made_up[:, 2] += 20
+    head = DefectHead(1, 4)
+    settle(head, good, made_up, defects)
+    values, of_made_up, of_defects = (head(torch.from_numpy(one)).numpy() for one in (good, made_up, defects))
+    assert values.mean() == pytest.approx(0, abs=0.1)
+    assert values.std() == pytest.approx(1, abs=0.1)
+    assert of_defects.mean() > 2.5
+    assert of_defects.mean() > of_made_up.mean() > 0.5  # made-up defects weigh less

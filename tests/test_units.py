@@ -2,14 +2,20 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import recondite
 from recondite import InputError
+from recondite.data import spool
 from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
 from recondite.data.units import components, labelled, near_copies, thumbnails
+from recondite.screen import export
+from recondite.screen.known import Known
+from recondite.studies import linear
+from recondite.studies.training.runs import open_task
 
 
 def scenes(count, seed=0, side=32, smooth=2):
@@ -137,6 +143,62 @@ def test_a_unit_is_in_one_of_the_sets_that_are_given_too():
     assert alone.facts["images"]["images"] == 550
 
 
+class StoppedError(Exception):
+    """What was split is all that is asked about."""
+
+
+def split_of(monkeypatch, module, run):
+    """Return the parts into which the images of a run were split."""
+    found = []
+
+    def noted(keys, sizes, seed):
+        found.extend(split(keys, sizes, seed))
+        raise StoppedError
+
+    monkeypatch.setattr(module, "split", noted)
+    with pytest.raises(StoppedError):
+        run()
+    return found
+
+
+PAIRS = [str(index // 2) for index in range(40)]  # of images that are nothing like each other
+
+
+@pytest.mark.parametrize("given", ["validation of a detector", "linear study", "int8"])
+def test_named_groups_stay_whole_wherever_images_are_split(given, monkeypatch, screens):
+    images = scenes(40, side=8)
+    if given == "validation of a detector":
+        detector = recondite.build("pca", image_shape=(1, 8, 8), latent_size=2)
+        parts = split_of(monkeypatch, spool, lambda: detector.fit(images, validation=0.3, group_by=PAIRS))
+    elif given == "linear study":
+        parts = split_of(monkeypatch, linear, lambda: linear.linear_study(images, "nowhere", group_by=PAIRS))
+    else:
+        screen = screens("autoencoder").with_score("error")
+        parts = split_of(monkeypatch, export, lambda: export._for_int8(screen, images, PAIRS))
+        monkeypatch.undo()
+        _, ranges, rest = export._for_int8(screen, images, PAIRS)
+        assert len(ranges) == 2 * len({*(ranges // 2)})
+        assert len(rest) == len({*(rest // 2)}) == 20 - len(ranges) // 2
+    first, second = ({*(part // 2).tolist()} for part in parts)
+    assert first
+    assert not first & second
+
+
+def test_a_study_keeps_named_groups_whole(tmp_path):
+    for number, image in enumerate(scenes(80, side=8)):
+        path = tmp_path / "ab"[number % 2] / f"part{number // 4}_{number % 4}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray((image[0] * 255).astype(np.uint8)).save(path)
+    task = open_task(str(tmp_path), group_by="part([0-9]+)_")
+    part_of = np.array([name.split("part")[1].split("_")[0] for name in task.images.ids])
+    found = [{*part_of[rows.index]} for rows in vars(task.split("a", 0)).values()]
+    learnt, validation, normal, anomalous = found
+    assert not learnt & validation
+    assert not (learnt | validation) & (normal | anomalous)
+    with pytest.raises(InputError, match="regular expression"):
+        open_task(str(tmp_path), group_by="(")
+
+
 def realised(draws, shuffled=False, **given):
     """The share of fresh frames flagged at alpha .1, on average over screens of 150 bursts of 4; and the intervals."""
     rates, intervals = [], []
@@ -178,6 +240,30 @@ def test_copies_do_not_narrow_the_interval():
     assert thrice.facts["units"] == {"images": 600, "units": 200, "largest": 3}
     again = once.recalibrated(np.repeat(scenes(50, seed=5), 3, axis=0))
     assert len(again.calibrator.scores) == 50
+
+
+def test_what_was_met_is_told_by_pixels_by_copies_and_by_units():
+    images = scenes(60)
+    copies = np.clip(images + 0.004 * np.random.default_rng(0).standard_normal(images.shape), 0, 1).astype(np.float32)
+    seen = Preprocessing(shape=(1, 32, 32))
+    first, again = (read_all(open_images(some), seen) for some in (images, np.concatenate([images[:1], copies[1:3]])))
+    others = np.array([2, 4])
+    known = Known.of([(first, np.delete(np.arange(60), others), True), (first, others, False)])
+    learnt = known.learnt_alone()
+    assert len(known) == 60
+    assert len(learnt) == 58
+    # Each thumbnail goes with the pixels that it was made of.
+    pairs = [
+        {(bytes(one.hashes[row]), small.tobytes()) for row, small in zip(one.rows, one.small, strict=True)}
+        for one in (known, learnt)
+    ]
+    assert len(pairs[1]) == 58
+    assert pairs[1] < pairs[0]
+    keys = keys_of([again], "none")[0]
+    assert learnt.same(again).tolist() == [True, False, False]
+    assert learnt.met(again, "none", keys).tolist() == [True, False, False]
+    assert learnt.met(again, "copies", keys).tolist() == [True, True, False]
+    assert known.met(again, "copies", keys).tolist() == [True, True, True]
 
 
 def test_too_few_units_say_so():

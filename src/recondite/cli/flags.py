@@ -170,6 +170,10 @@ def share_or_source(text: str) -> float | str:
         return text
 
 
+GROUP_BY_HELP = (
+    "What tells images that belong together and stay in one part: copies (near-copies and bursts are found), none, "
+    "folder, prefix, a regular expression found in the ids, or a .csv file with the columns id and group."
+)
 VALUE_RANGE_HELP = (
     "Stored values that are black and white in all images, such as 0,4095 for 12 bits in files of 16. [default: what "
     "the tags of the files say, or else their type]"

@@ -1,7 +1,7 @@
 """recondite export, push, datasets, detectors, demo."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -45,6 +45,7 @@ def export(
     to: Literal["onnx", "openvino"] = "onnx",
     int8: Annotated[str | None, Parameter(name="--int8")] = None,
     always_int8: Annotated[bool, Parameter(name="--always-int8", negative="")] = False,
+    group_by: str = "copies",
     pixels: Literal["float32", "uint8"] = "float32",
     guard: bool = True,
 ) -> None:
@@ -66,6 +67,8 @@ def export(
         is set anew by them; for openvino. Where float32 is as fast on this machine, the graph is in float32.
     always_int8
         Write the graph with 8-bit integers though they are no faster here.
+    group_by
+        What tells images of --int8 that belong together, of which one calibrates; as in fit.
     pixels
         Input of the graph: float32 in [0, 1], or uint8 for other programs, which refuses images of another size.
     guard
@@ -78,6 +81,8 @@ def export(
         raise InputError("--int8 is for --to openvino")
     if always_int8 and int8 is None:
         raise InputError("--always-int8 needs the images of --int8")
+    if group_by != "copies" and int8 is None:
+        raise InputError("--group-by is of the images of --int8")
     check_target(output)
     check_outputs({}, {"-o": output})
     from recondite.screen.export import export_onnx, export_openvino
@@ -96,7 +101,8 @@ def export(
     if to == "onnx":
         export_onnx(judge, output, pixels=pixels)
     else:
-        export_openvino(judge, output, pixels=pixels, int8=int8, always_int8=always_int8, progress=True)
+        calibrating: dict[str, Any] = {"int8": int8, "always_int8": always_int8, "group_by": group_by}
+        export_openvino(judge, output, pixels=pixels, progress=True, **calibrating)
     done = f"its scores were compared with those of {screen}"
     if int8 is not None:
         from recondite.screen.screen import load

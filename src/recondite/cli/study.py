@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import VALUE_RANGE_HELP, alone, load_screen, value_range_of
+from recondite.cli.flags import GROUP_BY_HELP, VALUE_RANGE_HELP, alone, load_screen, value_range_of
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -244,6 +244,7 @@ def linear(
     output: Output,
     latent_size: Annotated[int, Parameter(help="Latent size of all three.")] = 20,
     value_range: Annotated[str | None, Parameter(help=VALUE_RANGE_HELP)] = None,
+    group_by: Annotated[str, Parameter(help=GROUP_BY_HELP)] = "copies",
     epochs: Annotated[int, Parameter(help="Epochs of both autoencoders.")] = 20,
     batch_size: Annotated[int, Parameter(help="Batch size of both autoencoders.")] = 128,
     learning_rate: Annotated[float, Parameter(help="Learning rate of both autoencoders.")] = 2e-3,
@@ -254,6 +255,7 @@ def linear(
     from recondite.studies.linear import linear_study
 
     training: dict[str, Any] = {
+        "group_by": group_by,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 from recondite.cli.console import print_table
 from recondite.cli.flags import (
     CLUSTER_GROUP,
+    GROUP_BY_HELP,
     VALUE_RANGE_HELP,
     alone,
     image_size_of,
@@ -48,6 +49,7 @@ class Runs:
         str | None, Parameter(help="Pixels a side (32) or height x width (24x32). [default: that of the images, to 64]")
     ] = None
     value_range: Annotated[str | None, Parameter(help=VALUE_RANGE_HELP)] = None
+    group_by: Annotated[str, Parameter(help=GROUP_BY_HELP)] = "copies"
     cluster: Annotated[
         str | None,
         Parameter(
@@ -72,6 +74,7 @@ class Runs:
             "validation": self.validation,
             "image_size": image_size_of(self.image_size),
             "value_range": value_range_of(self.value_range),
+            "group_by": self.group_by,
             "resources": on_cluster,
             "progress": True,
         }

@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
 from recondite.data.images import Floats, Preprocessing
-from recondite.data.units import COPIES, FOLDER, PREFIX, GroupBy, components, labelled, thumbnails, unit_keys
+from recondite.data.units import (
+    COPIES,
+    FOLDER,
+    PREFIX,
+    GroupBy,
+    check_group_by,
+    components,
+    labelled,
+    labels_of,
+    thumbnails,
+    unit_keys,
+)
 from recondite.distributed import all_gather, rank_and_size
 from recondite.errors import InputError
 from recondite.progress import progress
@@ -238,7 +249,12 @@ def split(keys: NDArray[np.void], sizes: Sequence[int], seed: int) -> list[NDArr
 
 
 def training_rows(
-    images: object, validation: object, preprocessing: Preprocessing, seed: int, progress: bool = False
+    images: object,
+    validation: object,
+    preprocessing: Preprocessing,
+    seed: int,
+    progress: bool = False,
+    group_by: GroupBy = COPIES,
 ) -> tuple[Rows, Rows | None]:
     """Read images to learn, and those to choose the best epoch by.
 
@@ -249,16 +265,20 @@ def training_rows(
         preprocessing: what the images become.
         seed: draws the share.
         progress: show progress on standard error.
+        group_by: what tells units, which the share takes whole; as in `recondite.fit`.
 
     Raises:
-        InputError: no readable images, or a share outside of [0, 1).
+        InputError: no readable images, a share outside of [0, 1), or a `group_by` that fits none.
     """
     if isinstance(validation, float | int) and not 0 <= validation < 1:
         raise InputError(f"expected a share of the images for validation, in [0, 1); got {validation!r}")
+    check_group_by(group_by)
     shape = preprocessing.shape
-    spooled = read_all(open_images(images, role="fit", shape=shape), preprocessing, progress)
+    source = open_images(images, role="fit", shape=shape)
+    group_by = labels_of(source, group_by)
+    spooled = read_all(source, preprocessing, progress)
     if isinstance(validation, float | int):
-        part, rest = split(keys_of([spooled])[0], [round(validation * len(spooled))], seed)
+        part, rest = split(keys_of([spooled], group_by)[0], [round(validation * len(spooled))], seed)
         if len(part) >= FEWEST_VALIDATED:
             return spooled.rows(rest), spooled.rows(part)
         return spooled.rows(), None

@@ -18,6 +18,7 @@ from recondite.data.batch_size import full_batch
 from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.sample import small_size
 from recondite.data.spool import Rows, training_rows
+from recondite.data.units import COPIES, GroupBy
 from recondite.detectors.effects import check_effect
 from recondite.detectors.inputs import Inputs
 from recondite.detectors.inside import Inside, only_inside
@@ -189,6 +190,7 @@ class Detector(Inputs):
         images: object,
         *,
         validation: object = 0.1,
+        group_by: GroupBy = COPIES,
         run_folder: Path | str | None = None,
         resume: bool = False,
         progress: bool = False,
@@ -199,6 +201,7 @@ class Detector(Inputs):
         Args:
             images: normal images, anything that `open_images` opens; unreadable ones are left out.
             validation: images to choose the best epoch by, the share of `images` to take for it, or None.
+            group_by: what tells images that belong together, which such a share takes whole; as in `recondite.fit`.
             run_folder: where checkpoints and logs go.
             resume: go on from the checkpoint in `run_folder`.
             progress: show progress on standard error.
@@ -209,7 +212,7 @@ class Detector(Inputs):
         """
         check_effect(self, training)
         options = make_options(TrainingOptions, {**self.training_defaults, **training}, "training")
-        rows, held_out = training_rows(images, validation, self.preprocessing, options.seed, progress)
+        rows, held_out = training_rows(images, validation, self.preprocessing, options.seed, progress, group_by)
         return self.fit_rows(rows, held_out, options, Path(run_folder) if run_folder else None, resume, progress)
 
     def score(

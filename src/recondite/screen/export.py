@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from recondite.data.artifacts import check_target, write_folder
 from recondite.data.datasets import nameless, open_images
-from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
-from recondite.data.units import COPIES
+from recondite.data.spool import Rows, Spool, keys_of, one_of_each, read_all, split
+from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.graphs.exported import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
@@ -81,6 +81,7 @@ def export_openvino(
     pixels: PixelType = "float32",
     int8: object = None,
     always_int8: bool = False,
+    group_by: GroupBy = COPIES,
     progress: bool = False,
 ) -> Path:
     """Write a screen as a folder with one graph for OpenVINO: model.xml and its numbers, model.bin.
@@ -100,6 +101,7 @@ def export_openvino(
         screen, path, pixels: as in `export_onnx`.
         int8: normal images that the screen has not learnt from, anything that `open_images` opens; None for float32.
         always_int8: write the graph with 8-bit integers though they are no faster here.
+        group_by: what tells images of `int8` that belong together, of which one calibrates; as in `recondite.fit`.
         progress: show progress on standard error.
 
     Returns:
@@ -114,21 +116,20 @@ def export_openvino(
     path = target(screen, path, pixels)
     openvino = import_openvino()
     if int8 is None:
-        screen, exported = _in_float32(screen, pixels)
-        return written(exported, screen, path, pixels)
-    spooled = read_all(open_images(int8, role="inliers", shape=screen.detector.shape), screen.detector.preprocessing)
-    keys = keys_of([spooled])[0]
-    fresh = unknown_rows(screen, spooled, COPIES, keys)
-    ranges, rest = (fresh[part] for part in split(keys[fresh], [min(_RANGE_IMAGES, len(fresh) // 5)], seed=0))
-    rest = rest[one_of_each(keys[rest], spooled.hashes[rest], seed=0)]
-    if not len(ranges):
-        raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")
+        screen = with_room(screen)
+        return written(
+            _in_float32(screen, traced(ScreenGraph(screen), example_of(screen, pixels)), pixels), screen, path, pixels
+        )
+    spooled, ranges, rest = _for_int8(screen, int8, group_by)
     # Too few for alpha are refused now, not after minutes of work.
     replace(screen, calibrator=Calibrator(np.zeros(len(rest))), peaks=None)
     rows = spooled.rows(rest)
     options = options_of(screen, "openvino", "int8")
+    # Scores are those of the screen without room.
+    roomy = with_room(screen)
+    content = traced(ScreenGraph(roomy), example_of(roomy, pixels))
     model = quantised(
-        openvino.Core().read_model(traced(ScreenGraph(screen), example_of(screen, pixels))),
+        openvino.Core().read_model(content),
         spooled.rows(ranges),
         pixels,
         for_features=not screen.detector.rebuilds,
@@ -143,22 +144,36 @@ def export_openvino(
         **calibrated(detector, None, ERROR, rows, None, {**screen.facts, "calibration": facts}, progress),
     )
     _check_order(screen, exported, rows)
-    screen_in_floats, plain = _in_float32(screen, pixels)
+    plain = _in_float32(roomy, content, pixels)
     times = milliseconds({"float32": plain, "int8": exported})
     told = {"int8": {"milliseconds": times, "instructions": instructions()}}
     if times["float32"] < _PAYS * times["int8"] and not always_int8:
-        return written(replace(plain, facts={**plain.facts, **told}), screen_in_floats, path, pixels)
+        return written(replace(plain, facts={**plain.facts, **told}), roomy, path, pixels)
     exported = runnable(exported, serialised(judging(model, exported)), pixels, options)
     return written(replace(exported, facts={**exported.facts, **told}), screen, path, pixels)
 
 
-def _in_float32(screen: Screen, pixels: PixelType) -> tuple[Screen, Screen]:
-    """Return a screen with room, and the one that runs on its graph in OpenVINO."""
-    screen = with_room(screen)
-    content = serialised(import_openvino().Core().read_model(traced(ScreenGraph(screen), example_of(screen, pixels))))
+def _for_int8(screen: Screen, images: object, group_by: GroupBy) -> tuple[Spool, NDArray[np.intp], NDArray[np.intp]]:
+    """Return images that the screen has not learnt from, those that set ranges, and one of each other unit."""
+    check_group_by(group_by)
+    source = open_images(images, role="inliers", shape=screen.detector.shape)
+    group_by = labels_of(source, group_by)
+    spooled = read_all(source, screen.detector.preprocessing)
+    keys = keys_of([spooled], group_by)[0]
+    fresh = unknown_rows(screen, spooled, group_by, keys)
+    ranges, rest = (fresh[part] for part in split(keys[fresh], [min(_RANGE_IMAGES, len(fresh) // 5)], seed=0))
+    rest = rest[one_of_each(keys[rest], spooled.hashes[rest], seed=0)]
+    if not len(ranges):
+        raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")
+    return spooled, ranges, rest
+
+
+def _in_float32(screen: Screen, graph: bytes, pixels: PixelType) -> Screen:
+    """Return a screen that runs on the graph of one with room, in OpenVINO."""
+    content = serialised(import_openvino().Core().read_model(graph))
     exported = runnable(screen, content, pixels, options_of(screen, "openvino"))
     check_parity(screen, exported)
-    return screen, exported
+    return exported
 
 
 def target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:

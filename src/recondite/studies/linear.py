@@ -11,6 +11,7 @@ from torch import nn
 from recondite.data.datasets import nameless, open_images
 from recondite.data.sample import guess_preprocessing
 from recondite.data.spool import Rows, Spool, keys_of, read_all, split
+from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, make_options, options_to_json
@@ -34,6 +35,7 @@ def linear_study(
     latent_size: int = 20,
     image_size: tuple[int, int] | None = None,
     value_range: tuple[float, float] | None = None,
+    group_by: GroupBy = COPIES,
     progress: bool = False,
     **training: Any,
 ) -> list[dict[str, Any]]:
@@ -45,6 +47,7 @@ def linear_study(
         latent_size: of all three.
         image_size: (height, width); the images' own size by default, if that is at most 64.
         value_range: as in `recondite.fit`.
+        group_by: what tells images that belong together, which are held out or not as one; likewise.
         progress: show progress on standard error.
         training: options of `TrainingOptions` for both autoencoders.
 
@@ -55,13 +58,15 @@ def linear_study(
     Raises:
         InputError: too few images, vectors, or unknown options.
     """
+    check_group_by(group_by)
     options = make_options(TrainingOptions, training, "training")
     seen, source = guess_preprocessing(open_images(images, role="fit"), image_size, value_range)
     shape = seen.shape
     if len(shape) != 3:
         raise InputError("this study is of images; these are vectors")
+    group_by = labels_of(source, group_by)
     spooled = read_all(source, seen, progress)
-    held_out, learnt = split(keys_of([spooled])[0], [round(_HELD_OUT * len(spooled))], options.seed)
+    held_out, learnt = split(keys_of([spooled], group_by)[0], [round(_HELD_OUT * len(spooled))], options.seed)
     if not len(held_out) or len(learnt) <= latent_size:
         raise InputError(f"expected more than {latent_size} images to learn and some to hold out; got {len(spooled)}")
     parts = spooled.rows(learnt), spooled.rows(held_out)

@@ -61,7 +61,15 @@ def performed(
 
 def _perform_on_cluster(task: Task, runs: Sequence[tuple[Plan, Path]], resources: RunResources, shown: bool) -> None:
     source = str(same_everywhere(task.name))
-    given = (source, task.protocol, task.validation, (task.shape[1], task.shape[2]), task.preprocessing.value_range)
+    grouped = os.path.abspath(task.group_by) if task.group_by.lower().endswith(".csv") else task.group_by
+    given = (
+        source,
+        task.protocol,
+        task.validation,
+        (task.shape[1], task.shape[2]),
+        task.preprocessing.value_range,
+        grouped,
+    )
     own = {name: value for name, value in os.environ.items() if name.startswith("RECONDITE_")}
     with connect(resources.cluster, cpus=max(resources.run_cpus, os.cpu_count() or 1)) as ray:
         remote = ray.remote(
@@ -106,6 +114,14 @@ def _opened(
     validation: float,
     image_size: tuple[int, int],
     value_range: tuple[float, float] | None,
+    group_by: str,
 ) -> Task:
     """Read a data set once for all runs of a process."""
-    return open_task(source, protocol=protocol, validation=validation, image_size=image_size, value_range=value_range)
+    return open_task(
+        source,
+        protocol=protocol,
+        validation=validation,
+        image_size=image_size,
+        value_range=value_range,
+        group_by=group_by,
+    )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.data.tables import write_table
+from recondite.data.units import COPIES
 from recondite.detectors import detector_class
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, make_options, option_names
@@ -42,6 +43,7 @@ def grid_study(
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
     value_range: tuple[float, float] | None = None,
+    group_by: str = COPIES,
     resources: RunResources | None = None,
     progress: bool = False,
     **options: Any,
@@ -51,8 +53,8 @@ def grid_study(
     Run again with the same folder, finished runs are taken up and an interrupted one goes on from its last epoch.
 
     Args:
-        source, output, seeds, protocol, validation, image_size, value_range, resources, progress, options: as in
-            `one_class_study`.
+        source, output, seeds, protocol, validation, image_size, value_range, group_by, resources, progress, options: as
+            in `one_class_study`.
         normal: one class.
         vary: name of an option of the detector or of training -> its values; texts are read as on the command line.
         detector: a name in `DETECTORS`.
@@ -85,6 +87,7 @@ def grid_study(
         validation=validation,
         image_size=image_size,
         value_range=value_range,
+        group_by=group_by,
         progress=progress,
     )
     plans = _plans(task, detector, normal, seeds, options, combinations)
@@ -120,6 +123,7 @@ def latent_size_study(
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
     value_range: tuple[float, float] | None = None,
+    group_by: str = COPIES,
     resources: RunResources | None = None,
     progress: bool = False,
     **options: Any,
@@ -129,8 +133,8 @@ def latent_size_study(
     Run again with the same folder, finished runs are taken up and an interrupted one goes on from its last epoch.
 
     Args:
-        source, output, seeds, protocol, validation, image_size, value_range, resources, progress, options: as in
-            `one_class_study`.
+        source, output, seeds, protocol, validation, image_size, value_range, group_by, resources, progress, options: as
+            in `one_class_study`.
         normal: one class.
         sizes: the latent sizes.
         detector: a name in `DETECTORS`.
@@ -156,6 +160,7 @@ def latent_size_study(
         validation=validation,
         image_size=image_size,
         value_range=value_range,
+        group_by=group_by,
         progress=progress,
     )
     # The size of the latent names the folder of a run as it is.

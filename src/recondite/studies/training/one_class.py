@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from recondite.data.tables import write_table
+from recondite.data.units import COPIES
 from recondite.errors import InputError
 from recondite.reports.page import TablePage
 from recondite.statistics.metrics import auroc, auroc_interval
@@ -42,6 +43,7 @@ def one_class_study(
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
     value_range: tuple[float, float] | None = None,
+    group_by: str = COPIES,
     resources: RunResources | None = None,
     progress: bool = False,
     **options: Any,
@@ -60,6 +62,8 @@ def one_class_study(
         validation: share of the normal training images that choose the best epoch.
         image_size: (height, width); the images' own size by default, if that is at most 64.
         value_range: as in `recondite.fit`.
+        group_by: what tells images that belong together, which stay in one part: a word, a regular expression or a
+            .csv file, likewise.
         resources: a cluster whose tasks the runs are; None for one after the other in this process.
         progress: show progress on standard error.
         options: of the detectors and of training, such as epochs=20; each detector takes those that it has.
@@ -81,6 +85,7 @@ def one_class_study(
         validation=validation,
         image_size=image_size,
         value_range=value_range,
+        group_by=group_by,
         progress=progress,
     )
     classes = check_classes(task, normal)

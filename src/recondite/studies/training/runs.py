@@ -21,6 +21,7 @@ from recondite.data.datasets import Batch, ImageSet, nameless, open_images, read
 from recondite.data.images import Floats, Preprocessing
 from recondite.data.sample import guess_preprocessing
 from recondite.data.spool import Rows, Spool, images_in_a_read, keys_of, split, spool
+from recondite.data.units import COPIES, check_group_by
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
 from recondite.options import (
@@ -55,6 +56,7 @@ class Task:
         protocol: "pooled" joins the splits and takes a fifth at random for the test, as ALAD's authors do; "official"
             keeps them.
         validation: share of the normal training images that choose the best epoch.
+        group_by: what tells units: a word, a regular expression or a .csv file, as in `recondite.fit`.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Task:
     preprocessing: Preprocessing
     protocol: Protocol
     validation: float
+    group_by: str = COPIES
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,10 +76,10 @@ class Task:
     @cached_property
     def keys(self) -> NDArray[np.void]:
         """The key of each image's unit; see `recondite.data.units`."""
-        return keys_of([self.images])[0]
+        return keys_of([self.images], self.group_by)[0]
 
     def split(self, normal: str, seed: int) -> "Split":
-        """Return the images of a run; near-copies are in one part, but for those the data set's own split parts.
+        """Return the images of a run; units are in one part, but for those the data set's own split parts.
 
         Raises:
             InputError: a part would be empty.
@@ -162,6 +165,7 @@ def open_task(
     validation: float = 0.25,
     image_size: tuple[int, int] | None = None,
     value_range: tuple[float, float] | None = None,
+    group_by: str = COPIES,
     progress: bool = False,
 ) -> Task:
     """Read a data set.
@@ -172,15 +176,17 @@ def open_task(
         validation: see `Task`.
         image_size: (height, width); the images' own size by default, if that is at most 64.
         value_range: as in `recondite.fit`.
+        group_by: see `Task`.
         progress: show progress on standard error.
 
     Raises:
-        InputError: there is no such data set, or it has no classes or no splits.
+        InputError: there is no such data set, a `group_by` that cannot be read, or it has no classes or no splits.
     """
     if protocol not in get_args(Protocol):
         raise InputError(f"expected a protocol among {', '.join(get_args(Protocol))}; got {protocol!r}")
     if not 0 < validation < 1:
         raise InputError(f"expected a share of the training images for validation, in (0, 1); got {validation!r}")
+    check_group_by(group_by)
     parts: list[tuple[ImageSet, bool]]
     if catalog.is_name(source):
         if source not in catalog.CATALOG:
@@ -199,7 +205,7 @@ def open_task(
     classes = classes or tuple(sorted(set(images.labels)))
     if len(classes) < 2:
         raise InputError(f"a one-class study needs at least two classes; {source!r} has {', '.join(classes)!r}")
-    return Task(source, images, test, classes, seen, protocol, validation)
+    return Task(source, images, test, classes, seen, protocol, validation, group_by)
 
 
 def perform(task: Task, plan: Plan, folder: Path, progress: bool = False) -> Result:
