@@ -260,14 +260,14 @@ class Says:
     ],
 )
 def test_how_far_a_graph_may_be_off(ours, apart):
-    export._check_parity(Says(0.0, ours), Says(0.0, ours + 0.9 * apart))
+    export.check_parity(Says(0.0, ours), Says(0.0, ours + 0.9 * apart))
     for wrong in (ours + 1.2 * apart, ours - 1.2 * apart, np.nan):
         with pytest.raises(RuntimeError, match="nothing was written"):
-            export._check_parity(Says(0.0, ours), Says(0.0, wrong))
+            export.check_parity(Says(0.0, ours), Says(0.0, wrong))
 
 
 def test_thresholds_of_graphs_are_a_hair_higher(screens):
     screen = screens("pca")
     low, high = np.quantile(screen.calibrator.scores, [0.25, 0.75])
-    raised = export._with_room(screen)
+    raised = export.with_room(screen)
     assert raised.threshold - screen.threshold == pytest.approx(export.TOLERANCE * (high - low))

@@ -137,8 +137,9 @@ def _classes_drawn(guard: Guard, came: dict[str, int]) -> str:
 
 def _share(one: Prevalence) -> str:
     """Return a class with its share before and now, as a row of HTML."""
+    left = min(100 * one.low, 98)
     bar = (
-        f"<i style='left:{100 * one.low:.1f}%;width:{max(100 * (one.high - one.low), 1):.1f}%'></i>"
+        f"<i style='left:{left:.1f}%;width:{max(100 * one.high - left, 2):.1f}%'></i>"
         f"<b style='left:{100 * one.before:.1f}%'></b>"
     )
     told = f"{one.share:.0%} ({one.low:.0%} to {one.high:.0%}), {one.before:.0%} before"
