@@ -19,7 +19,7 @@ LONGEST_FILE = 450
 HEAVY = {
     *("torch", "scipy", "sklearn", "matplotlib", "pooch", "jinja2", "rich", "pyarrow", "skimage", "mlxtend"),
     *("onnxruntime", "onnxscript", "lightning_fabric", "huggingface_hub", "httpx2", "tqdm", "openTSNE", "ray"),
-    *("cv2", "fsspec"),
+    *("cv2", "faiss", "fsspec"),
 }
 LIGHT = [
     *("errors", "progress", "options", "cluster.connect", "data.catalog", "data.files", "data.hub", "data.tables"),

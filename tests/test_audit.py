@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from functools import partial
 
 import numpy as np
@@ -21,7 +22,7 @@ from recondite.audits.labels import confident, cross_validated
 from recondite.audits.look import look_at
 from recondite.audits.measures import MEASURES, FileFacts, jpeg_quality, measured
 from recondite.audits.outliers import Tail, cross_fitted, discoveries, p_values, reduced
-from recondite.audits.single_images import RULES, spreads_from
+from recondite.audits.single_images import RULES, single_image_findings, spreads_from
 from recondite.cli import main
 from recondite.data.datasets import open_images
 from recondite.errors import InputError
@@ -160,6 +161,15 @@ def test_all_images_are_scored_the_farthest_first_and_shown(audited):
     assert scores == sorted(scores, reverse=True)
     assert [row["id"] for row in rows[: len(found.farthest)]] == [found.ids[index] for index in found.farthest]
     assert all(found.thumbnails[index] for index in found.farthest)
+
+
+def test_every_image_has_a_reason_with_a_finding_or_without(audited):
+    folder = audited[1]
+    with (folder / "scores.csv").open(newline="") as stream:
+        reasons = {row["id"]: row["reason"] for row in csv.DictReader(stream)}
+    assert "even its brightest parts are dark" in reasons["dark.png"]
+    assert reasons["junk.png"].startswith("it cannot be read")
+    assert all(re.search(r"most .*, by -?\d+\.\d spreads", reasons[f"{seed:02d}.png"]) for seed in range(5, 60))
 
 
 def test_nothing_is_overwritten(audited, scenes, tmp_path):
@@ -302,6 +312,28 @@ def test_spreads_have_a_floor_and_a_side():
     assert spreads_from(values, "high", 0.1)[-1] == pytest.approx(10)
     assert spreads_from(values, "low", 0.1)[-1] == pytest.approx(-10)
     assert {rule.measure for rule in RULES} <= set(MEASURES)
+
+
+def test_a_tag_that_turns_an_image_away_from_what_the_others_show_is_told():
+    draw = np.random.default_rng(0)
+    upright = np.linspace(220, 40, 32)[:, None] + draw.normal(0, 40, (140, 32, 32)) + 10 * np.eye(32)
+    turns = {2: np.fliplr, 3: lambda one: np.rot90(one, 2), 4: np.flipud, 5: np.transpose}
+    turns |= {6: lambda one: np.rot90(one, -1), 7: lambda one: np.rot90(one.T, 2), 8: np.rot90}
+    tags = [None] * 120 + [3, 4, 5, 6, 7, 8] + [3, 4, 5, 6, 7, 8] + [2] * 8
+    for index in range(120, 126):  # turned though they were upright
+        upright[index] = turns[tags[index]](upright[index])
+
+    class Row:
+        def __init__(self, tag):
+            self.id, self.error, self.orientation, self.turned = "x", None, tag, tag in (5, 6, 7, 8)
+
+    def found(rows):
+        grey = upright.clip(0, 255).astype(np.uint8).reshape(len(upright), -1)[: len(rows)]
+        told = single_image_findings(rows, np.zeros((len(rows), len(MEASURES)), np.float32), grey)
+        return [finding.index for finding in told if finding.kind == "wrong-orientation"]
+
+    assert found([Row(tag) for tag in tags]) == list(range(120, 126))
+    assert not found([Row(tag) for tag in tags[50:]])  # too few to know what the others show
 
 
 def test_copies_are_in_one_part_so_that_they_do_not_vouch_for_each_other():

@@ -46,3 +46,11 @@ def test_a_sign_of_few_images_and_images_that_are_alike_as_a_whole_are_no_overla
     same = [(scene(0, sign) * 0.8 + draw.normal(15, 9, (64, 64, 3))).clip(0, 255).astype(np.uint8) for _ in range(20)]
     assert not overlays(same, monkeypatch)
     assert look_at(same[0], None).error is None
+
+
+def test_of_many_images_some_lead_to_all_that_have_the_sign(sign, monkeypatch):
+    monkeypatch.setattr("recondite.audits.overlays._MOST", 40)
+    monkeypatch.setattr("recondite.audits.overlays._AT_ONCE", 16)
+    found = overlays([scene(seed, sign if seed % 4 == 0 else None) for seed in range(80)], monkeypatch)
+    assert {finding.index for finding in found} == set(range(0, 80, 4))
+    assert {finding.value for finding in found} == {20.0}

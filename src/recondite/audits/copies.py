@@ -11,7 +11,7 @@ the pairs found at most 1 % are expected to be none (Benjamini-Hochberg).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from recondite.audits.findings import KINDS, Finding
 from recondite.audits.look import GREY_SIDE
+from recondite.audits.neighbours import Neighbours
 from recondite.audits.outliers import Tail, discoveries
 from recondite.audits.store import Row
 
@@ -28,7 +29,7 @@ ALIKE = 0.92
 _DETAILS_ALIKE = 0.70
 _SIDE, _NEIGHBOURS = 16, 4
 _COARSE, _FINE = ((0.9, 0.75, 0.6), 3), ((0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6), 7)
-_AT_ONCE, _PAIRS_AT_ONCE = 512, 64
+_PAIRS_AT_ONCE = 64
 _FLAT, _FEWEST, _USUAL = 1.5, 16, 16
 _TAIL, _CENSORED, _FALSE_PAIRS, _SAMPLE, _PROMISING = 0.5, 0.8, 0.01, 1000, 0.2
 _LEAST_RESIDUAL, _LEAST_OF_DETAILS = 1e-4, 1e-3
@@ -67,9 +68,13 @@ def found_copies(digests: Sequence[str], grey: NDArray[np.uint8], features: NDAr
     near = first[candidates(grey[first], features[first])] if len(first) > 1 else np.zeros((2, 0), np.intp)
     near, alike, accepted = _accepted(near, grey, features, len(first))
     pairs = np.concatenate([np.array(exact, dtype=np.intp).reshape(-1, 2).T, near[:, accepted]], axis=1)
-    graph = coo_array((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(len(digests), len(digests)))
-    group = np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
-    return Copies(group, pairs, np.concatenate([np.ones(len(exact)), alike[accepted]]))
+    return Copies(linked(pairs, len(digests)), pairs, np.concatenate([np.ones(len(exact)), alike[accepted]]))
+
+
+def linked(pairs: Pairs, count: int) -> Pairs:
+    """Return the number of the group that each of `count` images is in (N,), by pairs (2, L) that are linked."""
+    graph = coo_array((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
 
 
 def _accepted(
@@ -77,15 +82,16 @@ def _accepted(
 ) -> tuple[Pairs, NDArray[np.float64], NDArray[np.bool_]]:
     """Return pairs looked at finely, their correlation, and which are copies; `count` images are different."""
     usual = usual_residual(grey, pairs)
-    coarsely = exceptional(*alikeness(grey, pairs, *_COARSE), usual)
-    if count < _FEWEST:
-        fine, drawn = np.arange(pairs.shape[1]), np.zeros(0, np.intp)
-    else:
-        fine = np.flatnonzero(coarsely >= np.quantile(coarsely, 1 - _PROMISING))
+    agreed = _agreed(features, pairs)
+    fine, drawn = np.flatnonzero(agreed), np.zeros(0, np.intp)
+    if count >= _FEWEST:
+        coarsely = exceptional(*alikeness(grey, pairs[:, fine], *_COARSE), usual[fine])
+        promising = round(_PROMISING * pairs.shape[1])
+        fine = fine[np.argsort(-coarsely, kind="stable")[:promising]]
         drawn = np.random.default_rng(0).permutation(pairs.shape[1])[:_SAMPLE]
     both = np.union1d(fine, drawn)
     alike, details = alikeness(grey, pairs[:, both], *_FINE)
-    accepted = (alike >= ALIKE) & (details >= _DETAILS_ALIKE) & _agreed(features, pairs)[both]
+    accepted = (alike >= ALIKE) & (details >= _DETAILS_ALIKE) & agreed[both]
     if count >= _FEWEST:
         far = exceptional(alike, details, usual[both])
         p = np.ones(pairs.shape[1])
@@ -105,12 +111,8 @@ def usual_residual(grey: NDArray[np.uint8], pairs: Pairs) -> NDArray[np.float64]
     if len(chosen) < _FEWEST:
         return np.ones(pairs.shape[1])
     place = min(_USUAL, len(chosen) // 3)
-    vectors = _centred(grey[chosen].astype(np.float32))
-    found = np.empty(len(chosen))
-    for start in range(0, len(chosen), _AT_ONCE):
-        near = vectors[start : start + _AT_ONCE] @ vectors.T
-        # The largest one is the image itself.
-        found[start : start + _AT_ONCE] = 1 - np.partition(near, -place - 1, axis=1)[:, -place - 1]
+    near = Neighbours(len(chosen), lambda part: _centred(grey[chosen[part]].astype(np.float32)))
+    found = 1 - near.nearest(place)[0][:, -1].astype(np.float64)
     return np.asarray(found[numbers.reshape(pairs.shape)].min(axis=0).clip(min=_LEAST_RESIDUAL))
 
 
@@ -139,7 +141,13 @@ def _agreed(features: NDArray[np.float16], pairs: Pairs) -> NDArray[np.bool_]:
     return np.asarray(near >= np.median(near))
 
 
-def copy_findings(rows: Sequence[Row], copies: Copies, area: NDArray[np.float64], others: int = 0) -> list[Finding]:
+def copy_findings(
+    rows: Sequence[Row],
+    copies: Copies,
+    area: NDArray[np.float64],
+    others: int = 0,
+    labels: Sequence[str | None] | None = None,
+) -> list[Finding]:
     """Return the findings of copies: each but the largest image of a group, and each that another source has.
 
     Args:
@@ -147,8 +155,10 @@ def copy_findings(rows: Sequence[Row], copies: Copies, area: NDArray[np.float64]
         copies: of all of them.
         area: of each image, in any unit; the largest one, first in order among equals, represents its group.
         others: see there.
+        labels: the groups of the images that get findings, which are told where copies are of different ones.
     """
     own = len(rows) - others
+    names = [*(labels or [None] * own), *[None] * others]
     best: dict[int, float] = {}
     for one, two, value in zip(*copies.pairs, copies.alike, strict=True):
         for index in (one, two):
@@ -174,7 +184,8 @@ def copy_findings(rows: Sequence[Row], copies: Copies, area: NDArray[np.float64]
                 other = (same or [i for i in mine if i != kept])[0]
             else:
                 other = kept
-            found.append(_finding(rows, index, kind, rows[other].id, best[index], named, index != kept))
+            told = rows[other].id if names[other] == names[index] else f"{rows[other].id} of group {names[other]!r}"
+            found.append(_finding(rows, index, kind, told, best[index], named, index != kept))
     return found
 
 
@@ -283,32 +294,20 @@ def candidates(grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Pairs:
         grey: (N, 1024), small grey copies.
         features: (N, F); F 0 without a backbone.
     """
-    squares = _WHOLE @ grey.reshape(-1, GREY_SIDE, GREY_SIDE).astype(np.float32) @ _WHOLE.T
-    vectors = [_centred(squares.reshape(len(grey), -1))]
-    mirrored = [_centred(squares[:, :, ::-1].reshape(len(grey), -1))]
+
+    def small(part: slice, mirrored: bool = False) -> Floats:
+        squares = _WHOLE @ grey[part].reshape(-1, GREY_SIDE, GREY_SIDE).astype(np.float32) @ _WHOLE.T
+        return _centred((squares[:, :, ::-1] if mirrored else squares).reshape(len(squares), -1))
+
+    by_grey, count = Neighbours(len(grey), small), min(_NEIGHBOURS, len(grey) - 1)
+    found = [by_grey.nearest(count)[1], by_grey.nearest(count, partial(small, mirrored=True))[1]]
     if features.shape[1]:
-        vectors.append(_centred(features.astype(np.float32)))
-        mirrored.append(vectors[-1])
-    found = []
-    for own, turned in zip(vectors, mirrored, strict=True):
-        for others in (own,) if turned is own else (own, turned):
-            found += [_nearest(own, others)]
-    pairs = np.sort(np.concatenate(found, axis=1), axis=0)
-    return np.unique(pairs[:, pairs[0] < pairs[1]], axis=1)
+        found.append(Neighbours(len(grey), lambda part: _centred(features[part].astype(np.float32))).nearest(count)[1])
+    own = np.tile(np.arange(len(grey)).repeat(count), len(found))
+    pairs = np.sort(np.stack([own, np.concatenate(found).ravel()]), axis=0)
+    return np.unique(pairs, axis=1)
 
 
-def _nearest(own: NDArray[np.float32], others: NDArray[np.float32]) -> Pairs:
-    count = min(_NEIGHBOURS, len(own) - 1)
-    found = []
-    for start in range(0, len(own), _AT_ONCE):
-        near = own[start : start + _AT_ONCE] @ others.T
-        rows = np.arange(len(near))
-        near[rows, start + rows] = -np.inf
-        best = np.argpartition(near, -count, axis=1)[:, -count:]
-        found.append(np.stack([np.repeat(start + rows, count), best.ravel()]))
-    return np.concatenate(found, axis=1)
-
-
-def _centred(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _centred(vectors: Floats) -> Floats:
     centred = vectors - vectors.mean(axis=1, keepdims=True)
     return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6))

@@ -75,10 +75,11 @@ def cross_validated(places: Floats, given: NDArray[np.intp], groups: NDArray[np.
     Args:
         places: (N, D), features.
         given: the number of each image's class (N,), all of 0 to C - 1.
-        groups: the number of each image's group (N,), such as its copies.
+        groups: the number of each image's group (N,), such as its copies; each class has two groups or more.
     """
     found = np.zeros((len(places), int(given.max()) + 1))
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+    fewest = min(len(np.unique(groups[given == number])) for number in range(int(given.max()) + 1))
+    folds = StratifiedGroupKFold(min(_FOLDS, fewest), shuffle=True, random_state=0)
     scaled = (places - places.mean(axis=0)) / max(float(places.std()), 1e-12)
     for fitted, judged in folds.split(scaled, given, groups):
         head = LogisticRegression(max_iter=300)
@@ -120,16 +121,22 @@ def label_findings(
         groups: the number of each image's group (N,).
     """
     names, number, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    judged = [place for place, name in enumerate(names) if name and sizes[place] >= FEWEST_OF_CLASS]
-    middle = float(np.median([sizes[place] for place in judged])) if judged else 0.0
+    large = [place for place, name in enumerate(names) if name and sizes[place] >= FEWEST_OF_CLASS]
+    judged = [place for place in large if len(np.unique(groups[number == place])) > 1]
+    middle = float(np.median([sizes[place] for place in large])) if large else 0.0
     remarks = [
         f"class {str(names[place])!r} is rare: {sizes[place]:,} images"
-        + ("" if place in judged else f"; its labels are not judged, which takes {FEWEST_OF_CLASS}")
+        + ("" if place in large else f"; its labels are not judged, which takes {FEWEST_OF_CLASS}")
         for place in range(len(names))
-        if names[place] and (place not in judged or sizes[place] < _RARE * middle)
+        if names[place] and (place not in large or sizes[place] < _RARE * middle)
+    ]
+    remarks += [
+        f"class {str(names[place])!r} is one group: its labels are not judged, which takes images of other groups"
+        for place in large
+        if place not in judged
     ]
     findings = []
-    for place in judged:
+    for place in large:
         of_class = np.flatnonzero(number == place)
         clusters = two_clusters(places[of_class], groups[of_class])
         if clusters is not None:

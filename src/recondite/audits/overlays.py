@@ -3,10 +3,11 @@
 Corners of a quarter of the sides are compared on the small grey copies. Two images share a corner when there both the
 pixels and the differences of neighbouring pixels correlate by at least .9, the differences are no smaller than ten of
 255 steps (root mean square), and the pixels outside of it correlate by less than .7. An overlay is a corner that one
-image shares with at least four others, and with one in a hundred of the set; copies of one image count once.
+image shares with at least four others, and with one in a hundred of the set; copies of one image count once. Among more
+than 10,000 images overlays are looked for in so many of them, drawn at random, and then in the others.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from recondite.audits.store import Row
 
 _CORNER, _ALIKE, _ALIKE_ELSEWHERE, _STEPS = GREY_SIDE // 4, 0.9, 0.7, 10.0
 _FEWEST, _SHARED_BY = 4, 0.01
-_AT_ONCE = 512
+_AT_ONCE, _MOST = 512, 10_000
 _CORNERS = {"top left": (1, 1), "top right": (1, -1), "bottom left": (-1, 1), "bottom right": (-1, -1)}
 
 Floats = NDArray[np.float32]
@@ -35,21 +36,37 @@ def overlay_findings(
         good: which images can be read (M,).
     """
     first = good[np.unique(groups[good], return_index=True)[1]]
-    squares = grey[first].reshape(-1, GREY_SIDE, GREY_SIDE).astype(np.float32)
+    drawn = np.sort(np.random.default_rng(0).permutation(first)[:_MOST])
     found = []
     for name, (down, across) in _CORNERS.items():
-        pairs = _shared(squares[:, ::down, ::across])
-        for number, members in enumerate(_stars(pairs, len(first), max(_FEWEST, _SHARED_BY * len(first))), 1):
+
+        def turned(some: NDArray[np.intp], down: int = down, across: int = across) -> Floats:
+            return grey[some].reshape(-1, GREY_SIDE, GREY_SIDE)[:, ::down, ::across].astype(np.float32)
+
+        stars = _stars(_shared(turned(drawn)), len(drawn), max(_FEWEST, _SHARED_BY * len(drawn)))
+        for number, (centre, some) in enumerate(stars, 1):
+            members = drawn[some] if len(drawn) == len(first) else _that_share(turned, int(drawn[centre]), first)
             reason = f"{KINDS['overlay'][1]}: {name}, in {len(members):,} images"
             group = f"overlay {number} {name}"
-            found += [
-                Finding(int(i), rows[i].id, "overlay", float(len(members)), reason, group) for i in first[members]
-            ]
+            found += [Finding(int(i), rows[i].id, "overlay", float(len(members)), reason, group) for i in members]
     return found
 
 
-def _stars(pairs: NDArray[np.intp], count: int, fewest: float) -> Iterator[NDArray[np.intp]]:
-    """Yield images that share a corner with one, which has the most of those left, as long as those are enough."""
+def _that_share(
+    turned: Callable[[NDArray[np.intp]], Floats], centre: int, images: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Return which of some images share a corner with one of them, and that one."""
+    others = images[images != centre]
+    found = [np.array([centre])]
+    for start in range(0, len(others), _AT_ONCE):
+        some = others[start : start + _AT_ONCE]
+        pairs = _shared(turned(np.concatenate([[centre], some])))
+        found.append(some[pairs[1, pairs[0] == 0] - 1])
+    return np.sort(np.concatenate(found))
+
+
+def _stars(pairs: NDArray[np.intp], count: int, fewest: float) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yield an image and those that share a corner with it, itself among them: first those of the most, if enough."""
     left = np.ones(pairs.shape[1], dtype=bool)
     while left.any():
         degrees = np.bincount(pairs[:, left].ravel(), minlength=count)
@@ -57,7 +74,7 @@ def _stars(pairs: NDArray[np.intp], count: int, fewest: float) -> Iterator[NDArr
         if degrees[centre] < fewest:
             return
         members = np.unique(pairs[:, left & (pairs == centre).any(axis=0)])
-        yield members
+        yield centre, members
         left &= ~np.isin(pairs, members).any(axis=0)
 
 

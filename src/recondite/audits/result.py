@@ -27,6 +27,7 @@ class Audit:
             not judged. Wrong labels have the least.
         false_discovery_rate: that the outliers were listed at.
         measures: the statistics of `MEASURES` (N, statistics).
+        differs: of each image the statistic in which it differs most from the set, in words; "" where none was judged.
         thumbnails: the bytes of a JPEG file for each image with a finding, for the farthest ones and for those that are
             drawn on the map, by its index.
         remarks: what was not looked for, and why.
@@ -44,6 +45,7 @@ class Audit:
     label_probabilities: NDArray[np.float64]
     false_discovery_rate: float
     measures: NDArray[np.float32]
+    differs: tuple[str, ...]
     thumbnails: dict[int, bytes]
     remarks: tuple[str, ...]
     map: SetMap | None = None
@@ -69,7 +71,10 @@ class Audit:
 
     def scored(self) -> Iterator[dict[str, Any]]:
         """Yield one row an image, the farthest from the others first; those that were not judged come last."""
-        for index in np.argsort(-self.scores, kind="stable"):
+        reasons: dict[int, list[str]] = {}
+        for finding in self.findings:
+            reasons.setdefault(finding.index, []).append(finding.reason)
+        for index in np.argsort(-self.scores, kind="stable").tolist():
             yield {
                 "id": self.ids[index],
                 "score": _number(self.scores[index]),
@@ -77,6 +82,7 @@ class Audit:
                 "keep": bool(self.keep[index]),
                 "label": self.labels[index],
                 "label_probability": _number(self.label_probabilities[index]),
+                "reason": "; ".join(reasons.get(index, [self.differs[index]])),
             }
 
     def counts(self) -> dict[str, int]:

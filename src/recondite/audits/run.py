@@ -13,25 +13,30 @@ from numpy.typing import NDArray
 from recondite.audits import heat
 from recondite.audits.copies import copy_findings, found_copies
 from recondite.audits.findings import KINDS, SEVERITIES, Finding
+from recondite.audits.groups import checked, grouped
 from recondite.audits.labels import label_findings
 from recondite.audits.maps import map_of
 from recondite.audits.measures import MEASURES
+from recondite.audits.neighbours import exactness
 from recondite.audits.outliers import ASSUMED, FEWEST, discoveries, judged, reduced
 from recondite.audits.outputs import OUTPUTS, SEEN, Kind, write_outputs
 from recondite.audits.overlays import overlay_findings
 from recondite.audits.result import Audit
-from recondite.audits.single_images import single_image_findings, spreads_from
+from recondite.audits.single_images import single_image_findings, spreads_of
 from recondite.audits.store import Row, Store
 from recondite.audits.walk import Backbone, Images, Looking, LookingHere, opened, rows_of, walked
 from recondite.cluster.connect import connect
 from recondite.data.files import locked
 from recondite.data.listing import folder_label
 from recondite.data.tables import check_table_path
+from recondite.data.units import COPIES, NONE, GroupBy
 from recondite.errors import InputError
 from recondite.statistics.scores import check_rate
 
 _WORK = ".work"
 _OWN, _OTHER = "images", "against"
+_UNUSUAL = 2.0
+"""Spreads from which on a statistic is said to be why an image is unlike the others."""
 
 
 def audit(
@@ -41,6 +46,7 @@ def audit(
     fdr: float = 0.1,
     against: object = None,
     labels_from_folders: bool = False,
+    group_by: GroupBy = COPIES,
     earlier: Path | str | None = None,
     cluster: str | None = None,
     workers: int | None = None,
@@ -59,6 +65,9 @@ def audit(
         fdr: the share of the outliers listed that may be normal; see `recondite.audits.outliers` for what is assumed.
         against: another source; images that it has too are leaks.
         labels_from_folders: the folder of an image is its label; else only labels that a source brings are judged.
+        group_by: what tells images that belong together, as in `recondite.fit`: "copies" (those that are found),
+            "folder", "prefix" (the name without its last number), a regular expression found in ids (its first group),
+            a .csv file with the columns id and group, or labels, in order or by id. See `recondite.audits.groups`.
         earlier: the output of an audit of some of these images, which are not decoded again: files that did not change,
             or that have the same bytes under another name.
         cluster: look at the images on a Ray cluster, as in `recondite.cluster.connect.connect`; the result is the same,
@@ -68,7 +77,8 @@ def audit(
         progress: show it on standard error.
 
     Raises:
-        InputError: no images, vectors, ids that repeat, an output that holds something else, or no earlier audit.
+        InputError: no images, vectors, ids that repeat, a `group_by` that fits none or makes one group of all, an
+            output that holds something else, or no earlier audit.
         OutputError: the disk is full; what was seen is kept.
     """
     check_rate(fdr)
@@ -80,12 +90,13 @@ def audit(
     seen = {name: None if earlier is None else Path(earlier) / SEEN / name for name in (_OWN, _OTHER)}
     with _work_folder(output) as work:
         source = opened(images)
+        by = checked(source, group_by)
         other = None if against is None else opened(against)
         with _looking(source, cluster, workers) as looking:
             stores = [walked(source, work / _OWN, looking, seen[_OWN], progress)]
             if other is not None:
                 stores.append(walked(other, work / _OTHER, looking, seen[_OTHER], progress))
-        found = _judged(stores, source, fdr, labels_from_folders, output is not None)
+        found = _judged(stores, source, fdr, labels_from_folders, by, output is not None)
         if output is not None:
             write_outputs(found, source.name, Path(output), table)
     return found
@@ -133,7 +144,12 @@ def _backbone(images: Images) -> Backbone | None:
 
 
 def _judged(
-    stores: list[tuple[Store, list[int]]], source: Images, fdr: float, labels_from_folders: bool, drawn: bool
+    stores: list[tuple[Store, list[int]]],
+    source: Images,
+    fdr: float,
+    labels_from_folders: bool,
+    group_by: GroupBy,
+    drawn: bool,
 ) -> Audit:
     rows = [row for store, order in stores for row in rows_of(store, order)]
     measures, grey, features = (
@@ -141,10 +157,12 @@ def _judged(
         for name in ("measures", "grey", "features")
     )
     own = len(stores[0][1])
-    copies = found_copies([row.digest for row in rows], grey, features)
+    digests = [row.digest for row in rows]
+    copies = found_copies(digests, grey, features)
+    groups, between = grouped([row.id for row in rows[:own]], digests, copies, group_by)
     area = np.nan_to_num(measures[:, list(MEASURES).index("area")].astype(np.float64), nan=0.0)
-    findings = single_image_findings(rows[:own], measures[:own])
-    findings += copy_findings(rows, copies, area, len(rows) - own)
+    findings = single_image_findings(rows[:own], measures[:own], grey[:own])
+    findings += copy_findings(rows, between, area, len(rows) - own, groups.labels)
     rows = rows[:own]
     vectors = (features if features.shape[1] else grey)[:own]
     good = np.flatnonzero([row.error is None for row in rows])
@@ -152,20 +170,25 @@ def _judged(
         findings += overlay_findings(rows, grey[:own], copies.group[:own], good)
     scores, p, of_labels = np.full((3, own), np.nan)
     labels, told_by_folders = _labels(rows, labels_from_folders)
-    remarks, places = [], np.zeros((0, 1))
+    remarks, places, differs = [], np.zeros((0, 1)), [""] * own
+    if group_by not in (COPIES, NONE):
+        remarks.append(groups.in_words(group_by))
+    if (how := exactness(len(digests))) is not None:
+        remarks.append(how)
     if len(good) < FEWEST:
         remarks.append(f"outliers were not looked for: that takes {FEWEST} readable images, and there are {len(good)}")
     else:
         places = reduced(vectors[good])
-        scores[good], p[good] = judged(places, copies.group[good])
-        findings += _outliers(rows, good, p, measures[:own], fdr)
+        scores[good], p[good] = judged(places, groups.numbers[good])
+        differs = _differs(measures[:own])
+        findings += _outliers(rows, good[discoveries(p[good], fdr)], p, differs)
         remarks.append(
             f"compared by {'features of a frozen network' if features.shape[1] else 'small grey copies'}: {source.why}"
         )
         remarks.append(f"outliers at a false-discovery rate of {fdr:g}: {ASSUMED}")
         if any(labels[index] for index in good) and (labels_from_folders or not told_by_folders):
             wrong, told, of_labels[good] = label_findings(
-                [rows[i] for i in good], [labels[i] for i in good], places, copies.group[good]
+                [rows[i] for i in good], [labels[i] for i in good], places, groups.numbers[good]
             )
             findings += [replace(finding, index=int(good[finding.index])) for finding in wrong]
             remarks += told
@@ -182,6 +205,7 @@ def _judged(
         label_probabilities=of_labels,
         false_discovery_rate=fdr,
         measures=measures[:own],
+        differs=tuple(differs),
         thumbnails={},
         remarks=tuple(remarks),
         map=map_of(places, good, found) if drawn and len(places) else None,
@@ -218,31 +242,25 @@ def _labels(rows: list[Row], from_folders: bool) -> tuple[tuple[str, ...], bool]
     return tuple(row.label for row in rows), all(named)
 
 
-def _outliers(
-    rows: list[Row], good: NDArray[np.intp], p: NDArray[np.float64], measures: NDArray[np.float32], fdr: float
-) -> list[Finding]:
-    """Return the discoveries, each with the statistic in which it differs most from the set."""
-    flagged = good[discoveries(p[good], fdr)]
-    if not len(flagged):
-        return []
-    spreads = np.stack(
-        [
-            np.maximum(*(spreads_from(column, side, 0.1) for side in ("low", "high")))
-            if np.isfinite(column).sum() > FEWEST
-            else np.zeros(len(rows))
-            for column in measures.astype(np.float64).T
-        ],
-        axis=1,
-    )
-    found = []
-    for index in flagged:
-        best = int(np.nanargmax(np.nan_to_num(spreads[index], nan=-1.0)))
-        words = list(MEASURES.values())[best][0]
-        reason = f"{KINDS['outlier'][1]}: {words} differs most, by {spreads[index, best]:.1f} spreads"
-        if spreads[index, best] < 2:
-            reason = f"{KINDS['outlier'][1]} in what it shows; no plain statistic tells it"
-        found.append(Finding(int(index), rows[index].id, "outlier", float(p[index]), reason, drop=True))
-    return found
+def _outliers(rows: list[Row], flagged: NDArray[np.intp], p: NDArray[np.float64], differs: list[str]) -> list[Finding]:
+    """Return findings of the discoveries, each with the statistic in which it differs most from the set."""
+    words = KINDS["outlier"][1]
+    return [
+        Finding(int(index), rows[index].id, "outlier", float(p[index]), f"{words}: {differs[index]}", drop=True)
+        for index in flagged
+    ]
+
+
+def _differs(measures: NDArray[np.float32]) -> list[str]:
+    """Return of each image (N, statistics) the statistic in which it differs most from the set, in words."""
+    spreads = np.nan_to_num(spreads_of(measures), nan=-1.0)
+    names = [words for words, _ in MEASURES.values()]
+    return [
+        f"most in {names[best]}, by {row[best]:.1f} spreads"
+        if row[best] >= _UNUSUAL
+        else f"no plain statistic is unusual (most {names[best]}, by {row[best]:.1f} spreads)"
+        for row, best in zip(spreads, spreads.argmax(axis=1), strict=True)
+    ]
 
 
 def _order(finding: Finding) -> tuple[Any, ...]:

@@ -4,13 +4,15 @@ How far a value is, is told in spreads: its distance from the set's median over 
 values on its side of it, or over the smallest spread of its rule where that is larger.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recondite.audits.findings import KINDS, Finding
+from recondite.audits.look import GREY_SIDE
 from recondite.audits.measures import MEASURES
 from recondite.audits.store import Row
 
@@ -48,6 +50,17 @@ _SHARED_BY = 0.05
 _GREY, _MOST_GREY = 0.004, 0.25
 _FEWEST = 8
 _ORIENTATIONS = range(1, 9)
+_BACK: dict[int, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    2: np.fliplr,
+    3: partial(np.rot90, k=2),
+    4: np.flipud,
+    5: np.transpose,
+    6: partial(np.rot90, k=1),
+    7: lambda square: np.rot90(square, 2).T,
+    8: partial(np.rot90, k=3),
+}
+"""EXIF tag -> what turns an image that is shown upright back to what is stored."""
+_FEWEST_UPRIGHT, _TURNED_BY_CHANCE, _LEAST_GAINED = 100, 0.01, 0.1
 _SIDES_ALIKE = 0.05
 
 
@@ -63,7 +76,23 @@ def spreads_from(values: NDArray[np.float64], side: Literal["low", "high"], smal
     return np.asarray(beyond / max(1.4826 * float(np.median(own)), smallest))
 
 
-def single_image_findings(rows: Sequence[Row], measures: NDArray[np.float32]) -> list[Finding]:
+def spreads_of(measures: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return by how many spreads each statistic of images (N, statistics) lies off the median; NaN where it is.
+
+    Of a statistic that fewer than eight images have, all are 0.
+    """
+    return np.stack(
+        [
+            np.maximum(*(spreads_from(column, side, 0.1) for side in ("low", "high")))
+            if np.isfinite(column).sum() >= _FEWEST
+            else np.zeros(len(column))
+            for column in measures.astype(np.float64).T
+        ],
+        axis=1,
+    )
+
+
+def single_image_findings(rows: Sequence[Row], measures: NDArray[np.float32], grey: NDArray[np.uint8]) -> list[Finding]:
     """Return the findings of images by themselves.
 
     With fewer than 8 readable images there is no set to compare with, and only unreadable ones are told.
@@ -71,6 +100,7 @@ def single_image_findings(rows: Sequence[Row], measures: NDArray[np.float32]) ->
     Args:
         rows: of N images.
         measures: (N, statistics), in the order of `MEASURES`; rows of unreadable images are NaN.
+        grey: (N, 1024), small grey copies.
     """
     found = [_unreadable(index, row) for index, row in enumerate(rows) if row.error is not None]
     if sum(row.error is None for row in rows) < _FEWEST:
@@ -82,7 +112,7 @@ def single_image_findings(rows: Sequence[Row], measures: NDArray[np.float32]) ->
             known = worst.get((finding.index, finding.kind))
             if known is None or known.value < finding.value:
                 worst[finding.index, finding.kind] = finding
-    return [*found, *worst.values(), *_grey(rows, columns["chroma"]), *_turned(rows, columns["proportion"])]
+    return [*found, *worst.values(), *_grey(rows, columns["chroma"]), *_turned(rows, columns["proportion"], grey)]
 
 
 def _unreadable(index: int, row: Row) -> Finding:
@@ -121,9 +151,10 @@ def _grey(rows: Sequence[Row], chroma: NDArray[np.float64]) -> list[Finding]:
     return [Finding(i, rows[i].id, "grey", float("nan"), KINDS["grey"][1]) for i in np.flatnonzero(grey).tolist()]
 
 
-def _turned(rows: Sequence[Row], proportion: NDArray[np.float64]) -> list[Finding]:
-    """Tell orientation tags that are no tags, or that turn by a quarter what is stored in the set's own proportion."""
+def _turned(rows: Sequence[Row], proportion: NDArray[np.float64], grey: NDArray[np.uint8]) -> list[Finding]:
+    """Tell orientation tags that are no tags, or without which an image would be as the others are."""
     middle = float(np.nanmedian(proportion))
+    alike = _more_alike_as_stored(rows, grey)
     found = []
     for index, row in enumerate(rows):
         reason = ""
@@ -133,7 +164,41 @@ def _turned(rows: Sequence[Row], proportion: NDArray[np.float64]) -> list[Findin
             upright, stored = abs(proportion[index] - middle), abs(-proportion[index] - middle)
             if stored < _SIDES_ALIKE < upright:
                 reason = "without the turn it would have the proportion of the others"
+        if not reason and index in alike:
+            reason = "without the turn it would show what the others show there"
         if reason:
             kind = "wrong-orientation"
             found.append(Finding(index, row.id, kind, float("nan"), f"{KINDS[kind][1]}: {reason}"))
     return found
+
+
+def _more_alike_as_stored(rows: Sequence[Row], grey: NDArray[np.uint8]) -> set[int]:
+    """Return which images are more like the mean image as they are stored than as their tag turns them.
+
+    That is by a correlation of .1 at least, and more than all but one in a hundred of the images without a turn would
+    gain, turned alike; with fewer than 100 of those nothing is told.
+    """
+    upright = np.flatnonzero([row.error is None and row.orientation in (None, 1) for row in rows])
+    if len(upright) < _FEWEST_UPRIGHT:
+        return set()
+    mean = np.mean(grey[upright], axis=0)
+    found: set[int] = set()
+    for tag, back in _BACK.items():
+        tagged = np.array([i for i, row in enumerate(rows) if row.error is None and row.orientation == tag], np.intp)
+        if not len(tagged):
+            continue
+        own, usual = (_correlations(grey[some], back, mean) for some in (tagged, upright))
+        found.update(tagged[own > max(_LEAST_GAINED, float(np.quantile(usual, 1 - _TURNED_BY_CHANCE)))].tolist())
+    return found
+
+
+def _correlations(
+    grey: NDArray[np.uint8], back: Callable[[NDArray[np.float64]], NDArray[np.float64]], mean: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return by how much more images (N, 1024), turned back, correlate with a mean image (1024,) (N,)."""
+    squares = grey.reshape(-1, GREY_SIDE, GREY_SIDE).astype(np.float64)
+    squares -= squares.mean(axis=(1, 2), keepdims=True)
+    centred = mean.reshape(GREY_SIDE, GREY_SIDE) - mean.mean()
+    lengths = np.linalg.norm(squares, axis=(1, 2)) * np.linalg.norm(centred)
+    gained = np.stack([back(square) for square in squares]) - squares
+    return np.asarray((gained * centred).sum(axis=(1, 2)) / np.maximum(lengths, 1e-9))

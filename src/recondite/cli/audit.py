@@ -18,6 +18,7 @@ def audit(
     fdr: float = 0.1,
     against: str | None = None,
     labels_from_folders: Annotated[bool, Parameter(negative="")] = False,
+    group_by: str = "copies",
     earlier: Path | None = None,
     table: Literal["csv", "jsonl", "parquet"] = "csv",
     cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
@@ -39,6 +40,10 @@ def audit(
         Another source, such as the test images: images that it has too are leaks.
     labels_from_folders
         The folder of an image is its label; else only labels that a source brings are judged.
+    group_by
+        What tells images that belong together (of one part or scene), each judged by models fitted without its group:
+        copies (those that are found), none, folder, prefix (the name without its last number), a regular expression
+        found in the ids (its first group), or a .csv file with the columns id and group.
     earlier
         Folder that an audit of some of these images wrote; what it saw of them is not computed again.
     table
@@ -68,6 +73,7 @@ def audit(
         fdr=fdr,
         against=against,
         labels_from_folders=labels_from_folders,
+        group_by=group_by,
         earlier=earlier,
         cluster=cluster,
         workers=workers,
