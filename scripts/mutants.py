@@ -6,9 +6,10 @@
 A mutant is a file with one operator, number, condition or direction changed. At first every test file runs once, in a
 process of its own, to see which test reaches which line (kept in `--map`; what has changed since runs again). Then each
 mutant is tried in a fork of a process that has all tests loaded: the function's code is exchanged there, and the
-tests that reach its line run, the fastest first, until one fails; then those of the same files, which may share
-fixtures. A change outside functions, a constant or a default, is a changed copy of the source, imported anew. A test
-that kills is run once without a mutant: it must pass.
+tests that reach its line or share a fixture with one that does run until one fails: those that killed others of the
+function first, then the fastest. Functions take turns, so that a run of some `--minutes` meets them all. A change
+outside functions, a constant or a default, is a changed copy of the source, imported anew. A test that kills is run
+once without a mutant: it must pass.
 
 `--journal` keeps what was seen, and a later run leaves that out; `--again` tries its survivors once more. Survivors are
 listed: write the test, or add a line to `scripts/equivalent_mutants.tsv` (file, change, why no test can see it). What
@@ -29,9 +30,10 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, cast
@@ -62,6 +64,8 @@ NAMES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum",
 UNSEEN = ("strict", "sort_keys", "resamples", "stacklevel")
 """Arguments whose other values no test has to see: checks on ourselves, and how often something is drawn."""
 TEXTS = {"left": "right", "right": "left"}
+_KILLERS = 4
+"""So many tests that killed others of a function are tried first."""
 PYTEST = ["-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "-o", "faulthandler_timeout=0"]
 
 
@@ -187,12 +191,15 @@ def digest(path: Path) -> str:
 class Forks:
     """A plugin of pytest: collects every test, then runs chosen ones in forks of this process."""
 
-    def __init__(self, work: Callable[["Forks"], None]) -> None:
-        self.work, self.items, self.session = work, dict[str, Any](), cast(Any, None)
+    def __init__(self, work: Callable[["Forks"], None], files: Iterable[Path]) -> None:
+        self.work, self.files, self.items, self.session = work, set(files), dict[str, Any](), cast(Any, None)
         self.functions = defaultdict[tuple[str, str, int], list[FunctionType]](list)
 
     def pytest_runtestloop(self, session: Any) -> bool:
         self.session, self.items = session, {item.nodeid: item for item in session.items}
+        for path in self.files:
+            with suppress(ImportError):  # what is imported late must be there too, to be changed
+                import_module(".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__"))
         for thing in gc.get_objects():
             if type(thing) is FunctionType:  # isinstance would wake lazy objects
                 code = thing.__code__
@@ -215,7 +222,7 @@ class Forks:
 def forked(run: Callable[[], object], seconds: float) -> tuple[str, Any]:
     """Call a function in a fork, silently; return ("done", its result in JSON) or ("timeout" or "died", None).
 
-    Seconds are those of a processor, and one that waits for ever is ended after ten times as many.
+    Seconds are those of a processor, and one that waits for ever is ended after thirty times as many.
     """
     with tempfile.NamedTemporaryFile() as answer:
         child = os.fork()
@@ -233,7 +240,7 @@ def forked(run: Callable[[], object], seconds: float) -> tuple[str, Any]:
                 status = 0
             finally:
                 os._exit(status)
-        deadline, ended, status = time.monotonic() + 10 * seconds, 0, 1
+        deadline, ended, status = time.monotonic() + 30 * seconds, 0, 1
         while not ended and time.monotonic() < deadline:
             ended, status = os.waitpid(child, os.WNOHANG)
             time.sleep(0.01)
@@ -277,6 +284,8 @@ class Trial:
     def __init__(self, given: argparse.Namespace, record: Callable[[Mutant, str, str, float], None]) -> None:
         self.given, self.record = given, record
         self.reached, self.sound = dict[str, Reached](), dict[str, bool]()
+        self.fixtures = dict[str, set[str]]()
+        self.killers = defaultdict[tuple[str, tuple[str, int] | None], list[str]](list)
 
     def look(self, forks: Forks) -> None:
         """See which test reaches which line, as far as the map does not say so already."""
@@ -289,27 +298,35 @@ class Trial:
             if not current:
                 write(self.given.map, json.dumps(kept))
 
-    def tests_of(self, mutant: Mutant) -> tuple[list[str], list[str]]:
-        """Return the tests that reach a mutant, and those that may share fixtures with them, each the fastest first."""
-        name, direct, sharing = str(mutant.path.relative_to(ROOT)), set[str](), set[str]()
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """Return the tests that may see a mutant, file after file, so that what a file's tests share is made once.
+
+        Those that killed others of its function come first, then those that reach it and those that share a fixture
+        with them; files whose tests are fast come first, and the fastest tests of a file.
+        """
+        name, found = str(mutant.path.relative_to(ROOT)), list[tuple[float, list[str]]]()
         for reached in self.reached.values():
             lines = reached.lines.get(name, {})
-            found = {
+            there = (lines.get(str(mutant.line), []),) if mutant.function else lines.values()
+            direct = {test for tests in there for test in tests}
+            shared = {fixture for test in direct for fixture in self.fixtures.get(test, ())}
+            sharing = {
                 test
-                for line, tests in lines.items()
-                if not mutant.function or int(line) == mutant.line
-                for test in tests
+                for test in reached.seconds
+                if direct and test not in direct and (not self.fixtures or shared & self.fixtures.get(test, set()))
             }
-            direct |= found
-            sharing |= set(reached.seconds) if found else set()
-        seconds = {test: took for reached in self.reached.values() for test, took in reached.seconds.items()}
-        return sorted(direct, key=seconds.__getitem__), sorted(sharing - direct, key=seconds.__getitem__)
+            if direct:
+                ordered = [test for some in (direct, sharing) for test in sorted(some, key=reached.seconds.__getitem__)]
+                found.append((sum(map(reached.seconds.__getitem__, direct)), ordered))
+        everything = [test for _, tests in sorted(found) for test in tests]
+        first = [test for test in self.killers[mutant.file, mutant.function] if test in everything][:_KILLERS]
+        return list(dict.fromkeys(first + everything))
 
     def affordable(self, mutant: Mutant) -> tuple[list[str], float]:
         """Return tests for a mutant within the limit of seconds, the first of them in any case; and their seconds."""
         seconds = {test: took for reached in self.reached.values() for test, took in reached.seconds.items()}
         chosen, total = list[str](), 0.0
-        for test in [test for tests in self.tests_of(mutant) for test in tests]:
+        for test in self.tests_of(mutant):
             if not chosen or total + seconds[test] <= self.given.seconds:
                 chosen.append(test)
                 total += seconds[test]
@@ -317,6 +334,7 @@ class Trial:
 
     def inside(self, forks: Forks, chosen: list[Mutant]) -> None:
         """Try mutants within functions, each in a fork that has the tests loaded."""
+        self.fixtures = {test: _shared_fixtures(item) for test, item in forks.items.items()}
         for mutant in chosen:
             if mutant.function and time.monotonic() < self.given.until:
                 self._try(forks, mutant, forks.functions[(str(mutant.path), *mutant.function)])
@@ -347,6 +365,8 @@ class Trial:
                             tests_there.remove(killer)
             self._try(forks, mutant, live)
             return
+        if killer:
+            self.killers[mutant.file, mutant.function].insert(0, killer)
         outcome = {"done": "killed" if killer else "survived"}.get(how, how)
         self.record(mutant, outcome, killer or "", time.monotonic() - start)
 
@@ -375,6 +395,24 @@ class Trial:
                 shutil.copy(mutant.path, changed)
                 outcome = {"done": "killed" if status else "survived"}.get(how, how)
                 self.record(mutant, outcome, "", time.monotonic() - start)
+
+
+def _shared_fixtures(item: Any) -> set[str]:
+    """Return the names of a test's own fixtures that other tests share with it and that need the package."""
+    made = [definition for some in item._fixtureinfo.name2fixturedefs.values() for definition in some]
+    ours = [one for one in made if Path(one.func.__code__.co_filename).is_relative_to(ROOT / "tests")]
+    return {one.argname for one in ours if one.scope != "function" and one.argname != "digits"}
+
+
+def in_turns(mutants: list[Mutant]) -> list[Mutant]:
+    """Return mutants in an order in which any first part holds about as many of each function, drawn at random."""
+    drawn = random.Random(0).sample(mutants, len(mutants))
+    number = Counter[tuple[str, tuple[str, int] | None]]()
+    turns = list[tuple[int, int]]()
+    for place, mutant in enumerate(drawn):
+        turns.append((number[mutant.file, mutant.function], place))
+        number[mutant.file, mutant.function] += 1
+    return [drawn[place] for _, place in sorted(turns)]
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -419,6 +457,7 @@ def main(given: argparse.Namespace) -> int:
     chosen = [mutant for mutant in chosen if (mutant.file, mutant.change) not in explained]
     survived = ("survived", "unreached")
     left = [m for m in chosen if m.key not in seen or (given.again and seen[m.key]["outcome"] in survived)]
+    left = in_turns(left)
     given.until = time.monotonic() + given.minutes * 60
 
     def record(mutant: Mutant, outcome: str, killer: str, seconds: float) -> None:
@@ -439,7 +478,7 @@ def main(given: argparse.Namespace) -> int:
             trial.look(forks)
             trial.inside(forks, left)
 
-        os._exit(run_pytest(ROOT / "src", ["-s", *test_files], (Forks(work),)))
+        os._exit(run_pytest(ROOT / "src", ["-s", *test_files], (Forks(work, [one.path for one in left]),)))
     if os.waitpid(child, 0)[1]:
         return 2
     trial.reached = {

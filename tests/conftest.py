@@ -15,6 +15,12 @@ from sklearn.datasets import load_digits
 
 import recondite
 
+FIRST = [
+    *("test_cluster", "test_service_workers", "test_service_page", "test_openvino", "test_export.py"),
+    *("test_distributed", "test_cli.py", "test_service_process", "test_training.py", "test_service_new"),
+    *("test_demonstration", "test_examples"),
+]
+"""How the names of files begin whose tests take longest; those of clusters run one after the other."""
 # How long an example takes says nothing on a crowded machine.
 settings.register_profile("recondite", deadline=None)
 settings.load_profile("recondite")
@@ -30,24 +36,42 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+def pytest_collection_modifyitems(items):
+    """Put what takes longest first, so that no process is still at it when the others have ended."""
+
+    def place(item):
+        return next((place for place, name in enumerate(FIRST) if item.path.name.startswith(name)), len(FIRST))
+
+    items.sort(key=place)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Run in one process what shares something made once: all tests of clusters, and a file with fixtures of its own.
+    """Run in one process what shares something made once.
+
+    The tests of one cluster, a file with fixtures of its own, and what uses the screen of ALAD, which learns for long.
 
     The mark xdist_group fails with pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
+    # In the order of `pytest_collection_modifyitems`, not the files of most tests first.
+    config.option.loadscopereorder = False
+
     @cache
     def scope(file):
         path = Path(config.rootpath, file)
+        if path.name in ("test_cluster_sweep.py", "test_cluster_addresses.py"):
+            return "clusters of their own"
         if path.name.startswith("test_cluster"):
-            return "ray"
+            return "two nodes"
+        if path.name == "test_export.py":
+            return "alad"
         return file if 'scope="module"' in path.read_text() else None
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return scope(nodeid.partition("::")[0]) or nodeid
+            return scope(nodeid.partition("::")[0]) or ("alad" if "alad" in nodeid.partition("[")[2] else nodeid)
 
     return Scheduling(config, log)
 

@@ -93,10 +93,10 @@ PATH = "/v1/screens/digits/predict"
 
 
 class Load:
-    """Clients that each send one image after the other until told to stop."""
+    """Clients that each send one image after the other, with a pause in seconds between them, until told to stop."""
 
-    def __init__(self, port, files, clients, requests=10**9, seconds=300):
-        self.port, self.files, self.left, self.seconds = port, files, requests, seconds
+    def __init__(self, port, files, clients, requests=10**9, seconds=300, pause=0.0):
+        self.port, self.files, self.left, self.seconds, self.pause = port, files, requests, seconds, pause
         self.answers, self.refused, self.broken = [], [], 0
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.threads = [threading.Thread(target=self.client) for _ in range(clients)]
@@ -109,7 +109,7 @@ class Load:
 
     def client(self):
         link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
-        while not self.stopping.is_set() and (turn := self.next()) >= 0:
+        while not self.stopping.wait(self.pause) and (turn := self.next()) >= 0:
             place = turn % len(self.files)
             try:
                 query = f"{PATH}?seconds={self.seconds}"

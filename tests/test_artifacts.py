@@ -7,6 +7,7 @@ import pytest
 import recondite
 from recondite import ArtifactError
 from recondite.data.artifacts import MANIFEST, digest_of
+from recondite.screen.saved import region_of
 
 
 @pytest.fixture
@@ -116,6 +117,15 @@ def test_forged_manifests_are_refused(saved, change, words):
     edit(saved, change)
     with pytest.raises(ArtifactError, match=words):
         recondite.load(saved)
+
+
+@pytest.mark.parametrize("region", [np.full((4, 4), 2, np.uint8), np.ones(16, np.uint8), np.ones((4, 4), np.int32)])
+def test_a_region_is_a_mask_of_0_and_1(region):
+    seen = {"region": {"share": 0.5}}
+    np.testing.assert_array_equal(region_of({"region": np.eye(4, dtype=np.uint8)}, seen), np.eye(4) == 1)
+    assert region_of({}, {}) is None
+    with pytest.raises(ValueError, match="a region of"):
+        region_of({"region": region}, seen)
 
 
 def test_a_history_without_epochs_is_one(saved):

@@ -109,6 +109,8 @@ def test_nothing_readable_is_an_error(tmp_path):
         (32, 32, 3, (), None, "features"),
         (300, 200, 1, (), None, "features"),
         (32, 32, 1, (), None, "autoencoder"),
+        (200, 20, 1, (), None, "features"),
+        (20, 200, 1, (), None, "features"),
         (300, 200, 3, ("width",), None, "autoencoder"),
         (300, 200, 3, ("epochs",), None, "autoencoder"),
         (300, 200, 3, ("seed", "methods"), None, "features"),

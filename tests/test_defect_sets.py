@@ -62,6 +62,22 @@ def test_every_detector_meets_every_set_and_finished_runs_are_used_again(sets, t
         bench_defects([sets], tmp_path, ["pca"], threads=1, alpha=0.2)
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Runs have no process of their own, which takes seconds to begin."""
+
+    class Here:
+        def __init__(self, target, args):
+            self.start = lambda: target(*args)
+
+        def join(self):
+            pass
+
+    context = defect_sets.multiprocessing.get_context("spawn")
+    monkeypatch.setattr(context, "Process", Here, raising=False)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_run_that_cannot_be_is_a_row_that_says_why(sets, tmp_path):
     rows = bench_defects([sets / "threes"], tmp_path, ["pca"], threads=1, alpha=0.001)
     assert "alpha" in rows[0]["error"]
@@ -87,6 +103,7 @@ def test_a_process_that_dies_costs_one_row(sets, tmp_path, monkeypatch):
     assert [row["error"] for row in rows] == ["the process ended with exit code -9"] * 2
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_other_pictures_of_the_same_names_are_measured_again(sets, tmp_path):
     copied = shutil.copytree(sets / "threes", tmp_path / "threes")
     first = bench_defects([copied], tmp_path / "out", ["pca"], threads=1, alpha=0.1)

@@ -12,6 +12,7 @@ from torch import nn
 import recondite
 from recondite import InputError, build
 from recondite.data.pictures import heat_colours
+from recondite.detectors.measured import pixel_errors
 from recondite.perturbations.outliers import alter, make_outliers
 from recondite.statistics.error_maps import ssim_error
 from recondite.statistics.metrics import auroc
@@ -354,3 +355,23 @@ def test_a_screen_with_scores_for_defects_is_saved_with_its_map(digits, tmp_path
     before, after = (one.predict(digits[1400:], feature_score=True) for one in (screen, again))
     np.testing.assert_array_equal(before.instance_score, after.instance_score)
     np.testing.assert_array_equal(before.feature_score, after.feature_score)
+
+
+def test_the_ssim_is_that_of_images_in_their_own_units():
+    """In [-1, 1], the units of this network, it would be another number."""
+    detector = build("autoencoder", image_shape=(3, 32, 32), network="cats-dogs-screen", latent_size=1000)
+    x = detector.scaled(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert x.min() < 0
+    rebuilt = (x * 0.9).contiguous()
+    found = detector.pixel_errors(x, rebuilt, "ssim")
+    expected = pixel_errors(detector.unscaled(x), detector.unscaled(rebuilt), "ssim", lambda values: values)
+    torch.testing.assert_close(found, expected)
+
+
+def test_both_networks_of_ones_own_are_used():
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
+    decoder = nn.Sequential(nn.Linear(6, 64), nn.Unflatten(1, (1, 8, 8)))
+    detector = build("vae", image_shape=(1, 8, 8), latent_size=6, encoder=encoder, decoder=decoder)
+    assert detector.encoder is encoder
+    assert detector.decoder is decoder
+    assert detector.modules_given

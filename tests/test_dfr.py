@@ -181,6 +181,7 @@ def test_the_export_gives_the_scores(digits, tmp_path):
     for package in ("onnxruntime", "onnxscript"):
         pytest.importorskip(package)
     screen = recondite.fit(digits[:400], detector="features", backbone=network(), alpha=0.1, **OWN, **QUICK)
+    screen = screen.with_score("error")
     export_onnx(screen, tmp_path / "graph")
     exported, batch = recondite.load(tmp_path / "graph"), nameless(digits[1400:1440, None] / np.float32(255))
     ours, theirs = (one.score_batch(batch, feature_score=True) for one in (screen, exported))
@@ -207,3 +208,9 @@ def test_it_is_a_method_on_the_command_line(folder, tmp_path, capsys):
     screen = recondite.load(tmp_path / "screen")
     assert screen.detector.methods == ("dfr",)
     assert len(screen.detector.history.epochs) == 2
+
+
+def test_at_most_a_hundred_thousand_vectors_are_kept():
+    model = FeatureAutoencoder(2, 1)
+    assert model.drawn_from(100_200).gathered().shape == (100_000, 2)
+    assert model.drawn_from(30).gathered().shape == (30, 2)

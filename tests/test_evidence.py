@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,10 +7,15 @@ from conftest import QUICK
 from torch import nn
 
 import recondite
+from recondite.data.images import Preprocessing
+from recondite.data.spool import Rows
 from recondite.errors import InputError
 from recondite.reports.explanation import in_words, statistics_of_first
+from recondite.screen.evidence import Evidence, possible_scores
+from recondite.screen.made_up import made_up_rows
 from recondite.screen.promise import promise
 from recondite.screen.words import AUTO, ERROR, EVIDENCE
+from recondite.statistics.distances import DISTANCES
 
 
 @pytest.mark.parametrize("name", list(recondite.DETECTORS))
@@ -38,6 +45,80 @@ def test_every_score_is_a_function_of_the_image_and_calibrated(score, screens, d
 def test_scores_of_two_kinds_have_two_fingerprints(screens):
     screen = screens("pca")
     assert len({screen.with_score(score).fingerprint() for score in (AUTO, EVIDENCE, ERROR)}) == 3
+    # Evidence that weighs otherwise is another judge; who judges by the error alone does not look at it.
+    density = replace(screen.evidence.density, precision=2 * screen.evidence.density.precision)
+    other = replace(screen, evidence=replace(screen.evidence, density=density))
+    assert other.fingerprint() != screen.fingerprint()
+    assert other.with_score(ERROR).fingerprint() == screen.with_score(ERROR).fingerprint()
+    for one in (screen, screen.with_score(ERROR)):
+        with pytest.raises(InputError, match=r"expected a score among .*; got 'knn'"):
+            one.with_score("knn")
+
+
+def test_the_evidence_of_a_detector_that_rebuilds_knows_its_latents_and_made_up_images(screens, digits):
+    rebuilding, looking = screens("pca"), screens("features")
+    assert rebuilding.evidence.made_up is not None
+    assert looking.evidence.made_up is None
+    found = rebuilding.predict(digits[1400:1420]).statistics["latent_norm"]
+    norms = np.linalg.norm(rebuilding.detector.encode(digits[1400:1420]), axis=1)
+    np.testing.assert_allclose(found, np.log(norms), rtol=1e-5)
+
+
+def test_evidence_is_how_far_all_statistics_are_and_each_by_itself_how_far_it_is(screens, digits):
+    screen, images = screens("pca"), digits[1400:1420]
+    statistics = screen.predict(images).statistics
+    density = screen.evidence.density
+    far = screen.with_score(EVIDENCE).predict(images).instance_score
+    np.testing.assert_allclose(far, density.distance(statistics))
+    one = screen.with_score("variance").predict(images).instance_score
+    np.testing.assert_allclose(one, np.abs(density.z(statistics)[:, density.names.index("variance")]))
+    error = screen.with_score(ERROR).predict(images).instance_score
+    np.testing.assert_array_equal(error, statistics[ERROR])
+    together = screen.evidence.made_up.sum(
+        screen.evidence.error.z(error[:, None])[:, 0],
+        screen.evidence.distance.z(far[:, None])[:, 0],
+        density.z(statistics),
+    )
+    np.testing.assert_allclose(screen.predict(images).instance_score, together)
+
+
+def test_nothing_is_made_up_of_vectors_or_under_masks():
+    images, vectors = (Rows(np.zeros((3, *shape), np.float32), np.arange(3)) for shape in ((1, 8, 8), (9,)))
+    seen = Preprocessing(shape=(1, 8, 8))
+    assert len(list(made_up_rows(images, seen))) > 1
+    assert list(made_up_rows(images, replace(seen, masked=True))) == []
+    assert list(made_up_rows(vectors, Preprocessing(shape=(9,)))) == []
+
+
+def test_a_screen_without_evidence_has_one_score(digits):
+    screen = recondite.fit(digits[:60], detector="pca", latent_size=4, alpha=0.1, score="error")
+    with pytest.raises(InputError, match="expected a score among error; got 'auto'"):
+        screen.with_score("auto")
+
+
+def test_possible_scores_are_those_of_the_fitted_screen(screens, monkeypatch):
+    detector = screens("pca").detector
+    assert set(possible_scores(detector)) == set(screens("pca").scores)
+    monkeypatch.setattr("recondite.screen.evidence._LARGEST_LATENT", 12)
+    assert set(possible_scores(detector)) == set(screens("pca").scores)  # it has twelve
+    monkeypatch.setattr("recondite.screen.evidence._LARGEST_LATENT", 11)
+    gone = set(screens("pca").scores) - set(possible_scores(detector))
+    assert gone == {f"latent_{name}" for name in DISTANCES}
+
+
+def test_tables_of_another_shape_are_no_evidence(screens):
+    evidence = screens("pca").evidence
+    facts, tensors = evidence.to_json(), evidence.tensors()
+    assert Evidence.from_saved(facts, tensors, None).made_up.weights == evidence.made_up.weights
+    for name in ("error.knots", "distance.knots"):
+        for value in (tensors[name][0], np.concatenate([tensors[name]] * 2)):
+            with pytest.raises(ValueError, match=f"{name} of shape"):
+                Evidence.from_saved(facts, tensors | {name: value}, None)
+    for name in ("density.knots", "density.precision"):
+        for value in (tensors[name][0], tensors[name][1:], tensors[name][:, 1:]):
+            if (name, value.ndim) != ("density.knots", 2) or len(value) < len(tensors[name]):
+                with pytest.raises(ValueError, match="a density of"):
+                    Evidence.from_saved(facts, tensors | {name: value}, None)
 
 
 def test_reencoding_adds_a_statistic_a_layer(digits):
@@ -46,6 +127,8 @@ def test_reencoding_adds_a_statistic_a_layer(digits):
     )
     assert "reencoding" in screen.scores
     layers = len(screen.detector.encoder_layers())
+    assert set(possible_scores(screen.detector, reencoding=True)) == set(screen.scores)
+    assert not any(name.startswith("reencoding") for name in possible_scores(screen.detector))
     assert f"reencoding_layer_{layers}" in screen.scores
     assert np.isfinite(screen.predict(digits[600:640]).instance_score).all()
 

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,3 +234,38 @@ def test_tails_and_normal_scores_agree_with_scipy_and_numpy():
     asked = np.concatenate([values, generator.normal(size=(200, 3)) * 10, np.sort(marginals.knots.T, axis=0)])
     found = export.normal_scores(marginals, torch.from_numpy(asked)).numpy()
     np.testing.assert_allclose(found, marginals.z(asked), atol=1e-9)
+
+
+class Says:
+    """A screen that gives every image the scores it was told; a quartile of its calibration scores lies 1 higher."""
+
+    detector = SimpleNamespace(shape=(1, 4, 4))
+    calibrator = Calibrator(np.linspace(99, 101, 201))
+
+    def __init__(self, *scores):
+        self._scores = np.array(scores, dtype=np.float64)
+
+    def score_batch(self, _):
+        return SimpleNamespace(instance_score=self._scores)
+
+
+@pytest.mark.parametrize(
+    ("ours", "apart"),
+    [
+        (0.0, export.TOLERANCE),  # in units of the quartiles' distance, whatever their place
+        (100.0, 100 * export.TOLERANCE),  # or of the score itself
+        (-100.0, 100 * export.TOLERANCE),
+    ],
+)
+def test_how_far_a_graph_may_be_off(ours, apart):
+    export._check_parity(Says(0.0, ours), Says(0.0, ours + 0.9 * apart))
+    for wrong in (ours + 1.2 * apart, ours - 1.2 * apart, np.nan):
+        with pytest.raises(RuntimeError, match="nothing was written"):
+            export._check_parity(Says(0.0, ours), Says(0.0, wrong))
+
+
+def test_thresholds_of_graphs_are_a_hair_higher(screens):
+    screen = screens("pca")
+    low, high = np.quantile(screen.calibrator.scores, [0.25, 0.75])
+    raised = export._with_room(screen)
+    assert raised.threshold - screen.threshold == pytest.approx(export.TOLERANCE * (high - low))

@@ -28,8 +28,9 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def saved(screens, tmp_path_factory):
+    """The folder of a screen whose graph is small: it judges by the error alone."""
     path = tmp_path_factory.mktemp("saved") / "screen"
-    screens("pca").save(path)
+    screens("pca").with_score("error").save(path)
     return path
 
 

@@ -1,5 +1,7 @@
 """Few images: each calibrates, judged by a detector that was fitted without it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,13 @@ from torch import nn
 import recondite
 from recondite import InputError
 from recondite.cli import main
+from recondite.data.datasets import open_images
+from recondite.data.images import Preprocessing
+from recondite.data.spool import keys_of, read_all
 from recondite.detectors import Detector, build
 from recondite.detectors.features import Features
-from recondite.screen.few_images import alpha_for, are_few
+from recondite.options import TrainingOptions
+from recondite.screen.few_images import LeftOut, alpha_for, are_few, scores_left_out
 from recondite.screen.promise import promise
 
 PCA = {"detector": "pca", "latent_size": 4}
@@ -40,12 +46,49 @@ def test_scores_are_those_of_a_detector_fitted_without_the_image():
     """With ten images each part is one image: the slow way round gives the same scores."""
     images = scenes(10)
     screen = recondite.fit(images, **PCA)
-    expected = []
+    expected, peaks = [], []
     for left in range(10):
         detector = build("pca", image_shape=(1, 32, 32), latent_size=4)
         detector.fit(np.delete(images, left, axis=0), validation=None)
-        expected.append(detector.score(images[left : left + 1]).instance_score[0])
+        found = detector.score(images[left : left + 1], feature_score=True)
+        expected.append(found.instance_score[0])
+        peaks.append(found.feature_score.max())
     np.testing.assert_allclose(np.sort(screen.calibrator.scores), np.sort(expected), rtol=1e-5)
+    np.testing.assert_allclose(np.sort(screen.peaks), np.sort(peaks), rtol=1e-4)
+
+
+def test_what_is_not_to_be_learnt_from_is_in_no_part():
+    images = scenes(10)
+    spooled = read_all(open_images(images), Preprocessing(shape=(1, 32, 32)))
+    learnable = np.arange(10) != 4
+    unfitted = build("pca", image_shape=(1, 32, 32), latent_size=4)
+    keys = keys_of([spooled], "none")[0]
+    found = scores_left_out(unfitted, spooled, keys, TrainingOptions(), False, learnable=learnable)
+    for row, score in zip(found.rows[:3], found.scores[:3], strict=True):
+        others = images[learnable & (np.arange(10) != row)]
+        detector = build("pca", image_shape=(1, 32, 32), latent_size=4).fit(others, validation=None)
+        assert score == pytest.approx(detector.score(images[row : row + 1]).instance_score[0], rel=1e-5)
+    assert len(found.rows) == 10  # it is judged all the same
+
+
+def test_scores_that_tell_no_place_have_no_peaks():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 4))
+    options = {"backbone": network, "layers": ("0",), "units": "unit", "methods": ("mahalanobis",), "latent_size": 2}
+    screen = recondite.fit(scenes(12), detector="features", **options)
+    assert screen.facts["calibration"]["left_out_in_parts"] == 10
+    assert screen.peaks is None
+
+
+def test_two_lots_of_images_left_out_are_joined():
+    rows, none = np.arange(3), np.empty(0, dtype=np.intp)
+    before = LeftOut(none, np.array([1.0]), np.array([5.0]), 1, (0.0, 4.0))
+    after = LeftOut(rows, np.array([2.0, 3.0, 4.0]), np.array([6.0, 7.0, 8.0]), 3, (1.0, 8.0)).joined(before)
+    assert after.rows is rows
+    assert after.scores.tolist() == [1, 2, 3, 4]
+    assert after.peaks.tolist() == [5, 6, 7, 8]
+    assert after.parts == 4
+    assert after.map_scale == (0.75, 7.0)
+    assert replace(after, peaks=None).joined(before).peaks is None
 
 
 def test_alpha_is_what_so_few_images_allow_unless_it_is_given():
@@ -60,6 +103,8 @@ def test_alpha_is_what_so_few_images_allow_unless_it_is_given():
     assert are_few(30, 0.2, None, None, "exact")
     assert not are_few(100, 0.2, None, None, "exact")
     assert not are_few(4, 0.2, None, None, "exact")
+    assert are_few(10, 0.1, 0.4, None, "exact")  # one image allows .5
+    assert not are_few(10, 0.1, 0.5, None, "exact")
 
 
 def test_frames_of_a_burst_are_left_out_together():

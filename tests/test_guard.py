@@ -126,6 +126,8 @@ def test_what_cannot_be_read_or_classified_is_an_abstention(screen, data):
     assert decisions[2].predicted is None
     rows = list(decisions.records())
     assert rows[0]["label"] == "zero"
+    assert rows[0]["p_screen"] == decisions.p_values["screen"][0] > 0.1
+    assert rows[2]["p_screen"] is None
     assert rows[2]["confidence"] is None
     assert rows[2]["verdict"] == "invalid"
 
@@ -239,6 +241,8 @@ def test_calibration_with_groups_of_the_screen_does_not_stand_in_the_way(screen,
         ({"labels": ("a", "a")}, "different labels"),
         ({"labels": ("a", "b")}, None),
         ({"feature_share": 0.5, "calibration": True}, "needs layer="),
+        ({"feature_share": 0.5, "calibration": True, "layer": "features"}, "and reference="),
+        ({"feature_share": 0.5, "calibration": True, "reference": True}, "needs layer="),
         ({"feature_share": 0.5, "calibration": True, "layer": "nose", "reference": True}, "no layer 'nose'"),
         (
             {"confidence_share": 0.02, "calibration": True},

@@ -9,7 +9,8 @@ import torch
 import recondite
 from recondite.data.artifacts import read_tensors, write_tensors
 from recondite.errors import ArtifactError, InputError
-from recondite.screen.guard_file import GUARD_FILE, load_guard, save_guard
+from recondite.screen.guard_file import load_guard, save_guard
+from recondite.screen.saved import GUARD_FILE
 
 LABELS = ("dark", "light")
 

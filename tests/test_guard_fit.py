@@ -14,13 +14,15 @@ from torch import nn
 import recondite
 from recondite.cli import main
 from recondite.data.datasets import open_images
+from recondite.data.images import Preprocessing
 from recondite.errors import ArtifactError, InputError
 from recondite.perturbations.outliers import MIXED, mixed
-from recondite.screen.choose_parts import choose_parts, equal_shares, made_up_outliers
-from recondite.screen.guard_file import GUARD_FILE, load_guard, save_guard
-from recondite.screen.guard_fit import fit_guard
+from recondite.screen.choose_parts import choose_parts, equal_shares, made_up_outliers, pixels_of
+from recondite.screen.guard_file import load_guard, save_guard
+from recondite.screen.guard_fit import _confusion, _groups, _Seen, fit_guard
 from recondite.screen.guard_split import units_of
 from recondite.screen.linear_head import from_tensors, learnt, tensors_of
+from recondite.screen.saved import GUARD_FILE
 from recondite.statistics.calibration import Calibrator, share_of
 
 DRAWS = np.random.default_rng(0)
@@ -58,16 +60,59 @@ def fitted(screen):
     return fit_guard(pairs(*coloured(200, 1)), screen=screen, calibration=pairs(*coloured(900, 2)), risk=0.05)
 
 
-def test_the_head_is_the_linear_discriminant():
+@pytest.mark.parametrize("shrinkage", [1e-9, 0.2])
+def test_the_head_is_the_linear_discriminant(shrinkage):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     vectors, classes = DRAWS.normal(size=(120, 5)).astype(np.float32), DRAWS.integers(0, 3, 120)
     vectors[classes == 1] += 1
     learning = learnt(((vectors[i : i + 7], classes[i : i + 7], None) for i in range(0, 120, 7)), 3, 120)
-    head = learning.head(1e-9)
-    twin = LinearDiscriminantAnalysis(solver="lsqr").fit(vectors, classes)
+    head = learning.head(shrinkage)
+    twin = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(vectors, classes)
     found = head(torch.from_numpy(vectors)).softmax(1).numpy()
     np.testing.assert_allclose(found, twin.predict_proba(vectors), atol=1e-4)
+    # Further rules look at the logits themselves.
+    np.testing.assert_allclose(head(torch.from_numpy(vectors)), twin.decision_function(vectors), atol=1e-3)
+
+
+def test_features_that_do_not_vary_give_finite_scores_and_what_was_drawn_keeps_its_class():
+    vectors, classes = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32), np.arange(40) % 3
+    vectors[:, 2] = 0
+    learning = learnt([(vectors[:25], classes[:25], None), (vectors[25:], classes[25:], None)], 3, 60)
+    drawn, logits, places = learning.drawn()
+    assert {(one.tobytes(), int(place)) for one, place in zip(drawn.numpy(), places, strict=True)} == {
+        (one.tobytes(), int(place)) for one, place in zip(vectors, classes, strict=True)
+    }
+    assert logits.shape == (40, 3)
+    head = learning.head(0.1)
+    x = torch.from_numpy(vectors)
+    assert all(torch.isfinite(values).all() for values in learning.rules(head)(x, head(x)).values())
+
+
+def test_what_is_principal_leaves_at_most_a_tenth_of_the_variance():
+    vectors = (np.random.default_rng(0).normal(size=(200, 6)) * [0.003, 0.003, 0.03, 0.03, 0.06, 0.3]).astype(
+        np.float32
+    )
+    rules = learnt([(vectors, np.arange(200) % 2, None)], 2, 200).rules()
+    variances = np.linalg.eigvalsh(np.cov(vectors.T, bias=True))
+    left = int(np.sum(np.cumsum(variances) <= 0.1 * variances.sum()))
+    assert rules.tensors["principal"].shape == (6, 6 - left) == (6, 1)
+    away = vectors - vectors.mean(0)
+    residual = away - away @ rules.tensors["principal"].numpy() @ rules.tensors["principal"].numpy().T
+    assert np.square(residual).sum() == pytest.approx(200 * variances[:left].sum(), rel=1e-4)
+
+
+def test_predictions_are_counted_by_class():
+    seen = _Seen(parts={}, predicted=["a", "a", "b", "c"], logits=np.empty((4, 0)), true=["a", "b", "b", "a"])
+    assert seen.wrong.tolist() == [False, True, False, True]
+    assert _confusion(seen, ("a", "b", "c")).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]  # rows are predictions
+
+
+def test_classes_calibrate_by_themselves_where_each_has_twice_as_many_as_alpha_needs(screen):
+    assert _groups(["a"] * 18 + ["b"] * 18, screen, 1) == ("a",) * 18 + ("b",) * 18  # nine are needed for .1
+    assert _groups(["a"] * 50 + ["b"] * 17, screen, 1) is None
+    assert _groups(["a"] * 37 + ["b"] * 38, screen, 2) is None
+    assert _groups(["a"] * 38, screen, 2) is not None
 
 
 def test_rules_come_from_one_pass_and_survive_a_file():
@@ -106,6 +151,28 @@ def test_a_part_that_tells_made_up_outliers_is_chosen_and_a_useless_one_is_not()
     assert choice.shares == {"a": 0.5, "b": 0.5}
     assert choice.caught["a"] == pytest.approx(0.55, abs=0.05)
     assert choose_parts(inliers, {"one": outliers["one"]}, 0.1).parts == ("a",)
+
+
+def test_at_most_three_parts_share_alpha():
+    draws = np.random.default_rng(5)
+    inliers = {name: draws.normal(size=400) for name in "abcd"}
+    outliers = {one: {name: draws.normal(4 * (name == one), 1, 400) for name in "abcd"} for one in "abcd"}
+    choice = choose_parts(inliers, outliers, 0.1)
+    assert len(choice.parts) == 3
+    assert sum(choice.shares.values()) == pytest.approx(1)
+    assert max(map(len, (name.split(" + ") for name in choice.caught))) == 3
+
+
+def test_made_up_outliers_are_made_of_some_of_the_images(monkeypatch):
+    images = coloured(6, 1)[0]
+    opened = open_images([*images, b"unreadable"])
+    found = pixels_of(opened, Preprocessing(shape=(3, 16, 16)))
+    assert np.array_equal(found, images)
+    monkeypatch.setattr("recondite.screen.choose_parts._MOST_MADE_UP", 4)
+    assert np.array_equal(pixels_of(opened, Preprocessing(shape=(3, 16, 16))), images[:4])
+    assert len(pixels_of(open_images(list(images[:2])), Preprocessing(shape=(3, 16, 16)))) == 2
+    with pytest.raises(InputError, match="at least two readable images"):
+        pixels_of(open_images([images[0], b"unreadable"]), Preprocessing(shape=(3, 16, 16)))
 
 
 def test_a_combination_is_never_looser_than_its_shares():

@@ -91,6 +91,9 @@ def test_a_table_decides_as_the_classifier_that_it_comes_from(screen, classifier
 def test_unless_parts_are_named_a_table_leaves_the_screen_alone(screen, classifier, learnt, held):
     table = Told(outputs_of(classifier, learnt, held))
     assert fit_guard(learnt[0], screen=screen, classifier=table, calibration=held[0]).facts["parts"] == ["screen"]
+    plain = Told(replace(table.outputs, features=None))
+    with pytest.raises(InputError, match=r"expected parts among screen, confidence, max_logit, \w+; got knn"):
+        fit_guard(learnt[0], screen=screen, classifier=plain, calibration=held[0], parts=["knn"])
     with pytest.raises(InputError, match="'learnt0' is an image to learn from and a calibration image"):
         fit_guard(
             learnt[0],
@@ -134,6 +137,9 @@ def test_probabilities_are_checked_and_zero_has_a_logarithm(tmp_path):
     np.savez(path, probabilities=[[1.0, 0.0], [0.25, 0.75]])
     assert np.isfinite(read_outputs(path).logits).all()
     np.testing.assert_allclose(read_outputs(path).logits[1], np.log([0.25, 0.75]))
+    np.savez(path, probabilities=[[0.5, 0.5], [1.5, -0.5]])
+    with pytest.raises(InputError, match="are not negative"):
+        read_outputs(path)
     np.savez(path, probabilities=[[1.0, 0.5]])
     with pytest.raises(InputError, match="sum to 1"):
         read_outputs(path)

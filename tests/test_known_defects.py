@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.linear_model import Ridge
 from test_units import scenes as waves
 
 import recondite
 from recondite import InputError, ReconditeWarning
 from recondite.cli import main
 from recondite.data.spool import Rows
-from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError
-from recondite.screen.ridge_head import told
+from recondite.detectors.defect_head import DefectHead
+from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError, _changed
+from recondite.screen.ridge_head import _PENALTY, _ridge, settle, told
 from recondite.screen.words import gain_in_words
 from recondite.statistics.metrics import auroc
 
@@ -277,3 +279,34 @@ def test_the_command_line_teaches(plain, good, defects, tmp_path, capsys):
     assert main([*taught, "-o", str(tmp_path / "other")]) == 2
     assert "teach SCREEN DEFECTS GOOD" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_head_speaks_on_the_scale_of_good_images():
+    """Good images at 0 with a deviation of 1, wherever they lie and however wide; defects far above."""
+    draws = np.random.default_rng(0)
+    lies, wide = np.array([5.0, -3.0, 0.0, 100.0]), np.array([1.0, 0.1, 10.0, 2.0])
+    good, made_up, defects = (draws.normal(size=(count, 4)) * wide + lies for count in (200, 60, 40))
+    defects[:, 0] += 4
+    made_up[:, 2] += 20
+    head = DefectHead(1, 4)
+    settle(head, good, made_up, defects)
+    values, of_made_up, of_defects = (head(torch.from_numpy(one)).numpy() for one in (good, made_up, defects))
+    assert values.mean() == pytest.approx(0, abs=0.1)
+    assert values.std() == pytest.approx(1, abs=0.1)
+    assert of_defects.mean() > 2.5
+    assert of_defects.mean() > of_made_up.mean() > 0.5  # made-up defects weigh less
+
+
+def test_the_direction_is_that_of_a_ridge_regression():
+    draws = np.random.default_rng(0)
+    rows, weights = draws.normal(size=(12, 20)), draws.uniform(0.5, 2, 12)
+    targets = (rows[:, 0] > 0).astype(np.float64)
+    twin = Ridge(alpha=_PENALTY).fit(rows, targets, sample_weight=weights / weights.sum())
+    np.testing.assert_allclose(_ridge(rows, targets, weights), twin.coef_, rtol=1e-6, atol=1e-9)
+
+
+def test_each_image_is_changed_by_its_own_number():
+    images = Rows(np.zeros((5, 1, 2, 2), np.float32), np.arange(5))
+    parts = list(_changed(images, lambda number, pixels: pixels + number, 2))
+    assert [part.pixels.shape for part in parts] == [(2, 1, 2, 2), (2, 1, 2, 2), (1, 1, 2, 2)]
+    assert [float(one.mean()) for part in parts for one in part.pixels] == [0, 1, 2, 3, 4]

@@ -190,6 +190,7 @@ def test_scores_without_statistics_are_watched_all_the_same(screen, brighter):
     assert monitor.update(plain)
     assert [one.name for one in monitor.moved()] == ["instance_score"]
     error_only = Monitor(screen.with_score("error"))
+    assert set(error_only.recent_statistics) == {"instance_score"}
     error_only.update(screen.with_score("error").predict(np.zeros((20, 8, 8), np.uint8)))
     assert [one.name for one in error_only.moved()] == ["instance_score"]
 

@@ -257,9 +257,9 @@ def test_names_that_fit():
     assert len(first) == len(second) == 255
 
 
-@pytest.mark.parametrize("output", ["-", "/dev/stdout"])
-def test_a_table_on_standard_output(saved, folder, tmp_path, output):
-    command = [sys.executable, "-m", "recondite", "predict", str(saved), str(folder), "-o", output]
+def test_a_table_on_standard_output(saved, folder, tmp_path):
+    """A "-" is /dev/stdout from the start."""
+    command = [sys.executable, "-m", "recondite", "predict", str(saved), str(folder), "-o", "-"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["id"] for row in rows] == list(open_images(folder).ids)

@@ -6,9 +6,11 @@ import pytest
 
 import recondite
 from recondite.cli import main
+from recondite.data.datasets import open_images, read_batches
 from recondite.data.tables import write_table
-from recondite.errors import InputError
+from recondite.errors import InputError, ReconditeWarning
 from recondite.reports.recalibration import recalibrate
+from recondite.screen.calibrate import unknown_images
 from recondite.screen.promise import promise
 
 
@@ -298,3 +300,14 @@ def test_a_table_that_says_it_is_not_sampled_is_asked(normal, tmp_path):
     events = table(tmp_path / "events.csv", screen, images[flags], labels, sampled=0)
     with pytest.raises(InputError, match="are flagged"):
         recalibrate(screen.with_alpha(0.05), events)
+
+
+def test_a_stream_to_calibrate_with_is_left_as_it_is(screen, digits):
+    opened = open_images(digit for digit in digits[1400:1440])
+    assert opened.ids is None
+    batches = read_batches(unknown_images(screen, opened), screen.detector.preprocessing, 64)
+    assert sum(len(batch.pixels) for batch in batches) == 40
+    with pytest.warns(ReconditeWarning, match="do not calibrate"):
+        left = unknown_images(screen, digits[1390:1440])
+    assert set(left.ids) >= {f"{index:06d}" for index in range(10, 50)}
+    assert left.size < 50

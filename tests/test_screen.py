@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image
 import recondite
 from recondite import Calibrator, InputError, ReconditeWarning
 from recondite.data.datasets import open_images
+from recondite.screen.calibrate import scale_of
 from recondite.statistics.scores import Scores
 
 
@@ -186,6 +188,10 @@ def test_groups_by_folder(folder, digits):
     assert set(screen.thresholds) == {"even", "odd"}
     assert screen.thresholds["odd"] > screen.thresholds["even"]
     assert np.isnan(screen.threshold)
+    sizes = screen.calibrator.sizes
+    smallest = min(sizes, key=sizes.__getitem__)
+    assert len(set(sizes.values())) == 2
+    assert screen.false_alarm_interval == screen.calibrator.interval(screen.alpha, None, "exact", smallest, 0.95)
     verdicts = screen.predict(folder)
     assert set(verdicts.words) == {"inlier", "outlier"}
     by_hand = screen.predict(list(digits[:3]), groups=["even", "odd", "elsewhere"])
@@ -194,6 +200,8 @@ def test_groups_by_folder(folder, digits):
     (folder / "even" / "deeper").mkdir()
     part = screen.predict(open_images(folder / "odd").labelled("odd"))
     np.testing.assert_array_equal(part.p_value, verdicts.p_value[[label.startswith("odd/") for label in verdicts.ids]])
+    nameless = screen.judge(Scores(ids=("a",), instance_score=np.zeros(1), errors=(None,)))
+    assert nameless.errors[0].startswith("no calibration for group ''")
     with pytest.raises(InputError, match="one group label for each"):
         screen.predict(digits[:3], groups=["even"])
 
@@ -309,9 +317,13 @@ def test_a_screen_needs_a_calibration_that_can_give_its_alpha(screens):
 
 
 def test_heat_maps_of_errors_begin_at_no_error(digits):
-    low, high = tiny(digits[:100]).map_scale
+    screen = tiny(digits[:100])
+    low, high = screen.map_scale
     assert low == 0
     assert high > 0
+    assert replace(screen, facts={}).map_scale == (0, 1)
+    dark, bright = scale_of(np.zeros(5))
+    assert dark == 0 < bright  # images without any error
 
 
 def test_a_column_that_hardly_moves_for_its_size_keeps_its_own_unit():

@@ -15,8 +15,8 @@ from recondite.screen.known_defects import MOST_DEFECTS
 from recondite.screen.words import UNUSED_DEFECTS
 from recondite.service.engine import fitting
 from recondite.service.engine.drafts import Drafts
+from recondite.service.engine.folders import is_collection
 from recondite.service.engine.publishing import make_default, publish
-from recondite.service.engine.registry import is_collection
 from recondite.service.settings import Limits, Settings
 from recondite.service.start import NEW_SCREENS, screens_of
 

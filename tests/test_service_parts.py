@@ -32,7 +32,7 @@ pytest.importorskip("fastapi")
 from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.batching import Job, Line
 from recondite.service.engine.drift import DriftWatch
-from recondite.service.engine.registry import natural
+from recondite.service.engine.folders import natural
 from recondite.service.engine.store import Store
 from recondite.service.errors import Busy
 from recondite.service.metrics import Counters

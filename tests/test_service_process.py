@@ -20,7 +20,7 @@ pytest.importorskip("fastapi")
 from recondite.cli.serve import serve
 from recondite.errors import InputError
 from recondite.service.client import Client, ServiceError
-from recondite.service.engine.registry import named_folders
+from recondite.service.engine.folders import named_folders
 
 
 @pytest.fixture
@@ -28,38 +28,54 @@ def store(tmp_path):
     return tmp_path / "events.db"
 
 
-def test_two_thousand_requests_from_thirty_two_clients(digit_screen, tmp_path, store, digit_files):
+@pytest.fixture(scope="module")
+def process(digit_screen, tmp_path_factory):
+    """A service for the tests that follow, of which the last ends it: version 9 of a screen, with its store."""
+    root = tmp_path_factory.mktemp("served")
+    shutil.copytree(digit_screen, root / "digits" / "9")
+    more = ("--reload-seconds", "0.1", "--drain-seconds", "1")
+    with running(root, root / "digits", "--store", f"sqlite:///{root / 'events.db'}", *more) as process:
+        process.folder, process.store = root / "digits", root / "events.db"
+        yield process
+
+
+def test_a_thousand_requests_from_thirty_two_clients(digit_screen, process, digit_files):
     expected = list(recondite.load(digit_screen).predict(digit_files).records())
-    with running(tmp_path, digit_screen, "--store", f"sqlite:///{store}") as process:
-        load = Load(process.port, digit_files, clients=32, requests=2000).finish()
-    assert (len(load.answers), load.refused, load.broken) == (2000, [], 0)
+    load = Load(process.port, digit_files, clients=32, requests=1000).finish()
+    assert (len(load.answers), load.refused, load.broken) == (1000, [], 0)
     for place, _, row in load.answers:
         for name in ("instance_score", "p_value", "verdict", "is_outlier", "threshold"):
             assert row[name] == expected[place][name]
-    events = events_of(store)
-    assert len(events) == 2000
+    events = events_of(process.store)
+    assert len(events) == 1000
     assert all(events[row["event"]] == (row["instance_score"], row["verdict"]) for _, _, row in load.answers)
 
 
-def test_killed_under_load_it_has_every_event_it_acknowledged(digit_screen, tmp_path, store, digit_files):
-    process = Process(tmp_path, digit_screen, "--store", f"sqlite:///{store}")
-    process.wait()
-    load = Load(process.port, digit_files, clients=16)
-    load.wait_for(200)
-    process.stop(signal.SIGKILL)
+def test_a_new_version_takes_over_without_a_dropped_request(digit_screen, screens, process, digit_files):
+    expected = {"9": recondite.load(digit_screen).predict(digit_files).instance_score}
+    load = Load(process.port, digit_files, clients=8)
+    load.wait_for(50)
+    (process.folder / "11-broken").mkdir()
+    (process.folder / "11-broken" / "manifest.json").write_text("{}")
+    other = screens("pca").with_score("error")
+    other.save(process.folder / "10")
+    expected["10"] = other.predict(digit_files).instance_score
+    end = time.monotonic() + 300
+    while load.answers[-1][1] != "10" and time.monotonic() < end:
+        time.sleep(0.05)
+    with Client(process.url) as client:
+        assert client.screens()[0].versions == ["10", "9"]
+        pinned = client.predict("digits", digit_files[:1], version="9")
+        assert pinned.verdicts[0].instance_score == expected["9"][0]
+    load.wait_for(len(load.answers) + 50)
     load.stop()
-    assert load.broken
-    events = events_of(store)
-    assert {row["event"] for _, _, row in load.answers} <= set(events)
-    with running(tmp_path, digit_screen, "--store", f"sqlite:///{store}") as process:
-        again = Load(process.port, digit_files, clients=4, requests=50).finish()
-    assert len(again.answers) == 50
-    assert set(events) < set(events_of(store))
+    assert (load.refused, load.broken) == ([], 0)
+    assert {version for _, version, _ in load.answers} == {"9", "10"}
+    assert all(row["instance_score"] == expected[version][place] for place, version, row in load.answers)
 
 
-def test_sigterm_under_load_answers_what_it_accepted(digit_screen, tmp_path, store, digit_files):
-    process = Process(tmp_path, digit_screen, "--store", f"sqlite:///{store}", "--drain-seconds", "1")
-    process.wait()
+def test_sigterm_under_load_answers_what_it_accepted(process, digit_files):
+    earlier = set(events_of(process.store))
     load = Load(process.port, digit_files, clients=8)
     load.wait_for(50)
     process.process.send_signal(signal.SIGTERM)
@@ -76,34 +92,23 @@ def test_sigterm_under_load_answers_what_it_accepted(digit_screen, tmp_path, sto
     load.stop()
     assert len(load.answers) > before
     # Every answer is an event, and there is no event that nobody got an answer for.
-    assert {row["event"] for _, _, row in load.answers} == set(events_of(store))
+    assert {row["event"] for _, _, row in load.answers} == set(events_of(process.store)) - earlier
 
 
-def test_a_new_version_takes_over_without_a_dropped_request(digit_screen, screens, tmp_path, store, digit_files):
-    folder = tmp_path / "digits"
-    shutil.copytree(digit_screen, folder / "9")
-    arguments = (folder, "--store", f"sqlite:///{store}", "--reload-seconds", "0.1")
-    expected = {"9": recondite.load(digit_screen).predict(digit_files).instance_score}
-    with running(tmp_path, *arguments) as process:
-        load = Load(process.port, digit_files, clients=8)
-        load.wait_for(50)
-        (folder / "11-broken").mkdir()
-        (folder / "11-broken" / "manifest.json").write_text("{}")
-        other = screens("pca").with_score("error")
-        other.save(folder / "10")
-        expected["10"] = other.predict(digit_files).instance_score
-        end = time.monotonic() + 300
-        while load.answers[-1][1] != "10" and time.monotonic() < end:
-            time.sleep(0.05)
-        with Client(process.url) as client:
-            assert client.screens()[0].versions == ["10", "9"]
-            pinned = client.predict("digits", digit_files[:1], version="9")
-            assert pinned.verdicts[0].instance_score == expected["9"][0]
-        load.wait_for(len(load.answers) + 50)
-        load.stop()
-    assert (load.refused, load.broken) == ([], 0)
-    assert {version for _, version, _ in load.answers} == {"9", "10"}
-    assert all(row["instance_score"] == expected[version][place] for place, version, row in load.answers)
+def test_killed_under_load_it_has_every_event_it_acknowledged(digit_screen, tmp_path, store, digit_files):
+    process = Process(tmp_path, digit_screen, "--store", f"sqlite:///{store}")
+    process.wait()
+    load = Load(process.port, digit_files, clients=16)
+    load.wait_for(200)
+    process.stop(signal.SIGKILL)
+    load.stop()
+    assert load.broken
+    events = events_of(store)
+    assert {row["event"] for _, _, row in load.answers} <= set(events)
+    with running(tmp_path, digit_screen, "--store", f"sqlite:///{store}") as process:
+        again = Load(process.port, digit_files, clients=4, requests=50).finish()
+    assert len(again.answers) == 50
+    assert set(events) < set(events_of(store))
 
 
 def test_slow_and_absent_bodies_are_given_up(digit_screen, tmp_path, store, digit_files):

@@ -82,13 +82,13 @@ def test_thirty_two_clients_lose_nothing_and_there_is_one_of_everything(digit_sc
     arguments = (digit_screen, "--workers", "2", "--store", f"sqlite:///{store}", "--jobs", tmp_path / "jobs")
     with running(tmp_path, *arguments, page=True) as process:
         wait_until(lambda: workers_of(process))
-        load = Load(process.port, digit_files, clients=32, requests=960).finish()
-        assert (len(load.answers), load.refused, load.broken) == (960, [], 0)
+        load = Load(process.port, digit_files, clients=32, requests=480).finish()
+        assert (len(load.answers), load.refused, load.broken) == (480, [], 0)
         assert all(row["instance_score"] == expected[place]["instance_score"] for place, _, row in load.answers)
         assert {row["event"] for _, _, row in load.answers} == set(events_of(store))
-        wait_until(lambda: total(process, "recondite_verdicts_total") == 960)
-        assert wait_until(lambda: json.loads(get(process, "/v1/screens/digits/drift"))["seen"] == 960)
-        assert total(process, "recondite_p_value_count") == 960
+        wait_until(lambda: total(process, "recondite_verdicts_total") == 480)
+        assert wait_until(lambda: json.loads(get(process, "/v1/screens/digits/drift"))["seen"] == 480)
+        assert total(process, "recondite_p_value_count") == 480
         predicted = 'route="/v1/screens/{name}/predict"'
         wait_until(
             lambda: (
@@ -97,7 +97,7 @@ def test_thirty_two_clients_lose_nothing_and_there_is_one_of_everything(digit_sc
                     for line in get(process, "/metrics").decode().splitlines()
                     if line.startswith("recondite_requests_total") and predicted in line
                 )
-                == 960
+                == 480
             )
         )
         # On whichever connection, and on one that has asked another worker before.
@@ -121,16 +121,22 @@ def _refused(process, path, body):
         return answer.read()
 
 
-def test_a_new_version_is_served_by_all_when_the_answer_comes(digit_screen, screens, tmp_path, store, digit_files):
+def test_a_new_version_is_served_by_all_when_the_answer_comes_and_all_end_with_who_started_them(
+    digit_screen, screens, tmp_path, store, digit_files
+):
     folder = tmp_path / "digits"
     shutil.copytree(digit_screen, folder / "1")
     arguments = (folder, "--workers", "2", "--store", f"sqlite:///{store}", "--reload-seconds", "0")
     with running(tmp_path, *arguments) as process:
-        wait_until(lambda: workers_of(process))
+        found = wait_until(lambda: workers_of(process))
         before = Load(process.port, digit_files, clients=8, requests=40).finish()
         screens("pca").with_score("error").save(folder / "2")
         loaded = json.loads(get(process, "/v1/reload", "POST"))
         after = Load(process.port, digit_files, clients=8, requests=40).finish()
+        process.stop(signal.SIGKILL)
+        wait_until(lambda: not any(_alive(one) for one in found.values()))
+        with closing(socket.socket()) as probe:
+            assert probe.connect_ex(("127.0.0.1", process.port)) != 0
     assert [one["version"] for one in loaded] == ["2"]
     assert {version for _, version, _ in before.answers} == {"1"}
     assert {version for _, version, _ in after.answers} == {"2"}
@@ -140,7 +146,7 @@ def test_a_worker_that_ends_or_hangs_is_replaced_and_others_notice_nothing(digit
     arguments = (digit_screen, "--workers", "2", "--store", f"sqlite:///{store}", "--hang-seconds", "6")
     with running(tmp_path, *arguments) as process:
         running_now = wait_until(lambda: workers_of(process))
-        load = Load(process.port, digit_files, clients=8)
+        load = Load(process.port, digit_files, clients=8, pause=0.05)
         for turn, (killed, how) in enumerate(((1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP))):
             load.wait_for(len(load.answers) + 50)
             time.sleep(1.5)  # what it had counted a second ago is kept
@@ -190,16 +196,6 @@ def test_judging_hangs_when_a_step_takes_longer_than_anybody_waits(digit_screen,
             steps = {"score": seconds, "small": 0.0}
             monkeypatch.setattr(service.judge.line, "seconds_at_one_step", lambda steps=steps: steps)
             assert service.hangs is hangs
-
-
-def test_workers_end_with_the_process_that_started_them(digit_screen, tmp_path, store):
-    with running(tmp_path, digit_screen, "--workers", "2", "--store", f"sqlite:///{store}") as process:
-        found = wait_until(lambda: workers_of(process))
-        process.stop(signal.SIGKILL)
-
-        wait_until(lambda: not any(_alive(one) for one in found.values()))
-        with closing(socket.socket()) as probe:
-            assert probe.connect_ex(("127.0.0.1", process.port)) != 0
 
 
 def _alive(process):

@@ -105,6 +105,12 @@ def test_what_cannot_be_read_stays_invalid(screen):
     judged = Reweighting.fit(screen, screen.predict(bright(100, 3)).statistics).judge(fresh)
     assert judged.words[1] == "invalid"
     assert judged.is_outlier[1]
+    # An image of which one statistic is missing is judged without weights.
+    weighed, fresh = Reweighting.fit(screen, screen.predict(bright(100, 3)).statistics), screen.predict(bright(3, 4))
+    gap = {**fresh.statistics, "brightness": np.where(np.arange(3) == 1, np.nan, fresh.statistics["brightness"])}
+    judged = weighed.judge(replace(fresh, statistics=gap))
+    assert judged.p_value[1] == fresh.p_value[1]
+    np.testing.assert_array_equal(judged.p_value[[0, 2]], weighed.judge(fresh).p_value[[0, 2]])
 
 
 def test_too_little_overlap_and_other_screens_are_refused(screen):

@@ -45,6 +45,17 @@ def test_a_threshold_of_images_is_that_of_their_scores(detector, held_out, rule,
     np.testing.assert_array_equal(found.scores.instance_score, scores)
 
 
+def test_one_rule_within_its_range_makes_a_threshold(detector, held_out):
+    assert infer_threshold(detector, held_out, percent=0).value == detector.score(held_out).instance_score.min()
+    assert infer_threshold(detector, held_out, percent=100).value == detector.score(held_out).instance_score.max()
+    for percent in (-0.5, 100.5, np.nan):
+        with pytest.raises(InputError, match="percentile from 0 to 100"):
+            infer_threshold(detector, held_out, percent=percent)
+    for rules in ({}, {"percent": 99, "alpha": 0.1}, {"percent": 0, "deviations": 0}):
+        with pytest.raises(InputError, match="exactly one of alpha, percent and deviations"):
+            infer_threshold(detector, held_out, **rules)
+
+
 def test_alpha_at_the_level_of_values_is_the_share_of_images_with_any(detector, digits, held_out):
     made = infer_threshold(detector, held_out, level="feature", alpha=0.1)
     peaks = detector.score(held_out, feature_score=True).feature_score.max(axis=(1, 2, 3))

@@ -1,6 +1,5 @@
 """Studies that were interrupted go on where they stopped."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from recondite.cli import main
 from recondite.detectors import Detector
 from recondite.studies import output
 from recondite.studies.latent import denoising_study
@@ -133,38 +133,44 @@ def test_the_comparison_with_pca_goes_on_in_the_middle_of_a_training(digits, tmp
 
 
 KILLED = """
-import os, signal
+import os, signal, sys
 from recondite.detectors import Detector
 from recondite.studies import output
 output._PART = 64
 real, batches = Detector.score_batch, []
 def counted(self, *given, **named):
     batches.append(1)
-    if len(batches) > LIMIT:
+    if len(batches) > 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, *given, **named)
 Detector.score_batch = counted
 from recondite.cli import main
-code = main("study mask-size SCREEN digits/test -o OUT --sizes 2,4 --masks 10 --count 10".split())
-print(len(batches), "batches")
-raise SystemExit(code)
+main(sys.argv[1:])
 """
 
 
-def test_a_killed_process_leaves_what_the_next_one_takes_up(screen, tmp_path):
+def test_a_killed_process_leaves_what_the_next_one_takes_up(screen, tmp_path, monkeypatch):
     screen.save(tmp_path / "screen")
+    real, batches = Detector.score_batch, []
 
-    def run(name, limit):
-        code = KILLED.replace("SCREEN", str(tmp_path / "screen")).replace("OUT", str(tmp_path / name))
-        command = [sys.executable, "-c", code.replace("LIMIT", str(limit))]
-        return subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=300)
+    def counted(self, *given, **named):
+        batches.append(1)
+        return real(self, *given, **named)
 
-    whole = run("whole", 1000)
-    assert whole.returncode == 0, whole.stderr
-    assert "5 batches" in whole.stdout  # parts of 64, 73 and 73 images: 1 + 2 + 2 batches of 64
-    assert run("parts", 3).returncode == -signal.SIGKILL
+    monkeypatch.setattr(output, "_PART", 64)
+    monkeypatch.setattr(Detector, "score_batch", counted)
+
+    def command(name):
+        study = ["study", "mask-size", str(tmp_path / "screen"), "digits/test", "-o", str(tmp_path / name)]
+        return [*study, "--sizes", "2,4", "--masks", "10", "--count", "10"]
+
+    assert main(command("whole")) == 0
+    assert len(batches) == 5  # parts of 64, 73 and 73 images: 1 + 2 + 2 batches of 64
+    killed = subprocess.run([sys.executable, "-c", KILLED, *command("parts")], capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
     assert len(list((tmp_path / "parts" / FOLDER).glob("*.safetensors"))) == 2
-    again = run("parts", 1000)
-    assert "2 batches" in again.stdout
+    batches.clear()
+    assert main(command("parts")) == 0
+    assert len(batches) == 2
     for name in ("table.csv", "images.csv"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -13,6 +13,7 @@ from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
 from recondite.data.units import components, labelled, near_copies, thumbnails
 from recondite.screen import export
+from recondite.screen.known import Known
 from recondite.studies import linear
 from recondite.studies.training.runs import open_task
 
@@ -239,6 +240,30 @@ def test_copies_do_not_narrow_the_interval():
     assert thrice.facts["units"] == {"images": 600, "units": 200, "largest": 3}
     again = once.recalibrated(np.repeat(scenes(50, seed=5), 3, axis=0))
     assert len(again.calibrator.scores) == 50
+
+
+def test_what_was_met_is_told_by_pixels_by_copies_and_by_units():
+    images = scenes(60)
+    copies = np.clip(images + 0.004 * np.random.default_rng(0).standard_normal(images.shape), 0, 1).astype(np.float32)
+    seen = Preprocessing(shape=(1, 32, 32))
+    first, again = (read_all(open_images(some), seen) for some in (images, np.concatenate([images[:1], copies[1:3]])))
+    others = np.array([2, 4])
+    known = Known.of([(first, np.delete(np.arange(60), others), True), (first, others, False)])
+    learnt = known.learnt_alone()
+    assert len(known) == 60
+    assert len(learnt) == 58
+    # Each thumbnail goes with the pixels that it was made of.
+    pairs = [
+        {(bytes(one.hashes[row]), small.tobytes()) for row, small in zip(one.rows, one.small, strict=True)}
+        for one in (known, learnt)
+    ]
+    assert len(pairs[1]) == 58
+    assert pairs[1] < pairs[0]
+    keys = keys_of([again], "none")[0]
+    assert learnt.same(again).tolist() == [True, False, False]
+    assert learnt.met(again, "none", keys).tolist() == [True, False, False]
+    assert learnt.met(again, "copies", keys).tolist() == [True, True, False]
+    assert known.met(again, "copies", keys).tolist() == [True, True, True]
 
 
 def test_too_few_units_say_so():

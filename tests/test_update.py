@@ -1,5 +1,7 @@
 """Further images: what was learnt stays, to rounding that of a fit on all, and what is known never calibrates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_units import scenes
@@ -7,10 +9,12 @@ from test_units import scenes
 import recondite
 from recondite import InputError, ReconditeWarning
 from recondite.cli import main
-from recondite.data.spool import Rows
+from recondite.data.datasets import open_images
+from recondite.data.spool import Rows, read_all
 from recondite.detectors import build
 from recondite.options import TrainingOptions
 from recondite.screen.promise import promise
+from recondite.screen.update import Compared, _can_be_fitted_anew
 
 PCA = {"detector": "pca", "latent_size": 6, "score": "error", "validation": 0}
 
@@ -82,6 +86,9 @@ def test_known_images_neither_calibrate_nor_count_twice():
     with pytest.warns(ReconditeWarning, match="has learnt from"):
         recalibrated = before.recalibrated(images[:200])
     assert set(recalibrated.calibrator.scores) <= calibrated
+    told = recalibrated.facts["calibration"]
+    assert (told["of"], told["known"], told["images"]) == (200, learnt, len(recalibrated.calibrator.scores))
+    assert told["known"] + told["images"] == 200
     few = recondite.fit(images[:30], **PCA)
     with pytest.raises(InputError, match="has learnt from all"):
         few.update(images[:30])
@@ -161,8 +168,57 @@ def test_calibration_alone_adds_to_the_scores():
     old = before.calibrator.scores
     assert np.array_equal(after.calibrator.scores[: len(old)], old)
     assert len(after.calibrator.scores) == len(old) + 40
+    assert np.array_equal(after.peaks[: len(old)], before.peaks)
+    assert np.isfinite(after.peaks).all()
+    assert len(after.peaks) == len(old) + 40
     with pytest.raises(InputError, match="knows all"):
         after.update(scenes(40, seed=3), only_calibrate=True)
+    # A screen that does not remember its images takes all for new ones.
+    forgetful = replace(before, known=None).update(scenes(20), only_calibrate=True, sampled=True)
+    assert len(forgetful.calibrator.scores) == len(old) + 20
+    with pytest.raises(InputError, match="shares for calibration, validation, evidence that leave images"):
+        before.update(scenes(20), calibration=0.75, validation=0.25, evidence=0)
+
+
+def test_groups_keep_thresholds_of_their_own():
+    images = scenes(160)
+    labels = ["left" if index % 2 else "right" for index in range(160)]
+    pairs = list(zip(images, labels, strict=True))
+    before = recondite.fit(pairs[:120], by_folder=True, alpha=0.1, **PCA)
+    after = before.update(pairs[120:], only_calibrate=True)
+    assert {name: size - before.calibrator.sizes[name] for name, size in after.calibrator.sizes.items()} == {
+        "left": 20,
+        "right": 20,
+    }
+    old = len(before.calibrator.scores)
+    assert after.calibrator.groups[:old] == before.calibrator.groups
+    assert set(zip(after.calibrator.scores[old:], after.calibrator.groups[old:], strict=True)) == set(
+        zip(before.detector.score(images[120:]).instance_score, labels[120:], strict=True)
+    )
+    assert after.facts["update"]["flagged"] is None
+    assert len(after.facts["update"]["thresholds"][0]) == 2
+
+
+def test_a_screen_of_few_images_is_fitted_anew_where_it_gets_all_again():
+    images = scenes(16)
+    screen = recondite.fit(images[:12], detector="pca", latent_size=4)
+    for some, anew in ((images, True), (images[:12], True), (images[1:], False), (images[12:], False)):
+        spooled = read_all(open_images(some), screen.detector.preprocessing)
+        assert _can_be_fitted_anew(screen, spooled) == anew
+    assert not _can_be_fitted_anew(replace(screen, known=None), spooled)
+
+
+def test_a_screen_and_its_successor_are_compared_on_the_same_images():
+    screen = recondite.fit(scenes(60), **PCA, alpha=0.1)
+    fresh = rows(scenes(70, seed=3))
+    compared = Compared(screen, np.full(70, True))
+    compared.note(screen, fresh)
+    found = compared.to_json(screen)
+    scores = screen.detector.score(fresh.pixels).instance_score
+    assert found["images"] == 70 == sum(len(before) for before, _ in compared.defective)
+    assert found["median_score"] == [np.median(scores)] * 2
+    assert found["flagged"] == [np.mean(scores > screen.threshold)] * 2
+    assert found["auroc"][0] == found["auroc"][1] != 0.5
 
 
 def test_a_network_goes_on_from_its_weights(digits):

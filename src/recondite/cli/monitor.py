@@ -105,8 +105,8 @@ def monitor(
 def _print_prevalences(judge: "Screen", folder: str, events: str) -> None:
     """Print how often each class comes, where the folder holds a guard and the table what it predicted."""
     from recondite.reports.prevalence import COLUMNS, prevalence_of, prevalence_rows
-    from recondite.screen.guard_file import GUARD_FILE, load_guard
-    from recondite.screen.saved import located
+    from recondite.screen.guard_file import load_guard
+    from recondite.screen.saved import GUARD_FILE, located
 
     path = located(folder)
     if not (path / GUARD_FILE).exists():

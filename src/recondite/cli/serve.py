@@ -162,7 +162,6 @@ def serve(
         if cluster is None:
             raise InputError("--stop ends a service on a cluster: give --cluster")
         return stop_serving(cluster)
-    from recondite.service.server import serve as run
     from recondite.service.start import check_address, hosts_of, is_local, screens_of
 
     tokens = _tokens(token, token_file)
@@ -200,6 +199,8 @@ def serve(
 
         return serve_with_workers(settings, workers, host, port, everybody=allow_public, drain_seconds=drain_seconds)
     if cluster is None:
+        from recondite.service.server import serve as run
+
         return run(settings, host, port, everybody=allow_public, drain_seconds=drain_seconds)
     from recondite.service.replicas import Replicas, serve_on_cluster
 

@@ -82,8 +82,7 @@ def export(
     check_target(output)
     check_outputs({}, {"-o": output})
     from recondite.screen.export import export_onnx, export_openvino
-    from recondite.screen.guard_file import GUARD_FILE
-    from recondite.screen.saved import located
+    from recondite.screen.saved import GUARD_FILE, located
 
     judge = load_screen(screen, None, None, "cpu")
     if to == "onnx":

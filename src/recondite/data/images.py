@@ -23,6 +23,7 @@ from recondite.data.regions import Mask, found_inside, half_inside, painted
 from recondite.data.scaling import (
     MAX_PIXELS,
     Pixels,
+    all_scaled,
     averaged,
     block_size,
     checked_range,
@@ -130,10 +131,10 @@ class Preprocessing:
         # No pixel outside of a region may have any influence: such images are not averaged over blocks.
         stored = decode(source, None if self.restricted else (height, width))
         inside = self._inside_of(source, stored)
-        scaled = scaled_planes(stored, channels, self.value_range)
         if stored.size == (height, width):
-            planes = np.stack(list(scaled))
+            planes = all_scaled(stored, channels, self.value_range)
         else:
+            scaled = scaled_planes(stored, channels, self.value_range)
             planes = resized(scaled, height, width, inside, stored.reduced)
         if len(planes) != channels:
             planes = match_channels(planes, channels)

@@ -59,8 +59,9 @@ def list_folder(folder: Path, root: Path, listing: Listing, on_error: Callable[[
         folders[:] = [] if real in seen else sorted(set(folders) - set(hidden))
         if real not in seen:
             listing.others.extend(hidden)
+            inside = Path(parent).relative_to(root).as_posix()
             for name in sorted(files):
-                listing.take((Path(parent) / name).relative_to(root).as_posix())
+                listing.take(name if inside == "." else f"{inside}/{name}")
         seen.add(real)
 
 

@@ -60,21 +60,20 @@ def pixels_of(
     size = (picture.width, picture.height) if turned else (picture.height, picture.width)
     transparent = picture.mode in _TRANSPARENT or "transparency" in picture.info
     huge = block_size(*size, target) != (1, 1) and not transparent
-    box = (0.0, 0.0, float(picture.width), float(picture.height))
-    if huge and is_own and picture.format == "JPEG":
-        assert target is not None
-        height, width = blocks_wanted(target)
-        drafted = picture.draft("", (height, width) if turned else (width, height))
-        box = box if drafted is None else drafted[1]
-    box = _upright(box, picture.size, orientation)
     clear = picture.info.get("transparency")
-    picture = upright(picture)
     if not huge:
-        pixels = values_of(picture, clear)
+        pixels = values_of(upright(picture), clear)
         white = white or white_of_values(pixels)
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return Pixels(planes[:-1], planes[-1], white) if len(planes) in (2, 4) else Pixels(planes, None, white)
     assert target is not None
+    box = (0.0, 0.0, float(picture.width), float(picture.height))
+    if is_own and picture.format == "JPEG":
+        height, width = blocks_wanted(target)
+        drafted = picture.draft("", (height, width) if turned else (width, height))
+        box = box if drafted is None else drafted[1]
+    box = _upright(box, picture.size, orientation)
+    picture = upright(picture)
     tall, wide = (
         max(1, side // wanted) for side, wanted in zip(picture.size[::-1], blocks_wanted(target), strict=True)
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -86,6 +87,7 @@ class Pixels:
         return str(self.planes.dtype)
 
 
+@cache
 def white_of(kind: np.dtype[Any]) -> float | None:
     """Return what is white in arrays of a type: 255 for uint8, 65,535 for uint16, 1 for floats; None for others."""
     if kind.kind == "u" and kind.itemsize <= 2:
@@ -190,6 +192,15 @@ def scaled_planes(pixels: Pixels, channels: int, value_range: tuple[float, float
         return
     opaque = _scaled(alpha, pixels.white, None)
     yield from (_scaled(plane, pixels.white, value_range) * opaque + (1 - opaque) for plane in planes)
+
+
+def all_scaled(pixels: Pixels, channels: int, value_range: tuple[float, float] | None = None) -> Floats:
+    """Return what `scaled_planes` yields, (C, H, W), contiguous."""
+    planes = pixels.planes
+    if pixels.alpha is not None or (channels != 4 and len(planes) == 4):
+        return np.stack(list(scaled_planes(pixels, channels, value_range)))
+    check_values(pixels, value_range)
+    return np.ascontiguousarray(_scaled(planes, pixels.white, value_range))
 
 
 def scale(values: NDArray[Any], value_range: tuple[float, float] | None = None) -> Floats:

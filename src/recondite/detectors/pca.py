@@ -122,12 +122,9 @@ class Pca(Detector):
         return (z @ self.components + self.mean).reshape(-1, *self.shape)
 
     def _flat_batches(self, images: Rows, size: int) -> Iterator[Tensor]:
-        """Yield scaled batches (n, values); a last one too short for a decomposition joins the one before it."""
-        starts = list(range(0, len(images), size))
-        if len(starts) > 1 and len(images) - starts[-1] < self.options.latent_size:
-            starts.pop()
-        for start, end in zip(starts, [*starts[1:], len(images)], strict=True):
-            yield self.scaled(torch.from_numpy(images.take(slice(start, end)))).flatten(1)
+        """Yield scaled batches (n, values) of at most `size`."""
+        for pixels in images.batches(size):
+            yield self.scaled(torch.from_numpy(pixels)).flatten(1)
 
     def _known(self, images: Rows) -> "Scatter":
         """Return what was learnt; of vectors in units that fit further ones too, which are the detector's from now on.

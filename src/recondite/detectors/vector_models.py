@@ -392,14 +392,14 @@ def decomposed(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def greedy_coreset(vectors: Tensor, size: int) -> Tensor:
     """Return the indices (size,) of vectors (n, F), each the farthest from those before it.
 
-    Distances are those of a fixed random projection, which keeps them nearly (Johnson and Lindenstrauss).
+    Distances are those of a fixed random projection, which keeps their order nearly (Johnson and Lindenstrauss).
 
     >>> greedy_coreset(torch.tensor([[0.0], [1.0], [10.0], [4.0]]), 3)
     tensor([0, 2, 3])
     """
     if vectors.shape[1] > _PROJECTED:
         generator = torch.Generator().manual_seed(0)
-        projection = torch.randn(vectors.shape[1], _PROJECTED, generator=generator) / _PROJECTED**0.5
+        projection = torch.randn(vectors.shape[1], _PROJECTED, generator=generator)
         vectors = vectors @ projection.to(vectors.device)
     chosen = torch.zeros(size, dtype=torch.int64, device=vectors.device)
     nearest = torch.full((len(vectors),), torch.inf, device=vectors.device)

@@ -9,7 +9,6 @@ from recondite.perturbations.base import Draws, Images, checked, clipped, grid
 from recondite.perturbations.corruptions import blurred
 from recondite.perturbations.outliers import MIXED, alter, mixed
 
-SMALLEST_SIDE = 8
 _ENLARGED, _BLURRED, _CONTRASTS = (1.5, 2, 4), (64, 32), (0.5, 1.6)
 _SLOPES, _NOISE, _LEAVES = (1, 1.5, 2, 3), (0.02, 0.05), {"leaves": (0.05, 0.6), "large-leaves": (0.3, 0.8)}
 _DEFECTS = ("scratches", "blobs", "cut-paste", "noise-masks")
@@ -25,7 +24,7 @@ def simple_and_complex(images: ArrayLike, seed: int = 0) -> Iterator[tuple[str, 
     or 3, and discs that lie on each other.
 
     Args:
-        images: normal ones, floating-point (N, C, H, W) in [0, 1], N >= 2 and sides of at least `SMALLEST_SIDE`.
+        images: normal ones, floating-point (N, C, H, W) in [0, 1], N >= 2 and sides of at least 8 pixels.
         seed: of every random draw.
 
     Raises:

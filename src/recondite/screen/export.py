@@ -13,6 +13,7 @@ from typing import cast, get_args
 
 import numpy as np
 import torch
+from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -49,8 +50,11 @@ farther than twice as much from the threshold, and for the calibration image tha
 """
 _RANGE_IMAGES, _ORDERED_IMAGES = 300, 500
 _LOWEST_AGREEMENT, _PAYS = 0.7, 1.1
-_FRACTION_TERMS, _SERIES_TERMS = 60, 40
 _LIMIT = 2.5
+_NODES, _WEIGHTS = hermegauss(60)
+_FRACTION = _NODES, _WEIGHTS / math.sqrt(2 * math.pi)
+_SERIES = np.cumprod([1, *(_LIMIT**2 / (2 * number + 1) for number in range(1, 64))])
+"""Coefficients of the even powers of z / _LIMIT."""
 
 
 @own_settings()
@@ -128,15 +132,18 @@ def export_openvino(
     path = _target(screen, path, pixels)
     openvino = import_openvino()
     if int8 is None:
-        screen, exported = _in_float32(screen, pixels)
-        return _written(exported, screen, path, pixels)
+        screen = _with_room(screen)
+        return _written(_in_float32(screen, _traced(screen, pixels), pixels), screen, path, pixels)
     spooled, ranges, rest = _for_int8(screen, int8, group_by)
     # Too few for alpha are refused now, not after minutes of work.
     replace(screen, calibrator=Calibrator(np.zeros(len(rest))), peaks=None)
     rows = spooled.rows(rest)
     options = _options(screen, "openvino", "int8")
+    # Scores are those of the screen without room.
+    with_room = _with_room(screen)
+    traced = _traced(with_room, pixels)
     model = quantised(
-        openvino.Core().read_model(_traced(screen, pixels)),
+        openvino.Core().read_model(traced),
         spooled.rows(ranges),
         pixels,
         for_features=not screen.detector.rebuilds,
@@ -151,11 +158,11 @@ def export_openvino(
         **calibrated(detector, None, ERROR, rows, None, {**screen.facts, "calibration": facts}, progress),
     )
     _check_order(screen, exported, rows)
-    screen_in_floats, plain = _in_float32(screen, pixels)
+    plain = _in_float32(with_room, traced, pixels)
     times = milliseconds({"float32": plain, "int8": exported})
     told = {"int8": {"milliseconds": times, "instructions": instructions()}}
     if times["float32"] < _PAYS * times["int8"] and not always_int8:
-        return _written(replace(plain, facts={**plain.facts, **told}), screen_in_floats, path, pixels)
+        return _written(replace(plain, facts={**plain.facts, **told}), with_room, path, pixels)
     exported = _runnable(exported, serialised(judging(model, exported)), pixels, options)
     return _written(replace(exported, facts={**exported.facts, **told}), screen, path, pixels)
 
@@ -175,13 +182,12 @@ def _for_int8(screen: Screen, images: object, group_by: GroupBy) -> tuple[Spool,
     return spooled, ranges, rest
 
 
-def _in_float32(screen: Screen, pixels: PixelType) -> tuple[Screen, Screen]:
-    """Return a screen with room, and the one that runs on its graph in OpenVINO."""
-    screen = _with_room(screen)
-    content = serialised(import_openvino().Core().read_model(_traced(screen, pixels)))
+def _in_float32(screen: Screen, traced: bytes, pixels: PixelType) -> Screen:
+    """Return a screen that runs on the graph of one with room, in OpenVINO."""
+    content = serialised(import_openvino().Core().read_model(traced))
     exported = _runnable(screen, content, pixels, _options(screen, "openvino"))
     _check_parity(screen, exported)
-    return screen, exported
+    return exported
 
 
 def _target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
@@ -357,13 +363,17 @@ def combined(evidence: Evidence, name: str, error: Tensor, statistics: Mapping[s
     if name == EVIDENCE:
         return distance
     assert name == AUTO
-    rare = [normal_scores(evidence.error, error[:, None]), normal_scores(evidence.distance, distance[:, None])]
-    made_up = evidence.made_up
+    rare, scales, made_up = [error, distance], [evidence.error, evidence.distance], evidence.made_up
+    if made_up is not None:
+        rare.append(likeness(made_up.likeness, z))
+        scales.append(made_up.scale)
+    # All were learnt from the same images, and have as many knots.
+    together = Marginals(np.concatenate([scale.knots for scale in scales]))
+    tails = log_normal_tail(normal_scores(together, torch.stack(rare, dim=1)))
     if made_up is None:
-        return (math.log(0.5) - log_normal_tail(torch.cat(rare, dim=1))).amax(1)
-    rare.append(normal_scores(made_up.scale, likeness(made_up.likeness, z)[:, None]))
+        return (math.log(0.5) - tails).amax(1)
     weights = torch.tensor(made_up.weights, dtype=torch.float64)
-    return (-log_normal_tail(torch.cat(rare, dim=1)) * weights).sum(1)
+    return (-tails * weights).sum(1)
 
 
 def likeness(learnt: Likeness, z: Tensor) -> Tensor:
@@ -377,25 +387,29 @@ def likeness(learnt: Likeness, z: Tensor) -> Tensor:
 
 def normal_scores(marginals: Marginals, values: Tensor) -> Tensor:
     """Return what `Marginals.z` does, (N, K)."""
-    knots, levels = (torch.from_numpy(part) for part in (marginals.knots, marginals.levels))
-    spreads = torch.from_numpy(marginals.spreads)
-    upward = _interpolated(values, knots, levels)
-    downward = _interpolated(-values, -knots.flip(1), -levels.flip(0))
-    below = (values - knots[:, 0]).clamp(max=0) / spreads[:, 0]
-    above = (values - knots[:, -1]).clamp(min=0) / spreads[:, 1]
-    return ((upward - downward) / 2 + levels[-1] * (below + above)).clamp(-FARTHEST, FARTHEST)
+    knots, levels = marginals.knots, torch.from_numpy(marginals.levels)
+    first, last, spreads = (torch.from_numpy(part) for part in (knots[:, 0], knots[:, -1], marginals.spreads))
+    # From both sides at once; the levels are symmetric.
+    sides = _interpolated(
+        torch.cat([values, -values], dim=1), np.concatenate([knots, -knots[:, ::-1]]), marginals.levels
+    )
+    below = (values - first).clamp(max=0) / spreads[:, 0]
+    above = (values - last).clamp(min=0) / spreads[:, 1]
+    inner = (sides[:, : len(knots)] - sides[:, len(knots) :]) / 2
+    return (inner + levels[-1] * (below + above)).clamp(-FARTHEST, FARTHEST)
 
 
-def _interpolated(values: Tensor, knots: Tensor, levels: Tensor) -> Tensor:
+def _interpolated(values: Tensor, knots: NDArray[np.float64], levels: NDArray[np.float64]) -> Tensor:
     """Return numpy's `interp` of values (N, K) by knots (K, Q), ascending, and levels (Q,)."""
-    last = knots.shape[1] - 1
-    left = (_count(knots[None] <= values[:, :, None]) - 1).clamp(0, last)
-    right = (left + 1).clamp(max=last)
-    columns = torch.arange(len(knots))
-    start, end = knots[columns, left], knots[columns, right]
-    share = ((values - start) / torch.where(end > start, end - start, 1.0)).clamp(0, 1)
-    share = torch.where(end > start, share, 0.0)
-    return levels[left] + share * (levels[right] - levels[left])
+    widths = np.diff(knots, append=np.inf)
+    rises = np.diff(levels, append=levels[-1])
+    starts = torch.from_numpy(knots)
+    left = (_count(starts[None] <= values[:, :, None]) - 1).clamp(min=0)
+    # Nothing rises after the last knot, nor between equal ones.
+    flat = left + torch.arange(len(knots)) * knots.shape[1]
+    wide = torch.from_numpy(np.where(widths > 0, widths, np.inf)).flatten()[flat]
+    share = ((values - starts.flatten()[flat]) / wide).clamp(0, 1)
+    return torch.from_numpy(levels)[left] + share * torch.from_numpy(rises)[left]
 
 
 def _count(flags: Tensor) -> Tensor:
@@ -407,17 +421,20 @@ def log_normal_tail(z: Tensor) -> Tensor:
     """Return log(1 - Phi(z)) in float64: ONNX has no such function, and runtimes have erf in float32 only.
 
     Source: Abramowitz and Stegun 1964, 26.2.11 (a series, for |z| < 2.5) and 26.2.14 (a continued fraction, beyond).
+    Differs from there: of the fraction the convergent is taken as the Gauss-Hermite sum that it equals, so that neither
+    is a long row of operations, which takes minutes to export.
     """
     # Each branch sees values that it can take; `where` chooses afterwards.
     far, near = z.abs().clamp(min=_LIMIT), z.clamp(-_LIMIT, _LIMIT)
-    fraction = far
-    for number in range(_FRACTION_TERMS, 0, -1):
-        fraction = far + number / fraction
-    log_far = -far.square() / 2 - math.log(2 * math.pi) / 2 - fraction.log()
+    nodes, weights = (torch.from_numpy(part) for part in _FRACTION)
+    ratio = far * ((far.square()[..., None] + nodes.square()).reciprocal() @ weights)
+    log_far = -far.square() / 2 - math.log(2 * math.pi) / 2 + ratio.log()
     beyond = torch.where(z > 0, log_far, torch.log1p(-log_far.exp()))
-    # The innermost bracket of the nested series first: 1 + s / 3 (1 + s / 5 (1 + ...)), s the square.
-    series = torch.ones_like(near)
-    for number in range(_SERIES_TERMS, 0, -1):
-        series = 1 + near.square() * series / (2 * number + 1)
+    square = near.square() / _LIMIT**2
+    powers = torch.stack([torch.ones_like(square), square], dim=-1)
+    while powers.shape[-1] < len(_SERIES):
+        square = square.square()
+        powers = torch.cat([powers, powers * square[..., None]], dim=-1)
+    series = powers @ torch.from_numpy(_SERIES)
     within = (0.5 - near * series * (-near.square() / 2).exp() / math.sqrt(2 * math.pi)).log()
     return torch.where(z.abs() < _LIMIT, within, beyond)

@@ -14,12 +14,13 @@ from recondite.screen.guard import SCREEN, Guard
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules, from_tensors, tensors_of
 from recondite.screen.named_classifier import NamedClassifier
 from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
+from recondite.screen.saved import GUARD_FILE
 from recondite.screen.screen_like import ScreenLike
 from recondite.screen.tuned_classifier import Kept, TunedClassifier, tuned_from
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.selective import Floor
 
-GUARD_FILE, CLASSIFIER_FILE, TUNED_FILE = "guard.safetensors", "classifier.onnx", "classifier.safetensors"
+CLASSIFIER_FILE, TUNED_FILE = "classifier.onnx", "classifier.safetensors"
 _KIND, _SCHEMA = "recondite guard", 2
 _GROUPS, _CONFUSION = "groups", "confusion"
 

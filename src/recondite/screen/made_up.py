@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows
-from recondite.perturbations.kinds import SMALLEST_SIDE, simple_and_complex
+from recondite.perturbations.kinds import simple_and_complex
 from recondite.statistics.density import Density, Marginals, sum_of_tails
 from recondite.statistics.likeness import Likeness
 
@@ -104,10 +104,10 @@ class MadeUp:
 def made_up_rows(images: Rows, preprocessing: Preprocessing) -> Iterator[Rows]:
     """Yield each kind of images that are made up from some of the normal ones.
 
-    None is made of vectors, of images of less than 8 pixels a side, or where each image has a mask.
+    None is made of vectors, or where each image has a mask.
     """
     shape = preprocessing.shape
-    if len(shape) != 3 or min(shape[1:]) < SMALLEST_SIDE or preprocessing.masked:
+    if len(shape) != 3 or preprocessing.masked:
         return
     for _, made in simple_and_complex(images.take(slice(_IMAGES))):
         yield Rows(np.ascontiguousarray(made), np.arange(len(made)))

@@ -41,7 +41,7 @@ def _ridge(rows: Floats, targets: Floats, weights: Floats) -> Floats:
     roots = np.sqrt(weights)
     centred = roots[:, None] * (rows - weights @ rows)
     found: Floats = np.linalg.solve(  # type: ignore[assignment]
-        centred.T @ centred + _PENALTY * np.eye(rows.shape[1]), centred.T @ (roots * (targets - weights @ targets))
+        centred.T @ centred + _PENALTY * np.eye(rows.shape[1]), centred.T @ (roots * targets)
     )
     return found
 

@@ -28,6 +28,7 @@ READY = {
 }
 """Ready screens, which come with the package: name -> what is normal for it. `scripts/ready_screens.py` makes them."""
 DETECTOR_FILE, CALIBRATION_FILE = "detector.safetensors", "calibration.safetensors"
+GUARD_FILE = "guard.safetensors"
 REGION = "region"
 """The tensor, uint8 (H, W), that is 1 where images count."""
 

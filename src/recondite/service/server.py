@@ -18,12 +18,11 @@ from recondite.errors import InputError
 from recondite.service.app import create_app
 from recondite.service.connections import allow_files, connections_of
 from recondite.service.handing_over import Acceptor, Giver
-from recondite.service.log import LOG, log_to_stderr
+from recondite.service.log import LOG
 from recondite.service.settings import Settings
 from recondite.service.sharing import Worker
-from recondite.service.start import check_address, check_settings, taken_port
+from recondite.service.start import LONGEST_DRAIN, begin
 
-LONGEST_DRAIN = 60
 _SWITCH_SECONDS, _BEAT_SECONDS = 0.0005, 0.5
 
 
@@ -47,19 +46,6 @@ def serve(settings: Settings, host: str, port: int, *, everybody: bool = False, 
     finally:
         for one in sockets:
             one.close()
-
-
-def begin(
-    settings: Settings, host: str, port: int, everybody: bool = False, drain_seconds: float = 0.0
-) -> list[socket.socket]:
-    """Check what a service needs, and take its address; arguments and errors as of `serve`."""
-    check_address(settings, host, port, everybody)
-    if drain_seconds < 0:
-        raise InputError(f"expected drain_seconds >= 0; got {drain_seconds!r}")
-    check_settings(settings)
-    sockets = taken_port(host, port)
-    log_to_stderr()
-    return sockets
 
 
 def run(

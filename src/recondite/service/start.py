@@ -1,4 +1,4 @@
-"""What can go wrong before a service starts, each told in one sentence."""
+"""What can go wrong before a service starts, each told in one sentence; without the service itself, nor torch."""
 
 import errno
 import socket
@@ -7,16 +7,35 @@ from contextlib import suppress
 from pathlib import Path
 
 from recondite.errors import InputError
+from recondite.service.engine.folders import check_folders, folders_of_screens, is_collection
 from recondite.service.engine.image_store import KeptImages
-from recondite.service.engine.registry import check_folders, folders_of_screens, is_collection
 from recondite.service.engine.store import Store
+from recondite.service.log import log_to_stderr
 from recondite.service.settings import Settings
 
+LONGEST_DRAIN = 60
+"""Seconds for which requests that were accepted are waited for in the end."""
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 _HIGHEST_PORT = 65535
 NEW_SCREENS = Path("new-screens")
 """The folder in which screens are made where none is given."""
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def begin(
+    settings: Settings, host: str, port: int, everybody: bool = False, drain_seconds: float = 0.0
+) -> list[socket.socket]:
+    """Check what a service needs, and return the sockets of its address, which do not listen yet.
+
+    Arguments and errors as of `recondite.service.server.serve`.
+    """
+    check_address(settings, host, port, everybody)
+    if drain_seconds < 0:
+        raise InputError(f"expected drain_seconds >= 0; got {drain_seconds!r}")
+    check_settings(settings)
+    sockets = taken_port(host, port)
+    log_to_stderr()
+    return sockets
 
 
 def check_address(settings: Settings, host: str, port: int, everybody: bool) -> None:

@@ -19,9 +19,9 @@ from typing import Any
 from recondite.errors import InputError, ReconditeError
 from recondite.service.engine.store import Store
 from recondite.service.log import LOG, log_to_stderr
-from recondite.service.server import LONGEST_DRAIN, begin, run
 from recondite.service.settings import Settings
 from recondite.service.sharing import Numbers, Worker
+from recondite.service.start import LONGEST_DRAIN, begin
 
 _THREADS = "OMP_NUM_THREADS"
 _WELL = 10.0
@@ -233,7 +233,9 @@ class _One:
 def _work(
     settings: Settings, sockets: list[socket.socket], drain_seconds: float, worker: Worker, tells: Connection
 ) -> None:
-    """What the process of a worker does."""
+    """What the process of a worker does; the one that starts it needs none of this, nor torch."""
+    from recondite.service.server import run
+
     log_to_stderr()
     try:
         run(settings, sockets, drain_seconds, worker, ready=lambda: tells.send(None))

@@ -7,7 +7,7 @@ from pathlib import Path
 from recondite.data.artifacts import MANIFEST
 from recondite.data.files import atomic_file, atomic_folder
 from recondite.errors import InputError
-from recondite.service.engine.registry import PINNED, natural
+from recondite.service.engine.folders import PINNED, natural
 
 
 def publish(folder: Path, write: Callable[[Path], None]) -> str:

@@ -1,29 +1,22 @@
 """Model registry: the screens being served, by name and version, and their replacement by new versions."""
 
 import asyncio
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from recondite.data.artifacts import MANIFEST
 from recondite.data.datasets import nameless
-from recondite.data.files import existing_folder
-from recondite.errors import InputError, ReconditeError
+from recondite.errors import ReconditeError
 from recondite.screen.guard import Guard
-from recondite.screen.guard_file import GUARD_FILE, load_guard
-from recondite.screen.saved import located
+from recondite.screen.guard_file import load_guard
 from recondite.screen.screen import Screen, load
+from recondite.service.engine.folders import Found, folders_of_screens, named_folders, screens_in, signature_of
 from recondite.service.errors import Unknown
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LETTERS_OF_VERSION, _LONGEST_NAME = 12, 64
-PINNED = "default"
-"""A file beside the versions of a screen that holds the name of the one that is the default; without it the last is."""
+_LETTERS_OF_VERSION = 12
 _MOST_RATES = 64
 
 Loaded = Mapping[str, "Served"]
@@ -73,13 +66,6 @@ class Served:
         return judge
 
 
-@dataclass(frozen=True)
-class _Found:
-    path: Path
-    label: str | None
-    signature: tuple[int, ...]
-
-
 class Shelf:
     """Holds the screens that are served; a request keeps the version it began with.
 
@@ -119,7 +105,7 @@ class Shelf:
         """
         self.versions(name)
         folder = self._folders[name]
-        return None if _signature(folder) is not None else folder
+        return None if signature_of(folder) is not None else folder
 
     @property
     def failures(self) -> dict[str, str]:
@@ -171,7 +157,7 @@ class Shelf:
     async def _refresh(self, name: str, folder: Path) -> list[Served]:
         loop = asyncio.get_running_loop()
         old = self._versions.get(name, {})
-        found = await loop.run_in_executor(None, _screens_in, folder)
+        found = await loop.run_in_executor(None, screens_in, folder)
         kept: dict[str, Served] = {}
         fresh = []
         for one in found:
@@ -206,7 +192,7 @@ class Shelf:
         fingerprint = await loop.run_in_executor(None, screen.fingerprint)
         return Served(name, label or fingerprint[:_LETTERS_OF_VERSION], screen, fingerprint, signature, guard)
 
-    async def _load(self, name: str, found: _Found) -> Served | None:
+    async def _load(self, name: str, found: Found) -> Served | None:
         try:
             served = await self.open(found.path, name, found.label, found.signature)
         except (ReconditeError, OSError, RuntimeError) as error:
@@ -216,108 +202,6 @@ class Shelf:
         self._failed.pop(found.path, None)
         self._on_loaded(name, served.version, None)
         return served
-
-
-def named_folders(folders: Iterable[str]) -> dict[str, Path]:
-    """Return name -> folder for FOLDER and NAME=FOLDER; ready screens and addresses of the hub stand for folders too.
-
-    Raises:
-        InputError: a name is not usable in an address, or is there twice.
-    """
-    named: dict[str, Path] = {}
-    for text in folders:
-        name, given, folder = text.partition("=")
-        where = folder if given else text
-        path = located(where).resolve()
-        name = name if given else Path(where).resolve().name
-        if not _NAME.fullmatch(name):
-            raise InputError(f"expected a name of letters, digits, '.', '_' and '-'; got {name!r}: use NAME=FOLDER")
-        if name in named:
-            raise InputError(f"two screens are called {name!r}: use NAME=FOLDER")
-        named[name] = path
-    return named
-
-
-def folders_of_screens(collection: Path) -> dict[str, Path]:
-    """Return name -> folder of the screens in a collection, in natural order."""
-    try:
-        names = [one.name for one in collection.iterdir() if _NAME.fullmatch(one.name)]
-    except OSError:
-        return {}
-    folders = {name: collection / name for name in sorted(names, key=natural)}
-    return {name: path for name, path in folders.items() if _signature(path) is None and _screens_in(path)}
-
-
-def is_collection(folder: Path) -> bool:
-    """Return whether a folder is empty, or holds screens that have versions, and is no screen itself."""
-    folder = folder.resolve()
-    if not folder.is_dir() or _screens_in(folder):
-        return False
-    return bool(folders_of_screens(folder)) or all(one.name.startswith(".") for one in folder.iterdir())
-
-
-def check_name(name: str) -> None:
-    """Raise InputError where a screen cannot be called so."""
-    if not _NAME.fullmatch(name):
-        raise InputError(f"expected a name of at most 64 letters, digits, '.', '_' and '-'; got {name[:70]!r}")
-
-
-def check_folders(folders: Iterable[str]) -> None:
-    """Check that a service can begin with some screens; they are not loaded.
-
-    Raises:
-        InputError: one is not there, or its name is unusable or there twice.
-    """
-    for path in named_folders(folders).values():
-        if not _screens_in(path):
-            there = "holds no screen" if path.is_dir() else "is not there"
-            raise InputError(f"expected the folder of a screen, or of its versions; {path} {there}")
-
-
-def natural(name: str) -> list[Any]:
-    """Return a key that sorts digits as numbers.
-
-    >>> sorted(["v10", "v9"], key=natural)
-    ['v9', 'v10']
-    """
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def _screens_in(folder: Path) -> list[_Found]:
-    """Return the screen, or the versions of it, in a folder; the default first."""
-    single = _signature(folder)
-    if single is not None:
-        return [_Found(folder, None, single)]
-    try:
-        names = [one.name for one in folder.iterdir() if one.is_dir() and _NAME.fullmatch(one.name)]
-    except OSError:
-        return []
-    names.sort(key=natural, reverse=True)
-    pinned = pinned_in(folder)
-    names.sort(key=lambda name: name != pinned)
-    signed = [(folder / name, name, _signature(folder / name)) for name in names]
-    return [_Found(path, name, signature) for path, name, signature in signed if signature is not None]
-
-
-def pinned_in(folder: Path) -> str | None:
-    """Return the version that a screen's folder names as its default; None where the last is."""
-    try:
-        return (folder / PINNED).read_text(encoding="utf-8").strip()[:_LONGEST_NAME]
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _signature(folder: Path) -> tuple[int, ...] | None:
-    try:
-        facts = (existing_folder(folder) / MANIFEST).stat()
-    except OSError:
-        return None
-    signature = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
-    try:
-        guard = (folder / GUARD_FILE).stat()
-    except OSError:
-        return signature
-    return (*signature, guard.st_ino, guard.st_mtime_ns)
 
 
 def _try_out(screen: Screen | Guard) -> None:

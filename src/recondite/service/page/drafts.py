@@ -14,12 +14,13 @@ from starlette.responses import Response
 from recondite.service.engine.beside import overlay
 from recondite.service.engine.decoding import Sent, printable
 from recondite.service.engine.drafts import ARCHIVES, Draft, Drafts, Kind
+from recondite.service.engine.folders import check_name
 from recondite.service.engine.job_sources import open_archive, open_place
 from recondite.service.engine.judging import Judged, Wish
 from recondite.service.engine.no_pictures import not_a_picture
 from recondite.service.engine.pictures import base64_of, why
 from recondite.service.engine.publishing import copied_from, make_default, publish
-from recondite.service.engine.registry import Served, Shelf, check_name
+from recondite.service.engine.registry import Served, Shelf
 from recondite.service.errors import Unusable
 from recondite.service.page.pictures import Uploads, shown
 from recondite.service.routes.bodies import body_of

@@ -1,0 +1,75 @@
+"""Classifiers as ONNX files: how many images a graph takes at once, and which graphs are refused."""
+
+import pytest
+import torch
+
+from recondite.errors import ArtifactError, InputError
+from recondite.screen import onnx_classifier
+from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+def graph(*shape, inputs=1, kind=onnx.TensorProto.FLOAT, features=None):
+    """A graph of images (N, C, H, W) whose logits are the means of the channels, with features over some axes."""
+    make, floats = onnx.helper, onnx.TensorProto.FLOAT
+    starts = [make.make_tensor_value_info(f"x{number}", kind, list(shape)) for number in range(inputs)]
+    nodes = [
+        make.make_node("Cast", ["x0"], ["x"], to=floats),
+        make.make_node("ReduceMean", ["x"], ["logits"], axes=[2, 3] if len(shape) == 4 else [1], keepdims=0),
+    ]
+    ends = [make.make_tensor_value_info("logits", floats, None)]
+    if features is not None:
+        nodes.append(make.make_node("ReduceMean", ["x"], ["features"], axes=features, keepdims=0))
+        ends.append(make.make_tensor_value_info("features", floats, None))
+    made = make.make_graph(nodes, "g", starts, ends)
+    return make.make_model(made, opset_imports=[make.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("together", ["n", 1, 3, 5])
+def test_a_graph_gets_as_many_images_as_it_takes(together):
+    classifier = OnnxClassifier(graph(together, 2, 4, 4))
+    assert classifier.shape == (2, 4, 4)
+    pixels = torch.rand(4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(classifier(pixels), pixels.mean(dim=(2, 3)))
+    assert classifier.outputs(pixels)[1] is None
+    with pytest.raises(InputError, match="does not take a batch"):
+        classifier(torch.zeros(4, 1, 4, 4))
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [3]])
+def test_features_of_places_are_averaged(axes):
+    pixels = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    logits, features = OnnxClassifier(graph("n", 2, 4, 4, features=axes)).outputs(pixels)
+    torch.testing.assert_close(features, pixels.mean(dim=(2, 3)))
+    torch.testing.assert_close(logits, features)
+
+
+@pytest.mark.parametrize("shape", [("n", "c", 4, 4), ("n", 2, "h", 4), ("n", 2, 4, "w")])
+def test_a_graph_of_any_size_fixes_none(shape):
+    assert OnnxClassifier(graph(*shape)).shape is None
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: graph("n", 2, 4, 4, inputs=2),
+        lambda: graph("n", 2),
+        lambda: graph("n", 2, 4, 4, kind=onnx.TensorProto.UINT8),
+    ],
+)
+def test_other_interfaces_are_refused(made):
+    with pytest.raises(ArtifactError, match=r"one input \(N, C, H, W\) of float32"):
+        OnnxClassifier(made())
+
+
+def test_a_file_that_is_too_large_or_not_there_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "classifier.onnx"
+    with pytest.raises(InputError, match="expected an ONNX file"):
+        read_classifier(path)
+    path.write_bytes(graph("n", 2, 4, 4))
+    assert read_classifier(path).graph == path.read_bytes()
+    monkeypatch.setattr(onnx_classifier, "_LARGEST_FILE", len(path.read_bytes()) - 1)
+    with pytest.raises(InputError, match="expected an ONNX file"):
+        read_classifier(path)
