@@ -33,9 +33,10 @@ SIDES = {"features": None, "pca": 64, "autoencoder": 64}
 
 def read(root, detector, side):
     """Return the good images to fit, the good and the bad ones of the test, each float32 (N, C, H, W)."""
-    sample, _ = sampled(open_images(str(root), role="fit"))
+    sample, source = sampled(open_images(str(root), role="fit"))
     seen = Preprocessing(shape=sample.shape(side and (side, side), detector_class(detector).image_size))
-    return [read_all(open_images(str(root), role=role), seen).pixels for role in ("fit", "inliers", "outliers")]
+    others = (open_images(str(root), role=role) for role in ("inliers", "outliers"))
+    return [read_all(images, seen).pixels for images in (source, *others)]
 
 
 def measured(good, hidden, fresh, bad, detector, contamination, seed):

@@ -32,10 +32,11 @@ from recondite.statistics.metrics import auroc
 
 def opened(root):
     """Return a fitted detector, the good images that it learnt from, and the good and the bad test images."""
-    sample, _ = sampled(open_images(str(root), role="fit"))
+    sample, source = sampled(open_images(str(root), role="fit"))
     detector = build("features", image_shape=sample.shape(None, Features.image_size))
     seen = Preprocessing(shape=detector.shape)
-    good, fresh, bad = (read_all(open_images(str(root), role=role), seen) for role in ("fit", "inliers", "outliers"))
+    fresh, bad = (open_images(str(root), role=role) for role in ("inliers", "outliers"))
+    good, fresh, bad = (read_all(images, seen) for images in (source, fresh, bad))
     return detector.fit_rows(good.rows(), None, TrainingOptions()), good, fresh, bad
 
 

@@ -206,6 +206,42 @@ def test_distances_of_vectors_left_out_are_those_of_a_model_without_them(make, t
     assert (within(vectors) / expected).log().mean() < -3 * tolerance
 
 
+@pytest.mark.parametrize(("make", "within"), [(PlaceGaussians, "distance"), (Decomposition, "mahalanobis")])
+def test_an_image_leaves_with_its_turned_copies(make, within):
+    """Copies are alike: one without the others would hardly have left."""
+    draws = torch.Generator().manual_seed(0)
+    of_image, of_copy = (torch.randn(count, 6, generator=draws) for count in (40, 120))
+    vectors = (of_image.repeat_interleave(3, dim=0) + 0.2 * of_copy)[:, None]
+
+    def learnt(some):
+        model = make(1, 6, 0.0) if make is PlaceGaussians else make(6, 2, 0.0)
+        model.begin(len(some))
+        model.add(some, 0)
+        model.settle()
+        return model
+
+    whole = learnt(vectors)
+    left_out = getattr(whole, f"{within}_left_out")
+    without = [learnt(torch.cat([vectors[:start], vectors[start + 3 :]])) for start in range(0, 120, 3)]
+    expected = torch.stack([getattr(one, within)(vectors[3 * n : 3 * n + 1])[0] for n, one in enumerate(without)])
+    assert (left_out(vectors, 3) / expected).log().abs().max() < 0.04
+    assert (left_out(vectors)[::3] / expected).log().mean() < -0.06
+
+
+def test_rotations_learn_turned_images_and_judge_as_they_are(digits):
+    turned = np.stack([np.rot90(digits[:40], turns, axes=(1, 2)) for turns in (0, -1, -2, -3)], axis=1)
+    by_hand = made(turned.reshape(160, 8, 8), "mahalanobis", "padim", images=160)
+    found = made(digits, "mahalanobis", "padim", images=40, rotations=4)
+    for name in ("whole.mean", "whole.variances", "models.padim.mean"):
+        torch.testing.assert_close(found.get_buffer(name), by_hand.get_buffer(name), atol=1e-5, rtol=1e-4)
+    for score in ("mahalanobis", "padim"):
+        ours, theirs = (one.score(digits[300:340], score=score).instance_score for one in (found, by_hand))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    found.restrict(np.arange(64).reshape(8, 8) < 32, False)
+    with pytest.raises(InputError, match="rotations would turn"):
+        found.fit(digits[:40], validation=None)
+
+
 def test_a_covariance_of_few_vectors_is_decomposed_as_any_other():
     vectors = torch.randn(20, 100, generator=torch.Generator().manual_seed(0)).double() @ torch.diag(
         torch.logspace(0, -4, 100).double()

@@ -23,6 +23,12 @@ from recondite.screen.promise import promise
 PCA = {"detector": "pca", "latent_size": 4}
 
 
+def of_convolutions():
+    """A network of one's own, always with the same weights."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 8, 3, 2, 1))
+
+
 def test_every_image_calibrates_and_is_learnt_from():
     images = scenes(30)
     screen = recondite.fit(images, **PCA)
@@ -131,8 +137,7 @@ def test_the_rate_is_about_alpha_and_the_interval_holds():
 
 def test_a_frozen_network_looks_once_at_the_images_of_all_fits(monkeypatch):
     """Eleven fits and what they say of the images left out: the numbers of a network that looks again each time."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 8, 3, 2, 1))
+    network = of_convolutions()
     looked = []
     network[0].register_forward_hook(lambda *call: looked.append(len(call[2])))
     options = {"detector": "features", "backbone": network, "layers": ("2",), "place_layers": ("2",)}
@@ -153,6 +158,20 @@ def test_a_frozen_network_looks_once_at_the_images_of_all_fits(monkeypatch):
     ):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
     assert once.detector.state_dict().keys() == again.detector.state_dict().keys()
+
+
+def test_an_image_is_left_out_with_its_turned_copies():
+    """With ten images each part is one image: the slow way round gives the same scores, and no copy calibrates."""
+    images = scenes(10)
+    options = {"methods": ("mahalanobis", "padim"), "latent_size": 4, "rotations": 4}
+    options |= {"backbone": of_convolutions(), "layers": ("2",), "place_layers": ("2",)}
+    screen = recondite.fit(images, detector="features", **options)
+    expected = []
+    for left in range(10):
+        detector = build("features", image_shape=(1, 32, 32), **options)
+        detector.fit(np.delete(images, left, axis=0), validation=None)
+        expected.append(detector.score(images[left : left + 1]).instance_score[0])
+    np.testing.assert_allclose(np.sort(screen.calibrator.scores), np.sort(expected), rtol=1e-3, atol=1e-3)
 
 
 def test_the_command_says_what_it_promises(tmp_path, capsys):

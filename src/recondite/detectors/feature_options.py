@@ -98,6 +98,15 @@ class FeaturesOptions:
     bank_size: Annotated[
         int, Field(ge=100, le=100_000, description="normal features that knn and patchcore compare with")
     ] = 2000
+    rotations: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=16,
+            description="learn each image turned by so many equal parts of a circle, mirrored beyond its border: for "
+            "few images of parts that lie at any angle; 1 for as it is",
+        ),
+    ] = 1
     worst_places: Annotated[
         float,
         Field(

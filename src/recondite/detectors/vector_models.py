@@ -45,9 +45,14 @@ class VectorModel(nn.Module):
         """Return how far vectors (N, P, F) are from normal ones (N, P)."""
         raise NotImplementedError
 
-    def distance_left_out(self, vectors: Tensor) -> Tensor:
-        """Return how far vectors that were learnt from would be if each had been left out (N, P)."""
-        return self.distance(vectors)
+    def distance_left_out(self, vectors: Tensor, copies: int = 1) -> Tensor:
+        """Return how far images that were learnt from would be if each had been left out with its copies (N, P).
+
+        Args:
+            vectors: (N copies, P, F), those of each image followed by those of its copies.
+            copies: how many an image has, itself among them.
+        """
+        return self.distance(vectors[::copies])
 
 
 class Decomposition(VectorModel):
@@ -125,18 +130,23 @@ class Decomposition(VectorModel):
 
     def mahalanobis(self, vectors: Tensor) -> Tensor:
         """Return the squared Mahalanobis distance of vectors (N, P, F), over F (N, P)."""
+        return self._whitened(vectors).square().sum(2) / len(self.mean)
+
+    def mahalanobis_left_out(self, vectors: Tensor, copies: int = 1) -> Tensor:
+        """Return what `mahalanobis` would for images that were learnt from, as `distance_left_out` (N, P)."""
+        left_out = _left_out(self._whitened(vectors), copies, self.count, 1 - self.shrinkage)
+        return left_out / len(self.mean)
+
+    def _whitened(self, vectors: Tensor) -> Tensor:
+        """Return vectors (N, P, F) from the mean, whitened: along directions of their own, and what is left of them."""
         variances = (1 - self.shrinkage) * self.variances + self.shrinkage * self.variances.mean()
         variances, spanned = variances.clamp(min=_SMALLEST), self.components[: self.spanned]
         centred = vectors - self.mean
         along = centred @ spanned.T
-        squared = (along.square() / variances[: self.spanned]).sum(2)
-        if self.spanned < len(variances):
-            squared = squared + (centred - along @ spanned).square().sum(2) / variances[-1]
-        return squared / len(variances)
-
-    def mahalanobis_left_out(self, vectors: Tensor) -> Tensor:
-        """Return what `mahalanobis` would for vectors that were learnt from if each had been left out (N, P)."""
-        return _left_out(self.mahalanobis(vectors), len(self.mean), self.count, 1 - self.shrinkage)
+        whitened = along / variances[: self.spanned].sqrt()
+        if self.spanned == len(variances):
+            return whitened
+        return torch.cat([whitened, (centred - along @ spanned) / variances[-1].sqrt()], dim=2)
 
 
 class PlaceGaussians(VectorModel):
@@ -224,12 +234,16 @@ class PlaceGaussians(VectorModel):
 
     def distance(self, vectors: Tensor) -> Tensor:
         """Return the squared Mahalanobis distance of vectors (N, P, F), over F (N, P)."""
-        centred = (vectors - self.mean).transpose(0, 1)
-        return (centred @ self.whitening).square().mean(2).T
+        return self._whitened(vectors).square().mean(2).T
 
-    def distance_left_out(self, vectors: Tensor) -> Tensor:
+    def distance_left_out(self, vectors: Tensor, copies: int = 1) -> Tensor:
         size = self.mean.shape[1]
-        return _left_out(self.distance(vectors), size, self.count, self.count / (self.count + size))
+        whitened = self._whitened(vectors).transpose(0, 1)
+        return _left_out(whitened, copies, self.count, self.count / (self.count + size)) / size
+
+    def _whitened(self, vectors: Tensor) -> Tensor:
+        """Return vectors (N, P, F) from the mean of their place, whitened (P, N, F)."""
+        return (vectors - self.mean).transpose(0, 1) @ self.whitening
 
 
 class Drawn:
@@ -302,9 +316,9 @@ class Bank(VectorModel):
         """Return the mean distance of vectors (N, P, F) to their nearest neighbours (N, P)."""
         return self._nearest(vectors, self.neighbours).mean(2)
 
-    def distance_left_out(self, vectors: Tensor) -> Tensor:
-        # What is nearest to a vector in the bank is the vector itself.
-        nearest = self._nearest(vectors, self.neighbours + 1)
+    def distance_left_out(self, vectors: Tensor, copies: int = 1) -> Tensor:
+        # What is nearest to a vector in the bank is the vector itself; those of copies stay there.
+        nearest = self._nearest(vectors[::copies], self.neighbours + 1)
         itself = nearest[..., 0] <= _ITSELF
         return torch.where(itself, nearest[..., 1:].mean(2), nearest[..., :-1].mean(2))
 
@@ -329,20 +343,32 @@ def _no_sums(mean: Tensor, products: Tensor) -> list[Tensor]:
     return [zero, torch.zeros_like(mean, dtype=torch.float64), torch.zeros_like(products, dtype=torch.float64)]
 
 
-def _left_out(distances: Tensor, size: int, count: Tensor, own: float | Tensor) -> Tensor:
-    """Return squared Mahalanobis distances over F of vectors that were learnt from, as if each had been left out.
+def _left_out(whitened: Tensor, copies: int, count: Tensor, own: float | Tensor) -> Tensor:
+    """Return squared lengths (N, P) of images that were learnt from, as if each had been left out with its copies.
 
-    Source: Sherman and Morrison: without a vector c from the mean, the covariance loses own c c' / (n - 1).
+    Source: Sherman, Morrison and Woodbury: without the k of n vectors in the columns of C, measured from the mean, with
+    the sum s, the covariance loses own (C C' + s s' / (n - k)) / n, and the mean s / (n - k).
 
     Args:
-        distances: (N, P), with the vectors.
-        size: F.
+        whitened: (N k, P, F), vectors from the mean, by the covariance that lengths are measured by.
+        copies: k, of each image, itself the first.
         count: n, of the vectors of a place.
-        own: the share of the vectors' own covariance in the one that distances are measured by.
+        own: the share of the vectors' own covariance in that one.
     """
-    others = (count - 1).clamp(min=1)
-    lost = (own * distances * size / others).clamp(max=_MOST_LOST)
-    return (distances * (count / others) ** 2 / (1 - lost)).to(distances.dtype)
+    of_image = whitened.reshape(-1, copies, *whitened.shape[1:]).transpose(1, 2)
+    products = (of_image @ of_image.transpose(2, 3)).double()  # (N, P, k, k)
+    others = (count - copies).clamp(min=1)
+    moved = torch.full((copies,), float(1 / others), dtype=torch.float64, device=products.device)
+    moved[0] += 1
+    towards = products @ moved
+    # A square root of what is lost, I + 1 1' / (n - k), times own / n.
+    root = torch.eye(copies, dtype=torch.float64, device=products.device)
+    root = (own / count).sqrt() * (root + ((1 + copies / others).sqrt() - 1) / copies)
+    shares, directions = torch.linalg.eigh(root @ products @ root)
+    along = ((towards @ root)[..., None, :] @ directions)[..., 0, :]
+    gained = (along.square() / (1 - shares.clamp(max=_MOST_LOST))).sum(2)
+    lengths: Tensor = towards @ moved + gained
+    return lengths.to(whitened.dtype)
 
 
 def decomposed(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,24 @@ def augmented(x: Tensor, names: Sequence[str]) -> Tensor:
     return x
 
 
+def with_turned(x: Tensor, copies: int) -> Tensor:
+    """Return images (N copies, C, H, W), each followed by copies of it turned by equal parts of a circle.
+
+    What a turn brings in from beyond the border is the image mirrored there.
+
+    Args:
+        x: (N, C, H, W).
+        copies: how many, the image itself among them.
+
+    >>> with_turned(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), 2)[1].round()
+    tensor([[[4., 3.],
+             [2., 1.]]])
+    """
+    same = torch.ones(len(x), device=x.device)
+    parts = [_moved(x, 2 * math.pi * number / copies * same, same, same) for number in range(1, copies)]
+    return torch.stack([x, *parts], dim=1).flatten(0, 1)
+
+
 def _moved(x: Tensor, angle: Tensor, factor: Tensor, mirror: Tensor) -> Tensor:
     """Turn, enlarge and mirror in one interpolation; all three (N,)."""
     height, width = x.shape[2:]
