@@ -210,7 +210,20 @@ def test_it_is_a_method_on_the_command_line(folder, tmp_path, capsys):
     assert len(screen.detector.history.epochs) == 2
 
 
-def test_at_most_a_hundred_thousand_vectors_are_kept():
+def test_at_most_a_hundred_thousand_vectors_are_kept(monkeypatch):
     model = FeatureAutoencoder(2, 1)
     assert model.drawn_from(100_200).gathered().shape == (100_000, 2)
     assert model.drawn_from(30).gathered().shape == (30, 2)
+    monkeypatch.setattr("recondite.detectors.feature_autoencoder._MOST_VALUES", 1000)
+    assert model.drawn_from(100_200).gathered().shape == (500, 2)
+
+
+def test_what_is_rebuilt_as_the_mean_is_as_far_as_it_is_from_the_mean():
+    model = FeatureAutoencoder(3, 1)
+    model.mean.copy_(torch.tensor([1.0, 2.0, -3.0]))
+    model.scale.fill_(4)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.zero_()
+    vectors = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model.distance(vectors), (vectors - model.mean).square().mean(-1))

@@ -332,6 +332,9 @@ def test_what_does_not_fit_is_refused(digits):
         make(latent_size=17)
     with pytest.raises(InputError, match="fit with methods='padim'"):
         make(methods=("mahalanobis",), score="padim")
+    for shape in ((2, 8, 8), (9,)):
+        with pytest.raises(InputError, match="images of 1 or 3 channels"):
+            build("features", image_shape=shape, backbone=network(), **OWN)
     with pytest.raises(InputError, match="every method once"):
         make(methods=("padim", "padim"))
     with pytest.raises(InputError, match="at least 4 normal images; got 3"):

@@ -108,6 +108,37 @@ def test_predictions_are_counted_by_class():
     assert _confusion(seen, ("a", "b", "c")).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]  # rows are predictions
 
 
+def test_vim_looks_from_the_origin_of_its_logits():
+    """Wang et al. 2022, arXiv 2203.10807, in plain words: features from where all logits are 0."""
+    draws = np.random.default_rng(0)
+    vectors = (draws.normal(1, 1, (90, 5)) * [0.1, 0.2, 0.5, 1, 2]).astype(np.float32)
+    learning = learnt([(vectors, np.arange(90) % 3, None)], 3, 90)
+    head = learning.head(0.1)
+    rules = learning.rules(head).tensors
+    weight, bias = head.weight.double().numpy(), head.bias.double().numpy()
+    origin = -np.linalg.pinv(weight) @ bias
+    np.testing.assert_allclose(rules["origin"], origin, rtol=1e-4, atol=1e-4)
+    away = vectors - origin
+    spread, axes = np.linalg.eigh(away.T @ away / 90)
+    left = int(np.sum(np.cumsum(spread) <= 0.1 * spread.sum()))
+    assert left >= 1
+    principal = rules["principal"].numpy()
+    np.testing.assert_allclose(principal @ principal.T, axes[:, left:] @ axes[:, left:].T, atol=1e-3)
+    residual = np.linalg.norm(away - away @ principal @ principal.T, axis=1).mean()
+    largest = (vectors @ weight.T + bias).max(1).mean()
+    assert float(rules["scale"]) == pytest.approx(largest / residual, rel=1e-3)
+
+
+def test_every_class_needs_an_image():
+    vectors = DRAWS.normal(size=(6, 3)).astype(np.float32)
+    learnt([(vectors, [0, 0, 0, 1, 1, 2], None)], 3, 6).head(0.1)
+    with pytest.raises(InputError, match="class number 1 has no readable image"):
+        learnt([(vectors, [0, 0, 0, 2, 2, 2], None)], 3, 6).head(0.1)
+    assert learnt([(vectors[:5], [0, 1, 0, 1, 0], None)], 2, 5).rules().tensors["bank"].shape == (5, 3)
+    with pytest.raises(InputError, match="at least 5 images to learn from; got 4"):
+        learnt([(vectors[:4], [0, 1, 0, 1], None)], 2, 4).rules()
+
+
 def test_classes_calibrate_by_themselves_where_each_has_twice_as_many_as_alpha_needs(screen):
     assert _groups(["a"] * 18 + ["b"] * 18, screen, 1) == ("a",) * 18 + ("b",) * 18  # nine are needed for .1
     assert _groups(["a"] * 50 + ["b"] * 17, screen, 1) is None

@@ -1,6 +1,7 @@
 """Known defects: the score gets sharper for their like, the promise stays, and what does not help is refused."""
 
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from recondite import InputError, ReconditeWarning
 from recondite.cli import main
 from recondite.data.spool import Rows
 from recondite.detectors.defect_head import DefectHead
+from recondite.detectors.inside import Inside
 from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError, _changed
 from recondite.screen.ridge_head import _PENALTY, _ridge, settle, told
 from recondite.screen.words import gain_in_words
@@ -295,6 +297,14 @@ def test_a_head_speaks_on_the_scale_of_good_images():
     assert values.std() == pytest.approx(1, abs=0.1)
     assert of_defects.mean() > 2.5
     assert of_defects.mean() > of_made_up.mean() > 0.5  # made-up defects weigh less
+    # Good images weigh as much as all defects, and made-up ones three tenths of these.
+    middle, scale = good.mean(0), good.std(0) * 2
+    rows = (np.concatenate([good, made_up, defects]) - middle) / scale
+    sizes = [200, 60, 40]
+    direction = _ridge(rows, np.repeat([0.0, 1, 1], sizes), np.repeat([0.5 / 200, 0.15 / 60, 0.35 / 40], sizes))
+    cosine = (head.weight.numpy() * scale) @ direction
+    cosine /= np.linalg.norm(head.weight.numpy() * scale) * np.linalg.norm(direction)
+    assert cosine == pytest.approx(1, abs=1e-9)
 
 
 def test_the_direction_is_that_of_a_ridge_regression():
@@ -310,3 +320,39 @@ def test_each_image_is_changed_by_its_own_number():
     parts = list(_changed(images, lambda number, pixels: pixels + number, 2))
     assert [part.pixels.shape for part in parts] == [(2, 1, 2, 2), (2, 1, 2, 2), (1, 1, 2, 2)]
     assert [float(one.mean()) for part in parts for one in part.pixels] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("inside", [None, np.arange(60).reshape(6, 10) % 2 == 0])
+def test_the_oddest_places_of_an_image_are_its_vector(inside):
+    """By hand: the mean of the twentieth of the places that lie farthest from their means, whitened."""
+    draws = np.random.default_rng(0)
+    places, means, whitening = draws.normal(size=(4, 60, 3)), draws.normal(size=(60, 3)), draws.normal(size=(3, 3))
+    head = DefectHead(60, 3)
+    for name, values in {"means": means, "whitening": whitening, "middle": [1, 2, 3], "weight": [0.5, -1, 2]}.items():
+        getattr(head, name).copy_(torch.from_numpy(np.array(values, dtype=np.float64)))
+    head.offset.fill_(0.7)
+    cells = None if inside is None else Inside(inside)
+    found = head.oddest(torch.from_numpy(places.astype(np.float32)), cells)
+    counted = np.arange(60) if inside is None else np.flatnonzero(inside)
+    whitened = ((places - means) @ whitening)[:, counted]
+    farthest = np.argsort(-np.square(whitened).sum(2), axis=1)[:, : 3 if inside is None else 2]
+    expected = np.stack([one[rows].mean(0) for one, rows in zip(whitened, farthest, strict=True)])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    values = (expected - [1, 2, 3]) @ [0.5, -1, 2] - 0.7
+    np.testing.assert_allclose(head(found), values, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(head.sharpened(torch.full((4,), 10.0), found), 10 + values / 2, rtol=1e-4, atol=1e-4)
+
+
+def test_few_places_have_an_oddest_one():
+    head = DefectHead(4, 2)
+    head.whitening.copy_(torch.eye(2))
+    places = torch.tensor([[[0.0, 1.0], [3.0, 0.0], [0.0, 0.0], [1.0, 1.0]]])
+    torch.testing.assert_close(head.oddest(places, None), torch.tensor([[3.0, 0.0]]))
+
+
+def test_how_surely_a_defect_is_told_is_the_share_of_good_images_below_it():
+    good, defects = np.array([1.0, 2.0, 4.0, 4.0]), np.array([0.0, 3.0, 9.0])
+    spread = NormalDist(0, good.std())
+    expected = [np.mean([spread.cdf(one - other) for other in good]) for one in defects]
+    np.testing.assert_allclose(told(good, defects), expected)
+    np.testing.assert_array_equal(told(np.ones(3), np.array([0.0, 1.0, 2.0])), [0, 0.5, 1])

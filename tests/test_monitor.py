@@ -75,7 +75,7 @@ def test_images_like_those_of_calibration_raise_no_alarm_and_brighter_ones_do(sc
     assert monitor.alarm is before
 
 
-@pytest.mark.parametrize("window", [1000, 50])
+@pytest.mark.parametrize("window", [1000, 400, 50])
 def test_after_an_alarm_recent_images_are_those_since_the_change(screen, brighter, window):
     monitor = Monitor(screen, window=window)
     monitor.update(exchangeable(screen, np.random.default_rng(1), 400))

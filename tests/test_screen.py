@@ -322,6 +322,7 @@ def test_heat_maps_of_errors_begin_at_no_error(digits):
     assert low == 0
     assert high > 0
     assert replace(screen, facts={}).map_scale == (0, 1)
+    assert scale_of(np.array([-4.0, -1.0, 2.0]))[0] == -1  # likelihoods begin at the median
     dark, bright = scale_of(np.zeros(5))
     assert dark == 0 < bright  # images without any error
 

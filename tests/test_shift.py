@@ -142,6 +142,9 @@ def test_the_monitor_says_when_weights_are_a_way_on(screen):
     monitor.update(screen.predict(bright(300, 3)))
     assert "recondite reweigh" in advice(screen, monitor)
     assert "brightness" in advice(screen, monitor)
+    moved = advice(screen, monitor).partition(" and in nothing else")[0]
+    assert "brightness" in moved
+    assert "score" not in moved
     gone = Monitor(screen)
     gone.update(screen.predict(images_of(np.full(300, 0.97), 6)))
     assert "No weights, as recent images are too unlike" in advice(screen, gone)

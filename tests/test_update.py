@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from test_units import scenes
 
 import recondite
@@ -55,6 +56,9 @@ def test_features_and_banks_are_those_of_all_images():
     for method in methods:
         one, other = (detector.score(fresh, score=method).instance_score for detector in (turns, once))
         np.testing.assert_allclose(one, other, rtol=1e-3, err_msg=method)
+    # Each lot has its own say on what is usual, by its number of images.
+    assert torch.all((turns.centres - once.centres).abs() < once.spreads)
+    assert torch.all((turns.spreads / once.spreads).log().abs() < 1)
 
 
 def test_a_screen_learns_and_calibrates_on_what_it_does_not_know(tmp_path):
