@@ -1,6 +1,7 @@
 """Audits: planted problems are found, good images are not, and nothing is overwritten."""
 
 import csv
+import html
 import io
 import re
 from functools import partial
@@ -169,6 +170,8 @@ def test_every_image_has_a_reason_with_a_finding_or_without(audited):
         reasons = {row["id"]: row["reason"] for row in csv.DictReader(stream)}
     assert "even its brightest parts are dark" in reasons["dark.png"]
     assert reasons["junk.png"].startswith("it cannot be read")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(html.escape(audited[0].differs[index]) in page for index in audited[0].farthest)
     assert all(re.search(r"most .*, by -?\d+\.\d spreads", reasons[f"{seed:02d}.png"]) for seed in range(5, 60))
 
 

@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 
 LARGEST_EXACT = 20_000
 """Images that are compared with each other; of more an index tells the nearest."""
-_LINKS, _WHILE_BUILT, _WHILE_SEARCHED = 16, 40, 64
+_LINKS, _WHILE_BUILT, _WHILE_SEARCHED = 32, 100, 128
 _AT_ONCE = 4096
 
 Floats = NDArray[np.float32]

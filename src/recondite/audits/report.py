@@ -61,7 +61,14 @@ def write_audit_report(audit: Audit, name: str, path: Path, table: str, keep: st
         ],
         "severities": [severity for severity in SEVERITIES if any(s["severity"] == severity for s in sections)],
         "sections": sections,
-        "farthest": [{**_picture(audit, index), "heat": _jpeg(audit.heat_maps.get(index))} for index in audit.farthest],
+        "farthest": [
+            {
+                **_picture(audit, index),
+                "differs": audit.differs[index],
+                "heat": _jpeg(audit.heat_maps.get(index)),
+            }
+            for index in audit.farthest
+        ],
         "heated": bool(audit.heat_maps),
         "remarks": audit.remarks,
         "map": None if audit.map is None else _map(audit, audit.map, shown),
