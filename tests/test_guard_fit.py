@@ -129,6 +129,23 @@ def test_vim_looks_from_the_origin_of_its_logits():
     assert float(rules["scale"]) == pytest.approx(largest / residual, rel=1e-3)
 
 
+def test_one_direction_at_least_is_left_and_damaged_rules_are_none():
+    vectors = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    learning = learnt([(vectors, np.arange(300) % 2, None)], 2, 300)
+    head, rules = learning.head(0.1), learning.rules()
+    assert rules.tensors["principal"].shape == (4, 3)
+    saved = tensors_of(head, rules)
+    from_tensors(saved)
+    for name in saved:
+        one = saved[name]
+        wrong = [one[..., None]] if one.ndim == 0 else [one[0], np.concatenate([one, one])]
+        for value in wrong[: 1 if name in ("rules.bank", "rules.means") else 2]:
+            with pytest.raises(ValueError, match="of shape"):
+                from_tensors(saved | {name: value})
+    with pytest.raises(ValueError, match="of shape"):
+        from_tensors(saved | {"rules.bank": saved["rules.bank"][:4]})
+
+
 def test_every_class_needs_an_image():
     vectors = DRAWS.normal(size=(6, 3)).astype(np.float32)
     learnt([(vectors, [0, 0, 0, 1, 1, 2], None)], 3, 6).head(0.1)
