@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from classifiers import write_classifier
+from coloured import Backbone, coloured, pairs
 from PIL import Image
 from torch import nn
 
@@ -29,26 +30,6 @@ pytest.importorskip("onnxscript")
 from recondite.screen.export_guard import export_guard  # noqa: E402
 
 EVERY_PART = ("screen", "confidence", "max_logit", "energy", "knn", "mahalanobis", "vim")
-
-
-class Backbone(nn.Module):
-    """Means of areas of 3 channels: 12 features, whatever the size."""
-
-    def forward(self, x):
-        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-
-
-def coloured(count, seed, colours=((0.7, 0.3, 0.3), (0.3, 0.3, 0.7))):
-    """Noisy images (N, 3, 16, 16) of one of several colours, and their classes."""
-    draws = np.random.default_rng(seed)
-    classes = draws.integers(0, len(colours), count)
-    areas = draws.normal(0, 0.08, (count, 3, 2, 2)).repeat(8, 2).repeat(8, 3)
-    noisy = np.array(colours)[classes][:, :, None, None] + areas + draws.normal(0, 0.05, (count, 3, 16, 16))
-    return (np.clip(noisy, 0, 1) * 255).astype(np.uint8), [("red", "blue", "other")[place] for place in classes]
-
-
-def pairs(images, classes):
-    return list(zip(images, classes, strict=True))
 
 
 IMAGES = np.concatenate([coloured(60, 8)[0], coloured(20, 9, ((0.2, 0.9, 0.2), (0.5, 0.3, 0.5)))[0]])

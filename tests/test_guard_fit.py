@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from classifiers import write_classifier
+from coloured import Backbone, coloured, pairs
 from PIL import Image
 from scipy.stats import binom
-from torch import nn
 
 import recondite
 from recondite.cli import main
@@ -26,28 +26,6 @@ from recondite.screen.saved import GUARD_FILE
 from recondite.statistics.calibration import Calibrator, share_of
 
 DRAWS = np.random.default_rng(0)
-
-
-class Backbone(nn.Module):
-    """Means of areas of 3 channels: 12 features, whatever the size."""
-
-    def forward(self, x):
-        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-
-
-def coloured(count, seed, colours=((0.7, 0.3, 0.3), (0.3, 0.3, 0.7))):
-    """Noisy images (N, 3, 16, 16) of one of several colours, and their classes."""
-    draws = np.random.default_rng(seed)
-    classes = draws.integers(0, len(colours), count)
-    base = np.array(colours)[classes][:, :, None, None] + draws.normal(0, 0.08, (count, 3, 2, 2)).repeat(8, 2).repeat(
-        8, 3
-    )
-    noisy = base + draws.normal(0, 0.05, (count, 3, 16, 16))
-    return (np.clip(noisy, 0, 1) * 255).astype(np.uint8), [("red", "blue", "other")[place] for place in classes]
-
-
-def pairs(images, classes):
-    return list(zip(images, classes, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 import pytest
 from classifiers import write_classifier
+from coloured import Backbone, coloured, pairs
 from service import in_process, png
-from torch import nn
 
 import recondite
 from recondite.screen.guard_file import load_guard, save_guard
@@ -22,26 +22,6 @@ pytest.importorskip("fastapi")
 
 PREDICT, INFER = "/v1/screens/colours/predict", "/v2/models/colours/infer"
 PNG = {"content-type": "image/png"}
-
-
-class Backbone(nn.Module):
-    """Means of areas of 3 channels: 12 features, whatever the size."""
-
-    def forward(self, x):
-        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-
-
-def coloured(count, seed, colours=((0.7, 0.3, 0.3), (0.3, 0.3, 0.7))):
-    """Noisy images (N, 3, 16, 16) of one of several colours, and their classes."""
-    draws = np.random.default_rng(seed)
-    classes = draws.integers(0, len(colours), count)
-    areas = draws.normal(0, 0.08, (count, 3, 2, 2)).repeat(8, 2).repeat(8, 3)
-    noisy = np.array(colours)[classes][:, :, None, None] + areas + draws.normal(0, 0.05, (count, 3, 16, 16))
-    return (np.clip(noisy, 0, 1) * 255).astype(np.uint8), [("red", "blue", "other")[place] for place in classes]
-
-
-def pairs(images, classes):
-    return list(zip(images, classes, strict=True))
 
 
 def files(seed=30):
