@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from recondite.data import png, tiff, tiff_parts
+from recondite.data import jpeg, png, tiff, tiff_parts
 from recondite.data.formats import formats_of, pillow_formats
 from recondite.data.items import MAX_FILE_BYTES, Deferred, Masked, Page, content_of, in_words, path_of
 from recondite.data.pillow import open_picture, pixels_of
@@ -345,6 +345,9 @@ def _from_stream(stream: BinaryIO, frame: int | None, target: tuple[int, int] | 
         if head == png.HEAD:
             png.check_sums(stream)
             found = png.read(stream, target)
+        elif head == jpeg.HEAD:
+            stream.seek(0)
+            found = jpeg.read(stream)
         stream.seek(0)
         return found or open_picture(stream, _formats(stream), 0, target)
     if frame is None:

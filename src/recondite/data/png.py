@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from recondite.data.scaling import MAX_PIXELS, Pixels, averaged, block_size, white_of
+from recondite.data.scaling import HUGE, MAX_PIXELS, Pixels, averaged, block_size, white_of
 from recondite.data.tiff import UPRIGHT
 from recondite.data.upright import orientation_of
 from recondite.errors import InputError
@@ -94,6 +94,8 @@ def read(stream: BinaryIO, target: tuple[int, int] | None) -> Pixels | None:
     if found is None:
         return None
     head, clear, texts = found
+    if head.bits == 8 and head.width * head.height <= HUGE:
+        return None
     orientation = orientation_of(Image.open(io.BytesIO(_file(1, 1, 0, zlib.compress(b"\0\0"), texts))))
     turned = orientation in (5, 6, 7, 8)
     size = (head.width, head.height) if turned else (head.height, head.width)
