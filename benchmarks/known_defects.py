@@ -24,6 +24,7 @@ from recondite.data.images import Preprocessing
 from recondite.data.sample import sampled
 from recondite.data.spool import Rows, Spool, keys_of, read_all
 from recondite.detectors import build
+from recondite.detectors.defect_head import sharpened
 from recondite.detectors.features import Features
 from recondite.options import TrainingOptions
 from recondite.screen.known_defects import KnownDefects, Lesson, Looked, UnhelpfulError, checked_gain
@@ -50,11 +51,11 @@ def looked(detector, spool):
     return Looked.at(detector, len(spool), [spool.rows()], left_out=False)
 
 
-def sharpened(head, images):
+def scores_with(head, images):
     """Return the scores of images with a head."""
     every = np.ones(len(images.scores), dtype=bool)
-    oddest = torch.cat([head.oddest(places, None) for places in images.places(every)]).double()
-    return head.sharpened(torch.from_numpy(images.scores), oddest).numpy()
+    values = torch.cat([head(places, None) for places in images.places(every)]).double()
+    return sharpened(torch.from_numpy(images.scores), values).numpy()
 
 
 def measured(root, draws, count):
@@ -82,7 +83,7 @@ def measured(root, draws, count):
         try:
             checked_gain(lesson)
             head = lesson.head()
-            after = [sharpened(head, part) for part in (fresh, seen)]
+            after = [scores_with(head, part) for part in (fresh, seen)]
         except UnhelpfulError:
             refused = 1
         same = (kinds == kind) & ~np.isin(np.arange(len(kinds)), taught)

@@ -13,10 +13,11 @@ from recondite import InputError
 from recondite.cli import main
 from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
-from recondite.data.spool import keys_of, read_all
+from recondite.data.spool import Rows, keys_of, read_all
 from recondite.detectors import Detector, build
 from recondite.detectors.features import Features
 from recondite.options import TrainingOptions
+from recondite.screen.any_angle import ADVICE, seem_turned
 from recondite.screen.few_images import LeftOut, alpha_for, are_few, scores_left_out
 from recondite.screen.promise import promise
 
@@ -172,6 +173,31 @@ def test_an_image_is_left_out_with_its_turned_copies():
         detector.fit(np.delete(images, left, axis=0), validation=None)
         expected.append(detector.score(images[left : left + 1]).instance_score[0])
     np.testing.assert_allclose(np.sort(screen.calibrator.scores), np.sort(expected), rtol=1e-3, atol=1e-3)
+
+
+def marked(angles):
+    """Images of a bright bar and a dot beside one of its ends, turned by angles; both have a place of their own."""
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    draws, images = np.random.default_rng(0), []
+    for angle in angles:
+        along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        shown = 0.6 * ((np.abs(along) < 0.7) & (np.abs(across) < 0.12)) + 0.3 * (
+            np.hypot(along - 0.5, across - 0.3) < 0.12
+        )
+        images.append(shown + 0.1 + 0.02 * draws.standard_normal(shown.shape))
+    return np.stack(images)[:, None].clip(0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("angles", "asked"), [(np.arange(12) * 2.4, True), (np.arange(12) * 0.01, False)])
+def test_turned_copies_are_advised_where_parts_lie_at_any_angle(angles, asked):
+    images = marked(angles)
+    options = {"methods": ("mahalanobis", "padim"), "latent_size": 4, "side": 64, "layers": "block3"}
+    options |= {"detector": "features", "place_layers": "block3"}
+    screen = recondite.fit(images, **options)
+    assert [remark for remark in screen.facts["remarks"] if "--rotations 8" in remark] == [ADVICE] * asked
+    if asked:
+        assert not recondite.fit(images, **options, rotations=1).facts["remarks"]
+        assert not seem_turned(screen.detector, Rows(images, np.arange(7)))
 
 
 def test_the_command_says_what_it_promises(tmp_path, capsys):

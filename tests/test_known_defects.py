@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.linear_model import Ridge
 from test_units import scenes as waves
 
 import recondite
 from recondite import InputError, ReconditeWarning
 from recondite.cli import main
 from recondite.data.spool import Rows
-from recondite.detectors.defect_head import DefectHead
+from recondite.detectors.defect_head import DefectHead, sharpened
 from recondite.detectors.inside import Inside
+from recondite.screen.defect_direction import Direction, Whitening, head_along, told, values_along
 from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError, _changed
-from recondite.screen.ridge_head import _PENALTY, _ridge, settle, told
 from recondite.screen.words import gain_in_words
 from recondite.statistics.metrics import auroc
 
@@ -151,9 +150,9 @@ def test_a_head_of_a_damaged_screen_is_refused(sharp, tmp_path):
 
     sharp.save(tmp_path / "screen")
     manifest, files = read_folder(tmp_path / "screen", SCHEMA, KIND)
-    del files["detector.safetensors"]["head.weight"]
+    del files["detector.safetensors"]["head.direction"]
     write_folder(tmp_path / "other", manifest, files, {})
-    with pytest.raises(recondite.ArtifactError, match=r"head\.weight"):
+    with pytest.raises(recondite.ArtifactError, match=r"head\.direction"):
         recondite.load(tmp_path / "other")
 
 
@@ -199,10 +198,10 @@ def test_heads_of_parts_learn_from_their_good_images_alone(plain, good, defects)
     alone = Lesson.of(plain.detector, Rows(good, np.arange(30)), keys(30), known, 0).head()
     for name, value in part.state_dict().items():
         np.testing.assert_allclose(value, alone.state_dict()[name], rtol=1e-3, atol=1e-4, err_msg=name)
-    assert not torch.allclose(part.means, lesson.head().means, atol=1e-4)
+    assert not torch.allclose(part.normal, lesson.head().normal, atol=1e-4)
     whole = Taught(plain.detector, lesson, np.zeros(60), {})
     fitted_on = Rows(good, np.arange(30))  # of a part of few images
-    assert torch.equal(whole.finished(plain.detector, fitted_on).head.weight, part.weight)
+    assert torch.equal(whole.finished(plain.detector, fitted_on).head.direction, part.direction)
 
 
 def test_how_surely_defects_are_told_goes_on_where_an_auroc_ends():
@@ -286,33 +285,37 @@ def test_the_command_line_teaches(plain, good, defects, tmp_path, capsys):
 def test_a_head_speaks_on_the_scale_of_good_images():
     """Good images at 0 with a deviation of 1, wherever they lie and however wide; defects far above."""
     draws = np.random.default_rng(0)
-    lies, wide = np.array([5.0, -3.0, 0.0, 100.0]), np.array([1.0, 0.1, 10.0, 2.0])
-    good, made_up, defects = (draws.normal(size=(count, 4)) * wide + lies for count in (200, 60, 40))
-    defects[:, 0] += 4
-    made_up[:, 2] += 20
-    head = DefectHead(1, 4)
-    settle(head, good, made_up, defects)
-    values, of_made_up, of_defects = (head(torch.from_numpy(one)).numpy() for one in (good, made_up, defects))
-    assert values.mean() == pytest.approx(0, abs=0.1)
-    assert values.std() == pytest.approx(1, abs=0.1)
-    assert of_defects.mean() > 2.5
-    assert of_defects.mean() > of_made_up.mean() > 0.5  # made-up defects weigh less
-    # Good images weigh as much as all defects, and made-up ones three tenths of these.
-    middle, scale = good.mean(0), good.std(0) * 2
-    rows = (np.concatenate([good, made_up, defects]) - middle) / scale
-    sizes = [200, 60, 40]
-    direction = _ridge(rows, np.repeat([0.0, 1, 1], sizes), np.repeat([0.5 / 200, 0.15 / 60, 0.35 / 40], sizes))
-    cosine = (head.weight.numpy() * scale) @ direction
-    cosine /= np.linalg.norm(head.weight.numpy() * scale) * np.linalg.norm(direction)
-    assert cosine == pytest.approx(1, abs=1e-9)
+    lies, wide = draws.normal(size=(40, 4)), np.array([1.0, 0.1, 10.0, 2.0])
+
+    def places(count, **moved):
+        some = draws.normal(size=(count, 40, 4))
+        for number, far in moved.items():
+            some[:, 7, int(number[1])] += far
+        return torch.from_numpy((some * wide + lies).astype(np.float32))
+
+    good, made_up, defects = places(200), places(60, d2=9), places(40, d0=9)
+    whitening = Whitening.of([good[:90], good[90:]], np.arange(40), None)
+    direction = Direction.of(*(whitening.oddest(some) for some in (good, made_up, defects)))
+    head = head_along(direction, whitening, values_along([direction], whitening, [good])[:, 0])
+    values, of_made_up, of_defects = (head(one, None).numpy() for one in (good, made_up, places(40, d0=9)))
+    assert values.mean() == pytest.approx(0, abs=0.01)
+    assert values.std() == pytest.approx(1, abs=0.01)
+    assert of_defects.mean() > 5
+    assert of_defects.mean() > of_made_up.mean() > 1  # made-up defects weigh less
+    assert head(places(40, d3=9), None).numpy().mean() < 1
 
 
-def test_the_direction_is_that_of_a_ridge_regression():
+def test_the_direction_is_a_linear_discriminant():
+    """By hand, through numpy: means apart, in the metric of a covariance that is mostly its mean variance."""
     draws = np.random.default_rng(0)
-    rows, weights = draws.normal(size=(12, 20)), draws.uniform(0.5, 2, 12)
-    targets = (rows[:, 0] > 0).astype(np.float64)
-    twin = Ridge(alpha=_PENALTY).fit(rows, targets, sample_weight=weights / weights.sum())
-    np.testing.assert_allclose(_ridge(rows, targets, weights), twin.coef_, rtol=1e-6, atol=1e-9)
+    good, made_up, defects = (draws.normal(size=(count, 3, 5)) for count in (30, 12, 6))
+    flat, own, apart = (some.reshape(-1, 5) for some in (good, made_up, defects))
+    covariance = np.cov(flat, rowvar=False, bias=True)
+    metric = 0.2 * covariance + 0.8 * np.trace(covariance) / 5 * np.eye(5)
+    apart = apart.mean(0) - flat.mean(0) + 0.5 * (own.mean(0) - flat.mean(0))
+    found = Direction.of(*(torch.from_numpy(some) for some in (good, made_up, defects)))
+    np.testing.assert_allclose(found.weight, np.linalg.inv(metric) @ apart)
+    np.testing.assert_allclose(found.middle, flat.mean(0) @ found.weight.numpy())
 
 
 def test_each_image_is_changed_by_its_own_number():
@@ -322,32 +325,38 @@ def test_each_image_is_changed_by_its_own_number():
     assert [float(one.mean()) for part in parts for one in part.pixels] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("inside", [None, np.arange(60).reshape(6, 10) % 2 == 0])
-def test_the_oddest_places_of_an_image_are_its_vector(inside):
-    """By hand: the mean of the twentieth of the places that lie farthest from their means, whitened."""
+@pytest.mark.parametrize("inside", [None, np.arange(120).reshape(8, 15) % 2 == 0])
+def test_an_image_is_as_its_highest_places(inside):
+    """By hand: of places that count the fortieth that lie farthest, and the mean of the fortieth with the most."""
     draws = np.random.default_rng(0)
-    places, means, whitening = draws.normal(size=(4, 60, 3)), draws.normal(size=(60, 3)), draws.normal(size=(3, 3))
-    head = DefectHead(60, 3)
-    for name, values in {"means": means, "whitening": whitening, "middle": [1, 2, 3], "weight": [0.5, -1, 2]}.items():
-        getattr(head, name).copy_(torch.from_numpy(np.array(values, dtype=np.float64)))
-    head.offset.fill_(0.7)
+    good, places = draws.normal(size=(30, 120, 3)), 2 * draws.normal(size=(4, 120, 3))
+    counted = np.arange(120) if inside is None else np.flatnonzero(inside)
     cells = None if inside is None else Inside(inside)
-    found = head.oddest(torch.from_numpy(places.astype(np.float32)), cells)
-    counted = np.arange(60) if inside is None else np.flatnonzero(inside)
-    whitened = ((places - means) @ whitening)[:, counted]
-    farthest = np.argsort(-np.square(whitened).sum(2), axis=1)[:, : 3 if inside is None else 2]
-    expected = np.stack([one[rows].mean(0) for one, rows in zip(whitened, farthest, strict=True)])
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    values = (expected - [1, 2, 3]) @ [0.5, -1, 2] - 0.7
-    np.testing.assert_allclose(head(found), values, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(head.sharpened(torch.full((4,), 10.0), found), 10 + values / 2, rtol=1e-4, atol=1e-4)
+    good, places = (some.astype(np.float32) for some in (good, places))
+    whitening = Whitening.of([torch.from_numpy(good)], counted, cells)
+    means = good.mean(0)
+    whitened = (places - means) @ whitening.matrix.numpy()
+    within = ((good - means) @ whitening.matrix.numpy())[:, counted].reshape(-1, 3)
+    np.testing.assert_allclose(within.T @ within / len(within) * 30 / 29, np.eye(3), atol=0.05)
+    many = 3 if inside is None else 2
+    farthest = np.argsort(-np.square(whitened[:, counted]).sum(2), axis=1)[:, :many]
+    expected = np.stack([one[counted][rows] for one, rows in zip(whitened, farthest, strict=True)])
+    np.testing.assert_allclose(whitening.oddest(torch.from_numpy(places)), expected, rtol=1e-4, atol=1e-5)
+    head = DefectHead(120, 3)
+    head.direction.copy_(torch.tensor([0.5, -1.0, 2.0]))
+    head.normal.copy_(torch.from_numpy(draws.normal(size=120)))
+    values = np.sort((places @ head.direction.numpy() - head.normal.numpy())[:, counted])[:, ::-1]
+    found = head(torch.from_numpy(places), cells)
+    np.testing.assert_allclose(found, values[:, :many].mean(1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sharpened(torch.full((4,), 10.0), found), 10 + found.clip(0) / 2)
+    assert sharpened(torch.tensor(10.0), torch.tensor(-5.0)) == 10  # what is unlike known defects is not excused
 
 
-def test_few_places_have_an_oddest_one():
+def test_few_places_have_a_highest_one():
     head = DefectHead(4, 2)
-    head.whitening.copy_(torch.eye(2))
+    head.direction.copy_(torch.tensor([1.0, 0.0]))
     places = torch.tensor([[[0.0, 1.0], [3.0, 0.0], [0.0, 0.0], [1.0, 1.0]]])
-    torch.testing.assert_close(head.oddest(places, None), torch.tensor([[3.0, 0.0]]))
+    torch.testing.assert_close(head(places, None), torch.tensor([3.0]))
 
 
 def test_how_surely_a_defect_is_told_is_the_share_of_good_images_below_it():

@@ -1,56 +1,52 @@
-"""How much an image is like known defects: a linear head on what a frozen network saw at its oddest places."""
+"""How much the places of an image are like known defects: a linear function of what a frozen network saw there."""
 
 import torch
 from torch import Tensor, nn
 
 from recondite.detectors.inside import Inside
 
-_ODDEST, _ADDED = 0.05, 0.5
+_HIGHEST, _ADDED = 0.025, 0.5
+
+
+def most_places(places: int) -> int:
+    """Return how many of an image's places speak for it: 2.5 %, at least one."""
+    return max(1, round(_HIGHEST * places))
+
+
+def pooled_values(values: Tensor, cells: Inside | None) -> Tensor:
+    """Return the means (N, ...) of the highest 2.5 % of values (N, ..., P) of places, among those that count."""
+
+    def mean(some: Tensor) -> Tensor:
+        return some.topk(most_places(some.shape[-1]), dim=-1).values.mean(-1)
+
+    return mean(values) if cells is None else cells.pooled(values, mean)
+
+
+def sharpened(scores: Tensor, values: Tensor) -> Tensor:
+    """Return scores (N,), in standard deviations of normal images, with half of a head's values above 0 added."""
+    return scores + _ADDED * values.clamp(min=0)
 
 
 class DefectHead(nn.Module):
-    """A linear function of the mean of the oddest 5 % of an image's places.
+    """The mean of the highest values of an image's places along one direction.
 
-    Places are vectors (N, P, G), each measured from the mean of normal vectors of that place and whitened by a
-    covariance that all places share; the longest are the oddest. Values are on the scale of normal images: mean 0,
-    standard deviation 1. `recondite.screen.known_defects` fits it.
+    Places are vectors (N, P, G). Values of images are on the scale of normal ones: mean 0, standard deviation 1.
+    `recondite.screen.known_defects` fits it.
 
     Args:
         places: P.
         size: G.
     """
 
-    means: Tensor
-    whitening: Tensor
-    middle: Tensor
-    weight: Tensor
-    offset: Tensor
+    direction: Tensor
+    normal: Tensor
 
     def __init__(self, places: int, size: int) -> None:
         super().__init__()
-        self.register_buffer("means", torch.zeros(places, size))
-        self.register_buffer("whitening", torch.zeros(size, size))
-        self.register_buffer("middle", torch.zeros(size))
-        self.register_buffer("weight", torch.zeros(size))
-        self.register_buffer("offset", torch.zeros(()))
+        self.register_buffer("direction", torch.zeros(size))
+        # What is taken off at each place: the value of the mean of its normal vectors, and what puts values on scale.
+        self.register_buffer("normal", torch.zeros(places))
 
-    def oddest(self, places: Tensor, cells: Inside | None) -> Tensor:
-        """Return the mean of the oddest places (N, G), whitened, among those that count; None for all."""
-        whitened = ((places - self.means) @ self.whitening).transpose(1, 2)
-
-        def mean(some: Tensor) -> Tensor:
-            count = max(1, round(_ODDEST * some.shape[2]))
-            chosen = some.square().sum(1).topk(count, dim=1).indices[:, None]
-            return some.gather(2, chosen.expand(-1, some.shape[1], -1)).mean(2)
-
-        return mean(whitened) if cells is None else cells.pooled(whitened, mean)
-
-    def forward(self, oddest: Tensor) -> Tensor:
-        """Return values (N,) of what `oddest` gave."""
-        found: Tensor = ((oddest - self.middle) * self.weight).sum(1) - self.offset
-        return found
-
-    def sharpened(self, scores: Tensor, oddest: Tensor) -> Tensor:
-        """Return scores (N,), in standard deviations of normal images, with half of the values added."""
-        found: Tensor = scores + _ADDED * self(oddest)
-        return found
+    def forward(self, places: Tensor, cells: Inside | None) -> Tensor:
+        """Return the values of images (N,) by their places, among those that count; None for all."""
+        return pooled_values((places * self.direction).sum(2) - self.normal, cells)

@@ -23,7 +23,7 @@ from recondite.data.regions import touched
 from recondite.data.sample import LARGEST_SMALL_SIDE
 from recondite.data.spool import FEWEST_VALIDATED, Rows
 from recondite.detectors.base import Detector
-from recondite.detectors.defect_head import DefectHead
+from recondite.detectors.defect_head import DefectHead, sharpened
 from recondite.detectors.feature_autoencoder import FeatureAutoencoder
 from recondite.detectors.feature_options import COMBINED, LOCAL, WITH_PLACES, FeaturesOptions, Method
 from recondite.detectors.feature_vectors import FeatureVectors, size_to_look_at
@@ -225,7 +225,7 @@ class Features(Detector):
         if score == COMBINED:
             instances = self._combined(of_images, self.methods, 0)
             if self.head is not None:
-                instances = self.head.sharpened(instances, self.head.oddest(places, cells))
+                instances = sharpened(instances, self.head(places, cells))
             local = [name for name in self.methods if name in LOCAL]
             map_ = self._combined(distances, local, 1) if local else instances[:, None]
         else:

@@ -26,6 +26,7 @@ from recondite.errors import InputError, ReconditeWarning
 from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, make_options, option_names, options_to_json
 from recondite.progress import counted
+from recondite.screen.any_angle import ADVICE, seem_turned
 from recondite.screen.calibrate import calibrated, map_scale
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.contamination import good_evidence, good_images, without_suspects
@@ -274,6 +275,8 @@ def fit(
         if few is not None and unfitted is not None:
             finished = None if lesson is None else lesson.finished
             left_out = scores_left_out(unfitted, spooled, few, training, progress, learnable=good, finished=finished)
+    if few is not None and "rotations" not in options and seem_turned(model, learnt_from):
+        remarks = [*remarks, ADVICE]
     learnt: Evidence | None = None
     if sets.evidence is not None:
         observer = fit_observer(model, learnt_from, reencoding=reencoding, classifier=view, progress=progress)

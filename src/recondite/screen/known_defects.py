@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from recondite.data.datasets import open_images
 from recondite.data.masks import mask_folder
@@ -16,7 +17,7 @@ from recondite.data.regions import touched
 from recondite.data.spool import Rows, Spool, keys_of, read_all
 from recondite.data.truth import mask_of_defect, masks_beside
 from recondite.detectors import Detector
-from recondite.detectors.defect_head import DefectHead
+from recondite.detectors.defect_head import DefectHead, sharpened
 from recondite.detectors.features import Features
 from recondite.detectors.inside import Inside
 from recondite.detectors.seen import Memory
@@ -24,9 +25,8 @@ from recondite.distributed import rank_and_size
 from recondite.errors import InputError
 from recondite.perturbations.defects import DEFECTS, defective
 from recondite.progress import counted
-from recondite.screen.ridge_head import settle, told
+from recondite.screen.defect_direction import Direction, Whitening, head_along, spread, told, values_along
 from recondite.screen.words import gain_in_words
-from recondite.statistics.axes import principal_axes
 from recondite.statistics.metrics import auroc
 
 FEWEST_DEFECTS, MOST_DEFECTS, FEWEST_GOOD = 3, 50, 20
@@ -34,7 +34,6 @@ _MOST_GOOD, _FOLDS = 300, 5
 _PASTED_EACH, _SOFT_EDGE = 4, 1.0
 _LARGEST_MEMORY, _AT_ONCE = 1 << 28, 32
 _DEALS, _MOST_LOST, _NOTHING_LEFT, _ERRORS = 5, 0.01, 0.999, 0.5
-_SMALLEST_VARIANCE, _SMALLEST_SPREAD = 0.01, 1e-9
 
 Floats = NDArray[np.float64]
 
@@ -252,9 +251,10 @@ class Lesson:
     def head(self, good: NDArray[np.bool_] | None = None) -> DefectHead:
         """Return a head that has learnt from everything, or from these of the good images (N,) alone."""
         chosen = np.ones(len(self.rows), dtype=bool) if good is None else good
-        head = self._whitening(chosen)
-        settle(head, *self._oddest(head, chosen))
-        return head
+        whitening = self._whitening(chosen)
+        direction = Direction.of(*self._oddest(whitening, chosen))
+        left_out = values_along([direction], whitening, self.good.places(chosen), _as_left_out(chosen))
+        return head_along(direction, whitening, left_out[:, 0])
 
     def gain(self) -> "Gain":
         """Return what a head is worth, cross-validated.
@@ -270,23 +270,37 @@ class Lesson:
             raise InputError(
                 f"the images of known defects are near-copies of {count}: give at least {FEWEST_DEFECTS} that differ"
             )
-        before = [part.scores for part in (self.good, self.made_up, self.defects)]
+        parts = (self.good, self.made_up, self.defects)
+        before = [part.scores for part in parts]
         every = np.ones(len(self.rows), dtype=bool)
-        head = self._whitening(every)
-        oddest = self._oddest(head, every)
-        folds, known, unseen, surely, errors = min(_FOLDS, count), [], [], [], before[0]
+        whitening = self._whitening(every)
+        oddest = self._oddest(whitening, every)
+        folds, dealt, directions = min(_FOLDS, count), [], []
         for deal in range(_DEALS):
             draws = np.random.default_rng(deal)
             kinds = draws.permutation(len(DEFECTS))[np.arange(len(before[1])) % len(DEFECTS)] % folds
             of_good = draws.permutation(self.good_units.max() + 1)[self.good_units] % folds
             where = (of_good, kinds, draws.permutation(count)[self.defect_units] % folds)
+            dealt.append(where)
+            directions += [
+                Direction.of(*(some[of != fold] for some, of in zip(oddest, where, strict=True)))
+                for fold in range(folds)
+            ]
+        scales = (_as_left_out(every), 1.0, 1.0)
+        found = [
+            values_along(directions, whitening, part.places(np.ones(len(part.scores), dtype=bool)), scale)
+            for part, scale in zip(parts, scales, strict=True)
+        ]
+        known, unseen, surely, errors = [], [], [], before[0]
+        for deal, where in enumerate(dealt):
             after = [scores.copy() for scores in before]
             for fold in range(folds):
-                settle(head, *(some[of != fold] for some, of in zip(oddest, where, strict=True)))
-                for scores, some, of in zip(after, oddest, where, strict=True):
+                number = deal * folds + fold
+                learnt = found[0][where[0] != fold, number]
+                for scores, values, of in zip(after, found, where, strict=True):
                     here = of == fold
-                    value = head.sharpened(torch.from_numpy(scores[here]), torch.from_numpy(some[here]))
-                    scores[here] = value.numpy()
+                    on_scale = (values[here, number] - learnt.mean()) / spread(learnt)
+                    scores[here] = sharpened(torch.from_numpy(scores[here]), torch.from_numpy(on_scale)).numpy()
             errors = after[0]
             known.append(auroc(after[0], after[2][self.real]))
             unseen.append(auroc(after[0], after[1]))
@@ -299,34 +313,16 @@ class Lesson:
             errors=errors,
         )
 
-    def _whitening(self, chosen: NDArray[np.bool_]) -> DefectHead:
-        """Return a head that measures places from their means among good images, and knows no defect."""
-        count, total, products = int(chosen.sum()), torch.zeros(()), torch.zeros(())
-        counted = torch.from_numpy(self.counted)
-        for places in self.good.places(chosen):
-            total = total + places.double().sum(0)
-            flat = places[:, counted].double().flatten(0, 1)
-            products = products + flat.T @ flat
-        means = total / count
-        own = means[counted]
-        covariance = (products / count - own.T @ own) / len(counted) * (count / (count - 1))
-        size = len(covariance)
-        ridge = _SMALLEST_VARIANCE * covariance.diagonal().mean() * torch.eye(size, dtype=covariance.dtype)
-        variances, directions = principal_axes(covariance + ridge)
-        head = DefectHead(*means.shape)
-        head.means.copy_(means)
-        head.whitening.copy_(directions / variances.clamp(min=_SMALLEST_SPREAD).sqrt())
-        return head
+    def _whitening(self, chosen: NDArray[np.bool_]) -> Whitening:
+        return Whitening.of(self.good.places(chosen), self.counted, self.cells)
 
-    def _oddest(self, head: DefectHead, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+    def _oddest(self, whitening: Whitening, chosen: NDArray[np.bool_]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the oddest places of the chosen good images, as if each had been left out, theirs, and of defects."""
 
-        def found(looked: Looked, some: NDArray[np.bool_]) -> Floats:
-            parts = [head.oddest(places, self.cells).double().numpy() for places in looked.places(some)]
-            return np.concatenate(parts)
+        def found(looked: Looked, some: NDArray[np.bool_]) -> Tensor:
+            return torch.cat([whitening.oddest(places) for places in looked.places(some)])
 
-        count = int(chosen.sum())
-        good = found(self.good, chosen) * (count / (count - 1))
+        good = _as_left_out(chosen) * found(self.good, chosen)
         return good, found(self.made_up, chosen), found(self.defects, np.ones(len(self.real), dtype=bool))
 
 
@@ -337,7 +333,7 @@ class Gain:
     Args:
         known: AUROCs of the known defects.
         unseen: AUROCs of made-up defects of kinds that the head has not met.
-        told: how surely each known defect is told (n,); see `recondite.screen.ridge_head.told`.
+        told: how surely each known defect is told (n,); see `recondite.screen.defect_direction.told`.
         errors: float64 (N,), the scores of the good images with such heads, in one deal.
     """
 
@@ -418,6 +414,12 @@ def _changed(
         pixels = rows.take(part)
         changed = [change(part.start + place, pixels[place : place + 1]) for place in range(len(pixels))]
         yield Rows(np.concatenate(changed).astype(np.float32), np.arange(len(changed)))
+
+
+def _as_left_out(chosen: NDArray[np.bool_]) -> float:
+    """Return how much farther images lie from the mean of the others than from that of all of those chosen."""
+    count = int(chosen.sum())
+    return count / (count - 1)
 
 
 def _soft(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
