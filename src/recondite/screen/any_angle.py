@@ -31,10 +31,12 @@ def seem_turned(detector: Detector, images: Rows) -> bool:
         return False
     if detector.options.rotations > 1 or detector.preprocessing.restricted:
         return False
-    some = np.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).round().astype(int)
-    turned = with_turned(torch.from_numpy(images.pixels[images.index[some]]), _QUARTERS).numpy()
-    vectors = torch.cat([seen.places.cpu() for seen in detector.seen_in(Rows(turned, np.arange(len(turned))))])
-    vectors = vectors.flatten(1)
+    some = images.index[np.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).round().astype(int)]
+    every = []
+    for row in some:
+        turned = Rows(with_turned(torch.from_numpy(images.pixels[[row]]), _QUARTERS).numpy(), np.arange(_QUARTERS))
+        every += [seen.places.flatten(1).cpu() for seen in detector.seen_in(turned)]
+    vectors = torch.cat(every)
     distances = torch.cdist(vectors[::_QUARTERS], vectors).reshape(len(some), len(some), _QUARTERS)
     distances.diagonal().fill_(torch.inf)
     quarters = distances.flatten(1).argmin(1) % 2  # of 0, 1, 2, 3 quarters the odd ones
