@@ -215,8 +215,8 @@ def training(rounds, alibi, _made, images, sizes, _folder):
 def make_detector(**changes):
     """Return a detector of the preset, not fitted, with other options if any are given."""
     preset = recondite.PRESETS["cifar10-vae"]
-    training_options = ("epochs", "batch_size", "learning_rate", "schedule")
-    own = {name: value for name, value in preset.options.items() if name not in training_options}
+    of_training = get_type_hints(TrainingOptions)
+    own = {name: value for name, value in preset.options.items() if name not in of_training}
     return recondite.build("vae", image_shape=(3, 32, 32), **own | changes)
 
 

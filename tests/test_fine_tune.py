@@ -52,12 +52,24 @@ def test_it_learns_the_last_blocks_and_leaves_the_others(tuned):
     logits, features = said(tuned, images)
     right = logits.argmax(1).numpy() == np.array([NAMES.index(one) for one in classes])
     assert right.mean() >= 0.9
-    assert features.shape == (80, 1280)
+    assert features.shape == (80, 2 * 1280)
     fresh = Backbone(None, ("head",), 32).network
     load_weights(fresh, "lite0")
     for name, value in tuned.backbone.network.state_dict().items():
         learnt = name.split(".")[0] in ("block15", "block16", "head")
         assert torch.equal(value, fresh.state_dict()[name]) != learnt, name
+
+
+def test_features_are_what_it_sees_now_and_what_it_saw_before(tuned):
+    images = stripes(6, 10)[0]
+    features = said(tuned, images)[1]
+    frozen = Backbone(None, ("head",), 32).eval()
+    load_weights(frozen.network, "lite0")
+    with torch.no_grad():
+        before = frozen(torch.from_numpy((images / 255).astype(np.float32)))[0].mean((2, 3))
+    np.testing.assert_allclose(features[:, 1280:], before / before.norm(dim=1, keepdim=True), atol=1e-5)
+    assert (features[:, :1280] - features[:, 1280:]).norm(dim=1).min() > 0.1
+    np.testing.assert_allclose(features.norm(dim=1), 2**0.5, rtol=1e-5)
 
 
 def test_an_image_gets_the_same_bits_alone_and_from_a_file(tuned):

@@ -151,14 +151,14 @@ class Backbone(nn.Module):
         """
         if self.network_given or not can_pack(example):
             return self
-        x, layers = self._as_expected(example), OrderedDict[str, nn.Module]()
-        for name, layer in self.network.named_children():
-            assert isinstance(layer, _Convolution | _InvertedResidual)
-            layers[name] = Packed(layer.ready(x))
-            x = layers[name](x)
         other = copy.copy(self)
-        other.__dict__["_modules"] = {**self._modules, "network": nn.Sequential(layers)}
+        other.__dict__["_modules"] = {**self._modules, **self._packed(self._as_expected(example))}
         return other
+
+    def _packed(self, x: Tensor) -> dict[str, nn.Module]:
+        """Return by name the modules that take the place of its own, for batches such as `x`."""
+        assert isinstance(self.network, nn.Sequential)
+        return {"network": packed_layers(self.network, x)[0]}
 
     def _as_expected(self, x: Tensor) -> Tensor:
         """Return images in [0, 1] in the size and units, and with the channels, that the network expects."""
@@ -254,6 +254,16 @@ class _InvertedResidual(nn.Module):
             return changed.add_(x) if self.added else changed
 
         return run
+
+
+def packed_layers(network: nn.Sequential, x: Tensor) -> tuple[nn.Sequential, Tensor]:
+    """Return layers of an EfficientNet-Lite packed for batches such as `x`, and what they make of it."""
+    layers = OrderedDict[str, nn.Module]()
+    for name, layer in network.named_children():
+        assert isinstance(layer, _Convolution | _InvertedResidual)
+        layers[name] = Packed(layer.ready(x))
+        x = layers[name](x)
+    return nn.Sequential(layers), x
 
 
 def _stages(variant: str) -> list[tuple[int, int, int, int, int]]:

@@ -19,8 +19,9 @@ from recondite.data.images import Preprocessing
 from recondite.errors import InputError
 from recondite.networks.backbones import Backbone, layers_of, load_weights
 from recondite.networks.hooks import evaluating
+from recondite.networks.two_endings import TwoEndings
 from recondite.progress import progress as show
-from recondite.screen.tuned_classifier import LAST, TunedClassifier
+from recondite.screen.tuned_classifier import TunedClassifier
 from recondite.torch_state import own_settings
 
 _SIDE, _SIDE_OF_SMALL_IMAGES, _SIDE_OF_SMALL_GREY_ONES = 224, 192, 96
@@ -70,10 +71,11 @@ def fine_tuned(
     if len(preprocessing.shape) != 3 or preprocessing.shape[0] not in (1, 3):
         raise InputError(f"expected images of 1 or 3 channels to fine-tune a network on; got {preprocessing.shape}")
     side = side or _side_of(preprocessing.shape)
-    backbone = Backbone(None, (LAST,), side, variant=variant)
+    backbone = TwoEndings(variant, blocks, side)
     load_weights(backbone.network, variant)
+    backbone.load_before(backbone.network.state_dict())
     assert isinstance(backbone.network, nn.Sequential)
-    cut = len(layers) - 1 - blocks
+    cut = backbone.shared
     frozen = Backbone(None, (layers[cut - 1],), side, variant=variant)
     frozen.network.load_state_dict(backbone.network[:cut].state_dict())
     learning = nn.Sequential(*list(backbone.network)[cut:])

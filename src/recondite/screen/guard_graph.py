@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recondite.errors import InputError
@@ -110,8 +109,7 @@ def said_by(classifier: Any) -> tuple[nn.Module, _Said]:
         tuned = classifier
 
         def by_means(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-            features = tuned.backbone(pixels)[0].mean((2, 3))
-            return F.linear(features, tuned.weight, tuned.bias), features
+            return tuned.told(tuned.backbone(pixels))
 
         return tuned.backbone, by_means
     if isinstance(classifier, NamedClassifier):
