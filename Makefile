@@ -14,7 +14,7 @@ test: .venv/dev
 # What depends on the arithmetic of a processor, with torch's and OpenVINO's kernels held to AVX2.
 test-avx2: .venv/dev
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
-		.venv/bin/python -m pytest $(ARITHMETIC)
+		.venv/bin/python -m pytest -m arithmetic -n 2 $(ARITHMETIC)
 
 check: .venv/dev
 	.venv/bin/ruff format --check .

@@ -1,8 +1,11 @@
+import gc
 import os
 import secrets
 import shutil
 import subprocess
 import tempfile
+import warnings
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +46,21 @@ def pytest_collection_modifyitems(items):
         return next((place for place, name in enumerate(FIRST) if item.path.name.startswith(name)), len(FIRST))
 
     items.sort(key=place)
+
+
+TWO_NODES = pytest.StashKey[ExitStack]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """End the cluster of two nodes after the last test of clusters: idle, it takes 2 s of processor time in 30."""
+    yield
+    if nextitem is not None and not nextitem.path.name.startswith("test_cluster") and TWO_NODES in item.config.stash:
+        item.config.stash[TWO_NODES].close()
+        with warnings.catch_warnings():
+            # Ray leaves sockets and files of its processes to the collector: no other test is to pay for them.
+            warnings.simplefilter("ignore")
+            gc.collect()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -166,7 +184,7 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def two_nodes():
+def two_nodes(pytestconfig):
     """A Ray cluster of two nodes on this machine, to which this process is connected; gives the cluster."""
     ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
     from ray.cluster_utils import Cluster
@@ -175,9 +193,11 @@ def two_nodes():
     for _ in range(2):
         cluster.add_node(num_cpus=3, include_dashboard=False, object_store_memory=100 << 20)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with ExitStack() as ends:
+        ends.callback(cluster.shutdown)
+        ends.callback(ray.shutdown)
+        pytestconfig.stash[TWO_NODES] = ends
+        yield cluster
 
 
 @pytest.fixture(scope="session")

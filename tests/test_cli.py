@@ -177,32 +177,44 @@ def test_wrong_input_is_one_line_that_explains(screen, tmp_path, capsys, argumen
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["predict", "s", "digits", "-o", "a.csv", "--alpha", "2"], "alpha in (0, 1)"),
-        (["predict", "s", "digits", "-o", "a.csv", "--fdr", "0"], "false-discovery rate in (0, 1)"),
-        (["predict", "s", "digits", "-o", "a.txt"], "ends in .csv"),
-        (["predict", "s", "digits", "-o", "a.csv", "--report", "a.csv"], "are both a.csv"),
-        (["evaluate", "s", "digits", "digits", "-o", "a.txt"], "ends in .csv"),
-        (["show", "s", "a.png", "-o", "a"], "ends in .png, .svg, .pdf"),
-        (["sample", "s", "-o", "a.svg"], "ends in .png"),
-        (["export", "s", "-o", "/etc"], "is not a screen; it is left alone"),
-    ],
-)
-def test_arguments_are_checked_before_torch_is_loaded(tmp_path, arguments, words):
-    (tmp_path / "a.png").write_bytes(b"")
-    (tmp_path / "a.txt").write_bytes(b"")
+REFUSED = [
+    (["predict", "s", "digits", "-o", "a.csv", "--alpha", "2"], "alpha in (0, 1)"),
+    (["predict", "s", "digits", "-o", "a.csv", "--fdr", "0"], "false-discovery rate in (0, 1)"),
+    (["predict", "s", "digits", "-o", "a.txt"], "ends in .csv"),
+    (["predict", "s", "digits", "-o", "a.csv", "--report", "a.csv"], "are both a.csv"),
+    (["evaluate", "s", "digits", "digits", "-o", "a.txt"], "ends in .csv"),
+    (["show", "s", "a.png", "-o", "a"], "ends in .png, .svg, .pdf"),
+    (["sample", "s", "-o", "a.svg"], "ends in .png"),
+    (["export", "s", "-o", "/etc"], "is not a screen; it is left alone"),
+]
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """The exit codes and messages of those commands, all called in one process where importing torch fails."""
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "a.png").write_bytes(b"")
+    (folder / "a.txt").write_bytes(b"")
     code = f"""
-import sys
+import contextlib, io, json, sys
 sys.modules["torch"] = None  # importing it fails
 from recondite.cli import main
-sys.exit(main({arguments!r}))
+for arguments in {[arguments for arguments, _ in REFUSED]!r}:
+    with contextlib.redirect_stderr(io.StringIO()) as error:
+        ended = main(arguments)
+    print(json.dumps([ended, error.getvalue()]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode in (1, 2)
-    assert done.stderr.startswith("error: ")
-    assert words in done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("place", range(len(REFUSED)))
+def test_arguments_are_checked_before_torch_is_loaded(refused, place):
+    ended, error = refused[place]
+    assert ended in (1, 2)
+    assert error.startswith("error: ")
+    assert REFUSED[place][1] in error
 
 
 @pytest.mark.parametrize(

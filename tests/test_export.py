@@ -58,6 +58,7 @@ def exported(judging, tmp_path_factory):
     return get
 
 
+@pytest.mark.arithmetic
 @pytest.mark.parametrize("name", list(recondite.DETECTORS))
 def test_scores_maps_and_labels_are_those_of_the_screen(name, judging, exported, digits):
     ours, theirs = (s.predict(digits[1000::4], feature_score=True) for s in (judging(name), exported(name)))
@@ -65,6 +66,7 @@ def test_scores_maps_and_labels_are_those_of_the_screen(name, judging, exported,
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.arithmetic
 def test_the_graph_alone_gives_p_values_and_labels(exported, digits):
     import onnxruntime
 
@@ -80,6 +82,7 @@ def test_the_graph_alone_gives_p_values_and_labels(exported, digits):
     np.testing.assert_array_equal(found["is_outlier"][clear], verdicts.is_outlier[clear])
 
 
+@pytest.mark.arithmetic
 @pytest.mark.parametrize("name", list(recondite.DETECTORS))
 def test_an_image_scores_the_same_in_every_batch(name, exported, digits):
     images = digits[1400:1432]
@@ -107,6 +110,7 @@ def test_batches_run_only_where_their_bits_agree(shift, sizes, exported, digits,
     np.testing.assert_allclose(scores, digits[:20].sum(axis=(1, 2)) / 255, rtol=1e-6)
 
 
+@pytest.mark.arithmetic
 def test_large_images_run_fewer_at_once(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (60, 256, 256, 3), dtype=np.uint8)
     screen = recondite.fit(images, detector="pca", latent_size=2, alpha=0.1, score="error", image_size=(256, 256))
@@ -128,6 +132,7 @@ def test_a_graph_travels_to_other_processes(exported, digits):
     assert there.fingerprint() == exported("pca").fingerprint()
 
 
+@pytest.mark.arithmetic
 @pytest.mark.parametrize("score", ["error", "evidence", "total_variation"])
 def test_every_score_can_be_exported(score, screens, digits, tmp_path):
     screen = screens("pca").with_score(score)
@@ -136,6 +141,7 @@ def test_every_score_can_be_exported(score, screens, digits, tmp_path):
     assert_agrees(screen, ours, theirs)
 
 
+@pytest.mark.arithmetic
 def test_reencoding_confidence_and_own_networks(digits, tmp_path):
     torch.manual_seed(0)
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
@@ -152,6 +158,7 @@ def test_reencoding_confidence_and_own_networks(digits, tmp_path):
     np.testing.assert_allclose(theirs.p_value, ours.p_value, atol=0.02)
 
 
+@pytest.mark.arithmetic
 def test_a_graph_of_bytes_takes_them_and_refuses_what_is_not_whole(screens, digits, tmp_path):
     plain = screens("pca").with_score("error")
     export.export_onnx(plain, tmp_path / "graph", pixels="uint8")
@@ -225,6 +232,7 @@ def test_a_graph_that_scores_otherwise_is_not_written(screens, tmp_path, monkeyp
     assert not (tmp_path / "graph").exists()
 
 
+@pytest.mark.arithmetic
 def test_tails_and_normal_scores_agree_with_scipy_and_numpy():
     z = np.concatenate([np.linspace(-40, 40, 2001), [1e3, 1e6, -1e6]])
     found = screen_graph.log_normal_tail(torch.from_numpy(z)).numpy()

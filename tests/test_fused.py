@@ -22,6 +22,7 @@ from recondite.networks.autoencoders import make_network
 from recondite.networks.fused import Packed, ready_network, weighted_layers, with_plain_convolutions
 from recondite.screen.export import export_onnx
 
+pytestmark = pytest.mark.arithmetic
 FULL = 64
 
 

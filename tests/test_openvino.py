@@ -45,6 +45,7 @@ def int8(plain, digits, tmp_path_factory):
     return export.export_openvino(plain, path, int8=digits[1400:], always_int8=True)
 
 
+@pytest.mark.arithmetic
 def test_scores_maps_and_labels_are_those_of_the_screen(screens, exported, digits):
     assert screens("vae").score == "auto"
     theirs = recondite.load(exported).predict(digits[1000::4], feature_score=True)
@@ -70,6 +71,7 @@ def of_features(places, digits, tmp_path_factory):
     }
 
 
+@pytest.mark.arithmetic
 def test_a_screen_of_features_keeps_scores_maps_and_labels(places, of_features, digits):
     theirs = recondite.load(of_features["float32"]).predict(digits[1000::4], feature_score=True)
     ours = places.predict(digits[1000::4], feature_score=True)
@@ -77,6 +79,7 @@ def test_a_screen_of_features_keeps_scores_maps_and_labels(places, of_features, 
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.arithmetic
 def test_a_screen_of_features_in_int8_orders_images_as_before(places, of_features, digits):
     """Rounding in the first layer or in linear ones would drown what a Mahalanobis distance looks at."""
     theirs, ours = recondite.load(of_features["int8"]), places
@@ -105,6 +108,7 @@ def test_int8_scores_the_same_without_instructions_for_integers(of_features, dig
     np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), here, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.arithmetic
 def test_an_image_scores_the_same_in_every_batch_by_features(of_features, digits):
     for path in of_features.values():
         screen = recondite.load(path)
@@ -113,6 +117,7 @@ def test_an_image_scores_the_same_in_every_batch_by_features(of_features, digits
         np.testing.assert_array_equal(np.concatenate(parts)[:40], together)
 
 
+@pytest.mark.arithmetic
 def test_labels_agree_on_five_thousand_images(screens, exported, digits):
     images = np.concatenate([np.rot90(digits, turns, axes=(1, 2)) for turns in range(3)])[:5000]
     ours, theirs = screens("vae").predict(images), recondite.load(exported).predict(images)
@@ -120,6 +125,7 @@ def test_labels_agree_on_five_thousand_images(screens, exported, digits):
     assert_agrees(screens("vae"), ours, theirs)
 
 
+@pytest.mark.arithmetic
 def test_an_image_scores_the_same_in_every_batch(exported, int8, digits):
     images = digits[1400:1470]
     for path in (exported, int8):
@@ -137,6 +143,7 @@ def outputs_of_graph_alone(path, images):
     return {name: found[name] for name in OUTPUTS}
 
 
+@pytest.mark.arithmetic
 def test_the_graph_alone_gives_p_values_and_labels(exported, int8, digits):
     for path in (exported, int8):
         found, screen = outputs_of_graph_alone(path, digits[1400:1500]), recondite.load(path)
@@ -146,6 +153,7 @@ def test_the_graph_alone_gives_p_values_and_labels(exported, int8, digits):
         np.testing.assert_array_equal(found["is_outlier"], verdicts.is_outlier)
 
 
+@pytest.mark.arithmetic
 def test_int8_is_calibrated_by_the_scores_of_its_own_graph(plain, int8, digits):
     screen, ours = recondite.load(int8), plain
     assert screen.detector.options.precision == "int8"
@@ -175,6 +183,7 @@ def factors_of_layers(path):
     return run
 
 
+@pytest.mark.arithmetic
 def test_every_layer_of_an_int8_graph_computes_with_integers(digits, tmp_path):
     """The decoder begins with a transposed convolution on numbers of both signs."""
     encoder = nn.Sequential(nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 8))
@@ -188,6 +197,7 @@ def test_every_layer_of_an_int8_graph_computes_with_integers(digits, tmp_path):
     assert all(factors <= {"i8", "u8"} for _, factors in run.values()), run
 
 
+@pytest.mark.arithmetic
 def test_int8_takes_bytes_too(plain, digits, tmp_path):
     export.export_openvino(plain, tmp_path / "graph", int8=digits[1400:], always_int8=True, pixels="uint8")
     screen = recondite.load(tmp_path / "graph")

@@ -55,6 +55,7 @@ def test_a_detector_counts_the_pixels_that_its_networks_see() -> None:
         assert features.scoring_batch == expected
 
 
+@pytest.mark.arithmetic
 @pytest.mark.parametrize(
     ("name", "shape", "options"),
     [
@@ -79,6 +80,7 @@ def test_large_images_get_the_same_bits_alone_and_at_any_place(
     assert len(set(together)) == len(images)
 
 
+@pytest.mark.arithmetic
 def test_more_rows_than_a_full_batch_are_run_in_parts() -> None:
     detector = untrained("autoencoder", (3, 160, 160), latent_size=4, width=4)
     assert detector.scoring_batch == 32
