@@ -1,8 +1,10 @@
-"""What is promised of an export: its scores within the tolerance, its labels those of the screen."""
+"""What is promised of an export: its scores within the tolerance, its labels those of the screen or the guard."""
 
 import numpy as np
 
+import recondite
 from recondite.screen.export import TOLERANCE
+from recondite.screen.guard_file import load_guard
 
 
 def assert_agrees(screen, ours, theirs):
@@ -23,3 +25,21 @@ def assert_agrees(screen, ours, theirs):
     )
     assert (lowest <= theirs.p_value).all()
     assert (theirs.p_value <= highest).all()
+
+
+def assert_decides_alike(guard, folder, images):
+    """Compare an exported guard with the one it was made from, where no part is near its threshold."""
+    found = load_guard(recondite.load(folder), folder)
+    ours, theirs = guard(images), found(images)
+    near = np.zeros(len(images), dtype=bool)
+    for part, calibrator in guard.calibrators.items():
+        step = 1.1 / min(calibrator.sizes.values())  # the tolerance moves a score past one calibration image at most
+        assert np.abs(ours.p_values[part] - theirs.p_values[part]).max() <= step, part
+        near |= np.abs(ours.p_values[part] - ours.limits[part]) <= step
+    np.testing.assert_allclose(theirs.confidence, ours.confidence, atol=1e-4)
+    assert theirs.predicted == ours.predicted
+    clear = [(one.label, one.kind) for one, close in zip(ours, near, strict=True) if not close]
+    assert [(one.label, one.kind) for one, close in zip(theirs, near, strict=True) if not close] == clear
+    assert len(clear) > len(images) / 2
+    assert {None, "foreign"} <= {kind for _, kind in clear}
+    return found

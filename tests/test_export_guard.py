@@ -27,6 +27,8 @@ export = pytest.importorskip("recondite.screen.export")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+from agreement import assert_decides_alike  # noqa: E402
+
 from recondite.screen.export_guard import export_guard  # noqa: E402
 
 EVERY_PART = ("screen", "confidence", "max_logit", "energy", "knn", "mahalanobis", "vim")
@@ -70,26 +72,8 @@ def of_bytes(with_onnx, tmp_path_factory):
     return export_guard(with_onnx, tmp_path_factory.mktemp("exported") / "colours", pixels="uint8")
 
 
-def assert_decides_alike(guard, folder, images=IMAGES):
-    """Compare an exported guard with the one it was made from, where no part is near its threshold."""
-    found = load_guard(recondite.load(folder), folder)
-    ours, theirs = guard(images), found(images)
-    near = np.zeros(len(images), dtype=bool)
-    for part, calibrator in guard.calibrators.items():
-        step = 1.1 / min(calibrator.sizes.values())  # the tolerance moves a score past one calibration image at most
-        assert np.abs(ours.p_values[part] - theirs.p_values[part]).max() <= step, part
-        near |= np.abs(ours.p_values[part] - ours.limits[part]) <= step
-    np.testing.assert_allclose(theirs.confidence, ours.confidence, atol=1e-4)
-    assert theirs.predicted == ours.predicted
-    clear = [(one.label, one.kind) for one, close in zip(ours, near, strict=True) if not close]
-    assert [(one.label, one.kind) for one, close in zip(theirs, near, strict=True) if not close] == clear
-    assert len(clear) > len(images) / 2
-    assert {None, "foreign"} <= {kind for _, kind in clear}
-    return found
-
-
 def test_a_guard_with_a_head_saved_exported_and_served_decides_alike(with_head, exported, tmp_path):
-    found = assert_decides_alike(with_head, exported)
+    found = assert_decides_alike(with_head, exported, IMAGES)
     expected = found(IMAGES)
     alone = [next(iter(found(image[None]))) for image in IMAGES[::9]]
     assert [(one.label, one.confidence) for one in alone] == [
@@ -107,7 +91,7 @@ def test_a_guard_with_a_head_saved_exported_and_served_decides_alike(with_head, 
 
 def test_the_graph_alone_gives_label_confidence_and_reason(with_onnx, of_bytes):
     folder = of_bytes
-    found = assert_decides_alike(with_onnx, folder)(IMAGES)
+    found = assert_decides_alike(with_onnx, folder, IMAGES)(IMAGES)
     told = json.loads((folder / "manifest.json").read_text())["guard"]
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     names = [output.name for output in session.get_outputs()]
@@ -145,7 +129,7 @@ def test_a_torch_module_goes_into_the_graph(plain, tmp_path):
     with torch.no_grad():
         module[2].weight.copy_(torch.tensor([[10.0, 0, -10], [-10, 0, 10]]))
     guard = plain.guard(module)  # without calibration: the screen's own verdict decides
-    found = assert_decides_alike(guard, export_guard(guard, tmp_path / "graph"))
+    found = assert_decides_alike(guard, export_guard(guard, tmp_path / "graph"), IMAGES)
     assert found.labels == ("0", "1")
 
 
@@ -159,7 +143,7 @@ def test_the_command_line_exports_and_runs_it(with_onnx, tmp_path, capsys):
     command = ["export", str(tmp_path / "guard"), "-o", str(tmp_path / "graph"), "--to", to]
     assert main(command) == 0, capsys.readouterr().err
     assert "a guard; its scores and logits were compared" in capsys.readouterr().out
-    found = assert_decides_alike(with_onnx, tmp_path / "graph")
+    found = assert_decides_alike(with_onnx, tmp_path / "graph", IMAGES)
     table = tmp_path / "labels.csv"
     command = ["guard", "predict", str(tmp_path / "graph"), str(tmp_path / "new"), "-o", str(table)]
     assert main(command) == 0, capsys.readouterr().err

@@ -8,6 +8,7 @@ import torch
 from torchvision_stand_in import torchvision_stand_in
 
 import recondite
+from recondite.cli import main
 from recondite.errors import ArtifactError, InputError
 from recondite.screen.guard_file import TUNED_FILE, load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard, named_classifier
@@ -41,8 +42,13 @@ def vit(tmp_path_factory):
     return network, folder
 
 
-def images(count, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8)
+def images(count, seed=0, tinted=False):
+    """Noise (N, 3, 16, 16), or areas of random colours under less of it."""
+    draws = np.random.default_rng(seed)
+    if not tinted:
+        return draws.integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8)
+    areas = draws.uniform(60, 190, (count, 3, 2, 2)).repeat(SIDE // 2, 2).repeat(SIDE // 2, 3)
+    return np.clip(areas + draws.normal(0, 20, (count, 3, SIDE, SIDE)), 0, 255).astype(np.uint8)
 
 
 def floats(some):
@@ -103,6 +109,32 @@ def test_a_saved_guard_decides_as_the_one_that_was_fitted_and_knows_its_network_
         file.write(b"\0")
     with pytest.raises(ArtifactError, match="another one than the guard was made with"):
         load_guard(screen, tmp_path)
+
+
+def test_an_exported_guard_decides_alike(vit, tmp_path):
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="needs the extra export")
+    from agreement import assert_decides_alike
+
+    classifier = named_classifier(str(vit[1]))
+    learnt, held, others = (images(count, seed, tinted=True) for seed, count in enumerate((60, 200, 20)))
+    others = np.concatenate([others, images(20, 3)])
+    with torch.no_grad():  # random weights would give nearly every image to one class
+        classifier._head.bias -= classifier(floats(learnt)).median(0).values
+    labelled = [
+        [(image, NAMES[place]) for image, place in zip(some, classifier(floats(some)).argmax(1), strict=True)]
+        for some in (learnt, held)
+    ]
+    screen = recondite.fit(learnt, detector="pca", latent_size=2, alpha=0.2, score="error", group_by="none")
+    given = {"screen": screen, "calibration": labelled[1], "group_by": "none"}
+    parts = ("knn", "mahalanobis")
+    guard = fit_guard(labelled[0], classifier=classifier, parts=parts, **given).guard
+    screen.save(tmp_path / "guard")
+    save_guard(guard, tmp_path / "guard")
+    assert main(["export", str(tmp_path / "guard"), "-o", str(tmp_path / "graph")]) == 0
+    found = assert_decides_alike(guard, tmp_path / "graph", others)(others)
+    assert len({*found.predicted}) > 1
+    assert not list((tmp_path / "graph").glob(TUNED_FILE))
 
 
 def test_what_is_no_classifier_is_refused_in_words(vit, tmp_path):

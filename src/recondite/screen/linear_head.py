@@ -1,8 +1,7 @@
 """A linear head on the feature vectors of a frozen backbone, and scores of foreignness, fitted in one pass."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,6 +50,7 @@ class Rules:
     """
 
     tensors: Mapping[str, Tensor]
+    _centres: Tensor = field(init=False, repr=False)
 
     def __call__(self, features: Tensor | None, logits: Tensor, names: Collection[str] = RULES) -> dict[str, Tensor]:
         """Return rule -> (N,), higher is more anomalous, of features (N, F) and logits (N, K).
@@ -81,10 +81,6 @@ class Rules:
             found["vim"] = scores.vim(features, logits, own["origin"], own["principal"], own["scale"])
         return found
 
-    @cached_property
-    def _centres(self) -> Tensor:
-        return self.tensors["means"] @ self.tensors["whitening"]
-
     def __post_init__(self) -> None:
         if not self.tensors:
             return
@@ -97,6 +93,9 @@ class Rules:
         )
         if not fits or shapes["bank"][0] < scores.NEIGHBOUR:
             raise ValueError(f"rules of shapes {shapes}")
+        with own_settings():
+            # Not when first asked for: that may be while a graph is traced, and what is made then is no number.
+            object.__setattr__(self, "_centres", self.tensors["means"] @ self.tensors["whitening"])
 
 
 class Learning:
