@@ -146,6 +146,15 @@ def test_only_sizes_below_a_full_batch_are_tried() -> None:
     assert equal_sizes(run, np.ones((2, 3), dtype=np.float32)) == ()
 
 
+def test_a_size_that_agrees_for_most_rows_is_not_used() -> None:
+    probe = np.arange(64, dtype=np.float32)[:, None]
+
+    def run(rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
+        return {"": rows[:, 0] + ((size == 2) & (rows[:, 0] == 31))}
+
+    assert equal_sizes(run, probe) == (4, 8, 32)
+
+
 def test_sizes_are_tried_at_the_second_call_and_once() -> None:
     sizes, calls = Sizes(), []
 
