@@ -33,6 +33,13 @@ def test_a_program_without_a_console_is_told_nothing(monkeypatch):
     finish(3)
 
 
+def test_the_end_is_told_once_however_long_it_took(monkeypatch, capsys):
+    monkeypatch.setattr("recondite.progress._SECONDS_BETWEEN_LINES", -1.0)
+    finish(3)
+    told = [line.split(" in ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["reading: 1/3", "reading: 2/3", "reading: 3/3"]
+
+
 @pytest.mark.parametrize("stream", ["stderr", "stdout"])
 def test_a_stream_that_only_writes_is_no_terminal(monkeypatch, stream):
     monkeypatch.setattr(sys, stream, WriteOnly())

@@ -135,7 +135,7 @@ def _lines(description: str, total: int | None) -> Iterator[Advance]:
     def advance(steps: int, note: str) -> None:
         nonlocal done, last
         done += steps
-        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+        if done != total and time.monotonic() - last > _SECONDS_BETWEEN_LINES:  # the last line comes at the end
             last = time.monotonic()
             line(note)
 
