@@ -118,6 +118,12 @@ def test_what_does_not_fit_is_refused(tuned):
     for change in ({"architecture": "resnet18"}, {"side": 4}, {"shape": [3]}):
         with pytest.raises(ValueError, match="a classifier of"):
             tuned_from(tuned.tensors(), tuned.facts() | change)
+    for blocks in (0, 16):
+        with pytest.raises(ValueError, match="blocks fine-tuned"):
+            tuned_from(tuned.tensors(), tuned.facts() | {"blocks": blocks})
+    earlier = {name: value for name, value in tuned.facts().items() if name != "blocks"}
+    with pytest.raises(ValueError, match="fit it anew"):
+        tuned_from(tuned.tensors(), earlier)
     with pytest.raises(RuntimeError):
         tuned_from({}, tuned.facts())
 

@@ -61,7 +61,7 @@ class Sizes:
 def equal_sizes(run: Run, probe: NDArray[np.float32]) -> tuple[int, ...]:
     """Return the sizes of `SMALL_BATCHES` with which all random rows get the very bits they get in a full batch.
 
-    A kernel for small batches may agree on half of the rows by luck, so that a few of them do not tell.
+    A kernel for small batches may agree on many rows by luck, so that a few of them do not tell.
 
     Args:
         run: applies the function.

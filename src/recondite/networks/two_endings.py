@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from itertools import islice
 
-import torch
 from torch import Tensor, nn
 
 from recondite.networks.backbones import Backbone, efficientnet, packed_layers
@@ -55,8 +54,7 @@ class TwoEndings(Backbone):
     def load_before(self, state: dict[str, Tensor]) -> None:
         """Fill the layers as they were from the `state_dict` of a whole network."""
         names = tuple(f"{name}." for name, _ in self.before.named_children())
-        with torch.no_grad():
-            self.before.load_state_dict({name: value for name, value in state.items() if name.startswith(names)})
+        self.before.load_state_dict({name: value for name, value in state.items() if name.startswith(names)})
 
 
 def _layers(network: nn.Sequential, start: int, end: int | None) -> nn.Sequential:

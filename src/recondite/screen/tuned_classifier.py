@@ -97,6 +97,8 @@ def tuned_from(tensors: dict[str, NDArray[Any]], facts: dict[str, Any]) -> Tuned
     variant, side, shape = str(facts["architecture"]), int(facts["side"]), tuple(map(int, facts["shape"]))
     if variant not in VARIANTS or not _SMALLEST_SIDE <= side <= _LARGEST_SIDE or len(shape) != 3:
         raise ValueError(f"a classifier of {variant!r}, side {side}, images {shape}")
+    if "blocks" not in facts:
+        raise ValueError("it was fitted by an earlier version, without what the network saw before: fit it anew")
     blocks = int(facts["blocks"])
     if not 1 <= blocks <= len(layers_of(variant)) - 3:
         raise ValueError(f"a classifier of {variant!r} with {blocks} blocks fine-tuned")
