@@ -165,14 +165,15 @@ def test_a_sweep_whose_driver_was_killed_goes_on_with_what_is_missing(two, scree
     arguments = [str(tmp_path / "screen"), str(tmp_path / "images"), "-o", str(out), "--part-size", "2"]
     command = [sys.executable, "-m", "recondite", "predict", *arguments, "--cluster", cluster]
     driver = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while len(list(out.glob("part-*"))) < 5:
+    journal = out / "journal.jsonl"
+    while not journal.exists() or journal.read_text().count("\n") < 6:  # a part is written before it is noted
         assert driver.poll() is None
         time.sleep(0.01)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     assert not (out / "manifest.json").exists()
     before = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
-    done = {line.split('"file": "')[1].split('"')[0] for line in (out / "journal.jsonl").read_text().splitlines()[1:]}
+    done = {line.split('"file": "')[1].split('"')[0] for line in journal.read_text().splitlines()[1:]}
     assert 5 <= len(done) < 150
     subprocess.run(command, check=True, capture_output=True)
     after = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
