@@ -75,7 +75,8 @@ def test_from_a_folder_of_good_images_to_a_served_screen_and_back_to_an_earlier_
     page.mouse.move(box["x"] + box["width"] / 16, box["y"] + 1)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] - 1, box["y"] + box["height"] - 1, steps=3)
-    page.mouse.up()
+    with page.expect_response(lambda answer: answer.url.endswith("/region")):
+        page.mouse.up()
     visitor.see(f"1 shape drawn, on images of {PIXELS} x {PIXELS} pixels.")
     (draft,) = httpx.get(f"{process.url}/page/drafts").json()
     corners = np.array(draft["polygons"]["polygons"][0])
