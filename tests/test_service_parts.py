@@ -360,9 +360,12 @@ def test_a_monitor_goes_on_after_a_restart(screen, digits, tmp_path):
     assert other.state("digits", "2", screen)[0].seen == 0
     assert other.state("digits", "1", screen.with_score("error"))[0].seen == 0
     other.begin_anew("digits", "1", screen)
+    assert other.after("digits", "3", screen) == 0
+    other.judged("digits", "3", screen, verdicts, [""] * 100, 170)
     other.close()
     again = DriftWatch(Counters(), None, 0.01, store)
     assert again.state("digits", "1", screen)[0].seen == 0
+    assert again.after("digits", "3", screen) == 170
     again.close()
     store.close()
 

@@ -154,12 +154,15 @@ async def _running(
     is_first = worker is None or worker.is_first
     outlets = Outlets(settings, counters) if is_first else None
 
-    def written(name: str, version: str, screen: Screen | None, events: Sequence[Event], verdicts: Verdicts) -> None:
+    def told_of(name: str, version: str, _: Screen | None, events: Sequence[Event], verdicts: Verdicts) -> None:
         counters.judged(name, version, verdicts, time.time())
-        if screen is not None:
-            watch.judged(name, version, screen, verdicts, [event.group for event in events])
         if outlets is not None:
             outlets.offer(events)
+
+    def written(name: str, version: str, screen: Screen | None, events: Sequence[Event], verdicts: Verdicts) -> None:
+        told_of(name, version, screen, events, verdicts)
+        if screen is not None:
+            watch.judged(name, version, screen, verdicts, [event.group for event in events])
 
     judge = Judge(settings, store, counters, written if worker is None else None)
 
@@ -204,7 +207,7 @@ async def _running(
             tasks.append(asyncio.create_task(_again_and_again(min(3600, 8640 * settings.keep_days), expire)))
         if worker is not None and metrics is not None:
             if is_first:
-                follower = Follower(store, shelf, max(worker.after, metrics.after), written)
+                follower = Follower(store, shelf, max(worker.after, metrics.after), told_of, watch)
             else:
                 tasks.append(asyncio.create_task(reloads.follow()))
             write = partial(asyncio.to_thread, metrics.write, follower)

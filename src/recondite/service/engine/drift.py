@@ -28,7 +28,8 @@ class DriftWatch:
 
     It works in a thread of its own, so that nobody waits for it. Monitors are kept in the store now and then and when
     the service ends, and go on from there. Where the process was killed, images after the last time are left out; the
-    promise about false alarms does not mind.
+    promise about false alarms does not mind. It would mind images that come twice: with a monitor the number of the
+    last event is kept, and whoever reads events from the store leaves out those up to `after`.
 
     Args:
         counters: hear of the martingale and of the alarm.
@@ -41,13 +42,22 @@ class DriftWatch:
         self._counters, self._webhook, self._false_alarm, self._store = counters, webhook, false_alarm, store
         self._kept: dict[tuple[str, str], tuple[float, int]] = {}
         self._monitors: dict[tuple[str, str], Monitor] = {}
+        self._after: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self._messenger = ThreadPoolExecutor(1, thread_name_prefix="webhook")
 
-    def judged(self, name: str, version: str, screen: Screen, verdicts: Verdicts, groups: Sequence[str]) -> None:
-        """Take in the verdicts of one request."""
-        self._worker.submit(self._take, name, version, screen, verdicts, groups)
+    def judged(
+        self, name: str, version: str, screen: Screen, verdicts: Verdicts, groups: Sequence[str], number: int = 0
+    ) -> None:
+        """Take in the verdicts of one request, or of events read from the store, the last of which has this number."""
+        self._worker.submit(self._take, name, version, screen, verdicts, groups, number)
+
+    def after(self, name: str, version: str, screen: Screen) -> int:
+        """Return the number of the last event that the monitor, as it was kept or is now, has taken in; 0 for none."""
+        with self._lock:
+            self._monitor(name, version, screen)
+            return self._after.get((name, version), 0)
 
     def settle(self) -> None:
         """Wait until everything so far has been taken in."""
@@ -73,12 +83,15 @@ class DriftWatch:
         self._worker.shutdown()
         self._messenger.shutdown(wait=False, cancel_futures=True)
 
-    def _take(self, name: str, version: str, screen: Screen, verdicts: Verdicts, groups: Sequence[str]) -> None:
+    def _take(
+        self, name: str, version: str, screen: Screen, verdicts: Verdicts, groups: Sequence[str], number: int
+    ) -> None:
         try:
             with self._lock:
                 monitor = self._monitor(name, version, screen)
                 before = monitor.alarm
                 monitor.update(verdicts, groups)
+                self._after[name, version] = max(number, self._after.get((name, version), 0))
                 self._tell(name, version, monitor)
                 if before is None and monitor.alarm is not None:
                     self._alarm(name, version, monitor)
@@ -101,7 +114,9 @@ class DriftWatch:
         try:
             state = None if self._store is None else self._store.monitor(name, version)
             if state is not None and state.get("false_alarm") == self._false_alarm:
-                return Monitor.from_state(screen, state)
+                monitor = Monitor.from_state(screen, state)
+                self._after[name, version] = int(state.get("after", 0))
+                return monitor
         except (InputError, SQLAlchemyError) as error:
             LOG.warning("a kept monitor is left out", extra={"facts": {"screen": name, "error": str(error)}})
         return Monitor(screen, false_alarm=self._false_alarm)
@@ -119,7 +134,8 @@ class DriftWatch:
         count = monitor.seen + monitor.invalid
         if self._store is not None and self._kept.get((name, version), (0.0, 0))[1] != count:
             try:
-                self._store.keep_monitor(name, version, monitor.state())
+                state = {**monitor.state(), "after": self._after.get((name, version), 0)}
+                self._store.keep_monitor(name, version, state)
             except SQLAlchemyError as error:
                 LOG.warning("a monitor was not kept", extra={"facts": {"screen": name, "error": str(error)}})
         self._kept[name, version] = time.monotonic(), count

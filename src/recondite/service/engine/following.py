@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recondite.errors import ReconditeError
 from recondite.screen.screen import Screen
+from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.judging import OnWritten
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.store import Event, Store
@@ -32,10 +33,11 @@ class Follower:
         shelf: the screens.
         after: the number of an event; only later ones are read.
         take: told of them.
+        watch: told of those that its monitors, which may have been kept later than `after`, have not taken in.
     """
 
-    def __init__(self, store: Store, shelf: Shelf, after: int, take: OnWritten) -> None:
-        self._store, self._shelf, self._take = store, shelf, take
+    def __init__(self, store: Store, shelf: Shelf, after: int, take: OnWritten, watch: DriftWatch) -> None:
+        self._store, self._shelf, self._take, self._watch = store, shelf, take, watch
         self.after = after
         """The number of the last event that `take` was told of."""
         self.lock = threading.Lock()
@@ -66,16 +68,23 @@ class Follower:
     def _some(self) -> int:
         rows = self._store.later(self.after, _AT_ONCE)
         for (name, version, _), group in groupby(rows, lambda row: (row["screen"], row["version"], row["alpha"])):
-            some = list(group)
+            some, screen = list(group), self._screen(name, version)
             with self.lock:
                 try:
-                    self._take(
-                        name, version, self._screen(name, version), [_event(row) for row in some], verdicts_of(some)
-                    )
+                    self._take(name, version, screen, [_event(row) for row in some], verdicts_of(some))
+                    if screen is not None:
+                        self._watched(name, version, screen, some)
                 except Exception:  # the others still count
                     LOG.exception("events were not counted")
                 self.after = some[-1]["number"]
         return len(rows)
+
+    def _watched(self, name: str, version: str, screen: Screen, rows: Sequence[dict[str, Any]]) -> None:
+        after = self._watch.after(name, version, screen)
+        fresh = [row for row in rows if row["number"] > after]
+        if fresh:
+            groups = [row["group"] for row in fresh]
+            self._watch.judged(name, version, screen, verdicts_of(fresh), groups, fresh[-1]["number"])
 
     def _screen(self, name: str, version: str) -> Screen | None:
         try:
