@@ -319,6 +319,25 @@ def test_a_changed_image_has_another_score_and_leaves_no_event(judged, process):
     assert len(events(process)) == before
 
 
+def test_what_was_judged_is_still_there_after_seconds_without_a_connection(judged):
+    visitor, _ = judged
+    visitor.open("Judge")
+    rows = visitor.page.locator(".row-button")
+    before = rows.count()
+    visitor.page.evaluate("""() => {
+        const line = window.socket.io;
+        line.reconnectionDelay(5000), line.reconnectionDelayMax(5000), line.randomizationFactor(0);
+        window.before = true, window.back = false;
+        window.socket.on("connect", () => { window.back = true; });
+        line.engine.close();
+    }""")
+    visitor.page.wait_for_function("window.back || !window.before")
+    visitor.open("Overview")
+    visitor.open("Judge")
+    assert visitor.page.evaluate("window.before")
+    assert rows.count() == before > 0
+
+
 def test_the_map_opens_what_is_clicked(judged):
     visitor, verdicts = judged
     visitor.open("Map")

@@ -118,6 +118,25 @@ def test_escape_closes_what_is_open_and_arrows_lead_over_the_map(visitor):
     visitor.see(name, role="heading")
 
 
+def test_the_same_map_is_left_alone_when_it_is_turned_to_again(visitor):
+    """Drawn anew it would take the focus, and the Tab key's place in it, away."""
+    page = visitor.page
+    visitor.open("Map")
+    page.locator("a[data-place]").first.wait_for()
+    page.wait_for_function("!document.querySelector('[aria-busy=true]')")
+    page.evaluate("""() => {
+        const area = document.querySelector('.map').closest('.area');
+        area.querySelector('svg').mark = 'first';
+        window.ended = false;
+        const look = () => { window.ended = !area.hasAttribute('aria-busy'); };
+        new MutationObserver(look).observe(area, { attributeFilter: ['aria-busy'] });
+    }""")
+    visitor.open("Overview")
+    visitor.open("Map")
+    page.wait_for_function("window.ended")
+    assert page.evaluate("document.querySelector('.map svg').mark") == "first"
+
+
 def drawn(page, other_than=None):
     page.wait_for_function(
         "other => { const stage = document.querySelector('.box-stage'); "

@@ -75,7 +75,9 @@ def add_page(app: FastAPI, settings: Settings) -> None:
 
     # Looking for its server, the toolkit asks every object in memory for its class, one of torch's among them.
     warnings.filterwarnings("ignore", "`torch.distributed.reduce_op` is deprecated", FutureWarning)
-    ui.run_with(app, mount_path="/", title="Recondite", favicon="🔎", show_welcome_message=False)
+    # Seconds without a connection after which what a visitor had judged is forgotten, and his page begins anew. The
+    # browser is asked for a sign of life in .8 of that time and may take .4 of it, long enough for a busy machine.
+    ui.run_with(app, mount_path="/", title="Recondite", favicon="🔎", show_welcome_message=False, reconnect_timeout=30)
 
 
 async def _build(service: Service, uploads: "Uploads", screen: str, panel: str, alpha: str) -> None:

@@ -124,10 +124,11 @@ class Area:
     While it is prepared it is marked as busy, and where that takes long says "drawing…" (see page.css).
 
     Args:
-        prepare: finds out what to draw, and returns the function that draws it.
+        prepare: finds out what to draw, and returns the function that draws it; None where what is there is right,
+            so that who uses the keyboard stays where he is.
     """
 
-    def __init__(self, prepare: Callable[[], Awaitable[Callable[[], None]]]) -> None:
+    def __init__(self, prepare: Callable[[], Awaitable[Callable[[], None] | None]]) -> None:
         self._prepare, self._busy, self._again = prepare, False, False
         self.element = ui.element("div").classes("area w-full")
 
@@ -147,8 +148,9 @@ class Area:
                 self._again = False
                 with self.element:
                     draw = await self._prepare()
-                    self.element.clear()
-                    draw()
+                    if draw is not None:
+                        self.element.clear()
+                        draw()
         finally:
             self._busy = False
             self.element.props(remove="aria-busy")

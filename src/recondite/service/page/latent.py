@@ -29,8 +29,11 @@ async def panel(view: View) -> None:
     heading("Map", "Images judged on this page, and the latest kept ones, where the detector's latent space puts them.")
 
     atlases: dict[str, Atlas] = {}
+    shown = ""
 
-    async def prepare() -> Callable[[], None]:
+    async def prepare() -> Callable[[], None] | None:
+        nonlocal shown
+        before, shown = shown, ""
         detector = view.served.screen.detector
         if not detector.has_encoder or not detector.preprocessing.is_image:
             return lambda: empty(f"Detector {detector.name} has no latent space of images to look at.")
@@ -42,12 +45,13 @@ async def panel(view: View) -> None:
         atlas = atlases.setdefault(view.served.fingerprint, Atlas())
         latents = await loop.run_in_executor(view.service.judge.line, latents_of, detector, pixels)
         places, method = await asyncio.to_thread(atlas.flat, latents, [one["sha256"] for one in found])
-        return lambda: show(places, method, found)
+        shown = draw(places, found)
+        return None if shown == before else lambda: show(method, found)
 
-    def show(places: NDArray[np.float64], method: str, found: list[dict[str, Any]]) -> None:
+    def show(method: str, found: list[dict[str, Any]]) -> None:
         with ui.element("div").classes("card map"):
             html('<p class="soft keys">Keys: <kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> on the map</p>')
-            drawn = html(draw(places, found))
+            drawn = html(shown)
             html(f'<p class="soft">{escape(method)} Blue frame: inlier; red: outlier.</p>')
         with ui.element("div").classes("card q-mt-md").props('aria-live="polite"') as below:
             html('<p class="soft">Choose an image to see what it is.</p>')
