@@ -79,3 +79,15 @@ def test_public_things_are_documented():
         if callable(thing):
             assert thing.__doc__, name
             assert "Raises:" in thing.__doc__ or isinstance(thing, type), name
+
+
+@pytest.mark.parametrize("name", list(recondite.DETECTORS))
+def test_what_a_user_types_is_shown_in_one_line(name, screens, digits):
+    screen = screens(name)
+    verdicts = screen.predict(digits[:40], feature_score=True)
+    for shown in (repr(one) for one in (screen, screen.calibrator, verdicts)):
+        assert len(shown) < 400
+        assert "\n" not in shown
+    assert "alpha=0.05" in repr(screen)
+    assert f"<float64 ({len(screen.calibrator.scores)},)>" in repr(screen)
+    assert "instance_score=<float64 (40,)>" in repr(verdicts)

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from recondite.audits.findings import KINDS, Finding
 from recondite.audits.maps import SetMap
+from recondite.short_repr import ShortRepr
 
 _FARTHEST = 24
 
 
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, repr=False)
+class Audit(ShortRepr):
     """What was found in a set of images.
 
     Args:

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.errors import InputError
+from recondite.short_repr import ShortRepr
 
 Images = NDArray[np.float32]
 Draws = np.random.Generator
 
 
-@dataclass(frozen=True)
-class Perturbed:
+@dataclass(frozen=True, repr=False)
+class Perturbed(ShortRepr):
     """Images with something put into them.
 
     Args:

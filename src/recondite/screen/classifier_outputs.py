@@ -22,6 +22,7 @@ from recondite.errors import InputError
 from recondite.networks.hooks import FeatureLayer, recorded
 from recondite.screen.linear_head import RULES, Rules
 from recondite.screen.tuned_classifier import Kept
+from recondite.short_repr import ShortRepr
 from recondite.statistics.distances import Distances
 from recondite.torch_state import own_settings
 
@@ -35,8 +36,8 @@ _LARGEST_FILE = 4 << 30
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Answers:
+@dataclass(frozen=True, repr=False)
+class Answers(ShortRepr):
     """What the classifier says about N images; `valid` where it says something finite.
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.short_repr import ShortRepr
 from recondite.statistics.scores import Verdicts
 
 FOREIGN, UNSURE, INVALID = "foreign", "unsure", "invalid"
@@ -38,8 +39,8 @@ class Decision:
         return self.label is None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decisions(Sequence[Decision]):
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Decisions(ShortRepr, Sequence[Decision]):
     """What a guard says about N images; a sequence of `Decision`.
 
     Args:

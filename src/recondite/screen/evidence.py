@@ -19,6 +19,7 @@ from recondite.networks.hooks import FeatureLayer, evaluating, recorded
 from recondite.progress import progress as show
 from recondite.screen.made_up import MadeUp, made_up_rows
 from recondite.screen.words import AUTO, ERROR, EVIDENCE, caution, names_of_scores
+from recondite.short_repr import ShortRepr
 from recondite.statistics.density import Density, Marginals, held_out_distances, smallest_tail
 from recondite.statistics.distances import DISTANCES, Distances
 from recondite.statistics.image_statistics import change, statistics_of_error, statistics_of_image
@@ -93,8 +94,8 @@ class Observer:
         return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evidence(ShortRepr):
     """Turns a detector's error and the statistics of an image into one score, by what normal images showed.
 
     Args:

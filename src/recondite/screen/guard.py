@@ -32,6 +32,7 @@ from recondite.screen.decisions import FOREIGN, INVALID, UNSURE, Decisions
 from recondite.screen.head_pass import HeadPass, taken_from
 from recondite.screen.linear_head import LinearHead, Rules
 from recondite.screen.screen_like import ScreenLike
+from recondite.short_repr import ShortRepr
 from recondite.statistics.calibration import Calibrator, share_of
 from recondite.statistics.distances import Distances
 from recondite.statistics.scores import Scores, Verdicts
@@ -50,8 +51,8 @@ _IN_WORDS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Guard:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Guard(ShortRepr):
     """A classifier behind a screen. Calling it gives each image the classifier's label, or an abstention.
 
         guard = screen.guard(classifier, labels=("cat", "dog"))

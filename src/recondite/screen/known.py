@@ -12,13 +12,14 @@ from recondite.data.artifacts import Tensors
 from recondite.data.spool import Spool, keys_of
 from recondite.data.units import COPIES, NONE, GroupBy
 from recondite.errors import ArtifactError, InputError
+from recondite.short_repr import ShortRepr
 
 _MOST_THUMBNAILS = 5000
 _HASH = "V16"
 
 
-@dataclass(frozen=True, eq=False)
-class Known:
+@dataclass(frozen=True, eq=False, repr=False)
+class Known(ShortRepr):
     """The images that a screen has met.
 
     Args:

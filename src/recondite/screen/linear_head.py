@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recondite.detectors.vector_models import Drawn, greedy_coreset
 from recondite.errors import InputError
+from recondite.short_repr import ShortRepr
 from recondite.statistics import classifier_scores as scores
 from recondite.statistics.axes import principal_axes
 from recondite.torch_state import own_settings
@@ -23,8 +24,8 @@ _KEPT_VARIANCE, _SMALLEST = 0.9, 1e-6
 _HEAD = ("weight", "bias")
 
 
-@dataclass(frozen=True, eq=False)
-class LinearHead:
+@dataclass(frozen=True, eq=False, repr=False)
+class LinearHead(ShortRepr):
     """Feature vectors (N, F) to logits (N, K): the linear discriminant of classes that share a covariance.
 
     Args:

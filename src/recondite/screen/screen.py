@@ -22,6 +22,7 @@ from recondite.screen.reading import read_screen
 from recondite.screen.saved import KIND, SCHEMA
 from recondite.screen.unfamiliar import unlike
 from recondite.screen.words import ERROR
+from recondite.short_repr import ShortRepr
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise, rate_of
 from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.scores import Scores, Verdicts, check_rate
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 OnBad = Literal["flag", "skip", "raise"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Screen:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Screen(ShortRepr):
     """Judges images: scores of `detector` become p-values and verdicts at false-alarm rate `alpha`.
 
     Made by `fit` or `load`.
@@ -71,11 +72,11 @@ class Screen:
     confidence: float | None = None
     guarantee: Guarantee = "exact"
     score: str = ERROR
-    evidence: "Evidence | None" = None
-    observations: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    peaks: NDArray[np.float64] | None = None
-    known: "Known | None" = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    evidence: "Evidence | None" = field(default=None, repr=False)
+    observations: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    peaks: NDArray[np.float64] | None = field(default=None, repr=False)
+    known: "Known | None" = field(default=None, repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.score not in self.scores:

@@ -14,6 +14,7 @@ from recondite.data.datasets import open_images, read_batches
 from recondite.detectors.base import Detector
 from recondite.errors import InputError
 from recondite.options import PoolingOptions, option_names, options_to_json
+from recondite.short_repr import ShortRepr
 from recondite.statistics.calibration import Calibrator, mean_std_threshold, percentile_threshold
 from recondite.statistics.scores import Scores
 
@@ -60,8 +61,8 @@ class Threshold:
         return made
 
 
-@dataclass(frozen=True)
-class LevelVerdicts:
+@dataclass(frozen=True, repr=False)
+class LevelVerdicts(ShortRepr):
     """Scores of images, and which of them, or which of their values, are outliers.
 
     Args:

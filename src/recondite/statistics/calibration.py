@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.errors import InputError, NotCalibratedError
+from recondite.short_repr import ShortRepr
 
 Guarantee = Literal["exact", "simes", "dkwm", "monte-carlo"]
 """What a chosen confidence means: the false-alarm rate holds for this very calibration set, "exact" at one alpha fixed
@@ -30,8 +31,8 @@ _LARGEST_DENOMINATOR = 10**6
 _EVERYTHING = None
 
 
-@dataclass(frozen=True)
-class Calibrator:
+@dataclass(frozen=True, repr=False)
+class Calibrator(ShortRepr):
     """Turns scores into p-values by their rank among the scores of held-out normal images.
 
     Args:

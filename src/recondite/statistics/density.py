@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.errors import InputError
+from recondite.short_repr import ShortRepr
 
 FEWEST = 20
 _KNOTS = 100
@@ -76,8 +77,8 @@ class Marginals:
         return np.maximum(np.stack([middle - self.knots[:, 0], self.knots[:, -1] - middle], axis=1), floor[:, None])
 
 
-@dataclass(frozen=True)
-class Density:
+@dataclass(frozen=True, repr=False)
+class Density(ShortRepr):
     """The shrunk Mahalanobis distance of a vector of statistics, each on its normal scale.
 
     Source: Ledoit and Wolf 2004, doi 10.1016/S0047-259X(03)00096-4, for the shrinkage.

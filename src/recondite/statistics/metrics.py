@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.errors import InputError
+from recondite.short_repr import ShortRepr
 
 
 def auroc(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
@@ -211,8 +212,8 @@ def outliers_missed_at_95_inliers_kept(inlier_scores: ArrayLike, outlier_scores:
     return _share_above_at(-inliers, -outliers)
 
 
-@dataclass(frozen=True)
-class RiskCoverage:
+@dataclass(frozen=True, repr=False)
+class RiskCoverage(ShortRepr):
     """What a classifier does that accepts the least suspicious images first.
 
     Args:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recondite.data.tables import _NOTHING, number
 from recondite.errors import InputError
+from recondite.short_repr import ShortRepr
 from recondite.statistics.calibration import rate_of
 
 _PART = 16
@@ -21,8 +22,8 @@ STATISTIC = "statistic."
 """Before the names of statistics, in the records of verdicts."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scores:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Scores(ShortRepr):
     """How anomalous each image is; higher is more anomalous.
 
     Args:
@@ -70,7 +71,7 @@ class Scores:
         return cls(**joined)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Verdicts(Scores):
     """Scores with their meaning.
 
