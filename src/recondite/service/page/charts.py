@@ -118,9 +118,11 @@ def histogram(p_values: ArrayLike, alpha: float) -> str:
         body += _text(x(edge), _HEIGHT - _BOTTOM + 14, f"{edge:g}", "middle", SOFT)
     body += _text(_LEFT - 6, y(top / 1.1) + 4, f"{top / 1.1:.0%}", "end", SOFT)
     body += f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(0.05):.1f}" y2="{y(0.05):.1f}" stroke="{SOFT}" '
-    body += f'stroke-dasharray="5 4"/>{_text(_WIDTH - _RIGHT, y(0.05) - 5, "only normal images", "end", SOFT)}'
+    body += 'stroke-dasharray="5 4"/>'
     body += f'<line x1="{x(alpha):.1f}" x2="{x(alpha):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="{WARN}"/>'
-    body += _text(x(alpha) + 5, _TOP + 12, f"alpha {alpha:.3g}", colour=WARN)
+    # Above the bars, which may be anywhere.
+    body += f'<text x="{_WIDTH - _RIGHT}" y="13" text-anchor="end" fill="{SOFT}">'
+    body += f'<tspan fill="{WARN}">alpha {alpha:.3g}</tspan>; dashed: only normal images</text>'
     flagged = float(np.mean(values <= alpha)) if values.size else 0.0
     return frame(body, f"p-values of {counted(values.size, 'image')}; {flagged:.1%} are at most alpha = {alpha:.3g}")
 
