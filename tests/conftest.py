@@ -57,6 +57,8 @@ def pytest_runtest_teardown(item, nextitem):
     yield
     if nextitem is not None and not nextitem.path.name.startswith("test_cluster") and TWO_NODES in item.config.stash:
         item.config.stash[TWO_NODES].close()
+        # Once: collecting takes a second of processor time, and would after each of the tests that follow.
+        del item.config.stash[TWO_NODES]
         with warnings.catch_warnings():
             # Ray leaves sockets and files of its processes to the collector: no other test is to pay for them.
             warnings.simplefilter("ignore")
