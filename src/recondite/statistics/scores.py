@@ -56,6 +56,8 @@ class Scores:
         listed = list(parts)
         if not listed:
             raise InputError("expected at least one image; got none")
+        if len(listed) == 1:
+            return listed[0]
         joined: dict[str, Any] = {}
         for field in fields(cls):
             values = [getattr(part, field.name) for part in listed]
