@@ -385,7 +385,8 @@ class Run:
                 self.best = self._weights()
 
     def _finish(self) -> None:
-        self.detector.load_state_dict(self.best or self._weights())
+        if self.best or self.average is not None:
+            self.detector.load_state_dict(self.best or self._weights())
         self.detector.eval()
 
     def _start_logs(self) -> None:
