@@ -19,7 +19,7 @@ import recondite
 from recondite.audits import outliers, run, walk
 from recondite.audits.clusters import TWO, two_clusters
 from recondite.audits.comparison import Search, alikeness
-from recondite.audits.copies import copy_findings, exceptional, found_copies, usual_residual
+from recondite.audits.copies import copy_findings, exceptional, found_copies, nearest_of_either, usual_residual
 from recondite.audits.labels import confident, cross_validated
 from recondite.audits.look import look_at
 from recondite.audits.measures import MEASURES, FileFacts, jpeg_quality, measured
@@ -279,6 +279,12 @@ def test_a_tail_is_the_exponential_it_was_drawn_from_whatever_lies_beyond():
     assert Tail(scores, 0.5, 0.8).beyond(np.array([0.0]))[0] == 1
 
 
+def test_a_pair_is_nearest_where_no_other_pair_of_one_of_its_images_is_nearer():
+    pairs = np.array([[0, 0, 1, 2], [2, 1, 3, 3]])
+    np.testing.assert_array_equal(nearest_of_either(pairs, np.array([0.1, 0.4, 0.1, 0.3])), [True, False, True, False])
+    np.testing.assert_array_equal(nearest_of_either(pairs, np.array([0.1, 0.4, 0.5, 0.3])), [True, True, False, True])
+
+
 def test_a_mixed_tail_is_that_of_what_is_usual_whatever_share_is_not():
     draw = np.random.default_rng(0)
     usual = draw.exponential(0.5, 20000)
@@ -436,6 +442,20 @@ def test_few_false_discoveries_and_most_outliers_found():
         found.append(flagged[:12].mean())
     assert np.mean(shares) <= 0.1
     assert np.mean(found) > 0.5
+
+
+def test_p_values_are_made_for_scores_that_fall_off_a_little_faster_than_exponentials():
+    anything, found = [], []
+    for seed in range(100):
+        draw = np.random.default_rng(seed)
+        anything.append(discoveries(p_values(draw.exponential(1, 700)), 0.1).any())
+        scores = draw.standard_normal(700)
+        scores[:35] += 5.5
+        flagged = discoveries(p_values(scores), 0.1)
+        assert not flagged[35:].any()
+        found.append(flagged[:35].mean())
+    assert np.mean(anything) < 0.3
+    assert np.mean(found) > 0.7
 
 
 def test_the_representative_is_the_largest_and_counts_once():

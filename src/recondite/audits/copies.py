@@ -113,11 +113,11 @@ def _accepted(
     tails = [MixedTail(way[np.searchsorted(both, drawn)], _TAIL, _FARTHEST).beyond(way) for way in far]
     found = np.where(accepted, [tails[0], _TOLERANT * tails[1]], 1).min(axis=0)
     p = np.ones(pairs.shape[1])
-    p[both] = np.where(_nearest(pairs[:, both], found), found, _NOT_NEAREST * found).clip(max=1)
+    p[both] = np.where(nearest_of_either(pairs[:, both], found), found, _NOT_NEAREST * found).clip(max=1)
     return pairs[:, both], alike.max(axis=0), discoveries(p, _FALSE_PAIRS)[both]
 
 
-def _nearest(pairs: Pairs, p: NDArray[np.float64]) -> NDArray[np.bool_]:
+def nearest_of_either(pairs: Pairs, p: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which pairs (2, L) have the smallest p-value (L,) that either of their images has."""
     least = np.ones(pairs.max(initial=0) + 1)
     for own in pairs:
