@@ -56,7 +56,10 @@ def pytest_runtest_teardown(item, nextitem):
     """End the cluster of two nodes after the last test of clusters: idle, it takes 2 s of processor time in 30."""
     yield
     if nextitem is not None and not nextitem.path.name.startswith("test_cluster") and TWO_NODES in item.config.stash:
-        item.config.stash[TWO_NODES].close()
+        # Taken out, as collecting what is unused takes a second: after the last test of clusters, not after every other.
+        ends = item.config.stash[TWO_NODES]
+        del item.config.stash[TWO_NODES]
+        ends.close()
         with warnings.catch_warnings():
             # Ray leaves sockets and files of its processes to the collector: no other test is to pay for them.
             warnings.simplefilter("ignore")
