@@ -39,6 +39,21 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Import what the tests need without the garbage collector, and keep it from looking through that ever after.
+
+    It takes a second for a million objects, and looks through them many times.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items):
     """Put what takes longest first, so that no process is still at it when the others have ended."""
 
@@ -56,7 +71,7 @@ def pytest_runtest_teardown(item, nextitem):
     """End the cluster of two nodes after the last test of clusters: idle, it takes 2 s of processor time in 30."""
     yield
     if nextitem is not None and not nextitem.path.name.startswith("test_cluster") and TWO_NODES in item.config.stash:
-        # Taken out, as collecting what is unused takes a second: after the last test of clusters, not after every other.
+        # Taken out: once after the last test of clusters, not after each test that follows.
         ends = item.config.stash[TWO_NODES]
         del item.config.stash[TWO_NODES]
         ends.close()
@@ -131,6 +146,25 @@ def screens(digits):
         return made[name]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def traced_once():
+    """Let exports of one screen, to each runtime and in each precision, trace it once."""
+    from recondite.screen import export
+
+    trace, graphs = export._traced, {}
+
+    def traced(screen, pixels):
+        # All that its graph holds.
+        key = screen.fingerprint(), screen.score, screen.threshold, screen.confidence, screen.guarantee, pixels
+        if key not in graphs:
+            graphs[key] = trace(screen, pixels)
+        return graphs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_traced", traced)
+        yield
 
 
 @pytest.fixture
