@@ -142,6 +142,25 @@ def screens(digits):
     return get
 
 
+@pytest.fixture(scope="module")
+def traced_once():
+    """Let exports of one screen, to each runtime and in each precision, trace it once."""
+    from recondite.screen import export
+
+    trace, graphs = export._traced, {}
+
+    def traced(screen, pixels):
+        # All that its graph holds.
+        key = screen.fingerprint(), screen.score, screen.threshold, screen.confidence, screen.guarantee, pixels
+        if key not in graphs:
+            graphs[key] = trace(screen, pixels)
+        return graphs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_traced", traced)
+        yield
+
+
 @pytest.fixture
 def folder(tmp_path, digits):
     """Forty digits as PNG files in two sub-folders."""

