@@ -20,6 +20,8 @@ from recondite.data.images import Preprocessing
 from recondite.data.tables import read_events
 from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
+from recondite.detectors.features import Features
+from recondite.detectors.remembered import remembering
 from recondite.errors import InputError
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import LeftOut, PartScores, equal_shares
@@ -62,6 +64,7 @@ class FittedGuard:
     facts: Mapping[str, Any]
 
 
+@remembering()
 def fit_guard(
     images: object,
     *,
@@ -363,11 +366,12 @@ def _tuned_without(tune: _Tune, images: ImageSet, held: ImageSet, names: Sequenc
 
 
 def _vectors(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iterator[_Learnable]:
+    if not isinstance(detector, Features):
+        raise InputError("a linear head needs a screen of the detector 'features', whose backbone it looks through")
+
     def look(ready: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        measured = ready.measure_and_pool(ready.painted(pixels))[0]
-        if measured.vectors is None:
-            raise InputError("a linear head needs a screen of the detector 'features', whose backbone it looks through")
-        return {"vectors": measured.vectors}
+        painted = ready.painted(pixels)
+        return {"vectors": ready.vectors.of_images(painted, ready.inside(painted))}
 
     for batch in read_batches(images, detector.preprocessing, detector.scoring_batch):
         if len(batch.pixels):
