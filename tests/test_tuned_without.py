@@ -6,7 +6,10 @@ import torch
 from torch import nn
 
 import recondite
+from recondite.data.images import Preprocessing
 from recondite.screen import guard_fit
+from recondite.screen.choose_parts import best_telling
+from recondite.screen.linear_head import FEATURE_RULES
 from recondite.screen.tuned_classifier import TunedClassifier
 
 COLOURS = {"red": (0.8, 0.2, 0.2), "green": (0.2, 0.8, 0.2), "blue": (0.2, 0.2, 0.8)}
@@ -67,3 +70,29 @@ def test_a_class_is_left_out_of_the_training_itself(monkeypatch):
 def test_of_two_classes_none_is_left_out(monkeypatch):
     monkeypatch.setattr(guard_fit, "fine_tuned", lambda *_, **__: pytest.fail("trained without a class"))
     assert guard_fit._tuned_without(guard_fit.fine_tuned, None, None, ("a", "b"), None) == {}
+
+
+class LooksBack(ByColour):
+    """What it sees now is the colour; what it saw before is another number for each image of one colour."""
+
+    helps = True
+
+    def outputs(self, pixels):
+        logits, now = super().outputs(pixels)
+        noise = torch.from_numpy(np.random.default_rng(0).normal(size=(len(pixels), 3)).astype(np.float32))
+        return logits, torch.cat([now, now if self.helps else noise], dim=1)
+
+    def with_before(self, before):
+        self.before = before
+        return self
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_what_the_network_saw_before_counts_where_it_tells_left_out_classes(monkeypatch, helps):
+    images, held = (guard_fit._sized(coloured(*some), None) for some in ((90, 1), (150, 2)))
+    monkeypatch.setattr(LooksBack, "helps", helps)
+    found = guard_fit._tuned_without(
+        lambda _, names: LooksBack(names), images, held, tuple(sorted(COLOURS)), Preprocessing(shape=(3, 8, 8))
+    )
+    assert list(found) == [1.0, 0.5, 0.25, 0.0]
+    assert (best_telling(found, FEATURE_RULES) == 1) == helps

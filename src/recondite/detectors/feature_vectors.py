@@ -14,6 +14,7 @@ from recondite.data.images import SMALLEST_SIDE
 from recondite.data.sample import LARGEST_SMALL_SIDE, small_size
 from recondite.detectors.feature_options import FeaturesOptions
 from recondite.detectors.inside import Inside, mean_of_places
+from recondite.detectors.remembered import recalled, remember
 from recondite.errors import InputError
 from recondite.networks.backbones import Backbone, last_blocks, load_weights
 from recondite.networks.hooks import evaluating
@@ -64,6 +65,7 @@ class FeatureVectors(nn.Module):
             raise InputError("side shrinks the image that the backbone sees and tile cuts it: choose one")
         self._seen = (height, width) if side is None else (side, side)
         self._name, self._looks_at_places = options.backbone, looks_at_places
+        self._these_weights = object()
         whole_layers, place_layers = _default_layers(network, options)
         self._whole_layers, self._place_layers = options.layers or whole_layers, options.place_layers or place_layers
         looked_at = self._whole_layers + (self._place_layers if looks_at_places else ())
@@ -87,16 +89,27 @@ class FeatureVectors(nn.Module):
             x: (N, *shape).
             inside: what counts of them; None for everything.
         """
+        if not self._looks_at_places and (known := recalled(self._these_weights, x)) is not None:
+            return known[:, None], known[:, None][:, :0]
         maps = self._maps(x)
         whole = [
             mean_of_places(maps[name], inside) if maps[name].ndim > 2 else maps[name]
             for name in self._whole_layers or ("",)
         ]
-        joined = torch.cat([F.normalize(features, dim=1) for features in whole], dim=1)[:, None]
+        joined = torch.cat([F.normalize(features, dim=1) for features in whole], dim=1)
+        # Another size of batches may give other bits.
+        if len(x) == self.images_together(x.device.type):
+            remember(self._these_weights, x, joined)
+        joined = joined[:, None]
         if not self._looks_at_places:
             return joined, joined[:, :0]
         parts = [F.normalize(self._on_grid(maps[name]), dim=1) for name in self._place_layers or ("",)]
         return joined, torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
+
+    def of_images(self, x: Tensor, inside: Inside | None = None) -> Tensor:
+        """Return the vectors of whole images (N, F), as `forward` does; see `recondite.detectors.remembered`."""
+        known = recalled(self._these_weights, x)
+        return self(x, inside)[0][:, 0] if known is None else known
 
     def load_weights(self) -> None:
         """Fill the backbone with the weights that its name stands for.
@@ -110,6 +123,7 @@ class FeatureVectors(nn.Module):
             network.load_weights(self._name)
         else:
             load_weights(network, self._name)
+        self._these_weights = object()
 
     def ready(self, device: torch.device) -> Self:
         """Return this with a backbone made ready for `images_together` images, or for one after the other."""

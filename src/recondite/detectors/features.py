@@ -206,7 +206,7 @@ class Features(Detector):
 
     def encode_tensor(self, x: Tensor) -> Tensor:
         """Return the principal components of the features of whole images (N, latent_size)."""
-        return self.whole.latents(self._vectors(x)[0])[:, 0]
+        return self.whole.latents(self.vectors.of_images(x, self.inside(x))[:, None])[:, 0]
 
     def measure(self, x: Tensor, score: str, inside: Inside | None = None) -> Measured:
         cells = None if inside is None else inside.on(*self.grid)

@@ -21,6 +21,7 @@ from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import build, detector_class
 from recondite.detectors.effects import check_effect
 from recondite.detectors.feature_options import WITH_PLACES
+from recondite.detectors.remembered import remembering
 from recondite.distributed import collective, rank_and_size
 from recondite.errors import InputError, ReconditeWarning
 from recondite.networks.hooks import FeatureLayer
@@ -42,11 +43,12 @@ from recondite.torch_state import own_settings
 from recondite.training.presets import get_preset
 
 _BAD_FILES_LISTED = 100
-_CALLER = 3  # warnings point there: `collective` lies between
+_CALLER = 5  # warnings point there: three decorators lie between
 
 
 @collective()
 @own_settings()
+@remembering()
 def fit(
     images: object,
     *,

@@ -20,21 +20,23 @@ from recondite.data.images import Preprocessing
 from recondite.data.tables import read_events
 from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors import Detector
+from recondite.detectors.features import Features
+from recondite.detectors.remembered import remembering
 from recondite.errors import InputError
 from recondite.screen.calibrate import unknown_images
-from recondite.screen.choose_parts import LeftOut, PartScores, equal_shares
+from recondite.screen.choose_parts import LeftOut, PartScores, best_telling, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, ask, read_outputs
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.guard_split import units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
-from recondite.screen.linear_head import LOGIT_RULES, RULES, Learning, Rules, learnt
+from recondite.screen.linear_head import FEATURE_RULES, LOGIT_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.make_guard import chosen_parts
 from recondite.screen.named_classifier import NamedClassifier, is_named, read_named
 from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.screen import Screen
-from recondite.screen.tuned_classifier import Kept, TunedClassifier
+from recondite.screen.tuned_classifier import Kept, TunedClassifier, weighted
 from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
 from recondite.statistics.classifier_scores import fitted_temperature, max_softmax
 from recondite.statistics.selective import Floor, confidence_floor, floors_of
@@ -45,6 +47,7 @@ FROM_FOLDERS: Mapping[str, str] = MappingProxyType({})
 _Learnable = tuple[NDArray[np.float32], list[int], NDArray[np.float32] | None]
 _Tune = Callable[[ImageSet, Sequence[str]], TunedClassifier]
 _TUNED_WITHOUT, _TUNED_ON = 2, 1200  # classes, and images for each, which cost as much as for the classifier itself
+_BEFORE = (1.0, 0.5, 0.25, 0.0)  # weights of what a network saw before it was fine-tuned
 _SHRINKAGE = 0.3  # of .01 to .5 the best on halves of 3,000 cats and dogs of CIFAR-10, training split
 _CLASS_MARGIN = 2
 
@@ -62,6 +65,7 @@ class FittedGuard:
     facts: Mapping[str, Any]
 
 
+@remembering()
 def fit_guard(
     images: object,
     *,
@@ -97,7 +101,8 @@ def fit_guard(
             then needs the same for what it judges; None for a linear head that is fitted here on the screen's backbone.
         fine_tune: how many of the last blocks of EfficientNet-Lite0 are trained here instead, under a linear layer of
             their own; a guard then looks at each image twice, as the screen's network stays as it is. Where parts are
-            chosen among three classes or more, they are trained twice more, each time without a class.
+            chosen among three classes or more, they are trained twice more, each time without a class, by which the
+            weight of what the network saw before is chosen too.
         backbone: by name or as a folder, as in `recondite.fit`, for a screen that is fitted here.
         labels: names of the classes in the order of the classifier's logits; None for those that it has itself, or
             alphabetical order.
@@ -144,26 +149,31 @@ def fit_guard(
         screen = screen.with_alpha(alpha)
     own_names = classifier.names if isinstance(classifier, NamedClassifier) else ()
     names = tuple(labels or own_names or sorted({*(opened.labels or ())}))
+    own = screen.detector.preprocessing
+    plain = Preprocessing(shape=own.shape, value_range=own.value_range)
     tune: _Tune | None = None
     if fine_tune is not None:
         if classifier is not None:
             raise InputError("a classifier that is given is not fine-tuned: leave it or fine_tune out")
         _check_classes(names, opened)
-        own = screen.detector.preprocessing
-        plain = Preprocessing(shape=own.shape, value_range=own.value_range)
         tune = partial(fine_tuned, preprocessing=plain, blocks=fine_tune, seed=seed, progress=progress)
         classifier = tune(opened, names)
     if isinstance(classifier, Told):
         parts = parts or (SCREEN,)
         _check_told(opened, held.images)
+    number = 2 if risk is None else 3
+    first, *others = held.dealt([len(held) // number] * (number - 1), seed + 1)
+    chosen_on, (calibrated_on, *bounded_on) = first.images, [some.one_of_each(seed).images for some in others]
+    near: LeftOut = {}
+    if parts is None and tune is not None and isinstance(classifier, TunedClassifier):
+        without = _tuned_without(tune, opened, chosen_on, names, plain)
+        before = best_telling(without, FEATURE_RULES) if without else 1.0
+        near, classifier = without.get(before, {}), classifier if before == 1 else classifier.with_before(before)
     guard, learning = _with_rules(screen, classifier, names, opened)
     available = (SCREEN, CONFIDENCE, *(RULES if guard.rules and guard.rules.tensors else LOGIT_RULES))
     unknown = [part for part in parts or () if part not in available]
     if unknown or (parts is not None and not parts):
         raise InputError(f"expected parts among {', '.join(available)}; got {', '.join(unknown) or 'none'}")
-    number = 2 if risk is None else 3
-    first, *others = held.dealt([len(held) // number] * (number - 1), seed + 1)
-    chosen_on, (calibrated_on, *bounded_on) = first.images, [some.one_of_each(seed).images for some in others]
     every_part = replace(guard, shares=equal_shares(available))
     seen = _seen(every_part, chosen_on)
     facts: dict[str, Any] = {
@@ -174,8 +184,6 @@ def fit_guard(
     if parts is None:
         if tune is None:
             near = _left_out(guard, learning, chosen_on, names)
-        else:
-            near = _tuned_without(tune, opened, chosen_on, names, guard.seen)
         choice = chosen_parts(every_part, chosen_on, seen.parts, seed, near)
         parts, facts["caught"], facts["left out"] = choice.parts, dict(choice.caught), dict(choice.left_out)
     places = np.array([names.index(one) for one in seen.true])
@@ -336,38 +344,52 @@ def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: 
     return {names[place]: scores for place, scores in found.items()}
 
 
-def _tuned_without(tune: _Tune, images: ImageSet, held: ImageSet, names: Sequence[str], seen: Preprocessing) -> LeftOut:
-    """Return what classifiers that are fine-tuned without a class say of it, for those with most held-out images."""
+def _tuned_without(
+    tune: _Tune, images: ImageSet, held: ImageSet, names: Sequence[str], seen: Preprocessing
+) -> dict[float, LeftOut]:
+    """Return what classifiers that are fine-tuned without a class say of it, for those with most held-out images.
+
+    By the weight of what the network saw before; nothing of two classes.
+    """
     if len(names) < FEWEST_CLASSES:
         return {}
     counts = Counter(held.labels or ())
-    found = {}
+    found: dict[float, dict[str, tuple[PartScores, PartScores]]] = {before: {} for before in _BEFORE}
     for name, _ in counts.most_common(_TUNED_WITHOUT):
         others = tuple(one for one in names if one != name)
         rows = [index for index in range(images.size or 0) if images.label(index) != name]
         some = images.select(np.random.default_rng(0).permutation(rows)[:_TUNED_ON].tolist())
         classifier = tune(some, others)
-        rules = learnt(_features(classifier, seen, some, others), len(others), some.size or 0).rules()
-        scores: dict[str, list[NDArray[np.float64]]] = {}
+        size = classifier.weight.shape[1]
+        looked = list(_features(classifier, seen, some, others))
+        rules = {}
+        for before in _BEFORE:
+            batches = ((weighted(features, size, before), places, logits) for features, places, logits in looked)
+            rules[before] = learnt(batches, len(others), some.size or 0).rules()
+        scores: dict[float, dict[str, list[NDArray[np.float64]]]] = {before: {} for before in _BEFORE}
         own: list[int] = []
         for features, places, logits in _features(classifier, seen, held, names):
-            said, vectors = torch.from_numpy(np.asarray(logits)), torch.from_numpy(features)
-            for part, values in {CONFIDENCE: max_softmax(said), **rules(vectors, said)}.items():
-                scores.setdefault(part, []).append(values.double().numpy())
+            said = torch.from_numpy(np.asarray(logits))
+            for before, rule in rules.items():
+                vectors = torch.from_numpy(weighted(features, size, before))
+                for part, values in {CONFIDENCE: max_softmax(said), **rule(vectors, said)}.items():
+                    scores[before].setdefault(part, []).append(values.double().numpy())
             own += places
         inside = np.array(own) == names.index(name)
-        joined = {part: np.concatenate(values) for part, values in scores.items()}
-        others_scores, own_scores = ({part: one[rows] for part, one in joined.items()} for rows in (~inside, inside))
-        found[name] = others_scores, own_scores
-    return found
+        for before, parts in scores.items():
+            joined = {part: np.concatenate(values) for part, values in parts.items()}
+            of_others, of_own = ({part: one[rows] for part, one in joined.items()} for rows in (~inside, inside))
+            found[before][name] = of_others, of_own
+    return dict(found)
 
 
 def _vectors(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iterator[_Learnable]:
+    if not isinstance(detector, Features):
+        raise InputError("a linear head needs a screen of the detector 'features', whose backbone it looks through")
+
     def look(ready: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        measured = ready.measure_and_pool(ready.painted(pixels))[0]
-        if measured.vectors is None:
-            raise InputError("a linear head needs a screen of the detector 'features', whose backbone it looks through")
-        return {"vectors": measured.vectors}
+        painted = ready.painted(pixels)
+        return {"vectors": ready.vectors.of_images(painted, ready.inside(painted))}
 
     for batch in read_batches(images, detector.preprocessing, detector.scoring_batch):
         if len(batch.pixels):

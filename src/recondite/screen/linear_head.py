@@ -17,7 +17,8 @@ from recondite.statistics.axes import principal_axes
 from recondite.torch_state import own_settings
 
 LOGIT_RULES = ("max_logit", "energy")
-RULES = (*LOGIT_RULES, "knn", "mahalanobis", "vim")
+FEATURE_RULES = ("knn", "mahalanobis", "vim")
+RULES = (*LOGIT_RULES, *FEATURE_RULES)
 """What `Rules` finds beside the confidence."""
 _BANK, _CANDIDATES = 1000, 4000
 _KEPT_VARIANCE, _SMALLEST = 0.9, 1e-6
