@@ -1,8 +1,9 @@
 """Audits against what was planted: copies, outliers, or wrong labels.
 
     python benchmarks/audit.py copies --images 200
-    python benchmarks/audit.py outliers --images 300
+    python benchmarks/audit.py outliers --images 700
     python benchmarks/audit.py outliers --images 10000 --features /tmp/outliers.npz --compared 3
+    python benchmarks/audit.py drawings --images 700
     python benchmarks/audit.py labels
     python benchmarks/audit.py clusters
     python benchmarks/audit.py overlays
@@ -11,7 +12,8 @@
 Copies: of so many images of a source one changed copy each is added, to the set and as another source (leaks): twelve
 changes at three strengths, one of them at a time; `--source mnist/test --grey` for drawings. Outliers: so many images
 of CIFAR-10 with 1, 5 and 10 % of others among them, over 20 draws: average precision of the audit, IsolationForest and
-LocalOutlierFactor on the same features, false discoveries at .05, .1 and .2, and the share of outliers listed at .1.
+LocalOutlierFactor on the same features, false discoveries at .05, .1 and .2, and the share of outliers listed at each.
+Drawings: the same of digits, changed digits among them, by small grey copies.
 Labels: wrong ones among the digits of scikit-learn, beside every image that the linear head classifies otherwise.
 Clusters: classes of one and of two digits. Overlays: a sign in a corner of some photographs. Parts: processor time of
 each part of an audit, as docs/scale.md has them.
@@ -46,7 +48,7 @@ from recondite.audits.walk import Backbone
 from recondite.data.datasets import ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.perturbations.corruptions import CORRUPTIONS, corrupted
-from recondite.perturbations.outliers import make_outliers
+from recondite.perturbations.outliers import alter, make_outliers, mixed
 
 Change = Callable[[Image.Image, float], Image.Image]
 LARGEST_OF_EACH_DRAW = 2000
@@ -206,27 +208,59 @@ def outliers(count: int, cache: Path | None, draws: int, compared: int, wanted: 
     normal = features.pop("CIFAR-10")
     kinds = {**{name: [name] for name in features}, "all five": list(features)}
     kinds = {name: kinds[name] for name in (wanted.split(",") if wanted else kinds)}
+    if not wanted:
+        print_row("nothing", normal, normal[:0], 0, count, 2 * draws, 0)
     for name, members in kinds.items():
+        every = np.concatenate([features[kind] for kind in members])
         for share in (0.01, 0.05, 0.1):
-            every = np.concatenate([features[kind] for kind in members])
-            figures = []
-            for seed in range(draws):
-                draw = np.random.default_rng(seed)
-                odd = draw.permutation(len(every))[: round(share * count)]
-                kept = draw.permutation(len(normal))[: count - len(odd)]
-                places = reduced(np.concatenate([normal[kept], every[odd]]))
-                truth = np.arange(count) >= len(kept)
-                scores, p = judged(places, np.arange(count))
-                precision = [average_precision_score(truth, scores), np.nan, np.nan]
-                if seed < compared:
-                    forest = -IsolationForest(random_state=seed, n_jobs=1).fit(places).score_samples(places)
-                    factor = -LocalOutlierFactor(20).fit(places).negative_outlier_factor_
-                    precision[1:] = [average_precision_score(truth, one) for one in (forest, factor)]
-                flagged = [discoveries(p, rate) for rate in (0.05, 0.1, 0.2)]
-                false = [(some & ~truth).sum() / max(1, some.sum()) for some in flagged]
-                figures.append([*precision, *false, flagged[1][truth].mean()])
-            means = np.nanmean(figures, axis=0)
-            print(f"| {name} | {share:.0%} | " + " | ".join(f"{value:.3f}" for value in means) + " |", flush=True)
+            print_row(name, normal, every, share, count, draws, compared)
+
+
+def drawings(count: int, draws: int) -> None:
+    """The same of digits by small grey copies: of scikit-learn, which choices were made on, and of MNIST's test set."""
+    test = open_images("mnist/test")
+    sources = {
+        "digits": (load_digits().images * 15.9).astype(np.uint8)[:, None],
+        "MNIST": np.stack([np.asarray(test.entry(index)[0]).reshape(1, 28, 28) for index in range(0, 10000, 5)]),
+    }
+    for source, pictures in sources.items():
+        pictures = pictures[np.random.default_rng(0).permutation(len(pictures))]
+        most = round(0.1 * count)
+        bad, normal = pictures[:most], grey_copies(pictures[most:])
+        print_row(f"{source}: nothing", normal, normal[:0], 0, count, 2 * draws, 0)
+        changed = {"turned": alter("rotated-90", bad), "of shuffled patches": mixed("shuffled-patches", bad)}
+        for name, others in changed.items():
+            for share in (0.01, 0.05, 0.1):
+                print_row(f"{source}: {name}", normal, grey_copies(others), share, count, draws, 0)
+
+
+def grey_copies(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    looks = [look_at(picture[0], None).grey for picture in pictures]
+    return np.stack([grey.ravel() for grey in looks if grey is not None])
+
+
+def print_row(name: str, normal: Any, others: Any, share: float, count: int, draws: int, compared: int) -> None:
+    """Print means over draws of so many images, a share of them others, by features."""
+    figures = []
+    for seed in range(draws):
+        draw = np.random.default_rng(seed)
+        odd = draw.permutation(len(others))[: round(share * count)]
+        kept = draw.permutation(len(normal))[: count - len(odd)]
+        places = reduced(np.concatenate([normal[kept], others[odd]]))
+        truth = np.arange(count) >= len(kept)
+        scores, p = judged(places, np.arange(count))
+        precision = [average_precision_score(truth, scores) if share else np.nan, np.nan, np.nan]
+        if seed < compared:
+            forest = -IsolationForest(random_state=seed, n_jobs=1).fit(places).score_samples(places)
+            factor = -LocalOutlierFactor(20).fit(places).negative_outlier_factor_
+            precision[1:] = [average_precision_score(truth, one) for one in (forest, factor)]
+        flagged = [discoveries(p, rate) for rate in (0.05, 0.1, 0.2)]
+        false = [(some & ~truth).sum() / max(1, some.sum()) for some in flagged]
+        listed = [some[truth].mean() if share else np.nan for some in flagged]
+        figures.append([*precision, *false, *listed])
+    columns = np.array(figures).T
+    means = [column[~np.isnan(column)].mean() if not np.isnan(column).all() else np.nan for column in columns]
+    print(f"| {name} | {share:.0%} | " + " | ".join(f"{value:.3f}" for value in means) + " |", flush=True)
 
 
 def labels(draws: int = 2) -> None:
@@ -344,7 +378,7 @@ def encoded(picture: Image.Image) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("copies", "outliers", "labels", "parts", "clusters", "overlays"))
+    parser.add_argument("what", choices=("copies", "outliers", "drawings", "labels", "parts", "clusters", "overlays"))
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--source", default="birds64/train", help="of the images that copies are made of")
     parser.add_argument("--grey", action="store_true", help="copies by small grey copies alone, as of drawings")
@@ -362,6 +396,8 @@ def main() -> None:
         clusters()
     elif given.what == "overlays":
         overlays()
+    elif given.what == "drawings":
+        drawings(given.images, given.draws)
     elif given.what == "copies":
         copies(given.source, given.images, not given.grey)
     elif given.pictures is not None:

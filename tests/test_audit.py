@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -18,12 +18,14 @@ from sklearn.neighbors import LocalOutlierFactor
 import recondite
 from recondite.audits import outliers, run, walk
 from recondite.audits.clusters import TWO, two_clusters
-from recondite.audits.copies import alikeness, copy_findings, exceptional, found_copies, usual_residual
+from recondite.audits.comparison import Search, alikeness
+from recondite.audits.copies import copy_findings, exceptional, found_copies, nearest_of_either, usual_residual
 from recondite.audits.labels import confident, cross_validated
 from recondite.audits.look import look_at
 from recondite.audits.measures import MEASURES, FileFacts, jpeg_quality, measured
-from recondite.audits.outliers import Tail, cross_fitted, discoveries, p_values, reduced
+from recondite.audits.outliers import cross_fitted, discoveries, p_values, reduced
 from recondite.audits.single_images import RULES, single_image_findings, spreads_from
+from recondite.audits.tails import MixedTail, Tail
 from recondite.cli import main
 from recondite.data.datasets import open_images
 from recondite.errors import InputError
@@ -277,12 +279,58 @@ def test_a_tail_is_the_exponential_it_was_drawn_from_whatever_lies_beyond():
     assert Tail(scores, 0.5, 0.8).beyond(np.array([0.0]))[0] == 1
 
 
+def test_a_pair_is_nearest_where_no_other_pair_of_one_of_its_images_is_nearer():
+    pairs = np.array([[0, 0, 1, 2], [2, 1, 3, 3]])
+    np.testing.assert_array_equal(nearest_of_either(pairs, np.array([0.1, 0.4, 0.1, 0.3])), [True, False, True, False])
+    np.testing.assert_array_equal(nearest_of_either(pairs, np.array([0.1, 0.4, 0.5, 0.3])), [True, True, False, True])
+
+
+def test_a_mixed_tail_is_that_of_what_is_usual_whatever_share_is_not():
+    draw = np.random.default_rng(0)
+    usual = draw.exponential(0.5, 20000)
+    for others in (0, 1000):
+        tail = MixedTail(np.concatenate([usual, 3 + 5 * draw.random(others)]), 0.8, 8.0)
+        assert -12 < np.log(tail.beyond(np.array([5.0]))[0]) < -9
+    assert tail.beyond(np.array([0.0]))[0] == 1
+
+
+def test_a_mixed_tail_of_little_finds_nothing_where_there_is_nothing():
+    found = 0
+    for seed in range(100):
+        scores = np.random.default_rng(seed).exponential(0.5, 120)
+        found += discoveries(MixedTail(scores, 0.8, 8.0).beyond(scores), 0.002).any()
+    assert found <= 2
+
+
 def test_correlation_is_that_of_the_right_crop():
     one, two = scene(1, 64), scene(2, 64)
     grey = np.stack([look_at(np.asarray(p), None).grey.ravel() for p in (one, one.crop((6, 3, 60, 57)), two)])
-    alike, _ = alikeness(grey, np.array([[0, 0], [1, 2]]), (0.85,), 7)
+    (alike, _), _ = alikeness(grey, np.array([[0, 0], [1, 2]]), Search((0.85,), 7))
     assert alike[0] > 0.97
     assert alike[1] < 0.9
+
+
+def test_a_sign_and_a_blur_matter_only_where_images_are_compared_as_they_are():
+    one, two = scene(1, 64), scene(2, 64)
+    signed = one.copy()
+    signed.paste((255, 255, 255), (0, 0, 16, 16))
+    pictures = (one, signed, one.filter(ImageFilter.GaussianBlur(4)), two)
+    grey = np.stack([look_at(np.asarray(picture), None).grey.ravel() for picture in pictures])
+    alike, details = alikeness(grey, np.array([[0, 0, 0], [1, 2, 3]]), Search((), 1, (1.0,), 3))
+    assert alike[0, 0] < 0.92 < 0.99 < alike[1, 0]
+    assert details[0, 1] < 0.95 < 0.98 < details[1, 1]
+    assert alike[1, 2] < 0.8
+
+
+def test_copies_with_a_sign_and_blurred_ones_are_found():
+    pictures = [scene(seed) for seed in range(80)]
+    blurred = [picture.filter(ImageFilter.GaussianBlur(2.5)) for picture in pictures[:10]]
+    signed = [picture.copy() for picture in pictures[10:20]]
+    for picture in signed:
+        picture.paste((255, 255, 255), (0, 0, 12, 12))
+    grey = np.stack([look_at(np.asarray(picture), None).grey.ravel() for picture in (*pictures, *blurred, *signed)])
+    pairs = found_copies([str(index) for index in range(100)], grey, np.zeros((100, 0), np.float16)).pairs
+    np.testing.assert_array_equal(pairs, [np.arange(20), np.arange(80, 100)])
 
 
 def test_statistics_by_hand():
@@ -394,6 +442,20 @@ def test_few_false_discoveries_and_most_outliers_found():
         found.append(flagged[:12].mean())
     assert np.mean(shares) <= 0.1
     assert np.mean(found) > 0.5
+
+
+def test_p_values_are_made_for_scores_that_fall_off_a_little_faster_than_exponentials():
+    anything, found = [], []
+    for seed in range(100):
+        draw = np.random.default_rng(seed)
+        anything.append(discoveries(p_values(draw.exponential(1, 700)), 0.1).any())
+        scores = draw.standard_normal(700)
+        scores[:35] += 5.5
+        flagged = discoveries(p_values(scores), 0.1)
+        assert not flagged[35:].any()
+        found.append(flagged[:35].mean())
+    assert np.mean(anything) < 0.3
+    assert np.mean(found) > 0.7
 
 
 def test_the_representative_is_the_largest_and_counts_once():

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 from recondite.errors import InputError
 from recondite.statistics.error_maps import (
     instance_scores,
+    largest_values,
     multi_scale_error,
     smoothed,
     ssim_error,
@@ -148,6 +149,21 @@ def test_the_share_is_not_subject_to_float_surprises():
 def test_shares_out_of_range_are_refused(percent):
     with pytest.raises(InputError, match="top_percent"):
         values_kept(percent, 10)
+
+
+@pytest.mark.parametrize("count", [1, 31, 3072])
+def test_the_largest_values_are_those_of_topk_in_the_same_order(count):
+    rows = torch.randn(5, 3072, generator=torch.Generator().manual_seed(0)).round(decimals=2)
+    rows[1] = 0.5
+    rows[2, 7], rows[3, 9] = float("nan"), float("inf")
+    before = rows.clone()
+    found = largest_values(rows, count)
+    torch.testing.assert_close(found, before.topk(count, dim=1).values, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(rows, before, rtol=0, atol=0, equal_nan=True)
+    followed = rows[:1].clone().requires_grad_()
+    largest_values(followed, count).sum().backward()
+    assert followed.grad is not None
+    assert followed.grad.sum() == count
 
 
 def test_each_image_is_pooled_on_its_own():

@@ -152,6 +152,37 @@ def test_small_batches_give_the_bits_of_a_full_one_and_are_used() -> None:
     assert list(detector.runner.sizes.known.values()) == [SMALL_BATCHES]
 
 
+def test_a_dense_layer_gives_one_row_the_bits_that_it_has_among_others() -> None:
+    network = nn.Sequential(nn.Linear(8192, 32), nn.ReLU()).eval()
+    rows = torch.rand(FULL, 8192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ready = ready_network(network, torch.zeros(FULL, 8192))
+        alone = torch.cat([ready(row[None]) for row in rows])
+        assert torch.equal(alone, ready(rows))
+
+
+def test_maps_are_shuffled_as_torch_does() -> None:
+    network = nn.Sequential(nn.ConvTranspose2d(5, 3, 4, 2, 1)).eval()
+    x = torch.rand(4, 5, 6, 7, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ready = ready_network(network, x)
+        assert ready(x).is_contiguous()
+        assert torch.allclose(ready(x), network(x), atol=1e-6)
+
+
+def test_the_draws_of_few_images_are_decoded_at_once_and_the_score_is_the_same() -> None:
+    detector = fitted(draws=3)
+    images = np.random.default_rng(1).random((FULL, 3, 16, 16), dtype=np.float32)
+    seen: list[int] = []
+    detector.decoder.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
+    x = torch.from_numpy(images)
+    with torch.no_grad():
+        many, two = (detector.measure(detector.scaled(some), "squared_error") for some in (x, x[:2]))
+    assert seen == [FULL, FULL, FULL, 6]
+    torch.testing.assert_close(two.feature_scores, many.feature_scores[:2])
+    torch.testing.assert_close(two.reconstruction, many.reconstruction[:2])
+
+
 def test_a_size_that_gives_other_bits_is_not_used() -> None:
     detector = fitted()
     sizes = []

@@ -1,40 +1,55 @@
 """Copies: images with the same pixels, and images that show the same after a common change.
 
-Candidates are the nearest by small grey copies and, where there is a backbone, by its features. One of the two, whole
-or cropped, as it is or mirrored, is laid on the other where they correlate most, so that brightness, contrast, size and
-file format do not matter. They are copies when they are nearer there than other neighbours in the set come by chance:
-the residual, relative to what is usual around the two images, and that of the differences of neighbouring pixels are
-multiplied; over pairs that are no copies the logarithm falls off as an exponential (neighbours within a distance grow
-as a power of it: Levina and Bickel 2004), which is fitted between the median and the 80th percentile of candidates. Of
-the pairs found at most 1 % are expected to be none (Benjamini-Hochberg).
+Candidates are the nearest by the differences of neighbouring pixels of small grey copies, limited so that a sign in a
+corner weighs no more than its area, and, where there is a backbone, by its features. They are compared as they are and
+tolerantly (`recondite.audits.comparison`), and are copies when they are nearer than other neighbours in the set come by
+chance: the residual, relative to what is usual around the two images, and that of the differences of neighbouring
+pixels are multiplied; over pairs that are no copies the logarithm falls off as an exponential (neighbours within a
+distance grow as a power of it: Levina and Bickel 2004), which is fitted to candidates beyond their 70th percentile,
+together with the share that are copies. A pair has the p-value of the first comparison or a hundred times that of the
+second, whichever is smaller; a thousand times that where both of its images have others that are nearer: two images
+that are alike by chance are alike to each other's copies, too. Of the pairs found at most .2 % are expected to be none
+(Benjamini-Hochberg).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from recondite.audits.comparison import (
+    LEAST_OF_DETAILS,
+    LEAST_RESIDUAL,
+    WHOLE,
+    Likeness,
+    Pairs,
+    Search,
+    alikeness,
+    differences,
+    residual,
+)
 from recondite.audits.findings import KINDS, Finding
 from recondite.audits.look import GREY_SIDE
 from recondite.audits.neighbours import Neighbours
-from recondite.audits.outliers import Tail, discoveries
+from recondite.audits.outliers import discoveries
 from recondite.audits.store import Row
+from recondite.audits.tails import MixedTail
 
 ALIKE = 0.92
 """Least correlation of the 16 x 16 grey copies of two images that show the same, in any set."""
 _DETAILS_ALIKE = 0.70
-_SIDE, _NEIGHBOURS = 16, 4
-_COARSE, _FINE = ((0.9, 0.75, 0.6), 3), ((0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6), 7)
-_PAIRS_AT_ONCE = 64
-_FLAT, _FEWEST, _USUAL = 1.5, 16, 16
-_TAIL, _CENSORED, _FALSE_PAIRS, _SAMPLE, _PROMISING = 0.5, 0.8, 0.01, 1000, 0.2
-_LEAST_RESIDUAL, _LEAST_OF_DETAILS = 1e-4, 1e-3
+_NEIGHBOURS = 4
+_COARSE = Search((0.9, 0.75, 0.6), 3, (0.8,))
+_FINE = Search((0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6), 7, (0.5, 0.8, 1.2), 3)
+_PAIRS_AT_ONCE, _FEWEST, _USUAL = 64, 16, 16
+_TAIL, _FALSE_PAIRS, _TOLERANT, _NOT_NEAREST = 0.7, 0.002, 100, 1000
+_SAMPLE, _PROMISING = 1000, 0.15
+_FARTHEST = -float(np.log(LEAST_RESIDUAL) + np.log(LEAST_OF_DETAILS)) / 2
 
-Pairs = NDArray[np.intp]
 Floats = NDArray[np.float32]
 
 
@@ -85,19 +100,29 @@ def _accepted(
     agreed = _agreed(features, pairs)
     fine, drawn = np.flatnonzero(agreed), np.zeros(0, np.intp)
     if count >= _FEWEST:
-        coarsely = exceptional(*alikeness(grey, pairs[:, fine], *_COARSE), usual[fine])
+        coarsely = exceptional(*alikeness(grey, pairs[:, fine], _COARSE), usual[fine])
         promising = round(_PROMISING * pairs.shape[1])
-        fine = fine[np.argsort(-coarsely, kind="stable")[:promising]]
+        fine = fine[np.unique(np.argsort(-coarsely, axis=1, kind="stable")[:, :promising])]
         drawn = np.random.default_rng(0).permutation(pairs.shape[1])[:_SAMPLE]
     both = np.union1d(fine, drawn)
-    alike, details = alikeness(grey, pairs[:, both], *_FINE)
+    alike, details = alikeness(grey, pairs[:, both], _FINE)
     accepted = (alike >= ALIKE) & (details >= _DETAILS_ALIKE) & agreed[both]
-    if count >= _FEWEST:
-        far = exceptional(alike, details, usual[both])
-        p = np.ones(pairs.shape[1])
-        p[both] = Tail(far[np.searchsorted(both, drawn)], _TAIL, _CENSORED).beyond(far)
-        accepted &= discoveries(p, _FALSE_PAIRS)[both]
-    return pairs[:, both], alike, accepted
+    if count < _FEWEST:
+        return pairs[:, both], alike[0], accepted[0]
+    far = exceptional(alike, details, usual[both])
+    tails = [MixedTail(way[np.searchsorted(both, drawn)], _TAIL, _FARTHEST).beyond(way) for way in far]
+    found = np.where(accepted, [tails[0], _TOLERANT * tails[1]], 1).min(axis=0)
+    p = np.ones(pairs.shape[1])
+    p[both] = np.where(nearest_of_either(pairs[:, both], found), found, _NOT_NEAREST * found).clip(max=1)
+    return pairs[:, both], alike.max(axis=0), discoveries(p, _FALSE_PAIRS)[both]
+
+
+def nearest_of_either(pairs: Pairs, p: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which pairs (2, L) have the smallest p-value (L,) that either of their images has."""
+    least = np.ones(pairs.max(initial=0) + 1)
+    for own in pairs:
+        np.minimum.at(least, own, p)
+    return np.asarray((p <= least[pairs]).any(axis=0))
 
 
 def usual_residual(grey: NDArray[np.uint8], pairs: Pairs) -> NDArray[np.float64]:
@@ -113,12 +138,10 @@ def usual_residual(grey: NDArray[np.uint8], pairs: Pairs) -> NDArray[np.float64]
     place = min(_USUAL, len(chosen) // 3)
     near = Neighbours(len(chosen), lambda part: _centred(grey[chosen[part]].astype(np.float32)))
     found = 1 - near.nearest(place)[0][:, -1].astype(np.float64)
-    return np.asarray(found[numbers.reshape(pairs.shape)].min(axis=0).clip(min=_LEAST_RESIDUAL))
+    return np.asarray(found[numbers.reshape(pairs.shape)].min(axis=0).clip(min=LEAST_RESIDUAL))
 
 
-def exceptional(
-    alike: NDArray[np.float64], details: NDArray[np.float64], usual: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def exceptional(alike: Likeness, details: Likeness, usual: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how much nearer pairs (L,) are than is usual: minus the mean logarithm of both residuals.
 
     Args:
@@ -126,8 +149,7 @@ def exceptional(
         details: of the differences.
         usual: as `usual_residual` has it.
     """
-    residual = (1 - alike).clip(min=_LEAST_RESIDUAL) / usual
-    return np.asarray(-(np.log(residual) + np.log((1 - details).clip(min=_LEAST_OF_DETAILS))) / 2)
+    return np.asarray((np.log(usual) - np.log(residual(alike, details))) / 2)
 
 
 def _agreed(features: NDArray[np.float16], pairs: Pairs) -> NDArray[np.bool_]:
@@ -194,99 +216,6 @@ def _finding(rows: Sequence[Row], index: int, kind: str, other: str, value: floa
     return Finding(index, rows[index].id, kind, value, f"{KINDS[kind][1]}: {other}{kept}", group, drop)
 
 
-def alikeness(
-    grey: NDArray[np.uint8], pairs: Pairs, scales: Sequence[float], offsets: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how much alike pairs (2, L) are: the largest correlation (L,), and there that of the differences (L,).
-
-    Args:
-        grey: (N, 1024), small grey copies.
-        pairs: of their numbers; one of the two may be cropped and mirrored.
-        scales: shares of its sides that it may be cropped to.
-        offsets: how many places down, and across, are tried for each.
-    """
-    crops = _crops(tuple(scales), offsets)
-    alike, details = np.zeros(pairs.shape[1]), np.zeros(pairs.shape[1])
-    for start in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
-        some = slice(start, start + _PAIRS_AT_ONCE)
-        squares = grey[pairs[:, some]].reshape(2, -1, GREY_SIDE, GREY_SIDE).astype(np.float32)
-        squares -= squares.mean(axis=(2, 3), keepdims=True)
-        count = squares.shape[1]
-        every, best = np.arange(count), np.zeros(count, np.float32)
-        laid = np.zeros((2, count, _SIDE * _SIDE), np.float32)
-        """Of each pair the crop and what it is laid on, where they correlate most."""
-        for cropped, whole in ((0, 1), (1, 0)):
-            upright = _WHOLE @ squares[whole] @ _WHOLE.T
-            wholes = np.stack([upright, upright[:, :, ::-1]], axis=1).reshape(count, 2, -1)
-            for samplings in crops:
-                parts = (samplings @ squares[cropped] @ samplings.T).reshape(
-                    count, -1, _SIDE, len(samplings) // _SIDE, _SIDE
-                )
-                parts = parts.transpose(0, 1, 3, 2, 4).reshape(count, -1, _SIDE * _SIDE)
-                found = _about_correlations(parts, wholes).reshape(count, -1)
-                place = found.argmax(axis=1)
-                own = np.flatnonzero(found[every, place] > best)
-                best[own] = found[own, place[own]]
-                laid[0, own], laid[1, own] = parts[own, place[own] // 2], wholes[own, place[own] % 2]
-        alike[some] = _correlation(*(_deviations(values) for values in laid)).clip(min=0)
-        pictures = laid.reshape(2, count, _SIDE, _SIDE)
-        details[some] = _correlation(*(_deviations(_details(values)) for values in pictures))
-    return alike, details
-
-
-@cache
-def _crops(scales: tuple[float, ...], offsets: int) -> list[Floats]:
-    """Return, for the whole and each scale, how 32 pixels become 16 of each crop: (16 * number of crops, 32)."""
-    found = [_WHOLE]
-    for scale in scales:
-        starts = np.linspace(0, (1 - scale) * GREY_SIDE, offsets)
-        found.append(np.concatenate([_sampling(float(start), scale * GREY_SIDE) for start in starts]))
-    return found
-
-
-def _sampling(start: float, length: float) -> NDArray[np.float32]:
-    """Return the matrix (16, 32) of means over sixteen equal spans, of that length together, of 32 pixels."""
-    ends = start + np.arange(_SIDE + 1) * length / _SIDE
-    pixels = np.arange(GREY_SIDE)
-    covered = np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels)
-    weights = covered.clip(min=0)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
-
-
-_WHOLE = _sampling(0, GREY_SIDE)
-
-
-def _about_correlations(parts: Floats, wholes: Floats) -> Floats:
-    """Return the correlations (N, K, 2) of parts (N, K, V) and wholes (N, 2, V), but for rounding; 0 of flat ones."""
-    values = parts.shape[2]
-    centred = wholes - wholes.mean(axis=2, keepdims=True)
-    means = np.full((len(parts), 1, values), 1 / values, np.float32)
-    products = parts @ np.concatenate([centred, means], axis=1).transpose(0, 2, 1)
-    squares = np.einsum("nkv,nkv->nk", parts, parts) - values * products[:, :, 2] ** 2
-    lengths = np.sqrt(squares.clip(min=0)[:, :, None] * np.einsum("nkv,nkv->nk", centred, centred)[:, None])
-    return np.where(lengths < _FLAT * _FLAT * values, np.float32(0), products[:, :, :2] / np.maximum(lengths, 1e-6))
-
-
-def _details(pictures: Floats) -> Floats:
-    """Return the differences of neighbours (N, 450): what smooth images that happen to be alike differ in."""
-    differences = np.stack([np.diff(pictures, axis=1)[:, :, 1:], np.diff(pictures, axis=2)[:, 1:]], axis=-1)
-    return differences.reshape(len(pictures), -1)
-
-
-def _deviations(rows: Floats) -> tuple[Floats, Floats]:
-    """Return rows (N, V) less the mean of each, and the sums of their squares (N,)."""
-    rows = rows - rows.mean(axis=1, keepdims=True)
-    return rows, np.einsum("nv,nv->n", rows, rows)
-
-
-def _correlation(one: tuple[Floats, Floats], two: tuple[Floats, Floats]) -> NDArray[np.float64]:
-    """Return the correlation of each pair (N,) of what `_deviations` gave; 0 where one of them is flat."""
-    lengths = np.sqrt(one[1] * two[1])
-    flat = lengths < _FLAT * _FLAT * one[0].shape[1]
-    products = np.einsum("nv,nv->n", one[0], two[0])
-    return np.where(flat, 0.0, products / np.maximum(lengths, 1e-6)).astype(np.float64)
-
-
 def candidates(grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Pairs:
     """Return pairs (2, L) of images, one of which is among the four nearest of the other, each pair once.
 
@@ -296,8 +225,10 @@ def candidates(grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Pairs:
     """
 
     def small(part: slice, mirrored: bool = False) -> Floats:
-        squares = _WHOLE @ grey[part].reshape(-1, GREY_SIDE, GREY_SIDE).astype(np.float32) @ _WHOLE.T
-        return _centred((squares[:, :, ::-1] if mirrored else squares).reshape(len(squares), -1))
+        squares = WHOLE @ grey[part].reshape(-1, GREY_SIDE, GREY_SIDE).astype(np.float32) @ WHOLE.T
+        steps = differences(squares[:, :, ::-1] if mirrored else squares)
+        limit = np.abs(steps).mean(axis=1, keepdims=True)
+        return _centred(steps.clip(-limit, limit))
 
     by_grey, count = Neighbours(len(grey), small), min(_NEIGHBOURS, len(grey) - 1)
     found = [by_grey.nearest(count)[1], by_grey.nearest(count, partial(small, mirrored=True))[1]]

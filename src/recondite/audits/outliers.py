@@ -9,10 +9,10 @@ own, that within which 15 % of the others lie, least. Outliers of one kind are f
 are compared by is the backbone's features or, without one, small grey copies, reduced to their principal components.
 
 Within one set a rank says nothing of how many outliers there are: some image is always the farthest. So p-values are
-ranks up to the 60th percentile of the scores, and beyond follow an exponential tail, whose mean is that of the part
-between the 60th and the 85th percentile (a censored maximum likelihood). What is assumed: scores of normal images fall
-off at least that fast, and outliers are so few (less than about one in seven) that they lie beyond that part; more of
-them make the tail longer, and fewer of them are found.
+ranks up to the median of the scores, and beyond the 1.05th power of the distance from it falls off as an exponential,
+whose mean is that of the part up to the 85th percentile (a censored maximum likelihood). What is assumed: scores of
+normal images fall off at least that fast, and outliers are so few (less than about one in seven) that they lie beyond
+that part; more of them make the tail longer, and fewer of them are found.
 """
 
 import numpy as np
@@ -20,19 +20,21 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.stats import false_discovery_control
 
+from recondite.audits.tails import Tail
+
 Floats = NDArray[np.float64]
 
 ASSUMED = (
-    "If the scores of normal images fall off beyond their 85th percentile at least as fast as an exponential through "
-    "the 60th to 85th, and p-values do not depend on each other negatively, at most this share of the outliers listed "
-    "is expected to be normal (Benjamini-Hochberg)."
+    "If the scores of normal images fall off beyond their 85th percentile at least as fast as an exponential of the "
+    "1.05th power through the 50th to 85th, and p-values do not depend on each other negatively, at most this share of "
+    "the outliers listed is expected to be normal (Benjamini-Hochberg)."
 )
 FEWEST = 50
 """Images; of fewer there is no tail to speak of."""
 _PARTS, _COMPONENTS, _SHRINKAGE = 5, 96, 0.1
 _AROUND, _REFERENCES, _NEIGHBOURS, _BANK = 0.15, 1000, 20, 5000
 _SMALLEST = 1e-12
-_TAIL, _CENSORED = 0.60, 0.85
+_TAIL, _CENSORED, _POWER = 0.50, 0.85, 1.05
 _AT_ONCE = 1024
 
 
@@ -130,31 +132,10 @@ def _distances(one: Floats, two: Floats) -> Floats:
 def p_values(scores: Floats) -> Floats:
     """Return how often a normal image of the set scores at least this high (N,); see above for what is assumed."""
     ascending = np.sort(scores)
-    tail = Tail(scores, _TAIL, _CENSORED)
+    beyond = (scores - np.quantile(scores, _TAIL)).clip(min=0) ** _POWER
+    tail = Tail(beyond, _TAIL, _CENSORED)
     ranks = (1 + len(scores) - np.searchsorted(ascending, scores, side="left")) / (len(scores) + 1)
-    return np.asarray(np.where(scores > tail.begins, tail.beyond(scores), ranks).clip(0, 1))
-
-
-class Tail:
-    """An exponential that scores fall off as, fitted to some so that what lies beyond its part does not matter.
-
-    Args:
-        scores: (N,), most of which are normal.
-        begins: quantile at which the part begins.
-        ends: at which it ends; higher scores count as beyond it (a censored maximum likelihood).
-    """
-
-    def __init__(self, scores: Floats, begins: float, ends: float) -> None:
-        self.begins, last = np.quantile(scores, [begins, ends])
-        beyond = scores[scores > self.begins]
-        seen = np.minimum(beyond, last) - self.begins
-        self._mean = max(seen.sum() / max(1, (beyond <= last).sum()), _SMALLEST)
-        self._share = len(beyond) / len(scores)
-
-    def beyond(self, scores: Floats) -> Floats:
-        """Return how often a normal score is at least as high as these (N,), of which lower ones get 1."""
-        tail = self._share * np.exp(-(scores - self.begins).clip(min=0) / self._mean)
-        return np.asarray(np.where(scores > self.begins, tail, 1.0))
+    return np.asarray(np.where(beyond > 0, tail.beyond(beyond), ranks).clip(0, 1))
 
 
 def discoveries(p: Floats, rate: float) -> NDArray[np.bool_]:

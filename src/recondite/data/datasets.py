@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,11 @@ class ImageSet:
         """Yield (id, source, label) in order, leaving out the ids in `skip` without reading them."""
         if self.ids is None:
             yield from ((name, self._masked(name, item), label) for name, item, label in walk_stream(self.items, skip))
+            return
+        if isinstance(self.items, np.ndarray) and self.items.dtype != object and self.masks is None:
+            labels = repeat("") if self.labels is None else self.labels
+            rows = zip(self.ids, self.items, labels, strict=self.labels is not None)
+            yield from (row for row in rows if row[0] not in skip)
             return
         for index, name in enumerate(self.ids):
             if name not in skip:

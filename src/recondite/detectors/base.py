@@ -79,7 +79,6 @@ class Detector(Inputs):
     frozen: ClassVar[tuple[str, ...]] = ()  # parts that no fit changes
     rebuilds: ClassVar[bool] = True
     """Whether what is rebuilt is the image, so that its reconstruction can be looked at."""
-    layout: ClassVar[torch.memory_format] = torch.channels_last  # in which networks take images
     fitted: Tensor
     latent_mean: Tensor
     latent_factor: Tensor

@@ -90,7 +90,6 @@ class Features(Detector):
     whole_image_scores: ClassVar[tuple[str, ...]] = (COMBINED, *get_args(Method))
     rebuilds: ClassVar[bool] = False
     frozen: ClassVar[tuple[str, ...]] = ("vectors",)
-    layout: ClassVar[torch.memory_format] = torch.contiguous_format  # the backbone arranges them anew
     training_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-3}
     trains_by_steps = False
     needs_validation = False

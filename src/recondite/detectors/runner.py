@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 
 from recondite.data.datasets import open_images, read_batches
 from recondite.errors import InputError
-from recondite.networks.hooks import evaluating
+from recondite.networks.hooks import evaluating, parts_of
 from recondite.torch_state import own_settings
 
-SMALL_BATCHES = (2, 4, 8, 32)
+SMALL_BATCHES = (1, 2, 4, 8, 32)
 """Batches smaller than a full one that are tried."""
 
 Function = Callable[[Any, Tensor], dict[str, Tensor]]
@@ -24,7 +25,9 @@ Run = Callable[[NDArray[np.float32], int], Mapping[str, NDArray[Any]]]
 
 
 def padded(rows: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Return rows (n, ...) with zeros behind them (size, ...)."""
+    """Return rows (n, ...) with zeros behind them (size, ...); themselves where none are missing."""
+    if len(rows) == size and rows.flags.c_contiguous and rows.flags.writeable:
+        return rows
     full = np.zeros((size, *rows.shape[1:]), dtype=np.float32)
     full[: len(rows)] = rows
     return full
@@ -154,7 +157,7 @@ class Runner:
         """
         versions = tuple(
             (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
-            for part in detector.modules()
+            for part in parts_of(detector)
             for tensor in (*part._parameters.values(), *part._buffers.values())
             if tensor is not None
         )
@@ -188,11 +191,15 @@ class Runner:
 def _run_padded(ready: Any, rows: NDArray[np.float32], function: Function, size: int) -> dict[str, NDArray[Any]]:
     """Return what a function gives for rows, padded with zeros to a batch of `size`, of a detector made ready."""
     tensor = torch.from_numpy(padded(rows, size))
-    layout = ready.layout if tensor.ndim == 4 else torch.contiguous_format
-    # The short floats that GPUs use by default in convolutions would give another score than a processor does.
-    with evaluating(ready), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        results = function(ready, tensor.to(ready.device, memory_format=layout))
+    with evaluating(ready), nullcontext() if ready.device.type == "cpu" else _exact_on_gpus():
+        results = function(ready, tensor.to(ready.device))
     return {name: result[: len(rows)].cpu().numpy() for name, result in results.items()}
+
+
+def _exact_on_gpus() -> AbstractContextManager[None]:
+    """Leave out the short floats that GPUs use by default in convolutions: they give another score than processors."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    return flags
 
 
 def scattered(values: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[Any]:

@@ -153,10 +153,12 @@ class Vae(Detector):
         deviation = (log_variance / 2).exp()
         error = score if score in get_args(PixelScore) else "squared_error"
         total, rebuilt = torch.zeros_like(x), torch.zeros_like(x)
-        for noise in self.noise:
-            decoded = only_inside(self.decode_tensor(mean + deviation * noise), x, inside)
-            total += self.pixel_errors(x, decoded, error)
-            rebuilt += decoded
+        for some in torch.split(self.noise, self._draws_at_once(x)):
+            z = (mean + deviation * some[:, None]).flatten(0, 1)
+            for decoded in self.decode_tensor(z).unflatten(0, (len(some), -1)):  # type: ignore[no-untyped-call]
+                decoded = only_inside(decoded, x, inside)
+                total += self.pixel_errors(x, decoded, error)
+                rebuilt += decoded
         features, rebuilt = total / len(self.noise), rebuilt / len(self.noise)
         divergence = _kl(mean, log_variance)
         instances = None
@@ -172,6 +174,12 @@ class Vae(Detector):
             latents=mean,
             statistics={"latent_spread": log_variance.mean(1) / 2, "kl": (divergence + 1e-6).log()},
         )
+
+    def _draws_at_once(self, x: Tensor) -> int:
+        """Return how many draws of a few images are decoded together: the weights are read once for all of them."""
+        if torch.compiler.is_compiling():
+            return 1
+        return max(1, self.scoring_batch // max(1, len(x)))
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.encoder(x).chunk(2, dim=1)

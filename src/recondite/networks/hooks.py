@@ -75,11 +75,19 @@ def _precision_of(module: nn.Module) -> torch.dtype:
     return next((value.dtype for value in module.parameters() if value.is_floating_point()), torch.float32)
 
 
+def parts_of(module: nn.Module) -> list[nn.Module]:
+    """Return a module and all within it, some perhaps twice; torch's own `modules` takes as long as a small layer."""
+    found = [module]
+    for part in found:
+        found.extend(child for child in part._modules.values() if child is not None)
+    return found
+
+
 @contextmanager
 def evaluating(module: Module) -> Iterator[Module]:
     """Put a module into eval mode without gradients, and every part of it back into its own mode afterwards."""
-    training = [part for part in module.modules() if part.training]
-    if training:  # to walk through a network takes as long as one of its smaller layers does
+    training = [part for part in parts_of(module) if part.training]
+    if training:
         module.eval()
     try:
         with torch.no_grad():

@@ -158,10 +158,11 @@ class Evidence(ShortRepr):
         z: list[NDArray[np.float64]] = []
         shares: list[float] = []
         if name == AUTO:
-            z = [self.error.z(error[:, None]), self.distance.z(self.density.distance(statistics)[:, None])]
+            each = self.density.z(statistics)
+            z = [self.error.z(error[:, None]), self.distance.z(self.density.length(each)[:, None])]
             shares = [0.5, 0.5]
             if self.made_up is not None:
-                together = self.made_up.sum(z[0][:, 0], z[1][:, 0], self.density.z(statistics))
+                together = self.made_up.sum(z[0][:, 0], z[1][:, 0], each)
                 if self.features is None:
                     return together
                 z, shares = [self.made_up.total.z(together[:, None])], [1.0]

@@ -110,7 +110,10 @@ class Density(ShortRepr):
 
     def distance(self, statistics: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
         """Return the distance (N,) of each image from the normal ones; about the root of K for those."""
-        z = self.z(statistics)
+        return self.length(self.z(statistics))
+
+    def length(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the distance (N,) of images whose statistics, each on its normal scale, are given (N, K)."""
         return np.asarray(np.sqrt(np.maximum(np.einsum("nk,kl,nl->n", z, self.precision, z), 0)))
 
     def z(self, statistics: Mapping[str, ArrayLike]) -> NDArray[np.float64]:

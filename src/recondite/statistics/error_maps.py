@@ -108,7 +108,28 @@ def values_kept(top_percent: float, size: int) -> int:
     """
     if not 0 < top_percent <= 100:
         raise InputError(f"expected 0 < top_percent <= 100; got {top_percent!r}")
+    if top_percent == 100:
+        return size
     return -int(-Fraction(str(top_percent)) * size // 100)
+
+
+def largest_values(values: Tensor, count: int) -> Tensor:
+    """Return the largest values of each row (N, count), in descending order.
+
+    Numpy's partition takes a third to a sixth of the time of torch's `topk`, which gives the same.
+
+    Args:
+        values: (N, D), D >= count.
+        count: at least 1.
+
+    >>> largest_values(torch.tensor([[1.0, 4.0, 2.0, 3.0]]), 2)
+    tensor([[4., 3.]])
+    """
+    if torch.compiler.is_compiling() or values.requires_grad or values.device.type != "cpu":
+        return values.topk(count, dim=1).values
+    found = np.partition(values.numpy(), -count, axis=1)[:, -count:]
+    found.sort(axis=1)
+    return torch.from_numpy(found[:, ::-1].copy())
 
 
 def instance_scores(feature_scores: Tensor, top_percent: float = 100) -> Tensor:
@@ -129,7 +150,7 @@ def instance_scores(feature_scores: Tensor, top_percent: float = 100) -> Tensor:
     kept = values_kept(top_percent, flat.shape[1])
     if kept < flat.shape[1]:
         # The order among the worst does not matter, but a fixed order of summation does.
-        flat = flat.topk(kept, dim=1, sorted=True).values
+        flat = largest_values(flat, kept)
     return flat.double().mean(dim=1)
 
 

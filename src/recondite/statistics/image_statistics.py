@@ -10,14 +10,14 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from recondite.statistics.error_maps import values_kept
+from recondite.statistics.error_maps import largest_values, values_kept
 
 OF_IMAGES = ("brightness", "variance", "total_variation", "code_length")
 """Those that `statistics_of_image` finds: of the image alone, whatever the detector."""
 _SMALLEST = 1e-10
 _WORST_PERCENT = 1
 _LEVELS, _FACTORS = 255, 8
-_FEWEST_TOGETHER, _VALUES_TOGETHER = 2, 1 << 19
+_FEWEST_TOGETHER, _VALUES_TOGETHER = 2, 1 << 18
 
 STATISTICS: dict[str, tuple[str, str]] = {
     "squared_error": ("squared error of the reconstruction", "log mean (x - r)^2"),
@@ -108,7 +108,7 @@ def statistics_of_error(x: Tensor, rebuilt: Tensor) -> dict[str, Tensor]:
     flat = error.flatten(1)
     size = flat.abs()
     squared = flat.square().mean(1)
-    worst = size.topk(values_kept(_WORST_PERCENT, size.shape[1]), dim=1).values.mean(1)
+    worst = largest_values(size, values_kept(_WORST_PERCENT, size.shape[1])).mean(1)
     found = {
         "squared_error": _log(squared),
         "absolute_error": _log(size.mean(1)),

@@ -57,6 +57,8 @@ class Scores(ShortRepr):
         listed = list(parts)
         if not listed:
             raise InputError("expected at least one image; got none")
+        if len(listed) == 1:
+            return listed[0]
         joined: dict[str, Any] = {}
         for field in fields(cls):
             values = [getattr(part, field.name) for part in listed]

@@ -16,10 +16,11 @@ from recondite.errors import InputError
 from recondite.networks.precision import warn_of_slow_bfloat16
 from recondite.options import TrainingOptions
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Names of settings of glibc's `mallopt`, from its malloc.h."""
 _NEVER = 2**31 - 1
-_USUAL_TRIM_THRESHOLD, _USUAL_MMAP_MAX = 64 * 2**20, 65_536
+_USUAL_TRIM_THRESHOLD, _USUAL_MMAP_THRESHOLD, _USUAL_MMAP_MAX = 64 * 2**20, 32 * 2**20, 65_536
+"""What glibc arrives at by itself in a process that uses large blocks; it no longer does once one of them is set."""
 
 _SHARE_FOR_IMAGES = 0.25
 
@@ -119,5 +120,6 @@ def large_blocks_kept() -> Iterator[None]:
         yield
     finally:
         mallopt(_MMAP_MAX, _USUAL_MMAP_MAX)
+        mallopt(_MMAP_THRESHOLD, _USUAL_MMAP_THRESHOLD)
         mallopt(_TRIM_THRESHOLD, _USUAL_TRIM_THRESHOLD)
         trim(0)

@@ -19,6 +19,7 @@ from recondite.distributed import Share, broadcast, collective, shard_of, sharin
 from recondite.errors import InputError, ReconditeError
 from recondite.networks.hooks import evaluating
 from recondite.networks.layers import has_unsynchronised_batch_norm
+from recondite.networks.products import small_maps_as_products
 from recondite.options import TrainingOptions
 from recondite.progress import progress
 from recondite.statistics.contamination import suspects
@@ -164,7 +165,7 @@ class Run:
 
     def go(self, resume: bool) -> History:
         first_epoch = self._load() if resume else 0
-        with compiled(self.detector) if self.options.compile else nullcontext():
+        with compiled(self.detector) if self.options.compile else small_maps_as_products(self.detector):
             self._learn(first_epoch)
         self._finish()
         self._share_weights()
@@ -384,7 +385,8 @@ class Run:
                 self.best = self._weights()
 
     def _finish(self) -> None:
-        self.detector.load_state_dict(self.best or self._weights())
+        if self.best or self.average is not None:
+            self.detector.load_state_dict(self.best or self._weights())
         self.detector.eval()
 
     def _start_logs(self) -> None:
