@@ -145,8 +145,7 @@ def screens(digits):
 @pytest.fixture(scope="module")
 def traced_once():
     """Let exports of one screen, to each runtime and in each precision, trace it once."""
-    from recondite.screen import export
-
+    export = pytest.importorskip("recondite.screen.export")
     trace, graphs = export._traced, {}
 
     def traced(screen, pixels):

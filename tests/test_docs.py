@@ -18,8 +18,6 @@ from recondite.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 SOURCE = ROOT / "src"
 WITH_EXAMPLES = [
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
