@@ -147,6 +147,14 @@ def test_only_sizes_below_a_full_batch_are_tried() -> None:
     assert equal_sizes(run, np.ones((2, 3), dtype=np.float32)) == (1,)
 
 
+def test_what_runs_may_change_its_batch_in_place() -> None:
+    detector = untrained("autoencoder", (1, 16, 16), latent_size=4, width=4)
+    images = np.random.default_rng(0).random((detector.scoring_batch, 1, 16, 16), dtype=np.float32)
+    before = images.copy()
+    detector.run(images, lambda _ready, x: {"": x.zero_()})
+    assert np.array_equal(images, before)
+
+
 def test_a_size_that_agrees_for_most_rows_is_not_used() -> None:
     probe = np.arange(64, dtype=np.float32)[:, None]
 

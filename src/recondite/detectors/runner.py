@@ -25,9 +25,9 @@ Run = Callable[[NDArray[np.float32], int], Mapping[str, NDArray[Any]]]
 
 
 def padded(rows: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Return rows (n, ...) with zeros behind them (size, ...); themselves where none are missing."""
-    if len(rows) == size and rows.flags.c_contiguous and rows.flags.writeable:
-        return rows
+    """Return a copy of rows (n, ...) with zeros behind them (size, ...); a network may change it in place."""
+    if len(rows) == size:
+        return rows.copy()
     full = np.zeros((size, *rows.shape[1:]), dtype=np.float32)
     full[: len(rows)] = rows
     return full

@@ -90,7 +90,8 @@ class Observer:
             found["reencoding"] = change(measured.latents, again)
             found |= {f"reencoding_layer_{number + 1}": change(*pair) for number, pair in enumerate(pairs)}
         if self.classifier is not None and self.features is not None:
-            found |= {f"classifier_{name}": value for name, value in self.features(self.classifier(pixels)).items()}
+            features = self.classifier(pixels.clone())  # it may change them in place
+            found |= {f"classifier_{name}": value for name, value in self.features(features).items()}
         return found
 
 
