@@ -65,7 +65,7 @@ class FeatureVectors(nn.Module):
             raise InputError("side shrinks the image that the backbone sees and tile cuts it: choose one")
         self._seen = (height, width) if side is None else (side, side)
         self._name, self._looks_at_places = options.backbone, looks_at_places
-        self._these_weights = object()
+        self._own = object()
         whole_layers, place_layers = _default_layers(network, options)
         self._whole_layers, self._place_layers = options.layers or whole_layers, options.place_layers or place_layers
         looked_at = self._whole_layers + (self._place_layers if looks_at_places else ())
@@ -111,6 +111,12 @@ class FeatureVectors(nn.Module):
         known = recalled(self._these_weights, x)
         return self(x, inside)[0][:, 0] if known is None else known
 
+    @property
+    def _these_weights(self) -> tuple[object, int]:
+        """What stands for the backbone and its weights as they are: torch counts what is written into them."""
+        tensors = (*self.parameters(), *self.buffers())
+        return self._own, sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+
     def load_weights(self) -> None:
         """Fill the backbone with the weights that its name stands for.
 
@@ -123,7 +129,6 @@ class FeatureVectors(nn.Module):
             network.load_weights(self._name)
         else:
             load_weights(network, self._name)
-        self._these_weights = object()
 
     def ready(self, device: torch.device) -> Self:
         """Return this with a backbone made ready for `images_together` images, or for one after the other."""

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _MOST = 200_000  # images; what tells where they are takes some 50 MB of memory
-_Key = tuple[object, bytes]
+_Key = tuple[Hashable, bytes]
 
 
 class _Vectors:
@@ -62,7 +62,7 @@ def remembering() -> Iterator[None]:
             _KEPT.reset(token)
 
 
-def remember(network: object, x: Tensor, vectors: Tensor) -> None:
+def remember(network: Hashable, x: Tensor, vectors: Tensor) -> None:
     """Keep what a network made of images, if anything is kept.
 
     Args:
@@ -75,13 +75,13 @@ def remember(network: object, x: Tensor, vectors: Tensor) -> None:
         kept.add(_keys(network, x), vectors.detach().cpu().numpy())
 
 
-def recalled(network: object, x: Tensor) -> Tensor | None:
+def recalled(network: Hashable, x: Tensor) -> Tensor | None:
     """Return what `remember` was given for images of these pixels (N, F); None unless it was for all of them."""
     kept = _KEPT.get()
     found = None if kept is None else kept.of(_keys(network, x))
     return None if found is None else torch.from_numpy(found).to(x.device)
 
 
-def _keys(network: object, x: Tensor) -> list[_Key]:
+def _keys(network: Hashable, x: Tensor) -> list[_Key]:
     pixels = x.detach().cpu().contiguous().numpy()
     return [(network, hashlib.blake2b(image.data, digest_size=16).digest()) for image in pixels]
