@@ -14,7 +14,7 @@ from recondite.data.images import SMALLEST_SIDE
 from recondite.data.sample import LARGEST_SMALL_SIDE, small_size
 from recondite.detectors.feature_options import FeaturesOptions
 from recondite.detectors.inside import Inside, mean_of_places
-from recondite.detectors.remembered import recalled, remember
+from recondite.detectors.remembered import recalled, remember, remembers
 from recondite.errors import InputError
 from recondite.networks.backbones import Backbone, last_blocks, load_weights
 from recondite.networks.hooks import evaluating
@@ -97,8 +97,8 @@ class FeatureVectors(nn.Module):
             for name in self._whole_layers or ("",)
         ]
         joined = torch.cat([F.normalize(features, dim=1) for features in whole], dim=1)
-        # Another size of batches may give other bits.
-        if len(x) == self.images_together(x.device.type):
+        # Another size of batches may give other bits. A graph must not learn that there is such a size.
+        if remembers() and len(x) == self.images_together(x.device.type):
             remember(self._these_weights, x, joined)
         joined = joined[:, None]
         if not self._looks_at_places:

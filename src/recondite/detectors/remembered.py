@@ -62,6 +62,11 @@ def remembering() -> Iterator[None]:
             _KEPT.reset(token)
 
 
+def remembers() -> bool:
+    """Whether anything is kept here and now."""
+    return _KEPT.get() is not None
+
+
 def remember(network: Hashable, x: Tensor, vectors: Tensor) -> None:
     """Keep what a network made of images, if anything is kept.
 
