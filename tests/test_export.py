@@ -134,9 +134,8 @@ def test_a_graph_travels_to_other_processes(exported, digits):
 
 
 @pytest.mark.arithmetic
-@pytest.mark.parametrize("score", ["error", "total_variation"])
+@pytest.mark.parametrize("score", ["error", "evidence", "total_variation"])
 def test_every_score_can_be_exported(score, screens, digits, tmp_path):
-    """Those by all evidence elsewhere: "auto" in the test of every detector above, "evidence" in test_region.py."""
     screen = screens("pca").with_score(score)
     export.export_onnx(screen, tmp_path / "graph")
     ours, theirs = screen.predict(digits[1400:]), recondite.load(tmp_path / "graph").predict(digits[1400:])
@@ -151,9 +150,7 @@ def test_reencoding_confidence_and_own_networks(digits, tmp_path):
     options = {**QUICK["autoencoder"], "epochs": 2}
     options.pop("width")
     screen = recondite.fit(
-        digits[:1000],
-        **{"encoder": encoder, "decoder": decoder, "reencoding": True, "score": "reencoding"},
-        **{"confidence": 0.9, "alpha": 0.1, **options},
+        digits[:1000], encoder=encoder, decoder=decoder, reencoding=True, confidence=0.9, alpha=0.1, **options
     )
     export.export_onnx(screen, tmp_path / "graph")
     ours, theirs = screen.predict(digits[1000:]), recondite.load(tmp_path / "graph").predict(digits[1000:])

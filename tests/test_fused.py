@@ -152,15 +152,6 @@ def test_small_batches_give_the_bits_of_a_full_one_and_are_used() -> None:
     assert list(detector.runner.sizes.known.values()) == [SMALL_BATCHES]
 
 
-def test_a_dense_layer_gives_one_row_the_bits_that_it_has_among_others() -> None:
-    network = nn.Sequential(nn.Linear(8192, 32), nn.ReLU()).eval()
-    rows = torch.rand(FULL, 8192, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        ready = ready_network(network, torch.zeros(FULL, 8192))
-        alone = torch.cat([ready(row[None]) for row in rows])
-        assert torch.equal(alone, ready(rows))
-
-
 def test_maps_are_shuffled_as_torch_does() -> None:
     network = nn.Sequential(nn.ConvTranspose2d(5, 3, 4, 2, 1)).eval()
     x = torch.rand(4, 5, 6, 7, generator=torch.Generator().manual_seed(0))

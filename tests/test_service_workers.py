@@ -146,7 +146,7 @@ def test_a_worker_that_ends_or_hangs_is_replaced_and_others_notice_nothing(digit
     arguments = (digit_screen, "--workers", "2", "--store", f"sqlite:///{store}", "--hang-seconds", "6")
     with running(tmp_path, *arguments) as process:
         running_now = wait_until(lambda: workers_of(process))
-        load = Load(process.port, digit_files, clients=8, pause=0.25)
+        load = Load(process.port, digit_files, clients=8, pause=0.05)
         for turn, (killed, how) in enumerate(((1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP))):
             load.wait_for(len(load.answers) + 50)
             time.sleep(1.5)  # what it had counted a second ago is kept

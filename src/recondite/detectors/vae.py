@@ -155,7 +155,7 @@ class Vae(Detector):
         total, rebuilt = torch.zeros_like(x), torch.zeros_like(x)
         for some in torch.split(self.noise, self._draws_at_once(x)):
             z = (mean + deviation * some[:, None]).flatten(0, 1)
-            for decoded in self.decode_tensor(z).unflatten(0, (len(some), -1)):  # type: ignore[no-untyped-call]
+            for decoded in self.decode_tensor(z).reshape(len(some), *x.shape):
                 decoded = only_inside(decoded, x, inside)
                 total += self.pixel_errors(x, decoded, error)
                 rebuilt += decoded

@@ -48,8 +48,8 @@ def ready_network(network: nn.Module, example: Tensor) -> nn.Module:
     In an `nn.Sequential`, also within others, each convolution and dense layer is packed by oneDNN, batch norms are
     folded into the weights before them, and ReLUs are applied while a result is still in the processor's cache. Layers
     of other kinds stay what they are, and so does any other module. What a layer gives for an image does not, as far
-    as has been seen, depend on how many others are in the batch; torch's own dense layer does not have this. Hooks on
-    the network's own modules are not called.
+    as has been seen, depend on how many others are in the batch, but for batches of one; the library's own dense layer
+    does not have this. Hooks on the network's own modules are not called.
 
     Args:
         network: on any device; only on a processor there is something to gain.
@@ -142,14 +142,7 @@ def packed(layer: Any, norm: Any, activation: nn.Module | None, example: Tensor)
 def _linear(weight: Tensor, bias: Tensor | None, after: tuple[str, list[float], str], batch: int) -> Run:
     weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), batch)
     run_layer = torch.ops.mkldnn._linear_pointwise.default
-
-    def run(x: Tensor) -> Tensor:
-        # The product of one row with a matrix is another kernel, with other bits; two take no longer, for the weights.
-        rows = x if len(x) > 1 else torch.cat([x, x])
-        found: Tensor = run_layer(rows, weight, bias, *after)
-        return found[: len(x)]
-
-    return run
+    return lambda x: run_layer(x, weight, bias, *after)
 
 
 def _convolution(
