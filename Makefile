@@ -3,13 +3,17 @@ PYTHON ?= python3
 ARITHMETIC = tests/test_runner.py tests/test_export.py tests/test_fused.py tests/test_openvino.py
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-avx2 check format bench clean
+.PHONY: demo test test-all test-avx2 check format bench clean
 
 demo: .venv/demo
 	.venv/bin/recondite demo --output demo
 
 test: .venv/dev
 	.venv/bin/python -m pytest
+
+# With those marked as slow.
+test-all: .venv/dev
+	.venv/bin/python -m pytest -m ""
 
 # What depends on the arithmetic of a processor, with torch's and OpenVINO's kernels held to AVX2.
 test-avx2: .venv/dev

@@ -73,6 +73,11 @@ class Process:
                 time.sleep(0.1)
         raise AssertionError(self.log.read_text())
 
+    def logged(self):
+        """Return the facts of each line of the log; one that is being written is left out."""
+        whole, _, _ = self.log.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
+
     def stop(self, how=signal.SIGTERM):
         if self.process.poll() is None:
             self.process.send_signal(how)

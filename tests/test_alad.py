@@ -316,6 +316,7 @@ def assert_close(first, second, atol):
         )
 
 
+@pytest.mark.slow
 def test_critics_and_generator_learn(digits):
     detector = small(width=16, latent_size=8)
     accuracy = []

@@ -66,6 +66,7 @@ def test_an_index_finds_nearly_all_neighbours_and_the_same_ones_again(monkeypatc
 
 
 @pytest.mark.usefixtures("indexed")
+@pytest.mark.slow
 def test_copies_are_those_that_exact_neighbours_lead_to(monkeypatch):
     draw = np.random.default_rng(0)
     coarse = draw.integers(40, 215, (600, 8, 8)).repeat(4, axis=1).repeat(4, axis=2)

@@ -91,7 +91,7 @@ def test_one_image_is_singular(screen, folder, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("1 image: ")
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize("encoding", ["cp1252", pytest.param("ascii", marks=pytest.mark.slow)])
 def test_names_that_a_console_cannot_write_are_written_as_escapes(screen, folder, tmp_path, encoding):
     output, environment = tmp_path / "\u65e5.csv", {**os.environ, "PYTHONIOENCODING": encoding}
     commands = [["predict", str(screen), str(images), "-o", str(output)] for images in (folder, tmp_path / "\u672c")]

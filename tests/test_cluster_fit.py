@@ -85,6 +85,7 @@ def test_a_killed_worker_changes_nothing(tmp_path, monkeypatch, digits):
 
 
 @pytest.mark.usefixtures("two_nodes")
+@pytest.mark.slow
 def test_alad_from_the_command_line(tmp_path, pictures, monkeypatch):
     monkeypatch.chdir(pictures.parent)
     flags = ["--detector", "alad", "--width", "8", "--latent-size", "5", "--epochs", "2", "--batch-size", "32"]
@@ -102,6 +103,7 @@ def test_alad_from_the_command_line(tmp_path, pictures, monkeypatch):
 
 
 @pytest.mark.usefixtures("two_nodes")
+@pytest.mark.slow
 def test_an_error_that_no_worker_can_mend_is_told(tmp_path, pictures):
     with pytest.raises(InputError, match=r"alpha = 0\.001 needs at least 999 calibration images"):
         fit_on_cluster(str(pictures), workers=1, run_folder=tmp_path, cluster="auto", detector="pca", alpha=0.001)

@@ -115,6 +115,7 @@ def test_a_replica_killed_under_load_gives_no_wrong_answer(address, digit_files,
     assert recorded >= load.answered
 
 
+@pytest.mark.slow
 def test_an_update_replaces_every_replica_and_refuses_nobody(address, digit_screen, postgres, digit_files, expected):
     """Four clients are more than two replicas shall have after the update, so that a third one comes."""
     before = set(processes())
@@ -174,6 +175,7 @@ def test_the_client_asks_again_when_a_replica_has_gone():
     assert len(asked) == 4
 
 
+@pytest.mark.slow
 def test_a_cluster_of_its_own_ends_with_the_command(digit_screen, tmp_path, digit_files, expected):
     port = free_port()
     command = [sys.executable, "-c", "import sys; from recondite.cli import main; sys.exit(main())", "serve"]

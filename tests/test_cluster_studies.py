@@ -64,6 +64,7 @@ def test_runs_at_once_give_the_table_of_runs_in_turn(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("two_nodes")
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_stopped(tmp_path, capsys):
     flags = ["--normal", "3", "--sizes", "2,4", "--detector", "pca", "--image-size", "8"]
     command = ["study", "latent-size", "digits", *flags, "-o"]

@@ -139,6 +139,7 @@ def test_a_machine_killed_in_the_middle_of_20_000_images(two, screens, digits, t
 
 
 @pytest.mark.usefixtures("two")
+@pytest.mark.slow
 def test_an_image_that_kills_its_worker_is_named_and_the_rest_is_judged(screens, digits, tmp_path):
     from cluster_images import Poison
 
@@ -155,6 +156,7 @@ def test_an_image_that_kills_its_worker_is_named_and_the_rest_is_judged(screens,
     assert rows[:21] + rows[22:] == expected[:21] + expected[22:]
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_driver_was_killed_goes_on_with_what_is_missing(two, screens, digits, tmp_path):
     screens("pca").save(tmp_path / "screen")
     for index in range(300):
@@ -209,6 +211,7 @@ def test_tars_and_parquet_give_the_rows_of_their_files(screens, digits, tmp_path
     assert rows[33]["id"] == "all.parquet#33"
 
 
+@pytest.mark.slow
 def test_a_bucket_whose_requests_fail_gives_the_rows_of_its_folder(two, screens, damaged, tmp_path):
     expected = screens("pca").predict(damaged)
     upload(damaged, "screened")
@@ -237,6 +240,7 @@ def test_wrong_sweeps_are_refused(screens, digits, tmp_path):
         cluster_sweep(screens("pca"), digits[:9], tmp_path / "other", cluster="nowhere")
 
 
+@pytest.mark.slow
 def test_nobody_without_the_token_gets_in(two):
     grpc = pytest.importorskip("grpc")
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc

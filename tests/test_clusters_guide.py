@@ -65,6 +65,7 @@ def test_the_manifest_asks_for_a_token_and_has_the_version_of_ray_that_the_tests
     assert policy["spec"]["ingress"][1]["ports"] == [{"port": port}]
 
 
+@pytest.mark.slow
 def test_the_script_for_slurm_is_one_and_keeps_its_token_in_a_closed_file():
     subprocess.run(["bash", "-n", ROOT / "deploy" / "fit.slurm"], check=True)
     assert "RAY_AUTH_MODE=token" in SLURM

@@ -37,6 +37,7 @@ def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 def test_not_one_of_scikit_learns_checks_is_left_out():
     """One of them needs a variable in the environment before scipy is imported."""
     code = (

@@ -120,6 +120,7 @@ def test_an_interrupted_run_goes_on(done, tmp_path, monkeypatch):
     assert not made
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_take_up_what_does_not_belong_to_them(done):
     folder, rows = done
     few = cross_dataset_benchmark(folder, **FEW, count=50)

@@ -33,6 +33,7 @@ def sets(tmp_path_factory, digits):
     return root
 
 
+@pytest.mark.slow
 def test_every_detector_meets_every_set_and_finished_runs_are_used_again(sets, tmp_path, monkeypatch, capsys):
     flags = ["--detector", "pca", "--alpha", "0.1", "--threads", "1", "-o", str(tmp_path)]
     assert main(["bench", "defects", str(sets), *flags]) == 0

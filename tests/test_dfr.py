@@ -177,6 +177,7 @@ def test_a_screen_of_all_local_methods_keeps_the_promises(digits, tmp_path):
     assert again.detector.history == screen.detector.history
 
 
+@pytest.mark.slow
 def test_the_export_gives_the_scores(digits, tmp_path):
     for package in ("onnxruntime", "onnxscript"):
         pytest.importorskip(package)

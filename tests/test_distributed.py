@@ -111,6 +111,7 @@ def fitted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "vae", "alad"])
+@pytest.mark.slow
 def test_three_processes_give_the_weights_of_one(fitted, name):
     """Within 2e-5, after steps that moved them by a hundred times that: sums are rounded in another order.
 
@@ -124,6 +125,7 @@ def test_three_processes_give_the_weights_of_one(fitted, name):
         torch.testing.assert_close(three[key], value, rtol=1e-4, atol=2e-5, msg=key)
 
 
+@pytest.mark.slow
 def test_processes_share_the_statistics_of_features(fitted):
     """Four batches, of which the first process has two; vectors for neighbours come from all of them."""
     one, three = load_file(fitted / "one" / "features"), load_file(fitted / "three" / "features")
@@ -135,6 +137,7 @@ def test_processes_share_the_statistics_of_features(fitted):
         torch.testing.assert_close(three[name], one[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_processes_train_on_the_vectors_of_all(fitted):
     one, three = load_file(fitted / "one" / "dfr"), load_file(fitted / "three" / "dfr")
     assert one.keys() == three.keys()
@@ -142,6 +145,7 @@ def test_processes_train_on_the_vectors_of_all(fitted):
         torch.testing.assert_close(three[name], value, rtol=1e-4, atol=2e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_what_needs_no_training_is_the_same_to_the_bit(fitted):
     one, three = load(fitted / "one" / "pca-screen"), load(fitted / "three" / "pca-screen")
     assert one.facts == three.facts
@@ -153,6 +157,7 @@ def test_what_needs_no_training_is_the_same_to_the_bit(fitted):
     assert one.peaks.tolist() == three.peaks.tolist()
 
 
+@pytest.mark.slow
 def test_evidence_and_calibration_of_trained_screens_agree(fitted):
     one, three = load(fitted / "one" / "vae-screen"), load(fitted / "three" / "vae-screen")
     assert one.score == three.score == "auto"

@@ -52,7 +52,7 @@ def test_the_python_of_the_readme_runs(newcomer, capsys):
     assert recondite.load(newcomer / "screen").alpha == 0.05
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/README.md"])
+@pytest.mark.parametrize("document", ["README.md", pytest.param("docs/README.md", marks=pytest.mark.slow)])
 def test_the_commands_of_a_document_run(newcomer, capsys, document):
     (commands,) = blocks("bash", (ROOT / document).read_text(encoding="utf-8"))
     for line in commands.strip().splitlines():

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from slow import slow
 
 import recondite
 from recondite.training import loop
@@ -37,7 +38,7 @@ def test_every_example_is_tested_and_short():
     assert max(length for name, length in scripts.items() if name != "guard") < 80  # it has a classifier to train
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("name", slow(WRITTEN, lambda name: name != "own_detector"))
 def test_an_example_runs(name, tmp_path, monkeypatch, capsys):
     """In this process, and with few epochs, since nothing is asserted of what is found."""
     path = EXAMPLES / f"{name}.py"

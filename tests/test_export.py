@@ -13,6 +13,7 @@ from agreement import assert_agrees
 from conftest import QUICK
 from PIL import Image
 from scipy.special import log_ndtr
+from slow import slow
 
 import recondite
 from recondite import ArtifactError, Calibrator, InputError
@@ -60,7 +61,7 @@ def exported(judging, tmp_path_factory):
 
 
 @pytest.mark.arithmetic
-@pytest.mark.parametrize("name", list(recondite.DETECTORS))
+@pytest.mark.parametrize("name", slow(recondite.DETECTORS, lambda name: name == "alad"))
 def test_scores_maps_and_labels_are_those_of_the_screen(name, judging, exported, digits):
     ours, theirs = (s.predict(digits[1000::4], feature_score=True) for s in (judging(name), exported(name)))
     assert_agrees(judging(name), ours, theirs)
@@ -112,6 +113,7 @@ def test_batches_run_only_where_their_bits_agree(shift, sizes, exported, digits,
 
 
 @pytest.mark.arithmetic
+@pytest.mark.slow
 def test_large_images_run_fewer_at_once(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (60, 256, 256, 3), dtype=np.uint8)
     screen = recondite.fit(images, detector="pca", latent_size=2, alpha=0.1, score="error", image_size=(256, 256))
@@ -143,6 +145,7 @@ def test_every_score_can_be_exported(score, screens, digits, tmp_path):
 
 
 @pytest.mark.arithmetic
+@pytest.mark.slow
 def test_reencoding_confidence_and_own_networks(digits, tmp_path):
     torch.manual_seed(0)
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))

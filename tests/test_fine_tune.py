@@ -145,6 +145,7 @@ def test_what_does_not_fit_is_refused(tuned):
         tuned_from({}, tuned.facts())
 
 
+@pytest.mark.slow
 def test_a_guard_with_it_is_saved_and_decides_alike(tuned, tmp_path, capsys):
     screen = recondite.fit(stripes(150, 6)[0], detector="pca", latent_size=4, alpha=0.1)
     known, held = pairs(*stripes(30, 7)), pairs(*stripes(100, 8))

@@ -132,7 +132,7 @@ def test_one_path_of_scores(sharp, tmp_path):
 
 
 @pytest.mark.usefixtures("traced_once")
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_graph_knows_them_too(kind, sharp, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip({"onnx": "onnxruntime"}.get(kind, kind))

@@ -71,6 +71,7 @@ def test_nineteen_of_twenty_are_95_percent():
     assert metrics.outliers_missed_at_95_inliers_kept(list(range(1, 21)), [19.5]) == 0.0
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_rate_covers_the_truth_at_least_95_percent_of_the_time():
     draws = np.random.default_rng(0).random((2000, 60)) < 0.1
     covered = [rate.low <= 0.1 <= rate.high for rate in (metrics.rate(draw) for draw in draws)]
@@ -80,6 +81,7 @@ def test_the_interval_of_a_rate_covers_the_truth_at_least_95_percent_of_the_time
         metrics.rate([])
 
 
+@pytest.mark.slow
 def test_the_interval_of_an_auroc_agrees_with_resampling_by_hand():
     generator = np.random.default_rng(0)
     runs = [(generator.normal(size=60).round(1), generator.normal(1, size=40).round(1)) for _ in range(2)]

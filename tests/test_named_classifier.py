@@ -111,6 +111,7 @@ def test_a_saved_guard_decides_as_the_one_that_was_fitted_and_knows_its_network_
         load_guard(screen, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_exported_guard_decides_alike(vit, tmp_path):
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason="needs the extra export")

@@ -75,6 +75,7 @@ def of_features(places, digits, tmp_path_factory):
 
 
 @pytest.mark.arithmetic
+@pytest.mark.slow
 def test_a_screen_of_features_keeps_scores_maps_and_labels(places, of_features, digits):
     theirs = recondite.load(of_features["float32"]).predict(digits[1000::4], feature_score=True)
     ours = places.predict(digits[1000::4], feature_score=True)
@@ -187,6 +188,7 @@ def factors_of_layers(path):
 
 
 @pytest.mark.arithmetic
+@pytest.mark.slow
 def test_every_layer_of_an_int8_graph_computes_with_integers(digits, tmp_path):
     """The decoder begins with a transposed convolution on numbers of both signs."""
     encoder = nn.Sequential(nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 8))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fake_hub import running_hub
 from PIL import Image
+from slow import slow
 from test_artifacts import edit
 from torchvision_stand_in import torchvision_stand_in
 
@@ -202,7 +203,7 @@ def test_position_encodings_are_interpolated_to_the_shape_of_the_image(tmp_path)
     assert steps.min() > 0.1
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *OF_TIMM])
+@pytest.mark.parametrize("kind", slow([*KINDS, *OF_TIMM], lambda kind: kind not in ("dinov2", "convnext", "test_vit")))
 def test_a_screen_comes_back_to_the_bit_without_the_folder_or_a_hub(kind, photographs, tmp_path, request):
     folder = tmp_path / "net"
     if kind in OF_TIMM:
@@ -474,6 +475,7 @@ def test_an_architecture_given_in_advance_does_not_do_without_the_weights(saved,
         build_on(tmp_path / "net", architecture=architecture).fit(photographs[:40], validation=None)
 
 
+@pytest.mark.slow
 def test_a_screen_on_a_vision_transformer_is_exported(saved, photographs, tmp_path):
     pytest.importorskip("onnxruntime")
     screen = recondite.load(saved).with_score("error")

@@ -72,6 +72,7 @@ def test_it_keeps_its_false_alarm_rate_on_the_test_images(name):
     assert low - 0.02 < np.mean(screen.predict(test).is_outlier) < high + 0.02
 
 
+@pytest.mark.slow
 def test_the_script_makes_it_again(tmp_path):
     script = runpy.run_path(str(ROOT / "scripts" / "ready_screens.py"))
     assert set(script["MAKERS"]) == set(READY)

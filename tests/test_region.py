@@ -10,6 +10,7 @@ import torch
 from conftest import QUICK, SHAPES
 from PIL import Image
 from service import in_process, png
+from slow import slow
 
 import recondite
 from recondite import DETECTORS, ArtifactError, InputError, build, write_report
@@ -155,7 +156,7 @@ def test_arrays_read_together_are_painted_as_those_read_one_by_one(digits):
 # Every detector
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", slow(DETECTORS, lambda name: name == "alad"))
 def test_what_lies_outside_changes_no_bit_of_any_output(name, restricted, digits, tmp_path):
     screen, images = restricted(name), digits[1400:1460]
     inside = screen.detector.preprocessing.region
@@ -315,7 +316,10 @@ def test_every_way_gives_the_scores_of_the_library(restricted, digits, tmp_path)
             assert answer.json()["verdicts"][0]["instance_score"] == expected.instance_score[place]
 
 
-@pytest.mark.parametrize(("name", "pixels"), [("pca", "float32"), ("features", "float32"), ("vae", "uint8")])
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [("pca", "float32"), pytest.param("features", "float32", marks=pytest.mark.slow), ("vae", "uint8")],
+)
 def test_a_graph_takes_pixels_that_were_not_painted(name, pixels, restricted, digits, tmp_path):
     export = pytest.importorskip("recondite.screen.export")
     pytest.importorskip("onnxruntime")

@@ -79,7 +79,7 @@ def test_the_most_anomalous_come_first(judged, tmp_path):
     assert 0 < words.index(worst) < words.index(best)
 
 
-@pytest.mark.parametrize("count", [1, 2, 30])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow), 30])
 def test_few_images_no_outliers_and_no_pictures(screens, digits, tmp_path, count):
     screen = screens("pca")
     images = digits[:count]

@@ -172,6 +172,7 @@ def test_a_map_keeps_classes_together_and_places_new_images_near_their_own(
     assert len(written(tmp_path)) == 310
 
 
+@pytest.mark.slow
 def test_threshold_rules_are_compared_on_fresh_images(screen, fresh, tmp_path):
     fresh = fresh[:150]
     rows = thresholds_study(screen, fresh, tmp_path, outliers=fresh[:, ::-1].copy())
@@ -220,6 +221,7 @@ def test_losses_of_another_kind_are_no_threshold(screens, digits, tmp_path):
     assert all("batches" not in row["rule"] for row in rows)
 
 
+@pytest.mark.slow
 def test_nothing_linear_beats_pca(digits, tmp_path):
     rows = linear_study(digits, tmp_path, latent_size=6, epochs=12, batch_size=32, learning_rate=1e-2)
     pca, linear, convolutional = (row["learnt"] for row in rows)
@@ -254,6 +256,7 @@ def test_unreadable_images_are_left_out_and_named(screen, folder, tmp_path):
     assert "1 unreadable images were left out, the first: even/000.png" in (tmp_path / "out" / "study.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_commands(screen, tmp_path, capsys):
     screen.save(tmp_path / "screen")
     where = str(tmp_path / "screen")

@@ -305,6 +305,7 @@ def test_a_picture_that_is_reduced_has_the_score_of_the_library(digit_screen, tm
     assert row["instance_score"] == expected
 
 
+@pytest.mark.slow
 def test_a_thousand_idle_sockets_do_not_silence_the_health_check(digit_screen, tmp_path):
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -167,6 +167,7 @@ def begun(process):
     return f"{process.url}/page/drafts/{httpx.post(f'{process.url}/page/drafts').json()['id']}"
 
 
+@pytest.mark.slow
 def test_archives_and_places_give_the_same_images_and_a_fit_can_be_cancelled(process, good):
     draft = begun(process)
     stream = io.BytesIO()

@@ -10,6 +10,7 @@ schemathesis = pytest.importorskip("schemathesis")
 EXAMPLES = 6
 
 
+@pytest.mark.slow
 def test_random_requests_get_answers_as_described(digit_screen, tmp_path):
     from schemathesis.checks import not_a_server_error
     from schemathesis.specs.openapi.checks import (

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import signal
 import zipfile
@@ -404,6 +403,7 @@ def test_a_phone_shows_every_panel_without_scrolling_sideways(browser, process, 
     visitor.close()
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_a_token_and_comes_back_when_its_worker_was_killed(
     browser, digit_screen, tmp_path, monkeypatch, digit_files
 ):
@@ -426,8 +426,7 @@ def test_the_page_asks_for_a_token_and_comes_back_when_its_worker_was_killed(
         drafts = visitor.page.request.get(f"{process.url}/page/drafts")
         assert (drafts.status, visitor.page.get_by_role("tab", name="Screens").count()) == (404, 0)
 
-        begun = [json.loads(line) for line in process.log.read_text().splitlines()]
-        os.kill(next(one["process"] for one in begun if one.get("worker") == 0), signal.SIGKILL)
+        os.kill(next(one["process"] for one in process.logged() if one.get("worker") == 0), signal.SIGKILL)
         headers = {"authorization": "Bearer a-token-of-ours", "content-type": "image/png"}
         predict = f"{process.url}/v1/screens/digits/predict"
         with httpx.Client(transport=httpx.HTTPTransport(retries=3), timeout=60) as client:

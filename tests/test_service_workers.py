@@ -55,8 +55,7 @@ def wait_until(true, seconds=120):
 def workers_of(process, restarts=0):
     """Return number -> process id of the workers as the log has them, after so many restarts."""
     found, begun = {}, 0
-    for line in process.log.read_text().splitlines():
-        facts = json.loads(line)
+    for facts in process.logged():
         if facts["message"] == "listening":
             found[facts["worker"]], begun = facts["process"], begun + 1
     return found if begun >= 2 + restarts else None
@@ -205,6 +204,7 @@ def _alive(process):
         return False
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said_in_one_sentence(digit_screen, tmp_path):
     with pytest.raises(InputError, match="workers >= 1; got 0"):
         serve(str(digit_screen), workers=0, page=False)

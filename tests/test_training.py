@@ -305,6 +305,7 @@ def test_a_loss_that_explodes_is_an_error_not_a_model(rows):
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # of torch.compile itself
+@pytest.mark.slow
 def test_compiled_training_learns_the_same_and_leaves_nothing_behind(rows):
     from torch._inductor import config
 
