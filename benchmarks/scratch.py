@@ -1,6 +1,6 @@
 """Networks that are trained from scratch on small images: what a user might put behind a guard, and no part of it.
 
-    python benchmarks/scratch.py cifar10|digits FILE [--epochs N] [--minutes M] [--without CLASS] [--threads 1]
+    python benchmarks/scratch.py cifar10|digits FILE [--epochs N] [--minutes M] [--threads 1]
 
 cifar10: the network of Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", narrower (whitened first layer,
 random crops and mirrors), by plain Nesterov SGD without label smoothing. digits: a CNN on digits 0 to 4 of MNIST, which
@@ -191,13 +191,12 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--minutes", type=float, default=None)
-    parser.add_argument("--without", default=None)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(where(), given, flush=True)
     facts = CASES[given.case]
-    names = tuple(one for one in facts["names"] if one != given.without)
+    names = facts["names"]
     start = time.process_time()
     x, y = pixels_of(split(given.case)[0], facts["shape"], names)
     print(f"{len(x)} images read, {time.process_time() - start:.0f} s of processor time", flush=True)
