@@ -1,12 +1,12 @@
 """Networks that are trained from scratch on small images: what a user might put behind a guard, and no part of it.
 
-    python benchmarks/scratch.py cifar10|digits FILE [--epochs N] [--minutes M] [--start FILE] [--threads 1]
+    python benchmarks/scratch.py cifar10|digits FILE [--epochs N] [--minutes M] [--threads 1]
 
 cifar10: the network of Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", narrower (whitened first layer,
 random crops and mirrors), by plain Nesterov SGD without label smoothing. digits: a CNN on digits 0 to 4 of MNIST, which
 are moved, turned, scaled and slanted at random. Some training images are held out, always the same. Needs
 RECONDITE_DATA. Numbers go to FILE after each epoch (safetensors). With --minutes the rate of learning falls to 0 in so
-much time by the clock, if not sooner. With --start it goes on from such numbers with half the rate, falling to 0.
+much time by the clock, if not sooner.
 """
 
 import argparse
@@ -29,7 +29,7 @@ CASES = {
     "cifar10": {"source": "cifar10", "names": CIFAR, "shape": (3, 32, 32), "held": 3000, "epochs": 8},
     "digits": {"source": "mnist", "names": tuple("01234"), "shape": (1, 28, 28), "held": 4000, "epochs": 6},
 }
-BATCH, RATE, DECAY, WARM_UP, HALF_RATE = 256, 0.2, 5e-4, 0.2, 0.6
+BATCH, RATE, DECAY, WARM_UP = 256, 0.2, 5e-4, 0.2
 
 
 class CifarNetwork(nn.Module):
@@ -146,22 +146,13 @@ def saved(network: nn.Module, path: Path) -> None:
 
 
 def train(
-    case: str,
-    x: Tensor,
-    y: Tensor,
-    classes: int,
-    epochs: int,
-    path: Path,
-    minutes: float | None = None,
-    start: Path | None = None,
+    case: str, x: Tensor, y: Tensor, classes: int, epochs: int, path: Path, minutes: float | None = None
 ) -> nn.Module:
     """Return a network that was trained in bfloat16, its rate rising and falling linearly."""
     began = time.monotonic()
     torch.manual_seed(0)
     network = new_network(case, classes)
     network.prepare(x)
-    if start is not None:
-        network.load_state_dict(load_file(start))
     network = network.to(memory_format=torch.channels_last).train()
     learning = [one for one in network.parameters() if one.requires_grad]
     optimiser = torch.optim.SGD(learning, RATE, momentum=0.9, nesterov=True, weight_decay=DECAY)
@@ -176,8 +167,6 @@ def train(
             done = max(done, (time.monotonic() - began) / 60 / minutes)
         if done >= 1:
             break
-        if start is not None:
-            done = HALF_RATE + (1 - HALF_RATE) * done
         for group in optimiser.param_groups:
             group["lr"] = RATE * min((done + 1 / steps) / WARM_UP, (1 - done) / (1 - WARM_UP))
         some = moved(x[rows], case)
@@ -202,7 +191,6 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--minutes", type=float, default=None)
-    parser.add_argument("--start", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -214,7 +202,7 @@ def main() -> None:
     print(f"{len(x)} images read, {time.process_time() - start:.0f} s of processor time", flush=True)
     start = time.process_time()
     epochs = given.epochs or facts["epochs"]
-    network = train(given.case, x, y, len(names), epochs, given.path, given.minutes, given.start)
+    network = train(given.case, x, y, len(names), epochs, given.path, given.minutes)
     print(f"trained in {time.process_time() - start:.0f} s of processor time", flush=True)
     source = f"{facts['source']}/test:{','.join(names)}"
     x, y = pixels_of(open_images(source, shape=facts["shape"]), facts["shape"], names)
