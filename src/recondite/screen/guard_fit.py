@@ -1,53 +1,47 @@
 """Fitting a guard: parts are chosen, calibrated and bounded by risk on separate images."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from math import prod
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from recondite.data.batch_size import full_batch
-from recondite.data.datasets import Batch, ImageSet, open_images, read_batches
+from recondite.data.datasets import ImageSet, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.tables import read_events
 from recondite.data.units import COPIES, GroupBy, labels_of
-from recondite.detectors import Detector
-from recondite.detectors.features import Features
 from recondite.detectors.remembered import remembering
 from recondite.errors import InputError
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import LeftOut, PartScores, best_telling, equal_shares
-from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, ask, read_outputs
+from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.guard_split import units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
 from recondite.screen.linear_head import FEATURE_RULES, LOGIT_RULES, RULES, Learning, Rules, learnt
+from recondite.screen.looking import asked, features_of, vectors_of
 from recondite.screen.make_guard import chosen_parts
 from recondite.screen.named_classifier import NamedClassifier, is_named, read_named
 from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.screen import Screen
-from recondite.screen.tuned_classifier import Kept, TunedClassifier, weighted
+from recondite.screen.trained_without import Train, trained_without
+from recondite.screen.tuned_classifier import Kept, TunedClassifier
 from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
-from recondite.statistics.classifier_scores import fitted_temperature, max_softmax
+from recondite.statistics.classifier_scores import fitted_temperature
 from recondite.statistics.selective import Floor, confidence_floor, floors_of
 
 LINEAR_HEAD = "linear-head"
 FROM_FOLDERS: Mapping[str, str] = MappingProxyType({})
 """In place of a table of classes: each image is of the folder that it lies in."""
-_Learnable = tuple[NDArray[np.float32], list[int], NDArray[np.float32] | None]
-_Tune = Callable[[ImageSet, Sequence[str]], TunedClassifier]
-_TUNED_WITHOUT, _TUNED_ON = 2, 1200  # classes, and images for each, which cost as much as for the classifier itself
-_BEFORE = (1.0, 0.5, 0.25, 0.0)  # weights of what a network saw before it was fine-tuned
+_TUNED_ON = 1200  # images for each of two classes that are left out, which cost as much as the classifier itself
 _SHRINKAGE = 0.3  # of .01 to .5 the best on halves of 3,000 cats and dogs of CIFAR-10, training split
 _CLASS_MARGIN = 2
 
@@ -73,6 +67,7 @@ def fit_guard(
     screen: Screen | None = None,
     classifier: Kept | Told | None = None,
     fine_tune: int | None = None,
+    train: Train | None = None,
     backbone: str | None = None,
     labels: Sequence[str] | None = None,
     calibration: object = None,
@@ -103,6 +98,11 @@ def fit_guard(
             their own; a guard then looks at each image twice, as the screen's network stays as it is. Where parts are
             chosen among three classes or more, they are trained twice more, each time without a class, by which the
             weight of what the network saw before is chosen too.
+        train: a function of yours that trains a classifier here instead: of images with their classes as labels
+            (an `ImageSet`, see `recondite.data.datasets.read_batches`) and the names of the classes, in the order of
+            the logits that it is to give. It returns one with features, such as `module_classifier` makes of a torch
+            network, and is called twice more, each time without a class, as with `fine_tune`: a classifier that is
+            merely given knows all classes, so that none that is left out tells which rule finds what is new.
         backbone: by name or as a folder, as in `recondite.fit`, for a screen that is fitted here.
         labels: names of the classes in the order of the classifier's logits; None for those that it has itself, or
             alphabetical order.
@@ -143,21 +143,28 @@ def fit_guard(
         held = held.apart_from(known)
     opened = known.images
     if screen is None:
-        detector = "features" if fine_tune is None else "auto"
+        detector = "features" if fine_tune is None and train is None else "auto"
         screen = fit(opened, detector=detector, backbone=backbone, alpha=alpha or 0.05, seed=seed, progress=progress)
     elif alpha is not None:
         screen = screen.with_alpha(alpha)
     own_names = classifier.names if isinstance(classifier, NamedClassifier) else ()
     names = tuple(labels or own_names or sorted({*(opened.labels or ())}))
     own = screen.detector.preprocessing
-    plain = Preprocessing(shape=own.shape, value_range=own.value_range)
-    tune: _Tune | None = None
+    if (classifier, fine_tune, train).count(None) < 2:
+        raise InputError(
+            "a classifier that is given is not fine-tuned or trained: leave it out, or fine_tune and train"
+        )
     if fine_tune is not None:
-        if classifier is not None:
-            raise InputError("a classifier that is given is not fine-tuned: leave it or fine_tune out")
+        plain = Preprocessing(shape=own.shape, value_range=own.value_range)
+        train = partial(fine_tuned, preprocessing=plain, blocks=fine_tune, seed=seed, progress=progress)
+    if train is not None:
         _check_classes(names, opened)
-        tune = partial(fine_tuned, preprocessing=plain, blocks=fine_tune, seed=seed, progress=progress)
-        classifier = tune(opened, names)
+        classifier = train(opened, names)
+        if not isinstance(classifier, Kept):
+            raise InputError(
+                "expected `train` to return a classifier that a guard keeps, such as `module_classifier` makes; "
+                f"got {type(classifier).__name__}"
+            )
     if isinstance(classifier, Told):
         parts = parts or (SCREEN,)
         _check_told(opened, held.images)
@@ -165,10 +172,14 @@ def fit_guard(
     first, *others = held.dealt([len(held) // number] * (number - 1), seed + 1)
     chosen_on, (calibrated_on, *bounded_on) = first.images, [some.one_of_each(seed).images for some in others]
     near: LeftOut = {}
-    if parts is None and tune is not None and isinstance(classifier, TunedClassifier):
-        without = _tuned_without(tune, opened, chosen_on, names, plain)
+    if parts is None and train is not None:
+        assert isinstance(classifier, Kept)
+        shown = Preprocessing(shape=classifier.shape or own.shape, value_range=own.value_range)
+        without = trained_without(train, opened, chosen_on, names, shown, most=None if fine_tune is None else _TUNED_ON)
         before = best_telling(without, FEATURE_RULES) if without else 1.0
-        near, classifier = without.get(before, {}), classifier if before == 1 else classifier.with_before(before)
+        near = without.get(before, {})
+        if isinstance(classifier, TunedClassifier) and before != 1:
+            classifier = classifier.with_before(before)
     guard, learning = _with_rules(screen, classifier, names, opened)
     available = (SCREEN, CONFIDENCE, *(RULES if guard.rules and guard.rules.tensors else LOGIT_RULES))
     unknown = [part for part in parts or () if part not in available]
@@ -182,7 +193,7 @@ def fit_guard(
         "accuracy": float(np.mean(~seen.wrong)),
     }
     if parts is None:
-        if tune is None:
+        if train is None:
             near = _left_out(guard, learning, chosen_on, names)
         choice = chosen_parts(every_part, chosen_on, seen.parts, seed, near)
         parts, facts["caught"], facts["left out"] = choice.parts, dict(choice.caught), dict(choice.left_out)
@@ -303,7 +314,7 @@ def _with_rules(
     _check_classes(names, images)
     count = images.size or 0
     if classifier is None:
-        learning = learnt(_vectors(screen.detector, images, names), len(names), count)
+        learning = learnt(vectors_of(screen.detector, images, names), len(names), count)
         head = learning.head(_SHRINKAGE)
         rules = learning.rules(head)
         return Guard(screen=screen, classifier=None, labels=names, head=head, rules=rules), learning
@@ -312,9 +323,9 @@ def _with_rules(
     guard = Guard(screen=screen, classifier=classifier, labels=names, shape=shape, rules=Rules({}), by_table=told)
     seen = Preprocessing(shape=shape, value_range=screen.detector.preprocessing.value_range)
     first = next(read_batches(images, seen, 2))
-    if _asked(classifier, first)[1] is None:
+    if asked(classifier, first)[1] is None:
         return guard, None
-    learning = learnt(_features(classifier, seen, images, names), len(names), count)
+    learning = learnt(features_of(classifier, seen, images, names), len(names), count)
     return replace(guard, rules=learning.rules()), learning
 
 
@@ -331,10 +342,10 @@ def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: 
     vectors, logits, classes = (some.numpy() for some in learning.drawn())
     known = Looked(vectors, classes, None if guard.head is not None else logits)
     if guard.head is not None:
-        looked = list(_vectors(guard.screen.detector, images, names))
+        looked = list(vectors_of(guard.screen.detector, images, names))
     else:
         assert isinstance(guard.classifier, Kept)
-        looked = list(_features(guard.classifier, guard.seen, images, names))
+        looked = list(features_of(guard.classifier, guard.seen, images, names))
     held = Looked(
         np.concatenate([one for one, _, _ in looked]),
         np.concatenate([some for _, some, _ in looked]),
@@ -342,74 +353,6 @@ def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: 
     )
     found = left_out_classes(known, held, len(names), _SHRINKAGE)
     return {names[place]: scores for place, scores in found.items()}
-
-
-def _tuned_without(
-    tune: _Tune, images: ImageSet, held: ImageSet, names: Sequence[str], seen: Preprocessing
-) -> dict[float, LeftOut]:
-    """Return what classifiers that are fine-tuned without a class say of it, for those with most held-out images.
-
-    By the weight of what the network saw before; nothing of two classes.
-    """
-    if len(names) < FEWEST_CLASSES:
-        return {}
-    counts = Counter(held.labels or ())
-    found: dict[float, dict[str, tuple[PartScores, PartScores]]] = {before: {} for before in _BEFORE}
-    for name, _ in counts.most_common(_TUNED_WITHOUT):
-        others = tuple(one for one in names if one != name)
-        rows = [index for index in range(images.size or 0) if images.label(index) != name]
-        some = images.select(np.random.default_rng(0).permutation(rows)[:_TUNED_ON].tolist())
-        classifier = tune(some, others)
-        size = classifier.weight.shape[1]
-        looked = list(_features(classifier, seen, some, others))
-        rules = {}
-        for before in _BEFORE:
-            batches = ((weighted(features, size, before), places, logits) for features, places, logits in looked)
-            rules[before] = learnt(batches, len(others), some.size or 0).rules()
-        scores: dict[float, dict[str, list[NDArray[np.float64]]]] = {before: {} for before in _BEFORE}
-        own: list[int] = []
-        for features, places, logits in _features(classifier, seen, held, names):
-            said = torch.from_numpy(np.asarray(logits))
-            for before, rule in rules.items():
-                vectors = torch.from_numpy(weighted(features, size, before))
-                for part, values in {CONFIDENCE: max_softmax(said), **rule(vectors, said)}.items():
-                    scores[before].setdefault(part, []).append(values.double().numpy())
-            own += places
-        inside = np.array(own) == names.index(name)
-        for before, parts in scores.items():
-            joined = {part: np.concatenate(values) for part, values in parts.items()}
-            of_others, of_own = ({part: one[rows] for part, one in joined.items()} for rows in (~inside, inside))
-            found[before][name] = of_others, of_own
-    return dict(found)
-
-
-def _vectors(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iterator[_Learnable]:
-    if not isinstance(detector, Features):
-        raise InputError("a linear head needs a screen of the detector 'features', whose backbone it looks through")
-
-    def look(ready: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        painted = ready.painted(pixels)
-        return {"vectors": ready.vectors.of_images(painted, ready.inside(painted))}
-
-    for batch in read_batches(images, detector.preprocessing, detector.scoring_batch):
-        if len(batch.pixels):
-            found = detector.run(batch.pixels, look, "vectors")["vectors"]
-            yield found, _classes(batch, names), None
-
-
-def _features(
-    classifier: Kept | Told, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str]
-) -> Iterator[_Learnable]:
-    for batch in read_batches(images, preprocessing, full_batch(prod(preprocessing.shape))):
-        if len(batch.pixels):
-            logits, features = _asked(classifier, batch)
-            assert features is not None
-            yield features.numpy(), _classes(batch, names), logits.numpy()
-
-
-def _asked(classifier: Kept | Told, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the logits and features of the readable images."""
-    return ask(classifier, None, torch.from_numpy(batch.pixels), [batch.ids[i] for i in np.flatnonzero(batch.good)])
 
 
 def _check_told(learnt_from: ImageSet, held: ImageSet) -> None:
@@ -420,11 +363,6 @@ def _check_told(learnt_from: ImageSet, held: ImageSet) -> None:
             f"{both[0]!r} is an image to learn from and a calibration image, which one table of outputs cannot tell "
             f"apart: give lists or a manifest with different ids"
         )
-
-
-def _classes(batch: Batch, names: Sequence[str]) -> list[int]:
-    """Return the numbers of the classes of the readable images."""
-    return [names.index(batch.labels[index]) for index in np.flatnonzero(batch.good)]
 
 
 def _groups(predicted: Sequence[str], screen: Screen, parts: int) -> tuple[str, ...] | None:

@@ -7,9 +7,11 @@ from torch import nn
 
 import recondite
 from recondite.data.images import Preprocessing
+from recondite.errors import InputError
 from recondite.screen import guard_fit
 from recondite.screen.choose_parts import best_telling
 from recondite.screen.linear_head import FEATURE_RULES
+from recondite.screen.trained_without import trained_without
 from recondite.screen.tuned_classifier import TunedClassifier
 
 COLOURS = {"red": (0.8, 0.2, 0.2), "green": (0.2, 0.8, 0.2), "blue": (0.2, 0.2, 0.8)}
@@ -67,9 +69,30 @@ def test_a_class_is_left_out_of_the_training_itself(monkeypatch):
     assert len(trained) == 1
 
 
+def test_so_it_is_out_of_training_that_is_given():
+    learnt, held = coloured(90, 1), coloured(300, 2)
+    images = np.stack([image for image, _ in learnt])
+    screen = recondite.fit(images, detector="pca", latent_size=2, alpha=0.2, group_by="none")
+    given = {"screen": screen, "calibration": held, "group_by": "none"}
+    trained = []
+
+    def train(images, names):
+        trained.append((tuple(names), {images.label(index) for index in range(images.size)}))
+        return ByColour(names)
+
+    fitted = guard_fit.fit_guard(learnt, train=train, **given)
+    assert [len(names) for names, _ in trained] == [3, 2, 2]
+    assert all(set(names) == seen for names, seen in trained)
+    assert set(fitted.facts["left out"]) == {(set(COLOURS) - seen).pop() for _, seen in trained[1:]}
+    with pytest.raises(InputError, match="leave it out, or fine_tune and train"):
+        guard_fit.fit_guard(learnt, train=train, fine_tune=3, **given)
+    with pytest.raises(InputError, match="that a guard keeps, such as `module_classifier` makes; got Means"):
+        guard_fit.fit_guard(learnt, train=lambda *_: Means(), **given)
+
+
 def test_of_two_classes_none_is_left_out(monkeypatch):
     monkeypatch.setattr(guard_fit, "fine_tuned", lambda *_, **__: pytest.fail("trained without a class"))
-    assert guard_fit._tuned_without(guard_fit.fine_tuned, None, None, ("a", "b"), None) == {}
+    assert trained_without(guard_fit.fine_tuned, None, None, ("a", "b"), None) == {}
 
 
 class LooksBack(ByColour):
@@ -91,7 +114,7 @@ class LooksBack(ByColour):
 def test_what_the_network_saw_before_counts_where_it_tells_left_out_classes(monkeypatch, helps):
     images, held = (guard_fit._sized(coloured(*some), None) for some in ((90, 1), (150, 2)))
     monkeypatch.setattr(LooksBack, "helps", helps)
-    found = guard_fit._tuned_without(
+    found = trained_without(
         lambda _, names: LooksBack(names), images, held, tuple(sorted(COLOURS)), Preprocessing(shape=(3, 8, 8))
     )
     assert list(found) == [1.0, 0.5, 0.25, 0.0]

@@ -1,0 +1,66 @@
+"""What a backbone or a classifier makes of images with classes, batch by batch, for a head and rules to learn from."""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recondite.data.batch_size import full_batch
+from recondite.data.datasets import Batch, ImageSet, read_batches
+from recondite.data.images import Preprocessing
+from recondite.detectors import Detector
+from recondite.detectors.features import Features
+from recondite.errors import InputError
+from recondite.screen.classifier_outputs import Told, ask
+from recondite.screen.tuned_classifier import Kept
+
+Learnable = tuple[NDArray[np.float32], list[int], NDArray[np.float32] | None]
+"""Vectors (n, F), the numbers of the classes, and logits (n, K) where there are any."""
+
+
+def vectors_of(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iterator[Learnable]:
+    """Yield the vectors of whole images that a screen's backbone gives.
+
+    Raises:
+        InputError: the detector is not "features".
+    """
+    if not isinstance(detector, Features):
+        raise InputError("a linear head needs a screen of the detector 'features', whose backbone it looks through")
+
+    def look(ready: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        painted = ready.painted(pixels)
+        return {"vectors": ready.vectors.of_images(painted, ready.inside(painted))}
+
+    for batch in read_batches(images, detector.preprocessing, detector.scoring_batch):
+        if len(batch.pixels):
+            found = detector.run(batch.pixels, look, "vectors")["vectors"]
+            yield found, _classes(batch, names), None
+
+
+def features_of(
+    classifier: Kept | Told, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str]
+) -> Iterator[Learnable]:
+    """Yield the features and logits that a classifier gives.
+
+    Raises:
+        InputError: it gives no features.
+    """
+    for batch in read_batches(images, preprocessing, full_batch(prod(preprocessing.shape))):
+        if len(batch.pixels):
+            logits, features = asked(classifier, batch)
+            if features is None:
+                raise InputError("expected a classifier that gives its features beside its logits")
+            yield features.numpy(), _classes(batch, names), logits.numpy()
+
+
+def asked(classifier: Kept | Told, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the logits and features of the readable images."""
+    return ask(classifier, None, torch.from_numpy(batch.pixels), [batch.ids[i] for i in np.flatnonzero(batch.good)])
+
+
+def _classes(batch: Batch, names: Sequence[str]) -> list[int]:
+    """Return the numbers of the classes of the readable images."""
+    return [names.index(batch.labels[index]) for index in np.flatnonzero(batch.good)]
