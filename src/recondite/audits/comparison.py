@@ -129,7 +129,7 @@ def _about_correlations(parts: Floats, wholes: Floats) -> Floats:
 def _tolerantly(one: Floats, two: Floats, search: Search) -> Likeness:
     """Return the correlation of pictures (N, 16, 16), and that of their differences, by most of the area (2, N).
 
-    Either of the two is blurred as the other may be, and a corner or a border left out, whichever makes them most alike.
+    One of the two is blurred as the other may be, a corner or a border left out, whichever makes them most alike.
     """
     tried = [(one, two)]
     for deviation in search.blurs:
@@ -145,7 +145,7 @@ def _tolerantly(one: Floats, two: Floats, search: Search) -> Likeness:
 
 
 def _areas() -> NDArray[np.bool_]:
-    """Return what is compared tolerantly (9, 16, 16): all, and nine tenths without one corner, or without one border."""
+    """Return what is compared tolerantly (9, 16, 16): all, or all but a tenth at a corner or a border."""
     found = np.ones((9, _SIDE, _SIDE), dtype=bool)
     found[1, :_CORNER, :_CORNER] = found[2, :_CORNER, -_CORNER:] = False
     found[3, -_CORNER:, :_CORNER] = found[4, -_CORNER:, -_CORNER:] = False
