@@ -253,13 +253,18 @@ def test_simple_drawings_that_are_all_alike_are_no_copies(digits):
     np.testing.assert_array_equal(found.pairs, [[0], [299]])
 
 
-def test_copies_have_features_that_agree():
-    grey = np.stack([look_at(np.asarray(scene(seed)), None).grey.ravel() for seed in [*range(60), 0]])
-    features = np.random.default_rng(0).standard_normal((61, 32)).astype(np.float16)
-    names = [str(index) for index in range(61)]
-    assert not found_copies(names, grey, features).pairs.size
-    features[60] = features[0]
-    np.testing.assert_array_equal(found_copies(names, grey, features).pairs, [[0], [60]])
+def test_copies_whose_features_disagree_have_to_be_the_surer():
+    draw = np.random.default_rng(0)
+    pictures = [np.asarray(scene(seed)) for seed in range(80)]
+    noisy = [picture + draw.normal(0, 60 + 4 * index, picture.shape) for index, picture in enumerate(pictures[:20])]
+    every = [*pictures, *(picture.clip(0, 255).astype(np.uint8) for picture in noisy)]
+    grey = np.stack([look_at(picture, None).grey.ravel() for picture in every])
+    features, names = draw.standard_normal((100, 32)).astype(np.float16), [str(index) for index in range(100)]
+    disagree = set(found_copies(names, grey, features).pairs[0])
+    features[80:] = features[:20]
+    agree = found_copies(names, grey, features).pairs
+    np.testing.assert_array_equal(agree[1] - agree[0], 80)
+    assert set() < disagree < set(agree[0])
 
 
 def test_how_exceptional_a_pair_is_depends_on_what_is_usual_around_both():
@@ -316,10 +321,22 @@ def test_a_sign_and_a_blur_matter_only_where_images_are_compared_as_they_are():
     signed.paste((255, 255, 255), (0, 0, 16, 16))
     pictures = (one, signed, one.filter(ImageFilter.GaussianBlur(4)), two)
     grey = np.stack([look_at(np.asarray(picture), None).grey.ravel() for picture in pictures])
-    alike, details = alikeness(grey, np.array([[0, 0, 0], [1, 2, 3]]), Search((), 1, (1.0,), 3))
+    alike, details = alikeness(grey, np.array([[0, 0, 0], [1, 2, 3]]), Search((), 1, (1.0,)))
     assert alike[0, 0] < 0.92 < 0.99 < alike[1, 0]
     assert details[0, 1] < 0.95 < 0.98 < details[1, 1]
     assert alike[1, 2] < 0.8
+
+
+def test_what_differs_anywhere_but_in_a_corner_or_along_a_border_is_not_left_out():
+    one = np.zeros((32, 32), np.uint8)
+    one[6:26, 6:8] = 255
+    another, framed = one.copy(), one.copy()
+    another[14:16, 8:26] = 255  # another stroke, a tenth of the area
+    framed[-4:] = 255
+    pairs, search = np.array([[0, 0], [1, 2]]), Search((), 1, (1.0,))
+    alike, _ = alikeness(np.stack([some.ravel() for some in (one, another, framed)]), pairs, search)
+    assert alike[1, 0] < 0.9
+    assert alike[1, 1] > 0.999
 
 
 def test_copies_with_a_sign_and_blurred_ones_are_found():

@@ -2,8 +2,9 @@
 
 One of the two small grey copies, whole or cropped, as it is or mirrored, is laid on the other where they correlate
 most, so that brightness, contrast, size and file format do not matter. There they are compared in two ways: as they
-are, and tolerantly: one of the two blurred as the other may be, by the nine tenths of the area that differ least. A
-sign in a corner draws the place of the largest correlation away, so that the tolerant comparison tries both whole, too.
+are, and tolerantly: one of the two blurred as the other may be, and a corner or a border left out, where signs are put.
+A sign draws the place of the largest correlation away, so that the tolerant comparison tries both whole, too. (The
+tenth of the area that differs most, wherever it is, is not left out: that is all that tells one drawing from another.)
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from recondite.audits.look import GREY_SIDE
 LEAST_RESIDUAL, LEAST_OF_DETAILS = 1e-4, 1e-3
 """What is missing to a correlation of 1 at least, of grey values and of the differences of neighbouring pixels."""
 _SIDE, _PAIRS_AT_ONCE = 16, 64
-_FLAT, _COUNTS = 1.5, 0.9
+_FLAT, _CORNER, _BORDER = 1.5, 5, 2
 
 Pairs = NDArray[np.intp]
 Floats = NDArray[np.float32]
@@ -34,13 +35,11 @@ class Search:
         scales: shares of its sides that one of the two may be cropped to.
         offsets: how many places down, and across, are tried for each.
         blurs: deviations, in sixteenths of a side, by which one of the two may be blurred.
-        fits: how often brightness and contrast are fitted to what counts.
     """
 
     scales: Sequence[float]
     offsets: int
     blurs: Sequence[float] = ()
-    fits: int = 1
 
 
 def alikeness(grey: NDArray[np.uint8], pairs: Pairs, search: Search) -> tuple[Likeness, Likeness]:
@@ -59,8 +58,7 @@ def alikeness(grey: NDArray[np.uint8], pairs: Pairs, search: Search) -> tuple[Li
         squares = grey[pairs[:, some]].reshape(2, -1, GREY_SIDE, GREY_SIDE).astype(np.float32)
         squares -= squares.mean(axis=(2, 3), keepdims=True)
         one, two = _laid(squares, search)
-        every = np.ones(one.shape, dtype=bool)
-        alike[0, some], details[0, some] = _correlations(one, two, every), _of_differences(one, two, every)
+        alike[:1, some], details[:1, some] = (of.T for of in _both_correlations(one, two, _ALL))
         whole_one, whole_two = WHOLE @ squares @ WHOLE.T
         tolerant = np.stack([_tolerantly(one, two, search), _tolerantly(whole_one, whole_two, search)])
         nearer = residual(tolerant[:, 0], tolerant[:, 1]).argmin(axis=0)
@@ -131,41 +129,39 @@ def _about_correlations(parts: Floats, wholes: Floats) -> Floats:
 def _tolerantly(one: Floats, two: Floats, search: Search) -> Likeness:
     """Return the correlation of pictures (N, 16, 16), and that of their differences, by most of the area (2, N).
 
-    Either of the two is blurred as the other may be, whichever makes them most alike.
+    One of the two is blurred as the other may be, a corner or a border left out, whichever makes them most alike.
     """
     tried = [(one, two)]
     for deviation in search.blurs:
         tried += [(_blurred(one, deviation), two), (one, _blurred(two, deviation))]
-    best, least = np.zeros((2, len(one))), np.full(len(one), np.inf)
+    best, least, every = np.zeros((2, len(one))), np.full(len(one), np.inf), np.arange(len(one))
     for first, second in tried:
-        counts = _agreeing(first, second, search.fits)
-        found = np.stack([_correlations(first, second, counts), _of_differences(first, second, counts)])
-        missing = residual(found[0], found[1])
-        nearer = missing < least
-        best[:, nearer], least[nearer] = found[:, nearer], missing[nearer]
+        found = np.stack(_both_correlations(first, second, _AREAS))
+        missing = residual(*found)
+        area = missing.argmin(axis=1)
+        nearer = missing[every, area] < least
+        best[:, nearer], least[nearer] = found[:, every, area][:, nearer], missing[every, area][nearer]
     return best
 
 
-def _agreeing(one: Floats, two: Floats, fits: int) -> NDArray[np.bool_]:
-    """Return the nine tenths of pictures (N, 16, 16) that differ least, brightness and contrast fitted there."""
-    one, two = one.reshape(len(one), -1), two.reshape(len(two), -1)
-    counts, last = np.ones(one.shape, dtype=bool), round(_COUNTS * one.shape[1]) - 1
-    for _ in range(fits):
-        differs = np.abs(_standardised(one, counts) - _standardised(two, counts))
-        counts = differs <= np.partition(differs, last, axis=1)[:, last : last + 1]
-    return counts.reshape(-1, _SIDE, _SIDE)
+def _areas() -> NDArray[np.bool_]:
+    """Return what is compared tolerantly (9, 16, 16): all, or all but a tenth at a corner or a border."""
+    found = np.ones((9, _SIDE, _SIDE), dtype=bool)
+    found[1, :_CORNER, :_CORNER] = found[2, :_CORNER, -_CORNER:] = False
+    found[3, -_CORNER:, :_CORNER] = found[4, -_CORNER:, -_CORNER:] = False
+    found[5, :_BORDER] = found[6, -_BORDER:] = found[7, :, :_BORDER] = found[8, :, -_BORDER:] = False
+    return found
 
 
-def _standardised(rows: Floats, counts: NDArray[np.bool_]) -> Floats:
-    number = counts.sum(axis=1, keepdims=True)
-    rows = rows - (rows * counts).sum(axis=1, keepdims=True) / number
-    return np.asarray(rows / np.sqrt((rows * rows * counts).sum(axis=1, keepdims=True) / number).clip(min=_FLAT))
+_AREAS = _areas()
+_ALL = _AREAS[:1]
 
 
-def _of_differences(one: Floats, two: Floats, counts: NDArray[np.bool_]) -> Likeness:
-    """Return the correlation of the differences of neighbours, where both of these count (N,)."""
-    both = _beside(counts[:, :, 1:] & counts[:, :, :-1], counts[:, 1:] & counts[:, :-1])
-    return _correlations(differences(one), differences(two), both)
+def _both_correlations(one: Floats, two: Floats, areas: NDArray[np.bool_]) -> tuple[Likeness, Likeness]:
+    """Return those of pictures (N, 16, 16) in each of some areas (K, 16, 16), and of their differences: (N, K) each."""
+    beside = _beside(areas[:, :, 1:] & areas[:, :, :-1], areas[:, 1:] & areas[:, :-1])
+    whole = _correlations(one.reshape(len(one), -1), two.reshape(len(two), -1), areas.reshape(len(areas), -1))
+    return whole, _correlations(differences(one), differences(two), beside)
 
 
 def differences(pictures: Floats) -> Floats:
@@ -178,14 +174,15 @@ def _beside(across: NDArray[Any], down: NDArray[Any]) -> NDArray[Any]:
 
 
 def _correlations(one: Floats, two: Floats, counts: NDArray[np.bool_]) -> Likeness:
-    """Return the correlation of each two pictures (N, ...) by the numbers that count; 0 where one of them is flat."""
-    counts = counts.reshape(len(one), -1)
+    """Return the correlation of each two rows (N, V) by the numbers that count (K, V): (N, K), 0 where one is flat."""
     number = counts.sum(axis=1)
-    rows = [some.reshape(len(some), -1) for some in (one, two)]
-    rows = [(some - ((some * counts).sum(axis=1) / number)[:, None]) * counts for some in rows]
-    lengths = np.sqrt(np.einsum("nv,nv->n", rows[0], rows[0]) * np.einsum("nv,nv->n", rows[1], rows[1]))
-    products = np.einsum("nv,nv->n", *rows) / np.maximum(lengths, 1e-6)
-    return np.where(lengths < _FLAT * _FLAT * number, 0.0, products).astype(np.float64)
+    of_which, wide_one, wide_two = (some.astype(np.float64) for some in (counts.T, one, two))
+    sum_one, sum_two = wide_one @ of_which, wide_two @ of_which
+    squares_one = (wide_one**2 @ of_which - sum_one**2 / number).clip(min=0)
+    squares_two = (wide_two**2 @ of_which - sum_two**2 / number).clip(min=0)
+    lengths = np.sqrt(squares_one * squares_two)
+    products = (wide_one * wide_two) @ of_which - sum_one * sum_two / number
+    return np.where(lengths < _FLAT * _FLAT * number, 0.0, products / np.maximum(lengths, 1e-6))
 
 
 def _blurred(pictures: Floats, deviation: float) -> Floats:

@@ -6,10 +6,11 @@ tolerantly (`recondite.audits.comparison`), and are copies when they are nearer 
 chance: the residual, relative to what is usual around the two images, and that of the differences of neighbouring
 pixels are multiplied; over pairs that are no copies the logarithm falls off as an exponential (neighbours within a
 distance grow as a power of it: Levina and Bickel 2004), which is fitted to candidates beyond their 70th percentile,
-together with the share that are copies. A pair has the p-value of the first comparison or a hundred times that of the
-second, whichever is smaller; a thousand times that where both of its images have others that are nearer: two images
-that are alike by chance are alike to each other's copies, too. Of the pairs found at most .2 % are expected to be none
-(Benjamini-Hochberg).
+together with the share that are copies. A pair has the smaller p-value of the two comparisons: a hundred times that
+where the features of its images are not as near as those of half of the candidates, so that what disagrees has to be
+the surer, and a thousand times that where both of its images have others that are nearer: two images that are alike by
+chance are alike to each other's copies, too. Of the pairs found by either comparison at most .2 % are expected to be
+none (Benjamini-Hochberg), .4 % of all.
 """
 
 from collections.abc import Sequence
@@ -44,9 +45,9 @@ ALIKE = 0.92
 _DETAILS_ALIKE = 0.70
 _NEIGHBOURS = 4
 _COARSE = Search((0.9, 0.75, 0.6), 3, (0.8,))
-_FINE = Search((0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6), 7, (0.5, 0.8, 1.2), 3)
+_FINE = Search((0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6), 7, (0.5, 0.8, 1.2))
 _PAIRS_AT_ONCE, _FEWEST, _USUAL = 64, 16, 16
-_TAIL, _FALSE_PAIRS, _TOLERANT, _NOT_NEAREST = 0.7, 0.002, 100, 1000
+_TAIL, _FALSE_PAIRS, _DISAGREEING, _NOT_NEAREST = 0.7, 0.002, 100, 1000
 _SAMPLE, _PROMISING = 1000, 0.15
 _FARTHEST = -float(np.log(LEAST_RESIDUAL) + np.log(LEAST_OF_DETAILS)) / 2
 
@@ -96,22 +97,19 @@ def _accepted(
     pairs: Pairs, grey: NDArray[np.uint8], features: NDArray[np.float16], count: int
 ) -> tuple[Pairs, NDArray[np.float64], NDArray[np.bool_]]:
     """Return pairs looked at finely, their correlation, and which are copies; `count` images are different."""
-    usual = usual_residual(grey, pairs)
-    agreed = _agreed(features, pairs)
-    fine, drawn = np.flatnonzero(agreed), np.zeros(0, np.intp)
-    if count >= _FEWEST:
-        coarsely = exceptional(*alikeness(grey, pairs[:, fine], _COARSE), usual[fine])
-        promising = round(_PROMISING * pairs.shape[1])
-        fine = fine[np.unique(np.argsort(-coarsely, axis=1, kind="stable")[:, :promising])]
-        drawn = np.random.default_rng(0).permutation(pairs.shape[1])[:_SAMPLE]
-    both = np.union1d(fine, drawn)
-    alike, details = alikeness(grey, pairs[:, both], _FINE)
-    accepted = (alike >= ALIKE) & (details >= _DETAILS_ALIKE) & agreed[both]
+    usual, agreed = usual_residual(grey, pairs), _agreed(features, pairs)
     if count < _FEWEST:
-        return pairs[:, both], alike[0], accepted[0]
+        alike, details = (of[0] for of in alikeness(grey, pairs, _FINE))
+        return pairs, alike, (alike >= ALIKE) & (details >= _DETAILS_ALIKE) & agreed
+    coarsely = exceptional(*alikeness(grey, pairs, _COARSE), usual)
+    promising = np.argsort(-coarsely, axis=1, kind="stable")[:, : round(_PROMISING * pairs.shape[1])]
+    drawn = np.random.default_rng(0).permutation(pairs.shape[1])[:_SAMPLE]
+    both = np.union1d(promising, drawn)
+    alike, details = alikeness(grey, pairs[:, both], _FINE)
     far = exceptional(alike, details, usual[both])
     tails = [MixedTail(way[np.searchsorted(both, drawn)], _TAIL, _FARTHEST).beyond(way) for way in far]
-    found = np.where(accepted, [tails[0], _TOLERANT * tails[1]], 1).min(axis=0)
+    found = np.where((alike >= ALIKE) & (details >= _DETAILS_ALIKE), tails, 1).min(axis=0)
+    found = np.where(agreed[both], found, _DISAGREEING * found)
     p = np.ones(pairs.shape[1])
     p[both] = np.where(nearest_of_either(pairs[:, both], found), found, _NOT_NEAREST * found).clip(max=1)
     return pairs[:, both], alike.max(axis=0), discoveries(p, _FALSE_PAIRS)[both]

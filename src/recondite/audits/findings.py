@@ -11,7 +11,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "truncated": ("severe", "its file ends too early"),
     "leak": ("severe", "the other source has it too"),
     "exact-copy": ("severe", "another image has the same pixels"),
-    "near-copy": ("severe", "another image shows the same, cropped, mirrored, resized, re-encoded or brighter"),
+    "near-copy": ("severe", "another image shows the same, cropped, mirrored, resized, re-encoded, blurred, brighter"),
     "outlier": ("severe", "it is unlike the others"),
     "label": ("moderate", "its label may be wrong"),
     "dark": ("moderate", "even its brightest parts are dark"),
