@@ -135,10 +135,10 @@ def test_every_class_needs_an_image():
 
 
 def test_classes_calibrate_by_themselves_where_each_has_twice_as_many_as_alpha_needs(screen):
-    assert _groups(["a"] * 18 + ["b"] * 18, screen, 1) == ("a",) * 18 + ("b",) * 18  # nine are needed for .1
-    assert _groups(["a"] * 50 + ["b"] * 17, screen, 1) is None
-    assert _groups(["a"] * 37 + ["b"] * 38, screen, 2) is None
-    assert _groups(["a"] * 38, screen, 2) is not None
+    assert _groups(["a"] * 18 + ["b"] * 18, screen, 1.0) == ("a",) * 18 + ("b",) * 18  # nine are needed for .1
+    assert _groups(["a"] * 50 + ["b"] * 17, screen, 1.0) is None
+    assert _groups(["a"] * 37 + ["b"] * 38, screen, 0.5) is None
+    assert _groups(["a"] * 38, screen, 0.5) is not None
 
 
 def test_rules_come_from_one_pass_and_survive_a_file():
@@ -177,6 +177,21 @@ def test_a_part_that_tells_made_up_outliers_is_chosen_and_a_useless_one_is_not()
     assert choice.shares == {"a": 0.5, "b": 0.5}
     assert choice.caught["a"] == pytest.approx(0.55, abs=0.05)
     assert choose_parts(inliers, {"one": outliers["one"]}, 0.1).parts == ("a",)
+
+
+def test_a_part_that_needs_little_gets_little_of_alpha():
+    draws = np.random.default_rng(6)
+    inliers = {name: draws.normal(size=2000) for name in ("sure", "close")}
+    outliers = {
+        "far": {"sure": draws.normal(9, 1, 500), "close": draws.normal(size=500)},
+        "near": {"sure": draws.normal(size=500), "close": draws.normal(1.5, 1, 500)},
+    }
+    choice = choose_parts(inliers, outliers, 0.1)
+    assert choice.shares == {"sure": 0.25, "close": 0.75}
+    half = Calibrator(inliers["close"]).is_outlier(outliers["near"]["close"], 0.05).mean()
+    assert choice.caught["sure + close"] > (1 + half) / 2 + 0.02
+    few = {name: values[:30] for name, values in inliers.items()}  # a quarter of alpha needs 39 images
+    assert choose_parts(few, outliers, 0.1).shares == {"sure": 0.5, "close": 0.5}
 
 
 def test_at_most_three_parts_share_alpha():

@@ -1,9 +1,9 @@
 """Which parts a guard looks at: chosen on held-out normal images and on made-up outliers alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,18 @@ from recondite.perturbations.outliers import MIXED, Bytes, alter, make_outliers,
 from recondite.statistics.calibration import Calibrator, share_of
 from recondite.statistics.metrics import auroc
 
-_MOST_PARTS = 3
+_SHARES: tuple[tuple[Fraction, ...], ...] = (
+    (Fraction(1),),
+    *((Fraction(1, 2),) * 2, (Fraction(1, 4), Fraction(3, 4))),
+    *((Fraction(1, 3),) * 3, (Fraction(1, 4), Fraction(1, 4), Fraction(1, 2))),
+)
+"""How alpha is shared out, in any order: a part that needs little to tell what the others do not is given little."""
 _MOST_MADE_UP = 100
 _NEAR_ENOUGH = 0.005
 _FROM_NOTHING = ("constants", "gradients", "uniform-noise", "gaussian-noise", "checkerboards")
 _CHANGED = ("blurred", "noise-masks", "cut-paste")
 
+_Shared = tuple[tuple[str, Fraction], ...]
 PartScores = Mapping[str, NDArray[np.float64]]
 """Part of a guard -> scores (N,); higher is more anomalous."""
 LeftOut = Mapping[str, tuple[PartScores, PartScores]]
@@ -33,19 +39,20 @@ class PartsChoice:
     """Parts, and how much they caught.
 
     Args:
-        parts: the names of those chosen; each gets the same share of alpha.
-        caught: combination, joined by " + " -> mean share of the made-up outliers of each kind that it turned away.
+        shares: the parts chosen -> the share of alpha that each gets.
+        caught: combination, joined by " + " -> mean share of the made-up outliers of each kind that it turned away, by
+            its best shares of alpha.
         left_out: class -> the share of its images that those chosen turned away where they had not learnt it.
     """
 
-    parts: tuple[str, ...]
+    shares: Mapping[str, float]
     caught: Mapping[str, float]
     left_out: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def shares(self) -> dict[str, float]:
-        """Part -> its share of alpha."""
-        return equal_shares(self.parts)
+    def parts(self) -> tuple[str, ...]:
+        """The names of those chosen."""
+        return tuple(self.shares)
 
 
 def equal_shares(parts: Sequence[str]) -> dict[str, float]:
@@ -69,10 +76,10 @@ def made_up_outliers(images: Bytes, seed: int = 0) -> dict[str, Bytes]:
 def choose_parts(
     inliers: PartScores, outliers: Mapping[str, PartScores], alpha: float, left_out: LeftOut | None = None
 ) -> PartsChoice:
-    """Return the combination of at most three parts, with equal shares of alpha, that catches most made-up outliers.
+    """Return the combination of at most three parts, and of their shares of alpha, that catches most made-up outliers.
 
     What counts is the mean over the kinds of outliers and, with classes that are left out, half that and half the mean
-    over these. Of combinations that catch within half a hundredth of the best, the one of fewest parts is taken.
+    over these. Of combinations that catch within half a hundredth of the best, the best one of fewest parts is taken.
     Calibrated on other images, the guard's promise does not rest on the choice.
 
     Args:
@@ -85,34 +92,46 @@ def choose_parts(
         InputError: too few inliers for alpha.
     """
     calibrators = {part: Calibrator(values) for part, values in inliers.items()}
-    far = [(calibrators, scores) for scores in outliers.values()]
-    near = [
+    kinds = [(calibrators, scores) for scores in outliers.values()]
+    kinds += [
         ({part: Calibrator(values) for part, values in others.items()}, own)
         for others, own in (left_out or {}).values()
     ]
-    caught: dict[tuple[str, ...], float] = {}
-    of_classes: dict[tuple[str, ...], list[float]] = {}
-    for size in range(1, min(_MOST_PARTS, len(calibrators)) + 1):
-        share = share_of(alpha, Fraction(1, size))
+    flags = {}
+    for share in {one for shares in _SHARES for one in shares}:
         try:
-            far_flags, near_flags = ([_flags(*one, share) for one in some] for some in (far, near))
-        except InputError:
-            if size == 1:
+            flags[share] = [_flags(*kind, share_of(alpha, share)) for kind in kinds]
+        except InputError:  # too few images for so small a share
+            if share == 1:
                 raise
-            break  # too few images for so small a share
-        for parts in combinations(calibrators, size):
-            caught[parts] = float(np.mean([_caught(flags, parts) for flags in far_flags]))
-            of_classes[parts] = [_caught(flags, parts) for flags in near_flags]
-            if near:
-                caught[parts] = (caught[parts] + float(np.mean(of_classes[parts]))) / 2
+    caught: dict[_Shared, float] = {}
+    of_classes: dict[_Shared, list[float]] = {}
+    for shared in _ways(list(calibrators), flags):
+        of_kinds = [_caught([flags[share][kind].get(part) for part, share in shared]) for kind in range(len(kinds))]
+        caught[shared], of_classes[shared] = float(np.mean(of_kinds[: len(outliers)])), of_kinds[len(outliers) :]
+        if left_out:
+            caught[shared] = (caught[shared] + float(np.mean(of_classes[shared]))) / 2
     best = max(caught.values())
-    fewest = min(len(parts) for parts, share in caught.items() if share >= best - _NEAR_ENOUGH)
-    chosen = max((parts for parts in caught if len(parts) == fewest), key=lambda parts: caught[parts])
+    fewest = min(len(shared) for shared, found in caught.items() if found >= best - _NEAR_ENOUGH)
+    chosen = max((shared for shared in caught if len(shared) == fewest), key=lambda shared: caught[shared])
+    by_parts: dict[str, float] = {}
+    for shared, found in caught.items():
+        name = " + ".join(part for part, _ in shared)
+        by_parts[name] = max(found, by_parts.get(name, 0.0))
     return PartsChoice(
-        chosen,
-        {" + ".join(parts): share for parts, share in caught.items()},
+        {part: float(share) for part, share in chosen},
+        by_parts,
         dict(zip(left_out or {}, of_classes[chosen], strict=True)),
     )
+
+
+def _ways(parts: Sequence[str], usable: Container[Fraction]) -> Iterator[_Shared]:
+    """Yield the ways to share alpha out among some of the parts, without shares for which there are too few images."""
+    for shares in _SHARES:
+        if all(share in usable for share in shares):
+            for some in combinations(parts, len(shares)):
+                for order in dict.fromkeys(permutations(shares)):
+                    yield tuple(zip(some, order, strict=True))
 
 
 def best_telling(found: Mapping[float, LeftOut], parts: Sequence[str]) -> float:
@@ -131,9 +150,9 @@ def _flags(calibrators: Mapping[str, Calibrator], scores: PartScores, share: flo
     return {part: calibrators[part].is_outlier(values, share) for part, values in scores.items()}
 
 
-def _caught(flags: Mapping[str, NDArray[np.bool_]], parts: Sequence[str]) -> float:
+def _caught(flags: Sequence[NDArray[np.bool_] | None]) -> float:
     """Return the share of images that some of the parts flag; a part without flags catches none."""
-    found = [flags[part] for part in parts if part in flags]
+    found = [one for one in flags if one is not None]
     return float(np.any(found, axis=0).mean()) if found else 0.0
 
 

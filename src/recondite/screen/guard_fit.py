@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -196,23 +195,25 @@ def fit_guard(
         if train is None:
             near = _left_out(guard, learning, chosen_on, names)
         choice = chosen_parts(every_part, chosen_on, seen.parts, seed, near)
-        parts, facts["caught"], facts["left out"] = choice.parts, dict(choice.caught), dict(choice.left_out)
+        shares, facts["caught"], facts["left out"] = choice.shares, dict(choice.caught), dict(choice.left_out)
+    else:
+        shares = equal_shares(parts)
     places = np.array([names.index(one) for one in seen.true])
     guard = replace(
         guard,
-        shares=equal_shares(parts),
+        shares=shares,
         temperature=fitted_temperature(seen.logits, places),
         confusion=_confusion(seen, names),
     )
     held_seen = _seen(guard, calibrated_on)
-    groups = _groups(held_seen.predicted, screen, len(parts))
+    groups = _groups(held_seen.predicted, screen, min(shares.values()))
     guard = replace(
         guard,
-        calibrators={part: Calibrator(held_seen.parts[part], groups) for part in parts},
+        calibrators={part: Calibrator(held_seen.parts[part], groups) for part in shares},
         by_class=groups is not None,
     )
     check_alpha(screen, guard.shares, guard.calibrators)
-    facts |= {"parts": list(parts), "calibrated on": len(held_seen.predicted), "by class": guard.by_class}
+    facts |= {"parts": list(shares), "calibrated on": len(held_seen.predicted), "by class": guard.by_class}
     if risk is not None:
         guard = replace(guard, floor=_bounded(guard, chosen_on, bounded_on[0], risk, delta))
         facts["promise"] = guard.floor.sentence if guard.floor else ""
@@ -365,9 +366,9 @@ def _check_told(learnt_from: ImageSet, held: ImageSet) -> None:
         )
 
 
-def _groups(predicted: Sequence[str], screen: Screen, parts: int) -> tuple[str, ...] | None:
+def _groups(predicted: Sequence[str], screen: Screen, smallest: float) -> tuple[str, ...] | None:
     """Return the predicted classes, where there are twice as many images of each as a calibration needs; else None."""
-    share = share_of(screen.alpha, Fraction(1, parts))
+    share = share_of(screen.alpha, smallest)
     needed = _CLASS_MARGIN * smallest_calibration_set(share, screen.confidence, screen.guarantee)
     return tuple(predicted) if min(Counter(predicted).values()) >= needed else None
 
