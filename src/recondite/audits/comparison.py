@@ -8,11 +8,13 @@ tenth of the area that differs most, wherever it is, is not left out: that is al
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from recondite.audits.look import GREY_SIDE
@@ -53,7 +55,8 @@ def alikeness(grey: NDArray[np.uint8], pairs: Pairs, search: Search) -> tuple[Li
         search: what is tried.
     """
     alike, details = np.zeros((2, pairs.shape[1])), np.zeros((2, pairs.shape[1]))
-    for start in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
+
+    def compare(start: int) -> None:
         some = slice(start, start + _PAIRS_AT_ONCE)
         squares = grey[pairs[:, some]].reshape(2, -1, GREY_SIDE, GREY_SIDE).astype(np.float32)
         squares -= squares.mean(axis=(2, 3), keepdims=True)
@@ -63,6 +66,10 @@ def alikeness(grey: NDArray[np.uint8], pairs: Pairs, search: Search) -> tuple[Li
         tolerant = np.stack([_tolerantly(one, two, search), _tolerantly(whole_one, whole_two, search)])
         nearer = residual(tolerant[:, 0], tolerant[:, 1]).argmin(axis=0)
         alike[1, some], details[1, some] = tolerant[nearer, :, np.arange(len(nearer))].T
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(compare, range(0, pairs.shape[1], _PAIRS_AT_ONCE)):
+            pass
     return alike.clip(min=0), details
 
 
