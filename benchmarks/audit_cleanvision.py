@@ -1,7 +1,7 @@
 """cleanvision's scores of images that `audit.py outliers --pictures FOLDER` wrote, beside the audit's own.
 
     python benchmarks/audit.py outliers --images 700 --pictures /tmp/pictures      # in this environment
-    python benchmarks/audit_cleanvision.py /tmp/pictures                           # where cleanvision is installed
+    python benchmarks/audit_cleanvision.py /tmp/pictures      # where cleanvision and scikit-learn are installed
 
 cleanvision looks at each image by itself (dark, light, blurry, low information, grey, odd size and proportion; near
 copies are left out) and has no score of how odd an image is: here it is 1 less the least of its scores, of which
