@@ -84,6 +84,7 @@ def test_a_screen_of_features_keeps_scores_maps_and_labels(places, of_features, 
 
 
 @pytest.mark.arithmetic
+@pytest.mark.slow
 def test_a_screen_of_features_in_int8_orders_images_as_before(places, of_features, digits):
     """Rounding in the first layer or in linear ones would drown what a Mahalanobis distance looks at."""
     theirs, ours = recondite.load(of_features["int8"]), places

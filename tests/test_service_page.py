@@ -386,7 +386,7 @@ def long_names(judged, process, digit_files):
 
 
 @pytest.mark.usefixtures("long_names")
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_a_phone_shows_every_panel_without_scrolling_sideways(browser, process, digit_files, theme):
     phone = {"width": 390, "height": 844}
     visitor = Visitor(browser, process.url, viewport=phone, has_touch=True, is_mobile=True, color_scheme=theme)

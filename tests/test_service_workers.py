@@ -141,6 +141,7 @@ def test_a_new_version_is_served_by_all_when_the_answer_comes_and_all_end_with_w
     assert {version for _, version, _ in after.answers} == {"2"}
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_or_hangs_is_replaced_and_others_notice_nothing(digit_screen, tmp_path, store, digit_files):
     arguments = (digit_screen, "--workers", "2", "--store", f"sqlite:///{store}", "--hang-seconds", "6")
     with running(tmp_path, *arguments) as process:
