@@ -200,6 +200,7 @@ class Forks:
         for path in self.files:
             with suppress(ImportError):  # what is imported late must be there too, to be changed
                 import_module(".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__"))
+        gc.unfreeze()  # the tests freeze what they have loaded, and what is frozen is not told
         for thing in gc.get_objects():
             if type(thing) is FunctionType:  # isinstance would wake lazy objects
                 code = thing.__code__
@@ -344,7 +345,7 @@ class Trial:
         tests = [test for test in tests if test in forks.items]
         start = time.monotonic()
         if not tests or not live:
-            self.record(mutant, "unreached", "", 0.0)
+            self.record(mutant, "unreached" if live else "not loaded", "", 0.0)
             return
 
         def run() -> str:
@@ -455,7 +456,7 @@ def main(given: argparse.Namespace) -> int:
     if given.sample and given.sample < len(everything):
         chosen = random.Random(given.seed).sample(everything, given.sample)
     chosen = [mutant for mutant in chosen if (mutant.file, mutant.change) not in explained]
-    survived = ("survived", "unreached")
+    survived = ("survived", "unreached", "not loaded")
     left = [m for m in chosen if m.key not in seen or (given.again and seen[m.key]["outcome"] in survived)]
     left = in_turns(left)
     given.until = time.monotonic() + given.minutes * 60
@@ -490,7 +491,7 @@ def main(given: argparse.Namespace) -> int:
     tried = [last[mutant.key] for mutant in chosen if mutant.key in last]
     for row in sorted((row for row in tried if row["outcome"] in survived), key=lambda row: row["key"]):
         file, change, _ = row["key"].split("\t")
-        print(f"{file}:{row['line']}: {change}" + ("  (no test reaches it)" if row["outcome"] == "unreached" else ""))
+        print(f"{file}:{row['line']}: {change}" + ("" if row["outcome"] == "survived" else f"  ({row['outcome']})"))
     counts = Counter(row["outcome"] for row in tried)
     known = sum((mutant.file, mutant.change) in explained for mutant in everything)
     print(f"{len(tried)} of {len(everything)} mutants tried: {dict(counts)}; {known} are equivalent")
