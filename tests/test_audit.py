@@ -484,6 +484,9 @@ def test_the_representative_is_the_largest_and_counts_once():
     copies = found_copies(["x", "x", "y"], np.zeros((3, 1024), np.uint8), np.zeros((3, 0), np.float16))
     findings = copy_findings(rows, copies, np.array([1.0, 2.0, 3.0]))
     assert {finding.id: finding.drop for finding in findings} == {"small": True, "large": False}
+    reasons = {finding.id: finding.reason for finding in findings}
+    assert reasons["small"].endswith(": large")
+    assert reasons["large"].endswith(": small; it stands for its group and is kept")
 
 
 def test_planted_wrong_labels_are_found(digits):

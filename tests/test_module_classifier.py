@@ -52,6 +52,8 @@ def test_the_graph_says_what_the_network_says(network, classifier):
     with evaluating(network):
         assert torch.allclose(logits, network(images), atol=1e-5)
         assert torch.allclose(features, network.pooled(network.maps(images)), atol=1e-5)  # of maps the mean over places
+    of_vectors = module_classifier(network, SHAPE, "pooled").outputs(images)[1]
+    assert torch.allclose(of_vectors, features, atol=1e-5)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
     assert module_classifier(linear, (6, 1, 1)).outputs(torch.rand(2, 6, 1, 1))[1] is None
 
