@@ -6,5 +6,5 @@ import pytest
 
 
 def slow(cases: Iterable[str], which: Callable[[str], bool]) -> list:
-    """The cases of a parametrized test, those for which `which` is true marked as slow."""
+    """Return the cases of a parametrized test, those for which `which` is true marked as slow."""
     return [pytest.param(case, marks=pytest.mark.slow) if which(case) else case for case in cases]

@@ -60,7 +60,6 @@ def killer(monkeypatch, folder, rank):
 
 
 @pytest.mark.usefixtures("two_nodes")
-@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(tmp_path, monkeypatch, digits):
     """Both go on from the last checkpoint, and give the weights of one process to 2e-5."""
     images = digits[:300, None] / np.float32(255)

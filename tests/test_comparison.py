@@ -92,3 +92,15 @@ def test_a_half_of_a_picture_is_found_upright_and_mirrored_but_not_turned():
     assert alike[0, :2] == pytest.approx([1, 1], abs=1e-4)
     assert details[0, :2] == pytest.approx([1, 1], abs=1e-4)
     assert alike[0, 2] < 0.9
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_pair_is_compared_in_any_number_of_threads(monkeypatch, threads):
+    grey = np.random.default_rng(2).integers(0, 256, (30, 1024), dtype=np.uint8)
+    pairs = np.stack(np.triu_indices(30, 1))  # 435, in seven batches
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    found = alikeness(grey, pairs, PLAIN)
+    for place in (0, 63, 64, 200, 434):
+        alone = alikeness(grey, pairs[:, place : place + 1], PLAIN)
+        for every, one in zip(found, alone, strict=True):
+            assert every[:, place] == pytest.approx(one[:, 0], abs=1e-6)

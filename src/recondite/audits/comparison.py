@@ -56,8 +56,13 @@ def alikeness(grey: NDArray[np.uint8], pairs: Pairs, search: Search) -> tuple[Li
     """
     alike, details = np.zeros((2, pairs.shape[1])), np.zeros((2, pairs.shape[1]))
 
-    def compare(start: int) -> None:
-        some = slice(start, start + _PAIRS_AT_ONCE)
+    threads = torch.get_num_threads()
+
+    def compare_share(thread: int) -> None:
+        for start in range(thread * _PAIRS_AT_ONCE, pairs.shape[1], threads * _PAIRS_AT_ONCE):
+            compare(slice(start, start + _PAIRS_AT_ONCE))
+
+    def compare(some: slice) -> None:
         squares = grey[pairs[:, some]].reshape(2, -1, GREY_SIDE, GREY_SIDE).astype(np.float32)
         squares -= squares.mean(axis=(2, 3), keepdims=True)
         one, two = _laid(squares, search)
@@ -67,9 +72,8 @@ def alikeness(grey: NDArray[np.uint8], pairs: Pairs, search: Search) -> tuple[Li
         nearer = residual(tolerant[:, 0], tolerant[:, 1]).argmin(axis=0)
         alike[1, some], details[1, some] = tolerant[nearer, :, np.arange(len(nearer))].T
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for _ in pool.map(compare, range(0, pairs.shape[1], _PAIRS_AT_ONCE)):
-            pass
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(compare_share, range(threads)))
     return alike.clip(min=0), details
 
 
