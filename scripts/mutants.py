@@ -7,9 +7,9 @@ A mutant is a file with one operator, number, condition or direction changed. At
 process of its own, to see which test reaches which line (kept in `--map`; what has changed since runs again). Then each
 mutant is tried in a fork of a process that has all tests loaded: the function's code is exchanged there, and the
 tests that reach its line or share a fixture with one that does run until one fails: those that killed others of the
-function first, then the fastest. Functions take turns, so that a run of some `--minutes` meets them all. A change
-outside functions, a constant or a default, is a changed copy of the source, imported anew. A test that kills is run
-once without a mutant: it must pass.
+function first, then those that reach few other lines. Functions take turns, so that a run of some `--minutes` meets
+them all. A change outside functions, a constant or a default, is a changed copy of the source, imported anew. A test
+that kills is run once without a mutant: it must pass.
 
 `--journal` keeps what was seen, and a later run leaves that out; `--again` tries its survivors once more. Survivors are
 listed: write the test, or add a line to `scripts/equivalent_mutants.tsv` (file, change, why no test can see it). What
@@ -33,6 +33,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -299,27 +300,33 @@ class Trial:
             if not current:
                 write(self.given.map, json.dumps(kept))
 
-    def tests_of(self, mutant: Mutant) -> list[str]:
-        """Return the tests that may see a mutant, file after file, so that what a file's tests share is made once.
+    @cached_property
+    def width(self) -> Counter[str]:
+        """How many lines each test reaches."""
+        every = (
+            tests for reached in self.reached.values() for lines in reached.lines.values() for tests in lines.values()
+        )
+        return Counter(test for tests in every for test in tests)
 
-        Those that killed others of its function come first, then those that reach it and those that share a fixture
-        with them; files whose tests are fast come first, and the fastest tests of a file.
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """Return the tests that may see a mutant.
+
+        Those that killed others of its function come first, then those that reach it, and then those that share a
+        fixture with one of them. Among those that reach it the first reach the fewest lines: they look closest at each.
         """
-        name, found = str(mutant.path.relative_to(ROOT)), list[tuple[float, list[str]]]()
+        name, direct, sharing = str(mutant.path.relative_to(ROOT)), set[str](), list[str]()
         for reached in self.reached.values():
             lines = reached.lines.get(name, {})
             there = (lines.get(str(mutant.line), []),) if mutant.function else lines.values()
-            direct = {test for tests in there for test in tests}
-            shared = {fixture for test in direct for fixture in self.fixtures.get(test, ())}
-            sharing = {
+            found = {test for tests in there for test in tests}
+            shared = {fixture for test in found for fixture in self.fixtures.get(test, ())}
+            direct |= found
+            sharing += [
                 test
-                for test in reached.seconds
-                if direct and test not in direct and (not self.fixtures or shared & self.fixtures.get(test, set()))
-            }
-            if direct:
-                ordered = [test for some in (direct, sharing) for test in sorted(some, key=reached.seconds.__getitem__)]
-                found.append((sum(map(reached.seconds.__getitem__, direct)), ordered))
-        everything = [test for _, tests in sorted(found) for test in tests]
+                for test in sorted(reached.seconds, key=reached.seconds.__getitem__)
+                if found and test not in found and (not self.fixtures or shared & self.fixtures.get(test, set()))
+            ]
+        everything = sorted(direct, key=lambda test: (self.width[test], test)) + sharing
         first = [test for test in self.killers[mutant.file, mutant.function] if test in everything][:_KILLERS]
         return list(dict.fromkeys(first + everything))
 
