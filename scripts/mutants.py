@@ -7,9 +7,9 @@ A mutant is a file with one operator, number, condition or direction changed. At
 process of its own, to see which test reaches which line (kept in `--map`; what has changed since runs again). Then each
 mutant is tried in a fork of a process that has all tests loaded: the function's code is exchanged there, and the
 tests that reach its line or share a fixture with one that does run until one fails: those that killed others of the
-function first, then those that reach few other lines. Functions take turns, so that a run of some `--minutes` meets
-them all. A change outside functions, a constant or a default, is a changed copy of the source, imported anew. A test
-that kills is run once without a mutant: it must pass.
+function first, then those that are named after its file, and those that reach few other lines. Functions take turns,
+so that a run of some `--minutes` meets them all. A change outside functions, a constant or a default, is a changed
+copy of the source, imported anew. A test that kills is run once without a mutant: it must pass.
 
 `--journal` keeps what was seen, and a later run leaves that out; `--again` tries its survivors once more. Survivors are
 listed: write the test, or add a line to `scripts/equivalent_mutants.tsv` (file, change, why no test can see it). What
@@ -312,7 +312,8 @@ class Trial:
         """Return the tests that may see a mutant.
 
         Those that killed others of its function come first, then those that reach it, and then those that share a
-        fixture with one of them. Among those that reach it the first reach the fewest lines: they look closest at each.
+        fixture with one of them. Among those that reach it the first are named after the source file, and reach the
+        fewest lines: they look closest at each.
         """
         name, direct, sharing = str(mutant.path.relative_to(ROOT)), set[str](), list[str]()
         for reached in self.reached.values():
@@ -326,7 +327,7 @@ class Trial:
                 for test in sorted(reached.seconds, key=reached.seconds.__getitem__)
                 if found and test not in found and (not self.fixtures or shared & self.fixtures.get(test, set()))
             ]
-        everything = sorted(direct, key=lambda test: (self.width[test], test)) + sharing
+        everything = sorted(direct, key=lambda test: (mutant.path.stem not in test, self.width[test], test)) + sharing
         first = [test for test in self.killers[mutant.file, mutant.function] if test in everything][:_KILLERS]
         return list(dict.fromkeys(first + everything))
 
