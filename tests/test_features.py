@@ -207,6 +207,22 @@ def test_distances_of_vectors_left_out_are_those_of_a_model_without_them(make, t
     assert (within(vectors) / expected).log().mean() < -3 * tolerance
 
 
+def test_a_vector_leaves_what_places_share_too():
+    """Of few images that is most of a place's covariance."""
+    vectors = torch.randn(10, 9, 24, generator=torch.Generator().manual_seed(0))
+
+    def learnt(some):
+        model = PlaceGaussians(9, 24, 0.05)
+        model.begin(len(some) * 9)
+        model.add(some, 0)
+        model.settle()
+        return model
+
+    without = [learnt(torch.cat([vectors[:n], vectors[n + 1 :]])) for n in range(10)]
+    expected = torch.stack([one.distance(vectors[n : n + 1])[0] for n, one in enumerate(without)])
+    assert (learnt(vectors).distance_left_out(vectors) / expected).log().abs().mean() < 0.1
+
+
 @pytest.mark.parametrize(("make", "within"), [(PlaceGaussians, "distance"), (Decomposition, "mahalanobis")])
 def test_an_image_leaves_with_its_turned_copies(make, within):
     """Copies are alike: one without the others would hardly have left."""

@@ -242,7 +242,9 @@ class PlaceGaussians(VectorModel):
     def distance_left_out(self, vectors: Tensor, copies: int = 1) -> Tensor:
         size = self.mean.shape[1]
         whitened = self._whitened(vectors).transpose(0, 1)
-        return _left_out(whitened, copies, self.count, self.count / (self.count + size)) / size
+        # A vector is in the covariance of its place and, one of many, in what is shared.
+        own, sharing = self.count / (self.count + size), len(self.mean[self.counted])
+        return _left_out(whitened, copies, self.count, own + (1 - own) / sharing) / size
 
     def _whitened(self, vectors: Tensor) -> Tensor:
         """Return vectors (N, P, F) from the mean of their place, whitened (P, N, F)."""
