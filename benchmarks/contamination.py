@@ -1,6 +1,7 @@
 """What bad images among the good cost: detection and false alarms, with and without --contamination.
 
     python benchmarks/contamination.py FOLDER [--sets bottle,screw] [--detector features] [--draws 2] [--side 176]
+        [--epochs 20]
 
 FOLDER holds sets laid out as MVTec AD. In each draw bad images are hidden among those that are fitted and make up 0, 2,
 5 and 10 % of them; measured are the good test images and the bad ones that are never hidden. "none" is a fit
@@ -28,7 +29,7 @@ from recondite.detectors import detector_class
 from recondite.statistics.metrics import auroc
 
 ALPHA, SHARES = 0.05, (0.0, 0.02, 0.05, 0.1)
-SIDES = {"features": None, "pca": 64, "autoencoder": 64}
+SIDES = {"features": None, "pca": 64, "autoencoder": 64, "vae": 64}
 
 
 def read(root, detector, side):
@@ -39,7 +40,7 @@ def read(root, detector, side):
     return [read_all(images, seen).pixels for images in (source, *others)]
 
 
-def measured(good, hidden, fresh, bad, detector, contamination, seed):
+def measured(good, hidden, fresh, bad, detector, contamination, seed, options):
     """Return one row of measures of a fit on good images and hidden bad ones."""
     screen = recondite.fit(
         np.concatenate([good, hidden]),
@@ -49,6 +50,7 @@ def measured(good, hidden, fresh, bad, detector, contamination, seed):
         score="error",
         contamination=contamination,
         seed=seed,
+        **options,
     )
     inliers, outliers = screen.predict(fresh), screen.predict(bad)
     suspects = screen.facts.get("contamination", {}).get("suspects", [])
@@ -64,6 +66,7 @@ def measured(good, hidden, fresh, bad, detector, contamination, seed):
 
 def main(arguments):
     side = arguments.side or SIDES[arguments.detector]
+    options = {"epochs": arguments.epochs} if arguments.epochs else {}
     if arguments.detector == "features":
         remember_vectors()
     for name in arguments.sets.split(","):
@@ -81,7 +84,7 @@ def main(arguments):
                 hidden = bad[order[:count]]
                 for how, given in (("none", None), ("auto", "auto"), ("given", share)):
                     if how != "given" or share:
-                        row = measured(good, hidden, fresh, never, arguments.detector, given, draw)
+                        row = measured(good, hidden, fresh, never, arguments.detector, given, draw, options)
                         rows[share, how].append(row)
         clean = [row["auroc"] for row in rows[0.0, "none"]]
         for (share, how), found in rows.items():
@@ -98,6 +101,7 @@ if __name__ == "__main__":
     parser.add_argument("--detector", choices=sorted(SIDES), default="features")
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--side", type=int, help="pixels a side; by default 352 for features, else 64")
+    parser.add_argument("--epochs", type=int, help="of what is trained; by default its own")
     torch.set_num_threads(1)
     print(where(), flush=True)
     main(parser.parse_args())

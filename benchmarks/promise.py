@@ -5,11 +5,11 @@
 
 Each draw takes other images of the data set, makes the set that a user would give of them, fits a screen with
 `recondite.fit` and nothing said about what belongs together (but for the rows that say so), and counts how many fresh
-images are flagged at alpha .05. A burst is four frames of one scene with noise of their own; fresh images are single
-frames of other scenes. "Contaminated" hides a tenth of images with a made-up defect (cut-paste) among them, "trimmed"
-fits with --contamination .1, or auto; fresh images are all good. "Recalibrated" fits on three fifths of the scenes and
-calibrates anew on three copies of each of the others. With --few the screens are of so many independent images, at the
-alpha that they get without one.
+images are flagged at alpha .05. A burst is four frames of one scene with noise of their own, the same in every draw;
+fresh images are single frames of other scenes. "Contaminated" hides a tenth of images with a made-up defect (cut-paste)
+among them, "trimmed" fits with --contamination .1, or auto; fresh images are all good. "Recalibrated" fits on three
+fifths of the scenes and calibrates anew on three copies of each of the others. With --few the screens are of so many
+independent images, at the alpha that they get without one.
 
 Beside the mean rate: the 95 % interval that the screens stated, on average, and the share of draws whose rate, counted
 on 1,000 images (with --few on 300, or as many as the data set has left), lies inside its own, or less than one image
@@ -34,7 +34,7 @@ from recondite.data.spool import read_all
 from recondite.detectors import detector_class
 from recondite.perturbations import defective
 
-ALPHA, POOL, SCENES, FRAMES, FRESH, NOISE, BAD, AT_ONCE = 0.05, 10_000, 400, 4, 1000, 0.05, 0.1, 100
+ALPHA, POOL, SCENES, FRAMES, FRESH, NOISE, BAD, AT_ONCE = 0.05, 2000, 400, 4, 1000, 0.05, 0.1, 100
 FRESH_OF_FEW = 300
 METHODS = ("mahalanobis", "padim", "subspace", "patchcore")
 FAMILIES = ("pca", "features", *METHODS, "autoencoder", "vae")
@@ -48,56 +48,61 @@ def noisy(images, generator):
     return (images + NOISE * generator.standard_normal(images.shape)).clip(0, 1).astype(np.float32)
 
 
-def independent(scenes, generator):
-    return noisy(scenes, generator), {}
+def frames_of(scenes):
+    """Return frames (N, FRAMES, C, H, W) of scenes, the same in every draw."""
+    generator = np.random.default_rng(0)
+    return np.stack([noisy(scenes, generator) for _ in range(FRAMES)], axis=1)
 
 
-def copied(scenes, generator):
-    return np.repeat(noisy(scenes, generator), 3, axis=0), {}
+def independent(frames, _):
+    return frames[:, 0], {}
 
 
-def bursts(scenes, generator):
-    return noisy(np.repeat(scenes, FRAMES, axis=0), generator), {}
+def copied(frames, _):
+    return np.repeat(frames[:, 0], 3, axis=0), {}
 
 
-def shuffled_bursts(scenes, generator):
-    images, _ = bursts(scenes, generator)
-    return generator.permutation(images), {}
+def bursts(frames, _):
+    return frames.reshape(-1, *frames.shape[2:]), {}
 
 
-def bursts_named(scenes, generator):
-    return bursts(scenes, generator)[0], {"group_by": BURSTS}
+def shuffled_bursts(frames, generator):
+    return generator.permutation(bursts(frames, generator)[0]), {}
 
 
-def bursts_taken_for_independent(scenes, generator):
-    return bursts(scenes, generator)[0], {"group_by": "none"}
+def bursts_named(frames, generator):
+    return bursts(frames, generator)[0], {"group_by": BURSTS}
 
 
-def contaminated(scenes, generator):
-    images = noisy(scenes, generator)
+def bursts_taken_for_independent(frames, generator):
+    return bursts(frames, generator)[0], {"group_by": "none"}
+
+
+def contaminated(frames, generator):
+    images = frames[:, 0].copy()
     bad = generator.permutation(len(images))[: round(BAD * len(images))]
     images[bad] = defective(images[bad], "cut-paste", seed=int(generator.integers(1 << 31))).images
     return images, {}
 
 
-def contaminated_and_trimmed(scenes, generator):
-    return contaminated(scenes, generator)[0], {"contamination": BAD}
+def contaminated_and_trimmed(frames, generator):
+    return contaminated(frames, generator)[0], {"contamination": BAD}
 
 
-def contaminated_and_trimmed_by_itself(scenes, generator):
-    return contaminated(scenes, generator)[0], {"contamination": "auto"}
+def contaminated_and_trimmed_by_itself(frames, generator):
+    return contaminated(frames, generator)[0], {"contamination": "auto"}
 
 
-def good_and_trimmed(scenes, generator):
-    return noisy(scenes, generator), {"contamination": BAD}
+def good_and_trimmed(frames, _):
+    return frames[:, 0], {"contamination": BAD}
 
 
-def good_and_trimmed_by_itself(scenes, generator):
-    return noisy(scenes, generator), {"contamination": "auto"}
+def good_and_trimmed_by_itself(frames, _):
+    return frames[:, 0], {"contamination": "auto"}
 
 
-def recalibrated(scenes, generator):
-    images = noisy(scenes, generator)
+def recalibrated(frames, _):
+    images = frames[:, 0]
     some = 3 * len(images) // 5
     return images[:some], {"recalibrated": np.repeat(images[some:], 3, axis=0)}
 
@@ -126,17 +131,17 @@ def flagged(screen, fresh):
     return np.concatenate(flags).mean(), np.mean(above)
 
 
-def one_draw(make, pool, family, draw):
+def one_draw(make, frames, family, draw):
     """Return the two rates, the stated interval and alpha of one fit on what is made of some scenes."""
     generator = np.random.default_rng(draw)
-    scenes = pool[generator.permutation(len(pool))[: SCENES + FRESH]]
-    images, given = make(scenes[:SCENES], generator)
+    chosen = generator.permutation(len(frames))[: SCENES + FRESH]
+    images, given = make(frames[chosen[:SCENES]], generator)
     other = given.pop("recalibrated", None)
     detector, own = detector_of(family)
     settings = {**own, **OPTIONS.get(family, {}), **given}
     screen = recondite.fit(images, detector=detector, score="error", alpha=ALPHA, seed=draw, **settings)
     screen = screen if other is None else screen.recalibrated(other)
-    return *flagged(screen, noisy(scenes[SCENES:], generator)), *screen.false_alarm_interval, screen.alpha
+    return *flagged(screen, frames[chosen[SCENES:], 0]), *screen.false_alarm_interval, screen.alpha
 
 
 def one_draw_of_few(count, pool, family, draw):
@@ -162,7 +167,7 @@ def row(names, draws, counted):
 
 
 def read(data, family, side):
-    """Return at most 10,000 images of a data set or folder, float32 (N, C, H, W)."""
+    """Return at most 2,000 images of a data set or folder, float32 (N, C, H, W)."""
     detector, _ = detector_of(family)
     parts = [open_images(data, role=role) for role in (("fit", "inliers") if Path(data).is_dir() else ("fit",))]
     sample, _ = sampled(parts[0])
@@ -184,10 +189,13 @@ def main(arguments):
             for count in map(int, arguments.few.split(",") if arguments.few else ()):
                 draws = [one_draw_of_few(count, pool, family, draw) for draw in range(arguments.draws)]
                 row([*names, str(count)], draws, min(FRESH_OF_FEW, len(pool) - count))
-            for make in () if arguments.few else KINDS:
+            if arguments.few:
+                continue
+            frames = frames_of(pool)
+            for make in KINDS:
                 kind = make.__name__.replace("_", " ")
                 if arguments.only is None or kind in arguments.only.split(","):
-                    draws = [one_draw(make, pool, family, draw) for draw in range(arguments.draws)]
+                    draws = [one_draw(make, frames, family, draw) for draw in range(arguments.draws)]
                     row([*names, kind], draws, FRESH)
 
 

@@ -207,6 +207,22 @@ def test_distances_of_vectors_left_out_are_those_of_a_model_without_them(make, t
     assert (within(vectors) / expected).log().mean() < -3 * tolerance
 
 
+def test_a_vector_leaves_what_places_share_too():
+    """Of few images that is most of a place's covariance."""
+    vectors = torch.randn(10, 9, 24, generator=torch.Generator().manual_seed(0))
+
+    def learnt(some):
+        model = PlaceGaussians(9, 24, 0.05)
+        model.begin(len(some) * 9)
+        model.add(some, 0)
+        model.settle()
+        return model
+
+    without = [learnt(torch.cat([vectors[:n], vectors[n + 1 :]])) for n in range(10)]
+    expected = torch.stack([one.distance(vectors[n : n + 1])[0] for n, one in enumerate(without)])
+    assert (learnt(vectors).distance_left_out(vectors) / expected).log().abs().mean() < 0.1
+
+
 @pytest.mark.parametrize(("make", "within"), [(PlaceGaussians, "distance"), (Decomposition, "mahalanobis")])
 def test_an_image_leaves_with_its_turned_copies(make, within):
     """Copies are alike: one without the others would hardly have left."""
@@ -249,12 +265,13 @@ def test_a_covariance_of_few_vectors_is_decomposed_as_any_other():
     )
     centred = vectors - vectors.mean(0)
     covariance = centred.T @ centred / len(vectors)
-    variances, directions = decomposed(covariance, len(vectors))
+    variances, directions = decomposed(covariance, len(vectors), least=40)
     expected = torch.linalg.eigvalsh(covariance).flip(0)
     torch.testing.assert_close(variances[:19], expected[:19], rtol=1e-6, atol=0)
     assert variances[19:].max() < 1e-12 * variances[0]
-    torch.testing.assert_close(directions.T @ directions, torch.eye(100).double())
-    torch.testing.assert_close(directions @ torch.diag(variances) @ directions.T, covariance, atol=1e-12, rtol=0)
+    torch.testing.assert_close(directions.T @ directions, torch.eye(40).double())
+    torch.testing.assert_close(directions @ torch.diag(variances[:40]) @ directions.T, covariance, atol=1e-12, rtol=0)
+    assert decomposed(covariance, len(vectors), least=8)[1].shape == (100, 28)
 
 
 def test_directions_that_few_vectors_do_not_span_are_judged_together():

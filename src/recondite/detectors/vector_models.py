@@ -59,6 +59,7 @@ class Decomposition(VectorModel):
     """The principal components of all vectors, whatever their place.
 
     Attributes:
+        components: (F, F), one a row; of few vectors those that count, and zeros.
         spanned: how many directions have variances of their own: F, or fewer where there are few vectors; in the others
             all variances are equal, and what is left of a vector tells its distance there.
 
@@ -102,11 +103,13 @@ class Decomposition(VectorModel):
         count, total, products = self._sums
         mean = total / count
         # Vectors have about length 1, so that float64 loses nothing of note in this difference.
-        variances, directions = decomposed(products / count - mean.outer(mean), int(count))
+        covariance = products.div_(count).sub_(mean.outer(mean))
+        variances, directions = decomposed(covariance, int(count), self.kept)
         self.count.copy_(count)
         self.mean.copy_(mean)
         self.variances.copy_(variances)
-        self.components.copy_(directions.T)
+        self.components.zero_()
+        self.components[: directions.shape[1]] = directions.T
         self._sums = []
         self._count_directions()
 
@@ -239,7 +242,9 @@ class PlaceGaussians(VectorModel):
     def distance_left_out(self, vectors: Tensor, copies: int = 1) -> Tensor:
         size = self.mean.shape[1]
         whitened = self._whitened(vectors).transpose(0, 1)
-        return _left_out(whitened, copies, self.count, self.count / (self.count + size)) / size
+        # A vector is in the covariance of its place and, one of many, in what is shared.
+        own, sharing = self.count / (self.count + size), len(self.mean[self.counted])
+        return _left_out(whitened, copies, self.count, own + (1 - own) / sharing) / size
 
     def _whitened(self, vectors: Tensor) -> Tensor:
         """Return vectors (N, P, F) from the mean of their place, whitened (P, N, F)."""
@@ -371,11 +376,12 @@ def _left_out(whitened: Tensor, copies: int, count: Tensor, own: float | Tensor)
     return lengths.to(whitened.dtype)
 
 
-def decomposed(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the variances (F,) of a covariance (F, F) of `count` vectors, largest first, and its directions (F, F).
+def decomposed(covariance: Tensor, count: int, least: int) -> tuple[Tensor, Tensor]:
+    """Return the variances (F,) of a covariance (F, F) of `count` vectors, largest first, and its directions (F, D).
 
     Of few vectors it has no more than that many directions: these are found within its product with random vectors
-    (Halko, Martinsson, Tropp 2011, arXiv 0909.4061), exactly but for rounding, and the rest is any basis.
+    (Halko, Martinsson, Tropp 2011, arXiv 0909.4061), exactly but for rounding. Then D is that number or `least`, and
+    what lies beyond is any basis, with no variance; else D is F.
     """
     size, few = len(covariance), count + _SPARE
     if few > size // 2:
@@ -385,8 +391,9 @@ def decomposed(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
     random = torch.randn(size, few, dtype=covariance.dtype, generator=generator).to(covariance.device)
     spanned = torch.linalg.qr(covariance @ random).Q
     variances, directions = principal_axes(spanned.T @ covariance @ spanned)
-    every = torch.linalg.qr(spanned @ directions.flip(1), mode="complete").Q
-    return torch.cat([variances.flip(0).clamp(min=0), variances.new_zeros(size - few)]), every
+    # The reflections that make columns of zeros orthogonal to the others give the basis.
+    wanted = nn.functional.pad(spanned @ directions.flip(1), (0, max(0, least - few)))
+    return torch.cat([variances.flip(0).clamp(min=0), variances.new_zeros(size - few)]), torch.linalg.qr(wanted).Q
 
 
 def greedy_coreset(vectors: Tensor, size: int) -> Tensor:
