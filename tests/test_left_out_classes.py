@@ -91,3 +91,15 @@ def test_what_tells_left_out_classes_is_chosen_where_far_outliers_tell_nothing()
     assert choice.left_out["seven"] > 0.95
     assert choice.caught["near"] > 0.95
     assert choice.caught["screen"] == pytest.approx(0.5, abs=0.01)  # what has learnt the class catches none of it
+
+
+def test_of_rules_that_nothing_tells_apart_the_one_that_tells_most_elsewhere_is_chosen():
+    draws = np.random.default_rng(9)
+    inliers = {name: draws.normal(size=400) for name in ("vim", "screen", "mahalanobis", "knn")}
+    far = {name: np.full(1000, 9.0) for name in inliers}
+    far["mahalanobis"][:3] = far["knn"][:2] = -9  # .997 and .998 are caught for 1
+    assert choose_parts(inliers, {"far": far}, 0.1).parts == ("mahalanobis",)
+    far["mahalanobis"][:20] = -9
+    assert choose_parts(inliers, {"far": far}, 0.1).parts == ("knn",)
+    far["knn"][:20] = far["vim"][:20] = -9
+    assert choose_parts(inliers, {"far": far}, 0.1).parts == ("screen",)
