@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 import torch
 from classifiers import write_classifier
-from coloured import Backbone, coloured, pairs
+from coloured import Backbone as Means
+from coloured import coloured, pairs
 from PIL import Image
 from torch import nn
 
 import recondite
 from recondite.cli import main
 from recondite.errors import ArtifactError, InputError
+from recondite.networks.backbones import Backbone
+from recondite.networks.two_endings import TwoEndings
 from recondite.screen.guard_file import load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard
 from recondite.screen.onnx_classifier import read_classifier
+from recondite.screen.tuned_classifier import TunedClassifier
 from recondite.statistics.calibration import Calibrator
 
 export = pytest.importorskip("recondite.screen.export")
@@ -34,6 +38,16 @@ from recondite.screen.export_guard import export_guard  # noqa: E402
 EVERY_PART = ("screen", "confidence", "max_logit", "energy", "knn", "mahalanobis", "vim")
 
 
+class SmallEndings(TwoEndings):
+    """Two small layers, of which the last is there as it is now and as it was."""
+
+    def __init__(self):
+        Backbone.__init__(self, nn.Identity(), side=None, units="unit")
+        torch.manual_seed(0)
+        shared, now, before = (nn.Conv2d(inner, 8, 4, 4) for inner in (3, 8, 8))
+        self.network, self.before = nn.Sequential(shared, now), nn.Sequential(before)
+
+
 IMAGES = np.concatenate([coloured(60, 8)[0], coloured(20, 9, ((0.2, 0.9, 0.2), (0.5, 0.3, 0.5)))[0]])
 
 
@@ -41,7 +55,7 @@ IMAGES = np.concatenate([coloured(60, 8)[0], coloured(20, 9, ((0.2, 0.9, 0.2), (
 def with_head():
     """A linear head, every part, calibrated by predicted class, and a floor."""
     images = coloured(200, 1)
-    screen = recondite.fit(images[0], detector="features", backbone=Backbone(), alpha=0.1, latent_size=4, score="error")
+    screen = recondite.fit(images[0], detector="features", backbone=Means(), alpha=0.1, latent_size=4, score="error")
     given = {"calibration": pairs(*coloured(900, 2)), "risk": 0.05, "parts": EVERY_PART, "group_by": "none"}
     fitted = fit_guard(pairs(*images), screen=screen, **given)
     assert fitted.guard.by_class
@@ -131,6 +145,28 @@ def test_a_torch_module_goes_into_the_graph(plain, tmp_path):
     guard = plain.guard(module)  # without calibration: the screen's own verdict decides
     found = assert_decides_alike(guard, export_guard(guard, tmp_path / "graph"), IMAGES)
     assert found.labels == ("0", "1")
+
+
+def test_what_a_fine_tuned_network_saw_before_weighs_in_the_graph_what_it_weighs_in_the_guard(plain, tmp_path):
+    weight = torch.tensor(np.random.default_rng(1).normal(size=(2, 8)), dtype=torch.float32)
+    whole = TunedClassifier(SmallEndings().requires_grad_(False).eval(), "lite0", weight, torch.zeros(2), (3, 16, 16))
+    less = whole.with_before(0.25)
+    guards = [
+        fit_guard(
+            pairs(*coloured(60, 21)),
+            screen=plain,
+            classifier=classifier,
+            calibration=pairs(*coloured(300, 22)),
+            labels=["red", "blue"],
+            parts=["knn", "mahalanobis"],
+            group_by="none",
+        ).guard
+        for classifier in (whole, less)
+    ]
+    found = assert_decides_alike(guards[1], export_guard(guards[1], tmp_path / "graph"), IMAGES)(IMAGES)
+    with_one = guards[0](IMAGES)
+    for part in ("knn", "mahalanobis"):
+        assert np.abs(found.p_values[part] - with_one.p_values[part]).max() > 0.05, part
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from recondite.screen.guard_fit import _confusion, _groups, _Seen, fit_guard
 from recondite.screen.guard_split import units_of
 from recondite.screen.linear_head import from_tensors, learnt, tensors_of
 from recondite.screen.saved import GUARD_FILE
+from recondite.statistics.axes import oracle_shrinkage
 from recondite.statistics.calibration import Calibrator, share_of
 
 DRAWS = np.random.default_rng(0)
@@ -150,8 +151,11 @@ def test_rules_come_from_one_pass_and_survive_a_file():
     means = np.stack([unit[classes == place].mean(0) for place in (0, 1)])
     np.testing.assert_allclose(rules.tensors["means"], means, atol=1e-6)
     within = sum((unit[classes == p] - means[p]).T @ (unit[classes == p] - means[p]) for p in (0, 1)) / 80
+    share = oracle_shrinkage(torch.linalg.eigvalsh(torch.from_numpy(within)), 80)
+    assert 0.02 < share < 0.5
+    shrunk = (1 - share) * within + share * within.trace() / 6 * np.eye(6)
     whitened = rules.tensors["whitening"].numpy()
-    np.testing.assert_allclose(whitened.T @ within @ whitened, np.eye(6), atol=1e-3)
+    np.testing.assert_allclose(whitened.T @ shrunk @ whitened, np.eye(6), atol=1e-4)
     x = torch.from_numpy(vectors)
     # On normal images the virtual logit is as large as the largest logit, on average.
     away, principal = x - rules.tensors["origin"], rules.tensors["principal"]

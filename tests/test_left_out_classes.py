@@ -1,5 +1,7 @@
 """Parts of a guard chosen on classes that were left out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -50,8 +52,28 @@ def test_classes_of_few_images_are_not_left_out():
     rows = (true != 2) | (np.cumsum(true == 2) <= 9)
     found = left_out_classes(Looked(vectors, classes), Looked(held[rows], true[rows]), 4, 0.3)
     assert set(found) == {0, 1, 3}
+
+
+def test_of_two_classes_each_is_judged_by_the_features_of_the_other():
+    vectors, classes = of_classes(300, 8)
+    held, true = of_classes(120, 9)
+    learnt_from, others = (Looked(x[y < 2], y[y < 2]) for x, y in ((vectors, classes), (held, true)))
+    found = left_out_classes(learnt_from, others, 2, 0.3)
+    assert set(found) == {0, 1}
+    for place, (of_other, own) in found.items():
+        assert set(own) == {"knn", "mahalanobis", "vim"}
+        assert (len(own["knn"]), len(of_other["knn"])) == (
+            (others.classes == place).sum(),
+            (others.classes != place).sum(),
+        )
+        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (learnt_from.vectors, others.vectors)]
+        bank = unit[0][learnt_from.classes != place]
+        fifth = np.sort(np.linalg.norm(unit[1][:, None] - bank, axis=2), axis=1)[:, 4]
+        np.testing.assert_allclose(own["knn"], fifth[others.classes == place], atol=1e-3)
+    with pytest.raises(InputError, match="expected 2 classes or more"):
+        left_out_classes(learnt_from, others, 1, 0.3)
     with pytest.raises(InputError, match="expected 3 classes or more"):
-        left_out_classes(Looked(vectors, classes), Looked(held, true), 2, 0.3)
+        left_out_classes(replace(learnt_from, logits=np.zeros((len(learnt_from.classes), 2))), others, 2, 0.3)
 
 
 def test_what_tells_left_out_classes_is_chosen_where_far_outliers_tell_nothing():
@@ -69,3 +91,15 @@ def test_what_tells_left_out_classes_is_chosen_where_far_outliers_tell_nothing()
     assert choice.left_out["seven"] > 0.95
     assert choice.caught["near"] > 0.95
     assert choice.caught["screen"] == pytest.approx(0.5, abs=0.01)  # what has learnt the class catches none of it
+
+
+def test_of_rules_that_nothing_tells_apart_the_one_that_tells_most_elsewhere_is_chosen():
+    draws = np.random.default_rng(9)
+    inliers = {name: draws.normal(size=400) for name in ("vim", "screen", "mahalanobis", "knn")}
+    far = {name: np.full(1000, 9.0) for name in inliers}
+    far["mahalanobis"][:3] = far["knn"][:2] = -9  # .997 and .998 are caught for 1
+    assert choose_parts(inliers, {"far": far}, 0.1).parts == ("mahalanobis",)
+    far["mahalanobis"][:20] = -9
+    assert choose_parts(inliers, {"far": far}, 0.1).parts == ("knn",)
+    far["knn"][:20] = far["vim"][:20] = -9
+    assert choose_parts(inliers, {"far": far}, 0.1).parts == ("screen",)

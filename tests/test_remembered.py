@@ -85,6 +85,14 @@ def test_what_is_recalled_is_that_of_these_pixels_and_this_network():
         assert recalled(one, x) is None
 
 
+def test_shapes_alone_are_not_kept():
+    """As a screen has when it is built to be read, which `train` of `fit_guard` may do meanwhile."""
+    x, network = torch.empty(2, 3, 4, 4, device="meta"), object()
+    with remembering():
+        remember(network, x, torch.empty(2, 7, device="meta"))
+        assert recalled(network, x) is None
+
+
 def test_what_finds_no_room_is_looked_at_again(monkeypatch):
     x, vectors, network = torch.rand(3, 2), torch.rand(3, 7), object()
     write = os.pwrite

@@ -76,14 +76,14 @@ def remember(network: Hashable, x: Tensor, vectors: Tensor) -> None:
         vectors: (N, F).
     """
     kept = _KEPT.get()
-    if kept is not None and vectors.dtype == torch.float32:
+    if kept is not None and vectors.dtype == torch.float32 and not x.is_meta:
         kept.add(_keys(network, x), vectors.detach().cpu().numpy())
 
 
 def recalled(network: Hashable, x: Tensor) -> Tensor | None:
     """Return what `remember` was given for images of these pixels (N, F); None unless it was for all of them."""
     kept = _KEPT.get()
-    found = None if kept is None else kept.of(_keys(network, x))
+    found = None if kept is None or x.is_meta else kept.of(_keys(network, x))
     return None if found is None else torch.from_numpy(found).to(x.device)
 
 

@@ -337,8 +337,11 @@ def _check_classes(names: Sequence[str], images: ImageSet) -> None:
 
 
 def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: Sequence[str]) -> LeftOut:
-    """Return what the scores say of classes that they have not learnt; nothing of two classes or without features."""
-    if learning is None or len(names) < FEWEST_CLASSES:
+    """Return what the scores say of classes that they have not learnt.
+
+    Nothing without features, and of two classes nothing but for a linear head.
+    """
+    if learning is None or (guard.head is None and len(names) < FEWEST_CLASSES):
         return {}
     vectors, logits, classes = (some.numpy() for some in learning.drawn())
     known = Looked(vectors, classes, None if guard.head is not None else logits)

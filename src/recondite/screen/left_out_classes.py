@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from recondite.errors import InputError
 from recondite.screen.choose_parts import PartScores
 from recondite.screen.classifier_outputs import CONFIDENCE
-from recondite.screen.linear_head import learnt
+from recondite.screen.linear_head import FEATURE_RULES, learnt
 from recondite.statistics.classifier_scores import max_softmax
 from recondite.torch_state import own_settings
 
 FEWEST_CLASSES = 3
+"""Of which a classifier that was trained without one still tells two apart."""
 _MOST_CLASSES, _FEWEST_IMAGES = 5, 10
 
 
@@ -51,20 +52,22 @@ def left_out_classes(
 
     A linear head and its rules are learnt anew without the class, so they know nothing of it. Of a classifier that is
     given only the rules are, and its logit of the class is left out: its features still know it, so that they look
-    better than they would on a class that is new. At most five classes are left out, those with most held-out images,
-    and none that has fewer than ten.
+    better than they would on a class that is new. Of two classes one is left, which tells about rules that look at the
+    features alone. At most five classes are left out, those with most held-out images, and none that has fewer than
+    ten.
 
     Args:
         learnt_from: images to learn from.
         held: others.
-        classes: K, at least 3.
+        classes: K, at least 2 with a linear head, 3 of a classifier that is given.
         shrinkage: as in `Learning.head`.
 
     Raises:
-        InputError: two classes.
+        InputError: fewer classes.
     """
-    if classes < FEWEST_CLASSES:
-        raise InputError(f"expected {FEWEST_CLASSES} classes or more to leave one out; got {classes}")
+    fewest = 2 if learnt_from.logits is None else FEWEST_CLASSES
+    if classes < fewest:
+        raise InputError(f"expected {fewest} classes or more to leave one out; got {classes}")
     counts = np.bincount(held.classes, minlength=classes)
     known = np.bincount(learnt_from.classes, minlength=classes)
     found: dict[int, tuple[PartScores, PartScores]] = {}
@@ -82,7 +85,10 @@ def left_out_classes(
         else:
             assert held.logits is not None
             logits = torch.from_numpy(np.delete(held.logits, place, axis=1))
-        scores = {CONFIDENCE: max_softmax(logits), **rules(vectors, logits)}
+        if classes == 2:  # what is left has no logit to compare with another
+            scores = rules(vectors, logits, FEATURE_RULES)
+        else:
+            scores = {CONFIDENCE: max_softmax(logits), **rules(vectors, logits)}
         own = held.classes == place
         every = {name: values.double().numpy() for name, values in scores.items()}
         of_others, of_own = ({name: values[rows] for name, values in every.items()} for rows in (~own, own))

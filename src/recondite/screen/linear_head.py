@@ -13,7 +13,7 @@ from recondite.detectors.vector_models import Drawn, greedy_coreset
 from recondite.errors import InputError
 from recondite.short_repr import ShortRepr
 from recondite.statistics import classifier_scores as scores
-from recondite.statistics.axes import principal_axes
+from recondite.statistics.axes import oracle_shrinkage, principal_axes
 from recondite.torch_state import own_settings
 
 LOGIT_RULES = ("max_logit", "energy")
@@ -157,6 +157,9 @@ class Learning:
     def rules(self, head: LinearHead | None = None) -> Rules:
         """Return the rules; the residual of ViM is what principal directions of nine tenths of the variance leave.
 
+        The covariance of Mahalanobis++ is shrunk towards its mean variance, the more the fewer images there are for so
+        many features: of unseen directions it would else say that every new image is far.
+
         Args:
             head: that made the logits, from whose origin ViM looks; None for the mean of the features, and the logits
                 that came with them.
@@ -169,7 +172,9 @@ class Learning:
             raise InputError(f"expected at least {scores.NEIGHBOUR} images to learn from; got {len(candidates)}")
         unit = scores.unit(candidates)
         means, variances, directions = self._within(self._unit_sums, self._unit_products)
-        shrunk = variances + max(_SMALLEST * float(variances[-1]), _SMALLEST**2)
+        share = oracle_shrinkage(variances, int(self._counts.sum()))
+        shrunk = (1 - share) * variances + share * variances.mean()
+        shrunk += max(_SMALLEST * float(variances[-1]), _SMALLEST**2)
         mean = self._sums.sum(0) / self._counts.sum()
         origin = mean
         if head is not None:
