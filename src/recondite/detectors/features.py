@@ -264,6 +264,7 @@ class Features(Detector):
     def looked_at(self, images: Rows, left_out: bool) -> Iterator[tuple[Seen, NDArray[np.float64]]]:
         """Yield what is seen in a batch of N images, and combined scores without a head (N,)."""
         copies = self.options.rotations * left_out or 1
+        self._counted()
         for _, (whole, places, cells) in self._looked_at(images, False, copies):
             with evaluating(self):
                 found = self._distances(whole, places, copies * left_out)
@@ -322,9 +323,6 @@ class Features(Detector):
         """Fit every model but dfr in one pass, and return the vectors of some of the images."""
         models = {"": self.whole, **self._models()}
         counted = self._counted()
-        for model in models.values():
-            if isinstance(model, PlaceGaussians):
-                model.counted = counted
         # A place's Gaussian is for all places, whether they count or not; what is shared among places is not.
         places = {name: slice(None) if isinstance(model, PlaceGaussians) else counted for name, model in models.items()}
         every = torch.arange(math.prod(self.grid))
@@ -358,9 +356,13 @@ class Features(Detector):
         return kept.parts, error, torch.empty(0) if drawn is None else drawn.gathered()
 
     def _counted(self) -> slice | Tensor:
-        """Return the places that count in every image."""
+        """Return the places that count in every image, and let the Gaussians of places know."""
         region = self.preprocessing.region
-        return slice(None) if region is None else torch.from_numpy(np.flatnonzero(touched(region, *self.grid)))
+        counted = slice(None) if region is None else torch.from_numpy(np.flatnonzero(touched(region, *self.grid)))
+        for model in self.models.values():
+            if isinstance(model, PlaceGaussians):
+                model.counted = counted
+        return counted
 
     def _load_weights(self) -> None:
         if not self.modules_given and not self.fitted and self.looked is None:  # else they are there already

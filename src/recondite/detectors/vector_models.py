@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recondite.detectors.left_out import lengths_left_out, lengths_left_out_of_places
 from recondite.distributed import all_reduce, rank_and_size
 from recondite.statistics.axes import principal_axes
 
 _SMALLEST = 1e-12
 _CANDIDATES_OF_EACH = 10
-_ITSELF, _MOST_LOST = 1e-3, 0.9999
+_ITSELF = 1e-3
 _PROJECTED = 64
 _SPARE = 8
 
@@ -137,7 +138,7 @@ class Decomposition(VectorModel):
 
     def mahalanobis_left_out(self, vectors: Tensor, copies: int = 1) -> Tensor:
         """Return what `mahalanobis` would for images that were learnt from, as `distance_left_out` (N, P)."""
-        left_out = _left_out(self._whitened(vectors), copies, self.count, 1 - self.shrinkage)
+        left_out = lengths_left_out(self._whitened(vectors), copies, self.count, 1 - self.shrinkage)
         return left_out / len(self.mean)
 
     def _whitened(self, vectors: Tensor) -> Tensor:
@@ -241,10 +242,9 @@ class PlaceGaussians(VectorModel):
 
     def distance_left_out(self, vectors: Tensor, copies: int = 1) -> Tensor:
         size = self.mean.shape[1]
-        whitened = self._whitened(vectors).transpose(0, 1)
-        # A vector is in the covariance of its place and, one of many, in what is shared.
-        own, sharing = self.count / (self.count + size), len(self.mean[self.counted])
-        return _left_out(whitened, copies, self.count, own + (1 - own) / sharing) / size
+        own = self.count / (self.count + size)
+        centred = vectors - self.mean
+        return lengths_left_out_of_places(centred, self.whitening, copies, self.count, own, self.counted) / size
 
     def _whitened(self, vectors: Tensor) -> Tensor:
         """Return vectors (N, P, F) from the mean of their place, whitened (P, N, F)."""
@@ -346,34 +346,6 @@ def _no_sums(mean: Tensor, products: Tensor) -> list[Tensor]:
     """Return zeros, float64: of a count, of sums and of sums of products in the shapes given."""
     zero = torch.zeros((), dtype=torch.float64, device=mean.device)
     return [zero, torch.zeros_like(mean, dtype=torch.float64), torch.zeros_like(products, dtype=torch.float64)]
-
-
-def _left_out(whitened: Tensor, copies: int, count: Tensor, own: float | Tensor) -> Tensor:
-    """Return squared lengths (N, P) of images that were learnt from, as if each had been left out with its copies.
-
-    Source: Sherman, Morrison and Woodbury: without the k of n vectors in the columns of C, measured from the mean, with
-    the sum s, the covariance loses own (C C' + s s' / (n - k)) / n, and the mean s / (n - k).
-
-    Args:
-        whitened: (N k, P, F), vectors from the mean, by the covariance that lengths are measured by.
-        copies: k, of each image, itself the first.
-        count: n, of the vectors of a place.
-        own: the share of the vectors' own covariance in that one.
-    """
-    of_image = whitened.reshape(-1, copies, *whitened.shape[1:]).transpose(1, 2)
-    products = (of_image @ of_image.transpose(2, 3)).double()  # (N, P, k, k)
-    others = (count - copies).clamp(min=1)
-    moved = torch.full((copies,), float(1 / others), dtype=torch.float64, device=products.device)
-    moved[0] += 1
-    towards = products @ moved
-    # A square root of what is lost, I + 1 1' / (n - k), times own / n.
-    root = torch.eye(copies, dtype=torch.float64, device=products.device)
-    root = (own / count).sqrt() * (root + ((1 + copies / others).sqrt() - 1) / copies)
-    shares, directions = torch.linalg.eigh(root @ products @ root)
-    along = ((towards @ root)[..., None, :] @ directions)[..., 0, :]
-    gained = (along.square() / (1 - shares.clamp(max=_MOST_LOST))).sum(2)
-    lengths: Tensor = towards @ moved + gained
-    return lengths.to(whitened.dtype)
 
 
 def decomposed(covariance: Tensor, count: int, least: int) -> tuple[Tensor, Tensor]:
