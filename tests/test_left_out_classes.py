@@ -70,6 +70,9 @@ def test_of_two_classes_each_is_judged_by_the_features_of_the_other():
         bank = unit[0][learnt_from.classes != place]
         fifth = np.sort(np.linalg.norm(unit[1][:, None] - bank, axis=2), axis=1)[:, 4]
         np.testing.assert_allclose(own["knn"], fifth[others.classes == place], atol=1e-3)
+    few = np.flatnonzero(learnt_from.classes == 0)[4:]
+    some = learnt_from.only(~np.isin(np.arange(len(learnt_from.classes)), few))
+    assert set(left_out_classes(some, others, 2, 0.3)) == {0}  # four images of 0 make no rules
     with pytest.raises(InputError, match="expected 2 classes or more"):
         left_out_classes(learnt_from, others, 1, 0.3)
     with pytest.raises(InputError, match="expected 3 classes or more"):

@@ -11,7 +11,7 @@ from recondite.errors import InputError
 from recondite.screen.choose_parts import PartScores
 from recondite.screen.classifier_outputs import CONFIDENCE
 from recondite.screen.linear_head import FEATURE_RULES, learnt
-from recondite.statistics.classifier_scores import max_softmax
+from recondite.statistics.classifier_scores import NEIGHBOUR, max_softmax
 from recondite.torch_state import own_settings
 
 FEWEST_CLASSES = 3
@@ -53,8 +53,8 @@ def left_out_classes(
     A linear head and its rules are learnt anew without the class, so they know nothing of it. Of a classifier that is
     given only the rules are, and its logit of the class is left out: its features still know it, so that they look
     better than they would on a class that is new. Of two classes one is left, which tells about rules that look at the
-    features alone. At most five classes are left out, those with most held-out images, and none that has fewer than
-    ten.
+    features alone. At most five classes are left out, those with most held-out images, none that has fewer than ten,
+    and none without which fewer than five images are left to learn from.
 
     Args:
         learnt_from: images to learn from.
@@ -73,7 +73,7 @@ def left_out_classes(
     found: dict[int, tuple[PartScores, PartScores]] = {}
     for place in np.argsort(-counts, kind="stable")[:_MOST_CLASSES].tolist():
         others = np.delete(known, place)
-        if not _FEWEST_IMAGES <= counts[place] < len(held.classes) or not others.all():
+        if not _FEWEST_IMAGES <= counts[place] < len(held.classes) or not others.all() or others.sum() < NEIGHBOUR:
             continue
         some = learnt_from.without(place)
         learning = learnt([(some.vectors, some.classes.tolist(), some.logits)], classes - 1, len(some.classes))
