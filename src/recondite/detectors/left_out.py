@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 _MOST_LOST = 0.9999
-_STEPS, _SHARED_PLACES, _AT_ONCE = 3, 256, 16
+_STEPS, _MOST_PLACES, _AT_ONCE = 3, 256, 16
 
 
-def lengths_left_out(whitened: Tensor, copies: int, count: Tensor, own: float) -> Tensor:
+def lengths_left_out(whitened: Tensor, copies: int, count: Tensor, own: float | Tensor) -> Tensor:
     """Return squared lengths (N, P), exactly, by a covariance that the vectors have a share in.
 
     Args:
@@ -37,7 +37,9 @@ def lengths_left_out_of_places(
 ) -> Tensor:
     """Return squared lengths (N, P) where the covariance of a place has a share of what all places have.
 
-    An image's vectors are lost from that too, and resemble one another: of few images that is most of what is lost.
+    An image's vectors are lost from that too, and resemble one another: of few images with few places that is most of
+    what is lost. Above 256 places, where it is little and takes long, a place's own vector is lost alone.
+
     Source: as many steps of conjugate gradients as tell lengths to a few hundredths, from below (Golub and Meurant
     2010, Matrices, Moments and Quadrature, on such forms).
 
@@ -49,6 +51,10 @@ def lengths_left_out_of_places(
         own: the share of a place's own covariance; the rest is the mean of those of the counted places.
         counted: which these are.
     """
+    if centred.shape[1] > _MOST_PLACES:
+        sharing = centred[0, counted].shape[0]
+        whitened = (centred.transpose(0, 1) @ whitening).transpose(0, 1)
+        return lengths_left_out(whitened, copies, count, own + (1 - own) / sharing)
     moved, root = (made.to(centred) for made in _moved_and_root(copies, count.double()))
     own, count = own.to(centred), count.to(centred)
     lengths = []
@@ -56,10 +62,8 @@ def lengths_left_out_of_places(
         columns = torch.einsum("ij,njpf->nipf", root, some)  # with products C C' + s s' / (n - k)
         of_place = columns.permute(2, 0, 1, 3)  # (P, N, k, F)
         ours = of_place @ whitening[:, None]
-        shared = columns[:, :, counted]
-        shared = shared[:, :, :: -(-shared.shape[2] // _SHARED_PLACES)]
-        places = shared.shape[2]
-        shared = shared.flatten(1, 2)  # (N, k places, F)
+        places = columns[0, 0, counted].shape[0]
+        shared = columns[:, :, counted].flatten(1, 2)  # (N, k places, F)
 
         def lost(vectors: Tensor, ours: Tensor = ours, shared: Tensor = shared, places: int = places) -> Tensor:
             """Return what whitened vectors (P, N, F) lose of themselves."""
