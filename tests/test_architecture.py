@@ -112,7 +112,7 @@ def test_no_detector_imports_another_and_nothing_below_knows_one():
 SHARED_BY_DETECTORS = {
     *(f"detectors.{name}" for name in ("base", "effects", "inputs", "inside", "measured", "prior", "runner", "seen")),
     *(f"detectors.{name}" for name in ("defect_head", "feature_autoencoder", "feature_options", "feature_vectors")),
-    *("detectors.remembered", "detectors.vector_models"),
+    *("detectors.left_out", "detectors.remembered", "detectors.vector_models"),
 }
 
 

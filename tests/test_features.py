@@ -228,6 +228,7 @@ def test_an_image_leaves_what_places_share_too(places, counted):
     whole = learnt(vectors)
     assert (whole.distance_left_out(vectors) / expected).log().abs().mean() < 0.1
     assert (whole.distance(vectors) / expected).log().mean() < -0.5
+    assert whole.distance_left_out(vectors[:0]).shape == (0, places)
 
 
 @pytest.mark.parametrize(("make", "within"), [(PlaceGaussians, "distance"), (Decomposition, "mahalanobis")])

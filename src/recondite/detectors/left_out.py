@@ -51,8 +51,8 @@ def lengths_left_out_of_places(
         own: the share of a place's own covariance; the rest is the mean of those of the counted places.
         counted: which these are.
     """
+    sharing = whitening[counted].shape[0]
     if centred.shape[1] > _MOST_PLACES:
-        sharing = centred[0, counted].shape[0]
         whitened = (centred.transpose(0, 1) @ whitening).transpose(0, 1)
         return lengths_left_out(whitened, copies, count, own + (1 - own) / sharing)
     moved, root = (made.to(centred) for made in _moved_and_root(copies, count.double()))
@@ -62,14 +62,13 @@ def lengths_left_out_of_places(
         columns = torch.einsum("ij,njpf->nipf", root, some)  # with products C C' + s s' / (n - k)
         of_place = columns.permute(2, 0, 1, 3)  # (P, N, k, F)
         ours = of_place @ whitening[:, None]
-        places = columns[0, 0, counted].shape[0]
-        shared = columns[:, :, counted].flatten(1, 2)  # (N, k places, F)
+        shared = columns[:, :, counted].flatten(1, 2)  # (N, k counted places, F)
 
-        def lost(vectors: Tensor, ours: Tensor = ours, shared: Tensor = shared, places: int = places) -> Tensor:
+        def lost(vectors: Tensor, ours: Tensor = ours, shared: Tensor = shared) -> Tensor:
             """Return what whitened vectors (P, N, F) lose of themselves."""
             of_own = (ours * (ours @ vectors[..., None])).sum(2)
             back = (vectors @ whitening.transpose(1, 2)).transpose(0, 1)  # (N, P, F)
-            of_all = (back @ shared.transpose(1, 2)) @ shared / places
+            of_all = (back @ shared.transpose(1, 2)) @ shared / sharing
             return (own * of_own + (1 - own) * (of_all.transpose(0, 1) @ whitening)) / count
 
         left = torch.einsum("k,nkpf->pnf", moved, some) @ whitening
