@@ -16,6 +16,7 @@ from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows, keys_of, read_all
 from recondite.detectors import Detector, build
 from recondite.detectors.features import Features
+from recondite.detectors.seen import Memory
 from recondite.options import TrainingOptions
 from recondite.screen.any_angle import ADVICE, seem_turned
 from recondite.screen.few_images import LeftOut, alpha_for, are_few, scores_left_out
@@ -218,3 +219,20 @@ def test_heat_maps_are_scaled_by_images_left_out(digits):
     fresh = screen.predict(digits[100:400], feature_score=True).feature_score
     assert low == 0
     assert (fresh > high).mean() < 0.02
+
+
+def test_vectors_are_kept_of_some_images_and_no_others(digits):
+    spooled, others = (
+        read_all(open_images(some), Preprocessing(shape=(1, 8, 8))) for some in (digits[:8], digits[8:16])
+    )
+    rows = spooled.rows()
+    first = Rows(rows.pixels, rows.index[:5])
+    whole, places = torch.arange(5.0).reshape(5, 1, 1), torch.zeros(5, 2, 3)
+    memory = Memory(first, iter([(whole[:3], places[:3]), (whole[3:], places[3:])]))
+    taken, of_places = memory.take(Rows(rows.pixels, rows.index[[4, 0, 2]]), slice(1, 3))
+    assert taken.flatten().tolist() == [0, 2]
+    assert of_places.shape == (2, 2, 3)
+    assert memory.holds(Rows(rows.pixels, rows.index[2:5]))
+    assert not memory.holds(Rows(rows.pixels, rows.index[3:7]))
+    assert not memory.holds(Rows(rows.pixels, rows.index[5:]))
+    assert not memory.holds(others.rows())

@@ -164,6 +164,13 @@ def test_a_size_that_agrees_for_most_rows_is_not_used() -> None:
     assert equal_sizes(run, probe) == (4, 8, 32)
 
 
+def test_a_size_with_which_one_of_two_results_agrees_is_not_used() -> None:
+    def run(rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
+        return {"same": rows.copy(), "other": np.full(len(rows), size == 8)}
+
+    assert equal_sizes(run, np.ones((64, 3), dtype=np.float32)) == (2, 4, 32)
+
+
 def test_sizes_are_tried_at_the_second_call_and_once() -> None:
     sizes, calls = Sizes(), []
 

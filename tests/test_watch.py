@@ -69,6 +69,18 @@ def test_a_watch_writes_the_table_of_a_sweep(screens, folder, tmp_path):
         assert sum(record["verdict"] == "invalid" for record in records) == 1
 
 
+def test_a_watch_says_once_that_images_are_far_from_what_was_learnt(screens, tmp_path, caplog):
+    shots = tmp_path / "shots"
+    shots.mkdir()
+    large = Image.fromarray(np.zeros((400, 600, 3), np.uint8))
+    large.save(shots / "0.png")
+    batches = watch_folder(screens("pca"), shots, tmp_path / "rows.csv", **QUICK)
+    assert len(next(batches)) == 1
+    large.save(shots / "1.png")
+    assert sum(map(len, batches)) == 1
+    assert caplog.text.count("far from the size that the screen learnt from") == 1
+
+
 def test_a_file_is_complete_when_it_has_not_changed_for_a_while(tmp_path, clock):
     path = tmp_path / "a.png"
     arrivals = Arrivals(tmp_path, settle=2)
