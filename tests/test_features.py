@@ -14,7 +14,9 @@ from torch import nn
 import recondite
 from recondite import InputError, build, write_report
 from recondite.cli import main
-from recondite.data.datasets import nameless
+from recondite.data.datasets import nameless, open_images
+from recondite.data.images import Preprocessing
+from recondite.data.spool import read_all
 from recondite.detectors.feature_options import LOCAL, Method
 from recondite.detectors.features import Features
 from recondite.detectors.seen import Seen, Some
@@ -280,6 +282,22 @@ def test_a_covariance_of_few_vectors_is_decomposed_as_any_other():
     torch.testing.assert_close(directions.T @ directions, torch.eye(40).double())
     torch.testing.assert_close(directions @ torch.diag(variances[:40]) @ directions.T, covariance, atol=1e-12, rtol=0)
     assert decomposed(covariance, len(vectors), least=8)[1].shape == (100, 28)
+
+
+def test_images_are_left_out_alike_by_a_detector_that_was_read_from_a_file(digits):
+    """A file says nothing of which places count: the region does."""
+    torch.manual_seed(0)
+    detector = build("features", image_shape=(1, 8, 8), backbone=network(), **{**OWN, "methods": ("padim",)})
+    detector.restrict(np.arange(64).reshape(8, 8) < 32)
+    detector.fit(digits[:12], validation=None)
+    rows = read_all(open_images(digits[:12]), Preprocessing(shape=(1, 8, 8))).rows()
+
+    def scores():
+        return np.concatenate([found for _, found in detector.looked_at(rows, left_out=True)])
+
+    before = scores()
+    detector.models["padim"].counted = slice(None)
+    np.testing.assert_array_equal(scores(), before)
 
 
 def test_directions_that_few_vectors_do_not_span_are_judged_together():

@@ -264,7 +264,7 @@ class Features(Detector):
     def looked_at(self, images: Rows, left_out: bool) -> Iterator[tuple[Seen, NDArray[np.float64]]]:
         """Yield what is seen in a batch of N images, and combined scores without a head (N,)."""
         copies = self.options.rotations * left_out or 1
-        self._counted()
+        self._count_places()
         for _, (whole, places, cells) in self._looked_at(images, False, copies):
             with evaluating(self):
                 found = self._distances(whole, places, copies * left_out)
@@ -322,7 +322,7 @@ class Features(Detector):
     def _learn(self, images: Rows, shown: bool, further: bool) -> list[Seen]:
         """Fit every model but dfr in one pass, and return the vectors of some of the images."""
         models = {"": self.whole, **self._models()}
-        counted = self._counted()
+        counted = self._count_places()
         # A place's Gaussian is for all places, whether they count or not; what is shared among places is not.
         places = {name: slice(None) if isinstance(model, PlaceGaussians) else counted for name, model in models.items()}
         every = torch.arange(math.prod(self.grid))
@@ -344,7 +344,7 @@ class Features(Detector):
         self, validation: Rows, trained: FeatureAutoencoder | None, shown: bool
     ) -> tuple[list[Seen], float, Tensor]:
         """Return some of what is seen in validation images, their mean error, and the vectors to validate dfr by."""
-        counted = torch.arange(math.prod(self.grid))[self._counted()]
+        counted = torch.arange(math.prod(self.grid))[self._count_places()]
         drawn = None if trained is None else trained.drawn_from(len(validation) * len(counted))
         kept, errors = Some(len(validation), _STANDARDISED_BY), []
         for taken, seen in self._looked_at(validation, shown):
@@ -355,8 +355,8 @@ class Features(Detector):
         error = float(torch.cat(unsharded(errors)).double().mean())
         return kept.parts, error, torch.empty(0) if drawn is None else drawn.gathered()
 
-    def _counted(self) -> slice | Tensor:
-        """Return the places that count in every image, and let the Gaussians of places know."""
+    def _count_places(self) -> slice | Tensor:
+        """Let the Gaussians of places know which places count in every image, and return these."""
         region = self.preprocessing.region
         counted = slice(None) if region is None else torch.from_numpy(np.flatnonzero(touched(region, *self.grid)))
         for model in self.models.values():
