@@ -1,10 +1,10 @@
 """A classifier behind a guard: what it accepts, and each rule on its own.
 
-    python benchmarks/guard.py cats-dogs|ten-classes|digits [--images 2000] [--test 500] [--fine-tune N] [--threads 1]
+    python benchmarks/guard.py cats-dogs|ten-classes|digits [--images 2000] [--test 500] [--fine-tune N] [--backbone B]
     python benchmarks/guard.py digits-scratch [--images 26596] [--test 2000]
     python benchmarks/guard.py cifar10-scratch --network FILE [--images 10000] [--test 2000]
 
-A linear head on EfficientNet-Lite0, with --fine-tune its last blocks; or a network that scratch.py trains, behind a
+A linear head on an EfficientNet-Lite, with --fine-tune its last blocks; or a network that scratch.py trains, behind a
 screen "pca": digits-scratch hands the training to the guard, which also trains without a class; cifar10-scratch takes a
 trained network, and its rules learn from some of the images that it has learnt from.
 cats-dogs: CIFAR-10's, against its other eight classes. ten-classes, and cifar10-scratch: CIFAR-10 against birds64, two
@@ -66,7 +66,7 @@ def parts_of(guard: Guard, images: object) -> dict[str, np.ndarray]:
 
 
 def linear_head(known: str, shape: tuple[int, ...], given: argparse.Namespace) -> FittedGuard:
-    return fit_guard(drawn(known, given.images, shape), alpha=ALPHA, fine_tune=given.fine_tune)
+    return fit_guard(drawn(known, given.images, shape), alpha=ALPHA, fine_tune=given.fine_tune, backbone=given.backbone)
 
 
 def from_scratch(case: str, given: argparse.Namespace) -> FittedGuard:
@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=None)
     parser.add_argument("--network", default=None)
     parser.add_argument("--fine-tune", type=int, default=None)
+    parser.add_argument("--backbone", default=None, help="of the screen and of what is fine-tuned; lite0 by default")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

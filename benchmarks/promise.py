@@ -2,6 +2,7 @@
 
     python benchmarks/promise.py [--draws 200] [--detectors pca] [--data cifar10/train] [--only bursts]
     python benchmarks/promise.py --few 8,16,32,64 [--detectors pca,padim] [--data digits,sets/bottle] [--side 128]
+    python benchmarks/promise.py ... --journal draws.jsonl
 
 Each draw takes other images of the data set, makes the set that a user would give of them, fits a screen with
 `recondite.fit` and nothing said about what belongs together (but for the rows that say so), and counts how many fresh
@@ -16,10 +17,11 @@ on 1,000 images (with --few on 300, or as many as the data set has left), lies i
 below it. Then the same for the guarantee of heat maps: the share of fresh images with any value above the threshold of
 maps. DATA are names of data sets or folders, laid out as MVTec AD. "mahalanobis", "padim", "subspace" and "patchcore"
 are `features` with that method alone, and of whole images with one layer, so that fits are fast. The backbone looks
-once at each image, and its vectors are remembered.
+once at each image, and its vectors are remembered. A journal keeps the draws, and a later run goes on from them.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,25 @@ def one_draw_of_few(count, pool, family, draw):
     return *flagged(screen, chosen[count:]), *screen.false_alarm_interval, screen.alpha
 
 
+class Journal:
+    """Keeps what came of draws, in a file if there is one: a line of JSON for each."""
+
+    def __init__(self, path):
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
+        self.kept = {tuple(names): found for names, found in map(json.loads, lines)}
+
+    def draw(self, names, number, make, *given):
+        """Return what came of a draw, made now if it is not kept."""
+        key = (*names, number)
+        if key not in self.kept:
+            self.kept[key] = [float(one) for one in make(*given, number)]
+            if self.path:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([key, self.kept[key]]) + "\n")
+        return self.kept[key]
+
+
 def row(names, draws, counted):
     """Print what came of the draws (n, 5), whose rates were counted on so many images."""
     rates, of_maps, lows, highs, alphas = np.array(draws).T
@@ -178,6 +199,7 @@ def read(data, family, side):
 
 def main(arguments):
     remember_vectors()
+    journal = Journal(arguments.journal)
     heads = ("data", "detector", "images", "draws", "alpha", "stated interval", "mean rate (standard error)")
     heads += ("inside it", "of maps", "inside it")
     print("|", " | ".join(heads), f"|\n|{len(heads) * '---|'}", flush=True)
@@ -187,16 +209,20 @@ def main(arguments):
             size = " x ".join(map(str, pool.shape[1:]))
             names = f"{Path(data).name} ({len(pool)} of {size})", family
             for count in map(int, arguments.few.split(",") if arguments.few else ()):
-                draws = [one_draw_of_few(count, pool, family, draw) for draw in range(arguments.draws)]
-                row([*names, str(count)], draws, min(FRESH_OF_FEW, len(pool) - count))
+                of = [*names, str(count)]
+                given = (one_draw_of_few, count, pool, family)
+                draws = [journal.draw(of, number, *given) for number in range(arguments.draws)]
+                row(of, draws, min(FRESH_OF_FEW, len(pool) - count))
             if arguments.few:
                 continue
             frames = frames_of(pool)
             for make in KINDS:
                 kind = make.__name__.replace("_", " ")
                 if arguments.only is None or kind in arguments.only.split(","):
-                    draws = [one_draw(make, frames, family, draw) for draw in range(arguments.draws)]
-                    row([*names, kind], draws, FRESH)
+                    of = [*names, kind]
+                    given = (one_draw, make, frames, family)
+                    draws = [journal.draw(of, number, *given) for number in range(arguments.draws)]
+                    row(of, draws, FRESH)
 
 
 if __name__ == "__main__":
@@ -207,5 +233,6 @@ if __name__ == "__main__":
     parser.add_argument("--few", help="numbers of images, joined by commas, in place of kinds of data")
     parser.add_argument("--only", help="kinds of data, such as bursts, joined by commas")
     parser.add_argument("--side", type=int, help="pixels a side; by default what suits the detector")
+    parser.add_argument("--journal", type=Path, help="a file in which draws are kept")
     print(where(), flush=True)
     main(parser.parse_args())

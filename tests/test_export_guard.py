@@ -4,6 +4,7 @@ import base64
 import csv
 import importlib.util
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -150,7 +151,7 @@ def test_a_torch_module_goes_into_the_graph(plain, tmp_path):
 def test_what_a_fine_tuned_network_saw_before_weighs_in_the_graph_what_it_weighs_in_the_guard(plain, tmp_path):
     weight = torch.tensor(np.random.default_rng(1).normal(size=(2, 8)), dtype=torch.float32)
     whole = TunedClassifier(SmallEndings().requires_grad_(False).eval(), "lite0", weight, torch.zeros(2), (3, 16, 16))
-    less = whole.with_before(0.25)
+    less, alone = whole.with_before(0.25), whole.with_before(math.inf)
     guards = [
         fit_guard(
             pairs(*coloured(60, 21)),
@@ -161,12 +162,13 @@ def test_what_a_fine_tuned_network_saw_before_weighs_in_the_graph_what_it_weighs
             parts=["knn", "mahalanobis"],
             group_by="none",
         ).guard
-        for classifier in (whole, less)
+        for classifier in (whole, less, alone)
     ]
-    found = assert_decides_alike(guards[1], export_guard(guards[1], tmp_path / "graph"), IMAGES)(IMAGES)
     with_one = guards[0](IMAGES)
-    for part in ("knn", "mahalanobis"):
-        assert np.abs(found.p_values[part] - with_one.p_values[part]).max() > 0.05, part
+    for guard in guards[1:]:
+        found = assert_decides_alike(guard, export_guard(guard, tmp_path / "graph"), IMAGES)(IMAGES)
+        for part in ("knn", "mahalanobis"):
+            assert np.abs(found.p_values[part] - with_one.p_values[part]).max() > 0.05, part
 
 
 @pytest.mark.slow

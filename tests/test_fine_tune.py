@@ -1,5 +1,8 @@
 """A classifier whose last blocks are fine-tuned: it learns, is kept as numbers, and decides alike in a guard."""
 
+import json
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -84,14 +87,17 @@ def test_an_image_gets_the_same_bits_alone_and_from_a_file(tuned):
     assert all(torch.equal(one, other) for one, other in zip(again, together, strict=True))
 
 
-@pytest.mark.parametrize("before", [0.25, 0])
-def test_what_it_saw_before_weighs_less_or_nothing(tuned, before):
+@pytest.mark.parametrize("before", [0.25, 0, math.inf])
+def test_what_it_saw_before_weighs_less_or_nothing_or_is_all(tuned, before):
     images = stripes(6, 10)[0]
     logits, features = said(tuned, images)
     changed = tuned.with_before(before)
     expected = weighted(features.numpy(), 1280, before)
-    assert expected.shape == (6, 2560 if before else 1280)
-    again = tuned_from(changed.tensors(), changed.facts())
+    assert expected.shape == (6, 2560 if before == 0.25 else 1280)
+    now, seen_before = np.split(features.numpy(), 2, axis=1)
+    assert before == 0.25 or np.array_equal(expected, now if before == 0 else seen_before)
+    assert changed.outputs(torch.zeros(0, *SEEN.shape))[1].shape == (0, expected.shape[1])
+    again = tuned_from(changed.tensors(), json.loads(json.dumps(changed.facts(), allow_nan=False)))
     with evaluating(changed.backbone):
         exported = said_by(changed)[1](torch.from_numpy((images / 255).astype(np.float32)))
     for found in (said(changed, images), said(again, images), exported):

@@ -1,5 +1,7 @@
 """Parts of a fine-tuned guard are chosen by classifiers that were trained without a class."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from recondite.screen import guard_fit
 from recondite.screen.choose_parts import best_telling
 from recondite.screen.linear_head import FEATURE_RULES
 from recondite.screen.trained_without import trained_without
-from recondite.screen.tuned_classifier import TunedClassifier
+from recondite.screen.tuned_classifier import TunedClassifier, weighted
 
 COLOURS = {"red": (0.8, 0.2, 0.2), "green": (0.2, 0.8, 0.2), "blue": (0.2, 0.2, 0.8)}
 
@@ -100,6 +102,10 @@ class LooksBack(ByColour):
 
     helps = True
 
+    def __init__(self, names):
+        super().__init__(names)
+        self.before = 1.0
+
     def outputs(self, pixels):
         logits, now = super().outputs(pixels)
         noise = torch.from_numpy(np.random.default_rng(0).normal(size=(len(pixels), 3)).astype(np.float32))
@@ -117,5 +123,46 @@ def test_what_the_network_saw_before_counts_where_it_tells_left_out_classes(monk
     found = trained_without(
         lambda _, names: LooksBack(names), images, held, tuple(sorted(COLOURS)), Preprocessing(shape=(3, 8, 8))
     )
-    assert list(found) == [1.0, 0.5, 0.25, 0.0]
+    assert list(found) == [1.0, 0.5, 0.25, 0.0, math.inf]
     assert (best_telling(found, FEATURE_RULES) == 1) == helps
+
+
+class Recalls(LooksBack):
+    def outputs(self, pixels):
+        logits, features = super().outputs(pixels)
+        return logits, torch.from_numpy(weighted(features.numpy(), 3, self.before))
+
+
+@pytest.mark.parametrize(("colours", "detector"), [(2, "features"), (2, "pca"), (3, "features")])
+def test_of_two_classes_rules_look_at_what_the_network_saw_before_alone(monkeypatch, colours, detector):
+    """Beside a screen that knows photographs; and then a class that is left out tells which rule is best."""
+    asked = []
+
+    def fine_tuned(_, names, *, variant, **options):
+        assert options
+        asked.append(variant)
+        return Recalls(names)
+
+    monkeypatch.setattr(guard_fit, "fine_tuned", fine_tuned)
+    known = sorted(COLOURS)[:colours]
+    learnt, held = ([one for one in coloured(*some) if one[1] in known] for some in ((90, 1), (500, 2)))
+    own = {"backbone": Means()} if detector == "features" else {}
+    images = np.stack([image for image, _ in learnt])
+    screen = recondite.fit(images, detector=detector, latent_size=2, alpha=0.2, group_by="none", **own)
+    fitted = guard_fit.fit_guard(learnt, screen=screen, calibration=held, group_by="none", fine_tune=3)
+    assert set(asked) == {"lite0"}
+    assert (fitted.guard.classifier.before == math.inf) == ((colours, detector) == (2, "features"))
+    assert bool(fitted.facts["left out"]) == ((colours, detector) != (2, "pca"))
+
+
+def test_the_backbone_that_is_named_is_fine_tuned(monkeypatch):
+    def fine_tuned(*_, variant, **__):
+        raise InputError(variant)
+
+    monkeypatch.setattr(guard_fit, "fine_tuned", fine_tuned)
+    images = coloured(60, 1)
+    with pytest.raises(InputError, match="expected one of lite0, lite1, lite2 as the backbone to fine-tune; got 'timm"):
+        guard_fit.fit_guard(images, fine_tune=3, backbone="timm:resnet18")
+    screen = recondite.fit(np.stack([image for image, _ in images]), detector="features", backbone="lite1", alpha=0.2)
+    with pytest.raises(InputError, match="lite1"):
+        guard_fit.fit_guard(images, screen=screen, calibration=coloured(60, 2), group_by="none", fine_tune=3)

@@ -47,8 +47,8 @@ def guard_fit(
         all these images (.csv, .jsonl, .parquet, .npz, .safetensors; see guard-report), which guard predict --outputs
         then needs for what it judges; or linear-head, fitted on the backbone of the screen.
     fine_tune
-        Train so many of the last blocks of EfficientNet-Lite0 (such as 8) and a linear layer on the images, in place of
-        a linear head; a guard then takes about twice its screen's time.
+        Train so many of the last blocks of the screen's EfficientNet-Lite (such as 8; --backbone lite0, lite1 or lite2)
+        and a linear layer on the images, in place of a linear head; a guard then takes about twice its screen's time.
     backbone
         Network of a screen that is fitted here, such as lite1, timm:resnet18, hf:facebook/dinov2-small or a folder.
     labels

@@ -1,5 +1,6 @@
 """Fitting a guard: parts are chosen, calibrated and bounded by risk on separate images."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from recondite.data.tables import read_events
 from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors.remembered import remembering
 from recondite.errors import InputError
+from recondite.networks.backbones import VARIANTS
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import LeftOut, PartScores, best_telling, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
@@ -93,10 +95,11 @@ def fit_guard(
         screen: of the detector "features" for a linear head; None for one that is fitted on the same images.
         classifier: one that is kept in a file; what one has said about all these images, as `Told`, where the guard
             then needs the same for what it judges; None for a linear head that is fitted here on the screen's backbone.
-        fine_tune: how many of the last blocks of EfficientNet-Lite0 are trained here instead, under a linear layer of
-            their own; a guard then looks at each image twice, as the screen's network stays as it is. Where parts are
-            chosen among three classes or more, they are trained twice more, each time without a class, by which the
-            weight of what the network saw before is chosen too.
+        fine_tune: how many of the last blocks of an EfficientNet-Lite are trained here instead, under a linear layer
+            of their own: the screen's, or lite0 if it has none; a guard then looks at each image twice, as the
+            screen's network stays as it is. Where parts are chosen among three classes or more, they are trained twice
+            more, each time without a class, by which the weight of what the network saw before is chosen too. Of two
+            classes, rules look at that alone beside a screen of "features".
         train: a function of yours that trains a classifier here instead: of images with their classes as labels
             (an `ImageSet`, see `recondite.data.datasets.read_batches`) and the names of the classes, in the order of
             the logits that it is to give. It returns one with features, such as `module_classifier` makes of a torch
@@ -123,6 +126,8 @@ def fit_guard(
     opened = _sized(images, classes)
     if screen is not None and backbone is not None:
         raise InputError("a screen that is given has its backbone: leave backbone (--backbone) out")
+    if fine_tune is not None and backbone is not None and backbone not in VARIANTS:
+        raise InputError(f"expected one of {', '.join(VARIANTS)} as the backbone to fine-tune; got {backbone!r}")
     if (screen is not None or classifier is not None) and calibration is None:
         raise InputError(
             "a screen or a classifier that is given needs calibration images that neither has learnt from: give "
@@ -155,7 +160,11 @@ def fit_guard(
         )
     if fine_tune is not None:
         plain = Preprocessing(shape=own.shape, value_range=own.value_range)
-        train = partial(fine_tuned, preprocessing=plain, blocks=fine_tune, seed=seed, progress=progress)
+        of_screen = getattr(screen.detector.options, "backbone", None)
+        variant = of_screen if of_screen in VARIANTS else next(iter(VARIANTS))
+        train = partial(
+            fine_tuned, preprocessing=plain, blocks=fine_tune, variant=variant, seed=seed, progress=progress
+        )
     if train is not None:
         _check_classes(names, opened)
         classifier = train(opened, names)
@@ -177,7 +186,9 @@ def fit_guard(
         without = trained_without(train, opened, chosen_on, names, shown, most=None if fine_tune is None else _TUNED_ON)
         before = best_telling(without, FEATURE_RULES) if without else 1.0
         near = without.get(before, {})
-        if isinstance(classifier, TunedClassifier) and before != 1:
+        if isinstance(classifier, TunedClassifier) and classifier.before == 1:
+            if len(names) < FEWEST_CLASSES and screen.detector.name == "features":
+                before = math.inf
             classifier = classifier.with_before(before)
     guard, learning = _with_rules(screen, classifier, names, opened)
     available = (SCREEN, CONFIDENCE, *(RULES if guard.rules and guard.rules.tensors else LOGIT_RULES))
@@ -192,7 +203,7 @@ def fit_guard(
         "accuracy": float(np.mean(~seen.wrong)),
     }
     if parts is None:
-        if train is None:
+        if train is None or len(names) < FEWEST_CLASSES:
             near = _left_out(guard, learning, chosen_on, names)
         choice = chosen_parts(every_part, chosen_on, seen.parts, seed, near)
         shares, facts["caught"], facts["left out"] = choice.shares, dict(choice.caught), dict(choice.left_out)
@@ -339,12 +350,14 @@ def _check_classes(names: Sequence[str], images: ImageSet) -> None:
 def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: Sequence[str]) -> LeftOut:
     """Return what the scores say of classes that they have not learnt.
 
-    Nothing without features, and of two classes nothing but for a linear head.
+    Nothing without features, and nothing of two classes that the features have learnt.
     """
-    if learning is None or (guard.head is None and len(names) < FEWEST_CLASSES):
+    tuned = guard.classifier if isinstance(guard.classifier, TunedClassifier) else None
+    frozen = guard.head is not None or (tuned is not None and tuned.before == math.inf)
+    if learning is None or (not frozen and len(names) < FEWEST_CLASSES):
         return {}
     vectors, logits, classes = (some.numpy() for some in learning.drawn())
-    known = Looked(vectors, classes, None if guard.head is not None else logits)
+    known = Looked(vectors, classes, None if frozen else logits)
     if guard.head is not None:
         looked = list(vectors_of(guard.screen.detector, images, names))
     else:

@@ -1,5 +1,6 @@
 """Near outliers made of labels alone: the images of a class, to classifiers that were trained without it."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -20,7 +21,7 @@ from recondite.statistics.classifier_scores import max_softmax
 Train = Callable[[ImageSet, Sequence[str]], Kept]
 """Images with classes as labels, and the names of the classes in the order of the logits, to a classifier."""
 _CLASSES = 2
-_BEFORE = (1.0, 0.5, 0.25, 0.0)  # weights of what a network saw before it was fine-tuned
+_BEFORE = (1.0, 0.5, 0.25, 0.0, math.inf)  # weights of what a network saw before it was fine-tuned
 
 
 def trained_without(
@@ -33,8 +34,8 @@ def trained_without(
 ) -> dict[float, LeftOut]:
     """Return what classifiers that are trained without a class say of it, for the two with most held-out images.
 
-    By the weight of what the network saw before, which is 1 for a classifier that looks at nothing else; nothing of
-    two classes.
+    By the weight of what the network saw before, of which there are several for one that was fine-tuned and has it with
+    weight 1; else 1 stands for the features as they are. Nothing of two classes.
 
     Args:
         train: makes a classifier; called once for each class that is left out.
@@ -57,7 +58,7 @@ def trained_without(
         classifier = train(some, others)
         looked: Iterable[Learnable] = features_of(classifier, seen, some, others)
         weights: tuple[float, ...] = (1.0,)
-        if isinstance(classifier, TunedClassifier):
+        if isinstance(classifier, TunedClassifier) and classifier.before == 1:
             looked, weights = list(looked), _BEFORE
         rules = {}
         for before in weights:

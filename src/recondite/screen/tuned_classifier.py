@@ -1,5 +1,6 @@
 """A classifier whose last blocks were fine-tuned: an EfficientNet-Lite and a linear layer, numbers of a known shape."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from recondite.statistics.classifier_scores import unit
 from recondite.torch_state import own_settings
 
 _NETWORK, _BEFORE, _LINEAR = "network.", "before.", "linear."
+_ALONE = "alone"
 _SMALLEST_SIDE, _LARGEST_SIDE = 32, 1024
 
 
@@ -27,8 +29,8 @@ class TunedClassifier:
     """Images (N, C, H, W) in [0, 1] to logits (N, K) and features (N, D), each image on its own.
 
     Features are what the network sees now (F numbers) and, with two endings, what it saw before it was fine-tuned (as
-    many), each of unit length, the latter times a weight: what it has learnt tells its classes apart, and forgets what
-    tells them from others.
+    many), each of unit length, the latter times a weight, or alone: what it has learnt tells its classes apart, and
+    forgets what tells them from others.
 
     Args:
         backbone: with all its weights; one or two endings.
@@ -36,7 +38,8 @@ class TunedClassifier:
         weight: float32 (K, F), of the means over all places of what the network sees now.
         bias: float32 (K,).
         shape: (C, H, W) of the images.
-        before: the weight of what it saw before; it counts with two endings only.
+        before: the weight of what it saw before, infinite where features are that alone; it counts with two endings
+            only.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class TunedClassifier:
         """Return the logits (N, K) and the features (N, D)."""
         classes, size = self.weight.shape
         if not len(pixels):
-            return torch.empty(0, classes), torch.empty(0, size * (1 + (self.before > 0)))
+            return torch.empty(0, classes), torch.empty(0, size * (1 + (0 < self.before < math.inf)))
         with evaluating(self.backbone):
             found = [self.told(self._ready(image[None])) for image in pixels.cpu().float()]
         logits, features = zip(*found, strict=True)
@@ -69,13 +72,16 @@ class TunedClassifier:
     def told(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the logits (N, K) and the features (N, D) of the maps (N, F, h, w) that the backbone gives."""
         means = [one.mean((2, 3)) for one in maps]
+        logits = F.linear(means[0], self.weight, self.bias)
+        if self.before == math.inf:
+            return logits, unit(means[1])
         vectors = [unit(one) * weight for one, weight in zip(means, (1.0, self.before), strict=False)]
-        return F.linear(means[0], self.weight, self.bias), torch.cat(vectors, dim=1)
+        return logits, torch.cat(vectors, dim=1)
 
     def with_before(self, before: float) -> "TunedClassifier":
         """Return one of these very weights, two endings, and another weight of what the network saw before.
 
-        With 0 there is one ending, and features are (N, F).
+        With 0 there is one ending, and features are (N, F), as they are with an infinite weight.
         """
         backbone = self.backbone
         if not before:
@@ -101,7 +107,7 @@ class TunedClassifier:
         return {
             "architecture": self.variant,
             "blocks": len(self.backbone.before) - 1 if isinstance(self.backbone, TwoEndings) else None,
-            "before": self.before,
+            "before": _ALONE if self.before == math.inf else self.before,
             "side": self.backbone.side,
             "shape": list(self.shape),
         }
@@ -109,8 +115,8 @@ class TunedClassifier:
 
 def weighted(features: NDArray[np.float32], size: int, before: float) -> NDArray[np.float32]:
     """Return features (N, D) as a classifier `with_before` gives them, of (N, 2 F) with weight 1; `size` is F."""
-    if not before:
-        return np.ascontiguousarray(features[:, :size])
+    if before in (0, math.inf):
+        return np.ascontiguousarray(features[:, :size] if before == 0 else features[:, size:])
     return np.concatenate([features[:, :size], np.float32(before) * features[:, size:]], axis=1)
 
 
@@ -137,8 +143,9 @@ def tuned_from(tensors: dict[str, NDArray[Any]], facts: dict[str, Any]) -> Tuned
         raise ValueError(f"a classifier of {variant!r}, side {side}, images {shape}")
     if "blocks" not in facts:
         raise ValueError("it was fitted by an earlier version, without what the network saw before: fit it anew")
-    before = float(facts.get("before", 1.0))
-    if not 0 <= before <= 1 or (facts["blocks"] is None) != (before == 0):
+    told = facts.get("before", 1.0)
+    before = math.inf if told == _ALONE else float(told)
+    if not (0 <= before <= 1 or told == _ALONE) or (facts["blocks"] is None) != (before == 0):
         raise ValueError(f"what the network saw before with a weight of {before}")
     if facts["blocks"] is None:
         backbone = Backbone(None, (LAST,), side, variant=variant)
