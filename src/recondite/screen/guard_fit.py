@@ -99,7 +99,7 @@ def fit_guard(
             of their own: the screen's, or lite0 if it has none; a guard then looks at each image twice, as the
             screen's network stays as it is. Where parts are chosen among three classes or more, they are trained twice
             more, each time without a class, by which the weight of what the network saw before is chosen too. Of two
-            classes, rules look at that alone beside a screen of "features".
+            classes in colour, rules look at that alone beside a screen of "features".
         train: a function of yours that trains a classifier here instead: of images with their classes as labels
             (an `ImageSet`, see `recondite.data.datasets.read_batches`) and the names of the classes, in the order of
             the logits that it is to give. It returns one with features, such as `module_classifier` makes of a torch
@@ -187,7 +187,8 @@ def fit_guard(
         before = best_telling(without, FEATURE_RULES) if without else 1.0
         near = without.get(before, {})
         if isinstance(classifier, TunedClassifier) and classifier.before == 1:
-            if len(names) < FEWEST_CLASSES and screen.detector.name == "features":
+            in_colour = classifier.shape[0] == 3
+            if len(names) < FEWEST_CLASSES and in_colour and screen.detector.name == "features":
                 before = math.inf
             classifier = classifier.with_before(before)
     guard, learning = _with_rules(screen, classifier, names, opened)
