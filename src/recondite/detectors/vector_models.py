@@ -22,7 +22,8 @@ from recondite.statistics.axes import principal_axes
 
 _SMALLEST = 1e-12
 _CANDIDATES_OF_EACH = 10
-_ITSELF = 1e-3
+_ITSELF = 1e-5
+"""Of its squared length: so near to a vector lies what differs from it by rounding alone."""
 _PROJECTED = 64
 _SPARE = 8
 
@@ -323,8 +324,9 @@ class Bank(VectorModel):
 
     def distance_left_out(self, vectors: Tensor, copies: int = 1) -> Tensor:
         # What is nearest to a vector in the bank is the vector itself; those of copies stay there.
-        nearest = self._nearest(vectors[::copies], self.neighbours + 1)
-        itself = nearest[..., 0] <= _ITSELF
+        vectors = vectors[::copies]
+        nearest = self._nearest(vectors, self.neighbours + 1)
+        itself = nearest[..., 0].square() <= _ITSELF * vectors.square().sum(2)
         return torch.where(itself, nearest[..., 1:].mean(2), nearest[..., :-1].mean(2))
 
     def _nearest(self, vectors: Tensor, count: int) -> Tensor:

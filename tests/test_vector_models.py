@@ -1,0 +1,170 @@
+"""What normal feature vectors are like: further ones count as if all had come at once, and small numbers are pinned."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recondite import InputError, build
+from recondite.data.spool import Rows
+from recondite.detectors import pca
+from recondite.detectors.feature_autoencoder import FeatureAutoencoder
+from recondite.detectors.vector_models import Bank, Decomposition, Drawn, PlaceGaussians, logarithm
+from recondite.options import TrainingOptions
+
+DRAWS = np.random.default_rng(0)
+MIX = DRAWS.normal(size=(3, 6, 6))
+
+
+def vectors(count, seed):
+    """Return vectors (N, 3, 6) that are far from 0, another distribution at each place."""
+    z = np.random.default_rng(seed).normal(size=(count, 3, 6))
+    return torch.from_numpy(np.einsum("npf,pfg->npg", z, MIX) + 4 * np.arange(1, 4)[:, None]).float()
+
+
+def learnt(model, *lots):
+    for number, lot in enumerate(lots):
+        model.begin(lot.shape[0] * lot.shape[1], further=number > 0)
+        for start in range(0, len(lot), 7):
+            model.add(lot[start : start + 7], start * lot.shape[1])
+        model.settle()
+    return model
+
+
+@pytest.mark.parametrize("make", [lambda: Decomposition(6, 2, 0.1), lambda: PlaceGaussians(3, 6, 0.1)])
+def test_further_vectors_count_as_if_all_had_come_at_once(make):
+    first, second, probe = vectors(25, 1), vectors(40, 2) + 0.5, vectors(9, 3)
+    apart, at_once = learnt(make(), first, second), learnt(make(), torch.cat([first, second]))
+    assert apart.count == at_once.count
+    np.testing.assert_allclose(apart.mean, at_once.mean, rtol=1e-5)
+    np.testing.assert_allclose(apart.distance(probe), at_once.distance(probe), rtol=1e-3)
+    again = learnt(make(), first, second)
+    again.begin(3 * len(first))
+    again.add(first, 0)
+    again.settle()
+    np.testing.assert_allclose(again.distance(probe), learnt(make(), first).distance(probe), rtol=1e-4)
+
+
+def test_components_rebuild_what_they_span():
+    model, known = learnt(Decomposition(6, 2, 0.1), vectors(60, 1)), vectors(60, 1).flatten(0, 1).numpy()
+    centred = known - known.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    left = centred - centred @ axes[:2].T @ axes[:2]
+    np.testing.assert_allclose(model.distance(vectors(60, 1)).flatten(), (left**2).mean(1), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(model.latents(vectors(60, 1)).flatten(0, 1).mean(0), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1, 1e-3])
+def test_a_vector_of_a_bank_is_no_neighbour_of_its_own(scale):
+    """Whatever the rounding of so long a vector's distance from itself."""
+    known = vectors(4, 1) * scale
+    bank = learnt(Bank(6, 20, 2), known)
+    flat = known.flatten(0, 1)
+    apart = torch.cdist(flat, flat).sort(1).values
+    np.testing.assert_allclose(bank.distance_left_out(known).flatten(), apart[:, 1:3].mean(1), rtol=1e-4)
+    np.testing.assert_allclose(bank.distance(known).flatten(), apart[:, :2].mean(1), rtol=1e-3, atol=0.02 * scale)
+    others = vectors(4, 2) * scale
+    expected = torch.cdist(others.flatten(0, 1), flat).sort(1).values[:, :2].mean(1)
+    np.testing.assert_allclose(bank.distance_left_out(others).flatten(), expected, rtol=1e-4)
+
+
+def test_a_bank_keeps_what_it_knows_when_further_vectors_come():
+    near, far = vectors(2, 1), vectors(2, 1) + 100
+    both, anew = learnt(Bank(6, 20, 1), near, far), learnt(learnt(Bank(6, 20, 1), near), far)
+    assert (int(both.filled), int(anew.filled)) == (12, 6)
+    assert both.distance(near).max() < 0.1 < 50 < anew.distance(near).min()
+
+
+def test_what_is_drawn_does_not_depend_on_the_batches_it_comes_in():
+    every = vectors(20, 1)
+    found = []
+    for most in (60, 100, 25):
+        for step in (20, 7, 1):
+            drawn = Drawn(60, most, 6, torch.device("cpu"))
+            for start in range(0, 20, step):
+                drawn.add(every[start : start + step], 3 * start)
+            found.append(drawn.gathered())
+    assert all(torch.equal(one, every.flatten(0, 1)) for one in found[:6])
+    assert all(torch.equal(one, found[6]) for one in found[6:])
+    assert len(found[6].unique(dim=0)) == 25
+
+
+def test_a_distance_of_nothing_has_a_finite_logarithm():
+    np.testing.assert_allclose(logarithm(torch.tensor([0.0, 1.0])), [np.log(1e-12), 0], atol=1e-6)
+
+
+def test_weights_that_learn_further_keep_the_units_they_know():
+    model = FeatureAutoencoder(6, 2)
+    for number, further in enumerate((False, True, False)):
+        lot = vectors(30, number) * 2**number
+        model.begin(90, further)
+        model.add(lot, 0)
+        model.settle()
+        of = vectors(30, 0) if further else lot
+        mean = of.flatten(0, 1).mean(0)
+        np.testing.assert_allclose(model.mean, mean, rtol=1e-5)
+        np.testing.assert_allclose(model.scale, (of.flatten(0, 1) - mean).square().mean().sqrt(), rtol=1e-5)
+
+
+def test_the_networks_that_rebuild_vectors_are_pinned():
+    widths = [tuple(one.shape) for one in FeatureAutoencoder(62, 5).parameters() if one.ndim == 2]
+    assert widths == [(64, 62), (64, 64), (5, 64), (64, 5), (64, 64), (62, 64)]
+
+
+class Maps(nn.Module):
+    def forward(self, x):
+        return nn.functional.avg_pool2d(x, 4)
+
+
+def of_own(**options):
+    return build("features", image_shape=(3, 8, 8), backbone=Maps(), units="unit", **{"latent_size": 3, **options})
+
+
+def test_an_image_is_as_odd_as_its_worst_places():
+    distances = torch.tensor([[4.0, 1, 3, 2], [0, 0, 0, 1]])
+    for percent, expected in ((50, [3.5, 0.5]), (100, [2.5, 0.25]), (1, [4, 1])):
+        found = of_own(methods="padim", worst_places=percent)._of_image(distances, None)
+        np.testing.assert_allclose(found, expected)
+
+
+def test_what_would_span_everything_is_cut():
+    assert [of_own(latent_size=size)._model_of("subspace", 4, 3).kept for size in (1, 2, 3)] == [1, 2, 2]
+
+
+def test_neighbours_need_others():
+    images = DRAWS.random((5, 3, 8, 8)).astype(np.float32)
+    with pytest.raises(InputError, match="at least 7 normal images; got 5"):
+        of_own(methods="knn", neighbours=6).fit(images, validation=None)
+
+
+def test_default_layers_and_methods_are_pinned():
+    """Of images of at most 64 pixels a side one vector, of larger ones places too (docs/decisions.md)."""
+    small, large = (build("features", image_shape=(3, side, 64)) for side in (64, 66))
+    assert (small.methods, large.methods) == (("mahalanobis",), ("mahalanobis", "padim"))
+    for detector in (small, large):
+        assert detector.vectors._whole_layers == ("block11", "block15", "block16", "head")
+        assert detector.vectors._place_layers == ("block5", "block11")
+    assert (small.vectors.grid, large.vectors.grid) == ((1, 1), (5, 4))
+
+
+@pytest.mark.parametrize("together", [1 << 26, 300])
+def test_components_in_batches_are_those_of_all_at_once(monkeypatch, together):
+    monkeypatch.setattr(pca, "_BATCH_VALUES", together)
+    images = DRAWS.random((60, 1, 8, 8)).astype(np.float32)
+    images *= np.linspace(0.2, 1, 64).reshape(8, 8).astype(np.float32)  # directions of different lengths
+    found = build("pca", image_shape=(1, 8, 8), latent_size=4).fit(images, validation=None)
+    flat = images.reshape(60, 64).astype(np.float64)
+    _, _, axes = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    np.testing.assert_allclose(np.abs((found.components.double().numpy() * axes[:4]).sum(1)), 1, atol=1e-5)
+    np.testing.assert_allclose(found.mean, flat.mean(0), atol=1e-6)
+    assert (found.components.gather(1, found.components.abs().argmax(1, keepdim=True)) > 0).all()
+
+
+def test_components_that_take_in_more_draw_latents_as_wide_as_all_of_them():
+    images = DRAWS.random((80, 1, 8, 8)).astype(np.float32)
+    made = build("pca", image_shape=(1, 8, 8), latent_size=3).fit(images[:30], validation=None)
+    made.fit_rows(Rows(images, np.arange(30, 80)), None, TrainingOptions(), further=True)
+    latents = made.encode(images)
+    np.testing.assert_allclose(made.latent_factor.diagonal(), latents.std(0), rtol=1e-3)
+    np.testing.assert_allclose(made.latent_factor @ made.latent_factor.T, np.cov(latents.T, ddof=0), atol=1e-4)
+    np.testing.assert_allclose(latents.mean(0), 0, atol=1e-4)
