@@ -141,11 +141,14 @@ def test_the_scale_of_a_vae_is_learnt_unless_it_is_fixed(sigma, learnt):
     assert build("vae", image_shape=(1, 8, 8), latent_size=2, width=4, sigma=sigma).log_sigma.requires_grad == learnt
 
 
-def test_no_divergence_has_a_finite_logarithm():
+def test_statistics_of_the_latent_are_logarithms_and_finite():
     vae = build("vae", image_shape=(1, 8, 8), latent_size=2, width=4).eval()
     with torch.no_grad():
         vae.encoder[-1].weight.zero_()
         vae.encoder[-1].bias.zero_()
         statistics = vae.measure(torch.rand(3, 1, 8, 8), "squared_error").statistics
-    np.testing.assert_allclose(statistics["kl"], math.log(1e-6), rtol=1e-5)
-    np.testing.assert_array_equal(statistics["latent_spread"], 0)
+        np.testing.assert_allclose(statistics["kl"], math.log(1e-6), rtol=1e-5)
+        vae.encoder[-1].bias[2:] = 1.5
+        statistics = vae.measure(torch.rand(3, 1, 8, 8), "squared_error").statistics
+    np.testing.assert_allclose(statistics["latent_spread"], 0.75)
+    np.testing.assert_allclose(statistics["kl"], math.log(math.exp(1.5) - 2.5), rtol=1e-5)

@@ -168,3 +168,18 @@ def test_components_that_take_in_more_draw_latents_as_wide_as_all_of_them():
     np.testing.assert_allclose(made.latent_factor.diagonal(), latents.std(0), rtol=1e-3)
     np.testing.assert_allclose(made.latent_factor @ made.latent_factor.T, np.cov(latents.T, ddof=0), atol=1e-4)
     np.testing.assert_allclose(latents.mean(0), 0, atol=1e-4)
+
+
+def test_components_of_further_vectors_are_in_units_that_fit_all_of_them():
+    """Columns of any unit, one that is constant for ever and one that was constant until then."""
+    draws = np.random.default_rng(5)
+    every = (draws.normal(size=(90, 6)) @ draws.normal(size=(6, 6)) * [1, 10, 100, 0.1, 1, 1] + 5).astype(np.float32)
+    every[:, 4] = 3
+    every[:40, 5] = 7
+    made = build("pca", image_shape=(6,), latent_size=3).fit(every[:40], validation=None)
+    made.fit_rows(Rows(every, np.arange(40, 90)), None, TrainingOptions(), further=True)
+    at_once = build("pca", image_shape=(6,), latent_size=3).fit(every, validation=None)
+    np.testing.assert_allclose(made.scale, at_once.scale, rtol=1e-4)
+    np.testing.assert_allclose(made.shift, at_once.shift, rtol=1e-4)
+    expected, found = (one.score(every).instance_score for one in (at_once, made))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
