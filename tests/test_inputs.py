@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from recondite import InputError, build
+from recondite.data.regions import MID_GREY
 from recondite.data.spool import Rows
 from recondite.detectors.inputs import Inputs
-from recondite.detectors.inside import Inside
+from recondite.detectors.inside import Inside, spread_out
 from recondite.detectors.prior import draw_latents, fit_prior
 
 
@@ -55,6 +56,20 @@ def test_what_lies_inside_of_a_region_is_smoothed_by_itself_alone():
     np.testing.assert_allclose(Inside(region).smoothed(maps, 1.5)[0, 0][region], 3, rtol=1e-5)
 
 
+def test_what_lies_between_places_is_made_of_those_that_count():
+    places = np.array([[True, True, False], [True, False, False]])
+    maps = torch.where(torch.from_numpy(places), 3.0, 100.0)[None, None]
+    found = spread_out(maps, (8, 12), Inside(places))[0, 0]
+    np.testing.assert_allclose(found[:4, :4], 3, rtol=1e-5)
+    np.testing.assert_array_equal(spread_out(maps, (2, 3), None), maps)
+
+
+def test_a_pixel_with_one_grey_channel_is_inside_of_an_images_own_mask():
+    pixels = torch.full((1, 3, 2, 2), float(MID_GREY))
+    pixels[0, 1, 0, 1] = 0.9
+    assert Inside.found(pixels).mask(pixels).flatten().tolist() == [False, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("shape", "options", "words"),
     [
@@ -64,6 +79,7 @@ def test_what_lies_inside_of_a_region_is_smoothed_by_itself_alone():
         ((6,), {"top_percent": 20}, None),
         ((1, 12, 9), {"worst_square": 10}, "expected worst_square <= 9"),
         ((1, 12, 9), {"worst_square": 9}, None),
+        ((1, 9, 12), {"worst_square": 10}, "expected worst_square <= 9"),
         ((1, 12, 9), {"worst_square": 2, "top_percent": 20}, "choose one"),
         ((1, 12, 9), {"worst_square": 2, "smooth": 1.0, "score": "absolute_error"}, None),
     ],
@@ -152,3 +168,12 @@ def test_statistics_of_the_latent_are_logarithms_and_finite():
         statistics = vae.measure(torch.rand(3, 1, 8, 8), "squared_error").statistics
     np.testing.assert_allclose(statistics["latent_spread"], 0.75)
     np.testing.assert_allclose(statistics["kl"], math.log(math.exp(1.5) - 2.5), rtol=1e-5)
+
+
+def test_latents_of_a_vae_are_the_means_of_its_posterior():
+    vae = build("vae", image_shape=(1, 8, 8), latent_size=2, width=4).eval()
+    vae.fitted.fill_(True)
+    images = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
+    with torch.no_grad():
+        expected = vae.encoder(vae.scaled(torch.from_numpy(images)))[:, :2]
+    np.testing.assert_allclose(vae.encode(images), expected, atol=1e-5)

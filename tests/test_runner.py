@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from recondite.data.batch_size import full_batch
@@ -189,3 +190,31 @@ def test_sizes_are_tried_at_the_second_call_and_once() -> None:
     assert ask(5) == 32  # 8 gives something else
     assert ask(33) is None
     assert Counter(calls) == {64: 1, 2: 32, 4: 16, 8: 1, 32: 2}
+
+
+def few_rows():
+    return np.random.default_rng(0).random((3, 1, 16, 16), dtype=np.float32)
+
+
+def test_few_rows_of_a_kind_get_what_they_get_without_one() -> None:
+    """Also at the second call, when sizes are tried."""
+    detector, rows = (
+        untrained("autoencoder", (1, 16, 16), latent_size=4),
+        np.random.default_rng(0).random((3, 1, 16, 16)),
+    )
+    plain, *others = (
+        detector.run(rows, lambda ready, x: {"": ready.encode_tensor(x)}, kind)[""]
+        for kind in (None, "latents", "latents", "latents")
+    )
+    assert all(np.array_equal(plain, other) for other in others)
+
+
+def test_scores_follow_the_weights() -> None:
+    detector, rows = (
+        untrained("autoencoder", (1, 16, 16), latent_size=4),
+        np.random.default_rng(0).random((3, 1, 16, 16)),
+    )
+    before = detector.score(rows).instance_score
+    with torch.no_grad():
+        next(iter(detector.decoder.parameters())).mul_(2)
+    assert (detector.score(rows).instance_score != before).all()

@@ -109,6 +109,7 @@ def test_weights_that_learn_further_keep_the_units_they_know():
 def test_the_networks_that_rebuild_vectors_are_pinned():
     widths = [tuple(one.shape) for one in FeatureAutoencoder(62, 5).parameters() if one.ndim == 2]
     assert widths == [(64, 62), (64, 64), (5, 64), (64, 5), (64, 64), (62, 64)]
+    assert [next(FeatureAutoencoder(size, 5).parameters()).shape[0] for size in (200, 3000)] == [200, 512]
 
 
 class Maps(nn.Module):
@@ -125,6 +126,8 @@ def test_an_image_is_as_odd_as_its_worst_places():
     for percent, expected in ((50, [3.5, 0.5]), (100, [2.5, 0.25]), (1, [4, 1])):
         found = of_own(methods="padim", worst_places=percent)._of_image(distances, None)
         np.testing.assert_allclose(found, expected)
+    found = of_own(methods="padim", worst_places=50)._of_image(torch.arange(200.0)[None], None)
+    np.testing.assert_allclose(found, [149.5])
 
 
 def test_what_would_span_everything_is_cut():
