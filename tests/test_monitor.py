@@ -220,6 +220,19 @@ def test_what_never_varied_moves_in_units_of_its_own():
     assert parts_of_false_alarm(2).tolist() == [0.5, 0.5]
 
 
+def test_of_equal_p_values_the_most_different_statistic_comes_first():
+    calibration = np.linspace(0, 1, 800)
+    screen = Plain(calibration, {"brightness": calibration, "contrast": calibration})
+    monitor = Monitor(screen, window=800)
+    most, all_of_them = np.where(np.arange(800) % 20 == 0, 0.5, 2), np.full(800, 2.0)
+    monitor.update(plain_verdicts(most, brightness=all_of_them, contrast=most))
+    moved = monitor.moved()
+    assert [one.name for one in moved] == ["brightness", "instance_score", "contrast"]
+    assert [one.p_value for one in moved] == [0, 0, 0]
+    evidence = {one.name: one.evidence for one in moved}
+    assert monitor.martingale == max(0.5 * evidence.pop("instance_score"), *(0.25 * one for one in evidence.values()))
+
+
 def test_the_alarm_is_raised_at_its_level_and_from_then_on_recent_images_are_counted_from_the_change():
     calibration, stream = np.linspace(0, 1, 101), np.full(40, 2.0)
     first = Monitor(Plain(calibration))
@@ -325,7 +338,8 @@ def test_settings_out_of_range_are_refused(screen):
         with pytest.raises(InputError, match="false_alarm"):
             Monitor(screen, false_alarm=false_alarm)
     with pytest.raises(InputError, match="window"):
-        Monitor(screen, window=2)
+        Monitor(screen, window=4)
+    assert Monitor(screen, window=5).window == 5
 
 
 def test_a_false_alarm_rate_of_numpy_is_kept_as_a_plain_number(screen):

@@ -334,3 +334,28 @@ def test_a_column_that_hardly_moves_for_its_size_keeps_its_own_unit():
     detector = recondite.fit(moved, detector="pca", latent_size=1, alpha=0.1).detector
     assert detector.scale[1] == 1
     assert detector.scale[[0, 2]].tolist() == pytest.approx([1, 5e-3], rel=0.2)
+
+
+def test_what_a_screen_tells_of_its_calibration():
+    vectors = np.random.default_rng(0).normal(size=(160, 9)).astype(np.float32)
+    screen = recondite.fit(vectors, detector="pca", latent_size=2, alpha=0.3, calibration=0.5, score="error")
+    plain = replace(screen, facts={}, peaks=None)
+    assert plain.map_scale == (0, 1)
+    assert replace(plain, facts={"map_scale": [2, 3]}).map_scale == (2, 3)
+    count = len(plain.calibrator.scores)
+    with pytest.raises(InputError, match=rf"expected {count} peaks; got shape \(3,\)"):
+        replace(plain, peaks=np.zeros(3))
+    assert len(replace(plain, peaks=np.zeros(count)).peaks) == count
+    grouped = replace(plain, calibrator=Calibrator(plain.calibrator.scores, ("few",) * 20 + ("many",) * (count - 20)))
+    for one, group in ((plain, None), (grouped, "few")):
+        for left_out, in_parts in ((0, False), (4, False), (0, True)):
+            told = {"left_out_as_suspect": {group or "": left_out}} if left_out else {}
+            facts = {"calibration": told | ({"left_out_in_parts": 10} if in_parts else {})}
+            expected = one.calibrator.interval(0.3, None, one.guarantee, group, 0.95, left_out, in_parts)
+            assert replace(one, facts=facts).false_alarm_interval == expected
+    scores = plain.detector.score(vectors[:3])
+    assert (scores.feature_score, plain.predict(vectors[:3]).feature_score) == (None, None)
+    assert all(one.feature_score is None and one.reconstruction is None for one in plain.stream(vectors[:3]))
+    assert plain.predict(vectors[:3]).reconstruction is None
+    assert all("no calibration for group ''" in error for error in grouped.judge(scores).errors)
+    assert plain.to_json()["evidence"] is None

@@ -98,11 +98,13 @@ GREY, SOME, COLOUR = ({"images": 4, "in_colour": count, "height": [8, 9, 16], "w
         (GREY, 1, ["L8x8", "RGB8x8", "RGB8x8"], "2 of 3 images looked at are in colour"),
         (GREY, 1, ["P8x8", "P8x8", "P8x8", "RGB8x8"], "1 of 1 images looked at are in colour"),
         (GREY, 1, ["P8x8"], ""),
+        (GREY, 1, ["two8x8"], "1 of 1 images looked at are in colour"),
         (GREY, 3, ["RGB8x8"], ""),
         (SOME, 1, ["RGB8x8"], ""),
         (None, 3, ["L8x8"], ""),
         (None, 3, ["RGB8x8"], ""),
         (COLOUR, 3, ["L8x8", "L8x8"], "the images are grey, and the screen learnt from images in colour"),
+        (COLOUR, 2, ["L8x8"], "the images are grey"),
         (COLOUR, 3, ["L8x8", "RGB8x8"], ""),
         (COLOUR, 3, ["P8x8"], ""),
         (COLOUR, 1, ["L8x8"], ""),
@@ -114,7 +116,7 @@ def test_what_is_said_of_size_and_colour(learnt, channels, images, said):
     for image in images:
         mode = image.rstrip("x0123456789")
         height, width = map(int, image.removeprefix(mode).split("x"))
-        made.append(Image.new(mode, (width, height)))
+        made.append(np.zeros((height, width, 2), np.uint8) if mode == "two" else Image.new(mode, (width, height)))
     found = unlike(learnt, Preprocessing(shape=(channels, 8, 10)), open_images(made))
     assert len(found) == bool(said)
     assert said in "".join(found)
