@@ -9,6 +9,7 @@ import recondite
 from recondite import Calibrator, InputError, ReconditeWarning
 from recondite.data.datasets import open_images
 from recondite.screen.calibrate import scale_of
+from recondite.screen.fit import _check_given
 from recondite.statistics.scores import Scores
 
 
@@ -145,6 +146,37 @@ def test_arguments_are_checked_before_images_are_read(monkeypatch, options, word
     monkeypatch.setattr("recondite.screen.fit.open_images", lambda *_, **__: pytest.fail("images were opened"))
     with pytest.raises(InputError, match=words):
         recondite.fit("digits", detector="pca", **options)
+
+
+@pytest.mark.parametrize(
+    ("shares", "fine"),
+    [
+        ((), True),
+        ((0.0, 0.0), True),
+        ((0.5, 0.499), True),
+        ((0, 0.9), True),
+        ((0.5, 0.5), False),
+        ((0.5, 1.2), False),
+        ((-0.1, 0.5), False),
+    ],
+)
+def test_shares_are_not_negative_and_leave_images_to_fit(shares, fine):
+    given = {"calibration": np.zeros(3), **{name: share for name, share in zip("ab", shares, strict=False)}}
+    if fine:
+        _check_given((2048, 8), given)
+    else:
+        with pytest.raises(InputError, match="leave images to fit"):
+            _check_given((2048, 8), given)
+
+
+def test_groups_that_cannot_be_judged_are_listed_up_to_three():
+    vectors = np.random.default_rng(0).normal(size=(60, 9)).astype(np.float32)
+    for others, listed in ((3, "'c0', 'c1', 'c2'"), (4, "'c0', 'c1', 'c2', ...")):
+        pairs = [(one, "a") for one in vectors] + [(one, f"c{place}") for place, one in enumerate(vectors[:others] + 9)]
+        given = {"calibration": [(one, "a") for one in vectors[:30] - 9], "validation": 0.0}
+        with pytest.warns(ReconditeWarning, match="without calibration images") as told:
+            recondite.fit(pairs, detector="pca", latent_size=2, alpha=0.1, by_folder=True, score="error", **given)
+        assert str(told[0].message).endswith(f"will not be judged: {listed}")
 
 
 def test_calibration_and_validation_images_can_be_given_and_never_leak(digits):
