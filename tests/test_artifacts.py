@@ -229,7 +229,9 @@ def test_a_folder_holds_what_a_screen_has_and_nothing_else(of_vectors, tmp_path)
     assert again.evidence.density.names == of_vectors.evidence.density.names
     plain.detector.history.losses = {"loss_all": np.array([2.0, 1.0])}
     plain.detector.memory = {"kept": np.array([3.0])}
-    plain.detector.history.pictures = EpochPictures(np.zeros((1, 1, 2, 2), np.uint8), [0], [np.ones((1, 1, 2, 2), np.uint8)])
+    plain.detector.history.pictures = EpochPictures(
+        np.zeros((1, 1, 2, 2), np.uint8), [0], [np.ones((1, 1, 2, 2), np.uint8)]
+    )
     files, again = saved_again(plain)
     assert files == {*least, "losses", "memory", "pictures"}
     assert again.detector.history.losses["loss_all"].tolist() == [2, 1]
@@ -247,7 +249,9 @@ def test_a_network_of_ones_own_must_be_given_again(given):
 
 @pytest.mark.parametrize("classifier", [None, object()])
 def test_a_classifier_must_be_given_again(classifier):
-    error, words = (InputError, "load it with classifier=") if classifier is None else (ArtifactError, "not a consistent")
+    error, words = (
+        (InputError, "load it with classifier=") if classifier is None else (ArtifactError, "not a consistent")
+    )
     with pytest.raises(error, match=words):
         saved_detectors.read_fitted(Path("screen"), {"evidence": {"classifier": True}}, {}, classifier=classifier)
 

@@ -8,6 +8,7 @@ from conftest import QUICK
 from torch import nn
 
 import recondite
+from recondite.data.datasets import nameless
 from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows
 from recondite.detectors.measured import Measured
@@ -18,8 +19,9 @@ from recondite.screen.evidence import Evidence, Observer, fit_evidence, fit_obse
 from recondite.screen.made_up import MadeUp, made_up_rows
 from recondite.screen.promise import promise
 from recondite.screen.words import AUTO, CLASSIFIER, ERROR, EVIDENCE
-from recondite.statistics.density import Density, Marginals, smallest_tail
+from recondite.statistics.density import Marginals, smallest_tail
 from recondite.statistics.distances import DISTANCES, Distances
+from recondite.statistics.image_statistics import change
 from recondite.statistics.scores import Scores
 
 
@@ -231,7 +233,7 @@ class Plain:
     def run(self, pixels, function):
         return {name: value.numpy() for name, value in function(self, torch.from_numpy(pixels)).items()}
 
-    def score_batch(self, batch, score=None, feature_score=False, reconstruction=False, observer=None):
+    def score_batch(self, batch, _=None, feature_score=False, reconstruction=False, observer=None):
         pixels = batch.pixels.astype(np.float64)
         statistics = None if observer is None else {"mean": pixels.mean(1), "spread": pixels.std(1)}
         if observer is not None and observer.features is not None:
@@ -242,6 +244,7 @@ class Plain:
             instance_score=pixels[:, 0],
             errors=(None,) * len(pixels),
             feature_score=batch.pixels if feature_score else None,
+            reconstruction=batch.pixels if reconstruction else None,
             statistics=statistics,
         )
 
@@ -324,6 +327,8 @@ def test_evidence_needs_fifty_images_and_a_share_within_0_and_1():
     rebuilding.rebuilds = True
     assert fit_evidence(rebuilding, Observer(), rows_of(50)).made_up is None
     assert observed(Plain(locates=False), None, rows_of(50))[1:] == ({}, None)
+    found = Observer().score_batch(Plain(), nameless(rows_of(5).pixels))
+    assert (found.feature_score, found.reconstruction) == (None, None)
 
 
 def test_distances_of_latents_need_fifty_images_and_few_numbers(monkeypatch):
@@ -371,3 +376,20 @@ def test_statistics_are_of_what_there_is(rebuilt, encoded, reencoding, told):
         assert (f"latent_{name}" in found) is encoded
         assert (f"classifier_{name}" in found) is all(told)
     assert ("reencoding" in found) is (reencoding and encoded and rebuilt)
+
+
+def test_layers_that_were_seen_both_times_are_compared():
+    layer, idle, late = nn.Linear(64, 3), nn.Identity(), nn.Linear(3, 2)
+    detector = SimpleNamespace(
+        scaled=lambda x: x,
+        encoder_layers=lambda: [idle, layer, late],
+        encode_tensor=lambda x: late(layer(x.flatten(1))),
+    )
+    pixels, latents, seen = torch.rand(2, 1, 8, 8), torch.rand(2, 2), torch.rand(2, 3)
+    measured = Measured(feature_scores=pixels, reconstruction=pixels / 2, latents=latents)
+    with torch.no_grad():
+        found = Observer(reencoding=True).found(detector, pixels, measured, [seen, seen, None])
+        rebuilt = layer(pixels.flatten(1) / 2)
+    assert [name for name in found if name.startswith("reencoding")] == ["reencoding", "reencoding_layer_1"]
+    torch.testing.assert_close(found["reencoding"], change(latents, late(rebuilt)))
+    torch.testing.assert_close(found["reencoding_layer_1"], change(seen, rebuilt))

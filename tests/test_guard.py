@@ -346,7 +346,10 @@ def test_confidences_are_above_0_up_to_1_and_enough_from_the_floor_on(of_vectors
     for asks in (guard, Guard(screen=of_vectors[0], classifier=None, shares={"screen": 0.5, "confidence": 0.5})):
         with pytest.raises(InputError, match="give it with each label"):
             asks.check(["a", "a"], [0.5, None])
-    assert np.isnan(Guard(screen=of_vectors[0], classifier=None).check(["a", "a"], [0.5, None])).tolist() == [False, True]
+    assert np.isnan(Guard(screen=of_vectors[0], classifier=None).check(["a", "a"], [0.5, None])).tolist() == [
+        False,
+        True,
+    ]
 
 
 def test_calibrated_parts_judge_what_has_a_score_whatever_the_groups_of_the_screen(of_vectors):

@@ -170,7 +170,9 @@ def test_what_is_no_classifier_is_refused_in_words(vit, tmp_path):
     ],
 )
 def test_sides_and_classes_are_ordinary_and_the_network_learns_nothing(side, classes, names, fine, monkeypatch):
-    monkeypatch.setattr("recondite.screen.named_classifier.checked", lambda _: {"mean": [0.5] * 3, "deviation": [1.0] * 3})
+    monkeypatch.setattr(
+        "recondite.screen.named_classifier.checked", lambda _: {"mean": [0.5] * 3, "deviation": [1.0] * 3}
+    )
     monkeypatch.setattr("recondite.screen.named_classifier._built", lambda _, classes: nn.Linear(1, classes))
     if fine:
         made = NamedClassifier({}, side, classes, names)
@@ -199,7 +201,7 @@ def test_the_side_is_what_the_configuration_tells(library, config, told, side, t
     class Recording:
         network = None
 
-        def __init__(self, architecture, side, classes, names):
+        def __init__(self, _, side, classes, names):
             made.append((side, classes, names))
 
         def load(self, stored):

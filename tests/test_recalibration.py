@@ -333,9 +333,7 @@ class Summing:
     def score_batch(self, batch, feature_score=False):
         sums = batch.pixels.sum((1, 2, 3), dtype=np.float64)
         maps = batch.pixels if feature_score else None
-        return Scores(
-            ids=tuple(batch.ids), instance_score=sums, errors=(None,) * len(sums), feature_score=maps
-        )
+        return Scores(ids=tuple(batch.ids), instance_score=sums, errors=(None,) * len(sums), feature_score=maps)
 
 
 def test_a_detector_alone_is_calibrated_by_its_scores_and_in_bfloat16_known_again():

@@ -161,7 +161,7 @@ def test_arguments_are_checked_before_images_are_read(monkeypatch, options, word
     ],
 )
 def test_shares_are_not_negative_and_leave_images_to_fit(shares, fine):
-    given = {"calibration": np.zeros(3), **{name: share for name, share in zip("ab", shares, strict=False)}}
+    given = {"calibration": np.zeros(3), **dict(zip("ab", shares, strict=False))}
     if fine:
         _check_given((2048, 8), given)
     else:

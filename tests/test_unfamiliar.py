@@ -78,7 +78,9 @@ def test_sizes_within_four_times_those_learnt_from_are_like_them(digits):
         assert ("far from the size" in remarks(screen, [Image.new("L", (side, side))])) == far, side
 
 
-GREY, SOME, COLOUR = ({"images": 4, "in_colour": count, "height": [8, 9, 16], "width": [8, 12, 16]} for count in (0, 2, 4))
+GREY, SOME, COLOUR = (
+    {"images": 4, "in_colour": count, "height": [8, 9, 16], "width": [8, 12, 16]} for count in (0, 2, 4)
+)
 """What screens learnt from: the smallest, the middle and the largest side."""
 
 
