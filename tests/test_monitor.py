@@ -177,7 +177,7 @@ class Plain:
     """As much of a screen as a monitor looks at."""
 
     def __init__(self, scores, observations=None):
-        self.calibrator, self.confidence, self.score = Calibrator(np.asarray(scores, float)), None, "auto"
+        self.calibrator, self.score = Calibrator(np.asarray(scores, float)), "auto"
         self.evidence, self.observations = observations and "evidence", observations
 
     def fingerprint(self):
@@ -233,16 +233,16 @@ def test_of_equal_p_values_the_most_different_statistic_comes_first():
     assert monitor.martingale == max(0.5 * evidence.pop("instance_score"), *(0.25 * one for one in evidence.values()))
 
 
-def test_the_alarm_is_raised_at_its_level_and_from_then_on_recent_images_are_counted_from_the_change():
-    calibration, stream = np.linspace(0, 1, 101), np.full(40, 2.0)
+def test_the_alarm_is_raised_at_its_level_and_recent_images_are_counted_from_the_change(monkeypatch):
+    calibration, stream = np.linspace(0, 1, 101), np.full(10, 2.0)
     first = Monitor(Plain(calibration))
     levels = []
-    for place in range(40):
+    for place in range(10):
         first.update(plain_verdicts(stream[place : place + 1]))
         levels.append(first.martingale)
-    rate = 1 / levels[9]
-    assert 1 / rate == levels[9] > max(levels[:9])
-    monitor = Monitor(Plain(calibration), false_alarm=rate)
+    assert levels[9] > max(levels[:9])
+    monkeypatch.setattr(Monitor, "threshold", levels[9])
+    monitor = Monitor(Plain(calibration))
     assert not monitor.update(plain_verdicts(stream[:9]))
     assert monitor.update(plain_verdicts(stream[:1]))
     assert (monitor.alarm.at, monitor.alarm.martingale) == (10, levels[9])
