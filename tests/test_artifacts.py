@@ -1,13 +1,21 @@
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import recondite
-from recondite import ArtifactError
+from recondite import ArtifactError, InputError
 from recondite.data.artifacts import MANIFEST, digest_of
-from recondite.screen.saved import region_of
+from recondite.data.images import Preprocessing
+from recondite.detectors import build
+from recondite.screen import saved_detectors
+from recondite.screen.saved import CALIBRATION_FILE, DETECTOR_FILE, region_of
+from recondite.statistics.calibration import Calibrator
+from recondite.training.snapshots import EpochPictures
 
 
 @pytest.fixture
@@ -185,3 +193,143 @@ def test_groups_survive(digits, tmp_path):
     again = recondite.load(tmp_path / "grouped")
     assert again.thresholds == screen.thresholds
     assert set(again.thresholds) == {"left", "right"}
+
+
+@pytest.fixture(scope="module")
+def of_vectors():
+    vectors = np.random.default_rng(0).normal(size=(160, 9)).astype(np.float32)
+    return recondite.fit(vectors[:100], detector="pca", latent_size=2, alpha=0.1, evidence=vectors[100:])
+
+
+def test_a_folder_holds_what_a_screen_has_and_nothing_else(of_vectors, tmp_path):
+    plain = replace(of_vectors.with_score("error"), evidence=None, observations={}, peaks=None, known=None)
+    plain.detector.history.losses, plain.detector.memory, plain.detector.history.pictures = {}, {}, None
+
+    def saved_again(screen):
+        path = tmp_path / "screen"
+        screen.save(path)
+        return {file.stem for file in path.iterdir()}, recondite.load(path)
+
+    least = {"calibration", "detector", "manifest"}
+    files, again = saved_again(plain)
+    assert files == least
+    assert (again.evidence, again.known, again.peaks, again.calibrator.groups) == (None, None, None, None)
+    assert (again.detector.history.losses, again.detector.memory, again.detector.history.pictures) == ({}, {}, None)
+    files, again = saved_again(replace(plain, peaks=np.arange(float(len(plain.calibrator.scores)))))
+    assert files == least
+    np.testing.assert_array_equal(again.peaks, np.arange(len(plain.calibrator.scores)))
+    groups = ("b", "a") * (len(plain.calibrator.scores) // 2)
+    grouped = Calibrator(plain.calibrator.scores[: len(groups)], groups)
+    assert saved_again(replace(plain, calibrator=grouped, alpha=0.2))[1].calibrator.groups == groups
+    files, again = saved_again(replace(plain, known=of_vectors.known))
+    assert files == {*least, "known"}
+    assert again.known.tensors().keys() == of_vectors.known.tensors().keys()
+    files, again = saved_again(replace(plain, evidence=of_vectors.evidence, observations=of_vectors.observations))
+    assert files == {*least, "evidence"}
+    assert again.evidence.density.names == of_vectors.evidence.density.names
+    plain.detector.history.losses = {"loss_all": np.array([2.0, 1.0])}
+    plain.detector.memory = {"kept": np.array([3.0])}
+    plain.detector.history.pictures = EpochPictures(
+        np.zeros((1, 1, 2, 2), np.uint8), [0], [np.ones((1, 1, 2, 2), np.uint8)]
+    )
+    files, again = saved_again(plain)
+    assert files == {*least, "losses", "memory", "pictures"}
+    assert again.detector.history.losses["loss_all"].tolist() == [2, 1]
+    assert again.detector.memory["kept"].tolist() == [3]
+    assert again.detector.history.pictures.epochs == [0]
+
+
+@pytest.mark.parametrize("given", ["encoder", "decoder", "backbone"])
+def test_a_network_of_ones_own_must_be_given_again(given):
+    with pytest.raises(InputError, match="made with your own networks"):
+        saved_detectors.read_fitted(Path("screen"), {"own_modules": True}, {})
+    with pytest.raises(ArtifactError, match="not a consistent screen"):
+        saved_detectors.read_fitted(Path("screen"), {"own_modules": True, "options": "?"}, {}, **{given: object()})
+
+
+@pytest.mark.parametrize("classifier", [None, object()])
+def test_a_classifier_must_be_given_again(classifier):
+    error, words = (
+        (InputError, "load it with classifier=") if classifier is None else (ArtifactError, "not a consistent")
+    )
+    with pytest.raises(error, match=words):
+        saved_detectors.read_fitted(Path("screen"), {"evidence": {"classifier": True}}, {}, classifier=classifier)
+
+
+@pytest.mark.parametrize("backbone", [None, "given"])
+def test_a_backbone_that_is_given_goes_before_the_one_that_is_named(backbone, monkeypatch):
+    looked = []
+
+    def build(_, *, backbone, **options):
+        looked.append((backbone, options["side"]))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(saved_detectors, "build", build)
+    manifest = {
+        "own_modules": True,
+        "options": {"backbone": "named", "side": 32},
+        "preprocessing": Preprocessing(shape=(1, 8, 8)).to_json(),
+        "detector": "features",
+    }
+    with pytest.raises(ArtifactError, match="enough"):
+        saved_detectors.read_fitted(
+            Path("screen"), manifest, {DETECTOR_FILE: {}, CALIBRATION_FILE: {}}, encoder=object(), backbone=backbone
+        )
+    assert looked == [(backbone or "named", 32)]
+
+
+VALIDATED = {"epoch": 1, "validation": None}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "best", "fine"),
+    [
+        ([], 0, True),
+        ([], 1, False),
+        ([VALIDATED] * 2, 0, True),
+        ([VALIDATED] * 2, 2, True),
+        ([VALIDATED] * 2, 3, False),
+        ([VALIDATED] * 2, -1, False),
+        ([VALIDATED, {"epoch": 2}], 1, False),
+    ],
+)
+def test_the_best_epoch_is_one_of_those_told(epochs, best, fine):
+    if fine:
+        assert saved_detectors._history({"epochs": epochs, "best_epoch": best}).best_epoch == best
+    else:
+        with pytest.raises(ValueError, match="history of training is inconsistent"):
+            saved_detectors._history({"epochs": epochs, "best_epoch": best})
+
+
+def test_losses_and_statistics_have_the_form_that_they_were_saved_in():
+    fine = {"loss_all": np.zeros(3), "validation": np.zeros(3)}
+    assert saved_detectors._losses(fine) is fine
+    for odd in (np.zeros((3, 1)), np.zeros(3, np.float32)):
+        with pytest.raises(ValueError, match="losses of training are inconsistent"):
+            saved_detectors._losses(fine | {"validation": odd})
+    evidence = SimpleNamespace(density=SimpleNamespace(names=("mean",)))
+    calibration = {"scores": np.zeros(3), "groups": np.zeros(1), "peaks": np.zeros(1), "error": np.ones(3)}
+    found = saved_detectors._observations(calibration | {"mean": np.ones(3)}, evidence)
+    assert found.keys() == {"error", "mean"}
+    with pytest.raises(ValueError, match="not as many as their scores"):
+        saved_detectors._observations(calibration | {"mean": np.ones(2)}, evidence)
+    with pytest.raises(ValueError, match="lack mean"):
+        saved_detectors._observations(calibration, evidence)
+
+
+def test_weights_are_those_of_the_network_that_the_options_describe():
+    weights = build("pca", image_shape=(9,), latent_size=2).state_dict()
+    name = next(name for name, value in weights.items() if value.ndim == 2)
+
+    def check(changed):
+        saved_detectors._check_weights(changed, "pca", (9,), {"latent_size": 2})
+
+    check(weights)
+    check(weights | {"region": weights[name]})
+    for odd in (weights[name][1:], weights[name].half()):
+        with pytest.raises(ValueError, match=f"tensor '{name}' should be"):
+            check(weights | {name: odd})
+    with pytest.raises(ValueError, match=f"tensor '{name}' should be"):
+        check({one: value for one, value in weights.items() if one != name})
+    with pytest.raises(ValueError, match=f"{len(weights) + 1} tensors instead of {len(weights)}"):
+        check(weights | {"more": weights[name]})

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,15 +8,21 @@ from conftest import QUICK
 from torch import nn
 
 import recondite
+from recondite.data.datasets import nameless
 from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows
+from recondite.detectors.measured import Measured
 from recondite.errors import InputError
+from recondite.networks.hooks import FeatureLayer
 from recondite.reports.explanation import in_words, statistics_of_first
-from recondite.screen.evidence import Evidence, possible_scores
-from recondite.screen.made_up import made_up_rows
+from recondite.screen.evidence import Evidence, Observer, fit_evidence, fit_observer, observed, possible_scores
+from recondite.screen.made_up import MadeUp, made_up_rows
 from recondite.screen.promise import promise
-from recondite.screen.words import AUTO, ERROR, EVIDENCE
-from recondite.statistics.distances import DISTANCES
+from recondite.screen.words import AUTO, CLASSIFIER, ERROR, EVIDENCE
+from recondite.statistics.density import Marginals, smallest_tail
+from recondite.statistics.distances import DISTANCES, Distances
+from recondite.statistics.image_statistics import change
+from recondite.statistics.scores import Scores
 
 
 @pytest.mark.parametrize("name", list(recondite.DETECTORS))
@@ -200,3 +207,189 @@ def test_a_classifiers_features_are_a_part_of_auto_and_it_must_be_the_same_one(d
         recondite.load(tmp_path / "screen", classifier=TinyClassifier(seed=1))
     with pytest.raises(InputError, match="does not take"):
         recondite.fit(digits[:600], classifier=TinyClassifier(), classifier_layer="nothing", **options)
+
+
+def drawn(count, columns, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, columns))
+
+
+class Plain:
+    """As much of a detector as evidence looks at: images are vectors, and latents their first three numbers."""
+
+    shape, scoring_batch, rebuilds, preprocessing = (9,), 20, False, Preprocessing(shape=(9,))
+
+    def __init__(self, locates=True, has_encoder=True):
+        self.locates, self.has_encoder = locates, has_encoder
+
+    def scaled(self, pixels):
+        return 2 * pixels
+
+    def encode_tensor(self, x):
+        return x[:, :3]
+
+    def encoder_layers(self):
+        return []
+
+    def run(self, pixels, function):
+        return {name: value.numpy() for name, value in function(self, torch.from_numpy(pixels)).items()}
+
+    def score_batch(self, batch, _=None, feature_score=False, reconstruction=False, observer=None):
+        pixels = batch.pixels.astype(np.float64)
+        statistics = None if observer is None else {"mean": pixels.mean(1), "spread": pixels.std(1)}
+        if observer is not None and observer.features is not None:
+            found = observer.features(observer.classifier(torch.from_numpy(batch.pixels)))
+            statistics |= {f"classifier_{name}": value.double().numpy() for name, value in found.items()}
+        return Scores(
+            ids=tuple(batch.ids),
+            instance_score=pixels[:, 0],
+            errors=(None,) * len(pixels),
+            feature_score=batch.pixels if feature_score else None,
+            reconstruction=batch.pixels if reconstruction else None,
+            statistics=statistics,
+        )
+
+
+def rows_of(count, seed=0):
+    return Rows(drawn(count, 9, seed).astype(np.float32), np.arange(count))
+
+
+def last_four(pixels):
+    return pixels[:, 5:]
+
+
+def test_auto_is_the_rarest_of_error_and_evidence_and_a_classifier_has_its_share():
+    rows = rows_of(60)
+    observer = fit_observer(Plain(), rows, classifier=FeatureLayer(last_four))
+    plain = fit_evidence(Plain(), replace(observer, classifier=None, features=None), rows)
+    told = fit_evidence(Plain(), observer, rows, classifier_share=0.2)
+    assert (plain.classifier_share, plain.made_up, plain.probe) == (0.5, None, None)
+    assert plain.scores == (AUTO, EVIDENCE, ERROR, "mean", "spread")
+    assert told.scores == (AUTO, EVIDENCE, ERROR, CLASSIFIER, "mean", "spread")
+    assert plain.caution == ""
+    assert "classifier has not learnt" in told.caution
+    error, statistics, peaks = observed(Plain(), observer, rows_of(7, seed=1))
+    np.testing.assert_array_equal(peaks, rows_of(7, seed=1).pixels.max(1))
+    np.testing.assert_array_equal(plain.error.knots, Marginals.fit(rows.pixels[:, :1]).knots)
+    far = plain.density.distance(statistics)
+    np.testing.assert_array_equal(plain.score(EVIDENCE, error, statistics), far)
+    own = [plain.error.z(error[:, None]), plain.distance.z(far[:, None])]
+    seen = told.features.z(np.stack([statistics[f"classifier_{name}"] for name in DISTANCES], axis=1))
+    for evidence, name, z, shares in (
+        (plain, AUTO, own, [0.5, 0.5]),
+        (told, AUTO, [*own, seen], [0.4, 0.4, 0.1, 0.1]),
+        (told, CLASSIFIER, [seen], [0.5, 0.5]),
+    ):
+        expected = smallest_tail(np.concatenate(z, axis=1), shares)
+        np.testing.assert_allclose(evidence.score(name, error, statistics), expected)
+    with pytest.raises(InputError, match="expected a score among"):
+        plain.score(CLASSIFIER, error, statistics)
+    _, found, _ = observed(Plain(), plain.observer, rows)
+    kinds = [{name: values + 3 for name, values in found.items()}]
+    made_up = MadeUp.fit(plain.density, kinds, found, drawn(60, 1)[:, 0], drawn(60, 1, 1)[:, 0])
+    together = made_up.sum(own[0][:, 0], own[1][:, 0], plain.density.z(statistics))
+    np.testing.assert_array_equal(replace(plain, made_up=made_up).score(AUTO, error, statistics), together)
+    z = np.concatenate([made_up.total.z(together[:, None]), seen], axis=1)
+    shared = replace(told, made_up=made_up).score(AUTO, error, statistics)
+    np.testing.assert_allclose(shared, smallest_tail(z, [0.8, 0.1, 0.1]))
+
+
+def test_evidence_is_saved_with_its_classifier_which_must_be_given_again():
+    rows = rows_of(60)
+    observer = fit_observer(Plain(), rows, classifier=FeatureLayer(last_four))
+    told = fit_evidence(Plain(), observer, rows)
+    facts, tensors = told.to_json(), told.tensors()
+    again = Evidence.from_saved(facts, tensors, last_four)
+    assert again.tensors().keys() == tensors.keys()
+    again.check_classifier((9,))
+    with pytest.raises(InputError, match="not the classifier"):
+        Evidence.from_saved(facts, tensors, lambda pixels: pixels[:, :4]).check_classifier((9,))
+    without = Evidence.from_saved(facts, tensors, None)
+    assert (without.features, without.observer.classifier, without.probe) == (None, None, None)
+    without.check_classifier((9,))
+    replace(again, probe=None).check_classifier((9,))
+    replace(again, observer=replace(again.observer, classifier=None)).check_classifier((9,))
+    plain = fit_evidence(Plain(), replace(observer, classifier=None, features=None), rows)
+    assert Evidence.from_saved(plain.to_json(), plain.tensors(), last_four).features is None
+    for shape in ((3, 20), (1, 20), (20,)):
+        with pytest.raises(ValueError, match=r"features\.knots of shape"):
+            Evidence.from_saved(facts, tensors | {"features.knots": np.zeros(shape)}, last_four)
+
+
+def test_evidence_needs_fifty_images_and_a_share_within_0_and_1():
+    assert fit_evidence(Plain(), Observer(), rows_of(50), 0.999).classifier_share == 0.999
+    with pytest.raises(InputError, match="at least 50 images as evidence; got 49"):
+        fit_evidence(Plain(), Observer(), rows_of(49))
+    for share in (0, 1):
+        with pytest.raises(InputError, match=r"classifier_share in \(0, 1\)"):
+            fit_evidence(Plain(), Observer(), rows_of(50), share)
+    # Made-up images belong to what rebuilds; nothing is made up of vectors.
+    rebuilding = Plain()
+    rebuilding.rebuilds = True
+    assert fit_evidence(rebuilding, Observer(), rows_of(50)).made_up is None
+    assert observed(Plain(locates=False), None, rows_of(50))[1:] == ({}, None)
+    found = Observer().score_batch(Plain(), nameless(rows_of(5).pixels))
+    assert (found.feature_score, found.reconstruction) == (None, None)
+
+
+def test_distances_of_latents_need_fifty_images_and_few_numbers(monkeypatch):
+    assert fit_observer(Plain(), rows_of(49)).latents is None
+    assert fit_observer(Plain(has_encoder=False), rows_of(50)).latents is None
+    rows = rows_of(100)
+    latents = 2 * rows.pixels[:, :3]
+    for most, learnt in ((100, latents), (60, latents[np.linspace(0, 99, 60).astype(int)])):
+        monkeypatch.setattr("recondite.screen.evidence._VECTORS_LEARNT", most)
+        found = fit_observer(Plain(), rows)
+        assert found.features is None
+        for name, values in Distances.fit(learnt).tensors().items():
+            np.testing.assert_array_equal(found.latents.tensors()[name], values)
+    assert fit_observer(Plain(), rows_of(50)).latents is not None
+    for most, known in ((3, True), (2, False)):
+        monkeypatch.setattr("recondite.screen.evidence._LARGEST_LATENT", most)
+        assert (fit_observer(Plain(), rows).latents is not None) is known
+
+
+@pytest.mark.parametrize("rebuilt", [True, False])
+@pytest.mark.parametrize("encoded", [True, False])
+@pytest.mark.parametrize("reencoding", [True, False])
+@pytest.mark.parametrize("told", [(True, True), (True, False), (False, True)])
+def test_statistics_are_of_what_there_is(rebuilt, encoded, reencoding, told):
+    pixels = torch.from_numpy(np.random.default_rng(0).random((2, 1, 8, 8), dtype=np.float32))
+    distances = Distances.fit(drawn(50, 4).astype(np.float32))
+    observer = Observer(
+        reencoding=reencoding,
+        latents=Distances.fit(drawn(50, 3).astype(np.float32)),
+        classifier=FeatureLayer(lambda x: x.flatten(1)[:, :4]) if told[0] else None,
+        features=distances if told[1] else None,
+    )
+    assert not Observer().reencoding
+    detector = SimpleNamespace(scaled=lambda x: x, encoder_layers=list, encode_tensor=lambda x: x.flatten(1)[:, :3] + 1)
+    latents = torch.tensor([[0.0, 0, 0], [3, 4, 0]])
+    measured = Measured(
+        feature_scores=pixels, reconstruction=pixels / 2 if rebuilt else None, latents=latents if encoded else None
+    )
+    found = observer.found(detector, pixels, measured, [])
+    assert ("squared_error" in found) is rebuilt
+    assert ("latent_norm" in found) is encoded
+    if encoded:
+        np.testing.assert_allclose(found["latent_norm"], np.log([1e-6, 5]), rtol=1e-5)
+    for name in DISTANCES:
+        assert (f"latent_{name}" in found) is encoded
+        assert (f"classifier_{name}" in found) is all(told)
+    assert ("reencoding" in found) is (reencoding and encoded and rebuilt)
+
+
+def test_layers_that_were_seen_both_times_are_compared():
+    layer, idle, late = nn.Linear(64, 3), nn.Identity(), nn.Linear(3, 2)
+    detector = SimpleNamespace(
+        scaled=lambda x: x,
+        encoder_layers=lambda: [idle, layer, late],
+        encode_tensor=lambda x: late(layer(x.flatten(1))),
+    )
+    pixels, latents, seen = torch.rand(2, 1, 8, 8), torch.rand(2, 2), torch.rand(2, 3)
+    measured = Measured(feature_scores=pixels, reconstruction=pixels / 2, latents=latents)
+    with torch.no_grad():
+        found = Observer(reencoding=True).found(detector, pixels, measured, [seen, seen, None])
+        rebuilt = layer(pixels.flatten(1) / 2)
+    assert [name for name in found if name.startswith("reencoding")] == ["reencoding", "reencoding_layer_1"]
+    torch.testing.assert_close(found["reencoding"], change(latents, late(rebuilt)))
+    torch.testing.assert_close(found["reencoding_layer_1"], change(seen, rebuilt))

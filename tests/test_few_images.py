@@ -1,6 +1,7 @@
 """Few images: each calibrates, judged by a detector that was fitted without it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,6 +106,11 @@ def test_alpha_is_what_so_few_images_allow_unless_it_is_given():
     assert are_few(30, 0.2, None, None, "exact")
     assert not are_few(100, 0.2, None, None, "exact")
     assert not are_few(4, 0.2, None, None, "exact")
+    assert are_few(5, 0.2, None, None, "exact")
+    assert are_few(3, 0.2, None, None, "exact", before=2)
+    assert not are_few(3, 0.2, None, None, "exact", before=1)
+    assert are_few(200, 0.05, None, None, "exact")
+    assert not are_few(201, 0.05, None, None, "exact")
     assert are_few(10, 0.1, 0.4, None, "exact")  # one image allows .5
     assert not are_few(10, 0.1, 0.5, None, "exact")
 
@@ -199,6 +205,62 @@ def test_turned_copies_are_advised_where_parts_lie_at_any_angle(angles, asked):
     if asked:
         assert not recondite.fit(images, **options, rotations=1).facts["remarks"]
         assert not seem_turned(screen.detector, Rows(images, np.arange(7)))
+
+
+class Looking(Features):
+    """Sees the pixels as they are."""
+
+    locates, options, preprocessing = True, SimpleNamespace(rotations=1), SimpleNamespace(restricted=False)
+
+    def __init__(self):
+        pass
+
+    def seen_in(self, images):
+        yield SimpleNamespace(places=torch.from_numpy(images.take(slice(None))))
+
+
+def turned_along(places, quarters):
+    """One image at places of a line (N,), turned by quarters (N,): the nearest one is a neighbour, turned or not."""
+    one = np.array([[0.0, 100], [200, 400]])
+    made = [np.rot90(one, turn) + place for place, turn in zip(places, quarters, strict=True)]
+    return Rows(np.stack(made)[:, None].astype(np.float32), np.arange(len(made)))
+
+
+PAIR_AND_SIX = np.array([0, 10, 11, 12.5, 20, 21, 22.5, 1]), np.array([0, 0, 0, 1, 0, 0, 2, 1])
+"""Three of eight are nearest to one turned by a quarter: the first, the last and the fourth."""
+SIXTEEN = np.r_[PAIR_AND_SIX[0], PAIR_AND_SIX[0] + 50], np.r_[PAIR_AND_SIX[1], np.zeros(8)].astype(int)
+
+
+def every_one(count):
+    """As many, of which all that are looked at are nearest to one turned by a quarter."""
+    quarters, looked_at = np.zeros(count, int), np.linspace(0, count - 1, min(count, 16)).round().astype(int)
+    quarters[looked_at[::2]] = 1
+    return np.arange(count), quarters
+
+
+@pytest.mark.parametrize(
+    ("images", "asked"),
+    [
+        (PAIR_AND_SIX, True),
+        ((PAIR_AND_SIX[0], np.array([0, 0, 0, 0, 0, 0, 2, 1])), False),  # two are fewer than three
+        (SIXTEEN, False),  # and three fewer than a fifth of sixteen
+        ((SIXTEEN[0], np.r_[PAIR_AND_SIX[1], 0, 0, 0, 1, 0, 0, 0, 0]), True),
+        (every_one(7), False),
+        (every_one(8), True),
+        (every_one(60), True),
+        (every_one(61), False),
+    ],
+)
+def test_a_fifth_and_at_least_three_of_eight_to_sixty_seem_turned(images, asked, monkeypatch):
+    assert seem_turned(Looking(), turned_along(*images)) is asked
+    for name, value in (
+        ("options", SimpleNamespace(rotations=2)),
+        ("preprocessing", SimpleNamespace(restricted=True)),
+        ("locates", False),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(Looking, name, value)
+            assert seem_turned(Looking(), turned_along(*images)) is False
 
 
 def test_the_command_says_what_it_promises(tmp_path, capsys):

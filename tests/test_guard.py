@@ -1,4 +1,6 @@
 from dataclasses import replace
+from math import prod
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +11,15 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import recondite
-from recondite.data.datasets import open_images
+from recondite.data.batch_size import full_batch
+from recondite.data.datasets import nameless, open_images
 from recondite.data.spool import read_all
 from recondite.errors import InputError, ReconditeWarning
 from recondite.screen.classifier_outputs import answers_of
-from recondite.screen.decisions import Decision
+from recondite.screen.decisions import FOREIGN, INVALID, UNSURE, Decision
+from recondite.screen.guard import Guard
+from recondite.statistics.calibration import Calibrator
+from recondite.statistics.scores import Scores
 
 LABELS = ("zero", "one", "two", "three", "four")
 
@@ -295,3 +301,67 @@ def test_a_temperature_divides_the_logits_of_confidences_alone():
     answers = answers_of(logits, {}, np.array([0, 2]), [None, "broken", None], ("a", "b"), temperature=4.0)
     assert answers.predicted == ("a", None, "b")
     np.testing.assert_allclose(answers.confidence, [1 / (1 + np.exp(-0.5)), np.nan, 1 / (1 + np.exp(-1))])
+
+
+@pytest.fixture(scope="module")
+def of_vectors():
+    """A screen of vectors, and forty others of their kind."""
+    vectors = np.random.default_rng(0).normal(size=(140, 9)).astype(np.float32)
+    return recondite.fit(vectors[:100], detector="pca", latent_size=2, alpha=0.2, score="error"), vectors[100:]
+
+
+def scores_of(*values):
+    return Scores(ids=tuple(map(str, values)), instance_score=np.array(values, float), errors=(None,) * len(values))
+
+
+def test_a_guard_without_a_classifier_is_the_screen_alone(of_vectors):
+    screen, vectors = of_vectors
+    guard = Guard(screen=screen, classifier=None)
+    assert (dict(guard.shares), guard.temperature, guard.speaks) == ({"screen": 1.0}, 1.0, False)
+    scores = screen.detector.score(vectors)
+    decided = guard.decide(scores, ["a"] * 40)
+    np.testing.assert_array_equal(np.array(decided.kinds) == FOREIGN, screen.judge(scores).is_outlier)
+    for by_table, words in ((False, "give what the classifier said to `decide`"), (True, "--outputs or `told`")):
+        with pytest.raises(InputError, match=f"has no classifier: {words}"):
+            replace(guard, by_table=by_table)(vectors)
+    found = guard.score_batch(nameless(vectors))
+    assert (found.feature_score, found.reconstruction) == (None, None)
+    assert guard.score_batch(nameless(vectors), feature_score=True, reconstruction=True).reconstruction is not None
+    assert replace(guard, head=object()).speaks
+    assert replace(guard, head=object())._batch == screen.detector.scoring_batch
+    large = (3, 2000, 2000)
+    assert guard._batch == screen.detector.scoring_batch > full_batch(prod(large), "cpu")
+    assert replace(guard, shape=large)._batch == full_batch(prod(large), "cpu")
+
+
+def test_confidences_are_above_0_up_to_1_and_enough_from_the_floor_on(of_vectors):
+    low = float(of_vectors[0].threshold) / 2
+    guard = Guard(screen=of_vectors[0], classifier=None, floor=SimpleNamespace(confidence=0.7))
+    decided = guard.decide(scores_of(low, low, low), ["a"] * 3, [0.7, 0.69, 1.0])
+    assert decided.kinds == (None, UNSURE, None)
+    assert "confidence 0.69, at least 0.7" in decided.reasons[1]
+    for odd in (0, 1.01, -0.5):
+        with pytest.raises(InputError, match=r"in \(0, 1\]"):
+            guard.check(["a", "a"], [0.5, odd])
+    for asks in (guard, Guard(screen=of_vectors[0], classifier=None, shares={"screen": 0.5, "confidence": 0.5})):
+        with pytest.raises(InputError, match="give it with each label"):
+            asks.check(["a", "a"], [0.5, None])
+    assert np.isnan(Guard(screen=of_vectors[0], classifier=None).check(["a", "a"], [0.5, None])).tolist() == [
+        False,
+        True,
+    ]
+
+
+def test_calibrated_parts_judge_what_has_a_score_whatever_the_groups_of_the_screen(of_vectors):
+    screen, _ = of_vectors
+    scores = screen.calibrator.scores
+    groups = ("left", "right") * (len(scores) // 2)
+    grouped = replace(screen, calibrator=Calibrator(scores[: len(groups)], groups), peaks=None, alpha=0.4)
+    given = scores_of(float(scores.min()), float(scores.max()) + 1, np.nan)
+    assert Guard(screen=grouped, classifier=None).decide(given, ["a"] * 3).kinds == (INVALID,) * 3
+    calibrators = {"screen": Calibrator(scores), "confidence": Calibrator(np.linspace(0, 0.1, 40))}
+    guard = Guard(screen=grouped, classifier=None, shares={"screen": 0.5, "confidence": 0.5}, calibrators=calibrators)
+    decided = guard.decide(given, ["a"] * 3, [1.0, 1.0, 0.99])
+    assert decided.kinds == (None, FOREIGN, INVALID)
+    for values in decided.p_values.values():
+        assert np.isnan(values).tolist() == [False, False, True]

@@ -7,7 +7,7 @@ from scipy.stats import ks_2samp
 
 from recondite import Calibrator, Monitor
 from recondite.errors import InputError
-from recondite.screen.monitor import parts_of_false_alarm
+from recondite.screen.monitor import Alarm, parts_of_false_alarm
 from recondite.statistics.scores import Scores
 
 
@@ -173,6 +173,87 @@ def test_each_sequence_has_its_share_of_false_alarms(screen, verdicts):
     assert parts_of_false_alarm(1).tolist() == [1.0]
 
 
+class Plain:
+    """As much of a screen as a monitor looks at."""
+
+    def __init__(self, scores, observations=None):
+        self.calibrator, self.score = Calibrator(np.asarray(scores, float)), "auto"
+        self.evidence, self.observations = observations and "evidence", observations
+
+    def fingerprint(self):
+        return "plain"
+
+
+def plain_verdicts(scores, **statistics):
+    scores, names = np.asarray(scores, float), tuple(f"image {place}" for place in range(len(scores)))
+    errors = tuple(None if np.isfinite(score) else "unreadable" for score in scores)
+    return Scores(ids=names, instance_score=scores, errors=errors, statistics=statistics or None)
+
+
+def test_what_a_monitor_tells_of_scores_alone():
+    calibration = np.linspace(10, 12, 101)
+    monitor = Monitor(Plain(calibration))
+    assert (monitor.false_alarm, monitor.threshold, monitor.window, monitor.largest) == (0.01, 100, 200, 0)
+    assert monitor.state()["schema"] == 1
+    monitor.update(plain_verdicts(np.full(4, 12.5)))
+    assert monitor.moved() == []  # fewer than five
+    assert monitor.martingale == monitor._martingales.values[0] > 1
+    monitor.update(plain_verdicts([12.5, np.nan]))
+    monitor.update(plain_verdicts([np.nan]))
+    assert (monitor.seen, monitor.invalid) == (5, 2)
+    (moved,) = monitor.moved()
+    assert (moved.name, moved.words, moved.distance, moved.moved) == ("instance_score", "score", 1, True)
+    assert moved.shift == pytest.approx(1.5 / calibration.std())
+    peak = monitor.largest
+    monitor.update(plain_verdicts([11.0] * 5))
+    assert monitor.largest == peak > monitor.martingale
+
+
+def test_what_never_varied_moves_in_units_of_its_own():
+    monitor = Monitor(Plain(np.linspace(0, 1, 101), {"brightness": np.full(101, 3.0), "contrast": np.arange(101.0)}))
+    level = np.linspace(0, 1, 5)
+    monitor.update(plain_verdicts(level, brightness=np.full(5, 5.0), contrast=np.full(5, 200.0)))
+    moved = {one.name: one for one in monitor.moved()}
+    assert moved["brightness"].shift == pytest.approx(2.0)
+    assert moved["contrast"].words != "score" != moved["brightness"].words
+    assert parts_of_false_alarm(3).tolist() == [0.5, 0.25, 0.25]
+    assert parts_of_false_alarm(2).tolist() == [0.5, 0.5]
+
+
+def test_of_equal_p_values_the_most_different_statistic_comes_first():
+    calibration = np.linspace(0, 1, 800)
+    screen = Plain(calibration, {"brightness": calibration, "contrast": calibration})
+    monitor = Monitor(screen, window=800)
+    most, all_of_them = np.where(np.arange(800) % 20 == 0, 0.5, 2), np.full(800, 2.0)
+    monitor.update(plain_verdicts(most, brightness=all_of_them, contrast=most))
+    moved = monitor.moved()
+    assert [one.name for one in moved] == ["brightness", "instance_score", "contrast"]
+    assert [one.p_value for one in moved] == [0, 0, 0]
+    evidence = {one.name: one.evidence for one in moved}
+    assert monitor.martingale == max(0.5 * evidence.pop("instance_score"), *(0.25 * one for one in evidence.values()))
+
+
+def test_the_alarm_is_raised_at_its_level_and_recent_images_are_counted_from_the_change(monkeypatch):
+    calibration, stream = np.linspace(0, 1, 101), np.full(10, 2.0)
+    first = Monitor(Plain(calibration))
+    levels = []
+    for place in range(10):
+        first.update(plain_verdicts(stream[place : place + 1]))
+        levels.append(first.martingale)
+    assert levels[9] > max(levels[:9])
+    monkeypatch.setattr(Monitor, "threshold", levels[9])
+    monitor = Monitor(Plain(calibration))
+    assert not monitor.update(plain_verdicts(stream[:9]))
+    assert monitor.update(plain_verdicts(stream[:1]))
+    assert (monitor.alarm.at, monitor.alarm.martingale) == (10, levels[9])
+    scores = np.arange(12.0) / 100
+    small = Monitor(Plain(calibration), window=8)
+    small.update(plain_verdicts(scores))
+    for began, since in ((0, 8), (4, 8), (5, 7), (7, 5), (8, 8)):  # four of them would be too few
+        small.alarm = Alarm(12, began, "", "instance_score", 100.0)
+        assert small.recent_scores.tolist() == scores[-since:].tolist()
+
+
 def test_unreadable_images_are_counted_and_change_nothing_else(screen):
     mixed = screen.predict([b"x", np.zeros((8, 8), np.uint8), b"y"])
     monitor, other = Monitor(screen), Monitor(screen)
@@ -257,7 +338,8 @@ def test_settings_out_of_range_are_refused(screen):
         with pytest.raises(InputError, match="false_alarm"):
             Monitor(screen, false_alarm=false_alarm)
     with pytest.raises(InputError, match="window"):
-        Monitor(screen, window=2)
+        Monitor(screen, window=4)
+    assert Monitor(screen, window=5).window == 5
 
 
 def test_a_false_alarm_rate_of_numpy_is_kept_as_a_plain_number(screen):

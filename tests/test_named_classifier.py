@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torchvision_stand_in import torchvision_stand_in
 
 import recondite
@@ -158,3 +159,58 @@ def test_what_is_no_classifier_is_refused_in_words(vit, tmp_path):
     facts = named_classifier(str(vit[1])).facts()
     with pytest.raises(InputError, match="timm or transformers; got 'os'"):
         NamedClassifier({**facts["architecture"], "library": "os"}, SIDE, 3)
+
+
+@pytest.mark.parametrize(
+    ("side", "classes", "names", "fine"),
+    [
+        *((side, 2, (), fine) for side, fine in ((7, False), (8, True), (2048, True), (2049, False))),
+        *((8, classes, (), fine) for classes, fine in ((1, False), (100_000, True), (100_001, False))),
+        *((8, 3, names, fine) for names, fine in ((("a",), False), (("a", "b", "c"), True))),
+    ],
+)
+def test_sides_and_classes_are_ordinary_and_the_network_learns_nothing(side, classes, names, fine, monkeypatch):
+    monkeypatch.setattr(
+        "recondite.screen.named_classifier.checked", lambda _: {"mean": [0.5] * 3, "deviation": [1.0] * 3}
+    )
+    monkeypatch.setattr("recondite.screen.named_classifier._built", lambda _, classes: nn.Linear(1, classes))
+    if fine:
+        made = NamedClassifier({}, side, classes, names)
+        assert made.shape == (3, side, side)
+        assert not any(part.requires_grad for part in made.network.parameters())
+    else:
+        with pytest.raises(InputError, match="an ordinary side"):
+            NamedClassifier({}, side, classes, names)
+
+
+@pytest.mark.parametrize(
+    ("library", "config", "told", "side"),
+    [
+        ("transformers", {"image_size": 32, "img_size": 48}, {}, 32),
+        ("transformers", {}, {"input_size": [3, 64, 96]}, 96),
+        ("transformers", {}, {}, 224),
+        ("timm", {}, {"pretrained_cfg": {"input_size": [3, 64, 96]}}, 96),
+        ("timm", {"img_size": 48}, {"pretrained_cfg": {"input_size": [3, 64, 96]}}, 48),
+    ],
+)
+def test_the_side_is_what_the_configuration_tells(library, config, told, side, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps({"num_classes": 5} | told))
+    (tmp_path / "model.safetensors").touch()
+    made = []
+
+    class Recording:
+        network = None
+
+        def __init__(self, _, side, classes, names):
+            made.append((side, classes, names))
+
+        def load(self, stored):
+            return stored
+
+    module = "recondite.screen.named_classifier"
+    monkeypatch.setattr(f"{module}.described", lambda _: {"library": library, "config": config})
+    monkeypatch.setattr(f"{module}.NamedClassifier", Recording)
+    monkeypatch.setattr(f"{module}.load_file", lambda _: "of timm")
+    monkeypatch.setattr(f"{module}._stored", lambda *_: "of transformers")
+    assert named_classifier(str(tmp_path)) == f"of {library}"
+    assert made == [(side, 5, ())]

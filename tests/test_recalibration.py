@@ -1,5 +1,7 @@
 import csv
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,11 +9,14 @@ import pytest
 import recondite
 from recondite.cli import main
 from recondite.data.datasets import open_images, read_batches
+from recondite.data.images import Preprocessing
+from recondite.data.spool import Rows
 from recondite.data.tables import write_table
-from recondite.errors import InputError, ReconditeWarning
+from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.reports.recalibration import recalibrate
-from recondite.screen.calibrate import unknown_images
+from recondite.screen.calibrate import PROBE, calibrated, check_probe, map_scale, scale_of, unknown_images, unknown_rows
 from recondite.screen.promise import promise
+from recondite.statistics.scores import Scores
 
 
 @pytest.fixture(scope="module")
@@ -311,3 +316,65 @@ def test_a_stream_to_calibrate_with_is_left_as_it_is(screen, digits):
         left = unknown_images(screen, digits[1390:1440])
     assert set(left.ids) >= {f"{index:06d}" for index in range(10, 50)}
     assert left.size < 50
+
+
+PROBED = [32.628699, 32.747202, 36.637747, 31.421176]
+"""Sums of the pixels of four images of noise."""
+
+
+class Summing:
+    """Scores an image by the sum of its pixels, and a place by its value."""
+
+    shape, scoring_batch, locates, preprocessing = (1, 8, 8), 100, True, Preprocessing(shape=(1, 8, 8))
+
+    def __init__(self, precision="fp32"):
+        self.options = SimpleNamespace(scoring_precision=precision)
+
+    def score_batch(self, batch, feature_score=False):
+        sums = batch.pixels.sum((1, 2, 3), dtype=np.float64)
+        maps = batch.pixels if feature_score else None
+        return Scores(ids=tuple(batch.ids), instance_score=sums, errors=(None,) * len(sums), feature_score=maps)
+
+
+def test_a_detector_alone_is_calibrated_by_its_scores_and_in_bfloat16_known_again():
+    pixels = np.random.default_rng(5).random((6, 1, 8, 8), dtype=np.float32)
+    rows = Rows(pixels, np.arange(1, 6))
+    found = calibrated(Summing(), None, "error", rows, None, {"kept": 1})
+    np.testing.assert_array_equal(found["calibrator"].scores, pixels[1:].sum((1, 2, 3), dtype=np.float64))
+    np.testing.assert_array_equal(found["peaks"], pixels[1:].max((1, 2, 3)))
+    assert (found["observations"], found["facts"]) == ({}, {"kept": 1})
+    facts = calibrated(Summing("bf16"), None, "error", rows, None, {"kept": 1})["facts"]
+    # Saved screens hold what their processor said of these very images.
+    np.testing.assert_allclose(facts.pop(PROBE), PROBED, rtol=1e-6)
+    assert facts == {"kept": 1}
+    check_probe(Summing(), {}, Path("screen"))
+    check_probe(Summing(), {PROBE: [value * 1.0009 for value in PROBED]}, Path("screen"))
+    with pytest.raises(ArtifactError, match="on a processor that computes it in another way"):
+        check_probe(Summing(), {PROBE: [*PROBED[:3], PROBED[3] * 1.0011]}, Path("screen"))
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        (np.arange(1001) + 2.0, 0, 1001),
+        (np.arange(1001) + 0.0, 0, 999),
+        (np.arange(1001) + 0.5, 0, 999.5),
+        (np.arange(1001) - 1.0, 499, 998),
+        (np.full(5, -3.0), -3, -3 + 1e-12),
+        (np.zeros(5), 0, 1e-12),
+    ],
+)
+def test_heat_maps_begin_at_zero_or_the_median_and_end_at_the_worst_in_a_thousand(values, low, high):
+    assert scale_of(values) == pytest.approx((low, high), rel=1e-15, abs=1e-15)
+
+
+def test_heat_maps_are_scaled_by_the_first_256_images():
+    pixels = np.ones((257, 1, 8, 8), np.float32)
+    pixels[-1] = 1000
+    assert map_scale(Summing(), Rows(pixels, np.arange(257))) == (0, 1)
+    assert map_scale(Summing(), Rows(pixels, np.arange(257)[::-1]))[1] > 1
+
+
+def test_all_may_calibrate_where_nothing_is_known_of_what_was_learnt():
+    images = Rows(np.zeros((3, 1, 8, 8), np.float32), np.arange(3))
+    assert unknown_rows(SimpleNamespace(known=None), images, "none", np.empty(0)).tolist() == [0, 1, 2]

@@ -9,6 +9,7 @@ import recondite
 from recondite import Calibrator, InputError, ReconditeWarning
 from recondite.data.datasets import open_images
 from recondite.screen.calibrate import scale_of
+from recondite.screen.fit import _check_given
 from recondite.statistics.scores import Scores
 
 
@@ -145,6 +146,37 @@ def test_arguments_are_checked_before_images_are_read(monkeypatch, options, word
     monkeypatch.setattr("recondite.screen.fit.open_images", lambda *_, **__: pytest.fail("images were opened"))
     with pytest.raises(InputError, match=words):
         recondite.fit("digits", detector="pca", **options)
+
+
+@pytest.mark.parametrize(
+    ("shares", "fine"),
+    [
+        ((), True),
+        ((0.0, 0.0), True),
+        ((0.5, 0.499), True),
+        ((0, 0.9), True),
+        ((0.5, 0.5), False),
+        ((0.5, 1.2), False),
+        ((-0.1, 0.5), False),
+    ],
+)
+def test_shares_are_not_negative_and_leave_images_to_fit(shares, fine):
+    given = {"calibration": np.zeros(3), **dict(zip("ab", shares, strict=False))}
+    if fine:
+        _check_given((2048, 8), given)
+    else:
+        with pytest.raises(InputError, match="leave images to fit"):
+            _check_given((2048, 8), given)
+
+
+def test_groups_that_cannot_be_judged_are_listed_up_to_three():
+    vectors = np.random.default_rng(0).normal(size=(60, 9)).astype(np.float32)
+    for others, listed in ((3, "'c0', 'c1', 'c2'"), (4, "'c0', 'c1', 'c2', ...")):
+        pairs = [(one, "a") for one in vectors] + [(one, f"c{place}") for place, one in enumerate(vectors[:others] + 9)]
+        given = {"calibration": [(one, "a") for one in vectors[:30] - 9], "validation": 0.0}
+        with pytest.warns(ReconditeWarning, match="without calibration images") as told:
+            recondite.fit(pairs, detector="pca", latent_size=2, alpha=0.1, by_folder=True, score="error", **given)
+        assert str(told[0].message).endswith(f"will not be judged: {listed}")
 
 
 def test_calibration_and_validation_images_can_be_given_and_never_leak(digits):
@@ -334,3 +366,28 @@ def test_a_column_that_hardly_moves_for_its_size_keeps_its_own_unit():
     detector = recondite.fit(moved, detector="pca", latent_size=1, alpha=0.1).detector
     assert detector.scale[1] == 1
     assert detector.scale[[0, 2]].tolist() == pytest.approx([1, 5e-3], rel=0.2)
+
+
+def test_what_a_screen_tells_of_its_calibration():
+    vectors = np.random.default_rng(0).normal(size=(160, 9)).astype(np.float32)
+    screen = recondite.fit(vectors, detector="pca", latent_size=2, alpha=0.3, calibration=0.5, score="error")
+    plain = replace(screen, facts={}, peaks=None)
+    assert plain.map_scale == (0, 1)
+    assert replace(plain, facts={"map_scale": [2, 3]}).map_scale == (2, 3)
+    count = len(plain.calibrator.scores)
+    with pytest.raises(InputError, match=rf"expected {count} peaks; got shape \(3,\)"):
+        replace(plain, peaks=np.zeros(3))
+    assert len(replace(plain, peaks=np.zeros(count)).peaks) == count
+    grouped = replace(plain, calibrator=Calibrator(plain.calibrator.scores, ("few",) * 20 + ("many",) * (count - 20)))
+    for one, group in ((plain, None), (grouped, "few")):
+        for left_out, in_parts in ((0, False), (4, False), (0, True)):
+            told = {"left_out_as_suspect": {group or "": left_out}} if left_out else {}
+            facts = {"calibration": told | ({"left_out_in_parts": 10} if in_parts else {})}
+            expected = one.calibrator.interval(0.3, None, one.guarantee, group, 0.95, left_out, in_parts)
+            assert replace(one, facts=facts).false_alarm_interval == expected
+    scores = plain.detector.score(vectors[:3])
+    assert (scores.feature_score, plain.predict(vectors[:3]).feature_score) == (None, None)
+    assert all(one.feature_score is None and one.reconstruction is None for one in plain.stream(vectors[:3]))
+    assert plain.predict(vectors[:3]).reconstruction is None
+    assert all("no calibration for group ''" in error for error in grouped.judge(scores).errors)
+    assert plain.to_json()["evidence"] is None

@@ -1,6 +1,7 @@
 """Weighted p-values where images to come are not distributed as the calibration images are."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import recondite
 from recondite import Calibrator, InputError, Monitor
 from recondite.cli import main
 from recondite.data.tables import write_table
-from recondite.screen.shift import Reweighting, advice
+from recondite.screen.shift import Reweighting, _scaled, advice
 from recondite.statistics.weighted import DensityRatio, effective_number, weighted_p_values
 
 ALPHA = 0.1
@@ -134,6 +135,49 @@ def test_too_little_overlap_and_other_screens_are_refused(screen):
         Reweighting.fit(screen, {})
     with pytest.raises(InputError, match="lack brightness"):
         Reweighting.fit(screen, recent.statistics).judge(replace(recent, statistics=None))
+    less = {name: values for name, values in recent.statistics.items() if name != "brightness"}
+    with pytest.raises(InputError, match="lack brightness: judge with statistics"):
+        Reweighting.fit(screen, recent.statistics).judge(replace(recent, statistics=less))
+
+
+@pytest.mark.parametrize(
+    ("weights", "enough"),
+    [
+        (np.ones(9), True),  # 1 / (1 + 9) is alpha
+        (np.ones(8), False),
+        (np.r_[1, np.full(49, 0.1)], False),  # they tell as much as 17, but an image like the first counts 1 in 6.9
+        (np.r_[1, np.full(75, 0.1)], False),
+        (np.r_[1, np.full(81, 0.1)], True),
+    ],
+)
+def test_weights_must_tell_enough_and_reach_alpha(weights, enough, screen, monkeypatch):
+    ratio = SimpleNamespace(weights=weights, told_apart=0.5)
+    monkeypatch.setattr("recondite.screen.shift.DensityRatio", SimpleNamespace(fit=lambda *_: ratio))
+    if enough:
+        assert Reweighting.fit(screen, screen.observations).ratio is ratio
+    else:
+        with pytest.raises(InputError, match="too unlike those of calibration"):
+            Reweighting.fit(screen, screen.observations)
+
+
+def test_recent_images_are_at_least_fifty_that_have_every_statistic(screen):
+    recent = {name: values[:51].copy() for name, values in screen.observations.items()}
+    recent["brightness"][3] = np.nan
+    fifty = {name: np.delete(values, 3) for name, values in recent.items()}
+    expected = Reweighting.fit(screen, fifty)
+    np.testing.assert_array_equal(Reweighting.fit(screen, recent).ratio.weights, expected.ratio.weights)
+    with pytest.raises(InputError, match="got 49"):
+        Reweighting.fit(screen, {name: values[:50] for name, values in recent.items()})
+    far = {"brightness": np.array([-1e9, 1e9])}
+    assert _scaled(screen, ("brightness",), far).tolist() == [[-5], [5]]
+
+
+def test_a_p_value_of_alpha_itself_is_flagged(screen):
+    fresh, weighed = screen.predict(bright(40, 4)), Reweighting.fit(screen, screen.predict(bright(100, 3)).statistics)
+    p_values = weighed.judge(fresh).p_value
+    level = float(np.sort(p_values)[20])
+    flagged = replace(weighed, screen=screen.with_alpha(level)).judge(fresh).is_outlier
+    np.testing.assert_array_equal(flagged, p_values <= level)
 
 
 def test_the_monitor_says_when_weights_are_a_way_on(screen):

@@ -8,6 +8,7 @@ import recondite
 from recondite import ReconditeWarning
 from recondite.cli import main
 from recondite.data.datasets import open_images
+from recondite.data.images import Preprocessing
 from recondite.screen.unfamiliar import too_many, unlike
 
 FIT = {"detector": "pca", "latent_size": 4, "alpha": 0.1, "score": "error"}
@@ -77,6 +78,52 @@ def test_sizes_within_four_times_those_learnt_from_are_like_them(digits):
         assert ("far from the size" in remarks(screen, [Image.new("L", (side, side))])) == far, side
 
 
+GREY, SOME, COLOUR = (
+    {"images": 4, "in_colour": count, "height": [8, 9, 16], "width": [8, 12, 16]} for count in (0, 2, 4)
+)
+"""What screens learnt from: the smallest, the middle and the largest side."""
+
+
+@pytest.mark.parametrize(
+    ("learnt", "channels", "images", "said"),
+    [
+        # Within four times the smallest and the largest side, both included.
+        (GREY, 1, ["L2x2"], ""),
+        (GREY, 1, ["L64x64"], ""),
+        (GREY, 1, ["L1x2"], "1 x 2 pixels are far"),
+        (GREY, 1, ["L65x64"], "65 x 64 pixels are far from the size that the screen learnt from (9 x 12)"),
+        (GREY, 1, ["L65x64"], "they are brought to 8 x 10"),
+        # More than half of them; the first that is far is named.
+        (GREY, 1, ["L8x8", "L90x80"], ""),
+        (GREY, 1, ["L8x8", "L90x80", "L70x99"], "90 x 80 pixels"),
+        (GREY, 1, ["L8x8", "RGB8x8"], ""),
+        (GREY, 1, ["L8x8", "RGB8x8", "RGB8x8"], "2 of 3 images looked at are in colour"),
+        (GREY, 1, ["P8x8", "P8x8", "P8x8", "RGB8x8"], "1 of 1 images looked at are in colour"),
+        (GREY, 1, ["P8x8"], ""),
+        (GREY, 1, ["two8x8"], "1 of 1 images looked at are in colour"),
+        (GREY, 3, ["RGB8x8"], ""),
+        (SOME, 1, ["RGB8x8"], ""),
+        (None, 3, ["L8x8"], ""),
+        (None, 3, ["RGB8x8"], ""),
+        (COLOUR, 3, ["L8x8", "L8x8"], "the images are grey, and the screen learnt from images in colour"),
+        (COLOUR, 2, ["L8x8"], "the images are grey"),
+        (COLOUR, 3, ["L8x8", "RGB8x8"], ""),
+        (COLOUR, 3, ["P8x8"], ""),
+        (COLOUR, 1, ["L8x8"], ""),
+        (SOME, 3, ["L8x8"], ""),
+    ],
+)
+def test_what_is_said_of_size_and_colour(learnt, channels, images, said):
+    made = []
+    for image in images:
+        mode = image.rstrip("x0123456789")
+        height, width = map(int, image.removeprefix(mode).split("x"))
+        made.append(np.zeros((height, width, 2), np.uint8) if mode == "two" else Image.new(mode, (width, height)))
+    found = unlike(learnt, Preprocessing(shape=(channels, 8, 10)), open_images(made))
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+
+
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "GIF"])
 def test_headers_are_enough_and_what_is_unreadable_says_nothing(form, bottles, monkeypatch):
     for path in bottles.iterdir():
@@ -95,6 +142,7 @@ def test_nearly_all_are_too_many():
     assert too_many(24, 24)
     assert too_many(95, 100)
     assert not too_many(94, 100)
+    assert too_many(20, 20)
     assert not too_many(19, 19)
 
 

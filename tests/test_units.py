@@ -12,8 +12,10 @@ from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
 from recondite.data.units import components, labelled, near_copies, thumbnails
+from recondite.detectors import build
 from recondite.screen import export
 from recondite.screen.known import Known
+from recondite.screen.separate import all_for_everything, separate_sets
 from recondite.studies import linear
 from recondite.studies.training.runs import open_task
 
@@ -269,3 +271,67 @@ def test_what_was_met_is_told_by_pixels_by_copies_and_by_units():
 def test_too_few_units_say_so():
     with pytest.raises(InputError, match=r"needs at least \d+ .* 240 images belong together in (59|60) units"):
         recondite.fit(bursts(scenes(60)), detector="pca", latent_size=10, calibration=0.2, confidence=0.5, alpha=0.05)
+
+
+def vectors(count, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, 9)).astype(np.float32)
+
+
+def separated(images, calibration, validation=0.0, evidence=0.0, pictures=(), known=None):
+    """The sets of vectors of which each is a unit, and how many are in each."""
+    held_out = {"calibration": calibration, "validation": validation, "evidence": evidence}
+    model, part = build("pca", image_shape=(9,), latent_size=2), spooled(images)
+    sets = separate_sets(part, model, held_out, None, "none", pictures, 0, False, known)
+    sizes = [len(one or ()) for one in (sets.images, sets.calibration, sets.validation, sets.evidence)]
+    return sets, part, sizes
+
+
+@pytest.mark.parametrize(
+    ("count", "given", "sizes"),
+    [
+        # One image is enough to calibrate; validation and evidence that are too few are learnt from.
+        (5, {"calibration": 0.2}, [4, 1, 0, 0]),
+        (5, {"calibration": 0.8}, [1, 4, 0, 0]),
+        (100, {"calibration": 0.2, "validation": 0.01, "evidence": 0.49}, [80, 20, 0, 0]),
+        (100, {"calibration": 0.2, "validation": 0.1, "evidence": 0.5}, [20, 20, 10, 50]),
+        # What is given is no share of the others.
+        (10, {"calibration": vectors(1, 1)}, [10, 1, 0, 0]),
+        (10, {"calibration": vectors(6, 1), "validation": vectors(7, 2), "evidence": vectors(50, 3)}, [10, 6, 7, 50]),
+        (10, {"calibration": vectors(6, 1), "evidence": vectors(49, 3)}, [10, 6, 0, 0]),
+    ],
+)
+def test_shares_and_given_sets_are_apart_and_all_else_is_learnt_from(count, given, sizes):
+    sets, part, found = separated(vectors(count), **given)
+    assert found == sizes
+    assert sets.moved == 0
+    learnt = sets.known.learnt_alone()
+    rows = np.isin(np.arange(count), sets.calibration.index) & (sets.sources["calibration"] is part)
+    assert learnt.same(part).tolist() == (~rows).tolist()
+    assert not learnt.same(spooled(sets.calibration.take(slice(None)))).any()
+
+
+def test_validation_and_evidence_that_are_given_count_as_learnt_from():
+    given = {"calibration": vectors(6, 1), "validation": vectors(7, 2), "evidence": vectors(50, 3)}
+    learnt = separated(vectors(10), **given)[0].known.learnt_alone()
+    assert [learnt.same(spooled(part)).all() for part in given.values()] == [False, True, True]
+
+
+def test_all_images_serve_everything_and_copies_are_counted():
+    part = spooled(vectors(6)[[0, 1, 2, 2, 2, 3, 4, 5]])
+    sets = all_for_everything(part, keys_of([part], "none")[0], 0)
+    assert (len(sets.images), len(sets.calibration), sets.moved) == (8, 6, 0)
+    assert sets.units == {"images": 8, "units": 6, "largest": 3}
+    assert sets.known.learnt_alone().same(part).all()
+    assert separated(vectors(6)[[0, 1, 2, 2, 2, 3, 4, 5]], 0.4)[0].units == sets.units
+
+
+def test_pictures_are_of_validation_images_the_wanted_ones_first():
+    images = vectors(60)
+    sets, part, _ = separated(images, 0.2, 0.5)
+    ids = [part.ids[row] for row in sets.validation.index]
+    wanted = ids[5:15][::-1]
+    assert [part.ids[row] for row in separated(images, 0.2, 0.5, pictures=wanted)[0].validation.index[:10]] == wanted
+    learnt = part.ids[sets.images.index[0]]
+    for odd in (ids[:11], [ids[0], ids[0]], ids[0], [learnt]):
+        with pytest.raises(InputError, match="at most 10 different ids of validation images"):
+            separated(images, 0.2, 0.5, pictures=odd)

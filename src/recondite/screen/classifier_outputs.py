@@ -240,8 +240,9 @@ def _load_npz(path: Path) -> tuple[dict[str, NDArray[Any]], list[str] | None]:
 
 def _from_table(path: Path) -> Outputs:
     ids, labels, logits, probabilities, features = [], [], [], [], []
-    for index, row in enumerate(read_events(path), 1):
-        where = f"{path}, line {index + 1}"
+    first = 2 if path.suffix.lower() == ".csv" else 1  # below the header
+    for line, row in enumerate(read_events(path), first):
+        where = f"{path}, line {line}"
         ids.append(row["id"])
         label = number(row.get("label"), f"{where}, label")
         labels.append(-1 if np.isnan(label) else int(label))

@@ -115,7 +115,7 @@ class Evidence(ShortRepr):
     error: Marginals
     distance: Marginals
     features: Marginals | None = None
-    classifier_share: float = 0.5
+    classifier_share: float
     made_up: MadeUp | None = None
     probe: NDArray[np.float32] | None = None
 
