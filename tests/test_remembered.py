@@ -107,3 +107,21 @@ def test_what_finds_no_room_is_looked_at_again(monkeypatch):
         remember(network, x, vectors)
         assert recalled(network, x) is None
         assert torch.equal(recalled(network, x[:1]), vectors[:1])
+
+
+def test_what_is_kept_is_found_by_network_and_pixels_and_there_is_an_end_of_room(monkeypatch):
+    monkeypatch.setattr(remembered, "_MOST", 3)
+    images, vectors = torch.rand(4, 1, 2, 2), torch.rand(4, 5)
+    assert recalled("a", images[:1]) is None
+    with remembering():
+        remember("a", images[:2], vectors[:2])
+        remember("a", images[:2], vectors[2:])  # known already
+        assert torch.equal(recalled("a", images[:2].flip(0)), vectors[:2].flip(0))
+        assert recalled("b", images[:1]) is None
+        assert recalled("a", images[1:3]) is None
+        remember("a", images[2:], vectors[2:].double())  # what is kept is float32
+        assert recalled("a", images[2:3]) is None
+        remember("a", images[2:], vectors[2:])
+        assert torch.equal(recalled("a", images[:3]), vectors[:3])
+        assert recalled("a", images[3:]) is None
+    assert recalled("a", images[:1]) is None

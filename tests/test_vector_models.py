@@ -112,6 +112,21 @@ def test_the_networks_that_rebuild_vectors_are_pinned():
     assert [next(FeatureAutoencoder(size, 5).parameters()).shape[0] for size in (200, 3000)] == [200, 512]
 
 
+@pytest.mark.parametrize(("count", "more", "fits"), [(3, 0, True), (2, 0, False), (3, 1, True)])
+def test_components_need_as_many_images_those_that_were_learnt_before_among_them(count, more, fits):
+    images = DRAWS.random((4, 1, 8, 8)).astype(np.float32)
+    made = build("pca", image_shape=(1, 8, 8), latent_size=3)
+    if not fits:
+        with pytest.raises(InputError, match="3 components need at least 3 images; got 2"):
+            made.fit(images[:count], validation=None)
+        return
+    made.fit(images[:count], validation=None)
+    if more:
+        made.fit_rows(Rows(images, np.arange(3, 4)), None, TrainingOptions(), further=True)
+    assert made.memory["count"] == count + more
+    assert (made.history.best_epoch, len(made.history.epochs)) == (1, 1)
+
+
 class Maps(nn.Module):
     def forward(self, x):
         return nn.functional.avg_pool2d(x, 4)
@@ -135,9 +150,50 @@ def test_what_would_span_everything_is_cut():
 
 
 def test_neighbours_need_others():
-    images = DRAWS.random((5, 3, 8, 8)).astype(np.float32)
-    with pytest.raises(InputError, match="at least 7 normal images; got 5"):
-        of_own(methods="knn", neighbours=6).fit(images, validation=None)
+    images = DRAWS.random((7, 3, 8, 8)).astype(np.float32)
+    with pytest.raises(InputError, match="at least 7 normal images; got 6"):
+        of_own(methods="knn", neighbours=6).fit(images[:6], validation=None)
+    assert of_own(methods="knn", neighbours=6).fit(images, validation=None).history.best_epoch == 1
+
+
+def test_models_have_the_size_of_what_they_learn():
+    made = of_own(methods=("padim", "knn"), taught=True)
+    assert made.models["padim"].mean.shape == (4, 3)
+    assert made.models["knn"].vectors.shape == (2000, 3)
+    assert made.head.direction.shape == (3,)
+    assert made.head.normal.shape == (4,)
+
+
+def test_the_error_of_an_image_is_that_of_its_features():
+    images = DRAWS.random((9, 3, 8, 8)).astype(np.float32)
+    made = of_own(latent_size=1).fit(images, validation=None)
+    vectors = images.mean((2, 3)) / np.linalg.norm(images.mean((2, 3)), axis=1, keepdims=True)
+    centred = vectors - vectors.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    left = centred - centred @ axes[:1].T @ axes[:1]
+    np.testing.assert_allclose(
+        made.validation_errors(torch.from_numpy(images)), (left**2).mean(1), rtol=1e-3, atol=1e-7
+    )
+
+
+def test_rotations_and_a_region_do_not_go_together():
+    images, region = DRAWS.random((9, 3, 8, 8)).astype(np.float32), np.arange(64).reshape(8, 8) % 8 < 5
+    for rotations in (1, 2):
+        made = of_own(rotations=rotations)
+        made.restrict(region)
+        if rotations == 1:
+            assert made.fit(images, validation=None).fitted
+        else:
+            with pytest.raises(InputError, match="rotations would turn"):
+                made.fit(images, validation=None)
+
+
+def test_local_methods_need_maps_of_every_layer():
+    mixed = nn.Sequential(nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    named = {"layers": ("0",), "units": "unit", "latent_size": 2, "methods": "padim"}
+    with pytest.raises(InputError, match="local methods need layers whose features"):
+        build("features", image_shape=(3, 8, 8), backbone=mixed, place_layers=("0", "2"), **named)
+    assert build("features", image_shape=(3, 8, 8), backbone=mixed, place_layers="0", **named).vectors.grid == (4, 4)
 
 
 def test_default_layers_and_methods_are_pinned():
