@@ -15,6 +15,10 @@ from recondite.detectors.inside import Inside, spread_out
 from recondite.detectors.prior import draw_latents, fit_prior
 
 
+def untrained_vae(**options):
+    return build("vae", image_shape=(1, 8, 8), latent_size=2, width=4, **options).eval()
+
+
 def rows(vectors):
     return Rows(vectors.astype(np.float32), np.arange(len(vectors)))
 
@@ -96,7 +100,7 @@ def test_ways_to_pool_fit_the_shape_and_each_other(shape, options, words):
 
 
 def test_all_that_scoring_takes_may_change_at_once():
-    plain = build("vae", image_shape=(1, 8, 8), latent_size=2, width=4)
+    plain = untrained_vae()
     ways = {
         "score": "absolute_error",
         "smooth": 1.0,
@@ -154,11 +158,11 @@ def test_the_fitted_prior_has_the_moments_of_the_latents():
 
 @pytest.mark.parametrize(("sigma", "learnt"), [("fixed", False), ("shared", True), ("per-value", True)])
 def test_the_scale_of_a_vae_is_learnt_unless_it_is_fixed(sigma, learnt):
-    assert build("vae", image_shape=(1, 8, 8), latent_size=2, width=4, sigma=sigma).log_sigma.requires_grad == learnt
+    assert untrained_vae(sigma=sigma).log_sigma.requires_grad == learnt
 
 
 def test_statistics_of_the_latent_are_logarithms_and_finite():
-    vae = build("vae", image_shape=(1, 8, 8), latent_size=2, width=4).eval()
+    vae = untrained_vae()
     with torch.no_grad():
         vae.encoder[-1].weight.zero_()
         vae.encoder[-1].bias.zero_()
@@ -171,7 +175,7 @@ def test_statistics_of_the_latent_are_logarithms_and_finite():
 
 
 def test_latents_of_a_vae_are_the_means_of_its_posterior():
-    vae = build("vae", image_shape=(1, 8, 8), latent_size=2, width=4).eval()
+    vae = untrained_vae()
     vae.fitted.fill_(True)
     images = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
     with torch.no_grad():
