@@ -73,6 +73,16 @@ def test_features_that_do_not_vary_give_finite_scores_and_what_was_drawn_keeps_i
     assert all(torch.isfinite(values).all() for values in learning.rules(head)(x, head(x)).values())
 
 
+def test_features_that_are_all_the_same_are_far_from_nothing_and_others_from_them():
+    vectors = np.ones((10, 3), np.float32)
+    rules = learnt([(vectors, np.arange(10) % 2, None)], 2, 10).rules()
+    asked = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0]])
+    found = rules(asked, torch.zeros(2, 2))
+    for name in ("knn", "mahalanobis", "vim"):
+        assert torch.isfinite(found[name]).all(), name
+        assert name == "vim" or found[name][1] > found[name][0], name  # no logit tells vim its scale
+
+
 def test_what_is_principal_leaves_at_most_a_tenth_of_the_variance():
     vectors = (np.random.default_rng(0).normal(size=(200, 6)) * [0.003, 0.003, 0.03, 0.03, 0.06, 0.3]).astype(
         np.float32
