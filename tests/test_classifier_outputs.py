@@ -1,12 +1,14 @@
 """What is asked of a classifier, and how tables of what it said are read."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from recondite.data.artifacts import write_tensors
 from recondite.data.datasets import Batch, nameless
 from recondite.errors import InputError
 from recondite.screen.classifier_outputs import FEATURES, Outputs, Told, answers, answers_of, ask, read_outputs
@@ -111,3 +113,58 @@ def test_a_class_that_is_ruled_out_is_an_answer_and_nan_is_none():
     assert found.predicted == ("2", None, "0")
     assert found.valid.tolist() == [True, False, True]
     np.testing.assert_allclose(found.confidence, [0.75, np.nan, 1 / 3])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"logits": np.zeros(2)}, r"expected logits \(2, classes\) of two classes or more"),
+        ({"logits": np.zeros((3, 2))}, "expected logits"),
+        ({"logits": np.zeros((2, 1)), "labels": np.array([0, 0])}, "expected logits"),
+        ({"labels": np.array([0])}, "expected 2 labels below 3"),
+        ({"labels": np.array([0, 3])}, "expected 2 labels below 3"),
+        ({"features": np.zeros(2)}, r"expected features \(2, F\)"),
+        ({"features": np.zeros((3, 4))}, r"expected features \(2, F\)"),
+        ({"ids": ("a", "a")}, "different ids"),
+    ],
+)
+def test_parts_of_outputs_belong_together(change, words):
+    given = {"ids": ("a", "b"), "logits": np.zeros((2, 3)), "labels": np.array([2, -1]), "features": np.zeros((2, 1))}
+    Outputs(**given)
+    with pytest.raises(InputError, match=words):
+        Outputs(**given | change)
+
+
+def test_a_label_is_wrong_where_another_class_is_true_or_none():
+    given = Outputs(ids=tuple("abc"), logits=np.array([[1.0, 2], [2, 1], [1, 2]]), labels=np.array([1, 1, -1]))
+    assert given.wrong.tolist() == [False, True, True]
+
+
+def test_outputs_come_as_safetensors_with_their_ids_in_the_header(tmp_path):
+    path = tmp_path / "outputs.safetensors"
+    logits, features = np.array([[1.0, 2.0], [0.0, -1.0]], np.float32), np.ones((2, 3), np.float32)
+    write_tensors(path, {"logits": logits, "features": features, "labels": np.array([1, 0])}, {"ids": ["x", "y"]})
+    found = read_outputs(path)
+    assert found.ids == ("x", "y")
+    assert (found.labels.tolist(), found.logits.tolist()) == ([1, 0], logits.tolist())
+    np.testing.assert_array_equal(found.features, features)
+    (tmp_path / "outputs.txt").write_text("x")
+    with pytest.raises(InputError, match=r"as \.npz, \.safetensors"):
+        read_outputs(tmp_path / "outputs.txt")
+
+
+class Running:
+    """What runs when it is unpickled: it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_nothing_in_an_array_file_is_run(tmp_path):
+    np.savez(tmp_path / "outputs.npz", logits=np.array([Running(tmp_path / "made")], dtype=object))
+    with pytest.raises(InputError, match="is not a readable array file"):
+        read_outputs(tmp_path / "outputs.npz")
+    assert not (tmp_path / "made").exists()

@@ -1,16 +1,24 @@
 """A guard kept as a file beside its screen, and one whose classifier has spoken somewhere else."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from classifiers import write_classifier
 
 import recondite
 from recondite.data.artifacts import read_tensors, write_tensors
 from recondite.errors import ArtifactError, InputError
-from recondite.screen.guard_file import load_guard, save_guard
+from recondite.graphs.exported import Exported
+from recondite.networks.two_endings import TwoEndings
+from recondite.screen.guard import Guard
+from recondite.screen.guard_file import CLASSIFIER_FILE, TUNED_FILE, load_guard, save_guard
+from recondite.screen.linear_head import Rules
+from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.saved import GUARD_FILE
+from recondite.screen.tuned_classifier import TunedClassifier
 
 LABELS = ("dark", "light")
 
@@ -90,3 +98,114 @@ def test_a_guard_of_another_screen_or_a_damaged_one_is_refused(guards, screen, s
     (tmp_path / GUARD_FILE).write_bytes(b"x")
     with pytest.raises(ArtifactError):
         load_guard(screen, tmp_path)
+
+
+class Alone:
+    """As much of a screen as a guard's file knows."""
+
+    alpha, confidence, guarantee = 0.1, None, "exact"
+
+    def __init__(self, detector=None):
+        self.detector = detector
+
+    def fingerprint(self):
+        return "a screen"
+
+
+def test_what_stays_with_a_classifier_is_not_saved_without_it(tmp_path):
+    for shares, by_table, words in (
+        ({"screen": 0.5, "features": 0.5}, True, "looks at the classifier's features cannot be saved"),
+        ({"features": 1.0}, False, "looks at the classifier's features cannot be saved"),
+        ({"screen": 0.5, "knn": 0.5}, False, "looks at the classifier's features cannot be saved"),
+    ):
+        with pytest.raises(InputError, match=words):
+            save_guard(Guard(screen=Alone(), classifier=classifier, shares=shares, by_table=by_table), tmp_path)
+    with pytest.raises(InputError, match="a temperature needs the logits"):
+        save_guard(Guard(screen=Alone(), classifier=classifier, temperature=2.0), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_guard_of_a_table_comes_back_with_its_rules(tmp_path):
+    shares = {"screen": 0.5, "max_logit": 0.5}
+    guard = Guard(screen=Alone(), classifier=None, labels=LABELS, shares=shares, rules=Rules({}), by_table=True)
+    save_guard(replace(guard, temperature=2.5), tmp_path)
+    found = load_guard(Alone(), tmp_path)
+    assert (found.labels, found.shares, found.by_table, found.temperature) == (LABELS, shares, True, 2.5)
+    assert not found.rules.tensors
+    save_guard(Guard(screen=Alone(), classifier=None, labels=LABELS), tmp_path)
+    plain = load_guard(Alone(), tmp_path)
+    assert (plain.rules, plain.by_table, plain.classifier, plain.temperature) == (None, False, None, 1)
+    tensors, facts = read_tensors(tmp_path / GUARD_FILE)
+    assert facts["schema"] == 2
+    assert "by_table" not in facts
+    for name in ("temperature", "floor", "shape"):
+        del facts[name]
+    write_tensors(tmp_path / GUARD_FILE, tensors, facts | {"schema": 1})  # an earlier version
+    assert load_guard(Alone(), tmp_path).temperature == 1
+    for change in ({"schema": 0}, {"schema": 3}, {"kind": "recondite screen"}):
+        write_tensors(tmp_path / GUARD_FILE, tensors, facts | change)
+        with pytest.raises(ArtifactError, match="is not a guard"):
+            load_guard(Alone(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ({"nose": 1.0}, "shares"),
+        ({"features": 1.0}, "shares"),
+        ({"screen": 0.5}, "shares"),
+        ({"screen": 1.0, "confidence": 0.0}, "shares"),
+        ({"screen": 1.5, "confidence": -0.5}, "shares"),
+        ({"knn": 0.5, "max_logit": 0.5}, "rules without their numbers"),
+        ({"vim": 1.0}, "rules without their numbers"),
+    ],
+)
+def test_shares_of_no_guard_are_damage(shares, words, tmp_path):
+    save_guard(Guard(screen=Alone(), classifier=None, labels=LABELS), tmp_path)
+    tensors, facts = read_tensors(tmp_path / GUARD_FILE)
+    write_tensors(tmp_path / GUARD_FILE, tensors, facts | {"shares": shares})
+    with pytest.raises(ArtifactError, match=f"damaged guard: {words}"):
+        load_guard(Alone(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("classes", "rules", "fine"),
+    [(2, ("knn",), True), (0, ("knn",), True), (3, ("knn",), False), (1, ("knn",), False), (2, (), False)],
+)
+def test_a_graph_tells_the_classes_and_rules_of_its_guard(classes, rules, fine, tmp_path):
+    graph = object.__new__(Exported)
+    graph.classes, graph.rules = classes, rules
+    save_guard(Guard(screen=Alone(), classifier=None, labels=LABELS), tmp_path)
+    tensors, facts = read_tensors(tmp_path / GUARD_FILE)
+    write_tensors(tmp_path / GUARD_FILE, tensors, facts | {"shares": {"screen": 0.5, "knn": 0.5}})
+    if fine:
+        assert load_guard(Alone(graph), tmp_path).rules is None  # they are in the graph
+    else:
+        with pytest.raises(ArtifactError, match=f"damaged guard: a graph of {classes} classes"):
+            load_guard(Alone(graph), tmp_path)
+
+
+def test_the_classifier_of_a_guard_lies_beside_it_and_is_known_by_its_digest(tmp_path):
+    onnx = read_classifier(write_classifier(tmp_path / "given.onnx", 8))
+    tuned = TunedClassifier(
+        TwoEndings("lite0", 1, 32).requires_grad_(False), "lite0", torch.rand(2, 1280), torch.rand(2), (3, 8, 8)
+    )
+    for classifier, name in ((onnx, CLASSIFIER_FILE), (tuned, TUNED_FILE)):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_guard(Guard(screen=Alone(), classifier=classifier, labels=LABELS, shape=(3, 8, 8)), folder)
+        assert {path.name for path in folder.iterdir()} == {GUARD_FILE, name}
+        found = load_guard(Alone(), folder)
+        assert found.shape == (3, 8, 8)
+        pixels = torch.rand(2, 3, 8, 8)
+        torch.testing.assert_close(found.classifier(pixels), classifier(pixels))
+        (folder / name).rename(folder / "elsewhere")
+        (folder / name).symlink_to(folder / "elsewhere")
+        with pytest.raises(ArtifactError, match="is missing, or another one than the guard was made with"):
+            load_guard(Alone(), folder)
+        (folder / name).unlink()
+        with pytest.raises(ArtifactError, match="is missing, or another one"):
+            load_guard(Alone(), folder)
+        (folder / name).write_bytes((folder / "elsewhere").read_bytes() + b"\0")
+        with pytest.raises(ArtifactError, match="is missing, or another one"):
+            load_guard(Alone(), folder)

@@ -166,3 +166,17 @@ def test_the_backbone_that_is_named_is_fine_tuned(monkeypatch):
     screen = recondite.fit(np.stack([image for image, _ in images]), detector="features", backbone="lite1", alpha=0.2)
     with pytest.raises(InputError, match="lite1"):
         guard_fit.fit_guard(images, screen=screen, calibration=coloured(60, 2), group_by="none", fine_tune=3)
+
+
+def test_the_images_of_the_class_itself_are_those_that_look_new():
+    images, held = (guard_fit._sized(coloured(*some), None) for some in ((90, 1), (150, 2)))
+    names = tuple(sorted(COLOURS))
+    seen = Preprocessing(shape=(3, 8, 8))
+    found = trained_without(lambda _, names: ByColour(names), images, held, names, seen)
+    assert list(found) == [1.0]  # the features as they are
+    assert len(found[1.0]) == 2
+    for name, (others, own) in found[1.0].items():
+        count = [held.label(index) for index in range(held.size)].count(name)
+        assert {len(values) for values in own.values()} == {count}
+        assert {len(values) for values in others.values()} == {150 - count}
+        assert own["knn"].mean() > 2 * others["knn"].mean()
