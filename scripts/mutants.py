@@ -359,8 +359,9 @@ class Trial:
         def run() -> str:
             code = compile(mutant.tree(), str(mutant.path), "exec")
             changed = next(code for code in _codes(code) if (code.co_qualname, code.co_firstlineno) == mutant.function)
-            for function in live:
-                function.__code__ = changed
+            for one in (changed, *_codes(changed)):  # a decorator's inner functions have been made already
+                for function in forks.functions[str(mutant.path), one.co_qualname, one.co_firstlineno]:
+                    function.__code__ = one
             return next((test for test, took in forks.run(tests) if took < 0), "")
 
         how, killer = forked(run, 5 + 2 * seconds)

@@ -35,3 +35,14 @@ def test_shrinkage_is_that_of_the_paper(count, size):
 @pytest.mark.parametrize("variances", [[0.0, 0.0], [2.0, 2.0, 2.0], [5.0]])
 def test_what_does_not_vary_or_varies_alike_is_its_own_mean(variances):
     assert oracle_shrinkage(torch.tensor(variances, dtype=torch.float64), 10) == 1
+
+
+def test_no_more_than_all_of_the_mean_is_mixed_in():
+    nearly_alike = torch.tensor([1.0, 1.01, 0.99], dtype=torch.float64)
+    assert oracle_shrinkage(nearly_alike, 2) == 1
+
+
+def test_units_do_not_matter():
+    variances = torch.tensor([0.2, 1.0, 3.0, 9.0], dtype=torch.float64)
+    assert oracle_shrinkage(variances / 1000, 50) == pytest.approx(oracle_shrinkage(variances, 50), rel=1e-12)
+    assert oracle_shrinkage(variances, 50) < 0.2

@@ -1,5 +1,7 @@
 """What fit looks at before it begins, and the detector it chooses."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +13,10 @@ from recondite.data import sample as sample_module
 from recondite.data.datasets import open_images
 from recondite.data.images import decode
 from recondite.data.sample import sampled
+from recondite.detectors import detector_class
 from recondite.detectors.features import Features
+from recondite.options import option_names
+from recondite.screen import choose
 from recondite.screen.choose import choose_detector
 
 
@@ -178,3 +183,39 @@ def test_fit_says_what_it_chose(tmp_path, capsys):
     assert screen.detector.shape == (3, 72, 96)
     assert screen.detector.locates
     assert screen.facts["chosen"].startswith("photographs")
+
+
+@pytest.mark.parametrize(
+    ("size", "in_colour", "drawings", "detector", "words"),
+    [
+        ((64, 64), 5, False, "autoencoder", "small grey images (64 x 64 pixels, 5 of 10 in colour)"),
+        ((64, 64), 6, False, "features", "photographs (64 x 64 pixels, 6 of 10 in colour)"),
+        ((65, 20), 0, False, "features", "photographs (65 x 20 pixels, 0 of 10 in colour)"),
+        ((20, 65), 0, False, "features", "photographs"),
+        ((64, 64), 10, True, "autoencoder", "small drawings (64 x 64 pixels, 10 of 10 in colour)"),
+        ((65, 64), 10, True, "features", "photographs"),
+    ],
+)
+def test_small_grey_images_and_drawings_are_learnt_from_scratch(
+    size, in_colour, drawings, detector, words, monkeypatch
+):
+    monkeypatch.setattr(choose, "find_spec", lambda _: True)
+    sample = SimpleNamespace(vector=None, size=size, sizes=[size] * 10, in_colour=in_colour, is_of_drawings=drawings)
+    found = choose_detector(sample)
+    assert found.detector == detector
+    assert found.reason.startswith(words)
+    monkeypatch.setattr(choose, "find_spec", lambda _: None)
+    assert choose_detector(sample).detector == "autoencoder"
+    assert ("without the weights" in choose_detector(sample).reason) == (detector == "features")
+
+
+def test_every_option_of_a_detector_may_be_given_to_it(monkeypatch):
+    monkeypatch.setattr(choose, "find_spec", lambda _: True)
+    sample = SimpleNamespace(vector=None, size=(99, 99), sizes=[1], in_colour=1, is_of_drawings=False)
+    known = {*option_names(Features.Options), "seed", "device"}
+    assert choose_detector(sample, known - {"methods"}).detector == "features"
+    assert choose_detector(sample, known).detector == "features"
+    vectors = SimpleNamespace(vector=9)
+    assert choose_detector(vectors, {*option_names(detector_class("autoencoder").Options)}).reason.startswith(
+        "vectors of 9"
+    )

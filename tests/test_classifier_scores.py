@@ -159,3 +159,8 @@ def test_temperatures_end_at_a_twentieth_and_at_fifty_five():
     assert scores.fitted_temperature(logits / 90, np.array([0, 1])) == pytest.approx(np.exp(-3), rel=0.01)
     assert scores.fitted_temperature(logits, np.array([1, 0])) == pytest.approx(np.exp(4), rel=0.01)
     assert scores.NEIGHBOUR == 5
+
+
+def test_vectors_of_any_length_have_a_direction_and_nought_has_none():
+    found = scores.unit(torch.tensor([[3.0, 4.0], [0.003, 0.004], [0.0, 0.0]]))
+    np.testing.assert_allclose(found, [[0.6, 0.8], [0.6, 0.8], [0, 0]], rtol=1e-5)

@@ -1,6 +1,7 @@
 """Bad images among the good: which are left out, and what the false-alarm rate is then."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from recondite.data.datasets import open_images
 from recondite.data.spool import Rows
 from recondite.detectors import build
 from recondite.options import TrainingOptions
-from recondite.screen.contamination import good_images
+from recondite.screen import contamination as of_screens
+from recondite.screen.contamination import good_evidence, good_images, without_suspects
 from recondite.screen.promise import promise
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.contamination import check_contamination, medcouple, suspects, upper_fence
@@ -199,3 +201,88 @@ def test_the_fence_is_longer_on_the_side_of_the_skew():
         low, high = np.quantile(values, [0.25, 0.75])
         expected = high + 1.5 * np.exp(factor * medcouple(values)) * (high - low)
         assert upper_fence(values) == pytest.approx(expected)
+
+
+def test_two_rounds_look_and_what_the_first_suspects_is_not_learnt_from_in_the_second(monkeypatch):
+    images, asked = Rows(np.zeros((40, 2), np.float32), np.arange(40)), []
+    scores = {1: np.r_[9, np.zeros(39)], 2: np.r_[9, 8, np.zeros(38)]}
+
+    def in_turn(*given):
+        _, _, _, judged, learnt, parts, _, _, title = given
+        asked.append((learnt.copy(), parts, title))
+        assert judged.tolist() == list(range(40))
+        return scores.get(len(asked), np.zeros(40)), None
+
+    monkeypatch.setattr(of_screens, "judged_in_turn", in_turn)
+    keys = np.arange(40).astype("V16")
+    good = good_images(None, images, keys, 0.05, TrainingOptions(), False)
+    assert np.flatnonzero(~good).tolist() == [0, 1]
+    (first, five, one), (second, _, two) = asked
+    assert five == 5
+    assert first.all()
+    assert np.flatnonzero(~second).tolist() == [0, 39]
+    assert (one, two) == ("looking for bad images, 1 of 2", "looking for bad images, 2 of 2")
+    # Of fewer than five units none can be judged by enough others.
+    assert good_images(None, images, np.repeat(keys[:4], 10), 0.05, TrainingOptions(), False).all()
+    assert len(asked) == 2
+    good_images(None, images, np.repeat(keys[:5], 8), 0.05, TrainingOptions(), False)
+    assert [parts for _, parts, _ in asked[2:]] == [5, 5]
+
+
+def test_evidence_keeps_fifty_images(monkeypatch):
+    monkeypatch.setattr(of_screens, "observed", lambda _, __, rows: (rows.index.astype(float),))
+    pixels = np.zeros((80, 2), np.float32)
+    kept = good_evidence(None, Rows(pixels, np.arange(20, 80)), 0.1)
+    assert kept.index.tolist() == list(range(20, 74))
+    assert len(good_evidence(None, Rows(pixels, np.arange(60)), 0.4)) == 50
+    assert len(good_evidence(None, Rows(pixels, np.arange(49)), 0.4)) == 49
+
+
+def calibrated_on(scores, groups=None, peaks=True):
+    scores = np.asarray(scores, dtype=float)
+    return {
+        "calibrator": Calibrator(scores, groups),
+        "observations": {"error": scores + 1},
+        "peaks": scores + 2 if peaks else None,
+        "facts": {"preset": None, "calibration": {"images": len(scores), "fingerprint": "x"}},
+    }
+
+
+def sets_of(count):
+    rows = SimpleNamespace(index=np.arange(count)[::-1])
+    ids = [f"image {row:02}" for row in range(count)]
+    return SimpleNamespace(
+        images=rows,
+        calibration=rows,
+        sources={role: SimpleNamespace(ids=[f"{role} {name}" for name in ids]) for role in ("images", "calibration")},
+    )
+
+
+def test_suspects_do_not_calibrate_and_are_named():
+    learnt = np.arange(30) != 4
+    found = without_suspects(calibrated_on(range(30)), sets_of(30), learnt, 0.1, 0.1, None, "exact")
+    assert found["calibrator"].scores.tolist() == list(range(27))
+    assert found["calibrator"].groups is None
+    assert found["observations"]["error"].tolist() == list(range(1, 28))
+    assert found["peaks"].tolist() == list(range(2, 29))
+    facts = found["facts"]
+    assert facts["calibration"] == {"images": 27, "fingerprint": "x", "left_out_as_suspect": {"": 3}}
+    expected = [*(f"calibration image {row:02}" for row in (0, 1, 2)), "images image 25"]
+    assert facts["contamination"] == {"given": 0.1, "suspects": expected}
+    assert (
+        without_suspects(calibrated_on(range(30), peaks=False), sets_of(30), learnt, 0.1, 0.1, None, "exact")["peaks"]
+        is None
+    )
+
+
+def test_as_many_images_stay_in_each_group_as_alpha_needs():
+    """Nine are needed for a tenth."""
+    groups = ("a",) * 20 + ("b",) * 10
+    every = np.ones(30, dtype=bool)
+    found = without_suspects(calibrated_on(range(30), groups), sets_of(30), every, 0.4, 0.1, None, "exact")
+    assert found["facts"]["calibration"]["left_out_as_suspect"] == {"a": 8, "b": 1}
+    assert found["calibrator"].sizes == {"a": 12, "b": 9}
+    assert found["calibrator"].scores.tolist() == [*range(12), *range(20, 29)]
+    many = without_suspects(calibrated_on(range(3000)), sets_of(3000), np.ones(3000, bool), 0.49, 0.1, None, "exact")
+    assert len(many["facts"]["contamination"]["suspects"]) == 1000  # so many are listed
+    assert many["facts"]["calibration"]["left_out_as_suspect"] == {"": 1470}

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from recondite.errors import InputError
-from recondite.statistics.density import Density, Marginals, held_out_distances, smallest_tail
+from recondite.statistics.density import Density, Marginals, held_out_distances, smallest_tail, sum_of_tails
 
 
 def normals(count=400, seed=0):
@@ -93,3 +94,29 @@ def test_a_constant_statistic_has_a_spread_of_a_thousandth(level):
     np.testing.assert_allclose(found, [-3, 0, 2], atol=1e-6)
     with pytest.raises(InputError, match="at least 20"):
         Marginals.fit(np.full((19, 1), level))
+
+
+def test_tails_are_those_of_the_normal_law():
+    z = np.array([[0.0, 3.0], [-2.0, 1.0]])
+    np.testing.assert_allclose(smallest_tail(z, [0.2, 0.8]), (np.log([0.2, 0.8]) - norm.logsf(z)).max(axis=1))
+    np.testing.assert_allclose(sum_of_tails(z, [0.5, 2.0]), -(norm.logsf(z) * [0.5, 2.0]).sum(axis=1))
+    assert np.isfinite(sum_of_tails([[1e6, -1e6]], [1.0, 1.0])).all()
+
+
+def test_scores_end_at_a_million_on_both_sides():
+    marginals = Marginals.fit(np.random.default_rng(0).normal(size=(20, 1)))
+    assert marginals.z([[1e300], [-1e300]])[:, 0].tolist() == [1e6, -1e6]
+    density = Density.fit(normals())
+    assert density.length(np.zeros((1, 3))).tolist() == [0]
+
+
+def test_an_image_is_held_out_of_what_judges_it():
+    """Every fifth image is judged by the others."""
+    statistics = normals(25)
+    found = held_out_distances(statistics)
+    for first in range(5):
+        others = np.arange(25) % 5 != first
+        density = Density.fit({name: values[others] for name, values in statistics.items()})
+        np.testing.assert_allclose(found[~others], density.distance(statistics)[~others])
+    with pytest.raises(InputError, match="at least 20"):
+        held_out_distances(normals(24))

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from recondite.errors import InputError
-from recondite.statistics.embedding import Map, _perplexity, make_map
+from recondite.statistics.embedding import Map, _perplexity, _threads, make_map
 
 pytestmark = pytest.mark.usefixtures("method")
 
@@ -65,3 +66,55 @@ def test_one_point_or_vector_that_is_not_finite_is_refused(method):
 
 def test_a_small_map_looks_at_a_third_of_its_points():
     assert [_perplexity(np.zeros((count, 2))) for count in (10, 31, 1000)] == [3, 10, 30]
+
+
+def test_scikit_learn_puts_a_vector_at_the_mean_of_its_five_nearest():
+    draws = np.random.default_rng(0)
+    vectors, points, new = draws.random((12, 3)), draws.random((12, 2)), draws.random((4, 3))
+    found = Map(vectors=vectors, points=points, method="scikit-learn")
+    nearest = np.argsort(np.linalg.norm(new[:, None] - vectors, axis=2), axis=1)[:, :5]
+    np.testing.assert_allclose(found.place(new), points[nearest].mean(axis=1))
+    assert "mean of their 5 nearest" in found.placing
+    assert "affinities" in Map(vectors=vectors, points=points, method="openTSNE").placing
+    with pytest.raises(InputError, match="expected a map by openTSNE or scikit-learn; got 'umap'"):
+        Map(vectors=vectors, points=points, method="umap")
+    for wrong in (new[0], new[:, :2], np.full((1, 3), np.nan)):
+        with pytest.raises(InputError, match=r"finite vectors \(M, 3\) to place"):
+            found.place(wrong)
+
+
+def test_a_map_of_a_library_that_is_missing_places_nothing(monkeypatch):
+    monkeypatch.setattr("recondite.statistics.embedding.find_spec", lambda _: None)
+    vectors = np.random.default_rng(0).random((10, 3))
+    with pytest.raises(InputError, match="recondite\\[viz\\]"):
+        Map(vectors=vectors, points=vectors[:, :2], method="openTSNE").place(vectors)
+
+
+def test_threads_are_as_many_as_torch_has():
+    assert _threads() == torch.get_num_threads()
+
+
+def test_a_map_is_drawn_by_the_library_that_it_names(method, monkeypatch):
+    vectors = np.random.default_rng(0).random((12, 3))
+    asked = []
+    for name, library in (("_by_opentsne", "openTSNE"), ("_by_scikit_learn", "scikit-learn")):
+
+        def draw(x, seed, library=library):
+            asked.append((library, seed))
+            return x[:, :2]
+
+        monkeypatch.setattr(f"recondite.statistics.embedding.{name}", draw)
+    assert make_map(vectors, seed=3).method == method
+    assert make_map(vectors).seed == 0
+    assert asked == [(method, 3), (method, 0)]
+
+
+def test_new_points_are_placed_on_the_map_as_it_is(method):
+    """Its first two points are far apart, and it is far from the middle."""
+    draws = np.random.default_rng(0)
+    cluster = np.arange(24) % 2
+    vectors = draws.normal(size=(24, 4)) + 30 * cluster[:, None]
+    points = draws.normal(size=(24, 2)) + np.array([500, -300]) + 100 * cluster[:, None]
+    placed = Map(vectors=vectors, points=points, method=method).place(vectors[:2] + 0.01)
+    for number in (0, 1):
+        assert np.linalg.norm(placed[number] - points[cluster == number].mean(axis=0)) < 30

@@ -176,3 +176,141 @@ def test_a_guard_with_it_is_saved_and_decides_alike(tuned, tmp_path, capsys):
     missing = str(tmp_path / "none")
     assert main(["guard", "fit", "none", missing, "-o", str(tmp_path / "g"), "--fine-tune", "8"]) == 2
     assert missing in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"),
+    [
+        ((1, 28, 28), 96),
+        ((1, 32, 32), 96),
+        ((1, 33, 8), 192),
+        ((3, 32, 32), 192),
+        ((3, 64, 20), 192),
+        ((3, 20, 65), 224),
+        ((1, 65, 65), 224),
+    ],
+)
+def test_the_side_is_that_of_the_size_of_the_images(shape, side):
+    assert fine_tune._side_of(shape) == side
+
+
+def differences(*found):
+    """Activations of images and of their mirror images that differ by so much, channel by channel."""
+    kept = np.zeros((len(found), 2, len(found[0]), 1, 1), np.float16)
+    kept[:, 0, :, 0, 0] = found
+    return kept
+
+
+def test_each_half_is_told_from_its_mirror_images_by_the_other():
+    assert fine_tune._told_apart(differences([1], [1], [1])) == 1
+    assert fine_tune._told_apart(differences([1], [-1], [1], [-1])) == 0
+    assert fine_tune._told_apart(differences([1], [-1], [1], [3])) == 0.75
+    assert fine_tune._told_apart(differences([0], [0])) == 0
+    # By the rule that weighs what varies little more, and not by the mean alone.
+    small = np.array([[1, 10], [1, -3], [1, -9], [1, -3]]) / 64
+    assert fine_tune._told_apart(differences(*small)) == 0.75
+
+
+def test_features_are_counted_by_a_look_at_one_image():
+    learning = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 1), torch.nn.Dropout())
+    assert fine_tune._features_of(learning, np.zeros((1, 2, 3, 2, 4), np.float16)) == 5
+    assert learning.training
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `fine_tuned` would train, and with what: without a look at images, and without training."""
+    found = {}
+
+    def make(count, told_apart=0.5, **given):
+        kept = np.zeros((count, 2, given.pop("channels", 192), 1, 1), np.float16)
+
+        def activations(frozen, *_):
+            found["frozen"] = [name for name, _ in frozen.network.named_children()][-1]
+            return kept, torch.zeros(count, dtype=torch.long)
+
+        def train(learning, linear, _, __, epochs, mirrors, ___):
+            found.update(learning=len(learning), epochs=epochs, mirrors=mirrors, linear=linear)
+
+        monkeypatch.setattr(fine_tune, "_activations", activations)
+        monkeypatch.setattr(fine_tune, "_told_apart", lambda _: told_apart)
+        monkeypatch.setattr(fine_tune, "_train", train)
+        found["made"] = fine_tuned(None, NAMES, given.pop("seen", SEEN), **given)
+        return found
+
+    return make
+
+
+def test_few_images_are_passed_over_until_there_are_two_hundred_steps(asked):
+    for count, epochs in ((64, 200), (65, 100), (64 * 33, 7), (64 * 34, 6), (64 * 80, 6)):
+        assert asked(count, blocks=1)["epochs"] == epochs
+    assert asked(9, blocks=1, epochs=3)["epochs"] == 3
+
+
+def test_images_are_mirrored_where_fewer_than_seven_tenths_are_told_apart(asked):
+    assert asked(9, 0.69, blocks=1)["mirrors"]
+    assert not asked(9, 0.7, blocks=1)["mirrors"]
+
+
+def test_eight_blocks_and_the_last_convolution_learn_unless_others_are_named(asked):
+    for given, learning, frozen in (
+        ({"channels": 80}, 9, "block8"),
+        ({"blocks": 1}, 2, "block15"),
+        ({"blocks": 15, "channels": 16}, 16, "block1"),
+    ):
+        found = asked(9, **given)
+        assert (found["learning"], found["frozen"]) == (learning, frozen)
+    made = found["made"]
+    assert not any(part.requires_grad for part in made.backbone.parameters())
+    assert not made.backbone.training
+    assert (made.backbone.side, made.shape) == (192, SEEN.shape)
+    assert asked(9, blocks=1, side=40)["made"].backbone.side == 40
+    assert not found["linear"].weight.any()
+    assert not found["linear"].bias.any()
+    for blocks in (0, 16):
+        with pytest.raises(InputError, match="expected 1 to 15 blocks of lite0"):
+            asked(9, blocks=blocks)
+    assert asked(9, blocks=1, seen=Preprocessing(shape=(1, 16, 16)))["made"].shape == (1, 16, 16)
+    for shape in ((2, 16, 16), (9,)):
+        with pytest.raises(InputError, match="1 or 3 channels"):
+            asked(9, blocks=1, seen=Preprocessing(shape=shape))
+
+
+@pytest.mark.parametrize(("count", "epochs", "warm"), [(64, 8, 3), (65, 4, 3), (64, 400, 50)])
+def test_the_rate_rises_to_the_cosine_and_ends_at_nought(monkeypatch, count, epochs, warm):
+    seen = {}
+
+    class StoppedError(Exception):
+        pass
+
+    def schedule(optimiser, rate):
+        seen.update(optimiser.defaults, rate=rate)
+        raise StoppedError
+
+    monkeypatch.setattr(torch.optim.lr_scheduler, "LambdaLR", schedule)
+    learning, linear = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1)), torch.nn.Linear(3, 2)
+    kept, classes = np.zeros((count, 2, 2, 1, 1), np.float16), torch.zeros(count, dtype=torch.long)
+    with pytest.raises(StoppedError):
+        fine_tune._train(learning, linear, kept, classes, epochs, True, False)
+    steps = epochs * math.ceil(count / 64)
+    assert (seen["lr"], seen["weight_decay"]) == (3e-4, 1e-2)
+    for step in range(steps + 1):
+        cosine = (1 + math.cos(math.pi * step / steps)) / 2
+        assert seen["rate"](step) == pytest.approx(cosine * min(1, (step + 1) / warm))
+
+
+def test_training_tells_two_classes_apart_by_their_places_means(monkeypatch):
+    monkeypatch.setattr(fine_tune, "_LEARNING_RATE", 0.05)
+    torch.manual_seed(0)
+    learning, linear = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1)).requires_grad_(False), torch.nn.Linear(3, 2)
+    classes = torch.arange(60) % 2
+    kept = np.random.default_rng(0).normal(size=(60, 2, 2, 2, 3)).astype(np.float16)
+    kept[classes == 1, :, 0] += 1
+    before = learning[0].weight.clone()
+    with torch.random.fork_rng():
+        fine_tune._train(learning, linear, kept, classes, 20, False, False)
+    assert not torch.equal(learning[0].weight, before)
+    with torch.no_grad():
+        logits = linear(learning(torch.from_numpy(kept[:, 0]).float()).mean((2, 3)))
+    assert (logits.argmax(1) == classes).float().mean() > 0.9
+    assert logits.softmax(1).amax(1).mean() < 0.99  # labels are smoothed

@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,22 @@ from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
 from recondite.errors import ArtifactError, InputError
 from recondite.perturbations.outliers import MIXED, mixed
-from recondite.screen.choose_parts import Judged, choose_parts, classes_where_enough, equal_shares, made_up_outliers, pixels_of
+from recondite.screen import guard_fit
+from recondite.screen.choose_parts import (
+    Judged,
+    choose_parts,
+    classes_where_enough,
+    equal_shares,
+    made_up_outliers,
+    pixels_of,
+)
+from recondite.screen.classifier_outputs import Outputs, Told
 from recondite.screen.guard_file import load_guard, save_guard
-from recondite.screen.guard_fit import _confusion, _needed_of_each_class, _Seen, fit_guard
+from recondite.screen.guard_fit import _confusion, _needed_of_each_class, _Seen, fit_guard, read_classes
 from recondite.screen.guard_split import units_of
 from recondite.screen.linear_head import from_tensors, learnt, tensors_of
+from recondite.screen.looking import vectors_of
+from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.saved import GUARD_FILE
 from recondite.statistics.axes import oracle_shrinkage
 from recondite.statistics.calibration import Calibrator, share_of
@@ -406,3 +418,179 @@ def test_the_command_line_refuses_what_does_not_fit(tmp_path, capsys):
     assert "choose one" in capsys.readouterr().err
     assert main([*command, "--classifier", str(tmp_path / "none.onnx")]) == 2
     assert "expected an ONNX file" in capsys.readouterr().err
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.fixture
+def stopped_at(monkeypatch):
+    """Let a function that `fit_guard` calls stop it there, and tell what it was given."""
+
+    def at(name, images, **given):
+        found = []
+
+        def stop(*arguments, **named):
+            found.append((arguments, named))
+            raise StoppedError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(guard_fit, name, stop)
+            with pytest.raises(StoppedError):
+                fit_guard(images, **given)
+        return found[0]
+
+    return at
+
+
+def test_without_a_screen_one_is_fitted_on_what_is_not_held_out(stopped_at):
+    images = pairs(*coloured(100, 50))
+    for given, detector, alpha, count in (
+        ({}, "features", 0.05, 60),
+        ({"alpha": 0.2, "held_out": 0.25}, "features", 0.2, 75),
+        ({"fine_tune": 2, "held_out": 0.99}, "auto", 0.05, 1),
+        ({"train": lambda *_: None}, "auto", 0.05, 60),
+        ({"calibration": pairs(*coloured(50, 51))}, "features", 0.05, 100),
+    ):
+        (known,), settings = stopped_at("fit", images, group_by="none", **given)
+        assert (settings["detector"], settings["alpha"], known.size) == (detector, alpha, count)
+        assert (settings["seed"], settings["progress"], settings["backbone"]) == (0, False, None)
+    for share in (0, 1, -0.1):
+        with pytest.raises(InputError, match=r"a share of held-out images in \(0, 1\)"):
+            fit_guard(images, held_out=share)
+
+
+def test_what_is_given_has_calibration_images_that_it_has_not_learnt_from(screen, stopped_at):
+    known, held = pairs(*coloured(60, 52)), pairs(*coloured(40, 53))
+    for given in ({"classifier": object()}, {"screen": screen}, {"screen": screen, "classifier": object()}):
+        with pytest.raises(InputError, match="needs calibration images that neither has learnt from"):
+            fit_guard(known, **given)
+    # Those that a screen has learnt from are left out, by its own units of pixels.
+    (asked, opened), _ = stopped_at("unknown_images", known, screen=screen, calibration=held)
+    assert (asked, opened.size) == (screen, 40)
+    _, _, values = stopped_at("units_of", known, screen=screen, calibration=held)[0]
+    assert values == screen.detector.preprocessing.value_range
+    deep = SimpleNamespace(detector=SimpleNamespace(preprocessing=SimpleNamespace(value_range=(0, 4095))), known=None)
+    sources, _, values = stopped_at("units_of", known, classifier=object(), calibration=held)[0]
+    assert ([some.size for some in sources], values) == ([60, 40], None)
+    deep.detector.shape = (3, 16, 16)
+    assert stopped_at("units_of", known, screen=deep, calibration=held)[0][2] == (0, 4095)
+
+
+@pytest.fixture(scope="module")
+def told():
+    """A screen, a table of what a classifier said, and the images that it said it of."""
+    learnt_from, held = coloured(60, 54), coloured(300, 55)
+    screen = recondite.fit(learnt_from[0], detector="pca", latent_size=4, alpha=0.1, score="error", group_by="none")
+    opened = [
+        replace(open_images(list(images)), ids=[f"{name}{place}" for place in range(len(images))], labels=classes)
+        for name, (images, classes) in (("known", learnt_from), ("held", held))
+    ]
+    means = np.concatenate([learnt_from[0], held[0]]).mean(axis=(2, 3)) / 255
+    logits = 10 * np.stack([means[:, 2] - means[:, 1], means[:, 0] - means[:, 1]], axis=1)
+    ids = tuple(opened[0].ids + opened[1].ids)
+    return screen, Outputs(ids=ids, logits=logits, labels=np.full(360, -1)), *opened
+
+
+def test_a_half_chooses_and_a_half_calibrates_or_thirds_where_a_risk_is_bounded(told):
+    screen, outputs, known, held = told
+    given = {"screen": screen, "classifier": Told(outputs), "calibration": held, "group_by": "none"}
+    plain = fit_guard(known, **given)
+    assert [plain.facts[name] for name in ("learnt from", "chosen on", "calibrated on")] == [60, 150, 150]
+    assert plain.facts["accuracy"] > 0.95
+    assert plain.facts["parts"] == ["screen"]
+    assert plain.guard.shares == {"screen": 1.0}
+    assert plain.guard.confusion.sum() == 150
+    assert "promise" not in plain.facts
+    bounded = fit_guard(known, **given, parts=["confidence"], risk=0.2)
+    assert [bounded.facts[name] for name in ("chosen on", "calibrated on")] == [100, 100]
+    assert bounded.facts["promise"] == bounded.guard.floor.sentence
+    assert bounded.guard.floor.of <= 100
+    assert bounded.guard.by_class
+    looser = fit_guard(known, **given, alpha=0.2)
+    assert looser.guard.screen.alpha == 0.2
+
+
+def test_classes_are_those_of_the_images_or_those_that_are_named(told):
+    screen, outputs, known, held = told
+    given = {"screen": screen, "classifier": Told(outputs), "calibration": held, "group_by": "none"}
+    assert fit_guard(known, **given).guard.labels == ("blue", "red")
+    assert fit_guard(known, **given, labels=["red", "blue"]).guard.labels == ("red", "blue")
+    for names, missing in ((["blue"], "red"), (["blue", "green"], "red")):
+        with pytest.raises(InputError, match=f"expected two classes or more, among .*; got {missing}"):
+            fit_guard(known, **given, labels=names)
+    with pytest.raises(InputError, match="got one"):
+        fit_guard(replace(known, labels=["red"] * 60), **given)
+    with pytest.raises(InputError, match=r"expected parts among screen, .*; got zzz"):
+        fit_guard(known, **given, parts=["screen", "zzz"])
+
+
+def test_the_smallest_share_of_alpha_says_whether_classes_calibrate_by_themselves(told, monkeypatch):
+    screen, outputs, known, held = told
+    asked = []
+    monkeypatch.setattr(guard_fit, "equal_shares", lambda parts: {part: (1 + n) / 3 for n, part in enumerate(parts)})
+    monkeypatch.setattr(guard_fit, "_groups", lambda _, __, smallest: asked.append(smallest))
+    given = {"screen": screen, "calibration": held, "group_by": "none", "parts": ["screen", "confidence"]}
+    assert not fit_guard(known, classifier=Told(outputs), **given).guard.by_class
+    assert asked == [1 / 3]
+
+
+def test_a_table_of_classes_has_one_in_every_row(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.write_text("id,label\n1,red\n2,blue\n")
+    assert read_classes(path) == {"1": "red", "2": "blue"}
+    for text in ("id,label\n1,red\n2,\n", "id,class\n1,red\n"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="columns id and label, with a class in every row"):
+            read_classes(path)
+
+
+def test_the_head_shrinks_its_covariance_by_three_tenths(screen, fitted):
+    known = open_images(pairs(*coloured(200, 1)), role="fit")
+    names = fitted.guard.labels
+    head = learnt(vectors_of(screen.detector, known, names), 2, 200).head(0.3)
+    torch.testing.assert_close(fitted.guard.head.weight, head.weight)
+    torch.testing.assert_close(fitted.guard.head.bias, head.bias)
+
+
+@pytest.mark.parametrize("fine_tune", [None, 2])
+def test_what_is_trained_without_a_class_learns_from_some_images_where_blocks_are_fine_tuned(
+    told, stopped_at, monkeypatch, tmp_path, fine_tune
+):
+    screen, _, known, held = told
+    classifier = read_classifier(write_classifier(tmp_path / "c.onnx", 16))
+    monkeypatch.setattr(guard_fit, "fine_tuned", lambda *_, **__: classifier)
+    given = {"fine_tune": fine_tune} if fine_tune else {"train": lambda *_: classifier}
+    (train, images, chosen_on, names, shown), settings = stopped_at(
+        "trained_without", known, screen=screen, calibration=held, group_by="none", **given
+    )
+    assert train(images, names) is classifier
+    assert (images.size, chosen_on.size, names) == (60, 150, ("blue", "red"))
+    assert shown.shape == classifier.shape == (3, 16, 16)
+    assert settings == {"most": 1200 if fine_tune else None}
+    monkeypatch.setattr(type(classifier), "shape", None, raising=False)
+    classifier.shape = None
+    shown = stopped_at("trained_without", known, screen=screen, calibration=held, group_by="none", **given)[0][-1]
+    assert shown.shape == screen.detector.shape
+
+
+def test_a_part_that_is_named_needs_no_training_without_a_class(told, monkeypatch, tmp_path):
+    screen, _, known, held = told
+    classifier = read_classifier(write_classifier(tmp_path / "c.onnx", 16))
+    monkeypatch.setattr(guard_fit, "trained_without", lambda *_, **__: pytest.fail("trained without a class"))
+    given = {"screen": screen, "calibration": held, "group_by": "none", "labels": ["red", "blue"]}
+    guard = fit_guard(known, train=lambda *_: classifier, parts=["knn"], **given).guard
+    assert guard.shares == {"knn": 1.0}
+    assert guard.classifier is classifier
+
+
+def test_not_one_image_may_be_left():
+    turned_away = SimpleNamespace(kinds=["foreign"] * 3)
+    with pytest.raises(InputError, match="not one image is left to bound the risk by"):
+        guard_fit._not_foreign(lambda _: turned_away, None)
+    kinds, predicted = [None, "foreign", None, "invalid"], ("a", "a", "b", None)
+    decided = SimpleNamespace(kinds=kinds, predicted=predicted, confidence=np.array([0.9, 0.8, 0.7, np.nan]))
+    sure, wrong = guard_fit._not_foreign(lambda _: decided, SimpleNamespace(label="abax".__getitem__))
+    assert sure.tolist() == [0.9, 0.7]
+    assert wrong.tolist() == [False, True]

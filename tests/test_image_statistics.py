@@ -281,3 +281,17 @@ def test_features_that_no_distance_can_be_learnt_from_are_refused():
     ):
         with pytest.raises(ValueError, match="distances of shapes"):
             Distances.from_tensors({**tensors, name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("code_length", "complexity"),
+        ("reencoding", "change of the latent when encoded again"),
+        ("reencoding_layer_2", "change in layer 2 when encoded again"),
+        ("error", "error of the detector"),
+        ("of_your_own", "of your own"),
+    ],
+)
+def test_a_statistic_in_words(name, words):
+    assert statistic_in_words(name) == words

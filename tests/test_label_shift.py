@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from recondite.errors import InputError
-from recondite.statistics.label_shift import prevalences
+from recondite.statistics.label_shift import Prevalence, prevalences
 
 NAMES = ("a", "b", "c")
 RATES = np.array([[0.8, 0.15, 0.1], [0.15, 0.8, 0.1], [0.05, 0.05, 0.8]])
@@ -57,3 +58,72 @@ def test_what_cannot_be_told_is_refused():
         prevalences(RATES * 100, [0, 0, 0], NAMES)
     with pytest.raises(InputError, match="expected counts"):
         prevalences(RATES, [1, 1], NAMES)
+
+
+def test_intervals_are_those_of_a_binomial_share_over_all_classes():
+    """A classifier without errors: nothing is unknown but how many images of each class come."""
+    known = np.diag([900, 100])  # how many are labelled says nothing here
+    drawn = [prevalences(known, [140, 60], ["a", "b"], seed) for seed in range(4)]
+    low, high = binom.ppf([0.05 / 4, 1 - 0.05 / 4], 200, 0.7) / 200
+    assert np.mean([found[0].low for found in drawn]) == pytest.approx(low, abs=0.003)
+    assert np.mean([found[0].high for found in drawn]) == pytest.approx(high, abs=0.003)
+    assert drawn[0][0].share == pytest.approx(0.7)
+    assert drawn[0][0].before == 0.9
+    assert prevalences(known, [140, 60], ["a", "b"])[0] == drawn[0][0]
+
+
+def test_few_labelled_images_make_intervals_wider():
+    found = {count: prevalences(RATES * count, [400, 300, 300], NAMES) for count in (40, 4000)}
+    few, many = ([one.high - one.low for one in found[count]] for count in (40, 4000))
+    assert (np.array(few) > 1.3 * np.array(many)).all()
+    for one in found[4000]:
+        assert one.low < one.share < one.high
+
+
+@pytest.mark.parametrize(
+    ("share", "low", "high", "words"),
+    [
+        (0.3, 0.2, 0.4, "as before"),
+        (0.25, 0.2, 0.3, "as before"),
+        (0.35, 0.3, 0.4, "as before"),
+        (0.1, 0.05, 0.2, "rarer"),
+        (0.5, 0.4, 0.6, "more frequent"),
+        (0.0, 0.0, 0.1, "gone, or nearly"),
+        (0.1, 1e-5, 0.2, "rarer"),
+        (0.2, 0.0, 0.3, "as before"),
+    ],
+)
+def test_what_became_of_a_class(share, low, high, words):
+    found = Prevalence("a", 0.3, share, low, high)
+    assert found.in_words == words
+    assert found.moved == (words != "as before")
+    assert found.gone == (words == "gone, or nearly")
+
+
+def test_counts_are_of_as_many_classes_and_not_negative():
+    for counts, came in (
+        (np.ones((3, 2)), [1, 1, 1]),
+        (np.diag([9, -1, 9]), [1, 1, 1]),
+        (np.eye(3), [1, -1, 1]),
+        (np.eye(2), [1, 1]),
+    ):
+        with pytest.raises(InputError, match=r"expected counts \(3, 3\) and \(3,\)"):
+            prevalences(counts, came, NAMES)
+    assert prevalences(np.eye(3), [1, 0, 1], NAMES)[1].share == 0
+
+
+def test_classes_are_told_apart_up_to_a_condition_of_thirty():
+    def confused(by):
+        """Rates of two classes whose condition number is 1 / (1 - 2 by)."""
+        return np.array([[1 - by, by], [by, 1 - by]]) * 1e6
+
+    prevalences(confused(0.5 - 0.5 / 29.9), [10, 10], ["a", "b"])
+    with pytest.raises(InputError, match="confuses some classes so much"):
+        prevalences(confused(0.5 - 0.5 / 30.1), [10, 10], ["a", "b"])
+
+
+@pytest.mark.parametrize("came", [[1000, 0], [500, 500]])
+def test_shares_add_up_to_one_also_where_no_shares_explain_what_came(came):
+    found = prevalences(np.array([[800, 600], [200, 400]]), came, ["a", "b"])
+    assert sum(one.share for one in found) == pytest.approx(1, abs=1e-12)
+    assert max(one.share for one in found) == pytest.approx(1, abs=1e-12)

@@ -15,7 +15,9 @@ from recondite.screen.guard_fit import fit_guard
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from recondite.screen.module_classifier import module_classifier
+from recondite.screen import module_classifier as of_modules
+from recondite.screen.export import TOLERANCE
+from recondite.screen.module_classifier import _Outputs, module_classifier
 
 SHAPE = (3, 16, 16)
 
@@ -80,3 +82,47 @@ def test_what_is_no_classifier_is_refused():
         module_classifier(Network(), SHAPE, "no_such")
     with pytest.raises(InputError, match="does not take a batch"):
         module_classifier(Network(), (1, 16, 16))
+
+
+@pytest.mark.parametrize("layer", [None, "maps", "maps.0", "pooled"])
+def test_what_is_traced_gives_logits_and_the_mean_of_features_over_places(network, layer):
+    images = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    with evaluating(network):
+        found = _Outputs(network, layer)(images)
+        assert torch.equal(found[0], network(images))
+        assert len(found) == (1 if layer is None else 2)
+        if layer is not None:
+            seen = network.maps[0](images) if layer == "maps.0" else network.maps(images)
+            torch.testing.assert_close(found[1], seen.mean((2, 3)))
+
+
+def test_places_in_a_row_are_averaged_too():
+    network = nn.Sequential(nn.Flatten(2), nn.Flatten())
+    images = torch.rand(3, 2, 4, 5)
+    logits, features = _Outputs(network, "0")(images)
+    torch.testing.assert_close(features, images.mean((2, 3)))
+    assert torch.equal(logits, images.flatten(1))
+
+
+def test_a_graph_that_says_something_else_is_refused(network, monkeypatch):
+    """By more than the tolerance of its largest value, however small another may be."""
+
+    def graph(off):
+        class Off:
+            def __init__(self, _):
+                pass
+
+            def raw(self, pixels):
+                with evaluating(network):
+                    logits = network(pixels)
+                logits[0, logits[0].abs().argmin()] += off * logits.abs().max()
+                return [logits]
+
+        return Off
+
+    monkeypatch.setattr(of_modules, "traced", lambda *_: b"")
+    monkeypatch.setattr(of_modules, "OnnxClassifier", graph(0.9 * TOLERANCE))
+    module_classifier(network, SHAPE)
+    monkeypatch.setattr(of_modules, "OnnxClassifier", graph(1.1 * TOLERANCE))
+    with pytest.raises(RuntimeError, match="the graph's logits differ by"):
+        module_classifier(network, SHAPE)
