@@ -1,3 +1,4 @@
+import inspect
 from dataclasses import replace
 from fractions import Fraction
 
@@ -11,6 +12,7 @@ from recondite.data.datasets import open_images
 from recondite.graphs.exported import Exported
 from recondite.screen.calibrate import scale_of
 from recondite.screen.fit import _check_given
+from recondite.screen.screen import Screen
 from recondite.statistics.scores import Scores
 
 
@@ -412,3 +414,10 @@ def test_a_screen_moves_its_detector(screens):
     assert screen.to("cpu") is screen
     with pytest.raises(InputError, match="a device that this machine has; got 'nonsense'"):
         screen.to("nonsense")
+
+
+def test_maps_and_rebuilt_images_are_given_where_they_are_asked_for():
+    for function in (Screen.predict, Screen.scored, Screen.stream, Screen.score_batch):
+        own = inspect.signature(function).parameters
+        assert own["feature_score"].default is own["reconstruction"].default is False
+    assert inspect.signature(Screen.predict).parameters["progress"].default is False
