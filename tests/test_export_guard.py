@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,11 +23,13 @@ from recondite.cli import main
 from recondite.errors import ArtifactError, InputError
 from recondite.networks.backbones import Backbone
 from recondite.networks.two_endings import TwoEndings
+from recondite.screen.classifier_outputs import Told
 from recondite.screen.guard_file import load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard
-from recondite.screen.onnx_classifier import read_classifier
+from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
 from recondite.screen.tuned_classifier import TunedClassifier
 from recondite.statistics.calibration import Calibrator
+from recondite.statistics.selective import Floor
 
 export = pytest.importorskip("recondite.screen.export")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -34,7 +37,8 @@ pytest.importorskip("onnxscript")
 
 from agreement import assert_decides_alike  # noqa: E402
 
-from recondite.screen.export_guard import export_guard  # noqa: E402
+from recondite.screen import export_guard as export_guard_file  # noqa: E402
+from recondite.screen.export_guard import _described, _exportable, export_guard  # noqa: E402
 
 EVERY_PART = ("screen", "confidence", "max_logit", "energy", "knn", "mahalanobis", "vim")
 
@@ -230,3 +234,58 @@ def test_a_guard_beside_another_graph_is_refused(exported, of_bytes, tmp_path):
     (folder / "guard.safetensors").write_bytes((exported / "guard.safetensors").read_bytes())
     with pytest.raises(ArtifactError, match="another screen"):
         load_guard(recondite.load(folder), folder)
+
+
+class Said(SimpleNamespace):
+    """As much of a guard as is looked at before it is exported."""
+
+    def __init__(self, **given):
+        of_screen = SimpleNamespace(detector=SimpleNamespace(shape=(3, 16, 16)), alpha=0.1)
+        own = {"classifier": None, "by_table": False, "speaks": True, "shares": ("screen",), "head": "a head"}
+        own |= {"seen": SimpleNamespace(shape=(3, 8, 8)), "labels": ("red", "blue"), "screen": of_screen}
+        super().__init__(**own | {"floor": None, "calibrators": ()} | given)
+
+
+class Graph(OnnxClassifier):
+    def __init__(self, together):
+        self.together = together
+
+
+def test_what_a_guard_must_be_to_be_exported(monkeypatch):
+    assert _exportable(Said()).labels == ("red", "blue")
+    same = SimpleNamespace(shape=(3, 16, 16))
+    told = object.__new__(Told)
+    for guard, words in (
+        (Said(by_table=True), "a table of outputs"),
+        (Said(classifier=told), "a table of outputs"),
+        (Said(speaks=False), "no classifier of its own"),
+        (Said(shares=("screen", "features")), "part 'features' of the guard"),
+        (Said(head=None), r"takes images \(3, 8, 8\) and the screen \(3, 16, 16\).* --image-size 8x8"),
+        (Said(classifier=Graph(4), head=None, seen=same), "takes 4 images at once and no other number"),
+    ):
+        with pytest.raises(InputError, match=words):
+            _exportable(guard)
+    asked = []
+    monkeypatch.setattr(export_guard_file, "said_by", asked.append)
+    for guard in (Said(classifier="one's own"), Said(classifier=Graph(None), head=None, seen=same)):
+        assert _exportable(guard) is guard
+    assert asked == []
+    _exportable(Said(classifier="one's own", head=None, seen=same))
+    assert asked == ["one's own"]
+    # Classes without names are numbered.
+    monkeypatch.setattr(export_guard_file, "replace", lambda guard, **changed: Said(**vars(guard) | changed))
+    monkeypatch.setattr(export_guard_file, "_probed", lambda _: (None, SimpleNamespace(logits=np.zeros((5, 3)))))
+    assert _exportable(Said(labels=None)).labels == ("0", "1", "2")
+
+
+def test_what_other_programs_are_told_of_a_guard():
+    shares = {"screen": 0.5, "knn": 0.5}
+    told = _described(Said(shares=shares), ("knn",))
+    assert (told["classes"], told["parts"], told["rules"]) == (["red", "blue"], ["screen", "knn"], ["knn"])
+    assert told["limits"] == {"screen": 0.05, "knn": 0.05}
+    assert (told["floor"], told["screen_decides"]) == (None, True)
+    floor = Floor(confidence=0.75, risk=0.05, delta=0.1, accepted=3, wrong=0, of=4)
+    assert _described(Said(shares=shares, floor=floor), ())["floor"] == vars(floor)
+    assert _described(Said(labels=None, shares={"knn": 1.0}), ())["classes"] == []
+    assert not _described(Said(shares={"knn": 1.0}), ())["screen_decides"]
+    assert not _described(Said(shares=shares, calibrators=("knn",)), ())["screen_decides"]
