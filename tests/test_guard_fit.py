@@ -530,7 +530,7 @@ def test_the_smallest_share_of_alpha_says_whether_classes_calibrate_by_themselve
     screen, outputs, known, held = told
     asked = []
     monkeypatch.setattr(guard_fit, "equal_shares", lambda parts: {part: (1 + n) / 3 for n, part in enumerate(parts)})
-    monkeypatch.setattr(guard_fit, "_groups", lambda _, __, smallest: asked.append(smallest))
+    monkeypatch.setattr(guard_fit, "_needed_of_each_class", lambda _, smallest: asked.append(smallest) or 1000)
     given = {"screen": screen, "calibration": held, "group_by": "none", "parts": ["screen", "confidence"]}
     assert not fit_guard(known, classifier=Told(outputs), **given).guard.by_class
     assert asked == [1 / 3]

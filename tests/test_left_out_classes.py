@@ -121,15 +121,15 @@ def test_parts_are_chosen_at_the_thresholds_by_class_that_they_will_have():
     inliers = Judged({"uneven": uneven, "even": draws.normal(size=400)}, classes)
     foreign = Judged({"uneven": np.full(100, 7.0), "even": np.where(np.arange(100) < 60, 9.0, 0.0)}, ["dog"] * 100)
     among_all = choose_parts(inliers, {"near": foreign}, 0.1)
-    by_class = choose_parts(inliers, {"near": foreign}, 0.1, needed=lambda share: 100)
+    by_class = choose_parts(inliers, {"near": foreign}, 0.1, needed=lambda _: 100)
     assert (among_all.parts, among_all.caught["uneven"]) == (("uneven",), 1)
     assert (by_class.parts, by_class.caught["uneven"]) == (("even",), 0)
     for enough, expected in ((200, by_class), (201, among_all)):
         assert choose_parts(inliers, {"near": foreign}, 0.1, needed=lambda _, n=enough: n) == expected
     left_out = {"bird": (inliers, foreign)}
-    assert choose_parts(inliers, {"near": foreign}, 0.1, left_out, lambda share: 100).left_out == {"bird": 0.6}
+    assert choose_parts(inliers, {"near": foreign}, 0.1, left_out, lambda _: 100).left_out == {"bird": 0.6}
     unheard_of = Judged(foreign.parts, ["bird"] * 100)  # a guard turns away what it has not calibrated
-    assert choose_parts(inliers, {"near": unheard_of}, 0.1, needed=lambda share: 100).caught["uneven"] == 1
+    assert choose_parts(inliers, {"near": unheard_of}, 0.1, needed=lambda _: 100).caught["uneven"] == 1
 
 
 def test_the_smallest_share_says_whether_there_are_enough_images_of_each_class():

@@ -125,7 +125,9 @@ def choose_parts(
 
     @cache
     def by_class(kind: int, smallest: Fraction) -> bool:
-        return needed is not None and classes_where_enough(kinds[kind][0].predicted, needed(float(smallest))) is not None
+        return (
+            needed is not None and classes_where_enough(kinds[kind][0].predicted, needed(float(smallest))) is not None
+        )
 
     @cache
     def flags(kind: int, part: str, share: Fraction, by_class: bool) -> NDArray[np.bool_] | None:
