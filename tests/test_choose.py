@@ -15,7 +15,7 @@ from recondite.data.images import decode
 from recondite.data.sample import sampled
 from recondite.detectors import detector_class
 from recondite.detectors.features import Features
-from recondite.options import option_names
+from recondite.options import TrainingOptions, option_names
 from recondite.screen import choose
 from recondite.screen.choose import choose_detector
 
@@ -215,7 +215,7 @@ def test_every_option_of_a_detector_may_be_given_to_it(monkeypatch):
     known = {*option_names(Features.Options), "seed", "device"}
     assert choose_detector(sample, known - {"methods"}).detector == "features"
     assert choose_detector(sample, known).detector == "features"
-    vectors = SimpleNamespace(vector=9)
-    assert choose_detector(vectors, {*option_names(detector_class("autoencoder").Options)}).reason.startswith(
-        "vectors of 9"
-    )
+    vectors, own = SimpleNamespace(vector=9), option_names(detector_class("autoencoder").Options)
+    every = {*own, "seed", "device", *option_names(TrainingOptions)}
+    assert choose_detector(vectors, every).reason.startswith("vectors of 9 numbers")
+    assert choose_detector(vectors, {*every, "nonsense"}).reason.startswith("the options that were given")

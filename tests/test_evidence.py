@@ -113,6 +113,16 @@ def test_possible_scores_are_those_of_the_fitted_screen(screens, monkeypatch):
     assert gone == {f"latent_{name}" for name in DISTANCES}
 
 
+def test_each_layer_that_is_encoded_again_could_be_judged_by():
+    detector = recondite.build("autoencoder", image_shape=(1, 8, 8), latent_size=2, width=4)
+    layers = len(detector.encoder_layers())
+    without, found = possible_scores(detector), possible_scores(detector, reencoding=True)
+    expected = {"reencoding", *(f"reencoding_layer_{number}" for number in range(1, layers + 1))}
+    assert layers > 0
+    assert {*found} - {*without} == expected
+    assert not fit_observer(Plain(), rows_of(50)).reencoding
+
+
 def test_tables_of_another_shape_are_no_evidence(screens):
     evidence = screens("pca").evidence
     facts, tensors = evidence.to_json(), evidence.tensors()

@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 import recondite
+from recondite.detectors import detector_class
 from recondite.detectors.feature_options import WITH_PLACES
 from recondite.errors import InputError, ReconditeWarning
 from recondite.screen import fit as fit_module
@@ -115,7 +116,7 @@ def test_values_and_regions_are_told_to_the_detector():
 def test_remarks_are_said_once_where_the_call_is_and_stay_with_the_screen(monkeypatch):
     monkeypatch.setattr(fit_module, "first_frames_only", lambda _: ["of each only the first frame counts"])
     with pytest.warns(ReconditeWarning, match="first frame") as said:
-        screen = tiny(images(60))
+        screen = recondite.fit(images(60), detector="pca", latent_size=2, alpha=0.2, score="error")
     assert [one.filename for one in said] == [__file__]
     assert screen.facts["remarks"] == ["of each only the first frame counts"]
     assert screen.facts["sample"]["height"] == [8, 8, 8]
@@ -137,6 +138,7 @@ def test_evidence_and_validation_are_set_aside_where_something_looks_at_them():
     assert plain.facts["images"]["images"] + plain.facts["validation"]["images"] == 320
     both = tiny(several, alpha=0.1, score="auto", evidence=0.2)
     assert both.facts["evidence"]["images"] == 80
+    assert not both.evidence.observer.reencoding
     looking = {"detector": "features", "backbone": Means(), "alpha": 0.1}
     assert tiny(several, **looking).facts["validation"]["images"] == 0  # without epochs none is the best
     assert tiny(several, **looking, validation=images(20, 1)).facts["validation"]["images"] == 20
@@ -266,9 +268,18 @@ def test_suspects_are_looked_for_where_they_were_asked_for(monkeypatch):
     plain, without = tiny(images(60)), tiny(images(60), contamination=0.1)
     assert asked == ["pca"]
     assert without.facts["images"]["images"] == plain.facts["images"]["images"] - 2
-    stepping = {"detector": "autoencoder", "epochs": 1, "width": 4}
-    trimmed = tiny(images(60), contamination=0.1, **stepping)
-    assert asked == ["pca"]
-    assert trimmed.facts["training"]["trim"] == 0.1
-    assert not tiny(images(60), **stepping).facts["training"]["trim"]
-    assert tiny(images(60), contamination=0.1, trim=0.2, **stepping).facts["training"]["trim"] == 0.2
+
+
+def test_what_trains_by_steps_trims_suspects_itself(monkeypatch):
+    told = []
+
+    def trains(_, __, ___, training, folder, resume, progress):
+        told.append((training.trim, folder, resume, progress))
+        raise StoppedError
+
+    monkeypatch.setattr(detector_class("autoencoder"), "fit_rows", trains)
+    for given in ({}, {"contamination": 0.1}, {"contamination": 0.1, "trim": 0.2}, {"trim": 0.2}):
+        with pytest.raises(StoppedError):
+            tiny(images(60), detector="autoencoder", **given)
+    assert [trim or None for trim, *_ in told] == [None, 0.1, 0.2, 0.2]
+    assert {tuple(others) for _, *others in told} == {(None, False, False)}

@@ -80,6 +80,24 @@ def test_features_that_do_not_vary_give_finite_scores_and_what_was_drawn_keeps_i
     assert all(torch.isfinite(values).all() for values in learning.rules(head)(x, head(x)).values())
 
 
+def test_features_that_are_all_the_same_are_far_from_nothing_and_others_from_them():
+    vectors = np.ones((10, 3), np.float32)
+    rules = learnt([(vectors, np.arange(10) % 2, None)], 2, 10).rules()
+    asked = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0]])
+    found = rules(asked, torch.zeros(2, 2))
+    for name in ("knn", "mahalanobis", "vim"):
+        assert torch.isfinite(found[name]).all(), name
+        assert name == "vim" or found[name][1] > found[name][0], name  # no logit tells vim its scale
+
+
+def test_a_bank_holds_a_thousand_of_four_thousand_that_are_kept():
+    vectors, classes = np.random.default_rng(0).normal(size=(4100, 2)).astype(np.float32), np.arange(4100) % 2
+    assert [len(some) for some in learnt([(vectors, classes, None)], 2, 4100).drawn()] == [4000] * 3
+    few = learnt([(vectors[:1100], classes[:1100], None)], 2, 1100)
+    assert len(few.drawn()[0]) == 1100
+    assert few.rules().tensors["bank"].shape == (1000, 2)
+
+
 def test_what_is_principal_leaves_at_most_a_tenth_of_the_variance():
     vectors = (np.random.default_rng(0).normal(size=(200, 6)) * [0.003, 0.003, 0.03, 0.03, 0.06, 0.3]).astype(
         np.float32

@@ -1,14 +1,17 @@
 """A guard's judgement as tensor operations, part by part, without a file: it is that of the guard itself."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from classifiers import write_classifier
+from coloured import Backbone, coloured, pairs
 from torch import nn
 
 import recondite
+from recondite.data.datasets import open_images
 from recondite.errors import InputError
 from recondite.graphs.runtimes import GUARD_OUTPUTS, OUTPUTS, RULE_SCORES
 from recondite.screen.decisions import FOREIGN, INVALID, UNSURE
@@ -26,6 +29,7 @@ from recondite.screen.guard_graph import (
     said_by,
 )
 from recondite.screen.linear_head import Rules, learnt
+from recondite.screen.looking import vectors_of
 from recondite.screen.named_classifier import NamedClassifier
 from recondite.screen.onnx_classifier import OnnxClassifier
 from recondite.screen.tuned_classifier import TunedClassifier
@@ -116,6 +120,24 @@ def test_without_calibration_the_screen_decides_and_without_a_floor_nothing_is_u
         torch.testing.assert_close(values, as_floats[name])
 
 
+def test_a_linear_head_and_its_rules_look_at_the_vectors_of_the_screen():
+    pictures, classes = coloured(200, 1)
+    looking = {"detector": "features", "backbone": Backbone(), "latent_size": 4, "group_by": "none"}
+    screen = recondite.fit(pictures, alpha=0.3, score="error", **looking)
+    known = open_images(pairs(pictures, classes), role="fit")
+    learning = learnt(vectors_of(screen.detector, known, ("red", "blue")), 2, 200)
+    head = learning.head(0.3)
+    shares = {"knn": 0.5, "confidence": 0.5}
+    plain = Guard(
+        screen=screen, classifier=None, labels=("red", "blue"), head=head, rules=learning.rules(head), shares=shares
+    )
+    new = coloured(60, 2, ((0.7, 0.3, 0.3), (0.3, 0.3, 0.7), (0.2, 0.9, 0.2)))[0]
+    found, _ = plain.measure(coloured(100, 3)[0])
+    guard = replace(plain, calibrators={part: Calibrator(values) for part, values in found.items()})
+    _, kinds = assert_is_alike(guard, (new / 255).astype(np.float32))
+    assert {*kinds} == {None, FOREIGN}
+
+
 def test_a_confidence_at_the_floor_is_enough(screen):
     sure = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).requires_grad_(False)
     nn.init.zeros_(sure[1].weight)
@@ -126,13 +148,13 @@ def test_a_confidence_at_the_floor_is_enough(screen):
         assert {*kinds} == kind
 
 
-@pytest.mark.parametrize("shape", [(5,), (5, 2, 3)])
+@pytest.mark.parametrize("shape", [(5,), (5, 4), (5, 2, 3)])
 def test_what_an_onnx_classifier_said_comes_in_from_outside(screen, classifier, shape):
     """Features are vectors, or maps of which the mean over places is taken."""
     pixels = torch.from_numpy(images(200, 4))
     draws = np.random.default_rng(0)
     features = torch.from_numpy(draws.normal(size=(200, *shape)).astype(np.float32))
-    means = features if len(shape) == 1 else features.mean((2, 3))
+    means = features if len(shape) == 1 else features.flatten(2).mean(2)
     logits = classifier(pixels)
     rules = learnt([(means.numpy(), logits.argmax(1).tolist(), logits.numpy())], 3, 200).rules()
     values = rules(means, logits)["knn"].numpy().astype(np.float64)

@@ -1,5 +1,7 @@
 """Classifiers as ONNX files: how many images a graph takes at once, and which graphs are refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -73,3 +75,25 @@ def test_a_file_that_is_too_large_or_not_there_is_not_read(tmp_path, monkeypatch
     monkeypatch.setattr(onnx_classifier, "_LARGEST_FILE", len(path.read_bytes()) - 1)
     with pytest.raises(InputError, match="expected an ONNX file"):
         read_classifier(path)
+
+
+@pytest.mark.parametrize(("together", "sizes"), [("n", [1, 1, 1]), (2, [2, 2])])
+def test_images_run_one_by_one_unless_the_graph_takes_more(together, sizes):
+    classifier, seen = OnnxClassifier(graph(together, 2, 4, 4)), []
+    session = classifier._session
+
+    def run(names, given):
+        seen.append(len(given["x0"]))
+        return session.run(names, given)
+
+    classifier._session = SimpleNamespace(run=run)
+    assert classifier(torch.rand(3, 2, 4, 4)).shape == (3, 2)
+    assert seen == sizes
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 4), (2, 2), (3,)])
+def test_logits_are_one_row_an_image(shape):
+    classifier = OnnxClassifier(graph("n", 2, 4, 4))
+    classifier.raw = lambda _: [torch.zeros(shape)]
+    with pytest.raises(InputError, match=r"expected logits \(N, K\) from the classifier"):
+        classifier.outputs(torch.rand(3, 2, 4, 4))

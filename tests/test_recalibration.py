@@ -10,7 +10,7 @@ import recondite
 from recondite.cli import main
 from recondite.data.datasets import open_images, read_batches
 from recondite.data.images import Preprocessing
-from recondite.data.spool import Rows
+from recondite.data.spool import Rows, keys_of, read_all
 from recondite.data.tables import write_table
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.reports.recalibration import recalibrate
@@ -378,3 +378,24 @@ def test_heat_maps_are_scaled_by_the_first_256_images():
 def test_all_may_calibrate_where_nothing_is_known_of_what_was_learnt():
     images = Rows(np.zeros((3, 1, 8, 8), np.float32), np.arange(3))
     assert unknown_rows(SimpleNamespace(known=None), images, "none", np.empty(0)).tolist() == [0, 1, 2]
+
+
+def test_a_calibration_counts_what_was_learnt_from_and_takes_the_place_of_the_one_before(digits):
+    options = {"detector": "pca", "latent_size": 2, "alpha": 0.2, "score": "error", "group_by": "none"}
+    screen = recondite.fit(digits[:100], **options)
+    learnt = int(screen.known.learnt.sum())
+    new = digits[50:140]
+    spooled = read_all(open_images(new), screen.detector.preprocessing)
+    with pytest.warns(ReconditeWarning, match="do not calibrate"):
+        again = unknown_rows(screen, spooled, "none", keys_of([spooled], "none")[0])
+    with pytest.warns(ReconditeWarning, match="do not calibrate"):
+        found = screen.recalibrated(new, group_by="none")
+    told = found.facts["calibration"]
+    assert (told["images"], told["of"], told["known"]) == (len(again), 90, 90 - len(again))
+    assert 0 < told["known"] < 50
+    assert found.calibrator.groups is None
+    assert int(found.known.learnt.sum()) == learnt
+    assert len(found.known) == learnt + len(again)  # and none of those that calibrated before
+    unknown = replace(screen, known=None).recalibrated(new, group_by="none")
+    assert unknown.known is None
+    assert unknown.facts["calibration"]["known"] == 0
