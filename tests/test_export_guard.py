@@ -38,7 +38,7 @@ pytest.importorskip("onnxscript")
 from agreement import assert_decides_alike  # noqa: E402
 
 from recondite.screen import export_guard as export_guard_file  # noqa: E402
-from recondite.screen.export_guard import _described, _exportable, export_guard  # noqa: E402
+from recondite.screen.export_guard import _check_parity, _described, _exportable, export_guard  # noqa: E402
 
 EVERY_PART = ("screen", "confidence", "max_logit", "energy", "knn", "mahalanobis", "vim")
 
@@ -289,3 +289,30 @@ def test_what_other_programs_are_told_of_a_guard():
     assert _described(Said(labels=None, shares={"knn": 1.0}), ())["classes"] == []
     assert not _described(Said(shares={"knn": 1.0}), ())["screen_decides"]
     assert not _described(Said(shares=shares, calibrators=("knn",)), ())["screen_decides"]
+
+
+def test_parts_and_logits_of_a_graph_are_compared_each_on_its_own_scale(monkeypatch):
+    screen = SimpleNamespace(calibrator=Calibrator(np.linspace(0, 2, 201)))  # the quartiles lie 1 apart
+    own = Calibrator(np.linspace(0, 200, 201))
+
+    def guard(parts, logits):
+        return SimpleNamespace(
+            shares={"screen": 0.5, "knn": 0.5},
+            calibrators={"knn": own},
+            screen=screen,
+            said=(parts, SimpleNamespace(logits=np.array(logits))),
+            scores=lambda parts, _: {name: np.array([value]) for name, value in parts.items()},
+        )
+
+    monkeypatch.setattr(export_guard_file, "_probed", lambda guard: guard.said)
+    ours = guard({"screen": 0.0, "knn": 0.0}, [[0.0, 64.0, -0.5]])
+    near = {"screen": export.TOLERANCE, "knn": 100 * export.TOLERANCE}
+    logits = [[64 * export.TOLERANCE, 64.0, -0.5]]  # of the largest of them
+    _check_parity(ours, guard(near, logits))
+    for parts, said, words in (
+        ({**near, "screen": 1.01 * export.TOLERANCE}, logits, "part 'screen' of the graph"),
+        ({**near, "knn": 101 * export.TOLERANCE}, logits, "part 'knn' of the graph"),
+        (near, [[65 * export.TOLERANCE, 64.0, -0.5]], "the graph's logits"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            _check_parity(ours, guard(parts, said))
