@@ -27,6 +27,7 @@ from recondite.screen.classifier_outputs import Told
 from recondite.screen.guard_file import load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard
 from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
+from recondite.screen.screen import Screen
 from recondite.screen.tuned_classifier import TunedClassifier
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.selective import Floor
@@ -38,7 +39,8 @@ pytest.importorskip("onnxscript")
 from agreement import assert_decides_alike  # noqa: E402
 
 from recondite.screen import export_guard as export_guard_file  # noqa: E402
-from recondite.screen.export_guard import _check_parity, _described, _exportable, export_guard  # noqa: E402
+from recondite.screen.export_guard import _check_parity, _described, _exportable, _graph, export_guard  # noqa: E402
+from recondite.screen.guard_graph import FEATURES_IN, LOGITS_IN  # noqa: E402
 
 EVERY_PART = ("screen", "confidence", "max_logit", "energy", "knn", "mahalanobis", "vim")
 
@@ -316,3 +318,59 @@ def test_parts_and_logits_of_a_graph_are_compared_each_on_its_own_scale(monkeypa
     ):
         with pytest.raises(RuntimeError, match=words):
             _check_parity(ours, guard(parts, said))
+
+
+@pytest.mark.parametrize(("to", "content"), [("onnx", ["graph"]), ("openvino", ["read graph", "numbers"])])
+def test_the_graph_of_a_guard_is_for_the_runtime_that_is_named(to, content, monkeypatch):
+    screen, written = object.__new__(Screen), []
+    guard = Said(screen=screen, calibrators={"knn": "scores"}, classifier="one's own", rules="rules", shape=(3, 8, 8))
+    core = SimpleNamespace(read_model=lambda graph: f"read {graph}")
+    for name, stand_in in {
+        "target": lambda _, path, __: path,
+        "_exportable": lambda guard: guard,
+        "with_room": lambda _: screen,
+        "raised": lambda scores: f"raised {scores}",
+        "replace": lambda guard, **changed: Said(**vars(guard) | changed),
+        "_graph": lambda guard, _: "graph" if guard.calibrators == {"knn": "raised scores"} else None,
+        "import_openvino": lambda: SimpleNamespace(Core=lambda: core),
+        "serialised": lambda model: [model, "numbers"],
+        "rules_of": lambda _: ("knn",),
+        "options_of": lambda _, to: to,
+        "runnable": lambda *given: given,
+        "_check_parity": lambda guard, exported: written.append((guard.classifier, exported.classifier, exported.head)),
+        "written": lambda *given: written.append(given),
+        "_described": lambda *_: "described",
+        "save_guard": lambda guard, path: written.append((guard.screen, path)),
+    }.items():
+        monkeypatch.setattr(export_guard_file, name, stand_in)
+    assert export_guard(guard, "path", to=to, pixels="uint8") == "path"
+    on_graph = (screen, content, "uint8", to, 2, ("knn",))
+    assert written == [
+        ("one's own", None, None),
+        (on_graph, screen, "path", "uint8", "described"),
+        (on_graph, "path"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "features"), [(("max_logit", "energy"), False), (("energy", "knn"), True), ((), False)]
+)
+def test_what_the_graph_beside_a_classifier_takes(rules, features, monkeypatch):
+    screen = object.__new__(Screen)
+    for name, stand_in in {
+        "example_of": lambda *_: {"pixels": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)},
+        "traced": lambda graph, examples, outputs: (graph, dict(examples), outputs),
+        "GuardGraph": lambda _: "graph",
+        "outputs_of": lambda _: "outputs",
+        "rules_of": lambda _: rules,
+        "joined": lambda graph, classifier: ("joined", graph, classifier),
+    }.items():
+        monkeypatch.setattr(export_guard_file, name, stand_in)
+    alone = _graph(Said(screen=screen, classifier="one's own"), "uint8")
+    assert (alone[0], list(alone[1]), alone[2]) == ("graph", ["pixels"], "outputs")
+    beside = Graph(None)
+    beside.raw = lambda pixels: (pixels.sum((2, 3)), pixels)
+    joined, (graph, examples, outputs), classifier = _graph(Said(screen=screen, classifier=beside), "uint8")
+    assert (joined, graph, outputs, classifier) == ("joined", "graph", "outputs", beside)
+    assert list(examples) == ["pixels", LOGITS_IN, *([FEATURES_IN] if features else [])]
+    assert examples[LOGITS_IN].shape == (4, 3)
