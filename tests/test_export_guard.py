@@ -27,6 +27,7 @@ from recondite.screen.classifier_outputs import Told
 from recondite.screen.guard_file import load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard
 from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
+from recondite.screen.screen import Screen
 from recondite.screen.tuned_classifier import TunedClassifier
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.selective import Floor
@@ -38,7 +39,8 @@ pytest.importorskip("onnxscript")
 from agreement import assert_decides_alike  # noqa: E402
 
 from recondite.screen import export_guard as export_guard_file  # noqa: E402
-from recondite.screen.export_guard import _described, _exportable, export_guard  # noqa: E402
+from recondite.screen.export_guard import _check_parity, _described, _exportable, _graph, export_guard  # noqa: E402
+from recondite.screen.guard_graph import FEATURES_IN, LOGITS_IN  # noqa: E402
 
 EVERY_PART = ("screen", "confidence", "max_logit", "energy", "knn", "mahalanobis", "vim")
 
@@ -289,3 +291,86 @@ def test_what_other_programs_are_told_of_a_guard():
     assert _described(Said(labels=None, shares={"knn": 1.0}), ())["classes"] == []
     assert not _described(Said(shares={"knn": 1.0}), ())["screen_decides"]
     assert not _described(Said(shares=shares, calibrators=("knn",)), ())["screen_decides"]
+
+
+def test_parts_and_logits_of_a_graph_are_compared_each_on_its_own_scale(monkeypatch):
+    screen = SimpleNamespace(calibrator=Calibrator(np.linspace(0, 2, 201)))  # the quartiles lie 1 apart
+    own = Calibrator(np.linspace(0, 200, 201))
+
+    def guard(parts, logits):
+        return SimpleNamespace(
+            shares={"screen": 0.5, "knn": 0.5},
+            calibrators={"knn": own},
+            screen=screen,
+            said=(parts, SimpleNamespace(logits=np.array(logits))),
+            scores=lambda parts, _: {name: np.array([value]) for name, value in parts.items()},
+        )
+
+    monkeypatch.setattr(export_guard_file, "_probed", lambda guard: guard.said)
+    ours = guard({"screen": 0.0, "knn": 0.0}, [[0.0, 64.0, -0.5]])
+    near = {"screen": export.TOLERANCE, "knn": 100 * export.TOLERANCE}
+    logits = [[64 * export.TOLERANCE, 64.0, -0.5]]  # of the largest of them
+    _check_parity(ours, guard(near, logits))
+    for parts, said, words in (
+        ({**near, "screen": 1.01 * export.TOLERANCE}, logits, "part 'screen' of the graph"),
+        ({**near, "knn": 101 * export.TOLERANCE}, logits, "part 'knn' of the graph"),
+        (near, [[65 * export.TOLERANCE, 64.0, -0.5]], "the graph's logits"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            _check_parity(ours, guard(parts, said))
+
+
+@pytest.mark.parametrize(("to", "content"), [("onnx", ["graph"]), ("openvino", ["read graph", "numbers"])])
+def test_the_graph_of_a_guard_is_for_the_runtime_that_is_named(to, content, monkeypatch):
+    screen, written = object.__new__(Screen), []
+    guard = Said(screen=screen, calibrators={"knn": "scores"}, classifier="one's own", rules="rules", shape=(3, 8, 8))
+    core = SimpleNamespace(read_model=lambda graph: f"read {graph}")
+    for name, stand_in in {
+        "target": lambda _, path, __: path,
+        "_exportable": lambda guard: guard,
+        "with_room": lambda _: screen,
+        "raised": lambda scores: f"raised {scores}",
+        "replace": lambda guard, **changed: Said(**vars(guard) | changed),
+        "_graph": lambda guard, _: "graph" if guard.calibrators == {"knn": "raised scores"} else None,
+        "import_openvino": lambda: SimpleNamespace(Core=lambda: core),
+        "serialised": lambda model: [model, "numbers"],
+        "rules_of": lambda _: ("knn",),
+        "options_of": lambda _, to: to,
+        "runnable": lambda *given: given,
+        "_check_parity": lambda guard, exported: written.append((guard.classifier, exported.classifier, exported.head)),
+        "written": lambda *given: written.append(given),
+        "_described": lambda *_: "described",
+        "save_guard": lambda guard, path: written.append((guard.screen, path)),
+    }.items():
+        monkeypatch.setattr(export_guard_file, name, stand_in)
+    assert export_guard(guard, "path", to=to, pixels="uint8") == "path"
+    on_graph = (screen, content, "uint8", to, 2, ("knn",))
+    assert written == [
+        ("one's own", None, None),
+        (on_graph, screen, "path", "uint8", "described"),
+        (on_graph, "path"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "features"), [(("max_logit", "energy"), False), (("energy", "knn"), True), ((), False)]
+)
+def test_what_the_graph_beside_a_classifier_takes(rules, features, monkeypatch):
+    screen = object.__new__(Screen)
+    for name, stand_in in {
+        "example_of": lambda *_: {"pixels": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)},
+        "traced": lambda graph, examples, outputs: (graph, dict(examples), outputs),
+        "GuardGraph": lambda _: "graph",
+        "outputs_of": lambda _: "outputs",
+        "rules_of": lambda _: rules,
+        "joined": lambda graph, classifier: ("joined", graph, classifier),
+    }.items():
+        monkeypatch.setattr(export_guard_file, name, stand_in)
+    alone = _graph(Said(screen=screen, classifier="one's own"), "uint8")
+    assert (alone[0], list(alone[1]), alone[2]) == ("graph", ["pixels"], "outputs")
+    beside = Graph(None)
+    beside.raw = lambda pixels: (pixels.sum((2, 3)), pixels)
+    joined, (graph, examples, outputs), classifier = _graph(Said(screen=screen, classifier=beside), "uint8")
+    assert (joined, graph, outputs, classifier) == ("joined", "graph", "outputs", beside)
+    assert list(examples) == ["pixels", LOGITS_IN, *([FEATURES_IN] if features else [])]
+    assert examples[LOGITS_IN].shape == (4, 3)

@@ -3,9 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from agreement import assert_agrees
 from PIL import Image
@@ -155,78 +153,3 @@ def test_a_sweep_that_torch_began_is_not_taken_up_by_a_graph(saved, folder, tmp_
     header = json.loads(next(tmp_path.glob("*v.csv*journal*")).read_text().splitlines()[0])
     assert plain.fingerprint() in str(header)
     assert sweep.sweep(graph, folder, table).taken_up == 0
-
-
-class Judge:
-    """A screen that gives images these scores."""
-
-    calibrator = recondite.Calibrator(np.linspace(99, 101, 201))  # the quartiles lie 1 apart
-
-    def __init__(self, *scores, threshold=1000.0):
-        self.scores, self.threshold = np.array(scores), threshold
-
-    def score_batch(self, batch):
-        assert len(batch.ids) == len(self.scores)
-        return SimpleNamespace(instance_score=self.scores)
-
-    def judge(self, found):
-        return SimpleNamespace(is_outlier=found.instance_score > self.threshold)
-
-
-@pytest.mark.parametrize(
-    ("ours", "apart"),
-    [
-        (0.0, export.TOLERANCE),  # in units of the quartiles' distance, whatever their place
-        (128.0, 128 * export.TOLERANCE),  # or of the score itself
-        (-128.0, 128 * export.TOLERANCE),
-    ],
-)
-def test_a_graph_agrees_within_the_tolerance_in_every_score_and_label(ours, apart):
-    two = SimpleNamespace(ids=("0", "1"))
-    assert file._agree(Judge(0.0, ours), Judge(0.0, ours + apart), two)
-    for wrong in (ours + 1.01 * apart, ours - 1.01 * apart, np.nan):
-        assert not file._agree(Judge(0.0, ours), Judge(0.0, wrong), two)
-    assert not file._agree(Judge(0.0, ours), Judge(0.0, ours + apart, threshold=ours), two)
-    assert file._agree(Judge(0.0), Judge(9.0), SimpleNamespace(ids=()))  # of nothing nothing differs
-    level = Judge(1.0)
-    level.calibrator = recondite.Calibrator(np.ones(9))
-    one = SimpleNamespace(ids=("0",))
-    assert file._agree(level, Judge(1.0 + 0.9 * export.TOLERANCE), one)
-    level.scores = np.zeros(1)
-    assert not file._agree(level, Judge(0.1 * export.TOLERANCE), one)
-
-
-def test_what_is_kept_belongs_to_a_runtime_a_screen_a_machine_and_its_threads(
-    saved, folder, cache, exports, monkeypatch
-):
-    monkeypatch.setattr(file, "milliseconds", lambda judges: {name: 1.0 + (name != "torch") for name in judges})
-    for runtime, made in (("auto", 1), ("auto", 1), ("onnxruntime", 2), ("torch", 2)):
-        fastest(saved, folder, runtime)
-        assert len(exports) == made
-    assert len({len(path.name) for path in (cache / "graphs").iterdir()}) == 1
-    monkeypatch.setattr(file, "threads", lambda: 1234)
-    fastest(saved, folder)
-    monkeypatch.setattr(file, "processor", lambda: "another")
-    fastest(saved, folder)
-    assert len(exports) == 4
-    # A choice that names no program is made anew.
-    for choice in cache.rglob("choice.json"):
-        told = json.loads(choice.read_text())
-        choice.write_text(json.dumps({**told, "facts": {**told["facts"], "runtime": "abacus"}}))
-    assert runtime_of(fastest(saved, folder)) == "torch"
-    assert len(exports) == 5
-
-
-def test_a_runtime_that_cannot_export_is_passed_over_or_named(saved, folder, monkeypatch):
-    def missing(*_):
-        raise InputError("openvino is not installed")
-
-    monkeypatch.setattr(file, "GRAPHS", ("openvino", "onnxruntime"))
-    monkeypatch.setattr(export, "export_openvino", missing)
-    monkeypatch.setattr(file, "milliseconds", lambda judges: {name: 2.0 - (name != "torch") for name in judges})
-    judge = fastest(saved, folder)
-    assert runtime_of(judge) == "onnxruntime"
-    assert judge.facts[JUDGED_BY]["refused"] == {"openvino": "openvino is not installed"}
-    assert judge.facts[JUDGED_BY]["milliseconds"] == {"torch": 2.0, "onnxruntime": 1.0}
-    with pytest.raises(InputError, match="openvino cannot judge in this screen's place: openvino is not installed"):
-        fastest(saved, folder, "openvino")

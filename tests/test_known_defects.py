@@ -453,6 +453,7 @@ def test_a_lesson_looks_at_good_images_and_at_defects_made_up_and_pasted(monkeyp
     assert np.array_equal(lesson.rows, np.sort(lesson.rows))
     monkeypatch.setattr(known_defects, "_LARGEST_MEMORY", 1)
     assert len(Lesson.of(Sighted(), Rows(good, np.arange(26)), units, known, 3).rows) == 20
+    assert len(Lesson.of(Sighted(), Rows(good, np.arange(20)), units[:20], known, 3).rows) == 20
     with pytest.raises(InputError, match="at least 20 good images that the screen has learnt from; got 19"):
         Lesson.of(detector, Rows(good, np.arange(19)), units[:19], known, 3)
 

@@ -20,6 +20,7 @@ from recondite.detectors import build
 from recondite.graphs.exported import Exported
 from recondite.options import TrainingOptions
 from recondite.perturbations.defects import DEFECTS, defective
+from recondite.screen import update
 from recondite.screen.known import Known
 from recondite.screen.promise import promise
 from recondite.screen.update import (
@@ -515,3 +516,71 @@ def test_defaults():
     own = {name: one.default for name, one in inspect.signature(updated_screen).parameters.items()}
     assert [own[name] for name in ("calibration", "evidence", "validation")] == [0.4, 0.2, 0.1]
     assert [own[name] for name in ("sampled", "only_calibrate", "resume", "progress")] == [False] * 4
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A screen of images of 16 pixels that knows them."""
+    return recondite.fit(scenes(60, side=16), **PCA, alpha=0.2)
+
+
+def test_more_scores_are_told_beside_those_kept(small):
+    new = scenes(20, seed=3, side=16)
+    after = small.update(new, only_calibrate=True)
+    old = len(small.calibrator.scores)
+    assert after.facts["calibration"]["images"] == len(after.calibrator.scores) == old + 20
+    assert after.facts["calibration"]["kept"] == old
+    assert (after.facts["update"]["learnt"], after.facts["update"]["known"]) == (0, 0)
+    assert after.known.learnt.sum() == small.known.learnt.sum()
+    assert len(after.known) == len(small.known) + 20
+    again = after.update(np.concatenate([new[:5], scenes(6, seed=4, side=16)]), only_calibrate=True)
+    assert again.facts["update"]["known"] == 5
+    without = replace(small, peaks=None).update(new, only_calibrate=True)
+    assert without.peaks is None
+    assert len(without.calibrator.scores) == old + 20
+
+
+def test_scores_are_added_where_they_are_like_those_that_there_are(small):
+    many = scenes(600, seed=3, side=16)
+    odd = many[np.argsort(small.detector.score(many).instance_score)[-60:]]
+    with pytest.raises(InputError, match="score otherwise"):
+        small.update(odd, only_calibrate=True)
+    added = small.update(odd, only_calibrate=True, sampled=True)
+    assert len(added.calibrator.scores) == len(small.calibrator.scores) + 60
+    for facts in ({"left_out_in_parts": 10}, {"no_promise": ["it was forced"]}):
+        odd_one = replace(small, facts={**small.facts, "calibration": facts})
+        with pytest.raises(InputError, match=r"are not of its detector, or promise nothing: calibrate it anew"):
+            odd_one.update(many[:20], only_calibrate=True)
+
+
+def test_five_images_at_least_are_left_out_in_turn(small):
+    assert len(small.update(scenes(5, seed=3, side=16), sampled=True).calibrator.scores) == 5
+    with pytest.raises(InputError, match="--only-calibrate"):
+        small.update(scenes(4, seed=3, side=16), sampled=True)
+
+
+def test_checkpoints_are_named_after_the_screen_that_they_go_on_from(small, tmp_path, monkeypatch):
+    folders, fit_rows = [], type(small.detector).fit_rows
+
+    def noting(self, images, validation, options, folder, *rest, **more):
+        folders.append(folder)
+        return fit_rows(self, images, validation, options, folder, *rest, **more)
+
+    monkeypatch.setattr(type(small.detector), "fit_rows", noting)
+    for given in ({"run_folder": tmp_path}, {}):
+        small.update(scenes(30, seed=3, side=16), validation=0, **given)
+    assert folders == [tmp_path / small.fingerprint()[:12], None]
+
+
+def test_evidence_is_learnt_anew_where_images_serve_it_and_else_forgotten(monkeypatch):
+    told = []
+    monkeypatch.setattr(update, "fit_observer", lambda *given, **how: told.append((given, how)) or "observer")
+    monkeypatch.setattr(update, "fit_evidence", lambda *given: given)
+    looked = SimpleNamespace(reencoding=True, classifier="classifier")
+    before = SimpleNamespace(observer=looked, classifier_share=0.25)
+    sets = SimpleNamespace(images="images", evidence="evidence")
+    found = update._evidence(Judge(evidence=before), "detector", sets, False)
+    assert found == ("detector", "observer", "evidence", 0.25, False)
+    assert told == [(("detector", "images"), {"reencoding": True, "classifier": "classifier", "progress": False})]
+    assert update._evidence(Judge(evidence=None), "detector", sets, False) is None
+    assert update._evidence(Judge(evidence=before), "detector", SimpleNamespace(images=1, evidence=None), False) is None
