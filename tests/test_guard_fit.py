@@ -21,6 +21,7 @@ from recondite.perturbations.outliers import MIXED, mixed
 from recondite.screen import guard_fit
 from recondite.screen.choose_parts import (
     Judged,
+    PartsChoice,
     choose_parts,
     classes_where_enough,
     equal_shares,
@@ -552,6 +553,30 @@ def test_the_smallest_share_of_alpha_says_whether_classes_calibrate_by_themselve
     given = {"screen": screen, "calibration": held, "group_by": "none", "parts": ["screen", "confidence"]}
     assert not fit_guard(known, classifier=Told(outputs), **given).guard.by_class
     assert asked == [1 / 3]
+
+
+def test_classes_calibrate_together_where_that_is_asked_for(told):
+    screen, outputs, known, held = told
+    given = {"screen": screen, "classifier": Told(outputs), "calibration": held, "group_by": "none"}
+    by_class, together = (fit_guard(known, **given, by_class=one) for one in (True, False))
+    assert (by_class.facts["by class"], together.facts["by class"]) == (True, False)
+    assert set(by_class.guard.calibrators["screen"].sizes) == {"blue", "red"}
+    assert together.guard.calibrators["screen"].sizes == {None: 150}
+    assert np.array_equal(by_class.guard.calibrators["screen"].scores, together.guard.calibrators["screen"].scores)
+
+
+def test_parts_are_chosen_as_they_will_be_calibrated(screen, monkeypatch):
+    known, held = pairs(*coloured(60, 60)), pairs(*coloured(100, 61))
+    asked = []
+
+    def chosen_parts(guard, images, inliers, seed, left_out, needed):
+        asked.append((set(inliers.predicted), needed and needed(0.5)))
+        return PartsChoice({"screen": 1.0}, {})
+
+    monkeypatch.setattr(guard_fit, "chosen_parts", chosen_parts)
+    for by_class in (True, False):
+        fit_guard(known, screen=screen, calibration=held, group_by="none", by_class=by_class)
+    assert asked == [({"red", "blue"}, 38), ({"red", "blue"}, None)]  # twice what half of .1 needs
 
 
 def test_a_table_of_classes_has_one_in_every_row(tmp_path):

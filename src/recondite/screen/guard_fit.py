@@ -75,6 +75,7 @@ def fit_guard(
     group_by: GroupBy = COPIES,
     parts: Sequence[str] | None = None,
     alpha: float | None = None,
+    by_class: bool = True,
     risk: float | None = None,
     delta: float = 0.05,
     seed: int = 0,
@@ -114,6 +115,9 @@ def fit_guard(
         parts: among "screen", "confidence" and `RULES`; None to choose. What is told about images in a table says
             nothing of made-up ones, so that there the screen is the only part unless others are named.
         alpha: share of normal images that may be turned away as foreign; None for the screen's, or .05.
+        by_class: calibrate by predicted class where there are images enough, so that alpha holds for each; False for
+            among all, so that more of one class may be turned away than of another, but fewer foreign images get a
+            label where the scores of one class spread wider.
         risk: share of wrong labels among those that normal images get, at most; None for no such promise.
         delta: probability with which that may fail.
         seed: of the splits and the made-up outliers.
@@ -202,7 +206,7 @@ def fit_guard(
         "chosen on": len(seen.predicted),
         "accuracy": float(np.mean(~seen.wrong)),
     }
-    needed = partial(_needed_of_each_class, screen)
+    needed = partial(_needed_of_each_class, screen) if by_class else None
     if parts is None:
         if train is None or len(names) < FEWEST_CLASSES:
             near = _left_out(guard, learning, chosen_on, names)
@@ -218,7 +222,7 @@ def fit_guard(
         confusion=_confusion(seen, names),
     )
     held_seen = _seen(guard, calibrated_on)
-    groups = classes_where_enough(held_seen.predicted, needed(min(shares.values())))
+    groups = None if needed is None else classes_where_enough(held_seen.predicted, needed(min(shares.values())))
     guard = replace(
         guard,
         calibrators={part: Calibrator(held_seen.parts[part], groups) for part in shares},
