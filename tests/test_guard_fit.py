@@ -569,7 +569,7 @@ def test_parts_are_chosen_as_they_will_be_calibrated(screen, monkeypatch):
     known, held = pairs(*coloured(60, 60)), pairs(*coloured(100, 61))
     asked = []
 
-    def chosen_parts(guard, images, inliers, seed, left_out, needed):
+    def chosen_parts(_guard, _images, inliers, _seed, _left_out, needed):
         asked.append((set(inliers.predicted), needed and needed(0.5)))
         return PartsChoice({"screen": 1.0}, {})
 

@@ -115,12 +115,12 @@ def guard_fit(
         rows = [(name, f"{share:.3f}") for name, share in caught[:5]]
         print_table([("parts", "made-up outliers caught"), *rows], title="The best combinations", header=True)
     print(f"accuracy: {facts['accuracy']:.3f} of {facts['chosen on']:,} held-out images")
-    by_class = ", by predicted class" if facts["by class"] else ""
+    how = ", by predicted class" if facts["by class"] else ""
     shares = fitted.guard.shares
     of_alpha = ", ".join(
         part if len(shares) == 1 else f"{part} ({share:.2g} of alpha)" for part, share in shares.items()
     )
-    print(f"parts:    {of_alpha}, calibrated on {facts['calibrated on']:,} images{by_class}")
+    print(f"parts:    {of_alpha}, calibrated on {facts['calibrated on']:,} images{how}")
     if "promise" in facts:
         print(f"promise:  {facts['promise']}")
     print(f"guard:    {output}")
