@@ -39,8 +39,13 @@ from recondite.perturbations import defective
 ALPHA, POOL, SCENES, FRAMES, FRESH, NOISE, BAD, AT_ONCE = 0.05, 2000, 400, 4, 1000, 0.05, 0.1, 100
 FRESH_OF_FEW = 300
 METHODS = ("mahalanobis", "padim", "subspace", "patchcore")
-FAMILIES = ("pca", "features", *METHODS, "autoencoder", "vae")
-OPTIONS = {"pca": {"latent_size": 150}, "autoencoder": {"epochs": 5}, "vae": {"epochs": 5}}
+FAMILIES = ("pca", "features", *METHODS, "autoencoder", "vae", "alad")
+OPTIONS = {
+    "pca": {"latent_size": 150},
+    "autoencoder": {"epochs": 5},
+    "vae": {"epochs": 5},
+    "alad": {"epochs": 2, "width": 8, "latent_size": 16},
+}
 SMALL = {"layers": "block4", "latent_size": 8}
 FEW = {"pca": {"latent_size": 4}, "autoencoder": {"epochs": 5, "width": 8}, "vae": {"epochs": 5}}
 BURSTS = [str(scene) for scene in range(SCENES) for _ in range(FRAMES)]

@@ -82,7 +82,8 @@ class Mutator(ast.NodeTransformer):
         if isinstance(node, ast.keyword) and node.arg in UNSEEN:
             return node
         for name, value in changes(node):
-            self.lines.append(getattr(node, "lineno", 0))
+            reached = node.test if isinstance(node, ast.If | ast.While) else node  # a condition may begin a line later
+            self.lines.append(getattr(reached, "lineno", 0))
             if len(self.lines) - 1 == self.wanted:
                 before = ast.unparse(node).partition("\n")[0]
                 setattr(node, name, value)

@@ -1,5 +1,6 @@
 """ALAD against numbers worked out by hand, numpy and a slow twin of its training step."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -438,3 +439,37 @@ def test_the_noise_of_a_process_is_its_share_of_one_draw():
     together = draw(0, 1)
     for rank in range(3):
         assert torch.equal(draw(rank, 3), together[rank::3])
+
+
+def test_what_alad_trains_by_and_sees():
+    assert Alad.training_defaults == {
+        **{"epochs": 100, "batch_size": 32, "learning_rate": 2e-4, "adam_beta1": 0.5, "schedule": "constant"},
+        "ema": 0.999,
+    }
+    x = torch.tensor([0.0, 0.5, 1.0])
+    np.testing.assert_allclose(small().scaled(x), [-1, 0, 1])
+    np.testing.assert_allclose(small(shape=(3,)).scaled(x), x)  # vectors have units of their own
+
+
+def test_generator_and_encoder_learn_from_the_second_half_and_critics_from_constants():
+    detector = small().train()
+    x = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    losses = {name: loss for name, loss, *_ in detector.losses(x)}
+    detector.zero_grad()
+    losses["critic_xz"].backward()
+    assert all(one.grad is None for one in detector.parameter_groups()["generator_encoder"])
+    losses["generator_encoder"].backward()
+    assert all(one.grad is not None for one in detector.parameter_groups()["generator_encoder"] if one.requires_grad)
+
+
+def test_what_the_critic_says_is_told_by_its_logarithm():
+    detector, x = small(), torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        scaled = detector.scaled(x)
+        told = detector.measure(scaled, "fm").statistics
+        for name in ("fm", "ch"):
+            scores = detector.measure(scaled, name).instance_scores
+            torch.testing.assert_close(told[f"critic_{name}"], (scores + 1e-6).log())
+            assert torch.isfinite(told[f"critic_{name}"]).all()
+        detector._errors = lambda *_: dict.fromkeys(("fm", "ch", "l1", "l2"), torch.zeros(4))
+        assert detector.measure(scaled, "fm").statistics["critic_fm"].tolist() == pytest.approx([math.log(1e-6)] * 4)

@@ -12,6 +12,7 @@ from recondite import ArtifactError, InputError
 from recondite.data.artifacts import MANIFEST, digest_of
 from recondite.data.images import Preprocessing
 from recondite.detectors import build
+from recondite.screen import saved as saved_file
 from recondite.screen import saved_detectors
 from recondite.screen.saved import CALIBRATION_FILE, DETECTOR_FILE, region_of
 from recondite.statistics.calibration import Calibrator
@@ -333,3 +334,38 @@ def test_weights_are_those_of_the_network_that_the_options_describe():
         check({one: value for one, value in weights.items() if one != name})
     with pytest.raises(ValueError, match=f"{len(weights) + 1} tensors instead of {len(weights)}"):
         check(weights | {"more": weights[name]})
+
+
+class Running:
+    """Takes the place of a graph that runs."""
+
+    def __init__(self, *given):
+        self.given = given
+
+
+@pytest.mark.parametrize("guard", [None, {"classes": ["red", "blue"], "rules": ["knn"]}])
+def test_what_runs_on_a_graph_is_read_from_files_that_its_manifest_lists(guard, tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_file, "Exported", Running)
+    (tmp_path / "model.onnx").write_bytes(b"a graph")
+    manifest = {
+        **{"preprocessing": Preprocessing(shape=(1, 8, 8)).to_json(), "detector": "pca", "score": "error"},
+        **{"files": {"model.onnx": "digest"}, "pixels": "uint8", "locates": 1, "facts": {"a": 1}},
+        **{"alpha": 0.1, "confidence": None, "guarantee": "exact"},
+        **({} if guard is None else {"guard": guard}),
+    }
+    files = {CALIBRATION_FILE: {"scores": np.arange(20.0)}}
+    found = saved_file.read_exported(tmp_path, manifest, files)
+    shape, options, content, pixels, locates, region, value_range, classes, rules = found["detector"].given
+    assert (shape, content, pixels, locates, region, value_range) == (
+        (1, 8, 8),
+        [b"a graph"],
+        "uint8",
+        True,
+        None,
+        None,
+    )
+    assert (options.runtime, options.precision, options.batch) == ("onnx", "float32", 32)  # as before there were others
+    assert (classes, rules) == ((0, ()) if guard is None else (2, ("knn",)))
+    assert (found["alpha"], found["facts"]) == (0.1, {"a": 1})
+    with pytest.raises(ArtifactError, match=r"lacks model\.onnx"):
+        saved_file.read_exported(tmp_path, {**manifest, "files": {}}, files)

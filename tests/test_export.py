@@ -1,6 +1,7 @@
 """An exported screen judges as the screen it was made from."""
 
 import csv
+import inspect
 import json
 import shutil
 from dataclasses import replace
@@ -16,8 +17,9 @@ from scipy.special import log_ndtr
 from slow import slow
 
 import recondite
-from recondite import ArtifactError, Calibrator, InputError
+from recondite import ArtifactError, Calibrator, InputError, ReconditeWarning
 from recondite.cli import main
+from recondite.data.spool import Rows
 from recondite.graphs.exported import Exported, ExportedOptions
 from recondite.graphs.runtimes import OUTPUTS
 from recondite.screen import screen_graph
@@ -282,3 +284,154 @@ def test_thresholds_of_graphs_are_a_hair_higher(screens):
     low, high = np.quantile(screen.calibrator.scores, [0.25, 0.75])
     raised = export.with_room(screen)
     assert raised.threshold - screen.threshold == pytest.approx(export.TOLERANCE * (high - low))
+
+
+def scored(*scores):
+    return Calibrator(np.array(scores, dtype=float))
+
+
+@pytest.fixture
+def integers(screens, monkeypatch):
+    """An export to 8-bit integers whose graphs are words, and which takes the times and integers that it is told."""
+    screen = screens("pca").with_score("error")
+    told = SimpleNamespace(screen=screen, times={}, written=[], correlated=1.0)
+    plain = replace(screen, alpha=0.25)
+
+    def runnable(of, content, *_):
+        return replace(of, facts={**of.facts, "graph": content})
+
+    def checked(*_):
+        if told.correlated < 0.9:
+            raise RuntimeError("nothing was written")
+
+    for name, stand_in in {
+        "target": lambda _, path, __: path,
+        "import_openvino": lambda: SimpleNamespace(
+            Core=lambda: SimpleNamespace(read_model=lambda graph: f"read {graph}")
+        ),
+        "_traced": lambda *_: "graph",
+        "quantised": lambda model, _, __, for_features: f"{model} in integers" + " of features" * for_features,
+        "serialised": lambda model: f"serialised {model}",
+        "judging": lambda model, _: f"judging {model}",
+        "runnable": runnable,
+        "_check_order": checked,
+        "_in_float32": lambda *_: plain,
+        "milliseconds": lambda _: told.times,
+        "instructions": lambda: "AVX2",
+        "written": lambda exported, _, path, __: told.written.append(exported) or path,
+    }.items():
+        monkeypatch.setattr(export, name, stand_in)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("times", "always", "taken"),
+    [
+        ({"float32": 2.2, "int8": 2.0}, False, True),  # a tenth more is enough
+        ({"float32": 2.19, "int8": 2.0}, False, False),
+        ({"float32": 1.0, "int8": 2.0}, True, True),
+        ({"float32": 9.0, "int8": 2.0}, True, True),
+    ],
+)
+def test_integers_are_taken_where_they_are_faster_by_a_tenth(times, always, taken, integers, digits):
+    integers.times = times
+    assert export.export_openvino(integers.screen, "path", int8=digits[1400:1500], always_int8=always) == "path"
+    (written,) = integers.written
+    assert written.facts["int8"] == {"milliseconds": times, "instructions": "AVX2"}
+    assert written.alpha == (integers.screen.alpha if taken else 0.25)
+    if taken:
+        assert written.facts["graph"] == "serialised judging read graph in integers"
+        calibration = written.facts["calibration"]
+        assert (calibration["ranges"], calibration["images"]) == (20, len(written.calibrator.scores))
+        assert 75 < calibration["images"] <= 80
+    else:
+        assert "graph" not in written.facts
+
+
+def test_without_images_a_graph_stays_in_floats_and_too_few_are_refused_at_once(integers, digits):
+    export.export_openvino(integers.screen, "path")
+    assert integers.written[0].alpha == 0.25
+    assert "int8" not in integers.written[0].facts
+    with pytest.raises(InputError, match="calibration images"):
+        export.export_openvino(integers.screen, "path", int8=digits[1400:1410])
+    integers.correlated = 0.5
+    with pytest.raises(RuntimeError, match="nothing was written"):
+        export.export_openvino(integers.screen, "path", int8=digits[1400:1500])
+
+
+@pytest.mark.parametrize(("count", "ranges"), [(5, 1), (60, 12), (1499, 299), (1520, 300)])
+def test_a_fifth_of_the_images_set_ranges_but_300_at_most(count, ranges, screens):
+    images = np.random.default_rng(0).integers(0, 256, (count, 8, 8), dtype=np.uint8)
+    spooled, own, rest = export._for_int8(screens("pca"), images, "none")
+    assert (len(own), len(rest)) == (ranges, count - ranges)
+    assert not set(own) & set(rest)
+    assert len(spooled) == count
+    with pytest.raises(InputError, match=r"enough normal images for int8 to set ranges and threshold; got 4"):
+        export._for_int8(screens("pca"), images[:4], "none")
+
+
+def test_images_that_were_learnt_from_set_nothing_and_of_each_unit_one_calibrates(screens, digits):
+    screen = screens("pca")
+    images = np.concatenate([digits[:1400], np.repeat(digits[1400:1430], 2, axis=0)])
+    with pytest.warns(ReconditeWarning, match="has learnt from"):
+        spooled, own, rest = export._for_int8(screen, images, "none")
+    learnt = np.isin(spooled.hashes, screen.known.hashes[screen.known.learnt])
+    assert not learnt[own].any()
+    assert not learnt[rest].any()
+    assert len(set(map(bytes, spooled.hashes[rest]))) == len(rest)
+    assert not np.isin(spooled.hashes[own], spooled.hashes[rest]).any()
+
+
+@pytest.mark.parametrize(("agreement", "fine"), [(0.7, True), (0.69, False), (float("nan"), False)])
+def test_scores_in_integers_are_in_the_order_of_those_before(agreement, fine, screens, digits, monkeypatch):
+    screen = screens("pca").with_score("error")
+    pixels = np.repeat(digits[:1, None].astype(np.float32) / 255, 503, axis=0)
+    theirs, compared = np.arange(502.0), []
+
+    def spearmanr(ours, others):
+        compared.append((ours, others))
+        return SimpleNamespace(statistic=agreement)
+
+    monkeypatch.setattr("scipy.stats.spearmanr", spearmanr)
+    arguments = (screen, SimpleNamespace(calibrator=Calibrator(theirs)), Rows(pixels, np.arange(502)))
+    if fine:
+        export._check_order(*arguments)
+    else:
+        with pytest.raises(RuntimeError, match=r"rank correlation of .* and 0\.7 is needed; nothing was written"):
+            export._check_order(*arguments)
+    ((ours, others),) = compared  # of the first 500
+    assert np.array_equal(ours, np.full(500, screen.detector.score(digits[:1]).instance_score[0]))
+    assert np.array_equal(others, theirs[:500])
+
+
+def test_calibration_scores_are_raised_by_the_tolerance_in_units_of_their_quartiles():
+    raised = export.raised(Calibrator(np.array([0.0, 1, 2, 3, 4]), ("a", "b", "a", "b", "a")))
+    np.testing.assert_allclose(raised.scores, np.arange(5) + 2 * export.TOLERANCE, rtol=1e-12)
+    assert raised.groups == ("a", "b", "a", "b", "a")
+    assert export.spread_of(scored(3, 3, 3)) == 1e-12
+
+
+def test_arrays_agree_up_to_the_tolerance_itself():
+    ours = np.array([0.0, 1024.0, -1024.0])
+    export.check_agreement("these", ours, ours + np.array([0.5, 1024, 1024]) * export.TOLERANCE, 0.5, "those")
+    with pytest.raises(RuntimeError, match=r"these differ by .* from those; nothing was written"):
+        export.check_agreement("these", ours, ours + np.array([0.51, 0, 0]) * export.TOLERANCE, 0.5, "those")
+
+
+def test_what_cannot_become_a_graph(screens, tmp_path):
+    screen = screens("pca").with_score("error")
+    seen = screen.detector.preprocessing
+
+    def like(**changed):
+        preprocessing = replace(seen, **changed)
+        return replace(screen, detector=SimpleNamespace(preprocessing=preprocessing, options=screen.detector.options))
+
+    of_values = like(value_range=(0.0, 2.0))
+    assert export.target(of_values, tmp_path / "x", "float32") == tmp_path / "x"
+    with pytest.raises(InputError, match=r"range of values of its own"):
+        export.target(of_values, tmp_path / "x", "uint8")
+    assert export.target(screen, tmp_path / "x", "uint8") == tmp_path / "x"
+    with pytest.raises(InputError, match="expected pixels among float32, uint8"):
+        export.target(screen, tmp_path / "x", "uint16")
+    own = inspect.signature(export.export_openvino).parameters
+    assert own["always_int8"].default is own["progress"].default is False

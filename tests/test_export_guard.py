@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,11 +23,14 @@ from recondite.cli import main
 from recondite.errors import ArtifactError, InputError
 from recondite.networks.backbones import Backbone
 from recondite.networks.two_endings import TwoEndings
+from recondite.screen.classifier_outputs import Told
 from recondite.screen.guard_file import load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard
-from recondite.screen.onnx_classifier import read_classifier
+from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
+from recondite.screen.screen import Screen
 from recondite.screen.tuned_classifier import TunedClassifier
 from recondite.statistics.calibration import Calibrator
+from recondite.statistics.selective import Floor
 
 export = pytest.importorskip("recondite.screen.export")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -34,7 +38,9 @@ pytest.importorskip("onnxscript")
 
 from agreement import assert_decides_alike  # noqa: E402
 
-from recondite.screen.export_guard import export_guard  # noqa: E402
+from recondite.screen import export_guard as export_guard_file  # noqa: E402
+from recondite.screen.export_guard import _check_parity, _described, _exportable, _graph, export_guard  # noqa: E402
+from recondite.screen.guard_graph import FEATURES_IN, LOGITS_IN  # noqa: E402
 
 EVERY_PART = ("screen", "confidence", "max_logit", "energy", "knn", "mahalanobis", "vim")
 
@@ -230,3 +236,141 @@ def test_a_guard_beside_another_graph_is_refused(exported, of_bytes, tmp_path):
     (folder / "guard.safetensors").write_bytes((exported / "guard.safetensors").read_bytes())
     with pytest.raises(ArtifactError, match="another screen"):
         load_guard(recondite.load(folder), folder)
+
+
+class Said(SimpleNamespace):
+    """As much of a guard as is looked at before it is exported."""
+
+    def __init__(self, **given):
+        of_screen = SimpleNamespace(detector=SimpleNamespace(shape=(3, 16, 16)), alpha=0.1)
+        own = {"classifier": None, "by_table": False, "speaks": True, "shares": ("screen",), "head": "a head"}
+        own |= {"seen": SimpleNamespace(shape=(3, 8, 8)), "labels": ("red", "blue"), "screen": of_screen}
+        super().__init__(**own | {"floor": None, "calibrators": ()} | given)
+
+
+class Graph(OnnxClassifier):
+    def __init__(self, together):
+        self.together = together
+
+
+def test_what_a_guard_must_be_to_be_exported(monkeypatch):
+    assert _exportable(Said()).labels == ("red", "blue")
+    same = SimpleNamespace(shape=(3, 16, 16))
+    told = object.__new__(Told)
+    for guard, words in (
+        (Said(by_table=True), "a table of outputs"),
+        (Said(classifier=told), "a table of outputs"),
+        (Said(speaks=False), "no classifier of its own"),
+        (Said(shares=("screen", "features")), "part 'features' of the guard"),
+        (Said(head=None), r"takes images \(3, 8, 8\) and the screen \(3, 16, 16\).* --image-size 8x8"),
+        (Said(classifier=Graph(4), head=None, seen=same), "takes 4 images at once and no other number"),
+    ):
+        with pytest.raises(InputError, match=words):
+            _exportable(guard)
+    asked = []
+    monkeypatch.setattr(export_guard_file, "said_by", asked.append)
+    for guard in (Said(classifier="one's own"), Said(classifier=Graph(None), head=None, seen=same)):
+        assert _exportable(guard) is guard
+    assert asked == []
+    _exportable(Said(classifier="one's own", head=None, seen=same))
+    assert asked == ["one's own"]
+    # Classes without names are numbered.
+    monkeypatch.setattr(export_guard_file, "replace", lambda guard, **changed: Said(**vars(guard) | changed))
+    monkeypatch.setattr(export_guard_file, "_probed", lambda _: (None, SimpleNamespace(logits=np.zeros((5, 3)))))
+    assert _exportable(Said(labels=None)).labels == ("0", "1", "2")
+
+
+def test_what_other_programs_are_told_of_a_guard():
+    shares = {"screen": 0.5, "knn": 0.5}
+    told = _described(Said(shares=shares), ("knn",))
+    assert (told["classes"], told["parts"], told["rules"]) == (["red", "blue"], ["screen", "knn"], ["knn"])
+    assert told["limits"] == {"screen": 0.05, "knn": 0.05}
+    assert (told["floor"], told["screen_decides"]) == (None, True)
+    floor = Floor(confidence=0.75, risk=0.05, delta=0.1, accepted=3, wrong=0, of=4)
+    assert _described(Said(shares=shares, floor=floor), ())["floor"] == vars(floor)
+    assert _described(Said(labels=None, shares={"knn": 1.0}), ())["classes"] == []
+    assert not _described(Said(shares={"knn": 1.0}), ())["screen_decides"]
+    assert not _described(Said(shares=shares, calibrators=("knn",)), ())["screen_decides"]
+
+
+def test_parts_and_logits_of_a_graph_are_compared_each_on_its_own_scale(monkeypatch):
+    screen = SimpleNamespace(calibrator=Calibrator(np.linspace(0, 2, 201)))  # the quartiles lie 1 apart
+    own = Calibrator(np.linspace(0, 200, 201))
+
+    def guard(parts, logits):
+        return SimpleNamespace(
+            shares={"screen": 0.5, "knn": 0.5},
+            calibrators={"knn": own},
+            screen=screen,
+            said=(parts, SimpleNamespace(logits=np.array(logits))),
+            scores=lambda parts, _: {name: np.array([value]) for name, value in parts.items()},
+        )
+
+    monkeypatch.setattr(export_guard_file, "_probed", lambda guard: guard.said)
+    ours = guard({"screen": 0.0, "knn": 0.0}, [[0.0, 64.0, -0.5]])
+    near = {"screen": export.TOLERANCE, "knn": 100 * export.TOLERANCE}
+    logits = [[64 * export.TOLERANCE, 64.0, -0.5]]  # of the largest of them
+    _check_parity(ours, guard(near, logits))
+    for parts, said, words in (
+        ({**near, "screen": 1.01 * export.TOLERANCE}, logits, "part 'screen' of the graph"),
+        ({**near, "knn": 101 * export.TOLERANCE}, logits, "part 'knn' of the graph"),
+        (near, [[65 * export.TOLERANCE, 64.0, -0.5]], "the graph's logits"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            _check_parity(ours, guard(parts, said))
+
+
+@pytest.mark.parametrize(("to", "content"), [("onnx", ["graph"]), ("openvino", ["read graph", "numbers"])])
+def test_the_graph_of_a_guard_is_for_the_runtime_that_is_named(to, content, monkeypatch):
+    screen, written = object.__new__(Screen), []
+    guard = Said(screen=screen, calibrators={"knn": "scores"}, classifier="one's own", rules="rules", shape=(3, 8, 8))
+    core = SimpleNamespace(read_model=lambda graph: f"read {graph}")
+    for name, stand_in in {
+        "target": lambda _, path, __: path,
+        "_exportable": lambda guard: guard,
+        "with_room": lambda _: screen,
+        "raised": lambda scores: f"raised {scores}",
+        "replace": lambda guard, **changed: Said(**vars(guard) | changed),
+        "_graph": lambda guard, _: "graph" if guard.calibrators == {"knn": "raised scores"} else None,
+        "import_openvino": lambda: SimpleNamespace(Core=lambda: core),
+        "serialised": lambda model: [model, "numbers"],
+        "rules_of": lambda _: ("knn",),
+        "options_of": lambda _, to: to,
+        "runnable": lambda *given: given,
+        "_check_parity": lambda guard, exported: written.append((guard.classifier, exported.classifier, exported.head)),
+        "written": lambda *given: written.append(given),
+        "_described": lambda *_: "described",
+        "save_guard": lambda guard, path: written.append((guard.screen, path)),
+    }.items():
+        monkeypatch.setattr(export_guard_file, name, stand_in)
+    assert export_guard(guard, "path", to=to, pixels="uint8") == "path"
+    on_graph = (screen, content, "uint8", to, 2, ("knn",))
+    assert written == [
+        ("one's own", None, None),
+        (on_graph, screen, "path", "uint8", "described"),
+        (on_graph, "path"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "features"), [(("max_logit", "energy"), False), (("energy", "knn"), True), ((), False)]
+)
+def test_what_the_graph_beside_a_classifier_takes(rules, features, monkeypatch):
+    screen = object.__new__(Screen)
+    for name, stand_in in {
+        "example_of": lambda *_: {"pixels": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)},
+        "traced": lambda graph, examples, outputs: (graph, dict(examples), outputs),
+        "GuardGraph": lambda _: "graph",
+        "outputs_of": lambda _: "outputs",
+        "rules_of": lambda _: rules,
+        "joined": lambda graph, classifier: ("joined", graph, classifier),
+    }.items():
+        monkeypatch.setattr(export_guard_file, name, stand_in)
+    alone = _graph(Said(screen=screen, classifier="one's own"), "uint8")
+    assert (alone[0], list(alone[1]), alone[2]) == ("graph", ["pixels"], "outputs")
+    beside = Graph(None)
+    beside.raw = lambda pixels: (pixels.sum((2, 3)), pixels)
+    joined, (graph, examples, outputs), classifier = _graph(Said(screen=screen, classifier=beside), "uint8")
+    assert (joined, graph, outputs, classifier) == ("joined", "graph", "outputs", beside)
+    assert list(examples) == ["pixels", LOGITS_IN, *([FEATURES_IN] if features else [])]
+    assert examples[LOGITS_IN].shape == (4, 3)

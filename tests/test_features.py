@@ -1,5 +1,7 @@
 """What the detector `features` promises beyond the contract."""
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -16,7 +18,8 @@ from recondite import InputError, build, write_report
 from recondite.cli import main
 from recondite.data.datasets import nameless, open_images
 from recondite.data.images import Preprocessing
-from recondite.data.spool import read_all
+from recondite.data.spool import Rows, read_all
+from recondite.detectors import features as features_file
 from recondite.detectors.feature_options import LOCAL, Method
 from recondite.detectors.features import Features
 from recondite.detectors.seen import Seen, Some
@@ -564,3 +567,55 @@ def test_spreads_of_two_lots_are_those_of_all_together():
         logs = distances.log().flatten()
         assert told.centres[kind, 0].item() == pytest.approx(logs.mean().item(), rel=1e-5)
         assert told.spreads[kind, 0].item() == pytest.approx(logs.std(correction=0).item(), rel=1e-5)
+
+
+def test_what_is_seen_in_images_and_said_of_each_as_if_it_had_been_left_out(digits):
+    detector = made(digits, "mahalanobis", "padim", rotations=4, images=40)
+    images = np.ascontiguousarray(digits[:70, None] / np.float32(255))
+    rows = Rows(images, np.arange(70))
+    seen, scores = zip(*detector.looked_at(rows, left_out=False), strict=True)
+    assert [len(one.whole) for one in seen] == [64, 6]
+    expected = detector.score(digits[:70]).instance_score
+    np.testing.assert_allclose(np.concatenate(scores), expected, rtol=1e-4)
+    seen, left_out = zip(*detector.looked_at(Rows(images, np.arange(40)), left_out=True), strict=True)
+    with evaluating(detector):
+        places = detector._vectors(torch.from_numpy(images[:40]))[1]
+    np.testing.assert_allclose(torch.cat([one.places for one in seen]), places, rtol=1e-5, atol=1e-6)
+    assert (np.concatenate(left_out) > expected[:40]).mean() > 0.9  # what was learnt looks less unusual
+    assert sum(len(one.whole) for one in detector.seen_in(rows)) == 70
+
+
+@pytest.mark.parametrize(("masked", "processes"), [(True, 1), (False, 2)])
+def test_masks_and_several_processes_look_anew_at_each_fit(masked, processes, digits, monkeypatch):
+    detector = made(digits, "mahalanobis", images=20)
+    rows = read_all(open_images(digits[:8]), detector.preprocessing).rows()
+    with detector.looking_once(rows):
+        assert detector.looked.holds(rows)
+    assert detector.looked is None
+    monkeypatch.setattr(features_file, "rank_and_size", lambda: (0, processes))
+    detector.preprocessing = replace(detector.preprocessing, masked=masked)
+    with detector.looking_once(rows):
+        assert detector.looked is None
+
+
+def test_the_vectors_to_validate_by_are_drawn_from_all_places_of_all_batches(digits):
+    detector = made(digits, "mahalanobis", "padim", images=40)
+    rows = read_all(open_images(digits[:70]), detector.preprocessing).rows()
+    added = []
+    drawn = SimpleNamespace(add=lambda vectors, first: added.append((len(vectors), first)), gathered=lambda: "all")
+    kept, error, found = detector._met(
+        rows, SimpleNamespace(drawn_from=lambda count: added.append(count) or drawn), False
+    )
+    assert found == "all"
+    assert added == [70 * 4, (64, 0), (6, 64 * 4)]
+    assert error == pytest.approx(float(detector.validation_errors(torch.from_numpy(rows.take(slice(None)))).mean()))
+    assert sum(len(one.whole) for one in kept) >= 20
+
+
+def test_a_backbone_of_more_than_8192_features_is_too_wide():
+    class Wide(nn.Module):
+        def forward(self, x):
+            return x.mean((1, 2, 3))[:, None].expand(-1, 8193)
+
+    with pytest.raises(InputError, match="<= 8,192; got 2 and 8,193"):
+        build("features", image_shape=(1, 8, 8), backbone=Wide(), methods="mahalanobis", latent_size=2)

@@ -19,10 +19,18 @@ from recondite.data.images import Preprocessing
 from recondite.errors import ArtifactError, InputError
 from recondite.perturbations.outliers import MIXED, mixed
 from recondite.screen import guard_fit
-from recondite.screen.choose_parts import choose_parts, equal_shares, made_up_outliers, pixels_of
+from recondite.screen.choose_parts import (
+    Judged,
+    PartsChoice,
+    choose_parts,
+    classes_where_enough,
+    equal_shares,
+    made_up_outliers,
+    pixels_of,
+)
 from recondite.screen.classifier_outputs import Outputs, Told
 from recondite.screen.guard_file import load_guard, save_guard
-from recondite.screen.guard_fit import _confusion, _groups, _Seen, fit_guard, read_classes
+from recondite.screen.guard_fit import _confusion, _needed_of_each_class, _Seen, fit_guard, read_classes
 from recondite.screen.guard_split import units_of
 from recondite.screen.linear_head import from_tensors, learnt, tensors_of
 from recondite.screen.looking import vectors_of
@@ -159,10 +167,11 @@ def test_every_class_needs_an_image():
 
 
 def test_classes_calibrate_by_themselves_where_each_has_twice_as_many_as_alpha_needs(screen):
-    assert _groups(["a"] * 18 + ["b"] * 18, screen, 1.0) == ("a",) * 18 + ("b",) * 18  # nine are needed for .1
-    assert _groups(["a"] * 50 + ["b"] * 17, screen, 1.0) is None
-    assert _groups(["a"] * 37 + ["b"] * 38, screen, 0.5) is None
-    assert _groups(["a"] * 38, screen, 0.5) is not None
+    assert [_needed_of_each_class(screen, share) for share in (1.0, 0.5)] == [18, 38]  # nine are needed for .1
+    assert classes_where_enough(["a"] * 18 + ["b"] * 18, 18) == ("a",) * 18 + ("b",) * 18
+    assert classes_where_enough(["a"] * 50 + ["b"] * 17, 18) is None
+    assert classes_where_enough([], 0) is None
+    assert classes_where_enough(None, 0) is None
 
 
 def test_rules_come_from_one_pass_and_survive_a_file():
@@ -192,6 +201,10 @@ def test_rules_come_from_one_pass_and_survive_a_file():
         assert torch.equal(values, alone[name])
 
 
+def chosen_of(inliers, outliers):
+    return choose_parts(Judged(inliers), {name: Judged(some) for name, some in outliers.items()}, 0.1)
+
+
 def test_a_part_that_tells_made_up_outliers_is_chosen_and_a_useless_one_is_not():
     draws = np.random.default_rng(3)
     inliers = {name: draws.normal(size=300) for name in ("a", "b", "useless")}
@@ -199,11 +212,11 @@ def test_a_part_that_tells_made_up_outliers_is_chosen_and_a_useless_one_is_not()
         "one": {"a": draws.normal(4, 1, 300), "b": draws.normal(size=300), "useless": draws.normal(size=300)},
         "two": {"a": draws.normal(size=300), "b": draws.normal(4, 1, 300), "useless": draws.normal(size=300)},
     }
-    choice = choose_parts(inliers, outliers, 0.1)
+    choice = chosen_of(inliers, outliers)
     assert choice.parts == ("a", "b")
     assert choice.shares == {"a": 0.5, "b": 0.5}
     assert choice.caught["a"] == pytest.approx(0.55, abs=0.05)
-    assert choose_parts(inliers, {"one": outliers["one"]}, 0.1).parts == ("a",)
+    assert chosen_of(inliers, {"one": outliers["one"]}).parts == ("a",)
 
 
 def test_a_part_that_needs_little_gets_little_of_alpha():
@@ -213,19 +226,19 @@ def test_a_part_that_needs_little_gets_little_of_alpha():
         "far": {"sure": draws.normal(9, 1, 500), "close": draws.normal(size=500)},
         "near": {"sure": draws.normal(size=500), "close": draws.normal(1.5, 1, 500)},
     }
-    choice = choose_parts(inliers, outliers, 0.1)
+    choice = chosen_of(inliers, outliers)
     assert choice.shares == {"sure": 0.25, "close": 0.75}
     half = Calibrator(inliers["close"]).is_outlier(outliers["near"]["close"], 0.05).mean()
     assert choice.caught["sure + close"] > (1 + half) / 2 + 0.02
     few = {name: values[:30] for name, values in inliers.items()}  # a quarter of alpha needs 39 images
-    assert choose_parts(few, outliers, 0.1).shares == {"sure": 0.5, "close": 0.5}
+    assert chosen_of(few, outliers).shares == {"sure": 0.5, "close": 0.5}
 
 
 def test_at_most_three_parts_share_alpha():
     draws = np.random.default_rng(5)
     inliers = {name: draws.normal(size=400) for name in "abcd"}
     outliers = {one: {name: draws.normal(4 * (name == one), 1, 400) for name in "abcd"} for one in "abcd"}
-    choice = choose_parts(inliers, outliers, 0.1)
+    choice = chosen_of(inliers, outliers)
     assert len(choice.parts) == 3
     assert sum(choice.shares.values()) == pytest.approx(1)
     assert max(map(len, (name.split(" + ") for name in choice.caught))) == 3
@@ -536,10 +549,34 @@ def test_the_smallest_share_of_alpha_says_whether_classes_calibrate_by_themselve
     screen, outputs, known, held = told
     asked = []
     monkeypatch.setattr(guard_fit, "equal_shares", lambda parts: {part: (1 + n) / 3 for n, part in enumerate(parts)})
-    monkeypatch.setattr(guard_fit, "_groups", lambda _, __, smallest: asked.append(smallest))
+    monkeypatch.setattr(guard_fit, "_needed_of_each_class", lambda _, smallest: asked.append(smallest) or 1000)
     given = {"screen": screen, "calibration": held, "group_by": "none", "parts": ["screen", "confidence"]}
     assert not fit_guard(known, classifier=Told(outputs), **given).guard.by_class
     assert asked == [1 / 3]
+
+
+def test_classes_calibrate_together_where_that_is_asked_for(told):
+    screen, outputs, known, held = told
+    given = {"screen": screen, "classifier": Told(outputs), "calibration": held, "group_by": "none"}
+    by_class, together = (fit_guard(known, **given, by_class=one) for one in (True, False))
+    assert (by_class.facts["by class"], together.facts["by class"]) == (True, False)
+    assert set(by_class.guard.calibrators["screen"].sizes) == {"blue", "red"}
+    assert together.guard.calibrators["screen"].sizes == {None: 150}
+    assert np.array_equal(by_class.guard.calibrators["screen"].scores, together.guard.calibrators["screen"].scores)
+
+
+def test_parts_are_chosen_as_they_will_be_calibrated(screen, monkeypatch):
+    known, held = pairs(*coloured(60, 60)), pairs(*coloured(100, 61))
+    asked = []
+
+    def chosen_parts(_guard, _images, inliers, _seed, _left_out, needed):
+        asked.append((set(inliers.predicted), needed and needed(0.5)))
+        return PartsChoice({"screen": 1.0}, {})
+
+    monkeypatch.setattr(guard_fit, "chosen_parts", chosen_parts)
+    for by_class in (True, False):
+        fit_guard(known, screen=screen, calibration=held, group_by="none", by_class=by_class)
+    assert asked == [({"red", "blue"}, 38), ({"red", "blue"}, None)]  # twice what half of .1 needs
 
 
 def test_a_table_of_classes_has_one_in_every_row(tmp_path):

@@ -181,3 +181,15 @@ def test_latents_of_a_vae_are_the_means_of_its_posterior():
     with torch.no_grad():
         expected = vae.encoder(vae.scaled(torch.from_numpy(images)))[:, :2]
     np.testing.assert_allclose(vae.encode(images), expected, atol=1e-5)
+
+
+def test_a_prior_is_fitted_to_two_thousand_images():
+    ran = []
+
+    def run(x, _):
+        ran.append(len(x))
+        return {"": np.zeros((len(x), 2), dtype=np.float32)}
+
+    detector = SimpleNamespace(latent_mean=torch.zeros(2), latent_factor=torch.zeros(2, 2), run=run, scoring_batch=512)
+    fit_prior(detector, rows(np.zeros((2003, 3))))
+    assert sum(ran) == 2000

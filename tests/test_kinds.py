@@ -5,8 +5,10 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 import recondite
+from recondite.data.images import Preprocessing
+from recondite.data.spool import Rows
 from recondite.perturbations.kinds import simple_and_complex
-from recondite.screen.made_up import MadeUp
+from recondite.screen.made_up import MadeUp, made_up_rows
 from recondite.screen.words import AUTO, ERROR
 from recondite.statistics.density import Density, Marginals, held_out_distances, smallest_tail, sum_of_tails
 from recondite.statistics.likeness import Likeness
@@ -109,3 +111,32 @@ def test_screens_that_rebuild_images_learn_from_made_up_ones(screens, digits, tm
     assert loaded.fingerprint() == older.fingerprint() != screens("pca").fingerprint()
     few = digits[1400:1410]
     np.testing.assert_array_equal(loaded.predict(few).instance_score, older.predict(few).instance_score)
+
+
+def test_what_made_up_images_taught_belongs_together():
+    statistics = {name: np.random.default_rng(number).normal(size=60) for number, name in enumerate("ab")}
+    density = Density.fit(statistics)
+    learnt = MadeUp.fit(density, [statistics], statistics, statistics["a"], statistics["b"])
+    assert learnt.weights == (0.5, 1.0, 0.5)
+    tensors = learnt.tensors()
+    assert MadeUp.from_saved((0, 1, 0.5), tensors, 2).weights == (0, 1, 0.5)
+    knots = tensors["likeness.knots"]
+    for damage in (
+        {"likeness.directions": tensors["likeness.directions"][:, :1]},
+        {"likeness.offsets": tensors["likeness.offsets"][None]},
+        {"likeness.knots": knots[0]},
+        {"likeness.knots": np.concatenate([knots, knots])},
+        {"total.knots": knots[0]},
+        {"total.knots": knots[:0]},
+    ):
+        with pytest.raises(ValueError, match="likeness of"):
+            MadeUp.from_saved(learnt.weights, {**tensors, **damage}, 2)
+    for weights in ((0.5, 1), (0.5, 1, np.inf), (0.5, 1, np.nan)):
+        with pytest.raises(ValueError, match="weights"):
+            MadeUp.from_saved(weights, tensors, 2)
+
+
+def test_kinds_are_made_up_of_sixty_images():
+    images = np.random.default_rng(0).random((63, 1, 8, 8), dtype=np.float32)
+    kinds = list(made_up_rows(Rows(images, np.arange(63)), Preprocessing(shape=(1, 8, 8))))
+    assert {len(kind) for kind in kinds} == {60}

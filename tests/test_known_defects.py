@@ -2,21 +2,39 @@
 
 from dataclasses import replace
 from statistics import NormalDist
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_units import bursts
 from test_units import scenes as waves
 
 import recondite
 from recondite import InputError, ReconditeWarning
 from recondite.cli import main
-from recondite.data.spool import Rows
+from recondite.data.datasets import open_images
+from recondite.data.images import Preprocessing
+from recondite.data.spool import Rows, read_all
 from recondite.detectors.defect_head import DefectHead, sharpened
+from recondite.detectors.features import Features
 from recondite.detectors.inside import Inside
+from recondite.detectors.seen import Seen
+from recondite.perturbations.defects import DEFECTS
+from recondite.screen import known_defects
 from recondite.screen.defect_direction import Direction, Whitening, head_along, told, values_along
-from recondite.screen.known_defects import KnownDefects, Lesson, Taught, UnhelpfulError, _changed
+from recondite.screen.known_defects import (
+    Gain,
+    KnownDefects,
+    Lesson,
+    Looked,
+    Taught,
+    UnhelpfulError,
+    _changed,
+    check_teachable,
+    checked_gain,
+)
 from recondite.screen.words import gain_in_words
 from recondite.statistics.metrics import auroc
 
@@ -366,3 +384,295 @@ def test_how_surely_a_defect_is_told_is_the_share_of_good_images_below_it():
     expected = [np.mean([spread.cdf(one - other) for other in good]) for one in defects]
     np.testing.assert_allclose(told(good, defects), expected)
     np.testing.assert_array_equal(told(np.ones(3), np.array([0.0, 1.0, 2.0])), [0, 0.5, 1])
+
+
+GRID = 4
+"""Cells along each side of what a stand-in sees."""
+
+
+class Sighted:
+    """As much of a detector as a lesson looks at: it sees the pixels of 4 x 4 cells."""
+
+    scoring_batch, shape, grid = 8, (1, 16, 16), (GRID, GRID)
+
+    def __init__(self, region=None):
+        self.preprocessing, self.looks = SimpleNamespace(region=region), []
+
+    def vectors(self, pixels):
+        cells = pixels.unfold(2, 4, 4).unfold(3, 4, 4).reshape(len(pixels), GRID * GRID, 16)
+        return cells.mean(1, keepdim=True), cells
+
+    def looked_at(self, images, left_out):
+        pixels = images.take(slice(None))
+        self.looks.append((left_out, pixels))
+        whole, places = self.vectors(torch.from_numpy(pixels))
+        yield Seen(whole, places, None), pixels.mean((1, 2, 3)).astype(np.float64) + 100 * left_out
+
+
+def known_of(images, masks=None):
+    return KnownDefects(read_all(open_images(images), Preprocessing(shape=images.shape[1:])), masks or {})
+
+
+def test_a_lesson_looks_at_good_images_and_at_defects_made_up_and_pasted(monkeypatch):
+    good = waves(26, side=16)
+    odd = bursts(waves(12, seed=5, side=16), frames=2, noise=0.002)
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[:, :8] = True
+    detector, known = Sighted(), known_of(odd, {2: mask, 7: ~mask})
+    units = np.repeat(keys(13), 2)
+    lesson = Lesson.of(detector, Rows(good, np.arange(1, 26)), units[1:], known, 3)
+    assert lesson.rows.tolist() == list(range(1, 26))
+    assert lesson.good_units.tolist() == [0, *np.repeat(np.arange(1, 13), 2)]
+    # Good images are judged as if each had been left out, and the others are not: they were never learnt from.
+    np.testing.assert_allclose(lesson.good.scores, 100 + good[1:].mean((1, 2, 3)))
+    assert max(lesson.made_up.scores.max(), lesson.defects.scores.max()) < 2
+    some = np.arange(25) % 3 == 0
+    places = torch.cat(list(lesson.good.places(some)))
+    assert torch.equal(places, detector.vectors(torch.from_numpy(good[1:][some]))[1])
+    changed = np.concatenate([pixels for left_out, pixels in detector.looks if not left_out])
+    made_up, real, pasted = changed[:25], changed[25:49], changed[49:]
+    assert all(np.any(one != other) for one, other in zip(made_up, good[1:], strict=True))
+    np.testing.assert_array_equal(real, odd)
+    assert lesson.real.tolist() == [True] * 24 + [False] * 8
+    # Four of each mask; of a unit with the image that they come from, whose frames are of one.
+    own = lesson.defect_units
+    assert len(set(own[:24])) == 12
+    assert np.array_equal(own[:24:2], own[1:24:2])
+    assert own[24:].tolist() == [own[2]] * 4 + [own[7]] * 4
+    for number, image in enumerate(pasted):
+        row, there, elsewhere = (2, slice(0, 5), slice(11, 16)) if number < 4 else (7, slice(11, 16), slice(0, 5))
+        np.testing.assert_allclose(image[:, :, there], odd[row][:, :, there], atol=0.01)
+        assert min(np.abs(image[:, :, elsewhere] - one[:, :, elsewhere]).max() for one in good[1:]) < 0.01
+        assert image[0, :, 7].tolist() != odd[row][0, :, 7].tolist()  # a soft edge
+    assert lesson.counted.tolist() == list(range(16))
+    assert lesson.cells is None
+    # Of those, as many as a memory holds: 4 bytes for each of 16 x 16 values.
+    monkeypatch.setattr(known_defects, "_LARGEST_MEMORY", 22 * 1024)
+    lesson = Lesson.of(Sighted(), Rows(good, np.arange(26)), units, known, 3)
+    assert len(lesson.rows) == len(set(lesson.rows)) == 22
+    assert np.array_equal(lesson.rows, np.sort(lesson.rows))
+    monkeypatch.setattr(known_defects, "_LARGEST_MEMORY", 1)
+    assert len(Lesson.of(Sighted(), Rows(good, np.arange(26)), units, known, 3).rows) == 20
+    assert len(Lesson.of(Sighted(), Rows(good, np.arange(20)), units[:20], known, 3).rows) == 20
+    with pytest.raises(InputError, match="at least 20 good images that the screen has learnt from; got 19"):
+        Lesson.of(detector, Rows(good, np.arange(19)), units[:19], known, 3)
+
+
+def test_a_lesson_looks_at_the_places_of_a_region_and_at_300_good_images():
+    region = np.zeros((16, 16), dtype=bool)
+    region[:4, :9] = True
+    good = np.random.default_rng(0).random((302, 1, 16, 16), dtype=np.float32)
+    lesson = Lesson.of(Sighted(region), Rows(good, np.arange(302)), keys(302), known_of(waves(3, side=16)), 0)
+    assert lesson.counted.tolist() == [0, 1, 2]
+    assert lesson.cells is not None
+    assert len(lesson.rows) == 300
+    assert len({part.tobytes() for part in torch.cat(list(lesson.made_up.places(np.ones(300, bool)))).numpy()}) == 300
+
+
+class Kept:
+    """Vectors of places, in the place of a memory."""
+
+    def __init__(self, places):
+        self.kept = torch.from_numpy(places.astype(np.float32))
+
+    def take(self, rows, index):
+        return None, self.kept[rows.index[index]]
+
+
+def looked(places, scores):
+    return Looked(Rows(np.empty((len(places), 0), np.float32), np.arange(len(places))), Kept(places), scores)
+
+
+def lesson_of_vectors(seed=0, apart=4.0, defects=12):
+    """40 good images, two of each unit; defects, every third of them pasted, three of each unit."""
+    draws = np.random.default_rng(seed)
+    good, made_up = draws.normal(size=(2, 40, 6, 3))
+    odd = draws.normal(size=(defects, 6, 3))
+    odd[:, 2, 0] += apart
+    made_up[:, 4, 1] += 4
+    scores = [draws.normal(size=len(some)) + more for some, more in ((good, 0), (made_up, 1), (odd, 1))]
+    return Lesson(
+        rows=np.arange(40),
+        good=looked(good, scores[0]),
+        good_units=np.arange(40) // 2,
+        made_up=looked(made_up, scores[1]),
+        defects=looked(odd, scores[2]),
+        defect_units=np.arange(defects) // 3,
+        real=np.arange(defects) % 3 != 2,
+        cells=None,
+        counted=np.arange(6),
+    )
+
+
+def test_a_head_is_worth_what_it_tells_of_units_that_it_has_not_learnt_from():
+    """By hand, image by image, through heads themselves."""
+    lesson = lesson_of_vectors()
+    parts = (lesson.good, lesson.made_up, lesson.defects)
+    places = [part.memory.kept for part in parts]
+    whitening = Whitening.of([places[0]], np.arange(6), None)
+    means = whitening.means.float()
+    places[0] = means + 40 / 39 * (places[0] - means)  # each farther from the mean of the others than from that of all
+    folds, after = 4, []
+    for deal in range(5):
+        draws = np.random.default_rng(deal)
+        kinds = draws.permutation(len(DEFECTS))[np.arange(40) % len(DEFECTS)] % folds
+        where = [draws.permutation(20)[lesson.good_units] % folds, kinds]
+        where = [where[0], where[1], draws.permutation(4)[lesson.defect_units] % folds]
+        found = [[], [], []]
+        for some, own, part, scores in zip(places, where, range(3), (one.scores for one in parts), strict=True):
+            for image, fold, score in zip(some, own, scores, strict=True):
+                others = [one[torch.from_numpy(of != fold)] for one, of in zip(places, where, strict=True)]
+                direction = Direction.of(*map(whitening.oddest, others))
+                head = head_along(direction, whitening, values_along([direction], whitening, [others[0]])[:, 0])
+                found[part].append(sharpened(torch.tensor(score), head(image[None], None)).item())
+        after.append([np.array(one) for one in found])
+    gain, real = lesson.gain(), lesson.real
+    before = [one.scores for one in parts]
+    assert gain.known == pytest.approx(
+        (auroc(before[0], before[2][real]), np.mean([auroc(a, c[real]) for a, _, c in after]))
+    )
+    assert gain.unseen == pytest.approx((auroc(before[0], before[1]), np.mean([auroc(a, b) for a, b, _ in after])))
+    np.testing.assert_allclose(gain.told[0], told(before[0], before[2][real]))
+    np.testing.assert_allclose(gain.told[1], np.mean([told(a, c[real]) for a, _, c in after], axis=0), rtol=1e-4)
+    np.testing.assert_allclose(gain.errors, after[-1][0], rtol=1e-3, atol=1e-4)
+    assert gain.known[1] > gain.known[0]
+    said = gain.to_json()
+    assert (said["known"], said["unseen"]) == (list(gain.known), list(gain.unseen))
+    assert said["told"] == [float(one.mean()) for one in gain.told]
+
+
+def test_three_units_of_defects_are_enough_and_two_are_not():
+    assert len(lesson_of_vectors(defects=9).gain().told[1]) == 6
+    with pytest.raises(InputError, match="near-copies of 2: give at least 3 that differ"):
+        lesson_of_vectors(defects=6).gain()
+
+
+def test_a_deal_has_five_parts_where_there_are_units_enough(monkeypatch):
+    learnt = []
+
+    def of(*parts):
+        learnt.append([len(part) for part in parts])
+        return Direction(torch.ones(3, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64))
+
+    monkeypatch.setattr(Direction, "of", of)
+    lesson_of_vectors(defects=60).gain()
+    assert len(learnt) == 25
+    # Each image takes no part in one of the five heads of a deal.
+    for deal in range(5):
+        assert np.sum(learnt[5 * deal : 5 * deal + 5], axis=0).tolist() == [160, 160, 240]
+    assert {good for good, _, _ in learnt} == {32}
+
+
+def test_a_head_learns_from_the_good_images_that_are_chosen():
+    lesson = lesson_of_vectors()
+    chosen = np.arange(40) < 30
+    whitening = Whitening.of([lesson.good.memory.kept[:30]], np.arange(6), None)
+    means = whitening.means.float()
+    good = means + 30 / 29 * (lesson.good.memory.kept[:30] - means)
+    oddest = [whitening.oddest(some) for some in (good, lesson.made_up.memory.kept[:30], lesson.defects.memory.kept)]
+    direction = Direction.of(*oddest)
+    expected = head_along(direction, whitening, values_along([direction], whitening, [good])[:, 0])
+    found = lesson.head(chosen)
+    torch.testing.assert_close(found.direction, expected.direction, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.normal, expected.normal, rtol=1e-4, atol=1e-4)
+    assert torch.equal(lesson.head().direction, lesson.head(np.ones(40, dtype=bool)).direction)
+
+
+BETTER = {"known": (0.8, 0.9), "unseen": (0.9, 0.9)}
+
+
+@pytest.mark.parametrize(
+    ("more", "changed", "refused"),
+    [
+        # The error of their mean is .577 s for four that differ by s: more than half of it is needed.
+        (0.01 * np.array([0.3, 0.3, 0.3, 0.3]) + 0.01 * np.array([-1, 1, -1, 1]), {}, False),
+        (0.01 * np.array([0.28, 0.28, 0.28, 0.28]) + 0.01 * np.array([-1, 1, -1, 1]), {}, True),
+        (np.zeros(4), {}, True),
+        (np.full(4, 0.1), {"known": (0.9, 0.9)}, False),
+        (np.full(4, 0.1), {"known": (0.9, 0.89)}, True),
+        (np.full(4, 0.1), {"unseen": (0.9, 0.89)}, False),
+        (np.full(4, 0.1), {"unseen": (0.9, 0.88)}, True),
+    ],
+)
+def test_a_head_helps_or_is_refused(more, changed, refused):
+    gain = Gain(**BETTER | changed, told=(np.full(4, 0.5), 0.5 + more), errors=np.zeros(3))
+    lesson = SimpleNamespace(gain=lambda: gain)
+    if refused:
+        with pytest.raises(UnhelpfulError, match=r"a head does not help: .*Give more images"):
+            checked_gain(lesson)
+    else:
+        assert checked_gain(lesson) is gain
+
+
+def test_where_nothing_is_left_to_learn_nothing_is_learnt():
+    for before, done in ((0.999, True), (0.99, False)):
+        gain = Gain(**BETTER, told=(np.full(3, before), np.full(3, 1.0)), errors=np.zeros(3))
+        if done:
+            with pytest.raises(UnhelpfulError, match="there is nothing to learn"):
+                checked_gain(SimpleNamespace(gain=lambda gain=gain: gain))
+        else:
+            assert checked_gain(SimpleNamespace(gain=lambda gain=gain: gain)) is gain
+
+
+def unfitted(**changed):
+    """A detector of features that has learnt nothing."""
+    own = {"name": "features", "shape": (1, 8, 8), "options": SimpleNamespace(score="combined"), "locates": True}
+    own |= {"preprocessing": Preprocessing(shape=(1, 8, 8)), "__init__": lambda _: None}
+    return type("Unfitted", (Features,), own | changed)()
+
+
+def test_what_can_learn_known_defects(monkeypatch):
+    check_teachable(unfitted())
+    for detector, words in (
+        (SimpleNamespace(name="pca"), "'pca' has none: fit with detector features"),
+        (unfitted(options=SimpleNamespace(score="knn")), "judges by knn: fit without --score"),
+        (unfitted(locates=False), "fit with methods that look at places"),
+        (unfitted(preprocessing=SimpleNamespace(masked=True)), "give one region of all images"),
+    ):
+        with pytest.raises(InputError, match=words):
+            check_teachable(detector)
+    monkeypatch.setattr(known_defects, "rank_and_size", lambda: (0, 2))
+    with pytest.raises(InputError, match=r"learnt in one process: .*recondite teach"):
+        check_teachable(unfitted())
+
+
+def test_of_many_defects_fifty_are_taken_from_the_first_to_the_last():
+    images = np.random.default_rng(0).integers(0, 255, (60, 8, 8), dtype=np.uint8)
+    known = KnownDefects.opened(images, None, unfitted())
+    assert len(known.images) == len(set(known.images.ids)) == 50
+    numbers = [int(name) for name in known.images.ids]
+    assert (numbers[0], numbers[-1], numbers) == (0, 59, sorted(numbers))
+    np.testing.assert_array_equal(known.images.pixels[:, 0], images[numbers] / np.float32(255))
+    assert known.masks == {}
+    # What is given again counts once, where it came first.
+    known = KnownDefects.opened(images[[5, 3, 5, 3, 9]], None, unfitted())
+    np.testing.assert_array_equal(known.images.pixels[:, 0], images[[5, 3, 9]] / np.float32(255))
+    with pytest.raises(InputError, match="3 to 50 different images of known defects; got 2"):
+        KnownDefects.opened(images[[5, 3, 5]], None, unfitted())
+    good = known_of(images[:4, None] / np.float32(255)).images
+    with pytest.raises(InputError, match=r"among the good images too \(1 image in all\)"):
+        known.check_apart(known_of(images[10:14, None] / np.float32(255)).images, good)
+    known.check_apart(known_of(images[10:14, None] / np.float32(255)).images)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_masks_are_those_of_the_images_by_name(beside, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 8), dtype=np.uint8)
+    masks = np.arange(3 * 64).reshape(3, 8, 8) % 7 == 0
+    names = ("bent/0", "bent/1", "cut/0")
+    for name, image, mask in zip(names, pixels, masks, strict=True):
+        for path, found in ((f"test/{name}.png", image), (f"ground_truth/{name}_mask.png", mask * np.uint8(255))):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(found).save(tmp_path / path)
+    (tmp_path / "ground_truth" / "cut" / "0_mask.png").rename(tmp_path / "other.png")
+    source, folder = tmp_path / "test", None
+    if not beside:
+        (tmp_path / "ground_truth").rename(tmp_path / "masks")
+        folder = tmp_path / "masks"
+        with pytest.raises(InputError, match="no mask"):
+            KnownDefects.opened(source, folder, unfitted())
+        (tmp_path / "other.png").rename(folder / "cut" / "0_mask.png")
+    known = KnownDefects.opened(source, folder, unfitted())
+    assert sorted(known.masks) == ([0, 1] if beside else [0, 1, 2])  # of those that have one
+    for row, mask in known.masks.items():
+        assert np.array_equal(mask, masks[row])

@@ -7,7 +7,7 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from recondite.errors import InputError
-from recondite.screen.choose_parts import choose_parts
+from recondite.screen.choose_parts import Judged, choose_parts
 from recondite.screen.left_out_classes import Looked, left_out_classes
 
 DRAWS = np.random.default_rng(0)
@@ -29,10 +29,12 @@ def test_the_head_without_a_class_is_the_discriminant_of_the_others():
         some = classes != place
         twin = LinearDiscriminantAnalysis(solver="lsqr").fit(vectors[some], classes[some])
         doubt = -np.log(twin.predict_proba(held).max(1))
-        np.testing.assert_allclose(others["confidence"], doubt[true != place], atol=1e-3)
-        np.testing.assert_allclose(own["confidence"], doubt[true == place], atol=1e-3)
-        assert set(own) == {"confidence", "max_logit", "energy", "knn", "mahalanobis", "vim"}
-        assert own["mahalanobis"].mean() > 2 * others["mahalanobis"].mean()
+        np.testing.assert_allclose(others.parts["confidence"], doubt[true != place], atol=1e-3)
+        np.testing.assert_allclose(own.parts["confidence"], doubt[true == place], atol=1e-3)
+        predicted = twin.predict(held)
+        assert own.predicted == [str(one - (one > place)) for one in predicted[true == place]]
+        assert set(own.parts) == {"confidence", "max_logit", "energy", "knn", "mahalanobis", "vim"}
+        assert own.parts["mahalanobis"].mean() > 2 * others.parts["mahalanobis"].mean()
 
 
 def test_a_given_classifier_loses_its_logit_of_the_class():
@@ -42,8 +44,8 @@ def test_a_given_classifier_loses_its_logit_of_the_class():
     found = left_out_classes(Looked(vectors, classes, logits), Looked(held, true, of_held), 4, 0.3)
     for place, (others, own) in found.items():
         expected = -np.delete(of_held, place, axis=1).max(1)
-        np.testing.assert_array_equal(others["max_logit"], expected[true != place])
-        np.testing.assert_array_equal(own["max_logit"], expected[true == place])
+        np.testing.assert_array_equal(others.parts["max_logit"], expected[true != place])
+        np.testing.assert_array_equal(own.parts["max_logit"], expected[true == place])
 
 
 def test_classes_of_few_images_are_not_left_out():
@@ -61,15 +63,16 @@ def test_of_two_classes_each_is_judged_by_the_features_of_the_other():
     found = left_out_classes(learnt_from, others, 2, 0.3)
     assert set(found) == {0, 1}
     for place, (of_other, own) in found.items():
-        assert set(own) == {"knn", "mahalanobis", "vim"}
-        assert (len(own["knn"]), len(of_other["knn"])) == (
+        assert own.predicted is None
+        assert set(own.parts) == {"knn", "mahalanobis", "vim"}
+        assert (len(own.parts["knn"]), len(of_other.parts["knn"])) == (
             (others.classes == place).sum(),
             (others.classes != place).sum(),
         )
         unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (learnt_from.vectors, others.vectors)]
         bank = unit[0][learnt_from.classes != place]
         fifth = np.sort(np.linalg.norm(unit[1][:, None] - bank, axis=2), axis=1)[:, 4]
-        np.testing.assert_allclose(own["knn"], fifth[others.classes == place], atol=1e-3)
+        np.testing.assert_allclose(own.parts["knn"], fifth[others.classes == place], atol=1e-3)
     few = np.flatnonzero(learnt_from.classes == 0)[4:]
     some = learnt_from.only(~np.isin(np.arange(len(learnt_from.classes)), few))
     assert set(left_out_classes(some, others, 2, 0.3)) == {0}  # four images of 0 make no rules
@@ -83,12 +86,15 @@ def test_what_tells_left_out_classes_is_chosen_where_far_outliers_tell_nothing()
     draws = np.random.default_rng(7)
 
     def drawn(size, **shifted):
-        return {name: draws.normal(shifted.get(name, 0), 1, size) for name in ("screen", "near", "useless")}
+        parts = ("screen", "near", "useless")
+        return Judged({name: draws.normal(shifted.get(name, 0), 1, size) for name in parts})
 
     inliers, far = drawn(300), {"far": drawn(300, screen=9, near=9, useless=9)}
     assert choose_parts(inliers, far, 0.1).parts == ("screen",)
-    own = {name: values for name, values in drawn(200, near=4).items() if name != "screen"}
-    others = {name: values for name, values in drawn(300).items() if name != "screen"}
+    others, own = (
+        Judged({name: values for name, values in judged.parts.items() if name != "screen"})
+        for judged in (drawn(300), drawn(200, near=4))
+    )
     choice = choose_parts(inliers, far, 0.1, {"seven": (others, own)})
     assert choice.parts == ("near",)
     assert choice.left_out["seven"] > 0.95
@@ -98,11 +104,39 @@ def test_what_tells_left_out_classes_is_chosen_where_far_outliers_tell_nothing()
 
 def test_of_rules_that_nothing_tells_apart_the_one_that_tells_most_elsewhere_is_chosen():
     draws = np.random.default_rng(9)
-    inliers = {name: draws.normal(size=400) for name in ("vim", "screen", "mahalanobis", "knn")}
-    far = {name: np.full(1000, 9.0) for name in inliers}
+    inliers = Judged({name: draws.normal(size=400) for name in ("vim", "screen", "mahalanobis", "knn")})
+    far = {name: np.full(1000, 9.0) for name in inliers.parts}
     far["mahalanobis"][:3] = far["knn"][:2] = -9  # .997 and .998 are caught for 1
-    assert choose_parts(inliers, {"far": far}, 0.1).parts == ("mahalanobis",)
+    assert choose_parts(inliers, {"far": Judged(far)}, 0.1).parts == ("mahalanobis",)
     far["mahalanobis"][:20] = -9
-    assert choose_parts(inliers, {"far": far}, 0.1).parts == ("knn",)
+    assert choose_parts(inliers, {"far": Judged(far)}, 0.1).parts == ("knn",)
     far["knn"][:20] = far["vim"][:20] = -9
-    assert choose_parts(inliers, {"far": far}, 0.1).parts == ("screen",)
+    assert choose_parts(inliers, {"far": Judged(far)}, 0.1).parts == ("screen",)
+
+
+def test_parts_are_chosen_at_the_thresholds_by_class_that_they_will_have():
+    draws = np.random.default_rng(11)
+    classes = ["cat", "dog"] * 200
+    uneven = draws.normal(size=400) + np.tile([0.0, 6.0], 200)  # dogs lie further out
+    inliers = Judged({"uneven": uneven, "even": draws.normal(size=400)}, classes)
+    foreign = Judged({"uneven": np.full(100, 7.0), "even": np.where(np.arange(100) < 60, 9.0, 0.0)}, ["dog"] * 100)
+    among_all = choose_parts(inliers, {"near": foreign}, 0.1)
+    by_class = choose_parts(inliers, {"near": foreign}, 0.1, needed=lambda _: 100)
+    assert (among_all.parts, among_all.caught["uneven"]) == (("uneven",), 1)
+    assert (by_class.parts, by_class.caught["uneven"]) == (("even",), 0)
+    for enough, expected in ((200, by_class), (201, among_all)):
+        assert choose_parts(inliers, {"near": foreign}, 0.1, needed=lambda _, n=enough: n) == expected
+    left_out = {"bird": (inliers, foreign)}
+    assert choose_parts(inliers, {"near": foreign}, 0.1, left_out, lambda _: 100).left_out == {"bird": 0.6}
+    unheard_of = Judged(foreign.parts, ["bird"] * 100)  # a guard turns away what it has not calibrated
+    assert choose_parts(inliers, {"near": unheard_of}, 0.1, needed=lambda _: 100).caught["uneven"] == 1
+
+
+def test_the_smallest_share_says_whether_there_are_enough_images_of_each_class():
+    draws = np.random.default_rng(12)
+    classes = ["cat", "dog"] * 200
+    parts = {name: draws.normal(size=400) + np.tile([0.0, 6.0], 200) for name in ("a", "b")}
+    far = Judged({"a": np.full(100, 7.15), "b": np.full(100, -9.0)}, ["dog"] * 100)
+    found = choose_parts(Judged(parts, classes), {"far": far}, 0.1, needed=lambda share: 200 if share == 1 else 300)
+    assert found.caught["a"] == 0  # alone by class, where .1 of the dogs lie above 7.15
+    assert found.shares == {"a": 0.75, "b": 0.25}  # together among all, where .15 of them may be turned away by "a"

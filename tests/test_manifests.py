@@ -126,6 +126,7 @@ def test_verdicts_are_exported_and_read_back(screens, folder, tmp_path):
             assert line["anomaly-label"] == int(word == "outlier")
             assert facts["class-name"] == {"outlier": "anomaly", "inlier": "normal"}[word]
         assert facts["human-annotated"] == "no"
+        assert facts["job-name"] == f"recondite/{screens('pca').fingerprint()[:12]}"
     assert [line["recondite"] for line in lines] == list(result.verdicts.records())
     again = open_images(manifest)
     assert again.ids == list(result.verdicts.ids)

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ import recondite
 from recondite import ArtifactError, InputError
 from recondite.cli import main
 from recondite.data.datasets import open_images
-from recondite.data.spool import read_all
+from recondite.data.spool import Rows, read_all
 from recondite.graphs.exported import Exported, ExportedOptions
 from recondite.graphs.runtimes import OUTPUTS
+from recondite.screen import openvino as file
+from recondite.screen.openvino import _is_layer, _is_robust, judging, quantised
 from recondite.statistics.metrics import auroc
 
 export = pytest.importorskip("recondite.screen.export")
@@ -296,3 +299,109 @@ def test_the_graph_is_in_int8_only_where_that_pays(faster, written, plain, digit
     assert graph.facts["int8"]["instructions"]
     if written == "float32":
         assert_agrees(plain, plain.predict(digits[1500:1600]), graph.predict(digits[1500:1600]))
+
+
+class Node:
+    """As much of an operation of a graph as choosing among them looks at."""
+
+    def __init__(self, kind, name=None, channels=8, followers=()):
+        self.kind, self.name, self.channels, self.followers = kind, name or kind, channels, followers
+
+    def get_type_name(self):
+        return self.kind
+
+    def get_friendly_name(self):
+        return self.name
+
+    def input_value(self, number):
+        assert number == 1  # a convolution's weights: to, from, height, width
+        return SimpleNamespace(get_shape=lambda: [16, self.channels, 3, 3])
+
+    def output(self, number):
+        assert number == 0
+        takers = [SimpleNamespace(get_node=lambda one=one: one) for one in self.followers]
+        return SimpleNamespace(get_target_inputs=lambda: takers)
+
+
+@pytest.mark.parametrize(
+    ("node", "layer", "robust"),
+    [
+        (Node("Convolution"), True, False),
+        (Node("Convolution", followers=[Node("Add")]), True, False),
+        (Node("Convolution", followers=[Node("Relu")]), True, True),
+        (Node("Convolution", followers=[Node("Add", followers=[Node("Clamp")])]), True, True),
+        (Node("Convolution", followers=[Node("Add", followers=[Node("Multiply")])]), True, False),
+        (Node("Convolution", followers=[Node("Multiply", followers=[Node("Relu")])]), True, False),
+        (Node("Convolution", channels=3, followers=[Node("Relu")]), True, False),  # it looks at the image
+        (Node("Convolution", channels=4, followers=[Node("Relu")]), True, True),
+        (Node("GroupConvolution", followers=[Node("Relu")]), True, False),
+        (Node("MatMul", "node_linear_3"), True, False),
+        (Node("MatMul", "node_linear_3", followers=[Node("Relu")]), True, False),
+        (Node("MatMul", "node_matmul"), False, False),
+        (Node("Add", "node_linear_bias"), False, False),
+    ],
+)
+def test_which_layers_are_of_integers(node, layer, robust):
+    assert (_is_layer(node), _is_robust(node)) == (layer, robust)
+
+
+@pytest.mark.parametrize("pixels", ["float32", "uint8"])
+def test_a_graph_is_quantised_by_single_images_and_all_else_stays(pixels, monkeypatch):
+    def parameters(**given):
+        return given
+
+    stand_in = SimpleNamespace(
+        Dataset=list,
+        quantize=lambda model, data, **given: SimpleNamespace(model=model, data=data, **given),
+        QuantizationPreset=SimpleNamespace(PERFORMANCE="performance"),
+        OverflowFix=SimpleNamespace(ENABLE="enable"),
+        AdvancedQuantizationParameters=parameters,
+        IgnoredScope=parameters,
+    )
+    monkeypatch.setattr(file, "import_nncf", lambda: stand_in)
+    robust = Node("Convolution", "behind", followers=[Node("Relu")])
+    nodes = [Node("Convolution", "first", channels=3, followers=[Node("Relu")]), robust, Node("MatMul", "product")]
+    model = SimpleNamespace(get_ops=lambda: nodes)
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 4)).astype(np.float32) / 255
+    found = quantised(model, Rows(images, np.array([4, 2, 1])), pixels)
+    assert found.model is model
+    assert (found.subset_size, len(found.data)) == (3, 3)
+    expected = images[[4, 2, 1], None]
+    expected = np.round(expected * 255).astype(np.uint8) if pixels == "uint8" else expected
+    assert {one.dtype for one in found.data} == {np.dtype(pixels)}
+    np.testing.assert_array_equal(found.data, expected)
+    assert found.ignored_scope["names"] == ["product"]
+    assert quantised(model, Rows(images, np.arange(2)), pixels, for_features=True).ignored_scope["names"] == [
+        *("first", "product")
+    ]
+    with pytest.raises(InputError, match="this detector has none"):
+        quantised(SimpleNamespace(get_ops=lambda: nodes[2:]), Rows(images, np.arange(2)), pixels)
+
+
+def test_a_graph_judges_by_another_calibration_of_its_scores():
+    from openvino import opset13 as operation
+
+    scores = operation.parameter([-1], np.float64, name="scores")
+    outputs = {
+        "instance_score": scores,
+        "feature_score": operation.negative(scores),
+        "p_value": operation.constant(np.zeros(1)),
+        "is_outlier": operation.constant(np.zeros(1, dtype=bool)),
+    }
+    for name, node in outputs.items():
+        node.output(0).set_names({name})
+    model = openvino.Model([operation.result(node) for node in outputs.values()], [scores], "before")
+    calibrator = recondite.Calibrator(np.array([4.0, 1.0, 3.0, 2.0]))
+    screen = SimpleNamespace(calibrator=calibrator, confidence=None, guarantee="exact", threshold=3.0)
+    compiled = openvino.Core().compile_model(judging(model, screen), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    given = np.array([0.5, 1.0, 2.5, 3.0, 3.5, 9.0])
+    found = compiled({0: given})
+    named = {output.get_any_name(): found[output] for output in compiled.outputs}
+    assert list(named) == ["instance_score", "feature_score", "p_value", "is_outlier"]
+    np.testing.assert_array_equal(named["instance_score"], given)
+    np.testing.assert_array_equal(named["feature_score"], -given)
+    np.testing.assert_allclose(named["p_value"], calibrator.p_value(given))
+    assert named["is_outlier"].tolist() == [False, False, False, False, True, True]
+    graph, numbers = file.serialised(model)
+    assert graph.startswith(b"<?xml")
+    assert isinstance(numbers, bytes)

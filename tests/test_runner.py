@@ -14,7 +14,7 @@ from recondite.data.batch_size import full_batch
 from recondite.data.datasets import nameless
 from recondite.data.spool import images_in_a_read
 from recondite.detectors import Detector, build
-from recondite.detectors.runner import SMALL_BATCHES, Sizes, equal_sizes, padded
+from recondite.detectors.runner import SMALL_BATCHES, Sizes, _random_rows, equal_sizes, padded
 
 
 def untrained(name: str, shape: tuple[int, ...], **options: object) -> Detector:
@@ -218,3 +218,54 @@ def test_scores_follow_the_weights() -> None:
     with torch.no_grad():
         next(iter(detector.decoder.parameters())).mul_(2)
     assert (detector.score(rows).instance_score != before).all()
+
+
+def test_small_batches_are_tried_from_their_first_row_to_their_last():
+    """Of a full batch of nine, batches of two and of eight give other bits in one place each, batches of four none."""
+    probe = np.arange(9.0, dtype=np.float32)[:, None]
+
+    def run(rows, size):
+        wrong = {2: 1.0, 8: 8.0}.get(size)
+        return {"": np.where(rows == wrong, rows + 1, rows)}
+
+    assert equal_sizes(run, probe) == (4,)
+    assert SMALL_BATCHES == (2, 4, 8, 32)
+    sizes, tried = Sizes(), []
+    sizes.known["kind"] = (2, 8)
+    found = [sizes.padded_to(count, "kind", run, lambda: tried.append(1)) for count in (1, 2, 3, 8, 9, 32, 33)]
+    assert found == [2, 2, 8, 8, None, None, None]
+    assert tried == []
+    # Sizes are tried at the second call.
+    assert Sizes().padded_to(2, "other", run, lambda: pytest.fail("too early")) is None
+    sizes = Sizes()
+    assert [sizes.padded_to(2, "new", run, lambda: probe) for _ in range(3)] == [None, 4, 4]
+
+
+def test_rows_run_in_full_batches_and_none_runs_for_nothing():
+    sizes = []
+
+    def squared(_, x):
+        sizes.append(len(x))
+        return {"": x.square()}
+
+    detector = untrained("pca", (6,), latent_size=2)
+    rows = np.random.default_rng(0).normal(size=(70, 6)).astype(np.float32)
+    np.testing.assert_array_equal(detector.run(rows, squared)[""], rows**2)
+    assert sizes == [64, 64]
+    for _ in range(3):
+        np.testing.assert_array_equal(detector.run(rows[:3], squared, "squares")[""], rows[:3] ** 2)
+    assert sizes[2:4] == [64, 64]
+    assert sizes[-1] == 4
+    assert detector.run(rows[:0], squared)[""].shape == (0, 6)
+
+
+def test_random_rows_are_like_those_that_a_detector_sees() -> None:
+    pixels = _random_rows(untrained("pca", (1, 8, 8), latent_size=2))
+    assert pixels.shape == (64, 1, 8, 8)
+    assert 0 <= pixels.min() < 0.01 < 0.99 < pixels.max() < 1
+    detector = untrained("pca", (6,), latent_size=2)
+    detector.shift.fill_(100)
+    detector.scale.fill_(3)
+    drawn = _random_rows(detector)
+    assert drawn.mean() == pytest.approx(100, abs=1)
+    assert drawn.std() == pytest.approx(3, abs=0.5)

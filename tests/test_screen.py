@@ -1,3 +1,4 @@
+import inspect
 from dataclasses import replace
 from fractions import Fraction
 
@@ -8,8 +9,10 @@ from PIL import Image
 import recondite
 from recondite import Calibrator, InputError, ReconditeWarning
 from recondite.data.datasets import open_images
+from recondite.graphs.exported import Exported
 from recondite.screen.calibrate import scale_of
 from recondite.screen.fit import _check_given
+from recondite.screen.screen import Screen
 from recondite.statistics.scores import Scores
 
 
@@ -391,3 +394,30 @@ def test_what_a_screen_tells_of_its_calibration():
     assert plain.predict(vectors[:3]).reconstruction is None
     assert all("no calibration for group ''" in error for error in grouped.judge(scores).errors)
     assert plain.to_json()["evidence"] is None
+
+
+class Graph(Exported):
+    """Runs where it runs."""
+
+    def __init__(self):
+        self.devices = []
+
+    def to(self, device):
+        self.devices.append(device)
+
+
+def test_a_screen_moves_its_detector(screens):
+    screen, graph = screens("pca"), Graph()
+    moved = replace(screen.with_score("error"), detector=graph, evidence=None, observations={})
+    assert moved.to("cuda") is moved
+    assert graph.devices == ["cuda"]
+    assert screen.to("cpu") is screen
+    with pytest.raises(InputError, match="a device that this machine has; got 'nonsense'"):
+        screen.to("nonsense")
+
+
+def test_maps_and_rebuilt_images_are_given_where_they_are_asked_for():
+    for function in (Screen.predict, Screen.scored, Screen.stream, Screen.score_batch):
+        own = inspect.signature(function).parameters
+        assert own["feature_score"].default is own["reconstruction"].default is False
+    assert inspect.signature(Screen.predict).parameters["progress"].default is False

@@ -1,5 +1,7 @@
 import csv
+import inspect
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from recondite.data.datasets import ImageSet
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.screen.screen import Screen
-from recondite.screen.sweep import sweep
+from recondite.screen.sweep import _LONGEST_PATH, _map_name, journalled, sweep
 
 
 def rows_of(path):
@@ -149,3 +151,69 @@ def test_ids_of_any_language_and_with_commas_survive(screens, digits, tmp_path):
     sweep(screens("pca"), tmp_path / "images", tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
         assert next(csv.DictReader(stream))["id"] == name
+
+
+def test_what_a_sweep_says_of_its_images_and_refuses(screens, folder, digits, tmp_path, monkeypatch):
+    screen, output = screens("pca"), tmp_path / "out.csv"
+    plain = sweep(screen, folder, output)
+    assert plain.remarks == ()
+    assert plain.verdicts.statistics is None
+    assert not any(name.startswith("statistic.") for name in rows_of(output)[0])
+    sweep(screen, folder, output, statistics=True)
+    names = [name for name in rows_of(output)[0] if name.startswith("statistic.")]
+    assert len(names) > 3
+    # Nearly all of at least twenty are outliers.
+    odd = [np.random.default_rng(number).integers(0, 256, (8, 8), dtype=np.uint8) for number in range(20)]
+    assert "20 of 20 images are outliers" in sweep(screen, odd, output).remarks[-1]
+    assert sweep(screen, odd[:19], output).remarks == ()
+    assert sweep(screen, [*odd[:19], digits[0]], output).verdicts.counts()["inlier"] == 1
+    assert "19 of 20 images are outliers" in sweep(screen, [*odd[:19], digits[0]], output).remarks[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(screen.detector), "locates", False)
+        with pytest.raises(InputError, match="as a whole and has no heat maps"):
+            sweep(screen, folder, output, maps=tmp_path / "maps")
+        assert len(sweep(screen, folder, output).verdicts) == 40
+    vectors = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    of_vectors = recondite.fit(vectors, detector="pca", latent_size=2, alpha=0.1, score="error")
+    with pytest.raises(InputError, match="heat maps are of images"):
+        sweep(of_vectors, vectors, output, maps=tmp_path / "maps")
+    assert len(sweep(of_vectors, vectors, output).verdicts) == 40
+
+
+def test_a_table_on_standard_output_leaves_no_journal(screens, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    sweep(screens("pca"), folder, Path("-"))
+    assert len(capsys.readouterr().out.splitlines()) == 41
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_image_whose_map_is_missing_is_judged_again(screens, folder, tmp_path, monkeypatch):
+    screen, output, maps = screens("pca"), tmp_path / "out.csv", tmp_path / "maps"
+    with monkeypatch.context() as patch:
+        patch.setattr("recondite.screen.sweep.write_table", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            sweep(screen, folder, output, maps=maps)
+    (maps / "odd" / "001.png.map.png").unlink()
+    assert sweep(screen, folder, output, maps=maps).taken_up == 39
+    assert (maps / "odd" / "001.png.map.png").is_file()
+
+
+@pytest.mark.parametrize(("length", "folders"), [(_LONGEST_PATH - 1, True), (_LONGEST_PATH, False)])
+def test_the_map_of_a_long_id_has_a_name_that_a_file_can_have(length, folders):
+    part, end = "d" * 100, ".map.png"
+    name = "/".join([part] * (length // 101)) + "/"
+    name += "e" * (length - len(name) - len(end))
+    found = _map_name(name)
+    assert ("/" in found) == folders
+    assert found.endswith(end)
+    if folders:
+        assert found == name + end
+    else:
+        assert len(found.encode()) < 256
+
+
+def test_defaults():
+    for function in (sweep, journalled):
+        own = inspect.signature(function).parameters
+        assert own["statistics"].default is own["progress"].default is False

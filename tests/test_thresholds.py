@@ -138,3 +138,10 @@ def test_a_screen_has_a_threshold_for_single_values_too(screens, digits, tmp_pat
         replace(screen, peaks=peaks[:5])
     with pytest.raises(InputError, match="as a whole"):
         _ = replace(screen, peaks=None).feature_threshold
+
+
+def test_where_images_are_judged_as_a_whole_single_values_have_no_threshold(detector, held_out, monkeypatch):
+    monkeypatch.setattr(type(detector), "locates", False)
+    with pytest.raises(InputError, match="as a whole: it has no scores of single values"):
+        infer_threshold(detector, held_out[:20], level="feature", percent=99)
+    assert infer_threshold(detector, held_out[:20], percent=99).rule == "percentile 99 of 20 images"

@@ -1,5 +1,7 @@
 """Images that belong together: found or named, kept in one part, and counted once."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +17,7 @@ from recondite.data.units import components, labelled, near_copies, thumbnails
 from recondite.detectors import build
 from recondite.screen import export
 from recondite.screen.known import Known
-from recondite.screen.separate import all_for_everything, separate_sets
+from recondite.screen.separate import all_for_everything, may_calibrate, separate_sets
 from recondite.studies import linear
 from recondite.studies.training.runs import open_task
 
@@ -335,3 +337,21 @@ def test_pictures_are_of_validation_images_the_wanted_ones_first():
     for odd in (ids[:11], [ids[0], ids[0]], ids[0], [learnt]):
         with pytest.raises(InputError, match="at most 10 different ids of validation images"):
             separated(images, 0.2, 0.5, pictures=odd)
+
+
+def test_networks_learn_known_images_again_and_no_model_calibrates_on_them():
+    images = vectors(12)
+    part = spooled(images)
+    known = Known.of([(part, np.arange(5), True)])
+    keys = keys_of([part], "none")[0]
+    for by_steps, again in ((True, 5), (False, 0)):
+        fresh, learnable = may_calibrate(part, SimpleNamespace(trains_by_steps=by_steps), known, "none", keys)
+        assert fresh.tolist() == [False] * 5 + [True] * 7
+        assert learnable.tolist() == [again > 0] * 5 + [True] * 7
+        model = SimpleNamespace(trains_by_steps=by_steps, shape=(9,), preprocessing=None)
+        held_out = {"calibration": 0.5, "validation": 0.0, "evidence": 0.0}
+        sets = separate_sets(part, model, held_out, None, "none", (), 0, False, known)
+        calibrating = {row.tobytes() for row in sets.calibration.take(slice(None))}
+        assert len(calibrating) == 4  # half of those that are new
+        assert not calibrating & {row.tobytes() for row in images[:5]}
+        assert len(sets.images) == 3 + again

@@ -1,21 +1,38 @@
 """Further images: what was learnt stays, to rounding that of a fit on all, and what is known never calibrates."""
 
+import inspect
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 from test_units import scenes
 
 import recondite
-from recondite import InputError, ReconditeWarning
+from recondite import Calibrator, InputError, ReconditeWarning
 from recondite.cli import main
 from recondite.data.datasets import open_images
-from recondite.data.spool import Rows, read_all
+from recondite.data.images import Preprocessing
+from recondite.data.spool import Rows, Spool, read_all
 from recondite.detectors import build
+from recondite.graphs.exported import Exported
 from recondite.options import TrainingOptions
+from recondite.perturbations.defects import DEFECTS, defective
+from recondite.screen import update
+from recondite.screen.known import Known
 from recondite.screen.promise import promise
-from recondite.screen.update import Compared, _can_be_fitted_anew
+from recondite.screen.update import (
+    Compared,
+    _can_be_fitted_anew,
+    _check_alike,
+    _facts,
+    _left_out_before,
+    _training_options,
+    next_version,
+    updated_screen,
+)
 
 PCA = {"detector": "pca", "latent_size": 6, "score": "error", "validation": 0}
 
@@ -276,3 +293,294 @@ def test_an_interrupted_update_goes_on_from_its_own_checkpoint(tmp_path):
     # The same images and options, but other weights to begin with: that is another update.
     other = second.update(images[80:], **further, resume=True)
     assert other.fingerprint() == second.update(images[80:], **{**further, "run_folder": None}).fingerprint()
+
+
+class Judge:
+    """A screen that scores an image by its mean."""
+
+    confidence, guarantee, alpha, threshold, calibrator = None, "exact", 0.1, 0.5, Calibrator(np.linspace(0, 1, 101))
+
+    def __init__(self, factor=1.0, **given):
+        seen = SimpleNamespace(is_image=True, masked=False)
+        self.detector = SimpleNamespace(scoring_batch=8, preprocessing=seen, trains_by_steps=False)
+        self.factor, self.facts, self.known, self.seen = factor, {}, None, []
+        vars(self).update(given)
+
+    def score_batch(self, batch):
+        self.seen.append(batch.pixels)
+        return SimpleNamespace(instance_score=self.factor * batch.pixels.mean((1, 2, 3)).astype(np.float64))
+
+    def fingerprint(self):
+        return "a fingerprint"
+
+
+def test_two_hundred_good_images_are_compared_and_a_defect_in_each():
+    levels = np.linspace(0.1, 0.9, 203)[:, None, None, None]
+    images = (levels + np.random.default_rng(0).uniform(-0.1, 0.1, (203, 1, 16, 16))).astype(np.float32)
+    before, after = Judge(), Judge(2.0)
+    compared = Compared(before, np.full(203, True))
+    compared.note(after, rows(images))
+    found = compared.to_json(after)
+    assert found["images"] == 200
+    means = images[:200].mean((1, 2, 3)).astype(np.float64)
+    assert found["median_score"] == pytest.approx([np.median(means), 2 * np.median(means)])
+    assert found["flagged"] == [np.mean(means > 0.5), np.mean(2 * means > 0.5)]
+    good, bad = np.concatenate(before.seen[::2]), np.concatenate(before.seen[1::2])
+    assert len(good) == len(bad) == 200
+    np.testing.assert_array_equal(good, images[:200])
+    assert all(np.any(one != other) for one, other in zip(good, bad, strict=True))
+    assert np.array_equal(bad, np.concatenate(after.seen[1::2]))
+    # Kinds take turns, whatever the batches; an image is changed in a place, and not all over.
+    names = list(DEFECTS)
+    for number in (0, 7, 8, 199):
+        one = defective(images[number : number + 1], names[number % len(names)], first=number).images
+        np.testing.assert_allclose(bad[number], one[0], atol=1e-6)
+    level = Judge(threshold=float(means[3]))
+    compared = Compared(level, np.full(203, True))
+    compared.note(level, rows(images[:6]))
+    assert compared.to_json(level)["flagged"] == [2 / 6, 2 / 6]  # the threshold itself is not flagged
+
+
+@pytest.mark.parametrize("seen", [{"is_image": False, "masked": False}, {"is_image": True, "masked": True}])
+def test_what_has_no_made_up_defects_is_compared_without(seen):
+    judge = Judge()
+    judge.detector.preprocessing = SimpleNamespace(**seen)
+    compared = Compared(judge, np.full(3, True))
+    compared.note(judge, rows(np.zeros((3, 1, 4, 4))))
+    assert compared.defective == []
+    assert compared.to_json(judge)["auroc"] is None
+    grouped = Judge(calibrator=Calibrator(np.zeros(4), ("a", "a", "b", "b")))
+    compared = Compared(grouped, np.full(3, True))
+    compared.note(grouped, rows(np.zeros((3, 1, 4, 4))))
+    assert compared.to_json(grouped)["flagged"] is None
+
+
+def test_of_images_left_out_only_new_ones_are_compared():
+    judge, images = Judge(), np.zeros((6, 1, 4, 4), np.float32)
+    compared = Compared(judge, np.array([False, True, False, True, True, False]))
+    compared.note_left_out(judge, Rows(images, np.array([0, 1, 2])))
+    compared.note_left_out(judge, Rows(images, np.array([0, 2])))
+    assert [len(before) for before, _ in compared.good] == [1]
+    compared.good.append((np.zeros(198), np.zeros(198)))
+    compared.note_left_out(judge, Rows(images, np.array([3])))
+    assert [len(before) for before, _ in compared.good] == [1, 198, 1]
+    compared.note_left_out(judge, Rows(images, np.array([4])))  # two hundred there are
+    assert [len(before) for before, _ in compared.good] == [1, 198, 1]
+
+
+def of_means(means, labels=None):
+    images = np.repeat(np.asarray(means, np.float32), 16).reshape(-1, 1, 4, 4)
+    count = len(images)
+    hashes = np.frombuffer(np.arange(2 * count).tobytes(), dtype="V16")
+    return Spool(images, hashes, images.reshape(count, -1), list(map(str, range(count))), labels or [""] * count, [])
+
+
+def test_images_that_score_otherwise_do_not_calibrate():
+    draws, every = np.random.default_rng(0), np.arange(100)
+    _check_alike(Judge(), of_means(draws.random(100)), every)
+    _check_alike(Judge(), of_means(np.ones(100)), every[:0])
+    for odd in (0.8 + draws.random(100) / 5, draws.random(100) / 5):  # on either side
+        with pytest.raises(InputError, match=r"the 100 new images score otherwise .* sampled=True \(--sampled\)"):
+            _check_alike(Judge(), of_means(odd), every)
+    # A chance of one in a thousand: two in a hundred is common, and so is one in 600.
+    fewer = Judge(calibrator=Calibrator(np.linspace(0, 1, 400)))
+    for shift, refused in ((0.12, False), (0.21, False), (0.23, True)):
+        spooled = of_means(shift + (1 - shift) * np.linspace(0, 1, 100))
+        own = fewer.calibrator.p_value(spooled.pixels.mean((1, 2, 3)).astype(np.float64))
+        chance = ks_2samp(fewer.calibrator.p_value(fewer.calibrator.scores), own).pvalue
+        assert (chance < 0.001) == refused
+        if refused:
+            with pytest.raises(InputError, match="score otherwise"):
+                _check_alike(fewer, spooled, every)
+        else:
+            _check_alike(fewer, spooled, every)
+
+
+def test_images_are_compared_with_their_own_group_and_of_unknown_ones_nothing_is_said():
+    levels = np.concatenate([np.linspace(0, 0.1, 100), np.linspace(0.9, 1, 100)])
+    judge = Judge(calibrator=Calibrator(levels, ("a",) * 100 + ("b",) * 100))
+    draws, every = np.random.default_rng(0), np.arange(90)
+    low, high = draws.random(30) / 10, 0.9 + draws.random(60) / 10
+    names = ["a"] * 30 + ["b"] * 60
+    _check_alike(judge, of_means(np.concatenate([low, high]), names), every)
+    _check_alike(judge, of_means(np.concatenate([low, np.full(60, 0.5)]), ["a"] * 30 + ["c"] * 60), every)
+    _check_alike(judge, of_means(np.ones(90), ["c"] * 90), every)
+    with pytest.raises(InputError, match="score otherwise"):
+        _check_alike(judge, of_means(np.concatenate([low, high]), names[::-1]), every)
+
+
+def test_scores_of_images_left_out_stay_where_new_ones_alone_are_too_few():
+    few = {"calibration": {"left_out_in_parts": 7}}
+    judge = Judge(facts=few, peaks=np.arange(101.0), map_scale=(1.0, 2.0), alpha=0.1)
+    kept = _left_out_before(judge, 8)
+    assert (kept.parts, kept.map_scale, len(kept.rows)) == (7, (1.0, 2.0), 0)
+    assert kept.scores is judge.calibrator.scores
+    assert kept.peaks is judge.peaks
+    assert _left_out_before(judge, 0) is not None
+    assert _left_out_before(judge, 9) is None  # 1 / (1 + 9) is alpha
+    for other in ({}, {"calibration": {}}, {"calibration": few["calibration"] | {"no_promise": ["it was forced"]}}):
+        assert _left_out_before(Judge(facts=other, alpha=0.1), 8) is None
+
+
+def test_a_screen_of_few_is_not_fitted_anew_where_something_of_it_would_be_lost():
+    images = scenes(12)
+    spooled = read_all(open_images(images), Preprocessing(shape=(1, 32, 32)))
+    known = Known.of([(spooled, np.arange(12), True)])
+    facts = {"calibration": {"left_out_in_parts": 10}}
+    assert _can_be_fitted_anew(Judge(known=known, facts=facts), spooled)
+    for other in (
+        Judge(known=known),
+        Judge(known=known, facts={**facts, "known_defects": {}}),
+        Judge(known=known, facts={**facts, "contamination": {}}),
+        Judge(facts=facts),
+    ):
+        assert not _can_be_fitted_anew(other, spooled)
+    network = Judge(known=known, facts=facts)
+    network.detector.trains_by_steps = True
+    assert not _can_be_fitted_anew(network, spooled)
+
+
+def test_the_versions_before_are_told_of_each_screen():
+    judge = Judge(alpha=0.5)
+    found = next_version(judge)
+    assert found["version"] == 2
+    (past,) = found["versions"]
+    assert past == {
+        "version": 1,
+        "fingerprint": "a fingerprint",
+        "learnt": 0,
+        "calibration": 101,
+        "thresholds": past["thresholds"],
+    }
+    assert past["thresholds"] == [[None, judge.calibrator.threshold(0.5)]]
+    later = Judge(alpha=0.5, facts={"version": 4, "versions": [{"version": 3}], "images": {"images": 12}})
+    found = next_version(later)
+    assert found["version"] == 5
+    assert [(one["version"], one.get("learnt")) for one in found["versions"]] == [(3, None), (4, 12)]
+
+
+@pytest.mark.parametrize(
+    ("facts", "anew", "learnt"), [({}, False, 5), ({"images": 7}, False, 12), ({"images": 7}, True, 5)]
+)
+def test_what_is_said_of_an_update(facts, anew, learnt):
+    sets = SimpleNamespace(
+        images=range(5),
+        validation=None,
+        evidence=range(3),
+        calibration=range(4),
+        fingerprints={"calibration": "theirs"},
+        known=SimpleNamespace(fingerprint=lambda: "known"),
+        units={"units": 9},
+        moved=2,
+        bad=[(f"{number}.png", "broken") for number in range(102)],
+    )
+    said = _facts(Judge(facts={"images": facts, "other": 1}), sets, TrainingOptions(epochs=3), anew)
+    assert said["images"] == {"images": learnt, "fingerprint": "known"}
+    assert (said["validation"], said["evidence"]) == ({"images": 0}, {"images": 3})
+    assert said["calibration"] == {"images": 4, "fingerprint": "theirs"}
+    assert (said["other"], said["units"], said["moved_out_of_fit"], said["training"]["epochs"]) == (
+        1,
+        {"units": 9},
+        2,
+        3,
+    )
+    assert said["unreadable"]["count"] == 102
+    assert len(said["unreadable"]["first"]) == 100
+    assert said["unreadable"]["first"][1] == ["1.png", "broken"]
+
+
+def test_options_of_training_are_those_of_the_fit_unless_others_are_given():
+    judge = Judge(facts={"training": {"epochs": 5, "seed": 3}})
+    assert [getattr(_training_options(judge, {"seed": 4}), name) for name in ("epochs", "seed")] == [5, 4]
+    judge = Judge()
+    judge.detector.training_defaults = {"epochs": 9}
+    assert _training_options(judge, {}).epochs == 9
+
+
+def test_an_exported_screen_and_other_scores_are_refused(monkeypatch):
+    with pytest.raises(InputError, match="update the one that it was made from, and export that"):
+        updated_screen(SimpleNamespace(detector=object.__new__(Exported)), scenes(3))
+    before = recondite.fit(scenes(60, side=16), **PCA, alpha=0.1)
+    monkeypatch.setattr(type(before.detector), "needs_validation", False)
+    with pytest.raises(InputError, match="expected score error or error; got 'auto'"):
+        before.update(scenes(9, seed=3, side=16), score="auto")
+    for shares in ({"calibration": 1}, {"calibration": -0.1}, {"calibration": 0.5, "evidence": 0.5, "validation": 0.5}):
+        if shares["calibration"] == 0.5:  # neither evidence nor epochs: their shares do not count
+            assert before.update(scenes(60, seed=3, side=16), **shares).facts["update"]["learnt"] == 30
+        else:
+            with pytest.raises(InputError, match="that leave images to learn from"):
+                before.update(scenes(60, seed=3, side=16), **shares)
+
+
+def test_defaults():
+    own = {name: one.default for name, one in inspect.signature(updated_screen).parameters.items()}
+    assert [own[name] for name in ("calibration", "evidence", "validation")] == [0.4, 0.2, 0.1]
+    assert [own[name] for name in ("sampled", "only_calibrate", "resume", "progress")] == [False] * 4
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A screen of images of 16 pixels that knows them."""
+    return recondite.fit(scenes(60, side=16), **PCA, alpha=0.2)
+
+
+def test_more_scores_are_told_beside_those_kept(small):
+    new = scenes(20, seed=3, side=16)
+    after = small.update(new, only_calibrate=True)
+    old = len(small.calibrator.scores)
+    assert after.facts["calibration"]["images"] == len(after.calibrator.scores) == old + 20
+    assert after.facts["calibration"]["kept"] == old
+    assert (after.facts["update"]["learnt"], after.facts["update"]["known"]) == (0, 0)
+    assert after.known.learnt.sum() == small.known.learnt.sum()
+    assert len(after.known) == len(small.known) + 20
+    again = after.update(np.concatenate([new[:5], scenes(6, seed=4, side=16)]), only_calibrate=True)
+    assert again.facts["update"]["known"] == 5
+    without = replace(small, peaks=None).update(new, only_calibrate=True)
+    assert without.peaks is None
+    assert len(without.calibrator.scores) == old + 20
+
+
+def test_scores_are_added_where_they_are_like_those_that_there_are(small):
+    many = scenes(600, seed=3, side=16)
+    odd = many[np.argsort(small.detector.score(many).instance_score)[-60:]]
+    with pytest.raises(InputError, match="score otherwise"):
+        small.update(odd, only_calibrate=True)
+    added = small.update(odd, only_calibrate=True, sampled=True)
+    assert len(added.calibrator.scores) == len(small.calibrator.scores) + 60
+    for facts in ({"left_out_in_parts": 10}, {"no_promise": ["it was forced"]}):
+        odd_one = replace(small, facts={**small.facts, "calibration": facts})
+        with pytest.raises(InputError, match=r"are not of its detector, or promise nothing: calibrate it anew"):
+            odd_one.update(many[:20], only_calibrate=True)
+
+
+def test_five_images_at_least_are_left_out_in_turn(small):
+    assert len(small.update(scenes(5, seed=3, side=16), sampled=True).calibrator.scores) == 5
+    with pytest.raises(InputError, match="--only-calibrate"):
+        small.update(scenes(4, seed=3, side=16), sampled=True)
+
+
+def test_checkpoints_are_named_after_the_screen_that_they_go_on_from(small, tmp_path, monkeypatch):
+    folders, fit_rows = [], type(small.detector).fit_rows
+
+    def noting(self, images, validation, options, folder, *rest, **more):
+        folders.append(folder)
+        return fit_rows(self, images, validation, options, folder, *rest, **more)
+
+    monkeypatch.setattr(type(small.detector), "fit_rows", noting)
+    for given in ({"run_folder": tmp_path}, {}):
+        small.update(scenes(30, seed=3, side=16), validation=0, **given)
+    assert folders == [tmp_path / small.fingerprint()[:12], None]
+
+
+def test_evidence_is_learnt_anew_where_images_serve_it_and_else_forgotten(monkeypatch):
+    told = []
+    monkeypatch.setattr(update, "fit_observer", lambda *given, **how: told.append((given, how)) or "observer")
+    monkeypatch.setattr(update, "fit_evidence", lambda *given: given)
+    looked = SimpleNamespace(reencoding=True, classifier="classifier")
+    before = SimpleNamespace(observer=looked, classifier_share=0.25)
+    sets = SimpleNamespace(images="images", evidence="evidence")
+    found = update._evidence(Judge(evidence=before), "detector", sets, False)
+    assert found == ("detector", "observer", "evidence", 0.25, False)
+    assert told == [(("detector", "images"), {"reencoding": True, "classifier": "classifier", "progress": False})]
+    assert update._evidence(Judge(evidence=None), "detector", sets, False) is None
+    assert update._evidence(Judge(evidence=before), "detector", SimpleNamespace(images=1, evidence=None), False) is None

@@ -1,6 +1,7 @@
 """A watched folder, a watched film: every image one row, whatever interrupts the watch."""
 
 import csv
+import inspect
 import json
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,12 +18,14 @@ from PIL import Image
 from recondite.cli import main
 from recondite.data import arrivals as arrivals_module
 from recondite.data.arrivals import Arrivals
-from recondite.data.camera import Camera, open_frames
+from recondite.data.camera import Camera, Frame, open_frames
 from recondite.data.growing import GrowingTable
 from recondite.data.sorting import SortedFiles
 from recondite.errors import InputError, ReconditeWarning
+from recondite.screen import watch as watch_module
 from recondite.screen.sweep import sweep
-from recondite.screen.watch import watch_folder, watch_frames
+from recondite.screen.watch import _FolderWatch, _verdict_of, watch_folder, watch_frames
+from recondite.statistics.calibration import Calibrator
 
 QUICK = {"settle": 0.0, "patience": 0.0, "poll": 0.0, "idle": 0.0}
 
@@ -432,3 +436,188 @@ def test_no_camera_and_no_film_are_said_in_words(tmp_path):
     (tmp_path / "text.mp4").write_bytes(b"text")
     with pytest.raises(InputError, match="opens no camera"):
         open_frames(str(tmp_path / "text.mp4"))
+
+
+class Stop:
+    """Is never set; a wait lets the clock go on by as much."""
+
+    def __init__(self, clock, most=50):
+        self.clock, self.waits, self.most = clock, [], most
+
+    def is_set(self):
+        return len(self.waits) >= self.most
+
+    def wait(self, seconds):
+        self.waits.append(seconds)
+        self.clock.now += seconds
+
+
+def test_a_watch_looks_again_after_a_while_and_ends_when_nothing_changes(screens, tmp_path, digits, clock, monkeypatch):
+    folder, screen = tmp_path / "in", screens("pca")
+    folder.mkdir()
+    timed = {"settle": 3.0, "poll": 1.0, "idle": 5.0}
+    stop = Stop(clock)
+    assert watch(screen, folder, tmp_path / "a.csv", **timed, stopped=stop) == []
+    assert stop.waits == [1.0] * 5
+    # A file that is not complete is no rest: idle seconds are counted from its row.
+    Image.fromarray(digits[0]).save(folder / "0.png")
+    stop = Stop(clock)
+    assert len(watch(screen, folder, tmp_path / "b.csv", **timed | {"idle": 2.0}, stopped=stop)) == 1
+    assert stop.waits == [1.0] * 5
+    # A look takes a quarter of the time at most.
+    monkeypatch.setattr(Arrivals, "seconds", property(lambda _: 0.5, lambda *_: None), raising=False)
+    stop = Stop(clock)
+    assert watch(screen, folder, tmp_path / "b.csv", **timed, stopped=stop) == []
+    assert stop.waits == [2.0] * 3
+    stop = Stop(clock, most=9)
+    assert watch(screen, folder, tmp_path / "b.csv", **timed | {"idle": None}, stopped=stop) == []
+    assert len(stop.waits) == 9
+
+
+def test_what_is_there_is_judged_some_at_a_time_without_a_rest(screens, folder, tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(type(screens("pca").detector), "scoring_batch", 2)
+    stop = Stop(clock)
+    lots = list(watch_folder(screens("pca"), folder, tmp_path / "a.csv", **QUICK, stopped=stop))
+    assert [len(lot) for lot in lots] == [8] * 5
+    assert stop.waits == []
+
+
+class Table:
+    """What a folder's watch writes down."""
+
+    def __init__(self, *facts):
+        self.taken_up, self.since_rewritten, self.facts, self.rows, self.kept = list(facts), 0, [], [], None
+
+    def add(self, facts, rows):
+        self.facts += facts
+        self.rows += rows
+
+    def remember(self, facts):
+        self.kept = list(facts)
+
+
+class Waiting:
+    """Files that have not changed for so many seconds."""
+
+    def __init__(self, seconds):
+        self.seconds, self.later, self.over = seconds, {}, []
+
+    def unchanged(self, _):
+        return self.seconds
+
+    def put_off(self, name, seconds):
+        self.later[name] = seconds
+
+    def done(self, name):
+        self.over.append(name)
+
+    def remembered(self):
+        return {"b"}
+
+
+@pytest.mark.parametrize(("seconds", "judged"), [(10.0, False), (30.0, True)])
+def test_what_cannot_be_read_waits_until_it_has_not_changed_for_long(seconds, judged, screens, folder, monkeypatch):
+    (folder / "bad.png").write_bytes(b"text")
+    table, arrivals = Table(), Waiting(seconds)
+    watching = _FolderWatch(screens("pca"), folder, table, None, None, False)
+    rows = watching.judge(["even/000.png", "bad.png"], arrivals, 30.0)
+    assert [row["id"] for row in rows] == [row["id"] for row in table.rows] == ["even/000.png", "bad.png"][: 1 + judged]
+    assert arrivals.over == [fact["file"] for fact in table.facts] == ["even/000.png", "bad.png"][: 1 + judged]
+    assert arrivals.later == ({} if judged else {"bad.png": 20.0})
+    assert watching.facts["even/000.png"]["verdict"] == rows[0]["verdict"]
+    # What changes while it is read is looked at again, and so is what has gone.
+    score = watching._score
+
+    def meanwhile(names):
+        found = score(names)
+        Image.new("L", (9, 9)).save(folder / "odd" / "001.png")
+        return found
+
+    monkeypatch.setattr(watching, "_score", meanwhile)
+    assert watching.judge(["odd/001.png"], arrivals, 30.0) == []
+    assert watching.judge(["gone.png"], arrivals, 30.0) == []
+    assert len(arrivals.over) == 1 + judged
+
+
+def test_facts_of_files_that_are_gone_are_forgotten_when_there_are_many(monkeypatch):
+    assert watch_module._MOST_FACTS == 10_000
+    monkeypatch.setattr(watch_module, "_MOST_FACTS", 4)
+    for names, since, forgotten in (("abc", 6, False), ("abc", 7, True), ("b", 4, False), ("b", 5, True)):
+        table = Table(*({"file": name} for name in names))
+        watching = _FolderWatch(None, None, table, None, None, False)
+        assert table.taken_up == []
+        table.since_rewritten = since
+        watching._shorten(Waiting(0))
+        assert table.kept == ([{"file": "b"}] if forgotten else None)
+        assert list(watching.facts) == (["b"] if forgotten else list(names))
+
+
+def test_a_file_of_several_pages_is_as_its_worst_page():
+    for words, said in (
+        (("inlier", "invalid"), "invalid"),
+        (("invalid", "outlier"), "outlier"),
+        (("inlier",), "inlier"),
+    ):
+        assert _verdict_of([{"verdict": word} for word in words]) == said
+
+
+def grouped(screen):
+    """The same screen, calibrated by group: only what is called even or odd has a verdict."""
+    scores = screen.calibrator.scores
+    groups = tuple("even" if place % 2 else "odd" for place in range(len(scores)))
+    return replace(screen, calibrator=Calibrator(scores, groups))
+
+
+def test_folders_tell_groups_unless_one_is_named(screens, folder, tmp_path, digits):
+    screen = grouped(screens("pca"))
+    assert "invalid" not in {record["verdict"] for record in watch(screen, folder, tmp_path / "a.csv")}
+    Image.fromarray(digits[0]).save(folder / "0.png")
+    (record,) = watch(screen, folder, tmp_path / "a.csv")
+    assert record["verdict"] == "invalid"
+    assert "invalid" not in {record["verdict"] for record in watch(screen, folder, tmp_path / "b.csv", group="even")}
+
+
+class Film:
+    """Frames that were taken already."""
+
+    identity, name = "a film", "line.avi"
+
+    def __init__(self, digits):
+        self.frames = [Frame(number, f"line/{number}", Image.fromarray(one)) for number, one in enumerate(digits)]
+
+    def some(self, most, start, _):
+        for first in range(start, len(self.frames), most):
+            yield self.frames[first : first + most]
+
+
+def test_frames_are_judged_eight_at_a_time_and_the_journal_stays_short(screens, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch_module, "_MOST_FACTS", 2)
+    screen, output, facts = grouped(screens("pca")), tmp_path / "a.csv", []
+    remember = GrowingTable.remember
+    monkeypatch.setattr(
+        GrowingTable, "remember", lambda self, some: facts.append(list(some)) or remember(self, facts[-1])
+    )
+    film, saved = Film(digits[:50]), (tmp_path / "saved", ("outlier",))
+    lots = list(watch_frames(screen, film, output, group="even", save=saved))
+    assert [len(lot) for lot in lots] == [8] * 6 + [2]
+    assert facts == [[{"film": "a film", "next": last}] for last in (24, 40, 50)]
+    records = [record for lot in lots for record in lot]
+    assert "invalid" not in {record["verdict"] for record in records}
+    odd = {record["id"].replace("/", "_") + ".png" for record in records if record["verdict"] == "outlier"}
+    assert {path.name for path in (tmp_path / "saved" / "outlier").iterdir()} == odd
+    assert 0 < len(odd) < 50
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["outlier"]
+    assert list(watch_frames(screen, film, output, group="even")) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(type(screen.detector), "scoring_batch", 3)
+        assert len(next(watch_frames(screen, film, tmp_path / "b.csv"))) == 3
+    unnamed = [record for lot in watch_frames(screen, film, tmp_path / "c.csv") for record in lot]
+    assert {record["verdict"] for record in unnamed} == {"invalid"}
+    with pytest.raises(InputError, match="saved into"):
+        next(watch_frames(screen, film, tmp_path / "d" / "e.csv", save=(tmp_path / "d" / "e.csv", ("outlier",))))
+
+
+def test_defaults():
+    own = {name: one.default for name, one in inspect.signature(watch_folder).parameters.items()}
+    assert [own[name] for name in ("settle", "patience", "poll", "idle")] == [2.0, 30.0, 1.0, None]
+    assert own["statistics"] is inspect.signature(watch_frames).parameters["statistics"].default is False

@@ -24,6 +24,7 @@ def guard_fit(
     group_by: str = "copies",
     parts: str | None = None,
     alpha: float | None = None,
+    by_class: bool = True,
     risk: float | None = None,
     delta: float = 0.05,
     seed: int = 0,
@@ -68,6 +69,9 @@ def guard_fit(
         Among screen, confidence, max_logit, energy, knn, mahalanobis, vim, joined by commas; by default chosen.
     alpha
         Share of normal images that may be turned away as foreign, in (0, 1); by default the screen's, or .05.
+    by_class
+        Calibrate by predicted class where there are images enough, so that alpha holds for each; without it more of one
+        class may be turned away than of another, but fewer foreign images may get a label.
     risk
         Share of wrong labels among those that normal images get, in (0, 1); by default nothing is promised.
     delta
@@ -97,6 +101,7 @@ def guard_fit(
         group_by=group_by,
         parts=names_of(parts),
         alpha=alpha,
+        by_class=by_class,
         risk=risk,
         delta=delta,
         seed=seed,
@@ -110,12 +115,12 @@ def guard_fit(
         rows = [(name, f"{share:.3f}") for name, share in caught[:5]]
         print_table([("parts", "made-up outliers caught"), *rows], title="The best combinations", header=True)
     print(f"accuracy: {facts['accuracy']:.3f} of {facts['chosen on']:,} held-out images")
-    by_class = ", by predicted class" if facts["by class"] else ""
+    how = ", by predicted class" if facts["by class"] else ""
     shares = fitted.guard.shares
     of_alpha = ", ".join(
         part if len(shares) == 1 else f"{part} ({share:.2g} of alpha)" for part, share in shares.items()
     )
-    print(f"parts:    {of_alpha}, calibrated on {facts['calibrated on']:,} images{by_class}")
+    print(f"parts:    {of_alpha}, calibrated on {facts['calibrated on']:,} images{how}")
     if "promise" in facts:
         print(f"promise:  {facts['promise']}")
     print(f"guard:    {output}")

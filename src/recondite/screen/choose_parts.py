@@ -1,8 +1,10 @@
 """Which parts a guard looks at: chosen on held-out normal images and on made-up outliers alone."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from itertools import combinations, permutations
 
 import numpy as np
@@ -12,7 +14,7 @@ from recondite.data.datasets import ImageSet, read_batches
 from recondite.data.images import Preprocessing
 from recondite.errors import InputError
 from recondite.perturbations.outliers import MIXED, Bytes, alter, make_outliers, mixed
-from recondite.statistics.calibration import Calibrator, share_of
+from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
 from recondite.statistics.metrics import auroc
 
 _SHARES: tuple[tuple[Fraction, ...], ...] = (
@@ -29,10 +31,30 @@ _FROM_NOTHING = ("constants", "gradients", "uniform-noise", "gaussian-noise", "c
 _CHANGED = ("blurred", "noise-masks", "cut-paste")
 
 _Shared = tuple[tuple[str, Fraction], ...]
-PartScores = Mapping[str, NDArray[np.float64]]
-"""Part of a guard -> scores (N,); higher is more anomalous."""
-LeftOut = Mapping[str, tuple[PartScores, PartScores]]
-"""Class -> scores of held-out images of the others, and of its own, by what has not learnt it; see
+Needed = Callable[[float], int]
+"""Share of alpha -> how many images of each predicted class are needed to calibrate by class."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the parts of a guard make of N images.
+
+    Args:
+        parts: part -> scores (N,); higher is more anomalous.
+        predicted: N classes that the classifier gave; None where there is but one to give.
+    """
+
+    parts: Mapping[str, NDArray[np.float64]]
+    predicted: Sequence[str] | None = None
+
+    def only(self, rows: NDArray[np.bool_]) -> "Judged":
+        """Return some of the images, by a mask (N,)."""
+        predicted = None if self.predicted is None else np.asarray(self.predicted)[rows].tolist()
+        return Judged({part: values[rows] for part, values in self.parts.items()}, predicted)
+
+
+LeftOut = Mapping[str, tuple[Judged, Judged]]
+"""Class -> held-out images of the others, and its own, judged by what has not learnt it; see
 `recondite.screen.left_out_classes`."""
 
 
@@ -76,41 +98,56 @@ def made_up_outliers(images: Bytes, seed: int = 0) -> dict[str, Bytes]:
 
 
 def choose_parts(
-    inliers: PartScores, outliers: Mapping[str, PartScores], alpha: float, left_out: LeftOut | None = None
+    inliers: Judged,
+    outliers: Mapping[str, Judged],
+    alpha: float,
+    left_out: LeftOut | None = None,
+    needed: Needed | None = None,
 ) -> PartsChoice:
     """Return the combination of at most three parts, and of their shares of alpha, that catches most made-up outliers.
 
     What counts is the mean over the kinds of outliers and, with classes that are left out, half that and half the mean
-    over these. Of combinations that catch within half a hundredth of the best, those of fewest parts count, and of
-    these the one with most of alpha for Mahalanobis++, then for kNN, then for ViM. Calibrated on other images, the
-    guard's promise does not rest on the choice.
+    over these, at thresholds by predicted class where the guard will have such. Of combinations that catch within half
+    a hundredth of the best, those of fewest parts count, and of these the one with most of alpha for Mahalanobis++,
+    then for kNN, then for ViM. Calibrated on other images, the guard's promise does not rest on the choice.
 
     Args:
-        inliers: of held-out normal images.
-        outliers: kind -> of made-up outliers, the same parts.
+        inliers: held-out normal images.
+        outliers: kind -> made-up outliers, the same parts.
         alpha: share of normal images that may be turned away.
         left_out: classes that some of the parts have not learnt; other parts are taken to catch none of their images.
+        needed: how many images of each predicted class it takes to calibrate by class; None for never.
 
     Raises:
         InputError: too few inliers for alpha.
     """
-    calibrators = {part: Calibrator(values) for part, values in inliers.items()}
-    kinds = [(calibrators, scores) for scores in outliers.values()]
-    kinds += [
-        ({part: Calibrator(values) for part, values in others.items()}, own)
-        for others, own in (left_out or {}).values()
-    ]
-    flags = {}
-    for share in {one for shares in _SHARES for one in shares}:
-        try:
-            flags[share] = [_flags(*kind, share_of(alpha, share)) for kind in kinds]
-        except InputError:  # too few images for so small a share
-            if share == 1:
-                raise
+    kinds = [(inliers, made_up) for made_up in outliers.values()] + list((left_out or {}).values())
+
+    @cache
+    def by_class(kind: int, smallest: Fraction) -> bool:
+        return (
+            needed is not None and classes_where_enough(kinds[kind][0].predicted, needed(float(smallest))) is not None
+        )
+
+    @cache
+    def flags(kind: int, part: str, share: Fraction, by_class: bool) -> NDArray[np.bool_] | None:
+        normal, foreign = kinds[kind]
+        return None if part not in normal.parts else _flags(normal, foreign, part, share_of(alpha, share), by_class)
+
+    def caught_by(shared: _Shared, kind: int) -> float:
+        grouped = by_class(kind, min(share for _, share in shared))
+        return _caught([flags(kind, part, share, grouped) for part, share in shared])
+
+    fewest = min(len(values) for normal, _ in kinds for values in normal.parts.values())
+    usable = {
+        share
+        for share in {one for shares in _SHARES for one in shares}
+        if share == 1 or smallest_calibration_set(share_of(alpha, share), None, "exact") <= fewest
+    }
     caught: dict[_Shared, float] = {}
     of_classes: dict[_Shared, list[float]] = {}
-    for shared in _ways(list(calibrators), flags):
-        of_kinds = [_caught([flags[share][kind].get(part) for part, share in shared]) for kind in range(len(kinds))]
+    for shared in _ways(list(inliers.parts), usable):
+        of_kinds = [caught_by(shared, kind) for kind in range(len(kinds))]
         caught[shared], of_classes[shared] = float(np.mean(of_kinds[: len(outliers)])), of_kinds[len(outliers) :]
         if left_out:
             caught[shared] = (caught[shared] + float(np.mean(of_classes[shared]))) / 2
@@ -126,6 +163,11 @@ def choose_parts(
         by_parts,
         dict(zip(left_out or {}, of_classes[chosen], strict=True)),
     )
+
+
+def classes_where_enough(predicted: Sequence[str] | None, needed: int) -> tuple[str, ...] | None:
+    """Return the predicted classes, where there are so many images of each that occurs; else None."""
+    return tuple(predicted) if predicted and min(Counter(predicted).values()) >= needed else None
 
 
 def _ways(parts: Sequence[str], usable: Container[Fraction]) -> Iterator[_Shared]:
@@ -149,14 +191,22 @@ def best_telling(found: Mapping[float, LeftOut], parts: Sequence[str]) -> float:
     Of equal ones the first.
     """
     told = {
-        key: np.mean([auroc(others[part], own[part]) for others, own in classes.values() for part in parts])
+        key: np.mean([auroc(others.parts[part], own.parts[part]) for others, own in classes.values() for part in parts])
         for key, classes in found.items()
     }
     return max(told, key=lambda key: told[key])
 
 
-def _flags(calibrators: Mapping[str, Calibrator], scores: PartScores, share: float) -> dict[str, NDArray[np.bool_]]:
-    return {part: calibrators[part].is_outlier(values, share) for part, values in scores.items()}
+def _flags(normal: Judged, foreign: Judged, part: str, share: float, by_class: bool) -> NDArray[np.bool_]:
+    """Return which images a part turns away; by class, also those of a class that no normal image has."""
+    scores = foreign.parts[part]
+    if not by_class or normal.predicted is None or foreign.predicted is None:
+        return Calibrator(normal.parts[part]).is_outlier(scores, share)
+    calibrator = Calibrator(normal.parts[part], tuple(normal.predicted))
+    flagged = ~np.isin(foreign.predicted, list({*normal.predicted}))
+    rows = ~flagged
+    flagged[rows] = calibrator.is_outlier(scores[rows], share, np.asarray(foreign.predicted)[rows].tolist())
+    return flagged
 
 
 def _caught(flags: Sequence[NDArray[np.bool_] | None]) -> float:

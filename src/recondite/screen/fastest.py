@@ -100,7 +100,7 @@ def _chosen(folder: Path, images: object, names: list[str], kept: Path, only: bo
     if only and refused:
         raise InputError(f"{names[0]} cannot judge in this screen's place: {refused[names[0]]}")
     times = milliseconds(judges)
-    name = names[0] if only else min(times, key=times.__getitem__)
+    name = next(iter(names), "torch") if only else min(times, key=times.__getitem__)
     facts = {"runtime": name, "milliseconds": times, "agreed_on": len(first.ids), "refused": refused}
     kept.mkdir(parents=True, exist_ok=True)
     with atomic_file(kept / _CHOICE) as temporary:

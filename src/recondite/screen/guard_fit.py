@@ -1,7 +1,6 @@
 """Fitting a guard: parts are chosen, calibrated and bounded by risk on separate images."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from recondite.detectors.remembered import remembering
 from recondite.errors import InputError
 from recondite.networks.backbones import VARIANTS
 from recondite.screen.calibrate import unknown_images
-from recondite.screen.choose_parts import LeftOut, PartScores, best_telling, equal_shares
+from recondite.screen.choose_parts import Judged, LeftOut, best_telling, classes_where_enough, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
@@ -29,13 +28,13 @@ from recondite.screen.guard_split import units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
 from recondite.screen.linear_head import FEATURE_RULES, LOGIT_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.looking import asked, features_of, vectors_of
-from recondite.screen.make_guard import chosen_parts
+from recondite.screen.make_guard import chosen_parts, needed_of
 from recondite.screen.named_classifier import NamedClassifier, is_named, read_named
 from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.screen import Screen
 from recondite.screen.trained_without import Train, trained_without
 from recondite.screen.tuned_classifier import Kept, TunedClassifier
-from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
+from recondite.statistics.calibration import Calibrator
 from recondite.statistics.classifier_scores import fitted_temperature
 from recondite.statistics.selective import Floor, confidence_floor, floors_of
 
@@ -76,6 +75,7 @@ def fit_guard(
     group_by: GroupBy = COPIES,
     parts: Sequence[str] | None = None,
     alpha: float | None = None,
+    by_class: bool = True,
     risk: float | None = None,
     delta: float = 0.05,
     seed: int = 0,
@@ -115,6 +115,9 @@ def fit_guard(
         parts: among "screen", "confidence" and `RULES`; None to choose. What is told about images in a table says
             nothing of made-up ones, so that there the screen is the only part unless others are named.
         alpha: share of normal images that may be turned away as foreign; None for the screen's, or .05.
+        by_class: calibrate by predicted class where there are images enough, so that alpha holds for each; False for
+            among all, so that more of one class may be turned away than of another, but fewer foreign images get a
+            label where the scores of one class spread wider.
         risk: share of wrong labels among those that normal images get, at most; None for no such promise.
         delta: probability with which that may fail.
         seed: of the splits and the made-up outliers.
@@ -203,10 +206,11 @@ def fit_guard(
         "chosen on": len(seen.predicted),
         "accuracy": float(np.mean(~seen.wrong)),
     }
+    needed = partial(_needed_of_each_class, screen) if by_class else None
     if parts is None:
         if train is None or len(names) < FEWEST_CLASSES:
             near = _left_out(guard, learning, chosen_on, names)
-        choice = chosen_parts(every_part, chosen_on, seen.parts, seed, near)
+        choice = chosen_parts(every_part, chosen_on, Judged(seen.parts, seen.predicted), seed, near, needed)
         shares, facts["caught"], facts["left out"] = choice.shares, dict(choice.caught), dict(choice.left_out)
     else:
         shares = equal_shares(parts)
@@ -218,7 +222,7 @@ def fit_guard(
         confusion=_confusion(seen, names),
     )
     held_seen = _seen(guard, calibrated_on)
-    groups = _groups(held_seen.predicted, screen, min(shares.values()))
+    groups = None if needed is None else classes_where_enough(held_seen.predicted, needed(min(shares.values())))
     guard = replace(
         guard,
         calibrators={part: Calibrator(held_seen.parts[part], groups) for part in shares},
@@ -266,7 +270,7 @@ def named_classifier(name: str) -> Kept | Told | None:
 class _Seen:
     """What a guard's parts and classifier make of N readable images, with the true classes where there are any."""
 
-    parts: PartScores
+    parts: Mapping[str, NDArray[np.float64]]
     predicted: list[str]
     logits: NDArray[np.float64]
     true: list[str]
@@ -383,11 +387,8 @@ def _check_told(learnt_from: ImageSet, held: ImageSet) -> None:
         )
 
 
-def _groups(predicted: Sequence[str], screen: Screen, smallest: float) -> tuple[str, ...] | None:
-    """Return the predicted classes, where there are twice as many images of each as a calibration needs; else None."""
-    share = share_of(screen.alpha, smallest)
-    needed = _CLASS_MARGIN * smallest_calibration_set(share, screen.confidence, screen.guarantee)
-    return tuple(predicted) if min(Counter(predicted).values()) >= needed else None
+def _needed_of_each_class(screen: Screen, share: float) -> int:
+    return _CLASS_MARGIN * needed_of(screen, share)
 
 
 def _bounded(guard: Guard, floors_from: ImageSet, images: ImageSet, risk: float, delta: float) -> Floor:

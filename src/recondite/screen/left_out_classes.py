@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from recondite.errors import InputError
-from recondite.screen.choose_parts import PartScores
+from recondite.screen.choose_parts import Judged
 from recondite.screen.classifier_outputs import CONFIDENCE
 from recondite.screen.linear_head import FEATURE_RULES, learnt
 from recondite.statistics.classifier_scores import NEIGHBOUR, max_softmax
@@ -47,8 +47,8 @@ class Looked:
 @own_settings()
 def left_out_classes(
     learnt_from: Looked, held: Looked, classes: int, shrinkage: float
-) -> Mapping[int, tuple[PartScores, PartScores]]:
-    """Return class -> the scores of held-out images of the other classes, and of its own, by what never learnt it.
+) -> Mapping[int, tuple[Judged, Judged]]:
+    """Return class -> held-out images of the other classes, and its own, judged by what never learnt it.
 
     A linear head and its rules are learnt anew without the class, so they know nothing of it. Of a classifier that is
     given only the rules are, and its logit of the class is left out: its features still know it, so that they look
@@ -70,7 +70,7 @@ def left_out_classes(
         raise InputError(f"expected {fewest} classes or more to leave one out; got {classes}")
     counts = np.bincount(held.classes, minlength=classes)
     known = np.bincount(learnt_from.classes, minlength=classes)
-    found: dict[int, tuple[PartScores, PartScores]] = {}
+    found: dict[int, tuple[Judged, Judged]] = {}
     for place in np.argsort(-counts, kind="stable")[:_MOST_CLASSES].tolist():
         others = np.delete(known, place)
         if not _FEWEST_IMAGES <= counts[place] < len(held.classes) or not others.all() or others.sum() < NEIGHBOUR:
@@ -86,11 +86,11 @@ def left_out_classes(
             assert held.logits is not None
             logits = torch.from_numpy(np.delete(held.logits, place, axis=1))
         if classes == 2:  # what is left has no logit to compare with another
-            scores = rules(vectors, logits, FEATURE_RULES)
+            scores, predicted = rules(vectors, logits, FEATURE_RULES), None
         else:
             scores = {CONFIDENCE: max_softmax(logits), **rules(vectors, logits)}
+            predicted = [str(one) for one in logits.argmax(1).tolist()]
         own = held.classes == place
-        every = {name: values.double().numpy() for name, values in scores.items()}
-        of_others, of_own = ({name: values[rows] for name, values in every.items()} for rows in (~own, own))
-        found[place] = of_others, of_own
+        every = Judged({name: values.double().numpy() for name, values in scores.items()}, predicted)
+        found[place] = every.only(~own), every.only(own)
     return found

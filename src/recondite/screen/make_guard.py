@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -11,9 +12,10 @@ from recondite.data.images import Preprocessing
 from recondite.errors import InputError
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import (
+    Judged,
     LeftOut,
+    Needed,
     PartsChoice,
-    PartScores,
     choose_parts,
     equal_shares,
     made_up_outliers,
@@ -23,7 +25,7 @@ from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES, fitted_dis
 from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.linear_head import LOGIT_RULES, Rules
 from recondite.screen.screen_like import ScreenLike
-from recondite.statistics.calibration import Calibrator
+from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
 
 
 def make_guard(
@@ -111,20 +113,30 @@ def make_guard(
 
 
 def chosen_parts(
-    guard: Guard, images: ImageSet, inliers: PartScores, seed: int = 0, left_out: LeftOut | None = None
+    guard: Guard,
+    images: ImageSet,
+    inliers: Judged,
+    seed: int = 0,
+    left_out: LeftOut | None = None,
+    needed: Needed | None = None,
 ) -> PartsChoice:
     """Return which of a guard's parts to look at; see `choose_parts`.
 
     Args:
         guard: with a share for each part that may be chosen.
         images: held-out normal images, from which outliers are made up.
-        inliers: what the guard's parts make of them.
+        inliers: what the guard makes of them.
         seed: of every random draw.
-        left_out: as in `choose_parts`.
+        left_out, needed: as in `choose_parts`.
     """
     made_up = made_up_outliers(pixels_of(images, guard.screen.detector.preprocessing), seed)
-    found = {name: guard.measure(some)[0] for name, some in made_up.items()}
-    return choose_parts(inliers, found, guard.screen.alpha, left_out)
+    found = {name: Judged(*guard.measure(some)) for name, some in made_up.items()}
+    return choose_parts(inliers, found, guard.screen.alpha, left_out, needed)
+
+
+def needed_of(screen: ScreenLike, share: float) -> int:
+    """Return how many images (of a class) a calibration of a part with a share of alpha needs."""
+    return smallest_calibration_set(share_of(screen.alpha, share), screen.confidence, screen.guarantee)
 
 
 def _with_chosen_parts(guard: Guard, calibration: object) -> tuple[Guard, ImageSet]:
@@ -136,5 +148,6 @@ def _with_chosen_parts(guard: Guard, calibration: object) -> tuple[Guard, ImageS
     chosen_on, others = (opened.select(np.sort(half).tolist()) for half in np.array_split(order, 2))
     features = () if guard.distances is None else (FEATURES,)
     every = replace(guard, shares=equal_shares((SCREEN, CONFIDENCE, *LOGIT_RULES, *features)), rules=Rules({}))
-    choice = chosen_parts(every, chosen_on, every.measure(chosen_on)[0])
+    needed = partial(needed_of, guard.screen) if guard.by_class else None
+    choice = chosen_parts(every, chosen_on, Judged(*every.measure(chosen_on)), needed=needed)
     return replace(every, shares=choice.shares), others

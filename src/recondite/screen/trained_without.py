@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import ImageSet
 from recondite.data.images import Preprocessing
-from recondite.screen.choose_parts import LeftOut, PartScores
+from recondite.screen.choose_parts import Judged, LeftOut
 from recondite.screen.classifier_outputs import CONFIDENCE
 from recondite.screen.left_out_classes import FEWEST_CLASSES
 from recondite.screen.linear_head import learnt
@@ -50,7 +50,7 @@ def trained_without(
     """
     if len(names) < FEWEST_CLASSES:
         return {}
-    found: dict[float, dict[str, tuple[PartScores, PartScores]]] = {}
+    found: dict[float, dict[str, tuple[Judged, Judged]]] = {}
     for name, _ in Counter(held.labels or ()).most_common(_CLASSES):
         others = tuple(one for one in names if one != name)
         rows = [index for index in range(images.size or 0) if images.label(index) != name]
@@ -66,6 +66,7 @@ def trained_without(
             rules[before] = learnt(batches, len(others), some.size or 0).rules()
         scores: dict[float, dict[str, list[NDArray[np.float64]]]] = {before: {} for before in weights}
         own: list[int] = []
+        predicted: list[str] = []
         for features, places, logits in features_of(classifier, seen, held, names):
             said = torch.from_numpy(np.asarray(logits))
             for before, rule in rules.items():
@@ -73,11 +74,11 @@ def trained_without(
                 for part, values in {CONFIDENCE: max_softmax(said), **rule(vectors, said)}.items():
                     scores[before].setdefault(part, []).append(values.double().numpy())
             own += places
+            predicted += [others[place] for place in said.argmax(1).tolist()]
         inside = np.array(own) == names.index(name)
         for before, parts in scores.items():
-            joined = {part: np.concatenate(values) for part, values in parts.items()}
-            of_others, of_own = ({part: one[rows] for part, one in joined.items()} for rows in (~inside, inside))
-            found.setdefault(before, {})[name] = of_others, of_own
+            judged = Judged({part: np.concatenate(values) for part, values in parts.items()}, predicted)
+            found.setdefault(before, {})[name] = judged.only(~inside), judged.only(inside)
     return dict(found)
 
 
