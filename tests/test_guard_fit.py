@@ -1,6 +1,7 @@
 """A guard fitted on images with classes: its head, its choice of parts, both promises, and its file."""
 
 import csv
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -34,8 +35,9 @@ from recondite.screen.guard_fit import _confusion, _needed_of_each_class, _Seen,
 from recondite.screen.guard_split import units_of
 from recondite.screen.linear_head import from_tensors, learnt, tensors_of
 from recondite.screen.looking import vectors_of
-from recondite.screen.onnx_classifier import read_classifier
+from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
 from recondite.screen.saved import GUARD_FILE
+from recondite.screen.tuned_classifier import TunedClassifier
 from recondite.statistics.axes import oracle_shrinkage
 from recondite.statistics.calibration import Calibrator, share_of
 
@@ -637,3 +639,80 @@ def test_not_one_image_may_be_left():
     sure, wrong = guard_fit._not_foreign(lambda _: decided, SimpleNamespace(label="abax".__getitem__))
     assert sure.tolist() == [0.9, 0.7]
     assert wrong.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "got"),
+    [
+        (("a", "b"), ["a", "c"], "c"),
+        (("a",), ["a"], "one"),
+        (("a",), None, "one"),
+        (("a", "b"), ["c", "d"], "c, d"),
+        (("a", "b"), ["b"], None),
+        (("a", "b", "c"), None, None),
+    ],
+)
+def test_two_classes_or_more_are_named_and_no_image_is_of_another(names, labels, got):
+    images = SimpleNamespace(labels=labels)
+    if got is None:
+        guard_fit._check_classes(names, images)
+    else:
+        with pytest.raises(InputError, match=f"two classes or more, among {', '.join(names)}; got {got}$"):
+            guard_fit._check_classes(names, images)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "known"),
+    [
+        ("nothing learnt", 3, None),
+        ("onnx", 2, None),
+        ("onnx", 3, "logits"),
+        ("tuned", 2, None),
+        ("tuned", 3, "logits"),
+        ("alone", 2, "vectors"),
+        ("head", 2, "vectors"),
+    ],
+)
+def test_classes_are_left_out_where_what_was_learnt_leaves_something_to_tell(kind, count, known, monkeypatch):
+    """Of a head or of features from before, by vectors; of others by logits, of three classes."""
+    names, draws = ("a", "b", "c")[:count], np.random.default_rng(0)
+    places = np.arange(30) % count
+    vectors, logits = (draws.normal(size=(30, size)).astype(np.float32) for size in (4, count))
+    learning = None if kind == "nothing learnt" else learnt([(vectors, places, logits)], count, 30)
+    classifier = object.__new__(OnnxClassifier if kind in ("onnx", "nothing learnt") else TunedClassifier)
+    if kind in ("tuned", "alone"):
+        classifier.before = math.inf if kind == "alone" else 1.0
+    given = {"classifier": None, "head": object()} if kind == "head" else {"classifier": classifier, "head": None}
+    guard = SimpleNamespace(**given, seen=None, screen=SimpleNamespace(detector=None))
+    asked = []
+
+    def looked(by):
+        def look(*_):
+            asked.append(by)
+            return iter([(vectors[:20], places[:20].tolist(), logits[:20]), (vectors[20:], [0] * 10, logits[20:])])
+
+        return look
+
+    def left_out(learnt_from, held, classes, shrinkage):
+        asked.append((learnt_from, held, classes, shrinkage))
+        return {1: "what is said of it"}
+
+    monkeypatch.setattr(guard_fit, "features_of", looked("features"))
+    monkeypatch.setattr(guard_fit, "vectors_of", looked("vectors"))
+    monkeypatch.setattr(guard_fit, "left_out_classes", left_out)
+    found = guard_fit._left_out(guard, learning, None, names)
+    if known is None:
+        assert found == {}
+        assert asked == []
+        return
+    assert found == {"b": "what is said of it"}
+    by, (learnt_from, held, classes, shrinkage) = asked
+    assert (by, classes, shrinkage) == ("vectors" if kind == "head" else "features", count, 0.3)
+    np.testing.assert_array_equal(held.vectors, vectors)
+    assert held.classes.tolist() == [*places[:20], *[0] * 10]
+    assert len(learnt_from.vectors) == len(learnt_from.classes) == 30
+    if known == "logits":
+        np.testing.assert_array_equal(held.logits, logits)
+        assert learnt_from.logits.shape == (30, count)
+    else:
+        assert held.logits is learnt_from.logits is None

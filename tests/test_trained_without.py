@@ -177,6 +177,6 @@ def test_the_images_of_the_class_itself_are_those_that_look_new():
     assert len(found[1.0]) == 2
     for name, (others, own) in found[1.0].items():
         count = [held.label(index) for index in range(held.size)].count(name)
-        assert {len(values) for values in own.values()} == {count}
-        assert {len(values) for values in others.values()} == {150 - count}
-        assert own["knn"].mean() > 2 * others["knn"].mean()
+        assert {len(values) for values in own.parts.values()} == {len(own.predicted)} == {count}
+        assert {len(values) for values in others.parts.values()} == {len(others.predicted)} == {150 - count}
+        assert own.parts["knn"].mean() > 2 * others.parts["knn"].mean()
