@@ -716,3 +716,136 @@ def test_classes_are_left_out_where_what_was_learnt_leaves_something_to_tell(kin
         assert learnt_from.logits.shape == (30, count)
     else:
         assert held.logits is learnt_from.logits is None
+
+
+def test_a_backbone_is_for_a_screen_that_is_fitted_here(stopped_at, monkeypatch):
+    images = pairs(*coloured(30, 62))
+    with pytest.raises(InputError, match="has its backbone"):
+        fit_guard(images, screen=object(), backbone="lite1", calibration=images)
+    with pytest.raises(
+        InputError, match="expected one of lite0, lite1, lite2 as the backbone to fine-tune; got 'timm:x'"
+    ):
+        fit_guard(images, fine_tune=2, backbone="timm:x")
+    for given in ({"backbone": "timm:x"}, {"backbone": "lite1", "fine_tune": 2}):
+        assert stopped_at("fit", images, group_by="none", **given)[1]["backbone"] == given["backbone"]
+    monkeypatch.setattr(guard_fit, "fit", lambda *_, **__: pytest.fail("fitted"))
+    for share in (0, 1):
+        with pytest.raises(InputError, match=r"a share of held-out images in \(0, 1\)"):
+            fit_guard(images, held_out=share)
+
+
+@pytest.mark.parametrize(("of_screen", "variant"), [("lite2", "lite2"), ("timm:x", "lite0"), (None, "lite0")])
+def test_the_screens_own_variant_is_fine_tuned(of_screen, variant, stopped_at):
+    options = SimpleNamespace(**{} if of_screen is None else {"backbone": of_screen})
+    seen = Preprocessing(shape=(3, 16, 16))
+    screen = SimpleNamespace(
+        detector=SimpleNamespace(preprocessing=seen, options=options, shape=seen.shape), known=None
+    )
+    known, held = pairs(*coloured(20, 63)), pairs(*coloured(20, 64))
+    given = {"screen": screen, "calibration": held, "group_by": "none", "fine_tune": 2, "seed": 5}
+    (images, names), asked = stopped_at("fine_tuned", known, **given)
+    assert (images.size, names) == (20, ("blue", "red"))
+    assert (asked["variant"], asked["blocks"], asked["seed"], asked["preprocessing"]) == (variant, 2, 5, seen)
+
+
+@pytest.fixture
+def trained(told, screen, monkeypatch):
+    """`fit_guard` with a classifier that is trained, up to where its rules are learnt or its parts chosen."""
+
+    def run(stop, classifier, names, looking, without, **given):
+        found = {}
+
+        def stopped(*arguments):
+            found["asked"] = arguments
+            raise StoppedError
+
+        one = SimpleNamespace(rules=None, shares={"screen": 1.0})
+        seen = _Seen(parts={}, predicted=["red"], logits=np.zeros((1, 2)), true=["red"])
+        monkeypatch.setattr(guard_fit, "trained_without", lambda *_, **__: without)
+        monkeypatch.setattr(guard_fit, "best_telling", lambda *_: 0.25)
+        monkeypatch.setattr(guard_fit, "_with_rules", lambda *_: (one, None))
+        monkeypatch.setattr(guard_fit, "replace", lambda guard, **_: guard)
+        monkeypatch.setattr(guard_fit, "_seen", lambda *_: seen)
+        monkeypatch.setattr(guard_fit, "_left_out", lambda *_: "left out of the rules")
+        monkeypatch.setattr(guard_fit, stop, stopped)
+        labelled = [SimpleNamespace(size=some.size, labels=some.labels) for some in told[2:]]
+        units = SimpleNamespace(images=labelled[0]), Held(labelled[1])
+        monkeypatch.setattr(guard_fit, "units_of", lambda *_: units)
+        monkeypatch.setattr(guard_fit, "unknown_images", lambda _, images: images)
+        monkeypatch.setattr(guard_fit, "labels_of", lambda _, group_by: group_by)
+        monkeypatch.setattr(guard_fit, "_sized", lambda images, _: images)
+        settings = {"screen": screen if looking else told[0], "calibration": labelled[1], "labels": names, **given}
+        if classifier is not None:
+            settings["train"] = lambda *_: classifier
+        with pytest.raises(StoppedError):
+            fit_guard(labelled[0], **settings)
+        return found["asked"]
+
+    return run
+
+
+class Held:
+    """Held-out images, of which parts are dealt."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return 300
+
+    def apart_from(self, _):
+        return self
+
+    def dealt(self, sizes, _):
+        return [self] * (len(sizes) + 1)
+
+    def one_of_each(self, _):
+        return self
+
+
+def tuned_before(before, channels=3):
+    made = object.__new__(TunedClassifier)
+    made.before, made.shape = before, (channels, 16, 16)
+    made.with_before = lambda weight: ("with", weight)
+    return made
+
+
+TWO, THREE = ["red", "blue"], ["red", "blue", "green"]
+
+
+@pytest.mark.parametrize(
+    ("names", "channels", "looking", "without", "expected"),
+    [
+        (THREE, 3, True, {0.25: {"red": "told"}}, ("with", 0.25)),
+        (THREE, 3, True, {}, ("with", 1.0)),
+        (TWO, 3, True, {}, ("with", math.inf)),
+        (TWO, 3, False, {}, ("with", 1.0)),
+        (TWO, 1, True, {}, ("with", 1.0)),
+    ],
+)
+def test_what_a_network_saw_before_weighs_as_left_out_classes_say(trained, names, channels, looking, without, expected):
+    """Or alone, of two classes in colour beside a screen of features."""
+    _, classifier, _, _ = trained("_with_rules", tuned_before(1.0, channels), names, looking, without)
+    assert classifier == expected
+    for other in (tuned_before(0.5), object.__new__(OnnxClassifier)):
+        other.shape = (3, 16, 16)
+        assert trained("_with_rules", other, names, looking, without)[1] is other
+
+
+def test_classes_are_left_out_of_the_training_or_else_of_the_rules(trained):
+    onnx = object.__new__(OnnxClassifier)
+    onnx.shape = (3, 16, 16)
+    told_of_three = {0.25: "left out of the training"}
+    for classifier, names, expected in (
+        (onnx, THREE, "left out of the training"),
+        (onnx, TWO, "left out of the rules"),
+        (None, THREE, "left out of the rules"),
+        (None, TWO, "left out of the rules"),
+    ):
+        assert trained("chosen_parts", classifier, names, True, told_of_three)[4] == expected
+
+
+def test_parts_are_among_those_there_are(trained):
+    for parts, got in ((["zzz", "screen"], "zzz"), ([], "none"), (["knn"], "knn")):
+        with pytest.raises(InputError, match=f"expected parts among screen, confidence, max_logit, energy; got {got}$"):
+            trained("chosen_parts", None, TWO, True, {}, parts=parts)
