@@ -528,6 +528,7 @@ def test_a_half_chooses_and_a_half_calibrates_or_thirds_where_a_risk_is_bounded(
     assert [bounded.facts[name] for name in ("chosen on", "calibrated on")] == [100, 100]
     assert bounded.facts["promise"] == bounded.guard.floor.sentence
     assert bounded.guard.floor.of <= 100
+    assert bounded.guard.floor.delta == 0.05
     assert bounded.guard.by_class
     looser = fit_guard(known, **given, alpha=0.2)
     assert looser.guard.screen.alpha == 0.2
