@@ -140,3 +140,23 @@ def test_the_smallest_share_says_whether_there_are_enough_images_of_each_class()
     found = choose_parts(Judged(parts, classes), {"far": far}, 0.1, needed=lambda share: 200 if share == 1 else 300)
     assert found.caught["a"] == 0  # alone by class, where .1 of the dogs lie above 7.15
     assert found.shares == {"a": 0.75, "b": 0.25}  # together among all, where .15 of them may be turned away by "a"
+
+
+def looked(*counts, seed=0):
+    """So many images of each class, each about a middle of its own."""
+    classes = np.repeat(np.arange(len(counts)), counts)
+    vectors = np.random.default_rng(seed).normal(0, 0.1, (len(classes), 6)) + 3 * np.eye(6)[classes]
+    return Looked(vectors.astype(np.float32), classes)
+
+
+def test_the_five_classes_of_most_images_are_left_out_and_none_of_fewer_than_ten():
+    learnt_from = looked(*[20] * 6)
+    assert set(left_out_classes(learnt_from, looked(11, 12, 10, 13, 14, 15, seed=1), 6, 0.3)) == {0, 1, 3, 4, 5}
+    assert set(left_out_classes(looked(20, 20, 20), looked(10, 9, 10, seed=1), 3, 0.3)) == {0, 2}
+
+
+def test_what_is_left_is_five_images_or_more_of_every_other_class():
+    held = looked(12, 12, seed=1)
+    assert set(left_out_classes(looked(5, 5), held, 2, 0.3)) == {0, 1}
+    assert set(left_out_classes(looked(5, 4), held, 2, 0.3)) == {1}
+    assert set(left_out_classes(looked(20, 20, 0), looked(12, 12, 12, seed=1), 3, 0.3)) == {2}
