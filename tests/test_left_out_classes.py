@@ -7,7 +7,7 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from recondite.errors import InputError
-from recondite.screen.choose_parts import Judged, choose_parts
+from recondite.screen.choose_parts import _SHARES, Judged, best_telling, choose_parts, equal_shares, made_up_outliers
 from recondite.screen.left_out_classes import Looked, left_out_classes
 
 DRAWS = np.random.default_rng(0)
@@ -160,3 +160,20 @@ def test_what_is_left_is_five_images_or_more_of_every_other_class():
     assert set(left_out_classes(looked(5, 5), held, 2, 0.3)) == {0, 1}
     assert set(left_out_classes(looked(5, 4), held, 2, 0.3)) == {1}
     assert set(left_out_classes(looked(20, 20, 0), looked(12, 12, 12, seed=1), 3, 0.3)) == {2}
+
+
+def test_every_way_to_share_alpha_out_gives_all_of_it():
+    assert {sum(shares) for shares in _SHARES} == {1}
+    assert equal_shares(["a"]) == {"a": 1.0}
+    assert sum(equal_shares(["a", "b", "c"]).values()) == pytest.approx(1)
+
+
+def test_what_tells_left_out_classes_best_is_the_key():
+    low, high = (Judged({"knn": np.array(values)}) for values in ([0.0, 1.0], [2.0, 3.0]))
+    assert best_telling({0.5: {"x": (high, low)}, 1.0: {"x": (low, high)}}, ["knn"]) == 1.0
+    assert best_telling({0.5: {"x": (low, high)}, 1.0: {"x": (low, high)}}, ["knn"]) == 0.5
+
+
+def test_outliers_have_the_height_and_width_of_the_images():
+    images = DRAWS.integers(0, 256, (4, 1, 16, 12), dtype=np.uint8)
+    assert {one.shape for one in made_up_outliers(images).values()} == {images.shape}
