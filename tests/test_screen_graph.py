@@ -141,7 +141,7 @@ class Encoding(torch.nn.Module):
 @pytest.mark.parametrize("reencoding", [True, False])
 def test_inner_layers_are_recorded_where_evidence_asks_for_them(reencoding, monkeypatch):
     monkeypatch.setattr(screen_graph, "with_plain_convolutions", lambda detector: detector)
-    monkeypatch.setattr(screen_graph, "combined", lambda _, name, error, found: error + found["layers"])
+    monkeypatch.setattr(screen_graph, "combined", lambda _, __, error, found: error + found["layers"])
     observer = SimpleNamespace(
         reencoding=reencoding, found=lambda *given: {"layers": torch.tensor(float(len(given[3])))}
     )
