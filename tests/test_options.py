@@ -69,6 +69,9 @@ def test_defaults_are_pinned():
         assert vars(detector_class(name).Options()) == expected, name
         assert vars(build(name, image_shape=(1, 16, 16)).options) == expected, name
     assert vars(TrainingOptions()) == TRAINING
+    assert detector_class("features").training_defaults == {"learning_rate": 5e-3}
+    for name in ("pca", "vae", "autoencoder"):
+        assert detector_class(name).training_defaults == {}
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
