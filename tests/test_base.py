@@ -150,6 +150,7 @@ def test_defaults():
         assert default(Detector.score, name) is default(Detector.score_batch, name) is False
     assert default(Detector.sample, "seed") == default(build, "seed") == 0
     assert Detector.needs_validation
+    assert Detector.batches_a_step == 1
     assert Detector.trains_by_steps
     assert isinstance(Plain().looking_once(Rows(IMAGES, np.arange(6))), nullcontext)
 

@@ -63,3 +63,9 @@ def test_what_rounding_leaves_of_a_constant_column_is_little_for_so_many_vectors
     detector.fit_rows(rows(further), None, TrainingOptions(), further=True)
     assert detector.scale[0] == pytest.approx(1, abs=0.01)
     assert detector.scale[1] == 1  # its own unit, and no deviation of .995
+
+
+def test_components_of_faint_images_have_length_1():
+    images = 0.5 + 1e-3 * np.random.default_rng(0).normal(size=(30, 1, 8, 8))
+    components = learnt(images).components
+    np.testing.assert_allclose(components @ components.T, np.eye(2), atol=1e-5)
