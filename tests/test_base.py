@@ -15,6 +15,7 @@ from recondite.data.spool import Rows
 from recondite.detectors import base
 from recondite.detectors.autoencoder import Autoencoder
 from recondite.detectors.base import Detector
+from recondite.detectors.features import Features
 from recondite.detectors.measured import Measured
 from recondite.detectors.pca import PcaOptions
 from recondite.options import TrainingOptions
@@ -143,11 +144,13 @@ def test_defaults():
         return inspect.signature(function).parameters[name].default
 
     assert [default(Detector.fit, name) for name in ("validation", "resume", "progress")] == [0.1, False, False]
-    assert [default(Detector.fit_rows, name) for name in ("resume", "show_progress", "further")] == [False] * 3
+    for function in (Detector.fit_rows, Features.fit_rows):
+        assert [default(function, name) for name in ("resume", "show_progress", "further")] == [False] * 3
     for name in ("feature_score", "reconstruction"):
         assert default(Detector.score, name) is default(Detector.score_batch, name) is False
     assert default(Detector.sample, "seed") == default(build, "seed") == 0
     assert Detector.needs_validation
+    assert Detector.batches_a_step == 1
     assert Detector.trains_by_steps
     assert isinstance(Plain().looking_once(Rows(IMAGES, np.arange(6))), nullcontext)
 

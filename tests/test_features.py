@@ -583,6 +583,7 @@ def test_what_is_seen_in_images_and_said_of_each_as_if_it_had_been_left_out(digi
     np.testing.assert_allclose(torch.cat([one.places for one in seen]), places, rtol=1e-5, atol=1e-6)
     assert (np.concatenate(left_out) > expected[:40]).mean() > 0.9  # what was learnt looks less unusual
     assert sum(len(one.whole) for one in detector.seen_in(rows)) == 70
+    assert detector.rebuilt(torch.from_numpy(images[:2])) is None  # features are rebuilt, no images
 
 
 @pytest.mark.parametrize(("masked", "processes"), [(True, 1), (False, 2)])

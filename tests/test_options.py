@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from recondite.detectors import detector_class
+from recondite.detectors import build, detector_class
 from recondite.detectors.vae import VaeOptions
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, describe_options, make_options, options_to_json
@@ -67,7 +67,11 @@ def test_defaults_are_pinned():
     """Scores of screens that were fitted with a default rest on it: change one here, in CHANGELOG and with reason."""
     for name, expected in DEFAULTS.items():
         assert vars(detector_class(name).Options()) == expected, name
+        assert vars(build(name, image_shape=(1, 16, 16)).options) == expected, name
     assert vars(TrainingOptions()) == TRAINING
+    assert detector_class("features").training_defaults == {"learning_rate": 5e-3}
+    for name in ("pca", "vae", "autoencoder"):
+        assert detector_class(name).training_defaults == {}
 
 
 @pytest.mark.parametrize("name", DEFAULTS)

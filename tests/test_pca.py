@@ -38,7 +38,7 @@ def test_constant_columns_stay_so_however_many_vectors_there_are(count):
 )
 def test_what_keeps_too_little_takes_in_no_more(memory):
     detector = learnt(np.random.default_rng(0).normal(size=(30, 5)))
-    assert detector.history.best_epoch == 1
+    assert (detector.history.epochs, detector.history.best_epoch) == ([{"epoch": 1, "validation": None}], 1)
     detector.memory = {"count": np.array(30.0), **memory}
     with pytest.raises(InputError, match="keeps too little to take in more: fit it again"):
         detector.fit_rows(rows(np.zeros((9, 5))), None, TrainingOptions(), further=True)
@@ -50,3 +50,22 @@ def test_as_much_is_held_at_a_time_as_is_documented():
         assert number in " ".join(pca.Pca.__doc__.split())
     assert (1 << 26) // 3072 == 21845
     assert (1 << 22) // 3072 == 1365
+
+
+def test_what_rounding_leaves_of_a_constant_column_is_little_for_so_many_vectors():
+    draws = np.random.default_rng(0)
+    detector = learnt(draws.normal(size=(30, 2)))
+    detector.shift.zero_()
+    detector.scale.fill_(1)
+    detector.mean.zero_()
+    detector.memory = {"count": np.array(10_000.0), "factor": np.diag([100.0, 0.01]).astype(np.float32)}
+    further = np.stack([draws.normal(size=100), np.zeros(100)], axis=1)
+    detector.fit_rows(rows(further), None, TrainingOptions(), further=True)
+    assert detector.scale[0] == pytest.approx(1, abs=0.01)
+    assert detector.scale[1] == 1  # its own unit, and no deviation of .995
+
+
+def test_components_of_faint_images_have_length_1():
+    images = 0.5 + 1e-3 * np.random.default_rng(0).normal(size=(30, 1, 8, 8))
+    components = learnt(images).components
+    np.testing.assert_allclose(components @ components.T, np.eye(2), atol=1e-5)

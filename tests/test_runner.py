@@ -221,11 +221,11 @@ def test_scores_follow_the_weights() -> None:
 
 
 def test_small_batches_are_tried_from_their_first_row_to_their_last():
-    """Of a full batch of nine, batches of two and of eight give other bits in one place each, batches of four none."""
+    """Of a full batch of nine, batches of two give the first row other bits, those of eight the last, of four none."""
     probe = np.arange(9.0, dtype=np.float32)[:, None]
 
     def run(rows, size):
-        wrong = {2: 1.0, 8: 8.0}.get(size)
+        wrong = {2: 0.0, 8: 8.0}.get(size)
         return {"": np.where(rows == wrong, rows + 1, rows)}
 
     assert equal_sizes(run, probe) == (4,)

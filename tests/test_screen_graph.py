@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from recondite import InputError
-from recondite.screen.screen_graph import ScreenGraph, counted, example_of, floats, likeness, normal_scores, traced
-from recondite.statistics.density import Marginals
+from recondite import Calibrator, InputError
+from recondite.screen import screen_graph
+from recondite.screen.screen_graph import (
+    ScreenGraph,
+    combined,
+    counted,
+    example_of,
+    floats,
+    likeness,
+    normal_scores,
+    traced,
+)
+from recondite.statistics.density import Density, Marginals
 from recondite.statistics.likeness import Likeness
 
 
@@ -97,3 +107,55 @@ def test_what_exports_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"pip install \"recondite\[export\]\""):
         traced(torch.nn.Identity(), {})
+
+
+def test_an_image_in_the_middle_of_all_is_at_no_distance():
+    statistics = {name: np.random.default_rng(number).normal(size=101) for number, name in enumerate("ab")}
+    density = Density.fit(statistics)
+    asked = {name: np.r_[np.median(values), values[:5]] for name, values in statistics.items()}
+    tensors = {name: torch.from_numpy(values) for name, values in asked.items()}
+    found = combined(SimpleNamespace(density=density), "evidence", torch.zeros(6), tensors)
+    assert found[0] < 0.1
+    np.testing.assert_allclose(found, density.distance(asked), atol=1e-6)
+
+
+class Encoding(torch.nn.Module):
+    """Measures the mean of an image through an encoder of two inner layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
+
+    def encoder_layers(self):
+        return list(self.layers)
+
+    def painted(self, pixels):
+        return pixels
+
+    def measure_and_pool(self, pixels):
+        for layer in self.layers:
+            pixels = layer(pixels)
+        return "measured", pixels, pixels.double().mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("reencoding", [True, False])
+def test_inner_layers_are_recorded_where_evidence_asks_for_them(reencoding, monkeypatch):
+    monkeypatch.setattr(screen_graph, "with_plain_convolutions", lambda detector: detector)
+    monkeypatch.setattr(screen_graph, "combined", lambda _, __, error, found: error + found["layers"])
+    observer = SimpleNamespace(
+        reencoding=reencoding, found=lambda *given: {"layers": torch.tensor(float(len(given[3])))}
+    )
+    screen = SimpleNamespace(
+        **{"detector": Encoding(), "evidence": SimpleNamespace(observer=observer), "score": "auto", "threshold": 1.5},
+        **{"calibrator": Calibrator(np.arange(9.0)), "confidence": None, "guarantee": "exact"},
+    )
+    graph = ScreenGraph(screen)
+    x = torch.tensor([0.25, 0.75])[:, None, None, None].expand(2, 1, 2, 2)
+    (scores, maps, p_values, flags), measured = graph.judged(x)
+    assert scores.tolist() == ([2.25, 2.75] if reencoding else [0.25, 0.75])
+    assert (measured, flags.tolist(), maps.shape) == ("measured", [reencoding] * 2, x.shape)
+    np.testing.assert_allclose(p_values, screen.calibrator.p_value(scores.numpy()))
+    screen.score = "error"
+    assert ScreenGraph(screen).judged(x)[0][0].tolist() == [0.25, 0.75]
+    screen.score, screen.evidence = "auto", None
+    assert ScreenGraph(screen).judged(x)[0][0].tolist() == [0.25, 0.75]

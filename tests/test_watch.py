@@ -621,3 +621,13 @@ def test_defaults():
     own = {name: one.default for name, one in inspect.signature(watch_folder).parameters.items()}
     assert [own[name] for name in ("settle", "patience", "poll", "idle")] == [2.0, 30.0, 1.0, None]
     assert own["statistics"] is inspect.signature(watch_frames).parameters["statistics"].default is False
+
+
+def test_a_file_of_which_one_page_cannot_be_read_waits_too(folder, monkeypatch):
+    arrivals, watching = Waiting(10.0), _FolderWatch(None, folder, Table(), None, None, False)
+    pages = [{"error": None, "verdict": "inlier"}, {"error": "broken", "verdict": "invalid"}]
+    monkeypatch.setattr(watching, "_score", lambda names: dict.fromkeys(names, pages))
+    assert watching.judge(["even/000.png"], arrivals, 30.0) == []
+    assert arrivals.later == {"even/000.png": 20.0}
+    assert watching.judge(["even/000.png"], arrivals, 10.0) == pages
+    assert watching.facts["even/000.png"]["verdict"] == "invalid"
