@@ -1,6 +1,8 @@
+import gc
 import gzip
 import io
 import tarfile
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -54,6 +56,12 @@ def test_a_tar_gives_its_images_with_labels_in_order(files, digits, tmp_path):
     assert read(Shard(shard.name, shard.url, 5, 9))[0] == names[5:9]
     assert count_images(shard) == 20
     assert cuts(shard, 5) == [(0, None)]
+
+
+def test_headers_that_were_read_are_not_kept(files, tmp_path):
+    shard = write_tar(tmp_path / "0.tar", [(f"{index:03d}.png", files[index % 20]) for index in range(200)])
+    kept = [sum(isinstance(one, tarfile.TarInfo) for one in gc.get_objects()) for _ in islice(shard, 190, 200)]
+    assert max(kept) < 10
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])

@@ -114,6 +114,7 @@ def _tar_members(shard: Shard) -> Iterator[Entry]:
     try:
         with open_stream(shard.url) as stream, tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Checked) as tar:
             for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all headers, half a kilobyte each
                 folder, _, base = member.name.rpartition("/")
                 is_link = member.islnk() or member.issym()
                 if not (member.isfile() or is_link) or is_hidden(member.name):
