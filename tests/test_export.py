@@ -273,6 +273,7 @@ class Says:
     ],
 )
 def test_how_far_a_graph_may_be_off(ours, apart):
+    assert export.TOLERANCE == 1 / 2048
     export.check_parity(Says(0.0, ours), Says(0.0, ours + 0.9 * apart))
     for wrong in (ours + 1.2 * apart, ours - 1.2 * apart, np.nan):
         with pytest.raises(RuntimeError, match="nothing was written"):

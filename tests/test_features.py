@@ -386,6 +386,7 @@ def test_what_does_not_fit_is_refused(digits):
         make(methods=("padim", "padim"))
     with pytest.raises(InputError, match="at least 4 normal images; got 3"):
         make().fit(digits[:3], validation=None)
+    make().fit(digits[:4], validation=None)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 7))
     with pytest.raises(InputError, match="local methods need layers"):
         build("features", image_shape=(3, 8, 8), backbone=flat, methods=("padim",), latent_size=2)

@@ -337,6 +337,17 @@ def test_the_direction_is_a_linear_discriminant():
     np.testing.assert_allclose(found.middle, flat.mean(0) @ found.weight.numpy())
 
 
+def test_places_are_measured_by_the_covariance_about_their_own_means():
+    draws = np.random.default_rng(2)
+    good = 5 * draws.normal(size=(6, 4, 3)) + draws.normal(size=(4, 3))
+    found = Whitening.of(map(torch.from_numpy, (good[:4], good[4:])), np.array([0, 2]), None)
+    np.testing.assert_allclose(found.means, good.mean(0))
+    centred = (good - good.mean(0))[:, [0, 2]].reshape(-1, 3)
+    covariance = centred.T @ centred / (2 * 5)  # six images, whose mean is known, at two places
+    metric = covariance + 0.01 * np.trace(covariance) / 3 * np.eye(3)
+    np.testing.assert_allclose(found.matrix @ found.matrix.T, np.linalg.inv(metric))
+
+
 def test_each_image_is_changed_by_its_own_number():
     images = Rows(np.zeros((5, 1, 2, 2), np.float32), np.arange(5))
     parts = list(_changed(images, lambda number, pixels: pixels + number, 2))
