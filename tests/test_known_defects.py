@@ -17,7 +17,7 @@ from recondite.cli import main
 from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows, read_all
-from recondite.detectors.defect_head import DefectHead, sharpened
+from recondite.detectors.defect_head import DefectHead, pooled_values, sharpened
 from recondite.detectors.features import Features
 from recondite.detectors.inside import Inside
 from recondite.detectors.seen import Seen
@@ -346,6 +346,11 @@ def test_places_are_measured_by_the_covariance_about_their_own_means():
     covariance = centred.T @ centred / (2 * 5)  # six images, whose mean is known, at two places
     metric = covariance + 0.01 * np.trace(covariance) / 3 * np.eye(3)
     np.testing.assert_allclose(found.matrix @ found.matrix.T, np.linalg.inv(metric))
+
+
+def test_the_oddest_places_of_each_value_are_a_share_of_all_places():
+    values = torch.arange(480.0).reshape(2, 3, 80)
+    np.testing.assert_array_equal(pooled_values(values, None), values[..., -2:].mean(-1))
 
 
 def test_each_image_is_changed_by_its_own_number():

@@ -14,7 +14,7 @@ def test_of_images_without_turned_copies_each_has_a_row():
     images = Rows(np.zeros((4, 1, 8, 8), np.float32), np.array([3, 1]))
     whole, places = torch.arange(2.0).reshape(2, 1, 1), torch.arange(12.0).reshape(2, 2, 3)
     memory = Memory(images, iter([(whole, places)]))
-    taken, of_places = memory.take(images, slice(1, 2))
+    taken, of_places = memory.take(images, slice(1, 2), 1)
     assert taken.tolist() == [[[1]]]
     assert torch.equal(of_places, places[1:])
     assert not memory.holds(Rows(images.pixels, np.array([0])))
