@@ -14,10 +14,13 @@ def test_of_images_without_turned_copies_each_has_a_row():
     images = Rows(np.zeros((4, 1, 8, 8), np.float32), np.array([3, 1]))
     whole, places = torch.arange(2.0).reshape(2, 1, 1), torch.arange(12.0).reshape(2, 2, 3)
     memory = Memory(images, iter([(whole, places)]))
-    taken, of_places = memory.take(images, slice(1, 2), 1)
+    taken, of_places = memory.take(images, slice(1, 2))
     assert taken.tolist() == [[[1]]]
     assert torch.equal(of_places, places[1:])
     assert not memory.holds(Rows(images.pixels, np.array([0])))
+    turned = Memory(images, iter([(torch.arange(4.0).reshape(4, 1, 1), torch.zeros(4, 2, 3))]), copies=2)
+    assert turned.take(images, slice(0, 2))[0].flatten().tolist() == [0, 2]  # each as it is, without what was turned
+    assert turned.take(images, slice(0, 2), 2)[0].flatten().tolist() == [0, 1, 2, 3]
     some = Some(6, 3)
     for start in (0, 3):
         part = torch.arange(start, start + 3.0)[:, None, None]

@@ -101,7 +101,7 @@ class Memory:
         """Return whether all of these images are in it."""
         return images.pixels is self._pixels and bool((self._number[images.index] >= 0).all())
 
-    def take(self, images: Rows, taken: slice | NDArray[np.intp], copies: int) -> tuple[Tensor, Tensor]:
+    def take(self, images: Rows, taken: slice | NDArray[np.intp], copies: int = 1) -> tuple[Tensor, Tensor]:
         """Return the vectors of some of these images (N copies, 1, F), and of their places (N copies, P, G)."""
         rows = self._number[images.index[taken]]
         whole, places = (torch.from_numpy(part[rows, :copies]).flatten(0, 1) for part in self._parts)

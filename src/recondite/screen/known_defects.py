@@ -160,7 +160,7 @@ class Looked:
         """Yield the vectors (n, P, G) of some of the images, in batches."""
         index = np.flatnonzero(chosen)
         for start in range(0, len(index), _AT_ONCE):
-            yield self.memory.take(self.rows, index[start : start + _AT_ONCE], 1)[1]
+            yield self.memory.take(self.rows, index[start : start + _AT_ONCE])[1]
 
 
 @dataclass(frozen=True)
