@@ -35,8 +35,8 @@ def test_a_start_by_he_has_a_narrow_posterior_and_faint_pixels():
             assert layers[1].bias[:3].abs().max() < 1
         spreads = (layers[1].weight[3:].std() / layers[1].weight[:3].std()).item()
         assert spreads == pytest.approx(0.1, rel=0.3)
-        pixels = [layer for layer in he.decoder.modules() if isinstance(layer, torch.nn.Linear)][-1]
-        assert pixels.weight.std().item() == pytest.approx(0.5 * (2 / pixels.in_features) ** 0.5, rel=0.3)
+    pixels = [layer for layer in he.decoder.modules() if isinstance(layer, torch.nn.Linear)][-1]  # of the vectors
+    assert pixels.weight.std().item() == pytest.approx(0.5 * (2 / pixels.in_features) ** 0.5, rel=0.3)
 
 
 @pytest.mark.parametrize("shared", [True, False])
