@@ -19,6 +19,7 @@ from recondite.detectors import Detector, build
 from recondite.detectors.features import Features
 from recondite.detectors.seen import Memory
 from recondite.options import TrainingOptions
+from recondite.screen import few_images
 from recondite.screen.any_angle import ADVICE, seem_turned
 from recondite.screen.few_images import LeftOut, alpha_for, are_few, scores_left_out
 from recondite.screen.promise import promise
@@ -298,3 +299,20 @@ def test_vectors_are_kept_of_some_images_and_no_others(digits):
     assert not memory.holds(Rows(rows.pixels, rows.index[3:7]))
     assert not memory.holds(Rows(rows.pixels, rows.index[5:]))
     assert not memory.holds(others.rows())
+
+
+@pytest.mark.parametrize(
+    ("further", "learnt", "fits"), [(True, True, [(2, True)] * 2), (True, False, []), (False, False, [(0, False)] * 2)]
+)
+def test_what_learns_further_learns_where_there_is_something_to_learn(further, learnt, fits, monkeypatch):
+    found = []
+    detector = SimpleNamespace(
+        frozen=(), get_submodule=None, fit_rows=lambda rows, *_, further: found.append((len(rows), further))
+    )
+    monkeypatch.setattr(few_images, "_judged", lambda _, rows: (np.zeros(len(rows)), None))
+    images = Rows(np.zeros((4, 1, 2, 2), np.float32), np.arange(4))
+    rows, keys = np.arange(4), np.arange(4).astype("V8")
+    few_images.judged_in_turn(
+        detector, images, keys, rows, np.full(4, learnt), 2, TrainingOptions(), False, "", further=further
+    )
+    assert found == fits
