@@ -242,3 +242,14 @@ def test_components_of_further_vectors_are_in_units_that_fit_all_of_them():
     np.testing.assert_allclose(made.shift, at_once.shift, rtol=1e-4)
     expected, found = (one.score(every).instance_score for one in (at_once, made))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_an_image_without_turned_copies_is_left_out_alone():
+    draws = torch.randn(8, 3, 2, generator=torch.Generator().manual_seed(0))
+    for model in (PlaceGaussians(3, 2, 0.1), Bank(2, 100, 2)):
+        model.begin(draws.shape[0] * draws.shape[1])
+        model.add(draws, 0)
+        model.settle()
+        alone, in_pairs = (model.distance_left_out(draws, copies) for copies in (1, 2))
+        assert torch.equal(model.distance_left_out(draws), alone)
+        assert not torch.equal(alone, in_pairs)
