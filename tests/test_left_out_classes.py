@@ -137,9 +137,9 @@ def test_the_smallest_share_says_whether_there_are_enough_images_of_each_class()
     classes = ["cat", "dog"] * 200
     parts = {name: draws.normal(size=400) + np.tile([0.0, 6.0], 200) for name in ("a", "b")}
     far = Judged({"a": np.full(100, 7.15), "b": np.full(100, -9.0)}, ["dog"] * 100)
-    found = choose_parts(Judged(parts, classes), {"far": far}, 0.1, needed=lambda share: 200 if share == 1 else 300)
+    found = choose_parts(Judged(parts, classes), {"far": far}, 0.1, needed=lambda share: 200 if share > 0.25 else 300)
     assert found.caught["a"] == 0  # alone by class, where .1 of the dogs lie above 7.15
-    assert found.shares == {"a": 0.75, "b": 0.25}  # together among all, where .15 of them may be turned away by "a"
+    assert found.shares == {"a": 0.75, "b": 0.25}  # with a quarter among all: .15 of them may be turned away by "a"
 
 
 def looked(*counts, seed=0):
@@ -177,3 +177,23 @@ def test_what_tells_left_out_classes_best_is_the_key():
 def test_outliers_have_the_height_and_width_of_the_images():
     images = DRAWS.integers(0, 256, (4, 1, 16, 12), dtype=np.uint8)
     assert {one.shape for one in made_up_outliers(images).values()} == {images.shape}
+
+
+def test_a_share_needs_images_enough_of_every_kind():
+    draws = np.random.default_rng(13)
+    inliers = Judged({name: draws.normal(size=400) for name in ("sure", "close")})
+    among = np.quantile(inliers.parts["close"], 0.9375)  # above it with three quarters of .1, and not with half
+    far = Judged({"sure": np.full(100, 9.0), "close": np.full(100, -9.0)})
+    near = Judged({"sure": np.full(100, -9.0), "close": np.full(100, among)})
+    outliers = {"far": far, "near": near}
+    quarter = {"sure": 0.25, "close": 0.75}
+    assert choose_parts(inliers, outliers, 0.1).caught["sure + close"] == 1
+
+    def first(count):
+        return Judged({name: values[:count] for name, values in inliers.parts.items()})
+
+    for count, usable in ((39, True), (38, False)):  # a quarter of .1 needs 39
+        choice = choose_parts(inliers, outliers, 0.1, {"bird": (first(count), far)})
+        assert (choice.shares == quarter) == usable, choice.shares
+    with pytest.raises(InputError, match="calibration"):
+        choose_parts(first(5), outliers, 0.1)
