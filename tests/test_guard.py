@@ -15,9 +15,11 @@ from recondite.data.batch_size import full_batch
 from recondite.data.datasets import nameless, open_images
 from recondite.data.spool import read_all
 from recondite.errors import InputError, ReconditeWarning
+from recondite.screen import make_guard
 from recondite.screen.classifier_outputs import answers_of
 from recondite.screen.decisions import FOREIGN, INVALID, UNSURE, Decision
 from recondite.screen.guard import Guard
+from recondite.screen.make_guard import needed_of
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.scores import Scores
 
@@ -365,3 +367,29 @@ def test_calibrated_parts_judge_what_has_a_score_whatever_the_groups_of_the_scre
     assert decided.kinds == (None, FOREIGN, INVALID)
     for values in decided.p_values.values():
         assert np.isnan(values).tolist() == [False, False, True]
+
+
+def test_a_layer_is_looked_at_where_there_are_images_to_compare_with(screen, classifier, data, monkeypatch, capsys):
+    calibration, asked, looked = data["calibration"], [], []
+
+    def chosen_parts(guard, _images, _inliers, needed):
+        asked.append((list(guard.shares), needed and needed(1.0)))
+        return SimpleNamespace(shares={"screen": 1.0})
+
+    monkeypatch.setattr(make_guard, "chosen_parts", chosen_parts)
+    fitted_distances = make_guard.fitted_distances
+    monkeypatch.setattr(
+        make_guard, "fitted_distances", lambda *given: looked.append(given[1]) or fitted_distances(*given)
+    )
+    for given in (
+        {"layer": "features"},
+        {"reference": calibration},
+        {},
+        {"layer": "features", "reference": calibration},
+    ):
+        screen.guard(classifier, calibration=calibration, **given)
+    assert looked == ["features"]
+    screen.guard(classifier, calibration=calibration, by_class=True)
+    assert ["features" in parts for parts, _ in asked] == [False] * 3 + [True, False]
+    assert [needed for _, needed in asked] == [None] * 4 + [needed_of(screen, 1.0)]
+    assert capsys.readouterr().err == ""
