@@ -377,3 +377,15 @@ def test_a_rate_with_images_left_out_is_that_of_the_beta_distribution():
     for left_out in (0, 2):
         expected = beta.ppf(0.9, allowed + left_out, 100 - allowed)
         assert calibrator.rate_with(left_out, 0.05, 0.9) == pytest.approx(expected)
+
+
+def test_the_interval_with_images_left_out_ends_where_none_of_them_is_bad():
+    calibrator = Calibrator(np.arange(99.0))
+    assert calibrator.interval(0.05, left_out=3) == pytest.approx((beta.ppf(0.025, 5, 95), beta.ppf(0.975, 8, 95)))
+
+
+def test_the_way_out_names_the_smallest_alpha_where_there_is_one():
+    with pytest.raises(InputError, match=r"give more of them, or an alpha of at least 0\.334$"):
+        Calibrator(np.arange(2.0)).threshold(0.05)
+    with pytest.raises(InputError, match=r"got 1: give more of them$"):
+        Calibrator(np.arange(1.0)).threshold(0.05, 0.9999)

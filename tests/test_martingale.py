@@ -206,3 +206,9 @@ def test_p_values_are_never_nought_or_one():
     for scores in ([0.0, np.inf], [[0.0]], []):
         with pytest.raises(InputError, match="finite calibration scores"):
             OnlineRanks(scores)
+
+
+def test_cells_that_no_score_fell_into_are_taken_up_too():
+    ranks = OnlineRanks([1.0, 2.0, 3.0])
+    ranks.restore([0, 4, 0, 1])
+    assert ranks.counts == [0, 4, 0, 1]

@@ -216,3 +216,24 @@ def test_the_risk_at_no_coverage_is_that_of_the_first_accepted():
     assert metrics.risk_coverage([0.1, 0.2], [True, False]).risk.tolist() == [1.0, 1.0, 0.5]
     with pytest.raises(InputError, match="positive weights"):
         metrics.risk_coverage([0.1, 0.2], [True, False], [1.0, -1.0])
+
+
+def test_areas_under_errors_and_risk_are_those_of_many_small_steps():
+    draws = np.random.default_rng(0)
+    suspicion, wrong = draws.integers(0, 9, 60) / 9, draws.random(60) < 0.3
+    weights = draws.integers(1, 4, 60)
+    curve = metrics.risk_coverage(suspicion, wrong, weights)
+    assert curve.errors[-1] == pytest.approx((weights * wrong).sum() / weights.sum())
+    steps = (np.arange(400_000) + 0.5) / 400_000
+    errors = np.interp(steps, curve.coverage, curve.errors)
+    assert curve.augrc == pytest.approx(errors.mean(), abs=1e-6)
+    assert curve.aurc == pytest.approx((errors / steps).mean(), abs=1e-4)
+    assert (curve.coverage[-1], curve.coverage[0], curve.errors[0]) == (1, 0, 0)
+    for risk in (curve.risk[4], curve.risk[-1], -1.0):
+        kept = [share for share, own in zip(curve.coverage[1:], curve.risk[1:], strict=True) if own <= risk]
+        assert curve.coverage_at(risk) == max(kept, default=0)
+    assert metrics.risk_coverage([0.1, 0.2], [True, False]).coverage_at(0.9) == 1  # a later threshold counts
+
+
+def test_a_rate_is_a_share():
+    assert metrics.Rate(3, 12, 0.0, 1.0).value == 0.25
