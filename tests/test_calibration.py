@@ -389,3 +389,12 @@ def test_the_way_out_names_the_smallest_alpha_where_there_is_one():
         Calibrator(np.arange(2.0)).threshold(0.05)
     with pytest.raises(InputError, match=r"got 1: give more of them$"):
         Calibrator(np.arange(1.0)).threshold(0.05, 0.9999)
+
+
+def test_older_rules_stand_beside_the_conformal_one():
+    scores = np.arange(99.0)
+    rules = threshold_rules(Calibrator(scores), 0.05)
+    assert rules.pop("conformal, alpha 0.05") == 94
+    assert rules.pop("percentile 95") == np.percentile(scores, 95)
+    expected = {f"mean + {k} std": scores.mean() + k * scores.std() for k in (1, 2, 3)}
+    assert rules == pytest.approx(expected)

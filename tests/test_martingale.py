@@ -150,6 +150,8 @@ def test_wrong_input_is_refused():
         OnlineRanks([1.0, 2.0, 3.0]).restore([1, 2])
     with pytest.raises(InputError, match="count for each of 2 cells"):
         OnlineRanks([1.0]).restore([1, -2])
+    with pytest.raises(InputError, match="count for each of 2 cells"):
+        OnlineRanks([1.0]).restore([1, 2.0])
     for state in ({}, {**Martingales(2).state(), "steps": -1}, Martingales(1).state()):
         with pytest.raises(InputError, match="not the state"):
             Martingales(2).restore(state)

@@ -214,8 +214,9 @@ def test_ninety_five_of_a_hundred_are_exactly_that():
 
 def test_the_risk_at_no_coverage_is_that_of_the_first_accepted():
     assert metrics.risk_coverage([0.1, 0.2], [True, False]).risk.tolist() == [1.0, 1.0, 0.5]
-    with pytest.raises(InputError, match="positive weights"):
-        metrics.risk_coverage([0.1, 0.2], [True, False], [1.0, -1.0])
+    for weight in (-1.0, 0.0):
+        with pytest.raises(InputError, match="positive weights"):
+            metrics.risk_coverage([0.1, 0.2], [True, False], [1.0, weight])
 
 
 def test_areas_under_errors_and_risk_are_those_of_many_small_steps():
