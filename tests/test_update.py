@@ -584,3 +584,11 @@ def test_evidence_is_learnt_anew_where_images_serve_it_and_else_forgotten(monkey
     assert told == [(("detector", "images"), {"reencoding": True, "classifier": "classifier", "progress": False})]
     assert update._evidence(Judge(evidence=None), "detector", sets, False) is None
     assert update._evidence(Judge(evidence=before), "detector", SimpleNamespace(images=1, evidence=None), False) is None
+
+
+def test_too_few_images_to_calibrate_are_told_before_anything_is_learnt(digits):
+    screen = recondite.fit(digits[:300], detector="pca", latent_size=4, alpha=0.1, score="error", group_by="none")
+    given = {"group_by": "none", "sampled": True}
+    with pytest.raises(InputError, match=r"got 8: .*In all there are 100 images"):
+        screen.update(digits[300:400], calibration=digits[400:408], **given)  # .1 needs nine
+    assert len(screen.update(digits[300:400], calibration=digits[400:409], **given).calibrator.scores) == 9
