@@ -1,7 +1,27 @@
-"""Classifiers as files, for guards."""
+"""Small classifiers for guards: as files, and as a network that was fine-tuned."""
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+
+from recondite.networks.backbones import Backbone
+from recondite.networks.two_endings import TwoEndings
+
+
+class SmallEndings(TwoEndings):
+    """Two small layers, of which the last is there as it is now and as it was.
+
+    Args:
+        channels: of either layer.
+        side: pixels of the squares that each layer looks at.
+    """
+
+    def __init__(self, channels, side):
+        Backbone.__init__(self, nn.Identity(), side=None, units="unit")
+        torch.manual_seed(0)
+        shared, now, before = (nn.Conv2d(inner, channels, side, side) for inner in (3, channels, channels))
+        self.network, self.before = nn.Sequential(shared, now), nn.Sequential(before)
 
 
 def write_classifier(path, side):

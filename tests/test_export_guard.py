@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from classifiers import write_classifier
+from classifiers import SmallEndings, write_classifier
 from coloured import Backbone as Means
 from coloured import coloured, pairs
 from PIL import Image
@@ -21,8 +21,6 @@ from torch import nn
 import recondite
 from recondite.cli import main
 from recondite.errors import ArtifactError, InputError
-from recondite.networks.backbones import Backbone
-from recondite.networks.two_endings import TwoEndings
 from recondite.screen.classifier_outputs import Told
 from recondite.screen.guard_file import load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard
@@ -43,16 +41,6 @@ from recondite.screen.export_guard import _check_parity, _described, _exportable
 from recondite.screen.guard_graph import FEATURES_IN, LOGITS_IN  # noqa: E402
 
 EVERY_PART = ("screen", "confidence", "max_logit", "energy", "knn", "mahalanobis", "vim")
-
-
-class SmallEndings(TwoEndings):
-    """Two small layers, of which the last is there as it is now and as it was."""
-
-    def __init__(self):
-        Backbone.__init__(self, nn.Identity(), side=None, units="unit")
-        torch.manual_seed(0)
-        shared, now, before = (nn.Conv2d(inner, 8, 4, 4) for inner in (3, 8, 8))
-        self.network, self.before = nn.Sequential(shared, now), nn.Sequential(before)
 
 
 IMAGES = np.concatenate([coloured(60, 8)[0], coloured(20, 9, ((0.2, 0.9, 0.2), (0.5, 0.3, 0.5)))[0]])
@@ -156,7 +144,9 @@ def test_a_torch_module_goes_into_the_graph(plain, tmp_path):
 
 def test_what_a_fine_tuned_network_saw_before_weighs_in_the_graph_what_it_weighs_in_the_guard(plain, tmp_path):
     weight = torch.tensor(np.random.default_rng(1).normal(size=(2, 8)), dtype=torch.float32)
-    whole = TunedClassifier(SmallEndings().requires_grad_(False).eval(), "lite0", weight, torch.zeros(2), (3, 16, 16))
+    whole = TunedClassifier(
+        SmallEndings(8, 4).requires_grad_(False).eval(), "lite0", weight, torch.zeros(2), (3, 16, 16)
+    )
     less, alone = whole.with_before(0.25), whole.with_before(math.inf)
     guards = [
         fit_guard(

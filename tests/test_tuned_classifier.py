@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from classifiers import SmallEndings
 from torch import nn
 
 from recondite.networks.backbones import Backbone
@@ -13,19 +14,9 @@ from recondite.networks.two_endings import LAST, TwoEndings
 from recondite.screen.tuned_classifier import TunedClassifier, tuned_from, weighted
 
 
-class SmallEndings(TwoEndings):
-    """Two small layers, of which the last is there as it is now and as it was."""
-
-    def __init__(self):
-        Backbone.__init__(self, nn.Identity(), side=None, units="unit")
-        torch.manual_seed(0)
-        shared, now, before = (nn.Conv2d(inner, 4, 2, 2) for inner in (3, 4, 4))
-        self.network, self.before = nn.Sequential(shared, now), nn.Sequential(before)
-
-
 def classifier(before=1.0, backbone=None):
     weight = torch.tensor(np.random.default_rng(1).normal(size=(2, 4)), dtype=torch.float32)
-    whole = (backbone or SmallEndings()).requires_grad_(False).eval()
+    whole = (backbone or SmallEndings(4, 2)).requires_grad_(False).eval()
     return TunedClassifier(whole, "lite0", weight, torch.tensor([0.5, -1.0]), (3, 8, 8), before)
 
 
@@ -57,7 +48,7 @@ def test_one_ending_sees_what_it_sees_now_alone():
     assert made.outputs(pixels[:0])[1].shape == (0, 4)
     assert made.facts()["blocks"] is None
     assert made.facts()["before"] == 0
-    assert TunedClassifier(SmallEndings(), "lite0", made.weight, made.bias, (3, 8, 8)).before == 1
+    assert TunedClassifier(SmallEndings(4, 2), "lite0", made.weight, made.bias, (3, 8, 8)).before == 1
     np.testing.assert_array_equal(weighted(np.arange(12, dtype=np.float32).reshape(2, 6), 3, 0), [[0, 1, 2], [6, 7, 8]])
 
 
