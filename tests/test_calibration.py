@@ -398,3 +398,8 @@ def test_older_rules_stand_beside_the_conformal_one():
     assert rules.pop("percentile 95") == np.percentile(scores, 95)
     expected = {f"mean + {k} std": scores.mean() + k * scores.std() for k in (1, 2, 3)}
     assert rules == pytest.approx(expected)
+
+
+def test_scores_that_were_left_out_in_turn_count_half_in_an_interval():
+    half = [beta.ppf(end, 0.5 * 5, 0.5 * 95) for end in (0.025, 0.975)]
+    assert Calibrator(np.arange(99.0)).interval(0.05, in_turn=True) == pytest.approx(half)
