@@ -7,7 +7,16 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from recondite.errors import InputError
-from recondite.screen.choose_parts import _SHARES, Judged, best_telling, choose_parts, equal_shares, made_up_outliers
+from recondite.screen.choose_parts import (
+    _SHARES,
+    Judged,
+    _jackknife_error,
+    _tenths_left_out,
+    best_telling,
+    choose_parts,
+    equal_shares,
+    made_up_outliers,
+)
 from recondite.screen.left_out_classes import Looked, left_out_classes
 
 DRAWS = np.random.default_rng(0)
@@ -134,11 +143,11 @@ def test_parts_are_chosen_at_the_thresholds_by_class_that_they_will_have():
 
 def test_the_smallest_share_says_whether_there_are_enough_images_of_each_class():
     draws = np.random.default_rng(12)
-    classes = ["cat", "dog"] * 200
-    parts = {name: draws.normal(size=400) + np.tile([0.0, 6.0], 200) for name in ("a", "b")}
-    far = Judged({"a": np.full(100, 7.15), "b": np.full(100, -9.0)}, ["dog"] * 100)
-    found = choose_parts(Judged(parts, classes), {"far": far}, 0.1, needed=lambda share: 200 if share > 0.25 else 300)
-    assert found.caught["a"] == 0  # alone by class, where .1 of the dogs lie above 7.15
+    classes = ["cat", "dog"] * 2000
+    parts = {name: draws.normal(size=4000) + np.tile([0.0, 6.0], 2000) for name in ("a", "b")}
+    far = Judged({"a": np.full(100, 7.25), "b": np.full(100, -9.0)}, ["dog"] * 100)
+    found = choose_parts(Judged(parts, classes), {"far": far}, 0.1, needed=lambda share: 2000 if share > 0.25 else 3000)
+    assert found.caught["a"] == 0  # alone by class, where .1 of the dogs lie above 7.25
     assert found.shares == {"a": 0.75, "b": 0.25}  # with a quarter among all: .15 of them may be turned away by "a"
 
 
@@ -192,8 +201,36 @@ def test_a_share_needs_images_enough_of_every_kind():
     def first(count):
         return Judged({name: values[:count] for name, values in inliers.parts.items()})
 
-    for count, usable in ((39, True), (38, False)):  # a quarter of .1 needs 39
+    for count, usable in ((44, True), (43, False)):  # a quarter of .1 needs 39, also without a tenth of them
         choice = choose_parts(inliers, outliers, 0.1, {"bird": (first(count), far)})
         assert (choice.shares == quarter) == usable, choice.shares
     with pytest.raises(InputError, match="calibration"):
         choose_parts(first(5), outliers, 0.1)
+    for count in (9, 10):  # enough for .1, and not without one of them
+        assert choose_parts(first(count), {"far": far}, 0.1).shares == {"sure": 1}
+
+
+def test_what_catches_more_by_chance_is_no_better_and_what_alone_meets_a_kind_is():
+    draws = np.random.default_rng(17)
+
+    def scores(count, middle):
+        shared = draws.normal(middle, size=count)
+        return Judged({name: shared + draws.normal(0, 0.2, count) for name in ("mahalanobis", "vim")})
+
+    inliers, kinds = scores(400, 0), [scores(100, 2) for _ in range(4)]
+    outliers = {str(number): kind for number, kind in enumerate(kinds)}
+    choice = choose_parts(inliers, outliers, 0.05)
+    assert choice.caught["vim"] > choice.caught["mahalanobis"] + 0.01
+    assert choice.shares == {"mahalanobis": 1}
+    outliers["unseen"] = Judged({"mahalanobis": np.full(100, -9.0), "vim": np.full(100, 9.0)})
+    assert choose_parts(inliers, outliers, 0.05).shares == {"vim": 1}
+
+
+def test_the_error_of_a_share_is_that_of_its_images():
+    draws = np.random.default_rng(18)
+    flags = draws.random((200, 3)) < (0.1, 0.5, 0.9)
+    kinds = [(Judged({"a": np.zeros(1)}), Judged({"a": np.arange(200.0)}))]
+    without = [flags[some.parts["a"].astype(int)].mean(0) for ((_, some),) in _tenths_left_out(kinds)]
+    expected = np.sqrt(flags.mean(0) * (1 - flags.mean(0)) / 200)
+    np.testing.assert_allclose(_jackknife_error(without), expected, rtol=0.5)
+    assert len({len(some.parts["a"]) for ((_, some),) in _tenths_left_out(kinds)}) == 1

@@ -27,6 +27,7 @@ _TELLING = ("mahalanobis", "knn", "vim")
 """Of parts that nothing here tells apart, those that tell what is new on most other sets; see docs/decisions.md."""
 _MOST_MADE_UP = 100
 _NEAR_ENOUGH = 0.005
+_TENTHS = 10
 _FROM_NOTHING = ("constants", "gradients", "uniform-noise", "gaussian-noise", "checkerboards")
 _CHANGED = ("blurred", "noise-masks", "cut-paste")
 
@@ -52,8 +53,15 @@ class Judged:
         predicted = None if self.predicted is None else np.asarray(self.predicted)[rows].tolist()
         return Judged({part: values[rows] for part, values in self.parts.items()}, predicted)
 
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(next(iter(self.parts.values())))
 
-LeftOut = Mapping[str, tuple[Judged, Judged]]
+
+_Kind = tuple[Judged, Judged]
+"""Normal images and outliers."""
+LeftOut = Mapping[str, _Kind]
 """Class -> held-out images of the others, and its own, judged by what has not learnt it; see
 `recondite.screen.left_out_classes`."""
 
@@ -107,9 +115,13 @@ def choose_parts(
     """Return the combination of at most three parts, and of their shares of alpha, that catches most made-up outliers.
 
     What counts is the mean over the kinds of outliers and, with classes that are left out, half that and half the mean
-    over these, at thresholds by predicted class where the guard will have such. Of combinations that catch within half
-    a hundredth of the best, those of fewest parts count, and of these the one with most of alpha for Mahalanobis++,
-    then for kNN, then for ViM. Calibrated on other images, the guard's promise does not rest on the choice.
+    over these, at thresholds by predicted class where the guard will have such. The best is best by chance among many:
+    combinations that catch less by no more than one standard error of the difference, or half a hundredth, are as good.
+    Of them those of fewest parts count, and of these the one with most of alpha for Mahalanobis++, then for kNN, then
+    for ViM. Calibrated on other images, the guard's promise does not rest on the choice.
+
+    Source: Breiman et al. 1984, Classification and Regression Trees (one standard error); Quenouille 1956, Biometrika
+    43 (the jackknife: without a tenth of all images at a time).
 
     Args:
         inliers: held-out normal images.
@@ -122,46 +134,38 @@ def choose_parts(
         InputError: too few inliers for alpha.
     """
     kinds = [(inliers, made_up) for made_up in outliers.values()] + list((left_out or {}).values())
+    kept = min(_without(normal, tenth).size for normal, _ in kinds for tenth in range(_TENTHS))
+    enough = {
+        share: smallest_calibration_set(share_of(alpha, share), None, "exact") <= kept
+        for share in {one for shares in _SHARES for one in shares}
+    }
+    ways = list(_ways(list(inliers.parts), {share for share in enough if share == 1 or enough[share]}))
 
     @cache
     def by_class(kind: int, smallest: Fraction) -> bool:
-        return (
-            needed is not None and classes_where_enough(kinds[kind][0].predicted, needed(float(smallest))) is not None
-        )
+        predicted = kinds[kind][0].predicted
+        return needed is not None and classes_where_enough(predicted, needed(float(smallest))) is not None
 
-    @cache
-    def flags(kind: int, part: str, share: Fraction, by_class: bool) -> NDArray[np.bool_] | None:
-        normal, foreign = kinds[kind]
-        return None if part not in normal.parts else _flags(normal, foreign, part, share_of(alpha, share), by_class)
+    def counted(found: NDArray[np.float64]) -> NDArray[np.float64]:
+        made_up, of_classes = found[:, : len(outliers)], found[:, len(outliers) :]
+        return np.asarray((made_up.mean(1) + of_classes.mean(1)) / 2 if left_out else made_up.mean(1))
 
-    def caught_by(shared: _Shared, kind: int) -> float:
-        grouped = by_class(kind, min(share for _, share in shared))
-        return _caught([flags(kind, part, share, grouped) for part, share in shared])
-
-    fewest = min(len(values) for normal, _ in kinds for values in normal.parts.values())
-    usable = {
-        share
-        for share in {one for shares in _SHARES for one in shares}
-        if share == 1 or smallest_calibration_set(share_of(alpha, share), None, "exact") <= fewest
-    }
-    caught: dict[_Shared, float] = {}
-    of_classes: dict[_Shared, list[float]] = {}
-    for shared in _ways(list(inliers.parts), usable):
-        of_kinds = [caught_by(shared, kind) for kind in range(len(kinds))]
-        caught[shared], of_classes[shared] = float(np.mean(of_kinds[: len(outliers)])), of_kinds[len(outliers) :]
-        if left_out:
-            caught[shared] = (caught[shared] + float(np.mean(of_classes[shared]))) / 2
-    best = max(caught.values())
-    near = [shared for shared, found in caught.items() if found >= best - _NEAR_ENOUGH]
-    chosen = min(near, key=lambda shared: (len(shared), _mean_place(shared), -caught[shared]))
+    found = _caught(ways, kinds, alpha, by_class)
+    caught = counted(found)
+    less, as_good = caught.max() - caught, np.full(len(ways), _NEAR_ENOUGH)
+    if enough[Fraction(1)]:
+        without = [counted(_caught(ways, some, alpha, by_class)) for some in _tenths_left_out(kinds)]
+        as_good = np.maximum(as_good, _jackknife_error([some[caught.argmax()] - some for some in without]))
+    near = np.flatnonzero(less <= as_good)
+    chosen = min(near, key=lambda way: (len(ways[way]), _mean_place(ways[way]), less[way]))
     by_parts: dict[str, float] = {}
-    for shared, found in caught.items():
+    for shared, share in zip(ways, caught.tolist(), strict=True):
         name = " + ".join(part for part, _ in shared)
-        by_parts[name] = max(found, by_parts.get(name, 0.0))
+        by_parts[name] = max(share, by_parts.get(name, 0.0))
     return PartsChoice(
-        {part: float(share) for part, share in chosen},
+        {part: float(share) for part, share in ways[chosen]},
         by_parts,
-        dict(zip(left_out or {}, of_classes[chosen], strict=True)),
+        dict(zip(left_out or {}, found[chosen, len(outliers) :].tolist(), strict=True)),
     )
 
 
@@ -209,10 +213,46 @@ def _flags(normal: Judged, foreign: Judged, part: str, share: float, by_class: b
     return flagged
 
 
-def _caught(flags: Sequence[NDArray[np.bool_] | None]) -> float:
-    """Return the share of images that some of the parts flag; a part without flags catches none."""
-    found = [one for one in flags if one is not None]
-    return float(np.any(found, axis=0).mean()) if found else 0.0
+def _caught(
+    ways: Sequence[_Shared], kinds: Sequence[_Kind], alpha: float, by_class: Callable[[int, Fraction], bool]
+) -> NDArray[np.float64]:
+    """Return the share of each kind's outliers that each way flags (W, K); a part without scores of them flags none.
+
+    Args:
+        ways: W of them, to share alpha out.
+        kinds: K times normal images, and outliers.
+        alpha: of all parts together.
+        by_class: number of a kind and smallest share in a way -> whether thresholds are those by predicted class.
+    """
+
+    @cache
+    def flags(kind: int, part: str, share: Fraction, grouped: bool) -> NDArray[np.bool_]:
+        normal, foreign = kinds[kind]
+        if part not in normal.parts:
+            return np.zeros(foreign.size, dtype=bool)
+        return _flags(normal, foreign, part, share_of(alpha, share), grouped)
+
+    def share_flagged(shared: _Shared, kind: int) -> float:
+        grouped = by_class(kind, min(share for _, share in shared))
+        return float(np.any([flags(kind, part, share, grouped) for part, share in shared], axis=0).mean())
+
+    return np.array([[share_flagged(shared, kind) for kind in range(len(kinds))] for shared in ways])
+
+
+def _tenths_left_out(kinds: Sequence[_Kind]) -> Iterator[list[_Kind]]:
+    """Yield all without a tenth of the images of each, drawn at random, for every tenth."""
+    for tenth in range(_TENTHS):
+        yield [(_without(normal, tenth), _without(foreign, tenth)) for normal, foreign in kinds]
+
+
+def _without(some: Judged, tenth: int) -> Judged:
+    return some.only(np.random.default_rng(0).permutation(some.size) % _TENTHS != tenth)
+
+
+def _jackknife_error(without: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the standard error of numbers (N,), of what they are without each of several parts of the images."""
+    spread: NDArray[np.float64] = np.sqrt((len(without) - 1) * np.var(without, axis=0))
+    return spread
 
 
 def pixels_of(images: ImageSet, preprocessing: Preprocessing) -> Bytes:
