@@ -1,5 +1,6 @@
 """Which parts a guard looks at: chosen on held-out normal images and on made-up outliers alone."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,10 +116,10 @@ def choose_parts(
     """Return the combination of at most three parts, and of their shares of alpha, that catches most made-up outliers.
 
     What counts is the mean over the kinds of outliers and, with classes that are left out, half that and half the mean
-    over these, at thresholds by predicted class where the guard will have such. The best is best by chance among many:
-    combinations that catch less by no more than one standard error of the difference, or half a hundredth, are as good.
-    Of them those of fewest parts count, and of these the one with most of alpha for Mahalanobis++, then for kNN, then
-    for ViM. Calibrated on other images, the guard's promise does not rest on the choice.
+    over these, at thresholds by predicted class where the guard will have such. The best is so by chance, too: what
+    catches less by no more than the standard error of that share, or half a hundredth, is as good. Of those the ones of
+    fewest parts count, and of these the one with most of alpha for Mahalanobis++, then for kNN, then for ViM.
+    Calibrated on other images, the guard's promise does not rest on the choice.
 
     Source: Breiman et al. 1984, Classification and Regression Trees (one standard error); Quenouille 1956, Biometrika
     43 (the jackknife: without a tenth of all images at a time).
@@ -134,12 +135,13 @@ def choose_parts(
         InputError: too few inliers for alpha.
     """
     kinds = [(inliers, made_up) for made_up in outliers.values()] + list((left_out or {}).values())
-    kept = min(_without(normal, tenth).size for normal, _ in kinds for tenth in range(_TENTHS))
-    enough = {
-        share: smallest_calibration_set(share_of(alpha, share), None, "exact") <= kept
-        for share in {one for shares in _SHARES for one in shares}
-    }
-    ways = list(_ways(list(inliers.parts), {share for share in enough if share == 1 or enough[share]}))
+    fewest = min(normal.size for normal, _ in kinds)
+
+    def enough(share: Fraction, count: int) -> bool:
+        return smallest_calibration_set(share_of(alpha, share), None, "exact") <= count
+
+    usable = {one for shares in _SHARES for one in shares if one == 1 or enough(one, fewest)}
+    ways = list(_ways(list(inliers.parts), usable))
 
     @cache
     def by_class(kind: int, smallest: Fraction) -> bool:
@@ -152,12 +154,13 @@ def choose_parts(
 
     found = _caught(ways, kinds, alpha, by_class)
     caught = counted(found)
-    less, as_good = caught.max() - caught, np.full(len(ways), _NEAR_ENOUGH)
-    if enough[Fraction(1)]:
-        without = [counted(_caught(ways, some, alpha, by_class)) for some in _tenths_left_out(kinds)]
-        as_good = np.maximum(as_good, _jackknife_error([some[caught.argmax()] - some for some in without]))
-    near = np.flatnonzero(less <= as_good)
-    chosen = min(near, key=lambda way: (len(ways[way]), _mean_place(ways[way]), less[way]))
+    best = int(caught.argmax())
+    as_good = _NEAR_ENOUGH
+    if enough(min(share for _, share in ways[best]), fewest - math.ceil(fewest / _TENTHS)):
+        without = [counted(_caught(ways[best : best + 1], some, alpha, by_class)) for some in _tenths_left_out(kinds)]
+        as_good = max(as_good, _jackknife_error(np.concatenate(without)))
+    near = np.flatnonzero(caught >= caught[best] - as_good)
+    chosen = min(near, key=lambda way: (len(ways[way]), _mean_place(ways[way]), -caught[way]))
     by_parts: dict[str, float] = {}
     for shared, share in zip(ways, caught.tolist(), strict=True):
         name = " + ".join(part for part, _ in shared)
@@ -249,10 +252,9 @@ def _without(some: Judged, tenth: int) -> Judged:
     return some.only(np.random.default_rng(0).permutation(some.size) % _TENTHS != tenth)
 
 
-def _jackknife_error(without: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the standard error of numbers (N,), of what they are without each of several parts of the images."""
-    spread: NDArray[np.float64] = np.sqrt((len(without) - 1) * np.var(without, axis=0))
-    return spread
+def _jackknife_error(without: NDArray[np.float64]) -> float:
+    """Return the standard error of a number, of what it is without each of several parts of the images (n,)."""
+    return math.sqrt((len(without) - 1) * np.var(without))
 
 
 def pixels_of(images: ImageSet, preprocessing: Preprocessing) -> Bytes:
