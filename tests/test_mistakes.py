@@ -138,7 +138,7 @@ def test_12_input_is_not_kept_while_a_stream_is_judged(screens, digits):
 
     def images():
         nonlocal most
-        for index in range(800):
+        for index in range(2000):
             picture = digits[index % len(digits)].view(Picture)
             made.append(weakref.ref(picture))
             if index % 100 == 0:
@@ -149,7 +149,7 @@ def test_12_input_is_not_kept_while_a_stream_is_judged(screens, digits):
     screen = screens("pca")
     for _ in screen.stream(images()):
         pass
-    assert most < 200
+    assert most < 600
 
 
 def test_13_seeds_are_arguments_and_constructors_leave_the_global_ones_alone():

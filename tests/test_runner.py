@@ -101,6 +101,47 @@ def test_more_rows_than_a_full_batch_are_run_in_parts() -> None:
     assert np.array_equal(whole[33:], detector.score_batch(nameless(images[33:])).instance_score)
 
 
+@pytest.mark.parametrize("name", ["autoencoder", "vae", "pca"])
+@pytest.mark.arithmetic
+def test_many_small_images_get_the_bits_of_few(name: str) -> None:
+    detector = untrained(name, (3, 16, 16), latent_size=4)
+    images = np.random.default_rng(0).random((2500, 3, 16, 16), dtype=np.float32)
+    images[::7] *= 0.1
+    few = [detector.score_batch(nameless(images[at : at + 64])).instance_score for at in range(0, 2500, 64)]
+    for _ in range(2):
+        assert detector.score_batch(nameless(images)).instance_score.tobytes() == np.concatenate(few).tobytes()
+    assert len(detector.runner.sizes.together) == 1
+
+
+@pytest.mark.arithmetic
+def test_several_full_batches_are_run_at_once_where_that_was_seen_to_change_nothing() -> None:
+    detector = untrained("autoencoder", (1, 8, 8), latent_size=4, width=4)
+    images = np.random.default_rng(0).random((640, 1, 8, 8), dtype=np.float32)
+    seen: list[int] = []
+
+    def brightest(_ready: Detector, x):
+        seen.append(len(x))
+        return {"": x.flatten(1).amax(1)}
+
+    def of_its_batch(_ready: Detector, x):
+        return {"": x.flatten(1).amax(1) + len(x)}
+
+    for _ in range(3):  # 2,048 come first
+        detector.run(images, brightest, "brightest")
+        assert set(seen) == {64}
+    seen.clear()
+    assert np.array_equal(detector.run(images, brightest, "brightest")[""], images.reshape(640, -1).max(1))
+    assert seen == [256, 64, 64, 64, 64, 256, 256, 64, 64]  # tried, then used for what goes into it
+    for _ in range(20):
+        assert np.array_equal(detector.run(images, of_its_batch, "batch")[""], images.reshape(640, -1).max(1) + 64)
+    assert detector.runner.sizes.together == {"brightest": True, "batch": False}
+    seen.clear()
+    detector.run(images, brightest)
+    assert set(seen) == {64}
+    detector.run(images[:0], brightest, "brightest")
+    assert seen[-1] in (2, 64)
+
+
 _SCORING = """
 import numpy as np
 from recondite.detectors import build
@@ -260,12 +301,12 @@ def test_rows_run_in_full_batches_and_none_runs_for_nothing():
 
 
 def test_random_rows_are_like_those_that_a_detector_sees() -> None:
-    pixels = _random_rows(untrained("pca", (1, 8, 8), latent_size=2))
+    pixels = _random_rows(untrained("pca", (1, 8, 8), latent_size=2), 64)
     assert pixels.shape == (64, 1, 8, 8)
     assert 0 <= pixels.min() < 0.01 < 0.99 < pixels.max() < 1
     detector = untrained("pca", (6,), latent_size=2)
     detector.shift.fill_(100)
     detector.scale.fill_(3)
-    drawn = _random_rows(detector)
+    drawn = _random_rows(detector, 64)
     assert drawn.mean() == pytest.approx(100, abs=1)
     assert drawn.std() == pytest.approx(3, abs=0.5)

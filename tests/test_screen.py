@@ -8,6 +8,7 @@ from PIL import Image
 
 import recondite
 from recondite import Calibrator, InputError, ReconditeWarning
+from recondite.data.batch_size import at_once
 from recondite.data.datasets import open_images
 from recondite.graphs.exported import Exported
 from recondite.screen.calibrate import scale_of
@@ -246,7 +247,7 @@ def test_groups_by_folder(folder, digits):
 def test_streaming_gives_what_predict_gives(name, screens, digits):
     screen = screens(name)
     parts = list(screen.stream(image for image in digits[1400:]))
-    assert max(len(part) for part in parts) <= screen.detector.scoring_batch
+    assert max(len(part) for part in parts) == at_once((1, 8, 8), screen.detector.scoring_batch)
     joined = np.concatenate([part.instance_score for part in parts])
     np.testing.assert_array_equal(joined, screen.predict(digits[1400:]).instance_score)
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import recondite
 from recondite.data import datasets
+from recondite.data.batch_size import at_once
 from recondite.data.datasets import nameless, open_images, read_batches
 from recondite.data.images import Preprocessing
 
@@ -97,7 +98,7 @@ def test_a_reader_that_is_interrupted_ends_the_walk(folder: Path, monkeypatch: p
 def test_closing_a_stream_early_ends_its_readers(screen: recondite.Screen, folder: Path) -> None:
     before = threading.active_count()
     parts = screen.stream(folder)
-    assert len(next(parts)) == screen.detector.scoring_batch
+    assert len(next(parts)) == at_once(SHAPE, screen.detector.scoring_batch)
     parts.close()  # type: ignore[attr-defined]
     deadline = time.monotonic() + 30
     while threading.active_count() > before and time.monotonic() < deadline:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from recondite.data.batch_size import at_once
 from recondite.data.datasets import open_images, read_batches
 from recondite.errors import InputError
 from recondite.networks.hooks import evaluating, parts_of
@@ -17,6 +18,8 @@ from recondite.torch_state import own_settings
 
 SMALL_BATCHES = (2, 4, 8, 32)
 """Batches smaller than a full one that are tried. One is not: its bits agree for random images, not for all."""
+_SEEN_FIRST = 8
+"""So many times what would go at once is scored before that is tried, which takes as long as twice what would."""
 
 Function = Callable[[Any, Tensor], dict[str, Tensor]]
 """Of a detector made ready and a batch of tensors (N, *shape): name -> (N, ...)."""
@@ -34,11 +37,16 @@ def padded(rows: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 
 class Sizes:
-    """Knows for each kind of function which of `SMALL_BATCHES` give the bits of a full batch; others are not used."""
+    """Knows for each kind of function which sizes of batches give the bits of a full one; others are not used.
+
+    Smaller ones are those of `SMALL_BATCHES`, and a larger one is what goes `at_once`.
+    """
 
     def __init__(self) -> None:
         self.known: dict[Hashable, tuple[int, ...]] = {}
+        self.together: dict[Hashable, bool] = {}
         self._calls: dict[Hashable, int] = {}
+        self._rows: dict[Hashable, int] = {}
 
     def padded_to(self, count: int, kind: Hashable, run: Run, probe: Callable[[], NDArray[np.float32]]) -> int | None:
         """Return the size to pad so few rows to; None for a full batch.
@@ -60,6 +68,27 @@ class Sizes:
             self.known[kind] = equal_sizes(run, probe())
         return next((size for size in self.known[kind] if count <= size), None)
 
+    def agree_together(
+        self, count: int, size: int, full: int, kind: Hashable, run: Run, probe: Callable[[], NDArray[np.float32]]
+    ) -> bool:
+        """Return whether rows get the bits of full batches in batches of several of these; False until it is tried.
+
+        Args:
+            count: of the rows that are to be run.
+            size: of several full batches.
+            full: of a full batch.
+            kind: what tells this function from others.
+            run: applies the function.
+            probe: makes random rows, as many as several full batches.
+        """
+        if kind not in self.together:
+            self._rows[kind] = self._rows.get(kind, 0) + count
+            if self._rows[kind] < _SEEN_FIRST * size:
+                return False
+            rows = probe()
+            self.together[kind] = all_agree(run(rows, size), rows, full, run)
+        return self.together[kind]
+
 
 def equal_sizes(run: Run, probe: NDArray[np.float32]) -> tuple[int, ...]:
     """Return the sizes of `SMALL_BATCHES` with which all random rows get the very bits they get in a full batch.
@@ -71,13 +100,17 @@ def equal_sizes(run: Run, probe: NDArray[np.float32]) -> tuple[int, ...]:
         probe: a full batch of random rows.
     """
     full = run(probe, len(probe))
+    return tuple(size for size in SMALL_BATCHES if size < len(probe) and all_agree(full, probe, size, run))
 
-    def agrees(size: int, start: int) -> bool:
-        few = run(probe[start : start + size], size)
-        return all(few[name].tobytes() == full[name][start : start + size].tobytes() for name in full)
 
-    smaller = [size for size in SMALL_BATCHES if size < len(probe)]
-    return tuple(size for size in smaller if all(agrees(size, start) for start in range(0, len(probe), size)))
+def all_agree(found: Mapping[str, NDArray[Any]], rows: NDArray[np.float32], size: int, run: Run) -> bool:
+    """Return whether rows (n, ...) get the bits that were found of them (n, ...) also in batches of a size."""
+
+    def agree(start: int) -> bool:
+        few = run(rows[start : start + size], size)
+        return all(few[name].tobytes() == found[name][start : start + size].tobytes() for name in found)
+
+    return all(agree(start) for start in range(0, len(rows), size))
 
 
 class Runner:
@@ -112,7 +145,7 @@ class Runner:
         kind: Hashable | None = None,
         closely: Function | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """Apply a function of a tensor batch to rows, `scoring_batch` at a time, fewer padded with zeros.
+        """Apply a function of a tensor batch to rows, `scoring_batch` or `at_once` at a time, fewer padded with zeros.
 
         Args:
             detector: whose networks run.
@@ -126,11 +159,12 @@ class Runner:
         Returns:
             name -> (n, ...).
         """
-        full = detector.scoring_batch
-        parts = [
-            self._run_at_once(detector, rows[start : start + full], function, kind, closely or function)
-            for start in range(0, max(len(rows), 1), full)
-        ]
+        full, closely = detector.scoring_batch, closely or function
+        size = self._size_at_once(detector, rows, kind, closely)
+        several = range(0, len(rows) - size + 1, size) if size > full else range(0)
+        parts = [_run_padded(self.ready(detector), rows[start : start + size], function, size) for start in several]
+        rest = range(len(several) * size, len(rows) if several else max(len(rows), 1), full)
+        parts += [self._run_at_once(detector, rows[start : start + full], function, kind, closely) for start in rest]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
 
     def map(self, detector: Any, images: object, function: Function, kind: str) -> NDArray[np.float32]:
@@ -173,6 +207,23 @@ class Runner:
         other.__dict__["_modules"] = {**detector._modules, **self._networks}
         return other
 
+    def _size_at_once(self, detector: Any, rows: NDArray[np.float32], kind: Hashable | None, closely: Function) -> int:
+        """Return how many rows are run at once: a full batch, or several that have been seen to give the same bits."""
+        full: int = detector.scoring_batch
+        size = at_once(rows.shape[1:], full)
+        if kind is None or not full < size <= len(rows) or detector.device.type != "cpu":
+            return full
+        ready = self.ready(detector)
+        agree = self.sizes.agree_together(
+            len(rows),
+            size,
+            full,
+            kind,
+            lambda some, padded_to: _run_padded(ready, some, closely, padded_to),
+            lambda: _random_rows(detector, size),
+        )
+        return size if agree else full
+
     def _run_at_once(
         self, detector: Any, rows: NDArray[np.float32], function: Function, kind: Hashable | None, closely: Function
     ) -> dict[str, NDArray[Any]]:
@@ -184,7 +235,7 @@ class Runner:
 
         size = None
         if kind is not None and detector.device.type == "cpu":
-            size = self.sizes.padded_to(len(rows), kind, run, lambda: _random_rows(detector))
+            size = self.sizes.padded_to(len(rows), kind, run, lambda: _random_rows(detector, detector.scoring_batch))
         return _run_padded(ready, rows, function, size or detector.scoring_batch)
 
 
@@ -209,9 +260,9 @@ def scattered(values: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[Any]:
     return among_all
 
 
-def _random_rows(detector: Any) -> NDArray[np.float32]:
-    """Return a full batch of random images; of vectors, such as those that were standardised."""
-    random, shape = np.random.default_rng(0), (detector.scoring_batch, *detector.shape)
+def _random_rows(detector: Any, count: int) -> NDArray[np.float32]:
+    """Return random images (count, *shape); of vectors, such as those that were standardised."""
+    random, shape = np.random.default_rng(0), (count, *detector.shape)
     if detector.preprocessing.is_image:
         return random.random(shape, dtype=np.float32)
     drawn = random.standard_normal(shape).astype(np.float32)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.data.batch_size import at_once
 from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.masks import check_masks
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
@@ -258,13 +259,13 @@ class Screen(ShortRepr):
         """
         if on_bad not in ("flag", "skip", "raise"):
             raise InputError(f"expected on_bad to be flag, skip or raise; got {on_bad!r}")
-        opened = open_images(images, shape=self.detector.shape)
-        check_masks(opened.masks, self.detector.preprocessing.masked)
+        opened, seen = open_images(images, shape=self.detector.shape), self.detector.preprocessing
+        check_masks(opened.masks, seen.masked)
         if groups is not None:
             if opened.ids is None or len(groups) != len(opened.ids):
                 raise InputError(f"expected one group label for each of {opened.size} images; got {len(groups)}")
             opened = replace(opened, labels=list(groups))
-        for batch in read_batches(opened, self.detector.preprocessing, self.detector.scoring_batch, skip):
+        for batch in read_batches(opened, seen, at_once(seen.shape, self.detector.scoring_batch), skip):
             if on_bad != "flag" and not batch.good.all():
                 if on_bad == "raise":
                     bad = int(np.flatnonzero(~batch.good)[0])
