@@ -80,6 +80,7 @@ def png(tmp_path_factory, digits):
 )
 def test_an_interrupted_study_goes_on_to_the_same_table(screen, png, tmp_path, monkeypatch, study, options, calls):
     monkeypatch.setattr(output, "_PART", 64)
+    monkeypatch.setattr("recondite.screen.screen.at_once", lambda _, full: full)
     monkeypatch.setattr("recondite.studies.latent_map._AT_ONCE", 32)
     looked_at, limit = [0], [10**9]
     real = getattr(Detector, calls)
