@@ -43,5 +43,5 @@ def at_once(shape: Sequence[int], full: int) -> int:
         shape: (C, H, W) of an image; (F,) of a vector.
         full: a full batch; one below 64 is of larger images, or of a network that sees more of them.
     """
-    together = min(_MOST_AT_ONCE, _VALUES_AT_ONCE // prod(shape)) // full * full
-    return full if full < _LARGEST else max(full, 1 << (together.bit_length() - 1) if together else 0)
+    several = min(_MOST_AT_ONCE, _VALUES_AT_ONCE // prod(shape)) // full * full
+    return full if full < _LARGEST else max(full, several)
