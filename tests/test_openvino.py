@@ -22,6 +22,7 @@ from recondite.graphs.exported import Exported, ExportedOptions
 from recondite.graphs.runtimes import OUTPUTS
 from recondite.screen import openvino as file
 from recondite.screen.openvino import _is_layer, _is_robust, judging, quantised
+from recondite.screen.timing import instructions
 from recondite.statistics.metrics import auroc
 
 export = pytest.importorskip("recondite.screen.export")
@@ -203,7 +204,9 @@ def test_every_layer_of_an_int8_graph_computes_with_integers(digits, tmp_path):
     path = export.export_openvino(screen, tmp_path / "graph", int8=digits[1000:1500], always_int8=True)
     run = factors_of_layers(path)
     assert {kind for kind, _ in run.values()} == {"Convolution", "Deconvolution", "FullyConnected"}
-    assert all(factors <= {"i8", "u8"} for _, factors in run.values()), run
+    # With AVX2 alone, OpenVINO makes floats of what goes into a transposed convolution, however the graph has it.
+    spared = {"Deconvolution"} if instructions().startswith("AVX2") else set()
+    assert all(factors <= {"i8", "u8"} for kind, factors in run.values() if kind not in spared), run
 
 
 @pytest.mark.arithmetic
