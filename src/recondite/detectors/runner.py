@@ -19,7 +19,7 @@ from recondite.torch_state import own_settings
 SMALL_BATCHES = (2, 4, 8, 32)
 """Batches smaller than a full one that are tried. One is not: its bits agree for random images, not for all."""
 _SEEN_FIRST = 8
-"""So many times what would go at once is scored before that is tried, which takes as long as twice what would."""
+"""Several batches at once are tried when so many times their rows have been scored: trying scores them twice."""
 
 Function = Callable[[Any, Tensor], dict[str, Tensor]]
 """Of a detector made ready and a batch of tensors (N, *shape): name -> (N, ...)."""

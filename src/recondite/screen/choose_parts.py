@@ -116,10 +116,10 @@ def choose_parts(
     """Return the combination of at most three parts, and of their shares of alpha, that catches most made-up outliers.
 
     What counts is the mean over the kinds of outliers and, with classes that are left out, half that and half the mean
-    over these, at thresholds by predicted class where the guard will have such. The best is so by chance, too: what
-    catches less by no more than the standard error of that share, or half a hundredth, is as good. Of those the ones of
-    fewest parts count, and of these the one with most of alpha for Mahalanobis++, then for kNN, then for ViM.
-    Calibrated on other images, the guard's promise does not rest on the choice.
+    over these, at thresholds by predicted class where the guard will have such. The best of many owes something to
+    chance, so what catches less by no more than the standard error of its share, or half a hundredth, is as good. Of
+    these combinations those of fewest parts count, and of those the one with most of alpha for Mahalanobis++, then for
+    kNN, then for ViM. Calibrated on other images, the guard's promise does not rest on the choice.
 
     Source: Breiman et al. 1984, Classification and Regression Trees (one standard error); Quenouille 1956, Biometrika
     43 (the jackknife: without a tenth of all images at a time).
