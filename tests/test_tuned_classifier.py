@@ -34,7 +34,7 @@ def test_features_are_of_unit_length_now_and_times_a_weight_before_or_that_alone
     torch.testing.assert_close(made(pixels), logits)
     assert [tuple(one.shape) for one in made.outputs(pixels[:0])] == [(0, 2), (0, size)]
     whole = torch.from_numpy(weighted(classifier().outputs(pixels)[1].numpy(), 4, before))
-    torch.testing.assert_close(whole, expected)
+    torch.testing.assert_close(whole, expected, rtol=1e-6, atol=1e-6)
     pixels[1] = 0  # what a black image gives is known beforehand
     torch.testing.assert_close(made.outputs(pixels)[1], made.told(made.backbone(pixels))[1])
 

@@ -164,7 +164,7 @@ class Runner:
         several = range(0, len(rows) - size + 1, size) if size > full else range(0)
         parts = [_run_padded(self.ready(detector), rows[start : start + size], function, size) for start in several]
         rest = range(len(several) * size, len(rows) if several else max(len(rows), 1), full)
-        parts += [self._run_at_once(detector, rows[start : start + full], function, kind, closely) for start in rest]
+        parts += [self._run_batch(detector, rows[start : start + full], function, kind, closely) for start in rest]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
 
     def map(self, detector: Any, images: object, function: Function, kind: str) -> NDArray[np.float32]:
@@ -224,7 +224,7 @@ class Runner:
         )
         return size if agree else full
 
-    def _run_at_once(
+    def _run_batch(
         self, detector: Any, rows: NDArray[np.float32], function: Function, kind: Hashable | None, closely: Function
     ) -> dict[str, NDArray[Any]]:
         """Return what a function gives for at most `scoring_batch` rows."""
