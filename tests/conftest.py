@@ -3,6 +3,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from contextlib import ExitStack
@@ -27,6 +28,9 @@ FIRST = [
 # How long an example takes says nothing on a crowded machine.
 settings.register_profile("recondite", deadline=None)
 settings.load_profile("recondite")
+# Where the environment forbids bytecode, as containers do, every process that a test starts would compile all modules.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # More test processes than cores, as many tests wait: more threads each would only wait for one another.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")

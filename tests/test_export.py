@@ -138,7 +138,7 @@ def test_a_graph_travels_to_other_processes(exported, digits):
 
 
 @pytest.mark.arithmetic
-@pytest.mark.parametrize("score", ["error", "evidence", "total_variation"])
+@pytest.mark.parametrize("score", slow(["error", "evidence", "total_variation"], lambda score: score != "error"))
 def test_every_score_can_be_exported(score, screens, digits, tmp_path):
     screen = screens("pca").with_score(score)
     export.export_onnx(screen, tmp_path / "graph")

@@ -318,7 +318,11 @@ def test_every_way_gives_the_scores_of_the_library(restricted, digits, tmp_path)
 
 @pytest.mark.parametrize(
     ("name", "pixels"),
-    [("pca", "float32"), pytest.param("features", "float32", marks=pytest.mark.slow), ("vae", "uint8")],
+    [
+        ("pca", "float32"),
+        pytest.param("features", "float32", marks=pytest.mark.slow),
+        pytest.param("vae", "uint8", marks=pytest.mark.slow),
+    ],
 )
 def test_a_graph_takes_pixels_that_were_not_painted(name, pixels, restricted, digits, tmp_path):
     export = pytest.importorskip("recondite.screen.export")

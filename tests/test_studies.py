@@ -14,7 +14,8 @@ from recondite.studies.training.grid import latent_size_study
 from recondite.studies.training.one_class import one_class_study
 from recondite.studies.training.runs import BASELINES, Plan, baseline_scores, open_task, perform
 
-QUICK_ALAD = {"image_size": (16, 16), "width": 8, "latent_size": 4, "epochs": 3, "ema": 0.9, "learning_rate": 1e-3}
+QUICK = {"latent_size": 4, "width": 8, "epochs": 3, "ema": 0.9, "learning_rate": 1e-3}
+QUICK_ALAD = {**QUICK, "image_size": (16, 16)}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_a_study_of_several_detectors_and_classes(tmp_path):
 
 
 def test_an_interrupted_study_goes_on_to_the_same_table(tmp_path, monkeypatch):
-    wanted = {"normal": "3", "detectors": ["alad"], "seeds": 2, **QUICK_ALAD}
+    wanted = {"normal": "3", "detectors": ["autoencoder"], "seeds": 2, **QUICK}
     one_class_study("digits", tmp_path / "whole", **wanted)
     with monkeypatch.context() as patch:
         kill_after(patch, 2)

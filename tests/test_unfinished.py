@@ -68,11 +68,15 @@ def png(tmp_path_factory, digits):
     ("study", "options", "calls"),
     [
         (mask_size_study, {"sizes": [2, 4], "masks": 10, "count": 10}, "score_batch"),
-        (feature_share_study, {"sizes": [2, 4], "masks": 10, "count": 10}, "score_batch"),
-        (microscope_study, {"sizes": [2, 4], "masks": 100}, "score_batch"),
+        pytest.param(
+            feature_share_study, {"sizes": [2, 4], "masks": 10, "count": 10}, "score_batch", marks=pytest.mark.slow
+        ),
+        pytest.param(microscope_study, {"sizes": [2, 4], "masks": 100}, "score_batch", marks=pytest.mark.slow),
         (severity_study, {"corruptions": ["fog", "jpeg"], "count": 40}, "score_batch"),
-        (defects_study, {"count": 64}, "score_batch"),
-        (denoising_study, {"levels": [0.1, 0.2, 0.3, 0.4], "count": 64}, "score_batch"),
+        pytest.param(defects_study, {"count": 64}, "score_batch", marks=pytest.mark.slow),
+        pytest.param(
+            denoising_study, {"levels": [0.1, 0.2, 0.3, 0.4], "count": 64}, "score_batch", marks=pytest.mark.slow
+        ),
         (thresholds_study, {}, "score_batch"),
         (latent_map_study, {"count": 100}, "encode"),
     ],

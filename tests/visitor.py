@@ -6,7 +6,7 @@ from pathlib import Path
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # A slow machine may take long; nothing here waits longer than it must.
-WAIT = 30_000
+WAIT = 120_000
 
 
 class Visitor:
