@@ -94,7 +94,7 @@ def test_from_a_folder_of_good_images_to_a_served_screen_and_back_to_an_earlier_
     page.get_by_role("button", name="Learn", exact=True).click()
     page.get_by_role("progressbar", name="progress of the fit").wait_for()
     page.reload()
-    page.get_by_text("What came of it").wait_for(timeout=20 * WAIT)
+    page.get_by_text("What came of it").wait_for(timeout=5 * WAIT)
     visitor.see("The most anomalous of the good images")
     visitor.see("It has learnt the known defects: AUROC of defects like the 24 known ones")
     visitor.check("new-screen")
