@@ -292,6 +292,7 @@ def start(rounds, alibi, _made, _images, sizes, folder):
     alibi("save")
     python, own = environment("alibi"), Path(sys.executable).parent / "recondite"
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    quiet.pop("PYTHONDONTWRITEBYTECODE", None)  # what pip installed is compiled, and so is a package of ours
 
     def run(*command, text=None):
         return seconds(lambda: subprocess.run(command, check=True, capture_output=True, env=quiet, input=text))
