@@ -121,3 +121,22 @@ def test_graphs_run_on_as_many_threads_without_torch_as_with_it(given):
     environment = kept if given is None else {**kept, "OMP_NUM_THREADS": given}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_loading_and_judging_import_no_compiler(digits, tmp_path):
+    """torch's takes a third of a start; drawing normal numbers on its device "meta" would import it.
+
+    `features` imports it still: on that device its network looks at an image, for the size of its maps.
+    """
+    folders = []
+    for name, options in (("vae", {"initial_weights": "he"}), ("autoencoder", {}), ("pca", {})):
+        folders.append(tmp_path / name)
+        given = {"latent_size": 4, **({} if name == "pca" else {"width": 4, "epochs": 1}), **options}
+        recondite.fit(digits[:200], detector=name, alpha=0.1, **given).save(folders[-1])
+    np.save(tmp_path / "images.npy", digits[:4])
+    code = (
+        "import sys, numpy, recondite; images = numpy.load(sys.argv[1]);"
+        "[recondite.load(folder).predict(images) for folder in sys.argv[2:]]; assert 'torch._dynamo' not in sys.modules"
+    )
+    told = [str(tmp_path / "images.npy"), *map(str, folders)]
+    subprocess.run([sys.executable, "-c", code, *told], check=True)

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from recondite.data.artifacts import Tensors, write_folder
 from recondite.data.images import Preprocessing
@@ -186,11 +187,29 @@ def _losses(found: Tensors) -> Tensors:
     return found
 
 
+class _WithoutDraws(TorchFunctionMode):
+    """Leaves out normal draws: on the device "meta" they do nothing and import torch's compiler, a third of a start."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if func is torch.Tensor.normal_ or getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else named["tensor"]
+        if func is torch.randn:
+            return torch.empty(*args, **{name: value for name, value in named.items() if name != "generator"})
+        return func(*args, **named)
+
+
 def _check_weights(
     weights: Mapping[str, torch.Tensor], detector: str, shape: tuple[int, ...], options: Mapping[str, Any]
 ) -> None:
     """Compare the file's tensors with the network the options describe before memory is taken for that network."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutDraws():
         expected = build(detector, image_shape=shape, **options).state_dict()
     weights = {name: value for name, value in weights.items() if name != REGION}  # checked already
     for name, value in expected.items():
