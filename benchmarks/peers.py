@@ -12,7 +12,7 @@ the network (counted by torch) with what a plain matrix product of 2,048 reaches
 
 What depends most on the processor runs once more with torch and the oneDNN of torch, TensorFlow and OpenVINO held to
 AVX2, but where the processor has no more (--no-avx2 leaves it out); its ratios are a column and diamonds of their own.
-What computes in bfloat16 is left out where that takes three times as long as float32. No task begins after --minutes,
+What computes in bfloat16 is left out where the library warns that it is slow. No task begins after --minutes,
 15 by default; those left out are named. The full setting takes half an hour; tiny only shows that the script works.
 --publish puts table and chart into benchmarks/results/speed.md and benchmarks/peers.png.
 """
@@ -42,7 +42,7 @@ from recondite.data.datasets import open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.errors import ReconditeError
 from recondite.networks.hooks import evaluating
-from recondite.networks.precision import bfloat16_over_float32
+from recondite.networks.precision import TOO_SLOW, bfloat16_over_float32
 from recondite.options import TrainingOptions
 from recondite.screen.export import export_onnx, export_openvino
 from recondite.screen.timing import instructions
@@ -427,7 +427,7 @@ def main():
     sizes["rounds"] = given.rounds or sizes["rounds"]
     print(where(), flush=True)
     precisions = list(dict.fromkeys(["float32", *given.precision.split(",")]))
-    sizes["bfloat16"] = bfloat16_over_float32() < 3
+    sizes["bfloat16"] = bfloat16_over_float32() <= TOO_SLOW
     if not sizes["bfloat16"]:
         print(f"no bfloat16, which takes {bfloat16_over_float32():.0f} times as long as float32 here", flush=True)
         precisions = ["float32"]

@@ -126,7 +126,7 @@ def test_graphs_run_on_as_many_threads_without_torch_as_with_it(given):
 def test_loading_and_judging_import_no_compiler(digits, tmp_path):
     """torch's takes a third of a start; drawing normal numbers on its device "meta" would import it.
 
-    `features` imports it still: on that device its network looks at an image, for the size of its maps.
+    `features` and `alad` import it still: on that device one looks at an image, the other normalises weights.
     """
     folders = []
     for name, options in (("vae", {"initial_weights": "he"}), ("autoencoder", {}), ("pca", {})):

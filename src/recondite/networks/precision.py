@@ -8,7 +8,8 @@ from functools import cache
 import torch
 
 _SIDE, _TRIES = 256, 3
-_TOO_SLOW = 3.0
+TOO_SLOW = 3.0
+"""How many times as long as float32 bfloat16 may take before it is warned of."""
 
 
 def warn_of_slow_bfloat16(option: str) -> None:
@@ -18,7 +19,7 @@ def warn_of_slow_bfloat16(option: str) -> None:
         option: that asked for it.
     """
     ratio = bfloat16_over_float32()
-    if ratio > _TOO_SLOW:
+    if ratio > TOO_SLOW:
         warnings.warn(
             f"bfloat16 takes {ratio:.0f} times as long as float32 on this processor, which computes it in software: "
             f"give {option}=fp32, the default",
