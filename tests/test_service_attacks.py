@@ -256,7 +256,7 @@ def test_a_departure_is_what_the_server_says_after_the_body():
 
 
 def test_a_stalled_line_shows(digit_screen, tmp_path, digit_files):
-    with in_process(digit_screen, tmp_path, limits=Limits(seconds=0.4)) as client:
+    with in_process(digit_screen, tmp_path, limits=Limits(seconds=2)) as client:
         free = threading.Event()
         client.app.state.service.judge.line.submit(free.wait)
         late = client.post(PREDICT, content=digit_files[0], headers=PNG)
