@@ -300,11 +300,19 @@ def test_a_manifest_with_another_architecture_is_refused(saved, change, words):
         recondite.load(saved)
 
 
+@pytest.fixture(scope="module")
+def made(photographs, tmp_path_factory):
+    """A folder with a network, `net`, and a screen that was fitted on it, `screen`."""
+    folder = tmp_path_factory.mktemp("made")
+    of_transformers("dinov2", folder / "net")
+    recondite.fit(photographs, backbone=str(folder / "net"), **QUICK).save(folder / "screen")
+    return folder
+
+
 @pytest.fixture
-def saved(photographs, tmp_path):
-    of_transformers("dinov2", tmp_path / "net")
-    screen = recondite.fit(photographs, backbone=str(tmp_path / "net"), **QUICK)
-    screen.save(tmp_path / "screen")
+def saved(made, tmp_path):
+    """Copies of both that a test may change; returns that of the screen."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "screen"
 
 
