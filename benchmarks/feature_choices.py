@@ -1,6 +1,6 @@
 """How the defaults of `features` were chosen: good images and made-up defects alone, no image of a test set.
 
-    python benchmarks/feature_choices.py SET [SET ...] [--sides 224,352] [--default-only] [--threads 2]
+    python benchmarks/feature_choices.py SET [SET ...] [--sides 224,352] [--default-only] [--backbone lite0] [--threads 2]
 
 Of each set's train/good a quarter is held out, and meets copies of itself with a made-up defect of every kind that
 is hard to see. Defects are made on the images as they are and shrink with them, so that sizes can be compared. AUROC
@@ -36,7 +36,12 @@ def sizes(height: int, width: int, sides: list[int]) -> list[tuple[int, int]]:
 
 
 def measured(
-    good: Floats, made: list[Floats], learnt: Floats, shape: tuple[int, ...], tried: list[tuple[Method, ...]]
+    good: Floats,
+    made: list[Floats],
+    learnt: Floats,
+    shape: tuple[int, ...],
+    tried: list[tuple[Method, ...]],
+    backbone: str,
 ) -> dict[str, list[float]]:
     """Return method or combination -> AUROC of each kind of made-up defect.
 
@@ -44,12 +49,13 @@ def measured(
         good, made, learnt: images (N, C, H, W) of their own size: held out, those with defects, and those to fit on.
         shape: (C, H, W) that the detector works on.
         tried: methods that are combined.
+        backbone: by name.
     """
     resize = Preprocessing(shape=shape)
     normal, *changed, fitted = (np.stack([resize(image) for image in images]) for images in (good, *made, learnt))
     found = {}
     for methods in tried:
-        detector = build("features", image_shape=shape, methods=methods)
+        detector = build("features", image_shape=shape, methods=methods, backbone=backbone)
         detector.fit(fitted, validation=0.1 if "dfr" in methods else None)
         for score in (*methods, COMBINED) if len(methods) > 1 else methods:
             name = " + ".join(methods) if score == COMBINED else score
@@ -65,6 +71,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", type=Path)
     parser.add_argument("--sides", default="224,352", help="of the shorter side, in pixels")
     parser.add_argument("--default-only", action="store_true", help="no other methods than the default's")
+    parser.add_argument("--backbone", default="lite0")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -79,7 +86,7 @@ def main() -> None:
         made = [defective(pixels[held], name, seed=1).images for name in HARD]
         for size in sizes(*sample.size, [int(side) for side in given.sides.split(",")]):
             print(f"\n{root}, {size[0]} x {size[1]}: {', '.join(HARD)}; mean")
-            found = measured(pixels[held], made, pixels[learnt], (channels, *size), tried)
+            found = measured(pixels[held], made, pixels[learnt], (channels, *size), tried, given.backbone)
             for name, aurocs in found.items():
                 print(f"{name:45s} {' '.join(f'{value:.3f}' for value in aurocs)}  {np.mean(aurocs):.3f}", flush=True)
 
