@@ -1,6 +1,7 @@
 """How the defaults of `features` were chosen: good images and made-up defects alone, no image of a test set.
 
-    python benchmarks/feature_choices.py SET [SET ...] [--sides 224,352] [--default-only] [--backbone lite0] [--threads 2]
+    python benchmarks/feature_choices.py SET [SET ...] [--sides 224,352] [--default-only] [--backbone lite0]
+        [--threads 2]
 
 Of each set's train/good a quarter is held out, and meets copies of itself with a made-up defect of every kind that
 is hard to see. Defects are made on the images as they are and shrink with them, so that sizes can be compared. AUROC
