@@ -24,10 +24,12 @@ def local_path(source: str) -> Path | None:
     """Return the path that is meant, "~" and "file://" resolved; None for the address of a store, such as s3://.
 
     Raises:
-        InputError: it is empty, as an unset variable of a shell leaves it; it is not this folder, which is ".".
+        InputError: it has a NUL character, or is empty, as an unset variable of a shell leaves it; this folder is ".".
     """
     if not source:
         raise InputError("expected a path; got an empty one, as where a variable is not set")
+    if "\0" in source:
+        raise InputError(f"expected a path; got one with a NUL character: {source!r}")
     scheme, found, rest = source.partition("://")
     if found and scheme.lower() == "file":
         return Path(unquote("/" + rest.partition("/")[2]))

@@ -108,7 +108,7 @@ def rule_rows(screen: Screen, normal_scores: NDArray[np.float64]) -> list[dict[s
 def _valid_scores(verdicts: Verdicts, name: str) -> NDArray[np.float64]:
     scores = verdicts.instance_score[np.isfinite(verdicts.p_value)]
     if scores.size == 0:
-        raise InputError(f"not one {name} image could be read; the first: {verdicts.ids[0]}: {verdicts.errors[0]}")
+        raise InputError(f"not one {name} image could be judged; the first: {verdicts.ids[0]}: {verdicts.errors[0]}")
     return scores
 
 

@@ -24,9 +24,11 @@ from recondite.reports.reviewed import (
     read_reviewed,
 )
 from recondite.reports.words import made_from
+from recondite.screen.calibrate import check_extensible
 from recondite.screen.screen import Screen
 from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
+from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.metrics import auroc
 from recondite.statistics.scores import Scores
 
@@ -78,14 +80,15 @@ def recalibrate(
             the table are taken, which for a screen with evidence needs `recondite predict --statistics`.
         unlabelled: "inlier" counts images that nobody labelled as normal, which is right where all flagged ones were
             looked at and the rest is known to be normal; outliers among them make the threshold too high.
-        keep: add to the calibration images of before instead of replacing them; right only where nothing has changed.
+        keep: add to the calibration images of before instead of replacing them; right only where nothing has changed,
+            and refused where these are not scores of the detector, or promise nothing.
         group: as in `recondite.reports.drift.watch`.
         force: calibrate on a selection all the same; the facts of the new screen, its reports and `recondite info` say
             that nothing is promised, and why.
 
     Raises:
-        InputError: no labels, unknown ones, too few inliers for alpha, labels of a selection, or verdicts of another
-            screen.
+        InputError: no labels, unknown ones, too few inliers for alpha, labels of a selection, verdicts of another
+            screen, or scores that cannot be kept.
     """
     reviewed = read_reviewed(screen, events, group)
     chosen = reviewed.rows(INLIER, "") if unlabelled == "inlier" else reviewed.rows(INLIER)
@@ -96,41 +99,29 @@ def recalibrate(
     doubts = doubts_about(screen, reviewed, chosen, unlabelled)
     if doubts and not force:
         raise InputError(f"{doubts[0]}. {_WAY_OUT}")
+    if keep:
+        check_extensible(screen)
     chosen = different(reviewed, chosen)
+    before = screen.facts.get("calibration", {})
     facts = {
         "from": "labelled verdicts",
-        "images": len(chosen),
         "sampled": reviewed.sampled,
         "no_promise": doubts,
         "confirmed": len(reviewed.rows(INLIER)),
         "outliers": len(reviewed.rows(OUTLIER)),
         "kept": len(screen.calibrator.scores) if keep else 0,
+        **({LEFT_OUT: before[LEFT_OUT]} if keep and LEFT_OUT in before else {}),
     }
-    peaks = None  # a table of verdicts has none
-    if images is not None:
-        after = screen.recalibrated(_found(screen, images, reviewed, chosen), by_folder=reviewed.groups is not None)
-        values, observations, groups = after.calibrator.scores, dict(after.observations), after.calibrator.groups
-        peaks = after.peaks
+    if images is None:
+        after = _by_table(screen, reviewed, chosen, keep)
     else:
-        values, observations = reviewed.scores.instance_score[chosen], _observations(screen, reviewed.scores, chosen)
-        groups = None if reviewed.groups is None else tuple(reviewed.groups[index] for index in chosen)
-    if keep:
-        if images is None:
-            known = set(_entries(screen.calibrator.scores, screen.calibrator.groups))
-            new = np.flatnonzero([one not in known for one in _entries(values, groups)])
-            values, observations = values[new], {name: v[new] for name, v in observations.items()}
-            groups = None if groups is None else tuple(groups[index] for index in new)
-        values = np.concatenate([screen.calibrator.scores, values])
-        observations = {name: np.concatenate([screen.observations[name], v]) for name, v in observations.items()}
-        groups = None if groups is None else (*(screen.calibrator.groups or ()), *groups)
-        peaks = None if peaks is None or screen.peaks is None else np.concatenate([screen.peaks, peaks])
-    after = replace(
-        screen,
-        calibrator=Calibrator(values, groups),
-        observations=observations,
-        peaks=peaks,
-        facts={**screen.facts, "calibration": facts},
-    )
+        found = _found(screen, images, reviewed, chosen)
+        if keep:
+            after = screen.update(found, only_calibrate=True, sampled=True)
+        else:
+            after = screen.recalibrated(found, by_folder=reviewed.groups is not None)
+    facts["images"] = len(after.calibrator.scores)
+    after = replace(after, facts={**screen.facts, "calibration": facts})
     return Recalibration(screen, after, reviewed, _table(screen, after, reviewed))
 
 
@@ -155,6 +146,19 @@ def write_recalibration_page(path: Path, result: Recalibration, title: str) -> N
         made=made_from(after),
     )
     page.write(path)
+
+
+def _by_table(screen: Screen, reviewed: Reviewed, chosen: NDArray[np.intp], keep: bool) -> Screen:
+    """Return the screen calibrated on scores of the table, which says nothing of the highest places of maps."""
+    values, observations = reviewed.scores.instance_score[chosen], _observations(screen, reviewed.scores, chosen)
+    groups = None if reviewed.groups is None else tuple(reviewed.groups[index] for index in chosen)
+    if keep:
+        known = set(_entries(screen.calibrator.scores, screen.calibrator.groups))
+        new = np.flatnonzero([one not in known for one in _entries(values, groups)])
+        values = np.concatenate([screen.calibrator.scores, values[new]])
+        observations = {name: np.concatenate([screen.observations[name], v[new]]) for name, v in observations.items()}
+        groups = None if groups is None else (*(screen.calibrator.groups or ()), *(groups[index] for index in new))
+    return replace(screen, calibrator=Calibrator(values, groups), observations=observations, peaks=None)
 
 
 def _entries(scores: NDArray[np.float64], groups: tuple[str, ...] | None) -> Iterator[tuple[float, str]]:

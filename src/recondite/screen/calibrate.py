@@ -65,6 +65,16 @@ def recalibrated_screen(screen: S, images: object, *, by_folder: bool = False, g
     return cast(S, replace(cast(Any, screen), **found))
 
 
+def check_extensible(screen: ScreenLike) -> None:
+    """Raise InputError where further images cannot join those that calibrated, and hold what the screen promises."""
+    calibration = screen.facts.get("calibration", {})
+    if calibration.get("left_out_in_parts") or calibration.get("no_promise"):
+        raise InputError(
+            "the scores that calibrated this screen are not of its detector, or promise nothing: calibrate it anew, "
+            "without keeping them (screen.recalibrated, or an update that learns)"
+        )
+
+
 def unknown_rows(
     screen: ScreenLike, images: Spool, group_by: GroupBy, keys: NDArray[np.void], stacklevel: int = 3
 ) -> NDArray[np.intp]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 
 import numpy as np
@@ -71,8 +72,9 @@ def make_guard(
     """
     choosing = confidence_share is None and feature_share is None and calibration is not None
     confidence_share, feature_share = confidence_share or 0.0, feature_share or 0.0
-    own = 1 - confidence_share - feature_share
-    if min(confidence_share, feature_share) < 0 or own <= 1e-9:
+    # As decimals, as they are written: 1 - .92 is .08, and not a little less.
+    own = float(1 - Decimal(str(float(confidence_share))) - Decimal(str(float(feature_share))))
+    if min(confidence_share, feature_share) < 0 or not own > 1e-9:
         raise InputError(
             f"expected shares of alpha that are not negative and leave some for the screen; got {confidence_share:g} "
             f"and {feature_share:g}"

@@ -22,7 +22,7 @@ from recondite.graphs.exported import Exported
 from recondite.options import TrainingOptions, make_options, options_to_json
 from recondite.perturbations.defects import DEFECTS, defective
 from recondite.progress import counted
-from recondite.screen.calibrate import S, calibrated, map_scale
+from recondite.screen.calibrate import S, calibrated, check_extensible, map_scale
 from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer
 from recondite.screen.few_images import MOST_IMAGES, LeftOut, are_few, scores_left_out
 from recondite.screen.known import Known
@@ -321,12 +321,8 @@ def _extended(
     progress: bool,
 ) -> S:
     """Return the same detector with more calibration images, none of which it has met."""
+    check_extensible(screen)
     calibration = screen.facts.get("calibration", {})
-    if calibration.get("left_out_in_parts") or calibration.get("no_promise"):
-        raise InputError(
-            "the scores that calibrated this screen are not of its detector, or promise nothing: calibrate it anew "
-            "(screen.recalibrated, or an update that learns)"
-        )
     fresh = np.full(len(spooled), True) if screen.known is None else ~screen.known.met(spooled, group_by, keys)
     rows = _one_of_each_fresh(spooled, keys, fresh, seed)
     if not len(rows):

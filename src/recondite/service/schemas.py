@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Word = Literal["inlier", "outlier", "invalid"]
 _PNG = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNkEIAAJgGKGACOGAQAwSeVywAAAABJRU5ErkJggg=="
@@ -13,6 +13,8 @@ _HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 class ImageIn(BaseModel):
     """One image in a JSON request."""
 
+    model_config = ConfigDict(extra="forbid")
+
     data: str = Field(description="an image file, in base64", examples=[_PNG])
     id: str = Field("", description="a name of yours for it", max_length=200)
     label: str | None = Field(
@@ -22,7 +24,9 @@ class ImageIn(BaseModel):
 
 
 class ImagesIn(BaseModel):
-    """A JSON request."""
+    """A JSON request; all else is said in the address."""
+
+    model_config = ConfigDict(extra="forbid")
 
     images: list[ImageIn] = Field(min_length=1, examples=[[{"id": "part 17", "data": _PNG}]])
 
@@ -132,7 +136,7 @@ class ScreenOut(BaseModel):
     )
     calibration_images: int
     groups: list[str] | None
-    smallest_alpha: float = Field(description="the calibration allows no smaller one")
+    smallest_alpha: float | None = Field(description="the calibration allows no smaller one; null: none at all")
     labels: list[str] | None = Field(description="classes of a guard that has its own classifier; null for others")
 
 

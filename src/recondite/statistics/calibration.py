@@ -246,7 +246,7 @@ def p_value_table(n: int, confidence: float | None, guarantee: Guarantee = "exac
 
 
 def smallest_calibration_set(alpha: float, confidence: float | None, guarantee: Guarantee) -> int:
-    """Return the smallest n whose smallest p-value is at most alpha (with "monte-carlo", a lower bound of it)."""
+    """Return the smallest n whose smallest p-value is at most alpha; with "monte-carlo", a small one."""
     high = 1
     while _smallest_p_value(high, confidence, guarantee) > alpha:
         high *= 2
@@ -283,13 +283,14 @@ def check_promise(alpha: float | None, confidence: float | None = None, guarante
 
 
 def _smallest_p_value(n: int, confidence: float | None, guarantee: Guarantee) -> float:
-    """Return the first entry of `p_value_table` without the rest of it."""
+    """Return the first entry of `p_value_table`, without the rest of it where that can be."""
     if confidence is None:
         return 1 / (n + 1)
+    if guarantee == "monte-carlo":  # simulated for all ranks at once
+        return float(p_value_table(n, confidence, guarantee)[0])
     delta = 1 - confidence
     if guarantee == "dkwm":
         return float(1 / (n + 1) + np.sqrt(np.log(2 / delta) / (2 * n)))
-    # Simulated bounds hold at all ranks at once, so they are no smaller than the exact one at the first.
     return float(1 - delta ** (1 / (max(1, n // 2) if guarantee == "simes" else n)))
 
 

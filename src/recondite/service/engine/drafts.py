@@ -12,8 +12,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +58,7 @@ class Draft:
         refusals: the latest of them, and why.
         step, done, total: how far the fit is; the total may be unknown.
         began: seconds since 1970, when the fit began.
+        coming: how many images, archives and places are being taken in.
         error: why the fit failed, or that it was cancelled.
     """
 
@@ -72,6 +73,7 @@ class Draft:
     done: int = 0
     total: int | None = None
     began: float = 0.0
+    coming: int = 0
     error: str | None = None
 
     @property
@@ -83,6 +85,15 @@ class Draft:
     def screen(self) -> Path:
         """The folder of its screen, when it is fitted."""
         return self.folder / SCREEN
+
+    @contextmanager
+    def taking_in(self) -> Iterator[None]:
+        """While images come, nothing is fitted: it would be fitted on some of them."""
+        self.coming += 1
+        try:
+            yield
+        finally:
+            self.coming -= 1
 
     def of(self, kind: Kind) -> dict[str, int]:
         """Return file name -> bytes of the images of a kind."""
@@ -207,7 +218,8 @@ class Drafts:
         held[file] = len(content)
         draft.size += len(content)
         try:
-            why = await asyncio.to_thread(self._keep, draft.folder / kind / file, name, content)
+            with draft.taking_in():
+                why = await asyncio.to_thread(self._keep, draft.folder / kind / file, name, content)
         except BaseException:
             draft.forget(file, kind)
             if draft.id not in self._drafts:
@@ -220,13 +232,15 @@ class Drafts:
 
     async def add_all(self, draft: Draft, source: JobSource, kind: Kind = IMAGES) -> None:
         """Add what an archive, or a place, holds; raises as `add`."""
-        for index, name in enumerate(source.names):
-            try:
-                content = await asyncio.to_thread(source.read, index, self._limits.body_bytes)
-            except (InputError, OSError) as error:
-                draft.refuse(f"{printable(name)}: {error}")
-                continue
-            await self.add(draft, name, content, kind)
+        _check_collecting(draft)
+        with draft.taking_in():
+            for index, name in enumerate(source.names):
+                try:
+                    content = await asyncio.to_thread(source.read, index, self._limits.body_bytes)
+                except (InputError, OSError) as error:
+                    draft.refuse(f"{printable(name)}: {error}")
+                    continue
+                await self.add(draft, name, content, kind)
 
     def archive(self, draft: Draft) -> Path:
         """Return where to write an archive that comes."""
@@ -265,9 +279,11 @@ class Drafts:
 
         Raises:
             InputError: there are no images, no such alpha, or too few known defects.
-            Busy: this or another draft is being fitted.
+            Busy: this or another draft is being fitted, or images are still coming.
         """
         _check_collecting(draft)
+        if draft.coming:
+            raise Busy("images are still coming: try again when they are there", 2)
         check_promise(alpha, None)
         if not draft.images:
             raise InputError("expected good images; there are none yet")

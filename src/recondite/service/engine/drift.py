@@ -29,7 +29,8 @@ class DriftWatch:
     It works in a thread of its own, so that nobody waits for it. Monitors are kept in the store now and then and when
     the service ends, and go on from there. Where the process was killed, images after the last time are left out; the
     promise about false alarms does not mind. It would mind images that come twice: with a monitor the number of the
-    last event is kept, and whoever reads events from the store leaves out those up to `after`.
+    last event is kept, and whoever reads events from the store leaves out those up to `after`. A version whose folder
+    was replaced by another screen has a monitor of its own.
 
     Args:
         counters: hear of the martingale and of the alarm.
@@ -42,6 +43,7 @@ class DriftWatch:
         self._counters, self._webhook, self._false_alarm, self._store = counters, webhook, false_alarm, store
         self._kept: dict[tuple[str, str], tuple[float, int]] = {}
         self._monitors: dict[tuple[str, str], Monitor] = {}
+        self._screens: dict[tuple[str, str], Screen] = {}
         self._after: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="watch")
@@ -75,6 +77,8 @@ class DriftWatch:
             if self._store is not None:
                 self._store.keep_monitor(name, version, None)
             self._monitors[name, version] = Monitor(screen, false_alarm=self._false_alarm)
+            self._screens[name, version] = screen
+            self._kept[name, version] = time.monotonic(), 0
             self._tell(name, version, self._monitors[name, version])
 
     def close(self) -> None:
@@ -104,11 +108,19 @@ class DriftWatch:
 
     def _monitor(self, name: str, version: str, screen: Screen) -> Monitor:
         monitor = self._monitors.get((name, version))
-        if monitor is None:
+        if monitor is None or not self._is_of(name, version, screen):
             monitor = self._monitors[name, version] = self._found(name, version, screen)
+            self._screens[name, version] = screen
             self._kept[name, version] = time.monotonic(), monitor.seen + monitor.invalid
             self._tell(name, version, monitor)
         return monitor
+
+    def _is_of(self, name: str, version: str, screen: Screen) -> bool:
+        """Return whether the monitor of a version is one of this screen, at whatever alpha."""
+        known = self._screens[name, version]
+        if known is not screen and known.fingerprint() == screen.fingerprint():
+            known = self._screens[name, version] = screen
+        return known is screen
 
     def _found(self, name: str, version: str, screen: Screen) -> Monitor:
         try:

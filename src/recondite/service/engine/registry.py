@@ -77,7 +77,8 @@ class Shelf:
         folders: FOLDER or NAME=FOLDER each; without a name it is the folder's own.
         worker: runs functions where scoring is done.
         on_loaded: called for each screen that was loaded or could not be.
-        collection: a folder whose sub-folders are screens, each with versions; they come and go while it is served.
+        collection: a folder whose sub-folders are screens, each with versions; new ones come while it is served, and a
+            screen whose folder is gone stays until the service ends.
 
     Raises:
         InputError: a name is not made of letters, digits, dots, underscores and hyphens, or is there twice.
@@ -160,8 +161,13 @@ class Shelf:
         found = await loop.run_in_executor(None, screens_in, folder)
         kept: dict[str, Served] = {}
         fresh = []
+        for path in self._failed.keys() - {one.path for one in found}:
+            if folder in (path, path.parent):
+                del self._failed[path]
         for one in found:
-            served = next((known for known in old.values() if known.signature == one.signature), None)
+            # A folder that was renamed is another version.
+            same = (known for known in old.values() if known.signature == one.signature)
+            served = next((known for known in same if one.label in (None, known.version)), None)
             if served is None and self._failed.get(one.path, ((), ""))[0] != one.signature:
                 served = await self._load(name, one)
                 fresh += [served] if served else []

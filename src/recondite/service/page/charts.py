@@ -13,7 +13,7 @@ from recondite.progress import counted
 INK, SOFT, LINE, ACCENT, WARN = "var(--ink)", "var(--soft)", "var(--line)", "var(--accent)", "var(--warn)"
 BAND = "var(--sunken)"
 _WIDTH, _HEIGHT = 520, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 22, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 22, 34
 _HALO = 'paint-order="stroke" stroke="var(--surface)" stroke-width="3"'
 _CUT = 6.0
 _RARE = 2.58
@@ -226,7 +226,7 @@ def line(
         body += _text(x(tick), _HEIGHT - _BOTTOM + 14, f"{tick:g}", "middle", SOFT)
     for tick in powers(low, high) if log else round_numbers(low, high):
         edge = height(rising(tick))
-        body += _text(_LEFT - 6, edge + 4, f"{tick:.3g}".replace("e-0", "e-"), "end", SOFT)
+        body += _text(_LEFT - 6, edge + 4, _short(tick), "end", SOFT)
         body += f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{edge:.1f}" y2="{edge:.1f}" stroke="{LINE}"/>'
     if math.isfinite(level):
         edge = height(rising(level))
@@ -238,6 +238,18 @@ def line(
         if at is not None and a == at:
             body += f'<circle cx="{x(a):.1f}" cy="{height(rising(b)):.1f}" r="5" fill="{ACCENT}"/>'
     return frame(body, f"{up} from {ys[0]:.3g} to {ys[-1]:.3g} as {across} goes from {xs[0]:g} to {xs[-1]:g}")
+
+
+def _short(tick: float) -> str:
+    """Return a round number in at most five characters, but for the sign.
+
+    >>> _short(1500), _short(0.05), _short(2e6), _short(1e-5)
+    ('1500', '0.05', '2e6', '1e-5')
+    """
+    if tick == 0 or 1e-3 <= abs(tick) < 1e5:
+        return f"{tick:g}"
+    mantissa, _, power = f"{tick:.2g}".partition("e")
+    return f"{mantissa}e{int(power)}"
 
 
 def round_numbers(low: float, high: float) -> list[float]:

@@ -186,11 +186,11 @@ def add_drafts(app: FastAPI, uploads: Uploads) -> None:
     @app.post("/page/drafts/{draft}/publish", include_in_schema=False)
     async def publish_draft(request: Request, draft: str, said: Published) -> dict[str, Any]:
         service, drafts = service_of(request), _drafts(request)
-        found = drafts.get(draft)
-        await tried.of(service, found)
-        async with publishing:
+        async with publishing:  # whoever asks twice finds no draft any more
+            found = drafts.get(draft)
+            await tried.of(service, found)
             published = await _publish(service, said.screen, copied_from(found.screen))
-        await drafts.discard(found)
+            await drafts.discard(found)
         return published
 
     @app.get("/page/versions", include_in_schema=False)

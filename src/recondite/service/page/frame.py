@@ -55,6 +55,7 @@ class View:
         tab: the panel being looked at.
         work: the images judged on this page, newest first, by screen.
         alphas: to judge at, by screen; the screen's own where there is none.
+        groups: of the calibration, that the images are of, by screen.
         panels: draw the panel of a tab anew.
         turn_to: show the panel of a tab.
     """
@@ -65,6 +66,7 @@ class View:
     tab: str
     work: dict[str, list[Seen]] = field(default_factory=dict)
     alphas: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
     panels: dict[str, Callable[[], Any]] = field(default_factory=dict)
     turn_to: Callable[[str], None] = lambda _: None
 
@@ -87,6 +89,12 @@ class View:
     def alpha_now(self) -> float:
         """The false-alarm rate that is judged at."""
         return self.served.screen.alpha if self.alpha is None else self.alpha
+
+    @property
+    def group(self) -> str:
+        """The group that was chosen on this page; "" where none was, or the screen has none."""
+        chosen = self.groups.get(self.name, "")
+        return chosen if chosen in (self.served.screen.calibrator.groups or ()) else ""
 
     def changed(self) -> None:
         """Draw the panel being looked at anew; the others are when they are turned to."""

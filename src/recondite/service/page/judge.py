@@ -64,13 +64,24 @@ async def panel(view: View) -> None:
                 with ui.element("div").classes("card").props('aria-live="polite"'):
                     detail(current)
 
+    @ui.refreshable
+    def group() -> None:
+        groups = view.served.screen.calibrator.groups
+        if groups is not None:
+            select = ui.select(sorted(set(groups)), value=view.group or None, label="Group of the pictures")
+            select.on_value_change(lambda event: view.groups.update({view.name: event.value}))
+            select.classes("w-48").props("outlined dense")
+
     async def uploaded(event: Any) -> None:
         name, content = printable(event.file.name), await event.file.read()
         trouble = not_a_picture(name, content)
         if trouble is not None:
             ui.notify(trouble, type="negative", multi_line=True, timeout=8000)
             return
-        judged = await or_notify(view.judge([Sent(name, content)], record=record.value))
+        if view.served.screen.calibrator.groups is not None and not view.group:
+            ui.notify("Choose which group the pictures are of: each has a calibration of its own.", type="negative")
+            return
+        judged = await or_notify(view.judge([Sent(name, content)], record=record.value, group=view.group))
         if judged is not None:
             readable = len(judged.pixels) > 0
             address = view.uploads.add(judged.served, content) if readable else None
@@ -95,10 +106,12 @@ async def panel(view: View) -> None:
         with ui.row().classes("items-center gap-4 q-my-sm"):
             ui.button("Choose pictures", on_click=lambda: upload.run_method("pickFiles")).props("unelevated")
             record = ui.checkbox("Count these in the store and in drift", value=True)
+            group()
     results()
 
     def anew() -> None:
         controls.set_visibility(view.served.screen.detector.preprocessing.is_image)
+        group.refresh()
         results.refresh()
 
     view.panels["Judge"] = anew

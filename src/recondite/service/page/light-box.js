@@ -89,6 +89,11 @@ class LightBox extends KeyedElement {
     this.show(Math.max(0, this.rows.findIndex((row) => row.id === wanted)));
   }
 
+  /** An image that was scored can be drawn, whatever the verdict. */
+  static drawable(row) {
+    return row.kept && row.instance_score !== null;
+  }
+
   tell(text, kind = "") {
     this.caption.textContent = "";
     this.facts.textContent = "";
@@ -96,7 +101,7 @@ class LightBox extends KeyedElement {
   }
 
   entry(row, place) {
-    const inside = row.kept && row.verdict !== "invalid"
+    const inside = LightBox.drawable(row)
       ? made("img", { src: `/page/events/${row.id}/thumbnail`, alt: "", loading: "lazy" })
       : made("span", { class: "no-picture", text: row.verdict === "invalid" ? "invalid" : "not kept" });
     const button = made("button", {
@@ -138,7 +143,7 @@ class LightBox extends KeyedElement {
     }
     const cell = (row) => {
       const button = made("button", { type: "button", class: "shot", "aria-pressed": "false", "data-event": row.id, title: row.name });
-      const picture = row.kept && row.verdict !== "invalid"
+      const picture = LightBox.drawable(row)
         ? made("img", { src: `/page/events/${row.id}/thumbnail`, alt: "" })
         : made("span", { class: "no-picture", text: row.kept ? "invalid" : "not kept" });
       const marks = LightBox.marks(row);
@@ -209,8 +214,7 @@ class LightBox extends KeyedElement {
     const frame = this.strip.children[place];
     frame.setAttribute("aria-current", "true");
     this.strip.scrollLeft = frame.offsetLeft - (this.strip.clientWidth - frame.clientWidth) / 2;
-    const kept = row.kept && row.verdict !== "invalid";
-    const viewer = kept
+    const viewer = LightBox.drawable(row)
       ? made("heat-viewer", {
         "data-source": `/page/events/${row.id}/picture`, "data-heat": `/page/events/${row.id}/heat-map`,
         "data-outline": `/page/events/${row.id}/outline`,

@@ -57,7 +57,9 @@ async def _prepare(view: View, now: dict[str, Any]) -> Callable[[], None]:
     assert seen.picture is not None
     sizes = sorted({*np.linspace(0, min(seen.picture.shape[1:]), _STEPS).round().astype(int).tolist(), mask})
     images = np.stack([changed(seen.picture, size, noise) for size in sizes])
-    judged = await or_notify(view.judge([Sent(seen.name, image) for image in images], record=False))
+    judged = await or_notify(
+        view.judge([Sent(seen.name, image) for image in images], record=False, group=seen.judged.events[0].group)
+    )
     return lambda: None if judged is None else _draw(judged, images, sizes, sizes.index(mask))
 
 

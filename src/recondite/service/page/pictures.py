@@ -215,7 +215,7 @@ def _facts(service: Service, row: dict[str, Any]) -> str:
     """Return what is known about an event as HTML."""
     when = datetime.datetime.fromtimestamp(row["time"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     lines = [f"Judged {when} by version {row['version']}"]
-    if row["instance_score"] is not None:
+    if row["p_value"] is not None:
         try:
             screen = service.shelf.get(row["screen"], row["version"]).screen
             rare = how_rare(screen, row["instance_score"], row["p_value"], row["group"])

@@ -94,10 +94,11 @@ def ticks(least: float) -> list[float]:
 
 
 def _limits(view: View) -> str:
-    size = min(view.served.screen.calibrator.sizes.values())
+    sizes = view.served.screen.calibrator.sizes
+    of = "" if len(sizes) == 1 else " in the smallest of its groups"
     return (
         f'<p class="soft">The smallest possible alpha is <b>{p_text(smallest(view))}</b>: the screen was calibrated on '
-        f"{counted(size, 'image')}.</p>"
+        f"{counted(min(sizes.values()), 'image')}{of}.</p>"
     )
 
 

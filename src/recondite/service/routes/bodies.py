@@ -6,6 +6,7 @@ import binascii
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from email.message import Message
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -115,11 +116,27 @@ async def _of_form(request: Request, body: bytes, limits: Limits) -> list[Sent]:
         raise InputError("expected a form with images: its boundary cannot be read") from error
     try:
         files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+        said = [name for name, part in form.multi_items() if not isinstance(part, UploadFile)]
+        if said:
+            raise InputError(
+                f"expected a form of image files alone; got a field {said[0][:100]!r}: say it in the address"
+            )
+        if not _is_whole(request, body):
+            raise InputError(
+                "expected a form with images: it ends before its closing boundary, so its last part is lost"
+            )
         if not files:
             raise InputError("expected a form with image files; got none")
         return [Sent(part.filename or str(place), await part.read()) for place, part in enumerate(files)]
     finally:
         await form.close()
+
+
+def _is_whole(request: Request, body: bytes) -> bool:
+    """Return whether a form has its closing boundary; the parser leaves out a last part that is cut off."""
+    header = Message()
+    header["content-type"] = request.headers["content-type"]
+    return f"--{header.get_param('boundary')}--".encode("latin-1") in body
 
 
 def _of_json(body: bytes) -> list[Sent]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response
 
+from recondite.errors import InputError
 from recondite.service.engine.jobs import Jobs
 from recondite.service.errors import Refused, TooLarge, TooSlow, Unknown
 from recondite.service.routes.state import service_of
@@ -70,7 +71,9 @@ async def begin(request: Request, options: Annotated[JobOptions, Query()]) -> Jo
     service_of(request).shelf.get(options.screen, options.version)  # before anything is received
     archive = found.receive()
     try:
-        if not options.place:
+        if options.place:
+            await _refuse_body(request)
+        else:
             await received(request, archive, service_of(request).settings.job_bytes)
         asked = options.model_dump(include={"alpha", "group", "place"})
         return JobOut(**asdict(await found.begin(archive, options.screen, options.version, **asked)))
@@ -129,6 +132,12 @@ def _jobs_of(request: Request) -> Jobs:
     if found is None:
         raise Unknown("this service takes no jobs: it was started without --jobs")
     return found
+
+
+async def _refuse_body(request: Request) -> None:
+    async for chunk in request.stream():
+        if chunk:
+            raise InputError("expected an archive or a place; got both")
 
 
 async def received(request: Request, path: FilePath, most: int) -> None:

@@ -42,6 +42,7 @@ from recondite.service.schemas import (
     ProblemOut,
     ScreenOut,
 )
+from recondite.statistics.calibration import smallest_alpha
 from recondite.statistics.scores import STATISTIC
 
 _LARGEST_NUMBER = 2**62
@@ -271,7 +272,7 @@ def _describe(served: Served, versions: list[str]) -> ScreenOut:
         false_alarm_interval=list(screen.false_alarm_interval),
         calibration_images=sum(sizes.values()),
         groups=None if screen.calibrator.groups is None else sorted(str(group) for group in sizes),
-        smallest_alpha=1 / (min(sizes.values()) + 1),
+        smallest_alpha=smallest_alpha(min(sizes.values()), screen.confidence, screen.guarantee),
         labels=list(served.guard.labels or ()) if served.guard.speaks else None,
     )
 
@@ -354,7 +355,7 @@ async def csv_of(service: Service, chosen: Filter) -> AsyncIterator[str]:
 def _statistics(service: Service, screen: str) -> list[str]:
     """Return the statistics that the served versions of a screen, or of all screens, look at."""
     looked_at = (served.screen for served in service.shelf.all() if screen in ("", served.name))
-    return sorted({name for one in looked_at if one.score != ERROR for name in one.observations if name != ERROR})
+    return sorted({name for one in looked_at if one.score != ERROR for name in one.observations})
 
 
 @api.get("/v1/events/{event}", tags=["events"], summary="One event", responses=problems(404, 422, 503))
