@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from recondite.audits.measures import FileFacts, file_facts, luma_of, measured
+from recondite.data.files import open_regular
 from recondite.data.images import Floats, Preprocessing, decode
 from recondite.data.items import MAX_FILE_BYTES, Deferred, Page, content_of, in_words, path_of
 from recondite.data.pictures import colours
@@ -116,7 +117,7 @@ def _fetched(source: object) -> tuple[object, bytes | None]:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from error

@@ -103,6 +103,8 @@ def cluster_sweep(
         ReconditeError: the cluster cannot be reached, or no worker starts.
     """
     workers = workers or Workers()
+    if group is not None:
+        screen.calibrator.check_group(group)
     rows = RowOptions(suffix=output.suffix.lower() or ".parquet", group=group, on_bad=on_bad, statistics=statistics)
     check_table_path(Path(f"part{rows.suffix}"))
     if on_bad not in ("flag", "skip", "raise"):

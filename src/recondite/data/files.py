@@ -5,10 +5,12 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 
 from recondite.errors import InputError, OutputError
@@ -188,6 +190,28 @@ def fitting(name: str, end: str = "") -> str:
         return name + end
     digest = hashlib.blake2b(whole, digest_size=8).hexdigest()
     return f"{whole[: room - len(digest) - 1].decode('utf-8', 'ignore')}~{digest}{end}"
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes; a pipe or a device would wait for ever.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    regular_size(path)
+    return path.open("rb")
+
+
+def regular_size(path: Path) -> int:
+    """Return how many bytes a file has.
+
+    Raises:
+        OSError: it is not there, or is no regular file.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return found.st_size
 
 
 def sha256_of_file(path: Path) -> str:

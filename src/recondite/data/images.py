@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from recondite.data import jpeg, png, tiff, tiff_parts
+from recondite.data.files import regular_size
 from recondite.data.formats import formats_of, pillow_formats
 from recondite.data.items import MAX_FILE_BYTES, Deferred, Masked, Page, content_of, in_words, path_of
 from recondite.data.pillow import open_picture, pixels_of
@@ -407,7 +408,7 @@ def _load_npy(path: Path) -> NDArray[Any]:
 
 def _check_file(path: Path) -> None:
     try:
-        size = path.stat().st_size
+        size = regular_size(path)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from error
     if size > MAX_FILE_BYTES:

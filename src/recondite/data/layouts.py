@@ -5,13 +5,13 @@
   says which image is for what.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from recondite.data.formats import is_hidden
+from recondite.data.tables import rows_of_csv
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -106,8 +106,8 @@ def _of_visa(root: Path, role: Role) -> Parts:
     table = root.parent / _VISA_TABLE
     if not table.is_file():
         raise InputError(f"{root} is laid out as VisA, but its table {table}, which says what is for what, is missing")
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(rows_of_csv(file))
     if not rows or not set(rows[0]) >= _VISA_COLUMNS:
         raise InputError(f"expected the columns {', '.join(sorted(_VISA_COLUMNS))} in {table}")
     wanted = {

@@ -103,7 +103,10 @@ def mask_folder(path: object) -> Path:
 def check_masks(given: Path | None, needed: bool) -> None:
     """Raise InputError where images have masks of their own and a screen was fitted without them, or the reverse."""
     if needed and given is None:
-        raise InputError("this screen was fitted with one mask per image: give region=, the folder of theirs")
+        raise InputError(
+            "this screen was fitted with one mask per image: give region=, the folder of theirs (--region of "
+            "recondite predict)"
+        )
     if given is not None and not needed:
         raise InputError("this screen was not fitted with one mask per image: give none")
 
@@ -168,12 +171,12 @@ def read_mask(source: object) -> Mask:
         raise InputError(f"expected a mask of bool, uint8, uint16 or floats; got {pixels.planes.dtype}")
     values = pixels.planes.max(axis=0).astype(np.float32)
     if pixels.alpha is not None:
-        values[pixels.alpha < pixels.alpha.max() / 2] = 0
+        values[pixels.alpha <= pixels.alpha.max() / 2] = 0
     if not np.isfinite(values).all() or values.min() < 0:
         raise InputError("expected a mask of finite values that are not negative")
     brightest = values.max()
     if brightest == 0:
-        raise InputError("nothing is inside of the mask: it is black all over")
+        raise InputError("nothing is inside of the mask: it is black or transparent all over")
     grey = float(np.mean((values > 0.1 * brightest) & (values < 0.9 * brightest)))
     if grey > _LARGEST_SHARE_OF_GREY:
         raise InputError(f"expected a mask, white where images count and black elsewhere; {grey:.0%} of it is grey")

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from recondite.data.datasets import ImageSet
+from recondite.data.files import open_regular
 from recondite.data.images import SMALLEST_SIDE, Head, Preprocessing, channel_axis, decode, head_of, header_of
 from recondite.data.items import Masked, Page, axes_of, path_of
 from recondite.errors import InputError, ReconditeWarning
@@ -221,7 +222,7 @@ def _glance(item: object) -> Head | None:
             item = item.source
         path, frame = (item.path, item.frame) if isinstance(item, Page) else (path_of(item), 0)
         if path is not None and path.suffix.lower() != ".npy":
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 return header_of(stream, frame)
         if isinstance(item, bytes):
             return head_of(item)

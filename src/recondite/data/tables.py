@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from recondite.data.files import atomic_file
 from recondite.errors import InputError
@@ -186,10 +186,21 @@ def number(value: object, where: str) -> float:
         raise InputError(f"{where}: expected a number; got {value!r}") from error
 
 
+def rows_of_csv(stream: TextIO) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table, opened as utf-8-sig with newline="", by the names of its columns.
+
+    Cells are separated by what stands most often in the header: a comma, or a semicolon or tab, as spreadsheets write
+    where a comma is the decimal sign.
+    """
+    header = stream.readline()
+    names = next(csv.reader([header], delimiter=(mark := max(",;\t", key=header.count))), [])
+    yield from csv.DictReader(stream, names, delimiter=mark)
+
+
 def _read_csv(source: str) -> Iterator[Mapping[str, Any]]:
     with _opened(source) as stream:
         try:
-            for row in csv.DictReader(stream):
+            for row in rows_of_csv(stream):
                 if None in row or None in row.values():
                     raise InputError(f"{source}: a line has more or fewer cells than the header")
                 yield {_meant(name): _meant(cell) for name, cell in row.items()}
@@ -224,7 +235,7 @@ def _read_parquet(source: str) -> Iterator[Mapping[str, Any]]:
 
 def _opened(source: str) -> Any:
     try:
-        return Path(source).open(newline="", encoding="utf-8")
+        return Path(source).open(newline="", encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{source}: {error.strerror}") from error
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.data.files import open_regular
 from recondite.data.scaling import Pixels, white_of
 from recondite.data.tiff_parts import numbers_of
 from recondite.errors import InputError
@@ -95,7 +96,7 @@ def pages(stream: BinaryIO) -> list[int]:
 def pages_of(path: Path) -> list[int]:
     """Return what `pages` does of a file; [0] where it cannot be read, since that is found out when it is decoded."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return pages(stream)
     except OSError:
         return [0]

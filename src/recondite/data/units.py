@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from recondite.data.datasets import ImageSet
 from recondite.data.images import Floats
+from recondite.data.tables import rows_of_csv
 from recondite.errors import InputError
 
 COPIES, NONE, FOLDER, PREFIX = "copies", "none", "folder", "prefix"
@@ -247,7 +248,7 @@ def _is_table(by: str | Path) -> bool:
 def _table(path: Path) -> dict[str, str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return {row["id"]: row["group"] for row in csv.DictReader(file)}
+            return {row["id"]: row["group"] for row in rows_of_csv(file)}
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (KeyError, UnicodeDecodeError, csv.Error) as error:

@@ -36,8 +36,7 @@ def evaluate(
     shape = screen.detector.shape
     sets = [open_images(inliers, role="inliers", shape=shape), open_images(outliers, role="outliers", shape=shape)]
     if group is not None:
-        if group not in screen.calibrator.sizes:
-            raise InputError(f"no calibration for group {group!r}; there are: {sorted(map(str, screen.thresholds))}")
+        screen.calibrator.check_group(group)
         sets = [images.labelled(group) for images in sets]
     normal, outlying = (screen.predict(images, progress=progress) for images in sets)
     a, b = _valid_scores(normal, "inlier"), _valid_scores(outlying, "outlier")

@@ -24,7 +24,7 @@ from recondite.reports.reviewed import (
     read_reviewed,
 )
 from recondite.reports.words import made_from
-from recondite.screen.calibrate import check_extensible
+from recondite.screen.calibrate import check_extensible, check_groups_stay
 from recondite.screen.screen import Screen
 from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
@@ -103,6 +103,9 @@ def recalibrate(
         check_extensible(screen)
     chosen = different(reviewed, chosen)
     before = screen.facts.get("calibration", {})
+    if reviewed.groups is not None and not keep:
+        of_chosen = {reviewed.groups[index] for index in chosen}
+        check_groups_stay(screen, of_chosen, "label images of each group, or keep what calibrated before (--extend)")
     facts = {
         "from": "labelled verdicts",
         "sampled": reviewed.sampled,

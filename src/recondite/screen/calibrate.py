@@ -1,7 +1,7 @@
 """Calibration of a screen: scores of held-out normal images, and a probe that detects another arithmetic."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -72,6 +72,24 @@ def check_extensible(screen: ScreenLike) -> None:
         raise InputError(
             "the scores that calibrated this screen are not of its detector, or promise nothing: calibrate it anew, "
             "without keeping them (screen.recalibrated, or an update that learns)"
+        )
+
+
+def check_groups_stay(screen: ScreenLike, groups: Iterable[str], way_out: str) -> None:
+    """Raise InputError where a new calibration would leave out a group that the screen has, or is of none.
+
+    Args:
+        screen: that is calibrated anew.
+        groups: of the images that are to calibrate.
+        way_out: for whoever has no images of the others.
+    """
+    found, own = set(groups), set(screen.calibrator.groups or ())
+    if own and "" in found - own:
+        raise InputError(f"each group has a calibration of its own, and some images are of none of {sorted(own)}")
+    if own - found:
+        raise InputError(
+            f"no image of group {', '.join(map(repr, sorted(own - found)))} would calibrate, and those to come could "
+            f"not be judged: {way_out}"
         )
 
 

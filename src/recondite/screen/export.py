@@ -27,6 +27,7 @@ from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
 from recondite.torch_state import own_settings
 
+_LEAST_SPREAD = 2.0**-9
 TOLERANCE = 2.0**-11
 """The largest difference of a score, in interquartile ranges of the calibration scores, that a float32 export may make.
 
@@ -222,9 +223,12 @@ def raised(calibrator: Calibrator) -> Calibrator:
 
 
 def spread_of(calibrator: Calibrator) -> float:
-    """Return the interquartile range of calibration scores, by which rounding is measured."""
+    """Return the interquartile range of calibration scores, by which rounding is measured.
+
+    Where they hardly differ, rounding is that of their size, in float32.
+    """
     low, high = np.quantile(calibrator.scores, [0.25, 0.75])
-    return max(float(high - low), 1e-12)
+    return max(float(high - low), _LEAST_SPREAD * float(np.abs(calibrator.scores).max()), 1e-12)
 
 
 def runnable(

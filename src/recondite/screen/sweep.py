@@ -101,6 +101,7 @@ def sweep(
     if manifest is not None:
         check_manifest(manifest, (opened.entry(index)[0] for index in range(len(opened.ids))))
     if group is not None:
+        screen.calibrator.check_group(group)
         opened = opened.labelled(group)
     if maps is not None and not screen.detector.preprocessing.is_image:
         raise InputError("heat maps are of images; this screen takes vectors")

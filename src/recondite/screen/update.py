@@ -22,7 +22,7 @@ from recondite.graphs.exported import Exported
 from recondite.options import TrainingOptions, make_options, options_to_json
 from recondite.perturbations.defects import DEFECTS, defective
 from recondite.progress import counted
-from recondite.screen.calibrate import S, calibrated, check_extensible, map_scale
+from recondite.screen.calibrate import S, calibrated, check_extensible, check_groups_stay, map_scale
 from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer
 from recondite.screen.few_images import MOST_IMAGES, LeftOut, are_few, scores_left_out
 from recondite.screen.known import Known
@@ -148,6 +148,8 @@ def updated_screen(
             f"fewer: give more, a larger share, other images as evidence, or score='error' (--score error)"
         )
     groups = tuple(sets.calibration_labels) if screen.calibrator.groups is not None else None
+    if groups is not None:
+        check_groups_stay(screen, groups, "give new images of each group, or learn nothing (--only-calibrate)")
     to_be = Calibrator(np.zeros(len(sets.calibration) + (0 if kept is None else len(kept.scores))), groups)
     for group in to_be.sizes:
         try:
@@ -331,6 +333,7 @@ def _extended(
         _check_alike(screen, spooled, rows)
     old = screen.calibrator
     groups = None if old.groups is None else tuple(spooled.labels[row] for row in rows)
+    check_groups_stay(screen, {*(old.groups or ()), *(groups or ())}, "")
     chosen = spooled.rows(rows)
     found = calibrated(screen.detector, screen.evidence, screen.score, chosen, groups, screen.facts, progress)
     new = found["calibrator"]

@@ -71,6 +71,8 @@ def watch_folder(
         OutputError: the disk is full; what was judged is kept.
     """
     check_growing(output)
+    if group is not None:
+        screen.calibrator.check_group(group)
     if not folder.is_dir():
         raise InputError(f"expected a folder of this machine to watch; got {str(folder)!r}")
     check_outputs({"output": output}, {"sorted into": sort_into[1] if sort_into else None}, images=folder)
@@ -122,6 +124,8 @@ def watch_frames(
         OutputError: the disk is full; what was judged is kept.
     """
     check_growing(output)
+    if group is not None:
+        screen.calibrator.check_group(group)
     check_outputs({"output": output}, {"saved into": save[0] if save else None})
     check_masks(None, screen.detector.preprocessing.masked)
     stop = stopped or threading.Event()

@@ -193,6 +193,13 @@ class Calibrator(ShortRepr):
         labels = np.array(self.groups)
         return {str(name): np.sort(self.scores[labels == name]) for name in np.unique(labels)}
 
+    def check_group(self, group: str) -> None:
+        """Raise InputError where nothing is calibrated for a group, or there are no groups at all."""
+        if self.groups is None:
+            raise InputError(f"the calibration has no groups, and {group!r} names one: leave it out")
+        if group not in self.groups:
+            raise InputError(f"no calibration for group {group!r}; there are: {sorted(set(self.groups))}")
+
     def _scores_of(self, group: str | None) -> NDArray[np.float64]:
         groups = self._ascending
         if group not in groups:

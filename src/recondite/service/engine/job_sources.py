@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
 from recondite.data.datasets import open_images
-from recondite.data.files import local_path
+from recondite.data.files import local_path, open_regular
 from recondite.data.formats import is_image_name
 from recondite.data.items import Deferred, Unreadable
 from recondite.data.listing import unique_names
@@ -196,7 +196,7 @@ class _Place:
             raise InputError("files with several pages are judged one page at a time: send them page by page")
         if not any(_is_below(str(source), one) for one in self._allowed):
             raise InputError("it is a link to a place that the service may not read")
-        with source.open("rb") as stream:
+        with open_regular(source) as stream:
             content = stream.read(most + 1)
         if len(content) > most:
             raise InputError(f"the file has more than {most:,} bytes")
