@@ -403,3 +403,21 @@ def test_older_rules_stand_beside_the_conformal_one():
 def test_scores_that_were_left_out_in_turn_count_half_in_an_interval():
     half = [beta.ppf(end, 0.5 * 5, 0.5 * 95) for end in (0.025, 0.975)]
     assert Calibrator(np.arange(99.0)).interval(0.05, in_turn=True) == pytest.approx(half)
+
+
+def test_the_number_of_images_that_is_named_suffices_by_simulated_bounds_too():
+    for alpha, confidence in ((0.1, 0.9), (0.05, 0.95)):
+        needed = smallest_calibration_set(alpha, confidence, "monte-carlo")
+        assert needed > smallest_calibration_set(alpha, confidence, "exact")
+        Calibrator(np.arange(needed, dtype=float)).threshold(alpha, confidence, "monte-carlo")
+        with pytest.raises(InputError, match=f"needs at least {needed} calibration images"):
+            Calibrator(np.arange(needed - 1, dtype=float)).threshold(alpha, confidence, "monte-carlo")
+
+
+def test_a_group_is_one_of_the_calibration():
+    with pytest.raises(InputError, match="has no groups, and 'left' names one"):
+        Calibrator(np.arange(9.0)).check_group("left")
+    grouped = Calibrator(np.arange(9.0), ("left",) * 9)
+    grouped.check_group("left")
+    with pytest.raises(InputError, match="no calibration for group 'right'"):
+        grouped.check_group("right")

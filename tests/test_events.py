@@ -74,3 +74,11 @@ def test_a_score_must_be_a_number():
 def test_another_store_adds_its_reader(monkeypatch):
     monkeypatch.setitem(READERS, "memory", lambda address: iter([{"id": address}]))
     assert list(read_events("memory://x")) == [{"id": "memory://x"}]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_tables_that_a_spreadsheet_saved_are_read(tmp_path, mark):
+    path = tmp_path / "events.csv"
+    text = mark.join(["id", "label"]) + "\r\n" + mark.join(['"a;b,c"', "inlier"]) + "\r\n"
+    path.write_text(text, encoding="utf-8-sig", newline="")
+    assert list(read_events(path)) == [{"id": "a;b,c", "label": "inlier"}]

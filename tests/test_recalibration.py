@@ -399,3 +399,49 @@ def test_a_calibration_counts_what_was_learnt_from_and_takes_the_place_of_the_on
     unknown = replace(screen, known=None).recalibrated(new, group_by="none")
     assert unknown.known is None
     assert unknown.facts["calibration"]["known"] == 0
+
+
+def test_scores_that_promise_nothing_or_are_of_other_detectors_are_not_kept(screen, digits, tmp_path):
+    events = table(tmp_path / "events.csv", screen, digits[1400:1500], ["inlier"] * 100)
+    for fact in ({"no_promise": ["it was forced"]}, {"left_out_in_parts": 10}):
+        doubtful = replace(screen, facts={**screen.facts, "calibration": {**screen.facts["calibration"], **fact}})
+        with pytest.raises(InputError, match="calibrate it anew, without keeping them"):
+            recalibrate(doubtful, events, keep=True)
+        assert not {*fact} & {
+            name for name, value in recalibrate(doubtful, events).after.facts["calibration"].items() if value
+        }
+
+
+def test_what_was_left_out_as_suspect_is_still_told_where_scores_are_kept(screen, digits, tmp_path):
+    events = table(tmp_path / "events.csv", screen, digits[1400:1500], ["inlier"] * 100)
+    left_out = {**screen.facts["calibration"], "left_out_as_suspect": {"": 9}}
+    trimmed = replace(screen, facts={**screen.facts, "calibration": left_out})
+    kept = recalibrate(trimmed, events, keep=True).after
+    assert "9 calibration images" in promise(kept)
+    assert kept.facts["calibration"]["images"] == len(kept.calibrator.scores)
+    assert "left_out_as_suspect" not in recalibrate(trimmed, events).after.facts["calibration"]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_image_that_calibrates_is_known_and_counts_once(digits, tmp_path, keep):
+    screen = recondite.fit(digits[:300], detector="pca", latent_size=8, score="error", alpha=0.1)
+    learnt = screen.known.learnt_alone().same(read_all(open_images(digits[:300]), screen.detector.preprocessing))
+    images = np.concatenate([digits[:300][~learnt], digits[1400:1500]])
+    events = table(tmp_path / "events.csv", screen, images, ["inlier"] * len(images))
+    after = recalibrate(screen, events, images=images, keep=keep).after
+    scores = after.calibrator.scores
+    assert len(set(scores.tolist())) == len(scores) > 100
+    with pytest.raises(InputError, match="knows all of these"):
+        after.update(digits[1400:1500], only_calibrate=True)
+
+
+def test_a_group_is_not_left_without_calibration(digits, folder, tmp_path):
+    grouped = recondite.fit(digits[40:340], detector="pca", latent_size=8).recalibrated(folder, by_folder=True)
+    odd = open_images(folder / "odd").labelled("odd")
+    verdicts = [
+        {**row, "label": "inlier", "sampled": 1.0, "group": "odd"} for row in grouped.predict(odd).records(True)
+    ]
+    write_table(tmp_path / "events.csv", verdicts)
+    with pytest.raises(InputError, match="no image of group 'even' would calibrate"):
+        recalibrate(grouped, tmp_path / "events.csv", group="odd")
+    assert recalibrate(grouped, tmp_path / "events.csv", group="odd", keep=True).after.calibrator.sizes["even"] == 20

@@ -9,6 +9,7 @@ import time
 import zlib
 from queue import Queue
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ import recondite
 pytest.importorskip("fastapi")
 
 from recondite.cli import main
+from recondite.reports.recalibration import recalibrate
 from recondite.screen.guard_file import save_guard
 from recondite.service.log import JsonLines, Later
 from recondite.service.routes.middleware import Tokens
@@ -526,3 +528,39 @@ def test_a_log_that_nobody_reads_stops_nobody():
         log.handle(record)
     assert [waiting.get_nowait(), waiting.get_nowait()] == records[:2]
     assert waiting.empty()
+
+
+def test_a_table_of_labelled_events_sets_the_threshold_anew(screens, tmp_path, digit_files):
+    """As downloaded; of a screen that judges by evidence, whose statistics must all be there."""
+    screen = screens("pca")
+    screen.save(tmp_path / "digits")
+    with in_process(tmp_path / "digits", tmp_path) as client:
+        rows = client.post(PREDICT, json=as_json(digit_files[:60])).json()["verdicts"]
+        for row in rows:
+            client.post(f"/v1/events/{row['event']}/labels", json={"label": "inlier"}).raise_for_status()
+        (tmp_path / "events.csv").write_text(client.get("/v1/events.csv?screen=digits").text)
+    found = recalibrate(screen, tmp_path / "events.csv", force=True).after
+    assert set(found.calibrator.scores.tolist()) == {row["instance_score"] for row in rows}
+    assert found.observations.keys() == screen.observations.keys()
+
+
+def test_a_form_that_was_cut_off_or_says_more_is_refused(client, digit_files):
+    form = httpx.Request("POST", "http://x", files=[("a", (f"{n}.png", digit_files[n])) for n in range(2)])
+    content = form.read()
+    headers = {"content-type": form.headers["content-type"]}
+    assert len(client.post(PREDICT, content=content, headers=headers).json()["verdicts"]) == 2
+    cut = client.post(PREDICT, content=content[:-8], headers=headers)
+    assert "before its closing boundary" in problem(cut, 422, "unusable")
+    more = client.post(PREDICT, files={"a": ("a.png", digit_files[0])}, data={"alpha": "0.2"})
+    assert "a field 'alpha'" in problem(more, 422, "unusable")
+    more = client.post(PREDICT, json={**as_json(digit_files[:1]), "alpha": 0.2})
+    assert "alpha: Extra inputs" in problem(more, 422, "unusable")
+
+
+def test_the_smallest_alpha_is_one_that_can_be_asked_for(screens, tmp_path, digit_files):
+    screens("pca").with_alpha(0.1, confidence=0.9).save(tmp_path / "digits")
+    with in_process(tmp_path / "digits", tmp_path) as client:
+        least = client.get("/v1/screens/digits").json()["smallest_alpha"]
+        assert client.post(PREDICT, params={"alpha": least}, content=digit_files[0], headers=PNG).status_code == 200
+        less = client.post(PREDICT, params={"alpha": 0.9 * least}, content=digit_files[0], headers=PNG)
+        assert less.status_code == 422

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,8 @@ from recondite.service.engine import fitting
 from recondite.service.engine.drafts import Drafts
 from recondite.service.engine.folders import is_collection
 from recondite.service.engine.publishing import make_default, publish
+from recondite.service.page.drafts import add_drafts
+from recondite.service.page.pictures import Uploads
 from recondite.service.settings import Limits, Settings
 from recondite.service.start import NEW_SCREENS, screens_of
 
@@ -149,3 +152,58 @@ def test_nobody_makes_screens_where_others_may_ask_unless_allowed(digit_screen, 
     ):
         assert main(["serve", str(digit_screen), *flags]) == 0
         assert (seen[-1].new_screens, seen[-1].collection is not None) == (allowed, allowed), flags
+
+
+def test_nothing_is_fitted_while_images_come(tmp_path, digits):
+    drafts = Drafts(tmp_path, Limits(), most_bytes=1 << 20)
+    names = [f"{place}.png" for place in range(3)]
+
+    async def together():
+        draft = drafts.begin()
+        await drafts.add(draft, "first.png", png(digits[9]))
+
+        def read(index, _most):
+            assert draft.coming
+            return png(digits[index])
+
+        coming = asyncio.create_task(drafts.add_all(draft, SimpleNamespace(names=names, read=read)))
+        await asyncio.sleep(0)
+        with pytest.raises(ReconditeError, match="images are still coming"):
+            await drafts.fit(draft, None, False)
+        await coming
+        return draft
+
+    draft = asyncio.run(together())
+    assert (len(draft.images), draft.coming, draft.state) == (4, 0, "collecting")
+
+
+def test_a_draft_is_published_once_however_often_it_is_asked_for(screens, tmp_path):
+    with in_process([], tmp_path, collection=tmp_path / "screens", new_screens=True) as client:
+        add_drafts(client.app, Uploads())
+        drafts = client.app.state.service.drafts
+        draft = drafts.begin()
+        screens("pca").save(draft.screen)
+        draft.state = "fitted"
+        with ThreadPoolExecutor(4) as pool:
+            address = f"/page/drafts/{draft.id}/publish"
+            answers = list(pool.map(lambda _: client.post(address, json={"screen": "digits"}), range(4)))
+        assert sorted(answer.status_code for answer in answers) == [200, 404, 404, 404]
+        assert client.get("/v1/screens/digits").json()["versions"] == ["1"]
+
+
+def test_a_version_that_was_renamed_has_its_new_name(digit_screen, tmp_path):
+    folder = tmp_path / "screens" / "digits"
+    shutil.copytree(digit_screen, folder / "2.partial")
+    (folder / "3").mkdir()
+    (folder / "3" / "manifest.json").write_text("no JSON")
+    with in_process([], tmp_path, collection=tmp_path / "screens") as client:
+
+        def look():
+            client.post("/v1/reload").raise_for_status()
+            return client.get("/v1/screens/digits").json()["versions"], client.app.state.service.shelf.failures
+
+        assert look()[0] == ["2.partial"]
+        assert list(look()[1]) == [str(folder / "3")]
+        (folder / "2.partial").rename(folder / "2")
+        shutil.rmtree(folder / "3")
+        assert look() == (["2"], {})

@@ -303,3 +303,15 @@ def test_requests_pass_between_the_images_of_a_job(client, digit_files, files):
     asking.join()
     assert [answer.status_code for answer in answers] == [200] * 5
     assert finished(client, job)["judged"] == 400
+
+
+def test_an_archive_and_a_place_are_not_both_taken_and_a_place_has_no_nul(digit_screen, folder, tmp_path):
+    settings = {"jobs": tmp_path / "jobs", "job_places": [str(folder)]}
+    with in_process(digit_screen, tmp_path, **settings) as client:
+        both = client.post("/v1/jobs", params={"screen": "digits", "place": str(folder)}, content=b"PK")
+        assert both.status_code == 422
+        assert "got both" in both.json()["error"]["message"]
+        nul = client.post("/v1/jobs", params={"screen": "digits", "place": f"{folder}\0/x"})
+        assert nul.status_code == 422
+        assert "NUL" in nul.json()["error"]["message"]
+        assert client.get("/v1/jobs").json() == []

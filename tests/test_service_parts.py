@@ -408,3 +408,33 @@ def test_the_nearest_good_images_begin_with_the_image_itself(screens):
     assert found[0] == png_url(png(colours(small)))
     assert len(set(found)) == 4
     assert nearest_good(screen, np.zeros((1, 4, 4), np.float32)) == []
+
+
+def test_a_version_that_was_replaced_is_watched_anew(screen, digits):
+    watch = DriftWatch(Counters(), None, 0.01)
+    verdicts = screen.predict(digits[1300:1400])
+    for judge in (screen, screen.with_alpha(0.2)):
+        watch.judged("digits", "1", judge, verdicts, [""] * 100)
+    watch.settle()
+    assert watch.state("digits", "1", screen)[0].seen == 200
+    other = screen.recalibrated(digits[1400:1600])
+    watch.judged("digits", "1", other, other.predict(digits[1300:1340]), [""] * 40)
+    watch.settle()
+    expected = Monitor(other)
+    expected.update(other.predict(digits[1300:1340]))
+    assert watch.state("digits", "1", other)[0].state() == expected.state()
+    watch.close()
+
+
+def test_as_many_images_after_a_new_beginning_as_before_it_are_kept(screen, digits, tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'events.db'}")
+    verdicts = screen.predict(digits[1300:1320])
+    watch = DriftWatch(Counters(), None, 0.01, store)
+    watch.judged("digits", "1", screen, verdicts, [""] * 20)
+    watch.settle()
+    watch._keep_all()
+    watch.begin_anew("digits", "1", screen)
+    watch.judged("digits", "1", screen, verdicts, [""] * 20)
+    watch.close()
+    assert DriftWatch(Counters(), None, 0.01, store).state("digits", "1", screen)[0].seen == 20
+    store.close()

@@ -1,5 +1,7 @@
 """A screen far from its images says so."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -166,3 +168,16 @@ def test_frames_are_told_when_they_are_learnt_from(tmp_path, digits):
     with pytest.warns(ReconditeWarning, match="19 of 20 images looked at are animated"):
         screen = recondite.fit(tmp_path, **FIT)
     assert any("animated" in remark for remark in screen.facts["remarks"])
+
+
+def test_a_pipe_among_the_images_is_a_row_and_stops_nothing(tiles, tmp_path):
+    os.mkfifo(tiles / "a.png")
+    os.mkfifo(tiles / "b.tif")
+    verdicts = recondite.load("digits").predict(tiles)
+    errors = dict(zip(verdicts.ids, verdicts.errors, strict=True))
+    for name in ("a.png", "b.tif"):
+        assert "no regular file" in errors[name]
+    found = recondite.audit(tiles, tmp_path / "audit")
+    assert found.counts()["unreadable"] == 2
+    screen = recondite.fit(tiles, detector="pca", image_size=8, latent_size=4, alpha=0.2)
+    assert screen.facts["unreadable"]["count"] == 2

@@ -592,3 +592,18 @@ def test_too_few_images_to_calibrate_are_told_before_anything_is_learnt(digits):
     with pytest.raises(InputError, match=r"got 8: .*In all there are 100 images"):
         screen.update(digits[300:400], calibration=digits[400:408], **given)  # .1 needs nine
     assert len(screen.update(digits[300:400], calibration=digits[400:409], **given).calibrator.scores) == 9
+
+
+def test_a_group_keeps_its_calibration_or_the_update_is_refused():
+    images = scenes(160, seed=2)
+    pairs = open_images(images)
+    labelled = replace(pairs, labels=["left", "right"] * 80)
+    before = recondite.fit(labelled.select(range(120)), by_folder=True, alpha=0.2, **PCA)
+    new = labelled.select(range(120, 160))
+    left = replace(new, labels=["left"] * 40)
+    with pytest.raises(InputError, match="no image of group 'right' would calibrate"):
+        before.update(left, sampled=True)
+    for flags in ({}, {"only_calibrate": True}):
+        with pytest.raises(InputError, match=r"some images are of none of \['left', 'right'\]"):
+            before.update(replace(new, labels=["left", ""] * 20), sampled=True, **flags)
+    assert set(before.update(left, sampled=True, only_calibrate=True).calibrator.sizes) == {"left", "right"}

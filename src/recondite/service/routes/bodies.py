@@ -105,6 +105,8 @@ async def _of_form(request: Request, body: bytes, limits: Limits) -> list[Sent]:
     async def chunks() -> AsyncGenerator[bytes, None]:
         yield body
 
+    if not _is_whole(request, body):
+        raise InputError("expected a form with images: it ends before its closing boundary, so its last part is lost")
     parser = MultiPartParser(request.headers, chunks(), max_files=limits.images, max_fields=limits.images)
     try:
         form = await parser.parse()
@@ -120,10 +122,6 @@ async def _of_form(request: Request, body: bytes, limits: Limits) -> list[Sent]:
         if said:
             raise InputError(
                 f"expected a form of image files alone; got a field {said[0][:100]!r}: say it in the address"
-            )
-        if not _is_whole(request, body):
-            raise InputError(
-                "expected a form with images: it ends before its closing boundary, so its last part is lost"
             )
         if not files:
             raise InputError("expected a form with image files; got none")
