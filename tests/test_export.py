@@ -409,7 +409,10 @@ def test_calibration_scores_are_raised_by_the_tolerance_in_units_of_their_quarti
     raised = export.raised(Calibrator(np.array([0.0, 1, 2, 3, 4]), ("a", "b", "a", "b", "a")))
     np.testing.assert_allclose(raised.scores, np.arange(5) + 2 * export.TOLERANCE, rtol=1e-12)
     assert raised.groups == ("a", "b", "a", "b", "a")
-    assert export.spread_of(scored(3, 3, 3)) == 1e-12
+    assert export.spread_of(scored(0, 0, 0)) == 1e-12
+    # Where scores hardly differ, float32 rounds them by more than a share of their spread.
+    alike = scored(1e4, 1e4, 1e4)
+    assert (export.raised(alike).scores > np.nextafter(np.float32(1e4), np.float32(np.inf))).all()
 
 
 def test_arrays_agree_up_to_the_tolerance_itself():

@@ -393,3 +393,11 @@ def test_a_layer_is_looked_at_where_there_are_images_to_compare_with(screen, cla
     assert ["features" in parts for parts, _ in asked] == [False] * 3 + [True, False]
     assert [needed for _, needed in asked] == [None] * 4 + [needed_of(screen, 1.0)]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("share", [0.92, 0.58, 0.83])
+def test_what_is_left_for_the_screen_is_what_was_written(screen, classifier, data, share):
+    """1 - .92 is a little less than .08 in floats, and no alpha below 1 / (n + 1) can be had."""
+    assert 1 - share != round(1 - share, 2)
+    guard = screen.guard(classifier, LABELS, calibration=data["calibration"], confidence_share=share)
+    assert guard.shares["screen"] == round(1 - share, 2)

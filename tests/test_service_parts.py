@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from service import png
+from service import in_process, png
 
 import recondite
+from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
 from recondite.screen.monitor import Monitor, Moved
 
@@ -438,3 +439,20 @@ def test_as_many_images_after_a_new_beginning_as_before_it_are_kept(screen, digi
     watch.close()
     assert DriftWatch(Counters(), None, 0.01, store).state("digits", "1", screen)[0].seen == 20
     store.close()
+
+
+def test_an_event_that_no_calibration_judged_says_why(screen, digits, tmp_path):
+    pytest.importorskip("nicegui")
+    from recondite.service.page.pictures import Uploads, add_pictures
+
+    grouped = screen.with_alpha(0.1).recalibrated(open_images(digits[1400:1500]).labelled("left"), by_folder=True)
+    grouped.save(tmp_path / "digits")
+    with in_process(tmp_path / "digits", tmp_path) as client:
+        add_pictures(client.app, Uploads())
+        sent = {"content": png(digits[0]), "headers": {"content-type": "image/png"}}
+        (row,) = client.post("/v1/screens/digits/predict", **sent).json()["verdicts"]
+        assert row["verdict"] == "invalid"
+        assert row["instance_score"] > 0
+        facts = client.get(f"/page/events/{row['event']}/facts")
+        assert facts.status_code == 200
+        assert "no calibration for group" in facts.text
