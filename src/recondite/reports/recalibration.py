@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import ImageSet, open_images
 from recondite.errors import InputError
+from recondite.graphs.exported import Exported
 from recondite.reports.figures import plot_scores
 from recondite.reports.page import TablePage
 from recondite.reports.reviewed import (
@@ -119,10 +120,11 @@ def recalibrate(
         after = _by_table(screen, reviewed, chosen, keep)
     else:
         found = _found(screen, images, reviewed, chosen)
-        if keep:
+        if keep and not isinstance(screen.detector, Exported):
             after = screen.update(found, only_calibrate=True, sampled=True)
         else:
             after = screen.recalibrated(found, by_folder=reviewed.groups is not None)
+            after = _with_kept(screen, after) if keep else after
     facts["images"] = len(after.calibrator.scores)
     after = replace(after, facts={**screen.facts, "calibration": facts})
     return Recalibration(screen, after, reviewed, _table(screen, after, reviewed))
@@ -155,13 +157,21 @@ def _by_table(screen: Screen, reviewed: Reviewed, chosen: NDArray[np.intp], keep
     """Return the screen calibrated on scores of the table, which says nothing of the highest places of maps."""
     values, observations = reviewed.scores.instance_score[chosen], _observations(screen, reviewed.scores, chosen)
     groups = None if reviewed.groups is None else tuple(reviewed.groups[index] for index in chosen)
-    if keep:
-        known = set(_entries(screen.calibrator.scores, screen.calibrator.groups))
-        new = np.flatnonzero([one not in known for one in _entries(values, groups)])
-        values = np.concatenate([screen.calibrator.scores, values[new]])
-        observations = {name: np.concatenate([screen.observations[name], v[new]]) for name, v in observations.items()}
-        groups = None if groups is None else (*(screen.calibrator.groups or ()), *(groups[index] for index in new))
-    return replace(screen, calibrator=Calibrator(values, groups), observations=observations, peaks=None)
+    alone = replace(screen, calibrator=Calibrator(values, groups), observations=observations, peaks=None)
+    return _with_kept(screen, alone) if keep else alone
+
+
+def _with_kept(before: Screen, after: Screen) -> Screen:
+    """Return a screen that is calibrated on what calibrated before too; equal scores are of equal images."""
+    old, new = before.calibrator, after.calibrator
+    known = set(_entries(old.scores, old.groups))
+    rows = np.flatnonzero([one not in known for one in _entries(new.scores, new.groups)])
+    groups = None if new.groups is None else (*(old.groups or ()), *(new.groups[row] for row in rows))
+    observations = {
+        name: np.concatenate([before.observations[name], values[rows]]) for name, values in after.observations.items()
+    }
+    scores = np.concatenate([old.scores, new.scores[rows]])
+    return replace(after, calibrator=Calibrator(scores, groups), observations=observations, peaks=None)
 
 
 def _entries(scores: NDArray[np.float64], groups: tuple[str, ...] | None) -> Iterator[tuple[float, str]]:

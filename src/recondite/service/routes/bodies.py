@@ -134,7 +134,8 @@ def _is_whole(request: Request, body: bytes) -> bool:
     """Return whether a form has its closing boundary; the parser leaves out a last part that is cut off."""
     header = Message()
     header["content-type"] = request.headers["content-type"]
-    return f"--{header.get_param('boundary')}--".encode("latin-1") in body
+    boundary = header.get_param("boundary")
+    return not boundary or f"--{boundary}--".encode("latin-1", "replace") in body
 
 
 def _of_json(body: bytes) -> list[Sent]:
