@@ -622,3 +622,11 @@ def test_paths_of_regions_are_like_those_of_images(tmp_path, monkeypatch):
         np.testing.assert_array_equal(open_region(ignore=path).at(8, 8), ~expected)
     for path in ("~/masks", (tmp_path / "masks").as_uri()):
         assert open_region(path).folder == tmp_path / "masks"
+
+
+def test_a_mask_that_is_transparent_all_over_holds_nothing():
+    with pytest.raises(InputError, match="nothing is inside of the mask: it is black or transparent all over"):
+        read_mask(Image.new("RGBA", (8, 8), (255, 255, 255, 0)))
+    half = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    half.paste((255, 255, 255, 255), (0, 0, 4, 8))
+    assert read_mask(half).sum() == 32

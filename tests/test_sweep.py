@@ -1,6 +1,7 @@
 import csv
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,14 @@ import pytest
 from PIL import Image
 
 import recondite
+from recondite.cluster.sweep import cluster_sweep
 from recondite.data.datasets import ImageSet
 from recondite.detectors import Detector
 from recondite.errors import InputError
+from recondite.reports.evaluation import evaluate
 from recondite.screen.screen import Screen
 from recondite.screen.sweep import _LONGEST_PATH, _map_name, journalled, sweep
+from recondite.screen.watch import watch_folder
 
 
 def rows_of(path):
@@ -217,3 +221,27 @@ def test_defaults():
     for function in (sweep, journalled):
         own = inspect.signature(function).parameters
         assert own["statistics"].default is own["progress"].default is False
+
+
+def test_a_group_is_named_only_where_there_are_groups(screens, folder, tmp_path):
+    grouped = replace(screens("pca"), known=None).with_alpha(0.2).recalibrated(folder, by_folder=True)
+    for screen, group, said in (
+        (screens("pca"), "odd", "has no groups, and 'odd' names one"),
+        (grouped, "middle", r"no calibration for group 'middle'; there are: \['even', 'odd'\]"),
+    ):
+        with pytest.raises(InputError, match=said):
+            sweep(screen, folder, tmp_path / "out.csv", group=group)
+        with pytest.raises(InputError, match=said):
+            next(watch_folder(screen, folder, tmp_path / "rows.csv", group=group))
+        with pytest.raises(InputError, match=said):
+            cluster_sweep(screen, folder, tmp_path / "parts.csv", group=group)
+    assert not list(tmp_path.glob("*.csv"))
+    sweep(grouped, folder, tmp_path / "out.csv", group="odd")
+
+
+def test_images_of_no_group_are_not_called_unreadable(screens, digits, folder):
+    grouped = replace(screens("pca"), known=None).with_alpha(0.2).recalibrated(folder, by_folder=True)
+    with pytest.raises(
+        InputError, match=r"not one outlier image could be judged; the first: .*no calibration for group"
+    ):
+        evaluate(grouped, folder, digits[:9])

@@ -75,18 +75,18 @@ def check_extensible(screen: ScreenLike) -> None:
         )
 
 
-def check_groups_stay(screen: ScreenLike, groups: Iterable[str], way_out: str) -> None:
+def check_groups_stay(screen: ScreenLike, groups: Iterable[str], way_out: str | None) -> None:
     """Raise InputError where a new calibration would leave out a group that the screen has, or is of none.
 
     Args:
         screen: that is calibrated anew.
         groups: of the images that are to calibrate.
-        way_out: for whoever has no images of the others.
+        way_out: for whoever has no images of the others; None where these stay calibrated as they are.
     """
     found, own = set(groups), set(screen.calibrator.groups or ())
     if own and "" in found - own:
         raise InputError(f"each group has a calibration of its own, and some images are of none of {sorted(own)}")
-    if own - found:
+    if own - found and way_out is not None:
         raise InputError(
             f"no image of group {', '.join(map(repr, sorted(own - found)))} would calibrate, and those to come could "
             f"not be judged: {way_out}"

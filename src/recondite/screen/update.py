@@ -333,7 +333,7 @@ def _extended(
         _check_alike(screen, spooled, rows)
     old = screen.calibrator
     groups = None if old.groups is None else tuple(spooled.labels[row] for row in rows)
-    check_groups_stay(screen, {*(old.groups or ()), *(groups or ())}, "")
+    check_groups_stay(screen, groups or (), None)
     chosen = spooled.rows(rows)
     found = calibrated(screen.detector, screen.evidence, screen.score, chosen, groups, screen.facts, progress)
     new = found["calibrator"]
