@@ -65,6 +65,18 @@ def test_the_command(screens, inspected, tmp_path, capsys):
     assert main([*command, "--truth", str(folder / "elsewhere")]) == 2
 
 
+def test_a_missing_mask_is_told_before_any_image_is_judged(screens, inspected, tmp_path, capsys, monkeypatch):
+    folder, _, _ = inspected
+    screens("pca").save(tmp_path / "screen")
+    command = ["evaluate", str(tmp_path / "screen"), str(folder), str(folder), "--truth"]
+    monkeypatch.setattr("recondite.screen.screen.Screen.predict", lambda *_, **__: pytest.fail("judged"))
+    assert main([*command, str(folder / "elsewhere")]) == 2
+    assert "expected a folder of masks" in capsys.readouterr().err
+    (folder / "ground_truth" / "scratch" / "029_mask.png").unlink()
+    assert main([*command, str(folder / "ground_truth")]) == 2
+    assert "no mask for test/scratch/029.png" in capsys.readouterr().err
+
+
 @pytest.fixture
 def found_and_known():
     """Maps of 60 images, rounded so that scores tie, 40 of them with one or two defects."""

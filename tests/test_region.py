@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import unicodedata
 
 import numpy as np
@@ -26,6 +27,7 @@ from recondite.data.truth import mask_of_defect, masks_beside
 from recondite.detectors.inside import Inside
 from recondite.reports.explanation import draw
 from recondite.screen.saved import KIND, SCHEMA
+from recondite.statistics.metrics import auroc
 
 REGION = np.zeros((8, 8), dtype=bool)
 REGION[1:6, 2:8] = True
@@ -521,6 +523,36 @@ def test_each_image_is_judged_by_its_own_mask_alone(masked, mask_folder, digits,
     table = tmp_path / "verdicts.csv"
     assert main(["predict", str(tmp_path / "screen"), str(root), "-o", str(table), "--region", str(masks)]) == 0
     assert scores_of(table) == verdicts.instance_score.tolist()
+
+
+def test_it_is_evaluated_and_shown_with_the_masks_that_it_judges_with(masked, mask_folder, digits, tmp_path, capsys):
+    root, masks = mask_folder
+    normal, odd, truth = tmp_path / "normal", tmp_path / "odd" / "stain", tmp_path / "truth" / "stain"
+    for folder in (normal, odd, truth, tmp_path / "masks" / "stain"):
+        folder.mkdir(parents=True)
+    for index in range(40):
+        shutil.copy(root / f"{index:03d}.png", normal)
+        image, defect = digits[index].copy(), np.zeros((8, 8), np.uint8)
+        image[3:5, 3:5], defect[3:5, 3:5] = 255 - image[3:5, 3:5], 255
+        Image.fromarray(image).save(odd / f"{index:03d}.png")
+        Image.fromarray(defect).save(truth / f"{index:03d}.png")
+        for of_normal in (tmp_path / "masks", tmp_path / "masks" / "stain"):
+            shutil.copy(masks / f"{index:03d}.bmp", of_normal)
+    masked.save(tmp_path / "screen")
+    screen, table = str(tmp_path / "screen"), tmp_path / "measures.csv"
+    command = ["evaluate", screen, str(normal), str(odd.parent), "--truth", str(truth.parent), "-o", str(table)]
+    assert main(command) == 2
+    assert "one mask per image: give region=" in capsys.readouterr().err
+    assert main([*command, "--region", str(tmp_path / "masks")]) == 0
+    with table.open(encoding="utf-8") as file:
+        measures = {row["measure"]: row["value"] for row in csv.DictReader(file)}
+    scores = [masked.predict(one, region=tmp_path / "masks") for one in (normal, odd.parent)]
+    assert measures["AUROC"] == f"{auroc(scores[0].instance_score, scores[1].instance_score):.4f}"
+    assert float(measures["pixel AUROC"]) > 0.7
+    shown = ["show", screen, str(normal / "003.png"), "-o", str(tmp_path / "shown" / "one.png")]
+    assert main(shown) == 2
+    assert main([*shown, "--region", str(masks)]) == 0
+    assert f"its score {scores[0].instance_score[3]:.4g} is" in capsys.readouterr().out
 
 
 def test_an_update_takes_one_mask_per_image(masked, digits, tmp_path):

@@ -194,6 +194,7 @@ def evaluate(
     outliers: str,
     *,
     truth: Path | None = None,
+    region: Path | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     score: Score = None,
     alpha: Alpha = None,
@@ -213,6 +214,8 @@ def evaluate(
         Images that do not belong (of an MVTec-style folder: the rest of test).
     truth
         Folder of masks (of an MVTec-style folder: ground_truth), to measure how well defects are located.
+    region
+        Folder with one mask per image, for a screen that was fitted with one.
     output
         Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output.
     device
@@ -228,13 +231,16 @@ def evaluate(
     judge = load_screen(screen, alpha, confidence, device, score, others=[inliers, outliers])
     for source in (inliers, outliers):
         check_source(source)
+    from recondite.data.datasets import open_images
+    from recondite.data.truth import check_truth
     from recondite.reports.evaluation import evaluate as measure
+    from recondite.reports.evaluation import localisation
 
-    rows = measure(judge, inliers, outliers, group=group, progress=True)
     if truth is not None:
-        from recondite.reports.evaluation import localisation
-
-        rows += localisation(judge, inliers, outliers, truth, progress=True)
+        check_truth(truth, open_images(outliers, role="outliers", shape=judge.detector.shape))
+    rows = measure(judge, inliers, outliers, region=region, group=group, progress=True)
+    if truth is not None:
+        rows += localisation(judge, inliers, outliers, truth, region=region, progress=True)
     if output is None or not is_stdout(output):
         print_table(
             [(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}"
@@ -243,7 +249,16 @@ def evaluate(
         write_table(output, rows)
 
 
-def show(screen: str, image: str, /, *, output: Output, group: str | None = None, device: str = "cpu") -> None:
+def show(
+    screen: str,
+    image: str,
+    /,
+    *,
+    output: Output,
+    region: Path | None = None,
+    group: str | None = None,
+    device: str = "cpu",
+) -> None:
     """Explain one image: draw it, its reconstruction and their difference, with the verdict in words.
 
     Parameters
@@ -254,6 +269,8 @@ def show(screen: str, image: str, /, *, output: Output, group: str | None = None
         An image file.
     output
         Picture to write: .png, .svg or .pdf; the first two not beside the image.
+    region
+        Folder with the image's mask, for a screen that was fitted with one mask per image.
     group
         Group whose calibration holds for it.
     device
@@ -268,7 +285,7 @@ def show(screen: str, image: str, /, *, output: Output, group: str | None = None
     check_source(image)
     from recondite.reports.explanation import draw, in_words
 
-    verdicts = draw(judge, image, output, group)
+    verdicts = draw(judge, image, output, group, region=region)
     print(in_words(judge, verdicts, group or ""))
     print(f"picture: {output}")
 

@@ -27,12 +27,19 @@ def mask_of_defect(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np
     Raises:
         InputError: there is none, or it is black.
     """
-    path = Path(name)
-    folder = truth / path.parent.name
-    existing = _found([folder], path.stem)
-    if existing is None:
-        raise InputError(f"there is no mask for {name}: expected {folder / path.stem}{_ENDS[0]}.png")
-    return _read(existing, sides)
+    return _read(_file(truth, name), sides)
+
+
+def check_truth(truth: Path, images: ImageSet) -> None:
+    """Check, before any image is looked at, that each has a mask in a folder of masks.
+
+    Raises:
+        InputError: there is no such folder, or no mask for one of the images.
+    """
+    if not truth.is_dir():
+        raise InputError(f"expected a folder of masks; got {str(truth)!r}")
+    for name in images.ids or ():
+        _file(truth, name)
 
 
 def masks_beside(images: ImageSet, sides: tuple[int, ...]) -> dict[str, NDArray[np.bool_]]:
@@ -51,6 +58,15 @@ def masks_beside(images: ImageSet, sides: tuple[int, ...]) -> dict[str, NDArray[
             if mask is not None:
                 found[name] = _read(mask, sides)
     return found
+
+
+def _file(truth: Path, name: str) -> Path:
+    path = Path(name)
+    folder = truth / path.parent.name
+    existing = _found([folder], path.stem)
+    if existing is None:
+        raise InputError(f"there is no mask for {name}: expected {folder / path.stem}{_ENDS[0]}.png")
+    return existing
 
 
 def _found(folders: Sequence[Path], stem: str) -> Path | None:

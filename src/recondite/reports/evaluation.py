@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.datasets import open_images, read_batches
-from recondite.data.truth import mask_of_defect
+from recondite.data.datasets import ImageSet, open_images, read_batches
+from recondite.data.layouts import Role
+from recondite.data.masks import check_masks
+from recondite.data.truth import check_truth, mask_of_defect
 from recondite.errors import InputError
 from recondite.progress import progress as show
 from recondite.screen.screen import Screen
@@ -18,7 +20,13 @@ from recondite.statistics.scores import Verdicts
 
 
 def evaluate(
-    screen: Screen, inliers: object, outliers: object, *, group: str | None = None, progress: bool = False
+    screen: Screen,
+    inliers: object,
+    outliers: object,
+    *,
+    region: object = None,
+    group: str | None = None,
+    progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Return rows of "measure", "value" (rounded text) and "note".
 
@@ -27,14 +35,14 @@ def evaluate(
     Args:
         screen: what is measured.
         inliers, outliers: anything that `open_images` opens, unseen in fitting and calibration.
+        region: folder with one mask per image of both, for a screen that was fitted with one; see `open_images`.
         group: which group's calibration holds for all of them, where there are groups and folders do not tell.
         progress: show progress on standard error.
 
     Raises:
         InputError: either holds no readable image.
     """
-    shape = screen.detector.shape
-    sets = [open_images(inliers, role="inliers", shape=shape), open_images(outliers, role="outliers", shape=shape)]
+    sets = list(_opened(screen, inliers, outliers, region).values())
     if group is not None:
         screen.calibrator.check_group(group)
         sets = [images.labelled(group) for images in sets]
@@ -94,6 +102,15 @@ def evaluate(
     return made
 
 
+def _opened(screen: Screen, inliers: object, outliers: object, region: object) -> dict[Role, ImageSet]:
+    preprocessing, opened = screen.detector.preprocessing, {}
+    sources: dict[Role, object] = {"inliers": inliers, "outliers": outliers}
+    for role, source in sources.items():
+        opened[role] = open_images(source, role=role, shape=preprocessing.shape, masks=region)
+        check_masks(opened[role].masks, preprocessing.masked)
+    return opened
+
+
 def rule_rows(screen: Screen, normal_scores: NDArray[np.float64]) -> list[dict[str, Any]]:
     """Return each threshold rule's "rule", "threshold" and "rate": the share of these normal scores that it flags."""
     return [
@@ -129,19 +146,19 @@ def _share(part: NDArray[np.float64], rest: NDArray[np.float64]) -> str:
 
 
 def localisation(
-    screen: Screen, inliers: object, outliers: object, truth: Path, *, progress: bool = False
+    screen: Screen, inliers: object, outliers: object, truth: Path, *, region: object = None, progress: bool = False
 ) -> list[dict[str, Any]]:
     """Return rows of "measure", "value" and "note": how well defects are located, over all readable images.
 
     See `localisation_measures` for the measures; "pixel F1" is that of the screen's threshold of single values.
 
     Args:
-        screen, inliers, outliers, truth, progress: as in `located_maps`.
+        screen, inliers, outliers, truth, region, progress: as in `located_maps`.
 
     Raises:
         InputError: as `located_maps`.
     """
-    maps, masks, left_out = located_maps(screen, inliers, outliers, truth, progress=progress)
+    maps, masks, left_out = located_maps(screen, inliers, outliers, truth, region=region, progress=progress)
     note = f"over {len(maps):,} images" + (f"; {left_out} unreadable ones left out" if left_out else "")
     return [
         {
@@ -154,7 +171,7 @@ def localisation(
 
 
 def located_maps(
-    screen: Screen, inliers: object, outliers: object, truth: Path, *, progress: bool = False
+    screen: Screen, inliers: object, outliers: object, truth: Path, *, region: object = None, progress: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
     """Return maps of scores and masks of defects (N, H, W) of all readable images, and how many are not readable.
 
@@ -166,6 +183,7 @@ def located_maps(
         outliers: a folder of images with defects, or an MVTec-style one.
         truth: the folder of their masks: for DEFECT/NAME.png a mask DEFECT/NAME_mask.png or DEFECT/NAME.png, not black
             on the defect. Masks are resized to the screen's images by their nearest pixel.
+        region: as in `evaluate`.
         progress: show progress on standard error.
 
     Raises:
@@ -176,8 +194,9 @@ def located_maps(
         raise InputError("this detector judges images as a whole: it has no maps to find defects with")
     shape = detector.shape
     maps, masks, left_out = [], [], 0
-    for source, role in ((inliers, "inliers"), (outliers, "outliers")):
-        opened = open_images(source, role=role, shape=shape)  # type: ignore[arg-type]
+    sets = _opened(screen, inliers, outliers, region)
+    check_truth(truth, sets["outliers"])
+    for role, opened in sets.items():
         with show(f"locating, {role}", opened.size, progress) as advance:
             for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):
                 scores = detector.score_batch(batch, feature_score=True).feature_score

@@ -8,6 +8,7 @@ import numpy as np
 
 from recondite.data.datasets import open_images, read_batches
 from recondite.data.files import atomic_file
+from recondite.data.masks import check_masks
 from recondite.data.outputs import check_picture
 from recondite.data.pictures import enlarged, image_grid
 from recondite.detectors import Detector
@@ -25,8 +26,17 @@ _NAMED = 4
 _RARE = 2.58  # one normal image in a hundred lies farther out, on either side
 
 
-def draw(screen: Screen, image: object, output: Path, group: str | None = None) -> Verdicts:
+def draw(
+    screen: Screen, image: object, output: Path, group: str | None = None, *, region: object = None
+) -> Verdicts:
     """Judge the one image of a source, draw it into a file, and return its verdict.
+
+    Args:
+        screen: the judge.
+        image: anything that `open_images` opens, with one image.
+        output: the picture: .png, .svg or .pdf.
+        group: which group's calibration holds for it; by default its folder tells.
+        region: folder with its mask, for a screen that was fitted with one mask per image.
 
     Raises:
         InputError: there are several, it cannot be read, the screen takes vectors, or the picture is not .png, .svg or
@@ -35,7 +45,8 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None) 
     check_picture(output)
     if not screen.detector.preprocessing.is_image:
         raise InputError("only images can be drawn; this screen takes vectors")
-    opened = open_images(image, shape=screen.detector.shape)
+    opened = open_images(image, shape=screen.detector.shape, masks=region)
+    check_masks(opened.masks, screen.detector.preprocessing.masked)
     if opened.size is not None and opened.size > 1:
         assert opened.ids is not None
         raise InputError(f"expected one image; there are {opened.size:,} in {image}: name one, such as {opened.ids[0]}")
