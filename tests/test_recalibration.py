@@ -225,6 +225,7 @@ def test_a_random_sample_of_images_as_before_is_taken_without_a_sign(normal, tmp
         ("flagged alone", "100.0% are flagged"),
         ("unflagged alone", "0.0% are flagged"),
         ("flagged skipped", "of the images skipped 100% are flagged"),
+        ("flagged left blank", "of the images without a label 41% are flagged"),
         ("the lowest", "0.0% are flagged|p-values are not uniform"),
         ("the lowest, with their share of flagged ones", "p-values are not uniform"),
     ],
@@ -239,6 +240,9 @@ def test_a_selection_by_scores_is_refused(what, said, screens, digits, tmp_path)
     labels, chosen = ["inlier"] * len(images), np.arange(len(images))
     if what == "flagged skipped":
         labels = ["skip" if one else "inlier" for one in flags]
+    elif what == "flagged left blank":
+        labels = ["" if one else "inlier" for one in flags]
+        labels[: len(labels) // 5] = [""] * (len(labels) // 5)
     elif what == "flagged alone":
         chosen = np.flatnonzero(flags)
     elif what == "unflagged alone":
@@ -283,6 +287,30 @@ def test_a_sample_for_review_may_have_changed_but_not_be_left_half_labelled(scre
     capsys.readouterr()
     assert main(["info", str(tmp_path / "other")]) == 0
     assert "Nothing is promised" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_was_looked_at_more_closely_counts_as_it_does_among_all(screens, digits, tmp_path):
+    """All flagged images are labelled, and a tenth of the others, as the column of probabilities says."""
+    shuffled = digits[np.random.default_rng(0).permutation(1400)]
+    screen = replace(screens("pca"), known=None).recalibrated(shuffled[:200], group_by="none")
+    images = shuffled[200:]
+    flags = screen.predict(images).is_outlier
+    drawn = np.flatnonzero(flags | (np.random.default_rng(1).random(len(flags)) < 0.1))
+    probability = np.where(flags[drawn], 1.0, 0.1)
+    verdicts = screen.predict(images[drawn]).records(statistics=True)
+    rows = [{**row, "label": "inlier", "sampled": p} for row, p in zip(verdicts, probability, strict=True)]
+    write_table(tmp_path / "events.csv", rows)
+    after = recalibrate(screen, tmp_path / "events.csv").after
+    low, high = after.false_alarm_interval
+    assert low < np.mean(after.predict(images).is_outlier) < high
+    facts = after.facts["calibration"]
+    kept = facts["images"] - int((~flags[drawn]).sum())
+    assert 0 < kept < 0.3 * flags.sum()
+    assert facts["left out, drawn more often"] == flags.sum() - kept
+    rows[3]["sampled"] = 1.5
+    write_table(tmp_path / "events.csv", rows)
+    with pytest.raises(InputError, match="expected a probability in sampled; got"):
+        recalibrate(screen, tmp_path / "events.csv")
 
 
 def test_copies_in_a_table_count_once(normal, tmp_path):

@@ -21,6 +21,7 @@ from recondite.reports.reviewed import (
     Unlabelled,
     different,
     doubts_about,
+    drawn_alike,
     flagged,
     read_reviewed,
 )
@@ -72,6 +73,8 @@ def recalibrate(
     among them that are normal all have high scores, and a threshold from them alone would flag hardly anything; where
     only the others were, it would flag far too many. So the inliers must score as the calibration images did, or be of
     a random sample: a table that `sample_for_review` drew, whose column "sampled" says so. Anything else is refused.
+    Where that column gives some images a higher probability than others, as where all flagged ones and a tenth of the
+    rest were looked at, a random share of these calibrates, so that all had the same; the promise then holds as ever.
     Equal scores are of equal images, which count once.
 
     Args:
@@ -102,6 +105,9 @@ def recalibrate(
         raise InputError(f"{doubts[0]}. {_WAY_OUT}")
     if keep:
         check_extensible(screen)
+    labelled = len(chosen)
+    chosen = drawn_alike(reviewed, chosen)
+    drawn_more_often = labelled - len(chosen)
     chosen = different(reviewed, chosen)
     before = screen.facts.get("calibration", {})
     if reviewed.groups is not None and not keep:
@@ -113,6 +119,7 @@ def recalibrate(
         "no_promise": doubts,
         "confirmed": len(reviewed.rows(INLIER)),
         "outliers": len(reviewed.rows(OUTLIER)),
+        **({"left out, drawn more often": drawn_more_often} if drawn_more_often else {}),
         "kept": len(screen.calibrator.scores) if keep else 0,
         **({LEFT_OUT: before[LEFT_OUT]} if keep and LEFT_OUT in before else {}),
     }

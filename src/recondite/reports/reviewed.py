@@ -18,7 +18,7 @@ INLIER, OUTLIER = "inlier", "outlier"
 LABELS = (INLIER, OUTLIER, "skip")
 Unlabelled = Literal["leave-out", "inlier"]
 SAMPLED = "sampled"
-"""The column of a table that was drawn at random for review; its values say with which probability."""
+"""The column of a table that was drawn at random for review; its values say with which probability each row was."""
 _SURPRISING = 0.001
 
 
@@ -31,14 +31,20 @@ class Reviewed:
         labels: N labels: "inlier", "outlier", "skip" or "".
         groups: N group labels, where the calibration has groups.
         invalid: how many unreadable images were left out.
-        sampled: whether the table is a random sample, drawn for review.
+        probabilities: with which each of the N images was drawn for review, in (0, 1]; None where the table is no
+            random sample.
     """
 
     scores: Scores
     labels: tuple[str, ...]
     groups: tuple[str, ...] | None
     invalid: int
-    sampled: bool
+    probabilities: NDArray[np.float64] | None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the table is a random sample, drawn for review."""
+        return self.probabilities is not None
 
     def rows(self, *labels: str) -> NDArray[np.intp]:
         """Return where one of these labels stands."""
@@ -55,19 +61,21 @@ class _Seen:
     group: str
     label: str
     label_number: int
+    probability: float
 
 
 def read_reviewed(screen: Screen, events: Path | str, group: str | None) -> Reviewed:
     """Read labelled verdicts; a later event of an image takes the place of an earlier one, which gives it its label."""
     latest: dict[tuple[str, float], _Seen] = {}
     invalid = count = 0
-    sampled = True
     for scores, rows in scored(read_events(events), str(events)):
         groups = group_labels(screen, rows, scores.ids, group)
         check_origin(screen, scores, rows, groups)
         for index, (name, row) in enumerate(zip(scores.ids, rows, strict=True)):
             count += 1
-            sampled &= number(row.get(SAMPLED), f"{events}, {name}, {SAMPLED}") > 0
+            probability = number(row.get(SAMPLED), f"{events}, {name}, {SAMPLED}")
+            if not (0 <= probability <= 1 or np.isnan(probability)):
+                raise InputError(f"{events}, {name}: expected a probability in {SAMPLED}; got {row[SAMPLED]!r}")
             label = str(row.get("label") or "").strip().lower()
             if label not in (*LABELS, ""):
                 raise InputError(f"{events}, {name}: expected a label among {', '.join(LABELS)}; got {label!r}")
@@ -83,6 +91,7 @@ def read_reviewed(screen: Screen, events: Path | str, group: str | None) -> Revi
                 group=groups[index] if groups else "",
                 label=label,
                 label_number=given if isinstance(given, int) else count if label else 0,
+                probability=probability,
             )
             # A score depends on the image alone: events of one id with other scores are of other images.
             image = (str(row.get("sha256") or name), seen.score)
@@ -94,6 +103,7 @@ def read_reviewed(screen: Screen, events: Path | str, group: str | None) -> Revi
         raise InputError(f"{events} has no verdict on a readable image")
     found = list(latest.values())
     names = sorted(set.intersection(*(set(one.statistics) for one in found)))
+    probabilities = np.array([one.probability for one in found])
     return Reviewed(
         scores=Scores(
             ids=tuple(one.id for one in found),
@@ -104,7 +114,7 @@ def read_reviewed(screen: Screen, events: Path | str, group: str | None) -> Revi
         labels=tuple(one.label for one in found),
         groups=None if screen.calibrator.groups is None else tuple(one.group for one in found),
         invalid=invalid,
-        sampled=sampled,
+        probabilities=probabilities if (probabilities > 0).all() else None,
     )
 
 
@@ -148,6 +158,11 @@ def doubts_about(
         )
     if reviewed.sampled:
         return doubts
+    if unlabelled == "leave-out" and more_often(reviewed.rows(""), every):
+        doubts.append(
+            f"of the images without a label {flags[reviewed.rows('')].mean():.0%} are flagged, of all "
+            f"{flags.mean():.0%}: those that were hard to tell are missing, and a threshold without them flags too many"
+        )
     allowed, count = _flagged_of_calibration(screen)
     hits, size = int(flags[chosen].sum()), len(chosen)
     law = betabinom(size, allowed, max(1, count + 1 - allowed))
@@ -179,6 +194,18 @@ def different(reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     names = reviewed.groups or ("",) * len(reviewed.labels)
     first = {(float(reviewed.scores.instance_score[index]), names[index]): index for index in rows[::-1]}
     return np.array(sorted(first.values()), dtype=np.intp)
+
+
+def drawn_alike(reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return those of some rows that make a sample in which each image was drawn with the same probability.
+
+    Of images that were drawn with probability p, where q is the lowest among the rows, a share q / p stays, at random.
+    So what was looked at more closely, as flagged images often are, does not count for more than it is among all.
+    """
+    if reviewed.probabilities is None or not len(rows):
+        return rows
+    own = reviewed.probabilities[rows]
+    return rows[np.random.default_rng(0).random(len(rows)) * own < own.min()]
 
 
 def flagged(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
