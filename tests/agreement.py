@@ -7,6 +7,10 @@ from recondite.screen.export import TOLERANCE
 from recondite.screen.guard_file import load_guard
 
 
+PLAIN = np.stack([np.full((8, 8), level, np.uint8) for level in (0, 127, 255)])
+"""Images without any variance or step, whose logarithms only what is added to them keeps finite."""
+
+
 def assert_agrees(screen, ours, theirs):
     """Compare an export's verdicts with the screen's own on the same images."""
     low, high = np.quantile(screen.calibrator.scores, [0.25, 0.75])

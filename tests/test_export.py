@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from agreement import assert_agrees
+from agreement import PLAIN, assert_agrees
 from conftest import QUICK
 from PIL import Image
 from scipy.special import log_ndtr
@@ -65,7 +65,8 @@ def exported(judging, tmp_path_factory):
 @pytest.mark.arithmetic
 @pytest.mark.parametrize("name", slow(recondite.DETECTORS, lambda name: name == "alad"))
 def test_scores_maps_and_labels_are_those_of_the_screen(name, judging, exported, digits):
-    ours, theirs = (s.predict(digits[1000::4], feature_score=True) for s in (judging(name), exported(name)))
+    images = np.concatenate([digits[1000::4], PLAIN])
+    ours, theirs = (s.predict(images, feature_score=True) for s in (judging(name), exported(name)))
     assert_agrees(judging(name), ours, theirs)
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
 
@@ -249,6 +250,17 @@ def test_tails_and_normal_scores_agree_with_scipy_and_numpy():
     asked = np.concatenate([values, generator.normal(size=(200, 3)) * 10, np.sort(marginals.knots.T, axis=0)])
     found = screen_graph.normal_scores(marginals, torch.from_numpy(asked)).numpy()
     np.testing.assert_allclose(found, marginals.z(asked), atol=1e-9)
+
+
+@pytest.mark.arithmetic
+def test_small_likenesses_keep_their_digits_in_float32():
+    """OpenVINO computes in float32 what is float64 elsewhere."""
+    z = np.linspace(-20, 20, 400, dtype=np.float32).reshape(200, 2)
+    learnt = SimpleNamespace(directions=np.float32([[1, 0.5], [0.25, 1]]), offsets=np.float32([6, 9]))
+    found = screen_graph.likeness(learnt, torch.from_numpy(z)).numpy()
+    ratios = z @ learnt.directions.T.astype(np.float64) - learnt.offsets
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.logaddexp(0, np.logaddexp.reduce(ratios, axis=1)), rtol=2e-5)
 
 
 class Says:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from agreement import assert_agrees
+from agreement import PLAIN, assert_agrees
 from PIL import Image
 from scipy.stats import spearmanr
 from torch import nn
@@ -55,8 +55,9 @@ def int8(plain, digits, tmp_path_factory):
 @pytest.mark.arithmetic
 def test_scores_maps_and_labels_are_those_of_the_screen(screens, exported, digits):
     assert screens("vae").score == "auto"
-    theirs = recondite.load(exported).predict(digits[1000::4], feature_score=True)
-    ours = screens("vae").predict(digits[1000::4], feature_score=True)
+    images = np.concatenate([digits[1000::4], PLAIN])
+    theirs = recondite.load(exported).predict(images, feature_score=True)
+    ours = screens("vae").predict(images, feature_score=True)
     assert_agrees(screens("vae"), ours, theirs)
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
 

@@ -204,11 +204,17 @@ class Guard(ShortRepr):
         return replace(self, classifier=Told(outputs))
 
     def at(self, screen: ScreenLike) -> "Guard":
-        """Return this guard with a screen at another false-alarm rate.
+        """Return this guard with its screen at another false-alarm rate.
 
         Raises:
-            InputError: too few calibration images (of a class) for it.
+            InputError: too few calibration images (of a class) for it, or the guard promises how many labels are wrong:
+                that was found with the images that this alpha turns away.
         """
+        if self.floor is not None and _rate(screen) != _rate(self.screen):
+            raise InputError(
+                f"what this guard promises of its labels holds at alpha {float(self.screen.alpha):g} alone: fit a guard "
+                "at another"
+            )
         check_alpha(screen, self.shares, self.calibrators)
         return replace(self, screen=screen)
 
@@ -383,6 +389,10 @@ class Guard(ShortRepr):
         if self.in_one_pass:
             return detector.scoring_batch
         return min(detector.scoring_batch, full_batch(prod(self.shape or detector.shape), detector.device.type))
+
+
+def _rate(screen: ScreenLike) -> tuple[float, float | None, str]:
+    return screen.alpha, screen.confidence, screen.guarantee
 
 
 def _with_classifier(_: Statistician | None) -> Statistician:

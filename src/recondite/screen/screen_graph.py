@@ -57,6 +57,8 @@ def traced(graph: nn.Module, examples: Mapping[str, Tensor], outputs: Sequence[s
             graph,
             tuple(examples.values()),
             dynamo=True,
+            # It would take a constant below 1e-8 for zero: the logarithm of 0 plus a little would be that of 0.
+            optimize=False,
             input_names=list(examples),
             output_names=list(outputs),
             dynamic_shapes=tuple({0: images} for _ in examples),
@@ -144,7 +146,8 @@ def likeness(learnt: Likeness, z: Tensor) -> Tensor:
     # A product, as OpenVINO 2026.4 sums (N, M, K) along the last axis wrongly for many images.
     ratios = z @ directions.T - offsets
     largest = ratios.amax(1).clamp(min=0)
-    return largest + ((ratios - largest[:, None]).exp().sum(1) + (-largest).exp()).log()
+    # Where all ratios are small this is the sum of them, and not what 1 + sum - 1 leaves of it in float32.
+    return largest + _log1p((ratios - largest[:, None]).exp().sum(1) + ((-largest).exp() - 1))
 
 
 def normal_scores(marginals: Marginals, values: Tensor) -> Tensor:
@@ -179,6 +182,18 @@ def counted(flags: Tensor) -> Tensor:
     return flags.double().sum(-1).long()
 
 
+def _log1p(x: Tensor) -> Tensor:
+    """Return log(1 + x), exact for small x too: ONNX has no such function, and log(1 + x) in float32 is 0 for x = 1e-8.
+
+    Source: Abramowitz and Stegun 1964, 4.1.27 (a series), for |x| < .1.
+    """
+    small = x.clamp(-0.1, 0.1)
+    share = small / (2 + small)
+    square = share.square()
+    series = 1 + square * (1 / 3 + square * (1 / 5 + square * (1 / 7 + square * (1 / 9 + square / 11))))
+    return torch.where(x.abs() < 0.1, 2 * share * series, (1 + x).log())
+
+
 def log_normal_tail(z: Tensor) -> Tensor:
     """Return log(1 - Phi(z)) in float64: ONNX has no such function, and runtimes have erf in float32 only.
 
@@ -191,7 +206,7 @@ def log_normal_tail(z: Tensor) -> Tensor:
     nodes, weights = (torch.from_numpy(part) for part in _FRACTION)
     ratio = far * ((far.square()[..., None] + nodes.square()).reciprocal() @ weights)
     log_far = -far.square() / 2 - math.log(2 * math.pi) / 2 + ratio.log()
-    beyond = torch.where(z > 0, log_far, torch.log1p(-log_far.exp()))
+    beyond = torch.where(z > 0, log_far, _log1p(-log_far.exp()))
     square = near.square() / _LIMIT**2
     powers = torch.stack([torch.ones_like(square), square], dim=-1)
     while powers.shape[-1] < len(_SERIES):
