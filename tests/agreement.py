@@ -6,7 +6,6 @@ import recondite
 from recondite.screen.export import TOLERANCE
 from recondite.screen.guard_file import load_guard
 
-
 PLAIN = np.stack([np.full((8, 8), level, np.uint8) for level in (0, 127, 255)])
 """Images without any variance or step, whose logarithms only what is added to them keeps finite."""
 

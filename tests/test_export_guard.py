@@ -283,6 +283,24 @@ def test_what_other_programs_are_told_of_a_guard():
     assert not _described(Said(shares=shares, calibrators=("knn",)), ())["screen_decides"]
 
 
+def test_scores_of_logits_are_compared_on_the_scale_of_logits_where_sure_images_hardly_differ(monkeypatch):
+    screen = SimpleNamespace(calibrator=Calibrator(np.linspace(0, 2, 201)))
+
+    def guard(confidence):
+        return SimpleNamespace(
+            shares={"confidence": 1.0},
+            calibrators={"confidence": Calibrator(np.linspace(0, 1e-6, 201))},
+            screen=screen,
+            said=({"confidence": confidence}, SimpleNamespace(logits=np.array([[512.0, 0.0]]))),
+            scores=lambda parts, _: {name: np.array([value]) for name, value in parts.items()},
+        )
+
+    monkeypatch.setattr(export_guard_file, "_probed", lambda guard: guard.said)
+    _check_parity(guard(0.0), guard(0.007))  # a thousand roundings of 512 in float32 are more
+    with pytest.raises(RuntimeError, match="part 'confidence' of the graph"):
+        _check_parity(guard(0.0), guard(0.009))
+
+
 def test_parts_and_logits_of_a_graph_are_compared_each_on_its_own_scale(monkeypatch):
     screen = SimpleNamespace(calibrator=Calibrator(np.linspace(0, 2, 201)))  # the quartiles lie 1 apart
     own = Calibrator(np.linspace(0, 200, 201))

@@ -19,6 +19,7 @@ from recondite.screen.linear_head import Rules
 from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.saved import GUARD_FILE
 from recondite.screen.tuned_classifier import TunedClassifier
+from recondite.statistics.selective import Floor
 
 LABELS = ("dark", "light")
 
@@ -80,6 +81,11 @@ def test_what_it_does_not_take(guards, screen, digits):
             guards[kind].decide(verdicts, labels, sure)
     with pytest.raises(InputError, match="part 'screen' of the guard predicted as"):
         guards["by class"].at(screen.with_alpha(0.004))
+    # Which labels were counted depends on which images alpha turned away.
+    bounded = replace(guards["by class"], floor=Floor(confidence=0.75, risk=0.05, delta=0.1, accepted=3, wrong=0, of=4))
+    assert bounded.at(screen.with_alpha(screen.alpha)).floor == bounded.floor
+    with pytest.raises(InputError, match="promises of its labels holds at alpha"):
+        bounded.at(screen.with_alpha(0.2))
 
 
 def test_a_guard_of_another_screen_or_a_damaged_one_is_refused(guards, screen, screens, tmp_path):

@@ -3,9 +3,11 @@
 import base64
 import csv
 import io
+import shutil
 import time
 import zipfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -46,7 +48,12 @@ def guard(folder):
 
 @pytest.fixture(scope="module")
 def client(folder, tmp_path_factory):
-    place = tmp_path_factory.mktemp("served")
+    with served(folder, tmp_path_factory.mktemp("served")) as client:
+        yield client
+
+
+@contextmanager
+def served(folder, place):
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("recondite.service.engine.registry.load", partial(recondite.load, backbone=Backbone()))
@@ -84,10 +91,20 @@ def test_a_request_gets_the_decisions_of_the_library(client, guard):
         assert alone["guard"] == whole["guard"]
 
 
-def test_alpha_and_heat_maps_go_with_it(client, guard):
+def test_another_alpha_is_for_guards_that_promise_nothing_of_their_labels(client, folder, guard, tmp_path):
     sent = files(31)
-    rows = client.post(PREDICT, params={"alpha": 0.3}, json=as_json(sent)).json()["verdicts"]
-    assert found_in(rows) == expected_of(guard.at(guard.screen.with_alpha(0.3))(sent))
+    answer = client.post(PREDICT, params={"alpha": 0.3}, json=as_json(sent))
+    assert answer.status_code == 422
+    assert "promises of its labels holds at alpha 0.1 alone" in answer.json()["error"]["message"]
+    unbounded = replace(guard, floor=None)
+    save_guard(unbounded, shutil.copytree(folder, tmp_path / "colours"))
+    with served(tmp_path / "colours", tmp_path) as other:
+        rows = other.post(PREDICT, params={"alpha": 0.3}, json=as_json(sent)).json()["verdicts"]
+    assert found_in(rows) == expected_of(unbounded.at(guard.screen.with_alpha(0.3))(sent))
+
+
+def test_heat_maps_go_with_it(client, guard):
+    sent = files(31)
     (one,) = client.post(PREDICT, params={"heat_map": True}, content=sent[0], headers=PNG).json()["verdicts"]
     assert found_in([one]) == expected_of(guard(sent[:1]))
 

@@ -205,7 +205,8 @@ def drawn_alike(reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     if reviewed.probabilities is None or not len(rows):
         return rows
     own = reviewed.probabilities[rows]
-    return rows[np.random.default_rng(0).random(len(rows)) * own < own.min()]
+    stays: NDArray[np.bool_] = np.random.default_rng(0).random(len(rows)) * own < own.min()
+    return rows[stays]
 
 
 def flagged(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.bool_]:

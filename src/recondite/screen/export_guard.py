@@ -43,6 +43,10 @@ from recondite.statistics.calibration import share_of
 from recondite.statistics.scores import Scores
 from recondite.torch_state import own_settings
 
+_OF_LOGITS = ("confidence", "max_logit", "energy")
+_ROUNDING = 2.0**-16
+"""Of the largest logit: what rounding may make of a score of logits, however little those of sure images differ."""
+
 
 @own_settings()
 def export_guard(guard: Guard, path: Path | str, *, to: RuntimeName = "onnx", pixels: PixelType = "float32") -> Path:
@@ -146,10 +150,12 @@ def _check_parity(guard: Guard, exported: Guard) -> None:
     """Raise RuntimeError if the graph does not judge noise as the guard does."""
     (ours, our_answers), (theirs, their_answers) = _probed(guard), _probed(exported)
     our_parts, their_parts = guard.scores(ours, our_answers), exported.scores(theirs, their_answers)
+    largest = float(np.abs(our_answers.logits).max())
     for part in guard.shares:
         spread = spread_of(guard.calibrators.get(part, guard.screen.calibrator))
+        if part in _OF_LOGITS:
+            spread = max(spread, _ROUNDING / TOLERANCE * largest)
         check_agreement(f"part {part!r} of the graph", our_parts[part], their_parts[part], spread, "the guard's")
-    largest = float(np.abs(our_answers.logits).max())
     check_agreement("the graph's logits", our_answers.logits, their_answers.logits, largest, "the classifier's")
 
 

@@ -212,8 +212,8 @@ class Guard(ShortRepr):
         """
         if self.floor is not None and _rate(screen) != _rate(self.screen):
             raise InputError(
-                f"what this guard promises of its labels holds at alpha {float(self.screen.alpha):g} alone: fit a guard "
-                "at another"
+                f"what this guard promises of its labels holds at alpha {float(self.screen.alpha):g} alone: fit another "
+                "guard for other rates"
             )
         check_alpha(screen, self.shares, self.calibrators)
         return replace(self, screen=screen)
@@ -391,7 +391,7 @@ class Guard(ShortRepr):
         return min(detector.scoring_batch, full_batch(prod(self.shape or detector.shape), detector.device.type))
 
 
-def _rate(screen: ScreenLike) -> tuple[float, float | None, str]:
+def _rate(screen: ScreenLike) -> tuple[object, ...]:
     return screen.alpha, screen.confidence, screen.guarantee
 
 
