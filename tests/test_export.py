@@ -69,6 +69,8 @@ def test_scores_maps_and_labels_are_those_of_the_screen(name, judging, exported,
     ours, theirs = (s.predict(images, feature_score=True) for s in (judging(name), exported(name)))
     assert_agrees(judging(name), ours, theirs)
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
+    threshold = judging(name).feature_threshold
+    assert threshold < exported(name).feature_threshold < 1.001 * threshold
 
 
 @pytest.mark.arithmetic

@@ -237,6 +237,7 @@ def evaluate(
     from recondite.reports.evaluation import localisation
 
     if truth is not None:
+        judge.feature_threshold  # noqa: B018
         check_truth(truth, open_images(outliers, role="outliers", shape=judge.detector.shape))
     rows = measure(judge, inliers, outliers, region=region, group=group, progress=True)
     if truth is not None:

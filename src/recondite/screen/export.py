@@ -19,7 +19,7 @@ from recondite.graphs.exported import BATCH, Exported, ExportedOptions, PixelTyp
 from recondite.graphs.runtimes import FILES, RuntimeName, import_openvino
 from recondite.screen.calibrate import calibrated, unknown_rows
 from recondite.screen.openvino import judging, quantised, serialised
-from recondite.screen.saved import EXPORTED, REGION
+from recondite.screen.saved import EXPORTED, PEAKS, REGION
 from recondite.screen.screen import Screen
 from recondite.screen.screen_graph import ScreenGraph, example_of, traced
 from recondite.screen.timing import instructions, milliseconds
@@ -209,12 +209,13 @@ def options_of(screen: Screen, runtime: RuntimeName, precision: Precision = "flo
 
 
 def with_room(screen: Screen) -> Screen:
-    """Return the screen with calibration scores raised by a hair.
+    """Return the screen with calibration scores, and the peaks of maps, raised by a hair.
 
-    The calibration image that set the threshold has exactly that score; with a graph's rounding it would else be up to
+    The calibration image that set a threshold has exactly that value; with a graph's rounding it would else be up to
     chance whether the graph flags it.
     """
-    return replace(screen, calibrator=raised(screen.calibrator), peaks=None)
+    peaks = None if screen.peaks is None else raised(Calibrator(screen.peaks)).scores
+    return replace(screen, calibrator=raised(screen.calibrator), peaks=peaks)
 
 
 def raised(calibrator: Calibrator) -> Calibrator:
@@ -249,7 +250,6 @@ def runnable(
         score=ERROR,
         evidence=None,
         observations={},
-        peaks=None,
         facts=dict(screen.facts),
     )
 
@@ -260,7 +260,7 @@ def written(
     """Write the folder of an exported screen; `guard` tells what else the graph gives."""
     options, content = exported.detector.options, cast(Exported, exported.detector).content
     manifest = {
-        **replace(screen, calibrator=exported.calibrator, peaks=None, facts=exported.facts).to_json(),
+        **replace(screen, calibrator=exported.calibrator, peaks=exported.peaks, facts=exported.facts).to_json(),
         "kind": EXPORTED,
         "pixels": pixels,
         "locates": screen.detector.locates,
@@ -270,6 +270,8 @@ def written(
         **({} if guard is None else {"guard": dict(guard)}),
     }
     numbers = {"scores": exported.calibrator.scores}
+    if exported.peaks is not None:
+        numbers[PEAKS] = exported.peaks
     region = screen.detector.preprocessing.region
     if region is not None:
         numbers[REGION] = region.astype(np.uint8)

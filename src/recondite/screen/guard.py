@@ -212,8 +212,8 @@ class Guard(ShortRepr):
         """
         if self.floor is not None and _rate(screen) != _rate(self.screen):
             raise InputError(
-                f"what this guard promises of its labels holds at alpha {float(self.screen.alpha):g} alone: fit another "
-                "guard for other rates"
+                f"what this guard promises of its labels holds at alpha {float(self.screen.alpha):g} alone: fit "
+                "another guard for other rates"
             )
         check_alpha(screen, self.shares, self.calibrators)
         return replace(self, screen=screen)

@@ -31,6 +31,7 @@ DETECTOR_FILE, CALIBRATION_FILE = "detector.safetensors", "calibration.safetenso
 GUARD_FILE = "guard.safetensors"
 REGION = "region"
 """The tensor, uint8 (H, W), that is 1 where images count."""
+PEAKS = "peaks"
 
 
 def located(path: Path | str) -> Path:
@@ -93,6 +94,7 @@ def read_exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, T
         return {
             "detector": Exported(seen.shape, options, content, *given, *said),
             "calibrator": Calibrator(files[CALIBRATION_FILE]["scores"]),
+            "peaks": files[CALIBRATION_FILE].get(PEAKS),
             "alpha": manifest["alpha"],
             "confidence": manifest["confidence"],
             "guarantee": manifest["guarantee"],

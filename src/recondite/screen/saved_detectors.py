@@ -23,7 +23,7 @@ from recondite.options import saved_options
 from recondite.screen.calibrate import check_probe
 from recondite.screen.evidence import Evidence
 from recondite.screen.known import Known
-from recondite.screen.saved import CALIBRATION_FILE, DETECTOR_FILE, REGION, calibrator_of, region_of
+from recondite.screen.saved import CALIBRATION_FILE, DETECTOR_FILE, PEAKS, REGION, calibrator_of, region_of
 from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
 from recondite.torch_state import own_settings
@@ -32,7 +32,6 @@ from recondite.training.snapshots import EpochPictures
 
 _EVIDENCE_FILE, _PICTURES_FILE, _LOSSES_FILE = "evidence.safetensors", "pictures.safetensors", "losses.safetensors"
 _KNOWN_FILE, _MEMORY_FILE = "known.safetensors", "memory.safetensors"
-_PEAKS = "peaks"
 
 
 def write_screen(
@@ -66,7 +65,7 @@ def write_screen(
         CALIBRATION_FILE: {"scores": calibrator.scores, **observations},
     }
     if peaks is not None:
-        tensors[CALIBRATION_FILE][_PEAKS] = peaks
+        tensors[CALIBRATION_FILE][PEAKS] = peaks
     if evidence is not None:
         tensors[_EVIDENCE_FILE] = evidence.tensors()
     if detector.history.pictures is not None:
@@ -149,7 +148,7 @@ def read_fitted(
             "score": manifest["score"],
             "evidence": evidence,
             "observations": observations,
-            "peaks": calibration.get(_PEAKS),
+            "peaks": calibration.get(PEAKS),
             "known": Known.from_tensors(files[_KNOWN_FILE]) if _KNOWN_FILE in files else None,
             "facts": dict(manifest["facts"].items()),
         }
@@ -165,7 +164,7 @@ def read_fitted(
 def _observations(calibration: Tensors, evidence: Evidence | None) -> dict[str, NDArray[np.float64]]:
     if evidence is None:
         return {}
-    found = {name: value for name, value in calibration.items() if name not in ("scores", "groups", _PEAKS)}
+    found = {name: value for name, value in calibration.items() if name not in ("scores", "groups", PEAKS)}
     if any(len(value) != len(calibration["scores"]) for value in found.values()):
         raise ValueError("the statistics of the calibration images are not as many as their scores")
     missing = {ERROR, *evidence.density.names} - set(found)

@@ -117,10 +117,11 @@ class Screen(ShortRepr):
         confidence and guarantee.
 
         Raises:
-            InputError: the detector judges images as a whole.
+            InputError: the detector judges images as a whole, or the screen was calibrated on scores without maps.
         """
         if self.peaks is None:
-            raise InputError("this screen has no threshold for single values: its detector judges images as a whole")
+            why = "it was calibrated without maps" if self.detector.locates else "its detector judges images as a whole"
+            raise InputError(f"this screen has no threshold for single values: {why}")
         return Calibrator(self.peaks).threshold(self.alpha, self.confidence, self.guarantee)
 
     @property
