@@ -78,6 +78,27 @@ def test_a_cell_that_holds_no_number_is_told_by_its_line(suffix, line, tmp_path)
         read_outputs(path)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_table_without_columns_of_logits_is_told_which_it_needs(suffix, tmp_path):
+    path = tmp_path / f"outputs.{suffix}"
+    row = {"id": "a", "label": "0", "logit_0": "1", "logit_1": "2"}
+    path.write_text(json.dumps(row) if suffix == "jsonl" else "\n".join(map(",".join, (row.keys(), row.values()))))
+    with pytest.raises(
+        InputError, match=r"expected columns logit.0, logit.1, ... or probability.0, .* it has: id, lab"
+    ):
+        read_outputs(path)
+
+
+def test_rows_name_their_columns(tmp_path):
+    path = tmp_path / "outputs.jsonl"
+    rows = [{"id": "a", "logit.0": 1, "logit.1": 2}, {"logit.1": 4, "logit.0": 3, "id": "b"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read_outputs(path).logits.tolist() == [[1, 2], [3, 4]]
+    path.write_text("\n".join(map(json.dumps, [rows[0], {"id": "b", "logit.1": 4}])))
+    with pytest.raises(InputError, match=r"line 2: expected logit.0, logit.1, as in the first line; got logit.1"):
+        read_outputs(path)
+
+
 def distances():
     return Distances.fit(np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32))
 

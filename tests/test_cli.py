@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import recondite
-from recondite.cli import main
+from recondite.cli import main, make_app
 
 COMMAND = [sys.executable, "-m", "recondite"]
 
@@ -224,6 +224,14 @@ def test_arguments_are_checked_before_torch_is_loaded(refused, place):
         (["predict", "x"], "IMAGES"),
         (["nonsense"], "nonsense"),
         (["fit"], "IMAGES"),
+        (
+            ["fit", "digits", "-o", "x", "--detector", "features", "--methods", "knn", "dfr"],
+            "got: dfr. Several values",
+        ),
+        (["fit", "digits", "-o", "x", "--detector", "features", "--methods", "knn,dft"], "got 'dft'"),
+        (["predict", "x", "digits", "-o", "a.csv", "--alpha", "1/0"], "got '1/0'"),
+        (["fit", "digits", "-o", "x", "--alpha", "1/x"], "got '1/x'"),
+        (["fit", "digits", "-o", "x", "--alpha", "5%"], "got '5%'"),
     ],
 )
 def test_wrong_flags_are_explained_and_fail(arguments, words, tmp_path, monkeypatch, capsys):
@@ -234,6 +242,24 @@ def test_wrong_flags_are_explained_and_fail(arguments, words, tmp_path, monkeypa
     told = capsys.readouterr()
     assert words in told.out + told.err
     assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize("given", [["knn,padim"], ["knn", "--methods", "padim"], [" knn, padim "]])
+def test_names_of_a_list_are_joined_by_commas_or_the_flag_is_repeated(given, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("recondite.screen.fit.fit", lambda _, **named: asked.update(named) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        called("fit", "digits", "-o", tmp_path / "s", "--detector", "features", "--alpha", "1/3", "--methods", *given)
+    assert asked["methods"] == ("knn", "padim")
+    assert asked["alpha"] == 1 / 3
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "watch", "reweigh", "guard-report"])
+def test_alpha_may_be_a_fraction(command):
+    tokens = [command, "s", *("a", "b", "c", "d")[: {"watch": 1, "predict": 1, "evaluate": 2}.get(command, 4)]]
+    tokens = tokens[:3] if command == "reweigh" else tokens
+    _, bound, _ = make_app([command]).parse_args([*tokens, "-o", "x.csv", "--alpha", "1/3"])
+    assert bound.arguments["alpha"] == 1 / 3
 
 
 def test_help_is_cheap_and_lists_the_flags_of_the_detector(capsys):

@@ -82,11 +82,11 @@ def test_what_is_taken_of_a_data_set_is_said(mvtec, visa, caplog):
         caplog.clear()
         open_images(root, role=role)
         assert [record.getMessage() for record in caplog.records] == [
-            f"{root} is a data set of defects, of which only {told} is read"
+            f"{root} is a data set of defects: reading only {told}"
         ]
     caplog.clear()
     open_images(visa, role="fit")
-    assert "images of its table" in caplog.text
+    assert f"{visa} is a data set of defects: reading only 2 images of its table" in caplog.text
     caplog.clear()
     open_images(mvtec / "train")
     assert caplog.records == []

@@ -277,8 +277,17 @@ def test_images_that_the_screen_has_learnt_from_set_no_threshold_in_int8(plain, 
         export.export_openvino(plain, tmp_path / "int8", int8=digits[:1000][learnt])
 
 
-@pytest.mark.parametrize(("faster", "written"), [(2.0, "int8"), (1.0, "float32")])
-def test_the_graph_is_in_int8_only_where_that_pays(faster, written, plain, digits, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("faster", "flags", "written", "why"),
+    [
+        (2.0, [], "int8", "so int8"),
+        (1.0, [], "float32", "so float32"),
+        (0.8, ["--always-int8"], "int8", "and written all the same: --always-int8"),
+    ],
+)
+def test_the_graph_is_in_int8_only_where_that_pays_or_is_asked_for(
+    faster, flags, written, why, plain, digits, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(
         export, "milliseconds", lambda judges: {"float32": faster, "int8": 1.0} if len(judges) == 2 else {}
     )
@@ -296,9 +305,12 @@ def test_the_graph_is_in_int8_only_where_that_pays(faster, written, plain, digit
         "openvino",
         "--int8",
         str(folder),
+        *flags,
     ]
     assert main(given) == 0
-    assert f"int8: {faster:.2f} times as fast as float32 on this processor" in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()[0]
+    assert told.startswith(f"int8: {faster:.2f} times as fast as float32 on this processor")
+    assert told.endswith(why)
     graph = recondite.load(tmp_path / "graph")
     assert graph.detector.options.precision == written
     assert graph.facts["int8"]["milliseconds"] == {"float32": faster, "int8": 1.0}

@@ -14,14 +14,15 @@ from service import in_process
 
 pytest.importorskip("sqlalchemy")
 
-from recondite.data.tables import read_events
+from recondite.cli import main
+from recondite.data.tables import READERS, read_events
 from recondite.errors import InputError
 from recondite.service.engine.database import LABELS
 from recondite.service.engine.feedback import register, write_confirmed
 from recondite.service.engine.filters import Filter
 from recondite.service.engine.image_store import KeptImages
 from recondite.service.engine.labelling import copies_of, label_together
-from recondite.service.engine.store import Event, Store
+from recondite.service.engine.store import Event, Store, read_store
 from recondite.service.errors import Unavailable, Unknown
 
 
@@ -222,11 +223,17 @@ def test_sqlite_is_set_up_to_survive(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url", ["nonsense", "mysql://x/y", "sqlite://", "sqlite:///:memory:", "sqlite:////no/such/f.db"]
+    "url",
+    [
+        *("nonsense", "mysql://u:secret@x/y", "sqlite://", "sqlite:///:memory:", "sqlite:////no/such/f.db"),
+        *("postgres//u:secret@host/db", "postgresql://u:secret@host:xx/db", "postgresql://u:x@secret@host/db"),
+    ],
 )
 def test_a_store_that_cannot_be_is_an_input_error(url):
-    with pytest.raises(InputError):
-        Store(url)
+    for opened in (Store, lambda url: next(read_store(url))):
+        with pytest.raises(InputError) as told:
+            opened(url)
+        assert "secret" not in str(told.value)
 
 
 def test_an_unreachable_postgres_does_not_tell_the_password():
@@ -280,6 +287,10 @@ def test_a_store_is_read_as_a_table_of_events(url, screen_name, tmp_path):
     assert rows[3]["instance_score"] == 3.1
     assert rows[3]["statistic.brightness"] == 1e-300
     assert len(list(read_events(f"{url}{joint}screen={screen_name}&version=1"))) == 2
+    READERS.pop(url.partition("://")[0])  # as in a process that has not read a store
+    drawn = tmp_path / "drawn.csv"
+    assert main(["sample-for-review", f"{url}{joint}screen={screen_name}", "-n", "3", "-o", str(drawn)]) == 0
+    assert len(list(read_events(drawn))) == 3
     kept = KeptImages(tmp_path / "kept", 1000)
     kept.add(f"{2:064x}", b"\x89PNG...")
     kept.add(f"{3:064x}", b"\x89PNG...")

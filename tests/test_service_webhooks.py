@@ -105,7 +105,15 @@ def test_an_address_that_never_answers_does_not_hold_up_the_end(digit_screen, di
     assert not [one for one in threading.enumerate() if one.name == "outbox-webhook"]
 
 
-@pytest.mark.parametrize("wrong", [{"verdict_webhook": "ftp://x"}, {"verdict_webhook_p": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"verdict_webhook": "ftp://x"},
+        {"verdict_webhook_p": 0.0},
+        {"verdict_webhook": "http://u:p@h/"},
+        {"webhook": "http://[bad"},
+    ],
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(InputError, match="expected"):
         Settings(screens=["digits"], **wrong)

@@ -268,6 +268,38 @@ def test_a_table_that_was_moved_away_begins_anew_and_what_was_judged_stays_so(tm
     assert [row["id"] for row in rows_of(path)] == ["b"]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("running", [False, True])
+def test_the_rows_of_a_table_that_was_moved_away_never_come_again(suffix, running, tmp_path):
+    """The last addition of the old table may lie where the new one ends."""
+    path = tmp_path / f"a{suffix}"
+
+    def table():
+        return GrowingTable(path, {"of": "test"}, ["id"])
+
+    first = table()
+    first.add([{"file": "a"}], [{"id": "a"}])
+    path.rename(tmp_path / f"yesterday{suffix}")
+    if running:
+        first._begin()  # and killed before the next addition was in the journal
+    for _ in range(3):
+        assert table().taken_up == [{"file": "a"}]
+        assert path.read_text() == ("id\n" if suffix == ".csv" else "")
+    table().add([{"file": "b"}], [{"id": "b"}])
+    assert table().taken_up == [{"file": "a"}, {"file": "b"}]
+    assert '"a"' not in path.read_text()
+    assert path.read_text().count("b") == 1
+
+
+def test_the_rows_of_a_table_that_was_emptied_do_not_come_again(tmp_path):
+    path = tmp_path / "a.csv"
+    GrowingTable(path, {"of": "test"}, ["id"]).add([{"file": "a"}], [{"id": "a"}])
+    path.write_bytes(b"")
+    for _ in range(3):
+        GrowingTable(path, {"of": "test"}, ["id"])
+        assert path.read_text() == "id\n"
+
+
 def test_the_journal_is_shortened_by_what_is_gone(screens, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("recondite.screen.watch._MOST_FACTS", 10)
     screen, output = screens("pca"), tmp_path / "out.csv"
@@ -427,6 +459,18 @@ def test_a_camera_gives_its_newest_frame_and_is_opened_again(film, monkeypatch, 
             stopped.set()
     assert len({frame.name for frame in frames}) >= 30
     assert "gives no frames" in caplog.text
+
+
+def test_the_table_of_a_camera_begins_with_frame_0_and_goes_on(screens, digits, tmp_path):
+    class Still:
+        name, identity = "camera-0", None
+
+        def some(self, most, start, stopped):  # noqa: ARG002
+            yield [Frame(start, f"{self.name}/{start}", Image.fromarray(digits[0]))]
+
+    for number in range(2):
+        assert len(list(watch_frames(screens("pca"), Still(), tmp_path / "a.csv"))) == 1
+        assert rows_of(tmp_path / "a.csv")[-1]["id"] == f"camera-0/{number}"
 
 
 def test_no_camera_and_no_film_are_said_in_words(tmp_path):

@@ -18,6 +18,7 @@ from recondite.audits.look import Look, look_at
 from recondite.audits.store import Row, Store
 from recondite.cluster.sources import ListedSource, ShardedSource, open_source
 from recondite.cluster.sources import Source as Pieces
+from recondite.data.addresses import without_secrets
 from recondite.data.datasets import ImageSet, open_images
 from recondite.data.identity import identity_of
 from recondite.data.images import Preprocessing
@@ -90,7 +91,7 @@ def opened(source: object) -> Images:
     Raises:
         InputError: there is no such source, ids repeat, it holds vectors, or none of the images looked at can be read.
     """
-    name = str(source) if isinstance(source, str | Path) else f"{type(source).__name__}"
+    name = without_secrets(source) if isinstance(source, str | Path) else f"{type(source).__name__}"
     found: Pieces | ImageSet
     if isinstance(source, str | Path):
         found = open_source(source, None, role="all")

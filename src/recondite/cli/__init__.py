@@ -4,12 +4,14 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from typing import Any
 
-from cyclopts import App
+from cyclopts import App, CycloptsError, CycloptsPanel, UnknownOptionError, UnusedCliTokensError
 
 from recondite import __version__
 from recondite.cli import audit, fit, guard, monitor, predict, serve, share, teach, train, update, watch
 from recondite.cli.flags import alone
+from recondite.data.addresses import without_secrets
 from recondite.errors import InputError, ReconditeError
 
 
@@ -47,6 +49,7 @@ def make_app(tokens: Sequence[str]) -> App:
         help="Finds the images that do not belong, at a false-alarm rate you choose.",
         help_epilogue="Begin with: recondite fit good_images/ -o screen/",
         suppress_keyboard_interrupt=False,
+        error_formatter=_in_words,
     )
     # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
     app.command(fit.fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else fit.bare_fit, name="fit")
@@ -80,3 +83,17 @@ def make_app(tokens: Sequence[str]) -> App:
         if not name.startswith("-"):
             app[name].help_epilogue = ""  # else every command shows that of the application
     return app
+
+
+def _in_words(error: CycloptsError) -> Any:
+    """Return what is shown of an error in a command line; what is left over may be a list with spaces."""
+    if isinstance(error, UnusedCliTokensError):
+        left = " ".join(map(without_secrets, error.unused_tokens or ()))
+        return CycloptsPanel(
+            f"expected nothing more; got: {left}. Several values of one flag are joined by commas or, where its help "
+            "says so, the flag is repeated; a name with spaces needs quotation marks."
+        )
+    if isinstance(error, UnknownOptionError):  # named without its value, which may be an address
+        name = (error.token.keyword or error.token.value).partition("=")[0]
+        error.token = error.token.evolve(keyword=name)
+    return CycloptsPanel(error)

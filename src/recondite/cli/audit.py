@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from recondite.cli.flags import CLUSTER_GROUP
+from recondite.cli.flags import CLUSTER_GROUP, Rate
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -15,7 +15,7 @@ def audit(
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")] = Path("audit"),
-    fdr: float = 0.1,
+    fdr: Rate = 0.1,
     against: str | None = None,
     labels_from_folders: Annotated[bool, Parameter(negative="")] = False,
     group_by: str = "copies",

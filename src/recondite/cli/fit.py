@@ -16,6 +16,7 @@ from recondite.cli.flags import (
     CLUSTER_GROUP,
     OnBad,
     Output,
+    Rate,
     image_size_of,
     option_flags,
     run_folder_of,
@@ -61,8 +62,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         detector: str | None = None,
         preset: str | None = None,
         score: str | None = None,
-        alpha: float | None = None,
-        confidence: float | None = None,
+        alpha: Rate | None = None,
+        confidence: Rate | None = None,
         guarantee: Literal["exact", "simes", "dkwm", "monte-carlo"] = "exact",
         image_size: str | None = None,
         region: str | None = None,
@@ -104,8 +105,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             What images are judged by: auto (the default: error and evidence together), error, evidence, one of
             the detector's own errors ({errors}), or one statistic of the evidence.
         alpha
-            False-alarm rate: share of normal images that may be flagged, in (0, 1); by default .05, or the smallest
-            that the images allow.
+            False-alarm rate: share of normal images that may be flagged, in (0, 1), such as 0.05 or 1/20; by default
+            .05, or the smallest that the images allow.
         confidence
             Probability, in (0, 1), with which alpha holds for this very calibration set. By default
             alpha holds on average.

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, get_origin
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from recondite.errors import InputError
 
@@ -24,9 +25,33 @@ Score = Annotated[
         "screen's."
     ),
 ]
-Alpha = Annotated[float | None, Parameter(help="False-alarm rate, in (0, 1); by default the screen's.")]
+
+
+def _rate(kind: type, tokens: Sequence[Token]) -> float:  # noqa: ARG001
+    """Return a number, also one written as a fraction."""
+    text = tokens[0].value
+    try:
+        return float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ArithmeticError):
+        raise InputError(f"expected a number such as 0.05, or a fraction such as 1/20; got {text!r}") from None
+
+
+def _names(kind: type, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """Return names joined by commas, those of a flag that was repeated together."""
+    found = tuple(name for token in tokens for name in names_of(token.value) or ())
+    known = get_args(get_args(kind)[0])
+    if known and (unknown := [name for name in found if name not in known]):
+        raise InputError(f"expected names among {', '.join(known)}, joined by commas; got {unknown[0]!r}")
+    return found
+
+
+Rate = Annotated[float, Parameter(converter=_rate)]
+"""A probability or a share of images."""
+Alpha = Annotated[
+    Rate | None, Parameter(help="False-alarm rate, in (0, 1), such as 0.05 or 1/20; by default the screen's.")
+]
 Confidence = Annotated[
-    float | None,
+    Rate | None,
     Parameter(help="Probability, in (0, 1), with which alpha holds for this calibration set; by default the screen's."),
 ]
 Group = Annotated[
@@ -126,15 +151,15 @@ def option_flags(
 
     fields = {}
     for name, (hint, text, default) in (item for kind in kinds for item in describe_options(kind, defaults).items()):
-        shown = "none" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)
+        shown = "none" if default in (None, "", ()) else f"{default:g}" if isinstance(default, float) else str(default)
         if name in fields:
             shown = "that of the detector"
+        several = get_origin(hint) is tuple
+        told = f"{text[:1].upper()}{text[1:]}.{' Several are joined by commas.' if several else ''} [default: {shown}]"
         if name not in (*without, *FOUND_OUT):
             fields[name] = Annotated[
                 hint,
-                Parameter(
-                    help=f"{text[:1].upper()}{text[1:]}. [default: {shown}]", negative_none="", negative_iterable=""
-                ),
+                Parameter(help=told, converter=_names if several else None, negative_none="", negative_iterable=""),
             ]
     return TypedDict(title.replace(" ", "_"), fields, total=False)  # type: ignore[operator]
 

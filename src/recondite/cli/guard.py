@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Output, load_screen, names_of
+from recondite.cli.flags import Output, Rate, load_screen, names_of
 from recondite.errors import InputError
 
 
@@ -20,13 +20,13 @@ def guard_fit(
     labels_from_folders: bool = False,
     classes: str | None = None,
     calibration: str | None = None,
-    held_out: float = 0.4,
+    held_out: Rate = 0.4,
     group_by: str = "copies",
     parts: str | None = None,
-    alpha: float | None = None,
+    alpha: Rate | None = None,
     by_class: bool = True,
-    risk: float | None = None,
-    delta: float = 0.05,
+    risk: Rate | None = None,
+    delta: Rate = 0.05,
     seed: int = 0,
 ) -> None:
     """Put a classifier behind a screen: a label for each image, or none and the reason.
@@ -45,8 +45,9 @@ def guard_fit(
     classifier
         An ONNX file, images (N, C, H, W) in [0, 1] to logits and, as a second output, features; timm:NAME, hf:NAME or a
         folder with config.json and model.safetensors, a network with its own head; a table of outputs for
-        all these images (.csv, .jsonl, .parquet, .npz, .safetensors; see guard-report), which guard predict --outputs
-        then needs for what it judges; or linear-head, fitted on the backbone of the screen.
+        all these images (columns id, logit.0, ... or probability.0, ..., and feature.0, ... where there are any; see
+        guard-report), which guard predict --outputs then needs for what it judges; or linear-head, fitted on the
+        backbone of the screen.
     fine_tune
         Train so many of the last blocks of the screen's EfficientNet-Lite (such as 8; --backbone lite0, lite1 or lite2)
         and a linear layer on the images, in place of a linear head; a guard then takes about twice its screen's time.
@@ -133,7 +134,7 @@ def guard_predict(
     *,
     output: Output,
     outputs: Path | None = None,
-    alpha: float | None = None,
+    alpha: Rate | None = None,
 ) -> None:
     """Label images, or abstain: because an image is foreign, or because the classifier is not sure enough.
 
@@ -146,7 +147,8 @@ def guard_predict(
     output
         Table (.csv, .jsonl or .parquet): label, reason, kind of abstention, the classifier's own label, p-values.
     outputs
-        What the classifier said about these images, for a guard that was fitted with such a table.
+        What the classifier said about these images, for a guard that was fitted with such a table: columns id,
+        logit.0, ... or probability.0, ..., and feature.0, ... where that had them.
     alpha
         Share of normal images that may be turned away as foreign; by default the guard's.
     """

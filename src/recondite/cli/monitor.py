@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Alpha, Output, load_screen
+from recondite.cli.flags import Alpha, Output, Rate, load_screen
+from recondite.data.addresses import without_secrets
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -24,10 +25,10 @@ def monitor(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     report: Path | None = None,
     state: Path | None = None,
-    false_alarm: float = 0.01,
+    false_alarm: Rate = 0.01,
     window: int = 200,
     score: str | None = None,
-    confidence: float | None = None,
+    confidence: Rate | None = None,
     group: str | None = None,
     seed: int = 0,
 ) -> None:
@@ -175,7 +176,7 @@ def recalibrate(
     result.after.save(output)
     print_table(
         [("measure", "before", "after"), *(tuple(row.values()) for row in result.table)],
-        title=f"{screen} calibrated on {events}",
+        title=f"{screen} calibrated on {without_secrets(events)}",
         header=True,
     )
     print(f"screen: {output}")
@@ -204,6 +205,7 @@ def sample_for_review(
     seed
         Random seed of the draw.
     """
+    _look_back(events)
     from recondite.reports.reviewed import sample_for_review as draw
 
     drawn, of = draw(events, output, count, seed)
@@ -273,12 +275,13 @@ def guard_report(
     calibration_outputs: Path | None = None,
     reference_outputs: Path | None = None,
     score: str | None = None,
-    alpha: float | None = None,
+    alpha: Rate | None = None,
 ) -> None:
     """Measure a screen in front of a classifier, and compare it with the classifier's own confidence and features.
 
-    A classifier's outputs are a .npz, .safetensors, .csv, .jsonl or .parquet file of logits, with ids, labels (the true
-    classes, as numbers) and features where there are any; no code of yours is run.
+    A classifier's outputs are a .csv, .jsonl or .parquet table with the columns id, logit.0, logit.1, ... (or
+    probability.0, ...), and, where there are any, label (the true class, as a number) and feature.0, ...; or a .npz or
+    .safetensors file of ids, logits (or probabilities), labels and features. No code of yours is run.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from recondite.cli.flags import Rate
 from recondite.errors import InputError
 from recondite.service.settings import Keep, Limits, Settings
 
@@ -39,9 +40,9 @@ def serve(
     drain_seconds: float = 0.0,
     webhook: str | None = None,
     verdict_webhook: str | None = None,
-    verdict_webhook_p: float = 0.01,
+    verdict_webhook_p: Rate = 0.01,
     mqtt: str | None = None,
-    drift_false_alarm: float = 0.01,
+    drift_false_alarm: Rate = 0.01,
     page: bool = True,
     jobs: Path | None = None,
     job_place: Annotated[Sequence[str], Parameter(negative="")] = (),

@@ -85,7 +85,7 @@ def export(
         raise InputError("--group-by is of the images of --int8")
     check_target(output)
     check_outputs({}, {"-o": output})
-    from recondite.screen.export import export_onnx, export_openvino
+    from recondite.screen.export import PAYS, export_onnx, export_openvino
     from recondite.screen.guard_file import load_guard
     from recondite.screen.saved import GUARD_FILE, located
 
@@ -112,7 +112,8 @@ def export(
         if precision == "int8":
             done = "calibrated anew, by the scores of the graph"
         ratio = facts["milliseconds"]["float32"] / facts["milliseconds"]["int8"]
-        print(f"int8: {ratio:.2f} times as fast as float32 on this processor ({facts['instructions']}), so {precision}")
+        so = "and written all the same: --always-int8" if always_int8 and ratio < PAYS else f"so {precision}"
+        print(f"int8: {ratio:.2f} times as fast as float32 on this processor ({facts['instructions']}), {so}")
     print(f"exported: {output} ({done})")
     if (located(screen) / GUARD_FILE).exists():
         print("not exported: the guard beside the screen, with its classifier and its calibration")

@@ -13,6 +13,7 @@ from recondite.cli.flags import (
     CLUSTER_GROUP,
     GROUP_BY_HELP,
     VALUE_RANGE_HELP,
+    Rate,
     alone,
     image_size_of,
     names_of,
@@ -43,7 +44,7 @@ class Runs:
         Parameter(help="pooled: a random fifth of all images is the test set; official: the data set's own split."),
     ] = "pooled"
     validation: Annotated[
-        float, Parameter(help="Share of the normal training images that choose the best epoch, in [0, 1).")
+        Rate, Parameter(help="Share of the normal training images that choose the best epoch, in [0, 1).")
     ] = 0.25
     image_size: Annotated[
         str | None, Parameter(help="Pixels a side (32) or height x width (24x32). [default: that of the images, to 64]")
@@ -293,7 +294,7 @@ def bench_defects(
     detector: str | None = None,
     image_size: str | None = None,
     value_range: Annotated[str | None, Parameter(help=VALUE_RANGE_HELP)] = None,
-    alpha: float = 0.05,
+    alpha: Rate = 0.05,
     seed: int = 0,
     threads: int | None = None,
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from recondite.cli.flags import Alpha, Confidence, Group, Output, Score, Statistics, load_screen
+from recondite.data.addresses import without_secrets
 from recondite.data.mqtt import MqttAddress, MqttSender, mqtt_address
 from recondite.data.outbox import Outbox
 from recondite.errors import InputError
@@ -128,7 +129,8 @@ def watch(
             saved = None if save is None else (save, wanted)
             frames = open_frames(camera, every_seconds)
             judged = watch_frames(judge, frames, output, save=saved, stopped=stopped, **rows)
-        print(f"watching {folder or camera} into {output}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        source = folder or without_secrets(camera)
+        print(f"watching {source} into {output}; Ctrl-C ends it", file=sys.stderr, flush=True)
         for records in judged:
             tell(records)
             for record in records:

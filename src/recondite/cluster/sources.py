@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from recondite.cluster.shards import Shard, count_images, cuts, is_shard, open_shard
+from recondite.data.addresses import without_secrets
 from recondite.data.datasets import ImageSet, open_images
 from recondite.data.files import local_path
 from recondite.data.formats import is_image_name, passed_over
@@ -158,7 +159,8 @@ def _shards(source: str) -> list[tuple[Shard, str | None]]:
         found = sorted((file.relative_to(path).as_posix(), os.path.abspath(file)) for file in files)
     shards = [(Shard(name, url), versions.get(url) or identity_of(url)) for name, url in found if is_shard(name)]
     if shards and any(is_image_name(name) for name, _ in found):
-        raise InputError(f"{source} holds images side by side with tars or Parquet files: give one kind of them")
+        where = without_secrets(source)
+        raise InputError(f"{where} holds images side by side with tars or Parquet files: give one kind of them")
     others = passed_over(name for name, _ in found if not is_shard(name))
     if shards and others:
         say(others)

@@ -17,6 +17,7 @@ from recondite.cluster.connect import connect
 from recondite.cluster.ledger import DEATHS_BEFORE_A_SPLIT, Folder, Ledger, Part, PendingPart
 from recondite.cluster.parts import MANIFEST, SCORED, RowOptions, blame, clear, judge_part, merge
 from recondite.cluster.sources import ListedSource, Source, hash_of_ids, open_source
+from recondite.data.addresses import without_secrets
 from recondite.data.datasets import ImageSet
 from recondite.data.tables import check_table_path
 from recondite.errors import InputError, ReconditeError, SourceError
@@ -115,7 +116,7 @@ def cluster_sweep(
         check_rate(fdr)
     source = open_source(images, screen.detector.shape)
     pieces = list(source.pieces(workers.part_size))
-    named = str(images) if isinstance(images, str | Path) else None
+    named = without_secrets(images) if isinstance(images, str | Path) else None
     header = _header(screen, named, workers, rows, fdr)
     header["pieces"] = hashlib.sha256(json.dumps([pieces, source.fingerprint()]).encode()).hexdigest()
     store = Folder(output)

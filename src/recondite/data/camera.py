@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from recondite.data.addresses import without_secrets
 from recondite.data.identity import identity_of
 from recondite.errors import InputError
 from recondite.progress import say
@@ -46,7 +47,8 @@ def open_frames(source: str, every: float = 0.0) -> "Camera | Film":
     if source.isdecimal() or "://" in source:
         return Camera(source, every)
     if not Path(source).is_file():
-        raise InputError(f"expected the number of a camera, a film or the address of a stream; got {source!r}")
+        given = without_secrets(source)
+        raise InputError(f"expected the number of a camera, a film or the address of a stream; got {given!r}")
     return Film(Path(source), every)
 
 
@@ -114,7 +116,7 @@ class Camera:
     identity = None
 
     def __init__(self, source: str, every: float = 0.0) -> None:
-        self.name = f"camera-{source}" if source.isdecimal() else source.partition("://")[2].rpartition("@")[2]
+        self.name = f"camera-{source}" if source.isdecimal() else without_secrets(source).partition("://")[2]
         self._source, self._every = source, every
         self._capture = _opened(source)
         self._newest: Any = None
@@ -188,7 +190,7 @@ def _capture(source: str) -> Any:
 def _opened(source: str) -> Any:
     capture = _capture(source)
     if not capture.isOpened():
-        raise InputError(f"OpenCV opens no camera, film or stream {source!r}")
+        raise InputError(f"OpenCV opens no camera, film or stream {without_secrets(source)!r}")
     return capture
 
 

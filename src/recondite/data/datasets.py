@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from recondite.data import catalog
+from recondite.data.addresses import without_secrets
 from recondite.data.arrays import load_arrays
 from recondite.data.files import local_path
 from recondite.data.formats import refuse_container, why_unreadable
@@ -311,7 +312,8 @@ def check_source(source: str | Path) -> None:
 
 
 def _nothing(source: str) -> InputError:
-    return InputError(f"no file, folder, glob or data set {source!r}; data sets: {', '.join(catalog.names())}")
+    names = ", ".join(catalog.names())
+    return InputError(f"no file, folder, glob or data set {without_secrets(source)!r}; data sets: {names}")
 
 
 def _matches(path: Path) -> list[Path]:
@@ -325,7 +327,7 @@ def _open_folder(root: Path, role: Role) -> ImageSet:
     if parts is not None and role in ("fit", "predict"):
         taken = [folder.relative_to(root).as_posix() for folder in parts.folders]
         taken = taken or [f"{counted(len(parts.files), 'image')} of its table"]
-        say(f"{root} is a data set of defects, of which only {', '.join(taken)} is read")
+        say(f"{root} is a data set of defects: reading only {', '.join(taken)}")
     if parts is not None and parts.files:
         return _files(root, [name for name, _ in parts.files], [label for _, label in parts.files])
     listing = Listing()
@@ -441,4 +443,4 @@ def _open_sequence(source: Any, role: Role, shape: tuple[int, ...] | None) -> Im
 
 
 def _describe(source: object) -> str:
-    return repr(str(source)) if isinstance(source, str | Path) else f"this {type(source).__name__}"
+    return repr(without_secrets(source)) if isinstance(source, str | Path) else f"this {type(source).__name__}"

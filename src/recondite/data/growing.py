@@ -83,9 +83,13 @@ class GrowingTable:
                 raise InputError(f"{name} does not begin with the columns of a watch any more: name another output")
 
     def _begin(self) -> None:
-        """Write the names of the columns where they are not there, or cut short."""
+        """Write the names of the columns where they are not there, or cut short.
+
+        The journal says so first: its last addition is not of this table.
+        """
         names = csv_line(self._columns).encode() if self._is_csv else b""
         if self._size() < len(names) or not self._path.exists():
+            self._journal.add([{"facts": [], "at": 0, "text": ""}], flushed=True)
             self._append(names[self._size() :])
 
     def _complete(self, entry: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from recondite.data.addresses import without_secrets
 from recondite.data.artifacts import LARGEST_FILE, LARGEST_MANIFEST, MANIFEST, read_folder, read_manifest
 from recondite.data.catalog import cache_folder
 from recondite.data.files import atomic_folder
@@ -42,7 +43,7 @@ def parse_address(address: str) -> tuple[str, str | None]:
     whole = address if address.startswith(SCHEME) else address.replace("hf:/", SCHEME, 1)
     match = _ADDRESS.fullmatch(whole)
     if match is None or ".." in whole or "--" in whole:
-        raise InputError(f"expected hf://ORG/NAME or hf://ORG/NAME@REVISION; got {address!r}")
+        raise InputError(f"expected hf://ORG/NAME or hf://ORG/NAME@REVISION; got {without_secrets(address)!r}")
     return match[1], match[2]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
+from recondite.data.addresses import without_secrets
 from recondite.data.files import local_path
 from recondite.data.regions import Mask
 from recondite.errors import InputError
@@ -90,7 +91,8 @@ def path_of(source: object) -> Path | None:
         return source
     path = local_path(os.fsdecode(source))
     if path is None:
-        raise InputError(f"expected an image; got the address {source!r}: give a list of paths and addresses alone")
+        given = without_secrets(source)
+        raise InputError(f"expected an image; got the address {given!r}: give a list of paths and addresses alone")
     return path
 
 

@@ -15,6 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from recondite.data.addresses import without_secrets
 from recondite.data.files import atomic_file, local_path
 from recondite.data.items import Masked, Page, Unreadable
 from recondite.data.layouts import Role
@@ -127,9 +128,11 @@ def _lines(source: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
             try:
                 facts = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{source}, line {number}: not JSON: {error}") from error
+                raise InputError(f"{without_secrets(source)}, line {number}: not JSON: {error}") from error
             if not isinstance(facts, dict):
-                raise InputError(f"{source}, line {number}: expected a JSON object that names an image")
+                raise InputError(
+                    f"{without_secrets(source)}, line {number}: expected a JSON object that names an image"
+                )
             yield number, facts
 
 
@@ -138,7 +141,7 @@ def _address(line: Mapping[str, Any], source: str, number: int) -> str:
     given = next((value for keys in _ADDRESSES if isinstance(value := _at(line, keys), str) and value), None)
     if given is None:
         known = ", ".join(".".join(map(str, keys)) for keys in _ADDRESSES)
-        raise InputError(f"{source}, line {number}: names no image; expected one of {known}")
+        raise InputError(f"{without_secrets(source)}, line {number}: names no image; expected one of {known}")
     if given.startswith("data:"):
         return given
     path = local_path(given)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from recondite.data.addresses import without_secrets
 from recondite.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def mqtt_address(url: str) -> MqttAddress:
         InputError: it is none; or it holds a user or password, which have their place in the environment; or the extra
             `mqtt` is missing.
     """
-    expected = f"expected mqtt://HOST:1883/TOPIC, or mqtts://HOST:8883/TOPIC; got {url!r}"
+    expected = f"expected mqtt://HOST:1883/TOPIC, or mqtts://HOST:8883/TOPIC; got {without_secrets(url)!r}"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

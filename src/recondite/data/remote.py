@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from recondite.data.addresses import without_secrets
 from recondite.data.items import MAX_FILE_BYTES, Deferred
 from recondite.errors import InputError, SourceError
 
@@ -81,7 +82,7 @@ def list_files(url: str) -> list[tuple[str, StoredFile]]:
     system, root = _open_store(url)
     found = patiently(lambda: system.find(root, detail=True), url)
     if not found:
-        raise InputError(f"there is nothing at {url}")
+        raise InputError(f"there is nothing at {without_secrets(url)}")
     listed = []
     for path, facts in found.items():
         name = path[len(root) :].strip("/") or path.rpartition("/")[2]
@@ -163,7 +164,7 @@ def patiently(read: Callable[[], T], url: str) -> T:
             raise InputError("cannot be read: No such file or directory") from error
         except Exception as error:  # stores and networks fail in types of their own
             if attempt == ATTEMPTS - 1:
-                raise SourceError(f"{url} cannot be read: {error or type(error).__name__}") from error
+                raise SourceError(f"{without_secrets(url)} cannot be read: {error or type(error).__name__}") from error
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(2 * pause, _LONGEST_PAUSE)
     raise AssertionError
@@ -184,5 +185,6 @@ def _open_store(url: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise InputError(f"cannot open {url}: {error}; s3:// needs pip install 'recondite[s3]'") from error
+        where = without_secrets(url)
+        raise InputError(f"cannot open {where}: {error}; s3:// needs pip install 'recondite[s3]'") from error
     return system, str(path)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from recondite.data.addresses import without_secrets
 from recondite.data.files import atomic_file
 from recondite.errors import InputError
 
@@ -161,15 +162,15 @@ def read_events(source: Path | str) -> Iterator[dict[str, Any]]:
     text = str(source)
     scheme = text.partition("://")[0] if "://" in text else Path(text).suffix.lower()
     if scheme not in READERS:
-        raise InputError(f"expected events as one of {', '.join(READERS)}; got {text!r}")
+        raise InputError(f"expected events as one of {', '.join(READERS)}; got {without_secrets(text)!r}")
     found = False
     for number, row in enumerate(READERS[scheme](text), 1):
         if not isinstance(row, Mapping) or not isinstance(row.get("id"), str | int):
-            raise InputError(f"{text}, event {number}: expected a row with an id")
+            raise InputError(f"{without_secrets(text)}, event {number}: expected a row with an id")
         found = True
         yield {**row, "id": str(row["id"])}
     if not found:
-        raise InputError(f"{text} holds no events")
+        raise InputError(f"{without_secrets(text)} holds no events")
 
 
 def number(value: object, where: str) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from recondite.data.addresses import without_secrets
 from recondite.data.files import atomic_file
 from recondite.data.tables import number, read_events
 from recondite.errors import InputError
@@ -90,7 +91,7 @@ def watch(
     else:
         monitor = Monitor(screen, false_alarm=false_alarm, window=window, seed=seed)
     path = [(monitor.seen, monitor.martingale)]
-    for scores, rows in scored(read_events(events), str(events)):
+    for scores, rows in scored(read_events(events), without_secrets(events)):
         groups = group_labels(screen, rows, scores.ids, group)
         check_origin(screen, scores, rows, groups)
         monitor.update(scores, groups)
@@ -108,11 +109,11 @@ def read_scores(screen: Screen, events: str) -> Scores:
         InputError: not a table of events, or not verdicts of this screen.
     """
     parts = []
-    for scores, rows in scored(read_events(events), events):
+    for scores, rows in scored(read_events(events), without_secrets(events)):
         check_origin(screen, scores, rows, group_labels(screen, rows, scores.ids, None))
         parts.append(scores)
     if not parts:
-        raise InputError(f"{events} holds no verdicts")
+        raise InputError(f"{without_secrets(events)} holds no verdicts")
     return Scores.concatenate(parts)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.data.addresses import without_secrets
 from recondite.data.datasets import ImageSet, open_images
 from recondite.errors import InputError
 from recondite.graphs.exported import Exported
@@ -97,9 +98,11 @@ def recalibrate(
     reviewed = read_reviewed(screen, events, group)
     chosen = reviewed.rows(INLIER, "") if unlabelled == "inlier" else reviewed.rows(INLIER)
     if not len(reviewed.rows(INLIER, OUTLIER)):
-        raise InputError(f"{events} has no labels: a column label says {', '.join(LABELS)}, or nothing")
+        raise InputError(
+            f"{without_secrets(events)} has no labels: a column label says {', '.join(LABELS)}, or nothing"
+        )
     if not len(chosen):
-        raise InputError(f"{events} has no image labelled {INLIER!r}")
+        raise InputError(f"{without_secrets(events)} has no image labelled {INLIER!r}")
     doubts = doubts_about(screen, reviewed, chosen, unlabelled)
     if doubts and not force:
         raise InputError(f"{doubts[0]}. {_WAY_OUT}")

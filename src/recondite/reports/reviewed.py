@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.data.addresses import without_secrets
 from recondite.data.tables import number, read_events, write_table
 from recondite.errors import InputError
 from recondite.reports.drift import check_origin, group_labels
@@ -68,17 +69,18 @@ def read_reviewed(screen: Screen, events: Path | str, group: str | None) -> Revi
     """Read labelled verdicts; a later event of an image takes the place of an earlier one, which gives it its label."""
     latest: dict[tuple[str, float], _Seen] = {}
     invalid = count = 0
-    for scores, rows in scored(read_events(events), str(events)):
+    where = without_secrets(events)
+    for scores, rows in scored(read_events(events), where):
         groups = group_labels(screen, rows, scores.ids, group)
         check_origin(screen, scores, rows, groups)
         for index, (name, row) in enumerate(zip(scores.ids, rows, strict=True)):
             count += 1
-            probability = number(row.get(SAMPLED), f"{events}, {name}, {SAMPLED}")
+            probability = number(row.get(SAMPLED), f"{where}, {name}, {SAMPLED}")
             if not (0 <= probability <= 1 or np.isnan(probability)):
-                raise InputError(f"{events}, {name}: expected a probability in {SAMPLED}; got {row[SAMPLED]!r}")
+                raise InputError(f"{where}, {name}: expected a probability in {SAMPLED}; got {row[SAMPLED]!r}")
             label = str(row.get("label") or "").strip().lower()
             if label not in (*LABELS, ""):
-                raise InputError(f"{events}, {name}: expected a label among {', '.join(LABELS)}; got {label!r}")
+                raise InputError(f"{where}, {name}: expected a label among {', '.join(LABELS)}; got {label!r}")
             if scores.errors[index] is not None:
                 invalid += 1
                 continue
@@ -100,7 +102,7 @@ def read_reviewed(screen: Screen, events: Path | str, group: str | None) -> Revi
                 seen = replace(seen, label=previous.label, label_number=previous.label_number)
             latest[image] = seen
     if not latest:
-        raise InputError(f"{events} has no verdict on a readable image")
+        raise InputError(f"{where} has no verdict on a readable image")
     found = list(latest.values())
     names = sorted(set.intersection(*(set(one.statistics) for one in found)))
     probabilities = np.array([one.probability for one in found])
@@ -241,7 +243,7 @@ def sample_for_review(events: Path | str, table: Path, count: int = 200, seed: i
         if not row.get("error"):
             latest[row["id"], str(row.get("instance_score"))] = row
     if not latest:
-        raise InputError(f"{events} has no verdict on a readable image")
+        raise InputError(f"{without_secrets(events)} has no verdict on a readable image")
     rows = list(latest.values())
     drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])
     probability = len(drawn) / len(rows)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recondite.data.addresses import without_secrets
 from recondite.screen.screen import Screen
 from recondite.statistics.calibration import smallest_alpha
 
@@ -46,7 +47,7 @@ def made_from(screen: Screen, source: object = None) -> list[tuple[str, str]]:
     """Return what a report was made from: its source where that has a name, and the screen, as (name, value)."""
     version = screen.facts.get("version")
     return [
-        *([("images", str(source))] if isinstance(source, str | Path) else []),
+        *([("images", without_secrets(source))] if isinstance(source, str | Path) else []),
         ("screen", f"{screen.detector.name} {screen.fingerprint()[:12]}"),
         *([("version", str(version))] if version is not None else []),
         ("alpha", p_text(screen.alpha)),

@@ -239,16 +239,28 @@ def _load_npz(path: Path) -> tuple[dict[str, NDArray[Any]], list[str] | None]:
 
 
 def _from_table(path: Path) -> Outputs:
-    ids, labels, logits, probabilities, features = [], [], [], [], []
+    ids, labels = [], []
+    logits: list[list[float]] = []
+    probabilities: list[list[float]] = []
+    features: list[list[float]] = []
+    names: list[str] = []
     first = 2 if path.suffix.lower() == ".csv" else 1  # below the header
     for line, row in enumerate(read_events(path), first):
         where = f"{path}, line {line}"
+        found = [name for name in row if name.startswith((_LOGIT, _PROBABILITY, _FEATURE))]
+        names = names or found
+        if not any(name.startswith((_LOGIT, _PROBABILITY)) for name in names):
+            raise InputError(
+                f"{path}: expected columns {_LOGIT}0, {_LOGIT}1, ... or {_PROBABILITY}0, {_PROBABILITY}1, ..., one for "
+                f"each class; it has: {', '.join(row)}"
+            )
+        if {*found} != {*names}:
+            raise InputError(f"{where}: expected {', '.join(names)}, as in the first line; got {', '.join(found)}")
         ids.append(row["id"])
         label = number(row.get("label"), f"{where}, label")
         labels.append(-1 if np.isnan(label) else int(label))
-        logits.append([number(value, where) for name, value in row.items() if name.startswith(_LOGIT)])
-        probabilities.append([number(value, where) for name, value in row.items() if name.startswith(_PROBABILITY)])
-        features.append([number(value, where) for name, value in row.items() if name.startswith(_FEATURE)])
+        for values, prefix in ((logits, _LOGIT), (probabilities, _PROBABILITY), (features, _FEATURE)):
+            values.append([number(row[name], where) for name in names if name.startswith(prefix)])
     try:
         return Outputs(
             ids=tuple(ids),

@@ -39,7 +39,7 @@ farther than twice as much from the threshold, and for the calibration image tha
 """
 Floats = NDArray[np.float64]
 _RANGE_IMAGES, _ORDERED_IMAGES = 300, 500
-_LOWEST_AGREEMENT, _PAYS = 0.7, 1.1
+_LOWEST_AGREEMENT, PAYS = 0.7, 1.1
 
 
 @own_settings()
@@ -146,7 +146,7 @@ def export_openvino(
     plain = _in_float32(roomy, graph, pixels)
     times = milliseconds({"float32": plain, "int8": exported})
     told = {"int8": {"milliseconds": times, "instructions": instructions()}}
-    if times["float32"] < _PAYS * times["int8"] and not always_int8:
+    if times["float32"] < PAYS * times["int8"] and not always_int8:
         return written(replace(plain, facts={**plain.facts, **told}), roomy, path, pixels)
     exported = runnable(exported, serialised(judging(model, exported)), pixels, options)
     return written(replace(exported, facts={**exported.facts, **told}), screen, path, pixels)

@@ -133,7 +133,7 @@ def watch_frames(
         table = GrowingTable(output, _header(screen, frames.name, group, statistics), _columns(screen, statistics))
         last = table.taken_up[-1] if table.taken_up else {}
         table.taken_up = []
-        start = int(last["next"]) if last.get("film") == frames.identity else 0
+        start = int(last.get("next", 0)) if last.get("film") == frames.identity else 0
         for some in frames.some(min(_FRAMES_AT_ONCE, screen.detector.scoring_batch), start, stop):
             records = _judge_frames(screen, some, group or "", statistics)
             if save is not None:

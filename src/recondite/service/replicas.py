@@ -14,12 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-import sqlalchemy as sql
 from fastapi import FastAPI
 
 from recondite.cluster.connect import connect
 from recondite.errors import InputError, ReconditeError
 from recondite.service.app import create_app
+from recondite.service.engine.database import address_of
 from recondite.service.log import log_to_stderr
 from recondite.service.settings import Settings
 
@@ -106,8 +106,8 @@ def stop_serving(cluster: str) -> None:
 
 
 def check_store(store: str, cluster: str, replicas: Replicas) -> None:
-    """Raise InputError for SQLite, unless there is one replica on a cluster of this machine alone."""
-    if store.startswith("sqlite") and (replicas.most > 1 or cluster != "local"):
+    """Raise InputError for no store, and for SQLite, unless there is one replica on a cluster of this machine alone."""
+    if address_of(store).drivername == "sqlite" and (replicas.most > 1 or cluster != "local"):
         raise InputError(
             "replicas cannot share events in SQLite: give --store postgresql://user:password@host/name, "
             "or one replica (--replicas 1) and --cluster local"
@@ -195,5 +195,5 @@ def _everywhere(screen: str) -> str:
 def _with_whole_path(store: str) -> str:
     if not store.startswith("sqlite"):
         return store
-    url = sql.make_url(store)
+    url = address_of(store)
     return url.set(database=os.path.abspath(url.database or "events.db")).render_as_string(hide_password=False)

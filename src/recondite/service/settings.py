@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from recondite.data.addresses import check_webhook
 from recondite.data.mqtt import mqtt_address
 from recondite.errors import InputError
 
@@ -119,8 +120,8 @@ class Settings:
         if self.keep_days is not None and not self.keep_days > 0:
             raise InputError(f"expected keep_days > 0; got {self.keep_days!r}")
         for url in (self.webhook, self.verdict_webhook):
-            if url is not None and not url.startswith(("http://", "https://")):
-                raise InputError(f"expected a webhook of http or https; got {url!r}")
+            if url is not None:
+                check_webhook(url)
         if self.mqtt is not None:
             mqtt_address(self.mqtt)
         if not 0 < self.verdict_webhook_p <= 1:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
+from recondite.data.addresses import without_secrets
 from recondite.errors import InputError
 from recondite.service.errors import Unavailable
 
@@ -65,6 +66,24 @@ LEAST_FREE = 16 << 20
 """Bytes; with fewer left on a disk, what is to be written there may not fit."""
 
 
+def address_of(text: str) -> sql.URL:
+    """Return the address of a store in its parts.
+
+    Raises:
+        InputError: it is no URL of SQLAlchemy.
+    """
+    try:
+        url = sql.make_url(text)
+    except (SQLAlchemyError, ValueError) as error:
+        raise InputError(
+            "expected a store such as sqlite:///events.db or postgresql://user@host/name; got "
+            f"{without_secrets(text)!r}"
+        ) from error
+    if "@" in (url.host or ""):
+        raise InputError("expected a store with one @, before the host; an @ within its password is written as %40")
+    return url
+
+
 def engine_of(text: str) -> sql.Engine:
     """Return the engine of a store; nothing is opened yet.
 
@@ -74,12 +93,7 @@ def engine_of(text: str) -> sql.Engine:
     Raises:
         InputError: it is neither, or no URL at all.
     """
-    try:
-        url = sql.make_url(text)
-    except SQLAlchemyError as error:
-        raise InputError(
-            f"expected a store such as sqlite:///events.db or postgresql://user@host/name; got {text!r}"
-        ) from error
+    url = address_of(text)
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername == "postgresql+psycopg":

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from recondite.data.addresses import without_secrets
 from recondite.data.files import atomic_file
 from recondite.data.formats import suffix_of
 from recondite.data.tables import READERS
@@ -42,5 +43,7 @@ def write_confirmed(store: str, kept: Path, folder: Path) -> int:
                 temporary.write_bytes(content)
             count += 1
     if not count:
-        raise InputError(f"{kept} holds none of the images that people labelled inlier in {store.partition('?')[0]}")
+        raise InputError(
+            f"{kept} holds none of the images that people labelled inlier in {without_secrets(store.partition('?')[0])}"
+        )
     return count

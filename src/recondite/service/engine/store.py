@@ -23,6 +23,7 @@ from recondite.service.engine.database import (
     ROWS,
     TABLES,
     DatabaseFiles,
+    address_of,
     engine_of,
     reason_of,
     write_and_take_back,
@@ -390,10 +391,7 @@ def read_store(url: str) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: there is no such store, or it cannot be read.
     """
-    try:
-        address = sql.make_url(url)
-    except SQLAlchemyError as error:
-        raise InputError(f"expected a store such as sqlite:///events.db?screen=parts; got {url!r}") from error
+    address = address_of(url)
     chosen = Filter(screen=str(address.query.get("screen", "")), version=str(address.query.get("version", "")))
     if address.drivername == "sqlite" and not Path(address.database or "").is_file():
         raise InputError(f"there is no file {address.database!r}")
