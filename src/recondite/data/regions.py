@@ -115,4 +115,5 @@ def edges(inside: Mask) -> NDArray[np.intp]:
 def _runs(beside: Mask) -> NDArray[np.intp]:
     """Return where cells (rows, columns) are marked one below another: (L, 2, 2), two ends (column + 1, row)."""
     steps = np.diff(np.pad(beside, ((1, 1), (0, 0))).astype(np.int8), axis=0).T
-    return np.stack([np.argwhere(steps == 1), np.argwhere(steps == -1)], axis=1) + [1, 0]
+    ends: NDArray[np.intp] = np.stack([np.argwhere(steps == 1), np.argwhere(steps == -1)], axis=1) + np.array([1, 0])
+    return ends

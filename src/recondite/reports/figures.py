@@ -193,7 +193,7 @@ def plot_heat_map(
     ax = ax or new_axes(3, 3)
     drawn = ax.imshow(heat(feature_score), cmap=HEAT_MAP, vmin=scale[0], vmax=scale[1], interpolation="nearest")
     if inside is not None:
-        ax.add_collection(LineCollection(edges(inside) - 0.5, colors=SKY, capstyle="projecting"), autolim=False)
+        ax.add_collection(LineCollection(list(edges(inside) - 0.5), colors=SKY, capstyle="projecting"), autolim=False)
     if ax.figure is not None:
         ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, extend="max")
     return _bare(ax, title)
