@@ -57,15 +57,28 @@ def test_help_lists_and_refusals_need_no_torch(tmp_path):
         ["evaluate", tmp_path / "nothing", picture, picture],
         ["monitor", "nothing.csv", "nothing.csv"],
         ["info", tmp_path],
+        ["predict", "digits", tmp_path / "nothing", "-o", table],
+        ["predict", "digits", picture, "-o", table, "--alpha", "1e-9"],
+        ["evaluate", "digits", picture, tmp_path / "nothing"],
+        ["show", "digits", tmp_path / "nothing", "-o", tmp_path / "one.png"],
+        ["update", "digits", tmp_path / "nothing", "-o", tmp_path / "screen"],
+        ["teach", "digits", tmp_path / "nothing", "-o", tmp_path / "screen"],
+        ["fit", picture],
+        ["fit", tmp_path / "nothing", "-o", tmp_path / "screen", "--epochs", "3"],
+        ["fit", picture, "-o", tmp_path / "screen", "--detector", "vae", "--alpha", "2"],
+        ["fit", picture, "-o", picture],
+        ["fit", picture, "-o", tmp_path / "screen", "--preset", "nonsense"],
+        ["bench", "defects", tmp_path, "-o", tmp_path / "bench"],
+        ["study", "severity", "digits", tmp_path / "nothing", "-o", tmp_path / "study"],
         # The process that starts workers and watches over them has no use for torch.
         ["serve", "digits", "--no-page", "--workers", "2", "--host", "0.0.0.0"],
     ]
     codes, printed, errors = run_without_torch(
         *(["--help"], ["--version"], ["predict", "--help"], ["serve", "--help"], ["datasets"], ["info", "digits"]),
-        *(["info", "digits", "--json"], *refused),
+        *(["info", "digits", "--json"], ["study", "--help"], *refused),
     )
-    assert codes[:7] == [0] * 7, errors
-    assert all(codes[7:]), errors
+    assert codes[:8] == [0] * 8, errors
+    assert all(codes[8:]), errors
     assert "Finds the images that do not belong" in printed
     assert "true false-alarm rate" in printed
     assert "0.0.0.0 is open to other machines" in errors

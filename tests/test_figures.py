@@ -4,8 +4,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib import colormaps
+from scipy.ndimage import label
 
 from recondite.data.pictures import HEAT_MAP, heat_colours
+from recondite.data.regions import border
 from recondite.reports import figures
 
 
@@ -77,6 +79,40 @@ def test_an_overlay_marks_the_pixels_above_the_threshold_and_no_others():
     (drawn,) = ax.get_images()
     coloured = np.ptp(np.asarray(drawn.get_array()), axis=2) > 0.01
     assert np.argwhere(coloured).tolist() == [[2, 3]]
+
+
+WITH_A_ZONE = np.zeros((632, 250), dtype=bool)
+WITH_A_ZONE[20:612, 20:230] = True
+WITH_A_ZONE[100:202, 101:151] = False
+
+
+def apart(alike):
+    """How many areas there are of pixels that are alike."""
+    return label(alike)[1]
+
+
+@pytest.mark.parametrize("factor", [1, 3, 5])
+def test_an_outline_is_whole_in_a_heat_map_that_is_reduced(factor):
+    heat = heat_colours(np.zeros((1, 632, 250)), (0, 1), WITH_A_ZONE)
+    for down, across in np.ndindex(factor, factor):  # as browsers do it: one pixel of so many
+        seen = heat[down::factor, across::factor]
+        assert apart((seen == heat[0, 0]).all(axis=2)) == 3  # beside the region, in it, and the zone
+
+
+@pytest.mark.parametrize("inches", [1.5, 2.5, 5.0])
+def test_an_outline_is_whole_in_a_figure_of_any_size(inches):
+    areas = []
+    for inside in (None, WITH_A_ZONE):
+        axes = figures.plot_heat_map(np.zeros((1, 632, 250)), (0, 1), figures.new_axes(inches, inches), inside=inside)
+        areas.append(apart(np.isclose(pixels_of(axes), colormaps[HEAT_MAP](0.0)[:3], atol=1 / 255).all(axis=2)))
+    assert areas[1] == areas[0] + 2
+
+
+def test_a_small_heat_map_has_an_outline_of_one_pixel():
+    inside = np.zeros((28, 28), dtype=bool)
+    inside[5:20, 6:22] = True
+    heat = heat_colours(np.zeros((1, 28, 28)), (0, 1), inside)
+    np.testing.assert_array_equal((heat != heat[0, 0]).any(axis=2), border(inside))
 
 
 def test_heat_is_shared_and_rises_with_the_score():

@@ -14,9 +14,11 @@ from cyclopts import Parameter
 from recondite.cli.console import print_table
 from recondite.cli.flags import (
     CLUSTER_GROUP,
+    NO_FLAGS,
     OnBad,
     Output,
     Rate,
+    all_among,
     image_size_of,
     option_flags,
     run_folder_of,
@@ -38,9 +40,11 @@ def bare_fit(images: str = "", /) -> None:
 
 
 def fit_with_flags(tokens: Sequence[str]) -> Any:
-    """Return the command `fit` with the flags of the detector or preset that the tokens name."""
-    from recondite.detectors import detector_class
-    from recondite.options import TrainingOptions
+    """Return the command `fit` with the flags of the detector or preset that the tokens name.
+
+    Those of a detector are left out where no token is one of them: they take torch.
+    """
+    from recondite.options import TrainingOptions, option_names
     from recondite.screen.choose import AUTO_DETECTOR, CHOSEN_FROM
     from recondite.training.presets import get_preset
 
@@ -48,11 +52,6 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
     name = value_of("--detector", tokens) or AUTO_DETECTOR
     if preset and name == AUTO_DETECTOR:
         name = get_preset(preset).detector
-    kinds = [detector_class(one) for one in (CHOSEN_FROM if name == AUTO_DETECTOR else (name,))]
-    names, errors = " or ".join(kind.name for kind in kinds), [error for kind in kinds for error in kind.own_scores()]
-    # The score is a flag of the command itself, which takes more than the detector's own errors.
-    own = option_flags("detector flags", *(kind.Options for kind in kinds), without=("score",))
-    training = option_flags("training flags", TrainingOptions, defaults=kinds[0].training_defaults)
 
     def fit(
         images: str,
@@ -85,7 +84,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         workers: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 2,
         worker_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
         worker_gpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 0,
-        options: Annotated[Any, Parameter(name="*", group=f"Options of detector {names}")] = None,
+        options: NO_FLAGS = None,
         training: Annotated[Any, Parameter(name="*", group="Options of training")] = None,
     ) -> None:
         """Learn what normal images look like and write a screen.
@@ -191,8 +190,19 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             **{**(options or {}), **(training or {})},
         )
 
-    fit.__doc__ = (fit.__doc__ or "").replace("{errors}", ", ".join(dict.fromkeys(errors)))
-    fit.__annotations__["options"] = Annotated[own | None, Parameter(name="*", group=f"Options of detector {names}")]
+    defaults: Mapping[str, Any] = {}
+    if not all_among({*fit.__annotations__, *option_names(TrainingOptions)}, tokens):
+        from recondite.detectors import detector_class
+
+        kinds = [detector_class(one) for one in (CHOSEN_FROM if name == AUTO_DETECTOR else (name,))]
+        names, defaults = " or ".join(kind.name for kind in kinds), kinds[0].training_defaults
+        errors = dict.fromkeys(error for kind in kinds for error in kind.own_scores())
+        fit.__doc__ = (fit.__doc__ or "").replace("{errors}", ", ".join(errors))
+        # The score is a flag of the command itself, which takes more than the detector's own errors.
+        own = option_flags("detector flags", *(kind.Options for kind in kinds), without=("score",))
+        group = f"Options of detector {names}"
+        fit.__annotations__["options"] = Annotated[own | None, Parameter(name="*", group=group)]
+    training = option_flags("training flags", TrainingOptions, defaults=defaults)
     fit.__annotations__["training"] = Annotated[training | None, Parameter(name="*", group="Options of training")]
     return fit
 

@@ -74,24 +74,36 @@ def load_screen(
     device: str,
     score: str | None = None,
     others: Sequence[object] = (),
+    sources: Sequence[str] = (),
 ) -> "Screen":
-    """Load a screen, at another false-alarm rate or by another score if asked.
+    """Load a screen, at another false-alarm rate or by another score if asked; what is wrong is told before that.
 
     Args:
         path: as the user gave it.
         alpha, confidence, score: in place of those of the screen.
         device: cpu or cuda.
         others: what the user gave beside it; if one of them is a screen and `path` is not, they may be swapped.
+        sources: of images, likewise; each has to be there.
     """
     from recondite.data.artifacts import holds_manifest
+    from recondite.data.datasets import check_source
+    from recondite.screen.described import Described, described
+    from recondite.screen.saved import existing
+    from recondite.screen.screen import load
     from recondite.statistics.calibration import check_promise
 
-    check_promise(alpha, confidence)  # before torch is loaded
-    if not holds_manifest(Path(path)) and (swapped := [one for one in others if holds_manifest(Path(str(one)))]):
-        raise InputError(f"{path} is not a screen, and {swapped[0]} is one: did you swap the arguments?")
-    from recondite.screen.screen import load
-
-    screen = load(path)
+    check_promise(alpha, confidence)
+    beside = [one for one in (*sources, *others) if holds_manifest(Path(str(one)))]
+    if beside and not holds_manifest(Path(path)):
+        raise InputError(f"{path} is not a screen, and {beside[0]} is one: did you swap the arguments?")
+    folder = existing(path)
+    for source in sources:
+        check_source(source)
+    looked_at = None
+    if score is None and (alpha is not None or confidence is not None):
+        looked_at = described(folder)
+        at_rate(looked_at, alpha, confidence)  # calibration images may be too few; networks take longer to load
+    screen = load(folder) if looked_at is None or isinstance(looked_at, Described) else looked_at
     if device != "cpu":
         screen = screen.to(device)
     if score is not None:
@@ -162,6 +174,16 @@ def option_flags(
                 Parameter(help=told, converter=_names if several else None, negative_none="", negative_iterable=""),
             ]
     return TypedDict(title.replace(" ", "_"), fields, total=False)  # type: ignore[operator]
+
+
+NO_FLAGS = Annotated[None, Parameter(parse=False)]
+"""In place of flags of options, where there are none."""
+
+
+def all_among(names: Collection[str], tokens: Sequence[str]) -> bool:
+    """Return whether all flags among tokens are of parameters with such names, or -o."""
+    flags = {token.partition("=")[0] for token in tokens if token.startswith("-")} - {"-o"}
+    return {flag.removeprefix("--").removeprefix("no-").replace("-", "_") for flag in flags} <= {*names}
 
 
 def value_of(flag: str, tokens: Sequence[str]) -> str | None:

@@ -88,7 +88,7 @@ def guard_fit(
     from recondite.screen.guard_file import save_guard
     from recondite.screen.guard_fit import FROM_FOLDERS, fit_guard, named_classifier, read_classes
 
-    judge = None if screen == "none" else load_screen(screen, None, None, "cpu", others=[images])
+    judge = None if screen == "none" else load_screen(screen, None, None, "cpu", sources=[images])
     fitted = fit_guard(
         images,
         classes=FROM_FOLDERS if labels_from_folders else None if labels is None else read_classes(labels),
@@ -158,7 +158,7 @@ def guard_predict(
     from recondite.screen.classifier_outputs import read_outputs
     from recondite.screen.guard_file import load_guard
 
-    screen = load_screen(guard, None, None, "cpu", others=[images])
+    screen = load_screen(guard, None, None, "cpu", sources=[images])
     found = load_guard(screen, guard)
     if outputs is not None:
         found = found.told(read_outputs(outputs))

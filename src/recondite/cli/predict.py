@@ -97,7 +97,6 @@ def predict(
     part_size
         With --cluster: images per part; a part is judged again if its worker dies.
     """
-    from recondite.data.datasets import check_source
     from recondite.data.outputs import check_outputs
     from recondite.data.tables import check_table_path, is_stdout
     from recondite.statistics.scores import check_rate
@@ -120,8 +119,7 @@ def predict(
             "--cluster and --device"
         )
     if runtime == "torch":
-        judge = load_screen(screen, alpha, confidence, device if cluster is None else "cpu", score, others=[images])
-        check_source(images)
+        judge = load_screen(screen, alpha, confidence, device if cluster is None else "cpu", score, sources=[images])
     else:
         judge = load_fastest(screen, images, runtime, alpha, confidence)
     from recondite.screen.promise import promise
@@ -222,16 +220,13 @@ def evaluate(
     device
         cpu or cuda.
     """
-    from recondite.data.datasets import check_source
     from recondite.data.outputs import check_outputs
     from recondite.data.tables import check_table_path, is_stdout, write_table
 
     if output is not None:
         check_table_path(output)
         check_outputs({"-o": output})
-    judge = load_screen(screen, alpha, confidence, device, score, others=[inliers, outliers])
-    for source in (inliers, outliers):
-        check_source(source)
+    judge = load_screen(screen, alpha, confidence, device, score, sources=[inliers, outliers])
     from recondite.data.datasets import open_images
     from recondite.data.truth import check_truth
     from recondite.reports.evaluation import evaluate as measure
@@ -278,13 +273,11 @@ def show(
     device
         cpu or cuda.
     """
-    from recondite.data.datasets import check_source
     from recondite.data.outputs import check_outputs, check_picture
 
     check_picture(output)
     check_outputs({"-o": output}, inputs=[image], images=Path(image).parent if Path(image).is_file() else image)
-    judge = load_screen(screen, None, None, device, others=[image])
-    check_source(image)
+    judge = load_screen(screen, None, None, device, sources=[image])
     from recondite.reports.explanation import draw, in_words
 
     verdicts = draw(judge, image, output, group, region=region)

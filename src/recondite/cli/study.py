@@ -64,10 +64,11 @@ def mask_size(
     masks: Masked = _MASKS,
 ) -> None:
     """Measure the score of a screen against the size of a mask."""
+    chosen = {"sizes": _numbers("--sizes", sizes, int), "count": count, "score": score, **asdict(masks)}
+    judge = _load(screen, output, images)
     from recondite.studies.masks import mask_size_study
 
-    chosen = {"sizes": _numbers("--sizes", sizes, int), "count": count, "score": score, **asdict(masks)}
-    rows = mask_size_study(_load(screen, output, images), images, output, progress=True, **chosen)
+    rows = mask_size_study(judge, images, output, progress=True, **chosen)
     _print(rows, "score against mask size", output)
 
 
@@ -85,11 +86,12 @@ def severity(
     seed: Seed = 0,
 ) -> None:
     """Measure the score of a screen against corruptions at five severities."""
+    names = None if corruptions is None else corruptions.split(",")
+    judge = _load(screen, output, images)
     from recondite.studies.severity import severity_study
 
-    names = None if corruptions is None else corruptions.split(",")
     rows = severity_study(
-        _load(screen, output, images),
+        judge,
         images,
         output,
         corruptions=names,
@@ -115,10 +117,11 @@ def top_percent(
     masks: Masked = _MASKS,
 ) -> None:
     """Measure the mean of only the worst per cent of feature scores against the size of a mask."""
+    chosen = {"sizes": _numbers("--sizes", sizes, int), "shares": _numbers("--shares", shares, float), **asdict(masks)}
+    judge = _load(screen, output, images)
     from recondite.studies.masks import feature_share_study
 
-    chosen = {"sizes": _numbers("--sizes", sizes, int), "shares": _numbers("--shares", shares, float), **asdict(masks)}
-    rows = feature_share_study(_load(screen, output, images), images, output, count=count, progress=True, **chosen)
+    rows = feature_share_study(judge, images, output, count=count, progress=True, **chosen)
     _print(rows, "mean score of the worst values", output)
 
 
@@ -132,18 +135,20 @@ def microscope(
     masks: Masked = _MASKS,
 ) -> None:
     """Look at one image under masks: what is rebuilt and how each channel scores."""
+    chosen = {"sizes": _numbers("--sizes", sizes, int), **asdict(masks)}
+    judge = _load(screen, output, image)
     from recondite.studies.masks import microscope_study
 
-    chosen = {"sizes": _numbers("--sizes", sizes, int), **asdict(masks)}
-    rows = microscope_study(_load(screen, output, image), image, output, progress=True, **chosen)
+    rows = microscope_study(judge, image, output, progress=True, **chosen)
     _print(rows, "one image", output)
 
 
 def defects(screen: ScreenFolder, images: Images, /, *, output: Output, count: Count = 200, seed: Seed = 0) -> None:
     """Measure how well small made-up defects are detected and localised."""
+    judge = _load(screen, output, images)
     from recondite.studies.severity import defects_study
 
-    rows = defects_study(_load(screen, output, images), images, output, count=count, seed=seed, progress=True)
+    rows = defects_study(judge, images, output, count=count, seed=seed, progress=True)
     _print(rows, "small defects", output)
 
 
@@ -159,11 +164,10 @@ def interpolation(
     seed: Seed = 0,
 ) -> None:
     """Walk from one image to another through the latent space."""
+    judge = _load(screen, output, images)
     from recondite.studies.latent import interpolation_study
 
-    rows = interpolation_study(
-        _load(screen, output, images), images, output, first=first, second=second, steps=steps, seed=seed
-    )
+    rows = interpolation_study(judge, images, output, first=first, second=second, steps=steps, seed=seed)
     _print(rows, "between two images", output)
 
 
@@ -180,12 +184,11 @@ def denoising(
     seed: Seed = 0,
 ) -> None:
     """Add Gaussian noise to images, rebuild them, and measure error, PSNR and SSIM before and after."""
+    noise = _numbers("--levels", levels, float)
+    judge = _load(screen, output, images)
     from recondite.studies.latent import denoising_study
 
-    noise = _numbers("--levels", levels, float)
-    rows = denoising_study(
-        _load(screen, output, images), images, output, levels=noise, count=count, seed=seed, progress=True
-    )
+    rows = denoising_study(judge, images, output, levels=noise, count=count, seed=seed, progress=True)
     _print(rows, "out of noise", output)
 
 
@@ -206,16 +209,17 @@ def latent_map(
     seed: Seed = 0,
 ) -> None:
     """Draw the latents of images as a map (t-SNE), coloured by label, and keep it for images to come."""
+    if into is not None and new is not None:
+        raise InputError("expected --new or --into, not both: with --into, IMAGES are the new ones")
+    chosen: dict[str, Any] = {"count": count, "thumbnails": thumbnails, "seed": seed, "progress": True}
+    judge = _load(screen, output, images)
     from recondite.studies.latent_map import latent_map_study, placing_study
 
-    chosen: dict[str, Any] = {"count": count, "thumbnails": thumbnails, "seed": seed, "progress": True}
     if into is None:
-        rows = latent_map_study(_load(screen, output, images), images, output, new=new, new_count=new_count, **chosen)
+        rows = latent_map_study(judge, images, output, new=new, new_count=new_count, **chosen)
         print(f"map:   {output / 'map'}")
-    elif new is not None:
-        raise InputError("expected --new or --into, not both: with --into, IMAGES are the new ones")
     else:
-        rows = placing_study(_load(screen, output, images), images, output, into=into, **chosen)
+        rows = placing_study(judge, images, output, into=into, **chosen)
     print(f"{counted(len(rows), 'image')}\ntable: {output / 'table.csv'}\npage:  {output / 'study.html'}")
 
 
@@ -230,10 +234,11 @@ def thresholds(
     threshold: Annotated[float | None, Parameter(help="One chosen by hand, such as 0.045, beside the others.")] = None,
 ) -> None:
     """Compare threshold rules on fresh images, and draw the losses with all of them."""
+    chosen: dict[str, Any] = {"outliers": outliers, "score": score, "threshold": threshold}
+    judge = _load(screen, output, images)
     from recondite.studies.thresholds import thresholds_study
 
-    chosen: dict[str, Any] = {"outliers": outliers, "score": score, "threshold": threshold}
-    rows = thresholds_study(_load(screen, output, images), images, output, progress=True, **chosen)
+    rows = thresholds_study(judge, images, output, progress=True, **chosen)
     _print(rows, "threshold rules", output)
 
 

@@ -41,7 +41,7 @@ def teach(
     output = Path(os.path.abspath(output))
     check_target(output)
     check_outputs({}, {"-o": output})
-    judge = load_screen(screen, None, None, "cpu", others=[defects, *([images] if images else [])])
+    judge = load_screen(screen, None, None, "cpu", sources=[defects, *([images] if images else [])])
     from recondite.screen.words import gain_in_words
 
     with locked(output):

@@ -12,6 +12,7 @@ from recondite.cli.console import print_table
 from recondite.cli.flags import (
     CLUSTER_GROUP,
     GROUP_BY_HELP,
+    NO_FLAGS,
     VALUE_RANGE_HELP,
     Rate,
     alone,
@@ -90,15 +91,13 @@ def bare_study() -> None:
 
 
 def studies_with_flags(tokens: Sequence[str]) -> App:
-    """Return the studies as commands, with the flags of the detectors that the tokens name."""
+    """Return the studies as commands, those that train with the flags of the detectors that the tokens name.
+
+    These take torch, and are left out where the tokens name another study or none.
+    """
     from recondite.cli.study import add_studies
     from recondite.data.outputs import check_outputs
-    from recondite.detectors import detector_class
     from recondite.options import TrainingOptions
-
-    names = (value_of("--detector", tokens) or "alad").split(",")
-    kinds = [detector_class(name) for name in names]
-    defaults = kinds[0].training_defaults if len(kinds) == 1 else {}
 
     def one_class(
         dataset: Dataset,
@@ -110,8 +109,8 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
             str, Parameter(help="Detectors joined by commas; their own flags are listed below.")
         ] = "alad",
         runs: SharedRuns = _RUNS,
-        options: Annotated[Any, Parameter(name="*")] = None,
-        training: Annotated[Any, Parameter(name="*")] = None,
+        options: NO_FLAGS = None,
+        training: NO_FLAGS = None,
     ) -> None:
         """Take each class in turn as normal and measure how well every score separates the others from it.
 
@@ -142,8 +141,8 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
         sizes: Annotated[str, Parameter(help="Latent sizes joined by commas.")] = "100,300,500,800",
         detector: OneDetector = "alad",
         runs: SharedRuns = _RUNS,
-        options: Annotated[Any, Parameter(name="*")] = None,
-        training: Annotated[Any, Parameter(name="*")] = None,
+        options: NO_FLAGS = None,
+        training: NO_FLAGS = None,
     ) -> None:
         """Measure the errors and the AUROC of one detector against its latent size.
 
@@ -181,8 +180,8 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
         ],
         detector: OneDetector = "alad",
         runs: SharedRuns = _RUNS,
-        options: Annotated[Any, Parameter(name="*")] = None,
-        training: Annotated[Any, Parameter(name="*")] = None,
+        options: NO_FLAGS = None,
+        training: NO_FLAGS = None,
     ) -> None:
         """Train one detector with every combination of some options.
 
@@ -199,13 +198,19 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
     studies = App(name="study", help="Look closely at a screen, or train many detectors and compare them.")
     commands = ((one_class, _NOT_IN_STUDIES), (latent_size, {*_NOT_IN_STUDIES, "latent_size"}), (grid, _NOT_IN_STUDIES))
     for command, without in commands:
-        own = option_flags("detector flags", *(kind.Options for kind in kinds), without=without)
-        trained = option_flags("training flags", TrainingOptions, defaults=defaults, without=without)
-        group = f"Options of {', '.join(names)}"
-        command.__annotations__["options"] = Annotated[own | None, Parameter(name="*", group=group)]
-        command.__annotations__["training"] = Annotated[
-            trained | None, Parameter(name="*", group="Options of training")
-        ]
+        if tokens[:1] == [command.__name__.replace("_", "-")]:
+            from recondite.detectors import detector_class
+
+            names = (value_of("--detector", tokens) or "alad").split(",")
+            kinds = [detector_class(name) for name in names]
+            defaults = kinds[0].training_defaults if len(kinds) == 1 else {}
+            own = option_flags("detector flags", *(kind.Options for kind in kinds), without=without)
+            trained = option_flags("training flags", TrainingOptions, defaults=defaults, without=without)
+            group = f"Options of {', '.join(names)}"
+            command.__annotations__["options"] = Annotated[own | None, Parameter(name="*", group=group)]
+            command.__annotations__["training"] = Annotated[
+                trained | None, Parameter(name="*", group="Options of training")
+            ]
         studies.command(alone(command))
     add_studies(studies)
     return studies
@@ -320,9 +325,11 @@ def bench_defects(
     threads
         Threads of each run; as many as torch takes by default.
     """
+    from recondite.data.layouts import sets_among
     from recondite.data.outputs import check_outputs
 
     check_outputs({}, {"-o": output}, images=[*folders])
+    sets_among(folders)
     from recondite.studies.training.defect_sets import DEFAULT_DETECTORS
     from recondite.studies.training.defect_sets import bench_defects as bench
 

@@ -70,7 +70,7 @@ def update(
     output = Path(os.path.abspath(output))
     check_target(output)
     check_outputs({"--report": report}, {"-o": output})
-    judge = load_screen(screen, None, None, "cpu", others=[images])
+    judge = load_screen(screen, None, None, "cpu", sources=[images])
     from recondite.reports.update import update_in_words, write_update_page
 
     training: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}

@@ -71,6 +71,18 @@ def sets_in(root: Path) -> list[Path]:
     return [child for child in _folders_in(root) if _is_set(child)]
 
 
+def sets_among(folders: Sequence[Path]) -> list[Path]:
+    """Return the data sets of defects that some folders are or hold directly.
+
+    Raises:
+        InputError: there is none.
+    """
+    sets = [found for folder in folders for found in sets_in(folder)]
+    if not sets:
+        raise InputError(f"no data set of defects (train/good, test) in {', '.join(map(str, folders))}")
+    return sets
+
+
 def masks_of(root: Path) -> Path | None:
     """Return the folder of masks of a data set of defects; None where there is none."""
     return next((one for one in (root / "ground_truth", root / "Data" / "Masks") if one.is_dir()), None)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,8 @@ SKY, PURPLE = "#56B4E9", "#CC79A7"
 HEAT_MAP = "inferno"
 
 _SMALLEST_PICTURE = 96
+_THINNEST_LINE = 0.01
+"""Width of an outline as a share of the longer side: pages show pictures as small as a hundred pixels."""
 
 
 def colours(image: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -100,5 +103,6 @@ def heat_colours(feature_score: ArrayLike, scale: tuple[float, float], inside: M
     between = np.clip((heat(feature_score) - scale[0]) / (scale[1] - scale[0]), 0, 1)
     shown: NDArray[np.uint8] = (colormaps[HEAT_MAP](between)[..., :3] * 255).round().astype(np.uint8)
     if inside is not None:
-        shown[border(inside)] = np.round(255 * np.array(to_rgb(SKY)))
+        width = math.ceil(_THINNEST_LINE * max(inside.shape))
+        shown[border(inside, width)] = np.round(255 * np.array(to_rgb(SKY)))
     return shown

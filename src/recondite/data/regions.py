@@ -84,13 +84,36 @@ def found_inside(planes: NDArray[np.float32]) -> Mask:
     return found
 
 
-def border(inside: Mask) -> Mask:
+def border(inside: Mask, width: int = 1) -> Mask:
     """Return the pixels inside that have a neighbour outside, above, below or beside them; edges of the image do not.
+
+    Args:
+        inside: (H, W).
+        width: of the border in pixels; a wider one lies on both sides.
 
     >>> border(np.array([[True, True, False]]))
     array([[False,  True, False]])
     """
+    from scipy.ndimage import maximum_filter
+
     around = np.pad(inside, 1, mode="edge")
     enclosed = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
-    found: Mask = inside & ~enclosed
+    found: Mask = maximum_filter(inside & ~enclosed, size=width)
     return found
+
+
+def edges(inside: Mask) -> NDArray[np.intp]:
+    """Return the straight lines between pixels inside and outside, (L, 2, 2): two ends (x, y); edges of the image none.
+
+    >>> edges(np.array([[True, True, False]])).tolist()
+    [[[2, 0], [2, 1]]]
+    """
+    down, across = _runs(inside[:, 1:] != inside[:, :-1]), _runs((inside[1:] != inside[:-1]).T)
+    return np.concatenate([down, across[..., ::-1]])
+
+
+def _runs(beside: Mask) -> NDArray[np.intp]:
+    """Return where cells (rows, columns) are marked one below another: (L, 2, 2), two ends (column + 1, row)."""
+    steps = np.diff(np.pad(beside, ((1, 1), (0, 0))).astype(np.int8), axis=0).T
+    ends: NDArray[np.intp] = np.stack([np.argwhere(steps == 1), np.argwhere(steps == -1)], axis=1) + np.array([1, 0])
+    return ends

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.data.pictures import BLUE, GREEN, GREY, HEAT_MAP, ORANGE, PURPLE, RED, SKY, heat, overlaid
-from recondite.data.regions import Mask, border
+from recondite.data.regions import Mask, edges
 
 _LINES_BESIDE_A_LEGEND = 3
 _MANY = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY, "black")
@@ -193,8 +193,7 @@ def plot_heat_map(
     ax = ax or new_axes(3, 3)
     drawn = ax.imshow(heat(feature_score), cmap=HEAT_MAP, vmin=scale[0], vmax=scale[1], interpolation="nearest")
     if inside is not None:
-        outline = np.ma.masked_where(~border(inside), np.ones(inside.shape))
-        ax.imshow(outline, cmap=ListedColormap([SKY]), interpolation="nearest")
+        ax.add_collection(LineCollection(list(edges(inside) - 0.5), colors=SKY, capstyle="projecting"), autolim=False)
     if ax.figure is not None:
         ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, extend="max")
     return _bare(ax, title)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from recondite.data.sample import LARGEST_SMALL_SIDE, Sample
-from recondite.detectors import detector_class
 from recondite.options import TrainingOptions, option_names
 
 AUTO_DETECTOR = "auto"
@@ -37,6 +36,8 @@ def choose_detector(sample: Sample, wanted: Collection[str] = (), score: str | N
         wanted: names of options that were given; a detector without them is not meant.
         score: the score that was asked for; likewise.
     """
+    from recondite.detectors import detector_class
+
     choice = _by_images(sample)
     kind, other = detector_class(choice.detector), detector_class(CHOSEN_FROM[0])
     only_its = (option_names(kind.Options) | {*kind.own_scores()}) - option_names(other.Options) - {*other.own_scores()}

@@ -7,6 +7,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 
 from recondite.data.pictures import HEAT_MAP, colours, heat, png_url
+from recondite.data.regions import edges
 from recondite.data.units import thumbnails
 from recondite.screen.screen import Screen
 from recondite.service.engine.judging import Judged
@@ -62,10 +63,7 @@ def _threshold(screen: Screen) -> float | None:
 def outline(inside: NDArray[np.bool_]) -> str:
     """Return the edges of a mask (H, W) as an SVG of its size, to be stretched over a picture."""
     height, width = inside.shape
-    around = np.pad(inside, 1)
-    down = np.argwhere(around[1:-1, 1:] != around[1:-1, :-1])  # an edge at the left of column x, along row y
-    across = np.argwhere(around[1:, 1:-1] != around[:-1, 1:-1])
-    path = "".join([f"M{x} {y}v1" for y, x in down] + [f"M{x} {y}h1" for y, x in across])
+    path = "".join(f"M{x} {y}L{to_x} {to_y}" for (x, y), (to_x, to_y) in edges(np.pad(inside, 1)) - 1)
     lines = "".join(
         f'<path d="{path}" stroke="{colour}" stroke-width="{stroke}" vector-effect="non-scaling-stroke"/>'
         for colour, stroke in (("#000", 4), ("#fff", 2))

@@ -15,7 +15,7 @@ import numpy as np
 from recondite import __version__
 from recondite.data.datasets import open_images
 from recondite.data.files import atomic_file
-from recondite.data.layouts import masks_of, sets_in
+from recondite.data.layouts import masks_of, sets_among
 from recondite.errors import InputError, ReconditeError
 from recondite.progress import counted
 from recondite.progress import progress as show
@@ -70,9 +70,7 @@ def bench_defects(
     Raises:
         InputError: no data set of defects, or nothing to fit.
     """
-    sets = [found for folder in folders for found in sets_in(Path(folder))]
-    if not sets:
-        raise InputError(f"no data set of defects (train/good, test) in {', '.join(map(str, folders))}")
+    sets = sets_among([Path(folder) for folder in folders])
     names = [root.name for root in sets]
     if not detectors or len(set(names)) < len(names):
         raise InputError(f"expected at least one detector, and sets with different names; got {', '.join(names)}")
