@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Output, load_screen, names_of
+from recondite.cli.flags import Output, check_guard, load_screen, names_of
 from recondite.errors import InputError
 
 
@@ -155,9 +155,11 @@ def guard_predict(
     check_table_path(output)
     from recondite.screen.classifier_outputs import read_outputs
     from recondite.screen.guard_file import load_guard
+    from recondite.screen.saved import located
 
     screen = load_screen(guard, None, None, "cpu", others=[images])
-    found = load_guard(screen, guard)
+    check_guard(guard)
+    found = load_guard(screen, located(guard))
     if outputs is not None:
         found = found.told(read_outputs(outputs))
     if alpha is not None:

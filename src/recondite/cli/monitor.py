@@ -3,17 +3,14 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Alpha, Output, load_screen
+from recondite.cli.flags import Alpha, Output, load_screen, tell_of_lost_guard
 from recondite.errors import InputError
 from recondite.progress import counted
-
-if TYPE_CHECKING:
-    from recondite.screen.screen import Screen
 
 
 def monitor(
@@ -70,6 +67,7 @@ def monitor(
     _look_back(events)
     judge = load_screen(screen, None, confidence, "cpu", score, others=[events])
     from recondite.reports.drift import moved_rows, watch, write_drift_page
+    from recondite.reports.prevalence import COLUMNS, TITLE, class_shares
 
     drift = watch(judge, events, false_alarm=false_alarm, window=window, seed=seed, group=group, state=state)
     to_stdout = output is not None and is_stdout(output)
@@ -92,28 +90,17 @@ def monitor(
             title="recent images beside the calibration images",
             header=True,
         )
-    if not to_stdout:
-        _print_prevalences(judge, screen, events)
+    shares = class_shares(judge, screen, events)
+    if shares.rows:
+        print_table([COLUMNS, *shares.rows], title=TITLE, header=True, file=told)
+    if shares.unknown:
+        print(shares.unknown, file=told)
     if output is not None:
         write_table(output, moved_rows(drift.moved))
         print(f"table:  {output}", file=told)
     if report is not None:
-        write_drift_page(report, drift, judge)
+        write_drift_page(report, drift, judge, shares)
         print(f"report: {report}", file=told)
-
-
-def _print_prevalences(judge: "Screen", folder: str, events: str) -> None:
-    """Print how often each class comes, where the folder holds a guard and the table what it predicted."""
-    from recondite.reports.prevalence import COLUMNS, prevalence_of, prevalence_rows
-    from recondite.screen.guard_file import load_guard
-    from recondite.screen.saved import GUARD_FILE, located
-
-    path = located(folder)
-    if not (path / GUARD_FILE).exists():
-        return
-    found = prevalence_of(load_guard(judge, path), events)
-    if found:
-        print_table([COLUMNS, *prevalence_rows(found)], title="how often each class comes", header=True)
 
 
 def recalibrate(
@@ -172,6 +159,7 @@ def recalibrate(
     from recondite.reports.recalibration import write_recalibration_page
 
     result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=extend, group=group, force=force)
+    tell_of_lost_guard(screen, output)
     result.after.save(output)
     print_table(
         [("measure", "before", "after"), *(tuple(row.values()) for row in result.table)],
