@@ -86,6 +86,7 @@ def guard_fit(
     check_outputs({}, {"-o": output})
     from recondite.screen.guard_file import save_guard
     from recondite.screen.guard_fit import FROM_FOLDERS, fit_guard, named_classifier, read_classes
+    from recondite.screen.words import parts_in_words
 
     judge = None if screen == "none" else load_screen(screen, None, None, "cpu", others=[images])
     fitted = fit_guard(
@@ -116,11 +117,7 @@ def guard_fit(
         print_table([("parts", "made-up outliers caught"), *rows], title="The best combinations", header=True)
     print(f"accuracy: {facts['accuracy']:.3f} of {facts['chosen on']:,} held-out images")
     how = ", by predicted class" if facts["by class"] else ""
-    shares = fitted.guard.shares
-    of_alpha = ", ".join(
-        part if len(shares) == 1 else f"{part} ({share:.2g} of alpha)" for part, share in shares.items()
-    )
-    print(f"parts:    {of_alpha}, calibrated on {facts['calibrated on']:,} images{how}")
+    print(f"parts:    {parts_in_words(fitted.guard.shares)}, calibrated on {facts['calibrated on']:,} images{how}")
     if "promise" in facts:
         print(f"promise:  {facts['promise']}")
     print(f"guard:    {output}")
