@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from recondite.errors import InputError
 
 if TYPE_CHECKING:
+    from recondite.screen.guard import Guard
     from recondite.screen.screen import Screen
 
 CLUSTER_GROUP = "Cluster"
@@ -95,12 +96,23 @@ def tell_of_guard(screen: str, what: str) -> None:
         print(f"{screen} holds a guard, which {what}", file=sys.stderr)
 
 
-def check_guard(folder: str) -> None:
-    """Raise InputError if the folder of a screen, as the user gave it, holds no guard."""
-    from recondite.screen.saved import holds_guard
+def saved_guard(screen: "Screen", folder: str) -> "Guard":
+    """Return the guard in the folder of a screen.
+
+    Args:
+        screen: loaded from it.
+        folder: as the user gave it.
+
+    Raises:
+        InputError: it holds none.
+        ArtifactError: as `load_guard`.
+    """
+    from recondite.screen.guard_file import load_guard
+    from recondite.screen.saved import holds_guard, located
 
     if not holds_guard(folder):
         raise InputError(f"{folder} holds no guard (recondite guard fit makes one)")
+    return load_guard(screen, located(folder))
 
 
 def tell_of_lost_guard(screen: str, output: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Output, check_guard, load_screen, names_of
+from recondite.cli.flags import Output, load_screen, names_of, saved_guard
 from recondite.errors import InputError
 
 
@@ -151,12 +151,9 @@ def guard_predict(
 
     check_table_path(output)
     from recondite.screen.classifier_outputs import read_outputs
-    from recondite.screen.guard_file import load_guard
-    from recondite.screen.saved import located
 
     screen = load_screen(guard, None, None, "cpu", others=[images])
-    check_guard(guard)
-    found = load_guard(screen, located(guard))
+    found = saved_guard(screen, guard)
     if outputs is not None:
         found = found.told(read_outputs(outputs))
     if alpha is not None:

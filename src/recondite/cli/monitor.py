@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Alpha, Output, load_screen, tell_of_lost_guard
+from recondite.cli.flags import Alpha, Output, load_screen, saved_guard, tell_of_lost_guard
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -253,8 +253,8 @@ def guard_report(
     /,
     inliers: str,
     outliers: str,
-    inlier_outputs: Path,
-    outlier_outputs: Path,
+    inlier_outputs: Path | None = None,
+    outlier_outputs: Path | None = None,
     *,
     output: Output,
     calibration: str | None = None,
@@ -265,21 +265,24 @@ def guard_report(
 ) -> None:
     """Measure a screen in front of a classifier, and compare it with the classifier's own confidence and features.
 
-    A classifier's outputs are a .npz, .safetensors, .csv, .jsonl or .parquet file of logits, with ids, labels (the true
+    A guard whose classifier speaks for itself (recondite guard fit, without a table) needs no outputs: it looks at the
+    images, and the report holds each part that it can find and the guard as it was fitted. Else
+    a classifier's outputs are a .npz, .safetensors, .csv, .jsonl or .parquet file of logits, with ids, labels (the true
     classes, as numbers) and features where there are any; no code of yours is run.
 
     Parameters
     ----------
     screen
-        Folder that `recondite fit` wrote.
+        Folder that `recondite fit` or `recondite guard fit` wrote.
     inliers
-        Normal test images, or a table of verdicts on them.
+        Normal test images, or a table of verdicts on them; without outputs, images whose labels or folders are their
+        classes.
     outliers
         Images that do not belong, or a table of verdicts on them.
     inlier_outputs
-        The classifier's outputs for the inliers.
+        The classifier's outputs for the inliers; none for a guard that speaks for itself.
     outlier_outputs
-        The classifier's outputs for the outliers.
+        The classifier's outputs for the outliers, likewise.
     output
         Folder for report.html, table.csv, classes.csv and curves.csv.
     calibration
@@ -298,24 +301,42 @@ def guard_report(
 
     if (calibration is None) != (calibration_outputs is None):
         raise InputError("--calibration and --calibration-outputs belong together")
+    if (inlier_outputs is None) != (outlier_outputs is None):
+        raise InputError("--inlier-outputs and --outlier-outputs belong together")
+    if inlier_outputs is None and any(one is not None for one in (calibration, reference_outputs, score)):
+        raise InputError("--calibration, --reference-outputs and --score go with tables of a classifier's outputs")
     check_outputs({}, {"-o": output})
-    from recondite.reports.guard_report import COLUMNS, example_galleries, scores_of, table_cells, write_guard_report
+    from recondite.reports.guard_report import (
+        COLUMNS,
+        example_galleries,
+        fitted_guard_report,
+        scores_of,
+        table_cells,
+        write_guard_report,
+    )
     from recondite.reports.guard_report import guard_report as measure
     from recondite.reports.words import made_from
     from recondite.screen.classifier_outputs import read_outputs
 
-    judge = load_screen(screen, alpha, None, "cpu", score, others=[inliers, outliers])
-    outputs = [read_outputs(path) for path in (inlier_outputs, outlier_outputs)]
-    report = measure(
-        judge,
-        scores_of(judge, inliers),
-        scores_of(judge, outliers),
-        *outputs,
-        calibration=None
-        if calibration is None or calibration_outputs is None
-        else (scores_of(judge, calibration), read_outputs(calibration_outputs)),
-        reference=None if reference_outputs is None else read_outputs(reference_outputs),
-    )
+    if inlier_outputs is None or outlier_outputs is None:
+        judge = load_screen(screen, None, None, "cpu", others=[inliers, outliers])
+        guard = saved_guard(judge, screen)
+        if alpha is not None:
+            judge = judge.with_alpha(alpha)
+            guard = guard.at(judge)
+        report = fitted_guard_report(guard, inliers, outliers, progress=True)
+    else:
+        judge = load_screen(screen, alpha, None, "cpu", score, others=[inliers, outliers])
+        report = measure(
+            judge,
+            scores_of(judge, inliers),
+            scores_of(judge, outliers),
+            *(read_outputs(path) for path in (inlier_outputs, outlier_outputs)),
+            calibration=None
+            if calibration is None or calibration_outputs is None
+            else (scores_of(judge, calibration), read_outputs(calibration_outputs)),
+            reference=None if reference_outputs is None else read_outputs(reference_outputs),
+        )
     print_table([COLUMNS, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
     print(report.conclusion)
     examples = example_galleries(report, judge, inliers, outliers)
