@@ -17,7 +17,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,10 @@ from scratch import CASES, pixels_of, read_network, split, train
 
 from recondite.data.datasets import ImageSet, open_images
 from recondite.perturbations.outliers import make_outliers
-from recondite.screen.choose_parts import equal_shares
-from recondite.screen.classifier_outputs import CONFIDENCE
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard
 from recondite.screen.guard_fit import FittedGuard, fit_guard
-from recondite.screen.linear_head import RULES
+from recondite.screen.make_guard import with_every_part
 from recondite.screen.module_classifier import module_classifier
 from recondite.screen.onnx_classifier import OnnxClassifier
 from recondite.statistics.metrics import auroc, outliers_missed_at_95_inliers_kept, resampled_interval
@@ -59,8 +56,7 @@ def of_other_classes(count: int, shape: tuple[int, ...]) -> ImageSet:
 def parts_of(guard: Guard, images: object) -> dict[str, np.ndarray]:
     """Return every part's scores, and that of the screen."""
     found = []
-    guard = replace(guard, shares=equal_shares((SCREEN, CONFIDENCE, *RULES)))
-    for scores, _, outputs in guard.measured(open_images(images, shape=guard.screen.detector.shape)):
+    for scores, _, outputs in with_every_part(guard).measured(open_images(images, shape=guard.screen.detector.shape)):
         found.append({SCREEN: scores.instance_score, **outputs.parts})
     return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 

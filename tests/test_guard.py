@@ -365,6 +365,13 @@ def test_calibrated_parts_judge_what_has_a_score_whatever_the_groups_of_the_scre
     guard = Guard(screen=grouped, classifier=None, shares={"screen": 0.5, "confidence": 0.5}, calibrators=calibrators)
     decided = guard.decide(given, ["a"] * 3, [1.0, 1.0, 0.99])
     assert decided.kinds == (None, FOREIGN, INVALID)
+    assert decided.verdicts.words == ["inlier", "outlier", "invalid"]
+    for row, error in zip(decided.records(), (None, None, "the score is not finite"), strict=True):
+        assert row["error"] == error
+        assert row["is_outlier"] == (row["verdict"] != "inlier")
+        assert row["p_value"] is None
+    left = guard.decide(given, ["a"] * 3, [1.0, 1.0, 0.99], ["left"] * 3)
+    assert left.verdicts.p_value[:2].tolist() == grouped.judge(given, ["left"] * 3).p_value[:2].tolist()
     for values in decided.p_values.values():
         assert np.isnan(values).tolist() == [False, False, True]
 

@@ -30,6 +30,7 @@ from recondite.screen.choose_parts import (
     pixels_of,
 )
 from recondite.screen.classifier_outputs import Outputs, Told
+from recondite.screen.guard import Guard
 from recondite.screen.guard_file import load_guard, save_guard
 from recondite.screen.guard_fit import _confusion, _needed_of_each_class, _Seen, fit_guard, read_classes
 from recondite.screen.guard_split import units_of
@@ -760,7 +761,7 @@ def trained(told, screen, monkeypatch):
             found["asked"] = arguments
             raise StoppedError
 
-        one = SimpleNamespace(rules=None, shares={"screen": 1.0})
+        one = Guard(screen=screen, classifier=None)
         seen = _Seen(parts={}, predicted=["red"], logits=np.zeros((1, 2)), true=["red"])
         monkeypatch.setattr(guard_fit, "trained_without", lambda *_, **__: without)
         monkeypatch.setattr(guard_fit, "best_telling", lambda *_: 0.25)

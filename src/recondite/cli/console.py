@@ -2,18 +2,19 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from recondite.progress import is_terminal
 
 
-def print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = False) -> None:
-    """Print rows of cells on standard output.
+def print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = False, file: TextIO | None = None) -> None:
+    """Print rows of cells.
 
     Args:
         rows: all of one length, at least one.
         title: above the table.
         header: the first row names the columns; all but the first are then aligned to the right.
+        file: where to; standard output by default.
     """
     from rich.console import Console
     from rich.table import Table
@@ -26,5 +27,6 @@ def print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = Fals
         )
     for row in rest:
         table.add_row(*(str(cell) for cell in row))
-    width = None if is_terminal(sys.stdout) else 140
-    Console(width=width, markup=False, highlight=False).print(table)
+    stream = file or sys.stdout
+    width = None if is_terminal(stream) else 140
+    Console(file=stream, width=width, markup=False, highlight=False).print(table)

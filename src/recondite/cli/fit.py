@@ -30,9 +30,11 @@ from recondite.errors import InputError, ReconditeWarning
 from recondite.progress import counted
 
 if TYPE_CHECKING:
+    from recondite.screen.guard_facts import GuardFacts
     from recondite.screen.screen import Screen
 
 _LINES_OF_BAD_FILES = 10
+_MOST_CLASSES = 20
 
 
 def bare_fit(images: str = "", /) -> None:
@@ -267,23 +269,28 @@ def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], sett
 
 
 def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
-    """Show what a screen is and what it promises.
+    """Show what a screen is and what it promises; of a guard also its classes, classifier and parts.
 
     Parameters
     ----------
     screen
-        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
+        Folder that `recondite fit` or `recondite guard fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     as_json
         Print the facts as JSON.
     """
     from recondite.reports.evaluation import rule_rows
     from recondite.screen.described import described
+    from recondite.screen.guard_facts import guard_facts
+    from recondite.screen.saved import holds_guard, located
 
     judge = described(screen)
+    guard = guard_facts(judge, located(screen)) if holds_guard(screen) else None
     if as_json:
-        print(json.dumps(judge.to_json(), indent=1))
+        print(json.dumps(judge.to_json() | ({"guard": guard.to_json()} if guard else {}), indent=1))
         return
     print_table(screen_rows(judge), title=str(screen))
+    if guard:
+        print_table(guard_rows(guard), title="its guard")
     print_table(
         [(row["rule"], f"{row['threshold']:.6g}", row["rate"]) for row in rule_rows(judge, judge.calibrator.scores)],
         title="threshold rules and the share of calibration images they flag",
@@ -327,6 +334,23 @@ def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
         ("promise", promise(screen)),
         ("threshold", ", ".join(f"{value:.6g} {group or ''}".strip() for group, value in screen.thresholds.items())),
         ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
+    ]
+
+
+def guard_rows(guard: "GuardFacts") -> list[tuple[str, str]]:
+    """Return what a guard is and what it promises, as rows of a table."""
+    from recondite.screen.words import parts_in_words
+
+    names = ", ".join(guard.classes[:_MOST_CLASSES]) + (", ..." if len(guard.classes) > _MOST_CLASSES else "")
+    how = ", by predicted class" if guard.by_class else ""
+    floor = guard.floor
+    return [
+        ("classes", f"{len(guard.classes):,}: {names}" if guard.classes else "any"),
+        ("classifier", guard.classifier),
+        ("parts", parts_in_words(guard.shares)),
+        ("calibrated on", f"{counted(guard.calibrated_on, 'image')}{how}" if guard.calibrated_on else "as the screen"),
+        ("temperature", f"{guard.temperature:.4g}"),
+        *([] if floor is None else [("lowest confidence", f"{floor.confidence:.4g}"), ("promise", floor.sentence)]),
     ]
 
 

@@ -1,6 +1,7 @@
 """Flags that commands share, and how they are read."""
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -13,6 +14,7 @@ from cyclopts import Parameter, Token
 from recondite.errors import InputError
 
 if TYPE_CHECKING:
+    from recondite.screen.guard import Guard
     from recondite.screen.screen import Screen
 
 CLUSTER_GROUP = "Cluster"
@@ -116,6 +118,48 @@ def at_rate(screen: "Screen", alpha: float | None, confidence: float | None) -> 
     if alpha is None and confidence is None:
         return screen
     return screen.with_alpha(screen.alpha if alpha is None else alpha, "keep" if confidence is None else confidence)
+
+
+def tell_of_guard(screen: str, what: str) -> None:
+    """Say on standard error what becomes of the guard in the folder of a screen, if there is one.
+
+    Args:
+        screen: the folder, as the user gave it.
+        what: as the rest of a sentence.
+    """
+    from recondite.screen.saved import holds_guard
+
+    if holds_guard(screen):
+        print(f"{screen} holds a guard, which {what}", file=sys.stderr)
+
+
+def saved_guard(screen: "Screen", folder: str) -> "Guard":
+    """Return the guard in the folder of a screen.
+
+    Args:
+        screen: loaded from it.
+        folder: as the user gave it.
+
+    Raises:
+        InputError: it holds none.
+        ArtifactError: as `load_guard`.
+    """
+    from recondite.screen.guard_file import load_guard
+    from recondite.screen.saved import holds_guard, located
+
+    if not holds_guard(folder):
+        raise InputError(f"{folder} holds no guard (recondite guard fit makes one)")
+    return load_guard(screen, located(folder))
+
+
+def tell_of_lost_guard(screen: str, output: Path) -> None:
+    """Say on standard error that a screen which is about to be made of another one has no guard, if that one has.
+
+    Args:
+        screen: the folder of that one, as the user gave it.
+        output: the folder of the new one, which may be the same.
+    """
+    tell_of_guard(screen, f"is not taken over: fit it anew with recondite guard fit {output} IMAGES ... -o NEW_GUARD")
 
 
 def alone(command: Callable[..., None]) -> Callable[..., None]:

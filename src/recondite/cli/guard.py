@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Output, Rate, load_screen, names_of
+from recondite.cli.flags import Output, Rate, load_screen, names_of, saved_guard
 from recondite.errors import InputError
 
 
@@ -87,6 +87,7 @@ def guard_fit(
     check_outputs({}, {"-o": output})
     from recondite.screen.guard_file import save_guard
     from recondite.screen.guard_fit import FROM_FOLDERS, fit_guard, named_classifier, read_classes
+    from recondite.screen.words import parts_in_words
 
     judge = None if screen == "none" else load_screen(screen, None, None, "cpu", sources=[images])
     fitted = fit_guard(
@@ -117,11 +118,7 @@ def guard_fit(
         print_table([("parts", "made-up outliers caught"), *rows], title="The best combinations", header=True)
     print(f"accuracy: {facts['accuracy']:.3f} of {facts['chosen on']:,} held-out images")
     how = ", by predicted class" if facts["by class"] else ""
-    shares = fitted.guard.shares
-    of_alpha = ", ".join(
-        part if len(shares) == 1 else f"{part} ({share:.2g} of alpha)" for part, share in shares.items()
-    )
-    print(f"parts:    {of_alpha}, calibrated on {facts['calibrated on']:,} images{how}")
+    print(f"parts:    {parts_in_words(fitted.guard.shares)}, calibrated on {facts['calibrated on']:,} images{how}")
     if "promise" in facts:
         print(f"promise:  {facts['promise']}")
     print(f"guard:    {output}")
@@ -156,10 +153,9 @@ def guard_predict(
 
     check_table_path(output)
     from recondite.screen.classifier_outputs import read_outputs
-    from recondite.screen.guard_file import load_guard
 
     screen = load_screen(guard, None, None, "cpu", sources=[images])
-    found = load_guard(screen, guard)
+    found = saved_guard(screen, guard)
     if outputs is not None:
         found = found.told(read_outputs(outputs))
     if alpha is not None:

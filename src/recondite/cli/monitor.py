@@ -3,18 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Alpha, Output, Rate, load_screen
+from recondite.cli.flags import Alpha, Output, Rate, load_screen, saved_guard, tell_of_lost_guard
 from recondite.data.addresses import without_secrets
 from recondite.errors import InputError
 from recondite.progress import counted
-
-if TYPE_CHECKING:
-    from recondite.screen.screen import Screen
 
 
 def monitor(
@@ -71,6 +68,7 @@ def monitor(
     _look_back(events)
     judge = load_screen(screen, None, confidence, "cpu", score, others=[events])
     from recondite.reports.drift import moved_rows, watch, write_drift_page
+    from recondite.reports.prevalence import COLUMNS, TITLE, class_shares
 
     drift = watch(judge, events, false_alarm=false_alarm, window=window, seed=seed, group=group, state=state)
     to_stdout = output is not None and is_stdout(output)
@@ -93,28 +91,17 @@ def monitor(
             title="recent images beside the calibration images",
             header=True,
         )
-    if not to_stdout:
-        _print_prevalences(judge, screen, events)
+    shares = class_shares(judge, screen, events)
+    if shares.rows:
+        print_table([COLUMNS, *shares.rows], title=TITLE, header=True, file=told)
+    if shares.unknown:
+        print(shares.unknown, file=told)
     if output is not None:
         write_table(output, moved_rows(drift.moved))
         print(f"table:  {output}", file=told)
     if report is not None:
-        write_drift_page(report, drift, judge)
+        write_drift_page(report, drift, judge, shares)
         print(f"report: {report}", file=told)
-
-
-def _print_prevalences(judge: "Screen", folder: str, events: str) -> None:
-    """Print how often each class comes, where the folder holds a guard and the table what it predicted."""
-    from recondite.reports.prevalence import COLUMNS, prevalence_of, prevalence_rows
-    from recondite.screen.guard_file import load_guard
-    from recondite.screen.saved import GUARD_FILE, located
-
-    path = located(folder)
-    if not (path / GUARD_FILE).exists():
-        return
-    found = prevalence_of(load_guard(judge, path), events)
-    if found:
-        print_table([COLUMNS, *prevalence_rows(found)], title="how often each class comes", header=True)
 
 
 def recalibrate(
@@ -173,6 +160,7 @@ def recalibrate(
     from recondite.reports.recalibration import write_recalibration_page
 
     result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=extend, group=group, force=force)
+    tell_of_lost_guard(screen, output)
     result.after.save(output)
     print_table(
         [("measure", "before", "after"), *(tuple(row.values()) for row in result.table)],
@@ -267,8 +255,8 @@ def guard_report(
     /,
     inliers: str,
     outliers: str,
-    inlier_outputs: Path,
-    outlier_outputs: Path,
+    inlier_outputs: Path | None = None,
+    outlier_outputs: Path | None = None,
     *,
     output: Output,
     calibration: str | None = None,
@@ -279,22 +267,25 @@ def guard_report(
 ) -> None:
     """Measure a screen in front of a classifier, and compare it with the classifier's own confidence and features.
 
-    A classifier's outputs are a .csv, .jsonl or .parquet table with the columns id, logit.0, logit.1, ... (or
-    probability.0, ...), and, where there are any, label (the true class, as a number) and feature.0, ...; or a .npz or
-    .safetensors file of ids, logits (or probabilities), labels and features. No code of yours is run.
+    A guard whose classifier speaks for itself (recondite guard fit, without a table) needs no outputs: it looks at the
+    images, and the report holds each part that it can find and the guard as it was fitted. Else a classifier's outputs
+    are a .csv, .jsonl or .parquet table with the columns id, logit.0, logit.1, ... (or probability.0, ...), and, where
+    there are any, label (the true class, as a number) and feature.0, ...; or a .npz or .safetensors file of ids, logits
+    (or probabilities), labels and features. No code of yours is run.
 
     Parameters
     ----------
     screen
-        Folder that `recondite fit` wrote.
+        Folder that `recondite fit` or `recondite guard fit` wrote.
     inliers
-        Normal test images, or a table of verdicts on them.
+        Normal test images, or a table of verdicts on them; without outputs, images whose labels or folders are their
+        classes.
     outliers
         Images that do not belong, or a table of verdicts on them.
     inlier_outputs
-        The classifier's outputs for the inliers.
+        The classifier's outputs for the inliers; none for a guard that speaks for itself.
     outlier_outputs
-        The classifier's outputs for the outliers.
+        The classifier's outputs for the outliers, likewise.
     output
         Folder for report.html, table.csv, classes.csv and curves.csv.
     calibration
@@ -313,24 +304,42 @@ def guard_report(
 
     if (calibration is None) != (calibration_outputs is None):
         raise InputError("--calibration and --calibration-outputs belong together")
+    if (inlier_outputs is None) != (outlier_outputs is None):
+        raise InputError("--inlier-outputs and --outlier-outputs belong together")
+    if inlier_outputs is None and any(one is not None for one in (calibration, reference_outputs, score)):
+        raise InputError("--calibration, --reference-outputs and --score go with tables of a classifier's outputs")
     check_outputs({}, {"-o": output})
-    from recondite.reports.guard_report import COLUMNS, example_galleries, scores_of, table_cells, write_guard_report
+    from recondite.reports.guard_report import (
+        COLUMNS,
+        example_galleries,
+        fitted_guard_report,
+        scores_of,
+        table_cells,
+        write_guard_report,
+    )
     from recondite.reports.guard_report import guard_report as measure
     from recondite.reports.words import made_from
     from recondite.screen.classifier_outputs import read_outputs
 
-    judge = load_screen(screen, alpha, None, "cpu", score, others=[inliers, outliers])
-    outputs = [read_outputs(path) for path in (inlier_outputs, outlier_outputs)]
-    report = measure(
-        judge,
-        scores_of(judge, inliers),
-        scores_of(judge, outliers),
-        *outputs,
-        calibration=None
-        if calibration is None or calibration_outputs is None
-        else (scores_of(judge, calibration), read_outputs(calibration_outputs)),
-        reference=None if reference_outputs is None else read_outputs(reference_outputs),
-    )
+    if inlier_outputs is None or outlier_outputs is None:
+        judge = load_screen(screen, None, None, "cpu", others=[inliers, outliers])
+        guard = saved_guard(judge, screen)
+        if alpha is not None:
+            judge = judge.with_alpha(alpha)
+            guard = guard.at(judge)
+        report = fitted_guard_report(guard, inliers, outliers, progress=True)
+    else:
+        judge = load_screen(screen, alpha, None, "cpu", score, others=[inliers, outliers])
+        report = measure(
+            judge,
+            scores_of(judge, inliers),
+            scores_of(judge, outliers),
+            *(read_outputs(path) for path in (inlier_outputs, outlier_outputs)),
+            calibration=None
+            if calibration is None or calibration_outputs is None
+            else (scores_of(judge, calibration), read_outputs(calibration_outputs)),
+            reference=None if reference_outputs is None else read_outputs(reference_outputs),
+        )
     print_table([COLUMNS, *(table_cells(row) for row in report.rows)], title=report.facts, header=True)
     print(report.conclusion)
     examples = example_galleries(report, judge, inliers, outliers)

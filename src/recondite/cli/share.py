@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Output, load_screen
+from recondite.cli.flags import Output, load_screen, tell_of_guard
 from recondite.errors import InputError
 
 
@@ -35,7 +35,9 @@ def push(
     """
     from recondite.reports.model_card import push as publish
 
-    print(f"published: {publish(screen, address, private=private, license=license)}")
+    published = publish(screen, address, private=private, license=license)
+    tell_of_guard(screen, "is not published: the hub has the screen alone")
+    print(f"published: {published}")
 
 
 def export(
@@ -87,10 +89,10 @@ def export(
     check_outputs({}, {"-o": output})
     from recondite.screen.export import PAYS, export_onnx, export_openvino
     from recondite.screen.guard_file import load_guard
-    from recondite.screen.saved import GUARD_FILE, located
+    from recondite.screen.saved import holds_guard, located
 
     judge = load_screen(screen, None, None, "cpu")
-    if guard and (located(screen) / GUARD_FILE).exists():
+    if guard and holds_guard(screen):
         if int8 is not None:
             raise InputError("--int8 is for screens: a guard's graph is in float32 (--no-guard for the screen alone)")
         from recondite.screen.export_guard import export_guard
@@ -115,7 +117,7 @@ def export(
         so = "and written all the same: --always-int8" if always_int8 and ratio < PAYS else f"so {precision}"
         print(f"int8: {ratio:.2f} times as fast as float32 on this processor ({facts['instructions']}), {so}")
     print(f"exported: {output} ({done})")
-    if (located(screen) / GUARD_FILE).exists():
+    if holds_guard(screen):
         print("not exported: the guard beside the screen, with its classifier and its calibration")
 
 

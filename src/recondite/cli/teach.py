@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from recondite.cli.flags import Output, load_screen
+from recondite.cli.flags import Output, load_screen, tell_of_lost_guard
 
 
 def teach(
@@ -52,6 +52,7 @@ def teach(
             group_by=os.path.abspath(group_by) if group_by.lower().endswith(".csv") else group_by,
             progress=True,
         )
+        tell_of_lost_guard(screen, output)
         after.save(output)
     low, high = after.false_alarm_interval
     print(gain_in_words(after.facts["known_defects"]))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from recondite.cli.flags import Output, load_screen, run_folder_of, share_or_source
+from recondite.cli.flags import Output, load_screen, run_folder_of, share_or_source, tell_of_lost_guard
 
 
 def update(
@@ -90,6 +90,7 @@ def update(
             progress=True,
             **{name: value for name, value in training.items() if value is not None},
         )
+        tell_of_lost_guard(screen, output)
         after.save(output)
     for line in update_in_words(after):
         print(line)

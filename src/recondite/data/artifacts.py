@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +131,23 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
     Raises:
         ArtifactError: it is missing, truncated or malformed.
     """
+    return _read_safetensors(path, lambda file, name: file.get_tensor(name))
+
+
+def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Read name -> shape of the tensors in a safetensors file, and the facts in its header; no tensor is read.
+
+    Raises:
+        ArtifactError: as `read_tensors`.
+    """
+    return _read_safetensors(path, lambda file, name: tuple(file.get_slice(name).get_shape()))
+
+
+def _read_safetensors(path: Path, read: Callable[[Any, str], Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata.get("facts", "{}"))  # noqa: SIM118
+            return {name: read(file, name) for name in file.keys()}, json.loads(metadata.get("facts", "{}"))  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ArtifactError(f"{path} is not a readable safetensors file: {error}") from error
 

@@ -15,6 +15,7 @@ from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.reports.figures import plot_martingale, plot_scores, plot_shifts
 from recondite.reports.page import TablePage
+from recondite.reports.prevalence import COLUMNS, TITLE, ClassShares
 from recondite.reports.words import made_from
 from recondite.screen.monitor import Monitor, Moved
 from recondite.screen.screen import Screen
@@ -122,8 +123,15 @@ def moved_rows(moved: Sequence[Moved]) -> list[dict[str, Any]]:
     return [vars(one) for one in moved]
 
 
-def write_drift_page(path: Path, drift: Drift, screen: Screen) -> None:
-    """Write the martingale and what moved as one offline HTML file."""
+def write_drift_page(path: Path, drift: Drift, screen: Screen, shares: ClassShares | None = None) -> None:
+    """Write the martingale, what moved and how often each class of a guard comes as one offline HTML file.
+
+    Args:
+        path: of the file.
+        drift: what was found.
+        screen: that was watched.
+        shares: of the classes, where the screen is that of a guard.
+    """
     monitor, alarm = drift.monitor, drift.monitor.alarm
     step = max(1, len(drift.path) // _POINTS)
     points = [*drift.path[::step], drift.path[-1]]
@@ -135,7 +143,7 @@ def write_drift_page(path: Path, drift: Drift, screen: Screen) -> None:
         figures.append(plot_shifts([(one.words, one.shift, one.moved) for one in drift.moved]))
     page = TablePage(
         title="Drift: alarm" if alarm else "Drift: no alarm",
-        lead=drift.in_words(),
+        lead="\n".join(filter(None, [drift.in_words(), shares.unknown if shares else ""])),
         columns=["statistic", "moved", "shift of the median (std)", "largest difference", "p-value (Holm)"],
         rows=[
             (one.words, "yes" if one.moved else "no", f"{one.shift:+.2f}", f"{one.distance:.3f}", f"{one.p_value:.2g}")
@@ -145,6 +153,7 @@ def write_drift_page(path: Path, drift: Drift, screen: Screen) -> None:
         "Smirnov's test. After an alarm these p-values are a hint of where to look, not a second test.",
         figures=figures,
         made=made_from(screen),
+        second=(TITLE, COLUMNS, shares.rows) if shares and shares.rows else None,
     )
     page.write(path)
 

@@ -332,10 +332,9 @@ def plot_risk_coverage(
         bands: name -> (coverage, low, high), drawn behind its curve.
     """
     ax = ax or new_axes(5.0, 3.8)
-    for (name, (coverage, errors)), colour in zip(
-        curves.items(), cycle((GREY, ORANGE, GREEN, BLUE, RED, PURPLE)), strict=False
-    ):
-        ax.plot(np.asarray(coverage), np.asarray(errors), color=colour, linewidth=1.3, label=name)
+    looks = cycle((colour, line) for line in ("-", "-.") for colour in (GREY, ORANGE, GREEN, BLUE, RED, PURPLE))
+    for (name, (coverage, errors)), (colour, line) in zip(curves.items(), looks, strict=False):
+        ax.plot(np.asarray(coverage), np.asarray(errors), color=colour, linestyle=line, linewidth=1.3, label=name)
         if bands is not None and name in bands:
             along, low, high = map(np.asarray, bands[name])
             ax.fill_between(along, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -13,7 +13,9 @@ from recondite.data.images import Preprocessing
 from recondite.data.pictures import data_url, image_grid
 from recondite.data.tables import READERS, read_events, write_table
 from recondite.errors import InputError
+from recondite.progress import counted
 from recondite.reports.figures import plot_risk_coverage
+from recondite.reports.guard_looks import looks_at
 from recondite.reports.guard_tables import (
     CLASS_COLUMNS,
     GRID,
@@ -24,8 +26,10 @@ from recondite.reports.guard_tables import (
     conclusion,
 )
 from recondite.reports.page import TablePage
-from recondite.screen.classifier_outputs import Floats, Outputs
+from recondite.screen.classifier_outputs import CONFIDENCE, Floats, Outputs
+from recondite.screen.guard import SCREEN, Guard
 from recondite.screen.screen import Screen
+from recondite.screen.words import parts_in_words
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.distances import Distances
 from recondite.statistics.metrics import RiskCoverage, risk_coverage
@@ -38,11 +42,12 @@ COLUMNS = (
 )
 """Of the table of a report; its rows are `table_cells`."""
 PREVALENCES = (0.01, 0.1, 0.5)
-NO_GUARD, SOFTMAX, NEIGHBOURS, SCREEN = "no guard", "max softmax", "feature neighbours", "screen"
+NO_GUARD, SOFTMAX, NEIGHBOURS, GUARD = "no guard", "max softmax", "feature neighbours", "guard"
 BOTH, ALL = "screen + softmax", "screen + softmax + features"
 _RISK, _LOW_RISK = 0.05, 0.01
 _TYPICAL = 0.1
 _EXAMPLES, _LARGEST_EXAMPLE = 16, 96
+_Kept = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -108,17 +113,69 @@ def guard_report(
     level = screen.alpha if alpha is None else alpha
     a, b = inlier_outputs.select(inliers.ids), outlier_outputs.select(outliers.ids)
     rules = _rules((inliers, a), (outliers, b), calibration, reference)
+    return _report(rules, a, b, level, f"each rule is set to turn away {level:g} of the inliers.")
+
+
+def fitted_guard_report(guard: Guard, inliers: object, outliers: object, *, progress: bool = False) -> GuardReport:
+    """Compare a guard whose classifier speaks for itself, as it was fitted, with each part that it can find.
+
+    As `guard_report`, from one look at each image; what cannot be read is left out. The guard itself decides by its
+    own calibration and floor of confidence; its curve is that of the smallest p-value over share of alpha among its
+    parts.
+
+    Args:
+        guard: at the alpha that it is to be measured at.
+        inliers: normal images, whose true classes are their labels or folders.
+        outliers: images that do not belong.
+        progress: show progress on standard error.
+
+    Raises:
+        InputError: as `looks_at`.
+    """
+    a, b = looks_at(guard, inliers, "inliers", progress), looks_at(guard, outliers, "outliers", progress)
+    rules = {NO_GUARD: (np.zeros(len(a.outputs)), np.zeros(len(b.outputs)))}
+    rules |= {SOFTMAX if part == CONFIDENCE else part: (a.parts[part], b.parts[part]) for part in a.parts}
+    rules[GUARD] = a.suspicion, b.suspicion
+    missing = a.unreadable + b.unreadable
+    how = (
+        f"each rule is set to turn away {guard.screen.alpha:g} of these inliers; the guard decides as it was fitted, "
+        f"by {parts_in_words(guard.shares)}{' and its lowest confidence' if guard.floor else ''}."
+        + (f" {counted(missing, 'unreadable image')} left out." if missing else "")
+    )
+    return _report(rules, a.outputs, b.outputs, guard.screen.alpha, how, {GUARD: (a.kept, b.kept)}, guard.labels)
+
+
+def _report(
+    rules: Mapping[str, tuple[Floats, Floats]],
+    a: Outputs,
+    b: Outputs,
+    level: float,
+    how: str,
+    decided: Mapping[str, _Kept] | None = None,
+    names: Sequence[str] | None = None,
+) -> GuardReport:
+    """Return the report of rules.
+
+    Args:
+        rules: rule -> suspicion of N inliers and of M outliers.
+        a, b: the classifier's outputs for these.
+        level: share of the inliers that each rule turns away.
+        how: the rules decide, in words.
+        decided: rule -> which inliers and outliers get a label, where it decides by itself.
+        names: of the classes, if they have any.
+    """
     wrong = np.concatenate([a.wrong, np.ones(len(b), dtype=bool)])
     rows, curves = [], {}
     bands = {share: bands_of(rules, a.wrong, share) for share in PREVALENCES}
-    thresholds = {name: np.inf if name == NO_GUARD else _threshold(own, level) for name, (own, _) in rules.items()}
+    kept: dict[str, _Kept] = {}
     for name, (own, other) in rules.items():
-        threshold = thresholds[name]
+        threshold = np.inf if name == NO_GUARD else _threshold(own, level)
+        kept[name] = (decided or {}).get(name, (own <= threshold, other <= threshold))
         for prevalence in PREVALENCES:
             weights = np.repeat([(1 - prevalence) / len(a), prevalence / len(b)], [len(a), len(b)])
             curve = risk_coverage(np.concatenate([own, other]), wrong, weights)
             curves[name, prevalence] = curve
-            at = _at_threshold(own <= threshold, other <= threshold, a.wrong, prevalence)
+            at = _at_threshold(*kept[name], a.wrong, prevalence)
             rows.append(
                 {
                     "rule": name,
@@ -134,20 +191,20 @@ def guard_report(
             )
     facts = (
         f"{len(a):,} inliers, of which the classifier gets {np.mean(~a.wrong):.1%} right, and {len(b):,} outliers; "
-        f"each rule is set to turn away {level:g} of the inliers."
+        f"{how}"
     )
     typical = [row for row in rows if row["prevalence"] == _TYPICAL]
     lowest = min((row for row in typical if row["rule"] != NO_GUARD), key=lambda row: float(str(row["augrc"])))
     best = str(lowest["rule"])
     own, other = rules[best]
-    passed = [place for place in np.argsort(other, kind="stable") if other[place] <= thresholds[best]]
-    refused = [place for place in np.argsort(-own, kind="stable") if own[place] > thresholds[best]]
+    passed = [place for place in np.argsort(other, kind="stable") if kept[best][1][place]]
+    refused = [place for place in np.argsort(-own, kind="stable") if not kept[best][0][place]]
     return GuardReport(
         rows,
         curves,
         facts,
         bands={(name, share): found for share, some in bands.items() for name, found in some.items()},
-        classes=class_rows(rules, thresholds, a, b),
+        classes=class_rows(kept, a, b, names),
         conclusion=conclusion(typical, bands[_TYPICAL], NO_GUARD),
         passed=tuple(b.ids[place] for place in passed[:_EXAMPLES]),
         refused=tuple(a.ids[place] for place in refused[:_EXAMPLES]),
@@ -247,7 +304,8 @@ def write_guard_report(
         "and wrong. Lower is better for both. Coverage at 5 % risk: how much of the traffic can be labelled with at "
         "most one label in twenty wrong. Bands hold 95 % of 200 bootstrap draws of the images. "
         "Accepting an outlier counts as wrong. The "
-        "other columns are for the one threshold of each rule: accuracy is that on accepted inliers, risk counts all.",
+        "other columns are for the one threshold of each rule, or for what a fitted guard decides: accuracy is that on "
+        "accepted inliers, risk counts all.",
         figures=figures,
         galleries=list(galleries),
         second=("What each class pays", CLASS_COLUMNS, [class_cells(row) for row in report.classes]),

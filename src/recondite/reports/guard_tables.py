@@ -68,37 +68,37 @@ def bands_of(
 
 
 def class_rows(
-    rules: Mapping[str, tuple[Floats, Floats]],
-    thresholds: Mapping[str, float],
+    kept: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]],
     inliers: Outputs,
     outliers: Outputs,
+    names: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what each class pays at the threshold of each rule.
+    """Return what each class pays where each rule decides.
 
-    Rows have "rule", "class" (the number of its logit), "images" (inliers of it), "right" (the share of these that the
-    classifier gets right), "false_rejections" (the share of the right ones turned away), and "outliers_labelled" (the
-    share of all outliers that get its label).
+    Rows have "rule", "class" (its name or the number of its logit), "images" (inliers of it), "right" (the share of
+    these that the classifier gets right), "false_rejections" (the share of the right ones turned away), and
+    "outliers_labelled" (the share of all outliers that get its label).
 
     Args:
-        rules: rule -> suspicion of N inliers and of M outliers.
-        thresholds: rule -> what is above it gets no label.
+        kept: rule -> which of N inliers and of M outliers get a label.
         inliers, outliers: the classifier's outputs for these.
+        names: of the classes, if they have any.
     """
     rows = []
     given = outliers.logits.argmax(axis=1)
-    for name, (own, other) in rules.items():
+    for name, (own, other) in kept.items():
         for place in range(inliers.logits.shape[1]):
             mine = inliers.labels == place
             right = mine & ~inliers.wrong
-            turned_away = own[right] > thresholds[name]
+            turned_away = ~own[right]
             rows.append(
                 {
                     "rule": name,
-                    "class": place,
+                    "class": names[place] if names else place,
                     "images": int(mine.sum()),
                     "right": float(right.sum() / mine.sum()) if mine.any() else float("nan"),
                     "false_rejections": float(turned_away.mean()) if right.any() else float("nan"),
-                    "outliers_labelled": float(np.mean((other <= thresholds[name]) & (given == place))),
+                    "outliers_labelled": float(np.mean(other & (given == place))),
                 }
             )
     return rows

@@ -44,7 +44,8 @@ class Decisions(ShortRepr, Sequence[Decision]):
     """What a guard says about N images; a sequence of `Decision`.
 
     Args:
-        verdicts: what the screen said, with its own calibration.
+        verdicts: what the screen said, with its own calibration; of an image of no group of that, whether a guard with
+            a calibration of its own turns it away as foreign.
         predicted: N classes, the classifier's own; None where the image could not be read.
         confidence: float64 (N,), its largest softmax probability; NaN where the image could not be read.
         p_values: part, such as "screen", "confidence" or "knn" -> float64 (N,), as the guard is calibrated.

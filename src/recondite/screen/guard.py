@@ -309,13 +309,15 @@ class Guard(ShortRepr):
         flagged = {SCREEN: verdicts.is_outlier}
         reasons: list[list[str]] = [[] for _ in range(len(scores))]
         kinds: list[str | None] = [None] * len(scores)
+        of_no_group = np.zeros(len(scores), dtype=bool)
         if self.calibrators:
+            # The groups of the screen's own calibration do not matter.
+            of_no_group = np.isfinite(scores.instance_score)
+            of_no_group &= np.array([error is not None for error in verdicts.errors], dtype=bool)
             p_values, flagged = self._calibrated(self.scores(scores, outputs), outputs, limits, reasons)
         for index, why in enumerate(reasons):
             error = verdicts.errors[index]
-            if self.calibrators and np.isfinite(scores.instance_score[index]):
-                error = None  # the groups of the screen's own calibration do not matter
-            if error is not None:
+            if error is not None and not of_no_group[index]:
                 why[:], kinds[index] = [f"it cannot be judged: {error}"], INVALID
             elif not outputs.valid[index]:
                 why[:], kinds[index] = [outputs.errors[index] or "the classifier gave no finite answer"], INVALID
@@ -332,6 +334,11 @@ class Guard(ShortRepr):
                         f"{self.floor.confidence:.3g} is needed)"
                     )
                     kinds[index] = kinds[index] or UNSURE
+        if of_no_group.any():
+            errors = [None if apart else error for apart, error in zip(of_no_group, verdicts.errors, strict=True)]
+            foreign = np.array([kind == FOREIGN for kind in kinds])
+            flags = np.where(of_no_group, foreign, verdicts.is_outlier)
+            verdicts = replace(verdicts, errors=tuple(errors), is_outlier=flags)
         return Decisions(
             verdicts=verdicts,
             predicted=outputs.predicted,

@@ -12,6 +12,7 @@ from recondite.errors import ArtifactError, InputError
 from recondite.graphs.exported import Exported
 from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES
 from recondite.screen.guard import SCREEN, Guard
+from recondite.screen.guard_facts import CLASSIFIER_FILE, KIND, SCHEMA, TUNED_FILE, check_guard_file
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules, from_tensors, tensors_of
 from recondite.screen.named_classifier import NamedClassifier
 from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
@@ -21,8 +22,6 @@ from recondite.screen.tuned_classifier import Kept, TunedClassifier, tuned_from
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.selective import Floor
 
-CLASSIFIER_FILE, TUNED_FILE = "classifier.onnx", "classifier.safetensors"
-_KIND, _SCHEMA = "recondite guard", 2
 _GROUPS, _CONFUSION = "groups", "confusion"
 
 
@@ -61,7 +60,7 @@ def save_guard(guard: Guard, folder: Path | str) -> None:
         places = {name: place for place, name in enumerate(classes)}
         tensors[_GROUPS] = np.array([places[one] for one in groups or ()], dtype=np.int32)
     facts = {
-        **{"kind": _KIND, "schema": _SCHEMA, "screen": guard.screen.fingerprint()},
+        **{"kind": KIND, "schema": SCHEMA, "screen": guard.screen.fingerprint()},
         "labels": None if guard.labels is None else list(guard.labels),
         "shares": dict(guard.shares),
         "classes": classes if guard.by_class else None,
@@ -93,8 +92,7 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
     if not path.exists():
         return Guard(screen=screen, classifier=None)
     tensors, facts = read_tensors(path)
-    if facts.get("kind") != _KIND or facts.get("schema") not in (1, _SCHEMA):
-        raise ArtifactError(f"{path} is not a guard ({_KIND}, schema {_SCHEMA})")
+    check_guard_file(path, facts)
     if facts.get("screen") != screen.fingerprint():
         raise ArtifactError(f"{path} is of another screen, score or calibration: make it anew")
     try:

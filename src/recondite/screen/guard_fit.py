@@ -20,15 +20,15 @@ from recondite.errors import InputError
 from recondite.networks.backbones import VARIANTS
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import Judged, LeftOut, best_telling, classes_where_enough, equal_shares
-from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
+from recondite.screen.classifier_outputs import TABLES, Told, read_outputs
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.guard_split import units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
-from recondite.screen.linear_head import FEATURE_RULES, LOGIT_RULES, RULES, Learning, Rules, learnt
+from recondite.screen.linear_head import FEATURE_RULES, Learning, Rules, learnt
 from recondite.screen.looking import asked, features_of, vectors_of
-from recondite.screen.make_guard import chosen_parts, needed_of
+from recondite.screen.make_guard import chosen_parts, needed_of, with_every_part
 from recondite.screen.named_classifier import NamedClassifier, is_named, read_named
 from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.screen import Screen
@@ -195,11 +195,11 @@ def fit_guard(
                 before = math.inf
             classifier = classifier.with_before(before)
     guard, learning = _with_rules(screen, classifier, names, opened)
-    available = (SCREEN, CONFIDENCE, *(RULES if guard.rules and guard.rules.tensors else LOGIT_RULES))
+    every_part = with_every_part(guard)
+    available = tuple(every_part.shares)
     unknown = [part for part in parts or () if part not in available]
     if unknown or (parts is not None and not parts):
         raise InputError(f"expected parts among {', '.join(available)}; got {', '.join(unknown) or 'none'}")
-    every_part = replace(guard, shares=equal_shares(available))
     seen = _seen(every_part, chosen_on)
     facts: dict[str, Any] = {
         "learnt from": opened.size,

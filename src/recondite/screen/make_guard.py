@@ -24,7 +24,7 @@ from recondite.screen.choose_parts import (
 )
 from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES, fitted_distances
 from recondite.screen.guard import SCREEN, Guard, check_alpha
-from recondite.screen.linear_head import LOGIT_RULES, Rules
+from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules
 from recondite.screen.screen_like import ScreenLike
 from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
 
@@ -136,6 +136,16 @@ def chosen_parts(
     return choose_parts(inliers, found, guard.screen.alpha, left_out, needed)
 
 
+def with_every_part(guard: Guard) -> Guard:
+    """Return a guard that finds each part that it can, to be measured; these parts are not calibrated."""
+    rules: tuple[str, ...] = RULES if guard.rules and guard.rules.tensors else LOGIT_RULES
+    if guard.in_graph is not None:
+        rules = guard.in_graph.rules
+    features = () if guard.distances is None else (FEATURES,)
+    shares = equal_shares((SCREEN, CONFIDENCE, *rules, *features))
+    return replace(guard, shares=shares, rules=guard.rules or Rules({}))
+
+
 def needed_of(screen: ScreenLike, share: float) -> int:
     """Return how many images (of a class) a calibration of a part with a share of alpha needs."""
     return smallest_calibration_set(share_of(screen.alpha, share), screen.confidence, screen.guarantee)
@@ -148,8 +158,7 @@ def _with_chosen_parts(guard: Guard, calibration: object) -> tuple[Guard, ImageS
         raise InputError("to choose parts, calibration images are split: give no stream, or give shares of alpha")
     order = np.random.default_rng(0).permutation(len(opened.ids))
     chosen_on, others = (opened.select(np.sort(half).tolist()) for half in np.array_split(order, 2))
-    features = () if guard.distances is None else (FEATURES,)
-    every = replace(guard, shares=equal_shares((SCREEN, CONFIDENCE, *LOGIT_RULES, *features)), rules=Rules({}))
+    every = with_every_part(guard)
     needed = partial(needed_of, guard.screen) if guard.by_class else None
     choice = chosen_parts(every, chosen_on, Judged(*every.measure(chosen_on)), needed=needed)
     return replace(every, shares=choice.shares), others

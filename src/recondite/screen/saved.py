@@ -65,6 +65,11 @@ def existing(path: Path | str) -> Path:
     return folder
 
 
+def holds_guard(path: Path | str) -> bool:
+    """Return whether the folder of a screen, as `located` finds it, holds a guard too."""
+    return (located(path) / GUARD_FILE).exists()
+
+
 def read_exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Tensors]) -> dict[str, Any]:
     """Return the keyword arguments of a `Screen` that runs on a graph; what the graph gives is the final score.
 

@@ -31,6 +31,11 @@ def caution(classifier: bool) -> str:
     return " It holds if the classifier has not learnt from the calibration images either." if classifier else ""
 
 
+def parts_in_words(shares: Mapping[str, float]) -> str:
+    """Name the parts of a guard, with the share of alpha that each has where there are several."""
+    return ", ".join(part if len(shares) == 1 else f"{part} ({share:.2g} of alpha)" for part, share in shares.items())
+
+
 def units_in_words(units: Mapping[str, int]) -> str:
     """Say how many images belong together, from a screen's facts."""
     return (

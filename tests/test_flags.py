@@ -1,0 +1,67 @@
+"""What commands say of the guard in the folder of a screen."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+import recondite
+from recondite.cli import main
+from recondite.reports import model_card, recalibration
+from recondite.reports import update as update_report
+from recondite.screen import words
+from recondite.screen.guard import Guard
+from recondite.screen.guard_file import save_guard
+from recondite.screen.screen import Screen
+
+LABELS = ("dark", "light")
+
+
+@pytest.fixture
+def guarded(screens, tmp_path):
+    """A folder that holds a guard, and one of its screen alone."""
+    for name in ("guard", "plain"):
+        screens("pca").save(tmp_path / name)
+    save_guard(Guard(screen=screens("pca"), classifier=None, labels=LABELS), tmp_path / "guard")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", ["update", "teach", "recalibrate"])
+def test_a_screen_that_is_made_of_a_guards_says_that_the_guard_is_lost(command, guarded, monkeypatch, capsys):
+    def made(screen, *_, **__):
+        return replace(screen, facts={**screen.facts, "known_defects": {}})
+
+    monkeypatch.setattr(Screen, "update", made)
+    monkeypatch.setattr(Screen, "teach", made)
+    monkeypatch.setattr(update_report, "update_in_words", lambda _: ["updated"])
+    monkeypatch.setattr(words, "gain_in_words", lambda _: "taught")
+    monkeypatch.setattr(
+        recalibration, "recalibrate", lambda screen, *_, **__: SimpleNamespace(after=screen, table=[{"measure": "a"}])
+    )
+    for name, output in (("plain", "new"), ("guard", "new"), ("guard", "guard")):
+        arguments = [command, str(guarded / name), "images", "-o", str(guarded / output)]
+        assert main(arguments) == 0, capsys.readouterr().err
+        printed = capsys.readouterr()
+        lost = (
+            f"{guarded / name} holds a guard, which is not taken over: fit it anew with recondite guard fit "
+            f"{guarded / output} IMAGES ... -o NEW_GUARD"
+        )
+        assert printed.err.splitlines() == ([lost] if name == "guard" else [])
+        assert printed.out.splitlines()[-1] == f"screen: {guarded / output}"
+        recondite.load(guarded / output)
+
+
+def test_a_guard_that_is_not_published_is_told_of(guarded, monkeypatch, capsys):
+    monkeypatch.setattr(model_card, "push", lambda *_, **__: "hf://a/b@c")
+    for name, told in (("guard", f"{guarded / 'guard'} holds a guard, which is not published: "), ("plain", "")):
+        assert main(["push", str(guarded / name), "hf://a/b"]) == 0
+        printed = capsys.readouterr()
+        assert printed.err.startswith(told)
+        assert bool(printed.err) == bool(told)
+        assert printed.out == "published: hf://a/b@c\n"
+
+
+def test_a_folder_without_a_guard_is_named_where_one_is_needed(guarded, capsys):
+    predict = ["guard", "predict", str(guarded / "plain"), "images", "-o", str(guarded / "labels.csv")]
+    assert main(predict) == 2
+    assert f"{guarded / 'plain'} holds no guard (recondite guard fit makes one)" in capsys.readouterr().err
