@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.artifacts import Tensors, holds_manifest
+from recondite.data.artifacts import Tensors, holds_manifest, tensor_of
 from recondite.data.hub import fetch, is_address
 from recondite.data.images import Preprocessing
 from recondite.errors import ArtifactError
 from recondite.graphs.exported import BATCH, Exported, ExportedOptions
 from recondite.graphs.runtimes import FILES
+from recondite.screen.facts import checked_facts
 from recondite.statistics.calibration import Calibrator
 
 if TYPE_CHECKING:
@@ -92,11 +93,11 @@ def read_exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, T
         given = (manifest["pixels"], bool(manifest["locates"]), region, seen.value_range)
         return {
             "detector": Exported(seen.shape, options, content, *given, *said),
-            "calibrator": Calibrator(files[CALIBRATION_FILE]["scores"]),
+            "calibrator": Calibrator(_scores(files[CALIBRATION_FILE])),
             "alpha": manifest["alpha"],
             "confidence": manifest["confidence"],
             "guarantee": manifest["guarantee"],
-            "facts": dict(manifest["facts"]),
+            "facts": checked_facts(manifest["facts"]),
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path} is not a consistent exported screen: {error}") from error
@@ -106,12 +107,20 @@ def calibrator_of(manifest: Mapping[str, Any], files: Mapping[str, Tensors]) -> 
     """Return the calibrator of a saved screen.
 
     Raises:
-        KeyError, IndexError, TypeError: the parts do not belong together.
+        KeyError, IndexError, ValueError: the parts do not belong together.
     """
-    calibration, groups = files[CALIBRATION_FILE], None
-    if manifest["groups"] is not None:
-        groups = tuple(manifest["groups"][code] for code in calibration["groups"])
-    return Calibrator(calibration["scores"], groups)
+    calibration, groups, names = files[CALIBRATION_FILE], None, manifest["groups"]
+    scores = _scores(calibration)
+    if names is not None:
+        codes = tensor_of(calibration, "groups", np.int64, len(scores))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or codes.min() < 0:
+            raise ValueError("the names of groups are inconsistent")
+        groups = tuple(names[code] for code in codes)
+    return Calibrator(scores, groups)
+
+
+def _scores(calibration: Tensors) -> NDArray[np.float64]:
+    return tensor_of(calibration, "scores", np.float64, None)
 
 
 def region_of(tensors: Tensors, preprocessing: Mapping[str, Any]) -> NDArray[np.bool_] | None:
