@@ -16,6 +16,7 @@ from recondite.screen import saved as saved_file
 from recondite.screen import saved_detectors
 from recondite.screen.saved import CALIBRATION_FILE, DETECTOR_FILE, region_of
 from recondite.statistics.calibration import Calibrator
+from recondite.training.history import History
 from recondite.training.snapshots import EpochPictures
 
 
@@ -285,6 +286,12 @@ VALIDATED = {"epoch": 1, "validation": None}
 @pytest.mark.parametrize(
     ("epochs", "best", "fine"),
     [
+        ([VALIDATED], 1.0, False),
+        ([VALIDATED], True, False),
+        ([VALIDATED | {"validation": "low"}], 1, False),
+        ([VALIDATED | {"loss_all": 1.0}, VALIDATED], 1, False),
+        (["epoch"], 1, False),
+        ("epochs", 1, False),
         ([], 0, True),
         ([], 1, False),
         ([VALIDATED] * 2, 0, True),
@@ -296,10 +303,10 @@ VALIDATED = {"epoch": 1, "validation": None}
 )
 def test_the_best_epoch_is_one_of_those_told(epochs, best, fine):
     if fine:
-        assert saved_detectors._history({"epochs": epochs, "best_epoch": best}).best_epoch == best
+        assert History.from_json({"epochs": epochs, "best_epoch": best}).best_epoch == best
     else:
         with pytest.raises(ValueError, match="history of training is inconsistent"):
-            saved_detectors._history({"epochs": epochs, "best_epoch": best})
+            History.from_json({"epochs": epochs, "best_epoch": best})
 
 
 def test_losses_and_statistics_have_the_form_that_they_were_saved_in():
@@ -312,8 +319,9 @@ def test_losses_and_statistics_have_the_form_that_they_were_saved_in():
     calibration = {"scores": np.zeros(3), "groups": np.zeros(1), "peaks": np.zeros(1), "error": np.ones(3)}
     found = saved_detectors._observations(calibration | {"mean": np.ones(3)}, evidence)
     assert found.keys() == {"error", "mean"}
-    with pytest.raises(ValueError, match="not as many as their scores"):
-        saved_detectors._observations(calibration | {"mean": np.ones(2)}, evidence)
+    for odd in (np.ones(2), np.ones(3, np.float32), np.ones((3, 1))):
+        with pytest.raises(ValueError, match=r"mean of shape .*; expected \(3\), float64"):
+            saved_detectors._observations(calibration | {"mean": odd}, evidence)
     with pytest.raises(ValueError, match="lack mean"):
         saved_detectors._observations(calibration, evidence)
 

@@ -52,8 +52,16 @@ def test_where_normal_images_are_the_logarithm_ends(features):
     assert line(torch.tensor([[3.0, 4.0]]))["mahalanobis"].item() == pytest.approx(np.log(5), abs=1e-4)
 
 
-def test_a_mean_of_another_shape_is_refused():
-    one = np.ones((1, 1), np.float32)
-    Distances.from_tensors({"mean": one[0], "whitening": one, "bank": one})
-    with pytest.raises(ValueError, match="distances of shapes"):
-        Distances.from_tensors({"mean": one, "whitening": one, "bank": one})
+def test_tensors_of_another_shape_or_type_and_too_small_a_bank_are_refused():
+    fine = {
+        "mean": np.ones(2, np.float32),
+        "whitening": np.ones((2, 2), np.float32),
+        "bank": np.ones((5, 2), np.float32),
+    }
+    Distances.from_tensors(fine)
+    for name, value in fine.items():
+        for odd in (value[None], value[:0], value.astype(np.int32), value.astype(np.float16)):
+            with pytest.raises(ValueError, match=f"{name} of shape"):
+                Distances.from_tensors(fine | {name: odd})
+    with pytest.raises(ValueError, match="a bank of 4 vectors; expected at least 5"):
+        Distances.from_tensors(fine | {"bank": fine["bank"][:4]})

@@ -134,7 +134,7 @@ def test_tables_of_another_shape_are_no_evidence(screens):
     for name in ("density.knots", "density.precision"):
         for value in (tensors[name][0], tensors[name][1:], tensors[name][:, 1:]):
             if (name, value.ndim) != ("density.knots", 2) or len(value) < len(tensors[name]):
-                with pytest.raises(ValueError, match="a density of"):
+                with pytest.raises(ValueError, match=f"{name} of shape"):
                     Evidence.from_saved(facts, tensors | {name: value}, None)
 
 

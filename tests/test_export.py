@@ -12,6 +12,7 @@ import pytest
 import torch
 from agreement import PLAIN, assert_agrees
 from conftest import QUICK
+from forging import assert_graph_is_compared
 from PIL import Image
 from scipy.special import log_ndtr
 from slow import slow
@@ -231,6 +232,10 @@ def test_an_altered_or_foreign_graph_is_refused(screens, exported, tmp_path):
         recondite.load(path)
     with pytest.raises(ArtifactError, match="cannot be run"):
         Exported((1, 8, 8), ExportedOptions(), [b"nonsense"], "float32")
+
+
+def test_a_graph_is_the_one_that_its_manifest_tells_of(exported, tmp_path):
+    assert_graph_is_compared(exported.path("pca"), tmp_path)
 
 
 def test_a_graph_that_scores_otherwise_is_not_written(screens, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from classifiers import write_classifier
+from safetensors.numpy import save_file
 
 import recondite
 from recondite.data.artifacts import read_tensors, write_tensors
@@ -19,6 +20,7 @@ from recondite.screen.linear_head import Rules
 from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.saved import GUARD_FILE
 from recondite.screen.tuned_classifier import TunedClassifier
+from recondite.statistics.calibration import Calibrator
 from recondite.statistics.selective import Floor
 
 LABELS = ("dark", "light")
@@ -172,6 +174,56 @@ def test_shares_of_no_guard_are_damage(shares, words, tmp_path):
     write_tensors(tmp_path / GUARD_FILE, tensors, facts | {"shares": shares})
     with pytest.raises(ArtifactError, match=f"damaged guard: {words}"):
         load_guard(Alone(), tmp_path)
+
+
+FLOOR = {"confidence": 0.5, "risk": 0.1, "delta": 0.05, "accepted": 3, "wrong": 1, "of": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"temperature": -1.0}, "a temperature of -1"),
+        ({"floor": {**FLOOR, "confidence": "high"}}, "a floor of confidence"),
+        ({"floor": {**FLOOR, "risk": 2}}, "risk in"),
+        ({"floor": {**FLOOR, "wrong": 4}}, "wrong labels among accepted"),
+        ({"floor": {**FLOOR, "of": None}}, "wrong labels among accepted"),
+        ({"classes": ["a", "b"]}, "groups of no class"),
+    ],
+)
+def test_forged_facts_of_a_guard_are_damage(change, words, tmp_path):
+    save_guard(Guard(screen=Alone(), classifier=None, labels=LABELS, floor=Floor(**FLOOR)), tmp_path)
+    tensors, facts = read_tensors(tmp_path / GUARD_FILE)
+    assert load_guard(Alone(), tmp_path).floor == Floor(**FLOOR)
+    groups = {"groups": np.array([-1, 0], np.int32)} if "classes" in change else {}
+    write_tensors(tmp_path / GUARD_FILE, tensors | groups, facts | change)
+    with pytest.raises(ArtifactError, match=f"damaged guard: .*{words}"):
+        load_guard(Alone(), tmp_path)
+    save_file(tensors, tmp_path / GUARD_FILE, {"facts": json.dumps(facts | {"temperature": np.nan})})
+    with pytest.raises(ArtifactError, match="expected finite numbers; got NaN"):
+        load_guard(Alone(), tmp_path)
+
+
+def test_tensors_of_a_guard_have_their_type_and_finite_numbers(tmp_path):
+    calibrators = {"screen": Calibrator(np.arange(20.0))}
+    counts = np.ones((len(LABELS),) * 2, np.int64)
+    save_guard(
+        Guard(screen=Alone(), classifier=None, labels=LABELS, calibrators=calibrators, confusion=counts), tmp_path
+    )
+    tensors, facts = read_tensors(tmp_path / GUARD_FILE)
+    assert load_guard(Alone(), tmp_path).calibrators["screen"].scores.tolist() == list(range(20))
+    head = {"head.weight": np.ones((len(LABELS), 3), np.float32), "head.bias": np.ones(len(LABELS), np.float32)}
+    for change, words in (
+        ({"screen": tensors["screen"].astype(np.int32)}, "screen of shape"),
+        ({"screen": np.full(20, np.nan)}, "not finite"),
+        ({"confusion": counts.astype(np.float64)}, "confusion of shape"),
+        ({"confusion": counts[:1]}, "confusion of shape"),
+        (head | {"head.bias": np.full(len(LABELS), np.inf, np.float32)}, "not finite"),
+        (head | {"head.weight": head["head.weight"].astype(np.float16)}, "another type than float32"),
+        ({name: values[:1] for name, values in head.items()}, f"a head of 1 classes for {len(LABELS)} labels"),
+    ):
+        write_tensors(tmp_path / GUARD_FILE, tensors | change, facts)
+        with pytest.raises(ArtifactError, match=words):
+            load_guard(Alone(), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from agreement import PLAIN, assert_agrees
+from forging import assert_graph_is_compared
 from PIL import Image
 from scipy.stats import spearmanr
 from torch import nn
@@ -240,6 +241,10 @@ def test_what_cannot_be_exported_says_so(plain, screens, exported, digits, tmp_p
     with pytest.raises(ArtifactError, match="cannot be run"):
         Exported((1, 8, 8), ExportedOptions(runtime="openvino"), [b"nonsense", b""], "float32")
     assert not (tmp_path / "graph").exists()
+
+
+def test_a_graph_is_the_one_that_its_manifest_tells_of(exported, tmp_path):
+    assert_graph_is_compared(exported, tmp_path)
 
 
 def test_a_quantised_graph_that_orders_images_otherwise_is_not_written(plain, digits, tmp_path, monkeypatch):

@@ -355,7 +355,8 @@ def guard_rows(guard: "GuardFacts") -> list[tuple[str, str]]:
 
 
 def _score_in_words(screen: "Screen") -> str:
+    error = getattr(screen.detector.options, "score", "unknown")
     if screen.evidence is None:
-        return f"{screen.score} ({screen.detector.options.score})"
+        return f"{screen.score} ({error})"
     others = ", ".join(name for name in screen.scores if name != screen.score)
-    return f"{screen.score}; its error is {screen.detector.options.score}; --score also takes {others}"
+    return f"{screen.score}; its error is {error}; --score also takes {others}"

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -91,7 +92,8 @@ def read_folder(path: Path, schema: int, *kinds: str) -> tuple[dict[str, Any], d
         The manifest, and file name -> name -> array for its safetensors.
 
     Raises:
-        ArtifactError: missing, truncated, altered, of another kind or schema, absurdly large, or naming files outside.
+        ArtifactError: missing, truncated, altered, of another kind or schema, absurdly large, naming files outside, or
+            with numbers that are not finite.
     """
     path = existing_folder(path)
     manifest = read_manifest(path, schema, *kinds)
@@ -108,13 +110,14 @@ def read_folder(path: Path, schema: int, *kinds: str) -> tuple[dict[str, Any], d
             raise ArtifactError(f"{file} was altered or damaged: its SHA-256 does not match the manifest")
         if file.suffix == ".safetensors":
             tensors[name] = read_tensors(file)[0]
+            check_finite(tensors[name], file)
     return manifest, tensors
 
 
 def write_tensors(path: Path, tensors: Tensors, facts: Mapping[str, Any]) -> None:
     """Write one safetensors file with JSON facts in its header, atomically."""
     with atomic_file(path) as temporary:
-        _save(temporary, tensors, path, {"facts": json.dumps(facts)})
+        _save(temporary, tensors, path, {"facts": json.dumps(facts, allow_nan=False)})
 
 
 def _save(file: Path, tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -147,9 +150,54 @@ def _read_safetensors(path: Path, read: Callable[[Any, str], Any]) -> tuple[dict
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            return {name: read(file, name) for name in file.keys()}, json.loads(metadata.get("facts", "{}"))  # noqa: SIM118
+            return {name: read(file, name) for name in file.keys()}, finite_json(metadata.get("facts", "{}"))  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ArtifactError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def check_finite(tensors: Tensors, path: Path) -> None:
+    """Raise ArtifactError where a tensor of a file has a NaN or an infinity."""
+    for name, array in tensors.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ArtifactError(f"{path} is damaged: tensor {name!r} has numbers that are not finite")
+
+
+def tensor_of(tensors: Mapping[str, NDArray[Any]], name: str, dtype: DTypeLike, *sides: int | None) -> NDArray[Any]:
+    """Return a tensor of a file, of the type and the shape that it was written in.
+
+    Args:
+        tensors: name -> array.
+        name: of the tensor.
+        dtype: its type.
+        sides: its shape; None for any side but 0.
+
+    Raises:
+        KeyError: it is missing.
+        ValueError: it is of another type or shape.
+    """
+    found = tensors[name]
+    fits = len(sides) == found.ndim and all(
+        size > 0 if side is None else size == side for side, size in zip(sides, found.shape, strict=True)
+    )
+    if not fits or found.dtype != dtype:
+        wanted = ", ".join("any" if side is None else str(side) for side in sides)
+        raise ValueError(f"{name} of shape {found.shape}, {found.dtype}; expected ({wanted}), {np.dtype(dtype)}")
+    return found
+
+
+def finite_json(text: str) -> Any:
+    """Return the values of a JSON text, whose numbers are finite, as JSON has no others.
+
+    Raises:
+        ValueError: it is no JSON, or a number is NaN, infinite or larger than any float64.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=lambda digits: _finite(digits, int))
+
+
+def _finite(text: str, kind: type[float] = float) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"expected finite numbers; got {text[:_SHOWN]}")
+    return kind(text)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -157,7 +205,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > LARGEST_MANIFEST:
             raise ArtifactError(f"{path} has {size:,} bytes; a manifest has at most {LARGEST_MANIFEST:,}")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = finite_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a readable manifest: {error}") from error
     files = manifest.get("files") if isinstance(manifest, dict) else None

@@ -132,12 +132,18 @@ class Pca(Detector):
         Raises:
             InputError: it was saved by a version that kept too little.
         """
-        factor = self.memory.get("factor")
-        if factor is None or factor.shape[1:] != self.mean.shape or factor.dtype != np.float32:
+        factor, count = self.memory.get("factor"), self.memory.get("count")
+        if (
+            count is None
+            or count.size != 1
+            or factor is None
+            or factor.shape[1:] != self.mean.shape
+            or factor.dtype != np.float32
+        ):
             raise InputError(
                 "this detector was fitted by a version that keeps too little to take in more: fit it again"
             )
-        known = Scatter(float(self.memory["count"]), self.mean.double().cpu(), torch.from_numpy(factor))
+        known = Scatter(float(count), self.mean.double().cpu(), torch.from_numpy(factor))
         if self.preprocessing.is_image:
             return known
         shift, scale = self.shift.double().cpu(), self.scale.double().cpu()

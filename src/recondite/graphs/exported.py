@@ -16,7 +16,7 @@ from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.images import Preprocessing
 from recondite.data.regions import Mask
 from recondite.errors import InputError
-from recondite.graphs.runtimes import LOGITS, OUTPUTS, RULE_SCORES, RuntimeName, make_runtime
+from recondite.graphs.runtimes import FLOATS, LOGITS, OUTPUTS, RULE_SCORES, Port, Runtime, RuntimeName
 from recondite.options import CHECKED
 from recondite.statistics.scores import Scores
 from recondite.training.history import History
@@ -94,8 +94,13 @@ class Exported:
         self.memory: Tensors = {}
         self.content, self.locates = tuple(content), locates
         self.classes, self.rules = classes, tuple(rules)
-        self.run_graph = make_runtime(options.runtime, content)
         self._bytes = pixels == "uint8"
+        outputs = {name: Port(FLOATS, ()) for name in OUTPUTS} | {
+            "feature_score": Port(FLOATS, self.shape),
+            "is_outlier": Port(("bool",), ()),
+            **{name: Port(FLOATS, (size,)) for name, size in self._said.items()},
+        }
+        self.run_graph = Runtime(options.runtime, content, Port((pixels,), self.shape), outputs)
         self._batches_agree: bool | None = None
         self._together = min(options.batch, self.scoring_batch)
 
@@ -213,9 +218,9 @@ class Exported:
         )
 
     @property
-    def _said(self) -> tuple[str, ...]:
-        """The outputs of the graph that a guard's classifier gives."""
-        return (LOGITS, RULE_SCORES)[: (self.classes > 0) + bool(self.rules)]
+    def _said(self) -> dict[str, int]:
+        """The outputs of the graph that a guard's classifier gives, and how many numbers each has for an image."""
+        return {name: size for name, size in ((LOGITS, self.classes), (RULE_SCORES, len(self.rules))) if size}
 
     def _statistics(self, found: dict[str, NDArray[Any]], good: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
         """Return each logit and rule of N images (N,), NaN for those that are not good."""

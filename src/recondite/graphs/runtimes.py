@@ -2,12 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,30 +22,85 @@ GUARD_OUTPUTS = ("label", "predicted", "confidence", "abstention", "flagged", "p
 INPUT = "pixels"
 FILES: dict[str, tuple[str, ...]] = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 """The files of a graph, by the runtime that runs it."""
+FLOATS = ("float32", "float64")
+_ONNX_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 _ALIGNMENT = 64
 _TELEMETRY = "openvino_telemetry"
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
-class Runtime(Protocol):
-    """Runs one graph."""
+class Port(NamedTuple):
+    """What goes into a graph, or comes out of it, for each image.
 
-    def __call__(self, names: Sequence[str], pixels: NDArray[Any]) -> list[NDArray[Any]]:
-        """Return the named outputs for pixels (N, *shape), in an order and a batch of their own."""
+    Args:
+        kinds: the types of its numbers, one of which it has.
+        shape: of one image's; None for a side that the graph does not tell.
+    """
+
+    kinds: tuple[str, ...]
+    shape: tuple[int | None, ...]
 
 
-def make_runtime(name: RuntimeName, content: Sequence[bytes]) -> Runtime:
-    """Return what runs a graph on the processor, in float32 where its numbers are floats, on `threads`.
+class Runtime:
+    """Runs one graph on the processor, in float32 where its numbers are floats, on `threads`.
 
     Args:
         name: the program.
         content: the graph's files, as in `FILES`.
+        pixels: what the graph must take.
+        outputs: name -> what it must give, and may give more.
 
     Raises:
         InputError: the program is not installed.
         ArtifactError: it does not run the graph, or the graph has other inputs and outputs.
     """
-    return _OnnxRuntime(content[0]) if name == "onnx" else _OpenVino(*content)
+
+    def __init__(self, name: RuntimeName, content: Sequence[bytes], pixels: Port, outputs: Mapping[str, Port]) -> None:
+        self._program: _OnnxRuntime | _OpenVino = _OnnxRuntime(content[0]) if name == "onnx" else _OpenVino(*content)
+        self._outputs = outputs
+        missing = {*outputs} - {*self._program.gives}
+        if missing or list(self._program.takes) != [INPUT]:
+            raise ArtifactError(f"the graph is not one of recondite: it lacks {', '.join(sorted(missing)) or INPUT}")
+        found = {**self._program.takes, **self._program.gives}
+        for port, wanted in {INPUT: pixels, **outputs}.items():
+            _check_port(port, found[port], wanted)
+
+    def __call__(self, names: Sequence[str], pixels: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return the named outputs for pixels (N, *shape), in an order and a batch of their own.
+
+        Raises:
+            ArtifactError: the graph does not run, or gives other shapes than it says.
+        """
+        try:
+            found = self._program(names, aligned(pixels))
+        except Exception as error:  # each program raises types of its own
+            raise ArtifactError(f"the graph cannot be run: {error}") from error
+        for name, values in zip(names, found, strict=True):
+            if values.shape != (len(pixels), *self._outputs[name].shape):
+                raise ArtifactError(f"the graph gives {name} of shape {values.shape} for {len(pixels)} images")
+        return found
+
+
+def _port(kind: str, sides: Sequence[object]) -> Port:
+    """Return what a program says of an input or output, whose first side counts images."""
+    return Port((kind,), tuple(side if isinstance(side, int) else None for side in sides[1:]))
+
+
+def _kind(told: str) -> str:
+    """Return what numpy calls a type of onnxruntime, such as "tensor(uint8)"."""
+    return _ONNX_TYPES.get(told, told.removeprefix("tensor(").removesuffix(")"))
+
+
+def _check_port(name: str, found: Port, wanted: Port) -> None:
+    """Raise ArtifactError where an input or output of a graph is of another type or shape."""
+    alike = len(found.shape) == len(wanted.shape) and all(
+        side in (None, own) for side, own in zip(found.shape, wanted.shape, strict=True)
+    )
+    if not alike or found.kinds[0] not in wanted.kinds:
+        raise ArtifactError(
+            f"the graph is not the one of its manifest: expected {name} {wanted.shape}, {' or '.join(wanted.kinds)}; "
+            f"got {found.shape}, {found.kinds[0]}"
+        )
 
 
 def onnx_session(graph: bytes, what: str) -> Any:
@@ -75,11 +130,13 @@ def onnx_session(graph: bytes, what: str) -> Any:
 class _OnnxRuntime:
     def __init__(self, graph: bytes) -> None:
         self._session = onnx_session(graph, "an exported screen")
-        given, made = self._session.get_inputs(), self._session.get_outputs()
-        _check_interface([entry.name for entry in given], [output.name for output in made])
+        self.takes, self.gives = (
+            {port.name: _port(_kind(port.type), port.shape) for port in ports}
+            for ports in (self._session.get_inputs(), self._session.get_outputs())
+        )
 
     def __call__(self, names: Sequence[str], pixels: NDArray[Any]) -> list[NDArray[Any]]:
-        return cast(list[NDArray[Any]], self._session.run(names, {INPUT: aligned(pixels)}))
+        return cast(list[NDArray[Any]], self._session.run(names, {INPUT: pixels}))
 
 
 class _OpenVino:
@@ -97,10 +154,19 @@ class _OpenVino:
             self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         except Exception as error:  # OpenVINO raises RuntimeError and types of its own
             raise ArtifactError(f"the graph cannot be run: {error}") from error
-        _check_interface(*([port.get_any_name() for port in ports] for ports in (model.inputs, model.outputs)))
+        self.takes, self.gives = (
+            {
+                port.get_any_name(): _port(
+                    port.element_type.to_dtype().name,
+                    [None if side.is_dynamic else side.get_length() for side in port.partial_shape],
+                )
+                for port in ports
+            }
+            for ports in (model.inputs, model.outputs)
+        )
 
     def __call__(self, names: Sequence[str], pixels: NDArray[Any]) -> list[NDArray[Any]]:
-        self._request.infer({INPUT: aligned(pixels)})
+        self._request.infer({INPUT: pixels})
         return [np.array(self._request.get_tensor(name).data) for name in names]
 
 
@@ -176,9 +242,3 @@ def silent() -> Iterator[None]:
         del sys.modules[_TELEMETRY]
         if known is not None:
             sys.modules[_TELEMETRY] = known
-
-
-def _check_interface(inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    missing = set(OUTPUTS) - set(outputs)
-    if missing or list(inputs) != [INPUT]:
-        raise ArtifactError(f"the graph is not one of recondite: it lacks {', '.join(sorted(missing)) or INPUT}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from recondite.data.addresses import without_secrets
+from recondite.data.artifacts import finite_json
 from recondite.data.files import atomic_file
 from recondite.data.tables import number, read_events
 from recondite.errors import InputError
@@ -191,6 +192,6 @@ def _read_state(path: Path) -> Any:
     try:
         if path.stat().st_size > _LARGEST_STATE:
             raise InputError(f"{path} is too large to be the state of a monitor")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return finite_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not the state of a monitor: {error}") from error

@@ -17,14 +17,13 @@ from recondite.detectors import Detector
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.progress import counted
 from recondite.screen.evidence import Evidence, observed
+from recondite.screen.facts import PROBE, PROBES
 from recondite.screen.known import Known
 from recondite.screen.screen_like import ScreenLike
 from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
 
-PROBE = "bfloat16 probe"
-"""The fact of a screen that holds the scores of a few random images; in bfloat16, processors may differ in them."""
-_PROBES, _PROBE_TOLERANCE = 4, 1e-3
+_PROBE_TOLERANCE = 1e-3
 
 
 S = TypeVar("S", bound=ScreenLike)
@@ -154,14 +153,19 @@ def calibrated(
         rows: normal images, none of which the screen has learnt from.
         groups: one label a row, or None.
         progress: show progress on standard error.
+
+    Raises:
+        InputError: a score or a statistic is not finite.
     """
     error, statistics, peaks = observed(detector, evidence.observer if evidence else None, rows, progress)
     scores = error if evidence is None else evidence.score(score, error, statistics)
     if getattr(detector.options, "scoring_precision", "fp32") == "bf16":
         facts = {**facts, PROBE: probe_scores(detector)}
+    calibrator, observations = Calibrator(scores, groups), {} if evidence is None else {ERROR: error, **statistics}
+    calibrator.check_beside(observations)
     return {
-        "calibrator": Calibrator(scores, groups),
-        "observations": {} if evidence is None else {ERROR: error, **statistics},
+        "calibrator": calibrator,
+        "observations": observations,
         "peaks": peaks,
         "facts": facts,
     }
@@ -169,7 +173,7 @@ def calibrated(
 
 def probe_scores(detector: Detector) -> list[float]:
     """Return the scores of a few random images; in bfloat16, other processors may give others."""
-    pixels = np.random.default_rng(0).random((_PROBES, *detector.shape), dtype=np.float32)
+    pixels = np.random.default_rng(0).random((PROBES, *detector.shape), dtype=np.float32)
     return [float(score) for score in detector.score_batch(nameless(pixels)).instance_score]
 
 

@@ -10,6 +10,7 @@ from recondite.data.artifacts import read_folder
 from recondite.data.images import Preprocessing
 from recondite.errors import ArtifactError
 from recondite.options import saved_options
+from recondite.screen.facts import checked_facts
 from recondite.screen.saved import (
     DETECTOR_FILE,
     EXPORTED,
@@ -63,7 +64,7 @@ def described(path: Path | str) -> Screen:
             shape=preprocessing.shape,
             preprocessing=preprocessing,
             options=SimpleNamespace(**saved_options(manifest["options"])),
-            history=History(manifest["history"]["epochs"], manifest["history"]["best_epoch"]),
+            history=History.from_json(manifest["history"]),
         )
         facts, evidence = manifest["evidence"], None
         if facts is not None:
@@ -78,7 +79,7 @@ def described(path: Path | str) -> Screen:
             guarantee=manifest["guarantee"],
             score=manifest["score"],
             evidence=cast(Any, evidence),
-            facts=dict(manifest["facts"]),
+            facts=checked_facts(manifest["facts"]),
             manifest=manifest,
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

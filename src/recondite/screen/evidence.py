@@ -9,16 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recondite.data.artifacts import tensor_of
 from recondite.data.datasets import Batch, nameless
 from recondite.data.spool import Rows
 from recondite.detectors import Detector
 from recondite.detectors.measured import Measured
 from recondite.distributed import shard_of, unsharded
-from recondite.errors import InputError
+from recondite.errors import ArtifactError, InputError
 from recondite.networks.hooks import FeatureLayer, evaluating, recorded
 from recondite.progress import progress as show
 from recondite.screen.made_up import MadeUp, made_up_rows
-from recondite.screen.words import AUTO, ERROR, EVIDENCE, caution, names_of_scores
+from recondite.screen.words import AUTO, CLASSIFIER, ERROR, EVIDENCE, caution, names_of_scores
 from recondite.short_repr import ShortRepr
 from recondite.statistics.density import Density, Marginals, held_out_distances, smallest_tail
 from recondite.statistics.distances import DISTANCES, Distances
@@ -27,6 +28,7 @@ from recondite.statistics.scores import Scores
 
 FEWEST = 50
 _CLASSIFIER = tuple(f"classifier_{name}" for name in DISTANCES)
+_AGAIN = "reencoding"
 _LARGEST_LATENT = 2048
 _VECTORS = ("latents", "features")
 _VECTORS_LEARNT = 10_000
@@ -87,8 +89,8 @@ class Observer:
             with recorded(detector.encoder_layers()) as after:
                 again = detector.encode_tensor(measured.reconstruction)
             pairs = [(one, two) for one, two in zip(before, after, strict=True) if one is not None and two is not None]
-            found["reencoding"] = change(measured.latents, again)
-            found |= {f"reencoding_layer_{number + 1}": change(*pair) for number, pair in enumerate(pairs)}
+            found[_AGAIN] = change(measured.latents, again)
+            found |= {f"{_AGAIN}_layer_{number + 1}": change(*pair) for number, pair in enumerate(pairs)}
         if self.classifier is not None and self.features is not None:
             features = self.classifier(pixels.clone())  # it may change them in place
             found |= {f"classifier_{name}": value for name, value in self.features(features).items()}
@@ -147,11 +149,15 @@ class Evidence(ShortRepr):
 
         Raises:
             InputError: an unknown name.
+            ArtifactError: the screen was saved with statistics that its detector does not give.
         """
         if name == ERROR:
             return error
         if name not in self.scores:
             raise InputError(f"expected a score among {', '.join(self.scores)}; got {name!r}")
+        missing = set(self.density.names) - set(statistics)
+        if missing and name != CLASSIFIER:
+            raise ArtifactError(f"the detector of this screen does not give {', '.join(sorted(missing))}")
         if name == EVIDENCE:
             return self.density.distance(statistics)
         if name in self.density.names:
@@ -177,6 +183,12 @@ class Evidence(ShortRepr):
         """Raise InputError if the observer's classifier is not the one that the evidence was fitted with."""
         if self.observer.classifier is not None and self.probe is not None:
             self.observer.classifier.check(self.probe, shape)
+
+    def check_latents(self, detector: Detector) -> None:
+        """Raise ValueError where distances are of latents of another length than the detector's."""
+        latents, size = self.observer.latents, getattr(detector.options, "latent_size", None)
+        if latents is not None and detector.has_encoder and len(latents.mean) != size:
+            raise ValueError(f"distances of {len(latents.mean)} numbers, and latents of {size}")
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return all numbers as arrays, to be saved."""
@@ -221,29 +233,36 @@ class Evidence(ShortRepr):
         Raises:
             ValueError, KeyError, TypeError: the parts do not belong together.
         """
-        names, knots = tuple(facts["statistics"]), tensors["density.knots"]
-        if knots.ndim != 2 or len(knots) != len(names) or tensors["density.precision"].shape != (len(names),) * 2:
-            raise ValueError(f"a density of {len(names)} statistics with knots {knots.shape}")
-        for name, count in (("error.knots", 1), ("distance.knots", 1), ("features.knots", 2)):
-            if name in tensors and (tensors[name].ndim != 2 or len(tensors[name]) != count):
-                raise ValueError(f"{name} of shape {tensors[name].shape}")
-        view, features, probe = None, None, None
-        if facts["classifier"] and classifier is not None:
-            view, features = FeatureLayer(classifier, facts["classifier_layer"]), Marginals(tensors["features.knots"])
-            probe = tensors["probe"]
+        names, share = tuple(facts["statistics"]), float(facts["classifier_share"])
+        if not 0 < share < 1:
+            raise ValueError(f"a classifier_share of {share:g}")
         observer = Observer(
             reencoding=bool(facts["reencoding"]),
             latents=_distances(tensors, "latents"),
-            classifier=view,
             features=_distances(tensors, "features"),
         )
+        distances = {f"latent_{name}" for name in DISTANCES}
+        if any(
+            (name in distances and observer.latents is None) or (name.startswith(_AGAIN) and not observer.reencoding)
+            for name in names
+        ):
+            raise ValueError("it judges by statistics that it does not find")
+        features, probe = None, None
+        if facts["classifier"] and classifier is not None:
+            observer = replace(observer, classifier=FeatureLayer(classifier, facts["classifier_layer"]))
+            features, width = _marginals(tensors, "features.knots", 2), len(tensors["features.mean"])
+            probe = tensor_of(tensors, "probe", np.float32, None, width)
         return cls(
             observer=observer,
-            density=Density(names, Marginals(knots), tensors["density.precision"]),
-            error=Marginals(tensors["error.knots"]),
-            distance=Marginals(tensors["distance.knots"]),
+            density=Density(
+                names,
+                _marginals(tensors, "density.knots", len(names)),
+                tensor_of(tensors, "density.precision", np.float64, len(names), len(names)),
+            ),
+            error=_marginals(tensors, "error.knots", 1),
+            distance=_marginals(tensors, "distance.knots", 1),
             features=features,
-            classifier_share=float(facts["classifier_share"]),
+            classifier_share=share,
             made_up=MadeUp.from_saved(facts["weights"], tensors, len(names)) if "weights" in facts else None,
             probe=probe,
         )
@@ -261,8 +280,8 @@ def possible_scores(
         names = dict.fromkeys(observer.found(detector, pixels, measured, [None] * len(layers)))
     if measured.latents is not None and measured.latents.shape[1] <= _LARGEST_LATENT:
         names |= dict.fromkeys(f"latent_{name}" for name in DISTANCES)
-    if "reencoding" in names:
-        names |= dict.fromkeys(f"reencoding_layer_{number + 1}" for number in range(len(layers)))
+    if _AGAIN in names:
+        names |= dict.fromkeys(f"{_AGAIN}_layer_{number + 1}" for number in range(len(layers)))
     return names_of_scores(tuple(names), classifier is not None)
 
 
@@ -371,6 +390,10 @@ def observed(
     scores = Scores.concatenate(found for found, _ in everything)
     peaks = [highest for _, highest in everything if highest is not None]
     return scores.instance_score, dict(scores.statistics or {}), np.concatenate(peaks) if peaks else None
+
+
+def _marginals(tensors: Mapping[str, NDArray[Any]], name: str, statistics: int) -> Marginals:
+    return Marginals(tensor_of(tensors, name, np.float64, statistics, None))
 
 
 def _distances(tensors: Mapping[str, NDArray[Any]], owner: str) -> Distances | None:

@@ -76,7 +76,7 @@ def guard_facts(screen: "ScreenLike", folder: Path | str) -> GuardFacts:
 
 def check_guard_file(path: Path, facts: Mapping[str, Any]) -> None:
     """Raise ArtifactError if the facts in a file's header are not those of a guard that this version reads."""
-    if facts.get("kind") != KIND or facts.get("schema") not in (1, SCHEMA):
+    if not isinstance(facts, dict) or facts.get("kind") != KIND or facts.get("schema") not in (1, SCHEMA):
         raise ArtifactError(f"{path} is not a guard ({KIND}, schema {SCHEMA})")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recondite.data.artifacts import read_tensors, write_tensors
+from recondite.data.artifacts import check_finite, read_tensors, tensor_of, write_tensors
 from recondite.data.files import atomic_file
 from recondite.errors import ArtifactError, InputError
 from recondite.graphs.exported import Exported
@@ -23,6 +23,7 @@ from recondite.statistics.calibration import Calibrator
 from recondite.statistics.selective import Floor
 
 _GROUPS, _CONFUSION = "groups", "confusion"
+_NO_PARTS = ("head.", "rules.", _GROUPS, _CONFUSION)
 
 
 def save_guard(guard: Guard, folder: Path | str) -> None:
@@ -92,6 +93,7 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
     if not path.exists():
         return Guard(screen=screen, classifier=None)
     tensors, facts = read_tensors(path)
+    check_finite(tensors, path)
     check_guard_file(path, facts)
     if facts.get("screen") != screen.fingerprint():
         raise ArtifactError(f"{path} is of another screen, score or calibration: make it anew")
@@ -104,39 +106,49 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
             or min(shares.values()) <= 0
         ):
             raise ValueError(f"shares {shares}")
-        groups = None if classes is None else tuple(str(classes[place]) for place in tensors.pop(_GROUPS).tolist())
-        confusion = tensors.pop(_CONFUSION, None)
-        if confusion is not None and confusion.shape != (len(labels), len(labels)):
-            raise ValueError(f"counts of predictions {confusion.shape}")
+        groups, confusion = None, None
+        if classes is not None:
+            places = tensor_of(tensors, _GROUPS, np.int32, None)
+            if places.min() < 0:
+                raise ValueError("groups of no class")
+            groups = tuple(str(classes[place]) for place in places.tolist())
+        if _CONFUSION in tensors:
+            confusion = tensor_of(tensors, _CONFUSION, np.int64, len(labels), len(labels))
         head, rules = from_tensors(tensors)
+        if head is not None and len(head.bias) != len(labels):
+            raise ValueError(f"a head of {len(head.bias)} classes for {len(labels)} labels")
         graph: object = screen.detector
         graph_rules = graph.rules if isinstance(graph, Exported) else ()
         if isinstance(graph, Exported) and (
             graph.classes not in (0, len(labels or ())) or set(shares) - {SCREEN, CONFIDENCE, *graph_rules}
         ):
             raise ValueError(f"a graph of {graph.classes} classes, rules {graph_rules}")
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(("head.", "rules."))}
+        tensors = {name: tensors[name] for name in tensors if not name.startswith(_NO_PARTS)}
         if tensors and set(tensors) != set(shares):
             raise ValueError(f"calibration of {sorted(tensors)}")
         rules = rules or (Rules({}) if set(shares) & {*LOGIT_RULES} - {*graph_rules} else None)
         if set(shares) & {*RULES} - {*LOGIT_RULES, *graph_rules} and not (rules and rules.tensors):
             raise ValueError("rules without their numbers")
-        shape, floor = facts.get("shape"), facts.get("floor")
+        shape, floor, temperature = facts.get("shape"), facts.get("floor"), float(facts.get("temperature", 1))
+        if not temperature > 0:
+            raise ValueError(f"a temperature of {temperature:g}")
         return Guard(
             screen=screen,
             classifier=_classifier(Path(folder), facts.get("classifier"), facts.get("tuned")),
             labels=None if labels is None else tuple(map(str, labels)),
             shares=shares,
             calibrators={
-                part: Calibrator(tensors[part].astype(np.float64), groups) for part in shares if part in tensors
+                part: Calibrator(tensor_of(tensors, part, np.float64, None), groups)
+                for part in shares
+                if part in tensors
             },
             by_class=classes is not None,
             shape=None if shape is None else tuple(map(int, shape)),
             head=head,
             rules=rules,
-            temperature=float(facts.get("temperature", 1)),
+            temperature=temperature,
             floor=None if floor is None else Floor(**floor),
-            confusion=None if confusion is None else confusion.astype(np.int64),
+            confusion=confusion,
             by_table=bool(facts.get("by_table", False)),
         )
     except (AttributeError, IndexError, InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -147,7 +159,11 @@ def _classifier(folder: Path, onnx: str | None, tuned: str | None) -> Kept | Non
     """Return the ONNX or fine-tuned classifier of a guard, by the digest of its file, if it has one."""
     if onnx is not None:
         return read_classifier(_checked(folder / CLASSIFIER_FILE, onnx))
-    return None if tuned is None else tuned_from(*read_tensors(_checked(folder / TUNED_FILE, tuned)))
+    if tuned is None:
+        return None
+    tensors, facts = read_tensors(_checked(folder / TUNED_FILE, tuned))
+    check_finite(tensors, folder / TUNED_FILE)
+    return tuned_from(tensors, facts)
 
 
 def _checked(path: Path, digest: str) -> Path:

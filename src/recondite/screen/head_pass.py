@@ -72,6 +72,10 @@ class _Beside:
     ) -> Mapping[str, Tensor]:
         if measured.vectors is None:
             raise InputError("a linear head needs a screen of the detector 'features', whose backbone it looks through")
+        if measured.vectors.shape[1:] != self.head.weight.shape[1:]:
+            raise InputError(
+                f"a head of {self.head.weight.shape[1]} features; the screen has {measured.vectors.shape[1]}"
+            )
         found = dict(self.inner.found(detector, pixels, measured, before)) if self.inner is not None else {}
         logits = self.head(measured.vectors)
         found |= {f"{LOGIT}{place}": logits[:, place] for place in range(logits.shape[1])}

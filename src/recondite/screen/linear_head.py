@@ -23,6 +23,7 @@ RULES = (*LOGIT_RULES, *FEATURE_RULES)
 _BANK, _CANDIDATES = 1000, 4000
 _KEPT_VARIANCE, _SMALLEST = 0.9, 1e-6
 _HEAD = ("weight", "bias")
+_PREFIXES = ("head.", "rules.")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,6 +74,8 @@ class Rules:
             return found
         if features is None:
             raise InputError("the rules of this guard look at features, which the classifier does not give")
+        if features.shape[1:] != self.tensors["origin"].shape:
+            raise InputError(f"rules of {len(self.tensors['origin'])} features; the classifier has {features.shape[1]}")
         own = {name: value.to(features.device) for name, value in self.tensors.items()}
         if "knn" in names:
             found["knn"] = scores.neighbour_distance(features, own["bank"])
@@ -243,7 +246,9 @@ def from_tensors(tensors: Mapping[str, NDArray[Any]]) -> tuple[LinearHead | None
         KeyError, ValueError: parts are missing, or do not belong together.
     """
     head, rules = None, None
-    own = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+    own = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items() if name.startswith(_PREFIXES)}
+    if any(value.dtype != torch.float32 for value in own.values()):
+        raise ValueError("a head or rules of another type than float32")
     if "head.weight" in own:
         head = LinearHead(own["head.weight"], own["head.bias"])
         if head.weight.ndim != 2 or head.bias.shape != head.weight.shape[:1]:
@@ -251,4 +256,6 @@ def from_tensors(tensors: Mapping[str, NDArray[Any]]) -> tuple[LinearHead | None
     parts = {name.removeprefix("rules."): value for name, value in own.items() if name.startswith("rules.")}
     if parts:
         rules = Rules(parts)
+        if head is not None and head.weight.shape[1:] != parts["origin"].shape:
+            raise ValueError(f"a head of {head.weight.shape[1]} features, rules of {len(parts['origin'])}")
     return head, rules

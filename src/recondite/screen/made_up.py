@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recondite.data.artifacts import tensor_of
 from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows
 from recondite.perturbations.kinds import simple_and_complex
@@ -85,17 +86,12 @@ class MadeUp:
         Raises:
             ValueError, KeyError, TypeError: the parts do not belong together.
         """
-        directions, offsets = tensors["likeness.directions"], tensors["likeness.offsets"]
-        scale, total = (tensors[name] for name in _KNOTS.values())
+        offsets = tensor_of(tensors, "likeness.offsets", np.float64, None)
+        directions = tensor_of(tensors, "likeness.directions", np.float64, len(offsets), statistics)
+        scale, total = (tensor_of(tensors, name, np.float64, 1, None) for name in _KNOTS.values())
         given = tuple(float(weight) for weight in weights)
-        if (
-            directions.shape != (len(offsets), statistics)
-            or offsets.ndim != 1
-            or any(knots.ndim != 2 or len(knots) != 1 for knots in (scale, total))
-            or len(given) != len(WEIGHTS)
-            or not all(0 <= weight < np.inf for weight in given)
-        ):
-            raise ValueError(f"likeness of {directions.shape}, {offsets.shape}, weights {given}")
+        if len(given) != len(WEIGHTS) or not all(0 <= weight < np.inf for weight in given):
+            raise ValueError(f"weights {given}")
         return cls(
             likeness=Likeness(directions, offsets), scale=Marginals(scale), weights=given, total=Marginals(total)
         )

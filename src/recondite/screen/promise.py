@@ -41,7 +41,7 @@ def _if_suspects_are_good(screen: Screen) -> str:
         return f" No calibration image was left out as suspect. {_STAYED}"
     calibrator = screen.calibrator
     rates = [
-        calibrator.rate_with(left_out[group or ""], screen.alpha, screen.confidence, screen.guarantee, group)
+        calibrator.rate_with(left_out.get(group or "", 0), screen.alpha, screen.confidence, screen.guarantee, group)
         for group in calibrator.sizes
     ]
     return (

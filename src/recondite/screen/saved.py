@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.artifacts import Tensors, holds_manifest
+from recondite.data.artifacts import Tensors, holds_manifest, tensor_of
 from recondite.data.hub import fetch, is_address
 from recondite.data.images import Preprocessing
 from recondite.errors import ArtifactError
 from recondite.graphs.exported import BATCH, Exported, ExportedOptions
 from recondite.graphs.runtimes import FILES
+from recondite.screen.facts import checked_facts
 from recondite.statistics.calibration import Calibrator
 
 if TYPE_CHECKING:
@@ -98,12 +99,12 @@ def read_exported(path: Path, manifest: Mapping[str, Any], files: Mapping[str, T
         given = (manifest["pixels"], bool(manifest["locates"]), region, seen.value_range)
         return {
             "detector": Exported(seen.shape, options, content, *given, *said),
-            "calibrator": Calibrator(files[CALIBRATION_FILE]["scores"]),
-            "peaks": files[CALIBRATION_FILE].get(PEAKS),
+            "calibrator": Calibrator(_scores(files[CALIBRATION_FILE])),
+            "peaks": peaks_of(files[CALIBRATION_FILE]),
             "alpha": manifest["alpha"],
             "confidence": manifest["confidence"],
             "guarantee": manifest["guarantee"],
-            "facts": dict(manifest["facts"]),
+            "facts": checked_facts(manifest["facts"]),
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path} is not a consistent exported screen: {error}") from error
@@ -113,12 +114,29 @@ def calibrator_of(manifest: Mapping[str, Any], files: Mapping[str, Tensors]) -> 
     """Return the calibrator of a saved screen.
 
     Raises:
-        KeyError, IndexError, TypeError: the parts do not belong together.
+        KeyError, IndexError, ValueError: the parts do not belong together.
     """
-    calibration, groups = files[CALIBRATION_FILE], None
-    if manifest["groups"] is not None:
-        groups = tuple(manifest["groups"][code] for code in calibration["groups"])
-    return Calibrator(calibration["scores"], groups)
+    calibration, groups, names = files[CALIBRATION_FILE], None, manifest["groups"]
+    scores = _scores(calibration)
+    if names is not None:
+        codes = tensor_of(calibration, "groups", np.int64, len(scores))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or codes.min() < 0:
+            raise ValueError("the names of groups are inconsistent")
+        groups = tuple(names[code] for code in codes)
+    return Calibrator(scores, groups)
+
+
+def _scores(calibration: Tensors) -> NDArray[np.float64]:
+    return tensor_of(calibration, "scores", np.float64, None)
+
+
+def peaks_of(calibration: Tensors) -> NDArray[np.float64] | None:
+    """Return the largest feature score of each calibration image (n,), where the detector tells places.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    return tensor_of(calibration, PEAKS, np.float64, None) if PEAKS in calibration else None
 
 
 def region_of(tensors: Tensors, preprocessing: Mapping[str, Any]) -> NDArray[np.bool_] | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from recondite.data.artifacts import Tensors, write_folder
+from recondite.data.artifacts import Tensors, tensor_of, write_folder
 from recondite.data.images import Preprocessing
 from recondite.detectors import Detector, build
 from recondite.errors import ArtifactError, InputError
@@ -22,8 +22,9 @@ from recondite.networks.architectures import check_library, made_elsewhere
 from recondite.options import saved_options
 from recondite.screen.calibrate import check_probe
 from recondite.screen.evidence import Evidence
+from recondite.screen.facts import checked_facts
 from recondite.screen.known import Known
-from recondite.screen.saved import CALIBRATION_FILE, DETECTOR_FILE, PEAKS, REGION, calibrator_of, region_of
+from recondite.screen.saved import CALIBRATION_FILE, DETECTOR_FILE, PEAKS, REGION, calibrator_of, peaks_of, region_of
 from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
 from recondite.torch_state import own_settings
@@ -109,7 +110,8 @@ def read_fitted(
         raise InputError(
             f"{path} was made with your own networks: load it with encoder=... and decoder=..., or backbone=..."
         )
-    if (manifest.get("evidence") or {}).get("classifier") and classifier is None:
+    told = manifest.get("evidence")
+    if isinstance(told, dict) and told.get("classifier") and classifier is None:
         raise InputError(f"{path} looks at the features of a classifier: load it with classifier=...")
     options = manifest.get("options")
     architecture = options.get("architecture") if isinstance(options, dict) else None
@@ -130,14 +132,19 @@ def read_fitted(
         detector.restrict(region, preprocessing.masked)
         detector.take_values(preprocessing.value_range)
         detector.load_state_dict(weights)
-        detector.history = _history(manifest["history"])
+        if not detector.fitted:
+            raise ValueError("its detector is not fitted")
+        detector.history = History.from_json(manifest["history"])
         if _PICTURES_FILE in files:
             detector.history.pictures = EpochPictures.from_tensors(files[_PICTURES_FILE])
+            if preprocessing.is_image and detector.history.pictures.images.shape[1:] != shape:
+                raise ValueError(f"pictures of epochs {detector.history.pictures.images.shape}")
         detector.history.losses = _losses(files.get(_LOSSES_FILE, {}))
         detector.memory = files.get(_MEMORY_FILE, {})
         calibration, evidence = files[CALIBRATION_FILE], None
         if manifest["evidence"] is not None:
             evidence = Evidence.from_saved(manifest["evidence"], files[_EVIDENCE_FILE], classifier)
+            evidence.check_latents(detector)
         observations = _observations(calibration, evidence)
         found = {
             "detector": detector,
@@ -148,9 +155,9 @@ def read_fitted(
             "score": manifest["score"],
             "evidence": evidence,
             "observations": observations,
-            "peaks": calibration.get(PEAKS),
+            "peaks": peaks_of(calibration),
             "known": Known.from_tensors(files[_KNOWN_FILE]) if _KNOWN_FILE in files else None,
-            "facts": dict(manifest["facts"].items()),
+            "facts": checked_facts(manifest["facts"]),
         }
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         remark = made_elsewhere(architecture)
@@ -164,20 +171,16 @@ def read_fitted(
 def _observations(calibration: Tensors, evidence: Evidence | None) -> dict[str, NDArray[np.float64]]:
     if evidence is None:
         return {}
-    found = {name: value for name, value in calibration.items() if name not in ("scores", "groups", PEAKS)}
-    if any(len(value) != len(calibration["scores"]) for value in found.values()):
-        raise ValueError("the statistics of the calibration images are not as many as their scores")
+    count = len(calibration["scores"])
+    found = {
+        name: tensor_of(calibration, name, np.float64, count)
+        for name in calibration
+        if name not in ("scores", "groups", PEAKS)
+    }
     missing = {ERROR, *evidence.density.names} - set(found)
     if missing:
         raise ValueError(f"the calibration images lack {', '.join(sorted(missing))}")
     return found
-
-
-def _history(facts: Mapping[str, Any]) -> History:
-    history = History(facts["epochs"], facts["best_epoch"])
-    if not 0 <= history.best_epoch <= len(history.epochs) or not all("validation" in row for row in history.epochs):
-        raise ValueError("the history of training is inconsistent")
-    return history
 
 
 def _losses(found: Tensors) -> Tensors:

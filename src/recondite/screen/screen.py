@@ -83,8 +83,8 @@ class Screen(ShortRepr):
         if self.score not in self.scores:
             raise InputError(f"expected a score among {', '.join(self.scores)}; got {self.score!r}")
         check_promise(self.alpha, self.confidence, self.guarantee)
-        if self.peaks is not None and self.peaks.shape != self.calibrator.scores.shape:
-            raise InputError(f"expected {len(self.calibrator.scores)} peaks; got shape {self.peaks.shape}")
+        if self.peaks is not None:
+            self.calibrator.check_beside({"peaks": self.peaks})
         object.__setattr__(self, "alpha", rate_of(self.alpha, "alpha"))
         if self.confidence is not None:
             object.__setattr__(self, "confidence", rate_of(self.confidence, "confidence"))

@@ -3,7 +3,7 @@
 Source: Bates, Candes, Lei, Romano, Sesia 2023, "Testing for outliers with conformal p-values", arXiv 2104.08279.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from fractions import Fraction
@@ -193,6 +193,14 @@ class Calibrator(ShortRepr):
             return {_EVERYTHING: np.sort(self.scores)}
         labels = np.array(self.groups)
         return {str(name): np.sort(self.scores[labels == name]) for name in np.unique(labels)}
+
+    def check_beside(self, numbers: Mapping[str, NDArray[np.float64]]) -> None:
+        """Raise InputError unless there is one finite number of each name for each calibration image."""
+        for name, values in numbers.items():
+            if values.shape != self.scores.shape:
+                raise InputError(f"expected {len(self.scores)} {name}; got shape {values.shape}")
+            if not np.isfinite(values).all():
+                raise InputError(f"expected finite {name} of the calibration images")
 
     def check_group(self, group: str) -> None:
         """Raise InputError where nothing is calibrated for a group, or there are no groups at all."""

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recondite.data.artifacts import tensor_of
 from recondite.errors import InputError
 
 DISTANCES = ("mahalanobis", "neighbour")
@@ -76,13 +77,14 @@ class Distances:
         """Return what `tensors` gave.
 
         Raises:
-            ValueError: the shapes do not belong together.
+            KeyError, ValueError: parts are missing, of another type, or do not belong together.
         """
-        mean, whitening, bank = (torch.from_numpy(tensors[name]) for name in ("mean", "whitening", "bank"))
-        size = mean.shape[0] if mean.ndim == 1 else 0
-        if not size or whitening.shape != (size, size) or bank.ndim != 2 or bank.shape[1] != size:
-            raise ValueError(f"distances of shapes {mean.shape}, {whitening.shape}, {bank.shape}")
-        return cls(mean, whitening, bank)
+        mean = tensor_of(tensors, "mean", np.float32, None)
+        whitening = tensor_of(tensors, "whitening", np.float32, len(mean), len(mean))
+        bank = tensor_of(tensors, "bank", np.float32, None, len(mean))
+        if len(bank) < NEIGHBOUR:
+            raise ValueError(f"a bank of {len(bank)} vectors; expected at least {NEIGHBOUR}")
+        return cls(*map(torch.from_numpy, (mean, whitening, bank)))
 
 
 def _tensor(array: NDArray[np.floating]) -> Tensor:

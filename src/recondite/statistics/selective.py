@@ -5,6 +5,7 @@ fixed sequence testing).
 """
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,6 +38,15 @@ class Floor:
     accepted: int
     wrong: int
     of: int
+
+    def __post_init__(self) -> None:
+        for name in ("risk", "delta"):
+            rate_of(getattr(self, name), name)
+        if not isinstance(self.confidence, Real) or not 0 <= self.confidence <= 1:
+            raise InputError(f"expected a floor of confidence in [0, 1]; got {self.confidence!r}")
+        counts = (self.wrong, self.accepted, self.of)
+        if not all(type(count) is int for count in counts) or not 0 <= self.wrong <= self.accepted <= self.of:
+            raise InputError(f"expected wrong labels among accepted images among all; got {counts}")
 
     @property
     def sentence(self) -> str:

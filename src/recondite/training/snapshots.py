@@ -50,7 +50,12 @@ class EpochPictures:
             ValueError, KeyError: the arrays are missing or do not belong together.
         """
         images, epochs, rebuilt = (tensors[name] for name in ("images", "epochs", "rebuilt"))
-        if images.dtype != np.uint8 or rebuilt.dtype != np.uint8 or rebuilt.shape != (len(epochs), *images.shape):
+        if (
+            images.dtype != np.uint8
+            or images.ndim != 4
+            or rebuilt.dtype != np.uint8
+            or rebuilt.shape != (len(epochs), *images.shape)
+        ):
             raise ValueError(f"the pictures of epochs are inconsistent: {images.shape}, {rebuilt.shape}")
         return cls(images, [int(epoch) for epoch in epochs], list(rebuilt))
 
