@@ -31,7 +31,15 @@ from recondite.screen.choose_parts import (
 )
 from recondite.screen.classifier_outputs import Outputs, Told
 from recondite.screen.guard_file import load_guard, save_guard
-from recondite.screen.guard_fit import _confusion, _needed_of_each_class, _Seen, fit_guard, read_classes
+from recondite.screen.guard_fit import (
+    FROM_FOLDERS,
+    _confusion,
+    _needed_of_each_class,
+    _Seen,
+    _sized,
+    fit_guard,
+    read_classes,
+)
 from recondite.screen.guard_split import units_of
 from recondite.screen.linear_head import from_tensors, learnt, tensors_of
 from recondite.screen.looking import vectors_of
@@ -850,3 +858,13 @@ def test_parts_are_among_those_there_are(trained):
     for parts, got in ((["zzz", "screen"], "zzz"), ([], "none"), (["knn"], "knn")):
         with pytest.raises(InputError, match=f"expected parts among screen, confidence, max_logit, energy; got {got}$"):
             trained("chosen_parts", None, TWO, True, {}, parts=parts)
+
+
+def test_classes_may_be_called_good_and_bad(tmp_path):
+    for name in ("ok", "bad"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
+    assert _sized(str(tmp_path), FROM_FOLDERS).labels == ["bad", "ok"]
+    manifest = tmp_path / "classes.jsonl"
+    manifest.write_text("".join(f'{{"path": "{name}/0.png", "label": "{name}"}}\n' for name in ("ok", "bad")))
+    assert _sized(str(manifest), None).labels == ["ok", "bad"]

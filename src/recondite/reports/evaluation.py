@@ -195,7 +195,7 @@ def located_maps(
     shape = detector.shape
     maps, masks, left_out = [], [], 0
     sets = _opened(screen, inliers, outliers, region)
-    check_truth(truth, sets["outliers"])
+    check_truth(truth, sets["outliers"].ids or ())
     for role, opened in sets.items():
         with show(f"locating, {role}", opened.size, progress) as advance:
             for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):

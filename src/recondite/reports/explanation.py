@@ -26,9 +26,7 @@ _NAMED = 4
 _RARE = 2.58  # one normal image in a hundred lies farther out, on either side
 
 
-def draw(
-    screen: Screen, image: object, output: Path, group: str | None = None, *, region: object = None
-) -> Verdicts:
+def draw(screen: Screen, image: object, output: Path, group: str | None = None, *, region: object = None) -> Verdicts:
     """Judge the one image of a source, draw it into a file, and return its verdict.
 
     Args:

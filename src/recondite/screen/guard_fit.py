@@ -308,7 +308,7 @@ def _seen(guard: Guard, images: object) -> _Seen:
 
 def _sized(images: object, classes: Mapping[str, str] | None) -> ImageSet:
     """Return images with their classes as labels."""
-    opened = open_images(images, role="fit")
+    opened = open_images(images, role="classes")
     if opened.ids is None:
         raise InputError("a guard splits its images: give a folder, a list or an array, not a stream")
     found = []
