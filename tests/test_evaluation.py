@@ -1,10 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from recondite.errors import InputError
 from recondite.reports.evaluation import evaluate, rule_rows
-from recondite.statistics.metrics import auroc
+from recondite.statistics.metrics import auroc, average_precision, best_f1
 
 
 def values(rows):
@@ -57,4 +59,12 @@ def test_each_kind_of_outlier_has_a_row_of_its_own(screens, digits):
     for kind, some in (("flipped", outliers[:30]), ("black", outliers[30:])):
         scores = screen.predict([image for image, _ in some]).instance_score
         assert found[f"AUROC, {kind}"] == f"{auroc(normal, scores):.4f}"
+        assert found[f"average precision, {kind}"] == f"{average_precision(normal, scores):.4f}"
+        assert found[f"best F1, {kind}"] == f"{best_f1(normal, scores)[0]:.4f}"
     assert "AUROC, flipped" not in values(evaluate(screen, digits[1430:], outliers[:30]))
+
+
+def test_f1_at_the_threshold_has_an_interval(screens, digits):
+    rows = {row["measure"]: row for row in evaluate(screens("pca"), digits[1400:], digits[:50, ::-1].copy())}
+    low, high = map(float, re.search(r"threshold; 95 % interval (\S+) to (\S+)$", rows["F1"]["note"]).groups())
+    assert low < float(rows["F1"]["value"]) < high

@@ -621,3 +621,22 @@ def test_a_backbone_of_more_than_8192_features_is_too_wide():
 
     with pytest.raises(InputError, match="<= 8,192; got 2 and 8,193"):
         build("features", image_shape=(1, 8, 8), backbone=Wide(), methods="mahalanobis", latent_size=2)
+
+
+def test_a_backbone_of_few_features_needs_no_latent_size_by_default():
+    backbone = nn.Sequential(nn.Conv2d(3, 5, 3, 4))
+    detector = build("features", image_shape=(1, 8, 8), backbone=backbone, layers=("0",), units="unit")
+    assert detector.options.latent_size == 5
+    with pytest.raises(InputError, match=r"got 6 and 5: give another latent_size \(--latent-size\)"):
+        build("features", image_shape=(1, 8, 8), backbone=backbone, layers=("0",), units="unit", latent_size=6)
+
+
+def test_few_images_are_rebuilt_from_as_many_components_as_they_tell():
+    images = np.random.default_rng(0).random((6, 3, 8, 8)).astype(np.float32)
+    own = {"backbone": nn.Sequential(nn.Conv2d(3, 9, 3, 4)), "layers": ("0",), "units": "unit"}
+    detector = build("features", image_shape=(3, 8, 8), score="reconstruction_error", **own)
+    detector.fit(images, validation=None)
+    assert detector.options.latent_size == detector.encode(images).shape[1] == 5
+    asked = build("features", image_shape=(3, 8, 8), score="reconstruction_error", latent_size=9, **own)
+    with pytest.raises(InputError, match=r"at least 9 normal images \(or fewer by --latent-size\); got 6"):
+        asked.fit(images, validation=None)

@@ -61,6 +61,30 @@ def test_scores_are_those_of_a_detector_fitted_without_the_image():
     np.testing.assert_allclose(np.sort(screen.peaks), np.sort(peaks), rtol=1e-4)
 
 
+def test_few_images_suffice_whatever_the_components_by_default(tmp_path):
+    """And it is one number of them in the finished detector, those of the parts and the saved one."""
+    images, numbers = scenes(20), set()
+    for contamination in (None, 0.2):
+        screen = recondite.fit(images, detector="pca", group_by="none", contamination=contamination)
+        numbers.add(screen.detector.options.latent_size)
+        learnt = screen.facts["images"]["images"]
+        assert screen.detector.options.latent_size == learnt - 3  # two are left out at a time; n images span n - 1
+    assert len(numbers) == 2
+    screen.save(tmp_path / "screen")
+    assert recondite.load(tmp_path / "screen").detector.options.latent_size in numbers
+
+
+def test_parts_that_leave_more_out_share_their_components():
+    images, keys = scenes(12), np.array([0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).astype("V8")
+    spooled = read_all(open_images(images), Preprocessing(shape=(1, 32, 32)))
+    sizes = []
+    unfitted = build("pca", image_shape=(1, 32, 32))
+    scores_left_out(
+        unfitted, spooled, keys, TrainingOptions(), False, noted=lambda one, _: sizes.append(one.options.latent_size)
+    )
+    assert sizes == [7] * 9  # that of the part which leaves four of twelve out
+
+
 def test_what_is_not_to_be_learnt_from_is_in_no_part():
     images = scenes(10)
     spooled = read_all(open_images(images), Preprocessing(shape=(1, 32, 32)))
@@ -307,7 +331,10 @@ def test_vectors_are_kept_of_some_images_and_no_others(digits):
 def test_what_learns_further_learns_where_there_is_something_to_learn(further, learnt, fits, monkeypatch):
     found = []
     detector = SimpleNamespace(
-        frozen=(), get_submodule=None, fit_rows=lambda rows, *_, further: found.append((len(rows), further))
+        frozen=(),
+        get_submodule=None,
+        suit=lambda _: None,
+        fit_rows=lambda rows, *_, further: found.append((len(rows), further)),
     )
     monkeypatch.setattr(few_images, "_judged", lambda _, rows: (np.zeros(len(rows)), None))
     images = Rows(np.zeros((4, 1, 2, 2), np.float32), np.arange(4))

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -32,7 +33,15 @@ from recondite.screen.choose_parts import (
 from recondite.screen.classifier_outputs import Outputs, Told
 from recondite.screen.guard import Guard
 from recondite.screen.guard_file import load_guard, save_guard
-from recondite.screen.guard_fit import _confusion, _needed_of_each_class, _Seen, fit_guard, read_classes
+from recondite.screen.guard_fit import (
+    FROM_FOLDERS,
+    _confusion,
+    _needed_of_each_class,
+    _Seen,
+    _sized,
+    fit_guard,
+    read_classes,
+)
 from recondite.screen.guard_split import units_of
 from recondite.screen.linear_head import from_tensors, learnt, tensors_of
 from recondite.screen.looking import vectors_of
@@ -40,7 +49,7 @@ from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
 from recondite.screen.saved import GUARD_FILE
 from recondite.screen.tuned_classifier import TunedClassifier
 from recondite.statistics.axes import oracle_shrinkage
-from recondite.statistics.calibration import Calibrator, share_of
+from recondite.statistics.calibration import Calibrator, share_of, smallest_alpha
 
 DRAWS = np.random.default_rng(0)
 
@@ -851,3 +860,24 @@ def test_parts_are_among_those_there_are(trained):
     for parts, got in ((["zzz", "screen"], "zzz"), ([], "none"), (["knn"], "knn")):
         with pytest.raises(InputError, match=f"expected parts among screen, confidence, max_logit, energy; got {got}$"):
             trained("chosen_parts", None, TWO, True, {}, parts=parts)
+
+
+def test_classes_may_be_called_good_and_bad(tmp_path):
+    for name in ("ok", "bad"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
+    assert _sized(str(tmp_path), FROM_FOLDERS).labels == ["bad", "ok"]
+    manifest = tmp_path / "classes.jsonl"
+    manifest.write_text("".join(f'{{"path": "{name}/0.png", "label": "{name}"}}\n' for name in ("ok", "bad")))
+    assert _sized(str(manifest), None).labels == ["ok", "bad"]
+
+
+@pytest.mark.parametrize("count", [21, 30])
+def test_too_few_images_for_alpha_are_told_with_an_alpha_that_works(count):
+    images = pairs(*coloured(count, 1))
+    with pytest.raises(InputError, match=r"alpha = 0\.05 needs at least 19 images each.* leave .*, or --alpha") as told:
+        fit_guard(images, backbone=None, group_by="none")
+    learnt, chosen_on, calibrated_on = map(int, re.search(r"leave (\d+), (\d+) and (\d+)", str(told.value)).groups())
+    assert learnt + chosen_on + calibrated_on == count
+    alpha = float(re.search(r"--alpha (0\.\d+) \(", str(told.value)).group(1))
+    assert alpha == smallest_alpha(min(chosen_on, calibrated_on))

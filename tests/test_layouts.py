@@ -9,6 +9,7 @@ from PIL import Image
 from recondite import InputError
 from recondite.data.datasets import open_images
 from recondite.data.layouts import masks_of, sets_in
+from recondite.data.truth import check_truth
 
 
 def put(path):
@@ -137,3 +138,96 @@ def test_sets_are_found(mvtec, visa):
     assert sets_in(mvtec.parent) == [mvtec]
     assert sets_in(visa.parent) == [visa]
     assert sets_in(visa / "Data") == []
+
+
+@pytest.fixture
+def flat(tmp_path):
+    root = tmp_path / "parts" / "flat"
+    for name in ("good/0.png", "good/1.png", "bad/0.png", "scratch/2.png", "masks/bad/0_mask.png", "masks/2.png"):
+        put(root / name)
+    return root
+
+
+def test_a_flat_folder_of_good_and_bad_parts_is_a_data_set(flat, caplog):
+    assert ids(flat, "fit") == ids(flat, "inliers") == ["good/0.png", "good/1.png"]
+    assert ids(flat, "outliers") == ["bad/0.png", "scratch/2.png"]
+    assert (
+        ids(flat, "predict") == ids(flat, "all") == ids(flat, "classes") == [*ids(flat, "fit"), *ids(flat, "outliers")]
+    )
+    assert open_images(flat, role="predict").labels == ["good", "good", "bad", "scratch"]
+    caplog.clear()
+    open_images(flat, role="inliers")
+    assert "of which only good is read; what a screen was fitted on is no test of it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("good", "other"),
+    [("OK", "NOK"), ("Normal", "Anomaly"), ("good", "defects"), ("ok", "ko"), ("good", "ground_truth")],
+)
+def test_good_parts_and_bad_ones_go_by_many_names(tmp_path, good, other):
+    put(tmp_path / good / "0.png")
+    put(tmp_path / other / "0.png")
+    assert ids(tmp_path, "fit") == [f"{good}/0.png"]
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("good", "fair"), ("bad", "masks"), ("line 1", "line 2")])
+def test_folders_of_classes_are_read_whole(tmp_path, names):
+    for name in names:
+        put(tmp_path / name / "0.png")
+    for role in ("all", "fit", "predict", "inliers", "outliers", "classes"):
+        assert len(ids(tmp_path, role)) == 2
+
+
+def test_a_classifier_knows_good_and_bad_alike(tmp_path):
+    for name in ("ok", "bad"):
+        put(tmp_path / name / "0.png")
+    assert open_images(tmp_path, role="classes").labels == ["bad", "ok"]
+
+
+def test_a_folder_of_flat_sets_is_refused_where_good_images_are_meant(flat):
+    for role in ("fit", "inliers", "outliers"):
+        with pytest.raises(InputError, match=r"1 data set of good images and bad ones.*such as .*flat"):
+            ids(flat.parent, role)
+    assert len(ids(flat.parent, "predict")) == 6
+
+
+def test_parts_of_a_visa_object_are_refused_with_the_object(visa, monkeypatch):
+    put(visa / "Data" / "Masks" / "Anomaly" / "0.png")
+    for part, roles in (("Data", ("fit", "predict", "inliers", "classes")), ("Data/Images", ("fit", "inliers"))):
+        for role in roles:
+            with pytest.raises(InputError, match=r"part of the data set .*candle that mixes .*Images.Normal"):
+                ids(visa / part, role)
+    monkeypatch.chdir(visa / "Data")
+    with pytest.raises(InputError, match=r"part of the data set .*candle"):
+        ids(".", "fit")
+    assert len(ids(visa / "Data" / "Images", "predict")) == len(ids(visa / "Data" / "Images", "classes")) == 4
+    assert len(ids(visa / "Data" / "Images" / "Normal", "fit")) == 3
+
+
+def test_a_test_folder_is_refused_wherever_it_is_named_from(mvtec, monkeypatch):
+    put(mvtec / "test" / "broken" / "0.png")
+    monkeypatch.chdir(mvtec / "test")
+    with pytest.raises(InputError, match=r"test with.*good"):
+        ids(".", "fit")
+
+
+def test_good_images_of_btad_are_called_ok(tmp_path):
+    for name in ("train/ok/0.png", "test/ok/0.png", "test/ko/0.png", "ground_truth/ko/0.png"):
+        put(tmp_path / name)
+    found = {role: ids(tmp_path, role) for role in ("fit", "inliers", "outliers")}
+    assert found == {"fit": ["train/ok/0.png"], "inliers": ["test/ok/0.png"], "outliers": ["test/ko/0.png"]}
+    assert sets_in(tmp_path) == [tmp_path]
+
+
+def test_masks_lie_in_folders_of_defects_or_beside_each_other(flat):
+    names = ids(flat, "outliers")
+    check_truth(flat / "masks", names)
+    (flat / "masks" / "bad" / "0_mask.png").rename(flat / "masks" / "0.png")
+    check_truth(flat / "masks", names)
+    with pytest.raises(InputError, match=r"would be a mask of images in bad and scratch"):
+        check_truth(flat / "masks", [*names, "scratch/0.png"])
+    with pytest.raises(InputError, match=r"no mask for bad/9\.png: expected .*masks.bad.9_mask\.png"):
+        check_truth(flat / "masks", ["bad/9.png"])
+    put(flat / "bad" / "7.png")
+    with pytest.raises(InputError, match="no mask for"):
+        check_truth(flat / "masks", [str(flat / "bad" / "7.png")])

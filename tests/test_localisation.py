@@ -7,7 +7,14 @@ from recondite.cli import main
 from recondite.errors import InputError
 from recondite.perturbations import defective
 from recondite.reports.evaluation import localisation
-from recondite.statistics.localisation import _binned, localisation_measures, per_region_overlap, pixel_auroc
+from recondite.statistics.localisation import (
+    _binned,
+    _overlaps,
+    localisation_measures,
+    measures_by_kind,
+    per_region_overlap,
+    pixel_auroc,
+)
 
 
 @pytest.fixture
@@ -39,6 +46,19 @@ def test_measures_are_those_of_the_maps_and_the_masks(screens, digits, inspected
     assert values["pixel F1"] == f"{f1_score(masks.ravel(), flagged.ravel()):.4f}"
     assert float(rows[0]["value"]) > 0.7
     assert "over 60 images" in rows[0]["note"]
+
+
+def test_each_folder_of_defects_is_located_on_its_own(screens, inspected):
+    folder, _, _ = inspected
+    for name in ("test", "ground_truth"):
+        (folder / name / "crack").mkdir()
+        for file in sorted((folder / name / "scratch").iterdir())[:10]:
+            file.rename(folder / name / "crack" / file.name)
+    rows = {row["measure"]: row for row in localisation(screens("pca"), folder, folder, folder / "ground_truth")}
+    for name in ("pixel AUROC", "pixel average precision", "AU-PRO (.3)"):
+        assert "95 % interval" in rows[f"{name}, crack"]["note"]
+        assert rows[f"{name}, crack"]["note"].endswith("over 10 outliers and all inliers")
+        assert rows[f"{name}, scratch"]["note"].endswith("over 20 outliers and all inliers")
 
 
 def test_unreadable_images_are_left_out_and_missing_masks_named(screens, inspected):
@@ -151,7 +171,27 @@ def test_binned_images_hold_each_pixel_and_each_defect_once():
     generator = np.random.default_rng(0)
     scores, defect = generator.random((3, 6, 6)), np.zeros((3, 6, 6), bool)
     defect[0, :2, :2] = defect[0, 4:, 4:] = defect[2, 3, :] = True
-    outside, inside, overlap = (part.sum(axis=1) for part in _binned(scores, defect))
+    outside, inside, overlap = (part.sum(axis=1) for part in _binned(scores, defect, _overlaps(defect)))
     np.testing.assert_array_equal(outside, [28, 36, 30])
     np.testing.assert_array_equal(inside, [8, 0, 6])
     np.testing.assert_allclose(overlap, [2, 0, 1])
+
+
+def test_each_kind_of_defect_is_measured_with_all_images_that_have_none():
+    draws = np.random.default_rng(0)
+    maps, masks = draws.random((12, 6, 6)), np.zeros((12, 6, 6), dtype=bool)
+    masks[4:, 2:4, 2:4] = True
+    maps[4:8, 2:4, 2:4] += 1
+    kinds = [None] * 4 + ["hole"] * 4 + ["dent"] * 4
+    found = measures_by_kind(maps, masks, kinds, 0.5)
+    assert list(found) == [None, "hole", "dent"]
+    assert found[None] == localisation_measures(maps, masks, 0.5)
+    for kind, rows in (("hole", np.arange(8)), ("dent", np.r_[:4, 8:12])):
+        assert list(found[kind]) == ["pixel AUROC", "pixel average precision", "AU-PRO (.3)"]
+        alone = localisation_measures(maps[rows], masks[rows])
+        for name, measure in found[kind].items():
+            assert measure.value == alone[name].value
+            assert measure.low <= measure.value <= measure.high
+            assert measure.low == pytest.approx(alone[name].low, abs=0.02)
+    assert found["hole"]["pixel AUROC"].value == 1 > found["dent"]["pixel AUROC"].high
+    assert list(measures_by_kind(maps, masks & (maps > 1), kinds)) == [None, "hole"]

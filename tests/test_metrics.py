@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import twins
-from sklearn.metrics import f1_score
+from sklearn.metrics import average_precision_score, f1_score
 
 from recondite.errors import InputError
 from recondite.statistics import localisation, metrics
@@ -238,3 +238,11 @@ def test_areas_under_errors_and_risk_are_those_of_many_small_steps():
 
 def test_a_rate_is_a_share():
     assert metrics.Rate(3, 12, 0.0, 1.0).value == 0.25
+
+
+def test_average_precision_is_that_of_scikit_learn():
+    draws = np.random.default_rng(0)
+    for tied in (3, 50, 10**6):
+        a, b = draws.integers(0, tied, 40), draws.integers(tied // 3, tied + tied // 3, 25)
+        expected = average_precision_score(np.repeat([0, 1], [40, 25]), np.concatenate([a, b]))
+        assert metrics.average_precision(a, b) == pytest.approx(expected, rel=1e-12)

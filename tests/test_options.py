@@ -66,7 +66,8 @@ TRAINING = {
 def test_defaults_are_pinned():
     """Scores of screens that were fitted with a default rest on it: change one here, in CHANGELOG and with reason."""
     for name, expected in DEFAULTS.items():
-        assert vars(detector_class(name).Options()) == expected, name
+        given = {**expected, "latent_size": None} if name in ("pca", "features") else expected
+        assert vars(detector_class(name).Options()) == given, name
         assert vars(build(name, image_shape=(1, 16, 16)).options) == expected, name
     assert vars(TrainingOptions()) == TRAINING
     assert detector_class("features").training_defaults == {"learning_rate": 5e-3}

@@ -69,3 +69,22 @@ def test_components_of_faint_images_have_length_1():
     images = 0.5 + 1e-3 * np.random.default_rng(0).normal(size=(30, 1, 8, 8))
     components = learnt(images).components
     np.testing.assert_allclose(components @ components.T, np.eye(2), atol=1e-5)
+
+
+def test_components_that_nobody_asked_for_are_as_many_as_the_images_tell():
+    draws = np.random.default_rng(0)
+    detector = build("pca", image_shape=(40,))
+    assert detector.options.latent_size == 32
+    detector.fit_rows(rows(draws.normal(size=(20, 40))), None, TrainingOptions())
+    assert detector.options.latent_size == detector.encode(draws.normal(size=(3, 40))).shape[1] == 19
+    assert detector.sample(4).shape == (4, 40)
+    assert build("pca", image_shape=(40,)).fit(draws.normal(size=(60, 40)), validation=None).options.latent_size == 32
+    assert build("pca", image_shape=(5,)).options.latent_size == 5
+
+
+def test_components_that_were_asked_for_need_as_many_images():
+    images = rows(np.random.default_rng(0).normal(size=(20, 40)))
+    with pytest.raises(
+        InputError, match=r"32 components need at least 32 images; got 20.*latent_size, --latent-size 10\)"
+    ):
+        build("pca", image_shape=(40,), latent_size=32).fit_rows(images, None, TrainingOptions())

@@ -208,9 +208,9 @@ def evaluate(
     screen
         Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     inliers
-        Normal images (of an MVTec-style folder: test/good).
+        Normal images (of an MVTec-style folder: test/good; of a flat one, good beside bad: good).
     outliers
-        Images that do not belong (of an MVTec-style folder: the rest of test).
+        Images that do not belong (of an MVTec-style folder: the rest of test; of a flat one: all but good and masks).
     truth
         Folder of masks (of an MVTec-style folder: ground_truth), to measure how well defects are located.
     region
@@ -234,7 +234,7 @@ def evaluate(
 
     if truth is not None:
         judge.feature_threshold  # noqa: B018
-        check_truth(truth, open_images(outliers, role="outliers", shape=judge.detector.shape))
+        check_truth(truth, open_images(outliers, role="outliers", shape=judge.detector.shape).ids or ())
     rows = measure(judge, inliers, outliers, region=region, group=group, progress=True)
     if truth is not None:
         rows += localisation(judge, inliers, outliers, truth, region=region, progress=True)

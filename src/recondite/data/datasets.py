@@ -23,7 +23,7 @@ from recondite.data.files import local_path
 from recondite.data.formats import refuse_container, why_unreadable
 from recondite.data.images import SMALLEST_SIDE, Floats, Preprocessing, as_array, channel_axis
 from recondite.data.items import Page, Unreadable, image_and_label, in_words, is_file_object, walk_stream
-from recondite.data.layouts import Role, parts_of
+from recondite.data.layouts import Role, is_flat, parts_of
 from recondite.data.listing import (
     Files,
     Listing,
@@ -165,7 +165,8 @@ def open_images(
             a PIL image, bytes, a file object, a list of these, an array of paths, a torch data set, one of the Hugging
             Face hub (rows with "image" or "img", and "label"), or an iterable.
         role: which part of a data set of defects is meant: "all", "fit" (train/good), "predict" (test), "inliers"
-            test/good, "outliers" the rest of test.
+            test/good, "outliers" the rest of test, "classes" what a classifier knows: as "inliers", but of a flat data
+            set all.
         shape: the shape a detector expects, where it is known; it settles what an array of three axes is.
         masks: a folder with a mask for each image, white where it counts: for the id "a/0.jpg" a file a/0.png, or of
             another suffix. An image without one cannot be read. None without masks, or for those of an `ImageSet`.
@@ -324,10 +325,12 @@ def _matches(path: Path) -> list[Path]:
 
 def _open_folder(root: Path, role: Role) -> ImageSet:
     parts = parts_of(root, role)
-    if parts is not None and role in ("fit", "predict"):
+    flat = parts is not None and role == "inliers" and is_flat(root)
+    if parts is not None and (flat or role in ("fit", "predict", "classes")):
         taken = [folder.relative_to(root).as_posix() for folder in parts.folders]
         taken = taken or [f"{counted(len(parts.files), 'image')} of its table"]
-        say(f"{root} is a data set of defects: reading only {', '.join(taken)}")
+        again = "; what a screen was fitted on is no test of it" if flat else ""
+        say(f"{root} is a data set of defects: reading only {', '.join(taken)}{again}")
     if parts is not None and parts.files:
         return _files(root, [name for name, _ in parts.files], [label for _, label in parts.files])
     listing = Listing()

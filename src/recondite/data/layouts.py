@@ -3,8 +3,13 @@
 - MVTec AD, BTAD, MPDD: train/good, test/good, test/DEFECT, ground_truth/DEFECT.
 - VisA: OBJECT/Data/Images/Normal and Anomaly, OBJECT/Data/Masks, and a table split_csv/1cls.csv beside the objects that
   says which image is for what.
+- Flat: good beside bad, beside masks, or both: good/, bad/, masks/. Other folders there, such as scratch/, are bad too.
+
+Folders of good images, of bad ones beside them and of masks go by any of their usual names, in capitals or not. Other
+folders, such as those of classes (cat/, dog/), are read whole.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +20,19 @@ from recondite.data.tables import rows_of_csv
 from recondite.errors import InputError
 from recondite.progress import counted
 
-Role = Literal["all", "fit", "predict", "inliers", "outliers"]
+Role = Literal["all", "fit", "predict", "inliers", "outliers", "classes"]
+NORMAL = frozenset({"normal", "good", "ok", "inlier"})
+"""What images without defects are called, in labels and as folders."""
+ANOMALOUS = frozenset(
+    {
+        *("anomaly", "anomalous", "abnormal", "defect", "defective", "bad", "nok", "ng", "ko", "not_ok", "not_good"),
+        *("outlier", "broken", "damaged", "faulty", "reject", "rejected"),
+    }
+)
+"""What images with defects are called."""
+_GOOD = NORMAL | {"normals", "inliers"}
+_BAD = ANOMALOUS | {"anomalies", "defects", "defectives", "outliers", "rejects"}
+_MASKS = {"mask", "masks", "ground_truth", "ground-truth", "groundtruth"}
 _VISA_TABLE = Path("split_csv", "1cls.csv")
 _VISA_COLUMNS = {"object", "split", "label", "image", "mask"}
 
@@ -33,35 +50,49 @@ class Parts:
     files: Sequence[tuple[str, str]] = ()
 
 
+@dataclass(frozen=True)
+class _Flat:
+    """The folders in a flat data set of defects."""
+
+    good: Sequence[Path]
+    bad: Sequence[Path]
+    masks: Sequence[Path]
+
+
 def parts_of(root: Path, role: Role) -> Parts | None:
     """Return which images of a folder are meant by a role; None for all of them, where it is no data set of defects.
 
-    For "all" these are the images of every part of a data set, but for the masks.
+    For "all" these are the images of every part of a data set, but for the masks. A flat one has them for "predict" and
+    "classes" too, and the same good images for "fit" and "inliers".
 
     Raises:
         InputError: the folder is one level too high: images to learn from and to test with lie side by side in it; or a
-            part of the data set is missing.
+            part of the data set is missing, or the folder is one of its parts that mixes them.
     """
-    if role == "all":
-        masks = {root / "ground_truth", root / "Data" / "Masks"}
+    if role == "all" and _is_set(root):
         parts = _folders_in(root / "Data" if (root / "Data" / "Images").is_dir() else root)
-        return Parts([one for one in parts if one not in masks]) if _is_set(root) else None
-    if (root / "train" / "good").is_dir():
-        defects = [one for one in _folders_in(root / "test") if one.name != "good"]
+        return Parts([one for one in parts if one.name.casefold() not in _MASKS])
+    learnt = _good_in(root / "train")
+    if learnt:
+        test = root / "test"
+        good = _good_in(test) or [test / learnt[0].name]
         folders = {
-            "fit": [root / "train" / "good"],
-            "predict": [root / "test"],
-            "inliers": [root / "test" / "good"],
-            "outliers": defects,
+            "fit": learnt,
+            "predict": [test],
+            "inliers": good,
+            "outliers": [one for one in _folders_in(test) if one not in good],
+            "classes": good,
         }
         missing = next((folder for folder in folders[role] if not folder.is_dir()), None)
         if missing is not None:
-            raise InputError(f"{root} has train/good, and no {missing.relative_to(root)}: name a folder of images")
+            has, lacks = (one.relative_to(root).as_posix() for one in (learnt[0], missing))
+            raise InputError(f"{root} has {has}, and no {lacks}: name a folder of images")
         return Parts(folders[role])
     if (root / "Data" / "Images" / "Normal").is_dir():
         return _of_visa(root, role)
-    _check_level(root, role)
-    return None
+    if role != "all":
+        _check_level(root, role)
+    return _of_flat(root, role)
 
 
 def sets_in(root: Path) -> list[Path]:
@@ -88,14 +119,49 @@ def masks_of(root: Path) -> Path | None:
     return next((one for one in (root / "ground_truth", root / "Data" / "Masks") if one.is_dir()), None)
 
 
+def is_flat(root: Path) -> bool:
+    """Return whether a folder is a flat data set of defects: its good images are to learn from and to test with."""
+    return not _is_set(root) and _flat(root) is not None
+
+
 def _folders_in(root: Path) -> list[Path]:
     """Return the folders in a folder, sorted; without hidden ones, such as the copies that notebooks keep."""
-    children = root.iterdir() if root.is_dir() else ()
-    return sorted(child for child in children if child.is_dir() and not is_hidden(child.name))
+    if not root.is_dir():
+        return []
+    with os.scandir(root) as entries:
+        return sorted(Path(one) for one in entries if one.is_dir() and not is_hidden(one.name))
+
+
+def _good_in(root: Path) -> list[Path]:
+    return [one for one in _folders_in(root) if one.name.casefold() in _GOOD]
 
 
 def _is_set(root: Path) -> bool:
-    return (root / "train" / "good").is_dir() or (root / "Data" / "Images" / "Normal").is_dir()
+    return bool(_good_in(root / "train")) or (root / "Data" / "Images" / "Normal").is_dir()
+
+
+def _flat(root: Path) -> _Flat | None:
+    """Return the folders of a flat data set of defects; None where it is none."""
+    folders = _folders_in(root)
+    names = {one: one.name.casefold() for one in folders}
+    if not (_GOOD & {*names.values()} and (_BAD | _MASKS) & {*names.values()}):
+        return None
+    return _Flat(
+        good=[one for one in folders if names[one] in _GOOD],
+        bad=[one for one in folders if names[one] not in _GOOD | _MASKS],
+        masks=[one for one in folders if names[one] in _MASKS],
+    )
+
+
+def _of_flat(root: Path, role: Role) -> Parts | None:
+    flat = _flat(root)
+    if flat is None:
+        return None
+    if role in ("fit", "inliers"):
+        return Parts(flat.good)
+    if role == "outliers":
+        return Parts(flat.bad)
+    return Parts([*flat.good, *flat.bad]) if flat.masks else None
 
 
 def _check_level(root: Path, role: Role) -> None:
@@ -105,19 +171,35 @@ def _check_level(root: Path, role: Role) -> None:
             f"{root} holds {counted(len(sets), 'data set')} with images to learn and to test with: give one, such as "
             f"{sets[0]}"
         )
-    if role != "fit":
-        return
-    if (root / "train").is_dir() and (root / "test").is_dir():
+    whole = Path(os.path.abspath(root))
+    above = next((one for one in whole.parents[:2] if (one / "Data" / "Images" / "Normal").is_dir()), None)
+    mixed = {"Data", "Data/Images"} if role in ("fit", "inliers", "outliers") else {"Data"}
+    if above is not None and whole.relative_to(above).as_posix() in mixed:
+        raise InputError(
+            f"{root} is a part of the data set {above} that mixes images to learn and to test with: give the data set, "
+            f"or one folder of images, such as {above / 'Data' / 'Images' / 'Normal'}"
+        )
+    if role in ("fit", "classes") and (root / "train").is_dir() and (root / "test").is_dir():
         raise InputError(f"{root} holds train and test images: give {root / 'train'}, or the good ones in it")
-    if (root / "ground_truth").is_dir() or ((root / "good").is_dir() and root.name == "test"):
-        good = next((one for one in (root / "good", root / "train") if one.is_dir()), root)
-        raise InputError(f"{root} holds images to test with: give the good images alone, such as {good}")
+    good = _good_in(root)
+    if role == "fit" and ((good and whole.name == "test") or ((root / "ground_truth").is_dir() and not good)):
+        given = next((one for one in (*good, root / "train") if one.is_dir()), root)
+        raise InputError(f"{root} holds images to test with: give the good images alone, such as {given}")
+    flat = [child for child in _folders_in(root) if _flat(child)] if role in ("fit", "inliers", "outliers") else []
+    if flat and _flat(root) is None:
+        raise InputError(
+            f"{root} holds {counted(len(flat), 'data set')} of good images and bad ones: give one, such as {flat[0]}"
+        )
 
 
 def _of_visa(root: Path, role: Role) -> Parts:
     table = root.parent / _VISA_TABLE
     if not table.is_file():
-        raise InputError(f"{root} is laid out as VisA, but its table {table}, which says what is for what, is missing")
+        normal = root / "Data" / "Images" / "Normal"
+        raise InputError(
+            f"{root} is laid out as VisA, but its table {table}, which says what is for what, is missing: give one "
+            f"folder of images, such as {normal}"
+        )
     with table.open(newline="", encoding="utf-8-sig") as file:
         rows = list(rows_of_csv(file))
     if not rows or not set(rows[0]) >= _VISA_COLUMNS:
@@ -127,6 +209,7 @@ def _of_visa(root: Path, role: Role) -> Parts:
         "predict": {("test", "normal"), ("test", "anomaly")},
         "inliers": {("test", "normal")},
         "outliers": {("test", "anomaly")},
+        "classes": {("test", "normal")},
     }[role]
     files = []
     for row in rows:

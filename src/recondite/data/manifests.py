@@ -18,7 +18,7 @@ from typing import Any
 from recondite.data.addresses import without_secrets
 from recondite.data.files import atomic_file, local_path
 from recondite.data.items import Masked, Page, Unreadable
-from recondite.data.layouts import Role
+from recondite.data.layouts import ANOMALOUS, NORMAL, Role
 from recondite.data.listing import images_at, printable, unique_names
 from recondite.data.remote import NamedFile, StoredFile, is_url, open_stream
 from recondite.errors import InputError
@@ -36,8 +36,6 @@ _LABELS = (
     *(("annotations", 0, "result", 0, "value", "choices", 0), ("label",), ("class",)),
 )
 _METADATA = "-metadata"
-_NORMAL = {"normal", "good", "ok", "inlier"}
-_ANOMALOUS = {"anomaly", "anomalous", "abnormal", "defect", "defective", "bad", "nok", "outlier"}
 _LABEL = "anomaly-label"
 
 
@@ -175,9 +173,9 @@ def _at(facts: Any, keys: Sequence[str | int]) -> Any:
 
 def _of_role(found: list[tuple[str, str]], role: Role) -> list[tuple[str, str]]:
     words = {label.lower() for _, label in found}
-    if role in ("all", "predict") or not words & _ANOMALOUS or not words <= _NORMAL | _ANOMALOUS:
+    if role in ("all", "predict", "classes") or not words & ANOMALOUS or not words <= NORMAL | ANOMALOUS:
         return found
-    wanted = _ANOMALOUS if role == "outliers" else _NORMAL
+    wanted = ANOMALOUS if role == "outliers" else NORMAL
     kept = [one for one in found if one[1].lower() in wanted]
     say(f"{counted(len(found) - len(kept), 'image')} of the manifest left out: labelled {', '.join(words - wanted)}")
     return kept

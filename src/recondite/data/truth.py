@@ -1,6 +1,6 @@
 """Masks of defects: which pixels of an image are one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ def mask_of_defect(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np
 
     Args:
         truth: the folder of masks: for DEFECT/NAME.jpg a mask DEFECT/NAME_mask.png or DEFECT/NAME.png, or of another
-            suffix, not black on the defect.
+            suffix, not black on the defect; or without DEFECT.
         name: of the image.
         sides: (H, W).
 
@@ -30,16 +30,20 @@ def mask_of_defect(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np
     return _read(_file(truth, name), sides)
 
 
-def check_truth(truth: Path, images: ImageSet) -> None:
-    """Check, before any image is looked at, that each has a mask in a folder of masks.
+def check_truth(truth: Path, names: Iterable[str]) -> None:
+    """Check, before any image is looked at, that each of these names has a mask in a folder of masks.
 
     Raises:
-        InputError: there is no such folder, or no mask for one of the images.
+        InputError: there is no such folder, no mask for one of the images, or one mask for images in two folders.
     """
     if not truth.is_dir():
         raise InputError(f"expected a folder of masks; got {str(truth)!r}")
-    for name in images.ids or ():
-        _file(truth, name)
+    whose: dict[Path, Path] = {}
+    for name in names:
+        mask, folder = _file(truth, name), Path(name).parent
+        other = whose.setdefault(mask, folder)
+        if other != folder:
+            raise InputError(f"{mask} would be a mask of images in {other} and {folder}: give each a folder of masks")
 
 
 def masks_beside(images: ImageSet, sides: tuple[int, ...]) -> dict[str, NDArray[np.bool_]]:
@@ -62,10 +66,12 @@ def masks_beside(images: ImageSet, sides: tuple[int, ...]) -> dict[str, NDArray[
 
 def _file(truth: Path, name: str) -> Path:
     path = Path(name)
-    folder = truth / path.parent.name
-    existing = _found([folder], path.stem)
+    parts = [part for part in path.parent.parts if part not in (path.anchor, "..")]
+    existing = _found([truth.joinpath(*parts[start:]) for start in range(len(parts) + 1)], path.stem)
     if existing is None:
-        raise InputError(f"there is no mask for {name}: expected {folder / path.stem}{_ENDS[0]}.png")
+        raise InputError(
+            f"there is no mask for {name}: expected {truth.joinpath(*parts[-1:]) / path.stem}{_ENDS[0]}.png"
+        )
     return existing
 
 

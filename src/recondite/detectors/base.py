@@ -87,9 +87,8 @@ class Detector(Inputs):
         super().__init__(shape)
         self.options = options
         self.check_scoring()
-        self.history = History()
         self.memory: Tensors = {}  # what `fit_rows` needs beside the weights to take in further images
-        self.runner, self.modules_given = Runner(), False
+        self.runner, self.history, self.modules_given = Runner(), History(), False
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         if self.prior == "fitted" and options.latent_size <= LARGEST_FITTED_LATENT:
             self.register_buffer("latent_mean", torch.zeros(options.latent_size))
@@ -170,6 +169,9 @@ class Detector(Inputs):
         fit_prior(self, images)
         return self
 
+    def suit(self, count: int) -> None:
+        """Take no more components than so many images to learn from have, where nobody gave their number."""
+
     def looking_once(self, images: Rows, show_progress: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002
         """While it lasts, fits of this detector and its copies on any of these images share what a network saw."""
         return nullcontext()
@@ -236,10 +238,9 @@ class Detector(Inputs):
             NotFittedError: `fit` was not called.
             InputError: no images, or an unknown score or share.
         """
-        opened = open_images(images, shape=self.shape)
         parts = (
             self.score_batch(batch, score, top_percent, feature_score, reconstruction)
-            for batch in read_batches(opened, self.preprocessing, self.scoring_batch)
+            for batch in read_batches(open_images(images, shape=self.shape), self.preprocessing, self.scoring_batch)
         )
         return Scores.concatenate(parts)
 

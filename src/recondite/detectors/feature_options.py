@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
+from recondite.data.sample import LARGEST_SMALL_SIDE
+from recondite.errors import InputError
 from recondite.networks.backbones import Units
 from recondite.options import CHECKED
 
@@ -13,6 +15,8 @@ LOCAL: tuple[Method, ...] = ("padim", "subspace", "patchcore", "dfr")
 WITH_PLACES: tuple[Method, ...] = ("mahalanobis", "padim")
 """What images are judged by where their places count: the default of large ones, and where defects are known."""
 COMBINED = "combined"
+LARGEST_FEATURES = 8192
+_COMPONENTS = 64
 
 
 def _names(value: object) -> object:
@@ -84,8 +88,14 @@ class FeaturesOptions:
         Units, Field(description="pixels that the backbone expects: lite, imagenet, symmetric [-1, 1] or unit [0, 1]")
     ] = "auto"
     latent_size: Annotated[
-        int, Field(ge=1, le=4096, description="principal components of the features kept; numbers in dfr's bottleneck")
-    ] = 64
+        int | None,
+        Field(
+            ge=1,
+            le=4096,
+            description="principal components of the features kept, numbers in dfr's bottleneck; by default "
+            f"{_COMPONENTS}, or as many as there are features, or as few images tell that reconstruction_error judges",
+        ),
+    ] = None
     shrinkage: Annotated[
         float, Field(ge=0, le=1, description="share of the mean variance in each variance of mahalanobis")
     ] = 0.1
@@ -119,3 +129,27 @@ class FeaturesOptions:
         float,
         Field(ge=0, le=64, description="sigma in pixels of a Gaussian that smooths the map of errors; 0 for none"),
     ] = 0.0
+
+
+def methods_of(options: FeaturesOptions, shape: tuple[int, ...]) -> tuple[Method, ...]:
+    """Return the methods; where none are named, those that suit the score and images of a shape (C, H, W)."""
+    if options.methods:
+        return options.methods
+    if options.score in ("knn", *LOCAL):
+        return (options.score,)
+    return ("mahalanobis",) if max(shape[1:]) <= LARGEST_SMALL_SIDE else WITH_PLACES
+
+
+def components_of(options: FeaturesOptions, size: int) -> int:
+    """Return how many principal components of images with so many features are kept.
+
+    Raises:
+        InputError: more than there are features, or too many features.
+    """
+    kept = options.latent_size or min(_COMPONENTS, size)
+    if not kept <= size <= LARGEST_FEATURES:
+        raise InputError(
+            f"expected latent_size <= the features of an image <= {LARGEST_FEATURES:,}; got {kept} and {size:,}: give "
+            "another latent_size (--latent-size), or layers with fewer features (--layers)"
+        )
+    return kept

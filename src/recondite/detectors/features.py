@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.data.regions import touched
-from recondite.data.sample import LARGEST_SMALL_SIDE
 from recondite.data.spool import FEWEST_VALIDATED, Rows
 from recondite.detectors.base import Detector
 from recondite.detectors.defect_head import DefectHead, sharpened
 from recondite.detectors.feature_autoencoder import FeatureAutoencoder
-from recondite.detectors.feature_options import COMBINED, LOCAL, WITH_PLACES, FeaturesOptions, Method
+from recondite.detectors.feature_options import COMBINED, LOCAL, FeaturesOptions, Method, components_of, methods_of
 from recondite.detectors.feature_vectors import FeatureVectors, size_to_look_at
 from recondite.detectors.inside import Inside, in_one_row, spread_out
 from recondite.detectors.measured import Measured
@@ -43,7 +42,6 @@ from recondite.torch_state import own_settings
 from recondite.training.augmentation import with_turned
 from recondite.training.history import History
 
-LARGEST_FEATURES = 8192
 _FEWEST_IMAGES = 4
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
 _STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
@@ -110,7 +108,7 @@ class Features(Detector):
         super().__init__(shape, options)
         self.modules_given = backbone is not None
         self.looked: Memory | None = None
-        self.methods = options.methods or self._default_methods()
+        self.methods = methods_of(options, self.shape)
         if len(set(self.methods)) < len(self.methods):
             raise InputError(f"expected every method once; got {', '.join(self.methods)}")
         self.trains_by_steps = self.needs_validation = "dfr" in self.methods
@@ -119,12 +117,9 @@ class Features(Detector):
         with evaluating(self.vectors):
             whole, places = self.vectors(torch.zeros(1, *self.shape))
         size = whole.shape[2]
-        if not options.latent_size <= size <= LARGEST_FEATURES:
-            raise InputError(
-                f"expected latent_size <= the features of an image <= {LARGEST_FEATURES:,}; "
-                f"got {options.latent_size} and {size:,}"
-            )
-        self.whole = Decomposition(size, options.latent_size, options.shrinkage)
+        self.given = options.latent_size is not None
+        self.whole = Decomposition(size, components_of(options, size), options.shrinkage)
+        self.options = replace(self.options, latent_size=self.whole.kept)
         self.models = nn.ModuleDict()
         for name in self.methods:
             if name in LOCAL or name == "knn":
@@ -137,6 +132,15 @@ class Features(Detector):
     @classmethod
     def image_size(cls, height: int, width: int) -> tuple[int, int]:
         return size_to_look_at(height, width)
+
+    def suit(self, count: int) -> None:
+        if (
+            not self.given
+            and self.options.score == "reconstruction_error"
+            and not {"subspace", "dfr"} & {*self.methods}
+        ):
+            self.whole.kept = min(self.whole.kept, max(1, count - 1))
+            self.options = replace(self.options, latent_size=self.whole.kept)
 
     @own_settings()
     def fit_rows(
@@ -153,15 +157,18 @@ class Features(Detector):
             raise InputError("features looks at each image once: it takes no augmentation, but rotations=8")
         if self.options.rotations > 1 and self.preprocessing.restricted:
             raise InputError("rotations would turn what lies outside of the region into it: leave out one of them")
+        if not further:
+            self.suit(len(images))
         # A bank finds the neighbours of each of its own vectors too; components need as many images.
         needed = max(
             _FEWEST_IMAGES,
             self.options.neighbours + 1 if "knn" in self.methods else 0,
-            self.options.latent_size if self.options.score == "reconstruction_error" else 0,
+            self.whole.kept if self.options.score == "reconstruction_error" else 0,
         )
         known = int(self.whole.count) if further else 0
         if known + len(images) < needed:
-            raise InputError(f"expected at least {needed} normal images; got {len(images)}")
+            fewer = " (or fewer by --latent-size)" * (needed == self.whole.kept)
+            raise InputError(f"expected at least {needed} normal images{fewer}; got {len(images)}")
         # What dfr says of images that it has learnt is no measure for others: fewer unseen ones must do.
         fewest = FEWEST_VALIDATED if self.trains_by_steps else _FEWEST_TO_STANDARDISE
         unseen = validation if validation is not None and len(validation) >= fewest else None
@@ -274,7 +281,7 @@ class Features(Detector):
 
     def check_scoring(self) -> None:
         super().check_scoring()
-        score, methods = self.options.score, self.options.methods or self._default_methods()
+        score, methods = self.options.score, methods_of(self.options, self.shape)
         if score not in (COMBINED, "mahalanobis", "reconstruction_error", *methods):
             raise InputError(f"score {score!r} needs the method of that name: fit with methods={score!r}")
 
@@ -302,17 +309,11 @@ class Features(Detector):
     def scoring_batch(self) -> int:
         return self.vectors.images_together(self.device.type)
 
-    def _default_methods(self) -> tuple[Method, ...]:
-        score = self.options.score
-        if score in ("knn", *LOCAL):
-            return (score,)
-        return ("mahalanobis",) if max(self.shape[1:]) <= LARGEST_SMALL_SIDE else WITH_PLACES
-
     def _model_of(self, method: Method, places: int, size: int) -> VectorModel:
         options = self.options
         if method == "padim":
             return PlaceGaussians(places, size, options.place_shrinkage)
-        fewer = min(options.latent_size, size - 1)
+        fewer = min(self.whole.kept, size - 1)
         if method == "subspace":
             return Decomposition(size, fewer, options.shrinkage)
         if method == "dfr":
@@ -441,8 +442,7 @@ class Features(Detector):
 
     def _vectors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of whole images (N, 1, F) and of their places (N, P, G)."""
-        whole, places = self.vectors(x, self.inside(x))
-        return whole, places
+        return cast(tuple[Tensor, Tensor], self.vectors(x, self.inside(x)))
 
     def _cells(self, x: Tensor) -> Inside | None:
         """Return which places count of images; None for all."""

@@ -4,6 +4,7 @@ Source: Pearson 1901; Ross et al. 2008, IJCV 77:125, for the incremental form (a
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple, Self
@@ -26,13 +27,22 @@ from recondite.training.history import History
 
 _BATCH_VALUES, _MEMORY_VALUES = 1 << 26, 1 << 22
 _SMALLEST, _CONSTANT = 1e-30, 1e-3
+_COMPONENTS = 32
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class PcaOptions(PoolingOptions):
     """Options of principal component analysis."""
 
-    latent_size: Annotated[int, Field(ge=1, le=4096, description="principal components kept")] = 32
+    latent_size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=4096,
+            description=f"principal components kept; by default {_COMPONENTS}, or as many as an image has values or "
+            "few images tell",
+        ),
+    ] = None
     score: Annotated[PixelScore, Field(description="the error that an image is judged by")] = "squared_error"
 
 
@@ -49,7 +59,8 @@ class Pca(Detector):
         options: see `PcaOptions`.
 
     Raises:
-        InputError: more components than values in an image; on fitting, more components than images.
+        InputError: more components than values in an image; on fitting, more components, where their number is given,
+            than images.
     """
 
     name: ClassVar[str] = "pca"
@@ -61,12 +72,22 @@ class Pca(Detector):
     components: Tensor
 
     def __init__(self, shape: tuple[int, ...], options: PcaOptions) -> None:
-        super().__init__(shape, options)
-        size = prod(self.shape)
-        if options.latent_size > size:
-            raise InputError(f"expected latent_size <= {size}, the values of an image; got {options.latent_size}")
+        size = prod(shape)
+        kept = options.latent_size or min(_COMPONENTS, size)
+        super().__init__(shape, replace(options, latent_size=kept))
+        self.given = options.latent_size is not None
+        if kept > size:
+            raise InputError(f"expected latent_size <= {size}, the values of an image (--latent-size); got {kept}")
         self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("components", torch.zeros(options.latent_size, size))
+        self.register_buffer("components", torch.zeros(kept, size))
+
+    def suit(self, count: int) -> None:
+        most = min(len(self.components), max(1, count - 1))
+        if not self.given and most < len(self.components):
+            self.options = replace(self.options, latent_size=most)
+            self.components = self.components.new_zeros(most, prod(self.shape))
+            self.latent_mean = self.latent_mean.new_zeros(most)
+            self.latent_factor = self.latent_factor.new_zeros(most, most)
 
     @own_settings()
     def fit_rows(
@@ -81,12 +102,14 @@ class Pca(Detector):
     ) -> Self:
         if training.augment:
             raise InputError("pca looks at each image once and has no epochs: it takes no augmentation")
-        kept = self.options.latent_size
+        if not further:
+            self.suit(len(images))
+        kept = len(self.components)
         known = self._known(images) if further else None
         if (0 if known is None else known.weight) + len(images) < kept:
             raise InputError(
                 f"{kept} components need at least {kept} images; got {len(images)}: give more, or fewer components "
-                f"(latent_size={max(1, len(images) // 2)})"
+                f"(latent_size, --latent-size {max(1, len(images) // 2)})"
             )
         if known is None:
             self.standardise(images)

@@ -1,5 +1,6 @@
 """Evaluation of a screen on held-out inliers and outliers."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from recondite.progress import progress as show
 from recondite.screen.screen import Screen
 from recondite.statistics import metrics
 from recondite.statistics.calibration import threshold_rules
-from recondite.statistics.localisation import localisation_measures
+from recondite.statistics.localisation import measures_by_kind
 from recondite.statistics.scores import Verdicts
 
 
@@ -49,6 +50,7 @@ def evaluate(
     normal, outlying = (screen.predict(images, progress=progress) for images in sets)
     a, b = _valid_scores(normal, "inlier"), _valid_scores(outlying, "outlier")
     realised, caught = metrics.rate(normal.is_outlier), metrics.rate(outlying.is_outlier)
+    flags = normal.is_outlier.astype(np.float64), outlying.is_outlier.astype(np.float64)
     low, high = screen.false_alarm_interval
     best, threshold = metrics.best_f1(a, b)
     rows = [
@@ -64,7 +66,11 @@ def evaluate(
             + _between(metrics.resampled_interval(metrics.average_precision, a, b)),
         ),
         ("best F1", best, f"at threshold {threshold:.6g}; " + _between(metrics.resampled_interval(_best_f1, a, b))),
-        ("F1", _f1(normal, outlying), "at the screen's threshold"),
+        (
+            "F1",
+            _f1(*flags),
+            f"at the screen's threshold; {_between(metrics.resampled_interval(_f1, *flags))}",
+        ),
         (
             "inliers flagged at 95 % of outliers caught",
             metrics.inliers_flagged_at_95_outliers_caught(a, b),
@@ -88,8 +94,13 @@ def evaluate(
         some = np.isfinite(outlying.p_value) & (labels == kind)
         if some.any():
             of_kind = outlying.instance_score[some]
-            note = f"of {some.sum()} outliers; {_between(metrics.delong_interval(a, of_kind))}"
-            rows.append((f"AUROC, {kind}", metrics.auroc(a, of_kind), note))
+            of = f"of {some.sum()} outliers; "
+            rows.append(
+                (f"AUROC, {kind}", metrics.auroc(a, of_kind), of + _between(metrics.delong_interval(a, of_kind)))
+            )
+            for name, measure in (("average precision", metrics.average_precision), ("best F1", _best_f1)):
+                interval = metrics.resampled_interval(measure, a, of_kind)
+                rows.append((f"{name}, {kind}", measure(a, of_kind), of + _between(interval)))
     made = [{"measure": name, "value": f"{value:.4f}", "note": note} for name, value, note in rows]
     made += [
         {"measure": f"rule {row['rule']}", "value": row["rate"], "note": f"threshold {row['threshold']:.6g}"}
@@ -136,9 +147,9 @@ def _best_f1(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return metrics.best_f1(a, b)[0]
 
 
-def _f1(normal: Verdicts, outlying: Verdicts) -> float:
-    found, wrong = int(outlying.is_outlier.sum()), int(normal.is_outlier.sum())
-    return 2 * found / max(found + wrong + len(outlying), 1)
+def _f1(normal: NDArray[np.float64], outlying: NDArray[np.float64]) -> float:
+    """Return F1 of flags, 0 or 1."""
+    return float(2 * outlying.sum() / max(outlying.sum() + normal.sum() + len(outlying), 1))
 
 
 def _share(part: NDArray[np.float64], rest: NDArray[np.float64]) -> str:
@@ -150,7 +161,8 @@ def localisation(
 ) -> list[dict[str, Any]]:
     """Return rows of "measure", "value" and "note": how well defects are located, over all readable images.
 
-    See `localisation_measures` for the measures; "pixel F1" is that of the screen's threshold of single values.
+    See `measures_by_kind` for the measures; "pixel F1" is that of the screen's threshold of single values. Where the
+    outliers are of several kinds, each is measured with all inliers too.
 
     Args:
         screen, inliers, outliers, truth, region, progress: as in `located_maps`.
@@ -158,24 +170,49 @@ def localisation(
     Raises:
         InputError: as `located_maps`.
     """
-    maps, masks, left_out = located_maps(screen, inliers, outliers, truth, region=region, progress=progress)
-    note = f"over {len(maps):,} images" + (f"; {left_out} unreadable ones left out" if left_out else "")
-    return [
-        {
-            "measure": name,
-            "value": f"{measure.value:.4f}",
-            "note": f"95 % interval {measure.low:.4f} to {measure.high:.4f}, {note}",
-        }
-        for name, measure in localisation_measures(maps, masks, screen.feature_threshold).items()
-    ]
+    found = located_maps(screen, inliers, outliers, truth, region=region, progress=progress)
+    unreadable = f"; {found.left_out} unreadable ones left out" if found.left_out else ""
+    several = len({*found.kinds} - {None}) > 1
+    kinds: list[str | None] = found.kinds if several else [None] * len(found.kinds)
+    rows = []
+    for kind, measures in measures_by_kind(found.maps, found.masks, kinds, screen.feature_threshold).items():
+        of = (
+            f"{len(found.maps):,} images{unreadable}"
+            if kind is None
+            else f"{kinds.count(kind)} outliers and all inliers"
+        )
+        rows += [
+            {
+                "measure": name if kind is None else f"{name}, {kind}",
+                "value": f"{measure.value:.4f}",
+                "note": f"95 % interval {measure.low:.4f} to {measure.high:.4f}, over {of}",
+            }
+            for name, measure in measures.items()
+        ]
+    return rows
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a detector sees where, of N readable images, and where their defects are.
+
+    Args:
+        maps: (N, H, W) scores, the mean over channels.
+        masks: (N, H, W) True on defects.
+        kinds: N labels of outliers; None for inliers.
+        left_out: how many images could not be read.
+    """
+
+    maps: NDArray[np.float32]
+    masks: NDArray[np.bool_]
+    kinds: list[str | None]
+    left_out: int
 
 
 def located_maps(
     screen: Screen, inliers: object, outliers: object, truth: Path, *, region: object = None, progress: bool = False
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
-    """Return maps of scores and masks of defects (N, H, W) of all readable images, and how many are not readable.
-
-    Maps (the mean of feature scores over channels) of all images are kept in memory, 4 bytes a pixel.
+) -> Located:
+    """Return maps of scores and masks of defects of all readable images; 4 bytes a pixel in memory.
 
     Args:
         screen: what is measured; its detector's maps.
@@ -194,8 +231,9 @@ def located_maps(
         raise InputError("this detector judges images as a whole: it has no maps to find defects with")
     shape = detector.shape
     maps, masks, left_out = [], [], 0
+    kinds: list[str | None] = []
     sets = _opened(screen, inliers, outliers, region)
-    check_truth(truth, sets["outliers"])
+    check_truth(truth, sets["outliers"].ids or ())
     for role, opened in sets.items():
         with show(f"locating, {role}", opened.size, progress) as advance:
             for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):
@@ -208,8 +246,9 @@ def located_maps(
                     )
                     maps.append(scores[index].mean(axis=0))
                     masks.append(mask)
+                    kinds.append(None if clean else batch.labels[index])
                 left_out += int(np.sum(~batch.good))
                 advance(len(batch.ids), "")
     if not maps:
         raise InputError("not one image could be read")
-    return np.stack(maps), np.stack(masks), left_out
+    return Located(np.stack(maps), np.stack(masks), kinds, left_out)

@@ -121,12 +121,12 @@ def unknown_rows(
 
 
 def unknown_images(screen: ScreenLike, images: object) -> ImageSet:
-    """Return normal images that may calibrate what a screen is part of, as `unknown_rows`; a stream as it is.
+    """Return normal images that may calibrate a guard with a screen, as `unknown_rows`; a stream as it is.
 
     Raises:
         InputError: as `unknown_rows`, or no readable images.
     """
-    opened = open_images(images, role="inliers", shape=screen.detector.shape)
+    opened = open_images(images, role="classes", shape=screen.detector.shape)
     if screen.known is None or opened.ids is None:
         return opened
     spooled = read_all(opened, screen.detector.preprocessing)

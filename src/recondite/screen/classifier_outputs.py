@@ -373,7 +373,7 @@ def fitted_distances(
     Raises:
         InputError: none of them can be read.
     """
-    opened = open_images(reference, role="fit", shape=preprocessing.shape)
+    opened = open_images(reference, role="classes", shape=preprocessing.shape)
     found = [
         features.float().cpu().numpy()
         for batch in read_batches(opened, preprocessing, full_batch(prod(preprocessing.shape)))

@@ -87,6 +87,16 @@ def alpha_for(count: int, alpha: float | None) -> float:
     return max(DEFAULT_ALPHA, smallest_alpha(count) or DEFAULT_ALPHA)
 
 
+def fewest_learnt(keys: NDArray[np.void], given: int) -> int:
+    """Return of how many images, at least, a detector learns that leaves one of the parts of `scores_left_out` out.
+
+    Args:
+        keys: (n,) the units of the images that may be learnt from.
+        given: how many units are dealt out.
+    """
+    return max(1, len(np.unique(keys)) - -(-given // _PARTS))
+
+
 def scores_left_out(
     unfitted: Detector,
     images: Spool,
@@ -180,12 +190,15 @@ def judged_in_turn(
     part_of_unit = np.full(unit_of.max() + 1, parts)
     part_of_unit[dealt] = np.random.default_rng(training.seed).permutation(len(dealt)) % parts
     part_of = part_of_unit[unit_of]
+    fewest = min(int(((part_of != part) & learnt).sum()) for part in range(parts))
     scores = np.empty(len(judged))
     peaks: NDArray[np.float64] | None = np.empty(len(judged))
     with progress(title, parts, shown) as advance:
         for part in range(parts):
             detector = deepcopy(unfitted, {id(one): one for one in map(unfitted.get_submodule, unfitted.frozen)})
             fitted_on = Rows(images.pixels, images.index[(part_of != part) & learnt])
+            if not further:
+                detector.suit(fewest)
             if len(fitted_on) or not further:
                 detector.fit_rows(fitted_on, None, training, further=further)
             detector = detector if finished is None else finished(detector, fitted_on)

@@ -32,7 +32,7 @@ from recondite.screen.calibrate import calibrated, map_scale
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.contamination import good_evidence, good_images, without_suspects
 from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
-from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, scores_left_out
+from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, fewest_learnt, scores_left_out
 from recondite.screen.known_defects import KnownDefects, UnhelpfulError, check_teachable, taught
 from recondite.screen.screen import OnBad, Screen
 from recondite.screen.separate import all_for_everything, how_many, separate_sets
@@ -263,6 +263,8 @@ def fit(
         if contamination is not None and not model.trains_by_steps:
             good = good_images(model, sets.images, sets.keys, contamination, training, progress)
         learnt_from = Rows(sets.images.pixels, sets.images.index[good])
+        if few is not None:
+            model.suit(fewest_learnt(sets.keys[good], len(np.unique(few))))
         unfitted = None if few is None else deepcopy(model)
         model.fit_rows(learnt_from, sets.validation, training, folder, resume, progress)
         lesson = None

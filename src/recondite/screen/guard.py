@@ -222,7 +222,7 @@ class Guard(ShortRepr):
         """Return part -> scores (N,) and the predicted class of each readable image, for a calibration."""
         found: dict[str, list[NDArray[np.float64]]] = {part: [] for part in self.shares}
         classes: list[str] = []
-        opened = open_images(images, role="inliers", shape=self.screen.detector.shape)
+        opened = open_images(images, role="classes", shape=self.screen.detector.shape)
         with show("calibrating the guard", opened.size, progress) as advance:
             for scores, _, outputs in self.measured(opened):
                 valid = np.isfinite(scores.instance_score) & outputs.valid

@@ -15,7 +15,7 @@ from recondite.data.datasets import open_images
 from recondite.data.masks import mask_folder
 from recondite.data.regions import touched
 from recondite.data.spool import Rows, Spool, keys_of, read_all
-from recondite.data.truth import mask_of_defect, masks_beside
+from recondite.data.truth import check_truth, mask_of_defect, masks_beside
 from recondite.detectors import Detector
 from recondite.detectors.defect_head import DefectHead, sharpened
 from recondite.detectors.features import Features
@@ -74,6 +74,7 @@ class KnownDefects:
         images = read_all(opened, detector.preprocessing, shown)
         if masks is not None:
             folder = mask_folder(masks)
+            check_truth(folder, images.ids)
             found = {name: mask_of_defect(folder, name, sides) for name in images.ids}
         different = np.sort(np.unique(images.hashes, return_index=True)[1])
         if len(different) < FEWEST_DEFECTS:

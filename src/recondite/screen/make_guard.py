@@ -153,7 +153,7 @@ def needed_of(screen: ScreenLike, share: float) -> int:
 
 def _with_chosen_parts(guard: Guard, calibration: object) -> tuple[Guard, ImageSet]:
     """Return a guard with the best shares, and the calibration images that these were not chosen on."""
-    opened = open_images(calibration, role="inliers", shape=guard.screen.detector.shape)
+    opened = open_images(calibration, role="classes", shape=guard.screen.detector.shape)
     if opened.ids is None:
         raise InputError("to choose parts, calibration images are split: give no stream, or give shares of alpha")
     order = np.random.default_rng(0).permutation(len(opened.ids))

@@ -1,5 +1,6 @@
 """How well maps of scores find defects, by the pixels of their masks, with intervals by resampling images."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,16 @@ class Curve:
         ends = np.append(false_positives[before], limit)
         heights = np.append(overlap[before], np.interp(limit, false_positives, overlap))
         return min(1.0, float(trapezoid(heights, ends) / limit))
+
+
+_MEASURES: dict[str, Callable[[Curve], float]] = {
+    "pixel AUROC": Curve.auroc,
+    "pixel average precision": Curve.average_precision,
+    "AU-PRO (.3)": lambda curve: curve.per_region_overlap(0.3),
+    "AU-PRO (.05)": lambda curve: curve.per_region_overlap(0.05),
+    "best pixel F1": Curve.best_f1,
+}
+_OF_A_KIND = {name: _MEASURES[name] for name in ("pixel AUROC", "pixel average precision", "AU-PRO (.3)")}
 
 
 def pixel_auroc(maps: ArrayLike, truth: ArrayLike) -> float:
@@ -123,45 +134,83 @@ def localisation_measures(
         InputError: as `pixel_auroc`.
     """
     scores, defect = _checked(maps, truth)
-    exact, by_image = _exact(scores, defect), _binned(scores, defect)
-    generator = np.random.default_rng(seed)
-    drawn = [
-        np.bincount(generator.integers(0, len(scores), len(scores)), minlength=len(scores)) for _ in range(resamples)
-    ]
-    curves = [Curve(*(counts.astype(np.float64) @ part for part in by_image)) for counts in drawn]
-    curves = [curve for curve in curves if curve.inside.any()]
-    asked = {
-        "pixel AUROC": Curve.auroc,
-        "pixel average precision": Curve.average_precision,
-        "AU-PRO (.3)": lambda curve: curve.per_region_overlap(0.3),
-        "AU-PRO (.05)": lambda curve: curve.per_region_overlap(0.05),
-        "best pixel F1": Curve.best_f1,
-    }
-    found = {name: _with_interval(of(exact), [of(curve) for curve in curves]) for name, of in asked.items()}
-    if threshold is not None:
-        flagged = scores > threshold
-        counts = np.stack(
-            [(part & other).sum((1, 2)) for part, other in ((flagged, defect), (flagged, ~defect), (~flagged, defect))]
-        )
-        found["pixel F1"] = _with_interval(_f1(counts.sum(1)), [_f1(counts @ times) for times in drawn])
+    return _of_kinds(scores, defect, [None] * len(scores), threshold, resamples, seed)[None]
+
+
+def measures_by_kind(
+    maps: ArrayLike, truth: ArrayLike, kinds: Sequence[str | None], threshold: float | None = None
+) -> dict[str | None, dict[str, Measure]]:
+    """Return `localisation_measures` of all images, by None, and of each kind with those that are of none.
+
+    Of a kind these are pixel AUROC, pixel average precision and AU-PRO (.3), and a kind with no pixel of a defect is
+    left out. Scores are sorted once for all.
+
+    Args:
+        maps, truth: as in `pixel_auroc`.
+        kinds: (N,) the kind of defect of each image; None for those without.
+        threshold: as in `localisation_measures`, for all images.
+
+    Raises:
+        InputError: as `pixel_auroc`.
+    """
+    return _of_kinds(*_checked(maps, truth), kinds, threshold)
+
+
+def _of_kinds(
+    scores: Floats,
+    defect: NDArray[np.bool_],
+    kinds: Sequence[str | None],
+    threshold: float | None,
+    resamples: int = 200,
+    seed: int = 0,
+) -> dict[str | None, dict[str, Measure]]:
+    order, overlaps = np.argsort(-scores, axis=None, kind="stable"), _overlaps(defect)
+    by_image = _binned(scores, defect, overlaps)
+    found: dict[str | None, dict[str, Measure]] = {}
+    for kind in dict.fromkeys((None, *kinds)):
+        some = np.flatnonzero([kind is None or one in (None, kind) for one in kinds])
+        if not defect[some].any():
+            continue
+        of_some = order if kind is None else order[np.isin(order // scores[0].size, some)]
+        drawn = _drawn(len(some), resamples, seed)
+        curves = [Curve(*(times @ part[some] for part in by_image)) for times in drawn]
+        curves = [curve for curve in curves if curve.inside.any()]
+        exact = _exact(scores, defect, overlaps, of_some)
+        asked = _MEASURES if kind is None else _OF_A_KIND
+        found[kind] = {name: _with_interval(of(exact), [of(curve) for curve in curves]) for name, of in asked.items()}
+        if kind is None and threshold is not None:
+            flagged = scores > threshold
+            pairs = ((flagged, defect), (flagged, ~defect), (~flagged, defect))
+            counts = np.stack([(part & other).sum((1, 2)) for part, other in pairs])
+            found[kind]["pixel F1"] = _with_interval(_f1(counts.sum(1)), [_f1(counts @ times) for times in drawn])
     return found
 
 
-def _exact(scores: Floats, defect: NDArray[np.bool_]) -> Curve:
-    """Return the curve with a level for every score."""
-    order = np.argsort(-scores, axis=None, kind="stable")
+def _drawn(count: int, resamples: int, seed: int) -> list[Floats]:
+    """Return how often each of so many images is drawn (count,), of as many with replacement, again and again."""
+    generator = np.random.default_rng(seed)
+    draws = [generator.integers(0, count, count) for _ in range(resamples)]
+    return [np.bincount(one, minlength=count).astype(np.float64) for one in draws]
+
+
+def _exact(
+    scores: Floats, defect: NDArray[np.bool_], overlaps: Floats | None = None, order: NDArray[np.intp] | None = None
+) -> Curve:
+    """Return the curve with a level for every score, in a descending order of all or some of them."""
+    order = np.argsort(-scores, axis=None, kind="stable") if order is None else order
+    overlaps = _overlaps(defect) if overlaps is None else overlaps
     ordered = scores.ravel()[order]
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    parts = (~defect, defect, _overlaps(defect))
+    parts = (~defect, defect, overlaps)
     return Curve(*(np.add.reduceat(part.ravel()[order].astype(np.float64), starts) for part in parts))
 
 
-def _binned(scores: Floats, defect: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+def _binned(scores: Floats, defect: NDArray[np.bool_], overlaps: Floats) -> tuple[Floats, Floats, Floats]:
     """Return the parts of each image's curve (N, L), by a thousand levels, closest among the highest scores."""
     some = scores.ravel()[:: max(1, scores.size // 1_000_000)]
     edges = np.unique(np.quantile(np.concatenate([some, scores[defect]]), 1 - np.geomspace(1e-6, 1, _LEVELS)))
     level = len(edges) - np.searchsorted(edges, scores, side="right")
-    overlaps, counted = _overlaps(defect), []
+    counted = []
     for kept, weights in ((~defect, None), (defect, None), (defect, overlaps)):
         counted.append(
             np.stack(
@@ -198,7 +247,7 @@ def _share(counts: Floats) -> Floats:
     return np.append(0, np.cumsum(counts) / counts.sum())
 
 
-def _f1(counts: NDArray[np.integer]) -> float:
+def _f1(counts: NDArray[np.integer] | Floats) -> float:
     """Return F1 of true positives, false positives and false negatives."""
     found, wrong, missed = counts
     return float(2 * found / max(2 * found + wrong + missed, 1))

@@ -145,9 +145,8 @@ def average_precision(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> fl
     >>> average_precision([1.0, 2.0], [3.0, 4.0])
     1.0
     """
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(*_labelled(inlier_scores, outlier_scores)))
+    found, passed, _ = _passed(inlier_scores, outlier_scores)
+    return float(np.sum(np.diff(found, prepend=0) / found[-1] * found / passed))
 
 
 def best_f1(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[float, float]:
@@ -159,13 +158,10 @@ def best_f1(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[float,
     >>> best_f1([1.0, 2.0, 3.5], [3.0, 4.0])
     (0.8, 3.0)
     """
-    labels, scores = _labelled(inlier_scores, outlier_scores)
-    order = np.argsort(-scores, kind="stable")
-    found, passed = np.cumsum(labels[order]), np.arange(1, len(order) + 1)
-    last_of_ties = np.append(np.diff(scores[order]) != 0, True)
-    values = np.where(last_of_ties, 2 * found / (passed + found[-1]), 0)
+    found, passed, thresholds = _passed(inlier_scores, outlier_scores)
+    values = 2 * found / (passed + found[-1])
     best = int(values.argmax())
-    return float(values[best]), float(scores[order][best])
+    return float(values[best]), float(thresholds[best])
 
 
 def resampled_interval(
@@ -343,6 +339,16 @@ def _share_above_at(positives: NDArray[np.float64], negatives: NDArray[np.float6
     needed = -(-95 * len(positives) // 100)
     threshold = np.sort(positives)[::-1][needed - 1]
     return float(np.mean(negatives >= threshold))
+
+
+def _passed(
+    inlier_scores: ArrayLike, outlier_scores: ArrayLike
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Return how many outliers, and how many of all, pass each threshold (score >= t), and these, the highest first."""
+    labels, scores = _labelled(inlier_scores, outlier_scores)
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # the last of scores that tie
+    return np.cumsum(labels[order])[ends], ends + 1, scores[order][ends]
 
 
 def _labelled(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

@@ -140,8 +140,8 @@ def measured(root: Path, detector: str, seed: int, settings: Mapping[str, Any]) 
     }
     masks = masks_of(root)
     if masks is not None and screen.detector.locates:
-        maps, truth, _ = located_maps(screen, root, root, masks)
-        found = localisation_measures(maps, truth, screen.feature_threshold)
+        located = located_maps(screen, root, root, masks)
+        found = localisation_measures(located.maps, located.masks, screen.feature_threshold)
         row |= {
             "pixel_auroc": found["pixel AUROC"].value,
             "pixel_average_precision": found["pixel average precision"].value,
