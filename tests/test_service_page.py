@@ -250,6 +250,9 @@ def test_the_random_tenth_does_not_look_at_the_verdict(process):
     assert {row["id"] for row in events(process, verdict="review", limit=1000)} == flagged | sample
     table = httpx.get(f"{process.url}/v1/events.csv", params={"verdict": "sample"}).text
     assert {row["sampled"] for row in csv.DictReader(io.StringIO(table))} <= {"0.1"}
+    table = httpx.get(f"{process.url}/v1/events.csv", params={"verdict": "review"}).text
+    drawn = {row["id"]: float(row["sampled"]) for row in csv.DictReader(io.StringIO(table))}
+    assert drawn == {one: 1.0 if one in flagged else 0.1 for one in flagged | sample}
 
 
 def test_the_buttons_are_always_in_sight_and_the_address_says_what_is_looked_at(browser, process):

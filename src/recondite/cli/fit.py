@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from recondite.cli.console import print_table
 from recondite.cli.flags import (
     CLUSTER_GROUP,
-    NO_FLAGS,
+    NoFlags,
     OnBad,
     Output,
     Rate,
@@ -86,7 +86,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         workers: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 2,
         worker_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
         worker_gpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 0,
-        options: NO_FLAGS = None,
+        options: NoFlags = None,
         training: Annotated[Any, Parameter(name="*", group="Options of training")] = None,
     ) -> None:
         """Learn what normal images look like and write a screen.

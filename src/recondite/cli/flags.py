@@ -220,7 +220,11 @@ def option_flags(
     return TypedDict(title.replace(" ", "_"), fields, total=False)  # type: ignore[operator]
 
 
-NO_FLAGS = Annotated[None, Parameter(parse=False)]
+class _Nothing(TypedDict):
+    pass
+
+
+NoFlags = Annotated[_Nothing | None, Parameter(name="*")]
 """In place of flags of options, where there are none."""
 
 

@@ -12,8 +12,8 @@ from recondite.cli.console import print_table
 from recondite.cli.flags import (
     CLUSTER_GROUP,
     GROUP_BY_HELP,
-    NO_FLAGS,
     VALUE_RANGE_HELP,
+    NoFlags,
     Rate,
     alone,
     image_size_of,
@@ -109,8 +109,8 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
             str, Parameter(help="Detectors joined by commas; their own flags are listed below.")
         ] = "alad",
         runs: SharedRuns = _RUNS,
-        options: NO_FLAGS = None,
-        training: NO_FLAGS = None,
+        options: NoFlags = None,
+        training: NoFlags = None,
     ) -> None:
         """Take each class in turn as normal and measure how well every score separates the others from it.
 
@@ -141,8 +141,8 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
         sizes: Annotated[str, Parameter(help="Latent sizes joined by commas.")] = "100,300,500,800",
         detector: OneDetector = "alad",
         runs: SharedRuns = _RUNS,
-        options: NO_FLAGS = None,
-        training: NO_FLAGS = None,
+        options: NoFlags = None,
+        training: NoFlags = None,
     ) -> None:
         """Measure the errors and the AUROC of one detector against its latent size.
 
@@ -180,8 +180,8 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
         ],
         detector: OneDetector = "alad",
         runs: SharedRuns = _RUNS,
-        options: NO_FLAGS = None,
-        training: NO_FLAGS = None,
+        options: NoFlags = None,
+        training: NoFlags = None,
     ) -> None:
         """Train one detector with every combination of some options.
 

@@ -345,11 +345,12 @@ async def csv_of(service: Service, chosen: Filter) -> AsyncIterator[str]:
     columns = [name for name in EventOut.model_fields if name != "statistics"]
     statistics = _statistics(service, chosen.screen)
     # With the probability of being drawn, `recondite recalibrate` knows that these labels are of a random sample.
-    sampled = {SAMPLED: SAMPLED_SHARE} if chosen.verdict == "sample" else {}
+    sampled = [SAMPLED] if chosen.verdict in ("sample", "review") else []
     yield csv_line([*columns, *sampled, *(STATISTIC + name for name in statistics)])
     async for row in service.store.walk(chosen):
         found = [row["statistics"].get(name) for name in statistics]
-        yield csv_line([*(row[name] for name in columns), *sampled.values(), *found])
+        drawn = 1.0 if chosen.verdict == "review" and row["verdict"] != "inlier" else SAMPLED_SHARE
+        yield csv_line([*(row[name] for name in columns), *(drawn for _ in sampled), *found])
 
 
 def _statistics(service: Service, screen: str) -> list[str]:
