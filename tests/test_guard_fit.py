@@ -480,7 +480,7 @@ def test_without_a_screen_one_is_fitted_on_what_is_not_held_out(stopped_at):
     for given, detector, alpha, count in (
         ({}, "features", 0.05, 60),
         ({"alpha": 0.2, "held_out": 0.25}, "features", 0.2, 75),
-        ({"fine_tune": 2, "held_out": 0.99}, "auto", 0.05, 1),
+        ({"fine_tune": 2, "held_out": 0.75}, "auto", 0.05, 25),
         ({"train": lambda *_: None}, "auto", 0.05, 60),
         ({"calibration": pairs(*coloured(50, 51))}, "features", 0.05, 100),
     ):
@@ -727,7 +727,7 @@ def test_classes_are_left_out_where_what_was_learnt_leaves_something_to_tell(kin
 
 
 def test_a_backbone_is_for_a_screen_that_is_fitted_here(stopped_at):
-    images = pairs(*coloured(30, 62))
+    images = pairs(*coloured(100, 62))
     with pytest.raises(InputError, match="has its backbone"):
         fit_guard(images, screen=object(), backbone="lite1", calibration=images)
     with pytest.raises(
