@@ -29,7 +29,9 @@ def guarded(screens, tmp_path):
 @pytest.mark.parametrize("command", ["update", "teach", "recalibrate"])
 def test_a_screen_that_is_made_of_a_guards_says_that_the_guard_is_lost(command, guarded, monkeypatch, capsys):
     def made(screen, *_, **__):
-        return replace(screen, facts={**screen.facts, "known_defects": {}})
+        return replace(
+            screen, facts={**screen.facts, "known_defects": {"images": 0, "known": [0, 0], "unseen": [0, 0]}}
+        )
 
     monkeypatch.setattr(Screen, "update", made)
     monkeypatch.setattr(Screen, "teach", made)
@@ -39,7 +41,7 @@ def test_a_screen_that_is_made_of_a_guards_says_that_the_guard_is_lost(command, 
         recalibration, "recalibrate", lambda screen, *_, **__: SimpleNamespace(after=screen, table=[{"measure": "a"}])
     )
     for name, output in (("plain", "new"), ("guard", "new"), ("guard", "guard")):
-        arguments = [command, str(guarded / name), "images", "-o", str(guarded / output)]
+        arguments = [command, str(guarded / name), str(guarded), "-o", str(guarded / output)]
         assert main(arguments) == 0, capsys.readouterr().err
         printed = capsys.readouterr()
         lost = (
@@ -62,6 +64,6 @@ def test_a_guard_that_is_not_published_is_told_of(guarded, monkeypatch, capsys):
 
 
 def test_a_folder_without_a_guard_is_named_where_one_is_needed(guarded, capsys):
-    predict = ["guard", "predict", str(guarded / "plain"), "images", "-o", str(guarded / "labels.csv")]
+    predict = ["guard", "predict", str(guarded / "plain"), str(guarded), "-o", str(guarded / "labels.csv")]
     assert main(predict) == 2
     assert f"{guarded / 'plain'} holds no guard (recondite guard fit makes one)" in capsys.readouterr().err

@@ -136,7 +136,7 @@ def test_a_screen_has_a_threshold_for_single_values_too(screens, digits, tmp_pat
     assert len(moved.peaks) == 397
     with pytest.raises(InputError, match="peaks"):
         replace(screen, peaks=peaks[:5])
-    with pytest.raises(InputError, match="as a whole"):
+    with pytest.raises(InputError, match="no maps, or not calibrated with them"):
         _ = replace(screen, peaks=None).feature_threshold
 
 

@@ -117,11 +117,10 @@ class Screen(ShortRepr):
         confidence and guarantee.
 
         Raises:
-            InputError: the detector judges images as a whole, or the screen was calibrated on scores without maps.
+            InputError: the detector judges images as a whole, or the screen was calibrated on scores alone.
         """
         if self.peaks is None:
-            why = "it was calibrated without maps" if self.detector.locates else "its detector judges images as a whole"
-            raise InputError(f"this screen has no threshold for single values: {why}")
+            raise InputError("this screen has no threshold for single values: no maps, or not calibrated with them")
         return Calibrator(self.peaks).threshold(self.alpha, self.confidence, self.guarantee)
 
     @property

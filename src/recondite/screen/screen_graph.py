@@ -46,6 +46,7 @@ def traced(graph: nn.Module, examples: Mapping[str, Tensor], outputs: Sequence[s
     """
     try:
         import onnxscript  # noqa: F401
+        from onnx_ir.passes.common import OutputFixPass
     except ImportError as error:
         raise InputError('exporting needs onnx and onnxscript: pip install "recondite[export]"') from error
     # The exporter reports its stages on standard output, and warns of packages that are not needed here.
@@ -64,6 +65,7 @@ def traced(graph: nn.Module, examples: Mapping[str, Tensor], outputs: Sequence[s
             dynamic_shapes=tuple({0: images} for _ in examples),
         )
     assert program is not None
+    OutputFixPass()(program.model)  # an input that is an output too gets a node of its own
     content: bytes = program.model_proto.SerializeToString()
     return content
 
