@@ -45,8 +45,9 @@ def traced(graph: nn.Module, examples: Mapping[str, Tensor], outputs: Sequence[s
         InputError: the packages of the extra `export` are not installed.
     """
     try:
-        import onnxscript  # noqa: F401
         from onnx_ir.passes.common import OutputFixPass
+        from onnxscript import optimizer, rewriter
+        from onnxscript.rewriter.rules import common as rules
     except ImportError as error:
         raise InputError('exporting needs onnx and onnxscript: pip install "recondite[export]"') from error
     # The exporter reports its stages on standard output, and warns of packages that are not needed here.
@@ -65,6 +66,9 @@ def traced(graph: nn.Module, examples: Mapping[str, Tensor], outputs: Sequence[s
             dynamic_shapes=tuple({0: images} for _ in examples),
         )
     assert program is not None
+    optimizer.fold_constants(program.model)
+    # onnxruntime joins a clip with the convolution before it, but not a maximum and a minimum.
+    rewriter.rewrite(program.model, [rules.max_min_rule, rules.min_max_rule])
     OutputFixPass()(program.model)  # an input that is an output too gets a node of its own
     content: bytes = program.model_proto.SerializeToString()
     return content
