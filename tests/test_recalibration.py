@@ -300,13 +300,14 @@ def test_what_was_looked_at_more_closely_counts_as_it_does_among_all(screens, di
     verdicts = screen.predict(images[drawn]).records(statistics=True)
     rows = [{**row, "label": "inlier", "sampled": p} for row, p in zip(verdicts, probability, strict=True)]
     write_table(tmp_path / "events.csv", rows)
-    after = recalibrate(screen, tmp_path / "events.csv").after
+    result = recalibrate(screen, tmp_path / "events.csv")
+    after, told = result.after, {row["measure"]: row["after"] for row in result.table}
     low, high = after.false_alarm_interval
     assert low < np.mean(after.predict(images).is_outlier) < high
     facts = after.facts["calibration"]
     kept = facts["images"] - int((~flags[drawn]).sum())
     assert 0 < kept < 0.3 * flags.sum()
-    assert facts["left out, drawn more often"] == flags.sum() - kept
+    assert told["labelled images left out, drawn more often than others"] == f"{flags.sum() - kept}"
     rows[3]["sampled"] = 1.5
     write_table(tmp_path / "events.csv", rows)
     with pytest.raises(InputError, match="expected a probability in sampled; got"):

@@ -233,7 +233,7 @@ def evaluate(
     from recondite.reports.evaluation import localisation
 
     if truth is not None:
-        judge.feature_threshold  # noqa: B018
+        judge.feature_threshold  # noqa: B018 - raises an error where the screen has none
         check_truth(truth, open_images(outliers, role="outliers", shape=judge.detector.shape).ids or ())
     rows = measure(judge, inliers, outliers, region=region, group=group, progress=True)
     if truth is not None:

@@ -35,6 +35,7 @@ from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.metrics import auroc
 from recondite.statistics.scores import Scores
 
+_DRAWN_MORE_OFTEN = "left out, drawn more often"
 _WAY_OUT = (
     "Label a random sample (recondite sample-for-review draws one; in other tables, a column 'sampled' says so), or, "
     "where the other images are normal, count them in: unlabelled='inlier' (--unlabelled inlier); force=True (--force) "
@@ -122,7 +123,7 @@ def recalibrate(
         "no_promise": doubts,
         "confirmed": len(reviewed.rows(INLIER)),
         "outliers": len(reviewed.rows(OUTLIER)),
-        **({"left out, drawn more often": drawn_more_often} if drawn_more_often else {}),
+        **({_DRAWN_MORE_OFTEN: drawn_more_often} if drawn_more_often else {}),
         "kept": len(screen.calibrator.scores) if keep else 0,
         **({LEFT_OUT: before[LEFT_OUT]} if keep and LEFT_OUT in before else {}),
     }
@@ -239,6 +240,9 @@ def _table(before: Screen, after: Screen, reviewed: Reviewed) -> list[dict[str, 
         )
     changed = flagged(before, reviewed, everything) != flagged(after, reviewed, everything)
     rows = [{"measure": name, "before": value, "after": columns[1][name]} for name, value in columns[0].items()]
+    if _DRAWN_MORE_OFTEN in after.facts["calibration"]:
+        left_out = f"{after.facts['calibration'][_DRAWN_MORE_OFTEN]:,}"
+        rows.append({"measure": f"labelled images {_DRAWN_MORE_OFTEN} than others", "before": "", "after": left_out})
     rows.append({"measure": "verdicts that change", "before": "", "after": _share(changed)})
     if len(inliers) and len(outliers):
         values = reviewed.scores.instance_score
