@@ -4,6 +4,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
 from recondite.cli import main
+from recondite.data.truth import mask_of_defect
 from recondite.errors import InputError
 from recondite.perturbations import defective
 from recondite.reports.evaluation import localisation
@@ -83,6 +84,16 @@ def test_the_command(screens, inspected, tmp_path, capsys):
     assert main([*command, "--truth", str(folder / "ground_truth")]) == 0
     assert "AU-PRO (.05)" in capsys.readouterr().out
     assert main([*command, "--truth", str(folder / "elsewhere")]) == 2
+
+
+def test_a_defect_thinner_than_a_pixel_of_the_screen_stays(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    marked = np.zeros((64, 64), np.uint8)
+    marked[25, 8:40] = 255  # between two rows that the nearest pixels of 8 x 8 take
+    Image.fromarray(marked).save(tmp_path / "scratch" / "000.png")
+    expected = np.zeros((8, 8), dtype=bool)
+    expected[3, 1:5] = True
+    np.testing.assert_array_equal(mask_of_defect(tmp_path, "scratch/000.png", (8, 8)), expected)
 
 
 def test_a_missing_mask_is_told_before_any_image_is_judged(screens, inspected, tmp_path, capsys, monkeypatch):

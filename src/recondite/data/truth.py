@@ -18,6 +18,8 @@ _ENDS, _GROUND_TRUTH, _LEVELS = ("_mask", ""), "ground_truth", 3
 def mask_of_defect(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return the mask of one image, bool (H, W), resized by its nearest pixel.
 
+    A defect too thin for that, such as a scratch of one pixel, is where most of it lies.
+
     Args:
         truth: the folder of masks: for DEFECT/NAME.jpg a mask DEFECT/NAME_mask.png or DEFECT/NAME.png, or of another
             suffix, not black on the defect; or without DEFECT.
@@ -82,8 +84,11 @@ def _found(folders: Sequence[Path], stem: str) -> Path | None:
 
 def _read(file: Path, sides: tuple[int, ...]) -> NDArray[np.bool_]:
     marked = (decode(file).planes > 0).any(axis=0)
-    picture = Image.fromarray(marked.astype(np.uint8)).resize((sides[1], sides[0]), Image.Resampling.NEAREST)
-    mask: NDArray[np.bool_] = np.asarray(picture) > 0
+    if not marked.any():
+        raise InputError(f"the mask {file} marks nothing")
+    picture, size = Image.fromarray(marked.astype(np.float32)), (sides[1], sides[0])
+    mask: NDArray[np.bool_] = np.asarray(picture.resize(size, Image.Resampling.NEAREST)) > 0
     if not mask.any():
-        raise InputError(f"the mask {file} marks nothing at {sides[0]} x {sides[1]} pixels")
+        shares = np.asarray(picture.resize(size, Image.Resampling.BOX))
+        mask = shares >= shares.max() / 2
     return mask

@@ -219,7 +219,7 @@ def located_maps(
         inliers: images without defects.
         outliers: a folder of images with defects, or an MVTec-style one.
         truth: the folder of their masks: for DEFECT/NAME.png a mask DEFECT/NAME_mask.png or DEFECT/NAME.png, not black
-            on the defect. Masks are resized to the screen's images by their nearest pixel.
+            on the defect. Masks are resized to the screen's images; see `mask_of_defect`.
         region: as in `evaluate`.
         progress: show progress on standard error.
 
