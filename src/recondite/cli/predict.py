@@ -227,17 +227,13 @@ def evaluate(
         check_table_path(output)
         check_outputs({"-o": output})
     judge = load_screen(screen, alpha, confidence, device, score, sources=[inliers, outliers])
-    from recondite.data.datasets import open_images
-    from recondite.data.truth import check_truth
     from recondite.reports.evaluation import evaluate as measure
     from recondite.reports.evaluation import localisation
 
-    if truth is not None:
-        judge.feature_threshold  # noqa: B018 - raises an error where the screen has none
-        check_truth(truth, open_images(outliers, role="outliers", shape=judge.detector.shape).ids or ())
-    rows = measure(judge, inliers, outliers, region=region, group=group, progress=True)
-    if truth is not None:
-        rows += localisation(judge, inliers, outliers, truth, region=region, progress=True)
+    located = []
+    if truth is not None:  # first, as masks may be missing
+        located = localisation(judge, inliers, outliers, truth, region=region, progress=True)
+    rows = measure(judge, inliers, outliers, region=region, group=group, progress=True) + located
     if output is None or not is_stdout(output):
         print_table(
             [(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}"

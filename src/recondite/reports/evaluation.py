@@ -168,14 +168,15 @@ def localisation(
         screen, inliers, outliers, truth, region, progress: as in `located_maps`.
 
     Raises:
-        InputError: as `located_maps`.
+        InputError: as `located_maps`, or the screen was calibrated without maps.
     """
+    threshold = screen.feature_threshold if screen.detector.locates else None
     found = located_maps(screen, inliers, outliers, truth, region=region, progress=progress)
     unreadable = f"; {found.left_out} unreadable ones left out" if found.left_out else ""
     several = len({*found.kinds} - {None}) > 1
     kinds: list[str | None] = found.kinds if several else [None] * len(found.kinds)
     rows = []
-    for kind, measures in measures_by_kind(found.maps, found.masks, kinds, screen.feature_threshold).items():
+    for kind, measures in measures_by_kind(found.maps, found.masks, kinds, threshold).items():
         of = (
             f"{len(found.maps):,} images{unreadable}"
             if kind is None

@@ -11,7 +11,7 @@ from recondite.data.datasets import nameless
 from recondite.errors import InputError
 from recondite.graphs.exported import PixelType, probe_images
 from recondite.graphs.runtimes import RuntimeName, import_openvino
-from recondite.screen.classifier_outputs import FEATURES, Answers, Told
+from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES, Answers, Told
 from recondite.screen.export import (
     TOLERANCE,
     check_agreement,
@@ -35,6 +35,7 @@ from recondite.screen.guard_graph import (
     rules_of,
     said_by,
 )
+from recondite.screen.linear_head import LOGIT_RULES
 from recondite.screen.onnx_classifier import OnnxClassifier
 from recondite.screen.openvino import serialised
 from recondite.screen.screen import Screen
@@ -43,7 +44,7 @@ from recondite.statistics.calibration import share_of
 from recondite.statistics.scores import Scores
 from recondite.torch_state import own_settings
 
-_OF_LOGITS = ("confidence", "max_logit", "energy")
+_OF_LOGITS = (CONFIDENCE, *LOGIT_RULES)
 _ROUNDING = 2.0**-16
 """Of the largest logit: what rounding may make of a score of logits, however little those of sure images differ."""
 
