@@ -189,3 +189,40 @@ def test_nothing_in_an_array_file_is_run(tmp_path):
     with pytest.raises(InputError, match="is not a readable array file"):
         read_outputs(tmp_path / "outputs.npz")
     assert not (tmp_path / "made").exists()
+
+
+def test_columns_are_of_the_classes_that_their_numbers_say_in_any_order(tmp_path):
+    path = tmp_path / "outputs.csv"
+    names = sorted(f"logit.{number}" for number in range(11))
+    assert names[2] == "logit.10"
+    path.write_text("\n".join([",".join(["id", *names]), ",".join(["a", *(name[6:] for name in names)])]))
+    assert read_outputs(path).logits.tolist() == [[float(number) for number in range(11)]]
+
+
+@pytest.mark.parametrize("names", [["logit.0", "logit.2"], ["logit.1", "logit.2"], ["probability.0", "probability.x"]])
+def test_columns_with_gaps_are_refused(names, tmp_path):
+    path = tmp_path / "outputs.csv"
+    path.write_text(f"id,{','.join(names)}\na,.5,.5\n")
+    kind = names[0].partition(".")[0]
+    with pytest.raises(InputError, match=f"expected columns {kind}.0 to {kind}.1, without gaps; got '{names[-1]}'"):
+        read_outputs(path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npz"])
+def test_probabilities_are_not_taken_for_logits(suffix, tmp_path):
+    path = tmp_path / f"outputs.{suffix}"
+    if suffix == "npz":
+        np.savez(path, logits=[[0.9, 0.1], [0.5, 0.5]])
+    else:
+        path.write_text("id,logit.0,logit.1\na,.9,.1\nb,.5,.5\n")
+    with pytest.raises(InputError, match=r"expected logits; got probabilities, .* \(columns probability.0, "):
+        read_outputs(path)
+
+
+def test_what_is_wrong_with_outputs_is_told_by_the_name_of_an_image():
+    with pytest.raises(InputError, match="different ids; 'b' comes 2 times"):
+        Outputs(ids=("a", "b", "b"), logits=np.zeros((3, 2)), labels=np.zeros(3, int))
+    with pytest.raises(InputError, match="finite logits; those of 2 of 3 images are not, the first: '1'"):
+        outputs([[0, 1], [0, np.nan], [np.inf, 1]])
+    with pytest.raises(InputError, match=r"lack 1 of 2 images; the first: 'x/0' \(they have '0' and others"):
+        outputs([[0, 1], [1, 0]]).select(["0", "x/0"])

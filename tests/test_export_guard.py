@@ -232,7 +232,8 @@ class Said(SimpleNamespace):
     """As much of a guard as is looked at before it is exported."""
 
     def __init__(self, **given):
-        of_screen = SimpleNamespace(detector=SimpleNamespace(shape=(3, 16, 16)), alpha=0.1)
+        seen = SimpleNamespace(region=given.pop("region", None))
+        of_screen = SimpleNamespace(detector=SimpleNamespace(shape=(3, 16, 16), preprocessing=seen), alpha=0.1)
         own = {"classifier": None, "by_table": False, "speaks": True, "shares": ("screen",), "head": "a head"}
         own |= {"seen": SimpleNamespace(shape=(3, 8, 8)), "labels": ("red", "blue"), "screen": of_screen}
         super().__init__(**own | {"floor": None, "calibrators": ()} | given)
@@ -254,12 +255,13 @@ def test_what_a_guard_must_be_to_be_exported(monkeypatch):
         (Said(shares=("screen", "features")), "part 'features' of the guard"),
         (Said(head=None), r"takes images \(3, 8, 8\) and the screen \(3, 16, 16\).* --image-size 8x8"),
         (Said(classifier=Graph(4), head=None, seen=same), "takes 4 images at once and no other number"),
+        (Said(head=None, seen=same, region="a mask"), "the screen sees a region of each image and the classifier all"),
     ):
         with pytest.raises(InputError, match=words):
             _exportable(guard)
     asked = []
     monkeypatch.setattr(export_guard_file, "said_by", asked.append)
-    for guard in (Said(classifier="one's own"), Said(classifier=Graph(None), head=None, seen=same)):
+    for guard in (Said(classifier="one's own", region="a mask"), Said(classifier=Graph(None), head=None, seen=same)):
         assert _exportable(guard) is guard
     assert asked == []
     _exportable(Said(classifier="one's own", head=None, seen=same))

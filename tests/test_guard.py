@@ -323,7 +323,10 @@ def test_a_guard_without_a_classifier_is_the_screen_alone(of_vectors):
     scores = screen.detector.score(vectors)
     decided = guard.decide(scores, ["a"] * 40)
     np.testing.assert_array_equal(np.array(decided.kinds) == FOREIGN, screen.judge(scores).is_outlier)
-    for by_table, words in ((False, "give what the classifier said to `decide`"), (True, "--outputs or `told`")):
+    for by_table, words in (
+        (False, "give what the classifier said to `decide`"),
+        (True, "give a table of its outputs"),
+    ):
         with pytest.raises(InputError, match=f"has no classifier: {words}"):
             replace(guard, by_table=by_table)(vectors)
     found = guard.score_batch(nameless(vectors))

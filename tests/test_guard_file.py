@@ -166,6 +166,7 @@ def test_a_guard_of_a_table_comes_back_with_its_rules(tmp_path):
         ({"screen": 1.5, "confidence": -0.5}, "shares"),
         ({"knn": 0.5, "max_logit": 0.5}, "rules without their numbers"),
         ({"vim": 1.0}, "rules without their numbers"),
+        ({"confidence": 0.6, "max_logit": 0.4}, "parts without calibration: confidence, max_logit"),
     ],
 )
 def test_shares_of_no_guard_are_damage(shares, words, tmp_path):
@@ -188,6 +189,8 @@ FLOOR = {"confidence": 0.5, "risk": 0.1, "delta": 0.05, "accepted": 3, "wrong": 
         ({"floor": {**FLOOR, "wrong": 4}}, "wrong labels among accepted"),
         ({"floor": {**FLOOR, "of": None}}, "wrong labels among accepted"),
         ({"classes": ["a", "b"]}, "groups of no class"),
+        ({"labels": ["a", "b", "a"]}, "labels"),
+        ({"labels": "abc"}, "labels 'abc'"),
     ],
 )
 def test_forged_facts_of_a_guard_are_damage(change, words, tmp_path):
@@ -217,6 +220,7 @@ def test_tensors_of_a_guard_have_their_type_and_finite_numbers(tmp_path):
         ({"screen": np.full(20, np.nan)}, "not finite"),
         ({"confusion": counts.astype(np.float64)}, "confusion of shape"),
         ({"confusion": counts[:1]}, "confusion of shape"),
+        ({"confusion": -counts}, "negative counts"),
         (head | {"head.bias": np.full(len(LABELS), np.inf, np.float32)}, "not finite"),
         (head | {"head.weight": head["head.weight"].astype(np.float16)}, "another type than float32"),
         ({name: values[:1] for name, values in head.items()}, f"a head of 1 classes for {len(LABELS)} labels"),

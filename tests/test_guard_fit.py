@@ -780,7 +780,7 @@ def trained(told, screen, monkeypatch):
         monkeypatch.setattr(guard_fit, "_left_out", lambda *_: "left out of the rules")
         monkeypatch.setattr(guard_fit, stop, stopped)
         labelled = [SimpleNamespace(size=some.size, labels=some.labels) for some in told[2:]]
-        units = SimpleNamespace(images=labelled[0]), Held(labelled[1])
+        units = SimpleNamespace(images=labelled[0], unreadable=()), Held(labelled[1])
         monkeypatch.setattr(guard_fit, "units_of", lambda *_: units)
         monkeypatch.setattr(guard_fit, "unknown_images", lambda _, images: images)
         monkeypatch.setattr(guard_fit, "labels_of", lambda _, group_by: group_by)
@@ -797,6 +797,8 @@ def trained(told, screen, monkeypatch):
 
 class Held:
     """Held-out images, of which parts are dealt."""
+
+    unreadable = ()
 
     def __init__(self, images):
         self.images = images
@@ -881,3 +883,94 @@ def test_too_few_images_for_alpha_are_told_with_an_alpha_that_works(count):
     assert learnt + chosen_on + calibrated_on == count
     alpha = float(re.search(r"--alpha (0\.\d+) \(", str(told.value)).group(1))
     assert alpha == smallest_alpha(min(chosen_on, calibrated_on))
+
+
+def test_a_part_that_is_named_twice_has_its_share_once(told, tmp_path):
+    screen, outputs, known, held = told
+    assert equal_shares(["screen", "knn", "screen"]) == {"screen": 0.5, "knn": 0.5}
+    given = {"screen": screen, "classifier": Told(outputs), "calibration": held, "group_by": "none"}
+    guard = fit_guard(known, **given, parts=["screen", "screen"]).guard
+    screen.save(tmp_path)
+    save_guard(guard, tmp_path)
+    assert load_guard(screen, tmp_path).shares == {"screen": 1.0}
+
+
+def test_a_table_that_lacks_images_is_told_before_a_screen_is_fitted(told, monkeypatch):
+    _, outputs, known, held = told
+    monkeypatch.setattr(guard_fit, "fit", lambda *_, **__: pytest.fail("a screen is fitted"))
+    lacking = outputs.select(outputs.ids[3:])
+    with pytest.raises(InputError, match="lack 3 of 360 images; the first: 'known0'"):
+        fit_guard(known, classifier=Told(lacking), calibration=held, group_by="none", alpha=0.2)
+
+
+@pytest.mark.parametrize(
+    ("logits", "why"),
+    [
+        (lambda images: images.mean((2, 3)).softmax(1)[:, :2] * 0 + 0.5, "expected logits .* got probabilities"),
+        (lambda images: images.mean((2, 3)), r"tells 3 classes; got 2 labels \(blue, red\): name its classes"),
+        (lambda images: images.mean((2, 3))[:, :1], "expected a logit for each class; got one in all"),
+        (lambda images: images.mean((2, 3))[:, :2] * torch.nan, "finite numbers for not one held-out image"),
+    ],
+)
+def test_a_classifier_that_says_something_else_is_told_so(logits, why, told):
+    screen, _, known, held = told
+    classifier = object.__new__(OnnxClassifier)
+    classifier.shape = None
+    classifier.outputs = lambda pixels: (logits(pixels), None)
+    with pytest.raises(InputError, match=why):
+        fit_guard(known, screen=screen, classifier=classifier, calibration=held, group_by="none", parts=["screen"])
+
+
+def test_an_image_that_the_classifier_has_no_numbers_for_is_not_learnt_from(told):
+    screen, _, known, held = told
+    classifier = object.__new__(OnnxClassifier)
+    classifier.shape = None
+
+    def said(pixels):
+        means = pixels.mean((2, 3))
+        odd = torch.arange(len(means))[:, None] % 3 == 1
+        return means[:, :2] * 10, torch.where(odd, torch.nan, means)
+
+    classifier.outputs = said
+    given = {"screen": screen, "calibration": held, "group_by": "none", "parts": ["screen", "mahalanobis"]}
+    guard = fit_guard(known, classifier=classifier, **given).guard
+    assert all(value.isfinite().all() for value in guard.rules.tensors.values())
+
+
+def test_images_that_cannot_be_read_are_listed(told):
+    screen, outputs, known, held = told
+    broken = replace(held, items=[*list(held.items)[:299], b"junk"])
+    fitted = fit_guard(known, screen=screen, classifier=Told(outputs), calibration=broken, group_by="none")
+    assert len(fitted.facts["unreadable"]) == 1
+    assert fitted.facts["unreadable"][0].startswith("held299: ")
+
+
+def test_a_class_may_be_a_number_and_an_id_has_one(tmp_path):
+    path = tmp_path / "classes.jsonl"
+    path.write_text('{"id": "a", "label": 0}\n{"id": "b", "label": 1}\n{"id": "b", "label": 1}\n')
+    assert read_classes(path) == {"a": "0", "b": "1"}
+    path.write_text('{"id": "a", "label": 0}\n{"id": "a", "label": 1}\n')
+    with pytest.raises(InputError, match="expected one class for each id; 'a' has '0' and '1'"):
+        read_classes(path)
+    path.write_text('{"id": "a", "label": NaN}\n')
+    with pytest.raises(InputError, match="with a class in every row"):
+        read_classes(path)
+
+
+def test_names_of_classes_are_different(told):
+    screen, outputs, known, held = told
+    with pytest.raises(InputError, match="expected different names of classes; 'red' comes more than once"):
+        fit_guard(known, screen=screen, classifier=Told(outputs), calibration=held, labels=["red", "blue", "red"])
+
+
+def test_the_commands_take_no_masks_and_say_so(tmp_path, capsys):
+    masks = tmp_path / "masks"
+    for place, image in enumerate(coloured(60, 61)[0]):
+        for folder, drawn in ((tmp_path / "all", image.transpose(1, 2, 0)), (masks, np.full((16, 16), 255, np.uint8))):
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(drawn).save(folder / f"{place}.png")
+    screen = recondite.fit(tmp_path / "all", detector="pca", latent_size=2, score="error", region=masks, alpha=0.2)
+    screen.save(tmp_path / "screen")
+    given = [str(tmp_path / "screen"), str(tmp_path / "all"), "-o", str(tmp_path / "out.csv")]
+    assert main(["guard", "fit", *given, "--calibration", str(tmp_path / "all")]) == 2
+    assert "one mask per image, and these commands take none" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -261,3 +263,11 @@ def test_scores_need_not_carry_statistics(screens, traffic):
     )
     plain = guard_report(screens("pca"), a, b, traffic["normal"][2], traffic["noise"][2])
     assert plain.rows == measured(screens, traffic).rows
+
+
+def test_inliers_without_a_true_class_are_refused(screens, traffic):
+    """All of them would count as mistakes, and the conclusion be that no rule is worth anything."""
+    (_, a, outputs_a), (_, b, outputs_b) = traffic["normal"], traffic["noise"]
+    some = replace(outputs_a, labels=np.where(np.arange(300) < 7, -1, outputs_a.labels))
+    with pytest.raises(InputError, match=r"expected the true class of each inlier, .*; 7 of 300 have none"):
+        guard_report(screens("pca"), a, b, some, outputs_b)

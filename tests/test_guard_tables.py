@@ -73,7 +73,7 @@ def test_a_table_decides_as_the_classifier_that_it_comes_from(screen, classifier
     screen.save(tmp_path / "guard")
     save_guard(by_table, tmp_path / "guard")
     loaded = load_guard(recondite.load(tmp_path / "guard"), tmp_path / "guard")
-    with pytest.raises(InputError, match="no classifier: --outputs or"):
+    with pytest.raises(InputError, match="no classifier: give a table of its outputs"):
         loaded(new)
     with pytest.raises(InputError, match="from a table"):
         loaded.decide(screen.predict(images[:1]), ["red"], [0.9])

@@ -127,3 +127,23 @@ def test_shares_add_up_to_one_also_where_no_shares_explain_what_came(came):
     found = prevalences(np.array([[800, 600], [200, 400]]), came, ["a", "b"])
     assert sum(one.share for one in found) == pytest.approx(1, abs=1e-12)
     assert max(one.share for one in found) == pytest.approx(1, abs=1e-12)
+
+
+def test_few_images_do_not_prove_that_classes_are_gone():
+    names = [str(number) for number in range(10)]
+    known = np.diag(np.full(10, 60))
+    for came in ([1] + [0] * 9, [0] + [4] * 3 + [3] * 6):
+        assert not any(one.moved for one in prevalences(known, came, names)), came
+    gone = prevalences(known, [0] + [34] * 9, names)[0]
+    assert gone.gone
+    assert gone.low == 0 < gone.high < 0.1
+
+
+def test_intervals_hold_where_images_are_few_for_so_many_classes():
+    draws, rates = np.random.default_rng(0), np.full((10, 10), 0.01) + 0.9 * np.eye(10)
+    names, held = [str(number) for number in range(10)], []
+    for _ in range(20):
+        known = np.stack([draws.multinomial(60, rates[:, place]) for place in range(10)], axis=1)
+        found = prevalences(known, draws.multinomial(30, np.full(10, 0.1)), names)
+        held.append(not any(one.moved for one in found))
+    assert np.mean(held) >= 0.8  # .95 of 20, less 3 standard deviations; .5 by a bootstrap alone

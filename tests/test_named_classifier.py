@@ -214,3 +214,13 @@ def test_the_side_is_what_the_configuration_tells(library, config, told, side, t
     monkeypatch.setattr(f"{module}._stored", lambda *_: "of transformers")
     assert named_classifier(str(tmp_path)) == f"of {library}"
     assert made == [(side, 5, ())]
+
+
+def test_two_classes_are_told_by_a_configuration_that_does_not_name_them(tmp_path):
+    """transformers writes no number of classes where it is two, as ever."""
+    config = transformers.ViTConfig(**VIT, image_size=SIDE, num_labels=2)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    assert "id2label" not in json.loads((tmp_path / "config.json").read_text())
+    classifier = named_classifier(str(tmp_path))
+    assert (classifier.classes, classifier.names) == (2, ())
+    assert classifier(floats(images(3))).shape == (3, 2)

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,3 +98,28 @@ def test_logits_are_one_row_an_image(shape):
     classifier.raw = lambda _: [torch.zeros(shape)]
     with pytest.raises(InputError, match=r"expected logits \(N, K\) from the classifier"):
         classifier.outputs(torch.rand(3, 2, 4, 4))
+
+
+def test_a_graph_of_another_interface_is_told_what_it_has():
+    with pytest.raises(ArtifactError, match=r"pixels in \[0, 1\]; got x0 tensor\(uint8\) \('n', 2, 4, 4\)"):
+        OnnxClassifier(graph("n", 2, 4, 4, kind=onnx.TensorProto.UINT8))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4)])
+def test_features_are_one_row_an_image(shape):
+    classifier = OnnxClassifier(graph("n", 2, 4, 4))
+    classifier.raw = lambda _: [torch.zeros(3, 2), torch.zeros(shape, dtype=torch.int64)]
+    with pytest.raises(InputError, match=r"expected features \(N, F\) as the second output .* or no such output"):
+        classifier.outputs(torch.rand(3, 2, 4, 4))
+
+
+def test_outputs_are_numbers():
+    classifier = OnnxClassifier(graph("n", 2, 4, 4))
+    classifier._session = SimpleNamespace(run=lambda *_: [np.array(["cat"])])
+    with pytest.raises(InputError, match="does not take a batch"):
+        classifier(torch.rand(1, 2, 4, 4))
+
+
+def test_a_file_that_is_not_there_is_told_so(tmp_path):
+    with pytest.raises(InputError, match=r"no.onnx: expected an ONNX file; there is none"):
+        read_classifier(tmp_path / "no.onnx")

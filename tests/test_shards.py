@@ -170,3 +170,13 @@ def test_names_of_shards():
     assert [name for name in ("a.tar", "a.TAR.GZ", ".a.tar", ".a/b.tar", "a.png", "b/c.parquet") if is_shard(name)] == [
         *("a.tar", "a.TAR.GZ", "b/c.parquet")
     ]
+
+
+@pytest.mark.parametrize("label", [float("nan"), None])
+def test_a_label_that_is_missing_in_a_table_is_none(label, files, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pyarrow.table({"image": files[:3], "label": [1.0, label, 2.0]})
+    parquet.write_table(table, tmp_path / "0.parquet")
+    assert read(Shard("0.parquet", str(tmp_path / "0.parquet")))[1] == ["1.0", "", "2.0"]

@@ -109,6 +109,9 @@ def test_a_table_tells_by_id_or_by_name(tmp_path):
     table = tmp_path / "parts.csv"
     table.write_text("id,group\na/1.png,x\n2.png,x\n")
     assert labelled(["a/1.png", "b/2.png", "b/3.png"], table) == ["x", "x", None]
+    table.write_text("id,group\na/1.png,x\na/1.png,x\n2.png,x\n2.png,y\n")
+    with pytest.raises(InputError, match=r"expected one group for each id; '2.png' has 'x' and 'y'"):
+        labelled(["a/1.png"], table)
     table.write_text("name,part\n1.png,x\n")
     with pytest.raises(InputError, match="columns id and group"):
         recondite.fit(scenes(60), detector="pca", group_by=str(table))

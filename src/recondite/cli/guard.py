@@ -1,10 +1,16 @@
 """recondite guard fit, guard predict."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recondite.cli.console import print_table
 from recondite.cli.flags import Output, Rate, load_screen, names_of, saved_guard
 from recondite.errors import InputError
+from recondite.progress import counted
+
+if TYPE_CHECKING:
+    from recondite.screen.screen import Screen
 
 
 def guard_fit(
@@ -90,6 +96,8 @@ def guard_fit(
     from recondite.screen.words import parts_in_words
 
     judge = None if screen == "none" else load_screen(screen, None, None, "cpu", sources=[images])
+    if judge is not None:
+        _check_region(judge)
     fitted = fit_guard(
         images,
         classes=FROM_FOLDERS if labels_from_folders else None if labels is None else read_classes(labels),
@@ -116,6 +124,9 @@ def guard_fit(
     if caught:
         rows = [(name, f"{share:.3f}") for name, share in caught[:5]]
         print_table([("parts", "made-up outliers caught"), *rows], title="The best combinations", header=True)
+    if facts["unreadable"]:
+        left_out = counted(len(facts["unreadable"]), "unreadable image")
+        print(f"left out: {left_out}, the first {facts['unreadable'][0]}", file=sys.stderr)
     print(f"accuracy: {facts['accuracy']:.3f} of {facts['chosen on']:,} held-out images")
     how = ", by predicted class" if facts["by class"] else ""
     print(f"parts:    {parts_in_words(fitted.guard.shares)}, calibrated on {facts['calibrated on']:,} images{how}")
@@ -155,6 +166,7 @@ def guard_predict(
     from recondite.screen.classifier_outputs import read_outputs
 
     screen = load_screen(guard, None, None, "cpu", sources=[images])
+    _check_region(screen)
     found = saved_guard(screen, guard)
     if outputs is not None:
         found = found.told(read_outputs(outputs))
@@ -168,3 +180,11 @@ def guard_predict(
         f"{counts['invalid']:,} invalid of {len(decisions):,}"
     )
     print(f"table: {output}")
+
+
+def _check_region(screen: "Screen") -> None:
+    if screen.detector.preprocessing.masked:
+        raise InputError(
+            "this screen was fitted with one mask per image, and these commands take none: fit it with one region for "
+            "all images (--region MASK.png), or without"
+        )

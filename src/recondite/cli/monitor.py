@@ -269,9 +269,9 @@ def guard_report(
 
     A guard whose classifier speaks for itself (recondite guard fit, without a table) needs no outputs: it looks at the
     images, and the report holds each part that it can find and the guard as it was fitted. Else a classifier's outputs
-    are a .csv, .jsonl or .parquet table with the columns id, logit.0, logit.1, ... (or probability.0, ...), and, where
-    there are any, label (the true class, as a number) and feature.0, ...; or a .npz or .safetensors file of ids, logits
-    (or probabilities), labels and features. No code of yours is run.
+    are a .csv, .jsonl or .parquet table with the columns id, logit.0, logit.1, ... (or probability.0, ...), label (the
+    true class, as the number of its logit; needed for inliers), and, where there are any, feature.0, ...; or a .npz or
+    .safetensors file of ids, logits (or probabilities), labels and features. No code of yours is run.
 
     Parameters
     ----------

@@ -195,7 +195,8 @@ def _group_rows(
             labels = batch.column(label).to_pylist() if label else [None] * len(batch)
             for content, value in zip(batch.column(image), labels, strict=True):
                 if start <= number < stop:
-                    yield number, _cell(content.as_py()), "" if value is None else str(value)
+                    # A number that is missing is NaN, where a table was made by pandas.
+                    yield number, _cell(content.as_py()), "" if value is None or value != value else str(value)
                 number += 1
             if number >= stop:
                 return

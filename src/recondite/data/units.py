@@ -248,7 +248,14 @@ def _is_table(by: str | Path) -> bool:
 def _table(path: Path) -> dict[str, str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return {row["id"]: row["group"] for row in rows_of_csv(file)}
+            found: dict[str, str] = {}
+            for row in rows_of_csv(file):
+                name, group = row["id"], row["group"]
+                if found.setdefault(name, group) != group:
+                    raise InputError(
+                        f"{path}: expected one group for each id; {name!r} has {found[name]!r} and {group!r}"
+                    )
+            return found
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (KeyError, UnicodeDecodeError, csv.Error) as error:

@@ -108,10 +108,16 @@ def guard_report(
         alpha: share of the inliers that may be lost; the screen's by default.
 
     Raises:
-        InputError: outputs are missing for an image, or do not belong together.
+        InputError: outputs are missing for an image, do not belong together, or lack the true class of an inlier.
     """
     level = screen.alpha if alpha is None else alpha
     a, b = inlier_outputs.select(inliers.ids), outlier_outputs.select(outliers.ids)
+    nameless = int((a.labels < 0).sum())
+    if nameless:
+        raise InputError(
+            "expected the true class of each inlier, the number of its logit, as label among the classifier's outputs; "
+            f"{nameless:,} of {len(a):,} have none"
+        )
     rules = _rules((inliers, a), (outliers, b), calibration, reference)
     return _report(rules, a, b, level, f"each rule is set to turn away {level:g} of the inliers.")
 

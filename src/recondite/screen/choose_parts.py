@@ -89,8 +89,8 @@ class PartsChoice:
 
 
 def equal_shares(parts: Sequence[str]) -> dict[str, float]:
-    """Return part -> share of alpha; as floats they are read as the fractions they stand for."""
-    return {part: float(Fraction(1, len(parts))) for part in parts}
+    """Return part -> share of alpha, a part that is named twice once; as floats they are read as fractions."""
+    return dict.fromkeys(parts, float(Fraction(1, len(set(parts)))))
 
 
 def made_up_outliers(images: Bytes, seed: int = 0) -> dict[str, Bytes]:

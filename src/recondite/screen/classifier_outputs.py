@@ -1,5 +1,6 @@
 """Outputs of a classifier: computed from images, or read from a file."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -107,15 +108,21 @@ class Outputs:
     def __post_init__(self) -> None:
         count = len(self.ids)
         if len(set(self.ids)) < count:
-            raise InputError("expected outputs with different ids")
+            name, times = Counter(self.ids).most_common(1)[0]
+            raise InputError(f"expected outputs with different ids; {name!r} comes {times} times")
         if self.logits.ndim != 2 or len(self.logits) != count or self.logits.shape[1] < 2:
             raise InputError(f"expected logits ({count}, classes) of two classes or more; got {self.logits.shape}")
         if self.labels.shape != (count,) or (self.labels >= self.logits.shape[1]).any():
             raise InputError(f"expected {count} labels below {self.logits.shape[1]}; got {self.labels.shape}")
         if self.features is not None and (self.features.ndim != 2 or len(self.features) != count):
             raise InputError(f"expected features ({count}, F); got {self.features.shape}")
-        if not np.isfinite(self.logits).all() or not (self.features is None or np.isfinite(self.features).all()):
-            raise InputError("expected finite logits and features")
+        for name, values in (("logits", self.logits), ("features", self.features)):
+            if values is not None and not (fine := np.isfinite(values).all(axis=1)).all():
+                first = self.ids[int(fine.argmin())]
+                raise InputError(
+                    f"expected finite {name}; those of {count - fine.sum():,} of {count:,} images are not, the first: "
+                    f"{first!r}"
+                )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -142,7 +149,8 @@ class Outputs:
         missing = [name for name in ids if name not in place]
         if missing:
             raise InputError(
-                f"the classifier's outputs lack {len(missing):,} of {len(ids):,} images; the first: {missing[0]!r}"
+                f"the classifier's outputs lack {len(missing):,} of {len(ids):,} images; the first: {missing[0]!r} "
+                f"(they have {next(iter(self.ids), 'none')!r} and others: ids are those that predict writes)"
             )
         rows = [place[name] for name in ids]
         features = None if self.features is None else self.features[rows]
@@ -206,8 +214,7 @@ def read_outputs(path: Path | str) -> Outputs:
     if not {"logits", _PROBABILITIES} & {*arrays}:
         raise InputError(f"{path} holds no logits; it has: {', '.join(arrays) or 'nothing'}")
     try:
-        given = arrays["logits"] if "logits" in arrays else _logarithms(arrays[_PROBABILITIES])
-        logits = np.asarray(given, dtype=np.float64)
+        logits = _no_probabilities(arrays["logits"]) if "logits" in arrays else _logarithms(arrays[_PROBABILITIES])
         count = len(logits) if logits.ndim else 0
         labels = np.asarray(arrays.get("labels", np.full(count, -1)), dtype=np.int64)
         features = np.asarray(arrays["features"], dtype=np.float64) if "features" in arrays else None
@@ -217,10 +224,25 @@ def read_outputs(path: Path | str) -> Outputs:
         raise InputError(f"{path}: {error}") from error
 
 
+def are_probabilities(values: Floats) -> bool:
+    """Return whether values (N, classes) are not negative and sum to 1 in each row, as logits of images never do."""
+    return values.ndim == 2 and bool((values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=_ROUNDED))
+
+
+def _no_probabilities(logits: ArrayLike) -> Floats:
+    values = np.asarray(logits, dtype=np.float64)
+    if len(values) and are_probabilities(values):
+        raise InputError(
+            f"expected logits; got probabilities, which sum to 1 in each row: name them so (columns {_PROBABILITY}0, "
+            f"{_PROBABILITY}1, ..., or the array {_PROBABILITIES!r})"
+        )
+    return values
+
+
 def _logarithms(probabilities: ArrayLike) -> Floats:
     """Return the logits of probabilities (N, classes), 0 counted as the smallest number there is."""
     values = np.asarray(probabilities, dtype=np.float64)
-    if values.ndim != 2 or not (values >= 0).all() or not np.allclose(values.sum(axis=1), 1, atol=_ROUNDED):
+    if not are_probabilities(values):
         raise InputError("expected probabilities (N, classes) that are not negative and sum to 1 in each row")
     return np.asarray(np.log(np.maximum(values, np.finfo(np.float32).tiny)))
 
@@ -238,6 +260,19 @@ def _load_npz(path: Path) -> tuple[dict[str, NDArray[Any]], list[str] | None]:
     return arrays, None if names is None else [str(name) for name in names.ravel()]
 
 
+def _by_number(path: Path, columns: Sequence[str]) -> list[str]:
+    """Return columns logit.0, logit.1, ... and the like by their numbers, which are those of the classes."""
+    ordered = []
+    for prefix in (_LOGIT, _PROBABILITY, _FEATURE):
+        found = [name for name in columns if name.startswith(prefix)]
+        wanted = [f"{prefix}{number}" for number in range(len(found))]
+        if {*found} != {*wanted}:
+            odd = next(name for name in found if name not in wanted)
+            raise InputError(f"{path}: expected columns {wanted[0]} to {wanted[-1]}, without gaps; got {odd!r}")
+        ordered += wanted
+    return ordered
+
+
 def _from_table(path: Path) -> Outputs:
     ids, labels = [], []
     logits: list[list[float]] = []
@@ -248,7 +283,7 @@ def _from_table(path: Path) -> Outputs:
     for line, row in enumerate(read_events(path), first):
         where = f"{path}, line {line}"
         found = [name for name in row if name.startswith((_LOGIT, _PROBABILITY, _FEATURE))]
-        names = names or found
+        names = names or _by_number(path, found)
         if not any(name.startswith((_LOGIT, _PROBABILITY)) for name in names):
             raise InputError(
                 f"{path}: expected columns {_LOGIT}0, {_LOGIT}1, ... or {_PROBABILITY}0, {_PROBABILITY}1, ..., one for "
@@ -264,7 +299,7 @@ def _from_table(path: Path) -> Outputs:
     try:
         return Outputs(
             ids=tuple(ids),
-            logits=np.array(logits, dtype=np.float64) if logits[0] else _logarithms(probabilities),
+            logits=_no_probabilities(logits) if logits[0] else _logarithms(probabilities),
             labels=np.array(labels, dtype=np.int64),
             features=np.array(features, dtype=np.float64) if features[0] else None,
         )

@@ -114,6 +114,11 @@ def _exportable(guard: Guard) -> Guard:
             f"the classifier takes images {guard.seen.shape} and the screen {screen.detector.shape}, and one graph "
             f"takes one size: fit the screen with --image-size {guard.seen.shape[1]}x{guard.seen.shape[2]}"
         )
+    if guard.head is None and screen.detector.preprocessing.region is not None:
+        raise InputError(
+            "the screen sees a region of each image and the classifier all of it, and one graph takes one image: fit "
+            "the guard on a screen without a region, or export the screen alone (--no-guard)"
+        )
     if isinstance(classifier, OnnxClassifier) and classifier.together is not None:
         raise InputError(
             f"the classifier's graph takes {classifier.together} images at once and no other number: export it with a "

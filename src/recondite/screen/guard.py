@@ -110,7 +110,7 @@ class Guard(ShortRepr):
         """
         if not self.speaks:
             how = (
-                "--outputs or `told`: it takes a table"
+                "give a table of its outputs (--outputs, `told`)"
                 if self.by_table
                 else "give what the classifier said to `decide`"
             )

@@ -100,6 +100,8 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
     try:
         shares = {str(part): float(share) for part, share in facts["shares"].items()}
         labels, classes = facts["labels"], facts["classes"]
+        if isinstance(labels, str) or len({*map(str, labels or ())}) < len(labels or ()):
+            raise ValueError(f"labels {labels!r}")
         if (
             set(shares) - {SCREEN, CONFIDENCE, *RULES}
             or not np.isclose(sum(shares.values()), 1)
@@ -114,6 +116,8 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
             groups = tuple(str(classes[place]) for place in places.tolist())
         if _CONFUSION in tensors:
             confusion = tensor_of(tensors, _CONFUSION, np.int64, len(labels), len(labels))
+            if confusion.min() < 0:
+                raise ValueError("negative counts of classes")
         head, rules = from_tensors(tensors)
         if head is not None and len(head.bias) != len(labels):
             raise ValueError(f"a head of {len(head.bias)} classes for {len(labels)} labels")
@@ -129,6 +133,8 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
         rules = rules or (Rules({}) if set(shares) & {*LOGIT_RULES} - {*graph_rules} else None)
         if set(shares) & {*RULES} - {*LOGIT_RULES, *graph_rules} and not (rules and rules.tensors):
             raise ValueError("rules without their numbers")
+        if not tensors and SCREEN not in shares:
+            raise ValueError(f"parts without calibration: {', '.join(shares)}")
         shape, floor, temperature = facts.get("shape"), facts.get("floor"), float(facts.get("temperature", 1))
         if not temperature > 0:
             raise ValueError(f"a temperature of {temperature:g}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.datasets import ImageSet, open_images, read_batches
+from recondite.data.datasets import ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.data.tables import read_events
 from recondite.data.units import COPIES, GroupBy, labels_of
@@ -29,7 +29,7 @@ from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.guard_split import Units, units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
 from recondite.screen.linear_head import FEATURE_RULES, Learning, Rules, learnt
-from recondite.screen.looking import asked, features_of, vectors_of
+from recondite.screen.looking import features_of, gives_features, vectors_of
 from recondite.screen.make_guard import chosen_parts, needed_of, with_every_part
 from recondite.screen.named_classifier import NamedClassifier, is_named, read_named
 from recondite.screen.onnx_classifier import read_classifier
@@ -142,6 +142,7 @@ def fit_guard(
         if not 0 < held_out < 1:
             raise InputError(f"expected a share of held-out images in (0, 1); got {held_out!r}")
         every = units_of([opened], labels_of(opened, group_by))[0]
+        unreadable = every.unreadable
         held, known = every.dealt([round(held_out * len(every))], seed)
     else:
         given = None if screen is None else screen.detector.preprocessing.value_range
@@ -149,10 +150,14 @@ def fit_guard(
         if screen is not None:
             held_images = unknown_images(screen, held_images)
         known, held = units_of([opened, held_images], labels_of(opened, group_by), given)
+        unreadable = [*known.unreadable, *held.unreadable]
         held = held.apart_from(known)
     number = 2 if risk is None else 3
     dealt = held.dealt([len(held) // number] * (number - 1), seed + 1)
     opened = known.images
+    if isinstance(classifier, Told):
+        parts = parts or (SCREEN,)
+        _check_told(classifier, opened, held.images)
     if screen is None:
         detector = "features" if fine_tune is None and train is None else "auto"
         alpha = DEFAULT_ALPHA if alpha is None else alpha
@@ -182,9 +187,6 @@ def fit_guard(
                 "expected `train` to return a classifier that a guard keeps, such as `module_classifier` makes; "
                 f"got {type(classifier).__name__}"
             )
-    if isinstance(classifier, Told):
-        parts = parts or (SCREEN,)
-        _check_told(opened, held.images)
     first, *others = dealt
     chosen_on, (calibrated_on, *bounded_on) = first.images, [some.one_of_each(seed).images for some in others]
     near: LeftOut = {}
@@ -210,6 +212,7 @@ def fit_guard(
         "learnt from": opened.size,
         "chosen on": len(seen.predicted),
         "accuracy": float(np.mean(~seen.wrong)),
+        "unreadable": [f"{name}: {reason}" for name, reason in unreadable],
     }
     needed = partial(_needed_of_each_class, screen) if by_class else None
     if parts is None:
@@ -245,13 +248,17 @@ def read_classes(path: Path | str) -> dict[str, str]:
     """Return id -> class from the columns id and label of a table (.csv, .jsonl or .parquet).
 
     Raises:
-        InputError: it has no such columns.
+        InputError: it has no such columns, or two classes for an id.
     """
-    found = {}
+    found: dict[str, str] = {}
     for row in read_events(path):
-        if not row.get("label"):
+        given = row.get("label")
+        if given is None or given == "" or given != given:  # NaN, where a table was made by pandas
             raise InputError(f"{path}: expected columns id and label, with a class in every row")
-        found[str(row["id"])] = str(row["label"])
+        if found.setdefault(row["id"], str(given)) != str(given):
+            raise InputError(
+                f"{path}: expected one class for each id; {row['id']!r} has {found[row['id']]!r} and {str(given)!r}"
+            )
     return found
 
 
@@ -306,7 +313,7 @@ def _seen(guard: Guard, images: object) -> _Seen:
         predicted += [outputs.predicted[index] or "" for index in good]
         true += [labels[index] for index in good]
     if not predicted:
-        raise InputError("not one held-out image of the guard could be read")
+        raise InputError("the classifier gives finite numbers for not one held-out image")
     joined = {part: np.concatenate(values) for part, values in parts.items()}
     return _Seen(joined, predicted, np.concatenate(logits), true)
 
@@ -344,14 +351,16 @@ def _with_rules(
     told = isinstance(classifier, Told)
     guard = Guard(screen=screen, classifier=classifier, labels=names, shape=shape, rules=Rules({}), by_table=told)
     seen = Preprocessing(shape=shape, value_range=screen.detector.preprocessing.value_range)
-    first = next(read_batches(images, seen, 2))
-    if asked(classifier, first)[1] is None:
+    if not gives_features(classifier, seen, images, names):
         return guard, None
     learning = learnt(features_of(classifier, seen, images, names), len(names), count)
     return replace(guard, rules=learning.rules()), learning
 
 
 def _check_classes(names: Sequence[str], images: ImageSet) -> None:
+    again = next((name for name, times in Counter(names).items() if times > 1), None)
+    if again is not None:
+        raise InputError(f"expected different names of classes; {again!r} comes more than once")
     missing = sorted({*(images.labels or ())} - {*names})
     if missing or len(names) < 2:
         raise InputError(f"expected two classes or more, among {', '.join(names)}; got {', '.join(missing) or 'one'}")
@@ -403,14 +412,15 @@ def _check_enough(
     )
 
 
-def _check_told(learnt_from: ImageSet, held: ImageSet) -> None:
-    """Raise InputError where a table cannot tell images that are learnt from and held-out ones apart."""
+def _check_told(table: Told, learnt_from: ImageSet, held: ImageSet) -> None:
+    """Raise InputError where a table lacks images, or cannot tell those learnt from and held-out ones apart."""
     both = sorted({*(learnt_from.ids or ())} & {*(held.ids or ())})
     if both:
         raise InputError(
             f"{both[0]!r} is an image to learn from and a calibration image, which one table of outputs cannot tell "
             f"apart: give lists or a manifest with different ids"
         )
+    table.outputs.select([*(learnt_from.ids or ()), *(held.ids or ())])
 
 
 def _needed_of_each_class(screen: Screen, share: float) -> int:

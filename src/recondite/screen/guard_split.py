@@ -23,11 +23,13 @@ class Units:
         images: N.
         keys: (N,), of their units.
         hashes: (N,), of their pixels.
+        unreadable: (id, reason) of each image of the source that is none of these.
     """
 
     images: ImageSet
     keys: NDArray[np.void]
     hashes: NDArray[np.void]
+    unreadable: Sequence[tuple[str, str]] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -73,5 +75,5 @@ def units_of(
     found = []
     for images, spooled, keys in zip(sources, spools, keys_of(spools, group_by), strict=True):
         place = {name: number for number, name in enumerate(images.ids or ())}
-        found.append(Units(images.select([place[name] for name in spooled.ids]), keys, spooled.hashes))
+        found.append(Units(images.select([place[name] for name in spooled.ids]), keys, spooled.hashes, spooled.bad))
     return found

@@ -14,9 +14,10 @@ from recondite.data.images import Preprocessing
 from recondite.detectors import Detector
 from recondite.detectors.features import Features
 from recondite.errors import InputError
-from recondite.screen.classifier_outputs import Told, ask
+from recondite.screen.classifier_outputs import Told, are_probabilities, ask
 from recondite.screen.tuned_classifier import Kept
 
+_LOOKED_AT = 8
 Learnable = tuple[NDArray[np.float32], list[int], NDArray[np.float32] | None]
 """Vectors (n, F), the numbers of the classes, and logits (n, K) where there are any."""
 
@@ -53,7 +54,37 @@ def features_of(
             logits, features = asked(classifier, batch)
             if features is None:
                 raise InputError("expected a classifier that gives its features beside its logits")
-            yield features.numpy(), _classes(batch, names), logits.numpy()
+            fine = (logits.isfinite().all(1) & features.isfinite().all(1)).numpy()
+            classes = np.array(_classes(batch, names))[fine].tolist()
+            yield features.numpy()[fine], classes, logits.numpy()[fine]
+
+
+def gives_features(
+    classifier: Kept | Told, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str]
+) -> bool:
+    """Return whether a classifier gives features, by its answers for a few images.
+
+    Raises:
+        InputError: it gives no logits of these classes.
+    """
+    logits, features = asked(classifier, next(read_batches(images, preprocessing, _LOOKED_AT)))
+    told = logits.shape[1]
+    if told == 1:
+        raise InputError(
+            "expected a logit for each class; got one in all: a classifier that tells two classes by one output needs "
+            "another logit for the first class, 0"
+        )
+    if told != len(names):
+        raise InputError(
+            f"the classifier tells {told} classes; got {len(names)} labels ({', '.join(names)}): name its classes in "
+            "the order of its logits (--classes, labels=)"
+        )
+    if len(logits) and are_probabilities(logits.double().numpy()):
+        raise InputError(
+            "expected logits from the classifier; got probabilities, which sum to 1: leave its last softmax out, or "
+            "give a table of its outputs with columns probability.0, probability.1, ..."
+        )
+    return features is not None
 
 
 def asked(classifier: Kept | Told, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -27,6 +27,8 @@ _HEADS = {
 }
 """Kinds of networks of transformers that have a head -> their class."""
 _SIDE, _MOST_CLASSES, _LARGEST_SIDE = 224, 100_000, 2048
+_UNTOLD = {"transformers": 2}
+"""Library -> how many classes a network has whose configuration does not say it: what is as ever is not written."""
 
 
 class NamedClassifier:
@@ -130,7 +132,8 @@ def read_named(name: str) -> NamedClassifier:
     named = told.get("id2label") or dict(enumerate(told.get("label_names") or []))
     try:
         names = tuple(str(one) for _, one in sorted((int(place), one) for place, one in dict(named).items()))
-        classes = len(names) or int(told.get("num_classes") or inner["num_classes"])
+        told_number = told.get("num_classes") or inner.get("num_classes") or _UNTOLD[architecture["library"]]
+        classes = len(names) or int(told_number)
         side = architecture["config"].get("image_size") or (inner.get("input_size") or [3, _SIDE])[-1]
         if architecture["library"] == "timm":
             side = architecture["config"].get("img_size") or side

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recondite.errors import ArtifactError, InputError
 from recondite.graphs.runtimes import onnx_session
+from recondite.progress import counted
 
 _LARGEST_FILE = 2 << 30
 
@@ -28,7 +29,10 @@ class OnnxClassifier:
         self._session = onnx_session(graph, "a classifier as ONNX")
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
-            raise ArtifactError("expected a classifier with one input (N, C, H, W) of float32")
+            got = ", ".join(f"{one.name} {one.type} {tuple(one.shape)}" for one in inputs)
+            raise ArtifactError(
+                f"expected a classifier with one input (N, C, H, W) of float32, pixels in [0, 1]; got {got or 'none'}"
+            )
         self.graph, self._name = graph, inputs[0].name
         fixed = [side if isinstance(side, int) else None for side in inputs[0].shape]
         self.together = fixed[0]
@@ -50,12 +54,21 @@ class OnnxClassifier:
         Raises:
             InputError: the graph does not take such images, or gives something else.
         """
-        logits, *features = self.raw(pixels)
+        logits, *others = self.raw(pixels)
         if logits.ndim != 2 or len(logits) != len(pixels):
-            raise InputError(f"expected logits (N, K) from the classifier; got {tuple(logits.shape)}")
-        return logits, features[0].flatten(2).mean(2) if features and features[0].ndim > 2 else next(
-            iter(features), None
-        )
+            raise InputError(
+                f"expected logits (N, K) from the classifier, as its first output; got {tuple(logits.shape)} for "
+                f"{counted(len(pixels), 'image')}"
+            )
+        if not others:
+            return logits, None
+        features = others[0].float()
+        if features.ndim < 2 or len(features) != len(pixels):
+            raise InputError(
+                f"expected features (N, F) as the second output of the classifier, or no such output; got "
+                f"{tuple(features.shape)} for {counted(len(pixels), 'image')}"
+            )
+        return logits, features.flatten(2).mean(2) if features.ndim > 2 else features
 
     def raw(self, pixels: Tensor) -> list[Tensor]:
         """Return what the graph gives, its first two outputs at most, as it gives it.
@@ -70,9 +83,9 @@ class OnnxClassifier:
                 padded = np.zeros((size, *some.shape[1:]), dtype=np.float32)
                 padded[: len(some)] = some.numpy()
                 parts.append([found[: len(some)] for found in self._session.run(None, {self._name: padded})[:2]])
-        except Exception as error:  # likewise
+            return [torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True)]
+        except Exception as error:  # likewise, also where an output is no array of numbers
             raise InputError(f"the classifier does not take a batch {tuple(pixels.shape)}: {error}") from error
-        return [torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True)]
 
 
 def read_classifier(path: Path | str) -> OnnxClassifier:
@@ -83,6 +96,8 @@ def read_classifier(path: Path | str) -> OnnxClassifier:
         ArtifactError: the graph cannot be run, or has another interface.
     """
     path = Path(path)
-    if not path.is_file() or path.stat().st_size > _LARGEST_FILE:
+    if not path.is_file():
+        raise InputError(f"{path}: expected an ONNX file; there is none")
+    if path.stat().st_size > _LARGEST_FILE:
         raise InputError(f"{path}: expected an ONNX file of at most {_LARGEST_FILE:,} bytes")
     return OnnxClassifier(path.read_bytes())

@@ -2,7 +2,8 @@
 
 Source: Lipton, Wang and Smola 2018, arXiv 1802.03916 (black box shift estimation).
 Differs from it: shares are kept from being negative by non-negative least squares, and intervals come from a bootstrap
-of labelled images and traffic.
+of labelled images and traffic, or from a posterior of the traffic (Dirichlet, one image more of each class) where that
+is wider: a bootstrap never draws a class that has not come, so that by it ten images would prove that classes are gone.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recondite.errors import InputError
 
-_LEVEL, _DRAWS, _SUM_COUNTS = 0.05, 2000, 10.0
+_LEVEL, _DRAWS, _SUM_COUNTS, _UNSEEN = 0.05, 2000, 10.0, 1.0
 _LARGEST_CONDITION = 30.0
 
 
@@ -84,10 +85,15 @@ def prevalences(confusion: ArrayLike, predicted: ArrayLike, names: Sequence[str]
     drawn_rates = np.stack(
         [draws.multinomial(int(total), rates[:, place], _DRAWS) / total for place, total in enumerate(of_class)], axis=2
     )
-    drawn_came = draws.multinomial(int(came.sum()), came / came.sum(), _DRAWS) / came.sum()
-    drawn = np.array([_shares(*one) for one in zip(drawn_rates, drawn_came, strict=True)])
     half = _LEVEL / (2 * size)
-    low, high = np.quantile(drawn, [half, 1 - half], axis=0)
+    ends = [
+        np.quantile([_shares(*one) for one in zip(drawn_rates, some, strict=True)], [half, 1 - half], axis=0)
+        for some in (
+            draws.multinomial(int(came.sum()), came / came.sum(), _DRAWS) / came.sum(),
+            draws.dirichlet(came + _UNSEEN, _DRAWS),
+        )
+    ]
+    low, high = np.min(ends, axis=0)[0], np.max(ends, axis=0)[1]
     shares, before = _shares(rates, came / came.sum()), of_class / of_class.sum()
     return [
         Prevalence(name, *map(float, (before[place], shares[place], low[place], high[place])))
