@@ -2,9 +2,11 @@
 
 import asyncio
 import csv
+import errno
 import io
 import os
 import re
+import shutil
 import struct
 import tarfile
 import threading
@@ -22,7 +24,7 @@ from recondite.reports.report import write_report
 
 pytest.importorskip("fastapi")
 from recondite.errors import InputError
-from recondite.service.engine import job_sources
+from recondite.service.engine import job_sources, jobs
 from recondite.service.engine.job_sources import open_archive, open_place
 from recondite.service.engine.judging import Judge
 from recondite.service.errors import TooLarge
@@ -315,3 +317,27 @@ def test_an_archive_and_a_place_are_not_both_taken_and_a_place_has_no_nul(digit_
         assert nul.status_code == 422
         assert "NUL" in nul.json()["error"]["message"]
         assert client.get("/v1/jobs").json() == []
+
+
+def no_room(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_ends_a_job_in_words_and_none_after_it(client, files, tmp_path, monkeypatch):
+    write = jobs._write
+    with monkeypatch.context() as full:
+        full.setattr(jobs.GrowingTable, "add", no_room)
+        full.setattr(jobs, "_write", lambda path, job: no_room() if job.state == "failed" else write(path, job))
+        job = begin(client, content=zipped(files))
+        found = finished(client, job, seconds=10)
+        assert (found["state"], found["error"]) == ("failed", "this cannot be written down: No space left on device")
+        assert (tmp_path / "jobs" / job / "archive").is_file(), "a restart goes on with it"
+    assert finished(client, begin(client, content=zipped(files)), seconds=10)["state"] == "done"
+
+
+def test_what_cannot_be_received_is_told_in_words(client, files, tmp_path):
+    shutil.rmtree(tmp_path / "jobs")
+    (tmp_path / "jobs").write_text("a file")
+    answer = client.post(JOBS, content=zipped(files))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert answer.json()["error"]["message"] == "this cannot be written down: Not a directory"

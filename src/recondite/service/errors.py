@@ -1,6 +1,9 @@
 """Errors of the service, each with its HTTP status."""
 
-from recondite.errors import ReconditeError
+from recondite.data.files import OF_WRITING
+from recondite.errors import OutputError, ReconditeError
+
+_UNTIL_THERE_IS_ROOM = 30.0
 
 
 class Refused(ReconditeError):  # noqa: N818
@@ -94,3 +97,11 @@ class Failed(Refused):
 
     status = 500
     code = "failed"
+
+
+def unwritten(error: Exception) -> Unavailable | None:
+    """Return the refusal for what could not be written down, without where; None for an error of another kind."""
+    cause = error.__cause__ if isinstance(error, OutputError) else error
+    if isinstance(cause, OSError) and cause.errno in OF_WRITING:
+        return Unavailable(f"this cannot be written down: {cause.strerror}", _UNTIL_THERE_IS_ROOM)
+    return None
