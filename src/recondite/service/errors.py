@@ -1,9 +1,9 @@
 """Errors of the service, each with its HTTP status."""
 
 from recondite.data.files import OF_WRITING
-from recondite.errors import OutputError, ReconditeError
+from recondite.errors import OutputError, ReconditeError, SourceError
 
-_UNTIL_THERE_IS_ROOM = 30.0
+_UNTIL_IT_IS_BACK = 30.0
 
 
 class Refused(ReconditeError):  # noqa: N818
@@ -99,9 +99,11 @@ class Failed(Refused):
     code = "failed"
 
 
-def unwritten(error: Exception) -> Unavailable | None:
-    """Return the refusal for what could not be written down, without where; None for an error of another kind."""
+def unavailable(error: Exception) -> Unavailable | None:
+    """Return the refusal where a disk or a store is at fault, without the path of the disk; None for other errors."""
+    if isinstance(error, SourceError):
+        return Unavailable(str(error), _UNTIL_IT_IS_BACK)
     cause = error.__cause__ if isinstance(error, OutputError) else error
     if isinstance(cause, OSError) and cause.errno in OF_WRITING:
-        return Unavailable(f"this cannot be written down: {cause.strerror}", _UNTIL_THERE_IS_ROOM)
+        return Unavailable(f"this cannot be written down: {cause.strerror}", _UNTIL_IT_IS_BACK)
     return None

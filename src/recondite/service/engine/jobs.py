@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from recondite.data.files import atomic_file
 from recondite.data.growing import GrowingTable
-from recondite.errors import InputError, ReconditeError
+from recondite.errors import InputError, ReconditeError, SourceError
 from recondite.screen.screen import Screen
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.following import verdicts_of
@@ -26,7 +26,7 @@ from recondite.service.engine.guarding import rows_of_guard
 from recondite.service.engine.job_sources import JobSource, open_archive, open_place
 from recondite.service.engine.judging import Judge, Judged, Wish
 from recondite.service.engine.registry import Served, Shelf
-from recondite.service.errors import Busy, TooLarge, Unavailable, Unknown, unwritten
+from recondite.service.errors import Busy, TooLarge, Unavailable, Unknown, unavailable
 from recondite.service.log import LOG
 from recondite.service.settings import Limits
 from recondite.statistics.scores import NUMBERS
@@ -37,6 +37,7 @@ _AT_ONCE = 16
 _MOST_BYTES = 64 << 20
 _MOST_WAITING, _MOST_KEPT = 32, 1000
 _PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_TRIES = 3
 COLUMNS = ("id", "verdict", "is_outlier", "instance_score", "p_value", "threshold", "alpha", "error")
 
 
@@ -200,7 +201,7 @@ class Jobs:
             try:
                 await self._do(job)
             except Exception as error:
-                known = unwritten(error) or (error if isinstance(error, ReconditeError) else None)
+                known = unavailable(error) or (error if isinstance(error, ReconditeError) else None)
                 if known is not error:
                     LOG.exception("a job failed")
                 why = "the service failed; its log says why" if known is None else str(known)
@@ -223,7 +224,7 @@ class Jobs:
             self._jobs[job.id] = job
             if done == len(source.names):
                 return
-            sent, refusals = await asyncio.to_thread(self._next, source, done)
+            sent, refusals = await self._fetched(source, done, job.id)
             judged = await self._patiently(served, sent, refusals, wish, job.id)
             labels: list[dict[str, Any]] = [{}] * len(sent)
             if judged.decisions is not None:
@@ -238,6 +239,18 @@ class Jobs:
             if job.id in self._jobs:
                 await asyncio.to_thread(table.add, [{"next": done, "counts": own}], rows)
 
+    async def _fetched(self, source: JobSource, start: int, job: str) -> tuple[list[Sent], dict[int, str]]:
+        """Return some images; where their store does not answer, which is no fault of theirs, ask it again."""
+        for left in reversed(range(_TRIES)):
+            try:
+                return await asyncio.to_thread(self._next, source, start)
+            except SourceError as error:
+                if not left or job not in self._jobs:
+                    raise
+                LOG.warning("a job waits for its images", extra={"facts": {"job": job, "why": str(error)}})
+            await asyncio.sleep(_LONGEST_PAUSE)
+        raise AssertionError("unreachable")
+
     def _next(self, source: JobSource, start: int) -> tuple[list[Sent], dict[int, str]]:
         """Return some images; one that cannot be read is empty, and has its reason beside it, by its place."""
         sent: list[Sent] = []
@@ -246,6 +259,8 @@ class Jobs:
         for index in range(start, min(start + self._at_once, len(source.names))):
             try:
                 content = source.read(index, self._limits.body_bytes)
+            except SourceError:
+                raise
             except (ReconditeError, OSError) as error:
                 content, refusals[index - start] = b"", str(error)
             sent.append(Sent(source.names[index], content))
