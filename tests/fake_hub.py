@@ -16,11 +16,12 @@ class Hub:
         served: (method, path) of every request.
         broken: file -> how it is served: "cut" drops the connection in the middle, every time; "cut once" the first
             time; "long" sends more than was announced.
+        instead: repository -> what is answered in place of its information.
     """
 
     def __init__(self):
         self.commits, self.heads, self.tags = {}, {}, {}
-        self.objects, self.served, self.broken, self.private = {}, [], {}, {}
+        self.objects, self.served, self.broken, self.private, self.instead = {}, [], {}, {}, {}
         self.endpoint = ""
 
     def commit(self, repository, files):
@@ -87,6 +88,8 @@ def _handler(hub):
         def information(self, repository, revision):
             if repository not in hub.heads:
                 return self.missing("RepoNotFound")
+            if repository in hub.instead:
+                return self.reply(hub.instead[repository])
             files = hub.find(repository, revision)
             if files is None:
                 return self.missing("RevisionNotFound")

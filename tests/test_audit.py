@@ -28,6 +28,7 @@ from recondite.audits.single_images import RULES, single_image_findings, spreads
 from recondite.audits.tails import MixedTail, Tail
 from recondite.cli import main
 from recondite.data.datasets import open_images
+from recondite.data.images import Preprocessing
 from recondite.errors import InputError
 
 
@@ -220,6 +221,16 @@ def test_each_image_is_decoded_once_and_statistics_are_those_of_the_image_alone(
     np.testing.assert_array_equal(
         audit.measures[audit.ids.index("07.png")], np.array(list(alone.values()), dtype=np.float32)
     )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 60, 3), (60, 7), (64, 64, 3)])
+def test_an_image_of_few_pixels_a_side_is_read_as_a_screen_reads_it(shape):
+    content, stream = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8), io.BytesIO()
+    Image.fromarray(content).save(stream, format="PNG")
+    preprocessing = Preprocessing(shape=(3, 32, 32))
+    seen = look_at(stream.getvalue(), preprocessing)
+    assert seen.error is None
+    np.testing.assert_allclose(seen.pixels, preprocessing(stream.getvalue()), atol=1e-6)
 
 
 def test_leaks_are_what_another_source_has_too():

@@ -306,3 +306,22 @@ def test_which_way_files_are_sent(hub, monkeypatch):
     assert set(sent) > FILES
     assert not [path for _, path in hub.served if "/objects" in path or "/commit/" in path]
     assert hub.heads["lab/digits"] == before
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>please sign in</html>",
+        b"",
+        [],
+        {},
+        {"id": "lab/digits", "sha": "0" * 40, "siblings": "none"},
+        {"id": "lab/digits", "sha": "0" * 40, "siblings": [{"rfilename": MANIFEST, "size": "much"}]},
+        {"id": "lab/digits", "sha": "0" * 40, "lastModified": "yesterday"},
+    ],
+)
+def test_an_answer_that_is_not_of_a_hub_is_told_as_that(hub, answer):
+    hub.commit("lab/digits", {})
+    hub.instead["lab/digits"] = answer
+    with pytest.raises(ArtifactError, match=f"the answer of {hub.endpoint} is not that of a hub"):
+        recondite.load(ADDRESS)

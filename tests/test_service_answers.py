@@ -235,6 +235,21 @@ def test_logins_slow_down_after_failures(monkeypatch):
     assert len(failed._failed) <= 1024
 
 
+def test_who_signs_in_gets_what_was_asked_for(paged):
+    html = {"accept": "text/html", "authorization": ""}
+    assert paged.get("/v1/jobs?a=b", headers=html, follow_redirects=False).headers["location"] == "/login"
+    sent = paged.get("/?screen=digits&panel=review", headers=html, follow_redirects=False).headers["location"]
+    assert sent == "/login?screen=digits&panel=review"
+    assert 'action="' not in paged.get(sent).text, "the form is sent to its own address"
+    for address, where in (
+        (sent, "/?screen=digits&panel=review"),
+        ("/login", "/"),
+        ("/login?//a.example", "/?//a.example"),
+    ):
+        right = paged.post(address, data={"token": TOKEN}, follow_redirects=False)
+        assert (right.status_code, right.headers["location"]) == (303, where)
+
+
 def test_a_login_that_has_to_wait_is_told_so(paged):
     for _ in range(3):
         assert paged.post("/login", data={"token": "wrong"}).status_code == 401

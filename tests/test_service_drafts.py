@@ -1,8 +1,11 @@
 """Screens being made, their versions, and who may make them."""
 
 import asyncio
+import errno
 import json
+import os
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -19,7 +22,7 @@ from recondite.service.engine.drafts import Drafts
 from recondite.service.engine.folders import is_collection
 from recondite.service.engine.publishing import make_default, publish
 from recondite.service.page.drafts import add_drafts
-from recondite.service.page.pictures import Uploads
+from recondite.service.page.pictures import Uploads, add_pictures
 from recondite.service.settings import Limits, Settings
 from recondite.service.start import NEW_SCREENS, screens_of
 
@@ -207,3 +210,74 @@ def test_a_version_that_was_renamed_has_its_new_name(digit_screen, tmp_path):
         (folder / "2.partial").rename(folder / "2")
         shutil.rmtree(folder / "3")
         assert look() == (["2"], {})
+
+
+def test_a_damaged_image_has_no_small_picture(digits, tmp_path):
+    with in_process([], tmp_path, collection=tmp_path / "screens", new_screens=True) as client:
+        add_drafts(client.app, Uploads())
+        address = f"/page/drafts/{client.post('/page/drafts').json()['id']}/images"
+        assert client.post(f"{address}?name=cut.png", content=png(digits[0])[:-40]).json()["count"] == 1
+        answer = client.get(f"{address}/00001-cut.png/thumbnail")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (422, "this image cannot be read")
+
+
+def test_of_an_image_that_did_not_fit_on_the_disk_nothing_is_learnt(digits, tmp_path, monkeypatch):
+    def cut(path, content):
+        with path.open("wb") as file:
+            file.write(content[:50])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", cut)
+    with in_process([], tmp_path, collection=tmp_path / "screens", new_screens=True) as client:
+        add_drafts(client.app, Uploads())
+        draft = client.post("/page/drafts").json()["id"]
+        answer = client.post(f"/page/drafts/{draft}/images?name=a.png", content=png(digits[0]))
+        folder = client.app.state.service.drafts.get(draft).folder
+    assert answer.status_code == 503
+    assert answer.json()["error"]["message"] == "this cannot be written down: No space left on device"
+    assert list((folder / "images").iterdir()) == []
+
+
+def test_who_waits_for_a_fit_hears_that_it_was_killed_or_that_the_service_ended(digits, tmp_path, monkeypatch):
+    async def idle(*_):
+        code = "import sys; sys.stdin.read()"
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", code), stdin=-1, stdout=-1, start_new_session=True
+        )
+
+    monkeypatch.setattr(Drafts, "_started", idle)
+
+    async def fits():
+        drafts = Drafts(tmp_path, Limits(), most_bytes=1 << 20)
+        draft = drafts.begin()
+        await drafts.add(draft, "one.png", png(digits[0]))
+        await drafts.fit(draft, None, False)
+        process, followed = drafts._fits[draft.id]
+        process.kill()
+        await followed
+        assert draft.error == "the fit was killed (signal 9), perhaps for want of memory: try fewer or smaller images"
+        await drafts.fit(draft, None, False)
+        await drafts.close()
+        return draft.id
+
+    draft = asyncio.run(fits())
+    error = "The service ended while this screen was being fitted: fit it again."
+    assert Drafts(tmp_path, Limits(), most_bytes=1 << 20).get(draft).error == error
+
+
+def test_pictures_are_shown_also_when_the_version_that_judged_them_is_gone(screens, digits, tmp_path):
+    folder = tmp_path / "screens" / "digits"
+    screens("pca").save(folder / "1")
+    with in_process([], tmp_path, collection=tmp_path / "screens", keep="all") as client:
+        add_pictures(client.app, Uploads())
+        image = {"content": png(digits[0]), "headers": {"content-type": "image/png"}}
+        event = client.post("/v1/screens/digits/predict", **image).json()["verdicts"][0]["event"]
+        (folder / "1").rename(folder / "2")
+        client.post("/v1/reload").raise_for_status()
+        found = {what: client.get(f"/page/events/{event}/{what}") for what in ("picture", "thumbnail", "heat-map")}
+    assert {what: answer.status_code for what, answer in found.items()} == {
+        "picture": 200,
+        "thumbnail": 200,
+        "heat-map": 404,
+    }
+    assert found["picture"].content == image["content"]

@@ -2,9 +2,11 @@
 
 import asyncio
 import csv
+import errno
 import io
 import os
 import re
+import shutil
 import struct
 import tarfile
 import threading
@@ -21,8 +23,8 @@ import recondite
 from recondite.reports.report import write_report
 
 pytest.importorskip("fastapi")
-from recondite.errors import InputError
-from recondite.service.engine import job_sources
+from recondite.errors import InputError, SourceError
+from recondite.service.engine import job_sources, jobs
 from recondite.service.engine.job_sources import open_archive, open_place
 from recondite.service.engine.judging import Judge
 from recondite.service.errors import TooLarge
@@ -315,3 +317,55 @@ def test_an_archive_and_a_place_are_not_both_taken_and_a_place_has_no_nul(digit_
         assert nul.status_code == 422
         assert "NUL" in nul.json()["error"]["message"]
         assert client.get("/v1/jobs").json() == []
+
+
+def no_room(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_ends_a_job_in_words_and_none_after_it(client, files, tmp_path, monkeypatch):
+    write = jobs._write
+    with monkeypatch.context() as full:
+        full.setattr(jobs.GrowingTable, "add", no_room)
+        full.setattr(jobs, "_write", lambda path, job: no_room() if job.state == "failed" else write(path, job))
+        job = begin(client, content=zipped(files))
+        found = finished(client, job, seconds=10)
+        assert (found["state"], found["error"]) == ("failed", "this cannot be written down: No space left on device")
+        assert (tmp_path / "jobs" / job / "archive").is_file(), "a restart goes on with it"
+    assert finished(client, begin(client, content=zipped(files)), seconds=10)["state"] == "done"
+
+
+def test_what_cannot_be_received_is_told_in_words(client, files, tmp_path):
+    shutil.rmtree(tmp_path / "jobs")
+    (tmp_path / "jobs").write_text("a file")
+    answer = client.post(JOBS, content=zipped(files))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert answer.json()["error"]["message"] == "this cannot be written down: Not a directory"
+
+
+def test_a_store_that_fails_makes_no_image_invalid(digit_screen, digit_files, tmp_path, monkeypatch):
+    failures = iter([SourceError("s3://parts/1.png cannot be read"), None, *[SourceError("the store is gone")] * 3])
+
+    class Store:
+        names = ("0.png", "1.png")
+
+        def read(self, index, _most):
+            error = next(failures) if index == 1 else None
+            if error is not None:
+                raise error
+            return digit_files[index]
+
+    monkeypatch.setattr(jobs, "_LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(jobs, "open_place", lambda *_: Store())
+    with in_process(digit_screen, tmp_path, jobs=tmp_path / "jobs") as client:
+        done = finished(client, begin(client, f"{JOBS}&place=s3://parts"))
+        assert (done["state"], done["judged"], done["counts"]["invalid"]) == ("done", 2, 0)
+        failed = finished(client, begin(client, f"{JOBS}&place=s3://parts"))
+        assert (failed["state"], failed["error"], failed["judged"]) == ("failed", "the store is gone", 0)
+
+        def gone(*_):
+            raise SourceError("s3://parts cannot be listed")
+
+        monkeypatch.setattr(jobs, "open_place", gone)
+        answer = client.post(f"{JOBS}&place=s3://parts")
+        assert (answer.status_code, answer.json()["error"]["message"]) == (503, "s3://parts cannot be listed")

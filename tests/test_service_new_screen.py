@@ -163,6 +163,55 @@ def test_a_dark_phone_and_the_keyboard_alone_make_a_region(browser, process, dig
     visitor.close()
 
 
+def test_whatever_was_not_taken_is_told_and_a_screen_that_is_gone_begins_anew(browser, process, good, digits):
+    visitor = Visitor(browser, process.url, viewport={"width": 1366, "height": 768})
+    visitor.page.goto(f"{process.url}/?panel=screens")
+    page = visitor.page
+    page.get_by_role("button", name="Take images from the server").click()
+    visitor.see("Name a folder of the server, or an address, to take images from.")
+    page.get_by_role("textbox", name="folder or address on the server").fill(str(good))
+    page.get_by_role("button", name="Take images from the server").click()
+    visitor.see(f"{COUNT} images, ")
+    page.get_by_role("spinbutton", name="share of good images").fill("2")
+    page.get_by_role("button", name="Learn", exact=True).click()
+    visitor.see("Expected a share between 0 and 1 that may be flagged")
+
+    (draft,) = httpx.get(f"{process.url}/page/drafts").json()
+    httpx.delete(f"{process.url}/page/drafts/{draft['id']}").raise_for_status()
+    chosen = page.get_by_role("region", name="Good images").locator("input[type=file]:not([webkitdirectory])")
+    sent = [{"name": f"{place}.png", "mimeType": "image/png", "buffer": png(digits[place])} for place in range(2)]
+    chosen.set_input_files(sent)
+    visitor.see("2 files were not taken. The first: 0.png: this screen is not being made any more")
+    chosen.set_input_files([sent[0], sent[1] | {"buffer": sent[1]["buffer"][:-40]}])
+    visitor.see("2 images, ")
+    visitor.see("cannot be read")
+    page.get_by_role("button", name="Discard and begin anew").click()
+    page.get_by_role("button", name="Learn", exact=True).wait_for(state="hidden")
+    visitor.close()
+
+
+def test_of_more_pictures_than_are_tried_at_a_time_the_others_are_named(browser, process):
+    visitor = Visitor(browser, process.url, viewport={"width": 1366, "height": 768})
+    visitor.page.goto(f"{process.url}/?panel=screens")
+    visitor.see("Good images")
+    sent = """async ([count, words]) => {
+        const screen = document.querySelector("new-screen"), tried = [];
+        screen.draft = { id: "x" };
+        screen.tried = (found) => (tried.push(found), document.createElement("p"));
+        const refused = { ok: false, json: async () => ({ error: { message: words } }) };
+        window.fetch = async (address) => address.includes("bad") ? refused : { ok: true, json: async () => ({}) };
+        const names = [...Array(count).keys()].map((place) => place === 3 ? "bad.png" : `${place}.png`);
+        await screen.tryOut(names.map((name) => new File(["a"], name)));
+        return [tried.length, screen.trouble.textContent];
+    }"""
+    assert visitor.page.evaluate(sent, [52, "it is a text"]) == [
+        49,
+        "3 files were not taken. The first: bad.png: it is a text",
+    ]
+    assert visitor.page.evaluate(sent, [51, "it is a text"])[1].startswith("2 files were not taken.")
+    visitor.close()
+
+
 def begun(process):
     return f"{process.url}/page/drafts/{httpx.post(f'{process.url}/page/drafts').json()['id']}"
 

@@ -53,6 +53,11 @@ def said(digit_screen, tmp_path, capsys, monkeypatch):
         (["SCREEN", "--token-file", "none"], "expected a file of tokens"),
         (["SCREEN", "--keep-images", "all", "--keep-folder", "taken/kept"], "images cannot be kept"),
         (["SCREEN", "--drain-seconds", "-1"], "expected drain_seconds >= 0"),
+        (["SCREEN", "--reload-seconds", "-1"], "expected reload_seconds >= 0; got -1.0"),
+        (["SCREEN", "--max-job-megabytes", "0"], "expected job_bytes > 0"),
+        (["SCREEN", "--max-keep-megabytes", "-1"], "expected keep_bytes > 0"),
+        (["SCREEN", "--jobs", "taken/jobs"], "nothing can be written into taken/jobs: Not a directory"),
+        (["top=/"], "/ holds no screen"),
     ],
 )
 def test_a_mistake_is_one_sentence(said, tmp_path, arguments, words):

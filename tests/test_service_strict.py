@@ -65,6 +65,13 @@ def test_lists_are_strict_too_and_health_is_not(client):
         assert client.get(path).status_code == 200, path
 
 
+def test_a_label_with_more_than_is_known_is_refused(client, digit_files):
+    sent = client.post("/v1/screens/digits/predict", content=digit_files[0], headers={"content-type": "image/png"})
+    labels = f"/v1/events/{sent.json()['verdicts'][0]['event']}/labels"
+    assert client.post(labels, json={"label": "inlier", "notes": "a misspelt note"}).status_code == 422
+    assert client.post(labels, json={"label": "inlier", "note": "seen by two"}).status_code == 201
+
+
 def test_a_group_in_v2_for_a_screen_without_is_refused(client):
     given = {"name": "pixels", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}
     answer = client.post(INFER, json={"inputs": [given], "parameters": {"group": "left"}})

@@ -21,6 +21,7 @@ class Receiver:
 
     def __init__(self):
         self.messages, self.failures, self.open = [], 0, threading.Event()
+        self.first_answers = []
         self.open.set()
         receiver = self
 
@@ -28,11 +29,18 @@ class Receiver:
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 receiver.open.wait(30)
+                if receiver.first_answers:
+                    self.wfile.write(receiver.first_answers.pop(0))
+                    return
                 failed = receiver.failures > 0
                 receiver.failures -= failed
                 if not failed:
                     receiver.messages.append(body)
                 self.send_response(500 if failed else 200)
+                self.end_headers()
+
+            def do_GET(self):
+                self.send_response(200)
                 self.end_headers()
 
             def log_message(self, *arguments):
@@ -45,8 +53,8 @@ class Receiver:
     def verdicts(self):
         return [verdict for message in self.messages for verdict in message["verdicts"]]
 
-    def wait_for(self, count):
-        end = time.monotonic() + 60
+    def wait_for(self, count, seconds=60):
+        end = time.monotonic() + seconds
         while len(self.verdicts()) < count:
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -103,6 +111,25 @@ def test_an_address_that_never_answers_does_not_hold_up_the_end(digit_screen, di
     with in_process(digit_screen, tmp_path, verdict_webhook="http://127.0.0.1:9/", verdict_webhook_p=1.0) as client:
         predict(client, digit_files[:3])
     assert not [one for one in threading.enumerate() if one.name == "outbox-webhook"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n", "where it leads, /elsewhere"),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", "no answer in HTTP came"),
+    ],
+)
+def test_a_message_that_was_not_taken_does_not_count_as_posted(
+    digit_screen, digit_files, tmp_path, receiver, caplog, answer, words
+):
+    receiver.first_answers = [answer, answer]
+    with in_process(digit_screen, tmp_path, verdict_webhook=receiver.url, verdict_webhook_p=1.0) as client:
+        predict(client, digit_files[:3])
+        receiver.wait_for(3, seconds=5)
+    errors = [record.facts["error"] for record in caplog.records if "does not take" in record.message]
+    assert len(errors) == 2
+    assert all(words in error for error in errors)
 
 
 @pytest.mark.parametrize(

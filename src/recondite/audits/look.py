@@ -5,7 +5,6 @@ import io
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,12 +149,8 @@ def _seen(pixels: Pixels, facts: FileFacts, preprocessing: Preprocessing | None)
         digest=digest.digest(),
         grey=(small * 255 + 0.5).clip(0, 255).astype(np.uint8),
         thumbnail=_thumbnail(planes),
-        pixels=None if preprocessing is None else preprocessing(_channels_last(planes)),
+        pixels=None if preprocessing is None else preprocessing(Pixels(planes, None, None)),
     )
-
-
-def _channels_last(planes: Floats) -> Any:
-    return planes[0] if len(planes) == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
 def _thumbnail(planes: Floats) -> bytes:

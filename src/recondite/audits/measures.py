@@ -29,6 +29,8 @@ MEASURES: dict[str, tuple[str, str]] = {
 """Name -> (what it is in words, formula); x the luma, .299 R + .587 G + .114 B, of the image turned upright."""
 
 _LARGEST_WINDOW = 1448
+_LEAST_SIDE = 3
+"""Pixels a side that second differences need."""
 _MEAN_OF_STANDARD_TABLE = 57.625
 _LARGEST_STEP, _QUANTUM, _FLAT = 0.1, 1 / 255, 2 / 255
 _SMALLEST = 1e-4
@@ -88,14 +90,16 @@ def measured(planes: Floats, opaque: Floats | None, facts: FileFacts, size: tupl
     deviation = float(luma.std())
     middle = _middle(luma)
     across, down = np.abs(np.diff(middle, axis=1)), np.abs(np.diff(middle, axis=0))
-    flat = deviation < _FLAT
+    flat, thin = deviation < _FLAT, min(middle.shape) < _LEAST_SIDE
     return {
         "highlights": _percentile(levels, 0.99),
         "shadows": _percentile(levels, 0.05),
         "contrast": float(np.log(deviation + _SMALLEST)),
-        "sharpness": float("nan") if flat else _sharpness(middle, across, down),
-        "noise": _noise(middle),
-        "code_length": float(np.mean([np.log2(1 + 255 * step).mean() for step in (across, down)])),
+        "sharpness": float("nan") if flat or thin else _sharpness(middle, across, down),
+        "noise": float("nan") if thin else _noise(middle),
+        "code_length": float(
+            np.mean([np.log2(1 + 255 * step).mean() for step in (across, down) if step.size] or [0.0])
+        ),
         "area": float(np.log(size[0] * size[1])),
         "proportion": float(np.log(size[1] / size[0])),
         "chroma": float((planes.max(axis=0) - planes.min(axis=0)).mean()) if len(planes) >= 3 else 0.0,

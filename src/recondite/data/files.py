@@ -16,10 +16,11 @@ from urllib.parse import unquote
 from recondite.errors import InputError, OutputError
 
 _LONGEST_NAME = 255
-_OF_WRITING = {
+OF_WRITING = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
 }
+"""Numbers of the errors that say that there is no room, or no right to write."""
 
 
 def local_path(source: str) -> Path | None:
@@ -105,8 +106,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def existing_folder(path: Path) -> Path:
     """Return `path`, or the old folder that a crash of `atomic_folder` left beside it. Nothing is moved."""
+    if path.exists():
+        return path
     old = _aside(behind_links(path))
-    return old if old.is_dir() and not path.exists() else path
+    return old if old.is_dir() else path
 
 
 @contextmanager
@@ -117,7 +120,7 @@ def naming(path: Path) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
-        if error.errno not in _OF_WRITING or not _is_about(error, path):
+        if error.errno not in OF_WRITING or not _is_about(error, path):
             raise
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -172,7 +175,13 @@ def behind_links(path: Path) -> Path:
 
 
 def beside(path: Path, end: str) -> Path:
-    """Return a hidden file beside another, named after it."""
+    """Return a hidden file beside another, named after it.
+
+    Raises:
+        InputError: it has no name, as the root of a disk.
+    """
+    if not path.name:
+        raise InputError(f"expected a path that ends in a name; got {path}")
     return path.with_name(fitting(f".{path.name}", end))
 
 

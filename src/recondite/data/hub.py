@@ -14,7 +14,7 @@ from recondite.data.addresses import without_secrets
 from recondite.data.artifacts import LARGEST_FILE, LARGEST_MANIFEST, MANIFEST, read_folder, read_manifest
 from recondite.data.catalog import cache_folder
 from recondite.data.files import atomic_folder
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import ArtifactError, InputError, ReconditeError
 
 SCHEME = "hf://"
 MOST_FILES = 64
@@ -66,13 +66,13 @@ def fetch(address: str, schema: int, kind: str) -> Path:
         return _cached(repository, revision)
     with errors_of(address) as library:
         info = client(library).model_info(repository, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: None if file.size is None else int(file.size) for file in info.siblings or ()}
     commit = str(info.sha)
     if not _COMMIT.fullmatch(commit):
         raise ArtifactError(f"{address}: expected a commit of 40 hexadecimal digits; got {commit!r}")
     folder = _cached(repository, commit)
     if _is_whole(folder, schema, kind):
         return folder
-    sizes = {file.rfilename: file.size for file in info.siblings or ()}
     with atomic_folder(folder) as temporary:
         _fetch_file(address, repository, commit, MANIFEST, sizes, LARGEST_MANIFEST, temporary)
         manifest = read_manifest(temporary, schema, kind)
@@ -98,11 +98,18 @@ def errors_of(address: str) -> Iterator[ModuleType]:
         raise InputError('screens on the hub need huggingface-hub: pip install "recondite[hub]"') from error
     try:
         yield huggingface_hub
+    except ReconditeError:
+        raise
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise InputError(f"{address}: no such repository or revision, or no right to read it") from error
     except (errors.HfHubHTTPError, errors.HFValidationError, httpx2.HTTPError, OSError, RuntimeError) as error:
         words = str(error).strip() or type(error).__name__
         raise ArtifactError(f"{address}: the hub failed: {words.splitlines()[0]}") from error
+    except (ValueError, TypeError, LookupError) as error:  # of an answer that the library takes apart unchecked
+        where = without_secrets(_endpoint() or "the hub")
+        raise ArtifactError(
+            f"{address}: the answer of {where} is not that of a hub: is a proxy or a sign-in page in between?"
+        ) from error
 
 
 def client(library: ModuleType) -> Any:

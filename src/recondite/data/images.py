@@ -216,8 +216,8 @@ def decode(source: object, target: tuple[int, int] | None = None) -> Pixels:
 
     Args:
         source: a path (an image file, or .npy with one image), a file object, the bytes of an image file, a PIL image,
-            a numpy array, a torch tensor, a `Deferred` or a `Page`. Animated files give their first frame; EXIF
-            orientation is applied.
+            a numpy array, a torch tensor, a `Deferred`, a `Page`, or `Pixels` without alpha. Animated files give their
+            first frame; EXIF orientation is applied.
         target: (height, width) that it will be resized to: a huge image may come as means of blocks, and a huge JPEG
             file be decoded at a smaller size. None for all of its pixels.
 
@@ -311,8 +311,9 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
 
 
 def _decoded(source: object, target: tuple[int, int] | None) -> Pixels:
-    if isinstance(source, Masked):
-        source = source.source
+    source = source.source if isinstance(source, Masked) else source
+    if isinstance(source, Pixels):
+        return _from_array(source.planes, 0, target)
     if isinstance(source, Deferred):
         source = source.fetch()
     if isinstance(source, Page):
@@ -325,7 +326,8 @@ def _decoded(source: object, target: tuple[int, int] | None) -> Pixels:
         return _guarded(lambda: _from_stream(io.BytesIO(content), None, target), "these bytes")
     if isinstance(source, Image.Image):
         return _guarded(lambda: _from_picture(source, target), "the picture")
-    return _from_array(as_array(source) if path is None else _load_npy(path), target)
+    array = as_array(source) if path is None else _load_npy(path)
+    return _from_array(array, channel_axis(array.shape), target)
 
 
 def _decode_file(path: Path, frame: int | None, target: tuple[int, int] | None) -> Pixels:
@@ -388,8 +390,8 @@ def _from_picture(picture: Image.Image, target: tuple[int, int] | None) -> Pixel
     return pixels_of(picture, target)
 
 
-def _from_array(array: NDArray[Any], target: tuple[int, int] | None) -> Pixels:
-    axis, white = channel_axis(array.shape), white_of(array.dtype)
+def _from_array(array: NDArray[Any], axis: int | None, target: tuple[int, int] | None) -> Pixels:
+    white = white_of(array.dtype)
     planes = array[None] if axis is None else array.transpose(2, 0, 1) if axis == 2 else array
     channels, height, width = planes.shape
     block = block_size(height, width, target)

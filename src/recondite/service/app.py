@@ -25,7 +25,7 @@ from recondite.service.engine.outlets import Outlets
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.reloads import Reloads
 from recondite.service.engine.store import Event, Store
-from recondite.service.errors import Failed, Refused, Unavailable, Unusable
+from recondite.service.errors import Failed, Refused, Unavailable, Unusable, unavailable
 from recondite.service.log import LOG
 from recondite.service.metrics import Counters
 from recondite.service.routes.fast_path import FastPath, Shortcut, no_options, reader_of
@@ -254,7 +254,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
         refusal: Refused = Refused(str(error)) if request.url.path.startswith("/v2") else Unusable(str(error))
         return problem(refusal, request.scope)
     LOG.error("failed", exc_info=error)
-    return problem(Failed(FAILED), request.scope)
+    return problem(unavailable(error) or Failed(FAILED), request.scope)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -1,6 +1,9 @@
 """Errors of the service, each with its HTTP status."""
 
-from recondite.errors import ReconditeError
+from recondite.data.files import OF_WRITING
+from recondite.errors import OutputError, ReconditeError, SourceError
+
+_UNTIL_IT_IS_BACK = 30.0
 
 
 class Refused(ReconditeError):  # noqa: N818
@@ -94,3 +97,13 @@ class Failed(Refused):
 
     status = 500
     code = "failed"
+
+
+def unavailable(error: Exception) -> Unavailable | None:
+    """Return the refusal where a disk or a store is at fault, without the path of the disk; None for other errors."""
+    if isinstance(error, SourceError):
+        return Unavailable(str(error), _UNTIL_IT_IS_BACK)
+    cause = error.__cause__ if isinstance(error, OutputError) else error
+    if isinstance(cause, OSError) and cause.errno in OF_WRITING:
+        return Unavailable(f"this cannot be written down: {cause.strerror}", _UNTIL_IT_IS_BACK)
+    return None

@@ -115,6 +115,8 @@ class Events(BaseModel):
 class LabelIn(BaseModel):
     """What a person says about an event."""
 
+    model_config = ConfigDict(extra="forbid")
+
     label: Literal["inlier", "outlier", "skip", "none"] = Field(description="none: takes back what was said before")
     note: str = Field("", max_length=2000)
 

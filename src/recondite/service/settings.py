@@ -117,6 +117,11 @@ class Settings:
             raise InputError(f"expected drift_false_alarm in (0, 1); got {self.drift_false_alarm!r}")
         if not self.hang_seconds > 0:
             raise InputError(f"expected hang_seconds > 0; got {self.hang_seconds!r}")
+        if not self.reload_seconds >= 0:
+            raise InputError(f"expected reload_seconds >= 0; got {self.reload_seconds!r}")
+        for name in ("keep_bytes", "job_bytes"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"expected {name} > 0; got {getattr(self, name)!r}")
         if self.keep_days is not None and not self.keep_days > 0:
             raise InputError(f"expected keep_days > 0; got {self.keep_days!r}")
         for url in (self.webhook, self.verdict_webhook):

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -99,7 +100,7 @@ def check_settings(settings: Settings) -> None:
 
     Raises:
         InputError: a screen is missing, or its name unusable or there twice; or the store cannot be opened; or images
-            cannot be kept; or there is no such audit.
+            cannot be kept; or there is no such audit; or nothing can be written into the folder of jobs.
     """
     check_folders(settings.screens)
     if settings.audits:
@@ -107,10 +108,21 @@ def check_settings(settings: Settings) -> None:
 
         check_audits(settings.audits)
     Store(settings.store).close()
+    if settings.jobs is not None:
+        _check_writable(settings.jobs)
     if settings.keep != "none":
         trouble = KeptImages(settings.images, settings.keep_bytes).trouble()
         if trouble is not None:
             raise InputError(trouble)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"nothing can be written into {folder}: {error.strerror}") from error
 
 
 def taken_port(host: str, port: int) -> list[socket.socket]:

@@ -42,6 +42,7 @@ _FOLDER, _LOG, _ARCHIVE = ".drafts", "fit.log", "archive"
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_DRAFTS, _MOST_REFUSALS, _MOST_SHOWN = 4, 20, 60
 _LONGEST_NAME = 80
+_GONE = "this screen is not being made any more: it was published or discarded"
 _PATIENCE = 10.0
 
 
@@ -162,6 +163,7 @@ class Drafts:
         folders = self._folder.iterdir() if self._folder.is_dir() else ()
         found = [path for path in folders if _ID.fullmatch(path.name)]
         self._drafts = {path.name: _read(path) for path in sorted(found, key=lambda path: path.stat().st_mtime)}
+        self._closing = False
         self._fits: dict[str, tuple[asyncio.subprocess.Process, asyncio.Task[None]]] = {}
 
     def all(self) -> list[Draft]:
@@ -175,7 +177,7 @@ class Drafts:
             Unknown: there is none.
         """
         if draft not in self._drafts:
-            raise Unknown("this screen is not being made any more")
+            raise Unknown(_GONE)
         return self._drafts[draft]
 
     def begin(self) -> Draft:
@@ -223,7 +225,7 @@ class Drafts:
         except BaseException:
             draft.forget(file, kind)
             if draft.id not in self._drafts:
-                raise Unknown("this screen is not being made any more") from None
+                raise Unknown(_GONE) from None
             raise
         if why is not None:
             draft.forget(file, kind)
@@ -328,7 +330,8 @@ class Drafts:
         await asyncio.to_thread(shutil.rmtree, draft.folder, True)
 
     async def close(self) -> None:
-        """End all fits."""
+        """End all fits; who looks again later is told so."""
+        self._closing = True
         for draft in self.all():
             await self.cancel(draft)
 
@@ -356,11 +359,12 @@ class Drafts:
             code = await process.wait()
         finally:
             del self._fits[draft.id]
-            (draft.folder / TASK).unlink(missing_ok=True)
+            if not self._closing:
+                (draft.folder / TASK).unlink(missing_ok=True)
         if code == 0 and draft.error is None:
             draft.state = "fitted"
         else:
-            draft.state, draft.error = "collecting", draft.error or error or f"the fit ended with status {code}"
+            draft.state, draft.error = "collecting", draft.error or error or _how_it_ended(code)
 
     def _keep(self, path: Path, name: str, content: bytes) -> str | None:
         """Write an image down, and return None; or why it is none that can be learnt from."""
@@ -370,7 +374,11 @@ class Drafts:
         head = measure(Sent(name, content), self._limits.pixels)
         if head.error is not None:
             return f"{name}: {head.error}"
-        path.write_bytes(content)
+        try:
+            path.write_bytes(content)
+        except OSError:  # a part of it must not be learnt from
+            path.unlink(missing_ok=True)
+            raise
         return None
 
     def _back_to_collecting(self, draft: Draft) -> None:
@@ -394,6 +402,12 @@ def _file_name(number: int, name: str, content: bytes) -> str:
         stem, suffix = name, suffix_of(content)
     kept = re.sub(r"[^\w.() -]", "_", stem).encode()[:_LONGEST_NAME].decode(errors="ignore")
     return f"{number:05d}-{kept}{suffix}"
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        return f"the fit was killed (signal {-code}), perhaps for want of memory: try fewer or smaller images"
+    return f"the fit ended with status {code}"
 
 
 def _read(folder: Path) -> Draft:

@@ -1,10 +1,8 @@
 """Drift monitoring of what the service judges, with alarms to log, metrics and webhook."""
 
-import json
 import logging
 import threading
 import time
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -14,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recondite.errors import InputError
 from recondite.screen.monitor import Monitor, Moved
 from recondite.screen.screen import Screen
+from recondite.service.engine.posting import post
 from recondite.service.engine.store import Store
 from recondite.service.log import LOG
 from recondite.service.metrics import Counters
@@ -162,12 +161,11 @@ class DriftWatch:
 
 
 def _post(url: str, facts: dict[str, object]) -> None:
-    body = json.dumps(facts).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     for left in reversed(range(_TRIES)):
         try:
-            with urllib.request.urlopen(request, timeout=10):
-                return
+            post(url, facts)
         except (OSError, ValueError) as error:
             LOG.log(logging.ERROR, "webhook", extra={"facts": {"error": str(error), "tries_left": left}})
             time.sleep(1)
+        else:
+            return

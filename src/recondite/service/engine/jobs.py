@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from recondite.data.files import atomic_file
 from recondite.data.growing import GrowingTable
-from recondite.errors import InputError, ReconditeError
+from recondite.errors import InputError, ReconditeError, SourceError
 from recondite.screen.screen import Screen
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.following import verdicts_of
@@ -26,7 +26,7 @@ from recondite.service.engine.guarding import rows_of_guard
 from recondite.service.engine.job_sources import JobSource, open_archive, open_place
 from recondite.service.engine.judging import Judge, Judged, Wish
 from recondite.service.engine.registry import Served, Shelf
-from recondite.service.errors import Busy, TooLarge, Unavailable, Unknown
+from recondite.service.errors import Busy, TooLarge, Unavailable, Unknown, unavailable
 from recondite.service.log import LOG
 from recondite.service.settings import Limits
 from recondite.statistics.scores import NUMBERS
@@ -37,6 +37,7 @@ _AT_ONCE = 16
 _MOST_BYTES = 64 << 20
 _MOST_WAITING, _MOST_KEPT = 32, 1000
 _PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_TRIES = 3
 COLUMNS = ("id", "verdict", "is_outlier", "instance_score", "p_value", "threshold", "alpha", "error")
 
 
@@ -171,10 +172,12 @@ class Jobs:
             raise InputError(f"screen {screen!r} has no groups: leave group out")
         source = await asyncio.to_thread(self._open, job)
         self._forget_old()
-        await self._keep(replace(job, images=len(source.names)))
+        job = replace(job, images=len(source.names))
+        await self._keep(job)
+        self._jobs[job.id] = job
         self._receiving.discard(archive)
         self._news.set()
-        return self._jobs[job.id]
+        return job
 
     def discard(self, archive: Path) -> None:
         """Remove what was received of a job that was not taken in."""
@@ -194,13 +197,15 @@ class Jobs:
                 self._news.clear()
                 await self._news.wait()
                 continue
+            why: str | None = None
             try:
                 await self._do(job)
-            except ReconditeError as error:
-                await self._end(job, str(error))
-            except Exception:
-                LOG.exception("a job failed")
-                await self._end(job, "the service failed; its log says why")
+            except Exception as error:
+                known = unavailable(error) or (error if isinstance(error, ReconditeError) else None)
+                if known is not error:
+                    LOG.exception("a job failed")
+                why = "the service failed; its log says why" if known is None else str(known)
+            await self._end(job, why)
 
     async def _do(self, job: BatchJob) -> None:
         served = self._shelf.get(job.screen, job.version)
@@ -218,9 +223,8 @@ class Jobs:
             job = replace(job, state="running", images=len(source.names), judged=done, counts=counts)
             self._jobs[job.id] = job
             if done == len(source.names):
-                await self._end(job, None)
                 return
-            sent, refusals = await asyncio.to_thread(self._next, source, done)
+            sent, refusals = await self._fetched(source, done, job.id)
             judged = await self._patiently(served, sent, refusals, wish, job.id)
             labels: list[dict[str, Any]] = [{}] * len(sent)
             if judged.decisions is not None:
@@ -235,6 +239,18 @@ class Jobs:
             if job.id in self._jobs:
                 await asyncio.to_thread(table.add, [{"next": done, "counts": own}], rows)
 
+    async def _fetched(self, source: JobSource, start: int, job: str) -> tuple[list[Sent], dict[int, str]]:
+        """Return some images; where their store does not answer, which is no fault of theirs, ask it again."""
+        for left in reversed(range(_TRIES)):
+            try:
+                return await asyncio.to_thread(self._next, source, start)
+            except SourceError as error:
+                if not left or job not in self._jobs:
+                    raise
+                LOG.warning("a job waits for its images", extra={"facts": {"job": job, "why": str(error)}})
+            await asyncio.sleep(_LONGEST_PAUSE)
+        raise AssertionError("unreachable")
+
     def _next(self, source: JobSource, start: int) -> tuple[list[Sent], dict[int, str]]:
         """Return some images; one that cannot be read is empty, and has its reason beside it, by its place."""
         sent: list[Sent] = []
@@ -243,6 +259,8 @@ class Jobs:
         for index in range(start, min(start + self._at_once, len(source.names))):
             try:
                 content = source.read(index, self._limits.body_bytes)
+            except SourceError:
+                raise
             except (ReconditeError, OSError) as error:
                 content, refusals[index - start] = b"", str(error)
             sent.append(Sent(source.names[index], content))
@@ -273,14 +291,18 @@ class Jobs:
         return open_place(job.place, self._places) if job.place else open_archive(self._folder / job.id / "archive")
 
     async def _end(self, job: BatchJob, error: str | None) -> None:
-        if job.id in self._jobs:
-            last = self._jobs[job.id]
-            await self._keep(replace(last, state="done" if error is None else "failed", error=error))
+        if job.id not in self._jobs:
+            return
+        last = replace(self._jobs[job.id], state="done" if error is None else "failed", error=error)
+        self._jobs[job.id] = last
+        try:
+            await self._keep(last)
             (self._folder / job.id / "archive").unlink(missing_ok=True)
+        except OSError:  # a restart goes on with it
+            LOG.exception("the end of a job was not written down")
 
     async def _keep(self, job: BatchJob) -> None:
         await asyncio.to_thread(_write, self._folder / job.id / "job.json", job)
-        self._jobs[job.id] = job
 
     def _forget_old(self) -> None:
         over = [job for job in self._jobs.values() if job.state in ("done", "failed")][

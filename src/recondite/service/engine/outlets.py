@@ -1,18 +1,18 @@
 """Verdicts sent on to addresses of the operator's, in the background: no verdict waits for it."""
 
 import json
-import urllib.request
 from collections.abc import Sequence
 from functools import partial
 
 from recondite.data.mqtt import MqttSender, mqtt_address
 from recondite.data.outbox import Deliver, Outbox
+from recondite.service.engine.posting import post
 from recondite.service.engine.store import Event
 from recondite.service.log import LOG
 from recondite.service.metrics import Counters
 from recondite.service.settings import Settings
 
-_TRIES, _TIMEOUT = 6, 10.0
+_TRIES = 6
 
 
 class Outlets:
@@ -59,9 +59,7 @@ class Outlets:
 
 def _post(url: str, events: Sequence[Event], dropped: int) -> None:
     message = {"event": "verdicts", "verdicts": [vars(one) for one in events], "dropped": dropped}
-    request = urllib.request.Request(url, json.dumps(message).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT):
-        pass
+    post(url, message)
 
 
 def _publish(sender: MqttSender, events: Sequence[Event], dropped: int) -> None:  # noqa: ARG001

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LOGIN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Recondite: sign in</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head><body class="login">
-<main><form method="post" action="/login"><h1>Recondite</h1><label for="token">Token</label>
+<main><form method="post"><h1>Recondite</h1><label for="token">Token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" autofocus required>
 <p role="alert">{said}</p><button>Sign in</button></form></main></body></html>"""
 
@@ -63,7 +63,8 @@ def add_page(app: FastAPI, settings: Settings) -> None:
         failed.note(address, right)
         if not right:
             return HTMLResponse(_LOGIN.format(style=style, said="That token is not valid."), 401)
-        answer = RedirectResponse("/", 303)
+        wanted = request.url.query  # what the visitor had asked for
+        answer = RedirectResponse(f"/?{wanted}" if wanted else "/", 303)
         answer.set_cookie(COOKIE, tokens.cookie(token), httponly=True, samesite="strict", max_age=12 * 3600)
         return answer
 

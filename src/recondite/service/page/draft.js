@@ -10,7 +10,7 @@ async function asked(address, method = "GET", body = null) {
   }
   const answer = await fetch(address, options);
   const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(found.error?.message || answer.statusText);
+  if (!answer.ok) throw Object.assign(new Error(found.error?.message || answer.statusText), { status: answer.status });
   return found;
 }
 
@@ -20,6 +20,11 @@ function inBytes(count) {
 
 function percent(rate) {
   return Number((100 * rate).toPrecision(2)).toString();
+}
+
+/* Say of files that were not taken how many they are, and why the first was not; nothing where all were. */
+function ofFailures(failures) {
+  return failures.length > 1 ? `${failures.length} files were not taken. The first: ${failures[0]}` : failures[0] || "";
 }
 
 /* The same files are learnt from in the same order, however they come. */
@@ -74,6 +79,7 @@ function dropPlace(words, buttons, take) {
 
 const ZIP = /\.(zip|tar)$/i;
 const AT_ONCE = 4;
+const MOST_TRIED = 50;
 const STEPS = {
   starting: "Starting", "reading images": "Reading the images", training: "Learning what is normal",
   features: "Looking at features", "principal components": "Learning what is normal",
@@ -107,7 +113,7 @@ class NewScreen extends HTMLElement {
     if (this.dataset.places) {
       const place = made("input", { type: "text", "aria-label": "folder or address on the server", placeholder: "/data/good or s3://bucket/good" });
       const button = made("button", { type: "button", class: "quiet", text: "Take images from the server",
-        onclick: () => place.value && this.act(() => asked(this.at("place"), "POST", { place: place.value })) });
+        onclick: () => this.takePlace(place.value.trim()) });
       this.drop.append(made("div", { class: "row" }, place, button));
     }
 
@@ -171,6 +177,13 @@ class NewScreen extends HTMLElement {
     return this.at(`${kind}/${encodeURIComponent(name)}${what ? `/${what}` : ""}`);
   }
 
+  /* A small picture; of one that cannot be read, that it cannot. */
+  small(name, kind = "images", alt = "") {
+    const picture = made("img", { src: this.image(name, "thumbnail", kind), alt, loading: "lazy" });
+    picture.addEventListener("error", () => picture.replaceWith(made("span", { class: "no-picture", text: "cannot be read", title: name })));
+    return picture;
+  }
+
   /* How far files are on their way, and a button to stop it. */
   sender() {
     const bar = made("progress", { "aria-label": "files sent" });
@@ -198,6 +211,7 @@ class NewScreen extends HTMLElement {
       this.show(await work());
       return true;
     } catch (error) {
+      if (error.status === 404) await this.find();  // it was published or discarded elsewhere: show what is there
       this.say(error.message);
       return false;
     }
@@ -259,7 +273,7 @@ class NewScreen extends HTMLElement {
     const key = names.join("|");
     if (key === this.sampledKey) return;
     this.sampledKey = key;
-    const shown = names.slice(0, 12).map((name) => made("img", { src: this.image(name, "thumbnail"), alt: name, loading: "lazy" }));
+    const shown = names.slice(0, 12).map((name) => this.small(name, "images", name));
     const more = this.draft && this.draft.count > shown.length && shown.length
       ? [made("p", { class: "soft more", text: `and ${(this.draft.count - shown.length).toLocaleString("en-GB")} more` })] : [];
     this.samples.replaceChildren(...shown, ...more);
@@ -273,18 +287,30 @@ class NewScreen extends HTMLElement {
     this.defectsKey = key;
     this.defects.replaceChildren(...names.map((file) => {
       const name = file.replace(/^\d+-/, "");
-      return made("div", { class: "shot" }, made("img", { src: this.image(file, "thumbnail", "defects"), alt: "", loading: "lazy" }),
+      return made("div", { class: "shot" }, this.small(file, "defects"),
         made("span", { class: "name", text: name, title: name }),
         made("button", { type: "button", class: "quiet", text: "Leave out", "aria-label": `Leave out ${name}`,
           onclick: () => this.act(() => asked(this.image(file, "", "defects"), "DELETE")) }));
     }));
   }
 
+  /* Begin a screen where none is being made, and return whether one is. */
+  async begun() {
+    return Boolean(this.draft) || this.act(() => asked("/page/drafts", "POST", {}));
+  }
+
+  /* Take the good images of a place that the server can read. */
+  async takePlace(place) {
+    if (!place) return this.say("Name a folder of the server, or an address, to take images from.");
+    return (await this.begun()) && this.act(() => asked(this.at("place"), "POST", { place }));
+  }
+
   /* Send files of a kind: "images", which are good, or "defects". */
   async take(files, kind) {
     if (!files.length) return;
+    if (this.sending) return this.say("Other files are being sent: wait for them, or stop sending them first.");
     this.say("");
-    if (!this.draft && !(await this.act(() => asked("/page/drafts", "POST", {})))) return;
+    if (!(await this.begun())) return;
     const ticket = (this.sending = {});
     const [row, count] = kind === "images" ? [this.sendRow, this.count] : [this.defectRow, this.countDefects];
     const bar = row.querySelector("progress");
@@ -309,12 +335,16 @@ class NewScreen extends HTMLElement {
     await Promise.all(Array.from({ length: AT_ONCE }, one));
     if (ticket === this.sending) this.sending = null;
     row.hidden = true;
+    if (!this.draft) return;  // it was discarded meanwhile
     await this.act(() => asked(this.at()));
-    if (failures.length) this.say(failures.length === 1 ? failures[0] : `${failures.length} files were not taken. The first: ${failures[0]}`);
+    if (failures.length) this.say(ofFailures(failures));
   }
 
   fit() {
     const alpha = this.alpha.value === "" ? null : Number(this.alpha.value);
+    if (this.alpha.validity.badInput || (alpha !== null && !(alpha > 0 && alpha < 1))) {
+      return this.say("Expected a share between 0 and 1 that may be flagged, such as 0.05, or nothing.");
+    }
     return this.act(() => asked(this.at("fit"), "POST", { alpha, suspects: this.suspects.checked }));
   }
 
@@ -352,7 +382,7 @@ class NewScreen extends HTMLElement {
   example(one, removable) {
     const name = one.image.replace(/^\d+-/, "");
     const inside = [
-      made("img", { src: this.image(one.image, "thumbnail"), alt: "", loading: "lazy" }),
+      this.small(one.image),
       made("span", { class: `chip ${one.verdict}`, text: one.verdict }),
       made("span", { class: "name", text: name, title: name }), made("span", { class: "soft", text: `p ${inDigits(one.p_value)}` }),
     ];
@@ -365,13 +395,16 @@ class NewScreen extends HTMLElement {
 
   async tryOut(files) {
     this.say("");
-    for (const file of files.slice(0, 50)) {
+    const failures = [];
+    for (const [place, file] of files.entries()) {
       try {
+        if (place >= MOST_TRIED) throw new Error(`${MOST_TRIED} pictures are tried at a time`);
         if (file.size > Number(this.dataset.mostBytes)) throw new Error(`it has ${inBytes(file.size)}; the limit is ${inBytes(Number(this.dataset.mostBytes))}`);
         const found = await asked(`${this.at("try")}?${new URLSearchParams({ name: file.name.slice(-1000) })}`, "POST", file);
         this.trialList.prepend(this.tried(found));
-      } catch (error) { this.say(`${file.name}: ${error.message}`); }
+      } catch (error) { failures.push(`${file.name}: ${error.message}`); }
     }
+    if (failures.length) this.say(ofFailures(failures));
   }
 
   tried(found) {

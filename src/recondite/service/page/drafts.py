@@ -316,8 +316,11 @@ def _picture(path: Path) -> Response:
 
 
 def _thumbnail(path: Path) -> Response:
-    with Image.open(BytesIO(_picture(path).body)) as picture:
-        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        stream = BytesIO()
-        picture.convert("RGBA" if "A" in picture.getbands() else "RGB").save(stream, format="PNG")
+    stream = BytesIO()
+    try:
+        with Image.open(BytesIO(_picture(path).body)) as picture:
+            picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            picture.convert("RGBA" if "A" in picture.getbands() else "RGB").save(stream, format="PNG")
+    except Exception as error:  # decoders raise whatever comes to their minds
+        raise Unusable("this image cannot be read") from error
     return Response(stream.getvalue(), media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})

@@ -127,7 +127,9 @@ def add_pictures(app: FastAPI, uploads: Uploads) -> None:
 
     @app.get("/page/events/{event}/nearest", include_in_schema=False)
     async def most_alike(request: Request, event: str) -> list[str]:
-        _, content, served = await _kept(service_of(request), event)
+        service = service_of(request)
+        row, content = await _kept(service, event)
+        served = service.shelf.get(row["screen"], row["version"])
         return await asyncio.to_thread(
             lambda: nearest_good(served.screen, served.screen.detector.preprocessing(content))
         )
@@ -161,24 +163,28 @@ def add_pictures(app: FastAPI, uploads: Uploads) -> None:
         return {"labels": now, "refused": [event for event in said.seen if now.get(event, "gone") != wanted]}
 
 
-async def _kept(service: Service, event: str) -> tuple[dict[str, Any], bytes, Served]:
+async def _kept(service: Service, event: str) -> tuple[dict[str, Any], bytes]:
     row = await service.store.get(event)
     content = await asyncio.to_thread(service.judge.kept.get, row["sha256"]) if row["kept"] else None
     if content is None:
         raise Unknown("this image was not kept, or has been deleted since")
-    return row, content, service.shelf.get(row["screen"], row["version"])
+    return row, content
 
 
 async def _again(request: Request, event: str) -> Judged:
     """Judge a kept image again, with its maps; nothing is written down."""
     service = service_of(request)
-    row, content, served = await _kept(service, event)
+    row, content = await _kept(service, event)
+    served = service.shelf.get(row["screen"], row["version"])
     wish = Wish(alpha=row["alpha"], group=row["group"], maps=True, record=False)
     return await service.judge.judge(served, [Sent(row["name"], content)], wish, request_id_of(request))
 
 
 async def _of_event(service: Service, event: str, draw: Callable[[bytes, Served], Response]) -> Response:
-    _, content, served = await _kept(service, event)
+    """Draw a kept image as the version sees it that judged it, or the default one where that is not served any more."""
+    row, content = await _kept(service, event)
+    name, version = row["screen"], row["version"]
+    served = service.shelf.get(name, version if version in service.shelf.versions(name) else None)
     return await asyncio.to_thread(draw, content, served)
 
 

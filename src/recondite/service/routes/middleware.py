@@ -192,7 +192,8 @@ class RequestGate:
         if refusal.status == 401 and "text/html" in Headers(scope=scope).get("accept", ""):
             from starlette.responses import RedirectResponse
 
-            await RedirectResponse("/login", 303)(scope, receive, send)
+            wanted = scope["query_string"].decode("latin-1") if scope["path"] == "/" else ""
+            await RedirectResponse(f"/login?{wanted}" if wanted else "/login", 303)(scope, receive, send)
         else:
             await problem(refusal, scope)(scope, receive, send)
 
