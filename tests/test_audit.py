@@ -5,6 +5,7 @@ import html
 import io
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -498,6 +499,14 @@ def test_the_representative_is_the_largest_and_counts_once():
     reasons = {finding.id: finding.reason for finding in findings}
     assert reasons["small"].endswith(": large")
     assert reasons["large"].endswith(": small; it stands for its group and is kept")
+
+
+def test_of_equal_copies_one_with_a_label_is_kept():
+    rows = [SimpleNamespace(id=name, digest=name[0]) for name in ("x1", "x2", "x3")]
+    copies = found_copies(["x", "x", "x"], np.zeros((3, 1024), np.uint8), np.zeros((3, 0), np.float16))
+    for labels, kept in ((["", "cat", "cat"], "x2"), (["", None, ""], "x1")):
+        findings = copy_findings(rows, copies, np.ones(3), labels=labels)
+        assert [finding.id for finding in findings if not finding.drop] == [kept]
 
 
 def test_planted_wrong_labels_are_found(digits):

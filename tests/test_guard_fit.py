@@ -859,9 +859,14 @@ def test_classes_are_left_out_of_the_training_or_else_of_the_rules(trained):
 
 
 def test_parts_are_among_those_there_are(trained):
-    for parts, got in ((["zzz", "screen"], "zzz"), ([], "none"), (["knn"], "knn")):
-        with pytest.raises(InputError, match=f"expected parts among screen, confidence, max_logit, energy; got {got}$"):
-            trained("chosen_parts", None, TWO, True, {}, parts=parts)
+    with pytest.raises(InputError, match=r"expected parts among screen, confidence, max_logit, energy; got knn$"):
+        trained("chosen_parts", None, TWO, True, {}, parts=["knn"])
+
+
+def test_parts_that_no_guard_has_are_told_before_an_image_is_looked_at(tmp_path):
+    for parts, got in ((["zzz", "screen"], "zzz"), ([], "none")):
+        with pytest.raises(InputError, match=f"expected parts among screen, confidence, .*, vim; got {got}$"):
+            fit_guard(tmp_path / "nothing", parts=parts)
 
 
 def test_classes_may_be_called_good_and_bad(tmp_path):

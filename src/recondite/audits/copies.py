@@ -173,7 +173,8 @@ def copy_findings(
     Args:
         rows: of all images; the last `others` of them are those of the other source, which gets no findings.
         copies: of all of them.
-        area: of each image, in any unit; the largest one, first in order among equals, represents its group.
+        area: of each image, in any unit; the largest one represents its group, among equals one with a label, the
+            first in order.
         others: see there.
         labels: the groups of the images that get findings, which are told where copies are of different ones.
     """
@@ -195,7 +196,7 @@ def copy_findings(
             found += [_finding(rows, i, "leak", rows[theirs[0]].id, best[i], named, True) for i in mine]
         if len(mine) < 2:
             continue
-        kept = max(mine, key=lambda index: (area[index], -index))
+        kept = max(mine, key=lambda index: (area[index], bool(names[index]), -index))
         for index in mine:
             kind = "exact-copy" if rows[index].digest == rows[kept].digest else "near-copy"
             if index == kept:

@@ -182,6 +182,13 @@ def _parquet_entries(shard: Shard) -> Iterator[Entry]:
         yield shard.name, Unreadable(str(error)), ""
 
 
+def _label(value: object) -> str:
+    """Return a label; where a table was made by pandas, NaN stands for a missing number and 3.0 beside it for 3."""
+    if value is None or value != value:
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def _group_rows(
     file: Any, group: int, columns: tuple[str, str | None], first: int, start: int, stop: int
 ) -> Iterator[tuple[int, Any, str]]:
@@ -195,8 +202,7 @@ def _group_rows(
             labels = batch.column(label).to_pylist() if label else [None] * len(batch)
             for content, value in zip(batch.column(image), labels, strict=True):
                 if start <= number < stop:
-                    # A number that is missing is NaN, where a table was made by pandas.
-                    yield number, _cell(content.as_py()), "" if value is None or value != value else str(value)
+                    yield number, _cell(content.as_py()), _label(value)
                 number += 1
             if number >= stop:
                 return

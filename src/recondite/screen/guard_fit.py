@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,14 +21,14 @@ from recondite.errors import InputError
 from recondite.networks.backbones import VARIANTS
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import Judged, LeftOut, best_telling, classes_where_enough, equal_shares
-from recondite.screen.classifier_outputs import TABLES, Told, read_outputs
+from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
 from recondite.screen.few_images import DEFAULT_ALPHA, MOST_UNITS
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.guard_split import Units, units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
-from recondite.screen.linear_head import FEATURE_RULES, Learning, Rules, learnt
+from recondite.screen.linear_head import FEATURE_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.looking import features_of, gives_features, vectors_of
 from recondite.screen.make_guard import chosen_parts, needed_of, with_every_part
 from recondite.screen.named_classifier import NamedClassifier, is_named, read_named
@@ -128,6 +128,7 @@ def fit_guard(
     Raises:
         InputError: images without a class, unknown parts, too few images, or a risk that cannot be promised.
     """
+    _check_parts(parts, (SCREEN, CONFIDENCE, *RULES))
     opened = _sized(images, classes)
     if screen is not None and backbone is not None:
         raise InputError("a screen that is given has its backbone: leave backbone (--backbone) out")
@@ -203,10 +204,7 @@ def fit_guard(
             classifier = classifier.with_before(before)
     guard, learning = _with_rules(screen, classifier, names, opened)
     every_part = with_every_part(guard)
-    available = tuple(every_part.shares)
-    unknown = [part for part in parts or () if part not in available]
-    if unknown or (parts is not None and not parts):
-        raise InputError(f"expected parts among {', '.join(available)}; got {', '.join(unknown) or 'none'}")
+    _check_parts(parts, every_part.shares)
     seen = _seen(every_part, chosen_on)
     facts: dict[str, Any] = {
         "learnt from": opened.size,
@@ -355,6 +353,12 @@ def _with_rules(
         return guard, None
     learning = learnt(features_of(classifier, seen, images, names), len(names), count)
     return replace(guard, rules=learning.rules()), learning
+
+
+def _check_parts(parts: Sequence[str] | None, available: Collection[str]) -> None:
+    unknown = [part for part in parts or () if part not in available]
+    if unknown or (parts is not None and not parts):
+        raise InputError(f"expected parts among {', '.join(available)}; got {', '.join(unknown) or 'none'}")
 
 
 def _check_classes(names: Sequence[str], images: ImageSet) -> None:
