@@ -116,6 +116,71 @@ def test_other_pictures_of_the_same_names_are_measured_again(sets, tmp_path):
         bench_defects([copied, sets], tmp_path / "out", ["pca"])
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_a_finished_run_whose_file_is_damaged_is_made_again(sets, tmp_path):
+    first = bench_defects([sets / "threes"], tmp_path, ["pca"], alpha=0.1)
+    kept = tmp_path / "runs" / "threes-pca.json"
+    for content in (b"", kept.read_bytes()[:-40], b"[]", b"{}", b"\xff"):
+        kept.write_bytes(content)
+        assert bench_defects([sets / "threes"], tmp_path, ["pca"], alpha=0.1)[0]["auroc"] == first[0]["auroc"]
+        assert kept.stat().st_size > 100
+
+
+def test_a_run_by_another_table_of_visa_is_made_again(tmp_path, monkeypatch):
+    table, images = tmp_path / "split_csv" / "1cls.csv", tmp_path / "candle" / "Data" / "Images"
+    table.parent.mkdir()
+    (images / "Normal").mkdir(parents=True)
+    made = []
+
+    class Process:
+        def __init__(self, target, args):  # noqa: ARG002
+            self.pipe = args[0]
+
+        def start(self):
+            made.append(1)
+            self.pipe.send({"set": "candle", "detector": "pca", "auroc": 1.0, "error": None})
+
+        def join(self):
+            pass
+
+    monkeypatch.setattr(defect_sets.multiprocessing.get_context("spawn"), "Process", Process, raising=False)
+    monkeypatch.setattr(defect_sets, "_write", lambda *_: None)
+    for text, runs in (("object\n", 1), ("object\n", 1), ("object\ncandle\n", 2)):
+        table.write_text(text) if not table.exists() or table.read_text() != text else None
+        bench_defects([tmp_path], tmp_path / "out", ["pca"])
+        assert len(made) == runs
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_mask_that_is_missing_is_found_before_anything_is_fitted(sets, tmp_path, monkeypatch):
+    copied = shutil.copytree(sets / "sevens", tmp_path / "sevens")
+    next((copied / "ground_truth" / "scratch").iterdir()).unlink()
+    monkeypatch.setattr(defect_sets, "fit", lambda *_, **__: pytest.fail("it was fitted"))
+    assert "there is no mask for" in bench_defects([copied], tmp_path / "out", ["pca"])[0]["error"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_command_says_so_when_not_one_run_succeeded(sets, tmp_path, capsys):
+    flags = ["--detector", "pca", "-o", str(tmp_path / "out")]
+    assert main(["bench", "defects", str(sets / "threes"), *flags, "--alpha", "0.001"]) == 2
+    told = capsys.readouterr()
+    assert "table.csv" not in told.out
+    assert "failed: threes, pca" in told.err
+    assert "nothing was written" in told.err
+    assert main(["bench", "defects", str(sets / "threes"), *flags, "--threads", "0"]) == 2
+    assert "at least one thread; got 0" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_is_interrupted_without_a_traceback(sets, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(defect_sets, "fit", interrupted)
+    with pytest.raises(SystemExit):
+        bench_defects([sets / "threes"], tmp_path, ["pca"])
+
+
 def test_names_of_detectors():
     assert settings_of("auto") == {"detector": "auto"}
     assert settings_of("mnist-fast") == {"preset": "mnist-fast"}

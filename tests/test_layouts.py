@@ -8,7 +8,7 @@ from PIL import Image
 
 from recondite import InputError
 from recondite.data.datasets import open_images
-from recondite.data.layouts import masks_of, sets_in
+from recondite.data.layouts import masks_of, sets_among, sets_in
 from recondite.data.truth import check_truth
 
 
@@ -107,6 +107,43 @@ def test_visa(visa):
     (visa.parent / "split_csv" / "1cls.csv").unlink()
     with pytest.raises(InputError, match=r"1cls\.csv.* is missing"):
         ids(visa, "fit")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"candle,train,normal", "more or fewer cells"),
+        (b"candle,train,normal,candle/Data/\xe9.JPG,", "not a CSV file"),
+        (b"candle,train,normal,candle2/Data/Images/Normal/0.JPG,", "does not lie in candle"),
+        (b"candle,train,normal,candle,", "does not lie in candle"),
+        (b"candle,train,normal,,", "does not lie in candle"),
+    ],
+)
+def test_a_table_of_visa_that_is_damaged_is_refused_in_words(visa, line, words):
+    table = visa.parent / "split_csv" / "1cls.csv"
+    table.write_bytes(b"object,split,label,image,mask\n" + line + b"\n")
+    with pytest.raises(InputError, match=rf"1cls\.csv.*{words}"):
+        ids(visa, "fit")
+    table.write_bytes(b"object,split,label,file,mask\n")
+    with pytest.raises(InputError, match=r"1cls\.csv: expected a table with the columns object, split, label, image"):
+        ids(visa, "fit")
+
+
+def test_paths_of_windows_in_a_table_of_visa_are_read(visa):
+    table = visa.parent / "split_csv" / "1cls.csv"
+    table.write_text(table.read_text().replace("/", "\\"))
+    assert ids(visa, "fit") == ["Data/Images/Normal/0.JPG", "Data/Images/Normal/1.JPG"]
+
+
+def test_no_folder_that_was_named_is_passed_over(mvtec, visa, flat, tmp_path):
+    assert sets_among([mvtec.parent, visa]) == [mvtec, visa]
+    with pytest.raises(InputError, match=r"no data set of defects .* in .*bottel"):
+        sets_among([mvtec, tmp_path / "bottel"])
+    for folder in (flat, flat.parent):
+        with pytest.raises(InputError, match=r"flat does not say which .* part them into train/good and test/good"):
+            sets_among([mvtec, folder])
+    with pytest.raises(InputError, match="no data set of defects was given"):
+        sets_among([])
 
 
 def test_one_level_too_high_is_refused_with_the_right_path(mvtec, tmp_path):

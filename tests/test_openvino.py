@@ -397,8 +397,10 @@ def test_a_graph_is_quantised_by_single_images_and_all_else_stays(pixels, monkey
     assert quantised(model, Rows(images, np.arange(2)), pixels, for_features=True).ignored_scope["names"] == [
         *("first", "product")
     ]
-    with pytest.raises(InputError, match="this detector has none"):
+    with pytest.raises(InputError, match="convolutions or dense layers; this detector has none"):
         quantised(SimpleNamespace(get_ops=lambda: nodes[2:]), Rows(images, np.arange(2)), pixels)
+    with pytest.raises(InputError, match=r"convolutions with an activation behind them; .*: leave out int8"):
+        quantised(SimpleNamespace(get_ops=lambda: nodes[:1]), Rows(images, np.arange(2)), pixels, for_features=True)
 
 
 def test_a_graph_judges_by_another_calibration_of_its_scores():

@@ -349,6 +349,28 @@ def build_on(backbone, **options):
     return build("features", image_shape=(3, 60, 70), backbone=str(backbone), latent_size=4, **options)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [("ConvNextModel", "ConvNextConfig"), ("ConvNextV2Model", "ConvNextV2Config")]
+)
+def test_a_convolutional_network_may_have_fewer_stages(kind, name, tmp_path):
+    torch.manual_seed(1)
+    config = getattr(transformers, name)(hidden_sizes=[8, 12, 16], depths=[1, 1, 2], num_stages=3)
+    network = getattr(transformers, kind)(config).eval()
+    network.save_pretrained(tmp_path)
+    x = torch.rand(1, 3, 64, 96)
+    found, before = grids_of(tmp_path, x), pretrained(str(tmp_path))
+    assert list(found) == ["stage1", "stage2", "stage3"]
+    with torch.no_grad():
+        expected = network((x - before.mean) / before.deviation, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(found["stage3"], expected[-1])
+
+
+def test_a_vision_transformer_of_images_that_are_not_square_is_refused_in_words(tmp_path):
+    transformers.ViTModel(transformers.ViTConfig(**{**VIT, "image_size": [32, 64]})).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"expected square patches and images .*; got \[32, 64\]"):
+        build_on(tmp_path)
+
+
 def test_what_is_no_backbone_is_refused_in_words(tmp_path, photographs):
     with pytest.raises(InputError, match=r"lite0, lite1, lite2, timm:NAME.*got 'lite3'; did you mean 'lite"):
         build_on("lite3")

@@ -113,8 +113,11 @@ def test_a_table_tells_by_id_or_by_name(tmp_path):
     with pytest.raises(InputError, match=r"expected one group for each id; '2.png' has 'x' and 'y'"):
         labelled(["a/1.png"], table)
     table.write_text("name,part\n1.png,x\n")
-    with pytest.raises(InputError, match="columns id and group"):
+    with pytest.raises(InputError, match="columns id, group"):
         recondite.fit(scenes(60), detector="pca", group_by=str(table))
+    table.write_text("id,group\na/1.png,x\n2.png\n")
+    with pytest.raises(InputError, match="more or fewer cells"):
+        labelled(["a/1.png", "b/2.png"], table)
     with pytest.raises(InputError, match="cannot be read"):
         recondite.fit(scenes(60), detector="pca", group_by=str(tmp_path / "none.csv"))
 

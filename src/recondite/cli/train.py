@@ -346,5 +346,7 @@ def bench_defects(
         table.append((row["set"], row["detector"], *cells))
         if row["error"] is not None:
             print(f"failed: {row['set']}, {row['detector']}: {row['error']}", file=sys.stderr)
+    if all(row["error"] is not None for row in rows):
+        raise InputError("not one run succeeded, for the reasons above: nothing was written")
     print_table([columns, *table], title="detectors on data sets of defects", header=True)
     print(f"\ntable: {output / 'table.csv'}\npage: {output / 'study.html'}")

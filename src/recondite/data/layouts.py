@@ -34,7 +34,7 @@ _GOOD = NORMAL | {"normals", "inliers"}
 _BAD = ANOMALOUS | {"anomalies", "defects", "defectives", "outliers", "rejects"}
 _MASKS = {"mask", "masks", "ground_truth", "ground-truth", "groundtruth"}
 _VISA_TABLE = Path("split_csv", "1cls.csv")
-_VISA_COLUMNS = {"object", "split", "label", "image", "mask"}
+_VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,26 @@ def sets_among(folders: Sequence[Path]) -> list[Path]:
     """Return the data sets of defects that some folders are or hold directly.
 
     Raises:
-        InputError: there is none.
+        InputError: one of them is none and holds none, or is or holds a flat one, which does not part its good images.
     """
-    sets = [found for folder in folders for found in sets_in(folder)]
-    if not sets:
-        raise InputError(f"no data set of defects (train/good, test) in {', '.join(map(str, folders))}")
-    return sets
+    found = {folder: sets_in(folder) for folder in folders}
+    for folder, sets in found.items():
+        flat = next((one for one in (folder, *_folders_in(folder)) if is_flat(one)), None)
+        if flat is not None and folder not in sets:
+            raise InputError(
+                f"{flat} does not say which of its good images are to test with: part them into train/good and "
+                f"test/good, or name the other sets one by one"
+            )
+        if not sets:
+            raise InputError(f"no data set of defects (train/good, test) in {folder}")
+    if not found:
+        raise InputError("no data set of defects was given")
+    return [one for sets in found.values() for one in sets]
+
+
+def table_of(root: Path) -> Path:
+    """Return where the table of an object of VisA lies, which says what is for what; other sets have none."""
+    return root.parent / _VISA_TABLE
 
 
 def masks_of(root: Path) -> Path | None:
@@ -193,17 +207,13 @@ def _check_level(root: Path, role: Role) -> None:
 
 
 def _of_visa(root: Path, role: Role) -> Parts:
-    table = root.parent / _VISA_TABLE
+    table = table_of(root)
     if not table.is_file():
         normal = root / "Data" / "Images" / "Normal"
         raise InputError(
             f"{root} is laid out as VisA, but its table {table}, which says what is for what, is missing: give one "
             f"folder of images, such as {normal}"
         )
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(rows_of_csv(file))
-    if not rows or not set(rows[0]) >= _VISA_COLUMNS:
-        raise InputError(f"expected the columns {', '.join(sorted(_VISA_COLUMNS))} in {table}")
     wanted = {
         "fit": {("train", "normal")},
         "predict": {("test", "normal"), ("test", "anomaly")},
@@ -212,10 +222,10 @@ def _of_visa(root: Path, role: Role) -> Parts:
         "classes": {("test", "normal")},
     }[role]
     files = []
-    for row in rows:
+    for row in rows_of_csv(table, _VISA_COLUMNS):
         if row["object"] == root.name and (row["split"], row["label"]) in wanted:
-            name = Path(row["image"]).relative_to(root.name).as_posix() if row["image"].startswith(root.name) else ""
-            if not name or ".." in Path(name).parts:
+            first, *parts = Path(row["image"].replace("\\", "/")).parts or ("",)
+            if first != root.name or not parts or ".." in parts:
                 raise InputError(f"{table}: {row['image']!r} does not lie in {root.name}")
-            files.append((name, Path(name).parent.name))
+            files.append(("/".join(parts), parts[-2] if len(parts) > 1 else ""))
     return Parts(files=files)

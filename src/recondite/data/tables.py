@@ -187,26 +187,36 @@ def number(value: object, where: str) -> float:
         raise InputError(f"{where}: expected a number; got {value!r}") from error
 
 
-def rows_of_csv(stream: TextIO) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table, opened as utf-8-sig with newline="", by the names of its columns.
+def rows_of_csv(source: Path | str, columns: Collection[str] = ()) -> Iterator[dict[str, str]]:
+    """Yield the rows of a CSV file by the names of its columns.
 
     Cells are separated by what stands most often in the header: a comma, or a semicolon or tab, as spreadsheets write
     where a comma is the decimal sign.
+
+    Args:
+        source: the file.
+        columns: those that it must have.
+
+    Raises:
+        InputError: it cannot be read, is no such table, lacks a column, or has a line of more or fewer cells than that.
     """
-    header = stream.readline()
-    names = next(csv.reader([header], delimiter=(mark := max(",;\t", key=header.count))), [])
-    yield from csv.DictReader(stream, names, delimiter=mark)
+    with _opened(source) as stream:
+        try:
+            header = stream.readline()
+            names = next(csv.reader([header], delimiter=(mark := max(",;\t", key=header.count))), [])
+            if not {*columns} <= {*names}:
+                raise InputError(f"{source}: expected a table with the columns {', '.join(columns)}")
+            for row in csv.DictReader(stream, names, delimiter=mark):
+                if None in row or None in row.values():
+                    raise InputError(f"{source}: a line has more or fewer cells than the header")
+                yield row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{source} is not a CSV file: {error}") from error
 
 
 def _read_csv(source: str) -> Iterator[Mapping[str, Any]]:
-    with _opened(source) as stream:
-        try:
-            for row in rows_of_csv(stream):
-                if None in row or None in row.values():
-                    raise InputError(f"{source}: a line has more or fewer cells than the header")
-                yield {_meant(name): _meant(cell) for name, cell in row.items()}
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{source} is not a CSV file: {error}") from error
+    for row in rows_of_csv(source):
+        yield {_meant(name): _meant(cell) for name, cell in row.items()}
 
 
 def _read_jsonl(source: str) -> Iterator[Mapping[str, Any]]:
@@ -234,11 +244,11 @@ def _read_parquet(source: str) -> Iterator[Mapping[str, Any]]:
         raise InputError(f"{source} is not a readable parquet file: {error}") from error
 
 
-def _opened(source: str) -> Any:
+def _opened(source: Path | str) -> TextIO:
     try:
         return Path(source).open(newline="", encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"{source}: {error.strerror}") from error
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error
 
 
 READERS: dict[str, Reader] = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

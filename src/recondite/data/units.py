@@ -4,7 +4,6 @@ They are no independent evidence: a unit goes whole into one part of a split, an
 images are counted.
 """
 
-import csv
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -246,20 +245,12 @@ def _is_table(by: str | Path) -> bool:
 
 
 def _table(path: Path) -> dict[str, str]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            found: dict[str, str] = {}
-            for row in rows_of_csv(file):
-                name, group = row["id"], row["group"]
-                if found.setdefault(name, group) != group:
-                    raise InputError(
-                        f"{path}: expected one group for each id; {name!r} has {found[name]!r} and {group!r}"
-                    )
-            return found
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: expected a table with the columns id and group") from error
+    found: dict[str, str] = {}
+    for row in rows_of_csv(path, ("id", "group")):
+        name, group = row["id"], row["group"]
+        if found.setdefault(name, group) != group:
+            raise InputError(f"{path}: expected one group for each id; {name!r} has {found[name]!r} and {group!r}")
+    return found
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -65,6 +65,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "num_channels": (3, 3),
     "num_hidden_layers": (1, 128),
     "num_register_tokens": (0, 64),
+    "num_stages": (1, 8),
     "patch_size": (1, 64),
     "rope_theta": (1.0, 1e6),
 }

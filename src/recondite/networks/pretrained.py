@@ -149,6 +149,8 @@ class _OfTransformers(Pretrained):
         tokens = "num_hidden_layers" in config
         count = config["num_hidden_layers"] if tokens else len(config["depths"])
         patch = side_of(config["patch_size"]) if tokens else 1
+        if tokens:
+            side_of(config["image_size"])  # position encodings are interpolated from a square of them
         super().__init__(architecture, folder, model, "block" if tokens else "stage", count, patch)
         self.inner = next(
             name for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) == count

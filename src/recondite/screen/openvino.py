@@ -47,7 +47,8 @@ def quantised(model: Any, images: Rows, pixels: PixelType, for_features: bool = 
     nncf = import_nncf()
     layers = {node.get_friendly_name() for node in model.get_ops() if (_is_robust if for_features else _is_layer)(node)}
     if not layers:
-        raise InputError("int8 is for networks with convolutions or dense layers; this detector has none")
+        kind = "convolutions with an activation behind them" if for_features else "convolutions or dense layers"
+        raise InputError(f"int8 is for {kind}; this detector has none: leave out int8")
     others = [name for node in model.get_ops() if (name := node.get_friendly_name()) not in layers]
     logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function changes handlers too, which may be anybody's
     data = [batch[index : index + 1] for batch in images.batches() for index in range(len(batch))]

@@ -59,7 +59,8 @@ def updated_screen(
     """Return a screen that has learnt from further normal images too; this one stays as it is.
 
     Principal components and features take them in as if all had been learnt together, banks as the coreset of a
-    coreset; networks go on from their weights, and forget what they do not see again: give them the old images too.
+    coreset; the moments that standardise distances keep what the old images showed to the detector before. Networks go
+    on from their weights, and forget what they do not see again: give them the old images too.
     Images that the screen has learnt from are told by their pixels, and near-copies of them likewise: neither
     calibrates, and what is in sums is not added again.
 

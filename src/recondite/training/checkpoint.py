@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from recondite.data.artifacts import write_tensors
+from recondite.data.artifacts import Tensors, read_tensors, write_tensors
 from recondite.data.spool import Rows
 from recondite.errors import ArtifactError
 from recondite.options import TrainingOptions, deciding_options, options_to_json
@@ -21,6 +21,7 @@ from recondite.training.history import History
 from recondite.training.snapshots import EpochPictures
 
 CHECKPOINT = "checkpoint.safetensors"
+_ANEW = "leave out --resume to start anew"
 T = TypeVar("T")
 
 
@@ -112,6 +113,18 @@ def write_checkpoint(
     write_tensors(path, arrays, facts)
 
 
+def read_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Return what a checkpoint holds.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    try:
+        return read_tensors(path)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; {_ANEW}") from error
+
+
 def restore(
     path: Path,
     saved: tuple[Mapping[str, NDArray[Any]], Mapping[str, Any]],
@@ -123,7 +136,7 @@ def restore(
 
     Args:
         path: of the file, for messages.
-        saved: what the file holds, as `read_tensors` gives it.
+        saved: what the file holds, as `read_checkpoint` gives it.
         detector, average, optimizers: as in `write_checkpoint`.
 
     Raises:
@@ -146,4 +159,4 @@ def restore(
         history = History(facts["history"], facts["best_epoch"], pictures, dict(_under("losses/", arrays)))
         return Progress(int(facts["epoch"]), history, best, facts["stale_epochs"])
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}") from error
+        raise ArtifactError(f"{path} is damaged: {error}; {_ANEW}") from error

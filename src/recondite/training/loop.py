@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recondite.data.artifacts import read_tensors
 from recondite.data.spool import Rows
 from recondite.distributed import Share, broadcast, collective, shard_of, sharing, unsharded
 from recondite.errors import InputError, ReconditeError
@@ -25,7 +24,7 @@ from recondite.progress import progress
 from recondite.statistics.contamination import suspects
 from recondite.torch_state import own_settings, seeded
 from recondite.training.augmentation import augmented, check_augmentation
-from recondite.training.checkpoint import CHECKPOINT, Progress, identity_of, restore, write_checkpoint
+from recondite.training.checkpoint import CHECKPOINT, Progress, identity_of, read_checkpoint, restore, write_checkpoint
 from recondite.training.device import (
     compiled,
     fits_on,
@@ -423,7 +422,7 @@ class Run:
             return 0
         path = self.run_folder / CHECKPOINT
         there = self.fabric.is_global_zero and path.exists()
-        saved = broadcast(read_tensors(path) if there else None)
+        saved = broadcast(read_checkpoint(path) if there else None)
         if saved is None:
             return 0
         if saved[1].get("identity") != self._identity:

@@ -15,7 +15,8 @@ import numpy as np
 from recondite import __version__
 from recondite.data.datasets import open_images
 from recondite.data.files import atomic_file
-from recondite.data.layouts import masks_of, sets_among
+from recondite.data.layouts import masks_of, sets_among, table_of
+from recondite.data.truth import check_truth
 from recondite.errors import InputError, ReconditeError
 from recondite.progress import counted
 from recondite.progress import progress as show
@@ -68,7 +69,7 @@ def bench_defects(
         (None without maps or masks), "false_alarms", "caught", "fit_seconds", "images_a_second", "peak_mb", "error".
 
     Raises:
-        InputError: no data set of defects, or nothing to fit.
+        InputError: no data set of defects, nothing to fit, or no threads.
     """
     sets = sets_among([Path(folder) for folder in folders])
     names = [root.name for root in sets]
@@ -76,6 +77,8 @@ def bench_defects(
         raise InputError(f"expected at least one detector, and sets with different names; got {', '.join(names)}")
     for detector in detectors:
         settings_of(detector)
+    if threads is not None and threads < 1:
+        raise InputError(f"expected at least one thread; got {threads}")
     rows = []
     with show("runs", len(sets) * len(detectors), progress) as advance:
         for root in sets:
@@ -112,6 +115,9 @@ def settings_of(detector: str) -> dict[str, Any]:
 
 def measured(root: Path, detector: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of one set and detector, measured in this process."""
+    masks = masks_of(root)
+    if masks is not None:
+        check_truth(masks, open_images(str(root), role="outliers").ids or ())
     start = time.perf_counter()
     screen = fit(root, seed=seed, **settings_of(detector), **settings)
     fitted = time.perf_counter()
@@ -138,7 +144,6 @@ def measured(root: Path, detector: str, seed: int, settings: Mapping[str, Any]) 
         # Of fitting and judging: measuring keeps all maps.
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6,
     }
-    masks = masks_of(root)
     if masks is not None and screen.detector.locates:
         located = located_maps(screen, root, root, masks)
         found = localisation_measures(located.maps, located.masks, screen.feature_threshold)
@@ -159,14 +164,14 @@ def _run_or_read(
 
     A run that failed is not kept: it is tried again.
     """
-    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(root.rglob("*.*"))]
+    there = [*sorted(root.rglob("*.*")), *(table for table in [table_of(root)] if table.is_file())]
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in there]
     meant = [str(root.resolve()), files, detector, seed, threads, sorted(settings.items()), __version__]
     identity = hashlib.sha256(json.dumps(meant, default=str).encode()).hexdigest()
     path = output / _RUNS / f"{root.name}-{detector.replace(':', '-').replace(',', '+')}.json"
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept.get("identity") == identity:
-            return dict(kept["row"])
+    kept = _kept(path, identity)
+    if kept is not None:
+        return kept
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_in_own_process, args=(theirs, root, detector, seed, threads, dict(settings)))
@@ -184,6 +189,15 @@ def _run_or_read(
     return row
 
 
+def _kept(path: Path, identity: str) -> dict[str, Any] | None:
+    """Return the row of a finished run; None where there is none of that identity, or the file is damaged."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return dict(kept["row"]) if kept["identity"] == identity else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _failed(root: Path, detector: str, reason: str) -> dict[str, Any]:
     return {"set": root.name, "detector": detector, "error": reason}
 
@@ -199,6 +213,8 @@ def _in_own_process(
         pipe.send({**measured(root, detector, seed, settings), "error": None})
     except ReconditeError as error:
         pipe.send(_failed(root, detector, str(error)))
+    except KeyboardInterrupt:  # the process that waits for this one says so
+        sys.exit(1)
 
 
 def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
