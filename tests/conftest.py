@@ -95,7 +95,7 @@ def pytest_xdist_make_scheduler(config, log):
     @cache
     def scope(file):
         path = Path(config.rootpath, file)
-        if path.name in ("test_cluster_sweep.py", "test_cluster_addresses.py"):
+        if path.name in ("test_cluster_machines.py", "test_cluster_addresses.py"):
             return "clusters of their own"
         if path.name.startswith("test_cluster"):
             return "two nodes"
@@ -119,7 +119,7 @@ def digits():
 QUICK = {
     "alad": {
         **{"latent_size": 8, "width": 16, "image_size": 16},
-        **{"epochs": 6, "batch_size": 16, "learning_rate": 2e-3, "ema": 0.97},
+        **{"epochs": 2, "batch_size": 16, "learning_rate": 2e-3, "ema": 0.97},
     },
     "autoencoder": {"latent_size": 8, "width": 16, "epochs": 20, "learning_rate": 1e-2},
     "features": {
@@ -173,6 +173,17 @@ def folder(tmp_path, digits):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(digit).save(path)
     return root
+
+
+@pytest.fixture
+def damaged(folder):
+    """Two of the images cannot be read, and eight are noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 8), dtype=np.uint8)
+    for image, path in zip(noise, sorted(folder.rglob("*.png"))[10:18], strict=True):
+        Image.fromarray(image).save(path)
+    (folder / "odd" / "001.png").write_bytes(b"text")
+    (folder / "even" / "000.png").write_bytes(b"")
+    return folder
 
 
 @pytest.fixture

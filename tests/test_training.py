@@ -64,8 +64,24 @@ def kill_after(monkeypatch, epoch):
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "vae"])
-@pytest.mark.parametrize("more", [{}, {"ema": 0.9}, {"trim": 0.1, "clip_norm": 0.5}, {"keep_best": False}])
-@pytest.mark.parametrize("epoch", [0, 1, 4])
+@pytest.mark.parametrize(
+    ("more", "epoch"),
+    [
+        *(
+            ({}, 0),
+            ({}, 1),
+            ({}, 4),
+            ({"ema": 0.9}, 4),
+            ({"trim": 0.1, "clip_norm": 0.5}, 4),
+            ({"keep_best": False}, 4),
+        ),
+        *(
+            pytest.param(more, epoch, marks=pytest.mark.slow)
+            for more in ({"ema": 0.9}, {"trim": 0.1, "clip_norm": 0.5}, {"keep_best": False})
+            for epoch in (0, 1)
+        ),
+    ],
+)
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch, rows, name, more, epoch):
     options = replace(OPTIONS, **more)
     whole = new(name)
