@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 from PIL import Image
-from sklearn.datasets import load_digits
 
-import recondite
+# Not here: what the process that hands out tests, and runs none, would import for nothing.
 
 FIRST = [
     *("test_cluster", "test_service_workers", "test_service_page", "test_openvino", "test_export.py"),
@@ -32,7 +30,6 @@ settings.load_profile("recondite")
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # More test processes than cores, as many tests wait: more threads each would only wait for one another.
-torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 # Ray reads these when it is imported, which may be before a test connects.
@@ -55,6 +52,9 @@ def pytest_collection_finish():
 
 def pytest_collection_modifyitems(items):
     """Put what takes longest first, so that no process is still at it when the others have ended."""
+    import torch
+
+    torch.set_num_threads(1)
 
     def place(item):
         return next((place for place, name in enumerate(FIRST) if item.path.name.startswith(name)), len(FIRST))
@@ -113,6 +113,8 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(scope="session")
 def digits():
     """1,797 grey digits of 8 x 8 pixels, uint8."""
+    from sklearn.datasets import load_digits
+
     return np.round(load_digits().images * (255 / 16)).astype(np.uint8)
 
 
@@ -136,6 +138,8 @@ SHAPES = {"alad": (1, 16, 16)}
 @pytest.fixture(scope="session")
 def screens(digits):
     """A function: the name of a detector to a screen fitted on the first 1,400 digits, made once."""
+    import recondite
+
     made = {}
 
     def get(name):

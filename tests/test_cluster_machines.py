@@ -21,8 +21,6 @@ from recondite.data.datasets import ImageSet
 from recondite.screen.sweep import sweep
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'recondite[ray]'")
-pytest.importorskip("s3fs", reason="needs s3fs: pip install 'recondite[s3]'")
-pytest.importorskip("moto", reason="needs moto, a local S3 server")
 pytestmark = [
     pytest.mark.xdist_group("ray"),
     pytest.mark.slow,
@@ -56,6 +54,8 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes():
+    pytest.importorskip("s3fs", reason="needs s3fs: pip install 'recondite[s3]'")
+    pytest.importorskip("moto", reason="needs moto, a local S3 server")
     ray.shutdown()  # other files leave this process connected to the cluster that they share
     with s3_server() as (faults, environment), pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():

@@ -52,7 +52,7 @@ def shape_of(name):
 
 def built(name, **options):
     """Return an unfitted detector, narrow where its full width would take long."""
-    return build(name, **{**({"width": 8} if name == "alad" else {}), **options})
+    return build(name, **{"alad": {"width": 8}, "features": {"side": 32}}.get(name, {}) | options)
 
 
 def prepared(name, digits):

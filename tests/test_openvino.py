@@ -81,7 +81,6 @@ def of_features(places, digits, tmp_path_factory):
 
 
 @pytest.mark.arithmetic
-@pytest.mark.slow
 def test_a_screen_of_features_keeps_scores_maps_and_labels(places, of_features, digits):
     theirs = recondite.load(of_features["float32"]).predict(digits[1000::4], feature_score=True)
     ours = places.predict(digits[1000::4], feature_score=True)

@@ -108,7 +108,7 @@ def test_killed_under_load_it_has_every_event_it_acknowledged(digit_screen, tmp_
     assert load.broken
     events = events_of(store)
     assert {row["event"] for _, _, row in load.answers} <= set(events)
-    with running(tmp_path, digit_screen, "--store", f"sqlite:///{store}") as process:
+    with in_thread(digit_screen, tmp_path, store=f"sqlite:///{store}") as process:
         again = Load(process.port, digit_files, clients=4, requests=50).finish()
     assert len(again.answers) == 50
     assert set(events) < set(events_of(store))

@@ -1,13 +1,12 @@
 import csv
 import shutil
-import subprocess
-import sys
 import textwrap
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from processes import run_in_processes
 from torch import nn
 
 from recondite.data.spool import Rows
@@ -383,8 +382,7 @@ def test_two_processes_agree_with_batch_norm_averages_and_a_short_last_batch(tmp
             """
         )
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*torchrun, str(script), str(tmp_path)], check=True, timeout=240, capture_output=True)
+    run_in_processes(2, script, tmp_path)
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
 
 
