@@ -120,7 +120,7 @@ def digits():
 
 QUICK = {
     "alad": {
-        **{"latent_size": 8, "width": 16, "image_size": 16},
+        **{"latent_size": 8, "width": 8, "image_size": 16},
         **{"epochs": 2, "batch_size": 16, "learning_rate": 2e-3, "ema": 0.97},
     },
     "autoencoder": {"latent_size": 8, "width": 16, "epochs": 20, "learning_rate": 1e-2},

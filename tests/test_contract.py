@@ -17,7 +17,7 @@ from recondite.options import describe_options, options_to_json
 from recondite.statistics.metrics import auroc
 
 # ALAD compares no pixels in training, and the seconds that a test has are few for five networks.
-SLOW_LEARNERS = {"alad": {"epochs": 6}}
+SLOW_LEARNERS = {"alad": {"width": 16, "epochs": 6}}
 LONG = set()
 """The tests of what slow learners have learnt: for these, they are marked as slow."""
 
