@@ -310,7 +310,7 @@ def wait_for_epochs(path, count):
     raise AssertionError("the run never got that far")
 
 
-LONG_FIT = ["digits/train", "--epochs", "6", "--width", "8", "--alpha", "0.1", "--seed", "2"]
+LONG_FIT = ["digits/train:3", "--epochs", "6", "--width", "8", "--alpha", "0.1", "--seed", "2"]
 SIGNALLED = """
 import os, sys
 from recondite.cli import main
