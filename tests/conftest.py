@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 from PIL import Image
-from sklearn.datasets import load_digits
 
-import recondite
+# Not here: what the process that hands out tests, and runs none, would import for nothing.
 
 FIRST = [
     *("test_cluster", "test_service_workers", "test_service_page", "test_openvino", "test_export.py"),
@@ -32,7 +30,6 @@ settings.load_profile("recondite")
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # More test processes than cores, as many tests wait: more threads each would only wait for one another.
-torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 # Ray reads these when it is imported, which may be before a test connects.
@@ -55,6 +52,9 @@ def pytest_collection_finish():
 
 def pytest_collection_modifyitems(items):
     """Put what takes longest first, so that no process is still at it when the others have ended."""
+    import torch
+
+    torch.set_num_threads(1)
 
     def place(item):
         return next((place for place, name in enumerate(FIRST) if item.path.name.startswith(name)), len(FIRST))
@@ -95,7 +95,7 @@ def pytest_xdist_make_scheduler(config, log):
     @cache
     def scope(file):
         path = Path(config.rootpath, file)
-        if path.name in ("test_cluster_sweep.py", "test_cluster_addresses.py"):
+        if path.name in ("test_cluster_machines.py", "test_cluster_addresses.py"):
             return "clusters of their own"
         if path.name.startswith("test_cluster"):
             return "two nodes"
@@ -113,13 +113,15 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(scope="session")
 def digits():
     """1,797 grey digits of 8 x 8 pixels, uint8."""
+    from sklearn.datasets import load_digits
+
     return np.round(load_digits().images * (255 / 16)).astype(np.uint8)
 
 
 QUICK = {
     "alad": {
-        **{"latent_size": 8, "width": 16, "image_size": 16},
-        **{"epochs": 6, "batch_size": 16, "learning_rate": 2e-3, "ema": 0.97},
+        **{"latent_size": 8, "width": 8, "image_size": 16},
+        **{"epochs": 2, "batch_size": 16, "learning_rate": 2e-3, "ema": 0.97},
     },
     "autoencoder": {"latent_size": 8, "width": 16, "epochs": 20, "learning_rate": 1e-2},
     "features": {
@@ -136,6 +138,8 @@ SHAPES = {"alad": (1, 16, 16)}
 @pytest.fixture(scope="session")
 def screens(digits):
     """A function: the name of a detector to a screen fitted on the first 1,400 digits, made once."""
+    import recondite
+
     made = {}
 
     def get(name):
@@ -173,6 +177,17 @@ def folder(tmp_path, digits):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(digit).save(path)
     return root
+
+
+@pytest.fixture
+def damaged(folder):
+    """Two of the images cannot be read, and eight are noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 8), dtype=np.uint8)
+    for image, path in zip(noise, sorted(folder.rglob("*.png"))[10:18], strict=True):
+        Image.fromarray(image).save(path)
+    (folder / "odd" / "001.png").write_bytes(b"text")
+    (folder / "even" / "000.png").write_bytes(b"")
+    return folder
 
 
 @pytest.fixture

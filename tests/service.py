@@ -13,8 +13,10 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from recondite.service.settings import Settings
@@ -26,19 +28,56 @@ def png(pixels):
     return stream.getvalue()
 
 
+def settings_of(folder, tmp_path, **settings):
+    """Return the settings of a service of a screen, or of several; the folder may hold NAME=."""
+    given = {"store": f"sqlite:///{tmp_path / 'events.db'}", "images": tmp_path / "kept", "reload_seconds": 0}
+    folders = [str(folder)] if not isinstance(folder, list) else folder
+    return Settings(screens=folders, **given | settings)
+
+
 @contextmanager
 def in_process(folder, tmp_path, **settings):
-    """A client of the service in this process; the folder may hold NAME=."""
+    """A client of the service in this process."""
     from starlette.testclient import TestClient
 
     from recondite.service.app import create_app
 
-    given = {"store": f"sqlite:///{tmp_path / 'events.db'}", "images": tmp_path / "kept", "reload_seconds": 0}
-    folders = [str(folder)] if not isinstance(folder, list) else folder
-    app = create_app(Settings(screens=folders, **given | settings))
+    app = create_app(settings_of(folder, tmp_path, **settings))
     with TestClient(app, raise_server_exceptions=False) as client:
         client.app = app
         yield client
+
+
+@contextmanager
+def in_thread(folder, tmp_path, **settings):
+    """The service in a thread of this process, at a port of its own: another process would take seconds to import."""
+    from recondite.service import server
+    from recondite.service.start import taken_port
+
+    servers, ready, interval = [], threading.Event(), sys.getswitchinterval()
+
+    class Kept(server._Server):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            servers.append(self)
+
+    (taken,) = sockets = taken_port("127.0.0.1", 0)
+    given = settings_of(folder, tmp_path, page=False, **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "_Server", Kept)
+        thread = threading.Thread(target=server.run, args=(given, sockets), kwargs={"ready": ready.set})
+        thread.start()
+        try:
+            while not ready.wait(0.05):
+                assert thread.is_alive()
+            port = taken.getsockname()[1]
+            yield SimpleNamespace(port=port, url=f"http://127.0.0.1:{port}")
+        finally:
+            for one in servers:
+                one.should_exit = True
+            thread.join(120)
+            taken.close()
+            sys.setswitchinterval(interval)
 
 
 def free_port():

@@ -2,6 +2,7 @@
 
 import ast
 from collections import defaultdict
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -45,7 +46,11 @@ def module_name(path):
 
 
 PATHS = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
+
+
+@cache
+def tree(name):
+    return ast.parse(PATHS[name].read_text(encoding="utf-8"))
 
 
 def imported(nodes):
@@ -66,8 +71,10 @@ def own(dotted):
     return next((name for end in range(len(parts), -1, -1) if (name := ".".join(parts[:end])) in PATHS), None)
 
 
-# Lazy imports, within functions, count like the others.
-IMPORTS = {name: {own(dotted) for dotted in imported(ast.walk(tree))} - {None, name} for name, tree in TREES.items()}
+@pytest.fixture(scope="module")
+def imports():
+    """The files that each file imports; lazy imports, within functions, count like the others."""
+    return {name: {own(dotted) for dotted in imported(ast.walk(tree(name)))} - {None, name} for name in PATHS}
 
 
 def folder(name):
@@ -81,15 +88,15 @@ def runs_back(graph, place):
     return {(name, other) for name, others in graph.items() for other in others if place(other) > place(name)}
 
 
-def test_a_file_imports_only_from_its_own_folder_and_those_before_it():
+def test_a_file_imports_only_from_its_own_folder_and_those_before_it(imports):
     # The package itself and `python -m` lead to everything.
-    graph = {name: others - {""} for name, others in IMPORTS.items() if name not in ("", "__main__")}
+    graph = {name: others - {""} for name, others in imports.items() if name not in ("", "__main__")}
     assert runs_back(graph, folder) == set()
     assert runs_back({"data.images": {"screen.fit"}}, folder) == {("data.images", "screen.fit")}
 
 
-def test_no_imports_form_a_circle():
-    graph = {name: others - {""} for name, others in IMPORTS.items() if name}
+def test_no_imports_form_a_circle(imports):
+    graph = {name: others - {""} for name, others in imports.items() if name}
     TopologicalSorter(graph).prepare()
 
 
@@ -98,10 +105,10 @@ def test_every_folder_has_its_place():
     assert folders == set(FOLDERS)
 
 
-def test_no_detector_imports_another_and_nothing_below_knows_one():
+def test_no_detector_imports_another_and_nothing_below_knows_one(imports):
     names = {name for name in PATHS if name.startswith("detectors.") and name not in SHARED_BY_DETECTORS}
     users = defaultdict(set)
-    for name, others in IMPORTS.items():
+    for name, others in imports.items():
         for other in others & names:
             users[other].add(name)
     for detector in names:
@@ -123,18 +130,18 @@ def test_a_file_is_one_idea_long(name):
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_light_files_import_heavy_libraries_only_where_they_use_them(name):
-    assert not {dotted.split(".")[0] for dotted in imported(TREES[name].body)} & HEAVY
+    assert not {dotted.split(".")[0] for dotted in imported(tree(name).body)} & HEAVY
 
 
 def test_the_command_line_imports_heavy_libraries_only_where_it_uses_them():
     for name in (name for name in PATHS if name.partition(".")[0] == "cli"):
-        assert not {dotted.split(".")[0] for dotted in imported(TREES[name].body)} & HEAVY, name
+        assert not {dotted.split(".")[0] for dotted in imported(tree(name).body)} & HEAVY, name
 
 
 def test_nothing_unpickles_or_evaluates():
-    for name, tree in TREES.items():
-        assert not {dotted.split(".")[0] for dotted in imported(ast.walk(tree))} & _UNSAFE, name
-        for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+    for name in PATHS:
+        assert not {dotted.split(".")[0] for dotted in imported(ast.walk(tree(name)))} & _UNSAFE, name
+        for node in (node for node in ast.walk(tree(name)) if isinstance(node, ast.Call)):
             called = ast.unparse(node.func)
             weights_only = any(
                 word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords

@@ -123,7 +123,7 @@ def test_a_description_checks_digests(screens, tmp_path):
         described(tmp_path / "screen")
 
 
-@pytest.mark.parametrize("given", [None, "3"])
+@pytest.mark.parametrize("given", [None, pytest.param("3", marks=pytest.mark.slow)])
 def test_graphs_run_on_as_many_threads_without_torch_as_with_it(given):
     code = (
         "from recondite.graphs.runtimes import threads; before = threads();"

@@ -40,5 +40,5 @@ def test_the_demo_runs_without_its_extra(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.setattr("recondite.perturbations.outliers.find_spec", lambda _: None)
-    [(rows, _)] = run_demo(tmp_path / "demo", epochs=3)
+    [(rows, _)] = run_demo(tmp_path / "demo", epochs=1)
     assert [row["number"] for row in rows] == ["397", "397", "300"]

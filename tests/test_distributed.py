@@ -1,7 +1,6 @@
 """Several processes, in the environment that torchrun gives them, against one."""
 
 import runpy
-import subprocess
 import sys
 import textwrap
 import warnings
@@ -9,8 +8,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from processes import run_in_processes
 from safetensors.torch import load_file
-from service import free_port
 
 from recondite.detectors import build
 from recondite.distributed import Share, all_gather, rank_and_size, shard_of, sharing, unsharded
@@ -65,24 +64,6 @@ SCRIPT = """
     if os.environ.get("RANK", "0") == "0":
         screen.recalibrated(str(pictures))
 """
-# One process imports, and then becomes three with the environment that torchrun would give them.
-THREE = """
-import os, runpy, sys
-import lightning_fabric, sklearn.covariance, torch.onnx  # what a fit takes longest to import
-import recondite.distributed, recondite.screen.fit
-port, sys.argv = sys.argv[1], sys.argv[2:]
-os.environ |= {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-children = []
-for rank in range(2, -1, -1):
-    child = os.fork() if rank else 0
-    if not child:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        runpy.run_path(sys.argv[0])
-        break
-    children.append(child)
-if os.environ["RANK"] == "0":
-    sys.exit(any(os.waitpid(child, 0)[1] for child in children))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +85,7 @@ def fitted(tmp_path_factory):
         patch.setattr(sys, "argv", one)
         warnings.simplefilter("ignore")
         runpy.run_path(str(script))
-    command = [sys.executable, "-c", THREE, str(free_port()), *three]
-    done = subprocess.run(command, timeout=240, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_in_processes(3, *three)
     return root
 
 

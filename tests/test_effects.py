@@ -67,7 +67,14 @@ def defaults(digits):
     return get
 
 
-@pytest.mark.parametrize(("name", "option"), CASES)
+@pytest.mark.parametrize(
+    ("name", "option"),
+    # What all that learn in steps do alike, the two that learn faster tell too.
+    [
+        pytest.param(*case, marks=pytest.mark.slow) if case[0] == "alad" and case[1] in OF_STEPS else case
+        for case in CASES
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*bfloat16")
 def test_an_option_changes_the_scores_or_is_refused(name, option, defaults):
     images, before = defaults(name)

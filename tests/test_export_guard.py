@@ -114,6 +114,7 @@ def test_the_graph_alone_gives_label_confidence_and_reason(with_onnx, of_bytes):
         np.testing.assert_array_equal(raw["flagged"][:, place], found.p_values[part] <= told["limits"][part])
 
 
+@pytest.mark.slow
 def test_classes_without_calibration_and_unsure_images_abstain_in_the_graph_too(with_head, tmp_path):
     knn = with_head.calibrators["knn"]
     reds = np.array([group == "red" for group in knn.groups])
@@ -142,6 +143,7 @@ def test_a_torch_module_goes_into_the_graph(plain, tmp_path):
     assert found.labels == ("0", "1")
 
 
+@pytest.mark.slow
 def test_what_a_fine_tuned_network_saw_before_weighs_in_the_graph_what_it_weighs_in_the_guard(plain, tmp_path):
     weight = torch.tensor(np.random.default_rng(1).normal(size=(2, 8)), dtype=torch.float32)
     whole = TunedClassifier(
@@ -211,6 +213,7 @@ def test_what_cannot_be_exported_says_which(plain, exported, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_graph_that_judges_otherwise_is_not_written(with_onnx, tmp_path, monkeypatch):
     said = type(with_onnx.classifier).outputs
     monkeypatch.setattr(

@@ -150,6 +150,7 @@ def test_frames_of_a_burst_are_left_out_together():
     assert alone.predict(fresh).is_outlier.mean() > 0.5
 
 
+@pytest.mark.slow
 def test_the_rate_is_about_alpha_and_the_interval_holds():
     inside = []
     for count in (8, 24):

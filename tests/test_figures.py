@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 from scipy.ndimage import label
+from slow import slow
 
 from recondite.data.pictures import HEAT_MAP, heat_colours
 from recondite.data.regions import border
@@ -29,8 +30,9 @@ AWKWARD = {
 }
 
 
-@pytest.mark.parametrize("values", AWKWARD.values(), ids=AWKWARD.keys())
-def test_bars_and_lines_hold_the_finite_values_and_no_others(values):
+@pytest.mark.parametrize("name", slow(AWKWARD, lambda name: name in ("one", "all equal")))
+def test_bars_and_lines_hold_the_finite_values_and_no_others(name):
+    values = AWKWARD[name]
     finite = np.asarray(values, dtype=float)[np.isfinite(values)]
     scores = figures.plot_scores({"a": values, "b": [0.1, 0.2]}, threshold=0.15)
     # The bars of a name are shares of its images: they add up to one.

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -72,18 +73,20 @@ def places(screens):
 
 @pytest.fixture(scope="module")
 def of_features(places, digits, tmp_path_factory):
-    """Folders of that screen exported in float32 and in int8."""
+    """A function: a precision to the folder of that screen exported in it, made once."""
     root = tmp_path_factory.mktemp("features")
-    return {
-        "float32": export.export_openvino(places, root / "float32"),
-        "int8": export.export_openvino(places, root / "int8", int8=digits[1400:], always_int8=True),
-    }
+
+    @cache
+    def get(precision):
+        int8 = {"int8": digits[1400:], "always_int8": True} if precision == "int8" else {}
+        return export.export_openvino(places, root / precision, **int8)
+
+    return get
 
 
 @pytest.mark.arithmetic
-@pytest.mark.slow
 def test_a_screen_of_features_keeps_scores_maps_and_labels(places, of_features, digits):
-    theirs = recondite.load(of_features["float32"]).predict(digits[1000::4], feature_score=True)
+    theirs = recondite.load(of_features("float32")).predict(digits[1000::4], feature_score=True)
     ours = places.predict(digits[1000::4], feature_score=True)
     assert_agrees(places, ours, theirs)
     np.testing.assert_allclose(theirs.feature_score, ours.feature_score, rtol=1e-3, atol=1e-4)
@@ -93,7 +96,7 @@ def test_a_screen_of_features_keeps_scores_maps_and_labels(places, of_features, 
 @pytest.mark.slow
 def test_a_screen_of_features_in_int8_orders_images_as_before(places, of_features, digits):
     """Rounding in the first layer or in linear ones would drown what a Mahalanobis distance looks at."""
-    theirs, ours = recondite.load(of_features["int8"]), places
+    theirs, ours = recondite.load(of_features("int8")), places
     assert theirs.detector.options.precision == "int8"
     found, exact = (screen.predict(digits[1500:]).instance_score for screen in (theirs, ours))
     assert spearmanr(found, exact).statistic > 0.94
@@ -101,10 +104,11 @@ def test_a_screen_of_features_in_int8_orders_images_as_before(places, of_feature
     found_turned, exact_turned = (screen.predict(turned).instance_score for screen in (theirs, ours))
     assert auroc(found, found_turned) > auroc(exact, exact_turned) - 0.02
     # The four convolutions that widen block2 to block5.
-    factors = [found for _, found in factors_of_layers(of_features["int8"]).values()]
+    factors = [found for _, found in factors_of_layers(of_features("int8")).values()]
     assert sum(found <= {"i8", "u8"} for found in factors) == 4
 
 
+@pytest.mark.slow
 def test_int8_scores_the_same_without_instructions_for_integers(of_features, digits, tmp_path):
     """Held to AVX2, a processor adds pairs of products of integers in 16 bits; with VNNI in 32."""
     np.save(tmp_path / "images.npy", digits[1500:1532])
@@ -112,20 +116,20 @@ def test_int8_scores_the_same_without_instructions_for_integers(of_features, dig
         "import sys, numpy as np, recondite; folder, images, out = sys.argv[1:];"
         "np.save(out, recondite.load(folder).predict(np.load(images)).instance_score)"
     )
-    told = [str(of_features["int8"]), str(tmp_path / "images.npy"), str(tmp_path / "scores.npy")]
+    told = [str(of_features("int8")), str(tmp_path / "images.npy"), str(tmp_path / "scores.npy")]
     held = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, *told], check=True, env=held)
-    here = recondite.load(of_features["int8"]).predict(digits[1500:1532]).instance_score
+    here = recondite.load(of_features("int8")).predict(digits[1500:1532]).instance_score
     np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), here, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.arithmetic
-def test_an_image_scores_the_same_in_every_batch_by_features(of_features, digits):
-    for path in of_features.values():
-        screen = recondite.load(path)
-        together = screen.predict(digits[1400:1440]).instance_score
-        parts = [screen.predict(digits[start : start + 9]).instance_score for start in range(1400, 1440, 9)]
-        np.testing.assert_array_equal(np.concatenate(parts)[:40], together)
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
+def test_an_image_scores_the_same_in_every_batch_by_features(of_features, digits, precision):
+    screen = recondite.load(of_features(precision))
+    together = screen.predict(digits[1400:1440]).instance_score
+    parts = [screen.predict(digits[start : start + 9]).instance_score for start in range(1400, 1440, 9)]
+    np.testing.assert_array_equal(np.concatenate(parts)[:40], together)
 
 
 @pytest.mark.arithmetic
@@ -392,6 +396,7 @@ def test_a_graph_is_quantised_by_single_images_and_all_else_stays(pixels, monkey
     expected = images[[4, 2, 1], None]
     expected = np.round(expected * 255).astype(np.uint8) if pixels == "uint8" else expected
     assert {one.dtype for one in found.data} == {np.dtype(pixels)}
+    assert found.advanced_parameters == {"overflow_fix": "enable"}
     np.testing.assert_array_equal(found.data, expected)
     assert found.ignored_scope["names"] == ["product"]
     assert quantised(model, Rows(images, np.arange(2)), pixels, for_features=True).ignored_scope["names"] == [

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from service import in_process, png, running
+from service import in_process, in_thread, png
 from starlette.testclient import TestClient
 
 import recondite
@@ -171,8 +171,7 @@ def test_requests_over_the_limit_are_refused_and_health_is_not(digit_screen, tmp
 
 
 def test_idle_sockets_do_not_silence_anybody(digit_screen, tmp_path):
-    arguments = (digit_screen, "--store", f"sqlite:///{tmp_path / 'e.db'}", "--max-connections", "40")
-    with running(tmp_path, *arguments) as process:
+    with in_thread(digit_screen, tmp_path, limits=Limits(connections=40)) as process:
         idle = [socket.create_connection(("127.0.0.1", process.port), timeout=60) for _ in range(120)]
         for one in idle[::3]:
             one.sendall(b"GET /healthz HTTP/1.1\r\nHost: lo")
@@ -187,7 +186,7 @@ def test_idle_sockets_do_not_silence_anybody(digit_screen, tmp_path):
 def test_bodies_may_come_in_pieces_in_any_order_or_never(digit_screen, tmp_path, digit_files):
     expected = recondite.load(digit_screen).predict(digit_files[:6]).instance_score
     order = np.random.default_rng(0)
-    with running(tmp_path, digit_screen, "--store", f"sqlite:///{tmp_path / 'e.db'}") as process:
+    with in_thread(digit_screen, tmp_path) as process:
         links, pieces = [], []
         for place, content in enumerate([*digit_files[:6], *digit_files[:6]]):
             head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nConnection: close\r\n"

@@ -86,7 +86,7 @@ def _told(html):
     return [text.strip() for text in re.findall(r">([^<>]+)<", html) if text.strip()]
 
 
-@pytest.mark.parametrize("make", [zipped, tarred])
+@pytest.mark.parametrize("make", [zipped, pytest.param(tarred, marks=pytest.mark.slow)])
 def test_a_job_has_the_rows_of_the_library(client, digit_screen, files, make, tmp_path):
     files |= {"part/bad.png": b"text", "notes.txt": b"no image", "../../climbs.png": files["part/000.png"]}
     job = begin(client, f"{JOBS}&alpha=0.2", content=make(files))

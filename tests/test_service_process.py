@@ -7,20 +7,23 @@ import shutil
 import signal
 import socket
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import numpy as np
 import pytest
-from service import PATH, Load, Process, events_of, in_process, running
+from service import PATH, Load, Process, events_of, in_process, in_thread, running, settings_of
 
 import recondite
 
 pytest.importorskip("fastapi")
 
-from recondite.cli.serve import serve
+from recondite.cli.serve import _tokens, serve
 from recondite.errors import InputError
+from recondite.service import server
 from recondite.service.client import Client, ServiceError
 from recondite.service.engine.folders import named_folders
+from recondite.service.settings import Limits
+from recondite.service.start import taken_port
 
 
 @pytest.fixture
@@ -105,23 +108,14 @@ def test_killed_under_load_it_has_every_event_it_acknowledged(digit_screen, tmp_
     assert load.broken
     events = events_of(store)
     assert {row["event"] for _, _, row in load.answers} <= set(events)
-    with running(tmp_path, digit_screen, "--store", f"sqlite:///{store}") as process:
+    with in_thread(digit_screen, tmp_path, store=f"sqlite:///{store}") as process:
         again = Load(process.port, digit_files, clients=4, requests=50).finish()
     assert len(again.answers) == 50
     assert set(events) < set(events_of(store))
 
 
-def test_slow_and_absent_bodies_are_given_up(digit_screen, tmp_path, store, digit_files):
-    arguments = (
-        digit_screen,
-        "--store",
-        f"sqlite:///{store}",
-        "--max-body-seconds",
-        "0.5",
-        "--max-body-bytes",
-        "100000",
-    )
-    with running(tmp_path, *arguments) as process:
+def test_slow_and_absent_bodies_are_given_up(digit_screen, tmp_path, digit_files):
+    with in_thread(digit_screen, tmp_path, limits=Limits(body_seconds=0.5, body_bytes=100_000)) as process:
         slow = socket.create_connection(("127.0.0.1", process.port), timeout=120)
         slow.sendall(
             f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
@@ -149,13 +143,11 @@ def test_slow_and_absent_bodies_are_given_up(digit_screen, tmp_path, store, digi
         assert len(Load(process.port, digit_files, clients=2, requests=20).finish().answers) == 20
 
 
-def test_the_client(digit_screen, tmp_path, store, digit_files, monkeypatch):
-    monkeypatch.setenv("RECONDITE_TOKEN", "a-token-of-ours")
+def test_the_client(digit_screen, tmp_path, digit_files):
     picture = tmp_path / "one.png"
     picture.write_bytes(digit_files[3])
-    keep = ("--keep-images", "flagged", "--keep-folder", tmp_path / "kept")
     expected = recondite.load(digit_screen).predict(digit_files)
-    with running(tmp_path, digit_screen, "--store", f"sqlite:///{store}", *keep) as process:
+    with in_thread(digit_screen, tmp_path, tokens=["a-token-of-ours"], keep="flagged") as process:
         with Client(process.url, "wrong-token") as stranger, pytest.raises(ServiceError, match="token") as told:
             stranger.screens()
         assert told.value.status == 401
@@ -180,6 +172,15 @@ def test_the_client(digit_screen, tmp_path, store, digit_files, monkeypatch):
         client.screens()
 
 
+def test_tokens_come_from_flags_the_environment_and_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECONDITE_TOKEN", "a-token-of-ours")
+    (tmp_path / "tokens").write_text("one-of-the-file\n\n another-of-the-file\n")
+    assert _tokens(["given"], None) == ["given", "a-token-of-ours"]
+    assert _tokens([], tmp_path / "tokens") == ["a-token-of-ours", "one-of-the-file", "another-of-the-file"]
+    monkeypatch.delenv("RECONDITE_TOKEN")
+    assert _tokens([], None) == []
+
+
 def test_the_client_comes_back_when_the_service_is_busy():
     httpx = pytest.importorskip("httpx")
     asked = []
@@ -193,13 +194,14 @@ def test_the_client_comes_back_when_the_service_is_busy():
     assert len(asked) == 3
 
 
-def test_a_screen_that_cannot_be_loaded_ends_the_start(tmp_path, digit_screen):
+def test_a_screen_that_cannot_be_loaded_ends_the_start(tmp_path, digit_screen, monkeypatch):
+    monkeypatch.setattr("sys.setswitchinterval", lambda _: None)
     broken = tmp_path / "broken"
     shutil.copytree(digit_screen, broken)
     (broken / "detector.safetensors").write_bytes(b"x")
-    process = Process(tmp_path, broken, "--store", f"sqlite:///{tmp_path / 'e.db'}")
-    assert process.process.wait(300) != 0
-    assert "broken" in process.log.read_text()
+    (taken,) = sockets = taken_port("127.0.0.1", 0)
+    with closing(taken), pytest.raises(InputError, match="broken"):
+        server.run(settings_of(broken, tmp_path, page=False), sockets)
 
 
 def test_a_replaced_folder_is_a_new_version_and_a_broken_one_is_not(digit_screen, screens, tmp_path, digit_files):

@@ -14,7 +14,8 @@ from visitor import Visitor
 from recondite.service.engine.store import Event, Store
 
 pytest.importorskip("nicegui")
-pytestmark = pytest.mark.filterwarnings("ignore")
+# test_service_page has a faster sibling of each: the keyboard in the review, the map, who comes next.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 PANELS = ("Overview", "Judge", "Review", "Threshold", "Monitor", "Perturb", "Map", "Screens")
 MANY = 5700
 

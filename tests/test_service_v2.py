@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from service import in_process, running
+from service import in_process, in_thread
 
 import recondite
 
@@ -14,8 +14,7 @@ INFER = "/v2/models/digits/infer"
 
 @pytest.fixture(scope="module")
 def process(digit_screen, tmp_path_factory):
-    tmp_path = tmp_path_factory.mktemp("v2")
-    with running(tmp_path, digit_screen, "--store", f"sqlite:///{tmp_path / 'events.db'}") as process:
+    with in_thread(digit_screen, tmp_path_factory.mktemp("v2")) as process:
         yield process
 
 

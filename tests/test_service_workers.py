@@ -76,6 +76,7 @@ def store(tmp_path):
     return tmp_path / "events.db"
 
 
+@pytest.mark.slow
 def test_thirty_two_clients_lose_nothing_and_there_is_one_of_everything(digit_screen, tmp_path, store, digit_files):
     expected = list(recondite.load(digit_screen).predict(digit_files).records())
     arguments = (digit_screen, "--workers", "2", "--store", f"sqlite:///{store}", "--jobs", tmp_path / "jobs")

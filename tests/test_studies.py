@@ -15,7 +15,7 @@ from recondite.studies.training.one_class import one_class_study
 from recondite.studies.training.runs import BASELINES, Plan, baseline_scores, open_task, perform
 
 QUICK = {"latent_size": 4, "width": 8, "epochs": 3, "ema": 0.9, "learning_rate": 1e-3}
-QUICK_ALAD = {**QUICK, "image_size": (16, 16)}
+QUICK_ALAD = {**QUICK, "image_size": (16, 16), "epochs": 1}
 
 
 @pytest.fixture(scope="module")

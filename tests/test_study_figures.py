@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from slow import slow
 
 from recondite.reports import figures, image_figures
 from recondite.studies import figures as study_figures
@@ -33,9 +34,9 @@ def picture_of(ax, size=(180, 120)):
     return Image.open(stream).convert("RGB").resize(size, Image.Resampling.BOX)
 
 
-@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
-def test_what_is_finite_is_drawn_and_nothing_else(values):
-    values = np.asarray(values, dtype=float)
+@pytest.mark.parametrize("name", slow(VALUES, lambda name: name in ("one", "all equal")))
+def test_what_is_finite_is_drawn_and_nothing_else(name):
+    values = np.asarray(VALUES[name], dtype=float)
     count, finite = len(values), np.isfinite(values)
     for truth in (None, np.zeros(count, bool), np.ones(count, bool)):
         axes = study_figures.plot_instance_scores(values, truth, threshold=0.25)

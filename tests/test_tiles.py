@@ -157,9 +157,13 @@ def photographs() -> np.ndarray:
     return F.interpolate(torch.from_numpy(smooth), size=(32, 32), mode="bilinear").numpy()
 
 
-def test_one_image_at_a_time_gives_what_all_at_once_do(photographs: np.ndarray) -> None:
-    detector = build("features", image_shape=(3, 32, 32), side=192, methods=("padim",), latent_size=8)
-    detector.fit(photographs, validation=None)
+@pytest.fixture(scope="module")
+def detector(photographs: np.ndarray) -> Features:
+    made = build("features", image_shape=(3, 32, 32), side=192, methods=("padim",), latent_size=8)
+    return made.fit(photographs, validation=None)
+
+
+def test_one_image_at_a_time_gives_what_all_at_once_do(detector: Features, photographs: np.ndarray) -> None:
     together = detector.score(photographs[:13], feature_score=True)
     for _ in range(3):
         alone = [detector.score(photographs[index : index + 1], feature_score=True) for index in range(13)]
@@ -174,9 +178,7 @@ def test_one_image_at_a_time_gives_what_all_at_once_do(photographs: np.ndarray) 
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_scores_do_not_depend_on_how_many_threads_look(photographs: np.ndarray) -> None:
-    detector = build("features", image_shape=(3, 32, 32), side=192, methods=("padim",), latent_size=8)
-    detector.fit(photographs, validation=None)
+def test_scores_do_not_depend_on_how_many_threads_look(detector: Features, photographs: np.ndarray) -> None:
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):
@@ -192,6 +194,7 @@ def test_scores_do_not_depend_on_how_many_threads_look(photographs: np.ndarray) 
             assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_an_exported_graph_knows_tiles(screen: recondite.Screen, images: np.ndarray, tmp_path) -> None:
     pytest.importorskip("onnxruntime")
     screen = screen.with_score("error")

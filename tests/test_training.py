@@ -1,13 +1,12 @@
 import csv
 import shutil
-import subprocess
-import sys
 import textwrap
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from processes import run_in_processes
 from torch import nn
 
 from recondite.data.spool import Rows
@@ -64,8 +63,24 @@ def kill_after(monkeypatch, epoch):
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "vae"])
-@pytest.mark.parametrize("more", [{}, {"ema": 0.9}, {"trim": 0.1, "clip_norm": 0.5}, {"keep_best": False}])
-@pytest.mark.parametrize("epoch", [0, 1, 4])
+@pytest.mark.parametrize(
+    ("more", "epoch"),
+    [
+        *(
+            ({}, 0),
+            ({}, 1),
+            ({}, 4),
+            ({"ema": 0.9}, 4),
+            ({"trim": 0.1, "clip_norm": 0.5}, 4),
+            ({"keep_best": False}, 4),
+        ),
+        *(
+            pytest.param(more, epoch, marks=pytest.mark.slow)
+            for more in ({"ema": 0.9}, {"trim": 0.1, "clip_norm": 0.5}, {"keep_best": False})
+            for epoch in (0, 1)
+        ),
+    ],
+)
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch, rows, name, more, epoch):
     options = replace(OPTIONS, **more)
     whole = new(name)
@@ -367,8 +382,7 @@ def test_two_processes_agree_with_batch_norm_averages_and_a_short_last_batch(tmp
             """
         )
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*torchrun, str(script), str(tmp_path)], check=True, timeout=240, capture_output=True)
+    run_in_processes(2, script, tmp_path)
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
 
 
