@@ -50,6 +50,16 @@ def encoded(image, *others, interlaced=False):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join([*others, *pieces]) + chunk(b"IEND", b"")
 
 
+def contents_of(file):
+    """Yield where the kind and content of each chunk of pixels begin and end."""
+    place = 8
+    while place < len(file):
+        length = int.from_bytes(file[place : place + 4], "big")
+        if file[place + 4 : place + 8] == b"IDAT":
+            yield place + 4, place + 8 + length
+        place += 12 + length
+
+
 def noise(channels, kind=np.uint16, size=(23, 17)):
     return np.random.default_rng(0).integers(0, np.iinfo(kind).max + 1, (*size, channels), dtype=kind)
 
@@ -150,6 +160,34 @@ def test_a_file_that_is_cut_short_is_refused(kept):
     content = encoded(noise(3))
     with pytest.raises(InputError, match=r"cut short|cannot be decoded"):
         decode(content[: int(kept * len(content))])
+
+
+@pytest.mark.parametrize("kind", ["L", "1", "LA", "P", "RGB", "RGBA", "I;16", "turned", "interlaced", "huge"])
+@pytest.mark.parametrize("black", [False, True])
+def test_rows_that_are_missing_though_the_content_ends_well_are_noticed(kind, black, monkeypatch):
+    """Pillow makes them black; an image that is black there is whole."""
+    mode = kind if kind in Image.MODES or kind == "I;16" else "L" if kind == "huge" else "RGB"
+    values = np.full((24, 17), 200, np.uint8)
+    values[-3:] = 0 if black else 200
+    picture = Image.fromarray(values.astype(np.uint16)) if mode == "I;16" else Image.fromarray(values).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6 if kind == "turned" else 1
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", exif=exif)
+    whole = encoded(np.asarray(picture), interlaced=True) if kind == "interlaced" else stream.getvalue()
+    target = None
+    if kind == "huge":
+        monkeypatch.setattr(scaling, "HUGE", 100)
+        target = (3, 2)
+    expected = decode(whole, target)
+    place = whole.index(b"IDAT")
+    content = zlib.decompress(b"".join(whole[start + 4 : end] for start, end in contents_of(whole)))
+    row = 1 + 17 * 3 if kind == "interlaced" else len(content) // 24
+    cut = whole[: place - 4] + chunk(b"IDAT", zlib.compress(content[:-row])) + chunk(b"IEND", b"")
+    with pytest.raises(InputError, match="cut short"):
+        decode(cut, target)
+    again = whole[: place - 4] + chunk(b"IDAT", zlib.compress(content + b"more")) + chunk(b"IEND", b"")
+    np.testing.assert_array_equal(decode(again, target).planes, expected.planes)
 
 
 def test_damaged_bytes_are_refused_and_never_looped_over():

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from recondite.data.png import check_end
 from recondite.data.scaling import MAX_PIXELS, Pixels, Reduced, block_means, block_size, blocks_wanted, white_of
 from recondite.data.upright import orientation_of, upright
 from recondite.errors import InputError
@@ -29,13 +30,16 @@ def open_picture(
         white: what is white where the file says so.
 
     Raises:
-        InputError: it has too many pixels.
+        InputError: it has too many pixels, or too few are in the file.
         Exception: whatever Pillow raises for damaged files.
     """
     with Image.open(stream, formats=list(formats)) as picture:
         if frame:
             picture.seek(frame)
-        return pixels_of(picture, target, white, is_own=True)
+        pixels = pixels_of(picture, target, white, is_own=True)
+        if picture.format == "PNG":
+            check_end(stream, pixels)
+        return pixels
 
 
 def pixels_of(

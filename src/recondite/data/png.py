@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from recondite.data.scaling import HUGE, MAX_PIXELS, Pixels, averaged, block_size, white_of
-from recondite.data.tiff import UPRIGHT
-from recondite.data.upright import orientation_of
+from recondite.data.upright import UPRIGHT, orientation_of
 from recondite.errors import InputError
 
 HEAD = b"\x89PNG"
@@ -29,12 +28,16 @@ _START = _SIGNATURE + b"\0\0\0\rIHDR"
 _HEAD_BYTES = len(_START) + 13 + 4
 _CHANNELS = {2: 3, 4: 2, 6: 4}
 """Type of colour -> channels: colour, grey with alpha, colour with alpha."""
+_STORED = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Type of colour -> numbers of a pixel in the file."""
 _OF_HEADS: dict[int, int | None] = {0: 1, 2: 3, 3: None, 6: 3}
 """Type of colour -> channels without alpha; a palette may have either."""
 _TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks that may say which way is up."""
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 """Of interlaced files: first row, first column, and the steps between rows and between columns."""
+_ONE_PASS = ((0, 0, 1, 1),)
+_CUT_SHORT = "the file is cut short: its pixels end too early"
 _STRIP_BYTES = 1 << 24
 _READ_BYTES = 1 << 20
 _MOST_TEXT = 1 << 22
@@ -155,14 +158,14 @@ class _Rows:
             if not piece and not self._left:
                 self._left = next(self._content, b"")
                 if not self._left or self._inflate.eof:
-                    raise InputError("the file is cut short: its pixels end too early")
+                    raise InputError(_CUT_SHORT)
         return found
 
 
 def _whole(rows: _Rows, head: _Head) -> NDArray[Any]:
     """Return all of an image, (H, W, C)."""
     image = np.empty((head.height, head.width, head.channels), rows.kind)
-    for top, left, down, across in _PASSES if head.interlaced else ((0, 0, 1, 1),):
+    for top, left, down, across in _PASSES if head.interlaced else _ONE_PASS:
         part = image[top::down, left::across]
         if part.size:
             rows.begin(part.shape[1])
@@ -208,6 +211,38 @@ def check_sums(stream: BinaryIO) -> None:
         written = stream.read(4)
         if len(written) == 4 and int.from_bytes(written, "big") != found:
             raise InputError("the file is damaged: its pixels do not have the checksum that was written with them")
+
+
+def check_end(stream: BinaryIO, pixels: Pixels) -> None:
+    """Raise InputError where what is compressed ends well, but before the last row: Pillow makes the rest black.
+
+    Counting takes a part of the time that decoding does, so only files are counted that may lack rows: with a palette,
+    with passes, of images that were reduced, or with nothing along an edge, as a picture may have been turned.
+
+    Args:
+        stream: of a file that Pillow has decoded.
+        pixels: what it is.
+    """
+    for kind, _ in _chunks(stream):
+        if kind == b"IHDR":
+            break
+    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", stream.read(13))
+    planes = pixels.planes
+    edges = (planes[:, 0], planes[:, -1], planes[:, :, 0], planes[:, :, -1])
+    if colour != 3 and not interlaced and pixels.reduced is None and all(edge.any() for edge in edges):
+        return
+    left = 0
+    for top, first, down, across in _PASSES if interlaced else _ONE_PASS:
+        rows, columns = len(range(top, height, down)), len(range(first, width, across))
+        left += rows * (1 + (columns * bits * _STORED[colour] + 7) // 8) if columns else 0
+    inflate = zlib.decompressobj()
+    for content in _contents(stream):
+        piece = content
+        while piece and left > 0:
+            left -= len(inflate.decompress(piece, _READ_BYTES))
+            piece = inflate.unconsumed_tail
+    if left > 0:
+        raise InputError(_CUT_SHORT)
 
 
 def _chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:

@@ -5,7 +5,7 @@ Source: TIFF 6.0 (Adobe, 1992), sections 2, 8 and 19; BigTIFF (2007).
 
 import logging
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from recondite.data.files import open_regular
 from recondite.data.scaling import Pixels, white_of
 from recondite.data.tiff_parts import numbers_of
+from recondite.data.upright import UPRIGHT
 from recondite.errors import InputError
 
 SUFFIXES = (".tif", ".tiff")
@@ -36,17 +37,6 @@ _LOSSLESS = (1, 5, 8, 32946, 32773, 34925, 50000)
 _MOST_PAGES, _MOST_TAGS, _MOST_VALUES = 65_536, 4_096, 64
 
 Tags = Mapping[int, Sequence[float]]
-
-UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    2: lambda rows: rows[:, ::-1],
-    3: lambda rows: rows[::-1, ::-1],
-    4: lambda rows: rows[::-1],
-    5: lambda rows: rows.swapaxes(0, 1),
-    6: lambda rows: rows[::-1].swapaxes(0, 1),
-    7: lambda rows: rows[::-1, ::-1].swapaxes(0, 1),
-    8: lambda rows: rows[:, ::-1].swapaxes(0, 1),
-}
-"""Orientation -> what turns rows (H, W, ...) upright."""
 
 # Its warnings about odd tags have no reader here: what cannot be read becomes an error of its own.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())

@@ -1,5 +1,9 @@
 """What a picture's metadata say of its pixels, however damaged they are: which way is up, and what is transparent."""
 
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
 from PIL import Image
 
 _ORIENTATION = 0x0112
@@ -12,6 +16,16 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda rows: rows[:, ::-1],
+    3: lambda rows: rows[::-1, ::-1],
+    4: lambda rows: rows[::-1],
+    5: lambda rows: rows.swapaxes(0, 1),
+    6: lambda rows: rows[::-1].swapaxes(0, 1),
+    7: lambda rows: rows[::-1, ::-1].swapaxes(0, 1),
+    8: lambda rows: rows[:, ::-1].swapaxes(0, 1),
+}
+"""Orientation -> what turns rows (H, W, ...) upright."""
 
 
 def orientation_of(picture: Image.Image) -> int:
