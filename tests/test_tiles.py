@@ -194,7 +194,6 @@ def test_scores_do_not_depend_on_how_many_threads_look(detector: Features, photo
             assert torch.equal(ours, theirs)
 
 
-@pytest.mark.slow
 def test_an_exported_graph_knows_tiles(screen: recondite.Screen, images: np.ndarray, tmp_path) -> None:
     pytest.importorskip("onnxruntime")
     screen = screen.with_score("error")
