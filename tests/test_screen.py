@@ -238,7 +238,7 @@ def test_groups_by_folder(folder, digits):
     part = screen.predict(open_images(folder / "odd").labelled("odd"))
     np.testing.assert_array_equal(part.p_value, verdicts.p_value[[label.startswith("odd/") for label in verdicts.ids]])
     nameless = screen.judge(Scores(ids=("a",), instance_score=np.zeros(1), errors=(None,)))
-    assert nameless.errors[0].startswith("no calibration for group ''")
+    assert nameless.errors[0].startswith("no calibration for group ''; there are: ['even', 'odd'], as folders or named")
     with pytest.raises(InputError, match="one group label for each"):
         screen.predict(digits[:3], groups=["even"])
 

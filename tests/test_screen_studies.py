@@ -13,6 +13,7 @@ from recondite.cli import main
 from recondite.data.datasets import ImageSet
 from recondite.errors import InputError
 from recondite.perturbations import DEFECTS, corrupted, masked
+from recondite.statistics.calibration import Calibrator
 from recondite.studies.latent import denoising_study, interpolation_study
 from recondite.studies.latent_map import latent_map_study
 from recondite.studies.linear import linear_study
@@ -253,7 +254,33 @@ def test_what_cannot_be_measured_is_refused(screen, fresh, tmp_path, study, opti
 def test_unreadable_images_are_left_out_and_named(screen, folder, tmp_path):
     (folder / "even" / "000.png").write_bytes(b"not a picture")
     mask_size_study(screen, folder, tmp_path / "out", sizes=[2], masks=1)
-    assert "1 unreadable images were left out, the first: even/000.png" in (tmp_path / "out" / "study.html").read_text()
+    assert "1 unreadable image was left out, the first: even/000.png" in (tmp_path / "out" / "study.html").read_text()
+
+
+def test_the_study_of_thresholds_names_what_was_left_out(screen, folder, tmp_path):
+    (folder / "even" / "000.png").write_bytes(b"not a picture")
+    thresholds_study(screen, folder, tmp_path / "rules", outliers=folder)
+    page = (tmp_path / "rules" / "study.html").read_text()
+    assert "2 unreadable images were left out, the first: even/000.png" in page
+
+
+@pytest.fixture
+def grouped(screen):
+    scores = screen.calibrator.scores
+    groups = tuple("even" if place % 2 else "odd" for place in range(len(scores)))
+    return replace(screen, calibrator=Calibrator(scores, groups))
+
+
+def test_studies_of_a_screen_with_groups_say_by_which_they_go(grouped, folder, tmp_path):
+    mask_size_study(grouped, folder, tmp_path / "masks", sizes=[2], masks=1)
+    page = (tmp_path / "masks" / "study.html").read_text()
+    assert "What is flagged is by the calibration of group odd, for all images" in page
+
+
+def test_no_rule_is_said_to_promise_where_each_group_has_a_threshold(grouped, folder, tmp_path):
+    rules = [row["rule"] for row in thresholds_study(grouped, folder, tmp_path / "rules")]
+    assert rules[0] == "mean + 1 std"
+    assert "rule flags" not in (tmp_path / "rules" / "study.html").read_text()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from recondite import Calibrator, InputError, Monitor
 from recondite.cli import main
 from recondite.data.tables import write_table
 from recondite.screen.shift import Reweighting, _scaled, advice
+from recondite.statistics.image_statistics import OF_IMAGES
 from recondite.statistics.weighted import DensityRatio, effective_number, weighted_p_values
 
 ALPHA = 0.1
@@ -140,6 +141,32 @@ def test_too_little_overlap_and_other_screens_are_refused(screen):
         Reweighting.fit(screen, recent.statistics).judge(replace(recent, statistics=less))
 
 
+def test_where_nothing_overlaps_no_weights_are_given_whatever_the_penalty_leaves(screen):
+    """Black images are like no calibration image; the ridge penalty keeps dozens of these weighty."""
+    black = screen.predict(np.zeros((60, 1, 12, 12), dtype=np.float32) + np.linspace(0, 1e-4, 60)[:, None, None, None])
+    now = _scaled(screen, OF_IMAGES, black.statistics)
+    known = _scaled(screen, OF_IMAGES, screen.observations)
+    assert effective_number(DensityRatio.fit(known, now).weights) > 9
+    with pytest.raises(
+        InputError, match=r"too unlike those of calibration: .* AUROC of 1\.00\), and alpha = 0\.1 needs"
+    ):
+        Reweighting.fit(screen, black.statistics)
+
+
+def test_copies_among_recent_images_count_once(screen):
+    recent = screen.predict(bright(60, 3)).statistics
+    with pytest.raises(InputError, match="at least 50 recent images to weigh by; got 1 and 99 copies of them"):
+        Reweighting.fit(screen, {name: np.repeat(values[:1], 100) for name, values in recent.items()})
+    once = Reweighting.fit(screen, recent)
+    often = Reweighting.fit(
+        screen, {name: np.append(values, np.repeat(values[:1], 500)) for name, values in recent.items()}
+    )
+    np.testing.assert_array_equal(often.ratio.weights, once.ratio.weights)
+    far = {name: np.arange(1e6, 1e6 + 60) for name in OF_IMAGES}  # they differ, though no farther is looked at
+    with pytest.raises(InputError, match="too unlike those of calibration"):
+        Reweighting.fit(screen, far)
+
+
 @pytest.mark.parametrize(
     ("weights", "enough"),
     [
@@ -217,3 +244,14 @@ def test_the_command_refuses_screens_without_evidence_with_a_way_out(screen, tmp
     assert main(arguments) == 2
     assert "fit with images enough for evidence" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_the_command_refuses_screens_by_folder_with_the_reason(screen, tmp_path, capsys):
+    verdicts, scores = screen.predict(bright(60, 4)), screen.calibrator.scores
+    replace(screen, calibrator=Calibrator(scores, ("a",) * len(scores))).save(tmp_path / "screen")
+    write_table(tmp_path / "new.csv", verdicts.records(statistics=True))
+    arguments = ["reweigh", str(tmp_path / "screen"), str(tmp_path / "new.csv"), "-o", str(tmp_path / "out.csv")]
+    assert main(arguments) == 2
+    assert "calibrated by folder or with a confidence: calibrate it without" in " ".join(
+        capsys.readouterr().err.split()
+    )

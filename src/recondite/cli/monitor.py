@@ -236,8 +236,9 @@ def reweigh(
     check_outputs({"-o": output}, {}, inputs=[verdicts, *([] if recent is None else [recent])])
     judge = load_screen(screen, alpha, None, "cpu", score, others=[verdicts])
     from recondite.reports.drift import read_scores
-    from recondite.screen.shift import Reweighting
+    from recondite.screen.shift import Reweighting, check_weighable
 
+    check_weighable(judge)
     scores = read_scores(judge, verdicts)
     lately = scores if recent is None else read_scores(judge, recent)
     weighed = Reweighting.fit(judge, lately.statistics or {})

@@ -293,6 +293,8 @@ def _numbers(flag: str, text: str, kind: type[Any]) -> list[Any]:
 
 
 def _print(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> None:
-    cells = [tuple(f"{v:.5g}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
+    cells = [
+        tuple(f"{v:.5g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()) for row in rows
+    ]
     print_table([tuple(name.replace("_", " ") for name in rows[0]), *cells], title=title, header=True)
     print(f"\ntable: {output / 'table.csv'}\npage:  {output / 'study.html'}")

@@ -332,9 +332,9 @@ class Screen(ShortRepr):
         if self.calibrator.groups is not None:
             names = list(labels or scores.labels or [""] * len(scores))
             known = self.calibrator.sizes
-            for index in valid:
-                if names[index] not in known:
-                    errors[index] = f"no calibration for group {names[index]!r}; there are: {sorted(map(str, known))}"
+            there = f"there are: {sorted(map(str, known))}, as folders or named (--group, groups=)"
+            for index in (one for one in valid if names[one] not in known):
+                errors[index] = f"no calibration for group {names[index]!r}; {there}"
             valid = np.array([index for index in valid if names[index] in known], dtype=np.intp)
             groups = [names[index] for index in valid]
         p_value, flags = np.full(len(scores), np.nan), np.ones(len(scores), dtype=bool)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.errors import InputError
+from recondite.progress import counted
 from recondite.screen.evidence import Values
 from recondite.screen.monitor import Monitor
 from recondite.screen.screen import Screen
@@ -48,35 +49,30 @@ class Reweighting:
             recent: name -> statistics (m,), as verdicts carry them; NaN where an image could not be read.
 
         Raises:
-            InputError: another screen, fewer than 50 recent images, or too few calibration images like them.
+            InputError: another screen, fewer than 50 different recent images, or too few calibration images like them.
         """
-        if screen.evidence is None or screen.score == ERROR:
-            way = (
-                "judge with another score (--score auto, screen.with_score), in a table with --statistics"
-                if screen.evidence is not None
-                else "fit with images enough for evidence (--score auto), or calibrate on images as they are now "
-                "(recondite recalibrate)"
-            )
-            raise InputError(f"weights need the statistics of images, and the error alone has none: {way}")
-        if screen.calibrator.groups is not None or screen.confidence is not None:
-            raise InputError(
-                "weighted p-values hold on average over one group, and this screen was calibrated by folder or with a "
-                "confidence: calibrate it without (screen.recalibrated, with_alpha(alpha, None)), or each group anew "
-                "on images as they are now (recondite recalibrate)"
-            )
+        check_weighable(screen)
+        assert screen.evidence is not None
         names = tuple(name for name in OF_IMAGES if name in screen.evidence.density.names)
         missing = [name for name in names if name not in recent]
         if missing or not names:
             raise InputError(f"the verdicts lack {', '.join(missing or OF_IMAGES)}: write them with --statistics")
-        now = _scaled(screen, names, recent)
-        now = now[np.isfinite(now).all(axis=1)]
-        if len(now) < FEWEST_RECENT:
-            raise InputError(f"expected at least {FEWEST_RECENT} recent images to weigh by; got {len(now)}")
-        values = _scaled(screen, names, screen.observations)
-        found = cls(screen=screen, names=names, values=values, ratio=DensityRatio.fit(values, now))
+        given = np.stack([np.asarray(recent[name], dtype=np.float64) for name in names], axis=1)
+        known = np.flatnonzero(np.isfinite(given).all(axis=1))
+        first = np.unique(given[known], axis=0, return_index=True)[1]  # copies have the same statistics and count once
+        different = known[np.sort(first)]
+        if len(different) < FEWEST_RECENT:
+            copies = len(known) - len(different)
+            beside = f" and {counted(copies, 'copy', 'copies')} of them" if copies else ""
+            raise InputError(
+                f"expected at least {FEWEST_RECENT} recent images to weigh by; got {len(different)}{beside}"
+            )
+        values, now = (_scaled(screen, names, some) for some in (screen.observations, recent))
+        found = cls(screen=screen, names=names, values=values, ratio=DensityRatio.fit(values, now[different]))
         needed = smallest_calibration_set(screen.alpha, None, "exact")
+        # Both are how many are left; a penalty and cut-off statistics keep the former up where there is no overlap.
         # The smallest p-value is that of an image that counts as much as the weightiest; it must reach alpha.
-        if found.effective < needed or 1 / (1 + found.ratio.weights.sum()) > screen.alpha:
+        if min(found.effective, found.overlap) < needed or 1 / (1 + found.ratio.weights.sum()) > screen.alpha:
             raise InputError(
                 f"recent images are too unlike those of calibration: {found.in_words}, and alpha = {screen.alpha:g} "
                 f"needs {needed}: calibrate on images as they are now (recondite recalibrate), or fit again"
@@ -87,6 +83,14 @@ class Reweighting:
     def effective(self) -> float:
         """How many equally weighted calibration images would tell as much."""
         return effective_number(self.ratio.weights)
+
+    @property
+    def overlap(self) -> float:
+        """How many calibration images recent ones can be like.
+
+        Where these are like a share s of them, no score tells the two apart with an AUROC above 1 - s / 2.
+        """
+        return 2 * (1 - self.ratio.told_apart) * len(self.values)
 
     @property
     def in_words(self) -> str:
@@ -126,6 +130,28 @@ class Reweighting:
         p_value[known] = weighted_p_values(calibrator.scores, self.ratio.weights, scores.instance_score[known], own)
         flags = np.where(known, p_value <= self.screen.alpha, plain.is_outlier)
         return replace(plain, p_value=p_value, is_outlier=flags, threshold=float("nan"))
+
+
+def check_weighable(screen: Screen) -> None:
+    """Check that a screen judges by evidence, without groups and without a confidence.
+
+    Raises:
+        InputError: it does not, with a way out.
+    """
+    if screen.evidence is None or screen.score == ERROR:
+        way = (
+            "judge with another score (--score auto, screen.with_score), in a table with --statistics"
+            if screen.evidence is not None
+            else "fit with images enough for evidence (--score auto), or calibrate on images as they are now "
+            "(recondite recalibrate)"
+        )
+        raise InputError(f"weights need the statistics of images, and the error alone has none: {way}")
+    if screen.calibrator.groups is not None or screen.confidence is not None:
+        raise InputError(
+            "weighted p-values hold on average over one group, and this screen was calibrated by folder or with a "
+            "confidence: calibrate it without (screen.recalibrated, with_alpha(alpha, None)), or each group anew "
+            "on images as they are now (recondite recalibrate)"
+        )
 
 
 def advice(screen: Screen, monitor: Monitor) -> str:

@@ -22,7 +22,7 @@ from recondite.screen.words import ERROR
 from recondite.statistics.error_maps import instance_scores
 from recondite.statistics.scores import Scores
 from recondite.studies.figures import plot_against_mask_size, plot_lines
-from recondite.studies.output import Chunk, flagged, score_stream, some_images, unreadable, write_study
+from recondite.studies.output import Chunk, flagged, flagged_by, score_stream, some_images, unreadable, write_study
 from recondite.studies.unfinished import Unfinished
 
 SIZES = tuple(range(2, 21, 2))
@@ -99,7 +99,7 @@ def mask_size_study(
         title="Score against the size of a mask",
         lead=f"{counted(len(pixels), 'image')}, {masks} square masks of each size ({what}{', added' if add else ''}) "
         f"at random places; score {score!r} of a screen ({screen.detector.name}). {counted(len(found), 'image')} made "
-        f"and scored in {unfinished.seconds:.1f} s.{unreadable(bad)}",
+        f"and scored in {unfinished.seconds:.1f} s.{flagged_by(screen)}{unreadable(bad)}",
         columns=["side", "median score", "middle 80 % of images", "flagged"],
         rows=[
             [str(r["size"]), f"{r['median']:.5g}", f"{r['low']:.5g} to {r['high']:.5g}", f"{r['flagged']:.3f}"]

@@ -15,6 +15,7 @@ from recondite.data.images import Floats
 from recondite.data.tables import write_table
 from recondite.detectors import Detector
 from recondite.errors import InputError
+from recondite.progress import counted
 from recondite.progress import progress as show
 from recondite.reports.page import TablePage
 from recondite.screen.screen import Screen
@@ -175,4 +176,11 @@ def write_study(
 
 def unreadable(bad: Sequence[tuple[str, str]]) -> str:
     """Say how many images were left out, if any."""
-    return f" {len(bad)} unreadable images were left out, the first: {bad[0][0]}." if bad else ""
+    were = "was" if len(bad) == 1 else "were"
+    return f" {counted(len(bad), 'unreadable image')} {were} left out, the first: {bad[0][0]}." if bad else ""
+
+
+def flagged_by(screen: Screen) -> str:
+    """Say by which calibration `flagged` goes, where a screen has one for each group."""
+    groups = screen.calibrator.groups
+    return "" if groups is None else f" What is flagged is by the calibration of group {groups[0]}, for all images."

@@ -22,7 +22,7 @@ from recondite.screen.words import ERROR
 from recondite.statistics.localisation import per_region_overlap, pixel_auroc
 from recondite.statistics.metrics import auroc
 from recondite.studies.figures import plot_lines
-from recondite.studies.output import Chunk, flagged, score_stream, some_images, unreadable, write_study
+from recondite.studies.output import Chunk, flagged, flagged_by, score_stream, some_images, unreadable, write_study
 from recondite.studies.unfinished import Unfinished
 
 _AT_ONCE = 32
@@ -91,7 +91,8 @@ def severity_study(
     page = TablePage(
         title="Score against corruption",
         lead=f"{counted(len(pixels), 'image')}, {counted(len(names), 'corruption')} at five severities; score "
-        f"{score!r} of a screen ({screen.detector.name}). {counted(len(found), 'image')} scored.{unreadable(bad)}",
+        f"{score!r} of a screen ({screen.detector.name}). {counted(len(found), 'image')} "
+        f"scored.{flagged_by(screen)}{unreadable(bad)}",
         columns=["corruption", *(f"severity {severity}" for severity in SEVERITIES)],
         rows=[
             [name, *(f"{row['auroc']:.3f} ({row['flagged']:.0%})" for row in own[1:])] for name, own in table.items()

@@ -33,7 +33,7 @@ from recondite.studies.figures import (
     plot_precision_recall,
     plot_reliability,
 )
-from recondite.studies.output import flagged, write_study
+from recondite.studies.output import flagged, unreadable, write_study
 from recondite.studies.unfinished import Unfinished
 
 _ALPHAS = np.concatenate([np.linspace(0.005, 0.05, 10), np.linspace(0.06, 0.3, 25)])
@@ -113,6 +113,8 @@ def thresholds_study(
     if outlying is not None:
         value = auroc(scores["normal"], scores["outliers"])
         lead += f" Against {len(scores['outliers']):,} outliers: AUROC {value:.4f}."
+    lead += unreadable([*_unreadable(normal), *([] if outlying is None else _unreadable(outlying))])
+    grouped = judge.calibrator.groups is not None  # no one threshold promises a rate
     page = TablePage(
         title="Threshold rules compared",
         lead=lead,
@@ -124,8 +126,8 @@ def thresholds_study(
             ]
             for row in rows
         ],
-        conclusion=_kept(rows[0], judge.alpha),
-        best=0,
+        conclusion="" if grouped else _kept(rows[0], judge.alpha),
+        best=None if grouped else 0,
         made=[*made_from(judge, images), ("score", score)],
         note="Only the conformal rule promises a rate: at most alpha on average over calibration sets, whatever the "
         "distribution. Mean + k std is right for a normal distribution, and losses have a long tail; losses of whole "
@@ -183,6 +185,11 @@ def _readable(verdicts: Verdicts) -> NDArray[np.float64]:
     if not scores.size:
         raise InputError(f"not one image could be read; the first: {verdicts.ids[0]}: {verdicts.errors[0]}")
     return scores
+
+
+def _unreadable(verdicts: Verdicts) -> list[tuple[str, str]]:
+    bad = np.flatnonzero(~np.isfinite(verdicts.instance_score))
+    return [(verdicts.ids[index], verdicts.errors[index] or "") for index in bad]
 
 
 def _reliability(screen: Screen, normal: NDArray[np.float64]) -> Axes:
