@@ -70,9 +70,8 @@ class Reweighting:
         values, now = (_scaled(screen, names, some) for some in (screen.observations, recent))
         found = cls(screen=screen, names=names, values=values, ratio=DensityRatio.fit(values, now[different]))
         needed = smallest_calibration_set(screen.alpha, None, "exact")
-        # Both are how many are left; a penalty and cut-off statistics keep the former up where there is no overlap.
         # The smallest p-value is that of an image that counts as much as the weightiest; it must reach alpha.
-        if min(found.effective, found.overlap) < needed or 1 / (1 + found.ratio.weights.sum()) > screen.alpha:
+        if found.effective < needed or 1 / (1 + found.ratio.weights.sum()) > screen.alpha:
             raise InputError(
                 f"recent images are too unlike those of calibration: {found.in_words}, and alpha = {screen.alpha:g} "
                 f"needs {needed}: calibrate on images as they are now (recondite recalibrate), or fit again"
@@ -81,16 +80,12 @@ class Reweighting:
 
     @property
     def effective(self) -> float:
-        """How many equally weighted calibration images would tell as much."""
-        return effective_number(self.ratio.weights)
+        """How many equally weighted calibration images would tell as much.
 
-    @property
-    def overlap(self) -> float:
-        """How many calibration images recent ones can be like.
-
-        Where these are like a share s of them, no score tells the two apart with an AUROC above 1 - s / 2.
+        Not more than recent ones can be like: where these are like a share s of them, no score tells the two apart with
+        an AUROC above 1 - s / 2. A penalty and cut-off statistics keep weights even where there is no overlap.
         """
-        return 2 * (1 - self.ratio.told_apart) * len(self.values)
+        return min(effective_number(self.ratio.weights), 2 * (1 - self.ratio.told_apart) * len(self.values))
 
     @property
     def in_words(self) -> str:
