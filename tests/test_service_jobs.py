@@ -329,10 +329,10 @@ def test_a_full_disk_ends_a_job_in_words_and_none_after_it(client, files, tmp_pa
         full.setattr(jobs.GrowingTable, "add", no_room)
         full.setattr(jobs, "_write", lambda path, job: no_room() if job.state == "failed" else write(path, job))
         job = begin(client, content=zipped(files))
-        found = finished(client, job, seconds=10)
+        found = finished(client, job)
         assert (found["state"], found["error"]) == ("failed", "this cannot be written down: No space left on device")
         assert (tmp_path / "jobs" / job / "archive").is_file(), "a restart goes on with it"
-    assert finished(client, begin(client, content=zipped(files)), seconds=10)["state"] == "done"
+    assert finished(client, begin(client, content=zipped(files)))["state"] == "done"
 
 
 def test_what_cannot_be_received_is_told_in_words(client, files, tmp_path):

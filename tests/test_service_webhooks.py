@@ -53,8 +53,8 @@ class Receiver:
     def verdicts(self):
         return [verdict for message in self.messages for verdict in message["verdicts"]]
 
-    def wait_for(self, count, seconds=60):
-        end = time.monotonic() + seconds
+    def wait_for(self, count):
+        end = time.monotonic() + 60
         while len(self.verdicts()) < count:
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -126,7 +126,7 @@ def test_a_message_that_was_not_taken_does_not_count_as_posted(
     receiver.first_answers = [answer, answer]
     with in_process(digit_screen, tmp_path, verdict_webhook=receiver.url, verdict_webhook_p=1.0) as client:
         predict(client, digit_files[:3])
-        receiver.wait_for(3, seconds=5)
+        receiver.wait_for(3)
     errors = [record.facts["error"] for record in caplog.records if "does not take" in record.message]
     assert len(errors) == 2
     assert all(words in error for error in errors)
