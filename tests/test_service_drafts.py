@@ -234,7 +234,7 @@ def test_of_an_image_that_did_not_fit_on_the_disk_nothing_is_learnt(digits, tmp_
         answer = client.post(f"/page/drafts/{draft}/images?name=a.png", content=png(digits[0]))
         folder = client.app.state.service.drafts.get(draft).folder
     assert answer.status_code == 503
-    assert answer.json()["error"]["message"] == "this cannot be written down: No space left on device"
+    assert answer.json()["error"]["message"] == "the files of the service cannot be used: No space left on device"
     assert list((folder / "images").iterdir()) == []
 
 

@@ -330,7 +330,10 @@ def test_a_full_disk_ends_a_job_in_words_and_none_after_it(client, files, tmp_pa
         full.setattr(jobs, "_write", lambda path, job: no_room() if job.state == "failed" else write(path, job))
         job = begin(client, content=zipped(files))
         found = finished(client, job)
-        assert (found["state"], found["error"]) == ("failed", "this cannot be written down: No space left on device")
+        assert (found["state"], found["error"]) == (
+            "failed",
+            "the files of the service cannot be used: No space left on device",
+        )
         assert (tmp_path / "jobs" / job / "archive").is_file(), "a restart goes on with it"
     assert finished(client, begin(client, content=zipped(files)))["state"] == "done"
 
@@ -340,7 +343,7 @@ def test_what_cannot_be_received_is_told_in_words(client, files, tmp_path):
     (tmp_path / "jobs").write_text("a file")
     answer = client.post(JOBS, content=zipped(files))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
-    assert answer.json()["error"]["message"] == "this cannot be written down: Not a directory"
+    assert answer.json()["error"]["message"] == "the files of the service cannot be used: Not a directory"
 
 
 def test_a_store_that_fails_makes_no_image_invalid(digit_screen, digit_files, tmp_path, monkeypatch):

@@ -105,5 +105,5 @@ def unavailable(error: Exception) -> Unavailable | None:
         return Unavailable(str(error), _UNTIL_IT_IS_BACK)
     cause = error.__cause__ if isinstance(error, OutputError) else error
     if isinstance(cause, OSError) and cause.errno in OF_WRITING:
-        return Unavailable(f"this cannot be written down: {cause.strerror}", _UNTIL_IT_IS_BACK)
+        return Unavailable(f"the files of the service cannot be used: {cause.strerror}", _UNTIL_IT_IS_BACK)
     return None
