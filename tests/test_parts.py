@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from recondite.cluster.ledger import Folder, Ledger
 from recondite.cluster.parts import RowOptions, blame, check_parts, judge_part, merge, read_parts
@@ -21,17 +20,6 @@ def sweep_in_parts(screen, images, out, fdr=None, size=7, **options):
     while (task := ledger.next()) is not None:
         ledger.finish(task, *judge_part(screen, source.images(task.piece), task.name, rows))
     return merge(Folder(out), ledger, {"a": 1}, rows, fdr)
-
-
-@pytest.fixture
-def damaged(folder):
-    """Two of the images cannot be read, and eight are noise."""
-    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 8), dtype=np.uint8)
-    for image, path in zip(noise, sorted(folder.rglob("*.png"))[10:18], strict=True):
-        Image.fromarray(image).save(path)
-    (folder / "odd" / "001.png").write_bytes(b"text")
-    (folder / "even" / "000.png").write_bytes(b"")
-    return folder
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

@@ -28,8 +28,8 @@ _START = _SIGNATURE + b"\0\0\0\rIHDR"
 _HEAD_BYTES = len(_START) + 13 + 4
 _CHANNELS = {2: 3, 4: 2, 6: 4}
 """Type of colour -> channels: colour, grey with alpha, colour with alpha."""
-_STORED = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Type of colour -> numbers of a pixel in the file."""
+_STORED = {0: 1, 3: 1, **_CHANNELS}
+"""Type of colour -> numbers of a pixel in the file: one of a grey or of a place in a palette."""
 _OF_HEADS: dict[int, int | None] = {0: 1, 2: 3, 3: None, 6: 3}
 """Type of colour -> channels without alpha; a palette may have either."""
 _TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
