@@ -9,7 +9,7 @@ import recondite
 from recondite.cli import main
 from recondite.reports import model_card, recalibration
 from recondite.reports import update as update_report
-from recondite.screen import words
+from recondite.screen import guard_fit, words
 from recondite.screen.guard import Guard
 from recondite.screen.guard_file import save_guard
 from recondite.screen.screen import Screen
@@ -67,3 +67,10 @@ def test_a_folder_without_a_guard_is_named_where_one_is_needed(guarded, capsys):
     predict = ["guard", "predict", str(guarded / "plain"), str(guarded), "-o", str(guarded / "labels.csv")]
     assert main(predict) == 2
     assert f"{guarded / 'plain'} holds no guard (recondite guard fit makes one)" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_no_screen_is_left_alone_before_a_guard_is_fitted(guarded, monkeypatch, capsys):
+    monkeypatch.setattr(guard_fit, "fit_guard", lambda *_, **__: pytest.fail("the work began"))
+    (guarded / "notes.txt").write_text("mine")
+    assert main(["guard", "fit", "none", str(guarded), "-o", str(guarded)]) == 1
+    assert f"{guarded} exists and is not a screen; it is left alone" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from recondite.cli.flags import (
     image_size_of,
     option_flags,
     run_folder_of,
+    screen_to_write,
     share_or_source,
     value_of,
     value_range_of,
@@ -187,7 +188,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             contamination=None if contamination is None else share_or_source(contamination),
             defects=defects,
             masks=masks,
-            group_by=os.path.abspath(group_by) if group_by.lower().endswith(".csv") else group_by,
+            group_by=group_by,
             on_bad=on_bad,
             **{**(options or {}), **(training or {})},
         )
@@ -211,15 +212,11 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
 
 def _fit_screen(images: str, output: Path, on_cluster: Mapping[str, Any], **settings: Any) -> None:
     """Fit and write a screen; `on_cluster` says how on a cluster, and is empty for this process alone."""
-    from recondite.data.artifacts import check_target
     from recondite.data.datasets import check_source
     from recondite.data.files import locked
-    from recondite.data.outputs import check_outputs
     from recondite.statistics.calibration import check_promise
 
-    output = Path(os.path.abspath(output))
-    check_target(output)
-    check_outputs({}, {"-o": output})
+    output = screen_to_write(output)
     check_promise(settings["alpha"], settings["confidence"])
     check_source(images)
     if settings["defects"] is not None:

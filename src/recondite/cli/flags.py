@@ -113,6 +113,26 @@ def load_screen(
     return at_rate(screen, alpha, confidence)
 
 
+def screen_to_write(output: Path, files: Mapping[str, Path | None] | None = None) -> Path:
+    """Return the folder that a screen will be written to, absolute, if that and further outputs can be written.
+
+    Args:
+        output: the folder, as the user gave it.
+        files: what the user calls each further output ("--report") -> its path; None where it is not asked for.
+
+    Raises:
+        ArtifactError: the folder is there and holds no screen.
+        InputError: an output cannot be written, or is there twice.
+    """
+    from recondite.data.artifacts import check_target
+    from recondite.data.outputs import check_outputs
+
+    output = Path(os.path.abspath(output))
+    check_target(output)
+    check_outputs(files or {}, {"-o": output})
+    return output
+
+
 def at_rate(screen: "Screen", alpha: float | None, confidence: float | None) -> "Screen":
     """Return a screen at another false-alarm rate and confidence, where they are given."""
     if alpha is None and confidence is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from recondite.cli.console import print_table
+from recondite.cli.console import print_table, stream_beside
 from recondite.cli.flags import (
     CLUSTER_GROUP,
     Alpha,
@@ -98,7 +98,7 @@ def predict(
         With --cluster: images per part; a part is judged again if its worker dies.
     """
     from recondite.data.outputs import check_outputs
-    from recondite.data.tables import check_table_path, is_stdout
+    from recondite.data.tables import check_table_path
     from recondite.statistics.scores import check_rate
 
     if cluster is None:
@@ -149,7 +149,7 @@ def predict(
     for remark in result.remarks:
         print(f"warning: {remark}", file=sys.stderr)
     counts = verdicts.counts()
-    told = sys.stderr if is_stdout(output) else sys.stdout
+    told = stream_beside(output)
     words = ", ".join(f"{count:,} {word}" for word, count in counts.items())
     print(f"{counted(len(verdicts), 'image')}: {words}", file=told)
     print(promise(judge, fdr), file=told)
@@ -225,7 +225,7 @@ def evaluate(
 
     if output is not None:
         check_table_path(output)
-        check_outputs({"-o": output})
+        check_outputs({"-o": output}, inputs=[inliers, outliers])
     judge = load_screen(screen, alpha, confidence, device, score, sources=[inliers, outliers])
     from recondite.reports.evaluation import evaluate as measure
     from recondite.reports.evaluation import localisation
