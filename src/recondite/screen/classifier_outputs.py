@@ -112,8 +112,10 @@ class Outputs:
             raise InputError(f"expected outputs with different ids; {name!r} comes {times} times")
         if self.logits.ndim != 2 or len(self.logits) != count or self.logits.shape[1] < 2:
             raise InputError(f"expected logits ({count}, classes) of two classes or more; got {self.logits.shape}")
-        if self.labels.shape != (count,) or (self.labels >= self.logits.shape[1]).any():
-            raise InputError(f"expected {count} labels below {self.logits.shape[1]}; got {self.labels.shape}")
+        if self.labels.shape != (count,):
+            raise InputError(f"expected a label for each of {count} images; got {self.labels.shape}")
+        if (largest := self.labels.max(initial=-1)) >= self.logits.shape[1]:
+            raise InputError(f"expected labels below {self.logits.shape[1]}, numbers of the logits; got {largest}")
         if self.features is not None and (self.features.ndim != 2 or len(self.features) != count):
             raise InputError(f"expected features ({count}, F); got {self.features.shape}")
         for name, values in (("logits", self.logits), ("features", self.features)):

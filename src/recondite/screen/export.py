@@ -161,7 +161,7 @@ def _for_int8(screen: Screen, images: object, group_by: GroupBy) -> tuple[Spool,
     keys = keys_of([spooled], group_by)[0]
     fresh = unknown_rows(screen, spooled, group_by, keys)
     ranges, rest = (fresh[part] for part in split(keys[fresh], [min(_RANGE_IMAGES, len(fresh) // 5)], seed=0))
-    rest = rest[one_of_each(keys[rest], spooled.hashes[rest], seed=0)]
+    rest = one_of_each(keys, spooled.hashes, 0, rest)
     if not len(ranges):
         raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")
     return spooled, ranges, rest

@@ -86,10 +86,10 @@ def fit_guard(
     """Fit a guard on images with classes.
 
     Held-out images are split at random, those that belong together into one part: on some, parts are chosen (with
-    outliers made up from them) and the temperature
-    is fitted; on others each part is calibrated, by predicted class where there are twice as many images as needed; and
-    with `risk`, the confidence that gets a label is bounded on a third set. So both promises hold whatever was chosen.
-    Of images that belong together one, drawn at random, calibrates or bounds.
+    outliers made up from them) and the temperature is fitted; on others each part is calibrated, by predicted class
+    where there are twice as many images as needed; and with `risk`, the confidence that gets a label is bounded on a
+    third set. So both promises hold whatever was chosen. Of images that belong together one, drawn at random,
+    calibrates or bounds.
 
     Args:
         images: that the head and the rules learn from, anything that `open_images` opens but a stream.
@@ -129,6 +129,8 @@ def fit_guard(
         InputError: images without a class, unknown parts, too few images, or a risk that cannot be promised.
     """
     _check_parts(parts, (SCREEN, CONFIDENCE, *RULES))
+    if (classifier, fine_tune, train).count(None) < 2:
+        raise InputError("expected one of classifier, fine_tune (--fine-tune) and train, or none; got several")
     opened = _sized(images, classes)
     if screen is not None and backbone is not None:
         raise InputError("a screen that is given has its backbone: leave backbone (--backbone) out")
@@ -156,6 +158,9 @@ def fit_guard(
     number = 2 if risk is None else 3
     dealt = held.dealt([len(held) // number] * (number - 1), seed + 1)
     opened = known.images
+    own_names = classifier.names if isinstance(classifier, NamedClassifier) else ()
+    names = tuple(labels or own_names or sorted({*(opened.labels or ())}))
+    _check_classes(names, opened)
     if isinstance(classifier, Told):
         parts = parts or (SCREEN,)
         _check_told(classifier, opened, held.images)
@@ -166,13 +171,7 @@ def fit_guard(
         screen = fit(opened, detector=detector, backbone=backbone, alpha=alpha, seed=seed, progress=progress)
     elif alpha is not None:
         screen = screen.with_alpha(alpha)
-    own_names = classifier.names if isinstance(classifier, NamedClassifier) else ()
-    names = tuple(labels or own_names or sorted({*(opened.labels or ())}))
     own = screen.detector.preprocessing
-    if (classifier, fine_tune, train).count(None) < 2:
-        raise InputError(
-            "a classifier that is given is not fine-tuned or trained: leave it out, or fine_tune and train"
-        )
     if fine_tune is not None:
         plain = Preprocessing(shape=own.shape, value_range=own.value_range)
         of_screen = getattr(screen.detector.options, "backbone", None)
@@ -181,7 +180,6 @@ def fit_guard(
             fine_tuned, preprocessing=plain, blocks=fine_tune, variant=variant, seed=seed, progress=progress
         )
     if train is not None:
-        _check_classes(names, opened)
         classifier = train(opened, names)
         if not isinstance(classifier, Kept):
             raise InputError(
@@ -338,7 +336,6 @@ def _with_rules(
     screen: Screen, classifier: Kept | Told | None, names: tuple[str, ...], images: ImageSet
 ) -> tuple[Guard, Learning | None]:
     """Return a guard with its head and rules, learnt in one pass over images with classes, and what was learnt."""
-    _check_classes(names, images)
     count = images.size or 0
     if classifier is None:
         learning = learnt(vectors_of(screen.detector, images, names), len(names), count)

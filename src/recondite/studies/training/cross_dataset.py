@@ -150,7 +150,7 @@ class _Sets:
         spooled = read_all(open_images(self.normal.fit), preprocessing)
         keys = keys_of([spooled])[0]
         calibrating, rest = split(keys, [round(CALIBRATION * len(spooled))], self.seed)
-        counted = calibrating[one_of_each(keys[calibrating], spooled.hashes[calibrating], self.seed)]
+        counted = one_of_each(keys, spooled.hashes, self.seed, calibrating)
         return spooled.rows(rest), spooled.rows(counted)
 
     def outliers(self, name: str) -> Floats | None:
