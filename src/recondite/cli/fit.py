@@ -19,7 +19,9 @@ from recondite.cli.flags import (
     Output,
     Rate,
     all_among,
+    check_cluster_flags,
     image_size_of,
+    names_of,
     option_flags,
     run_folder_of,
     screen_to_write,
@@ -27,7 +29,7 @@ from recondite.cli.flags import (
     value_of,
     value_range_of,
 )
-from recondite.errors import InputError, ReconditeWarning
+from recondite.errors import ReconditeWarning
 from recondite.progress import counted
 
 if TYPE_CHECKING:
@@ -162,8 +164,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             With --cluster: GPUs of each worker, 0 or 1.
         """
         on_cluster = {"workers": workers, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
-        if cluster is None and on_cluster != {"workers": 2, "worker_cpus": 1, "worker_gpus": 0}:
-            raise InputError("--workers, --worker-cpus and --worker-gpus are of a cluster: give --cluster too")
+        check_cluster_flags(cluster, fit.__kwdefaults__, **on_cluster)
         _fit_screen(
             images,
             output,
@@ -171,7 +172,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             validation=share_or_source(validation),
             evidence=share_or_source(evidence),
             calibration=share_or_source(calibration),
-            pictures=() if pictures is None else tuple(pictures.split(",")),
+            pictures=tuple(names_of(pictures) or ()),
             image_size=image_size_of(image_size),
             region=region,
             ignore=ignore,

@@ -2,7 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from recondite.cli.console import print_table, stream_beside
 from recondite.cli.flags import Output, Rate, load_screen, names_of, saved_guard, screen_to_write
@@ -23,7 +25,7 @@ def guard_fit(
     fine_tune: int | None = None,
     backbone: str | None = None,
     labels: Path | None = None,
-    labels_from_folders: bool = False,
+    labels_from_folders: Annotated[bool, Parameter(negative="")] = False,
     classes: str | None = None,
     calibration: str | None = None,
     held_out: Rate = 0.4,

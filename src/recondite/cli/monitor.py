@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table, stream_beside
-from recondite.cli.flags import Alpha, Output, Rate, load_screen, saved_guard, tell_of_lost_guard
+from recondite.cli.flags import Alpha, Output, Rate, ScreenFolder, load_screen, saved_guard, tell_of_lost_guard
 from recondite.data.addresses import without_secrets
 from recondite.errors import InputError
 from recondite.progress import counted
 
 
 def monitor(
-    screen: str,
+    screen: ScreenFolder,
     events: str,
     /,
     *,
@@ -34,8 +34,6 @@ def monitor(
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote.
     events
         Table that `recondite predict` wrote, .csv, .jsonl or .parquet, its rows in the order of time; or the store of
         `recondite serve`: sqlite:///events.db?screen=NAME&version=VERSION, or an address of Postgres.
@@ -104,7 +102,7 @@ def monitor(
 
 
 def recalibrate(
-    screen: str,
+    screen: ScreenFolder,
     events: str,
     /,
     *,
@@ -122,8 +120,6 @@ def recalibrate(
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote.
     events
         Table that `recondite predict --statistics` wrote, with a column label: inlier, outlier, skip or empty; or the
         store of `recondite serve`: sqlite:///events.db?screen=NAME&version=VERSION, or an address of Postgres.

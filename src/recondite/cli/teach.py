@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from recondite.cli.flags import Output, load_screen, screen_to_write, tell_of_lost_guard
+from recondite.cli.flags import Output, ScreenFolder, load_screen, screen_to_write, tell_of_lost_guard
 
 
 def teach(
-    screen: str,
+    screen: ScreenFolder,
     defects: str,
     images: str | None = None,
     /,
@@ -19,8 +19,6 @@ def teach(
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote.
     defects
         3 to 50 images of known defects; of an MVTec-style folder: its outliers.
     images

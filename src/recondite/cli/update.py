@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from recondite.cli.flags import (
     Output,
+    ScreenFolder,
     load_screen,
     run_folder_of,
     screen_to_write,
@@ -16,7 +17,7 @@ from recondite.cli.flags import (
 
 
 def update(
-    screen: str,
+    screen: ScreenFolder,
     images: str,
     /,
     *,
@@ -38,8 +39,6 @@ def update(
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote.
     images
         Further normal images. Those that the screen has learnt from are told, and do not calibrate.
     output
