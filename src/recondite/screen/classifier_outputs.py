@@ -20,7 +20,7 @@ from recondite.data.images import Preprocessing
 from recondite.data.items import Masked
 from recondite.data.tables import SUFFIXES, number, read_events
 from recondite.errors import InputError
-from recondite.networks.hooks import FeatureLayer, recorded
+from recondite.networks.hooks import FeatureLayer, over_places, recorded
 from recondite.screen.linear_head import RULES, Rules
 from recondite.screen.tuned_classifier import Kept
 from recondite.short_repr import ShortRepr
@@ -68,6 +68,9 @@ def ask(
         layer: the module within it whose output are the features.
         pixels: (N, C, H, W).
         ids: N names of the images, for `Told`.
+
+    Raises:
+        InputError: the classifier does not take them or has no such layer, or a table does not tell of them.
     """
     if isinstance(classifier, Told):
         return classifier.of(ids)
@@ -86,7 +89,7 @@ def ask(
     features = outputs[0]
     if features is None or features.ndim < 2:
         raise InputError(f"layer {layer!r} gave no features (N, F, ...)")
-    return logits, features.flatten(2).mean(2) if features.ndim > 2 else features
+    return logits, over_places(features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,6 +370,9 @@ def answers_of(
         errors: why the others could not; None for those that could.
         labels: names of the classes; None for "0", "1", ...
         temperature: of the confidences; the doubt, the part "confidence", is that of the logits as they are.
+
+    Raises:
+        InputError: another number of classes than labels.
     """
     if labels is not None and logits.shape[1] != len(labels):
         raise InputError(f"the classifier tells {logits.shape[1]} classes; got {len(labels)} labels")

@@ -180,7 +180,15 @@ def _traced(screen: Screen, pixels: PixelType) -> bytes:
 
 
 def target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
-    """Return the folder to write, absolute, after all refusals."""
+    """Return the folder to write, absolute, after all refusals.
+
+    Args:
+        screen, path, pixels: as in `export_onnx`.
+
+    Raises:
+        InputError: a screen that cannot be exported, or not with such pixels.
+        ArtifactError: `path` exists and is not a screen.
+    """
     if pixels not in get_args(PixelType):
         raise InputError(f"expected pixels among {', '.join(get_args(PixelType))}; got {pixels!r}")
     if isinstance(screen.detector, Exported):

@@ -20,14 +20,14 @@ from recondite.detectors.remembered import remembering
 from recondite.errors import InputError
 from recondite.networks.backbones import VARIANTS
 from recondite.screen.calibrate import unknown_images
-from recondite.screen.choose_parts import Judged, LeftOut, best_telling, classes_where_enough, equal_shares
+from recondite.screen.choose_parts import Judged, LeftOutClasses, best_telling, classes_where_enough, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
 from recondite.screen.few_images import DEFAULT_ALPHA, MOST_UNITS
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.guard_split import Units, units_of
-from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
+from recondite.screen.left_out_classes import FEWEST_CLASSES, ClassedVectors, left_out_classes
 from recondite.screen.linear_head import FEATURE_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.looking import features_of, gives_features, vectors_of
 from recondite.screen.make_guard import chosen_parts, needed_of, with_every_part
@@ -188,7 +188,7 @@ def fit_guard(
             )
     first, *others = dealt
     chosen_on, (calibrated_on, *bounded_on) = first.images, [some.one_of_each(seed).images for some in others]
-    near: LeftOut = {}
+    near: LeftOutClasses = {}
     if parts is None and train is not None:
         assert isinstance(classifier, Kept)
         shown = Preprocessing(shape=classifier.shape or own.shape, value_range=own.value_range)
@@ -367,7 +367,7 @@ def _check_classes(names: Sequence[str], images: ImageSet) -> None:
         raise InputError(f"expected two classes or more, among {', '.join(names)}; got {', '.join(missing) or 'one'}")
 
 
-def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: Sequence[str]) -> LeftOut:
+def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: Sequence[str]) -> LeftOutClasses:
     """Return what the scores say of classes that they have not learnt.
 
     Nothing without features, and nothing of two classes that the features have learnt.
@@ -377,13 +377,13 @@ def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: 
     if learning is None or (not frozen and len(names) < FEWEST_CLASSES):
         return {}
     vectors, logits, classes = (some.numpy() for some in learning.drawn())
-    known = Looked(vectors, classes, None if frozen else logits)
+    known = ClassedVectors(vectors, classes, None if frozen else logits)
     if guard.head is not None:
         looked = list(vectors_of(guard.screen.detector, images, names))
     else:
         assert isinstance(guard.classifier, Kept)
         looked = list(features_of(guard.classifier, guard.seen, images, names))
-    held = Looked(
+    held = ClassedVectors(
         np.concatenate([one for one, _, _ in looked]),
         np.concatenate([some for _, some, _ in looked]),
         None if known.logits is None else np.concatenate([some for _, _, some in looked if some is not None]),

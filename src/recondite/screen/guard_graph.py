@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recondite.errors import InputError
 from recondite.graphs.runtimes import GUARD_OUTPUTS, INPUT, OUTPUTS, RULE_SCORES
+from recondite.networks.hooks import over_places
 from recondite.screen.classifier_outputs import CONFIDENCE
 from recondite.screen.decisions import FOREIGN, INVALID, UNSURE
 from recondite.screen.guard import SCREEN, Guard
@@ -59,8 +60,8 @@ class GuardGraph(nn.Module):
             features, logits = measured.vectors, guard.head(measured.vectors)
         elif self.said is not None:
             logits, features = self.said(pixels)
-        elif features is not None and features.ndim > 2:
-            features = features.flatten(2).mean(2)
+        elif features is not None:
+            features = over_places(features)
         assert logits is not None
         log_probability = logits.double().log_softmax(1)
         scores: dict[str, Tensor] = {SCREEN: score, CONFIDENCE: -log_probability.amax(1)}

@@ -167,8 +167,21 @@ def separate_sets(
     """Split the images, or open the sets given, so that no unit is in two of them.
 
     Images given for one purpose may also be among those for another: the order of `held_out` says which one they serve;
-    to fit comes last. A share too small for its purpose is left to fit. What belongs together with images that were
-    learnt from before, `known`, can only be learnt from.
+    to fit comes last. A share too small for its purpose is left to fit.
+
+    Args:
+        spooled: the images.
+        model: that will learn.
+        held_out: purpose -> a share of the images, or other images.
+        masks: a folder of masks of such other images; None for none.
+        group_by: what tells units.
+        pictures: ids of validation images that are to be rebuilt after chosen epochs.
+        seed: draws.
+        shown: show progress on standard error.
+        known: what was learnt from before: what belongs together with it can only be learnt from.
+
+    Raises:
+        InputError: no images are left to fit or to calibrate, or pictures that are not among those for validation.
     """
     shares = {name: given if isinstance(given, float | int) else 0.0 for name, given in held_out.items()}
     spools = dict.fromkeys(held_out, spooled)

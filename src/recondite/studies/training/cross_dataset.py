@@ -361,7 +361,11 @@ def _baselines(sets: _Sets) -> dict[str, Judgement]:
 
 
 def normals_at_hand(names: Sequence[str] | None) -> list[str]:
-    """Return the normal sets asked for, or all at hand; the small MNIST only where the large one is not."""
+    """Return the normal sets asked for, or all at hand; the small MNIST only where the large one is not.
+
+    Raises:
+        InputError: an unknown set, or one that is not at hand.
+    """
     if names is not None:
         for name in _known(names, tuple(NORMALS), "normal sets"):
             if not at_hand(NORMALS[name].fit):
