@@ -174,15 +174,17 @@ def fit(
     values = value_range if value_range is not None else sample.value_range
     remarks = [*sample.remarks(values), *([] if sample.vector is not None else first_frames_only(glances(source)))]
     if rank_and_size()[0] == 0:
-        for remark in remarks:
-            warnings.warn(remark, ReconditeWarning, stacklevel=_CALLER)
+        for seen in remarks:
+            warnings.warn(seen, ReconditeWarning, stacklevel=_CALLER)
+
+    def remark(text: str) -> None:
+        remarks.append(text)
+        warnings.warn(text, ReconditeWarning, stacklevel=_CALLER + 1)
+
     choice = None
-    if recipe is None and detector is None and defects is not None:
-        choice = Choice("features", "known defects, which a head on features learns from")
-    elif recipe is None and detector is None:
-        own_modules = {"features": backbone, "autoencoder": encoder}
-        given = next((name for name, module in own_modules.items() if module is not None), None)
-        choice = Choice(given, "the network that was given") if given else choose_detector(sample, options, score)
+    if recipe is None and detector is None:
+        networks = {"features": backbone, "autoencoder": encoder}
+        choice = _choice(networks, defects) or choose_detector(sample, options, score)
     name = recipe.detector if recipe is not None else choice.detector if choice is not None else str(detector)
     if isinstance(backbone, str):
         options, backbone = {**options, "backbone": backbone}, None
@@ -246,8 +248,7 @@ def fit(
     groups = tuple(sets.calibration_labels) if by_folder else None
     if groups is not None and (unheard := sorted({*spooled.labels} - {*groups})):
         listed = ", ".join(map(repr, unheard[:3])) + ", ..." * (len(unheard) > 3)
-        remarks.append(f"{counted(len(unheard), 'group')} without calibration images will not be judged: {listed}")
-        warnings.warn(remarks[-1], ReconditeWarning, stacklevel=_CALLER)
+        remark(f"{counted(len(unheard), 'group')} without calibration images will not be judged: {listed}")
     alpha = alpha_for(len(sets.calibration), alpha)
     check_enough(len(sets.calibration), groups, (alpha, confidence, guarantee), how_many(spooled, sets.units))
 
@@ -270,14 +271,13 @@ def fit(
                 lesson = taught(model, learnt_from, sets.keys[good], to_learn, training.seed)
                 model = lesson.detector
             except UnhelpfulError as reason:
-                remarks = [*remarks, f"{UNUSED_DEFECTS}: {reason}"]
-                warnings.warn(remarks[-1], ReconditeWarning, stacklevel=_CALLER)
+                remark(f"{UNUSED_DEFECTS}: {reason}")
         left_out = None
         if few is not None and unfitted is not None:
             finished = None if lesson is None else lesson.finished
             left_out = scores_left_out(unfitted, spooled, few, training, progress, learnable=good, finished=finished)
     if few is not None and "rotations" not in options and seem_turned(model, learnt_from):
-        remarks = [*remarks, ADVICE]
+        remarks.append(ADVICE)
     learnt: Evidence | None = None
     if sets.evidence is not None:
         observer = fit_observer(model, learnt_from, reencoding=reencoding, classifier=view, progress=progress)
@@ -311,6 +311,14 @@ def fit(
         known=sets.known if lesson is None or to_learn is None else sets.known.taught(to_learn.images),
         **found,
     )
+
+
+def _choice(networks: Mapping[str, object], defects: object) -> Choice | None:
+    """Return the detector that is meant by known defects, or a network of the user's own; None without either."""
+    if defects is not None:
+        return Choice("features", "known defects, which a head on features learns from")
+    given = next((name for name, network in networks.items() if network is not None), None)
+    return None if given is None else Choice(given, "the network that was given")
 
 
 def _sort_options(detector: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], TrainingOptions]:
