@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 import time
+from contextlib import nullcontext
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -140,3 +142,19 @@ def test_sources_mean_the_same_elsewhere(tmp_path, monkeypatch):
     assert same_everywhere(["a.png", "b.png"]) == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
     images = torch.zeros(2, 1, 8, 8)
     assert same_everywhere(images) is images
+
+
+def test_a_table_of_groups_means_the_same_in_the_folder_of_a_worker(tmp_path, monkeypatch):
+    class SentError(Exception):
+        pass
+
+    def sent(_, task, *__):
+        raise SentError(task["settings"]["group_by"])
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster_fit, "connect", lambda *_, **__: nullcontext(MagicMock()))
+    monkeypatch.setattr(cluster_fit, "train_in_workers", sent)
+    for given, seen in (("groups.csv", str(tmp_path / "groups.csv")), ("folder", "folder")):
+        with pytest.raises(SentError) as told:
+            fit_on_cluster("images", workers=1, run_folder=tmp_path / "run", group_by=given)
+        assert told.value.args == (seen,)

@@ -9,7 +9,7 @@ import recondite
 from recondite.cli import main
 from recondite.reports import model_card, recalibration
 from recondite.reports import update as update_report
-from recondite.screen import words
+from recondite.screen import guard_fit, words
 from recondite.screen.guard import Guard
 from recondite.screen.guard_file import save_guard
 from recondite.screen.screen import Screen
@@ -67,3 +67,31 @@ def test_a_folder_without_a_guard_is_named_where_one_is_needed(guarded, capsys):
     predict = ["guard", "predict", str(guarded / "plain"), str(guarded), "-o", str(guarded / "labels.csv")]
     assert main(predict) == 2
     assert f"{guarded / 'plain'} holds no guard (recondite guard fit makes one)" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_no_screen_is_left_alone_before_a_guard_is_fitted(guarded, monkeypatch, capsys):
+    monkeypatch.setattr(guard_fit, "fit_guard", lambda *_, **__: pytest.fail("the work began"))
+    (guarded / "notes.txt").write_text("mine")
+    assert main(["guard", "fit", "none", str(guarded), "-o", str(guarded)]) == 1
+    assert f"{guarded} exists and is not a screen; it is left alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (
+            ["predict", "none", "images", "-o", "v.csv", "--workers", "2", "--part-size", "5"],
+            "--workers and --part-size",
+        ),
+        (["fit", "images", "-o", "s", "--worker-cpus", "2"], "--worker-cpus"),
+        (["serve", "none", "--replicas", "3", "--proxies", "head-only"], "--replicas and --proxies"),
+        (
+            ["study", "grid", "images", "-o", "s", "--normal", "a", "--vary", "width=1,2", "--run-cpus", "2"],
+            "--run-cpus",
+        ),
+    ],
+)
+def test_flags_that_would_change_nothing_without_a_cluster_are_refused(command, flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    assert f"error: {flags} would change nothing without a cluster: give --cluster too" in capsys.readouterr().err

@@ -489,6 +489,18 @@ def test_without_a_screen_one_is_fitted_on_what_is_not_held_out(stopped_at):
         assert (settings["seed"], settings["progress"], settings["backbone"]) == (0, False, None)
 
 
+def test_what_cannot_be_is_refused_before_a_screen_is_fitted(monkeypatch):
+    monkeypatch.setattr(guard_fit, "fit", lambda *_, **__: pytest.fail("the work began"))
+    images = pairs(*coloured(100, 50))
+    for given, words in (
+        ({"fine_tune": 2, "train": lambda *_: None}, "expected one of classifier, fine_tune .* and train, or none"),
+        ({"labels": ["red", "green"]}, "expected two classes or more, among red, green; got blue"),
+        ({"labels": ["red", "red", "blue"]}, "expected different names of classes"),
+    ):
+        with pytest.raises(InputError, match=words):
+            fit_guard(images, group_by="none", **given)
+
+
 def test_what_is_given_has_calibration_images_that_it_has_not_learnt_from(screen, stopped_at):
     known, held = pairs(*coloured(60, 52)), pairs(*coloured(40, 53))
     for given in ({"classifier": object()}, {"screen": screen}, {"screen": screen, "classifier": object()}):

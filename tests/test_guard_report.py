@@ -214,7 +214,10 @@ def test_files_that_are_no_outputs_are_refused(tmp_path):
         ({"x": np.zeros(3)}, "holds no logits"),
         ({"logits": np.zeros(3)}, "expected logits"),
         ({"logits": np.full((3, 2), np.nan)}, "finite"),
-        ({"logits": np.zeros((3, 2)), "labels": np.array([0, 1, 2])}, "expected 3 labels below 2"),
+        (
+            {"logits": np.zeros((3, 2)), "labels": np.array([0, 1, 2])},
+            "expected labels below 2, numbers of the logits; got 2",
+        ),
         ({"logits": np.zeros((3, 2)), "ids": np.array(["a", "a", "b"])}, "different ids"),
         ({"logits": np.zeros((3, 2)), "features": np.zeros((2, 4))}, "expected features"),
     ):

@@ -17,7 +17,7 @@ from recondite.screen.choose_parts import (
     equal_shares,
     made_up_outliers,
 )
-from recondite.screen.left_out_classes import Looked, left_out_classes
+from recondite.screen.left_out_classes import ClassedVectors, left_out_classes
 
 DRAWS = np.random.default_rng(0)
 MEANS = 3 * np.eye(4)[:, :3] - 1
@@ -32,7 +32,7 @@ def of_classes(count, seed, size=3):
 def test_the_head_without_a_class_is_the_discriminant_of_the_others():
     vectors, classes = of_classes(300, 1)
     held, true = of_classes(120, 2)
-    found = left_out_classes(Looked(vectors, classes), Looked(held, true), 4, 1e-9)
+    found = left_out_classes(ClassedVectors(vectors, classes), ClassedVectors(held, true), 4, 1e-9)
     assert set(found) == {0, 1, 2, 3}
     for place, (others, own) in found.items():
         some = classes != place
@@ -50,7 +50,7 @@ def test_a_given_classifier_loses_its_logit_of_the_class():
     vectors, classes = of_classes(300, 3)
     held, true = of_classes(120, 4)
     logits, of_held = (DRAWS.normal(size=(len(some), 4)).astype(np.float32) for some in (vectors, held))
-    found = left_out_classes(Looked(vectors, classes, logits), Looked(held, true, of_held), 4, 0.3)
+    found = left_out_classes(ClassedVectors(vectors, classes, logits), ClassedVectors(held, true, of_held), 4, 0.3)
     for place, (others, own) in found.items():
         expected = -np.delete(of_held, place, axis=1).max(1)
         np.testing.assert_array_equal(others.parts["max_logit"], expected[true != place])
@@ -61,14 +61,14 @@ def test_classes_of_few_images_are_not_left_out():
     vectors, classes = of_classes(300, 5)
     held, true = of_classes(120, 6)
     rows = (true != 2) | (np.cumsum(true == 2) <= 9)
-    found = left_out_classes(Looked(vectors, classes), Looked(held[rows], true[rows]), 4, 0.3)
+    found = left_out_classes(ClassedVectors(vectors, classes), ClassedVectors(held[rows], true[rows]), 4, 0.3)
     assert set(found) == {0, 1, 3}
 
 
 def test_of_two_classes_each_is_judged_by_the_features_of_the_other():
     vectors, classes = of_classes(300, 8)
     held, true = of_classes(120, 9)
-    learnt_from, others = (Looked(x[y < 2], y[y < 2]) for x, y in ((vectors, classes), (held, true)))
+    learnt_from, others = (ClassedVectors(x[y < 2], y[y < 2]) for x, y in ((vectors, classes), (held, true)))
     found = left_out_classes(learnt_from, others, 2, 0.3)
     assert set(found) == {0, 1}
     for place, (of_other, own) in found.items():
@@ -155,7 +155,7 @@ def looked(*counts, seed=0):
     """So many images of each class, each about a middle of its own."""
     classes = np.repeat(np.arange(len(counts)), counts)
     vectors = np.random.default_rng(seed).normal(0, 0.1, (len(classes), 6)) + 3 * np.eye(6)[classes]
-    return Looked(vectors.astype(np.float32), classes)
+    return ClassedVectors(vectors.astype(np.float32), classes)
 
 
 def test_the_five_classes_of_most_images_are_left_out_and_none_of_fewer_than_ten():

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from PIL import Image
@@ -81,6 +83,16 @@ def test_what_is_read_is_no_output(tmp_path, saved, capsys):
     table.write_text("id,label\n1,inlier\n")
     assert main(["monitor", str(saved), str(table), "-o", str(table)]) == 2
     assert "is what is read" in capsys.readouterr().err
+    assert main(["sample-for-review", str(table), "-o", str(table)]) == 2
+    assert "is what is read" in capsys.readouterr().err
+    assert main(["guard", "predict", str(saved), str(tmp_path), "--outputs", str(table), "-o", str(table)]) == 2
+    assert "is what is read" in capsys.readouterr().err
+    manifest = table.with_name("good.jsonl")
+    manifest.touch()
+    for both in ([str(manifest), "bad"], ["good", str(manifest)]):
+        assert main(["evaluate", str(saved), *both, "-o", str(manifest)]) == 2
+        assert "is what is read" in capsys.readouterr().err
+    assert table.read_text() == "id,label\n1,inlier\n"
     assert main(["show", str(saved), str(table.rename(tmp_path / "a.png")), "-o", str(tmp_path / "a.png")]) == 2
 
 
@@ -265,6 +277,24 @@ def test_a_table_on_standard_output(saved, folder, tmp_path):
     assert [row["id"] for row in rows] == list(open_images(folder).ids)
     assert "40 images: " in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_a_table_of_labels_or_a_sample_on_standard_output_has_no_words_in_it(tmp_path, monkeypatch, capsys):
+    class Labelled(list):
+        kinds = (None, "foreign")
+        records = list.__iter__
+
+    rows = [{"id": "a", "label": "cat"}, {"id": "b", "label": ""}]
+    monkeypatch.setattr("recondite.cli.guard.load_screen", lambda *_, **__: SimpleNamespace(detector=MagicMock()))
+    monkeypatch.setattr("recondite.cli.guard._check_region", lambda _: None)
+    monkeypatch.setattr("recondite.cli.guard.saved_guard", lambda *_: lambda *_, **__: Labelled(rows))
+    verdicts = tmp_path / "verdicts.csv"
+    write_table(verdicts, rows)
+    for command in (["guard", "predict", "guard", str(tmp_path)], ["sample-for-review", str(verdicts)]):
+        assert main([*command, "-o", "-"]) == 0, capsys.readouterr().err
+        printed = capsys.readouterr()
+        assert [row["id"] for row in csv.DictReader(io.StringIO(printed.out))] == ["a", "b"]
+        assert "table:" in printed.err
 
 
 IDS = ["=1+1", "-x", "+a", "@b", "\tc", "\rd", "'=q", "''-z", "-1+2", "=cmd|' /C calc'!A0"]

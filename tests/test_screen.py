@@ -12,8 +12,8 @@ from recondite.data.batch_size import at_once
 from recondite.data.datasets import open_images
 from recondite.graphs.exported import Exported
 from recondite.screen.calibrate import scale_of
-from recondite.screen.fit import _check_given
 from recondite.screen.screen import Screen
+from recondite.screen.separate import shares_of
 from recondite.statistics.scores import Scores
 
 
@@ -87,9 +87,9 @@ def test_too_few_calibration_images_are_noticed_before_training(digits, monkeypa
     with pytest.raises(InputError, match="both need some: give at least 5 different images, or others for calibration"):
         tiny(digits[:300], calibration=0.0)
     for share in (float("nan"), -0.1):
-        with pytest.raises(InputError, match="leave images to fit"):
+        with pytest.raises(InputError, match="leave images to learn from"):
             tiny(digits[:300], calibration=share)
-    with pytest.raises(InputError, match="leave images to fit"):
+    with pytest.raises(InputError, match="leave images to learn from"):
         tiny(digits[:300], calibration=0.6, validation=0.5)
 
 
@@ -141,7 +141,7 @@ def test_the_smallest_alpha_named_is_one_that_works(n, confidence):
         ({"guarantee": "none"}, "expected a guarantee among"),
         ({"image_size": 4}, "sides from 8 to 2048"),
         ({"calibration": "/nowhere"}, "no file, folder, glob or data set '/nowhere'"),
-        ({"calibration": 0.9, "validation": 0.2}, "leave images to fit"),
+        ({"calibration": 0.9, "validation": 0.2}, "leave images to learn from"),
         ({"on_bad": "never"}, "expected on_bad"),
     ],
 )
@@ -167,10 +167,10 @@ def test_arguments_are_checked_before_images_are_read(monkeypatch, options, word
 def test_shares_are_not_negative_and_leave_images_to_fit(shares, fine):
     given = {"calibration": np.zeros(3), **dict(zip("ab", shares, strict=False))}
     if fine:
-        _check_given((2048, 8), given)
+        shares_of(given)
     else:
-        with pytest.raises(InputError, match="leave images to fit"):
-            _check_given((2048, 8), given)
+        with pytest.raises(InputError, match="leave images to learn from"):
+            shares_of(given)
 
 
 def test_groups_that_cannot_be_judged_are_listed_up_to_three():

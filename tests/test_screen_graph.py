@@ -13,11 +13,11 @@ from recondite.screen import screen_graph
 from recondite.screen.screen_graph import (
     ScreenGraph,
     combined,
-    counted,
     example_of,
     floats,
     likeness,
     normal_scores,
+    number_set,
     traced,
 )
 from recondite.statistics.density import Density, Marginals
@@ -90,7 +90,7 @@ def test_a_value_below_all_knots_is_extrapolated_and_equal_knots_stay_finite():
 
 
 def test_what_is_counted_and_what_pixels_are():
-    assert counted(torch.tensor([[True, False, True], [False, False, False]])).tolist() == [2, 0]
+    assert number_set(torch.tensor([[True, False, True], [False, False, False]])).tolist() == [2, 0]
     assert floats(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
     given = torch.tensor([0.25, 7.0])
     assert floats(given) is given

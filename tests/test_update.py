@@ -29,8 +29,8 @@ from recondite.screen.update import (
     _check_alike,
     _facts,
     _left_out_before,
-    _training_options,
     next_version,
+    training_options,
     updated_screen,
 )
 
@@ -491,10 +491,10 @@ def test_what_is_said_of_an_update(facts, anew, learnt):
 
 def test_options_of_training_are_those_of_the_fit_unless_others_are_given():
     judge = Judge(facts={"training": {"epochs": 5, "seed": 3}})
-    assert [getattr(_training_options(judge, {"seed": 4}), name) for name in ("epochs", "seed")] == [5, 4]
+    assert [getattr(training_options(judge, {"seed": 4}), name) for name in ("epochs", "seed")] == [5, 4]
     judge = Judge()
     judge.detector.training_defaults = {"epochs": 9}
-    assert _training_options(judge, {}).epochs == 9
+    assert training_options(judge, {}).epochs == 9
 
 
 def test_an_exported_screen_and_other_scores_are_refused(monkeypatch):

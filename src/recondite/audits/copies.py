@@ -35,7 +35,7 @@ from recondite.audits.comparison import (
 )
 from recondite.audits.findings import KINDS, Finding
 from recondite.audits.look import GREY_SIDE
-from recondite.audits.neighbours import Neighbours
+from recondite.audits.neighbours import Neighbours, centred
 from recondite.audits.outliers import discoveries
 from recondite.audits.store import Row
 from recondite.audits.tails import MixedTail
@@ -134,7 +134,7 @@ def usual_residual(grey: NDArray[np.uint8], pairs: Pairs) -> NDArray[np.float64]
     if len(chosen) < _FEWEST:
         return np.ones(pairs.shape[1])
     place = min(_USUAL, len(chosen) // 3)
-    near = Neighbours(len(chosen), lambda part: _centred(grey[chosen[part]].astype(np.float32)))
+    near = Neighbours(len(chosen), lambda part: centred(grey[chosen[part]].astype(np.float32)))
     found = 1 - near.nearest(place)[0][:, -1].astype(np.float64)
     return np.asarray(found[numbers.reshape(pairs.shape)].min(axis=0).clip(min=LEAST_RESIDUAL))
 
@@ -156,7 +156,7 @@ def _agreed(features: NDArray[np.float16], pairs: Pairs) -> NDArray[np.bool_]:
         return np.ones(pairs.shape[1], dtype=bool)
     near = np.empty(pairs.shape[1])
     for start in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
-        one, two = (_centred(features[own[start : start + _PAIRS_AT_ONCE]].astype(np.float32)) for own in pairs)
+        one, two = (centred(features[own[start : start + _PAIRS_AT_ONCE]].astype(np.float32)) for own in pairs)
         near[start : start + _PAIRS_AT_ONCE] = (one * two).sum(axis=1)
     return np.asarray(near >= np.median(near))
 
@@ -227,17 +227,12 @@ def candidates(grey: NDArray[np.uint8], features: NDArray[np.float16]) -> Pairs:
         squares = WHOLE @ grey[part].reshape(-1, GREY_SIDE, GREY_SIDE).astype(np.float32) @ WHOLE.T
         steps = differences(squares[:, :, ::-1] if mirrored else squares)
         limit = np.abs(steps).mean(axis=1, keepdims=True)
-        return _centred(steps.clip(-limit, limit))
+        return centred(steps.clip(-limit, limit))
 
     by_grey, count = Neighbours(len(grey), small), min(_NEIGHBOURS, len(grey) - 1)
     found = [by_grey.nearest(count)[1], by_grey.nearest(count, partial(small, mirrored=True))[1]]
     if features.shape[1]:
-        found.append(Neighbours(len(grey), lambda part: _centred(features[part].astype(np.float32))).nearest(count)[1])
+        found.append(Neighbours(len(grey), lambda part: centred(features[part].astype(np.float32))).nearest(count)[1])
     own = np.tile(np.arange(len(grey)).repeat(count), len(found))
     pairs = np.sort(np.stack([own, np.concatenate(found).ravel()]), axis=0)
     return np.unique(pairs, axis=1)
-
-
-def _centred(vectors: Floats) -> Floats:
-    centred = vectors - vectors.mean(axis=1, keepdims=True)
-    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6))

@@ -25,6 +25,12 @@ Rows = Callable[[slice], Floats]
 """Returns some of N vectors, each of mean 0 and length 1: (rows of the slice, width)."""
 
 
+def centred(vectors: Floats) -> Floats:
+    """Return vectors (N, V), each less its mean and of length 1: a product of two is their correlation."""
+    differences = vectors - vectors.mean(axis=1, keepdims=True)
+    return np.asarray(differences / np.maximum(np.linalg.norm(differences, axis=1, keepdims=True), 1e-6))
+
+
 def is_indexed(count: int) -> bool:
     """Return whether an index tells the nearest of so many images."""
     return count > LARGEST_EXACT and find_spec("faiss") is not None

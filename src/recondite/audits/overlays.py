@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recondite.audits.findings import KINDS, Finding
 from recondite.audits.look import GREY_SIDE
+from recondite.audits.neighbours import centred
 from recondite.audits.store import Row
 
 _CORNER, _ALIKE, _ALIKE_ELSEWHERE, _STEPS = GREY_SIDE // 4, 0.9, 0.7, 10.0
@@ -87,8 +88,8 @@ def _shared(squares: Floats) -> NDArray[np.intp]:
         return np.zeros((2, 0), np.intp)
     elsewhere = np.ones(squares.shape[1:], dtype=bool)
     elsewhere[:_CORNER, :_CORNER] = False
-    vectors = [_centred(part[rough].reshape(len(rough), -1)) for part in (corners, steps)]
-    outside = _centred(squares[rough][:, elsewhere])
+    vectors = [centred(part[rough].reshape(len(rough), -1)) for part in (corners, steps)]
+    outside = centred(squares[rough][:, elsewhere])
     found = [np.zeros((2, 0), np.intp)]
     for start in range(0, len(rough), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
@@ -99,8 +100,3 @@ def _shared(squares: Floats) -> NDArray[np.intp]:
         other = np.einsum("lv,lv->l", outside[one], outside[two]) < _ALIKE_ELSEWHERE
         found.append(rough[np.stack([one[other], two[other]])])
     return np.concatenate(found, axis=1)
-
-
-def _centred(vectors: Floats) -> Floats:
-    centred = vectors - vectors.mean(axis=1, keepdims=True)
-    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6))

@@ -54,22 +54,11 @@ def make_app(tokens: Sequence[str]) -> App:
     # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
     app.command(fit.fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else fit.bare_fit, name="fit")
     app.command(train.studies_with_flags(tokens[1:]) if tokens[:1] == ["study"] else train.bare_study, name="study")
-    for command in (
-        *(predict.predict, predict.evaluate, predict.show, predict.sample, watch.watch, serve.serve, monitor.monitor),
-        *(
-            monitor.reweigh,
-            monitor.sample_for_review,
-            monitor.recalibrate,
-            monitor.guard_report,
-            fit.info,
-            update.update,
-            teach.teach,
-            share.export,
-            share.push,
-            share.datasets,
-        ),
-        *(share.detectors, share.demo, audit.audit),
-    ):
+    judging = (predict.predict, predict.evaluate, predict.show, predict.sample, watch.watch, serve.serve)
+    looking_back = (monitor.monitor, monitor.reweigh, monitor.sample_for_review, monitor.recalibrate)
+    changing = (fit.info, update.update, teach.teach, share.export, share.push)
+    others = (monitor.guard_report, share.datasets, share.detectors, share.demo, audit.audit)
+    for command in (*judging, *looking_back, *changing, *others):
         app.command(command)
     bench = App(name="bench", help="Measure the detectors.")
     bench.command(alone(train.bench_pairs), name="pairs")

@@ -2,9 +2,17 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from recondite.progress import is_terminal
+
+
+def stream_beside(table: Path | None) -> TextIO:
+    """Return where words go that are no part of a table: standard error where that is on standard output."""
+    from recondite.data.tables import is_stdout
+
+    return sys.stderr if table is not None and is_stdout(table) else sys.stdout
 
 
 def print_table(rows: Sequence[tuple[Any, ...]], title: str, header: bool = False, file: TextIO | None = None) -> None:

@@ -19,14 +19,17 @@ from recondite.cli.flags import (
     Output,
     Rate,
     all_among,
+    check_cluster_flags,
     image_size_of,
+    names_of,
     option_flags,
     run_folder_of,
+    screen_to_write,
     share_or_source,
     value_of,
     value_range_of,
 )
-from recondite.errors import InputError, ReconditeWarning
+from recondite.errors import ReconditeWarning
 from recondite.progress import counted
 
 if TYPE_CHECKING:
@@ -161,8 +164,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             With --cluster: GPUs of each worker, 0 or 1.
         """
         on_cluster = {"workers": workers, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
-        if cluster is None and on_cluster != {"workers": 2, "worker_cpus": 1, "worker_gpus": 0}:
-            raise InputError("--workers, --worker-cpus and --worker-gpus are of a cluster: give --cluster too")
+        check_cluster_flags(cluster, fit.__kwdefaults__, **on_cluster)
         _fit_screen(
             images,
             output,
@@ -170,7 +172,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             validation=share_or_source(validation),
             evidence=share_or_source(evidence),
             calibration=share_or_source(calibration),
-            pictures=() if pictures is None else tuple(pictures.split(",")),
+            pictures=tuple(names_of(pictures) or ()),
             image_size=image_size_of(image_size),
             region=region,
             ignore=ignore,
@@ -187,7 +189,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             contamination=None if contamination is None else share_or_source(contamination),
             defects=defects,
             masks=masks,
-            group_by=os.path.abspath(group_by) if group_by.lower().endswith(".csv") else group_by,
+            group_by=group_by,
             on_bad=on_bad,
             **{**(options or {}), **(training or {})},
         )
@@ -211,15 +213,11 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
 
 def _fit_screen(images: str, output: Path, on_cluster: Mapping[str, Any], **settings: Any) -> None:
     """Fit and write a screen; `on_cluster` says how on a cluster, and is empty for this process alone."""
-    from recondite.data.artifacts import check_target
     from recondite.data.datasets import check_source
     from recondite.data.files import locked
-    from recondite.data.outputs import check_outputs
     from recondite.statistics.calibration import check_promise
 
-    output = Path(os.path.abspath(output))
-    check_target(output)
-    check_outputs({}, {"-o": output})
+    output = screen_to_write(output)
     check_promise(settings["alpha"], settings["confidence"])
     check_source(images)
     if settings["defects"] is not None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin
 
 from cyclopts import Parameter, Token
 
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from recondite.screen.guard import Guard
     from recondite.screen.screen import Screen
 
+N = TypeVar("N", int, float)
 CLUSTER_GROUP = "Cluster"
+ScreenFolder = Annotated[
+    str,
+    Parameter(
+        help="Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION]."
+    ),
+]
+Device = Annotated[str, Parameter(help="cpu or cuda.")]
 Output = Annotated[Path, Parameter(alias="-o")]
 OnBad = Literal["flag", "skip", "raise"]
 Score = Annotated[
@@ -86,6 +94,10 @@ def load_screen(
         device: cpu or cuda.
         others: what the user gave beside it; if one of them is a screen and `path` is not, they may be swapped.
         sources: of images, likewise; each has to be there.
+
+    Raises:
+        InputError: a source is not there, the arguments were swapped, or there is no such device, score or rate.
+        ArtifactError: as `recondite.load`.
     """
     from recondite.data.artifacts import holds_manifest
     from recondite.data.datasets import check_source
@@ -113,11 +125,47 @@ def load_screen(
     return at_rate(screen, alpha, confidence)
 
 
+def screen_to_write(output: Path, files: Mapping[str, Path | None] | None = None) -> Path:
+    """Return the folder that a screen will be written to, absolute, if that and further outputs can be written.
+
+    Args:
+        output: the folder, as the user gave it.
+        files: what the user calls each further output ("--report") -> its path; None where it is not asked for.
+
+    Raises:
+        ArtifactError: the folder is there and holds no screen.
+        InputError: an output cannot be written, or is there twice.
+    """
+    from recondite.data.artifacts import check_target
+    from recondite.data.outputs import check_outputs
+
+    output = Path(os.path.abspath(output))
+    check_target(output)
+    check_outputs(files or {}, {"-o": output})
+    return output
+
+
 def at_rate(screen: "Screen", alpha: float | None, confidence: float | None) -> "Screen":
     """Return a screen at another false-alarm rate and confidence, where they are given."""
     if alpha is None and confidence is None:
         return screen
     return screen.with_alpha(screen.alpha if alpha is None else alpha, "keep" if confidence is None else confidence)
+
+
+def check_cluster_flags(cluster: str | None, defaults: Mapping[str, object] | None, **given: object) -> None:
+    """Check that flags which only count on a cluster are not given without one.
+
+    Args:
+        cluster: as the user gave it.
+        defaults: of the command's parameters, by name.
+        given: those of these flags, by name.
+
+    Raises:
+        InputError: one has another value than by default, and there is no cluster.
+    """
+    changed = [f"--{name.replace('_', '-')}" for name, value in given.items() if value != (defaults or {}).get(name)]
+    if cluster is None and changed:
+        raise InputError(f"{' and '.join(changed)} would change nothing without a cluster: give --cluster too")
 
 
 def tell_of_guard(screen: str, what: str) -> None:
@@ -249,12 +297,22 @@ def names_of(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def whole_numbers(flag: str, text: str) -> list[int]:
-    """Return whole numbers joined by commas."""
-    parts = text.split(",")
-    if not all(part.isdecimal() for part in parts):
-        raise InputError(f"expected {flag} as whole numbers joined by commas; got {text!r}")
-    return [int(part) for part in parts]
+def numbers_of(flag: str, text: str, kind: type[N]) -> list[N]:
+    """Return numbers joined by commas.
+
+    Args:
+        flag: what the user calls them.
+        text: as the user gave it.
+        kind: int for whole numbers, or float.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"expected {flag} as {what} joined by commas; got {text!r}") from None
 
 
 def share_or_source(text: str) -> float | str:
@@ -276,7 +334,11 @@ VALUE_RANGE_HELP = (
 
 
 def value_range_of(text: str | None) -> tuple[float, float] | None:
-    """Return two numbers joined by a comma."""
+    """Return two numbers joined by a comma.
+
+    Raises:
+        InputError: it is something else.
+    """
     if text is None:
         return None
     try:
@@ -287,7 +349,11 @@ def value_range_of(text: str | None) -> tuple[float, float] | None:
 
 
 def image_size_of(text: str | None) -> tuple[int, int] | None:
-    """Return (height, width) from 32 or 24x32."""
+    """Return (height, width) from 32 or 24x32.
+
+    Raises:
+        InputError: it is something else.
+    """
     if text is None:
         return None
     sides = text.lower().split("x")

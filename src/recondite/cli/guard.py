@@ -2,10 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from recondite.cli.console import print_table
-from recondite.cli.flags import Output, Rate, load_screen, names_of, saved_guard
+from cyclopts import Parameter
+
+from recondite.cli.console import print_table, stream_beside
+from recondite.cli.flags import Output, Rate, load_screen, names_of, saved_guard, screen_to_write
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -23,7 +25,7 @@ def guard_fit(
     fine_tune: int | None = None,
     backbone: str | None = None,
     labels: Path | None = None,
-    labels_from_folders: bool = False,
+    labels_from_folders: Annotated[bool, Parameter(negative="")] = False,
     classes: str | None = None,
     calibration: str | None = None,
     held_out: Rate = 0.4,
@@ -86,11 +88,9 @@ def guard_fit(
     seed
         Of splits and made-up outliers.
     """
-    from recondite.data.outputs import check_outputs
-
     if labels is not None and labels_from_folders:
         raise InputError("--labels and --labels-from-folders: choose one")
-    check_outputs({}, {"-o": output})
+    screen_to_write(output)
     from recondite.screen.guard_file import save_guard
     from recondite.screen.guard_fit import FROM_FOLDERS, fit_guard, named_classifier, read_classes
     from recondite.screen.words import parts_in_words
@@ -153,16 +153,19 @@ def guard_predict(
     images
         Images to label.
     output
-        Table (.csv, .jsonl or .parquet): label, reason, kind of abstention, the classifier's own label, p-values.
+        Table (.csv, .jsonl or .parquet, or - for CSV on standard output): label, reason, kind of abstention, the
+        classifier's own label, p-values.
     outputs
         What the classifier said about these images, for a guard that was fitted with such a table: columns id,
         logit.0, ... or probability.0, ..., and feature.0, ... where that had them.
     alpha
         Share of normal images that may be turned away as foreign; by default the guard's.
     """
+    from recondite.data.outputs import check_outputs
     from recondite.data.tables import check_table_path, write_table
 
     check_table_path(output)
+    check_outputs({"-o": output}, inputs=[images, outputs])
     from recondite.screen.classifier_outputs import read_outputs
 
     screen = load_screen(guard, None, None, "cpu", sources=[images])
@@ -174,12 +177,14 @@ def guard_predict(
         found = found.at(screen.with_alpha(alpha))
     decisions = found(images, progress=True)
     write_table(output, decisions.records())
+    told = stream_beside(output)
     counts = {kind: decisions.kinds.count(kind) for kind in (None, "foreign", "unsure", "invalid")}
     print(
         f"{counts[None]:,} labelled, {counts['foreign']:,} foreign, {counts['unsure']:,} unsure, "
-        f"{counts['invalid']:,} invalid of {len(decisions):,}"
+        f"{counts['invalid']:,} invalid of {len(decisions):,}",
+        file=told,
     )
-    print(f"table: {output}")
+    print(f"table: {output}", file=told)
 
 
 def _check_region(screen: "Screen") -> None:

@@ -1,21 +1,20 @@
-"""recondite monitor, recalibrate, guard-report."""
+"""recondite monitor, recalibrate, sample-for-review, reweigh, guard-report."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from recondite.cli.console import print_table
-from recondite.cli.flags import Alpha, Output, Rate, load_screen, saved_guard, tell_of_lost_guard
+from recondite.cli.console import print_table, stream_beside
+from recondite.cli.flags import Alpha, Output, Rate, ScreenFolder, load_screen, saved_guard, tell_of_lost_guard
 from recondite.data.addresses import without_secrets
 from recondite.errors import InputError
 from recondite.progress import counted
 
 
 def monitor(
-    screen: str,
+    screen: ScreenFolder,
     events: str,
     /,
     *,
@@ -35,8 +34,6 @@ def monitor(
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote.
     events
         Table that `recondite predict` wrote, .csv, .jsonl or .parquet, its rows in the order of time; or the store of
         `recondite serve`: sqlite:///events.db?screen=NAME&version=VERSION, or an address of Postgres.
@@ -72,7 +69,7 @@ def monitor(
 
     drift = watch(judge, events, false_alarm=false_alarm, window=window, seed=seed, group=group, state=state)
     to_stdout = output is not None and is_stdout(output)
-    told = sys.stderr if to_stdout else sys.stdout
+    told = stream_beside(output)
     print(drift.in_words(), file=told)
     if drift.moved and not to_stdout:
         columns = [("statistic", "moved", "shift (std)", "difference", "p-value")]
@@ -105,7 +102,7 @@ def monitor(
 
 
 def recalibrate(
-    screen: str,
+    screen: ScreenFolder,
     events: str,
     /,
     *,
@@ -123,8 +120,6 @@ def recalibrate(
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote.
     events
         Table that `recondite predict --statistics` wrote, with a column label: inlier, outlier, skip or empty; or the
         store of `recondite serve`: sqlite:///events.db?screen=NAME&version=VERSION, or an address of Postgres.
@@ -187,19 +182,26 @@ def sample_for_review(
     events
         Table of verdicts, or the store of `recondite serve`, as for `recondite recalibrate`.
     output
-        Table to write: .csv, .jsonl or .parquet; its column label is empty, to be filled in.
+        Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output; its column label is empty, to be
+        filled in.
     count
         Number of images.
     seed
         Random seed of the draw.
     """
+    from recondite.data.outputs import check_outputs
+    from recondite.data.tables import check_table_path
+
+    check_table_path(output)
+    check_outputs({"-o": output}, inputs=[events])
     _look_back(events)
     from recondite.reports.reviewed import sample_for_review as draw
 
     drawn, of = draw(events, output, count, seed)
-    print(f"table:  {output} ({drawn:,} of {of:,} images, drawn at random)")
-    print("next: write inlier or outlier into the column label of every row, and then")
-    print(f"      recondite recalibrate SCREEN {output} -o NEW_SCREEN")
+    told = stream_beside(output)
+    print(f"table:  {output} ({drawn:,} of {of:,} images, drawn at random)", file=told)
+    print("next: write inlier or outlier into the column label of every row, and then", file=told)
+    print(f"      recondite recalibrate SCREEN {output} -o NEW_SCREEN", file=told)
 
 
 def reweigh(
@@ -230,7 +232,7 @@ def reweigh(
         Score that the tables hold; by default the screen's.
     """
     from recondite.data.outputs import check_outputs
-    from recondite.data.tables import check_table_path, is_stdout, write_table
+    from recondite.data.tables import check_table_path, write_table
 
     check_table_path(output)
     check_outputs({"-o": output}, {}, inputs=[verdicts, *([] if recent is None else [recent])])
@@ -244,7 +246,7 @@ def reweigh(
     weighed = Reweighting.fit(judge, lately.statistics or {})
     judged = weighed.judge(scores)
     write_table(output, judged.records())
-    told = sys.stderr if is_stdout(output) else sys.stdout
+    told = stream_beside(output)
     words = ", ".join(f"{count:,} {word}" for word, count in judged.counts().items())
     print(f"{counted(len(judged), 'image')}: {words}", file=told)
     print(weighed.promise, file=told)

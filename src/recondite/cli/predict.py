@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from recondite.cli.console import print_table
+from recondite.cli.console import print_table, stream_beside
 from recondite.cli.flags import (
     CLUSTER_GROUP,
     Alpha,
     Confidence,
+    Device,
     Group,
     OnBad,
     Output,
     Rate,
     Score,
+    ScreenFolder,
     Statistics,
     at_rate,
+    check_cluster_flags,
     load_screen,
 )
 from recondite.errors import InputError
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    screen: str,
+    screen: ScreenFolder,
     images: str,
     /,
     *,
@@ -59,8 +62,6 @@ def predict(
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     images
         Folder, file, glob, .npy, .npz, manifest (.jsonl), data set or s3:// address; with --cluster also tars
         (webdataset) and Parquet files with the bytes of images.
@@ -98,9 +99,12 @@ def predict(
         With --cluster: images per part; a part is judged again if its worker dies.
     """
     from recondite.data.outputs import check_outputs
-    from recondite.data.tables import check_table_path, is_stdout
+    from recondite.data.tables import check_table_path
     from recondite.statistics.scores import check_rate
 
+    sharing = {"workers": workers, "threads": threads, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
+    sharing |= {"part_size": part_size}
+    check_cluster_flags(cluster, predict.__kwdefaults__, **sharing)
     if cluster is None:
         check_table_path(output)
         files = {"-o": output, "--report": report, "--manifest": manifest}
@@ -126,9 +130,8 @@ def predict(
     from recondite.screen.sweep import sweep
 
     if cluster is not None:
-        sharing = {"workers": workers, "threads": threads, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
         rows = {"fdr": fdr, "group": group, "on_bad": on_bad, "statistics": statistics}
-        predict_on_cluster(judge, images, output, cluster, {**sharing, "part_size": part_size}, **rows)
+        predict_on_cluster(judge, images, output, cluster, sharing, **rows)
         return
     result = sweep(
         judge,
@@ -149,7 +152,7 @@ def predict(
     for remark in result.remarks:
         print(f"warning: {remark}", file=sys.stderr)
     counts = verdicts.counts()
-    told = sys.stderr if is_stdout(output) else sys.stdout
+    told = stream_beside(output)
     words = ", ".join(f"{count:,} {word}" for word, count in counts.items())
     print(f"{counted(len(verdicts), 'image')}: {words}", file=told)
     print(promise(judge, fdr), file=told)
@@ -187,7 +190,7 @@ def runtime_in_words(screen: "Screen") -> str:
 
 
 def evaluate(
-    screen: str,
+    screen: ScreenFolder,
     /,
     inliers: str,
     outliers: str,
@@ -199,14 +202,12 @@ def evaluate(
     alpha: Alpha = None,
     confidence: Confidence = None,
     group: Group = None,
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Measure a screen on normal images and on outliers that it has never seen.
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     inliers
         Normal images (of an MVTec-style folder: test/good; of a flat one, good beside bad: good).
     outliers
@@ -217,15 +218,13 @@ def evaluate(
         Folder with one mask per image, for a screen that was fitted with one.
     output
         Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output.
-    device
-        cpu or cuda.
     """
     from recondite.data.outputs import check_outputs
     from recondite.data.tables import check_table_path, is_stdout, write_table
 
     if output is not None:
         check_table_path(output)
-        check_outputs({"-o": output})
+        check_outputs({"-o": output}, inputs=[inliers, outliers])
     judge = load_screen(screen, alpha, confidence, device, score, sources=[inliers, outliers])
     from recondite.reports.evaluation import evaluate as measure
     from recondite.reports.evaluation import localisation
@@ -243,21 +242,19 @@ def evaluate(
 
 
 def show(
-    screen: str,
+    screen: ScreenFolder,
     image: str,
     /,
     *,
     output: Output,
     region: Path | None = None,
     group: str | None = None,
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Explain one image: draw it, its reconstruction and their difference, with the verdict in words.
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     image
         An image file.
     output
@@ -266,8 +263,6 @@ def show(
         Folder with the image's mask, for a screen that was fitted with one mask per image.
     group
         Group whose calibration holds for it.
-    device
-        cpu or cuda.
     """
     from recondite.data.outputs import check_outputs, check_picture
 
@@ -282,28 +277,24 @@ def show(
 
 
 def sample(
-    screen: str,
+    screen: ScreenFolder,
     /,
     *,
     output: Output,
     count: Annotated[int, Parameter(alias="-n")] = 64,
     seed: int = 0,
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Draw new images that a screen's detector makes from random latents.
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     output
         Picture to write: .png.
     count
         Number of images.
     seed
         Random seed of the latents.
-    device
-        cpu or cuda.
     """
     from recondite.data.outputs import check_outputs, check_picture
 

@@ -8,12 +8,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from recondite.cli.flags import Rate
+from recondite.cli.flags import CLUSTER_GROUP, Rate, check_cluster_flags
 from recondite.errors import InputError
 from recondite.service.settings import Keep, Limits, Settings
 
 TOKEN = "RECONDITE_TOKEN"
-_CLUSTER = "Cluster"
 
 
 def _max_flag(name: str) -> str:
@@ -50,14 +49,14 @@ def serve(
     audit: Annotated[Sequence[str], Parameter(negative="")] = (),
     allow_new_screens: bool | None = None,
     limits: Annotated[Limits | None, Parameter(name="*", group="Limits", name_transform=_max_flag)] = None,
-    cluster: Annotated[str | None, Parameter(group=_CLUSTER)] = None,
-    replicas: Annotated[int, Parameter(group=_CLUSTER)] = 2,
-    max_replicas: Annotated[int | None, Parameter(group=_CLUSTER)] = None,
-    requests_per_replica: Annotated[int, Parameter(group=_CLUSTER)] = 16,
-    replica_cpus: Annotated[int, Parameter(group=_CLUSTER)] = 1,
-    replica_gpus: Annotated[float, Parameter(group=_CLUSTER)] = 0.0,
-    proxies: Annotated[Literal["every-node", "head-only"], Parameter(group=_CLUSTER)] = "every-node",
-    stop: Annotated[bool, Parameter(negative="", group=_CLUSTER)] = False,
+    cluster: Annotated[str | None, Parameter(group=CLUSTER_GROUP)] = None,
+    replicas: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 2,
+    max_replicas: Annotated[int | None, Parameter(group=CLUSTER_GROUP)] = None,
+    requests_per_replica: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 16,
+    replica_cpus: Annotated[int, Parameter(group=CLUSTER_GROUP)] = 1,
+    replica_gpus: Annotated[float, Parameter(group=CLUSTER_GROUP)] = 0.0,
+    proxies: Annotated[Literal["every-node", "head-only"], Parameter(group=CLUSTER_GROUP)] = "every-node",
+    stop: Annotated[bool, Parameter(negative="", group=CLUSTER_GROUP)] = False,
 ) -> None:
     """Serve screens over HTTP: verdicts, events, metrics, and a page for people at /.
 
@@ -148,6 +147,13 @@ def serve(
     stop
         End the service on the cluster.
     """
+    given: dict[str, object] = {
+        "replicas": replicas,
+        "max_replicas": max_replicas,
+        "requests_per_replica": requests_per_replica,
+    }
+    given |= {"replica_cpus": replica_cpus, "replica_gpus": replica_gpus, "proxies": proxies}
+    check_cluster_flags(cluster, serve.__kwdefaults__, **given)
     if cluster is not None:
         page = False
         if workers != 1:

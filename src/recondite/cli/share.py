@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import Output, load_screen, tell_of_guard
+from recondite.cli.flags import Output, load_screen, screen_to_write, tell_of_guard
 from recondite.errors import InputError
 
 
@@ -76,17 +76,13 @@ def export(
     guard
         Export a guard with its classifier; --no-guard for the screen alone.
     """
-    from recondite.data.artifacts import check_target
-    from recondite.data.outputs import check_outputs
-
     if to == "onnx" and int8 is not None:
         raise InputError("--int8 is for --to openvino")
     if always_int8 and int8 is None:
         raise InputError("--always-int8 needs the images of --int8")
     if group_by != "copies" and int8 is None:
         raise InputError("--group-by is of the images of --int8")
-    check_target(output)
-    check_outputs({}, {"-o": output})
+    screen_to_write(output)
     from recondite.screen.export import PAYS, export_onnx, export_openvino
     from recondite.screen.guard_file import load_guard
     from recondite.screen.saved import holds_guard, located

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from recondite.cli.console import print_table
-from recondite.cli.flags import GROUP_BY_HELP, VALUE_RANGE_HELP, alone, load_screen, value_range_of
+from recondite.cli.flags import (
+    GROUP_BY_HELP,
+    VALUE_RANGE_HELP,
+    ScreenFolder,
+    alone,
+    load_screen,
+    names_of,
+    numbers_of,
+    value_range_of,
+)
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -17,7 +26,6 @@ if TYPE_CHECKING:
 
 _SOURCE = "folder, file, glob, .npy, .npz or data set."
 
-ScreenFolder = Annotated[str, Parameter(help="Folder that `recondite fit` wrote, a ready screen, or hf://ORG/NAME.")]
 Images = Annotated[str, Parameter(help=f"Normal images: {_SOURCE}")]
 Output = Annotated[Path, Parameter(alias="-o", help="Folder for table.csv, figures and study.html.")]
 Count = Annotated[int, Parameter(help="Greatest number of images.")]
@@ -45,10 +53,18 @@ _TEN_SIZES = "2,4,6,8,10,12,14,16,18,20"
 
 def add_studies(studies: App) -> None:
     """Add the commands of this file to the command `study`."""
-    for command in (
-        *(mask_size, severity, top_percent, microscope, defects),
-        *(interpolation, denoising, latent_map, thresholds, linear),
-    ):
+    of_screens = (
+        mask_size,
+        severity,
+        top_percent,
+        microscope,
+        defects,
+        interpolation,
+        denoising,
+        latent_map,
+        thresholds,
+    )
+    for command in (*of_screens, linear):
         studies.command(alone(command))
 
 
@@ -64,7 +80,7 @@ def mask_size(
     masks: Masked = _MASKS,
 ) -> None:
     """Measure the score of a screen against the size of a mask."""
-    chosen = {"sizes": _numbers("--sizes", sizes, int), "count": count, "score": score, **asdict(masks)}
+    chosen = {"sizes": numbers_of("--sizes", sizes, int), "count": count, "score": score, **asdict(masks)}
     judge = _load(screen, output, images)
     from recondite.studies.masks import mask_size_study
 
@@ -86,7 +102,6 @@ def severity(
     seed: Seed = 0,
 ) -> None:
     """Measure the score of a screen against corruptions at five severities."""
-    names = None if corruptions is None else corruptions.split(",")
     judge = _load(screen, output, images)
     from recondite.studies.severity import severity_study
 
@@ -94,7 +109,7 @@ def severity(
         judge,
         images,
         output,
-        corruptions=names,
+        corruptions=names_of(corruptions),
         count=count,
         score=score,
         seed=seed,
@@ -117,7 +132,11 @@ def top_percent(
     masks: Masked = _MASKS,
 ) -> None:
     """Measure the mean of only the worst per cent of feature scores against the size of a mask."""
-    chosen = {"sizes": _numbers("--sizes", sizes, int), "shares": _numbers("--shares", shares, float), **asdict(masks)}
+    chosen = {
+        "sizes": numbers_of("--sizes", sizes, int),
+        "shares": numbers_of("--shares", shares, float),
+        **asdict(masks),
+    }
     judge = _load(screen, output, images)
     from recondite.studies.masks import feature_share_study
 
@@ -135,7 +154,7 @@ def microscope(
     masks: Masked = _MASKS,
 ) -> None:
     """Look at one image under masks: what is rebuilt and how each channel scores."""
-    chosen = {"sizes": _numbers("--sizes", sizes, int), **asdict(masks)}
+    chosen = {"sizes": numbers_of("--sizes", sizes, int), **asdict(masks)}
     judge = _load(screen, output, image)
     from recondite.studies.masks import microscope_study
 
@@ -184,7 +203,7 @@ def denoising(
     seed: Seed = 0,
 ) -> None:
     """Add Gaussian noise to images, rebuild them, and measure error, PSNR and SSIM before and after."""
-    noise = _numbers("--levels", levels, float)
+    noise = numbers_of("--levels", levels, float)
     judge = _load(screen, output, images)
     from recondite.studies.latent import denoising_study
 
@@ -283,13 +302,6 @@ def _check(output: Path, images: str) -> None:
 
     check_outputs({}, {"-o": output}, images=images)
     check_source(images)
-
-
-def _numbers(flag: str, text: str, kind: type[Any]) -> list[Any]:
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"expected {flag} as numbers joined by commas; got {text!r}") from None
 
 
 def _print(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> None:

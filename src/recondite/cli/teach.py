@@ -1,13 +1,12 @@
 """recondite teach."""
 
-import os
 from pathlib import Path
 
-from recondite.cli.flags import Output, load_screen, tell_of_lost_guard
+from recondite.cli.flags import Output, ScreenFolder, load_screen, screen_to_write, tell_of_lost_guard
 
 
 def teach(
-    screen: str,
+    screen: ScreenFolder,
     defects: str,
     images: str | None = None,
     /,
@@ -20,8 +19,6 @@ def teach(
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote.
     defects
         3 to 50 images of known defects; of an MVTec-style folder: its outliers.
     images
@@ -34,13 +31,9 @@ def teach(
     group_by
         What tells images that belong together, as of `recondite fit`.
     """
-    from recondite.data.artifacts import check_target
     from recondite.data.files import locked
-    from recondite.data.outputs import check_outputs
 
-    output = Path(os.path.abspath(output))
-    check_target(output)
-    check_outputs({}, {"-o": output})
+    output = screen_to_write(output)
     judge = load_screen(screen, None, None, "cpu", sources=[defects, *([images] if images else [])])
     from recondite.screen.words import gain_in_words
 
@@ -49,7 +42,7 @@ def teach(
             defects,
             images,
             masks=masks,
-            group_by=os.path.abspath(group_by) if group_by.lower().endswith(".csv") else group_by,
+            group_by=group_by,
             progress=True,
         )
         tell_of_lost_guard(screen, output)

@@ -16,12 +16,13 @@ from recondite.cli.flags import (
     NoFlags,
     Rate,
     alone,
+    check_cluster_flags,
     image_size_of,
     names_of,
+    numbers_of,
     option_flags,
     value_of,
     value_range_of,
-    whole_numbers,
 )
 from recondite.errors import InputError
 
@@ -67,9 +68,11 @@ class Runs:
         """Return the arguments of a study."""
         from recondite.studies.training.execution import RunResources
 
+        resources: dict[str, Any] = {"run_cpus": self.run_cpus, "run_gpus": self.run_gpus}
+        check_cluster_flags(self.cluster, vars(_RUNS), **resources)
         on_cluster = None
         if self.cluster is not None:
-            on_cluster = RunResources(cluster=self.cluster, run_cpus=self.run_cpus, run_gpus=self.run_gpus)
+            on_cluster = RunResources(cluster=self.cluster, **resources)
         return {
             "seeds": self.seeds,
             "protocol": self.protocol,
@@ -152,7 +155,7 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
         from recondite.studies.training.grid import latent_size_study
 
         given = {**runs.arguments(), **(options or {}), **(training or {})}
-        wanted = whole_numbers("--sizes", sizes)
+        wanted = numbers_of("--sizes", sizes, int)
         rows = latent_size_study(dataset, output, normal=normal, sizes=wanted, detector=detector, **given)
         cells = [
             (

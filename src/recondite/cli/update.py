@@ -1,16 +1,23 @@
 """recondite update."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from recondite.cli.flags import Output, load_screen, run_folder_of, share_or_source, tell_of_lost_guard
+from recondite.cli.flags import (
+    Output,
+    ScreenFolder,
+    load_screen,
+    run_folder_of,
+    screen_to_write,
+    share_or_source,
+    tell_of_lost_guard,
+)
 
 
 def update(
-    screen: str,
+    screen: ScreenFolder,
     images: str,
     /,
     *,
@@ -32,8 +39,6 @@ def update(
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote.
     images
         Further normal images. Those that the screen has learnt from are told, and do not calibrate.
     output
@@ -63,13 +68,9 @@ def update(
     report
         HTML report to write, before and after.
     """
-    from recondite.data.artifacts import check_target
     from recondite.data.files import locked
-    from recondite.data.outputs import check_outputs
 
-    output = Path(os.path.abspath(output))
-    check_target(output)
-    check_outputs({"--report": report}, {"-o": output})
+    output = screen_to_write(output, {"--report": report})
     judge = load_screen(screen, None, None, "cpu", sources=[images])
     from recondite.reports.update import update_in_words, write_update_page
 
@@ -81,7 +82,7 @@ def update(
             evidence=share_or_source(evidence),
             validation=share_or_source(validation),
             score=score,
-            group_by=os.path.abspath(group_by) if group_by.lower().endswith(".csv") else group_by,
+            group_by=group_by,
             region=region,
             run_folder=run_folder,
             resume=resume,

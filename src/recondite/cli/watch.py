@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from recondite.cli.flags import Alpha, Confidence, Group, Output, Score, Statistics, load_screen
+from recondite.cli.flags import Alpha, Confidence, Device, Group, Output, Score, ScreenFolder, Statistics, load_screen
 from recondite.data.addresses import without_secrets
 from recondite.data.mqtt import MqttAddress, MqttSender, mqtt_address
 from recondite.data.outbox import Outbox
@@ -24,7 +24,7 @@ _CAMERA = "Camera"
 
 
 def watch(
-    screen: str,
+    screen: ScreenFolder,
     folder: Path | None = None,
     /,
     *,
@@ -45,7 +45,7 @@ def watch(
     confidence: Confidence = None,
     group: Group = None,
     statistics: Statistics = False,
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Judge images as they arrive in a folder, or frames of a camera or film, one row each, until SIGTERM or Ctrl-C.
 
@@ -53,8 +53,6 @@ def watch(
 
     Parameters
     ----------
-    screen
-        Folder that `recondite fit` wrote, the name of a ready screen (digits), or hf://ORG/NAME[@REVISION].
     folder
         Folder to watch, with its sub-folders.
     output
@@ -82,8 +80,6 @@ def watch(
         Folder for frames as PNG, each in a sub-folder by its verdict.
     save_which
         Which frames to save; flagged: outliers and invalid ones.
-    device
-        cpu or cuda.
     """
     from recondite.data.growing import check_growing
 

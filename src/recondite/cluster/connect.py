@@ -62,7 +62,14 @@ def connect(address: str, *, cpus: int | None = None) -> Iterator[Any]:
 
 
 def set_environment(address: str) -> None:
-    """Ray reads these when it is imported; what the user has set stays."""
+    """Set the variables that Ray reads when it is imported; what the user has set stays.
+
+    Args:
+        address: as in `connect`.
+
+    Raises:
+        InputError: Ray was imported before, without the tokens that it would need.
+    """
     mode = os.environ.get("RAY_AUTH_MODE")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

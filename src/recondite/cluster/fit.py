@@ -18,6 +18,7 @@ import torch
 
 from recondite.cluster.connect import connect
 from recondite.data.datasets import same_everywhere
+from recondite.data.units import same_units_everywhere
 from recondite.distributed import all_gather, collective
 from recondite.errors import ArtifactError, InputError, ReconditeError
 from recondite.progress import progress as show
@@ -78,6 +79,8 @@ def fit_on_cluster(
     if not resume:
         (folder / CHECKPOINT).unlink(missing_ok=True)
     settings |= {name: same_everywhere(settings[name]) for name in _SOURCES if name in settings}
+    if "group_by" in settings:
+        settings["group_by"] = same_units_everywhere(settings["group_by"])
     logical = max(workers * worker_cpus, os.cpu_count() or 1)
     with connect(cluster, cpus=logical) as ray:
         task = {

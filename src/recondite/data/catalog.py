@@ -191,7 +191,11 @@ def _open_idx(name: str, url: str, md5: dict[str, str], classes: Sequence[str], 
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read an idx file: a magic number, the sizes as big-endian 32-bit integers, then bytes."""
+    """Read an idx file: a magic number, the sizes as big-endian 32-bit integers, then bytes.
+
+    Raises:
+        InputError: it cannot be unpacked, or is no such file.
+    """
     try:
         data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:

@@ -114,7 +114,11 @@ def existing_folder(path: Path) -> Path:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn an error of the system, met while `path` is written, into an OutputError that names it."""
+    """Turn an error of the system, met while `path` is written, into an OutputError that names it.
+
+    Raises:
+        OutputError: no room is left for it, or it may not be written.
+    """
     try:
         yield
     except OutputError:

@@ -285,7 +285,7 @@ def header_of(stream: BinaryIO, frame: int = 0) -> Head:
 
 
 def as_array(value: object) -> NDArray[Any]:
-    """Return a numpy view of an array or a torch tensor (tensors are detached and moved to the CPU)."""
+    """Return a numpy view of an array or a torch tensor, detached and on the CPU; InputError for anything else."""
     if hasattr(value, "detach"):
         return array_of(value)
     if isinstance(value, np.ndarray):
@@ -294,7 +294,7 @@ def as_array(value: object) -> NDArray[Any]:
 
 
 def channel_axis(shape: tuple[int, ...]) -> int | None:
-    """Return which axis of an image's shape holds the channels: None, 0 or 2.
+    """Return which axis of an image's shape holds the channels: None, 0 or 2; InputError where that cannot be told.
 
     An axis shorter than 8 pixels is the channel axis, since no side may be; otherwise channels come first.
 

@@ -204,16 +204,20 @@ def keys_of(spools: Sequence[Spool], by: GroupBy = COPIES) -> list[NDArray[np.vo
     return np.split(unit_keys(hashes, lambda: components(small), labels), ends)
 
 
-def one_of_each(keys: NDArray[np.void], hashes: NDArray[np.void], seed: int) -> NDArray[np.intp]:
-    """Return one row of each unit, drawn at random, ascending; it depends on the pixels and the seed only.
+def one_of_each(
+    keys: NDArray[np.void], hashes: NDArray[np.void], seed: int, rows: NDArray[np.intp] | None = None
+) -> NDArray[np.intp]:
+    """Return one row of each unit, drawn at random, in their order; it depends on the pixels and the seed only.
 
     Args:
         keys: (N,) of units.
         hashes: (N,) as in `Spool`.
         seed: draws.
+        rows: (n,) those that may be drawn; all by default.
     """
-    order = _shuffled(hashes, seed)
-    return np.sort(order[np.unique(keys[order], return_index=True)[1]])
+    among = np.arange(len(keys)) if rows is None else rows
+    order = _shuffled(hashes[among], seed)
+    return among[np.sort(order[np.unique(keys[among][order], return_index=True)[1]])]
 
 
 def _shuffled(hashes: NDArray[np.void], seed: int) -> NDArray[np.intp]:

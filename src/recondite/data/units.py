@@ -4,6 +4,7 @@ They are no independent evidence: a unit goes whole into one part of a split, an
 images are counted.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,11 @@ def check_group_by(by: GroupBy) -> None:
     """Raise InputError for a regular expression or a table that cannot be read."""
     if isinstance(by, str | Path) and str(by) not in (COPIES, NONE, FOLDER, PREFIX):
         _table(Path(by)) if _is_table(by) else _pattern(str(by))
+
+
+def same_units_everywhere(by: GroupBy) -> GroupBy:
+    """Return what tells units for a process that runs in another folder: the path of a table becomes whole."""
+    return os.path.abspath(by) if isinstance(by, str | Path) and _is_table(by) else by
 
 
 def labels_of(images: ImageSet, by: GroupBy) -> GroupBy:

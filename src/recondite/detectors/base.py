@@ -24,7 +24,7 @@ from recondite.detectors.inputs import Inputs
 from recondite.detectors.inside import Inside, only_inside
 from recondite.detectors.measured import Measured, Statistician, check_pooling, pixel_errors, pooled, pooling_of
 from recondite.detectors.prior import LARGEST_FITTED_LATENT, Prior, draw_latents, fit_prior
-from recondite.detectors.runner import Function, Runner, scattered
+from recondite.detectors.runner import Function, Runner
 from recondite.distributed import collective
 from recondite.errors import InputError, NotFittedError
 from recondite.networks.fused import InBfloat16, inner_layers, ready_network
@@ -38,7 +38,7 @@ from recondite.options import (
     make_options,
     option_names,
 )
-from recondite.statistics.scores import Scores
+from recondite.statistics.scores import Scores, scattered
 from recondite.torch_state import own_settings
 from recondite.training.history import History
 from recondite.training.loop import Update, train

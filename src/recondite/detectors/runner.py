@@ -253,13 +253,6 @@ def _exact_on_gpus() -> AbstractContextManager[None]:
     return flags
 
 
-def scattered(values: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return the values of the good images in their places among all, NaN elsewhere."""
-    among_all = np.full((len(good), *values.shape[1:]), np.nan, dtype=values.dtype)
-    among_all[good] = values
-    return among_all
-
-
 def _random_rows(detector: Any, count: int) -> NDArray[np.float32]:
     """Return random images (count, *shape); of vectors, such as those that were standardised."""
     random, shape = np.random.default_rng(0), (count, *detector.shape)

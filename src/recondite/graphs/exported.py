@@ -18,7 +18,7 @@ from recondite.data.regions import Mask
 from recondite.errors import InputError
 from recondite.graphs.runtimes import FLOATS, LOGITS, OUTPUTS, RULE_SCORES, Port, Runtime, RuntimeName
 from recondite.options import CHECKED
-from recondite.statistics.scores import Scores
+from recondite.statistics.scores import Scores, scattered
 from recondite.training.history import History
 
 if TYPE_CHECKING:
@@ -202,16 +202,12 @@ class Exported:
         names = (*OUTPUTS[: 1 + feature_score], *(self._said if asked else ()))
         found = dict(zip(names, self._outputs(pixels, names), strict=True))
         good = np.array([error is None for error in errors])
-        scores = np.full(len(errors), np.nan)
-        scores[good] = found["instance_score"]
         maps = None
         if feature_score:
-            maps = np.full((len(errors), *self.shape), np.nan, dtype=np.float32)
-            if good.any():
-                maps[good] = found["feature_score"]
+            maps = scattered(found["feature_score"].reshape(-1, *self.shape).astype(np.float32, copy=False), good)
         return Scores(
             ids=tuple(batch.ids),
-            instance_score=scores,
+            instance_score=scattered(found["instance_score"].astype(np.float64, copy=False), good),
             errors=tuple(errors),
             feature_score=maps,
             statistics=self._statistics(found, good) if asked else None,

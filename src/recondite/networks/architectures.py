@@ -148,7 +148,11 @@ def _described_by_transformers(config: Mapping[str, Any], folder: Path) -> dict[
 
 
 def checked(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an architecture, which may come from anywhere, once it is known to be one."""
+    """Return an architecture, which may come from anywhere, once it is known to be one.
+
+    Raises:
+        InputError: it is none, of another library or kind, or of an absurd size; or its library is not installed.
+    """
     if set(found) != _KEYS or not isinstance(found["config"], Mapping):
         raise InputError(f"expected an architecture with {', '.join(sorted(_KEYS))}; got {', '.join(map(str, found))}")
     library, name, config = found["library"], found["name"], found["config"]
@@ -184,7 +188,11 @@ def _is_number(value: object, kinds: tuple[type, ...] = (int, float)) -> bool:
 
 
 def side_of(value: object) -> int:
-    """Return the side of a square that is given by one number or two equal ones."""
+    """Return the side of a square that is given by one number or two equal ones.
+
+    Raises:
+        InputError: it is no square of whole numbers.
+    """
     sides = set(value) if isinstance(value, list | tuple) else {value}
     side = sides.pop()
     if sides or not isinstance(side, int):
@@ -199,7 +207,11 @@ def timm_names() -> list[str]:
 
 
 def library_of(name: str) -> Any:
-    """Return timm or transformers."""
+    """Return timm or transformers.
+
+    Raises:
+        InputError: it is not installed, or cannot be imported.
+    """
     if find_spec(name) is None:
         raise InputError(f'this backbone needs {name}, which is not installed: pip install "recondite[{EXTRAS[name]}]"')
     try:

@@ -56,7 +56,7 @@ class FeatureLayer:
         features = outputs[0] if layers else result
         if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(pixels):
             raise InputError("expected one tensor (N, F, ...) from the classifier or its layer")
-        return features.float().flatten(2).mean(2) if features.ndim > 2 else features.float()
+        return over_places(features.float())
 
     def probe(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return the features (8, F) of fixed noise images, by which the classifier is known again."""
@@ -68,6 +68,11 @@ class FeatureLayer:
         found = self.probe(shape)
         if found.shape != probe.shape or not np.allclose(found, probe, _TOLERANCE, _TOLERANCE * np.abs(probe).max()):
             raise InputError("this is not the classifier that the screen was made with: its features differ")
+
+
+def over_places(features: Tensor) -> Tensor:
+    """Return features (N, F), or the means of features (N, F, ...) over their places."""
+    return features.flatten(2).mean(2) if features.ndim > 2 else features
 
 
 def _precision_of(module: nn.Module) -> torch.dtype:

@@ -211,7 +211,11 @@ def pretrained(name: str, architecture: Mapping[str, Any] | None = None) -> Pret
 
 
 def located(name: str) -> Path:
-    """Return the folder of a network by name."""
+    """Return the folder of a network by name.
+
+    Raises:
+        InputError: there is no such network, or the hub cannot be reached.
+    """
     kind, _, rest = name.partition(":")
     if kind == "timm":
         return _fetched(name, _repository(rest), None)

@@ -66,7 +66,16 @@ class _Seen:
 
 
 def read_reviewed(screen: Screen, events: Path | str, group: str | None) -> Reviewed:
-    """Read labelled verdicts; a later event of an image takes the place of an earlier one, which gives it its label."""
+    """Read labelled verdicts; a later event of an image takes the place of an earlier one, which gives it its label.
+
+    Args:
+        screen: that judged.
+        events: what `read_events` reads.
+        group: of all images, where their ids do not tell it.
+
+    Raises:
+        InputError: rows of another screen, or with another label or probability than there are.
+    """
     latest: dict[tuple[str, float], _Seen] = {}
     invalid = count = 0
     where = without_secrets(events)

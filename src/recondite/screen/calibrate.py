@@ -48,7 +48,7 @@ def recalibrated_screen(screen: S, images: object, *, by_folder: bool = False, g
     group_by = labels_of(opened, group_by)
     keys = keys_of([spooled], group_by)[0]
     fresh = unknown_rows(screen, spooled, group_by, keys)
-    chosen = fresh[one_of_each(keys[fresh], spooled.hashes[fresh], seed=0)]
+    chosen = one_of_each(keys, spooled.hashes, 0, fresh)
     groups = tuple(spooled.labels[index] for index in chosen) if by_folder else None
     calibration = {
         "images": len(chosen),

@@ -62,7 +62,7 @@ class Judged:
 
 _Kind = tuple[Judged, Judged]
 """Normal images and outliers."""
-LeftOut = Mapping[str, _Kind]
+LeftOutClasses = Mapping[str, _Kind]
 """Class -> held-out images of the others, and its own, judged by what has not learnt it; see
 `recondite.screen.left_out_classes`."""
 
@@ -110,7 +110,7 @@ def choose_parts(
     inliers: Judged,
     outliers: Mapping[str, Judged],
     alpha: float,
-    left_out: LeftOut | None = None,
+    left_out: LeftOutClasses | None = None,
     needed: Needed | None = None,
 ) -> PartsChoice:
     """Return the combination of at most three parts, and of their shares of alpha, that catches most made-up outliers.
@@ -192,7 +192,7 @@ def _mean_place(shared: _Shared) -> Fraction:
     return sum((share * places.get(part, len(places)) for part, share in shared), Fraction(0))
 
 
-def best_telling(found: Mapping[float, LeftOut], parts: Sequence[str]) -> float:
+def best_telling(found: Mapping[float, LeftOutClasses], parts: Sequence[str]) -> float:
     """Return the key under which these parts tell classes that were left out best, by the mean AUROC.
 
     Of equal ones the first.
@@ -258,7 +258,11 @@ def _jackknife_error(without: NDArray[np.float64]) -> float:
 
 
 def pixels_of(images: ImageSet, preprocessing: Preprocessing) -> Bytes:
-    """Return some of the readable images as the screen sees them, uint8 (n, C, H, W)."""
+    """Return some of the readable images as the screen sees them, uint8 (n, C, H, W).
+
+    Raises:
+        InputError: they are vectors, or fewer than two.
+    """
     some = images.select(range(min(_MOST_MADE_UP, images.size or 0)))
     pixels = np.concatenate([batch.pixels for batch in read_batches(some, preprocessing, _MOST_MADE_UP)])
     if pixels.ndim != 4 or len(pixels) < 2:

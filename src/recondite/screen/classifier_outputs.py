@@ -20,7 +20,7 @@ from recondite.data.images import Preprocessing
 from recondite.data.items import Masked
 from recondite.data.tables import SUFFIXES, number, read_events
 from recondite.errors import InputError
-from recondite.networks.hooks import FeatureLayer, recorded
+from recondite.networks.hooks import FeatureLayer, over_places, recorded
 from recondite.screen.linear_head import RULES, Rules
 from recondite.screen.tuned_classifier import Kept
 from recondite.short_repr import ShortRepr
@@ -68,6 +68,9 @@ def ask(
         layer: the module within it whose output are the features.
         pixels: (N, C, H, W).
         ids: N names of the images, for `Told`.
+
+    Raises:
+        InputError: the classifier does not take them or has no such layer, or a table does not tell of them.
     """
     if isinstance(classifier, Told):
         return classifier.of(ids)
@@ -86,7 +89,7 @@ def ask(
     features = outputs[0]
     if features is None or features.ndim < 2:
         raise InputError(f"layer {layer!r} gave no features (N, F, ...)")
-    return logits, features.flatten(2).mean(2) if features.ndim > 2 else features
+    return logits, over_places(features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +115,10 @@ class Outputs:
             raise InputError(f"expected outputs with different ids; {name!r} comes {times} times")
         if self.logits.ndim != 2 or len(self.logits) != count or self.logits.shape[1] < 2:
             raise InputError(f"expected logits ({count}, classes) of two classes or more; got {self.logits.shape}")
-        if self.labels.shape != (count,) or (self.labels >= self.logits.shape[1]).any():
-            raise InputError(f"expected {count} labels below {self.logits.shape[1]}; got {self.labels.shape}")
+        if self.labels.shape != (count,):
+            raise InputError(f"expected a label for each of {count} images; got {self.labels.shape}")
+        if (largest := self.labels.max(initial=-1)) >= self.logits.shape[1]:
+            raise InputError(f"expected labels below {self.logits.shape[1]}, numbers of the logits; got {largest}")
         if self.features is not None and (self.features.ndim != 2 or len(self.features) != count):
             raise InputError(f"expected features ({count}, F); got {self.features.shape}")
         for name, values in (("logits", self.logits), ("features", self.features)):
@@ -365,6 +370,9 @@ def answers_of(
         errors: why the others could not; None for those that could.
         labels: names of the classes; None for "0", "1", ...
         temperature: of the confidences; the doubt, the part "confidence", is that of the logits as they are.
+
+    Raises:
+        InputError: another number of classes than labels.
     """
     if labels is not None and logits.shape[1] != len(labels):
         raise InputError(f"the classifier tells {logits.shape[1]} classes; got {len(labels)} labels")

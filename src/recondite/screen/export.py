@@ -161,7 +161,7 @@ def _for_int8(screen: Screen, images: object, group_by: GroupBy) -> tuple[Spool,
     keys = keys_of([spooled], group_by)[0]
     fresh = unknown_rows(screen, spooled, group_by, keys)
     ranges, rest = (fresh[part] for part in split(keys[fresh], [min(_RANGE_IMAGES, len(fresh) // 5)], seed=0))
-    rest = rest[one_of_each(keys[rest], spooled.hashes[rest], seed=0)]
+    rest = one_of_each(keys, spooled.hashes, 0, rest)
     if not len(ranges):
         raise InputError(f"expected enough normal images for int8 to set ranges and threshold; got {len(spooled)}")
     return spooled, ranges, rest
@@ -180,7 +180,15 @@ def _traced(screen: Screen, pixels: PixelType) -> bytes:
 
 
 def target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
-    """Return the folder to write, absolute, after all refusals."""
+    """Return the folder to write, absolute, after all refusals.
+
+    Args:
+        screen, path, pixels: as in `export_onnx`.
+
+    Raises:
+        InputError: a screen that cannot be exported, or not with such pixels.
+        ArtifactError: `path` exists and is not a screen.
+    """
     if pixels not in get_args(PixelType):
         raise InputError(f"expected pixels among {', '.join(get_args(PixelType))}; got {pixels!r}")
     if isinstance(screen.detector, Exported):

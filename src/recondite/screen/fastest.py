@@ -114,13 +114,12 @@ def _telling(screen: Screen, facts: Mapping[str, Any]) -> Screen:
 
 def _agree(screen: Screen, graph: Screen, batch: Batch) -> bool:
     """Return whether a graph scores images as the screen does, within the tolerance, and labels them as it does."""
-    from recondite.screen.export import TOLERANCE
+    from recondite.screen.export import TOLERANCE, spread_of
 
     if not batch.ids:
         return True
     ours, theirs = screen.score_batch(batch), graph.score_batch(batch)
-    low, high = np.quantile(screen.calibrator.scores, [0.25, 0.75])
-    allowed = TOLERANCE * np.maximum(np.abs(ours.instance_score), max(high - low, 1e-12))
+    allowed = TOLERANCE * np.maximum(np.abs(ours.instance_score), spread_of(screen.calibrator))
     near = np.abs(ours.instance_score - theirs.instance_score) <= allowed
     return bool(near.all() and np.array_equal(screen.judge(ours).is_outlier, graph.judge(theirs).is_outlier))
 

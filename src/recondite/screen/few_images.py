@@ -129,7 +129,7 @@ def scores_left_out(
     """
     every = np.full(len(keys), True)
     rows = np.flatnonzero(every if fresh is None else fresh)
-    chosen = rows[one_of_each(keys[rows], images.hashes[rows], training.seed)]
+    chosen = one_of_each(keys, images.hashes, training.seed, rows)
     parts = min(_PARTS, len(chosen))
     scales: list[tuple[float, float]] = []
 

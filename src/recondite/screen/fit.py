@@ -1,7 +1,7 @@
 """Fitting a screen: split, train, calibrate."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -35,14 +35,20 @@ from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observ
 from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, fewest_learnt, scores_left_out
 from recondite.screen.known_defects import KnownDefects, UnhelpfulError, check_teachable, taught
 from recondite.screen.screen import OnBad, Screen
-from recondite.screen.separate import all_for_everything, how_many, separate_sets
+from recondite.screen.separate import (
+    all_for_everything,
+    check_enough,
+    how_many,
+    separate_sets,
+    shares_of,
+    without_unused,
+)
 from recondite.screen.words import AUTO, ERROR, UNUSED_DEFECTS
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
 from recondite.statistics.contamination import Contamination, check_contamination
 from recondite.torch_state import own_settings
 from recondite.training.presets import get_preset
 
-_BAD_FILES_LISTED = 100
 _CALLER = 5  # warnings point there: three decorators lie between
 
 
@@ -153,7 +159,9 @@ def fit(
     check_promise(alpha, confidence, guarantee)
     check_group_by(group_by)
     check_contamination(contamination)
-    _check_given(image_size, {"calibration": calibration, "validation": validation, "evidence": evidence})
+    held_out = {"calibration": calibration, "validation": validation, "evidence": evidence}
+    shares = shares_of(held_out)
+    _check_given(image_size, held_out.values())
     recipe = get_preset(preset) if preset is not None else None
     if detector == AUTO_DETECTOR:
         detector = None
@@ -166,15 +174,17 @@ def fit(
     values = value_range if value_range is not None else sample.value_range
     remarks = [*sample.remarks(values), *([] if sample.vector is not None else first_frames_only(glances(source)))]
     if rank_and_size()[0] == 0:
-        for remark in remarks:
-            warnings.warn(remark, ReconditeWarning, stacklevel=_CALLER)
+        for seen in remarks:
+            warnings.warn(seen, ReconditeWarning, stacklevel=_CALLER)
+
+    def remark(text: str) -> None:
+        remarks.append(text)
+        warnings.warn(text, ReconditeWarning, stacklevel=_CALLER + 1)
+
     choice = None
-    if recipe is None and detector is None and defects is not None:
-        choice = Choice("features", "known defects, which a head on features learns from")
-    elif recipe is None and detector is None:
-        own_modules = {"features": backbone, "autoencoder": encoder}
-        given = next((name for name, module in own_modules.items() if module is not None), None)
-        choice = Choice(given, "the network that was given") if given else choose_detector(sample, options, score)
+    if recipe is None and detector is None:
+        networks = {"features": backbone, "autoencoder": encoder}
+        choice = _choice(networks, defects) or choose_detector(sample, options, score)
     name = recipe.detector if recipe is not None else choice.detector if choice is not None else str(detector)
     if isinstance(backbone, str):
         options, backbone = {**options, "backbone": backbone}, None
@@ -214,21 +224,16 @@ def fit(
 
     to_learn = None if defects is None else KnownDefects.opened(defects, masks, model, progress)
     spooled = read_all(source, model.preprocessing, progress)
-    held_out = {"calibration": calibration, "validation": validation, "evidence": evidence}
-    if judged_by == ERROR:
-        held_out["evidence"] = 0.0
-    if not model.needs_validation and isinstance(validation, float | int):
-        held_out["validation"] = 0.0
+    used = without_unused(held_out, judged_by, model)
     few = None
     if not by_folder and view is None and not pictures and len(spooled) <= MOST_IMAGES:
-        shares = [given for given in (calibration, validation, evidence) if isinstance(given, float | int)]
         keys = keys_of([spooled], group_by)[0]
-        if len(shares) == 3 and are_few(len(np.unique(keys)), shares[0], alpha, confidence, guarantee):
+        if len(shares) == len(held_out) and are_few(len(np.unique(keys)), shares[0], alpha, confidence, guarantee):
             few = keys
     if few is not None:
         sets = all_for_everything(spooled, few, training.seed)
     else:
-        sets = separate_sets(spooled, model, held_out, zones.folder, group_by, pictures, training.seed, progress)
+        sets = separate_sets(spooled, model, used, zones.folder, group_by, pictures, training.seed, progress)
     if on_bad == "raise" and sets.bad:
         raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")
     if judged_by != ERROR and sets.evidence is None:
@@ -240,19 +245,12 @@ def fit(
         judged_by = ERROR
     if to_learn is not None:
         to_learn.check_apart(*{id(part): part for part in (spooled, *sets.sources.values())}.values())
-    # Before hours of training: are there enough calibration images for this alpha?
     groups = tuple(sets.calibration_labels) if by_folder else None
     if groups is not None and (unheard := sorted({*spooled.labels} - {*groups})):
         listed = ", ".join(map(repr, unheard[:3])) + ", ..." * (len(unheard) > 3)
-        remarks.append(f"{counted(len(unheard), 'group')} without calibration images will not be judged: {listed}")
-        warnings.warn(remarks[-1], ReconditeWarning, stacklevel=_CALLER)
+        remark(f"{counted(len(unheard), 'group')} without calibration images will not be judged: {listed}")
     alpha = alpha_for(len(sets.calibration), alpha)
-    to_be = Calibrator(np.zeros(len(sets.calibration)), groups)
-    for group in to_be.sizes:
-        try:
-            to_be.threshold(alpha, confidence, guarantee, group)
-        except InputError as error:
-            raise InputError(f"{error}. In all there are {how_many(spooled, sets.units)}") from error
+    check_enough(len(sets.calibration), groups, (alpha, confidence, guarantee), how_many(spooled, sets.units))
 
     folder = Path(run_folder) if run_folder is not None else None
     if contamination is not None and model.trains_by_steps and not training.trim:
@@ -273,44 +271,34 @@ def fit(
                 lesson = taught(model, learnt_from, sets.keys[good], to_learn, training.seed)
                 model = lesson.detector
             except UnhelpfulError as reason:
-                remarks = [*remarks, f"{UNUSED_DEFECTS}: {reason}"]
-                warnings.warn(remarks[-1], ReconditeWarning, stacklevel=_CALLER)
+                remark(f"{UNUSED_DEFECTS}: {reason}")
         left_out = None
         if few is not None and unfitted is not None:
             finished = None if lesson is None else lesson.finished
             left_out = scores_left_out(unfitted, spooled, few, training, progress, learnable=good, finished=finished)
     if few is not None and "rotations" not in options and seem_turned(model, learnt_from):
-        remarks = [*remarks, ADVICE]
+        remarks.append(ADVICE)
     learnt: Evidence | None = None
     if sets.evidence is not None:
         observer = fit_observer(model, learnt_from, reencoding=reencoding, classifier=view, progress=progress)
         unseen = sets.evidence if contamination is None else good_evidence(model, sets.evidence, contamination)
         learnt = fit_evidence(model, observer, unseen, classifier_share, progress)
-    facts = {
+    facts: dict[str, Any] = {
         "preset": preset,
         "chosen": choice.reason if choice is not None else None,
         "sample": None if sample.vector is not None else sample.to_json(),
         "remarks": remarks,
         "training": options_to_json(training),
         "images": {"images": len(learnt_from), "fingerprint": sets.fingerprints["images"]},
-        "validation": {"images": len(sets.validation or ())},
-        "evidence": {"images": len(sets.evidence or ())},
-        "calibration": {
-            "images": len(sets.calibration),
-            "fingerprint": sets.fingerprints["calibration"],
-            **({} if left_out is None else {"left_out_in_parts": left_out.parts}),
-        },
-        "units": sets.units,
-        "moved_out_of_fit": sets.moved,
-        "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:_BAD_FILES_LISTED]]},
+        **sets.facts(),
         "map_scale": map_scale(model, sets.calibration) if left_out is None else left_out.map_scale,
         **({} if lesson is None else {"known_defects": lesson.facts}),
     }
-    found = (
-        calibrated(model, learnt, judged_by, sets.calibration, groups, facts, progress)
-        if left_out is None
-        else {"calibrator": Calibrator(left_out.scores), "peaks": left_out.peaks, "facts": facts}
-    )
+    if left_out is None:
+        found = calibrated(model, learnt, judged_by, sets.calibration, groups, facts, progress)
+    else:
+        facts["calibration"]["left_out_in_parts"] = left_out.parts
+        found = {"calibrator": Calibrator(left_out.scores), "peaks": left_out.peaks, "facts": facts}
     if contamination is not None:
         found = without_suspects(found, sets, good, contamination, alpha, confidence, guarantee)
     return Screen(
@@ -323,6 +311,14 @@ def fit(
         known=sets.known if lesson is None or to_learn is None else sets.known.taught(to_learn.images),
         **found,
     )
+
+
+def _choice(networks: Mapping[str, object], defects: object) -> Choice | None:
+    """Return the detector that is meant by known defects, or a network of the user's own; None without either."""
+    if defects is not None:
+        return Choice("features", "known defects, which a head on features learns from")
+    given = next((name for name, network in networks.items() if network is not None), None)
+    return None if given is None else Choice(given, "the network that was given")
 
 
 def _sort_options(detector: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], TrainingOptions]:
@@ -339,15 +335,12 @@ def _sort_options(detector: str, options: Mapping[str, Any]) -> tuple[dict[str, 
     return own, make_options(TrainingOptions, {**defaults, **training}, "training")
 
 
-def _check_given(image_size: object, held_out: Mapping[str, object]) -> None:
+def _check_given(image_size: object, sources: Iterable[object]) -> None:
     """Check what needs no image to be read."""
     sides = _sides(image_size)
     if sides is not None:
         Preprocessing(shape=(1, *sides))
-    shares = [given for given in held_out.values() if isinstance(given, float | int)]
-    if not (min(shares, default=0.0) >= 0 and sum(shares) < 1):
-        raise InputError(f"expected shares for {', '.join(held_out)} that leave images to fit; got {shares}")
-    for given in held_out.values():
+    for given in sources:
         if isinstance(given, str | Path):
             check_source(given)
 

@@ -219,7 +219,11 @@ class Guard(ShortRepr):
         return replace(self, screen=screen)
 
     def measure(self, images: object, progress: bool = False) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
-        """Return part -> scores (N,) and the predicted class of each readable image, for a calibration."""
+        """Return part -> scores (N,) and the predicted class of each readable image, for a calibration.
+
+        Raises:
+            InputError: not one image can be read, or the classifier does not take them.
+        """
         found: dict[str, list[NDArray[np.float64]]] = {part: [] for part in self.shares}
         classes: list[str] = []
         opened = open_images(images, role="classes", shape=self.screen.detector.shape)

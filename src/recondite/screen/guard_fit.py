@@ -20,14 +20,14 @@ from recondite.detectors.remembered import remembering
 from recondite.errors import InputError
 from recondite.networks.backbones import VARIANTS
 from recondite.screen.calibrate import unknown_images
-from recondite.screen.choose_parts import Judged, LeftOut, best_telling, classes_where_enough, equal_shares
+from recondite.screen.choose_parts import Judged, LeftOutClasses, best_telling, classes_where_enough, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
 from recondite.screen.few_images import DEFAULT_ALPHA, MOST_UNITS
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.guard_split import Units, units_of
-from recondite.screen.left_out_classes import FEWEST_CLASSES, Looked, left_out_classes
+from recondite.screen.left_out_classes import FEWEST_CLASSES, ClassedVectors, left_out_classes
 from recondite.screen.linear_head import FEATURE_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.looking import features_of, gives_features, vectors_of
 from recondite.screen.make_guard import chosen_parts, needed_of, with_every_part
@@ -86,10 +86,10 @@ def fit_guard(
     """Fit a guard on images with classes.
 
     Held-out images are split at random, those that belong together into one part: on some, parts are chosen (with
-    outliers made up from them) and the temperature
-    is fitted; on others each part is calibrated, by predicted class where there are twice as many images as needed; and
-    with `risk`, the confidence that gets a label is bounded on a third set. So both promises hold whatever was chosen.
-    Of images that belong together one, drawn at random, calibrates or bounds.
+    outliers made up from them) and the temperature is fitted; on others each part is calibrated, by predicted class
+    where there are twice as many images as needed; and with `risk`, the confidence that gets a label is bounded on a
+    third set. So both promises hold whatever was chosen. Of images that belong together one, drawn at random,
+    calibrates or bounds.
 
     Args:
         images: that the head and the rules learn from, anything that `open_images` opens but a stream.
@@ -129,6 +129,8 @@ def fit_guard(
         InputError: images without a class, unknown parts, too few images, or a risk that cannot be promised.
     """
     _check_parts(parts, (SCREEN, CONFIDENCE, *RULES))
+    if (classifier, fine_tune, train).count(None) < 2:
+        raise InputError("expected one of classifier, fine_tune (--fine-tune) and train, or none; got several")
     opened = _sized(images, classes)
     if screen is not None and backbone is not None:
         raise InputError("a screen that is given has its backbone: leave backbone (--backbone) out")
@@ -156,6 +158,9 @@ def fit_guard(
     number = 2 if risk is None else 3
     dealt = held.dealt([len(held) // number] * (number - 1), seed + 1)
     opened = known.images
+    own_names = classifier.names if isinstance(classifier, NamedClassifier) else ()
+    names = tuple(labels or own_names or sorted({*(opened.labels or ())}))
+    _check_classes(names, opened)
     if isinstance(classifier, Told):
         parts = parts or (SCREEN,)
         _check_told(classifier, opened, held.images)
@@ -166,13 +171,7 @@ def fit_guard(
         screen = fit(opened, detector=detector, backbone=backbone, alpha=alpha, seed=seed, progress=progress)
     elif alpha is not None:
         screen = screen.with_alpha(alpha)
-    own_names = classifier.names if isinstance(classifier, NamedClassifier) else ()
-    names = tuple(labels or own_names or sorted({*(opened.labels or ())}))
     own = screen.detector.preprocessing
-    if (classifier, fine_tune, train).count(None) < 2:
-        raise InputError(
-            "a classifier that is given is not fine-tuned or trained: leave it out, or fine_tune and train"
-        )
     if fine_tune is not None:
         plain = Preprocessing(shape=own.shape, value_range=own.value_range)
         of_screen = getattr(screen.detector.options, "backbone", None)
@@ -181,7 +180,6 @@ def fit_guard(
             fine_tuned, preprocessing=plain, blocks=fine_tune, variant=variant, seed=seed, progress=progress
         )
     if train is not None:
-        _check_classes(names, opened)
         classifier = train(opened, names)
         if not isinstance(classifier, Kept):
             raise InputError(
@@ -190,7 +188,7 @@ def fit_guard(
             )
     first, *others = dealt
     chosen_on, (calibrated_on, *bounded_on) = first.images, [some.one_of_each(seed).images for some in others]
-    near: LeftOut = {}
+    near: LeftOutClasses = {}
     if parts is None and train is not None:
         assert isinstance(classifier, Kept)
         shown = Preprocessing(shape=classifier.shape or own.shape, value_range=own.value_range)
@@ -338,7 +336,6 @@ def _with_rules(
     screen: Screen, classifier: Kept | Told | None, names: tuple[str, ...], images: ImageSet
 ) -> tuple[Guard, Learning | None]:
     """Return a guard with its head and rules, learnt in one pass over images with classes, and what was learnt."""
-    _check_classes(names, images)
     count = images.size or 0
     if classifier is None:
         learning = learnt(vectors_of(screen.detector, images, names), len(names), count)
@@ -370,7 +367,7 @@ def _check_classes(names: Sequence[str], images: ImageSet) -> None:
         raise InputError(f"expected two classes or more, among {', '.join(names)}; got {', '.join(missing) or 'one'}")
 
 
-def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: Sequence[str]) -> LeftOut:
+def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: Sequence[str]) -> LeftOutClasses:
     """Return what the scores say of classes that they have not learnt.
 
     Nothing without features, and nothing of two classes that the features have learnt.
@@ -380,13 +377,13 @@ def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: 
     if learning is None or (not frozen and len(names) < FEWEST_CLASSES):
         return {}
     vectors, logits, classes = (some.numpy() for some in learning.drawn())
-    known = Looked(vectors, classes, None if frozen else logits)
+    known = ClassedVectors(vectors, classes, None if frozen else logits)
     if guard.head is not None:
         looked = list(vectors_of(guard.screen.detector, images, names))
     else:
         assert isinstance(guard.classifier, Kept)
         looked = list(features_of(guard.classifier, guard.seen, images, names))
-    held = Looked(
+    held = ClassedVectors(
         np.concatenate([one for one, _, _ in looked]),
         np.concatenate([some for _, some, _ in looked]),
         None if known.logits is None else np.concatenate([some for _, _, some in looked if some is not None]),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recondite.errors import InputError
 from recondite.graphs.runtimes import GUARD_OUTPUTS, INPUT, OUTPUTS, RULE_SCORES
+from recondite.networks.hooks import over_places
 from recondite.screen.classifier_outputs import CONFIDENCE
 from recondite.screen.decisions import FOREIGN, INVALID, UNSURE
 from recondite.screen.guard import SCREEN, Guard
@@ -16,7 +17,7 @@ from recondite.screen.linear_head import RULES, Rules
 from recondite.screen.named_classifier import NamedClassifier
 from recondite.screen.onnx_classifier import OnnxClassifier
 from recondite.screen.screen import Screen
-from recondite.screen.screen_graph import ScreenGraph, counted, floats
+from recondite.screen.screen_graph import ScreenGraph, floats, number_set
 from recondite.screen.tuned_classifier import TunedClassifier
 from recondite.statistics.calibration import Calibrator, p_value_table, share_of
 
@@ -59,8 +60,8 @@ class GuardGraph(nn.Module):
             features, logits = measured.vectors, guard.head(measured.vectors)
         elif self.said is not None:
             logits, features = self.said(pixels)
-        elif features is not None and features.ndim > 2:
-            features = features.flatten(2).mean(2)
+        elif features is not None:
+            features = over_places(features)
         assert logits is not None
         log_probability = logits.double().log_softmax(1)
         scores: dict[str, Tensor] = {SCREEN: score, CONFIDENCE: -log_probability.amax(1)}
@@ -77,7 +78,7 @@ class GuardGraph(nn.Module):
         if guard.calibrators:
             judged = [table(parts[:, place], predicted) for place, table in enumerate(self.tables)]
             p_values, flagged, unknown = (torch.stack(some, dim=1) for some in zip(*judged, strict=True))
-            foreign = counted(flagged | unknown) > 0
+            foreign = number_set(flagged | unknown) > 0
         unsure = confidence < (0.0 if guard.floor is None else guard.floor.confidence)
         numbers = [torch.tensor(ABSTENTIONS.index(kind)) for kind in (None, UNSURE, FOREIGN, INVALID)]
         abstention = torch.where(unsure, numbers[1], numbers[0])
@@ -152,7 +153,7 @@ class _Table(nn.Module):
         group = self.group[predicted]
         unknown, place = group < 0, group.clamp(min=0)
         # What is missing in the group of a row is minus infinity, which no score reaches down to.
-        at_least = counted(self.ascending[place] >= scores[:, None])
+        at_least = number_set(self.ascending[place] >= scores[:, None])
         flagged = ~(scores <= self.thresholds[place]) & ~unknown
         return torch.where(unknown, torch.nan, self.table[place, at_least]), flagged, unknown
 
@@ -164,7 +165,7 @@ def _labelled(calibrator: Calibrator) -> list[tuple[float, str | None]]:
 
 def _all_finite(values: Tensor) -> Tensor:
     """Return which rows of (N, M) are finite throughout."""
-    return counted(values.abs() <= _LARGEST) == values.shape[1]
+    return number_set(values.abs() <= _LARGEST) == values.shape[1]
 
 
 def joined(graph: bytes, classifier: OnnxClassifier) -> bytes:

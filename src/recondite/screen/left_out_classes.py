@@ -20,7 +20,7 @@ _MOST_CLASSES, _FEWEST_IMAGES = 5, 10
 
 
 @dataclass(frozen=True)
-class Looked:
+class ClassedVectors:
     """What a backbone or classifier gave for N images with classes.
 
     Args:
@@ -33,20 +33,22 @@ class Looked:
     classes: NDArray[np.integer]
     logits: NDArray[np.float32] | None = None
 
-    def only(self, rows: NDArray[np.bool_]) -> "Looked":
+    def only(self, rows: NDArray[np.bool_]) -> "ClassedVectors":
         """Return some of the images."""
-        return Looked(self.vectors[rows], self.classes[rows], None if self.logits is None else self.logits[rows])
+        return ClassedVectors(
+            self.vectors[rows], self.classes[rows], None if self.logits is None else self.logits[rows]
+        )
 
-    def without(self, place: int) -> "Looked":
+    def without(self, place: int) -> "ClassedVectors":
         """Return the images of the other classes, which are numbered anew, and their logits."""
         some = self.only(self.classes != place)
         logits = None if some.logits is None else np.delete(some.logits, place, axis=1)
-        return Looked(some.vectors, some.classes - (some.classes > place), logits)
+        return ClassedVectors(some.vectors, some.classes - (some.classes > place), logits)
 
 
 @own_settings()
 def left_out_classes(
-    learnt_from: Looked, held: Looked, classes: int, shrinkage: float
+    learnt_from: ClassedVectors, held: ClassedVectors, classes: int, shrinkage: float
 ) -> Mapping[int, tuple[Judged, Judged]]:
     """Return class -> held-out images of the other classes, and its own, judged by what never learnt it.
 

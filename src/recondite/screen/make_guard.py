@@ -14,7 +14,7 @@ from recondite.errors import InputError
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import (
     Judged,
-    LeftOut,
+    LeftOutClasses,
     Needed,
     PartsChoice,
     choose_parts,
@@ -119,7 +119,7 @@ def chosen_parts(
     images: ImageSet,
     inliers: Judged,
     seed: int = 0,
-    left_out: LeftOut | None = None,
+    left_out: LeftOutClasses | None = None,
     needed: Needed | None = None,
 ) -> PartsChoice:
     """Return which of a guard's parts to look at; see `choose_parts`.

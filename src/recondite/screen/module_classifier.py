@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recondite.graphs.exported import probe_images
-from recondite.networks.hooks import FeatureLayer, recorded
+from recondite.networks.hooks import FeatureLayer, over_places, recorded
 from recondite.screen.export import check_agreement
 from recondite.screen.onnx_classifier import OnnxClassifier
 from recondite.screen.screen_graph import traced
@@ -56,4 +56,4 @@ class _Outputs(nn.Module):
             logits = self.network(pixels)
         features = outputs[0]
         assert features is not None
-        return logits.float(), (features.flatten(2).mean(2) if features.ndim > 2 else features).float()
+        return logits.float(), over_places(features).float()

@@ -134,7 +134,7 @@ class Monitor:
     @property
     def recent_scores(self) -> NDArray[np.float64]:
         """The scores that `moved` compares with those of calibration."""
-        return np.array([row[0] for row in self._since_change()], dtype=np.float64)
+        return self.recent_statistics[SCORE]
 
     @property
     def recent_statistics(self) -> dict[str, NDArray[np.float64]]:
@@ -185,10 +185,9 @@ class Monitor:
         """
         from scipy.stats import ks_2samp
 
-        recent = np.array(self._since_change(), dtype=np.float64).reshape(-1, len(self._reference))
         compared = []
-        for column, (name, normal) in enumerate(self._reference.items()):
-            values = recent[:, column][np.isfinite(recent[:, column])]
+        for name, recent in self.recent_statistics.items():
+            values, normal = recent[np.isfinite(recent)], self._reference[name]
             if len(values) >= _FEWEST_COMPARED:
                 test = ks_2samp(values, normal, method="asymp")
                 spread = float(normal.std()) or 1.0

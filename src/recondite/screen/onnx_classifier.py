@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recondite.errors import ArtifactError, InputError
 from recondite.graphs.runtimes import onnx_session
+from recondite.networks.hooks import over_places
 from recondite.progress import counted
 
 _LARGEST_FILE = 2 << 30
@@ -68,7 +69,7 @@ class OnnxClassifier:
                 f"expected features (N, F) as the second output of the classifier, or no such output; got "
                 f"{tuple(features.shape)} for {counted(len(pixels), 'image')}"
             )
-        return logits, features.flatten(2).mean(2) if features.ndim > 2 else features
+        return logits, over_places(features)
 
     def raw(self, pixels: Tensor) -> list[Tensor]:
         """Return what the graph gives, its first two outputs at most, as it gives it.

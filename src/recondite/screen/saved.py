@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,6 @@ from recondite.graphs.exported import BATCH, Exported, ExportedOptions
 from recondite.graphs.runtimes import FILES
 from recondite.screen.facts import checked_facts
 from recondite.statistics.calibration import Calibrator
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = 2
 KIND, EXPORTED = "recondite screen", "recondite exported screen"

@@ -110,7 +110,7 @@ class ScreenGraph(nn.Module):
                 measured, maps, error = detector.measure_and_pool(pixels)
                 found = evidence.observer.found(detector, pixels, measured, before)
             scores = combined(evidence, self.screen.score, error, {k: v.double() for k, v in found.items()})
-        at_least = counted(self.ascending[None] >= scores[:, None])
+        at_least = number_set(self.ascending[None] >= scores[:, None])
         return (scores, maps, self.table[at_least], ~(scores <= self.screen.threshold)), measured
 
 
@@ -175,7 +175,7 @@ def _interpolated(values: Tensor, knots: NDArray[np.float64], levels: NDArray[np
     widths = np.diff(knots, append=np.inf)
     rises = np.diff(levels, append=levels[-1])
     starts = torch.from_numpy(knots)
-    left = (counted(starts[None] <= values[:, :, None]) - 1).clamp(min=0)
+    left = (number_set(starts[None] <= values[:, :, None]) - 1).clamp(min=0)
     # Nothing rises after the last knot, nor between equal ones.
     flat = left + torch.arange(len(knots)) * knots.shape[1]
     wide = torch.from_numpy(np.where(widths > 0, widths, np.inf)).flatten()[flat]
@@ -183,7 +183,7 @@ def _interpolated(values: Tensor, knots: NDArray[np.float64], levels: NDArray[np
     return torch.from_numpy(levels)[left] + share * torch.from_numpy(rises)[left]
 
 
-def counted(flags: Tensor) -> Tensor:
+def number_set(flags: Tensor) -> Tensor:
     """Return how many flags are set along the last axis, int64: OpenVINO 2026.4 may sum comparisons wrongly."""
     return flags.double().sum(-1).long()
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from recondite.progress import counted
 from recondite.screen.evidence import FEWEST
 from recondite.screen.few_images import FEWEST_UNITS
 from recondite.screen.known import Known
-from recondite.screen.words import units_in_words
+from recondite.screen.words import ERROR, units_in_words
+from recondite.statistics.calibration import Calibrator, Guarantee
 from recondite.training.snapshots import MOST_PICTURES
 
 
@@ -52,8 +54,67 @@ class Sets:
     units: dict[str, int]
     known: Known
 
+    def facts(self) -> dict[str, Any]:
+        """Return what a screen's facts say of all but the images to learn from, as JSON values."""
+        return {
+            "validation": {"images": len(self.validation or ())},
+            "evidence": {"images": len(self.evidence or ())},
+            "calibration": {"images": len(self.calibration), "fingerprint": self.fingerprints["calibration"]},
+            "units": self.units,
+            "moved_out_of_fit": self.moved,
+            "unreadable": {"count": len(self.bad), "first": [list(entry) for entry in self.bad[:_LISTED]]},
+        }
+
 
 _FEWEST = {"calibration": 1, "validation": FEWEST_VALIDATED, "evidence": FEWEST}
+_LISTED = 100
+
+
+def shares_of(held_out: Mapping[str, object]) -> list[float]:
+    """Return those of what is held out for each purpose that are shares, and no images.
+
+    Raises:
+        InputError: they leave nothing to learn from.
+    """
+    shares = [float(given) for given in held_out.values() if isinstance(given, float | int)]
+    if not (min(shares, default=0.0) >= 0 and sum(shares) < 1):
+        raise InputError(f"expected shares for {', '.join(held_out)} that leave images to learn from; got {shares}")
+    return shares
+
+
+def without_unused(held_out: Mapping[str, object], score: str, model: Detector) -> dict[str, object]:
+    """Return what is held out for each purpose, with no share for one that is none of this score and detector."""
+    used = dict(held_out)
+    if score == ERROR:
+        used["evidence"] = 0.0
+    if not model.needs_validation and isinstance(used["validation"], float | int):
+        used["validation"] = 0.0
+    return used
+
+
+def check_enough(
+    count: int,
+    groups: tuple[str, ...] | None,
+    promised: tuple[float, float | None, Guarantee],
+    there: str,
+) -> None:
+    """Check, before any work, that so many images can calibrate at a rate.
+
+    Args:
+        count: of those that calibrate.
+        groups: one label each, or None.
+        promised: alpha, confidence and guarantee, as in `Screen`.
+        there: how many images there are, for the message.
+
+    Raises:
+        InputError: they are too few, of one of the groups.
+    """
+    to_be = Calibrator(np.zeros(count), groups)
+    for group in to_be.sizes:
+        try:
+            to_be.threshold(*promised, group)
+        except InputError as error:
+            raise InputError(f"{error}. In all there are {there}") from error
 
 
 def all_for_everything(
@@ -74,7 +135,7 @@ def all_for_everything(
         known: what the screen has learnt from before.
     """
     new, taken = (np.arange(len(keys)) if some is None else np.flatnonzero(some) for some in (fresh, learnable))
-    chosen = new[one_of_each(keys[new], spooled.hashes[new], seed)]
+    chosen = one_of_each(keys, spooled.hashes, seed, new)
     counts = np.unique(keys, return_counts=True)[1]
     return Sets(
         images=spooled.rows(taken),
@@ -106,8 +167,21 @@ def separate_sets(
     """Split the images, or open the sets given, so that no unit is in two of them.
 
     Images given for one purpose may also be among those for another: the order of `held_out` says which one they serve;
-    to fit comes last. A share too small for its purpose is left to fit. What belongs together with images that were
-    learnt from before, `known`, can only be learnt from.
+    to fit comes last. A share too small for its purpose is left to fit.
+
+    Args:
+        spooled: the images.
+        model: that will learn.
+        held_out: purpose -> a share of the images, or other images.
+        masks: a folder of masks of such other images; None for none.
+        group_by: what tells units.
+        pictures: ids of validation images that are to be rebuilt after chosen epochs.
+        seed: draws.
+        shown: show progress on standard error.
+        known: what was learnt from before: what belongs together with it can only be learnt from.
+
+    Raises:
+        InputError: no images are left to fit or to calibrate, or pictures that are not among those for validation.
     """
     shares = {name: given if isinstance(given, float | int) else 0.0 for name, given in held_out.items()}
     spools = dict.fromkeys(held_out, spooled)
@@ -136,8 +210,9 @@ def separate_sets(
         taken = np.concatenate([taken, own])
     free = ~np.isin(keys[id(spooled)][fitting], taken)
     fitting, moved = fitting[free], int(np.sum(~free))
-    part, rows = spools["calibration"], indices["calibration"]
-    calibrating = indices["calibration"] = rows[one_of_each(keys[id(part)][rows], part.hashes[rows], seed)]
+    part = spools["calibration"]
+    calibrating = one_of_each(keys[id(part)], part.hashes, seed, indices["calibration"])
+    indices["calibration"] = calibrating
     together = np.unique(np.concatenate(list(keys.values())), return_counts=True)[1]
     units = {"images": int(together.sum()), "units": len(together), "largest": int(together.max())}
     if len(fitting) == 0 or len(calibrating) == 0:

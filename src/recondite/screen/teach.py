@@ -11,13 +11,12 @@ from recondite.data.spool import keys_of, one_of_each, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.errors import InputError
 from recondite.graphs.exported import Exported
-from recondite.options import TrainingOptions, make_options
 from recondite.progress import counted
 from recondite.screen.calibrate import S, calibrated
 from recondite.screen.few_images import scores_left_out
 from recondite.screen.known import Known
 from recondite.screen.known_defects import KnownDefects, check_teachable, taught
-from recondite.screen.update import next_version
+from recondite.screen.update import next_version, training_options
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.density import Marginals
@@ -74,7 +73,7 @@ def taught_screen(
     before = screen.known.learnt_alone()
     learnt = before.same(spooled) & trusted
     chosen = np.flatnonzero(learnt)
-    options = make_options(TrainingOptions, dict(screen.facts.get("training", {})), "training")
+    options = training_options(screen)
     lesson = taught(screen.detector, spooled.rows(chosen), keys[chosen], known, options.seed)
     calibration = screen.facts.get("calibration", {})
     kept = {name: calibration[name] for name in (LEFT_OUT, "left_out_in_parts") if name in calibration}
@@ -96,7 +95,7 @@ def taught_screen(
         seen = screen.known
     else:
         fresh = np.flatnonzero(~before.met(spooled, group_by, keys) & trusted)
-        rows = fresh[one_of_each(keys[fresh], spooled.hashes[fresh], options.seed)]
+        rows = one_of_each(keys, spooled.hashes, options.seed, fresh)
         if not len(rows):
             raise InputError(
                 f"the screen has learnt from all of these {counted(len(spooled), 'image')}: give those that calibrated "

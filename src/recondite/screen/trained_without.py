@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import ImageSet
 from recondite.data.images import Preprocessing
-from recondite.screen.choose_parts import Judged, LeftOut
+from recondite.screen.choose_parts import Judged, LeftOutClasses
 from recondite.screen.classifier_outputs import CONFIDENCE
 from recondite.screen.left_out_classes import FEWEST_CLASSES
 from recondite.screen.linear_head import learnt
@@ -31,7 +31,7 @@ def trained_without(
     names: Sequence[str],
     seen: Preprocessing,
     most: int | None = None,
-) -> dict[float, LeftOut]:
+) -> dict[float, LeftOutClasses]:
     """Return what classifiers that are trained without a class say of it, for the two with most held-out images.
 
     By the weight of what the network saw before, of which there are several for one that was fine-tuned and has it with

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -27,7 +28,16 @@ from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observ
 from recondite.screen.few_images import MOST_IMAGES, LeftOut, are_few, scores_left_out
 from recondite.screen.known import Known
 from recondite.screen.screen_like import ScreenLike
-from recondite.screen.separate import Sets, all_for_everything, how_many, may_calibrate, separate_sets
+from recondite.screen.separate import (
+    Sets,
+    all_for_everything,
+    check_enough,
+    how_many,
+    may_calibrate,
+    separate_sets,
+    shares_of,
+    without_unused,
+)
 from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator, smallest_alpha
 from recondite.statistics.contamination import LEFT_OUT
@@ -95,7 +105,7 @@ def updated_screen(
     if isinstance(screen.detector, Exported):
         raise InputError("an exported screen cannot learn: update the one that it was made from, and export that")
     check_effect(screen.detector, training)
-    options = _training_options(screen, training)
+    options = training_options(screen, training)
     opened = open_images(images, role="fit", shape=screen.detector.shape, masks=region)
     check_masks(opened.masks, screen.detector.preprocessing.masked)
     group_by = labels_of(opened, group_by)
@@ -108,14 +118,9 @@ def updated_screen(
     judged_by = screen.score if score is None else score
     if judged_by not in (ERROR, screen.score):
         raise InputError(f"expected score error or {screen.score}; got {score!r}")
-    held_out = {"calibration": calibration, "validation": validation, "evidence": evidence}
-    if judged_by == ERROR:
-        held_out["evidence"] = 0.0
-    if not screen.detector.needs_validation and isinstance(validation, float | int):
-        held_out["validation"] = 0.0
-    shares = [given for given in held_out.values() if isinstance(given, float | int)]
-    if not (min(shares, default=0.0) >= 0 and sum(shares) < 1):
-        raise InputError(f"expected shares for {', '.join(held_out)} that leave images to learn from; got {shares}")
+    given = {"calibration": calibration, "validation": validation, "evidence": evidence}
+    held_out = without_unused(given, judged_by, screen.detector)
+    shares = shares_of(held_out)
 
     learnt = None if screen.known is None else screen.known.learnt_alone()
     fresh, learnable = may_calibrate(spooled, screen.detector, learnt, group_by, keys)
@@ -123,7 +128,7 @@ def updated_screen(
         raise InputError(f"the screen has learnt from all of these {counted(len(spooled), 'image')} already")
     new, promised = fresh, (screen.alpha, screen.confidence, screen.guarantee)
     if isinstance(calibration, float | int) and not sampled:
-        _check_alike(screen, spooled, _one_of_each_fresh(spooled, keys, fresh, options.seed))
+        _check_alike(screen, spooled, one_of_each(keys, spooled.hashes, options.seed, np.flatnonzero(fresh)))
     anew = _can_be_fitted_anew(screen, spooled)
     if anew:
         fresh = learnable = np.full(len(spooled), True)
@@ -151,15 +156,11 @@ def updated_screen(
     groups = tuple(sets.calibration_labels) if screen.calibrator.groups is not None else None
     if groups is not None:
         check_groups_stay(screen, groups, "give new images of each group, or learn nothing (--only-calibrate)")
-    to_be = Calibrator(np.zeros(len(sets.calibration) + (0 if kept is None else len(kept.scores))), groups)
-    for group in to_be.sizes:
-        try:
-            to_be.threshold(*promised, group)
-        except InputError as error:
-            raise InputError(
-                f"{error}. In all there are {how_many(spooled, sets.units)}, new or not. Those that calibrated before "
-                "count again when they are given too; or learn nothing and add these to them (--only-calibrate)"
-            ) from error
+    there = (
+        f"{how_many(spooled, sets.units)}, new or not. Those that calibrated before count again when they are given "
+        "too; or learn nothing and add these to them (--only-calibrate)"
+    )
+    check_enough(len(sets.calibration) + (0 if kept is None else len(kept.scores)), groups, promised, there)
 
     compared = Compared(screen, new)
     left_out = None
@@ -279,14 +280,14 @@ def _scored(judge: ScreenLike | Detector, pixels: NDArray[np.float32]) -> NDArra
     return judge.score_batch(nameless(pixels)).instance_score
 
 
-def _training_options(screen: ScreenLike, given: Mapping[str, Any]) -> TrainingOptions:
+def training_options(screen: ScreenLike, given: Mapping[str, Any] = MappingProxyType({})) -> TrainingOptions:
+    """Return the options that a screen was trained with, with others in place of some.
+
+    Raises:
+        InputError: an unknown option, or a value out of range.
+    """
     known = screen.facts.get("training") or screen.detector.training_defaults
     return make_options(TrainingOptions, {**known, **given}, "training")
-
-
-def _one_of_each_fresh(spooled: Spool, keys: NDArray[np.void], fresh: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
-    rows = np.flatnonzero(fresh)
-    return rows[one_of_each(keys[rows], spooled.hashes[rows], seed)]
 
 
 def _check_alike(screen: ScreenLike, spooled: Spool, rows: NDArray[np.intp]) -> None:
@@ -327,7 +328,7 @@ def _extended(
     check_extensible(screen)
     calibration = screen.facts.get("calibration", {})
     fresh = np.full(len(spooled), True) if screen.known is None else ~screen.known.met(spooled, group_by, keys)
-    rows = _one_of_each_fresh(spooled, keys, fresh, seed)
+    rows = one_of_each(keys, spooled.hashes, seed, np.flatnonzero(fresh))
     if not len(rows):
         raise InputError(f"the screen knows all of these {counted(len(spooled), 'image')} already")
     if not sampled:
@@ -371,17 +372,11 @@ def _evidence(screen: ScreenLike, detector: Detector, sets: Sets, progress: bool
 
 def _facts(screen: ScreenLike, sets: Sets, options: TrainingOptions, anew: bool) -> dict[str, Any]:
     before = 0 if anew else screen.facts.get("images", {}).get("images", 0)
-    known = sets.known
     return {
         **screen.facts,
         "training": options_to_json(options),
-        "images": {"images": before + len(sets.images), "fingerprint": known.fingerprint()},
-        "validation": {"images": len(sets.validation or ())},
-        "evidence": {"images": len(sets.evidence or ())},
-        "calibration": {"images": len(sets.calibration), "fingerprint": sets.fingerprints["calibration"]},
-        "units": sets.units,
-        "moved_out_of_fit": sets.moved,
-        "unreadable": {"count": len(sets.bad), "first": [list(entry) for entry in sets.bad[:100]]},
+        "images": {"images": before + len(sets.images), "fingerprint": sets.known.fingerprint()},
+        **sets.facts(),
     }
 
 
@@ -413,10 +408,7 @@ def next_version(before: ScreenLike) -> dict[str, Any]:
 
 
 def _thresholds(screen: ScreenLike) -> list[list[Any]]:
-    return [
-        [group, screen.calibrator.threshold(screen.alpha, screen.confidence, screen.guarantee, group)]
-        for group in screen.calibrator.sizes
-    ]
+    return [[group, threshold] for group, threshold in screen.thresholds.items()]
 
 
 def _replaced(screen: S, **changes: Any) -> S:

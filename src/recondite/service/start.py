@@ -28,7 +28,11 @@ def begin(
 ) -> list[socket.socket]:
     """Check what a service needs, and return the sockets of its address, which do not listen yet.
 
-    Arguments and errors as of `recondite.service.server.serve`.
+    Args:
+        settings, host, port, everybody, drain_seconds: as of `recondite.service.server.serve`.
+
+    Raises:
+        InputError: likewise.
     """
     check_address(settings, host, port, everybody)
     if drain_seconds < 0:

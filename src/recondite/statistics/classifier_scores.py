@@ -54,21 +54,14 @@ def neighbour_distance(features: Tensor, bank: Tensor, neighbour: int = NEIGHBOU
     return (2 - 2 * nearest).clamp(min=0).sqrt()
 
 
-def mahalanobis(features: Tensor, means: Tensor, whitening: Tensor) -> Tensor:
-    """Return the squared Mahalanobis distance (N,) of features (N, D), scaled to length 1, from the nearest class mean.
+def nearest_centre(whitened: Tensor, centres: Tensor) -> Tensor:
+    """Return the squared distance (N,) of points (N, D) from the nearest of some centres (K, D).
+
+    Of features of length 1 and the means of the classes, both times a whitening (D, D) whose square W W' is the inverse
+    of the covariance that the classes share, it is the squared Mahalanobis distance from the nearest class mean.
 
     Source: Lee et al. 2018, arXiv 1807.03888; features of length 1: Mueller and Hein 2025, arXiv 2505.18032.
-
-    Args:
-        features: (N, D).
-        means: (K, D), of each class.
-        whitening: (D, D); W W' is the inverse of the covariance that the classes share.
     """
-    return nearest_centre(unit(features) @ whitening, means @ whitening)
-
-
-def nearest_centre(whitened: Tensor, centres: Tensor) -> Tensor:
-    """Return the squared distance (N,) of points (N, D) from the nearest of some centres (K, D)."""
     squared = whitened.square().sum(1, keepdim=True) + centres.square().sum(1) - 2 * whitened @ centres.T
     return squared.amin(1).clamp(min=0)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from recondite.data.artifacts import tensor_of
 from recondite.errors import InputError
+from recondite.statistics.classifier_scores import NEIGHBOUR
 
 DISTANCES = ("mahalanobis", "neighbour")
-NEIGHBOUR = 5
 _BANK = 1000
 _SMALLEST = 1e-6
 

@@ -142,6 +142,13 @@ class Verdicts(Scores):
         return replace(self, is_outlier=flags, threshold=float("nan"), alpha=rate, rule="false-discovery rate")
 
 
+def scattered(values: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the values (n, ...) of the good images in their places among all (N, ...), NaN elsewhere."""
+    among_all = np.full((len(good), *values.shape[1:]), np.nan, dtype=values.dtype)
+    among_all[good] = values
+    return among_all
+
+
 def discovery_cutoff(counts: Mapping[float, int], rate: float) -> float:
     """Return the largest p-value that `Verdicts.with_false_discovery_rate` flags, or -1 if it flags none.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from recondite.compat.alibi.images import Layout, channels_first
 from recondite.detectors import Detector, build
 from recondite.errors import InputError, NotCalibratedError, NotFittedError
 from recondite.screen.screen import Screen
+from recondite.screen.thresholds import Level
 from recondite.statistics.calibration import Calibrator, percentile_threshold
 from recondite.torch_state import own_settings
 
-Level = Literal["instance", "feature"]
 _WHOLE_SET = int(1e10)
 
 

@@ -9,12 +9,11 @@ from dataclasses import fields, replace
 from typing import Any, Generic
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recondite.data.datasets import Batch
 from recondite.service.engine.lanes import Beat, J, Lane, decode_step
 from recondite.service.engine.lanes import Job as Job
-from recondite.statistics.scores import Scores
+from recondite.statistics.scores import Scores, scattered
 
 Observe = Callable[[str, int, float], None]
 """Told the name of a screen, the number of images in a batch and the seconds it took."""
@@ -240,23 +239,12 @@ def in_place(batch: Batch, scores: Scores | None) -> Scores:
         return Scores(ids=tuple(batch.ids), instance_score=nothing, errors=tuple(batch.errors))
     if not any(batch.errors):
         return replace(scores, ids=tuple(batch.ids), errors=tuple(batch.errors))
-    good = batch.good
-
-    def placed_among(values: NDArray[Any] | None) -> Any:
-        if values is None:
-            return values
-        placed = np.full((len(good), *values.shape[1:]), np.nan, dtype=values.dtype)
-        placed[good] = values
-        return placed
-
-    statistics = None
-    if scores.statistics is not None:
-        statistics = {name: placed_among(values) for name, values in scores.statistics.items()}
+    maps, rebuilt, found = scores.feature_score, scores.reconstruction, scores.statistics
     return Scores(
         ids=tuple(batch.ids),
-        instance_score=placed_among(scores.instance_score),
+        instance_score=scattered(scores.instance_score, batch.good),
         errors=tuple(batch.errors),
-        feature_score=placed_among(scores.feature_score),
-        reconstruction=placed_among(scores.reconstruction),
-        statistics=statistics,
+        feature_score=None if maps is None else scattered(maps, batch.good),
+        reconstruction=None if rebuilt is None else scattered(rebuilt, batch.good),
+        statistics=None if found is None else {name: scattered(one, batch.good) for name, one in found.items()},
     )

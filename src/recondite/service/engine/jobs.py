@@ -305,10 +305,8 @@ class Jobs:
         await asyncio.to_thread(_write, self._folder / job.id / "job.json", job)
 
     def _forget_old(self) -> None:
-        over = [job for job in self._jobs.values() if job.state in ("done", "failed")][
-            : len(self._jobs) - _MOST_KEPT + 1
-        ]
-        for job in over if len(self._jobs) >= _MOST_KEPT else []:
+        ended = [job for job in self._jobs.values() if job.state in ("done", "failed")]
+        for job in ended[: max(0, len(self._jobs) - _MOST_KEPT + 1)]:
             shutil.rmtree(self._folder / job.id, ignore_errors=True)
             del self._jobs[job.id]
 

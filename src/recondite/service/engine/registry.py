@@ -1,7 +1,7 @@
 """Model registry: the screens being served, by name and version, and their replacement by new versions."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,6 @@ from recondite.service.errors import Unknown
 _LETTERS_OF_VERSION = 12
 _MOST_RATES = 64
 
-Loaded = Mapping[str, "Served"]
 OnLoaded = Callable[[str, str, str | None], None]
 """Called with the name and version of a screen that was looked at, and the error if it could not be loaded."""
 

@@ -31,7 +31,7 @@ from recondite.service.engine.registry import Served
 from recondite.service.engine.store import Label
 from recondite.service.errors import Unknown
 from recondite.service.page.charts import reasons
-from recondite.service.routes.reviewing import statistics_of
+from recondite.service.routes.reviewing import unusual_statistics_of
 from recondite.service.routes.state import Service, request_id_of, service_of
 
 _SHOWN_BY_BROWSERS = {".png": "png", ".jpg": "jpeg", ".gif": "gif", ".webp": "webp"}
@@ -230,6 +230,6 @@ def _facts(service: Service, row: dict[str, Any]) -> str:
             lines.append("This version is not served any more")
     if row["error"]:
         lines.insert(0, row["error"])
-    found = statistics_of(service, row)
+    found = unusual_statistics_of(service, row)
     why = f"<h3>Why</h3>{reasons(found)}" if found else ""
     return "".join(f"<p>{escape(line)}.</p>" for line in lines) + why

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import asdict
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response
 
 from recondite.errors import InputError
-from recondite.service.engine.jobs import Jobs
+from recondite.service.engine.jobs import Jobs, State
 from recondite.service.errors import Refused, TooLarge, TooSlow, Unknown
 from recondite.service.routes.state import service_of
 from recondite.service.routes.strict import strict_query
@@ -47,7 +47,7 @@ class JobOut(BaseModel):
     alpha: float | None
     group: str
     place: str = Field(description="of the images; empty for an archive that was sent")
-    state: Literal["waiting", "running", "done", "failed"]
+    state: State
     images: int | None
     judged: int
     counts: dict[str, int] = Field(description="of each verdict, so far")

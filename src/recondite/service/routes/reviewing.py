@@ -12,7 +12,7 @@ from recondite.service.errors import Unknown
 from recondite.service.routes.state import Service
 
 
-def statistics_of(service: Service, row: dict[str, Any]) -> list[tuple[str, float]]:
+def unusual_statistics_of(service: Service, row: dict[str, Any]) -> list[tuple[str, float]]:
     """Return (what a statistic is, standard deviations from normal), the most unusual first.
 
     Empty where the version that judged is not served any more, or looks at no statistics.

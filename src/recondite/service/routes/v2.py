@@ -75,6 +75,7 @@ _INPUTS = ("images", "pixels")
 _ALWAYS = {"instance_score": "FP64", "p_value": "FP64", "is_outlier": "BOOL", "verdict": "BYTES", "threshold": "FP64"}
 _ON_REQUEST = {"error": "BYTES", "event": "BYTES", "feature_score": "FP32", "reconstruction": "FP32"}
 _OF_GUARDS = {"label": "BYTES", "reason": "BYTES", "abstention": "BYTES", "confidence": "FP64"}
+_OUTPUTS = {**_ALWAYS, **_OF_GUARDS, **_ON_REQUEST}
 _BY_DEFAULT = ("label", "reason")
 _MAPS = ("feature_score", "reconstruction")
 _QUICK = 1 << 16
@@ -301,12 +302,11 @@ def _wanted(head: dict[str, Any], always: Sequence[str]) -> list[_Wanted]:
     asked = head.get("outputs")
     if not asked:
         return [_Wanted(name, default) for name in always]
-    known = {**_ALWAYS, **_OF_GUARDS, **_ON_REQUEST}
     found = []
     for one in asked if isinstance(asked, list) else [asked]:
         name = one.get("name") if isinstance(one, dict) else None
-        if not isinstance(name, str) or name not in known:
-            raise InputError(f"expected outputs among {', '.join(known)}; got {str(name)[:50]!r}")
+        if not isinstance(name, str) or name not in _OUTPUTS:
+            raise InputError(f"expected outputs among {', '.join(_OUTPUTS)}; got {str(name)[:50]!r}")
         found.append(_Wanted(name, _parameters(one).get("binary_data", default) is True))
     return found
 
@@ -362,7 +362,7 @@ def _answer(head: dict[str, Any], judged: Judged, wanted: list[_Wanted]) -> Resp
         values = columns[one.name]
         if values is None:
             raise InputError(f"this screen has no {one.name}, or none of these images could be read")
-        datatype = {**_ALWAYS, **_OF_GUARDS, **_ON_REQUEST}[one.name]
+        datatype = _OUTPUTS[one.name]
         shape = list(values.shape) if isinstance(values, np.ndarray) else [len(values)]
         output: dict[str, Any] = {"name": one.name, "datatype": datatype, "shape": shape}
         if one.binary:

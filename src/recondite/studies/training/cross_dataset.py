@@ -150,7 +150,7 @@ class _Sets:
         spooled = read_all(open_images(self.normal.fit), preprocessing)
         keys = keys_of([spooled])[0]
         calibrating, rest = split(keys, [round(CALIBRATION * len(spooled))], self.seed)
-        counted = calibrating[one_of_each(keys[calibrating], spooled.hashes[calibrating], self.seed)]
+        counted = one_of_each(keys, spooled.hashes, self.seed, calibrating)
         return spooled.rows(rest), spooled.rows(counted)
 
     def outliers(self, name: str) -> Floats | None:
@@ -361,7 +361,11 @@ def _baselines(sets: _Sets) -> dict[str, Judgement]:
 
 
 def normals_at_hand(names: Sequence[str] | None) -> list[str]:
-    """Return the normal sets asked for, or all at hand; the small MNIST only where the large one is not."""
+    """Return the normal sets asked for, or all at hand; the small MNIST only where the large one is not.
+
+    Raises:
+        InputError: an unknown set, or one that is not at hand.
+    """
     if names is not None:
         for name in _known(names, tuple(NORMALS), "normal sets"):
             if not at_hand(NORMALS[name].fit):

@@ -11,6 +11,7 @@ import torch
 
 from recondite.cluster.connect import connect
 from recondite.data.datasets import same_everywhere
+from recondite.data.units import same_units_everywhere
 from recondite.errors import InputError, ReconditeError
 from recondite.progress import progress as show
 from recondite.studies.training.runs import Plan, Protocol, Result, Task, is_finished, open_task, perform
@@ -60,15 +61,13 @@ def performed(
 
 
 def _perform_on_cluster(task: Task, runs: Sequence[tuple[Plan, Path]], resources: RunResources, shown: bool) -> None:
-    source = str(same_everywhere(task.name))
-    grouped = os.path.abspath(task.group_by) if task.group_by.lower().endswith(".csv") else task.group_by
     given = (
-        source,
+        str(same_everywhere(task.name)),
         task.protocol,
         task.validation,
         (task.shape[1], task.shape[2]),
         task.preprocessing.value_range,
-        grouped,
+        same_units_everywhere(task.group_by),
     )
     own = {name: value for name, value in os.environ.items() if name.startswith("RECONDITE_")}
     with connect(resources.cluster, cpus=max(resources.run_cpus, os.cpu_count() or 1)) as ray:
