@@ -119,6 +119,7 @@ KINDS = (
     *(contaminated, contaminated_and_trimmed, contaminated_and_trimmed_by_itself),
     *(good_and_trimmed, good_and_trimmed_by_itself, recalibrated),
 )
+NAMES = tuple(make.__name__.replace("_", " ") for make in KINDS)
 
 
 def detector_of(family):
@@ -221,8 +222,7 @@ def main(arguments):
             if arguments.few:
                 continue
             frames = frames_of(pool)
-            for make in KINDS:
-                kind = make.__name__.replace("_", " ")
+            for kind, make in zip(NAMES, KINDS, strict=True):
                 if arguments.only is None or kind in arguments.only.split(","):
                     of = [*names, kind]
                     given = (one_draw, make, frames, family)
@@ -236,8 +236,12 @@ if __name__ == "__main__":
     parser.add_argument("--detectors", default="pca", help=f"joined by commas: {', '.join(FAMILIES)}")
     parser.add_argument("--data", default="cifar10/train", help="data sets of images, or folders, joined by commas")
     parser.add_argument("--few", help="numbers of images, joined by commas, in place of kinds of data")
-    parser.add_argument("--only", help="kinds of data, such as bursts, joined by commas")
+    parser.add_argument("--only", help=f"kinds of data, joined by commas: {', '.join(NAMES)}")
     parser.add_argument("--side", type=int, help="pixels a side; by default what suits the detector")
     parser.add_argument("--journal", type=Path, help="a file in which draws are kept")
+    given = parser.parse_args()
+    unknown = {*(given.only.split(",") if given.only else ())} - {*NAMES}
+    if unknown:
+        parser.error(f"expected kinds of data among {', '.join(NAMES)}; got {', '.join(sorted(unknown))}")
     print(where(), flush=True)
-    main(parser.parse_args())
+    main(given)
