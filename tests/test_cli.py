@@ -191,6 +191,11 @@ REFUSED = [
     (["show", "s", "a.png", "-o", "a"], "ends in .png, .svg, .pdf"),
     (["sample", "s", "-o", "a.svg"], "ends in .png"),
     (["export", "s", "-o", "/etc"], "is not a screen; it is left alone"),
+    (["evaluate", "s", "b.jsonl", "digits", "-o", "b.jsonl"], "-o b.jsonl is what is read"),
+    (["guard", "fit", "none", "digits", "-o", "full"], "is not a screen; it is left alone"),
+    (["guard", "predict", "s", "digits", "--outputs", "b.jsonl", "-o", "b.jsonl"], "-o b.jsonl is what is read"),
+    (["sample-for-review", "b.jsonl", "-o", "b.jsonl"], "-o b.jsonl is what is read"),
+    (["sample-for-review", "b.jsonl", "-o", "a.txt"], "ends in .csv"),
 ]
 
 
@@ -200,6 +205,9 @@ def refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refused")
     (folder / "a.png").write_bytes(b"")
     (folder / "a.txt").write_bytes(b"")
+    (folder / "b.jsonl").write_text('{"id": "a.png", "p_value": 0.5}\n')
+    (folder / "full").mkdir()
+    (folder / "full" / "mine.txt").write_text("mine")
     code = f"""
 import contextlib, io, json, sys
 sys.modules["torch"] = None  # importing it fails

@@ -86,10 +86,12 @@ def guard_fit(
     seed
         Of splits and made-up outliers.
     """
+    from recondite.data.artifacts import check_target
     from recondite.data.outputs import check_outputs
 
     if labels is not None and labels_from_folders:
         raise InputError("--labels and --labels-from-folders: choose one")
+    check_target(output)
     check_outputs({}, {"-o": output})
     from recondite.screen.guard_file import save_guard
     from recondite.screen.guard_fit import FROM_FOLDERS, fit_guard, named_classifier, read_classes
@@ -160,9 +162,11 @@ def guard_predict(
     alpha
         Share of normal images that may be turned away as foreign; by default the guard's.
     """
+    from recondite.data.outputs import check_outputs
     from recondite.data.tables import check_table_path, write_table
 
     check_table_path(output)
+    check_outputs({"-o": output}, inputs=[images, outputs])
     from recondite.screen.classifier_outputs import read_outputs
 
     screen = load_screen(guard, None, None, "cpu", sources=[images])

@@ -193,6 +193,11 @@ def sample_for_review(
     seed
         Random seed of the draw.
     """
+    from recondite.data.outputs import check_outputs
+    from recondite.data.tables import check_table_path
+
+    check_table_path(output)
+    check_outputs({"-o": output}, inputs=[events])
     _look_back(events)
     from recondite.reports.reviewed import sample_for_review as draw
 

@@ -225,7 +225,7 @@ def evaluate(
 
     if output is not None:
         check_table_path(output)
-        check_outputs({"-o": output})
+        check_outputs({"-o": output}, inputs=[inliers, outliers])
     judge = load_screen(screen, alpha, confidence, device, score, sources=[inliers, outliers])
     from recondite.reports.evaluation import evaluate as measure
     from recondite.reports.evaluation import localisation

@@ -219,7 +219,9 @@ async def reload(request: Request) -> list[ScreenOut]:
     return [await asyncio.to_thread(_describe, served, shelf.versions(served.name)) for served in loaded]
 
 
-@api.get("/v1/screens/{name}/drift", tags=["screens"], summary="Has the stream drifted?", responses=problems(404, 422))
+@api.get(
+    "/v1/screens/{name}/drift", tags=["screens"], summary="Has the stream drifted?", responses=problems(404, 422, 503)
+)
 async def drift(request: Request, name: Name) -> DriftOut:
     """Of the default version, since it was first served from this store."""
     service = service_of(request)
