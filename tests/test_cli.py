@@ -126,6 +126,23 @@ def test_an_unset_variable_is_not_this_folder(screen, folder, tmp_path, monkeypa
     assert not list(tmp_path.glob("*.*"))
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("predict", "interrupted; run the same command again to go on"),
+        ("fit", "interrupted; run the same command again with --resume to go on"),
+        ("evaluate", "interrupted"),
+    ],
+)
+def test_an_interrupted_command_says_how_it_goes_on_where_it_does(command, said, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recondite.cli.make_app", interrupted)
+    assert main([command, "x"]) == 130
+    assert capsys.readouterr().err == f"{said}\n"
+
+
 def test_lists(capsys):
     assert main(["datasets"]) == 0
     assert "cifar10" in capsys.readouterr().out

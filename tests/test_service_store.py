@@ -178,7 +178,7 @@ def test_labels_attach_to_events_that_exist(url, screen_name):
 def test_what_postgres_cannot_hold_is_wrong_input_and_no_trouble_of_the_store(postgres, screen_name):
     async def work(store):
         await store.add([event(0, screen_name)])
-        with pytest.raises(InputError, match="the store cannot hold that: .*NUL"):
+        with pytest.raises(InputError, match=r"the store cannot hold that: .*NUL"):
             await store.label(event(0, screen_name).id, "outlier", "a\0b")
         with pytest.raises(InputError, match="the store cannot hold that"):
             await store.rows(Filter(screen="a\0b"))

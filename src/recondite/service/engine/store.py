@@ -45,6 +45,7 @@ _PROBE_SECONDS = 2.0
 """Whether the store can be written is tried at most as often."""
 _AT_FAULT = (sql.exc.DataError, sql.exc.IntegrityError, ValueError, TypeError)
 """Errors of one write; the store itself is well."""
+_WORDS = {EVENTS: "the verdict", LABELS: "the label", None: "an event"}
 _LARGEST_COMMIT = 2048
 _LONGEST_LOCK_MS = 200
 _LAST_NUMBER = sql.select(sql.func.max(EVENTS.c.number))
@@ -330,9 +331,8 @@ class Store:
             if error is not None and not isinstance(error, _AT_FAULT):
                 self._failed = time.monotonic()
             for write in some:
-                what = "label" if write.table is LABELS else "verdict"
                 try:
-                    write.on_written(error and _refusal(error, f"the {what} could not be recorded"))
+                    write.on_written(error and _refusal(error, f"{_WORDS[write.table]} could not be recorded"))
                 except Exception:  # the writer must go on
                     LOG.exception("telling of a write failed")
 
