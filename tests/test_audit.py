@@ -213,6 +213,13 @@ def test_an_interrupted_audit_goes_on_where_it_was(scenes, tmp_path, monkeypatch
     np.testing.assert_array_equal(taken_up.scores, whole.scores)
 
 
+def test_what_an_audit_was_writing_when_it_was_killed_is_removed(scenes, tmp_path):
+    (tmp_path / "audit" / ".work").mkdir(parents=True)
+    (tmp_path / "audit" / ".recondite-1.partial").write_bytes(b"a part of a table")
+    recondite.audit(scenes, tmp_path / "audit")
+    assert not list((tmp_path / "audit").glob(".*"))
+
+
 def test_each_image_is_decoded_once_and_statistics_are_those_of_the_image_alone(scenes, monkeypatch):
     seen = []
     monkeypatch.setattr(walk, "look_at", lambda source, *others: seen.append(source) or look_at(source, *others))

@@ -126,6 +126,23 @@ def test_an_unset_variable_is_not_this_folder(screen, folder, tmp_path, monkeypa
     assert not list(tmp_path.glob("*.*"))
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("predict", "interrupted; run the same command again to go on"),
+        ("fit", "interrupted; run the same command again with --resume to go on"),
+        ("evaluate", "interrupted"),
+    ],
+)
+def test_an_interrupted_command_says_how_it_goes_on_where_it_does(command, said, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recondite.cli.make_app", interrupted)
+    assert main([command, "x"]) == 130
+    assert capsys.readouterr().err == f"{said}\n"
+
+
 def test_lists(capsys):
     assert main(["datasets"]) == 0
     assert "cifar10" in capsys.readouterr().out
@@ -191,6 +208,11 @@ REFUSED = [
     (["show", "s", "a.png", "-o", "a"], "ends in .png, .svg, .pdf"),
     (["sample", "s", "-o", "a.svg"], "ends in .png"),
     (["export", "s", "-o", "/etc"], "is not a screen; it is left alone"),
+    (["evaluate", "s", "b.jsonl", "digits", "-o", "b.jsonl"], "-o b.jsonl is what is read"),
+    (["guard", "fit", "none", "digits", "-o", "full"], "is not a screen; it is left alone"),
+    (["guard", "predict", "s", "digits", "--outputs", "b.jsonl", "-o", "b.jsonl"], "-o b.jsonl is what is read"),
+    (["sample-for-review", "b.jsonl", "-o", "b.jsonl"], "-o b.jsonl is what is read"),
+    (["sample-for-review", "b.jsonl", "-o", "a.txt"], "ends in .csv"),
 ]
 
 
@@ -200,6 +222,9 @@ def refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refused")
     (folder / "a.png").write_bytes(b"")
     (folder / "a.txt").write_bytes(b"")
+    (folder / "b.jsonl").write_text('{"id": "a.png", "p_value": 0.5}\n')
+    (folder / "full").mkdir()
+    (folder / "full" / "mine.txt").write_text("mine")
     code = f"""
 import contextlib, io, json, sys
 sys.modules["torch"] = None  # importing it fails

@@ -315,7 +315,9 @@ def test_without_its_store_the_service_gives_no_verdict_and_is_not_ready(digit_s
         (tmp_path / "other.db").mkdir()
         store.engine.dispose()
         refused = client.post(PREDICT, content=digit_files[0], headers=PNG)
-        assert "recorded" in problem(refused, 503, "unavailable")
+        assert "the verdict could not be recorded" in problem(refused, 503, "unavailable")
+        for path in ("events", "events.csv", "events.zip", "screens/digits/drift"):
+            assert "the store does not answer" in problem(client.get(f"/v1/{path}"), 503, "unavailable")
         assert client.get("/readyz").status_code == 503
         assert client.get("/v2/health/ready").status_code == 503
         assert client.get("/healthz").status_code == 200

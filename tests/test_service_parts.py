@@ -30,12 +30,14 @@ from recondite.screen.monitor import Monitor, Moved
 
 pytest.importorskip("fastapi")
 
+from sqlalchemy.exc import OperationalError
+
 from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.batching import Job, Line
 from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.folders import natural
 from recondite.service.engine.store import Store
-from recondite.service.errors import Busy
+from recondite.service.errors import Busy, Unavailable
 from recondite.service.metrics import Counters
 from recondite.service.page import charts
 
@@ -438,6 +440,34 @@ def test_as_many_images_after_a_new_beginning_as_before_it_are_kept(screen, digi
     watch.close()
     assert DriftWatch(Counters(), None, 0.01, store).state("digits", "1", screen)[0].seen == 20
     store.close()
+
+
+def test_a_kept_monitor_outlives_a_store_that_does_not_answer(screen, digits, tmp_path, monkeypatch):
+    store = Store(f"sqlite:///{tmp_path / 'events.db'}")
+    verdicts = screen.predict(digits[1300:1320])
+    watch = DriftWatch(Counters(), None, 0.01, store)
+    watch.judged("digits", "1", screen, verdicts, [""] * 20)
+    watch.close()
+    again = DriftWatch(Counters(), None, 0.01, store)
+    with monkeypatch.context() as gone:
+        gone.setattr(store, "monitor", answers_not)
+        with pytest.raises(Unavailable, match="the store does not answer: gone"):
+            again.state("digits", "1", screen)
+        again.judged("digits", "1", screen, verdicts, [""] * 20)
+        again.settle()
+    assert again.state("digits", "1", screen)[0].seen == 20
+    again.judged("digits", "1", screen, verdicts, [""] * 20)
+    again.settle()
+    with monkeypatch.context() as gone:
+        gone.setattr(store, "keep_monitor", answers_not)
+        again._keep_all()
+    again.close()
+    assert DriftWatch(Counters(), None, 0.01, store).state("digits", "1", screen)[0].seen == 40
+    store.close()
+
+
+def answers_not(*_):
+    raise OperationalError("select", {}, Exception("gone"))
 
 
 def test_an_event_that_no_calibration_judged_says_why(screen, digits, tmp_path):

@@ -175,6 +175,19 @@ def test_labels_attach_to_events_that_exist(url, screen_name):
     with_store(url, work)
 
 
+def test_what_postgres_cannot_hold_is_wrong_input_and_no_trouble_of_the_store(postgres, screen_name):
+    async def work(store):
+        await store.add([event(0, screen_name)])
+        with pytest.raises(InputError, match=r"the store cannot hold that: .*NUL"):
+            await store.label(event(0, screen_name).id, "outlier", "a\0b")
+        with pytest.raises(InputError, match="the store cannot hold that"):
+            await store.rows(Filter(screen="a\0b"))
+        await store.ping()
+        return await store.get(event(0, screen_name).id)
+
+    assert with_store(postgres, work)["label"] is None
+
+
 def test_many_writers_at_once(url, screen_name):
     async def work(store):
         await asyncio.gather(*(store.add([event(n, screen_name)]) for n in range(300)))

@@ -26,7 +26,7 @@ from recondite.audits.single_images import single_image_findings, spreads_of
 from recondite.audits.store import Row, Store
 from recondite.audits.walk import Backbone, Images, Looking, LookingHere, opened, rows_of, walked
 from recondite.cluster.connect import connect
-from recondite.data.files import locked
+from recondite.data.files import left_unfinished, locked
 from recondite.data.listing import folder_label
 from recondite.data.tables import check_table_path
 from recondite.data.units import COPIES, NONE, GroupBy
@@ -108,7 +108,8 @@ def check_output(folder: Path) -> None:
         raise InputError(f"{folder} is a file: name a folder for the audit")
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if _WORK in there:
-        there = [name for name in there if name != _WORK and name not in OUTPUTS]
+        own = {_WORK, *OUTPUTS, *(path.name for path in left_unfinished(folder))}
+        there = [name for name in there if name not in own]
     if there:
         raise InputError(f"{folder} holds {there[-1]!r}: an audit overwrites nothing, name a new folder")
 
@@ -122,6 +123,8 @@ def _work_folder(output: Path | str | None) -> Iterator[Path]:
         return
     work = Path(output) / _WORK
     with locked(Path(output)):
+        for path in left_unfinished(Path(output)):
+            path.unlink()
         yield work
         work.rename(Path(output) / SEEN)
 

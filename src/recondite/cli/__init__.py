@@ -14,6 +14,12 @@ from recondite.cli.flags import alone
 from recondite.data.addresses import without_secrets
 from recondite.errors import InputError, ReconditeError
 
+_GOES_ON = {
+    **dict.fromkeys(("predict", "audit", "study", "bench", "watch"), "; run the same command again to go on"),
+    **dict.fromkeys(("fit", "update"), "; run the same command again with --resume to go on"),
+}
+"""How commands that keep what they have done go on; others begin anew."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 for a failure, 2 for wrong input, 130 when interrupted."""
@@ -30,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on (fit: with --resume)", file=sys.stderr)
+        print("interrupted" + _GOES_ON.get(" ".join(tokens[:1]), ""), file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

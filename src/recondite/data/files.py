@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from recondite.errors import InputError, OutputError
 
 _LONGEST_NAME = 255
+_TEMPORARY, _PARTIAL = ".recondite-", ".partial"
 OF_WRITING = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
@@ -57,7 +58,7 @@ def atomic_file(path: Path, *, flushed: bool = True) -> Iterator[Path]:
     with naming(path):
         path = behind_links(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".recondite-", suffix=".partial")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=_PARTIAL)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -89,7 +90,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if old.exists() and not path.exists():
             old.rename(path)
         shutil.rmtree(old, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".recondite-", suffix=".partial"))
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_TEMPORARY, suffix=_PARTIAL))
         try:
             yield temporary
             for file in temporary.iterdir():
@@ -110,6 +111,14 @@ def existing_folder(path: Path) -> Path:
         return path
     old = _aside(behind_links(path))
     return old if old.is_dir() else path
+
+
+def left_unfinished(folder: Path) -> list[Path]:
+    """Return what processes that were killed in `atomic_file` or `atomic_folder` left in a folder.
+
+    What another process is writing looks the same: only who alone writes there may remove it.
+    """
+    return list(folder.glob(f"{_TEMPORARY}*{_PARTIAL}"))
 
 
 @contextmanager

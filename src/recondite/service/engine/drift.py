@@ -12,8 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from recondite.errors import InputError
 from recondite.screen.monitor import Monitor, Moved
 from recondite.screen.screen import Screen
+from recondite.service.engine.database import reason_of
 from recondite.service.engine.posting import post
 from recondite.service.engine.store import Store
+from recondite.service.errors import Unavailable
 from recondite.service.log import LOG
 from recondite.service.metrics import Counters
 from recondite.statistics.scores import Verdicts
@@ -55,7 +57,11 @@ class DriftWatch:
         self._worker.submit(self._take, name, version, screen, verdicts, groups, number)
 
     def after(self, name: str, version: str, screen: Screen) -> int:
-        """Return the number of the last event that the monitor, as it was kept or is now, has taken in; 0 for none."""
+        """Return the number of the last event that the monitor, as it was kept or is now, has taken in; 0 for none.
+
+        Raises:
+            Unavailable: the store, where a monitor may be kept, does not answer.
+        """
         with self._lock:
             self._monitor(name, version, screen)
             return self._after.get((name, version), 0)
@@ -65,7 +71,11 @@ class DriftWatch:
         self._worker.submit(int).result()
 
     def state(self, name: str, version: str, screen: Screen) -> tuple[Monitor, list[Moved]]:
-        """Return the monitor and what has moved."""
+        """Return the monitor and what has moved.
+
+        Raises:
+            Unavailable: the store, where a monitor may be kept, does not answer.
+        """
         with self._lock:
             monitor = self._monitor(name, version, screen)
             return monitor, monitor.moved()
@@ -100,7 +110,7 @@ class DriftWatch:
                     self._alarm(name, version, monitor)
                 if time.monotonic() - self._kept.get((name, version), (0.0, 0))[0] > _KEEP_SECONDS:
                     self._keep(name, version)
-        except InputError as error:
+        except (InputError, Unavailable) as error:
             LOG.warning("not watched", extra={"facts": {"screen": name, "error": str(error)}})
         except Exception:  # the service goes on without
             LOG.exception("watching failed")
@@ -128,7 +138,9 @@ class DriftWatch:
                 monitor = Monitor.from_state(screen, state)
                 self._after[name, version] = int(state.get("after", 0))
                 return monitor
-        except (InputError, SQLAlchemyError) as error:
+        except SQLAlchemyError as error:  # a new one would be kept in its place later
+            raise Unavailable(f"the store does not answer: {reason_of(error)}", 5) from error
+        except InputError as error:
             LOG.warning("a kept monitor is left out", extra={"facts": {"screen": name, "error": str(error)}})
         return Monitor(screen, false_alarm=self._false_alarm)
 
@@ -142,13 +154,14 @@ class DriftWatch:
 
     def _keep(self, name: str, version: str) -> None:
         monitor = self._monitors[name, version]
-        count = monitor.seen + monitor.invalid
-        if self._store is not None and self._kept.get((name, version), (0.0, 0))[1] != count:
+        count, kept = monitor.seen + monitor.invalid, self._kept.get((name, version), (0.0, 0))[1]
+        if self._store is not None and kept != count:
             try:
                 state = {**monitor.state(), "after": self._after.get((name, version), 0)}
                 self._store.keep_monitor(name, version, state)
             except SQLAlchemyError as error:
                 LOG.warning("a monitor was not kept", extra={"facts": {"screen": name, "error": str(error)}})
+                count = kept
         self._kept[name, version] = time.monotonic(), count
 
     def _alarm(self, name: str, version: str, monitor: Monitor) -> None:

@@ -16,7 +16,7 @@ from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.judging import OnWritten
 from recondite.service.engine.registry import Shelf
 from recondite.service.engine.store import Event, Store
-from recondite.service.errors import Unknown
+from recondite.service.errors import Unavailable, Unknown
 from recondite.service.log import LOG
 from recondite.statistics.scores import Verdicts
 
@@ -80,7 +80,11 @@ class Follower:
         return len(rows)
 
     def _watched(self, name: str, version: str, screen: Screen, rows: Sequence[dict[str, Any]]) -> None:
-        after = self._watch.after(name, version, screen)
+        try:
+            after = self._watch.after(name, version, screen)
+        except Unavailable as error:
+            LOG.warning("not watched", extra={"facts": {"screen": name, "error": str(error)}})
+            return
         fresh = [row for row in rows if row["number"] > after]
         if fresh:
             groups = [row["group"] for row in fresh]

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
-from recondite.errors import InputError
+from recondite.errors import InputError, ReconditeError
 from recondite.service.engine.database import (
     CURRENT,
     EVENTS,
@@ -45,6 +45,7 @@ _PROBE_SECONDS = 2.0
 """Whether the store can be written is tried at most as often."""
 _AT_FAULT = (sql.exc.DataError, sql.exc.IntegrityError, ValueError, TypeError)
 """Errors of one write; the store itself is well."""
+_WORDS = {EVENTS: "the verdict", LABELS: "the label", None: "an event"}
 _LARGEST_COMMIT = 2048
 _LONGEST_LOCK_MS = 200
 _LAST_NUMBER = sql.select(sql.func.max(EVENTS.c.number))
@@ -298,7 +299,7 @@ class Store:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, read)
         except SQLAlchemyError as error:
-            raise Unavailable(f"the store does not answer: {reason_of(error)}", 5) from error
+            raise _refusal(error, "the store does not answer") from error
 
     def _write(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -327,13 +328,11 @@ class Store:
             if isinstance(error, _AT_FAULT) and len(some) > 1:
                 groups += [[write] for write in some]  # whichever it is, the others are not to blame
                 continue
-            refusal = None
-            if error is not None:
+            if error is not None and not isinstance(error, _AT_FAULT):
                 self._failed = time.monotonic()
-                refusal = Unavailable(f"the verdict could not be recorded: {reason_of(error)}", 5)
             for write in some:
                 try:
-                    write.on_written(refusal)
+                    write.on_written(error and _refusal(error, f"{_WORDS[write.table]} could not be recorded"))
                 except Exception:  # the writer must go on
                     LOG.exception("telling of a write failed")
 
@@ -361,6 +360,13 @@ class _Write:
     table: sql.Table | None
     rows: list[dict[str, Any]]
     on_written: OnWritten
+
+
+def _refusal(error: Exception, words: str) -> ReconditeError:
+    """Return what is told of an error of the store; a value that it cannot hold is wrong input, and stays so."""
+    if isinstance(error, sql.exc.DataError):
+        return InputError(f"the store cannot hold that: {reason_of(error)}")
+    return Unavailable(f"{words}: {reason_of(error)}", 5)
 
 
 def _teller(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> OnWritten:

@@ -57,7 +57,7 @@ async def _prepare(view: View) -> Callable[[], None]:
     counts = await or_notify(service.store.counts(view.name)) or {}
     chosen = Filter(screen=served.name, version=served.version)
     rows = await or_notify(service.store.rows(chosen, _LATEST)) or []
-    found = await run.io_bound(service.watch.state, served.name, served.version, served.screen)
+    found = await or_notify(run.io_bound(service.watch.state, served.name, served.version, served.screen))
     came = service.counters.classes(served.name, served.version)
     classes = await run.io_bound(_classes, served.guard, served.fingerprint, tuple(sorted(came.items())))
     return lambda: _draw(view, recent, counts, found, rows, classes or "")

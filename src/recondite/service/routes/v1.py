@@ -219,7 +219,9 @@ async def reload(request: Request) -> list[ScreenOut]:
     return [await asyncio.to_thread(_describe, served, shelf.versions(served.name)) for served in loaded]
 
 
-@api.get("/v1/screens/{name}/drift", tags=["screens"], summary="Has the stream drifted?", responses=problems(404, 422))
+@api.get(
+    "/v1/screens/{name}/drift", tags=["screens"], summary="Has the stream drifted?", responses=problems(404, 422, 503)
+)
 async def drift(request: Request, name: Name) -> DriftOut:
     """Of the default version, since it was first served from this store."""
     service = service_of(request)
@@ -320,7 +322,7 @@ async def events(request: Request, chosen: Annotated[ChosenPage, Query()]) -> Ev
 async def events_as_table(request: Request, chosen: Annotated[Chosen, Query()]) -> Response:
     """With their labels, and the statistics that served screens look at, as `recondite monitor` reads them."""
     return StreamingResponse(
-        csv_of(service_of(request), chosen.filter()),
+        await csv_of(service_of(request), chosen.filter()),
         media_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": 'attachment; filename="events.csv"'},
     )
@@ -341,16 +343,27 @@ async def events_as_folder(request: Request, chosen: Annotated[Chosen, Query()])
 
 
 async def csv_of(service: Service, chosen: Filter) -> AsyncIterator[str]:
-    """Yield the lines of a table of events."""
+    """Return the lines of a table of events, once the store has answered: what has begun to be sent looks whole."""
     columns = [name for name in EventOut.model_fields if name != "statistics"]
     statistics = _statistics(service, chosen.screen)
     # With the probability of being drawn, `recondite recalibrate` knows that these labels are of a random sample.
     sampled = [SAMPLED] if chosen.verdict in ("sample", "review") else []
-    yield csv_line([*columns, *sampled, *(STATISTIC + name for name in statistics)])
-    async for row in service.store.walk(chosen):
+    rows = service.store.walk(chosen)
+    first = await anext(rows, None)
+
+    def line(row: dict[str, Any]) -> str:
         found = [row["statistics"].get(name) for name in statistics]
         drawn = 1.0 if chosen.verdict == "review" and row["verdict"] != "inlier" else SAMPLED_SHARE
-        yield csv_line([*(row[name] for name in columns), *(drawn for _ in sampled), *found])
+        return csv_line([*(row[name] for name in columns), *(drawn for _ in sampled), *found])
+
+    async def lines() -> AsyncIterator[str]:
+        yield csv_line([*columns, *sampled, *(STATISTIC + name for name in statistics)])
+        if first is not None:
+            yield line(first)
+        async for row in rows:
+            yield line(row)
+
+    return lines()
 
 
 def _statistics(service: Service, screen: str) -> list[str]:
