@@ -65,6 +65,21 @@ def screen(data):
     return recondite.fit(data["learnt"], detector="pca", latent_size=12, alpha=0.1, evidence=0.2)
 
 
+def test_probabilities_in_place_of_logits_are_refused_at_once(screen, classifier, data):
+    def softmax(x):
+        return classifier(x).softmax(1)
+
+    for given in ({}, {"calibration": data["calibration"], "confidence_share": 0.5}):
+        with pytest.raises(
+            InputError, match="got probabilities, which sum to 1: leave its last softmax out, or let it"
+        ):
+            screen.guard(softmax, LABELS, **given)
+    guard = screen.guard(lambda x: softmax(x).log(), LABELS)
+    np.testing.assert_allclose(
+        guard(data["test"][:9]).confidence, screen.guard(classifier, LABELS)(data["test"][:9]).confidence, rtol=1e-5
+    )
+
+
 def test_normal_images_get_the_classifiers_label_and_others_a_reason(screen, classifier, data):
     guard = screen.guard(classifier, LABELS)
     decisions = guard(data["test"])
@@ -254,7 +269,7 @@ def test_calibration_with_groups_of_the_screen_does_not_stand_in_the_way(screen,
         ({"feature_share": 0.5, "calibration": True, "layer": "nose", "reference": True}, "no layer 'nose'"),
         (
             {"confidence_share": 0.02, "calibration": True},
-            "'confidence' of the guard.*alpha = 0.002 needs at least 499",
+            "'confidence' of the guard, with 0.002 of alpha = 0.1, needs at least 499",
         ),
         ({"calibration": [b"x"]}, "none of the 1 images could be read"),
     ],
@@ -335,7 +350,7 @@ def test_a_guard_without_a_classifier_is_the_screen_alone(of_vectors):
     assert replace(guard, head=object()).speaks
     assert replace(guard, head=object())._batch == screen.detector.scoring_batch
     large = (3, 2000, 2000)
-    assert guard._batch == screen.detector.scoring_batch > full_batch(prod(large), "cpu")
+    assert guard.together == screen.detector.scoring_batch > full_batch(prod(large), "cpu")
     assert replace(guard, shape=large)._batch == full_batch(prod(large), "cpu")
 
 

@@ -890,6 +890,19 @@ def test_too_few_images_for_alpha_are_told_with_an_alpha_that_works(count):
     assert alpha == smallest_alpha(min(chosen_on, calibrated_on))
 
 
+def test_what_helps_against_too_few_images_is_named_and_nothing_else():
+    def told(count, alpha=0.05, parts=None):
+        images = pairs(*coloured(count, 1))
+        with pytest.raises(InputError, match="needs at least") as error:
+            fit_guard(images, group_by="none", alpha=alpha, parts=parts)
+        return str(error.value).rpartition(": ")[2]
+
+    assert told(8) == "give more"  # one image is left to choose on, of which no outliers are made up
+    assert told(8, parts=["screen"]) == "give more, or --alpha 0.334 (alpha=)"
+    several = told(100, parts=["screen", "confidence", "knn"])
+    assert several == "give more, or --alpha 0.144 (alpha=), or fewer --parts (parts=)"
+
+
 def test_a_part_that_is_named_twice_has_its_share_once(told, tmp_path):
     screen, outputs, known, held = told
     assert equal_shares(["screen", "knn", "screen"]) == {"screen": 0.5, "knn": 0.5}

@@ -80,8 +80,8 @@ def _starts(side: int, tile: int, cells: Sequence[int]) -> list[int]:
     step = lcm(*(tile // count for count in cells))
     if any(tile % count for count in cells) or step > tile - tile // _OVERLAP:
         raise InputError(
-            f"expected a tile whose features fit to those of the tiles beside it; got one of {tile} pixels a side, with "
-            f"{' and '.join(map(str, sorted({*cells})))} features along it"
+            f"expected a tile whose features fit to those of the tiles beside it; got one of {tile} pixels a side, "
+            f"with {' and '.join(map(str, sorted({*cells})))} features along it"
         )
     count = ceil((side - tile) / (tile - tile // _OVERLAP)) + 1
     return [ceil(number * (side - tile) / (count - 1) / step) * step for number in range(count)]

@@ -37,8 +37,8 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None, 
         region: folder with its mask, for a screen that was fitted with one mask per image.
 
     Raises:
-        InputError: there are several, it cannot be read or judged, the screen takes vectors, or the picture is not .png,
-            .svg or .pdf.
+        InputError: there are several, it cannot be read or judged, the screen takes vectors, or the picture is not
+            .png, .svg or .pdf.
     """
     check_picture(output)
     if not screen.detector.preprocessing.is_image:

@@ -229,6 +229,15 @@ def are_probabilities(values: Floats) -> bool:
     return values.ndim == 2 and bool((values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=_ROUNDED))
 
 
+def refuse_probabilities(logits: Tensor, instead: str) -> None:
+    """Raise InputError where a classifier gave probabilities (N, classes) as its logits; `instead` is a way out."""
+    if len(logits) and are_probabilities(logits.double().cpu().numpy()):
+        raise InputError(
+            "expected logits from the classifier; got probabilities, which sum to 1: leave its last softmax out, or "
+            f"{instead}"
+        )
+
+
 def _no_probabilities(logits: ArrayLike) -> Floats:
     values = np.asarray(logits, dtype=np.float64)
     if len(values) and are_probabilities(values):
