@@ -362,7 +362,7 @@ def test_what_cannot_be_fitted_says_why(screen):
         fit_guard(known, screen=screen)
     with pytest.raises(InputError, match="has its backbone"):
         fit_guard(known, screen=screen, calibration=known, backbone="lite1")
-    with pytest.raises(InputError, match="expected a class, in the table of labels"):
+    with pytest.raises(InputError, match="expected a class, in a table of labels"):
         fit_guard(images, screen=screen, calibration=images)
     held = pairs(*coloured(60, 12))
     with pytest.raises(InputError, match="expected parts among screen, confidence, max_logit"):
@@ -877,6 +877,18 @@ def test_classes_may_be_called_good_and_bad(tmp_path):
     manifest = tmp_path / "classes.jsonl"
     manifest.write_text("".join(f'{{"path": "{name}/0.png", "label": "{name}"}}\n' for name in ("ok", "bad")))
     assert _sized(str(manifest), None).labels == ["ok", "bad"]
+
+
+def test_classes_come_from_the_metadata_beside_images_where_it_is_named(tmp_path):
+    for place in range(2):
+        Image.new("L", (8, 8)).save(tmp_path / f"{place}.png")
+    table = tmp_path / "metadata.csv"
+    table.write_text("file_name,label\n0.png,cat\n1.png,dog\n")
+    assert _sized(str(tmp_path), read_classes(table)).labels == ["cat", "dog"]
+    with pytest.raises(
+        InputError, match=r"0.png: expected a class, in a table of labels, such as a metadata.csv \(--l"
+    ):
+        _sized(str(tmp_path), None)
 
 
 @pytest.mark.parametrize("count", [21, 30])

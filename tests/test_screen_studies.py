@@ -14,10 +14,10 @@ from recondite.data.datasets import ImageSet
 from recondite.errors import InputError
 from recondite.perturbations import DEFECTS, corrupted, masked
 from recondite.statistics.calibration import Calibrator
+from recondite.studies import thresholds
 from recondite.studies.latent import denoising_study, interpolation_study
 from recondite.studies.latent_map import latent_map_study
 from recondite.studies.linear import linear_study
-from recondite.studies import thresholds
 from recondite.studies.masks import feature_share_study, mask_size_study, microscope_study
 from recondite.studies.output import in_batches
 from recondite.studies.severity import defects_study, severity_study
@@ -286,12 +286,12 @@ def test_reliability_is_by_the_calibration_of_each_images_own_group(grouped, fre
     plot = thresholds.plot_reliability
     monkeypatch.setattr(thresholds, "plot_reliability", lambda *given: drawn.append(given) or plot(*given))
     labels = [("even", "odd", "of no group")[place % 3] for place in range(len(fresh))]
-    thresholds_study(judge, list(zip(fresh, labels, strict=True)), tmp_path)
+    thresholds_study(judge, list(zip(fresh, labels, strict=True)), tmp_path, score=judge.score)
     ((alphas, seen, *_),) = drawn
     found = judge.calibrator
-    errors = judge.with_score("error").predict(fresh).instance_score[np.array(labels) == "even"]
+    scores = judge.predict(fresh).instance_score[np.array(labels) == "even"]
     count = sum(label != "of no group" for label in labels)
-    expected = [found.is_outlier(errors, alpha, ["even"] * len(errors)).sum() / count for alpha in alphas]
+    expected = [found.is_outlier(scores, alpha, ["even"] * len(scores)).sum() / count for alpha in alphas]
     assert seen == pytest.approx(expected)
     assert seen[-1] > 0.05
 

@@ -53,7 +53,7 @@ def test_images_stay_within_the_budgets_of_bytes_and_pixels(tmp_path, digits):
         drafts.begin()
 
 
-def test_files_that_are_left_out_are_told_by_kind(tmp_path, digits):
+def test_files_that_are_left_out_are_told_by_kind(tmp_path):
     drafts = Drafts(tmp_path, Limits(pixels=64), most_bytes=1 << 20)
 
     async def add():

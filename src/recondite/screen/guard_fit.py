@@ -243,7 +243,7 @@ def fit_guard(
 
 
 def read_classes(path: Path | str) -> dict[str, str]:
-    """Return id -> class from the columns id and label of a table (.csv, .jsonl or .parquet).
+    """Return id -> class from the columns id (or file_name) and label of a table (.csv, .jsonl or .parquet).
 
     Raises:
         InputError: it has no such columns, or two classes for an id.
@@ -329,7 +329,10 @@ def _sized(images: object, classes: Mapping[str, str] | None) -> ImageSet:
         else:
             given = classes.get(name, "") if classes is not None else opened.label(index) or folder
         if not given:
-            raise InputError(f"{name}: expected a class, in the table of labels or as the name of its folder")
+            raise InputError(
+                f"{name}: expected a class, in a table of labels, such as a metadata.csv (--labels, classes=), or as "
+                "the name of its folder"
+            )
         found.append(given)
     return replace(opened, labels=found)
 
