@@ -348,10 +348,10 @@ def test_a_guard_without_a_classifier_is_the_screen_alone(of_vectors):
     assert (found.feature_score, found.reconstruction) == (None, None)
     assert guard.score_batch(nameless(vectors), feature_score=True, reconstruction=True).reconstruction is not None
     assert replace(guard, head=object()).speaks
-    assert replace(guard, head=object())._batch == screen.detector.scoring_batch
+    assert replace(guard, head=object()).together == screen.detector.scoring_batch
     large = (3, 2000, 2000)
     assert guard.together == screen.detector.scoring_batch > full_batch(prod(large), "cpu")
-    assert replace(guard, shape=large)._batch == full_batch(prod(large), "cpu")
+    assert replace(guard, shape=large).together == full_batch(prod(large), "cpu")
 
 
 def test_confidences_are_above_0_up_to_1_and_enough_from_the_floor_on(of_vectors):
