@@ -269,7 +269,7 @@ def test_calibration_with_groups_of_the_screen_does_not_stand_in_the_way(screen,
         ({"feature_share": 0.5, "calibration": True, "layer": "nose", "reference": True}, "no layer 'nose'"),
         (
             {"confidence_share": 0.02, "calibration": True},
-            "'confidence' of the guard, with 0.002 of alpha = 0.1, needs at least 499",
+            "'confidence' of the guard: 0.002 of alpha = 0.1 needs at least 499",
         ),
         ({"calibration": [b"x"]}, "none of the 1 images could be read"),
     ],
@@ -290,7 +290,7 @@ def test_what_cannot_work_is_said_before_it_matters(screen, classifier, data, se
 
 
 def test_a_class_with_too_few_images_is_named(screen, classifier, data):
-    with pytest.raises(InputError, match=r"predicted as '\w+' \(\d+ images\): alpha = 0.012 needs at least 83"):
+    with pytest.raises(InputError, match=r"predicted as '\w+': alpha = 0.012 needs at least 83"):
         screen.with_alpha(0.012).guard(
             classifier, LABELS, calibration=data["calibration"], by_class=True, confidence_share=0
         )

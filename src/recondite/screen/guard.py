@@ -425,7 +425,8 @@ def check_alpha(screen: ScreenLike, shares: Mapping[str, float], calibrators: Ma
             ways = ["more"] if None in allowed else ["more", f"an alpha of at least {max(filter(None, allowed)):g}"]
             if len(shares) > 1:
                 ways.append("fewer parts")
+            part_of = "" if shares[part] == 1 else f"{rate:g} of "
             raise InputError(
-                f"part {part!r} of the guard{whose}, with {rate:g} of alpha = {screen.alpha:g}, needs at least "
+                f"part {part!r} of the guard{whose}: {part_of}alpha = {screen.alpha:g} needs at least "
                 f"{smallest_calibration_set(rate, *promise)} calibration images; got {size}: give {', or '.join(ways)}"
             ) from error
