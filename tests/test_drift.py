@@ -102,6 +102,18 @@ def test_a_quiet_table_says_so(saved, screens, stream, capsys, tmp_path):
     assert capsys.readouterr().out.startswith("No alarm after 250 images: the martingale is ")
 
 
+def test_a_table_without_one_readable_image_says_that_there_was_nothing_to_judge(saved, screens, capsys, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "bad.png").write_bytes(b"")
+    table, report = tmp_path / "verdicts.csv", tmp_path / "drift.html"
+    sweep(screens("pca"), tmp_path / "images", table)
+    assert main(["monitor", str(saved / "screen"), str(table), "--report", str(report)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("There was nothing to judge: none of 1 image has a score.\n")
+    assert "alarm" not in told
+    assert "Drift: nothing to judge" in report.read_text()
+
+
 def test_predict_writes_statistics_when_asked(saved, capsys):
     arguments = ["predict", str(saved / "screen"), str(saved / "new.npy"), "-o", str(saved / "again.csv")]
     assert main([*arguments, "--statistics"]) == 0

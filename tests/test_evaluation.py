@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import recondite
 from recondite.errors import InputError
 from recondite.reports.evaluation import evaluate, rule_rows
 from recondite.statistics.metrics import auroc, average_precision, best_f1
@@ -48,6 +49,14 @@ def test_every_rule_stands_beside_the_conformal_one(screens):
     screen = screens("pca")
     names = [row["rule"] for row in rule_rows(screen, screen.calibrator.scores)]
     assert names == ["conformal, alpha 0.05", "mean + 1 std", "mean + 2 std", "mean + 3 std", "percentile 95"]
+
+
+def test_kinds_of_outliers_have_rows_also_where_the_group_is_named(digits, folder):
+    screen = recondite.fit(digits[40:340], detector="pca", latent_size=8).recalibrated(folder, by_folder=True)
+    outliers = [(digits[place, ::-1].copy(), ("dent", "scratch")[place % 2]) for place in range(400, 420)]
+    found = values(evaluate(screen, digits[420:460], outliers, group="even"))
+    assert {"AUROC, dent", "AUROC, scratch", "best F1, dent"} <= {*found}
+    assert not any("even" in name for name in found)
 
 
 def test_each_kind_of_outlier_has_a_row_of_its_own(screens, digits):

@@ -17,6 +17,15 @@ def test_the_picture_and_the_words_agree_with_predict(screens, folder, tmp_path)
     assert "<svg" in (tmp_path / "a.svg").read_text()
 
 
+def test_an_image_of_no_calibrated_group_is_refused_and_not_drawn(digits, folder, tmp_path):
+    screen = recondite.fit(digits[40:340], detector="pca", latent_size=8).recalibrated(folder, by_folder=True)
+    image, picture = folder / "odd" / "001.png", tmp_path / "a.png"
+    with pytest.raises(InputError, match=r"001.png: no calibration for group .*--group"):
+        draw(screen, image, picture)
+    assert not picture.exists()
+    assert draw(screen, image, picture, "odd").errors == (None,)
+
+
 def test_what_cannot_be_drawn_is_refused(screens, folder, tmp_path):
     (folder / "bad.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"bad.png: the file is empty"):

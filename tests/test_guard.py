@@ -65,6 +65,22 @@ def screen(data):
     return recondite.fit(data["learnt"], detector="pca", latent_size=12, alpha=0.1, evidence=0.2)
 
 
+def test_probabilities_in_place_of_logits_are_refused_at_once(screen, data):
+    def logits(x):
+        return 10 * x[:, 0, 2, :5]
+
+    for given in ({}, {"calibration": data["calibration"], "confidence_share": 0.5}):
+        with pytest.raises(
+            InputError, match=r"got probabilities, .* leave the classifier.s last softmax out, or let it"
+        ):
+            screen.guard(lambda x: logits(x).softmax(1), LABELS, **given)
+    found, expected = (
+        screen.guard(classifier, LABELS)(data["test"][:9]).confidence
+        for classifier in (lambda x: logits(x).log_softmax(1), logits)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_normal_images_get_the_classifiers_label_and_others_a_reason(screen, classifier, data):
     guard = screen.guard(classifier, LABELS)
     decisions = guard(data["test"])
@@ -189,12 +205,12 @@ def test_each_predicted_class_keeps_its_own_rate(screen, data):
 
 def test_a_class_without_calibration_is_turned_away(screen, data):
     always_zero = screen.guard(
-        lambda x: torch.eye(5)[torch.zeros(len(x), dtype=torch.long)],
+        lambda x: 9 * torch.eye(5)[torch.zeros(len(x), dtype=torch.long)],
         LABELS,
         calibration=data["calibration"],
         by_class=True,
     )
-    object.__setattr__(always_zero, "classifier", lambda x: torch.eye(5)[torch.ones(len(x), dtype=torch.long)])
+    object.__setattr__(always_zero, "classifier", lambda x: 9 * torch.eye(5)[torch.ones(len(x), dtype=torch.long)])
     decisions = always_zero(data["test"][:5])
     assert decisions.labels == [None] * 5
     assert "no calibration image was taken for class 'one'" in decisions[0].reason
@@ -224,7 +240,7 @@ def test_a_classifier_of_large_images_gets_fewer_at_once_and_gives_the_same(scre
 
     images = list(data["test"][:20])
     decisions = screen.guard(classifier, image_shape=(3, 300, 300))(images)
-    assert sizes == [8, 8, 8]
+    assert sizes == [8] * 4  # the first are noise, by which probabilities are told from logits
     alone = screen.guard(classifier, image_shape=(3, 300, 300))(images[9][None])
     assert decisions.confidence[9] == alone.confidence[0]
     small = screen.guard(classifier)(images)
@@ -254,7 +270,7 @@ def test_calibration_with_groups_of_the_screen_does_not_stand_in_the_way(screen,
         ({"feature_share": 0.5, "calibration": True, "layer": "nose", "reference": True}, "no layer 'nose'"),
         (
             {"confidence_share": 0.02, "calibration": True},
-            "'confidence' of the guard.*alpha = 0.002 needs at least 499",
+            "'confidence' of the guard: 0.002 of alpha = 0.1 needs at least 499",
         ),
         ({"calibration": [b"x"]}, "none of the 1 images could be read"),
     ],
@@ -275,7 +291,7 @@ def test_what_cannot_work_is_said_before_it_matters(screen, classifier, data, se
 
 
 def test_a_class_with_too_few_images_is_named(screen, classifier, data):
-    with pytest.raises(InputError, match=r"predicted as '\w+' \(\d+ images\): alpha = 0.012 needs at least 83"):
+    with pytest.raises(InputError, match=r"predicted as '\w+': alpha = 0.012 needs at least 83"):
         screen.with_alpha(0.012).guard(
             classifier, LABELS, calibration=data["calibration"], by_class=True, confidence_share=0
         )
@@ -333,10 +349,10 @@ def test_a_guard_without_a_classifier_is_the_screen_alone(of_vectors):
     assert (found.feature_score, found.reconstruction) == (None, None)
     assert guard.score_batch(nameless(vectors), feature_score=True, reconstruction=True).reconstruction is not None
     assert replace(guard, head=object()).speaks
-    assert replace(guard, head=object())._batch == screen.detector.scoring_batch
+    assert replace(guard, head=object()).together == screen.detector.scoring_batch
     large = (3, 2000, 2000)
-    assert guard._batch == screen.detector.scoring_batch > full_batch(prod(large), "cpu")
-    assert replace(guard, shape=large)._batch == full_batch(prod(large), "cpu")
+    assert guard.together == screen.detector.scoring_batch > full_batch(prod(large), "cpu")
+    assert replace(guard, shape=large).together == full_batch(prod(large), "cpu")
 
 
 def test_confidences_are_above_0_up_to_1_and_enough_from_the_floor_on(of_vectors):

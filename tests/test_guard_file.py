@@ -83,6 +83,10 @@ def test_what_it_does_not_take(guards, screen, digits):
             guards[kind].decide(verdicts, labels, sure)
     with pytest.raises(InputError, match="part 'screen' of the guard predicted as"):
         guards["by class"].at(screen.with_alpha(0.004))
+    shared = replace(guards["by class"], shares={"screen": 1 / 3})
+    with pytest.raises(InputError, match=r": 0.004 of alpha = 0.012 .* or an alpha of at least [\d.]+$") as told:
+        shared.at(screen.with_alpha(0.012))
+    assert shared.at(screen.with_alpha(float(str(told.value).split()[-1])))
     # Which labels were counted depends on which images alpha turned away.
     bounded = replace(guards["by class"], floor=Floor(confidence=0.75, risk=0.05, delta=0.1, accepted=3, wrong=0, of=4))
     assert bounded.at(screen.with_alpha(screen.alpha)).floor == bounded.floor

@@ -362,7 +362,7 @@ def test_what_cannot_be_fitted_says_why(screen):
         fit_guard(known, screen=screen)
     with pytest.raises(InputError, match="has its backbone"):
         fit_guard(known, screen=screen, calibration=known, backbone="lite1")
-    with pytest.raises(InputError, match="expected a class, in the table of labels"):
+    with pytest.raises(InputError, match="expected a class, in a table of labels"):
         fit_guard(images, screen=screen, calibration=images)
     held = pairs(*coloured(60, 12))
     with pytest.raises(InputError, match="expected parts among screen, confidence, max_logit"):
@@ -891,6 +891,18 @@ def test_classes_may_be_called_good_and_bad(tmp_path):
     assert _sized(str(manifest), None).labels == ["ok", "bad"]
 
 
+def test_classes_come_from_the_metadata_beside_images_where_it_is_named(tmp_path):
+    for place in range(2):
+        Image.new("L", (8, 8)).save(tmp_path / f"{place}.png")
+    table = tmp_path / "metadata.csv"
+    table.write_text("file_name,label\n0.png,cat\n1.png,dog\n")
+    assert _sized(str(tmp_path), read_classes(table)).labels == ["cat", "dog"]
+    with pytest.raises(
+        InputError, match=r"0.png: expected a class, in a table of labels, such as a metadata.csv \(--l"
+    ):
+        _sized(str(tmp_path), None)
+
+
 @pytest.mark.parametrize("count", [21, 30])
 def test_too_few_images_for_alpha_are_told_with_an_alpha_that_works(count):
     images = pairs(*coloured(count, 1))
@@ -900,6 +912,19 @@ def test_too_few_images_for_alpha_are_told_with_an_alpha_that_works(count):
     assert learnt + chosen_on + calibrated_on == count
     alpha = float(re.search(r"--alpha (0\.\d+) \(", str(told.value)).group(1))
     assert alpha == smallest_alpha(min(chosen_on, calibrated_on))
+
+
+def test_what_helps_against_too_few_images_is_named_and_nothing_else():
+    def told(count, alpha=0.05, parts=None):
+        images = pairs(*coloured(count, 1))
+        with pytest.raises(InputError, match="needs at least") as error:
+            fit_guard(images, group_by="none", alpha=alpha, parts=parts)
+        return str(error.value).rpartition(": ")[2]
+
+    assert told(8) == "give more"  # one image is left to choose on, of which no outliers are made up
+    assert told(8, parts=["screen"]) == "give more, or --alpha 0.334 (alpha=)"
+    several = told(100, parts=["screen", "confidence", "knn"])
+    assert several == "give more, or --alpha 0.144 (alpha=), or fewer --parts (parts=)"
 
 
 def test_a_part_that_is_named_twice_has_its_share_once(told, tmp_path):
@@ -923,7 +948,7 @@ def test_a_table_that_lacks_images_is_told_before_a_screen_is_fitted(told, monke
 @pytest.mark.parametrize(
     ("logits", "why"),
     [
-        (lambda images: images.mean((2, 3)).softmax(1)[:, :2] * 0 + 0.5, "expected logits .* got probabilities"),
+        (lambda images: images.mean((2, 3)).softmax(1)[:, :2] * 0 + 0.5, "expected logits; got probabilities"),
         (lambda images: images.mean((2, 3)), r"tells 3 classes; got 2 labels \(blue, red\): name its classes"),
         (lambda images: images.mean((2, 3))[:, :1], "expected a logit for each class; got one in all"),
         (lambda images: images.mean((2, 3))[:, :2] * torch.nan, "finite numbers for not one held-out image"),

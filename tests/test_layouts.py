@@ -1,6 +1,8 @@
 """Data sets of defects in the layouts of the field."""
 
 import csv
+import io
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -268,3 +270,33 @@ def test_masks_lie_in_folders_of_defects_or_beside_each_other(flat):
     put(flat / "bad" / "7.png")
     with pytest.raises(InputError, match="no mask for"):
         check_truth(flat / "masks", [str(flat / "bad" / "7.png")])
+
+
+@pytest.mark.parametrize(
+    ("names", "refused", "given"),
+    [
+        (
+            ["train/good/0.png", "test/good/0.png", "test/dent/0.png"],
+            "fit predict inliers outliers classes",
+            "train/good",
+        ),
+        (["Data/Images/Normal/0.png", "Data/Masks/0.png"], "fit predict classes", "Data/Images/Normal"),
+        (["ok/0.png", "scratch/0.png", "masks/0.png"], "fit inliers outliers", "ok"),
+        (["cat/0.png", "good/0.png", "0.png"], "", ""),
+    ],
+)
+def test_a_data_set_of_defects_in_a_store_is_not_learnt_from_whole(names, refused, given, digits):
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    folder = f"/{uuid4().hex}"
+    content = io.BytesIO()
+    Image.fromarray(digits[0]).save(content, "PNG")
+    for name in names:
+        system.pipe(f"{folder}/{name}", content.getvalue())
+    for role in ("all", "fit", "predict", "inliers", "outliers", "classes"):
+        if role in refused.split():
+            with pytest.raises(InputError, match=f"is laid out as a data set of defects.*such as that of {given}$"):
+                open_images(f"memory:/{folder}", role=role)
+            assert open_images(f"memory:/{folder}/{given}", role=role).size == 1
+        elif given != "Data/Images/Normal":
+            assert open_images(f"memory:/{folder}", role=role).size == len(names)

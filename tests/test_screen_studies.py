@@ -14,6 +14,7 @@ from recondite.data.datasets import ImageSet
 from recondite.errors import InputError
 from recondite.perturbations import DEFECTS, corrupted, masked
 from recondite.statistics.calibration import Calibrator
+from recondite.studies import thresholds
 from recondite.studies.latent import denoising_study, interpolation_study
 from recondite.studies.latent_map import latent_map_study
 from recondite.studies.linear import linear_study
@@ -275,6 +276,24 @@ def test_studies_of_a_screen_with_groups_say_by_which_they_go(grouped, folder, t
     mask_size_study(grouped, folder, tmp_path / "masks", sizes=[2], masks=1)
     page = (tmp_path / "masks" / "study.html").read_text()
     assert "What is flagged is by the calibration of group odd, for all images" in page
+
+
+def test_reliability_is_by_the_calibration_of_each_images_own_group(grouped, fresh, tmp_path, monkeypatch):
+    apart = np.array(grouped.calibrator.groups) == "odd"
+    scores = grouped.calibrator.scores + 100 * apart  # the group that comes first
+    judge = replace(grouped, calibrator=Calibrator(scores, grouped.calibrator.groups))
+    drawn = []
+    plot = thresholds.plot_reliability
+    monkeypatch.setattr(thresholds, "plot_reliability", lambda *given: drawn.append(given) or plot(*given))
+    labels = [("even", "odd", "of no group")[place % 3] for place in range(len(fresh))]
+    thresholds_study(judge, list(zip(fresh, labels, strict=True)), tmp_path, score=judge.score)
+    ((alphas, seen, *_),) = drawn
+    found = judge.calibrator
+    scores = judge.predict(fresh).instance_score[np.array(labels) == "even"]
+    count = sum(label != "of no group" for label in labels)
+    expected = [found.is_outlier(scores, alpha, ["even"] * len(scores)).sum() / count for alpha in alphas]
+    assert seen == pytest.approx(expected)
+    assert seen[-1] > 0.05
 
 
 def test_no_rule_is_said_to_promise_where_each_group_has_a_threshold(grouped, folder, tmp_path):

@@ -36,7 +36,7 @@ def test_images_stay_within_the_budgets_of_bytes_and_pixels(tmp_path, digits):
     async def add():
         draft = drafts.begin()
         await drafts.add(draft, "a/../b/large.png", png(np.zeros((9, 8), np.uint8)))
-        assert "the limit is 64" in draft.refusals[0]
+        assert "the limit is 64" in draft.refusals["images"][0]
         await asyncio.gather(drafts.add(draft, "C:\\x\\one.png", image), drafts.add(draft, "/etc/two.png", image))
         with pytest.raises(ReconditeError, match="of at most"):
             await drafts.add(draft, "three.png", image)
@@ -51,6 +51,22 @@ def test_images_stay_within_the_budgets_of_bytes_and_pixels(tmp_path, digits):
         drafts.begin()
     with pytest.raises(ReconditeError, match="publish or discard"):
         drafts.begin()
+
+
+def test_files_that_are_left_out_are_told_by_kind(tmp_path):
+    drafts = Drafts(tmp_path, Limits(pixels=64), most_bytes=1 << 20)
+
+    async def add():
+        draft = drafts.begin()
+        for kind, names in (("images", "a"), ("defects", "bc")):
+            for name in names:
+                await drafts.add(draft, f"{name}.png", png(np.zeros((9, 8), np.uint8)), kind)
+        return draft.to_json()
+
+    told = asyncio.run(add())
+    assert told["refused"] == {"images": 1, "defects": 2}
+    first = {kind: [words.partition(":")[0] for words in latest] for kind, latest in told["refusals"].items()}
+    assert first == {"images": ["a.png"], "defects": ["b.png", "c.png"]}
 
 
 def test_known_defects_are_kept_apart_and_are_none_or_three_to_fifty(tmp_path, digits):

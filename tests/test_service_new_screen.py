@@ -89,6 +89,9 @@ def test_from_a_folder_of_good_images_to_a_served_screen_and_back_to_an_earlier_
     visitor.see("2 known defects. Three or more are needed.")
     known.locator("input[type=file]").set_input_files(sorted(defects.iterdir())[2:])
     visitor.see("24 known defects.")
+    known.locator("input[type=file]").set_input_files(good / "notes.pdf")
+    known.get_by_text("1 file left out.").wait_for()
+    assert page.get_by_role("region", name="Good images").get_by_text("1 file left out.").count() == 1
 
     page.get_by_role("spinbutton", name="share of good images").fill("0.1")
     page.get_by_role("button", name="Learn", exact=True).click()

@@ -64,12 +64,21 @@ def test_where_tiles_overlap_the_farther_edge_counts_more() -> None:
 
 
 def test_a_tile_that_its_backbone_does_not_divide_is_refused_in_words() -> None:
-    with pytest.raises(InputError, match=r"expected a tile whose side is a multiple of .* 9.14"):
-        Tiles((64, 200), 64, [(7, 7)])
-    with pytest.raises(InputError, match="expected a tile of at least 128 pixels"):
+    with pytest.raises(InputError, match="got one of 64 pixels a side, with 7 and 14 features along it"):
+        Tiles((64, 200), 64, [(7, 7), (14, 14)])
+    with pytest.raises(InputError, match="got one of 64 pixels a side, with 1 features along it"):
         Tiles((64, 200), 64, [(1, 1)])
     with pytest.raises(InputError, match="choose one"):
         build("features", image_shape=(3, 96, 96), side=96, tile=64)
+
+
+@pytest.mark.parametrize(("tile", "fits"), [(100, 96), (48, 64)])
+def test_a_tile_that_does_not_fit_is_told_a_near_one_that_does(tile: int, fits: int) -> None:
+    with pytest.raises(InputError, match=rf"got one of {tile} pixels .*: choose --tile {fits} \(tile=\)"):
+        build("features", image_shape=(3, 120, 130), tile=tile)
+    assert build("features", image_shape=(3, 120, 130), tile=fits).vectors.tiles is not None
+    with pytest.raises(InputError, match=r"leave --tile \(tile=\) out"):
+        build("features", image_shape=(3, 120, 130), backbone=backbone(110), tile=112)
 
 
 @pytest.fixture(scope="module")

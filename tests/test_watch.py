@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import recondite
 from recondite.cli import main
 from recondite.data import arrivals as arrivals_module
 from recondite.data.arrivals import Arrivals
@@ -71,6 +72,32 @@ def test_a_watch_writes_the_table_of_a_sweep(screens, folder, tmp_path):
         assert watched[0] == swept[0] or suffix == "jsonl"
         assert len(records) == 40
         assert sum(record["verdict"] == "invalid" for record in records) == 1
+
+
+def test_an_image_waits_for_its_mask_and_is_judged_with_it(digits, tmp_path, clock):
+    new, masks, given = (tmp_path / name for name in ("new", "masks", "given"))
+    for name, images in ((given, digits[:200]), (new, digits[200:203])):
+        name.mkdir()
+        for place, image in enumerate(images):
+            Image.fromarray(image).save(name / f"{place:03d}.png")
+    masks.mkdir()
+    inside = np.zeros((8, 8), np.uint8)
+    inside[:6, 2:] = 255
+    for place in range(200):
+        Image.fromarray(inside).save(masks / f"{place:03d}.bmp")
+    screen = recondite.fit(given, detector="pca", latent_size=8, region=masks, evidence=0.0, score="squared_error")
+    (masks / "002.bmp").rename(tmp_path / "002.bmp")
+    table = tmp_path / "watched.csv"
+    judged = watch_folder(screen, new, table, **QUICK | {"region": masks, "patience": 30.0})
+    assert [record["id"] for record in next(judged)] == ["000.png", "001.png"]
+    (tmp_path / "002.bmp").rename(masks / "002.bmp")
+    clock.now += 30
+    (late,) = next(judged)
+    judged.close()
+    assert late["instance_score"] == screen.predict(new, region=masks).instance_score[2]
+    for region, message in ((None, "one mask per image"), (new, "is watched itself"), (new / "none", "folder with")):
+        with pytest.raises(InputError, match=message):
+            watch(screen, new, tmp_path / "refused.csv", region=region)
 
 
 def test_a_watch_says_once_that_images_are_far_from_what_was_learnt(screens, tmp_path, caplog):

@@ -62,7 +62,8 @@ def guard_fit(
     backbone
         Network of a screen that is fitted here, such as lite1, timm:resnet18, hf:facebook/dinov2-small or a folder.
     labels
-        Table with columns id and label; by default the labels of a data set, or the folders.
+        Table with columns id (or file_name, as in a metadata.csv) and label; by default the labels of a data set, or
+        the folders.
     labels_from_folders
         The class of an image is the folder it lies in, whatever labels the source has.
     classes

@@ -35,6 +35,7 @@ def watch(
     patience_seconds: float = 30.0,
     poll_seconds: float = 1.0,
     idle_seconds: float | None = None,
+    region: Path | None = None,
     mqtt: str | None = None,
     camera: Annotated[str | None, Parameter(group=_CAMERA)] = None,
     every_seconds: Annotated[float, Parameter(group=_CAMERA)] = 0.0,
@@ -69,6 +70,8 @@ def watch(
         Seconds between two looks into the folder.
     idle_seconds
         End after so many seconds without a new image; by default never.
+    region
+        Folder with one mask per image, for a screen that was fitted with one; an image waits for its mask.
     mqtt
         Broker and topic, mqtt://HOST:1883/TOPIC (mqtts:// for TLS), that every row is sent to, as TOPIC/VERDICT, in the
         background. Variables RECONDITE_MQTT_USER and RECONDITE_MQTT_PASSWORD sign in.
@@ -92,6 +95,8 @@ def watch(
         raise InputError("a camera has no files to move or link: --save keeps its frames")
     if camera is None and save is not None:
         raise InputError("--save is for frames of a camera: --move or --link sort files")
+    if camera is not None and region is not None:
+        raise InputError("frames of a camera have no masks of their own: leave --region out")
     for name, seconds in (("settle", settle_seconds), ("patience", patience_seconds), ("poll", poll_seconds)):
         if not seconds >= 0:
             raise InputError(f"expected --{name}-seconds >= 0; got {seconds!r}")
@@ -114,6 +119,7 @@ def watch(
                 patience=patience_seconds,
                 poll=poll_seconds,
                 idle=idle_seconds,
+                region=region,
                 stopped=stopped,
                 **rows,
             )

@@ -23,7 +23,7 @@ from recondite.data.files import local_path
 from recondite.data.formats import refuse_container, why_unreadable
 from recondite.data.images import SMALLEST_SIDE, Floats, Preprocessing, as_array, channel_axis
 from recondite.data.items import Page, Unreadable, image_and_label, in_words, is_file_object, walk_stream
-from recondite.data.layouts import Role, is_flat, parts_of
+from recondite.data.layouts import Role, check_stored, is_flat, parts_of
 from recondite.data.listing import (
     Files,
     Listing,
@@ -285,7 +285,7 @@ def _open(source: object, role: Role, shape: tuple[int, ...] | None) -> ImageSet
 def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageSet:
     path = local_path(source)
     if path is None:
-        return _of_manifest(source, role) if is_manifest(source) else _open_url(source)
+        return _of_manifest(source, role) if is_manifest(source) else _open_url(source, role)
     if path.is_dir():
         return _open_folder(path, role)
     if path.is_file():
@@ -340,8 +340,9 @@ def _open_folder(root: Path, role: Role) -> ImageSet:
     return _files(root, names, [folder_label(name) if parts is None else Path(name).parent.name for name in names])
 
 
-def _open_url(source: str) -> ImageSet:
+def _open_url(source: str, role: Role) -> ImageSet:
     listing, found = Listing(), dict(list_files(source))
+    check_stored(source, found, role)
     for name in found:
         if name.endswith(".npy"):
             listing.others.append(name)

@@ -10,11 +10,12 @@ folders, such as those of classes (cat/, dog/), are read whole.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from recondite.data.addresses import without_secrets
 from recondite.data.formats import is_hidden
 from recondite.data.tables import rows_of_csv
 from recondite.errors import InputError
@@ -95,6 +96,31 @@ def parts_of(root: Path, role: Role) -> Parts | None:
     return _of_flat(root, role)
 
 
+def check_stored(address: str, names: Iterable[str], role: Role) -> None:
+    """Raise InputError where files in a store are laid out as a data set of defects: its parts are not told there.
+
+    Args:
+        address: of the folder in the store.
+        names: of the files in it, relative to it.
+        role: that they are to play; all of the images are meant by "all", and of a flat data set by some others.
+    """
+    if role == "all":
+        return
+    places = sorted({tuple(name.split("/")[:-1]) for name in names} - {()})
+    tops = {place[0].casefold() for place in places}
+    for place in places:
+        in_set = place[:3] == ("Data", "Images", "Normal") or (
+            place[0] == "train" and place[1:2] and _is_good(place[1])
+        )
+        flat = role in ("fit", "inliers", "outliers") and _is_good(place[0]) and (_BAD | _MASKS) & tops
+        if in_set or flat:
+            given = "/".join(place[: 1 if flat else 3])
+            raise InputError(
+                f"{without_secrets(address)} is laid out as a data set of defects, whose parts are told in folders of "
+                f"this machine alone: give the address of the folder that is meant, such as that of {given}"
+            )
+
+
 def sets_in(root: Path) -> list[Path]:
     """Return the data sets of defects that lie directly in a folder, or the folder itself if it is one."""
     if _is_set(root):
@@ -146,8 +172,12 @@ def _folders_in(root: Path) -> list[Path]:
         return sorted(Path(one) for one in entries if one.is_dir() and not is_hidden(one.name))
 
 
+def _is_good(name: str) -> bool:
+    return name.casefold() in _GOOD
+
+
 def _good_in(root: Path) -> list[Path]:
-    return [one for one in _folders_in(root) if one.name.casefold() in _GOOD]
+    return [one for one in _folders_in(root) if _is_good(one.name)]
 
 
 def _is_set(root: Path) -> bool:

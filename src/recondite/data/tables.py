@@ -150,8 +150,8 @@ def _write_parquet(
 def read_events(source: Path | str) -> Iterator[dict[str, Any]]:
     """Yield one row an event, oldest first, with the names of columns as keys.
 
-    A row has at least an "id"; those of `recondite predict` have "instance_score", "p_value", "error" and, with
-    --statistics, "statistic.NAME". People add "label".
+    A row has at least an "id", or "file_name" as in the metadata.csv beside images; those of `recondite predict` have
+    "instance_score", "p_value", "error" and, with --statistics, "statistic.NAME". People add "label".
 
     Args:
         source: a .csv, .jsonl or .parquet file, or what another reader of `READERS` takes, by its scheme ("sqlite://").
@@ -165,10 +165,11 @@ def read_events(source: Path | str) -> Iterator[dict[str, Any]]:
         raise InputError(f"expected events as one of {', '.join(READERS)}; got {without_secrets(text)!r}")
     found = False
     for number, row in enumerate(READERS[scheme](text), 1):
-        if not isinstance(row, Mapping) or not isinstance(row.get("id"), str | int):
+        name = row.get("id", row.get("file_name")) if isinstance(row, Mapping) else None
+        if not isinstance(name, str | int):
             raise InputError(f"{without_secrets(text)}, event {number}: expected a row with an id")
         found = True
-        yield {**row, "id": str(row["id"])}
+        yield {**row, "id": str(name)}
     if not found:
         raise InputError(f"{without_secrets(text)} holds no events")
 

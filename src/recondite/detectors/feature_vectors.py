@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Self
 
 import torch
@@ -23,7 +24,7 @@ from recondite.networks.pretrained import Pretrained
 from recondite.networks.tiles import Tiles, tile_size
 
 _SIDE_OF_SMALL_IMAGES = 160
-_LARGEST_UNTILED, _TILE = 1024, 512
+_LARGEST_UNTILED, _TILE, _NEAR = 1024, 512, 64
 _WIDENED, _MOST_TOGETHER = 8, 8
 SHORTER_SIDE, LONGEST_SIDE = 352, 2048
 
@@ -76,10 +77,7 @@ class FeatureVectors(nn.Module):
             x = torch.zeros(1, *shape)
             tile = options.tile or (_TILE if side is None and max(height, width) > _LARGEST_UNTILED else 0)
             if 0 < tile < max(height, width):
-                tall, wide = tile_size((height, width), tile)
-                outputs = self.backbone(x[:, :, :tall, :wide])
-                grids = [(features.shape[2], features.shape[3]) for features in outputs if features.ndim == 4]
-                self.tiles = Tiles((height, width), tile, grids)
+                self.tiles = _fitting_tiles(self.backbone, shape, tile)
             self.grid = self._coarsest(self._maps(x)) if looks_at_places else (1, 1)
 
     def forward(self, x: Tensor, inside: Inside | None = None) -> tuple[Tensor, Tensor]:
@@ -175,6 +173,37 @@ class FeatureVectors(nn.Module):
         """Return features (N, F, h, w), each averaged with its eight neighbours, on the grid of places."""
         features = F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
         return features if features.shape[2:] == self.grid else F.adaptive_avg_pool2d(features, self.grid)
+
+
+def _fitting_tiles(backbone: Backbone, shape: tuple[int, ...], tile: int) -> Tiles:
+    """Return tiles of a side; where a backbone's features of them do not fit, the error names a side that does."""
+    try:
+        return _tiles_of(backbone, shape, tile)
+    except InputError as error:
+        near = _nearest_fitting(backbone, shape, tile)
+        if near is not None:
+            raise InputError(f"{error}: choose --tile {near} (tile=)") from error
+        if tile <= max(shape[1:]) <= _LARGEST_UNTILED:
+            raise InputError(f"{error}: leave --tile (tile=) out, for whole images") from error
+        raise
+
+
+def _nearest_fitting(backbone: Backbone, shape: tuple[int, ...], tile: int) -> int | None:
+    """Return the side nearest to one that does not fit; None where no near one does."""
+    sides = range(max(SMALLEST_SIDE, tile - _NEAR), min(tile + _NEAR + 1, max(shape[1:])))
+    with torch.device("meta"):  # where nothing is computed
+        light = copy.deepcopy(backbone).to("meta")
+        for side in sorted(sides, key=lambda side: abs(side - tile)):
+            with suppress(InputError):
+                _tiles_of(light, shape, side)
+                return side
+    return None
+
+
+def _tiles_of(backbone: Backbone, shape: tuple[int, ...], tile: int) -> Tiles:
+    outputs = backbone(torch.zeros(1, shape[0], *tile_size((shape[1], shape[2]), tile)))
+    grids = [(features.shape[2], features.shape[3]) for features in outputs if features.ndim == 4]
+    return Tiles((shape[1], shape[2]), tile, grids)
 
 
 def _default_layers(network: nn.Module | None, options: FeaturesOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:

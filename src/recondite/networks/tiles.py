@@ -21,7 +21,7 @@ class Tiles:
         maps: the (height, width) of the features of one tile, of each layer.
 
     Raises:
-        InputError: a tile's features do not divide its side, so that those of its neighbours would not fit to them.
+        InputError: a tile's features do not divide its side, or are so few that tiles could not overlap.
     """
 
     def __init__(self, size: tuple[int, int], tile: int, maps: Sequence[tuple[int, int]]) -> None:
@@ -77,15 +77,11 @@ def _starts(side: int, tile: int, cells: Sequence[int]) -> list[int]:
     """Return where tiles begin along an axis, evenly, at multiples of every layer's cell."""
     if tile >= side:
         return [0]
-    if any(tile % count for count in cells):
-        raise InputError(
-            f"expected a tile whose side is a multiple of the backbone's steps of "
-            f"{', '.join(sorted({f'{tile / count:g}' for count in cells}))} pixels; got {tile}"
-        )
     step = lcm(*(tile // count for count in cells))
-    if step > tile - tile // _OVERLAP:
+    if any(tile % count for count in cells) or step > tile - tile // _OVERLAP:
         raise InputError(
-            f"expected a tile of at least {2 * step} pixels, since the backbone steps by {step}; got {tile}"
+            f"expected a tile whose features fit to those of the tiles beside it; got one of {tile} pixels a side, "
+            f"with {' and '.join(map(str, sorted({*cells})))} features along it"
         )
     count = ceil((side - tile) / (tile - tile // _OVERLAP)) + 1
     return [ceil(number * (side - tile) / (count - 1) / step) * step for number in range(count)]

@@ -46,6 +46,8 @@ class Drift:
     def in_words(self) -> str:
         """Say whether there is an alarm, and since when."""
         monitor = self.monitor
+        if monitor.seen == 0:
+            return f"There was nothing to judge: none of {counted(monitor.invalid, 'image')} has a score."
         seen = counted(monitor.seen, "image") + (f" and {monitor.invalid:,} unreadable ones" if monitor.invalid else "")
         promise = f"Without any change an alarm comes once in {monitor.threshold:,.6g} streams at most, however long."
         if monitor.alarm is None:
@@ -143,7 +145,7 @@ def write_drift_page(path: Path, drift: Drift, screen: Screen, shares: ClassShar
     if drift.moved:
         figures.append(plot_shifts([(one.words, one.shift, one.moved) for one in drift.moved]))
     page = TablePage(
-        title="Drift: alarm" if alarm else "Drift: no alarm",
+        title="Drift: alarm" if alarm else "Drift: no alarm" if monitor.seen else "Drift: nothing to judge",
         lead="\n".join(filter(None, [drift.in_words(), shares.unknown if shares else ""])),
         columns=["statistic", "moved", "shift of the median (std)", "largest difference", "p-value (Holm)"],
         rows=[

@@ -43,8 +43,9 @@ def evaluate(
     Raises:
         InputError: either holds no readable image.
     """
-    sets = list(_opened(screen, inliers, outliers, region).values())
+    sets, told = list(_opened(screen, inliers, outliers, region).values()), None
     if group is not None:
+        told = [sets[1].label(index) for index in range(sets[1].size or 0)]
         screen.calibrator.check_group(group)
         sets = [images.labelled(group) for images in sets]
     normal, outlying = (screen.predict(images, progress=progress) for images in sets)
@@ -88,7 +89,7 @@ def evaluate(
         ),
         ("outliers flagged", caught.value, str(caught)),
     ]
-    labels = np.array(outlying.labels or ())
+    labels = np.array(told or outlying.labels or ())
     kinds = np.unique(labels)
     for kind in kinds if len(kinds) > 1 else ():
         some = np.isfinite(outlying.p_value) & (labels == kind)

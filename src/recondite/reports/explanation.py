@@ -37,8 +37,8 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None, 
         region: folder with its mask, for a screen that was fitted with one mask per image.
 
     Raises:
-        InputError: there are several, it cannot be read, the screen takes vectors, or the picture is not .png, .svg or
-            .pdf.
+        InputError: there are several, it cannot be read or judged, the screen takes vectors, or the picture is not
+            .png, .svg or .pdf.
     """
     check_picture(output)
     if not screen.detector.preprocessing.is_image:
@@ -53,6 +53,8 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None, 
         raise InputError(f"{batch.ids[0]}: {batch.errors[0]}")
     labels = batch.labels if group is None else [group]
     verdicts = screen.judge(screen.score_batch(batch, feature_score=True, reconstruction=True), labels)
+    if verdicts.errors[0] is not None:
+        raise InputError(f"{verdicts.ids[0]}: {verdicts.errors[0]}")
     located = verdicts.feature_score if screen.detector.locates else None
     figure = plot_comparison(
         batch.pixels[0],

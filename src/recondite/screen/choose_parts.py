@@ -26,7 +26,7 @@ _SHARES: tuple[tuple[Fraction, ...], ...] = (
 """How alpha is shared out, in any order: a part that needs little to tell what the others do not is given little."""
 _TELLING = ("mahalanobis", "knn", "vim")
 """Of parts that nothing here tells apart, those that tell what is new on most other sets; see docs/decisions.md."""
-_MOST_MADE_UP = 100
+FEWEST_LOOKED_AT, _MOST_MADE_UP = 2, 100
 _NEAR_ENOUGH = 0.005
 _TENTHS = 10
 _FROM_NOTHING = ("constants", "gradients", "uniform-noise", "gaussian-noise", "checkerboards")
@@ -265,6 +265,6 @@ def pixels_of(images: ImageSet, preprocessing: Preprocessing) -> Bytes:
     """
     some = images.select(range(min(_MOST_MADE_UP, images.size or 0)))
     pixels = np.concatenate([batch.pixels for batch in read_batches(some, preprocessing, _MOST_MADE_UP)])
-    if pixels.ndim != 4 or len(pixels) < 2:
+    if pixels.ndim != 4 or len(pixels) < FEWEST_LOOKED_AT:
         raise InputError(f"expected at least two readable images (C, H, W) to make outliers from; got {pixels.shape}")
     return np.asarray((pixels * 255).round(), dtype=np.uint8)

@@ -30,6 +30,7 @@ from recondite.torch_state import own_settings
 CONFIDENCE, FEATURES = "confidence", "features"
 _LOGIT, _PROBABILITY, _FEATURE = "logit.", "probability.", "feature."
 _PROBABILITIES, _ROUNDED = "probabilities", 0.01
+_NAMED_SO = f"name them so (columns {_PROBABILITY}0, {_PROBABILITY}1, ..., or the array {_PROBABILITIES!r})"
 
 TABLES = (".npz", ".safetensors", *SUFFIXES)
 """Suffixes of files that `read_outputs` reads."""
@@ -219,7 +220,7 @@ def read_outputs(path: Path | str) -> Outputs:
     if not {"logits", _PROBABILITIES} & {*arrays}:
         raise InputError(f"{path} holds no logits; it has: {', '.join(arrays) or 'nothing'}")
     try:
-        logits = _no_probabilities(arrays["logits"]) if "logits" in arrays else _logarithms(arrays[_PROBABILITIES])
+        logits = as_logits(arrays["logits"], _NAMED_SO) if "logits" in arrays else _logarithms(arrays[_PROBABILITIES])
         count = len(logits) if logits.ndim else 0
         labels = np.asarray(arrays.get("labels", np.full(count, -1)), dtype=np.int64)
         features = np.asarray(arrays["features"], dtype=np.float64) if "features" in arrays else None
@@ -234,14 +235,12 @@ def are_probabilities(values: Floats) -> bool:
     return values.ndim == 2 and bool((values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=_ROUNDED))
 
 
-def _no_probabilities(logits: ArrayLike) -> Floats:
-    values = np.asarray(logits, dtype=np.float64)
-    if len(values) and are_probabilities(values):
-        raise InputError(
-            f"expected logits; got probabilities, which sum to 1 in each row: name them so (columns {_PROBABILITY}0, "
-            f"{_PROBABILITY}1, ..., or the array {_PROBABILITIES!r})"
-        )
-    return values
+def as_logits(values: ArrayLike, instead: str) -> Floats:
+    """Return logits (N, classes) as float64; InputError, with a way out, where they are probabilities."""
+    logits = np.asarray(values, dtype=np.float64)
+    if len(logits) and are_probabilities(logits):
+        raise InputError(f"expected logits; got probabilities, which sum to 1 in each row: {instead}")
+    return logits
 
 
 def _logarithms(probabilities: ArrayLike) -> Floats:
@@ -304,7 +303,7 @@ def _from_table(path: Path) -> Outputs:
     try:
         return Outputs(
             ids=tuple(ids),
-            logits=_no_probabilities(logits) if logits[0] else _logarithms(probabilities),
+            logits=as_logits(logits, _NAMED_SO) if logits[0] else _logarithms(probabilities),
             labels=np.array(labels, dtype=np.int64),
             features=np.array(features, dtype=np.float64) if features[0] else None,
         )

@@ -33,7 +33,12 @@ from recondite.screen.head_pass import HeadPass, taken_from
 from recondite.screen.linear_head import LinearHead, Rules
 from recondite.screen.screen_like import ScreenLike
 from recondite.short_repr import ShortRepr
-from recondite.statistics.calibration import Calibrator, share_of
+from recondite.statistics.calibration import (
+    Calibrator,
+    share_of,
+    smallest_calibration_set,
+    smallest_shared_alpha,
+)
 from recondite.statistics.distances import Distances
 from recondite.statistics.scores import Scores, Verdicts
 from recondite.statistics.selective import Floor
@@ -296,7 +301,7 @@ class Guard(ShortRepr):
             scores, logits, parts, good = taken_from(scores, len(self.head.bias), self._head_pass.asked)
             return scores, answers_of(logits, parts, good, list(scores.errors), self.labels, self.temperature)
         assert self.classifier is not None
-        given = (self.classifier, self.layer, seen, self._batch, self.labels, self.distances)
+        given = (self.classifier, self.layer, seen, self.together, self.labels, self.distances)
         return scores, answers(*given, self.rules, self.temperature, tuple(self.shares))
 
     def decided(self, scores: Scores, labels: list[str], outputs: Answers) -> Decisions:
@@ -384,7 +389,7 @@ class Guard(ShortRepr):
 
     def measured(self, images: ImageSet) -> Iterator[tuple[Scores, list[str], Answers]]:
         """Yield of successive batches: the screen's scores, the images' own labels, what the classifier says."""
-        for batch, seen in read_for_both(images, self.detector.preprocessing, self.seen, self._batch):
+        for batch, seen in read_for_both(images, self.detector.preprocessing, self.seen, self.together):
             scores, outputs = self.heard(self.score_batch(batch), seen)
             yield scores, batch.labels, outputs
 
@@ -394,7 +399,7 @@ class Guard(ShortRepr):
         return HeadPass(self.head, self.rules, tuple(self.shares))
 
     @property
-    def _batch(self) -> int:
+    def together(self) -> int:
         """How many images the screen and the classifier get at once."""
         detector = self.screen.detector
         if self.in_one_pass:
@@ -412,10 +417,20 @@ def _with_classifier(_: Statistician | None) -> Statistician:
 
 def check_alpha(screen: ScreenLike, shares: Mapping[str, float], calibrators: Mapping[str, Calibrator]) -> None:
     """Raise InputError where too few images (of a class) are calibrated on for the screen's alpha."""
-    for part, calibrator in calibrators.items():
-        for group, size in calibrator.sizes.items():
-            try:
-                calibrator.threshold(share_of(screen.alpha, shares[part]), screen.confidence, screen.guarantee, group)
-            except InputError as error:
-                whose = "" if group is None else f" predicted as {group!r}"
-                raise InputError(f"part {part!r} of the guard{whose} ({size} images): {error}") from error
+    promise = (screen.confidence, screen.guarantee)
+    sizes = [(part, *group) for part, calibrator in calibrators.items() for group in calibrator.sizes.items()]
+    for part, group, size in sizes:
+        rate = share_of(screen.alpha, shares[part])
+        try:
+            calibrators[part].threshold(rate, *promise, group)
+        except InputError as error:
+            whose = "" if group is None else f" predicted as {group!r}"
+            allowed = [smallest_shared_alpha(count, shares[name], *promise) for name, _, count in sizes]
+            ways = ["more"] if None in allowed else ["more", f"an alpha of at least {max(filter(None, allowed)):g}"]
+            if len(shares) > 1:
+                ways.append("fewer parts")
+            part_of = "" if shares[part] == 1 else f"{rate:g} of "
+            raise InputError(
+                f"part {part!r} of the guard{whose}: {part_of}alpha = {screen.alpha:g} needs at least "
+                f"{smallest_calibration_set(rate, *promise)} calibration images; got {size}: give {', or '.join(ways)}"
+            ) from error

@@ -22,11 +22,11 @@ from recondite.networks.backbones import VARIANTS
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import Judged, LeftOutClasses, best_telling, classes_where_enough, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
-from recondite.screen.few_images import DEFAULT_ALPHA, MOST_UNITS
+from recondite.screen.few_images import DEFAULT_ALPHA
 from recondite.screen.fine_tune import fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
-from recondite.screen.guard_split import Units, units_of
+from recondite.screen.guard_split import check_enough, units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, ClassedVectors, left_out_classes
 from recondite.screen.linear_head import FEATURE_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.looking import features_of, gives_features, vectors_of
@@ -36,7 +36,7 @@ from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.screen import Screen
 from recondite.screen.trained_without import Train, trained_without
 from recondite.screen.tuned_classifier import Kept, TunedClassifier
-from recondite.statistics.calibration import Calibrator, share_of, smallest_alpha, smallest_calibration_set
+from recondite.statistics.calibration import Calibrator
 from recondite.statistics.classifier_scores import fitted_temperature
 from recondite.statistics.selective import Floor, confidence_floor, floors_of
 
@@ -167,7 +167,7 @@ def fit_guard(
     if screen is None:
         detector = "features" if fine_tune is None and train is None else "auto"
         alpha = DEFAULT_ALPHA if alpha is None else alpha
-        _check_enough(alpha, known, dealt[0], dealt[1], parts)
+        check_enough(alpha, known, dealt[0], dealt[1], parts)
         screen = fit(opened, detector=detector, backbone=backbone, alpha=alpha, seed=seed, progress=progress)
     elif alpha is not None:
         screen = screen.with_alpha(alpha)
@@ -241,7 +241,7 @@ def fit_guard(
 
 
 def read_classes(path: Path | str) -> dict[str, str]:
-    """Return id -> class from the columns id and label of a table (.csv, .jsonl or .parquet).
+    """Return id -> class from the columns id (or file_name) and label of a table (.csv, .jsonl or .parquet).
 
     Raises:
         InputError: it has no such columns, or two classes for an id.
@@ -327,7 +327,10 @@ def _sized(images: object, classes: Mapping[str, str] | None) -> ImageSet:
         else:
             given = classes.get(name, "") if classes is not None else opened.label(index) or folder
         if not given:
-            raise InputError(f"{name}: expected a class, in the table of labels or as the name of its folder")
+            raise InputError(
+                f"{name}: expected a class, in a table of labels, such as a metadata.csv (--labels, classes=), or as "
+                "the name of its folder"
+            )
         found.append(given)
     return replace(opened, labels=found)
 
@@ -390,27 +393,6 @@ def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: 
     )
     found = left_out_classes(known, held, len(names), _SHRINKAGE)
     return {names[place]: scores for place, scores in found.items()}
-
-
-def _check_enough(
-    alpha: float, known: Units, chosen_on: Units, calibrated_on: Units, parts: Sequence[str] | None
-) -> None:
-    """Raise InputError, before a screen is fitted, where too few images would calibrate it or the guard at alpha."""
-    counts = [len(np.unique(some.keys)) for some in (known, chosen_on, calibrated_on)]
-    counts[0] = counts[0] if counts[0] <= MOST_UNITS else counts[0] // 5
-    fewest, shares = min(counts if parts is None else counts[::2]), len(parts or (SCREEN,))
-    needed = smallest_calibration_set(share_of(alpha, 1 / shares), None, "exact")
-    if fewest >= needed:
-        return
-    classes = Counter(chosen_on.images.labels or ())
-    if parts is None and len(classes) >= FEWEST_CLASSES:  # where one is left out, the others are the normal images
-        fewest = min(fewest, counts[1] - max(classes.values()))
-    smallest = shares * (smallest_alpha(fewest) or 1) if fewest > 0 else 1.0
-    way_out = f", or --alpha {math.ceil(round(smallest * 1000, 6)) / 1000:g} (alpha=)" if smallest < 1 else ""
-    raise InputError(
-        f"alpha = {alpha:g} needs at least {needed} images each to calibrate a screen, to choose the guard's parts and "
-        f"to calibrate these; those given leave {counts[0]}, {counts[1]} and {counts[2]}: give more{way_out}"
-    )
 
 
 def _check_told(table: Told, learnt_from: ImageSet, held: ImageSet) -> None:

@@ -1,5 +1,6 @@
 """Images of a guard split so that what belongs together, a unit, stays together; see `recondite.data.units`."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ from recondite.data.images import Preprocessing
 from recondite.data.spool import keys_of, one_of_each, read_all, split
 from recondite.data.units import GroupBy
 from recondite.errors import InputError
+from recondite.screen.choose_parts import FEWEST_LOOKED_AT
+from recondite.screen.few_images import MOST_UNITS
+from recondite.screen.left_out_classes import FEWEST_CLASSES
+from recondite.statistics.calibration import share_of, smallest_calibration_set, smallest_shared_alpha
 
 _SEEN = (1, 64, 64)
 
@@ -77,3 +82,36 @@ def units_of(
         place = {name: number for number, name in enumerate(images.ids or ())}
         found.append(Units(images.select([place[name] for name in spooled.ids]), keys, spooled.hashes, spooled.bad))
     return found
+
+
+def check_enough(
+    alpha: float, known: Units, chosen_on: Units, calibrated_on: Units, parts: Sequence[str] | None
+) -> None:
+    """Raise InputError, before a screen is fitted, where too few images would calibrate it or the guard at alpha.
+
+    Args:
+        alpha: of the guard and its screen.
+        known: to fit the screen on.
+        chosen_on: to choose parts on, where none are named.
+        calibrated_on: to calibrate the parts on.
+        parts: names of them; None where they are chosen.
+    """
+    counts = [len(np.unique(some.keys)) for some in (known, chosen_on, calibrated_on)]
+    counts[0] = counts[0] if counts[0] <= MOST_UNITS else counts[0] // 5
+    fewest, shares = min(counts if parts is None else counts[::2]), 1 if parts is None else len({*parts})
+    needed = smallest_calibration_set(share_of(alpha, 1 / shares), None, "exact")
+    if fewest >= needed:
+        return
+    ways = ["more"]
+    classes = Counter(chosen_on.images.labels or ())
+    if parts is None and len(classes) >= FEWEST_CLASSES:  # where one is left out, the others are the normal images
+        fewest = min(fewest, counts[1] - max(classes.values()))
+    smallest = smallest_shared_alpha(fewest, 1 / shares)
+    if smallest is not None and (parts is not None or counts[1] >= FEWEST_LOOKED_AT):
+        ways.append(f"--alpha {smallest:g} (alpha=)")
+    if shares > 1 and fewest >= smallest_calibration_set(alpha, None, "exact"):
+        ways.append("fewer --parts (parts=)")
+    raise InputError(
+        f"alpha = {alpha:g} needs at least {needed} images each to calibrate a screen, to choose the guard's parts and "
+        f"to calibrate these; those given leave {counts[0]}, {counts[1]} and {counts[2]}: give {', or '.join(ways)}"
+    )

@@ -14,7 +14,7 @@ from recondite.data.images import Preprocessing
 from recondite.detectors import Detector
 from recondite.detectors.features import Features
 from recondite.errors import InputError
-from recondite.screen.classifier_outputs import Told, are_probabilities, ask
+from recondite.screen.classifier_outputs import Told, as_logits, ask
 from recondite.screen.tuned_classifier import Kept
 
 _LOOKED_AT = 8
@@ -79,11 +79,11 @@ def gives_features(
             f"the classifier tells {told} classes; got {len(names)} labels ({', '.join(names)}): name its classes in "
             "the order of its logits (--classes, labels=)"
         )
-    if len(logits) and are_probabilities(logits.double().numpy()):
-        raise InputError(
-            "expected logits from the classifier; got probabilities, which sum to 1: leave its last softmax out, or "
-            "give a table of its outputs with columns probability.0, probability.1, ..."
-        )
+    as_logits(
+        logits.double().cpu().numpy(),
+        "leave the classifier's last softmax out, or give a table of its outputs with columns probability.0, "
+        "probability.1, ...",
+    )
     return features is not None
 
 

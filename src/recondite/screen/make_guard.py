@@ -6,11 +6,13 @@ from decimal import Decimal
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from recondite.data.datasets import ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.errors import InputError
+from recondite.graphs.exported import probe_images
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import (
     Judged,
@@ -22,11 +24,12 @@ from recondite.screen.choose_parts import (
     made_up_outliers,
     pixels_of,
 )
-from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES, fitted_distances
+from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES, as_logits, ask, fitted_distances
 from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules
 from recondite.screen.screen_like import ScreenLike
 from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
+from recondite.torch_state import own_settings
 
 
 def make_guard(
@@ -67,8 +70,8 @@ def make_guard(
         progress: show progress on standard error.
 
     Raises:
-        InputError: shares that leave nothing for the screen, something needed that is missing, or too few
-            calibration images (of a class) for alpha.
+        InputError: shares that leave nothing for the screen, something needed that is missing, a classifier that gives
+            probabilities, or too few calibration images (of a class) for alpha.
     """
     choosing = confidence_share is None and feature_share is None and calibration is not None
     confidence_share, feature_share = confidence_share or 0.0, feature_share or 0.0
@@ -102,6 +105,10 @@ def make_guard(
         shares={part: share for part, share in shares.items() if share},
         by_class=by_class,
     )
+    with own_settings():
+        noise = torch.from_numpy(probe_images(seen.shape, np.float32, guard.together))
+        logits = ask(classifier, None, noise)[0].double().cpu().numpy()
+        as_logits(logits, "leave the classifier's last softmax out, or let it return their logarithms")
     if calibration is None:
         return guard
     calibration = unknown_images(screen, calibration)

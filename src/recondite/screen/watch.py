@@ -16,7 +16,7 @@ from recondite.data.files import atomic_file, locked
 from recondite.data.growing import GrowingTable, check_growing
 from recondite.data.identity import identity_of
 from recondite.data.listing import folder_label, images_in
-from recondite.data.masks import check_masks
+from recondite.data.masks import check_masks, mask_folder
 from recondite.data.outputs import check_outputs
 from recondite.data.sorting import How, SortedFiles
 from recondite.errors import InputError
@@ -43,6 +43,7 @@ def watch_folder(
     patience: float = 30.0,
     poll: float = 1.0,
     idle: float | None = None,
+    region: object = None,
     group: str | None = None,
     statistics: bool = False,
     stopped: threading.Event | None = None,
@@ -61,13 +62,15 @@ def watch_folder(
         patience: the same for a file that cannot be read: it may still be on its way.
         poll: seconds between two looks; more where a look takes long.
         idle: end after so many seconds without a change; None to go on.
+        region: folder with one mask per image, for a screen that was fitted with one; see `open_images`. An image is
+            not complete before its mask is there. Not within the folder that is watched.
         group: which group's calibration holds for all of them; by default the folders tell.
         statistics: write the statistics that the screen judges by, as in a sweep.
         stopped: set it to end after what is being judged.
 
     Raises:
-        InputError: no such folder, an output that cannot be written or is from another watch, or a screen that wants
-            one mask per image.
+        InputError: no such folder, an output that cannot be written or is from another watch, or masks that are
+            missing, not wanted or watched themselves.
         OutputError: the disk is full; what was judged is kept.
     """
     check_growing(output)
@@ -76,12 +79,16 @@ def watch_folder(
     if not folder.is_dir():
         raise InputError(f"expected a folder of this machine to watch; got {str(folder)!r}")
     check_outputs({"output": output}, {"sorted into": sort_into[1] if sort_into else None}, images=folder)
-    check_masks(None, screen.detector.preprocessing.masked)
+    masks = None if region is None else mask_folder(region)
+    check_masks(masks, screen.detector.preprocessing.masked)
+    if masks is not None and folder.resolve() in (masks.resolve(), *masks.resolve().parents):
+        raise InputError(f"{masks} is watched itself, so that masks would be judged as images: keep them elsewhere")
     sorted_files = None if sort_into is None else SortedFiles(sort_into[1], sort_into[0], VERDICTS)
     stop = stopped or threading.Event()
     with locked(output):
-        table = GrowingTable(output, _header(screen, folder, group, statistics), _columns(screen, statistics))
-        watch = _FolderWatch(screen, folder, table, sorted_files, group, statistics)
+        header = _header(screen, folder, group, statistics) | ({} if masks is None else {"region": str(masks)})
+        table = GrowingTable(output, header, _columns(screen, statistics))
+        watch = _FolderWatch(screen, folder, table, sorted_files, group, statistics, masks)
         arrivals = Arrivals(folder, settle, {name: fact["image"] for name, fact in watch.facts.items()})
         watch.sort_again()
         changed = time.monotonic()
@@ -127,7 +134,10 @@ def watch_frames(
     if group is not None:
         screen.calibrator.check_group(group)
     check_outputs({"output": output}, {"saved into": save[0] if save else None})
-    check_masks(None, screen.detector.preprocessing.masked)
+    if screen.detector.preprocessing.masked:
+        raise InputError(
+            "this screen was fitted with one mask per image, and frames have none: fit one with a region of all images"
+        )
     stop = stopped or threading.Event()
     with locked(output):
         table = GrowingTable(output, _header(screen, frames.name, group, statistics), _columns(screen, statistics))
@@ -170,9 +180,10 @@ class _FolderWatch:
         sorted_files: SortedFiles | None,
         group: str | None,
         statistics: bool,
+        masks: Path | None = None,
     ) -> None:
         self._screen, self._folder, self._table, self._sorted = screen, folder, table, sorted_files
-        self._group, self._statistics, self._looked = group, statistics, False
+        self._group, self._statistics, self._masks, self._looked = group, statistics, masks, False
         self.facts = {fact["file"]: fact for fact in table.taken_up}
         table.taken_up = []
 
@@ -215,7 +226,7 @@ class _FolderWatch:
         """Return the rows of each file: one, or one a page."""
         labels = [folder_label(name) if self._group is None else self._group for name in names]
         files, ids, own = images_in(self._folder, names, labels)
-        images = ImageSet(files, ids, own, parallel=True)
+        images = ImageSet(files, ids, own, parallel=True, masks=self._masks)
         if not self._looked:
             self._looked = True
             for remark in unlike(self._screen.facts.get("sample"), self._screen.detector.preprocessing, images):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from math import ceil
 from numbers import Real
 from typing import Literal, get_args
 
@@ -299,6 +300,21 @@ def smallest_alpha(n: int, confidence: float | None = None, guarantee: Guarantee
     digits = Decimal(1).scaleb(smallest.adjusted() - 2)
     rounded = float(smallest.quantize(digits, ROUND_CEILING))
     return rounded if rounded < 1 else None
+
+
+def smallest_shared_alpha(
+    n: int, share: float, confidence: float | None = None, guarantee: Guarantee = "exact"
+) -> float | None:
+    """Return the smallest alpha, in thousandths, a share of which n calibration images allow; None if there is none.
+
+    >>> smallest_shared_alpha(19, 0.5), smallest_shared_alpha(19, 1 / 3), smallest_shared_alpha(2, 1 / 3)
+    (0.1, 0.15, None)
+    """
+    smallest = smallest_alpha(n, confidence, guarantee) if n > 0 else None
+    if smallest is None:
+        return None
+    found = ceil(_written(smallest) / _written(share) * 1000) / 1000
+    return found if found < 1 else None
 
 
 def check_promise(alpha: float | None, confidence: float | None = None, guarantee: str = "exact") -> None:

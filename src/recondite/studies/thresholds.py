@@ -33,7 +33,7 @@ from recondite.studies.figures import (
     plot_precision_recall,
     plot_reliability,
 )
-from recondite.studies.output import flagged, unreadable, write_study
+from recondite.studies.output import unreadable, write_study
 from recondite.studies.unfinished import Unfinished
 
 _ALPHAS = np.concatenate([np.linspace(0.005, 0.05, 10), np.linspace(0.06, 0.3, 25)])
@@ -99,7 +99,7 @@ def thresholds_study(
     middle = {"mean": float(calibration.mean()), "median": float(np.median(calibration))}
     figures: dict[str, Axes] = {
         "distribution": plot_distribution(scores["normal"], {**middle, **rules}, title="fresh normal images"),
-        "reliability": _reliability(judge, scores["normal"]),
+        "reliability": _reliability(judge, normal),
         "instance-scores": _scatter(judge, normal, outlying),
     }
     if outlying is not None:
@@ -192,13 +192,21 @@ def _unreadable(verdicts: Verdicts) -> list[tuple[str, str]]:
     return [(verdicts.ids[index], verdicts.errors[index] or "") for index in bad]
 
 
-def _reliability(screen: Screen, normal: NDArray[np.float64]) -> Axes:
-    """Draw the share flagged against alpha, as far down as there are calibration images for."""
+def _reliability(screen: Screen, normal: Verdicts) -> Axes:
+    """Draw the share flagged against alpha, as far down as there are calibration images for.
+
+    Each image is flagged by the calibration of its group, where there are groups; one of none is left out.
+    """
+    judged = np.flatnonzero(np.isfinite(normal.p_value))
+    scores, groups = normal.instance_score[judged], None
+    if screen.calibrator.groups is not None and normal.labels is not None:
+        groups = [normal.labels[index] for index in judged]
     smallest = 1 / (min(screen.calibrator.sizes.values()) + 1)
     alphas = [round(float(alpha), 4) for alpha in _ALPHAS if alpha > smallest]
     judges = [screen.with_alpha(alpha, confidence=None) for alpha in alphas]
     ends = np.array([judge.false_alarm_interval for judge in judges]).reshape(-1, 2)
-    return plot_reliability(alphas, [flagged(judge, normal).mean() for judge in judges], ends[:, 0], ends[:, 1])
+    seen = [screen.calibrator.is_outlier(scores, alpha, groups).mean() if len(judged) else np.nan for alpha in alphas]
+    return plot_reliability(alphas, seen, ends[:, 0], ends[:, 1])
 
 
 def _scatter(screen: Screen, normal: Verdicts, outlying: Verdicts | None) -> Axes:

@@ -55,8 +55,8 @@ class Draft:
         images, defects: file name -> bytes of good images and of known defects, in the order in which they came.
         size: bytes of all of them.
         state: collecting images, fitting, or fitted.
-        refused: how many files were left out.
-        refusals: the latest of them, and why.
+        refused: kind -> how many files were left out.
+        refusals: kind -> the latest of them, and why.
         step, done, total: how far the fit is; the total may be unknown.
         began: seconds since 1970, when the fit began.
         coming: how many images, archives and places are being taken in.
@@ -68,8 +68,8 @@ class Draft:
     defects: dict[str, int] = field(default_factory=dict)
     size: int = 0
     state: State = "collecting"
-    refused: int = 0
-    refusals: list[str] = field(default_factory=list)
+    refused: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(_MOST, 0))
+    refusals: dict[Kind, list[str]] = field(default_factory=lambda: {kind: [] for kind in _MOST})
     step: str = ""
     done: int = 0
     total: int | None = None
@@ -118,10 +118,10 @@ class Draft:
         """Count an image no more."""
         self.size -= self.of(kind).pop(name, 0)
 
-    def refuse(self, why: str) -> None:
-        """Take down that a file was left out."""
-        self.refused += 1
-        self.refusals = [*self.refusals, why][-_MOST_REFUSALS:]
+    def refuse(self, why: str, kind: Kind) -> None:
+        """Take down that a file of a kind was left out."""
+        self.refused[kind] += 1
+        self.refusals[kind] = [*self.refusals[kind], why][-_MOST_REFUSALS:]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it stands, for the page."""
@@ -229,7 +229,7 @@ class Drafts:
             raise
         if why is not None:
             draft.forget(file, kind)
-            draft.refuse(why)
+            draft.refuse(why, kind)
         self._back_to_collecting(draft)
 
     async def add_all(self, draft: Draft, source: JobSource, kind: Kind = IMAGES) -> None:
@@ -240,7 +240,7 @@ class Drafts:
                 try:
                     content = await asyncio.to_thread(source.read, index, self._limits.body_bytes)
                 except (InputError, OSError) as error:
-                    draft.refuse(f"{printable(name)}: {error}")
+                    draft.refuse(f"{printable(name)}: {error}", kind)
                     continue
                 await self.add(draft, name, content, kind)
 

@@ -103,13 +103,13 @@ class NewScreen extends HTMLElement {
   build() {
     this.trouble = made("p", { class: "trouble", role: "alert" });
     this.count = made("p", { "aria-live": "polite" });
-    this.refusals = made("details", { class: "soft" });
+    this.refusals = { images: made("details", { class: "soft" }), defects: made("details", { class: "soft" }) };
     this.samples = made("div", { class: "gallery small" });
     this.sendRow = this.sender();
     const choices = [["Choose a folder", { webkitdirectory: "" }], ["Choose pictures or a zip", { accept: "image/*,.zip,.tar,.npy,.tif,.tiff" }]];
     this.drop = dropPlace("Drop a folder of good images here, or a ZIP file of them. Thirty or more; the more, the lower the rate of false alarms can be.",
       choices, (files) => this.take(files, "images"));
-    const images = this.card("1", "Good images", this.drop, this.sendRow, this.count, this.refusals, this.samples);
+    const images = this.card("1", "Good images", this.drop, this.sendRow, this.count, this.refusals.images, this.samples);
     if (this.dataset.places) {
       const place = made("input", { type: "text", "aria-label": "folder or address on the server", placeholder: "/data/good or s3://bucket/good" });
       const button = made("button", { type: "button", class: "quiet", text: "Take images from the server",
@@ -130,7 +130,7 @@ class NewScreen extends HTMLElement {
     this.dropDefects = dropPlace("Drop 3 to 50 pictures of defects that you know.", some, (files) => this.take(files, "defects"));
     const known = this.card("3", "Known defects, if you like", made("p", { class: "soft",
       text: "Not needed: whatever is unlike the good images is found. With a few pictures of a defect, the like of it is told better; if they do not help, they are left out, and it is said why." }),
-      this.dropDefects, this.defectRow, this.countDefects, this.defects);
+      this.dropDefects, this.defectRow, this.countDefects, this.refusals.defects, this.defects);
 
     this.alpha = made("input", { type: "number", min: "0.0001", max: "0.5", step: "any", placeholder: "automatic", "aria-label": "share of good images that may be flagged" });
     this.suspects = made("input", { type: "checkbox" });
@@ -229,11 +229,12 @@ class NewScreen extends HTMLElement {
     this.found.hidden = this.trial.hidden = this.publication.hidden = state !== "fitted";
     this.count.textContent = draft ? `${counted(draft.count, "image")}, ${inBytes(draft.bytes)}.` : "";
     this.showDefects(draft?.defects || []);
-    this.refusals.hidden = !draft?.refused;
-    if (draft?.refused) {
-      const more = draft.refused > draft.refusals.length ? ` The latest ${draft.refusals.length}:` : "";
-      this.refusals.replaceChildren(made("summary", { text: `${counted(draft.refused, "file")} left out.${more}` }),
-        made("ul", {}, ...draft.refusals.map((text) => made("li", { text }))));
+    for (const [kind, place] of Object.entries(this.refusals)) {
+      const count = draft?.refused[kind] || 0, latest = draft?.refusals[kind] || [];
+      const more = count > latest.length ? ` The latest ${latest.length}:` : "";
+      place.hidden = !count;
+      place.replaceChildren(made("summary", { text: `${counted(count, "file")} left out.${more}` }),
+        made("ul", {}, ...latest.map((text) => made("li", { text }))));
     }
     this.sampled(some && !this.sending ? draft.images : []);
     if (some) this.region.show(this.image(draft.images[0]), draft.polygons, draft.id);
