@@ -84,7 +84,7 @@ def test_too_few_calibration_images_are_noticed_before_training(digits, monkeypa
     monkeypatch.setattr("recondite.detectors.pca.Pca.fit_rows", lambda *_: pytest.fail("trained in vain"))
     with pytest.raises(InputError, match=r"alpha = 0\.001 needs at least 999 calibration images; got 60"):
         tiny(digits[:300], alpha=0.001)
-    with pytest.raises(InputError, match="both need some: give at least 5 different images, or others for calibration"):
+    with pytest.raises(InputError, match="are too few: give at least 5 different images, or others for calibration"):
         tiny(digits[:300], calibration=0.0)
     for share in (float("nan"), -0.1):
         with pytest.raises(InputError, match="leave images to fit"):
@@ -105,10 +105,12 @@ def test_too_few_calibration_images_are_noticed_before_training(digits, monkeypa
         (
             lambda d: np.repeat(d[:1], 30, axis=0),
             {},
-            r"30 images, all identical: 30 are left to fit and 0 to calibrate",
+            r"30 images, all identical: 30 to fit and 0 to calibrate",
         ),
         (lambda d: np.concatenate([d[:9]] * 5), {}, r"In all there are 45 images, of which 9 differ"),
-        (lambda d: d[:1], {}, r"1 image: 1 are left to fit|1 image"),
+        (lambda d: d[:1], {}, r"1 image: 1 to fit and 0 to calibrate are too few: give at least 5"),
+        (lambda d: d[:3], {}, r"3 images: 2 to fit and 1 to calibrate are too few: give at least 5"),
+        (lambda d: d[:4], {"alpha": None}, r"4 images: 3 to fit and 1 to calibrate are too few: give at least 5"),
         (
             lambda d: [(one, "many") for one in d[:300]] + [(one, "few") for one in d[300:310]],
             {"by_folder": True},

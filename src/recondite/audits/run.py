@@ -110,7 +110,8 @@ def check_output(folder: Path) -> None:
     if _WORK in there:
         there = [name for name in there if name != _WORK and name not in OUTPUTS]
     if there:
-        raise InputError(f"{folder} holds {there[-1]!r}: an audit overwrites nothing, name a new folder")
+        seen = f"; --earlier {folder} takes what it saw" if SEEN in there else ""
+        raise InputError(f"{folder} holds {there[-1]!r}: an audit overwrites nothing, name a new folder{seen}")
 
 
 @contextmanager

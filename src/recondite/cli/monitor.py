@@ -1,6 +1,7 @@
 """recondite monitor, recalibrate, guard-report."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -199,7 +200,7 @@ def sample_for_review(
     drawn, of = draw(events, output, count, seed)
     print(f"table:  {output} ({drawn:,} of {of:,} images, drawn at random)")
     print("next: write inlier or outlier into the column label of every row, and then")
-    print(f"      recondite recalibrate SCREEN {output} -o NEW_SCREEN")
+    print(f"      recondite recalibrate SCREEN {shlex.quote(str(output))} -o NEW_SCREEN")
 
 
 def reweigh(
