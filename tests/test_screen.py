@@ -80,6 +80,13 @@ def test_a_group_that_cannot_be_calibrated_is_named_at_once(digits):
     assert "'few'" in screen.facts["remarks"][-1]
 
 
+def test_too_few_images_for_alpha_are_noticed_before_they_are_read(digits, monkeypatch):
+    monkeypatch.setattr("recondite.screen.fit.read_all", lambda *_: pytest.fail("read in vain"))
+    for count, share, told in ((1500, 0.2, 300), (300, 0.2, 60), (100, 0.2, 100)):
+        with pytest.raises(InputError, match=rf"got {told}: give more .* In all there are {count:,} images"):
+            tiny(digits[:count], alpha=0.001, calibration=share)
+
+
 def test_too_few_calibration_images_are_noticed_before_training(digits, monkeypatch):
     monkeypatch.setattr("recondite.detectors.pca.Pca.fit_rows", lambda *_: pytest.fail("trained in vain"))
     with pytest.raises(InputError, match=r"alpha = 0\.001 needs at least 999 calibration images; got 60"):
