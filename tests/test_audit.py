@@ -181,7 +181,7 @@ def test_every_image_has_a_reason_with_a_finding_or_without(audited):
 
 def test_nothing_is_overwritten(audited, scenes, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in audited[1].rglob("*")}
-    with pytest.raises(InputError, match="overwrites nothing"):
+    with pytest.raises(InputError, match=r"overwrites nothing, name a new folder; --earlier \S+ takes what it saw"):
         recondite.audit(scenes, audited[1])
     assert {path: path.stat().st_mtime_ns for path in audited[1].rglob("*")} == before
     (tmp_path / "precious.txt").write_text("x")

@@ -59,6 +59,12 @@ def test_fit_on_the_command_line_equals_fit_in_python(screen):
     assert not screen.with_name("screen.run").exists()
 
 
+def test_what_comes_next_can_be_pasted_where_names_have_spaces(tmp_path, capsys):
+    (tmp_path / "v.csv").write_text("id,verdict,instance_score\na.png,inlier,1\n")
+    assert called("sample-for-review", tmp_path / "v.csv", "-o", tmp_path / "to label.csv") == 0
+    assert f"recondite recalibrate SCREEN '{tmp_path / 'to label.csv'}' -o" in capsys.readouterr().out
+
+
 def test_predict_writes_the_scores_of_the_library(screen, folder, tmp_path, capsys):
     (folder / "odd" / "001.png").write_bytes(b"")
     output, report = tmp_path / "out.csv", tmp_path / "report.html"

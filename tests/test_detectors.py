@@ -243,6 +243,8 @@ def test_half_a_network_of_your_own_is_refused():
         build("pca", image_shape=(1, 8, 8), encoder=nn.Flatten(), decoder=nn.Flatten())
     with pytest.raises(InputError, match="expected a detector among"):
         build("gan", image_shape=(1, 8, 8))
+    with pytest.raises(InputError, match=r"got 'padim' \(a method of features: methods=padim, --methods padim\)"):
+        build("padim", image_shape=(1, 8, 8))
 
 
 def fabric(count, seed, noise=0.01):

@@ -79,6 +79,15 @@ def test_scores_maps_and_labels_are_those_of_the_screen(name, judging, exported,
 
 
 @pytest.mark.arithmetic
+def test_a_graph_replaces_a_graph_but_never_a_screen(screens, tmp_path):
+    screens("pca").save(tmp_path / "there")
+    with pytest.raises(ArtifactError, match="holds a screen, which its graph cannot give back"):
+        export.export_onnx(screens("pca"), tmp_path / "there")
+    recondite.load(tmp_path / "there")
+    (tmp_path / "there" / "detector.safetensors").unlink()  # as the folder of a graph
+    assert export.target(screens("pca"), tmp_path / "there", "float32") == tmp_path / "there"
+
+
 def test_the_graph_alone_gives_p_values_and_labels(exported, digits):
     import onnxruntime
 

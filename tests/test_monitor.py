@@ -249,6 +249,8 @@ def test_the_alarm_is_raised_at_its_level_and_recent_images_are_counted_from_the
     scores = np.arange(12.0) / 100
     small = Monitor(Plain(calibration), window=8)
     small.update(plain_verdicts(scores))
+    for began, words in ((0, "with the first image"), (1, "after about 1 image"), (1234, "after about 1,234 images")):
+        assert Alarm(2000, began, "", "instance_score", 100.0).since() == words
     for began, since in ((0, 8), (4, 8), (5, 7), (7, 5), (8, 8)):  # four of them would be too few
         small.alarm = Alarm(12, began, "", "instance_score", 100.0)
         assert small.recent_scores.tolist() == scores[-since:].tolist()

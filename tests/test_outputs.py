@@ -44,6 +44,7 @@ def never_loaded(monkeypatch):
         (["-o", "v.csv", "--report", "alias.csv"], "-o and --report are both"),
         (["-o", "v.csv", "--maps", "v.csv"], "both"),
         (["-o", "v.csv", "--report", "there"], "is a folder"),
+        (["-o", "v.csv", "--report", "r.pdf"], "expected a report that ends in .html, .htm; got 'r.pdf'"),
         (["-o", "v.csv", "--report", "a.txt/r.html"], "a.txt is not a folder"),
         (["-o", "v.csv", "--maps", "a.txt"], "a.txt is a file"),
         (["-o", "v.csv", "--maps", "images/maps"], "lies among the images"),

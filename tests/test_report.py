@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -56,6 +57,19 @@ def test_the_report_is_one_offline_file_with_every_part(judged, tmp_path):
     ):
         assert part in words
     assert "odd/001.png" in words
+
+
+def test_of_images_with_one_p_value_those_whose_scores_are_nearest_to_the_line_are_shown(screens, folder, tmp_path):
+    screen = screens("pca")
+    verdicts = screen.predict(folder)
+    order = np.argsort(verdicts.instance_score)
+    line = float(verdicts.instance_score[order[20]])
+    alike = replace(verdicts, p_value=np.full(40, screen.alpha), threshold=line)
+    write_report(tmp_path / "report.html", screen, alike, folder)
+    text = (tmp_path / "report.html").read_text().partition("Closest to the line")[2].partition("Least anomalous")[0]
+    others = order[12:28]
+    nearest = others[np.argsort(np.abs(verdicts.instance_score[others] - line))[:12]]
+    assert {name for name in verdicts.ids if name in text} == {verdicts.ids[index] for index in nearest}
 
 
 def test_names_cannot_inject_markup(screens, tmp_path, digits):

@@ -80,11 +80,18 @@ def test_a_group_that_cannot_be_calibrated_is_named_at_once(digits):
     assert "'few'" in screen.facts["remarks"][-1]
 
 
+def test_too_few_images_for_alpha_are_noticed_before_they_are_read(digits, monkeypatch):
+    monkeypatch.setattr("recondite.screen.fit.read_all", lambda *_: pytest.fail("read in vain"))
+    for count, share, told in ((1500, 0.2, 300), (300, 0.2, 60), (100, 0.2, 100)):
+        with pytest.raises(InputError, match=rf"got {told}: give more .* In all there are {count:,} images"):
+            tiny(digits[:count], alpha=0.001, calibration=share)
+
+
 def test_too_few_calibration_images_are_noticed_before_training(digits, monkeypatch):
     monkeypatch.setattr("recondite.detectors.pca.Pca.fit_rows", lambda *_: pytest.fail("trained in vain"))
     with pytest.raises(InputError, match=r"alpha = 0\.001 needs at least 999 calibration images; got 60"):
         tiny(digits[:300], alpha=0.001)
-    with pytest.raises(InputError, match="both need some: give at least 5 different images, or others for calibration"):
+    with pytest.raises(InputError, match="are too few: give at least 5 different images, or others for calibration"):
         tiny(digits[:300], calibration=0.0)
     for share in (float("nan"), -0.1):
         with pytest.raises(InputError, match="leave images to learn from"):
@@ -105,10 +112,12 @@ def test_too_few_calibration_images_are_noticed_before_training(digits, monkeypa
         (
             lambda d: np.repeat(d[:1], 30, axis=0),
             {},
-            r"30 images, all identical: 30 are left to fit and 0 to calibrate",
+            r"30 images, all identical: 30 to fit and 0 to calibrate",
         ),
         (lambda d: np.concatenate([d[:9]] * 5), {}, r"In all there are 45 images, of which 9 differ"),
-        (lambda d: d[:1], {}, r"1 image: 1 are left to fit|1 image"),
+        (lambda d: d[:1], {}, r"1 image: 1 to fit and 0 to calibrate are too few: give at least 5"),
+        (lambda d: d[:3], {}, r"3 images: 2 to fit and 1 to calibrate are too few: give at least 5"),
+        (lambda d: d[:4], {"alpha": None}, r"4 images: 3 to fit and 1 to calibrate are too few: give at least 5"),
         (
             lambda d: [(one, "many") for one in d[:300]] + [(one, "few") for one in d[300:310]],
             {"by_folder": True},

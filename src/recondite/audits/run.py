@@ -111,7 +111,8 @@ def check_output(folder: Path) -> None:
         own = {_WORK, *OUTPUTS, *(path.name for path in left_unfinished(folder))}
         there = [name for name in there if name not in own]
     if there:
-        raise InputError(f"{folder} holds {there[-1]!r}: an audit overwrites nothing, name a new folder")
+        seen = f"; --earlier {folder} takes what it saw" if SEEN in there else ""
+        raise InputError(f"{folder} holds {there[-1]!r}: an audit overwrites nothing, name a new folder{seen}")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """recondite audit."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -88,3 +89,8 @@ def audit(
     print(f"tables: {output / 'issues.csv'}, {output / 'scores.csv'} (all images, the farthest from the others first)")
     print(f"lists:  {output / 'keep.txt'}, {output / 'drop.txt'}")
     print(f"report: {output / 'report.html'}")
+    where = shlex.quote(str(output))
+    print(
+        f"next: keep and drop on a page: recondite serve SCREEN --audit {where} (an empty folder does for SCREEN), or"
+    )
+    print(f"      recondite fit {shlex.quote(str(output / 'keep.txt'))} -o NEW_SCREEN")

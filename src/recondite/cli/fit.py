@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -263,7 +264,7 @@ def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], sett
     if screen.facts.get("chosen"):
         print(f"\nchosen: {screen.detector.name}, for {screen.facts['chosen']};")
         print("choose otherwise with --detector (recondite detectors lists them) and --image-size")
-    print(f"\nnext: recondite predict {output} NEW_IMAGES -o verdicts.csv --report report.html")
+    print(f"\nnext: recondite predict {shlex.quote(str(output))} NEW_IMAGES -o verdicts.csv --report report.html")
 
 
 def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:

@@ -1,6 +1,7 @@
 """recondite monitor, recalibrate, sample-for-review, reweigh, guard-report."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -201,7 +202,7 @@ def sample_for_review(
     told = stream_beside(output)
     print(f"table:  {output} ({drawn:,} of {of:,} images, drawn at random)", file=told)
     print("next: write inlier or outlier into the column label of every row, and then", file=told)
-    print(f"      recondite recalibrate SCREEN {output} -o NEW_SCREEN", file=told)
+    print(f"      recondite recalibrate SCREEN {shlex.quote(str(output))} -o NEW_SCREEN", file=told)
 
 
 def reweigh(

@@ -14,6 +14,7 @@ from recondite.data.tables import is_stdout
 from recondite.errors import InputError
 
 PICTURES = (".png", ".svg", ".pdf")
+_PAGES = (".html", ".htm")
 
 
 def check_picture(path: Path, suffixes: Collection[str] = PICTURES) -> None:
@@ -39,7 +40,8 @@ def check_outputs(
             next time.
 
     Raises:
-        InputError: an output cannot be written, is there twice or is an input, or pictures would lie among the images.
+        InputError: an output cannot be written, is there twice or is an input, a report is not named as a page is, or
+            pictures would lie among the images.
     """
     asked = [(name, Path(path), False) for name, path in files.items() if path is not None and not is_stdout(path)]
     asked += [(name, Path(path), True) for name, path in (folders or {}).items() if path is not None]
@@ -53,6 +55,8 @@ def check_outputs(
             raise InputError(f"{seen[real]} and {name} are both {path}: name another file for one of them")
         if real in read:
             raise InputError(f"{name} {path} is what is read: name another file")
+        if name == "--report" and path.suffix.lower() not in _PAGES:
+            raise InputError(f"expected a report that ends in {', '.join(_PAGES)}; got {path.name!r}")
         seen[real] = name
         if is_folder or is_image_name(path.name):
             for root in roots:

@@ -211,7 +211,9 @@ def rows_of_csv(source: Path | str, columns: Collection[str] = ()) -> Iterator[d
                 if None in row or None in row.values():
                     raise InputError(f"{source}: a line has more or fewer cells than the header")
                 yield row
-        except (csv.Error, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source} is not text in UTF-8: save it as CSV UTF-8") from error
+        except csv.Error as error:
             raise InputError(f"{source} is not a CSV file: {error}") from error
 
 

@@ -1,13 +1,14 @@
 """The detectors by name. A new one is a file here and a line in `DETECTORS`."""
 
 import inspect
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from recondite.detectors.alad import Alad
 from recondite.detectors.autoencoder import Autoencoder
 from recondite.detectors.base import Detector
+from recondite.detectors.feature_options import Method
 from recondite.detectors.features import Features
 from recondite.detectors.pca import Pca
 from recondite.detectors.vae import Vae
@@ -77,5 +78,6 @@ def detector_class(name: str) -> type[Detector]:
         InputError: there is none of that name.
     """
     if name not in DETECTORS:
-        raise InputError(f"expected a detector among {', '.join(sorted(DETECTORS))}; got {name!r}")
+        hint = f" (a method of features: methods={name}, --methods {name})" if name in get_args(Method) else ""
+        raise InputError(f"expected a detector among {', '.join(sorted(DETECTORS))}; got {name!r}{hint}")
     return DETECTORS[name]

@@ -60,7 +60,7 @@ class Drift:
         named = ", ".join(f"{one.words} ({'higher' if one.shift > 0 else 'lower'})" for one in self.moved if one.moved)
         return (
             f"ALARM at image {alarm.at:,} ({alarm.id}) of {seen}: they are no longer like the calibration images; the "
-            f"change began after about {alarm.began:,} images.\nMoved: {named or 'no statistic by itself'}.\n{promise}"
+            f"change began {alarm.since()}.\nMoved: {named or 'no statistic by itself'}.\n{promise}"
             f"\n{self.advice}"
         )
 

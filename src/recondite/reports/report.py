@@ -194,12 +194,14 @@ def _galleries(screen: Screen, verdicts: Verdicts, words: Sequence[str], images:
     ascending = finite[np.argsort(verdicts.instance_score[finite], kind="stable")]
     most, others = ascending[::-1][:_SHOWN], ascending[: max(0, len(ascending) - _SHOWN)]
     least, others = others[:_SHOWN], others[_SHOWN:]
-    nearest = np.argsort(np.abs(verdicts.p_value[others] - screen.alpha), kind="stable")[:_SHOWN]
+    # Few calibration images give many images one p-value; of these the scores tell which are nearest.
+    distances = np.abs(verdicts.instance_score - verdicts.threshold), np.abs(verdicts.p_value - screen.alpha)
+    nearest = np.lexsort([distance[others] for distance in distances])[:_SHOWN]
     sections = [
         ("Most anomalous", "The images with the highest scores, highest first.", most),
         (
             "Closest to the line",
-            "The images whose p-value is nearest to the screen's alpha: the doubtful ones.",
+            "The images whose p-value, then score, is nearest to where the screen flags: the doubtful ones.",
             np.sort(others[nearest]),
         ),
         (

@@ -14,12 +14,12 @@ from recondite.data.datasets import nameless, open_images
 from recondite.data.spool import Rows, Spool, keys_of, one_of_each, read_all, split
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector
-from recondite.errors import InputError
+from recondite.errors import ArtifactError, InputError
 from recondite.graphs.exported import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
 from recondite.graphs.runtimes import FILES, RuntimeName, import_openvino
 from recondite.screen.calibrate import calibrated, unknown_rows
 from recondite.screen.openvino import judging, quantised, serialised
-from recondite.screen.saved import EXPORTED, PEAKS, REGION
+from recondite.screen.saved import DETECTOR_FILE, EXPORTED, PEAKS, REGION
 from recondite.screen.screen import Screen
 from recondite.screen.screen_graph import ScreenGraph, example_of, traced
 from recondite.screen.timing import instructions, milliseconds
@@ -54,7 +54,7 @@ def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float3
 
     Args:
         screen: calibrated without groups, and not looking at the features of a classifier.
-        path: the folder, replaced if it is a screen.
+        path: the folder, replaced if it is a graph.
         pixels: what the graph takes: "float32" in [0, 1], or "uint8", for other programs; then images of another size
             or depth are refused, since resizing does not give whole numbers.
 
@@ -63,7 +63,7 @@ def export_onnx(screen: Screen, path: Path | str, *, pixels: PixelType = "float3
 
     Raises:
         InputError: a screen that cannot be exported, or the packages of the extra `export` are not installed.
-        ArtifactError: `path` exists and is not a screen.
+        ArtifactError: `path` exists and is not a screen, or one that is no graph.
         RuntimeError: the graph's scores differ from the screen's.
     """
     path = target(screen, path, pixels)
@@ -205,6 +205,8 @@ def target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
         raise InputError("a screen calibrated in bfloat16 cannot be exported: graphs compute in float32")
     path = Path(os.path.abspath(path))
     check_target(path)
+    if (path / DETECTOR_FILE).exists():
+        raise ArtifactError(f"{path} holds a screen, which its graph cannot give back: name another folder")
     return path
 
 

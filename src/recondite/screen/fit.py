@@ -32,7 +32,15 @@ from recondite.screen.calibrate import calibrated, map_scale
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.contamination import good_evidence, good_images, without_suspects
 from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
-from recondite.screen.few_images import MOST_IMAGES, alpha_for, are_few, fewest_learnt, scores_left_out
+from recondite.screen.few_images import (
+    FEWEST_UNITS,
+    MOST_IMAGES,
+    MOST_UNITS,
+    alpha_for,
+    are_few,
+    fewest_learnt,
+    scores_left_out,
+)
 from recondite.screen.known_defects import KnownDefects, UnhelpfulError, check_teachable, taught
 from recondite.screen.screen import OnBad, Screen
 from recondite.screen.separate import (
@@ -169,6 +177,8 @@ def fit(
         raise InputError(f"preset {preset!r} is a recipe for detector {recipe.detector!r}; got {detector!r}")
     zones = open_region(region, ignore)
     sample, source = sampled(open_images(images, role="fit", masks=zones.folder))
+    if alpha is not None and isinstance(calibration, float | int) and source.ids is not None:
+        _check_listed(len(source.ids), calibration, alpha, confidence, guarantee)
     group_by = labels_of(source, group_by)
     zones.check(sample.sizes)
     values = value_range if value_range is not None else sample.value_range
@@ -333,6 +343,22 @@ def _sort_options(detector: str, options: Mapping[str, Any]) -> tuple[dict[str, 
         raise InputError(f"detector {detector!r} and its training have no option {unknown[0]!r}; they have: {listed}")
     defaults = detector_class(detector).training_defaults
     return own, make_options(TrainingOptions, {**defaults, **training}, "training")
+
+
+def _check_listed(count: int, share: float, alpha: float, confidence: float | None, guarantee: Guarantee) -> None:
+    """Raise InputError where not even images that all differ are enough for alpha, before hours of reading."""
+    if count < FEWEST_UNITS:  # refused for another reason
+        return
+    held_out = round(share * count)
+    in_turn = 0 if confidence is not None else min(count, MOST_UNITS)  # the most that are left out in turn
+    told = count if in_turn == count else held_out
+    try:
+        Calibrator(np.zeros(max(1, held_out, in_turn))).threshold(alpha, confidence, guarantee)
+    except InputError:
+        try:
+            Calibrator(np.zeros(max(1, told))).threshold(alpha, confidence, guarantee)
+        except InputError as error:
+            raise InputError(f"{error}. In all there are {counted(count, 'image')}") from None
 
 
 def _check_given(image_size: object, sources: Iterable[object]) -> None:

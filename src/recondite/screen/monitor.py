@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.errors import InputError
+from recondite.progress import counted
 from recondite.screen.screen import Screen
 from recondite.screen.words import ERROR
 from recondite.statistics.calibration import rate_of
@@ -40,6 +41,10 @@ class Alarm:
     id: str
     name: str
     martingale: float
+
+    def since(self) -> str:
+        """Say when the change began."""
+        return f"after about {counted(self.began, 'image')}" if self.began else "with the first image"
 
 
 @dataclass(frozen=True)

@@ -215,10 +215,11 @@ def separate_sets(
     indices["calibration"] = calibrating
     together = np.unique(np.concatenate(list(keys.values())), return_counts=True)[1]
     units = {"images": int(together.sum()), "units": len(together), "largest": int(together.max())}
-    if len(fitting) == 0 or len(calibrating) == 0:
+    too_few = known is None and len(different) == 1 and len(together) < FEWEST_UNITS
+    if too_few or len(fitting) == 0 or len(calibrating) == 0:
         raise InputError(
-            f"{how_many(spooled, units)}: {len(fitting)} are left to fit and {len(calibrating)} to calibrate; "
-            f"both need some: give at least {FEWEST_UNITS} different images, or others for calibration="
+            f"{how_many(spooled, units)}: {len(fitting)} to fit and {len(calibrating)} to calibrate are too few: "
+            f"give at least {FEWEST_UNITS} different images, or others for calibration= (--calibration)"
         )
     indices["validation"] = _pictured_first(indices["validation"], spools["validation"].ids, pictures)
     chosen = {name: part.rows(indices[name]) if len(indices[name]) else None for name, part in spools.items()}

@@ -187,7 +187,7 @@ def _drift(monitor: Monitor, moved: list[Moved]) -> None:
     if alarm is not None:
         words = (
             "<h3>Drift: the images are no longer like the calibration images</h3><p>Alarm after "
-            f"{counted(alarm.at, 'image')}; the change began after about {alarm.began:,}. {evidence}</p>"
+            f"{counted(alarm.at, 'image')}; the change began {alarm.since()}. {evidence}</p>"
         )
     html(
         f'<div class="card {"calm" if alarm is None else "alarm"}" role="status">{words}'
