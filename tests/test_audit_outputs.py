@@ -1,6 +1,7 @@
 """What an audit leaves behind, and what a later one takes from it."""
 
 import csv
+import html
 import json
 import re
 import shutil
@@ -88,13 +89,15 @@ def test_an_audit_interrupted_while_it_wrote_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("recondite.audits.outputs.write_audit_report", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            recondite.audit(images, tmp_path / "audit")
-    assert (tmp_path / "audit" / "keep.txt").exists()
-    same(recondite.audit(images, tmp_path / "audit"), recondite.audit(images, tmp_path / "other"))
+            recondite.audit(images, tmp_path / "the audit")
+    assert (tmp_path / "the audit" / "keep.txt").exists()
+    same(recondite.audit(images, tmp_path / "the audit"), recondite.audit(images, tmp_path / "other"))
+    page = html.unescape((tmp_path / "the audit" / "report.html").read_text())
+    assert f"recondite fit '{tmp_path / 'the audit' / 'keep.txt'}' -o" in page
     for name in ("issues.csv", "scores.csv"):
-        assert (tmp_path / "audit" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+        assert (tmp_path / "the audit" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
     (tmp_path / "foreign").mkdir()
-    shutil.copytree(tmp_path / "audit" / "seen", tmp_path / "foreign" / ".work")
+    shutil.copytree(tmp_path / "the audit" / "seen", tmp_path / "foreign" / ".work")
     (tmp_path / "foreign" / "mine.txt").write_text("x")
     with pytest.raises(InputError, match=r"mine\.txt"):
         recondite.audit(images, tmp_path / "foreign")

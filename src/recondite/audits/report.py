@@ -1,6 +1,7 @@
 """The page of an audit: what was found, gravest first, with pictures; one self-contained file."""
 
 import base64
+import shlex
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def write_audit_report(audit: Audit, name: str, path: Path, table: str, keep: st
         "source": name,
         "made": [("images", name)],
         "table": table,
-        "keep": keep,
+        "keep": shlex.quote(keep),
         "total": counted(len(audit.ids), "image"),
         "cards": [
             ("keep", f"{int(audit.keep.sum()):,}", "proposed to keep"),

@@ -1,6 +1,7 @@
 """Flags that commands share, and how they are read."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -207,7 +208,8 @@ def tell_of_lost_guard(screen: str, output: Path) -> None:
         screen: the folder of that one, as the user gave it.
         output: the folder of the new one, which may be the same.
     """
-    tell_of_guard(screen, f"is not taken over: fit it anew with recondite guard fit {output} IMAGES ... -o NEW_GUARD")
+    fit = f"recondite guard fit {shlex.quote(str(output))} IMAGES ... -o NEW_GUARD"
+    tell_of_guard(screen, f"is not taken over: fit it anew with {fit}")
 
 
 def alone(command: Callable[..., None]) -> Callable[..., None]:
