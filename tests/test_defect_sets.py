@@ -1,7 +1,9 @@
 """The benchmark on data sets of defects."""
 
 import csv
+import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -179,6 +181,49 @@ def test_a_run_is_interrupted_without_a_traceback(sets, tmp_path, monkeypatch):
     monkeypatch.setattr(defect_sets, "fit", interrupted)
     with pytest.raises(SystemExit):
         bench_defects([sets / "threes"], tmp_path, ["pca"])
+
+
+def test_an_interrupted_study_ends_the_process_of_its_run(sets, tmp_path, monkeypatch):
+    done = []
+
+    class Interrupted:
+        def __init__(self, target=None, args=()):
+            pass
+
+        def start(self):
+            pass
+
+        def terminate(self):
+            done.append("terminated")
+
+        def recv(self):
+            raise KeyboardInterrupt
+
+        close = start
+
+    whole = defect_sets.multiprocessing.get_context("spawn")
+    monkeypatch.setattr(whole, "Process", Interrupted, raising=False)
+    monkeypatch.setattr(whole, "Pipe", lambda duplex: (Interrupted(), Interrupted()), raising=False)  # noqa: ARG005
+    with pytest.raises(KeyboardInterrupt):
+        bench_defects([sets / "threes"], tmp_path, ["pca"])
+    assert done == ["terminated"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_ends_with_the_study_that_was_killed(sets, tmp_path, monkeypatch):
+    ended = threading.Event()
+
+    class Killed:
+        def join(self):
+            pass
+
+    def fit(*_, **__):
+        raise InputError("ended" if ended.wait(5) else "it goes on")
+
+    monkeypatch.setattr(defect_sets.multiprocessing, "parent_process", Killed)
+    monkeypatch.setattr(os, "_exit", lambda _: ended.set())
+    monkeypatch.setattr(defect_sets, "fit", fit)
+    assert bench_defects([sets / "threes"], tmp_path, ["pca"])[0]["error"] == "ended"
 
 
 def test_names_of_detectors():
