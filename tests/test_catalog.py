@@ -64,7 +64,10 @@ def test_what_is_at_hand_opens_without_a_download(tmp_path, monkeypatch):
 
 
 def test_idx_files_that_are_not(tmp_path):
-    for content in (b"", b"text", gzip.compress(b"\0\0\x08\x03\0\0\0\x05"), gzip.compress(b"\0\0\x09\x03")):
+    damaged = bytearray(gzip.compress(bytes(range(256))))
+    damaged[10:20] = b"\xff" * 10
+    short, other = gzip.compress(b"\0\0\x08\x03\0\0\0\x05"), gzip.compress(b"\0\0\x09\x03")
+    for content in (b"", b"text", short, other, damaged):
         path = tmp_path / "a.gz"
         path.write_bytes(content)
         with pytest.raises(InputError):

@@ -12,6 +12,13 @@ def rows(screens, digits):
     return verdicts, list(verdicts.records(statistics=True))
 
 
+def test_an_unreadable_image_without_statistics_takes_none_from_those_after_it():
+    bad = {"id": "a", "error": "no image"}
+    good = [{"id": name, "instance_score": 1.0, "statistic.brightness": 0.5} for name in "bc"]
+    ((scores, _),) = scored(iter([bad, *good]), "events")
+    assert np.array_equal(scores.statistics["brightness"], [np.nan, 0.5, 0.5], equal_nan=True)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_a_table_of_verdicts_comes_back_to_the_bit(rows, tmp_path, suffix):
     verdicts, records = rows
@@ -75,6 +82,11 @@ def test_a_score_must_be_a_number():
 def test_another_store_adds_its_reader(monkeypatch):
     monkeypatch.setitem(READERS, "memory", lambda address: iter([{"id": address}]))
     assert list(read_events("memory://x")) == [{"id": "memory://x"}]
+
+
+def test_empty_lines_of_a_table_are_passed_over(tmp_path):
+    (tmp_path / "events.jsonl").write_text('{"id": "a"}\n\n{"id": "b"}\n \n', encoding="utf-8")
+    assert [row["id"] for row in read_events(tmp_path / "events.jsonl")] == ["a", "b"]
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])

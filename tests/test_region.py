@@ -433,6 +433,7 @@ SQUARE = [[0, 0], [8, 0], [8, 8], [0, 8]]
         ({**SIZED, "polygon": [SQUARE]}, "polygon"),
         ({"polygons": [SQUARE]}, "size"),
         ({"size": [8, 8.5], "polygons": [SQUARE]}, "size"),
+        ({"size": [20_000, 20_000], "polygons": [SQUARE]}, "at most 100,000,000 pixels"),
         (SIZED, "polygons or ignore"),
         ({**SIZED, "ignore": [SQUARE]}, "nothing is inside"),
     ],

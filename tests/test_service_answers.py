@@ -142,10 +142,10 @@ def test_the_metrics_do_not_grow_with_visitors(client, digit_files):
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "localhost.evil.example", "[", "127.0.0.2"])
 def test_on_this_machine_only_known_names_are_answered(digit_screen, tmp_path, digit_files, host):
-    with in_process(digit_screen, tmp_path, hosts=("localhost", "127.0.0.1", "::1")) as client:
+    with in_process(digit_screen, tmp_path, hosts=("localhost", "127.0.0.1", "::1", "Line-7.local")) as client:
         headers = PNG | {"host": host, "origin": f"http://{host}"}
         refused(client.post(PREDICT, content=digit_files[0], headers=headers), 421, "unknown_host")
-        for known in ("localhost", "LOCALHOST:80", "127.0.0.1:9", "[::1]:8080"):
+        for known in ("localhost", "LOCALHOST:80", "127.0.0.1:9", "[::1]:8080", "Line-7.local", "line-7.LOCAL:80"):
             answer = client.post(PREDICT, content=digit_files[0], headers=PNG | {"host": known})
             assert answer.status_code == 200
 

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+import zipfile
 import zlib
 from queue import Queue
 
@@ -23,6 +24,7 @@ pytest.importorskip("fastapi")
 from recondite.cli import main
 from recondite.reports.recalibration import recalibrate
 from recondite.screen.guard_file import save_guard
+from recondite.service.errors import Unavailable
 from recondite.service.log import JsonLines, Later
 from recondite.service.routes.middleware import Tokens
 from recondite.service.settings import Limits
@@ -321,6 +323,25 @@ def test_without_its_store_the_service_gives_no_verdict_and_is_not_ready(digit_s
         assert client.get("/readyz").status_code == 503
         assert client.get("/v2/health/ready").status_code == 503
         assert client.get("/healthz").status_code == 200
+
+
+def test_an_archive_that_cannot_be_made_whole_leaves_no_file(digit_screen, tmp_path, digit_files, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    with in_process(digit_screen, tmp_path, keep="all") as client:
+        assert client.post(PREDICT, content=digit_files[0], headers=PNG).status_code == 200
+        service = client.app.state.service
+        walk = service.store.walk
+
+        async def cut_short(chosen):
+            async for row in walk(chosen):
+                yield row
+            raise Unavailable("the store does not answer")
+
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+        assert zipfile.ZipFile(io.BytesIO(client.get("/v1/events.zip").content)).namelist()
+        monkeypatch.setattr(service.store, "walk", cut_short)
+        problem(client.get("/v1/events.zip"), 503, "unavailable")
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_tokens_let_in_and_keep_out(digit_screen, tmp_path, digit_files):

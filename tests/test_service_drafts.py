@@ -281,6 +281,29 @@ def test_who_waits_for_a_fit_hears_that_it_was_killed_or_that_the_service_ended(
     assert Drafts(tmp_path, Limits(), most_bytes=1 << 20).get(draft).error == error
 
 
+@pytest.mark.parametrize("said", ["'x' * 100_000", "'no JSON'"])
+def test_a_fit_that_is_not_understood_ends_and_another_can_begin(digits, tmp_path, monkeypatch, said):
+    async def talking(*_):
+        code = f"import sys; print({said}, flush=True); sys.stdin.read()"
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", code), stdin=-1, stdout=-1, start_new_session=True
+        )
+
+    monkeypatch.setattr(Drafts, "_started", talking)
+
+    async def fits():
+        drafts = Drafts(tmp_path, Limits(), most_bytes=1 << 20)
+        draft = drafts.begin()
+        await drafts.add(draft, "one.png", png(digits[0]))
+        await drafts.fit(draft, None, False)
+        await asyncio.wait([drafts._fits[draft.id][1]])
+        assert (draft.state, draft.error) == ("collecting", "the fit said what is not understood; the log says what")
+        await drafts.fit(draft, None, False)
+        await drafts.discard(draft)
+
+    asyncio.run(fits())
+
+
 def test_pictures_are_shown_also_when_the_version_that_judged_them_is_gone(screens, digits, tmp_path):
     folder = tmp_path / "screens" / "digits"
     screens("pca").save(folder / "1")

@@ -313,9 +313,10 @@ def test_an_archive_and_a_place_are_not_both_taken_and_a_place_has_no_nul(digit_
         both = client.post("/v1/jobs", params={"screen": "digits", "place": str(folder)}, content=b"PK")
         assert both.status_code == 422
         assert "got both" in both.json()["error"]["message"]
-        nul = client.post("/v1/jobs", params={"screen": "digits", "place": f"{folder}\0/x"})
-        assert nul.status_code == 422
-        assert "NUL" in nul.json()["error"]["message"]
+        for place in (f"{folder}\0/x", f"file://{folder}%00/x"):
+            nul = client.post("/v1/jobs", params={"screen": "digits", "place": place})
+            assert nul.status_code == 422
+            assert "NUL" in nul.json()["error"]["message"]
         assert client.get("/v1/jobs").json() == []
 
 
@@ -336,6 +337,24 @@ def test_a_full_disk_ends_a_job_in_words_and_none_after_it(client, files, tmp_pa
         )
         assert (tmp_path / "jobs" / job / "archive").is_file(), "a restart goes on with it"
     assert finished(client, begin(client, content=zipped(files)))["state"] == "done"
+
+
+def test_a_job_that_is_deleted_as_it_ends_does_not_come_back(client, files, tmp_path, monkeypatch):
+    write, deleted = jobs._write, threading.Event()
+
+    def later(path, job):
+        if job.state == "done" and not deleted.is_set():
+            assert client.delete(f"/v1/jobs/{job.id}").status_code == 204
+            write(path, job)
+            deleted.set()
+        else:
+            write(path, job)
+
+    monkeypatch.setattr(jobs, "_write", later)
+    job = begin(client, content=zipped(files))
+    assert deleted.wait(60)
+    assert finished(client, begin(client, content=zipped(files)))["state"] == "done"
+    assert not (tmp_path / "jobs" / job).exists()
 
 
 def test_what_cannot_be_received_is_told_in_words(client, files, tmp_path):

@@ -194,6 +194,22 @@ def test_the_client_comes_back_when_the_service_is_busy():
     assert len(asked) == 3
 
 
+@pytest.mark.parametrize(
+    ("asked", "waited"), [("Wed, 21 Oct 2026 07:28:00 GMT", 0.1), ("86400", 60.0), ("-1", 0.1), ("", 0.1)]
+)
+def test_the_client_waits_no_longer_than_a_minute_whatever_a_proxy_asks(monkeypatch, asked, waited):
+    httpx = pytest.importorskip("httpx")
+    pauses = []
+    monkeypatch.setattr("recondite.service.client.time.sleep", pauses.append)
+
+    def answer(_):
+        return httpx.Response(200, json=[]) if pauses else httpx.Response(503, headers={"Retry-After": asked})
+
+    with Client("http://x", transport=httpx.MockTransport(answer)) as client:
+        assert client.screens() == []
+    assert pauses == [waited]
+
+
 def test_a_screen_that_cannot_be_loaded_ends_the_start(tmp_path, digit_screen, monkeypatch):
     monkeypatch.setattr("sys.setswitchinterval", lambda _: None)
     broken = tmp_path / "broken"

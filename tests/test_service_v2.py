@@ -146,6 +146,8 @@ WITH_DATA = GOOD | {"data": [0.5] * 64}
         ({"inputs": [WITH_DATA], "outputs": [{"name": "x"}]}, b"", "outputs among"),
         ({"inputs": [WITH_DATA], "parameters": {"alpha": "x"}}, b"", "positive number"),
         ({"inputs": [GOOD | {"shape": [0, 1, 8, 8], "data": []}]}, b"", "at least one"),
+        ({"inputs": [GOOD | {"shape": [1] * 65, "data": [0.5]}]}, b"", "at most 8 axes; got 65"),
+        ({"inputs": [GOOD | {"shape": [0, *[2**31 - 1] * 3], "data": []}]}, b"", "at least one"),
         (
             {"inputs": [{"name": "images", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 6}}]},
             b"\xff\xff\xff\xffab",
@@ -168,7 +170,7 @@ def test_bad_pixels_are_invalid_not_inliers(client):
 
 
 def test_a_wrong_length_of_the_head_is_refused(client):
-    for length in ("-1", "x", "999999"):
+    for length in (b"-1", b"x", b"999999", b"\xb2", b"1" * 5000):
         answer = client.post(INFER, content=b"{}", headers={"inference-header-content-length": length})
         assert answer.status_code == 400
 

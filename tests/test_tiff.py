@@ -1,6 +1,7 @@
 """TIFF files: what their tags say is what is seen, or a row says why not; pages are images of their own."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -181,3 +182,25 @@ def test_pages_are_judged_on_the_command_line(tmp_path, stack, digits):
     assert main(["predict", str(tmp_path / "screen"), str(stack), "-o", str(tmp_path / "v.csv")]) == 0
     rows = (tmp_path / "v.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["a.png", "b.tif", "b.tif#2", "b.tif#3", "c.TIFF"]
+
+
+def _tiff_of(*entries):
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _tiff_of(struct.pack("<HHIf", 254, 11, 1, np.nan)),
+        _tiff_of(struct.pack("<HHIf", 254, 11, 1, np.inf)),
+        b"II+\0" + struct.pack("<HHQ", 8, 0, 2**63 + 5),
+        b"II+\0" + struct.pack("<HHQQHHQQQ", 8, 0, 16, 1, 258, 3, 10, 2**63 + 1, 0),
+    ],
+)
+def test_a_damaged_header_is_one_bad_image_and_not_the_end_of_its_folder(tmp_path, content):
+    (tmp_path / "a.tif").write_bytes(content)
+    (tmp_path / "b.tif").write_bytes(encoded(BYTES))
+    (batch,) = read_batches(open_images(tmp_path), GREY, 8)
+    assert [error is None for error in batch.errors] == [False, True]
+    with pytest.raises(InputError, match="cannot be decoded"):
+        picture_size(content)

@@ -3,6 +3,7 @@
 import gzip
 import os
 import tarfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -198,7 +199,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """
     try:
         data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is not a readable gzip file: {error}") from error
     axes = data[3] if len(data) >= 4 else 0
     if int.from_bytes(data[:4]) != _IDX_MAGIC.get(axes):

@@ -32,12 +32,14 @@ def local_path(source: str) -> Path | None:
     """
     if not source:
         raise InputError("expected a path; got an empty one, as where a variable is not set")
-    if "\0" in source:
-        raise InputError(f"expected a path; got one with a NUL character: {source!r}")
     scheme, found, rest = source.partition("://")
-    if found and scheme.lower() == "file":
-        return Path(unquote("/" + rest.partition("/")[2]))
-    return None if found else Path(os.path.expanduser(source))  # noqa: PTH111  pathlib raises for an unknown ~user
+    is_file = found and scheme.lower() == "file"
+    path = unquote("/" + rest.partition("/")[2]) if is_file else source
+    if "\0" in path:
+        raise InputError(f"expected a path; got one with a NUL character: {source!r}")
+    if is_file:
+        return Path(path)
+    return None if found else Path(os.path.expanduser(path))  # noqa: PTH111  pathlib raises for an unknown ~user
 
 
 @contextmanager

@@ -177,7 +177,8 @@ def _of_role(found: list[tuple[str, str]], role: Role) -> list[tuple[str, str]]:
         return found
     wanted = ANOMALOUS if role == "outliers" else NORMAL
     kept = [one for one in found if one[1].lower() in wanted]
-    say(f"{counted(len(found) - len(kept), 'image')} of the manifest left out: labelled {', '.join(words - wanted)}")
+    labelled = ", ".join(sorted(words - wanted))
+    say(f"{counted(len(found) - len(kept), 'image')} of the manifest left out: labelled {labelled}")
     return kept
 
 

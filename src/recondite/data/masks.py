@@ -14,6 +14,7 @@ from recondite.data.formats import IMAGE_SUFFIXES
 from recondite.data.images import decode
 from recondite.data.items import Masked
 from recondite.data.regions import Mask, half_inside, polygon_mask
+from recondite.data.scaling import MAX_PIXELS
 from recondite.errors import InputError
 
 _LARGEST_DISPROPORTION = 0.02
@@ -241,6 +242,8 @@ def _from_polygons(given: Mapping[str, Any], allowed: tuple[str, ...]) -> Mask:
     if len(sides) != 2 or not all(type(side) is int and 1 <= side <= _LARGEST_SIDE for side in sides):
         raise InputError(f'expected "size": [height, width] in pixels; got {size!r}')
     height, width = sides
+    if height * width > MAX_PIXELS:
+        raise InputError(f"expected a size of at most {MAX_PIXELS:,} pixels, as images have; got {height} x {width}")
     inside = _union(given["polygons"], height, width) if "polygons" in given else np.ones((height, width), dtype=bool)
     if "ignore" in given:
         inside = inside & ~_union(given["ignore"], height, width)

@@ -228,7 +228,8 @@ def _read_jsonl(source: str) -> Iterator[Mapping[str, Any]]:
         try:
             while line := stream.readline(_LONGEST_LINE):
                 number += 1
-                yield json.loads(line)
+                if line.strip():
+                    yield json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{source}, line {number}: not JSON: {error}") from error
 

@@ -4,6 +4,7 @@ Source: TIFF 6.0 (Adobe, 1992), sections 2, 8 and 19; BigTIFF (2007).
 """
 
 import logging
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,8 +69,8 @@ def directories(stream: BinaryIO) -> list[Tags]:
             entries = stream.read(count * entry)
             place = _unpacked(stream, order + offsets)[0]
             found.append({**_tags(stream, entries, order, big), _BIG_ENDIAN: (order == ">",)})
-    except struct.error:
-        pass  # cut short: what is behind the cut is not there
+    except (struct.error, ValueError, OverflowError):
+        pass  # cut short, or at a place that no file has: what would come there is not there
     return found
 
 
@@ -223,5 +224,7 @@ def _tags(stream: BinaryIO, entries: bytes, order: str, big: bool) -> Tags:
         if length > inline:
             stream.seek(struct.unpack_from(order + offset, entries, place)[0])
             content = stream.read(length)
-        found[tag] = struct.unpack(form, content)
+        values = struct.unpack(form, content)
+        if all(map(math.isfinite, values)):
+            found[tag] = values
     return found

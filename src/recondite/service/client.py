@@ -13,7 +13,7 @@ from recondite.errors import ReconditeError
 from recondite.service.schemas import Answer, EventOut, Events, ScreenOut
 
 _TRY_AGAIN = (429, 502, 503, 504)
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+_FIRST_WAIT, _LONGEST_WAIT, _LONGEST_ASKED = 0.1, 5.0, 60.0
 
 
 class ServiceError(ReconditeError):
@@ -155,7 +155,7 @@ class Client:
             else:
                 if not left or not _is_passing(response):
                     break
-                time.sleep(float(response.headers.get("Retry-After", wait)))
+                time.sleep(_asked_to_wait(response, wait))
             wait = min(2 * wait, _LONGEST_WAIT)
         if response.is_success:
             return response
@@ -169,6 +169,12 @@ def _is_passing(response: httpx.Response) -> bool:
     """
     lost = response.status_code == 500 and "json" not in response.headers.get("Content-Type", "")
     return lost or response.status_code in _TRY_AGAIN
+
+
+def _asked_to_wait(response: httpx.Response, otherwise: float) -> float:
+    """Return the seconds that an answer asks to wait, a minute at most; proxies may name a date instead."""
+    asked = response.headers.get("Retry-After", "")
+    return min(float(asked), _LONGEST_ASKED) if asked.isascii() and asked.isdecimal() else otherwise
 
 
 def _named(images: Sequence[bytes | Path]) -> Iterator[tuple[str, bytes]]:

@@ -192,7 +192,8 @@ def scored(rows: Iterator[Mapping[str, Any]], name: str) -> Iterator[tuple[Score
     """
     count = 0
     while part := list(islice(rows, _PART)):
-        columns = [key for key in part[0] if key.startswith(STATISTIC)]
+        # The events of unreadable images in a store have none.
+        columns = list(dict.fromkeys(key for row in part for key in row if key.startswith(STATISTIC)))
         values = np.full((len(part), 1 + len(columns)), np.nan)
         errors: list[str | None] = []
         for index, row in enumerate(part):

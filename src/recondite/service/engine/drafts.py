@@ -29,6 +29,7 @@ from recondite.service.engine.fitting import DEFECTS, IMAGES, POLYGONS, RESULT, 
 from recondite.service.engine.job_sources import MOST_IMAGES, JobSource
 from recondite.service.engine.no_pictures import not_a_picture
 from recondite.service.errors import Busy, TooLarge, Unknown
+from recondite.service.log import LOG
 from recondite.service.settings import Limits
 from recondite.statistics.calibration import check_promise
 
@@ -43,6 +44,7 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_DRAFTS, _MOST_REFUSALS, _MOST_SHOWN = 4, 20, 60
 _LONGEST_NAME = 80
 _GONE = "this screen is not being made any more: it was published or discarded"
+_NOT_UNDERSTOOD = "the fit said what is not understood; the log says what"
 _PATIENCE = 10.0
 
 
@@ -356,6 +358,12 @@ class Drafts:
                 draft.step, draft.done, draft.total = (
                     said.get(name, getattr(draft, name)) for name in ("step", "done", "total")
                 )
+        except ValueError:  # a line that is too long, or none of its own
+            LOG.exception("a fit is not understood")
+            error = _NOT_UNDERSTOOD
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        try:
             code = await process.wait()
         finally:
             del self._fits[draft.id]

@@ -298,6 +298,8 @@ class Jobs:
         try:
             await self._keep(last)
             (self._folder / job.id / "archive").unlink(missing_ok=True)
+            if job.id not in self._jobs:  # deleted meanwhile, and written down again
+                shutil.rmtree(self._folder / job.id, ignore_errors=True)
         except OSError:  # a restart goes on with it
             LOG.exception("the end of a job was not written down")
 

@@ -66,7 +66,7 @@ class RequestGate:
         counters: of requests.
         limits: of bodies, and of requests at once; routes may have lower limits of their own.
         larger: path -> bytes, where a body may have more.
-        hosts: names that requests may give for the service; empty for all.
+        hosts: names that requests may give for the service, in capitals or not; empty for all.
         paths: of the application, found out when the first request has been answered.
     """
 
@@ -81,7 +81,7 @@ class RequestGate:
         paths: Callable[[], Paths],
     ) -> None:
         self._app, self._tokens, self._counters, self._limits = app, tokens, counters, limits
-        self._larger, self._hosts, self._paths, self._active = larger, frozenset(hosts), paths, 0
+        self._larger, self._hosts, self._paths, self._active = larger, frozenset(map(str.lower, hosts)), paths, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

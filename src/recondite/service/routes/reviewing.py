@@ -1,5 +1,6 @@
 """The review of events: the explanation of an event, and the review queue as an archive."""
 
+import asyncio
 import tempfile
 import zipfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from recondite.data.formats import suffix_of
 from recondite.reports.explanation import most_unusual
 from recondite.service.engine.filters import Filter
+from recondite.service.engine.image_store import KeptImages
 from recondite.service.errors import Unknown
 from recondite.service.routes.state import Service
 
@@ -29,15 +31,28 @@ def unusual_statistics_of(service: Service, row: dict[str, Any]) -> list[tuple[s
 async def folder_of(service: Service, chosen: Filter) -> Path:
     """Write the kept images of chosen events into a ZIP file, one folder a label, and return its path.
 
-    An image is there once for each label that its events have.
+    An image is there once for each label that its events have. Where it cannot be made whole, nothing is left of it.
+
+    Raises:
+        Unavailable: the store does not answer.
+        OSError: it cannot be written.
     """
     handle = tempfile.NamedTemporaryFile(suffix=".zip", delete=False)  # noqa: SIM115
-    with handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
-        there: set[str] = set()
-        async for row in service.store.walk(chosen):
-            content = service.judge.kept.get(row["sha256"]) if row["kept"] else None
-            name = f"{row['label'] or 'unlabelled'}/{row['sha256']}{suffix_of(content or b'')}"
-            if content is not None and name not in there:
-                there.add(name)
-                archive.writestr(name, content)
+    try:
+        with handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
+            there: set[tuple[str, str]] = set()
+            async for row in service.store.walk(chosen):
+                entry = row["label"] or "unlabelled", row["sha256"]
+                if row["kept"] and entry not in there:
+                    there.add(entry)
+                    await asyncio.to_thread(_put, archive, service.judge.kept, *entry)
+    except BaseException:
+        Path(handle.name).unlink(missing_ok=True)
+        raise
     return Path(handle.name)
+
+
+def _put(archive: zipfile.ZipFile, kept: KeptImages, label: str, sha256: str) -> None:
+    content = kept.get(sha256)
+    if content is not None:
+        archive.writestr(f"{label}/{sha256}{suffix_of(content)}", content)

@@ -79,6 +79,7 @@ _OUTPUTS = {**_ALWAYS, **_OF_GUARDS, **_ON_REQUEST}
 _BY_DEFAULT = ("label", "reason")
 _MAPS = ("feature_score", "reconstruction")
 _QUICK = 1 << 16
+_MOST_AXES, _MOST_DIGITS = 8, 18
 _HEADER = "inference-header-content-length"
 
 
@@ -176,7 +177,7 @@ async def answer_infer(request: Request, name: str, version: str | None, options
     async with body_of(request, service.settings.limits, service.bodies) as body:
         always = [*_ALWAYS, *(_BY_DEFAULT if served.guard.speaks else ())]
         header = request.headers.get(_HEADER)
-        size = int(header) if header is not None and header.isdigit() else len(body)
+        size = len(body) if header is None else _number(header) or 0
         # Texts take time to read; what is binary takes none.
         parsed = (
             _parse(body, header, always) if size <= _QUICK else await asyncio.to_thread(_parse, body, header, always)
@@ -198,9 +199,10 @@ def _parse(
 ) -> tuple[dict[str, Any], list[_Tensor], list[_Wanted]]:
     size = len(body)
     if header is not None:
-        if not header.isdigit() or int(header) > len(body):
+        length = _number(header)
+        if length is None or length > len(body):
             raise InputError(f"expected {_HEADER} of at most {len(body)}; got {header[:20]!r}")
-        size = int(header)
+        size = length
     try:
         head = json.loads(body[:size])
     except (ValueError, RecursionError) as error:
@@ -217,6 +219,11 @@ def _parse(
     return head, tensors, _wanted(head, always)
 
 
+def _number(header: str) -> int | None:
+    """Return the number in a header; None where it is none, or has more digits than any length."""
+    return int(header) if header.isdecimal() and len(header) <= _MOST_DIGITS else None
+
+
 def _tensor(facts: Any, rest: memoryview) -> tuple[_Tensor, int]:
     """Return an input, and how many of the binary bytes it took."""
     facts = facts if isinstance(facts, dict) else {}
@@ -224,6 +231,10 @@ def _tensor(facts: Any, rest: memoryview) -> tuple[_Tensor, int]:
     whole = isinstance(shape, list) and all(type(side) is int and 0 <= side < 2**31 for side in shape)
     if not isinstance(name, str) or not isinstance(datatype, str) or not isinstance(shape, list) or not whole:
         raise InputError("expected each input to have a name, a datatype and a shape of whole numbers")
+    if len(shape) > _MOST_AXES:
+        raise InputError(f"input {name!r}: expected a shape of at most {_MOST_AXES} axes; got {len(shape):,}")
+    if 0 in shape:
+        raise InputError(f"input {name!r}: expected at least one value; got shape {tuple(shape)}")
     if datatype != "BYTES" and datatype not in _TYPES:
         raise InputError(f"expected a datatype among BYTES, {', '.join(_TYPES)}; got {datatype[:20]!r}")
     count = math.prod(shape)
