@@ -3,8 +3,10 @@
 import hashlib
 import json
 import multiprocessing
+import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -182,6 +184,9 @@ def _run_or_read(
     except EOFError:
         process.join()
         return _failed(root, detector, f"the process ended with exit code {process.exitcode}")
+    except BaseException:
+        process.terminate()  # it would be waited for at the end, as long as a fit takes
+        raise
     process.join()
     if row["error"] is None:
         with atomic_file(path) as temporary:
@@ -205,6 +210,7 @@ def _failed(root: Path, detector: str, reason: str) -> dict[str, Any]:
 def _in_own_process(
     pipe: Any, root: Path, detector: str, seed: int, threads: int | None, settings: Mapping[str, Any]
 ) -> None:
+    threading.Thread(target=_end_with_the_study, daemon=True).start()
     if threads is not None:
         import torch
 
@@ -215,6 +221,14 @@ def _in_own_process(
         pipe.send(_failed(root, detector, str(error)))
     except KeyboardInterrupt:  # the process that waits for this one says so
         sys.exit(1)
+
+
+def _end_with_the_study() -> None:
+    """End this process with the one that began it, which may be killed: nobody would take the row."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
