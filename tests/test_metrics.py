@@ -66,6 +66,31 @@ def test_the_interval_of_the_auroc_covers_the_truth(spread, truth):
     assert 0.92 <= np.mean(covered) <= 0.985
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 10, 20])
+@pytest.mark.parametrize("apart", [0.5, 1.5, 3.0])
+def test_the_interval_of_the_auroc_covers_the_truth_with_few_outliers_among_many_inliers(count, apart):
+    draws, truth = np.random.default_rng(0), NormalDist().cdf(apart / 2**0.5)
+    pairs = [(draws.normal(size=300), draws.normal(apart, size=count)) for _ in range(150)]
+    intervals = [metrics.delong_interval(*pair) for pair in pairs]
+    assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.92
+
+
+def test_images_told_apart_without_an_error_prove_no_more_of_other_measures_than_of_the_auroc():
+    inliers, outliers = np.arange(100.0), np.arange(100.0, 110.0)
+    expected = pytest.approx(metrics.delong_interval(inliers, outliers))
+    for measure in (metrics.auroc, metrics.average_precision, lambda a, b: metrics.best_f1(a, b)[0]):
+        assert metrics.resampled_interval(measure, inliers, outliers, resamples=20) == expected
+    assert metrics.auroc_interval([(inliers, outliers)], resamples=20)[1:] == expected
+    assert metrics.auroc_interval([(inliers, outliers), (inliers, outliers)], resamples=20)[1:] == expected
+
+
+def test_the_interval_of_an_average_precision_covers_the_truth_with_few_outliers():
+    draws, truth = np.random.default_rng(0), 0.983  # of normal scores 4 deviations apart, ten of 110 outliers
+    pairs = [(draws.normal(size=100), draws.normal(4, size=10)) for _ in range(60)]
+    intervals = [metrics.resampled_interval(metrics.average_precision, *pair, resamples=40) for pair in pairs]
+    assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.92
+
+
 def test_nineteen_of_twenty_are_95_percent():
     assert metrics.inliers_flagged_at_95_outliers_caught([1.5], list(range(1, 21))) == 0.0
     assert metrics.outliers_missed_at_95_inliers_kept(list(range(1, 21)), [19.5]) == 0.0
@@ -191,20 +216,23 @@ def test_the_best_threshold_may_be_the_lowest_score():
 
 
 def test_two_scores_a_side_have_a_variance():
-    low, high = metrics.delong_interval([0.0, 2.0], [1.0, 3.0])
-    value, size, z = 0.75, 0.1875 / 0.125, NormalDist().inv_cdf(0.975)
+    assert metrics.delong_interval([0.0, 2.0], [1.0, 3.0]) == wilson(0.75, 0.1875 / 0.125)
+
+
+def wilson(value, size):
+    z = NormalDist().inv_cdf(0.975)
     middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z / (1 + z**2 / size) * (value * (1 - value) / size + (z / (2 * size)) ** 2) ** 0.5
-    assert (low, high) == pytest.approx((middle - half, middle + half))
+    return pytest.approx((max(0, middle - half), min(1, middle + half)))
 
 
 def test_a_bootstrap_draws_the_first_image_too_and_halves_ties():
-    assert metrics.auroc_interval([([1.0], [2.0])]) == (1, 1, 1)
-    assert metrics.resampled_interval(lambda a, b: b[0] - a[0], [1.0], [3.0]) == (2, 2)
-    assert metrics.auroc_interval([([1.0, 1.0], [1.0, 1.0])]) == (0.5, 0.5, 0.5)
+    assert metrics.auroc_interval([([1.0], [2.0])])[1:] == wilson(1, 1)
+    assert metrics.resampled_interval(lambda a, b: b[0] - a[0], [0.1], [0.6]) == wilson(0.5, 1.1)
+    assert metrics.auroc_interval([([1.0] * 20, [1.0] * 30)])[1:] == wilson(0.5, 60)
     runs = [(np.arange(9.0), np.arange(4.0, 12.0))]
-    _, low, high = metrics.auroc_interval(runs, level=0)
-    assert low == high
+    value, low, high = metrics.auroc_interval(runs, level=0)
+    assert low <= value <= high < low + 0.05
     assert metrics.auroc_interval(runs) == metrics.auroc_interval(runs, resamples=1000, level=0.95, seed=0)
 
 

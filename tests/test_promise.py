@@ -53,10 +53,21 @@ def calibrated(**facts):
 )
 def test_what_a_screen_promises(changed, said):
     assert promise(screen(**changed)) == said
-    if "evidence" not in changed:
-        assert (
-            promise(screen(**changed), 0.2) == "Of the images flagged, a share of at most 0.2 is expected to be normal."
-        )
+
+
+def test_what_false_discovery_control_promises_rests_on_the_calibration():
+    at_most = "Of the images flagged, a share of at most 0.2 is expected to be normal."
+    assert promise(screen(), 0.2) == promise(screen(confidence=0.9), 0.2) == at_most
+    assert promise(screen(**calibrated(no_promise=["it was odd"])), 0.2).startswith("Nothing is promised")
+    assert promise(screen(**calibrated(left_out_in_parts=10, images=100)), 0.2) == (
+        "Of the images flagged, about a share of 0.2 is expected to be normal: 100 images were judged by detectors "
+        "fitted without them. That is not proven."
+    )
+    suspects = calibrated(**{LEFT_OUT: {"": 3}})
+    assert promise(screen(**suspects), 0.2) == (
+        at_most + " That holds if what looked bad and was left out (3 calibration images) is bad."
+    )
+    assert promise(screen(**calibrated(**{LEFT_OUT: {"": 0}})), 0.2) == at_most
 
 
 def test_the_rate_if_suspects_are_good_is_that_of_the_worst_group():

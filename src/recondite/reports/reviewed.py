@@ -1,6 +1,6 @@
 """Verdicts that people labelled: read from tables, drawn for review, and asked whether they are a random sample."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -143,7 +143,7 @@ def doubts_about(
         chosen: the rows that are to calibrate.
         unlabelled: as in `recalibrate`.
     """
-    from scipy.stats import betabinom, hypergeom, ks_2samp
+    from scipy.stats import hypergeom
 
     flags = flagged(screen, reviewed, np.arange(len(reviewed.labels)))
     doubts = []
@@ -174,18 +174,16 @@ def doubts_about(
             f"of the images without a label {flags[reviewed.rows('')].mean():.0%} are flagged, of all "
             f"{flags.mean():.0%}: those that were hard to tell are missing, and a threshold without them flags too many"
         )
-    allowed, count = _flagged_of_calibration(screen)
+    chosen = different(reviewed, chosen)
     hits, size = int(flags[chosen].sum()), len(chosen)
-    law = betabinom(size, allowed, max(1, count + 1 - allowed))
-    if min(law.cdf(hits), law.sf(hits - 1)) < _SURPRISING / 2:
+    chances = _chances_of_flags(screen, reviewed, chosen)
+    if min(chances[: hits + 1].sum(), chances[hits:].sum()) < _SURPRISING / 2:
         doubts.append(
-            f"of the {size:,} images taken for normal {hits / size:.1%} are flagged, where {allowed / (count + 1):.1%} "
-            "were to be expected: they were selected by their scores, or normal images have changed"
+            f"of the {size:,} images taken for normal {hits / size:.1%} are flagged, where "
+            f"{chances @ np.arange(size + 1) / size:.1%} were to be expected: they were selected by their scores, or "
+            "normal images have changed"
         )
-    groups = None if reviewed.groups is None else [reviewed.groups[index] for index in chosen]
-    own = screen.calibrator
-    before, now = own.p_value(own.scores, own.groups), own.p_value(reviewed.scores.instance_score[chosen], groups)
-    if not doubts and ks_2samp(before, now).pvalue < _SURPRISING:
+    if not doubts and _chance_of_scores(screen, reviewed, chosen) < _SURPRISING:
         doubts.append(
             f"the {size:,} images taken for normal score otherwise than the calibration images did (their p-values are "
             "not uniform): they were selected by their scores, or normal images have changed"
@@ -193,11 +191,39 @@ def doubts_about(
     return doubts
 
 
-def _flagged_of_calibration(screen: Screen) -> tuple[int, int]:
-    """Return how high a normal image may rank to be flagged, and among how many; sums over groups."""
-    own = screen.calibrator
-    flagged = own.is_outlier(own.scores, screen.alpha, own.groups, screen.confidence, screen.guarantee)
-    return int(flagged.sum()) + len(own.sizes), len(own.scores)
+def _by_group(
+    screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]
+) -> Iterator[tuple[str | None, NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield each group of some rows, the scores that calibrate it, and those of the rows."""
+    own, values = screen.calibrator, reviewed.scores.instance_score[rows]
+    if own.groups is None or reviewed.groups is None:
+        yield None, own.scores, values
+        return
+    before, now = np.array(own.groups, dtype=object), np.array(reviewed.groups, dtype=object)[rows]
+    for name in sorted(set(now)):
+        yield name, own.scores[before == name], values[now == name]
+
+
+def _chances_of_flags(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return how likely it is that 0, 1, ... all of some normal images are flagged; those of groups add up."""
+    from scipy.signal import fftconvolve
+    from scipy.stats import betabinom
+
+    chances = np.ones(1)
+    for name, before, now in _by_group(screen, reviewed, rows):
+        threshold = screen.calibrator.threshold(screen.alpha, screen.confidence, screen.guarantee, name)
+        allowed = int((before > threshold).sum()) + 1
+        law = betabinom(len(now), allowed, max(1, len(before) + 1 - allowed))
+        chances = fftconvolve(chances, law.pmf(np.arange(len(now) + 1)))
+    return chances
+
+
+def _chance_of_scores(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> float:
+    """Return how likely normal images score as unlike the calibration images of some group (Bonferroni over groups)."""
+    from scipy.stats import ks_2samp
+
+    found = [ks_2samp(before, now).pvalue for _, before, now in _by_group(screen, reviewed, rows)]
+    return float(min(found) * len(found))
 
 
 def different(reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -11,13 +11,24 @@ _STAYED = "Bad images that stayed make the share smaller, if they score no lower
 def promise(screen: Screen, fdr: float | None = None) -> str:
     """Say in words what the flags of a screen promise, or those under false-discovery control at this rate."""
     caution = "" if screen.evidence is None or screen.score == ERROR else screen.evidence.caution
-    if fdr is not None:
-        return f"Of the images flagged, a share of at most {fdr:g} is expected to be normal.{caution}"
-    doubts = screen.facts.get("calibration", {}).get("no_promise")
+    calibration = screen.facts.get("calibration", {})
+    doubts = calibration.get("no_promise")
     if doubts:
         return f"Nothing is promised: the calibration was forced, although {doubts[0]}."
-    calibration = screen.facts.get("calibration", {})
-    if calibration.get("left_out_in_parts"):
+    left_out_in_turn = calibration.get("left_out_in_parts")
+    if fdr is not None:
+        if left_out_in_turn:
+            return (
+                f"Of the images flagged, about a share of {fdr:g} is expected to be normal: {calibration['images']} "
+                "images were judged by detectors fitted without them. That is not proven."
+            )
+        suspects = sum(calibration.get(LEFT_OUT, {}).values())
+        if suspects:
+            caution += (
+                f" That holds if what looked bad and was left out ({counted(suspects, 'calibration image')}) is bad."
+            )
+        return f"Of the images flagged, a share of at most {fdr:g} is expected to be normal.{caution}"
+    if left_out_in_turn:
         return (
             f"About a share of {screen.alpha:g} of normal images is flagged by mistake: {calibration['images']} images "
             "were judged by detectors fitted without them. That is not proven, and with so few images the true rate "

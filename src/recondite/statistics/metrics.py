@@ -27,9 +27,10 @@ def auroc(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
 def delong_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[float, float]:
     """Return the 95 % interval of the AUROC over samples of inliers and outliers, within [0, 1].
 
-    DeLong's variance says how many fair coins the AUROC is as uncertain as; the interval is Wilson's for that many. So
-    it stays within [0, 1] and has a width where all outliers lie above all inliers (as wide then as for the smaller of
-    the two samples). Where outliers are changed inliers of the same sample, it is too wide rather than too narrow.
+    DeLong's variance says how many coins the AUROC is as uncertain as; the interval is Wilson's for that many. So it
+    stays within [0, 1] and has a width where all outliers lie above all inliers (as wide then as for the smaller of the
+    two samples, m images). A variance that few images tell is often far too small, so there are never more than
+    m (1 + m / 10) coins. Where outliers are changed inliers of the same sample, it is too wide rather than too narrow.
 
     Source: DeLong et al. 1988, Biometrics 44:837; Wilson 1927, JASA 22:209.
 
@@ -39,7 +40,7 @@ def delong_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tupl
     >>> [round(end, 3) for end in delong_interval(range(100), range(100, 200))]
     [0.963, 1.0]
     """
-    from scipy.stats import norm, rankdata
+    from scipy.stats import rankdata
 
     inliers, outliers = _checked(inlier_scores), _checked(outlier_scores)
     ranks = rankdata(np.concatenate([inliers, outliers]))
@@ -47,14 +48,12 @@ def delong_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tupl
     below_inliers = (ranks[: len(inliers)] - rankdata(inliers)) / len(outliers)
     below_outliers = (ranks[len(inliers) :] - rankdata(outliers)) / len(inliers)
     value = float(below_outliers.mean())
-    size = float(min(len(inliers), len(outliers)))
-    if size > 1:
+    fewest = min(len(inliers), len(outliers))
+    size = float(fewest)
+    if fewest > 1:
         variance = below_inliers.var(ddof=1) / len(inliers) + below_outliers.var(ddof=1) / len(outliers)
-        size = value * (1 - value) / float(variance) if variance > 0 else size
-    z = float(norm.ppf(0.975))
-    middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
-    half = z / (1 + z**2 / size) * np.sqrt(value * (1 - value) / size + (z / (2 * size)) ** 2)
-    return max(0.0, middle - float(half)), min(1.0, middle + float(half))
+        size = min(value * (1 - value) / float(variance), _most_coins(fewest)) if variance > 0 else size
+    return _wilson(value, size)
 
 
 def auroc_interval(
@@ -64,6 +63,8 @@ def auroc_interval(
 
     Every resample draws the inliers and the outliers of each run anew, with replacement, and averages over the runs. So
     the interval says how much the choice of test images matters; what a new training would change, it does not know.
+    It is never narrower than `delong_interval` could be: few images drawn again, or images that are told apart without
+    an error, hide what others would show.
     Source: Efron and Tibshirani 1993, the percentile interval.
 
     Args:
@@ -82,8 +83,9 @@ def auroc_interval(
         raise InputError("expected at least one run; got none")
     generator = np.random.default_rng(seed)
     means = np.mean([_resampled_aurocs(*run, resamples, generator) for run in runs], axis=0)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(np.mean([auroc(*run) for run in runs])), float(low), float(high)
+    value = float(np.mean([auroc(*run) for run in runs]))
+    fewest = min(len(_checked(part)) for run in runs for part in run)
+    return value, *_wide_enough(means, value, fewest, level)
 
 
 def roc_points(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -172,15 +174,17 @@ def resampled_interval(
     resamples: int = 500,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the 95 % interval of a measure of inliers and outliers, each drawn again with replacement."""
+    """Return the 95 % interval of a measure of inliers and outliers, each drawn again with replacement.
+
+    The measure is in [0, 1]. The interval is never narrower than `delong_interval` could be, as in `auroc_interval`.
+    """
     inliers, outliers = _checked(inlier_scores), _checked(outlier_scores)
     generator = np.random.default_rng(seed)
     values = [
         measure(*(part[generator.integers(0, len(part), len(part))] for part in (inliers, outliers)))
         for _ in range(resamples)
     ]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return _wide_enough(values, measure(inliers, outliers), min(len(inliers), len(outliers)))
 
 
 def inliers_flagged_at_95_outliers_caught(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
@@ -333,6 +337,32 @@ def _resampled_aurocs(
         below = np.cumsum(counts[0]) - counts[0] / 2  # inliers that score lower, ties counted half
         results[index] = counts[1] @ below / (len(inliers) * len(outliers))
     return results
+
+
+def _most_coins(fewest: int) -> float:
+    """Return how many coins, at most, may tell a measure as surely as samples of which the smaller has so many images.
+
+    Found on normal scores and on mixtures: without it intervals of 95 % missed the truth in a third of samples with 3
+    outliers, a fifth with 10 and a tenth with 20.
+    """
+    return fewest * (1 + fewest / 10)
+
+
+def _wilson(value: float, size: float, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a share that was seen among so many."""
+    from scipy.stats import norm
+
+    z = float(norm.ppf((1 + level) / 2))
+    middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z / (1 + z**2 / size) * np.sqrt(value * (1 - value) / size + (z / (2 * size)) ** 2)
+    return max(0.0, middle - float(half)), min(1.0, middle + float(half))
+
+
+def _wide_enough(resampled: ArrayLike, value: float, fewest: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of resampled values in [0, 1], or Wilson's where that reaches farther."""
+    own = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    low, high = _wilson(value, _most_coins(fewest) if 0 < value < 1 else fewest, level)
+    return min(low, float(own[0])), max(high, float(own[1]))
 
 
 def _share_above_at(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> float:
