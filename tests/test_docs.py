@@ -96,6 +96,15 @@ def test_modules_that_the_documents_name_exist():
                 )
 
 
+def test_the_concepts_name_every_study():
+    from recondite.cli.train import studies_with_flags
+
+    paragraph = re.search(r"\*\*Studies\.\*\*(.*?)\n\n", (ROOT / "docs/concepts.md").read_text(), flags=re.DOTALL)
+    assert paragraph
+    named = set(re.findall(r"`([a-z-]+)`", paragraph.group(1)))
+    assert named == {name for name in studies_with_flags(["study"]) if not name.startswith("-")}
+
+
 def test_links_between_the_documents_lead_somewhere():
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)", document.read_text(encoding="utf-8")):

@@ -496,6 +496,12 @@ def test_what_cannot_be_is_refused_before_a_screen_is_fitted(monkeypatch):
         ({"fine_tune": 2, "train": lambda *_: None}, "expected one of classifier, fine_tune .* and train, or none"),
         ({"labels": ["red", "green"]}, "expected two classes or more, among red, green; got blue"),
         ({"labels": ["red", "red", "blue"]}, "expected different names of classes"),
+        ({"risk": 2}, r"expected risk in \(0, 1\); got 2"),
+        ({"risk": 0.1, "delta": 1.5}, r"expected delta in \(0, 1\); got 1\.5"),
+        ({"alpha": 5}, r"expected alpha in \(0, 1\); got 5"),
+        ({"alpha": 0.2, "risk": 0.1}, "cannot be promised .* at least 29 images, .* those given leave 14; give more"),
+        ({"fine_tune": 16}, "expected 1 to 15 blocks of lite0 to fine-tune; got 16"),
+        ({"fine_tune": 16, "backbone": "lite9"}, "expected one of lite0, lite1, lite2 as the backbone"),
     ):
         with pytest.raises(InputError, match=words):
             fit_guard(images, group_by="none", **given)
@@ -897,6 +903,10 @@ def test_classes_come_from_the_metadata_beside_images_where_it_is_named(tmp_path
     table = tmp_path / "metadata.csv"
     table.write_text("file_name,label\n0.png,cat\n1.png,dog\n")
     assert _sized(str(tmp_path), read_classes(table)).labels == ["cat", "dog"]
+    with pytest.raises(
+        InputError, match=r"0\.png: the table of labels .* has no such id; it has 1, the first a/0\.png"
+    ):
+        _sized(str(tmp_path), {"a/0.png": "cat"})
     with pytest.raises(
         InputError, match=r"0.png: expected a class, in a table of labels, such as a metadata.csv \(--l"
     ):

@@ -33,6 +33,13 @@ _TOLD, _PENALTY, _ASKED = 0.7, 0.1, 2000
 
 
 @own_settings()
+def check_blocks(blocks: int, variant: str) -> None:
+    """Raise InputError where an EfficientNet-Lite has not so many blocks that may learn."""
+    most = len(layers_of(variant)) - 3
+    if not 1 <= blocks <= most:
+        raise InputError(f"expected 1 to {most} blocks of {variant} to fine-tune; got {blocks}")
+
+
 def fine_tuned(
     images: ImageSet,
     names: Sequence[str],
@@ -65,9 +72,8 @@ def fine_tuned(
     Raises:
         InputError: too many blocks, no readable image, one channel or three are expected, or the wheel is missing.
     """
+    check_blocks(blocks, variant)
     layers = layers_of(variant)
-    if not 1 <= blocks <= len(layers) - 3:
-        raise InputError(f"expected 1 to {len(layers) - 3} blocks of {variant} to fine-tune; got {blocks}")
     if len(preprocessing.shape) != 3 or preprocessing.shape[0] not in (1, 3):
         raise InputError(f"expected images of 1 or 3 channels to fine-tune a network on; got {preprocessing.shape}")
     side = side or _side_of(preprocessing.shape)

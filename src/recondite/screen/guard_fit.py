@@ -23,10 +23,10 @@ from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import Judged, LeftOutClasses, best_telling, classes_where_enough, equal_shares
 from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
 from recondite.screen.few_images import DEFAULT_ALPHA
-from recondite.screen.fine_tune import fine_tuned
+from recondite.screen.fine_tune import check_blocks, fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
-from recondite.screen.guard_split import check_enough, units_of
+from recondite.screen.guard_split import check_bound, check_enough, units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, ClassedVectors, left_out_classes
 from recondite.screen.linear_head import FEATURE_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.looking import features_of, gives_features, vectors_of
@@ -36,7 +36,7 @@ from recondite.screen.onnx_classifier import read_classifier
 from recondite.screen.screen import Screen
 from recondite.screen.trained_without import Train, trained_without
 from recondite.screen.tuned_classifier import Kept, TunedClassifier
-from recondite.statistics.calibration import Calibrator
+from recondite.statistics.calibration import Calibrator, rate_of
 from recondite.statistics.classifier_scores import fitted_temperature
 from recondite.statistics.selective import Floor, confidence_floor, floors_of
 
@@ -131,11 +131,19 @@ def fit_guard(
     _check_parts(parts, (SCREEN, CONFIDENCE, *RULES))
     if (classifier, fine_tune, train).count(None) < 2:
         raise InputError("expected one of classifier, fine_tune (--fine-tune) and train, or none; got several")
+    for name, rate in (("alpha", alpha), ("risk", risk), ("delta", delta)):
+        if rate is not None:
+            rate_of(rate, name)
     opened = _sized(images, classes)
     if screen is not None and backbone is not None:
         raise InputError("a screen that is given has its backbone: leave backbone (--backbone) out")
     if fine_tune is not None and backbone is not None and backbone not in VARIANTS:
         raise InputError(f"expected one of {', '.join(VARIANTS)} as the backbone to fine-tune; got {backbone!r}")
+    variant = next(iter(VARIANTS))
+    if fine_tune is not None:
+        named = backbone if screen is None else getattr(screen.detector.options, "backbone", None)
+        variant = named if named in VARIANTS else variant
+        check_blocks(fine_tune, variant)
     if (screen is not None or classifier is not None) and calibration is None:
         raise InputError(
             "a screen or a classifier that is given needs calibration images that neither has learnt from: give "
@@ -164,6 +172,8 @@ def fit_guard(
     if isinstance(classifier, Told):
         parts = parts or (SCREEN,)
         _check_told(classifier, opened, held.images)
+    if risk is not None:
+        check_bound(risk, delta, dealt[2])
     if screen is None:
         detector = "features" if fine_tune is None and train is None else "auto"
         alpha = DEFAULT_ALPHA if alpha is None else alpha
@@ -174,8 +184,6 @@ def fit_guard(
     own = screen.detector.preprocessing
     if fine_tune is not None:
         plain = Preprocessing(shape=own.shape, value_range=own.value_range)
-        of_screen = getattr(screen.detector.options, "backbone", None)
-        variant = of_screen if of_screen in VARIANTS else next(iter(VARIANTS))
         train = partial(
             fine_tuned, preprocessing=plain, blocks=fine_tune, variant=variant, seed=seed, progress=progress
         )
@@ -326,6 +334,11 @@ def _sized(images: object, classes: Mapping[str, str] | None) -> ImageSet:
             given = folder
         else:
             given = classes.get(name, "") if classes is not None else opened.label(index) or folder
+        if not given and classes:
+            raise InputError(
+                f"{name}: the table of labels (--labels, classes=) has no such id; it has {len(classes):,}, the first "
+                f"{next(iter(classes))}"
+            )
         if not given:
             raise InputError(
                 f"{name}: expected a class, in a table of labels, such as a metadata.csv (--labels, classes=), or as "

@@ -16,6 +16,7 @@ from recondite.screen.choose_parts import FEWEST_LOOKED_AT
 from recondite.screen.few_images import MOST_UNITS
 from recondite.screen.left_out_classes import FEWEST_CLASSES
 from recondite.statistics.calibration import share_of, smallest_calibration_set, smallest_shared_alpha
+from recondite.statistics.selective import fewest_accepted
 
 _SEEN = (1, 64, 64)
 
@@ -115,3 +116,20 @@ def check_enough(
         f"alpha = {alpha:g} needs at least {needed} images each to calibrate a screen, to choose the guard's parts and "
         f"to calibrate these; those given leave {counts[0]}, {counts[1]} and {counts[2]}: give {', or '.join(ways)}"
     )
+
+
+def check_bound(risk: float, delta: float, bounded_on: Units) -> None:
+    """Raise InputError, before the work, where so few images could not bound a risk even if no label were wrong.
+
+    Args:
+        risk: share of wrong labels.
+        delta: probability with which the promise may fail.
+        bounded_on: of which one of each unit counts.
+    """
+    count, needed = len(np.unique(bounded_on.keys)), fewest_accepted(risk, delta)
+    if count < needed:
+        raise InputError(
+            f"an error of at most {risk:g} among accepted images cannot be promised with probability {1 - delta:g}: "
+            f"that takes at least {needed:,} images, none of them with a wrong label, and those given leave {count:,}; "
+            "give more, or a larger --risk (risk=)"
+        )

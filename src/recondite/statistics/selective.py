@@ -67,6 +67,15 @@ def floors_of(confidence: ArrayLike) -> NDArray[np.float64]:
     return np.quantile(np.asarray(confidence, dtype=np.float64), np.linspace(0.5, 0, _STEPS + 1), method="lower")
 
 
+def fewest_accepted(risk: float, delta: float) -> int:
+    """Return how many accepted images, all labelled right, it takes to promise an error of at most `risk`.
+
+    >>> fewest_accepted(0.05, 0.05)
+    59
+    """
+    return int(np.ceil(np.log(delta) / np.log1p(-risk)))
+
+
 def confidence_floor(
     confidence: ArrayLike, wrong: ArrayLike, floors: ArrayLike, risk: float, delta: float = 0.05
 ) -> Floor:
@@ -101,9 +110,9 @@ def confidence_floor(
             break
         found = Floor(float(floor), risk, delta, count, mistakes, len(sure))
     if found is None:
-        needed = int(np.ceil(np.log(delta) / np.log1p(-risk)))
         raise InputError(
             f"an error of at most {risk:g} among accepted images cannot be promised with probability {1 - delta:g}: "
-            f"of the surest {count:,} calibration images {mistakes:,} have a wrong label (at best, none of {needed:,})"
+            f"of the surest {count:,} calibration images {mistakes:,} have a wrong label (at best, none of "
+            f"{fewest_accepted(risk, delta):,})"
         )
     return found
