@@ -32,7 +32,6 @@ _WARM_UP, _EPOCHS, _FEWEST_STEPS = 50, 6, 200
 _TOLD, _PENALTY, _ASKED = 0.7, 0.1, 2000
 
 
-@own_settings()
 def check_blocks(blocks: int, variant: str) -> None:
     """Raise InputError where an EfficientNet-Lite has not so many blocks that may learn."""
     most = len(layers_of(variant)) - 3
@@ -40,6 +39,7 @@ def check_blocks(blocks: int, variant: str) -> None:
         raise InputError(f"expected 1 to {most} blocks of {variant} to fine-tune; got {blocks}")
 
 
+@own_settings()
 def fine_tuned(
     images: ImageSet,
     names: Sequence[str],

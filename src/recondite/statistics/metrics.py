@@ -360,7 +360,7 @@ def _wilson(value: float, size: float, level: float = 0.95) -> tuple[float, floa
 
 def _wide_enough(resampled: ArrayLike, value: float, fewest: int, level: float = 0.95) -> tuple[float, float]:
     """Return the interval of resampled values in [0, 1], or Wilson's where that reaches farther."""
-    own = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    own = np.quantile(np.asarray(resampled, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
     low, high = _wilson(value, _most_coins(fewest) if 0 < value < 1 else fewest, level)
     return min(low, float(own[0])), max(high, float(own[1]))
 
