@@ -231,6 +231,7 @@ def asked(monkeypatch):
 
         def train(learning, linear, _, __, epochs, mirrors, ___):
             found.update(learning=len(learning), epochs=epochs, mirrors=mirrors, linear=linear)
+            found["settings"] = torch.is_grad_enabled(), torch.get_default_dtype()
 
         monkeypatch.setattr(fine_tune, "_activations", activations)
         monkeypatch.setattr(fine_tune, "_told_apart", lambda _: told_apart)
@@ -245,6 +246,15 @@ def test_few_images_are_passed_over_until_there_are_two_hundred_steps(asked):
     for count, epochs in ((64, 200), (65, 100), (64 * 33, 7), (64 * 34, 6), (64 * 80, 6)):
         assert asked(count, blocks=1)["epochs"] == epochs
     assert asked(9, blocks=1, epochs=3)["epochs"] == 3
+
+
+def test_it_learns_in_float32_and_with_gradients_whatever_the_caller_has_set(asked):
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            assert asked(9, blocks=1)["settings"] == (True, torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_images_are_mirrored_where_fewer_than_seven_tenths_are_told_apart(asked):
