@@ -91,6 +91,12 @@ def test_a_share_is_pooled_as_the_detector_pools_it(screen, fresh, tmp_path):
     assert len(written(tmp_path)) == 6
 
 
+def test_masks_that_nobody_named_fit_into_the_images(screen, fresh, tmp_path):
+    for study, sizes in ((mask_size_study, [0, 2, 4, 6, 8]), (microscope_study, [0, 4, 8])):
+        rows = study(screen, fresh, tmp_path / study.__name__, masks=1)
+        assert [row["size"] for row in rows] == sizes
+
+
 def test_the_microscope_shows_each_size(screen, fresh, tmp_path):
     rows = microscope_study(screen, fresh[:1], tmp_path, sizes=[2, 5], masks=4)
     assert rows[0]["mean"] == rows[0]["drawn"] == screen.detector.score(fresh[:1]).instance_score[0]

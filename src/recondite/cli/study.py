@@ -31,7 +31,13 @@ Output = Annotated[Path, Parameter(alias="-o", help="Folder for table.csv, figur
 Count = Annotated[int, Parameter(help="Greatest number of images.")]
 Score = Annotated[str, Parameter(help="Score to judge by: error, evidence, auto or a statistic.")]
 Seed = Annotated[int, Parameter(help="Random seed of all draws.")]
-Sizes = Annotated[str, Parameter(help="Sides of the masks in pixels, joined by commas.")]
+Sizes = Annotated[
+    str | None,
+    Parameter(
+        help="Sides of the masks in pixels, joined by commas; by default 2, 4, ..., 20 (of microscope 4, 8, 12, 16), "
+        "those of them that fit into the images."
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,6 @@ class Masks:
 
 Masked = Annotated[Masks, Parameter(name="*")]
 _MASKS = Masks()
-_TEN_SIZES = "2,4,6,8,10,12,14,16,18,20"
 
 
 def add_studies(studies: App) -> None:
@@ -74,13 +79,13 @@ def mask_size(
     /,
     *,
     output: Output,
-    sizes: Sizes = _TEN_SIZES,
+    sizes: Sizes = None,
     count: Count = 50,
     score: Score = "error",
     masks: Masked = _MASKS,
 ) -> None:
     """Measure the score of a screen against the size of a mask."""
-    chosen = {"sizes": numbers_of("--sizes", sizes, int), "count": count, "score": score, **asdict(masks)}
+    chosen = {"sizes": _sizes_of(sizes), "count": count, "score": score, **asdict(masks)}
     judge = _load(screen, output, images)
     from recondite.studies.masks import mask_size_study
 
@@ -124,7 +129,7 @@ def top_percent(
     /,
     *,
     output: Output,
-    sizes: Sizes = _TEN_SIZES,
+    sizes: Sizes = None,
     shares: Annotated[
         str, Parameter(help="Per cent of the worst values that a score is the mean of, joined by commas.")
     ] = "20,40,60,80,100",
@@ -133,7 +138,7 @@ def top_percent(
 ) -> None:
     """Measure the mean of only the worst per cent of feature scores against the size of a mask."""
     chosen = {
-        "sizes": numbers_of("--sizes", sizes, int),
+        "sizes": _sizes_of(sizes),
         "shares": numbers_of("--shares", shares, float),
         **asdict(masks),
     }
@@ -150,11 +155,11 @@ def microscope(
     /,
     *,
     output: Output,
-    sizes: Sizes = "4,8,12,16",
+    sizes: Sizes = None,
     masks: Masked = _MASKS,
 ) -> None:
     """Look at one image under masks: what is rebuilt and how each channel scores."""
-    chosen = {"sizes": numbers_of("--sizes", sizes, int), **asdict(masks)}
+    chosen = {"sizes": _sizes_of(sizes), **asdict(masks)}
     judge = _load(screen, output, image)
     from recondite.studies.masks import microscope_study
 
@@ -302,6 +307,11 @@ def _check(output: Path, images: str) -> None:
 
     check_outputs({}, {"-o": output}, images=images)
     check_source(images)
+
+
+def _sizes_of(text: str | None) -> list[int] | None:
+    """Return sides of masks, as the user gave them."""
+    return None if text is None else numbers_of("--sizes", text, int)
 
 
 def _print(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> None:

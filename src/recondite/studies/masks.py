@@ -25,7 +25,7 @@ from recondite.studies.figures import plot_against_mask_size, plot_lines
 from recondite.studies.output import Chunk, flagged, flagged_by, score_stream, some_images, unreadable, write_study
 from recondite.studies.unfinished import Unfinished
 
-SIZES = tuple(range(2, 21, 2))
+_SIZES, _FEW_SIZES = tuple(range(2, 21, 2)), (4, 8, 12, 16)
 SHARES = (20.0, 40.0, 60.0, 80.0, 100.0)
 
 
@@ -34,7 +34,7 @@ def mask_size_study(
     images: object,
     output: Path,
     *,
-    sizes: Sequence[int] = SIZES,
+    sizes: Sequence[int] | None = None,
     masks: int = 20,
     count: int = 50,
     kind: MaskKind = "normal",
@@ -49,7 +49,8 @@ def mask_size_study(
         screen: what judges.
         images: normal images, anything that `open_images` opens.
         output: the folder.
-        sizes: sides of the square masks, in pixels; images without a mask are measured too, as size 0.
+        sizes: sides of the square masks, in pixels; images without a mask are measured too, as size 0. By default 2, 4,
+            ..., 20 (of `microscope_study` 4, 8, 12, 16), those of them that fit into the images.
         masks: how many masked copies of each image for each size, at random places.
         count: how many images at most.
         kind, add: of the masks; see `recondite.perturbations.masked`.
@@ -66,7 +67,7 @@ def mask_size_study(
     """
     judge = screen.with_score(score)
     ids, _, pixels, bad = some_images(images, screen.detector, count, seed)
-    steps = _steps(sizes, masks, pixels.shape[2:])
+    steps = _steps(sizes, _SIZES, masks, pixels.shape[2:])
     made = _masked_copies(pixels, steps, kind, add, seed)
     unfinished = Unfinished(output, "mask size", judge.fingerprint(), pixels, steps, kind, add, seed)
     found = score_stream(
@@ -118,7 +119,7 @@ def feature_share_study(
     images: object,
     output: Path,
     *,
-    sizes: Sequence[int] = SIZES,
+    sizes: Sequence[int] | None = None,
     shares: Sequence[float] = SHARES,
     masks: int = 20,
     count: int = 50,
@@ -142,7 +143,7 @@ def feature_share_study(
     _check_located(screen)
     pooled = screen.with_score(ERROR)
     _, _, pixels, bad = some_images(images, screen.detector, count, seed)
-    steps = _steps(sizes, masks, pixels.shape[2:])
+    steps = _steps(sizes, _SIZES, masks, pixels.shape[2:])
 
     def by_share(scores: Scores) -> NDArray[np.float64]:
         maps = torch.from_numpy(scores.feature_score)
@@ -189,7 +190,7 @@ def microscope_study(
     image: object,
     output: Path,
     *,
-    sizes: Sequence[int] = (4, 8, 12, 16),
+    sizes: Sequence[int] | None = None,
     masks: int = 20,
     kind: MaskKind = "normal",
     add: bool = False,
@@ -211,7 +212,7 @@ def microscope_study(
     _check_located(screen)
     judge = screen.with_score(ERROR)
     ids, _, pixels, _ = some_images(image, screen.detector, 1, seed)
-    steps = _steps(sizes, masks, pixels.shape[2:])
+    steps = _steps(sizes, _FEW_SIZES, masks, pixels.shape[2:])
     made = _masked_copies(pixels, steps, kind, add, seed)
     unfinished = Unfinished(output, "microscope", judge.fingerprint(), pixels, steps, kind, add, seed)
     found = score_stream(
@@ -283,12 +284,13 @@ def _check_located(screen: Screen) -> None:
         raise InputError("this study needs scores of single values; this detector judges images as a whole")
 
 
-def _steps(sizes: Sequence[int], masks: int, sides: Sequence[int]) -> list[tuple[int, int]]:
+def _steps(
+    given: Sequence[int] | None, usual: Sequence[int], masks: int, sides: Sequence[int]
+) -> list[tuple[int, int]]:
     """Return (size, copies of each image); the first is the image without a mask."""
-    if masks < 1 or not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] > min(sides):
-        raise InputError(
-            f"expected rising sizes from 1 to {min(sides)} and at least one mask; got {list(sizes)} and {masks}"
-        )
+    sizes = [size for size in usual if size <= min(sides)] if given is None else list(given)
+    if masks < 1 or not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] > min(sides):
+        raise InputError(f"expected rising sizes from 1 to {min(sides)} and at least one mask; got {sizes} and {masks}")
     return [(0, 1), *((size, masks) for size in sizes)]
 
 
