@@ -107,3 +107,17 @@ def test_cifar_binary_batches_are_read(tmp_path, monkeypatch):
         tar.add(folder, folder.name)
     cats = catalog.open_named("cifar10/test:cat")
     np.testing.assert_array_equal(cats.items[0], rows[3, 1:].reshape(3, 32, 32))
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz"])
+def test_a_damaged_archive_of_a_data_set_says_so_and_leaves_nothing(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("RECONDITE_CACHE", str(tmp_path))
+    archive, random = tmp_path / f"set.tar.{kind}", np.random.default_rng(0)
+    (tmp_path / "a.bin").write_bytes(random.bytes(100_000))
+    with tarfile.open(archive, f"w:{kind}") as tar:
+        tar.add(tmp_path / "a.bin", "a.bin")
+    for content in (b"", b"text", archive.read_bytes()[:50_000]):
+        archive.write_bytes(content)
+        with pytest.raises(InputError, match=r"set\.tar\..* is damaged"):
+            catalog._unpack(archive)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", archive.name]

@@ -1,6 +1,7 @@
 """Data sets by name: embedded in a package, found in RECONDITE_DATA, or downloaded once with a checksum."""
 
 import gzip
+import lzma
 import os
 import tarfile
 import zlib
@@ -239,8 +240,11 @@ def _unpack(archive: Path) -> Path:
     found = archive.stat()
     target = cache_folder() / f"{archive.name.partition('.')[0]}-{found.st_size:x}-{found.st_mtime_ns:x}"
     if not target.is_dir():
-        with atomic_folder(target) as folder, tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+        try:
+            with atomic_folder(target) as folder, tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+        except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
+            raise InputError(f"{archive} is damaged: {error}") from error
     return target
 
 
