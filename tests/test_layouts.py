@@ -115,7 +115,7 @@ def test_visa(visa):
     ("line", "words"),
     [
         (b"candle,train,normal", "more or fewer cells"),
-        (b"candle,train,normal,candle/Data/\xe9.JPG,", "not a CSV file"),
+        (b"candle,train,normal,candle/Data/\xe9.JPG,", "not text in UTF-8"),
         (b"candle,train,normal,candle2/Data/Images/Normal/0.JPG,", "does not lie in candle"),
         (b"candle,train,normal,candle,", "does not lie in candle"),
         (b"candle,train,normal,,", "does not lie in candle"),

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,8 @@ from recondite.perturbations.defects import DEFECTS, defective
 from recondite.screen import update
 from recondite.screen.known import Known
 from recondite.screen.promise import promise
+from recondite.screen.screen import Screen
+from recondite.screen.separate import Sets
 from recondite.screen.update import (
     Compared,
     _can_be_fitted_anew,
@@ -310,6 +313,10 @@ class Judge:
         self.seen.append(batch.pixels)
         return SimpleNamespace(instance_score=self.factor * batch.pixels.mean((1, 2, 3)).astype(np.float64))
 
+    @property
+    def thresholds(self):
+        return Screen.thresholds.fget(self)
+
     def fingerprint(self):
         return "a fingerprint"
 
@@ -474,6 +481,7 @@ def test_what_is_said_of_an_update(facts, anew, learnt):
         moved=2,
         bad=[(f"{number}.png", "broken") for number in range(102)],
     )
+    sets.facts = partial(Sets.facts, sets)
     said = _facts(Judge(facts={"images": facts, "other": 1}), sets, TrainingOptions(epochs=3), anew)
     assert said["images"] == {"images": learnt, "fingerprint": "known"}
     assert (said["validation"], said["evidence"]) == ({"images": 0}, {"images": 3})
