@@ -254,14 +254,19 @@ def test_of_an_image_that_did_not_fit_on_the_disk_nothing_is_learnt(digits, tmp_
     assert list((folder / "images").iterdir()) == []
 
 
-def test_who_waits_for_a_fit_hears_that_it_was_killed_or_that_the_service_ended(digits, tmp_path, monkeypatch):
-    async def idle(*_):
-        code = "import sys; sys.stdin.read()"
+def running(code):
+    """Return what begins this code in place of a fit."""
+
+    async def started(*_):
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", code), stdin=-1, stdout=-1, start_new_session=True
         )
 
-    monkeypatch.setattr(Drafts, "_started", idle)
+    return started
+
+
+def test_who_waits_for_a_fit_hears_that_it_was_killed_or_that_the_service_ended(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(Drafts, "_started", running("import sys; sys.stdin.read()"))
 
     async def fits():
         drafts = Drafts(tmp_path, Limits(), most_bytes=1 << 20)
@@ -283,13 +288,7 @@ def test_who_waits_for_a_fit_hears_that_it_was_killed_or_that_the_service_ended(
 
 @pytest.mark.parametrize("said", ["'x' * 100_000", "'no JSON'"])
 def test_a_fit_that_is_not_understood_ends_and_another_can_begin(digits, tmp_path, monkeypatch, said):
-    async def talking(*_):
-        code = f"import sys; print({said}, flush=True); sys.stdin.read()"
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", code), stdin=-1, stdout=-1, start_new_session=True
-        )
-
-    monkeypatch.setattr(Drafts, "_started", talking)
+    monkeypatch.setattr(Drafts, "_started", running(f"import sys; print({said}, flush=True); sys.stdin.read()"))
 
     async def fits():
         drafts = Drafts(tmp_path, Limits(), most_bytes=1 << 20)

@@ -26,7 +26,7 @@ from recondite.screen.few_images import DEFAULT_ALPHA
 from recondite.screen.fine_tune import check_blocks, fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
-from recondite.screen.guard_split import check_bound, check_enough, units_of
+from recondite.screen.guard_split import check_alpha_allowed, check_bound, units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, ClassedVectors, left_out_classes
 from recondite.screen.linear_head import FEATURE_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.looking import features_of, gives_features, vectors_of
@@ -177,7 +177,7 @@ def fit_guard(
     if screen is None:
         detector = "features" if fine_tune is None and train is None else "auto"
         alpha = DEFAULT_ALPHA if alpha is None else alpha
-        check_enough(alpha, known, dealt[0], dealt[1], parts)
+        check_alpha_allowed(alpha, known, dealt[0], dealt[1], parts)
         screen = fit(opened, detector=detector, backbone=backbone, alpha=alpha, seed=seed, progress=progress)
     elif alpha is not None:
         screen = screen.with_alpha(alpha)

@@ -85,7 +85,7 @@ def units_of(
     return found
 
 
-def check_enough(
+def check_alpha_allowed(
     alpha: float, known: Units, chosen_on: Units, calibrated_on: Units, parts: Sequence[str] | None
 ) -> None:
     """Raise InputError, before a screen is fitted, where too few images would calibrate it or the guard at alpha.
