@@ -13,6 +13,7 @@ from recondite.detectors import detector_class
 from recondite.detectors.feature_options import WITH_PLACES
 from recondite.errors import InputError, ReconditeWarning
 from recondite.screen import fit as fit_module
+from recondite.screen import plan
 from recondite.screen.any_angle import ADVICE
 from recondite.screen.choose import Choice
 from recondite.screen.known_defects import UnhelpfulError
@@ -49,8 +50,8 @@ def built(monkeypatch):
             found.update(settings, name=name)
             raise StoppedError
 
-        monkeypatch.setattr(fit_module, "build", build)
-        monkeypatch.setattr(fit_module, "choose_detector", lambda *_: Choice("alad", "chosen"))
+        monkeypatch.setattr(plan, "build", build)
+        monkeypatch.setattr(plan, "choose_detector", lambda *_: Choice("alad", "chosen"))
         with suppress(StoppedError):
             recondite.fit(images(30) if given is None else given, **options)
         return found

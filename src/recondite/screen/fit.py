@@ -1,49 +1,50 @@
 """Fitting a screen: split, train, calibrate."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recondite.data.datasets import check_source, open_images
 from recondite.data.images import Preprocessing
 from recondite.data.masks import open_region
 from recondite.data.sample import first_frames_only, glances, sampled
-from recondite.data.spool import Rows, keys_of, read_all
+from recondite.data.spool import Rows, Spool, keys_of, read_all
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
-from recondite.detectors import build, detector_class
-from recondite.detectors.effects import check_effect
-from recondite.detectors.feature_options import WITH_PLACES
+from recondite.detectors.base import Detector
 from recondite.detectors.remembered import remembering
 from recondite.distributed import collective, rank_and_size
 from recondite.errors import InputError, ReconditeWarning
 from recondite.networks.hooks import FeatureLayer
-from recondite.options import TrainingOptions, make_options, option_names, options_to_json
+from recondite.options import TrainingOptions, options_to_json
 from recondite.progress import counted
 from recondite.screen.any_angle import ADVICE, seem_turned
 from recondite.screen.calibrate import calibrated, map_scale
-from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
 from recondite.screen.contamination import good_evidence, good_images, without_suspects
 from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
 from recondite.screen.few_images import (
     FEWEST_UNITS,
     MOST_IMAGES,
     MOST_UNITS,
+    LeftOut,
     alpha_for,
     are_few,
     fewest_learnt,
     scores_left_out,
 )
-from recondite.screen.known_defects import KnownDefects, UnhelpfulError, check_teachable, taught
+from recondite.screen.known_defects import KnownDefects, Taught, UnhelpfulError, check_teachable, taught
+from recondite.screen.plan import planned, recipe_of
 from recondite.screen.screen import OnBad, Screen
 from recondite.screen.separate import (
+    Sets,
     all_for_everything,
     check_enough,
     how_many,
@@ -51,11 +52,10 @@ from recondite.screen.separate import (
     shares_of,
     without_unused,
 )
-from recondite.screen.words import AUTO, ERROR, UNUSED_DEFECTS
+from recondite.screen.words import ERROR, UNUSED_DEFECTS
 from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
 from recondite.statistics.contamination import Contamination, check_contamination
 from recondite.torch_state import own_settings
-from recondite.training.presets import get_preset
 
 _CALLER = 5  # warnings point there: three decorators lie between
 
@@ -169,12 +169,9 @@ def fit(
     check_contamination(contamination)
     held_out = {"calibration": calibration, "validation": validation, "evidence": evidence}
     shares = shares_of(held_out)
-    _check_given(image_size, held_out.values())
-    recipe = get_preset(preset) if preset is not None else None
-    if detector == AUTO_DETECTOR:
-        detector = None
-    if recipe is not None and detector not in (None, recipe.detector):
-        raise InputError(f"preset {preset!r} is a recipe for detector {recipe.detector!r}; got {detector!r}")
+    size = _sides(image_size)
+    _check_given(size, held_out.values())
+    recipe, detector = recipe_of(preset, detector, size)
     zones = open_region(region, ignore)
     sample, source = sampled(open_images(images, role="fit", masks=zones.folder))
     if alpha is not None and isinstance(calibration, float | int) and source.ids is not None:
@@ -191,34 +188,13 @@ def fit(
         remarks.append(text)
         warnings.warn(text, ReconditeWarning, stacklevel=_CALLER + 1)
 
-    choice = None
-    if recipe is None and detector is None:
-        networks = {"features": backbone, "autoencoder": encoder}
-        choice = _choice(networks, defects) or choose_detector(sample, options, score)
-    name = recipe.detector if recipe is not None else choice.detector if choice is not None else str(detector)
-    if isinstance(backbone, str):
-        options, backbone = {**options, "backbone": backbone}, None
-    settings = {**(recipe.options if recipe is not None else {}), **options}
-    wanted = score if score is not None or recipe is None else recipe.score
-    judged_by = AUTO if wanted is None else wanted
-    if judged_by in detector_class(name).own_scores():
-        settings["score"], judged_by = judged_by, ERROR
-    chosen, training = _sort_options(name, settings)
-    if choice is not None and defects is not None:
-        chosen.setdefault("methods", WITH_PLACES)
-    shape = sample.shape(_sides(image_size), detector_class(name).image_size)
-    if recipe is not None and recipe.shape:
-        if image_size is not None and _sides(image_size) != recipe.shape[1:]:
-            raise InputError(f"preset {preset!r} is for images of {recipe.shape[1]} x {recipe.shape[2]} pixels")
-        shape = recipe.shape
-    looking = chosen.pop("backbone", backbone)
-    modules = {"encoder": encoder, "decoder": decoder, "backbone": looking}
-    model = build(name, image_shape=shape, seed=training.seed, **modules, **chosen)
-    check_effect(model, options)
+    networks = {"encoder": encoder, "decoder": decoder, "backbone": backbone}
+    plan = planned(sample, recipe, detector, score, size, networks, options, defects is not None)
+    model, training, judged_by = plan.detector, plan.training, plan.score
     if pictures and not model.rebuilds:
-        raise InputError(f"pictures would change nothing: {name} rebuilds no images")
+        raise InputError(f"pictures would change nothing: {model.name} rebuilds no images")
     if zones.given:
-        model.restrict(zones.at(*shape[1:]), zones.folder is not None)
+        model.restrict(zones.at(*model.shape[1:]), zones.folder is not None)
     if values is not None:
         model.take_values(values)
 
@@ -247,7 +223,7 @@ def fit(
     if on_bad == "raise" and sets.bad:
         raise InputError(f"{sets.bad[0][0]}: {sets.bad[0][1]} ({len(sets.bad)} unreadable images in all)")
     if judged_by != ERROR and sets.evidence is None:
-        if wanted is not None:
+        if plan.named:
             raise InputError(
                 f"score {judged_by!r} needs at least {FEWEST} images held out as evidence; {len(spooled)} images leave "
                 f"fewer: give more, a larger share, or score='error'"
@@ -265,84 +241,119 @@ def fit(
     folder = Path(run_folder) if run_folder is not None else None
     if contamination is not None and model.trains_by_steps and not training.trim:
         training = replace(training, trim=contamination)
-    several = few is not None or (contamination is not None and not model.trains_by_steps)
-    with model.looking_once(sets.images, progress) if several else nullcontext():
-        good = np.ones(len(sets.images), dtype=bool)
-        if contamination is not None and not model.trains_by_steps:
-            good = good_images(model, sets.images, sets.keys, contamination, training, progress)
-        learnt_from = Rows(sets.images.pixels, sets.images.index[good])
-        if few is not None:
-            model.suit(fewest_learnt(sets.keys[good], len(np.unique(few))))
-        unfitted = None if few is None else deepcopy(model)
-        model.fit_rows(learnt_from, sets.validation, training, folder, resume, progress)
-        lesson = None
-        if to_learn is not None:
-            try:
-                lesson = taught(model, learnt_from, sets.keys[good], to_learn, training.seed)
-                model = lesson.detector
-            except UnhelpfulError as reason:
-                remark(f"{UNUSED_DEFECTS}: {reason}")
-        left_out = None
-        if few is not None and unfitted is not None:
-            finished = None if lesson is None else lesson.finished
-            left_out = scores_left_out(unfitted, spooled, few, training, progress, learnable=good, finished=finished)
-    if few is not None and "rotations" not in options and seem_turned(model, learnt_from):
+    learnt = _learnt(
+        model, sets, spooled, few, training, contamination, to_learn, folder=folder, resume=resume, progress=progress
+    )
+    model, left_out, lesson = learnt.detector, learnt.left_out, learnt.lesson
+    if learnt.unhelpful is not None:
+        remark(f"{UNUSED_DEFECTS}: {learnt.unhelpful}")
+    if few is not None and "rotations" not in options and seem_turned(model, learnt.rows):
         remarks.append(ADVICE)
-    learnt: Evidence | None = None
+    statistics: Evidence | None = None
     if sets.evidence is not None:
-        observer = fit_observer(model, learnt_from, reencoding=reencoding, classifier=view, progress=progress)
+        observer = fit_observer(model, learnt.rows, reencoding=reencoding, classifier=view, progress=progress)
         unseen = sets.evidence if contamination is None else good_evidence(model, sets.evidence, contamination)
-        learnt = fit_evidence(model, observer, unseen, classifier_share, progress)
+        statistics = fit_evidence(model, observer, unseen, classifier_share, progress)
     facts: dict[str, Any] = {
         "preset": preset,
-        "chosen": choice.reason if choice is not None else None,
+        "chosen": plan.reason,
         "sample": None if sample.vector is not None else sample.to_json(),
         "remarks": remarks,
         "training": options_to_json(training),
-        "images": {"images": len(learnt_from), "fingerprint": sets.fingerprints["images"]},
+        "images": {"images": len(learnt.rows), "fingerprint": sets.fingerprints["images"]},
         **sets.facts(),
         "map_scale": map_scale(model, sets.calibration) if left_out is None else left_out.map_scale,
         **({} if lesson is None else {"known_defects": lesson.facts}),
     }
     if left_out is None:
-        found = calibrated(model, learnt, judged_by, sets.calibration, groups, facts, progress)
+        found = calibrated(model, statistics, judged_by, sets.calibration, groups, facts, progress)
     else:
         facts["calibration"]["left_out_in_parts"] = left_out.parts
         found = {"calibrator": Calibrator(left_out.scores), "peaks": left_out.peaks, "facts": facts}
     if contamination is not None:
-        found = without_suspects(found, sets, good, contamination, alpha, confidence, guarantee)
+        found = without_suspects(found, sets, learnt.good, contamination, alpha, confidence, guarantee)
     return Screen(
         detector=model,
         alpha=alpha,
         confidence=confidence,
         guarantee=guarantee,
         score=judged_by,
-        evidence=learnt,
+        evidence=statistics,
         known=sets.known if lesson is None or to_learn is None else sets.known.taught(to_learn.images),
         **found,
     )
 
 
-def _choice(networks: Mapping[str, object], defects: object) -> Choice | None:
-    """Return the detector that is meant by known defects, or a network of the user's own; None without either."""
-    if defects is not None:
-        return Choice("features", "known defects, which a head on features learns from")
-    given = next((name for name, network in networks.items() if network is not None), None)
-    return None if given is None else Choice(given, "the network that was given")
+@dataclass(frozen=True)
+class _Learnt:
+    """What a detector has learnt from.
+
+    Args:
+        detector: fitted.
+        rows: the good images that it was fitted on.
+        good: bool, which of all images to learn from these are.
+        lesson: of known defects, where they were learnt.
+        unhelpful: why they were not.
+        left_out: scores of images that calibrate although they were learnt from; None where others calibrate.
+    """
+
+    detector: Detector
+    rows: Rows
+    good: NDArray[np.bool_]
+    lesson: Taught | None
+    unhelpful: UnhelpfulError | None
+    left_out: LeftOut | None
 
 
-def _sort_options(detector: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], TrainingOptions]:
-    """Tell the options of the detector from those of training."""
-    training_names = option_names(TrainingOptions)
-    own_names = option_names(detector_class(detector).Options)
-    training = {name: value for name, value in options.items() if name in training_names}
-    own = {name: value for name, value in options.items() if name not in training_names}
-    unknown = [name for name in own if name not in own_names]
-    if unknown:
-        listed = ", ".join(sorted(own_names | training_names))
-        raise InputError(f"detector {detector!r} and its training have no option {unknown[0]!r}; they have: {listed}")
-    defaults = detector_class(detector).training_defaults
-    return own, make_options(TrainingOptions, {**defaults, **training}, "training")
+def _learnt(
+    model: Detector,
+    sets: Sets,
+    spooled: Spool,
+    few: NDArray[np.void] | None,
+    training: TrainingOptions,
+    contamination: Contamination | None,
+    to_learn: KnownDefects | None,
+    *,
+    folder: Path | None,
+    resume: bool,
+    progress: bool,
+) -> _Learnt:
+    """Fit a detector, without the bad images among the good, then its head on known defects.
+
+    Args:
+        model: not fitted yet.
+        sets: which images serve what.
+        spooled: all of them.
+        few: (N,) their units, where they are so few that all calibrate, each judged by a detector fitted without it.
+        training: how to fit.
+        contamination: as in `fit`.
+        to_learn: known defects; None for none.
+        folder: where training keeps its checkpoint and logs.
+        resume: go on from that.
+        progress: show progress on standard error.
+    """
+    lesson, unhelpful, left_out = None, None, None
+    trimmed = contamination is not None and not model.trains_by_steps
+    several = few is not None or trimmed
+    with model.looking_once(sets.images, progress) if several else nullcontext():
+        good = np.ones(len(sets.images), dtype=bool)
+        if contamination is not None and trimmed:
+            good = good_images(model, sets.images, sets.keys, contamination, training, progress)
+        rows = Rows(sets.images.pixels, sets.images.index[good])
+        if few is not None:
+            model.suit(fewest_learnt(sets.keys[good], len(np.unique(few))))
+        unfitted = None if few is None else deepcopy(model)
+        model.fit_rows(rows, sets.validation, training, folder, resume, progress)
+        if to_learn is not None:
+            try:
+                lesson = taught(model, rows, sets.keys[good], to_learn, training.seed)
+                model = lesson.detector
+            except UnhelpfulError as reason:
+                unhelpful = reason
+        if few is not None and unfitted is not None:
+            finished = None if lesson is None else lesson.finished
+            left_out = scores_left_out(unfitted, spooled, few, training, progress, learnable=good, finished=finished)
+    return _Learnt(model, rows, good, lesson, unhelpful, left_out)
 
 
 def _check_listed(count: int, share: float, alpha: float, confidence: float | None, guarantee: Guarantee) -> None:
@@ -361,11 +372,10 @@ def _check_listed(count: int, share: float, alpha: float, confidence: float | No
             raise InputError(f"{error}. In all there are {counted(count, 'image')}") from None
 
 
-def _check_given(image_size: object, sources: Iterable[object]) -> None:
+def _check_given(size: tuple[int, int] | None, sources: Iterable[object]) -> None:
     """Check what needs no image to be read."""
-    sides = _sides(image_size)
-    if sides is not None:
-        Preprocessing(shape=(1, *sides))
+    if size is not None:
+        Preprocessing(shape=(1, *size))
     for given in sources:
         if isinstance(given, str | Path):
             check_source(given)
