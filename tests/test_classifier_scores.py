@@ -72,6 +72,16 @@ def test_temperature_undoes_what_logits_were_multiplied_by():
         scores.fitted_temperature(true, classes + 1)
 
 
+def test_the_logarithm_of_zero_is_that_of_the_smallest_number():
+    logits = torch.tensor([[0.0, -torch.inf, -3.0], [-torch.inf] * 3, [torch.nan, -torch.inf, 1.0]])
+    found = scores.without_zeros(logits)
+    np.testing.assert_allclose(found[0].exp(), [1, np.finfo(np.float32).tiny, np.exp(-3)], rtol=1e-5)
+    assert (found[1] == -torch.inf).all()
+    assert found[2, 0].isnan()
+    whole = torch.tensor([[1, 2]])
+    assert scores.without_zeros(whole) is whole
+
+
 def selective(draws, count):
     """Confidences, and labels that are wrong the more often the lower these are."""
     confidence = draws.uniform(0.4, 1, count)

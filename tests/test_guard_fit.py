@@ -182,6 +182,7 @@ def test_classes_calibrate_by_themselves_where_each_has_twice_as_many_as_alpha_n
     assert [_needed_of_each_class(screen, share) for share in (1.0, 0.5)] == [18, 38]  # nine are needed for .1
     assert classes_where_enough(["a"] * 18 + ["b"] * 18, 18) == ("a",) * 18 + ("b",) * 18
     assert classes_where_enough(["a"] * 50 + ["b"] * 17, 18) is None
+    assert classes_where_enough(["a"] * 18, 18, {"a", "b"}) is None
     assert classes_where_enough([], 0) is None
     assert classes_where_enough(None, 0) is None
 
@@ -398,6 +399,22 @@ def test_a_guard_without_shares_chooses_its_parts_and_keeps_alpha(screen):
         screen.guard(brightness, calibration=iter(coloured(50, 12)[0]))
 
 
+def test_outliers_are_made_up_of_the_values_that_a_screen_expects():
+    learnt_from, held = (100 + coloured(200, seed)[0].astype(np.uint16) * 16 for seed in (1, 2))
+    given = {"detector": "pca", "latent_size": 4, "alpha": 0.1, "score": "error", "group_by": "none"}
+    screen, shown = recondite.fit(learnt_from, value_range=(100, 4180), **given), []
+
+    def watched(pixels):
+        shown.append(pixels)
+        return brightness(pixels)
+
+    screen.guard(watched, ("red", "blue"), calibration=held)
+    levels = torch.cat(shown).mean(dim=(1, 2, 3))
+    assert levels.max() > 0.9  # of plain colours and checkerboards; none of the images is as bright
+    plain = screen.detector.preprocessing
+    assert pixels_of(open_images(held), plain).mean(axis=(1, 2, 3)).max() < 0.6 * 255
+
+
 @pytest.fixture
 def graph(tmp_path):
     """An ONNX classifier of 16 x 16 pixels."""
@@ -591,6 +608,38 @@ def test_classes_calibrate_together_where_that_is_asked_for(told):
     assert set(by_class.guard.calibrators["screen"].sizes) == {"blue", "red"}
     assert together.guard.calibrators["screen"].sizes == {None: 150}
     assert np.array_equal(by_class.guard.calibrators["screen"].scores, together.guard.calibrators["screen"].scores)
+
+
+def test_a_class_that_no_calibration_image_has_is_not_turned_away(told):
+    screen, outputs, known, held = told
+    logits = np.column_stack([outputs.logits, np.full(len(outputs), -20.0)])
+    logits[:10, 2] = 20  # ten images to learn from are green, and none of the held-out ones
+    known = replace(known, labels=["green"] * 10 + known.labels[10:])
+    table = Told(Outputs(ids=outputs.ids, logits=logits, labels=outputs.labels))
+    given = {"screen": screen, "classifier": table, "group_by": "none", "labels": ["blue", "red", "green"]}
+    guard = fit_guard(known, calibration=held, **given).guard
+    assert not guard.by_class
+    assert set(guard(known.select(range(10))).labels) == {"green"}
+
+
+def test_logarithms_of_probabilities_of_zero_are_logits(told, tmp_path):
+    screen, _, known, held = told
+    path = write_classifier(tmp_path / "c.onnx", 16)
+    import onnx
+
+    graph = onnx.load(path)
+    (weight,) = graph.graph.initializer
+    weight.CopyFrom(onnx.numpy_helper.from_array(300 * onnx.numpy_helper.to_array(weight), weight.name))
+    graph.graph.node[-1].output[0] = "raw"
+    further = (("Softmax", "raw", "shares"), ("Log", "shares", "logits"))
+    graph.graph.node.extend(onnx.helper.make_node(kind, [taken], [given]) for kind, taken, given in further)
+    classifier = OnnxClassifier(graph.SerializeToString())
+    pixels = torch.from_numpy(coloured(1, 55)[0] / np.float32(255))
+    assert (classifier(pixels) == -torch.inf).any()
+    given = {"screen": screen, "calibration": held, "group_by": "none", "labels": ["red", "blue"]}
+    fitted = fit_guard(known, classifier=classifier, parts=["confidence", "knn", "vim"], alpha=0.2, risk=0.2, **given)
+    assert fitted.facts["accuracy"] > 0.95
+    assert {None} < {*fitted.guard(held).kinds} <= {None, "foreign", "unsure"}
 
 
 def test_parts_are_chosen_as_they_will_be_calibrated(screen, monkeypatch):

@@ -138,6 +138,19 @@ def test_a_linear_head_and_its_rules_look_at_the_vectors_of_the_screen():
     assert {*kinds} == {None, FOREIGN}
 
 
+def test_a_probability_of_zero_is_an_answer_in_the_graph_too(guard, classifier):
+    cold = nn.Sequential(classifier, nn.Threshold(0.2, -torch.inf))  # classes that are out of the question
+    pixels = images(200, 2)
+    some = replace(guard, classifier=cold, shares={"confidence": 1.0}, calibrators={}, rules=None)
+    values, classes = some.measure(images(400, 1))
+    some = replace(some, calibrators={"confidence": Calibrator(values["confidence"], tuple(classes))})
+    found, kinds = assert_is_alike(some, pixels)
+    nothing = (cold(torch.from_numpy(pixels)) == -torch.inf).all(1)
+    assert 0 < nothing.sum() < 200
+    assert [kind == INVALID for kind in kinds] == nothing.tolist()
+    assert found["logits"][~nothing].isfinite().all()
+
+
 def test_a_confidence_at_the_floor_is_enough(screen):
     sure = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).requires_grad_(False)
     nn.init.zeros_(sure[1].weight)

@@ -9,6 +9,7 @@ import zipfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -223,3 +224,12 @@ def test_a_class_that_disappears_shows_on_the_monitor(client, guard):
         (blue,) = [row for row in html.split("<div class='share")[2:] if "<span>blue</span>" in row]
         assert expected in blue
     assert monitor._classes(guard.at(guard.screen), "x", ()) != ""
+
+
+def test_guards_on_one_screen_show_their_own_shares():
+    monitor = pytest.importorskip("recondite.service.page.monitor")
+    even, uneven = (
+        SimpleNamespace(confusion=np.diag(counts), labels=("red", "blue")) for counts in ([50, 50], [90, 10])
+    )
+    pages = [monitor._classes(guard, "one screen", (("blue", 20), ("red", 20))) for guard in (even, uneven, even)]
+    assert pages[0] == pages[2] != pages[1]

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -172,9 +172,18 @@ def choose_parts(
     )
 
 
-def classes_where_enough(predicted: Sequence[str] | None, needed: int) -> tuple[str, ...] | None:
-    """Return the predicted classes, where there are so many images of each that occurs; else None."""
-    return tuple(predicted) if predicted and min(Counter(predicted).values()) >= needed else None
+def classes_where_enough(
+    predicted: Sequence[str] | None, needed: int, classes: Collection[str] = ()
+) -> tuple[str, ...] | None:
+    """Return the predicted classes, where there are so many images of each that occurs, and of some others; else None.
+
+    Args:
+        predicted: (N,); None where there is but one to give.
+        needed: how many images of each.
+        classes: of which there must be so many in any case.
+    """
+    counts = Counter(predicted or ())
+    return tuple(predicted) if predicted and min(counts[one] for one in {*counts, *classes}) >= needed else None
 
 
 def _ways(parts: Sequence[str], usable: Container[Fraction]) -> Iterator[_Shared]:

@@ -24,6 +24,7 @@ from recondite.networks.hooks import FeatureLayer, over_places, recorded
 from recondite.screen.linear_head import RULES, Rules
 from recondite.screen.tuned_classifier import Kept
 from recondite.short_repr import ShortRepr
+from recondite.statistics.classifier_scores import without_zeros
 from recondite.statistics.distances import Distances
 from recondite.torch_state import own_settings
 
@@ -73,6 +74,13 @@ def ask(
     Raises:
         InputError: the classifier does not take them or has no such layer, or a table does not tell of them.
     """
+    logits, features = _said(classifier, layer, pixels, ids)
+    return without_zeros(logits), features
+
+
+def _said(
+    classifier: Callable[[Tensor], Tensor], layer: str | None, pixels: Tensor, ids: Sequence[str]
+) -> tuple[Tensor, Tensor | None]:
     if isinstance(classifier, Told):
         return classifier.of(ids)
     if isinstance(classifier, Kept):

@@ -87,9 +87,9 @@ def fit_guard(
 
     Held-out images are split at random, those that belong together into one part: on some, parts are chosen (with
     outliers made up from them) and the temperature is fitted; on others each part is calibrated, by predicted class
-    where there are twice as many images as needed; and with `risk`, the confidence that gets a label is bounded on a
-    third set. So both promises hold whatever was chosen. Of images that belong together one, drawn at random,
-    calibrates or bounds.
+    where there are twice as many images as needed, of each that was learnt too; and with `risk`, the confidence that
+    gets a label is bounded on a third set. So both promises hold whatever was chosen. Of images that belong together
+    one, drawn at random, calibrates or bounds.
 
     Args:
         images: that the head and the rules learn from, anything that `open_images` opens but a stream.
@@ -234,7 +234,9 @@ def fit_guard(
         confusion=_confusion(seen, names),
     )
     held_seen = _seen(guard, calibrated_on)
-    groups = None if needed is None else classes_where_enough(held_seen.predicted, needed(min(shares.values())))
+    groups = None
+    if needed is not None:  # a class without calibration would be turned away whole, and a rare one has none by chance
+        groups = classes_where_enough(held_seen.predicted, needed(min(shares.values())), {*(opened.labels or ())})
     guard = replace(
         guard,
         calibrators={part: Calibrator(held_seen.parts[part], groups) for part in shares},

@@ -20,6 +20,7 @@ from recondite.screen.screen import Screen
 from recondite.screen.screen_graph import ScreenGraph, floats, number_set
 from recondite.screen.tuned_classifier import TunedClassifier
 from recondite.statistics.calibration import Calibrator, p_value_table, share_of
+from recondite.statistics.classifier_scores import without_zeros
 
 LOGITS_IN, FEATURES_IN = "classifier_logits", "classifier_features"
 ABSTENTIONS = (None, FOREIGN, UNSURE, INVALID)
@@ -63,6 +64,7 @@ class GuardGraph(nn.Module):
         elif features is not None:
             features = over_places(features)
         assert logits is not None
+        logits = without_zeros(logits)
         log_probability = logits.double().log_softmax(1)
         scores: dict[str, Tensor] = {SCREEN: score, CONFIDENCE: -log_probability.amax(1)}
         if self.rules:

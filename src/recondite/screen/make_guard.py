@@ -13,6 +13,7 @@ from recondite.data.datasets import ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.errors import InputError
 from recondite.graphs.exported import probe_images
+from recondite.perturbations.outliers import Bytes
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import (
     Judged,
@@ -24,7 +25,7 @@ from recondite.screen.choose_parts import (
     made_up_outliers,
     pixels_of,
 )
-from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES, as_logits, ask, fitted_distances
+from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES, Floats, as_logits, ask, fitted_distances
 from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.linear_head import LOGIT_RULES, RULES, Rules
 from recondite.screen.screen_like import ScreenLike
@@ -138,8 +139,11 @@ def chosen_parts(
         seed: of every random draw.
         left_out, needed: as in `choose_parts`.
     """
-    made_up = made_up_outliers(pixels_of(images, guard.screen.detector.preprocessing), seed)
-    found = {name: Judged(*guard.measure(some)) for name, some in made_up.items()}
+    preprocessing = guard.screen.detector.preprocessing
+    made_up = made_up_outliers(pixels_of(images, preprocessing), seed)
+    found = {
+        name: Judged(*guard.measure(_as_stored(some, preprocessing.value_range))) for name, some in made_up.items()
+    }
     return choose_parts(inliers, found, guard.screen.alpha, left_out, needed)
 
 
@@ -156,6 +160,14 @@ def with_every_part(guard: Guard) -> Guard:
 def needed_of(screen: ScreenLike, share: float) -> int:
     """Return how many images (of a class) a calibration of a part with a share of alpha needs."""
     return smallest_calibration_set(share_of(screen.alpha, share), screen.confidence, screen.guarantee)
+
+
+def _as_stored(images: Bytes, value_range: tuple[float, float] | None) -> Bytes | Floats:
+    """Return images with the values that a screen expects of its own, where these are not those of bytes."""
+    if value_range is None:
+        return images
+    low, high = value_range
+    return np.clip(low + (high - low) * (images / 255), low, high)
 
 
 def _with_chosen_parts(guard: Guard, calibration: object) -> tuple[Guard, ImageSet]:

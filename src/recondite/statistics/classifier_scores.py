@@ -3,6 +3,8 @@
 Features are the vectors that its last linear layer sees. Each function looks at each image on its own.
 """
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,7 +14,19 @@ from recondite.errors import InputError
 
 NEIGHBOUR = 5
 _SMALLEST = 1e-6
+_LOG_SMALLEST_NUMBER = math.log(np.finfo(np.float32).tiny)
 _LOG_TEMPERATURES = (-3.0, 4.0)
+
+
+def without_zeros(logits: Tensor) -> Tensor:
+    """Return logits (N, K) with minus infinity, the logarithm of 0, as that of the smallest number there is.
+
+    So they count in a table of probabilities. Where a row holds nothing else, or no number, it stays as it is.
+    """
+    if not logits.is_floating_point():
+        return logits
+    lowest = logits.amax(-1, keepdim=True) + _LOG_SMALLEST_NUMBER
+    return torch.where(logits == -torch.inf, lowest, logits)
 
 
 def max_softmax(logits: Tensor) -> Tensor:

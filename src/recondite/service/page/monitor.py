@@ -98,7 +98,7 @@ def _draw(
                 html(classes)
 
 
-_KEPT_CLASSES: dict[str, tuple[tuple[tuple[str, int], ...], str]] = {}
+_KEPT_CLASSES: dict[str, tuple[Guard, tuple[tuple[str, int], ...], str]] = {}
 
 
 def _classes(guard: Guard, fingerprint: str, came: tuple[tuple[str, int], ...]) -> str:
@@ -112,9 +112,9 @@ def _classes(guard: Guard, fingerprint: str, came: tuple[tuple[str, int], ...]) 
     if guard.confusion is None or guard.labels is None:
         return ""
     kept = _KEPT_CLASSES.get(fingerprint)
-    if kept is None or kept[0] != came:
-        kept = _KEPT_CLASSES[fingerprint] = came, _classes_drawn(guard, dict(came))
-    return kept[1]
+    if kept is None or kept[0] is not guard or kept[1] != came:  # other guards may be on the same screen
+        kept = _KEPT_CLASSES[fingerprint] = guard, came, _classes_drawn(guard, dict(came))
+    return kept[2]
 
 
 def _classes_drawn(guard: Guard, came: dict[str, int]) -> str:
