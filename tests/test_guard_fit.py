@@ -30,18 +30,11 @@ from recondite.screen.choose_parts import (
     made_up_outliers,
     pixels_of,
 )
+from recondite.screen.classes import FROM_FOLDERS, check_classes, read_classes, with_classes
 from recondite.screen.classifier_outputs import Outputs, Told
 from recondite.screen.guard import Guard
 from recondite.screen.guard_file import load_guard, save_guard
-from recondite.screen.guard_fit import (
-    FROM_FOLDERS,
-    _confusion,
-    _needed_of_each_class,
-    _Seen,
-    _sized,
-    fit_guard,
-    read_classes,
-)
+from recondite.screen.guard_fit import _confusion, _needed_of_each_class, _Seen, fit_guard
 from recondite.screen.guard_split import units_of
 from recondite.screen.linear_head import from_tensors, learnt, tensors_of
 from recondite.screen.looking import vectors_of
@@ -730,10 +723,10 @@ def test_not_one_image_may_be_left():
 def test_two_classes_or_more_are_named_and_no_image_is_of_another(names, labels, got):
     images = SimpleNamespace(labels=labels)
     if got is None:
-        guard_fit._check_classes(names, images)
+        check_classes(names, images)
     else:
         with pytest.raises(InputError, match=f"two classes or more, among {', '.join(names)}; got {got}$"):
-            guard_fit._check_classes(names, images)
+            check_classes(names, images)
 
 
 @pytest.mark.parametrize(
@@ -851,7 +844,7 @@ def trained(told, screen, monkeypatch):
         monkeypatch.setattr(guard_fit, "units_of", lambda *_: units)
         monkeypatch.setattr(guard_fit, "unknown_images", lambda _, images: images)
         monkeypatch.setattr(guard_fit, "labels_of", lambda _, group_by: group_by)
-        monkeypatch.setattr(guard_fit, "_sized", lambda images, _: images)
+        monkeypatch.setattr(guard_fit, "with_classes", lambda images, _: images)
         settings = {"screen": screen if looking else told[0], "calibration": labelled[1], "labels": names, **given}
         if classifier is not None:
             settings["train"] = lambda *_: classifier
@@ -940,10 +933,10 @@ def test_classes_may_be_called_good_and_bad(tmp_path):
     for name in ("ok", "bad"):
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
-    assert _sized(str(tmp_path), FROM_FOLDERS).labels == ["bad", "ok"]
+    assert with_classes(str(tmp_path), FROM_FOLDERS).labels == ["bad", "ok"]
     manifest = tmp_path / "classes.jsonl"
     manifest.write_text("".join(f'{{"path": "{name}/0.png", "label": "{name}"}}\n' for name in ("ok", "bad")))
-    assert _sized(str(manifest), None).labels == ["ok", "bad"]
+    assert with_classes(str(manifest), None).labels == ["ok", "bad"]
 
 
 def test_classes_come_from_the_metadata_beside_images_where_it_is_named(tmp_path):
@@ -951,15 +944,15 @@ def test_classes_come_from_the_metadata_beside_images_where_it_is_named(tmp_path
         Image.new("L", (8, 8)).save(tmp_path / f"{place}.png")
     table = tmp_path / "metadata.csv"
     table.write_text("file_name,label\n0.png,cat\n1.png,dog\n")
-    assert _sized(str(tmp_path), read_classes(table)).labels == ["cat", "dog"]
+    assert with_classes(str(tmp_path), read_classes(table)).labels == ["cat", "dog"]
     with pytest.raises(
         InputError, match=r"0\.png: the table of labels .* has no such id; it has 1, the first a/0\.png"
     ):
-        _sized(str(tmp_path), {"a/0.png": "cat"})
+        with_classes(str(tmp_path), {"a/0.png": "cat"})
     with pytest.raises(
         InputError, match=r"0.png: expected a class, in a table of labels, such as a metadata.csv \(--l"
     ):
-        _sized(str(tmp_path), None)
+        with_classes(str(tmp_path), None)
 
 
 @pytest.mark.parametrize("count", [21, 30])

@@ -12,6 +12,7 @@ from recondite.data.images import Preprocessing
 from recondite.errors import InputError
 from recondite.screen import guard_fit
 from recondite.screen.choose_parts import best_telling
+from recondite.screen.classes import with_classes
 from recondite.screen.linear_head import FEATURE_RULES
 from recondite.screen.trained_without import trained_without
 from recondite.screen.tuned_classifier import TunedClassifier, weighted
@@ -118,7 +119,7 @@ class LooksBack(ByColour):
 
 @pytest.mark.parametrize("helps", [True, False])
 def test_what_the_network_saw_before_counts_where_it_tells_left_out_classes(monkeypatch, helps):
-    images, held = (guard_fit._sized(coloured(*some), None) for some in ((90, 1), (150, 2)))
+    images, held = (with_classes(coloured(*some), None) for some in ((90, 1), (150, 2)))
     monkeypatch.setattr(LooksBack, "helps", helps)
     found = trained_without(
         lambda _, names: LooksBack(names), images, held, tuple(sorted(COLOURS)), Preprocessing(shape=(3, 8, 8))
@@ -169,7 +170,7 @@ def test_the_backbone_that_is_named_is_fine_tuned(monkeypatch):
 
 
 def test_the_images_of_the_class_itself_are_those_that_look_new():
-    images, held = (guard_fit._sized(coloured(*some), None) for some in ((90, 1), (150, 2)))
+    images, held = (with_classes(coloured(*some), None) for some in ((90, 1), (150, 2)))
     names = tuple(sorted(COLOURS))
     seen = Preprocessing(shape=(3, 8, 8))
     found = trained_without(lambda _, names: ByColour(names), images, held, names, seen)

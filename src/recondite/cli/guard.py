@@ -92,8 +92,9 @@ def guard_fit(
     if labels is not None and labels_from_folders:
         raise InputError("--labels and --labels-from-folders: choose one")
     screen_to_write(output)
+    from recondite.screen.classes import FROM_FOLDERS, read_classes
     from recondite.screen.guard_file import save_guard
-    from recondite.screen.guard_fit import FROM_FOLDERS, fit_guard, named_classifier, read_classes
+    from recondite.screen.guard_fit import fit_guard, named_classifier
     from recondite.screen.words import parts_in_words
 
     judge = None if screen == "none" else load_screen(screen, None, None, "cpu", sources=[images])

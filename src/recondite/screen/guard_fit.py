@@ -1,12 +1,10 @@
 """Fitting a guard: parts are chosen, calibrated and bounded by risk on separate images."""
 
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
-from types import MappingProxyType
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +12,19 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import ImageSet, open_images
 from recondite.data.images import Preprocessing
-from recondite.data.tables import read_events
 from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors.remembered import remembering
 from recondite.errors import InputError
 from recondite.networks.backbones import VARIANTS
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import Judged, LeftOutClasses, best_telling, classes_where_enough, equal_shares
+from recondite.screen.classes import check_classes, with_classes
 from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
 from recondite.screen.few_images import DEFAULT_ALPHA
 from recondite.screen.fine_tune import check_blocks, fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
-from recondite.screen.guard_split import check_alpha_allowed, check_bound, units_of
+from recondite.screen.guard_split import Units, check_alpha_allowed, check_bound, units_of
 from recondite.screen.left_out_classes import FEWEST_CLASSES, ClassedVectors, left_out_classes
 from recondite.screen.linear_head import FEATURE_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.looking import features_of, gives_features, vectors_of
@@ -41,11 +39,11 @@ from recondite.statistics.classifier_scores import fitted_temperature
 from recondite.statistics.selective import Floor, confidence_floor, floors_of
 
 LINEAR_HEAD = "linear-head"
-FROM_FOLDERS: Mapping[str, str] = MappingProxyType({})
-"""In place of a table of classes: each image is of the folder that it lies in."""
 _TUNED_ON = 1200  # images for each of two classes that are left out, which cost as much as the classifier itself
 _SHRINKAGE = 0.3  # of .01 to .5 the best on halves of 3,000 cats and dogs of CIFAR-10, training split
 _CLASS_MARGIN = 2
+
+_Parted = tuple[Units, Units, Sequence[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def fit_guard(
     for name, rate in (("alpha", alpha), ("risk", risk), ("delta", delta)):
         if rate is not None:
             rate_of(rate, name)
-    opened = _sized(images, classes)
+    opened = with_classes(images, classes)
     if screen is not None and backbone is not None:
         raise InputError("a screen that is given has its backbone: leave backbone (--backbone) out")
     if fine_tune is not None and backbone is not None and backbone not in VARIANTS:
@@ -150,25 +148,15 @@ def fit_guard(
             "--calibration (calibration=)"
         )
     if calibration is None:
-        if not 0 < held_out < 1:
-            raise InputError(f"expected a share of held-out images in (0, 1); got {held_out!r}")
-        every = units_of([opened], labels_of(opened, group_by))[0]
-        unreadable = every.unreadable
-        held, known = every.dealt([round(held_out * len(every))], seed)
+        known, held, unreadable = _parted(opened, held_out, group_by, seed)
     else:
-        given = None if screen is None else screen.detector.preprocessing.value_range
-        held_images = _sized(calibration, classes)
-        if screen is not None:
-            held_images = unknown_images(screen, held_images)
-        known, held = units_of([opened, held_images], labels_of(opened, group_by), given)
-        unreadable = [*known.unreadable, *held.unreadable]
-        held = held.apart_from(known)
+        known, held, unreadable = _beside(opened, with_classes(calibration, classes), screen, group_by)
     number = 2 if risk is None else 3
     dealt = held.dealt([len(held) // number] * (number - 1), seed + 1)
     opened = known.images
     own_names = classifier.names if isinstance(classifier, NamedClassifier) else ()
     names = tuple(labels or own_names or sorted({*(opened.labels or ())}))
-    _check_classes(names, opened)
+    check_classes(names, opened)
     if isinstance(classifier, Told):
         parts = parts or (SCREEN,)
         _check_told(classifier, opened, held.images)
@@ -188,26 +176,14 @@ def fit_guard(
             fine_tuned, preprocessing=plain, blocks=fine_tune, variant=variant, seed=seed, progress=progress
         )
     if train is not None:
-        classifier = train(opened, names)
-        if not isinstance(classifier, Kept):
-            raise InputError(
-                "expected `train` to return a classifier that a guard keeps, such as `module_classifier` makes; "
-                f"got {type(classifier).__name__}"
-            )
+        classifier = _trained(train, opened, names)
     first, *others = dealt
     chosen_on, (calibrated_on, *bounded_on) = first.images, [some.one_of_each(seed).images for some in others]
     near: LeftOutClasses = {}
     if parts is None and train is not None:
         assert isinstance(classifier, Kept)
-        shown = Preprocessing(shape=classifier.shape or own.shape, value_range=own.value_range)
-        without = trained_without(train, opened, chosen_on, names, shown, most=None if fine_tune is None else _TUNED_ON)
-        before = best_telling(without, FEATURE_RULES) if without else 1.0
-        near = without.get(before, {})
-        if isinstance(classifier, TunedClassifier) and classifier.before == 1:
-            in_colour = classifier.shape[0] == 3
-            if len(names) < FEWEST_CLASSES and in_colour and screen.detector.name == "features":
-                before = math.inf
-            classifier = classifier.with_before(before)
+        most = None if fine_tune is None else _TUNED_ON
+        classifier, near = _trained_without_classes(train, classifier, opened, chosen_on, names, screen, most)
     guard, learning = _with_rules(screen, classifier, names, opened)
     every_part = with_every_part(guard)
     _check_parts(parts, every_part.shares)
@@ -250,22 +226,69 @@ def fit_guard(
     return FittedGuard(guard, facts)
 
 
-def read_classes(path: Path | str) -> dict[str, str]:
-    """Return id -> class from the columns id (or file_name) and label of a table (.csv, .jsonl or .parquet).
+def _parted(images: ImageSet, held_out: float, group_by: GroupBy, seed: int) -> _Parted:
+    """Return the images to learn from, a share that is held out of them, and those that cannot be read."""
+    if not 0 < held_out < 1:
+        raise InputError(f"expected a share of held-out images in (0, 1); got {held_out!r}")
+    every = units_of([images], labels_of(images, group_by))[0]
+    held, known = every.dealt([round(held_out * len(every))], seed)
+    return known, held, every.unreadable
 
-    Raises:
-        InputError: it has no such columns, or two classes for an id.
+
+def _beside(images: ImageSet, calibration: ImageSet, screen: Screen | None, group_by: GroupBy) -> _Parted:
+    """Return the images to learn from, others that nothing has learnt from, and those that cannot be read."""
+    value_range = None
+    if screen is not None:
+        value_range = screen.detector.preprocessing.value_range
+        calibration = unknown_images(screen, calibration)
+    known, held = units_of([images, calibration], labels_of(images, group_by), value_range)
+    return known, held.apart_from(known), [*known.unreadable, *held.unreadable]
+
+
+def _trained(train: Train, images: ImageSet, names: tuple[str, ...]) -> Kept:
+    classifier = train(images, names)
+    if not isinstance(classifier, Kept):
+        raise InputError(
+            "expected `train` to return a classifier that a guard keeps, such as `module_classifier` makes; "
+            f"got {type(classifier).__name__}"
+        )
+    return classifier
+
+
+def _trained_without_classes(
+    train: Train,
+    classifier: Kept,
+    images: ImageSet,
+    chosen_on: ImageSet,
+    names: tuple[str, ...],
+    screen: Screen,
+    most: int | None,
+) -> tuple[Kept, LeftOutClasses]:
+    """Train without a class in turn, and choose by that the weight of what a network saw before.
+
+    Args:
+        train: as in `fit_guard`.
+        classifier: that it has trained with all classes.
+        images: with classes, to learn from.
+        chosen_on: others, to choose on.
+        names: of the classes.
+        screen: beside the classifier.
+        most: how many images of each class are enough; None for all.
+
+    Returns:
+        The classifier with that weight, and what scores say of the classes left out; nothing of two classes.
     """
-    found: dict[str, str] = {}
-    for row in read_events(path):
-        given = row.get("label")
-        if given is None or given == "" or given != given:  # NaN, where a table was made by pandas
-            raise InputError(f"{path}: expected columns id and label, with a class in every row")
-        if found.setdefault(row["id"], str(given)) != str(given):
-            raise InputError(
-                f"{path}: expected one class for each id; {row['id']!r} has {found[row['id']]!r} and {str(given)!r}"
-            )
-    return found
+    own = screen.detector.preprocessing
+    shown = Preprocessing(shape=classifier.shape or own.shape, value_range=own.value_range)
+    without = trained_without(train, images, chosen_on, names, shown, most=most)
+    before = best_telling(without, FEATURE_RULES) if without else 1.0
+    near = without.get(before, {})
+    if isinstance(classifier, TunedClassifier) and classifier.before == 1:
+        in_colour = classifier.shape[0] == 3
+        if len(names) < FEWEST_CLASSES and in_colour and screen.detector.name == "features":
+            before = math.inf
+        classifier = classifier.with_before(before)
+    return classifier, near
 
 
 def named_classifier(name: str) -> Kept | Told | None:
@@ -324,32 +347,6 @@ def _seen(guard: Guard, images: object) -> _Seen:
     return _Seen(joined, predicted, np.concatenate(logits), true)
 
 
-def _sized(images: object, classes: Mapping[str, str] | None) -> ImageSet:
-    """Return images with their classes as labels."""
-    opened = open_images(images, role="classes")
-    if opened.ids is None:
-        raise InputError("a guard splits its images: give a folder, a list or an array, not a stream")
-    found = []
-    for index, name in enumerate(opened.ids):
-        folder = PurePosixPath(name).parent.name
-        if classes is FROM_FOLDERS:
-            given = folder
-        else:
-            given = classes.get(name, "") if classes is not None else opened.label(index) or folder
-        if not given and classes:
-            raise InputError(
-                f"{name}: the table of labels (--labels, classes=) has no such id; it has {len(classes):,}, the first "
-                f"{next(iter(classes))}"
-            )
-        if not given:
-            raise InputError(
-                f"{name}: expected a class, in a table of labels, such as a metadata.csv (--labels, classes=), or as "
-                "the name of its folder"
-            )
-        found.append(given)
-    return replace(opened, labels=found)
-
-
 def _with_rules(
     screen: Screen, classifier: Kept | Told | None, names: tuple[str, ...], images: ImageSet
 ) -> tuple[Guard, Learning | None]:
@@ -374,15 +371,6 @@ def _check_parts(parts: Sequence[str] | None, available: Collection[str]) -> Non
     unknown = [part for part in parts or () if part not in available]
     if unknown or (parts is not None and not parts):
         raise InputError(f"expected parts among {', '.join(available)}; got {', '.join(unknown) or 'none'}")
-
-
-def _check_classes(names: Sequence[str], images: ImageSet) -> None:
-    again = next((name for name, times in Counter(names).items() if times > 1), None)
-    if again is not None:
-        raise InputError(f"expected different names of classes; {again!r} comes more than once")
-    missing = sorted({*(images.labels or ())} - {*names})
-    if missing or len(names) < 2:
-        raise InputError(f"expected two classes or more, among {', '.join(names)}; got {', '.join(missing) or 'one'}")
 
 
 def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: Sequence[str]) -> LeftOutClasses:
