@@ -249,9 +249,11 @@ def test_a_classifier_of_large_images_gets_fewer_at_once_and_gives_the_same(scre
 
 
 def test_calibration_with_groups_of_the_screen_does_not_stand_in_the_way(screen, classifier, data, folder):
-    grouped = replace(screen, known=None).with_alpha(0.2).recalibrated(folder, by_folder=True)
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        grouped = replace(screen, known=None).with_alpha(0.2).recalibrated(folder, by_folder=True)
     assert grouped.guard(classifier, LABELS)(data["test"][:3])[0].reason.startswith("it cannot be judged: no calib")
-    own = grouped.guard(classifier, LABELS, calibration=data["calibration"])
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        own = grouped.guard(classifier, LABELS, calibration=data["calibration"])
     assert None in own(data["test"]).reasons
 
 

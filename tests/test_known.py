@@ -53,8 +53,21 @@ def test_what_was_saved_is_read_again():
     older = known.tensors()
     del older["defects"]  # as screens were before they were taught any
     assert len(Known.from_tensors(older).defects) == 0
+    del older["complete"]  # nor did they say that some are missing
+    assert Known.from_tensors(older).complete
     none = {name: value[:0] for name, value in known.tensors().items() if name in ("rows", "small")}
     assert len(Known.from_tensors({**known.tensors(), **none}).rows) == 0
+
+
+def test_that_others_were_met_before_is_not_forgotten_as_images_are_added():
+    first = Known.unkept(spool_of(0, 3))
+    assert len(first) == 0
+    assert not first.met(spool_of(0, 3), "none", spool_of(0, 3).hashes).any()
+    later = Known.of([(spool_of(5, 2), np.arange(2), True)], first.learnt_alone())
+    assert numbers_of(later.hashes) == [5, 6]
+    for one in (first, later, later.learnt_alone(), later.taught(spool_of(7, 2)), Known.from_tensors(later.tensors())):
+        assert not one.complete
+    assert Known.of([(spool_of(5, 2), np.arange(2), True)]).learnt_alone().complete
 
 
 @pytest.mark.parametrize(
@@ -70,6 +83,7 @@ def test_what_was_saved_is_read_again():
         {"rows": np.array([-1, 0, 1])},
         {"rows": np.array([0, 1, 3])},
         {"rows": np.array([2, 0, -1])},
+        {"complete": np.ones(2, np.uint8)},
     ],
 )
 def test_what_does_not_belong_together_is_refused(damage):

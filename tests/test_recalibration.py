@@ -14,6 +14,7 @@ from recondite.data.spool import Rows, keys_of, read_all
 from recondite.data.tables import write_table
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.reports.recalibration import recalibrate
+from recondite.reports.reviewed import sample_for_review
 from recondite.screen.calibrate import PROBE, calibrated, check_probe, map_scale, scale_of, unknown_images, unknown_rows
 from recondite.screen.promise import promise
 from recondite.statistics.scores import Scores
@@ -91,7 +92,8 @@ def test_labels_of_flagged_images_only_are_refused(unchanged, labels, tmp_path):
     with pytest.raises(InputError, match=r"100% are flagged, of all .* labels that were given to flagged images only"):
         recalibrate(screen, events)
     counted = recalibrate(screen, events, unlabelled="inlier").after
-    assert counted.threshold == screen.recalibrated(stream[:250], group_by="none").threshold
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        assert counted.threshold == screen.recalibrated(stream[:250], group_by="none").threshold
 
 
 def test_a_random_sample_is_not_refused(screen, stream, labels, tmp_path):
@@ -233,7 +235,8 @@ def test_a_random_sample_of_images_as_before_is_taken_without_a_sign(normal, tmp
 def test_a_selection_by_scores_is_refused(what, said, screens, digits, tmp_path):
     forgetful = replace(screens("pca"), known=None)  # it has learnt from some of these, which is of no matter here
     shuffled = digits[np.random.default_rng(0).permutation(1400)]
-    screen = forgetful.with_alpha(0.1).recalibrated(shuffled[:200], group_by="none")
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        screen = forgetful.with_alpha(0.1).recalibrated(shuffled[:200], group_by="none")
     images = shuffled[200:800]
     verdicts = screen.predict(images)
     flags, order = verdicts.is_outlier, np.argsort(verdicts.instance_score)
@@ -292,7 +295,8 @@ def test_a_sample_for_review_may_have_changed_but_not_be_left_half_labelled(scre
 def test_what_was_looked_at_more_closely_counts_as_it_does_among_all(screens, digits, tmp_path):
     """All flagged images are labelled, and a tenth of the others, as the column of probabilities says."""
     shuffled = digits[np.random.default_rng(0).permutation(1400)]
-    screen = replace(screens("pca"), known=None).recalibrated(shuffled[:200], group_by="none")
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        screen = replace(screens("pca"), known=None).recalibrated(shuffled[:200], group_by="none")
     images = shuffled[200:]
     flags = screen.predict(images).is_outlier
     drawn = np.flatnonzero(flags | (np.random.default_rng(1).random(len(flags)) < 0.1))
@@ -404,9 +408,11 @@ def test_heat_maps_are_scaled_by_the_first_256_images():
     assert map_scale(Summing(), Rows(pixels, np.arange(257)[::-1]))[1] > 1
 
 
-def test_all_may_calibrate_where_nothing_is_known_of_what_was_learnt():
-    images = Rows(np.zeros((3, 1, 8, 8), np.float32), np.arange(3))
-    assert unknown_rows(SimpleNamespace(known=None), images, "none", np.empty(0)).tolist() == [0, 1, 2]
+def test_all_may_calibrate_where_nothing_is_known_of_what_was_learnt_and_a_warning_says_so():
+    images = read_all(open_images(np.random.default_rng(0).random((3, 1, 8, 8))), Preprocessing(shape=(1, 8, 8)))
+    keys = keys_of([images], "none")[0]
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        assert unknown_rows(SimpleNamespace(known=None), images, "none", keys).tolist() == [0, 1, 2]
 
 
 def test_a_calibration_counts_what_was_learnt_from_and_takes_the_place_of_the_one_before(digits):
@@ -425,8 +431,9 @@ def test_a_calibration_counts_what_was_learnt_from_and_takes_the_place_of_the_on
     assert found.calibrator.groups is None
     assert int(found.known.learnt.sum()) == learnt
     assert len(found.known) == learnt + len(again)  # and none of those that calibrated before
-    unknown = replace(screen, known=None).recalibrated(new, group_by="none")
-    assert unknown.known is None
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        unknown = replace(screen, known=None).recalibrated(new, group_by="none")
+    assert (len(unknown.known), unknown.known.complete) == (90, False)
     assert unknown.facts["calibration"]["known"] == 0
 
 
@@ -462,6 +469,61 @@ def test_an_image_that_calibrates_is_known_and_counts_once(digits, tmp_path, kee
     assert len(set(scores.tolist())) == len(scores) > 100
     with pytest.raises(InputError, match="knows all of these"):
         after.update(digits[1400:1500], only_calibrate=True)
+
+
+def test_images_that_calibrate_by_their_labels_are_not_added_again(digits, tmp_path):
+    """A table of verdicts holds scores and no pixels: of these alone the screen knows nothing."""
+    screen = recondite.fit(digits[:300], detector="pca", latent_size=8, score="error", alpha=0.1)
+    new = digits[1400:1500]
+    after = recalibrate(screen, table(tmp_path / "events.csv", screen, new, ["inlier"] * 100)).after
+    assert after.known.learnt.all()
+    with pytest.raises(InputError, match="is calibrated on all of these 100 images already"):
+        after.update(new, only_calibrate=True)
+    more = after.update(np.concatenate([new[50:], digits[1500:1550]]), only_calibrate=True)
+    scores = more.calibrator.scores
+    assert len(scores) == len(set(scores.tolist())) == 150
+    assert more.facts["calibration"]["images"] == 150
+
+
+def test_a_sample_that_scores_lower_than_the_calibration_may_have_been_learnt_from(digits, tmp_path):
+    screen = recondite.fit(digits[:60], detector="pca", latent_size=20, alpha=0.1, group_by="none")
+    events = table(tmp_path / "events.csv", screen, digits[:60], ["inlier"] * 60)
+    with pytest.warns(ReconditeWarning, match="the 60 images taken for normal score lower .* fitted on some of them"):
+        assert np.mean(recalibrate(screen, events).after.predict(digits[100:600]).is_outlier) > 0.3
+    with pytest.warns(ReconditeWarning, match="has learnt from 48 of 60 images: they do not calibrate"):
+        found = recalibrate(screen, events, images=digits[:60]).after
+    assert set(found.calibrator.scores) == set(screen.calibrator.scores)
+    recalibrate(screen, table(tmp_path / "others.csv", screen, digits[100:160], ["inlier"] * 60))
+
+
+def test_a_sample_of_what_was_drawn_unevenly_says_so(normal, tmp_path):
+    screen, images = normal
+    flags = screen.predict(images).is_outlier
+    drawn = np.where(flags, 1.0, 0.25)
+    rows = [{**row, "sampled": p} for row, p in zip(screen.predict(images).records(), drawn, strict=True)]
+    queue, sample = tmp_path / "queue.csv", tmp_path / "sample.csv"
+    write_table(queue, rows)
+    sample_for_review(queue, sample, count=len(rows) // 2)
+    with sample.open() as file:
+        found = {row["id"]: float(row["sampled"]) for row in csv.DictReader(file)}
+    share = len(found) / len(rows)
+    assert found == {row["id"]: pytest.approx(row["sampled"] * share) for row in rows if row["id"] in found}
+    write_table(queue, [*rows[:-1], {**rows[-1], "sampled": ""}])  # somebody has added a row
+    sample_for_review(queue, sample, count=len(rows))
+    with sample.open() as file:
+        assert float([*csv.DictReader(file)][-1]["sampled"]) == 0
+    write_table(queue, [*rows[:-1], {**rows[-1], "sampled": 2}])
+    with pytest.raises(InputError, match="expected a probability in sampled; got"):
+        sample_for_review(queue, sample)
+
+
+def test_a_group_whose_images_were_all_learnt_from_is_not_lost(digits):
+    images = replace(open_images(digits[:200]), labels=["left", "right"] * 100)
+    options = {"detector": "pca", "latent_size": 8, "score": "error", "alpha": 0.2, "group_by": "none"}
+    screen = recondite.fit(images, by_folder=True, **options)
+    other = replace(open_images(digits[1400:1440]), labels=["left"] * 40)
+    with pytest.raises(InputError, match="no image of group 'right' would calibrate"):
+        screen.recalibrated(other, by_folder=True)
 
 
 def test_a_group_is_not_left_without_calibration(digits, folder, tmp_path):

@@ -93,6 +93,8 @@ def test_a_screen_judges_brighter_images_at_about_alpha(screen):
     assert 50 < weighed.effective < 400
     assert f"count as {weighed.effective:.0f}" in weighed.promise
     assert "not proven" in weighed.promise
+    forced = replace(screen, facts={**screen.facts, "calibration": {"no_promise": ["it was asked for"]}})
+    assert replace(weighed, screen=forced).promise.startswith("Nothing is promised: the calibration was forced")
     odd = np.random.default_rng(0).random((30, 1, 12, 12), dtype=np.float32)
     assert weighed.judge(screen.predict(odd)).is_outlier.all()
     # Without a shift it changes little, and an image alone gets what it gets among others.

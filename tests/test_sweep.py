@@ -12,7 +12,7 @@ import recondite
 from recondite.cluster.sweep import cluster_sweep
 from recondite.data.datasets import ImageSet
 from recondite.detectors import Detector
-from recondite.errors import InputError
+from recondite.errors import InputError, ReconditeWarning
 from recondite.reports.evaluation import evaluate
 from recondite.screen.screen import Screen
 from recondite.screen.sweep import _LONGEST_PATH, _map_name, journalled, sweep
@@ -224,7 +224,8 @@ def test_defaults():
 
 
 def test_a_group_is_named_only_where_there_are_groups(screens, folder, tmp_path):
-    grouped = replace(screens("pca"), known=None).with_alpha(0.2).recalibrated(folder, by_folder=True)
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        grouped = replace(screens("pca"), known=None).with_alpha(0.2).recalibrated(folder, by_folder=True)
     for screen, group, said in (
         (screens("pca"), "odd", "has no groups, and 'odd' names one"),
         (grouped, "middle", r"no calibration for group 'middle'; there are: \['even', 'odd'\]"),
@@ -240,7 +241,8 @@ def test_a_group_is_named_only_where_there_are_groups(screens, folder, tmp_path)
 
 
 def test_images_of_no_group_are_not_called_unreadable(screens, digits, folder):
-    grouped = replace(screens("pca"), known=None).with_alpha(0.2).recalibrated(folder, by_folder=True)
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        grouped = replace(screens("pca"), known=None).with_alpha(0.2).recalibrated(folder, by_folder=True)
     with pytest.raises(
         InputError, match=r"not one outlier image could be judged; the first: .*no calibration for group"
     ):

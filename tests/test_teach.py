@@ -116,6 +116,11 @@ def test_groups_and_evidence_are_kept(screen, spooled, monkeypatch):
     expected = set(zip(screen.detector.score(GIVEN[free]).instance_score, [labels[row] for row in free], strict=True))
     assert set(zip(by_group.calibrator.scores, by_group.calibrator.groups, strict=True)) == expected
     assert after(screen).calibrator.groups is None
+    grouped = replace(screen, calibrator=Calibrator(screen.calibrator.scores, groups), alpha=0.2)
+    with pytest.raises(InputError, match="no image of group 'right' would calibrate"):
+        after(grouped, list(zip(GIVEN, np.where(learnt_from(screen, spooled), labels, "left"), strict=True)))
+    with pytest.raises(InputError, match=r"some images are of none of \['left', 'right'\]"):
+        after(grouped)
 
     @dataclass(frozen=True)
     class Evidence:
@@ -163,11 +168,12 @@ def test_a_screen_of_few_images_judges_each_by_heads_that_learnt_from_others(spo
     [
         (
             None,
-            object(),
+            SimpleNamespace(complete=True),
             r"keeps no images: give the good images of its fit again \(recondite teach SCREEN DEFECTS GOOD",
         ),
         (GIVEN, None, r"does not know the images .*: fit it anew with these defects \(recondite fit --defects\)"),
         (None, None, "does not know the images"),
+        (GIVEN, SimpleNamespace(complete=False), "does not know the images"),
     ],
 )
 def test_what_is_missing_is_named(images, known, words):

@@ -198,8 +198,12 @@ def test_calibration_alone_adds_to_the_scores():
     with pytest.raises(InputError, match="knows all"):
         after.update(scenes(40, seed=3), only_calibrate=True)
     # A screen that does not remember its images takes all for new ones.
-    forgetful = replace(before, known=None).update(scenes(20), only_calibrate=True, sampled=True)
-    assert len(forgetful.calibrator.scores) == len(old) + 20
+    again = scenes(300)[:20]
+    calibrates = np.isin(before.detector.score(again).instance_score, old)
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        forgetful = replace(before, known=None).update(again, only_calibrate=True, sampled=True)
+    assert 0 < calibrates.sum() < 20
+    assert len(forgetful.calibrator.scores) == len(old) + (~calibrates).sum()
     with pytest.raises(InputError, match="shares for calibration, validation, evidence that leave images"):
         before.update(scenes(20), calibration=0.75, validation=0.25, evidence=0)
 
@@ -440,6 +444,7 @@ def test_a_screen_of_few_is_not_fitted_anew_where_something_of_it_would_be_lost(
         Judge(known=known, facts={**facts, "known_defects": {}}),
         Judge(known=known, facts={**facts, "contamination": {}}),
         Judge(facts=facts),
+        Judge(known=replace(known, complete=False), facts=facts),
     ):
         assert not _can_be_fitted_anew(other, spooled)
     network = Judge(known=known, facts=facts)
@@ -467,7 +472,7 @@ def test_the_versions_before_are_told_of_each_screen():
 
 
 @pytest.mark.parametrize(
-    ("facts", "anew", "learnt"), [({}, False, 5), ({"images": 7}, False, 12), ({"images": 7}, True, 5)]
+    ("facts", "anew", "learnt"), [({}, False, 4), ({"images": 7}, False, 11), ({"images": 7}, True, 4)]
 )
 def test_what_is_said_of_an_update(facts, anew, learnt):
     sets = SimpleNamespace(
@@ -482,7 +487,7 @@ def test_what_is_said_of_an_update(facts, anew, learnt):
         bad=[(f"{number}.png", "broken") for number in range(102)],
     )
     sets.facts = partial(Sets.facts, sets)
-    said = _facts(Judge(facts={"images": facts, "other": 1}), sets, TrainingOptions(epochs=3), anew)
+    said = _facts(Judge(facts={"images": facts, "other": 1}), sets, TrainingOptions(epochs=3), 4, anew)
     assert said["images"] == {"images": learnt, "fingerprint": "known"}
     assert (said["validation"], said["evidence"]) == ({"images": 0}, {"images": 3})
     assert said["calibration"] == {"images": 4, "fingerprint": "theirs"}
@@ -559,6 +564,37 @@ def test_scores_are_added_where_they_are_like_those_that_there_are(small):
         odd_one = replace(small, facts={**small.facts, "calibration": facts})
         with pytest.raises(InputError, match=r"are not of its detector, or promise nothing: calibrate it anew"):
             odd_one.update(many[:20], only_calibrate=True)
+
+
+def test_a_screen_that_does_not_know_its_images_says_so_and_forgets_none(small):
+    first, second = scenes(30, seed=3, side=16), scenes(30, seed=4, side=16)
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        once = replace(small, known=None).update(first, sampled=True)
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        twice = once.update(np.concatenate([first, second]), sampled=True)
+    assert once.facts["images"]["images"] == small.facts["images"]["images"] + int(once.known.learnt.sum())
+    assert len(twice.known) > len(once.known)
+    assert twice.facts["update"]["known"] == once.known.learnt.sum()
+
+
+def test_suspects_that_are_given_again_are_named():
+    images = scenes(100, side=16)
+    screen = recondite.fit(images, **PCA, alpha=0.2, contamination=0.2, group_by="none")
+    suspects = screen.facts["contamination"]["suspects"]
+    learnt = screen.known.learnt_alone().same(read_all(open_images(images), screen.detector.preprocessing))
+    named = [name for row, name in enumerate(open_images(images).ids) if name in suspects and not learnt[row]]
+    assert 0 < len(named) < len(suspects)
+    with pytest.warns(
+        ReconditeWarning, match=f"{len(named)} images? that the fit left out as suspect, such as {named[0]}"
+    ):
+        screen.update(images, sampled=True, group_by="none")
+
+
+def test_what_a_network_learns_from_again_counts_once(digits):
+    screen = recondite.fit(digits[:120], detector="autoencoder", latent_size=4, width=4, epochs=1, score="error")
+    learnt = screen.facts["images"]["images"]
+    after = screen.update(digits[:160], sampled=True, epochs=1)
+    assert after.facts["images"]["images"] == learnt + after.facts["update"]["learnt"] <= 160
 
 
 def test_five_images_at_least_are_left_out_in_turn(small):

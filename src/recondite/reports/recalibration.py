@@ -1,7 +1,7 @@
 """Recalibration: labels given in review set a screen's threshold anew, without refitting."""
 
+import warnings
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from recondite.data.addresses import without_secrets
 from recondite.data.datasets import ImageSet, open_images
-from recondite.errors import InputError
+from recondite.errors import InputError, ReconditeWarning
 from recondite.graphs.exported import Exported
+from recondite.progress import counted
 from recondite.reports.figures import plot_scores
 from recondite.reports.page import TablePage
 from recondite.reports.reviewed import (
@@ -25,9 +26,10 @@ from recondite.reports.reviewed import (
     drawn_alike,
     flagged,
     read_reviewed,
+    seem_learnt,
 )
 from recondite.reports.words import made_from
-from recondite.screen.calibrate import check_extensible, check_groups_stay
+from recondite.screen.calibrate import check_extensible, check_groups_stay, not_calibrating
 from recondite.screen.screen import Screen
 from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
@@ -113,6 +115,14 @@ def recalibrate(
     chosen = drawn_alike(reviewed, chosen)
     drawn_more_often = labelled - len(chosen)
     chosen = different(reviewed, chosen)
+    if images is None and reviewed.sampled and seem_learnt(screen, reviewed, chosen):
+        warnings.warn(
+            f"the {counted(len(chosen), 'image')} taken for normal score lower than the calibration images did: if the "
+            "screen was fitted on some of them, its rate does not hold; say where they are, and these are left out "
+            "(images=, --images)",
+            ReconditeWarning,
+            stacklevel=2,
+        )
     before = screen.facts.get("calibration", {})
     if reviewed.groups is not None and not keep:
         of_chosen = {reviewed.groups[index] for index in chosen}
@@ -168,26 +178,23 @@ def _by_table(screen: Screen, reviewed: Reviewed, chosen: NDArray[np.intp], keep
     """Return the screen calibrated on scores of the table, which says nothing of the highest places of maps."""
     values, observations = reviewed.scores.instance_score[chosen], _observations(screen, reviewed.scores, chosen)
     groups = None if reviewed.groups is None else tuple(reviewed.groups[index] for index in chosen)
-    alone = replace(screen, calibrator=Calibrator(values, groups), observations=observations, peaks=None)
+    known = None if screen.known is None else screen.known.learnt_alone()
+    found = Calibrator(values, groups)
+    alone = replace(screen, calibrator=found, observations=observations, peaks=None, known=known)
     return _with_kept(screen, alone) if keep else alone
 
 
 def _with_kept(before: Screen, after: Screen) -> Screen:
     """Return a screen that is calibrated on what calibrated before too; equal scores are of equal images."""
     old, new = before.calibrator, after.calibrator
-    known = set(_entries(old.scores, old.groups))
-    rows = np.flatnonzero([one not in known for one in _entries(new.scores, new.groups)])
+    rows = not_calibrating(old, new)
     groups = None if new.groups is None else (*(old.groups or ()), *(new.groups[row] for row in rows))
     observations = {
         name: np.concatenate([before.observations[name], values[rows]]) for name, values in after.observations.items()
     }
     scores = np.concatenate([old.scores, new.scores[rows]])
-    return replace(after, calibrator=Calibrator(scores, groups), observations=observations, peaks=None)
-
-
-def _entries(scores: NDArray[np.float64], groups: tuple[str, ...] | None) -> Iterator[tuple[float, str]]:
-    """Yield what tells calibration images apart: a score depends on the image alone."""
-    yield from zip(scores.tolist(), groups or ("",) * len(scores), strict=True)
+    calibrator = Calibrator(scores, groups)
+    return replace(after, calibrator=calibrator, observations=observations, peaks=None, known=before.known)
 
 
 def _observations(screen: Screen, scores: Scores, chosen: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:

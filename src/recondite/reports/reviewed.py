@@ -84,9 +84,7 @@ def read_reviewed(screen: Screen, events: Path | str, group: str | None) -> Revi
         check_origin(screen, scores, rows, groups)
         for index, (name, row) in enumerate(zip(scores.ids, rows, strict=True)):
             count += 1
-            probability = number(row.get(SAMPLED), f"{where}, {name}, {SAMPLED}")
-            if not (0 <= probability <= 1 or np.isnan(probability)):
-                raise InputError(f"{where}, {name}: expected a probability in {SAMPLED}; got {row[SAMPLED]!r}")
+            probability = _probability(row, f"{where}, {name}")
             label = str(row.get("label") or "").strip().lower()
             if label not in (*LABELS, ""):
                 raise InputError(f"{where}, {name}: expected a label among {', '.join(LABELS)}; got {label!r}")
@@ -127,6 +125,14 @@ def read_reviewed(screen: Screen, events: Path | str, group: str | None) -> Revi
         invalid=invalid,
         probabilities=probabilities if (probabilities > 0).all() else None,
     )
+
+
+def _probability(row: Mapping[str, object], where: str) -> float:
+    """Return with which probability a row was drawn; NaN where it does not say."""
+    probability = number(row.get(SAMPLED), f"{where}, {SAMPLED}")
+    if not (0 <= probability <= 1 or np.isnan(probability)):
+        raise InputError(f"{where}: expected a probability in {SAMPLED}; got {row[SAMPLED]!r}")
+    return probability
 
 
 def doubts_about(
@@ -226,6 +232,14 @@ def _chance_of_scores(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]
     return float(min(found) * len(found))
 
 
+def seem_learnt(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> bool:
+    """Return whether some rows score lower than the calibration images, as those that a screen was fitted on do."""
+    from scipy.stats import ks_2samp
+
+    found = [ks_2samp(before, now, alternative="less").pvalue for _, before, now in _by_group(screen, reviewed, rows)]
+    return bool(min(found) * len(found) < _SURPRISING)
+
+
 def different(reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     """Return the first row of each image; a score depends on the image alone, so that equal ones are of copies."""
     names = reviewed.groups or ("",) * len(reviewed.labels)
@@ -257,7 +271,8 @@ def sample_for_review(events: Path | str, table: Path, count: int = 200, seed: i
     """Draw a random sample of the readable images of some events, as a table to label.
 
     It has their last events with an empty column "label" and a column "sampled", the probability with which each image
-    was drawn; `recalibrate` then needs no other sign that the labels are of a random sample.
+    was drawn; `recalibrate` then needs no other sign that the labels are of a random sample. Of a table that was drawn
+    itself, as its own column says, the probabilities of both draws are multiplied.
 
     Args:
         events: what `read_events` reads.
@@ -269,7 +284,7 @@ def sample_for_review(events: Path | str, table: Path, count: int = 200, seed: i
         How many were drawn, and of how many.
 
     Raises:
-        InputError: no verdict on a readable image, or a count below 1.
+        InputError: no verdict on a readable image, another probability than there are, or a count below 1.
     """
     if count < 1:
         raise InputError(f"expected at least one image to review; got {count}")
@@ -281,10 +296,14 @@ def sample_for_review(events: Path | str, table: Path, count: int = 200, seed: i
         raise InputError(f"{without_secrets(events)} has no verdict on a readable image")
     rows = list(latest.values())
     drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])
-    probability = len(drawn) / len(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    write_table(
-        table,
-        ({**{name: rows[index].get(name) for name in names}, "label": "", SAMPLED: probability} for index in drawn),
-    )
+    before = [1.0] * len(rows)
+    if SAMPLED in names:  # a row that says nothing of it was chosen: 0 says so
+        before = np.nan_to_num([_probability(row, f"{without_secrets(events)}, {row['id']}") for row in rows]).tolist()
+
+    def drawn_row(index: int) -> dict[str, object]:
+        said = {name: rows[index].get(name) for name in names}
+        return {**said, "label": "", SAMPLED: before[index] * len(drawn) / len(rows)}
+
+    write_table(table, map(drawn_row, drawn))
     return len(drawn), len(rows)

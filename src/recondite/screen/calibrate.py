@@ -1,7 +1,7 @@
 """Calibration of a screen: scores of held-out normal images, and a probe that detects another arithmetic."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -40,7 +40,8 @@ def recalibrated_screen(screen: S, images: object, *, by_folder: bool = False, g
         group_by: what tells images that belong together, of which one calibrates; as in `recondite.fit`.
 
     Raises:
-        InputError: none of them can be read, all were learnt from, or there are too few for alpha.
+        InputError: none of them can be read, all were learnt from, there are too few for alpha, or, by folder, none
+            is of a group of before.
     """
     opened = open_images(images, role="inliers", shape=screen.detector.shape)
     check_masks(opened.masks, screen.detector.preprocessing.masked)
@@ -50,6 +51,8 @@ def recalibrated_screen(screen: S, images: object, *, by_folder: bool = False, g
     fresh = unknown_rows(screen, spooled, group_by, keys)
     chosen = one_of_each(keys, spooled.hashes, 0, fresh)
     groups = tuple(spooled.labels[index] for index in chosen) if by_folder else None
+    if groups is not None:
+        check_groups_stay(screen, groups, "give images of each group that it has not learnt from")
     calibration = {
         "images": len(chosen),
         "of": len(spooled),
@@ -59,8 +62,7 @@ def recalibrated_screen(screen: S, images: object, *, by_folder: bool = False, g
     }
     facts = {**screen.facts, "calibration": calibration}
     found = calibrated(screen.detector, screen.evidence, screen.score, spooled.rows(chosen), groups, facts)
-    if screen.known is not None:
-        found["known"] = Known.of([(spooled, chosen, False)], screen.known.learnt_alone())
+    found["known"] = Known.of([(spooled, chosen, False)], known_to(screen, spooled).learnt_alone())
     return cast(S, replace(cast(Any, screen), **found))
 
 
@@ -92,13 +94,40 @@ def check_groups_stay(screen: ScreenLike, groups: Iterable[str], way_out: str | 
         )
 
 
+def known_to(screen: ScreenLike, images: Spool) -> Known:
+    """Return what a screen has met, ready to be added to where nobody kept it."""
+    return Known.unkept(images) if screen.known is None else screen.known
+
+
+def warn_of_unknown(known: Known, stacklevel: int) -> None:
+    """Warn where nobody kept what was learnt from, so that these images may calibrate as if they were new."""
+    if not known.complete:
+        warnings.warn(
+            "this screen does not know which images it was fitted on, as those from exports and hubs do not: images "
+            "among these that it has learnt from would calibrate, and its rate would not hold: give others",
+            ReconditeWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def not_calibrating(own: Calibrator, further: Calibrator) -> NDArray[np.intp]:
+    """Return which further scores are of no image that calibrates already: a score depends on the image alone."""
+    known = set(_entries(own))
+    return np.flatnonzero([one not in known for one in _entries(further)])
+
+
+def _entries(calibrator: Calibrator) -> Iterator[tuple[float, str]]:
+    scores = calibrator.scores
+    yield from zip(scores.tolist(), calibrator.groups or ("",) * len(scores), strict=True)
+
+
 def unknown_rows(
     screen: ScreenLike, images: Spool, group_by: GroupBy, keys: NDArray[np.void], stacklevel: int = 3
 ) -> NDArray[np.intp]:
     """Return which of some normal images may calibrate (n,): those that belong with none that was learnt from.
 
     Args:
-        screen: that is calibrated; all may where it does not know what it has met.
+        screen: that is calibrated; all may, with a warning, where it does not know what it has met.
         images: those asked about.
         group_by, keys: of their units.
         stacklevel: of the warning that says how many may not.
@@ -106,10 +135,10 @@ def unknown_rows(
     Raises:
         InputError: all were learnt from, or one is a known defect.
     """
-    if screen.known is None:
-        return np.arange(len(images))
-    screen.known.refuse_defects(images)
-    learnt = screen.known.learnt_alone()
+    known = known_to(screen, images)
+    known.refuse_defects(images)
+    warn_of_unknown(known, stacklevel)
+    learnt = known.learnt_alone()
     fresh = np.flatnonzero(~learnt.met(images, group_by, keys))
     again = int(learnt.same(images).sum())
     if not len(fresh):

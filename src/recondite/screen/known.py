@@ -28,6 +28,7 @@ class Known(ShortRepr):
         rows: (n,) of those that have a thumbnail, ascending: at most 5,000, drawn at random.
         small: float32 (n, at most 256), their thumbnails.
         defects: (D,) hashes of known defects that were learnt from.
+        complete: False where it has met others before, and nobody kept which.
     """
 
     hashes: NDArray[np.void]
@@ -35,6 +36,13 @@ class Known(ShortRepr):
     rows: NDArray[np.intp]
     small: NDArray[np.float32]
     defects: NDArray[np.void] = field(default_factory=lambda: np.empty(0, dtype=_HASH))
+    complete: bool = True
+
+    @classmethod
+    def unkept(cls, images: Spool) -> "Known":
+        """Return what is known where nobody kept it, so that images like these can be added."""
+        none = np.empty(0, dtype=np.intp)
+        return cls(images.hashes[:0], none.astype(bool), none, np.asarray(images.small[:0]), complete=False)
 
     @classmethod
     def of(cls, parts: Iterable[tuple[Spool, NDArray[np.intp], bool]], before: "Known | None" = None) -> "Known":
@@ -54,7 +62,7 @@ class Known(ShortRepr):
         chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:_MOST_THUMBNAILS])
         kept = np.asarray(small[chosen], dtype=np.float32)
         known = cls(hashes, learnt, rows[chosen], kept)
-        return known if before is None else replace(known, defects=before.defects)
+        return known if before is None else replace(known, defects=before.defects, complete=before.complete)
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -67,7 +75,8 @@ class Known(ShortRepr):
         """Return those that were learnt from."""
         kept = self.learnt[self.rows]
         rows = (np.cumsum(self.learnt) - 1)[self.rows[kept]]
-        return Known(self.hashes[self.learnt], self.learnt[self.learnt], rows, self.small[kept], self.defects)
+        hashes, learnt = self.hashes[self.learnt], self.learnt[self.learnt]
+        return Known(hashes, learnt, rows, self.small[kept], self.defects, self.complete)
 
     def taught(self, defects: Spool) -> "Known":
         """Return these with the known defects that were learnt from, in place of others before."""
@@ -113,6 +122,7 @@ class Known(ShortRepr):
             "learnt": self.learnt.astype(np.uint8),
             "rows": self.rows.astype(np.int64),
             "small": self.small,
+            "complete": np.array([self.complete], dtype=np.uint8),
         }
 
     @classmethod
@@ -123,20 +133,22 @@ class Known(ShortRepr):
             ArtifactError: the arrays do not belong together.
         """
         hashes, learnt, rows, small = (tensors[name] for name in ("hashes", "learnt", "rows", "small"))
-        defects = tensors.get("defects", hashes[:0])
+        defects, complete = tensors.get("defects", hashes[:0]), tensors.get("complete", np.ones(1, dtype=np.uint8))
         if (
             hashes.dtype != np.uint8
             or hashes.shape[1:] != (16,)
             or defects.dtype != np.uint8
             or defects.shape[1:] != (16,)
             or learnt.shape != hashes.shape[:1]
+            or complete.shape != (1,)
             or small.ndim != 2
             or rows.shape != small.shape[:1]
             or (len(rows) and not 0 <= rows.min() <= rows.max() < len(hashes))
         ):
             raise ArtifactError("the images that the screen has met are inconsistent")
         seen, taught = (np.frombuffer(some.tobytes(), dtype=_HASH) for some in (hashes, defects))
-        return cls(seen, learnt.astype(bool), rows.astype(np.intp), small.astype(np.float32), taught)
+        numbers = rows.astype(np.intp), small.astype(np.float32)
+        return cls(seen, learnt.astype(bool), *numbers, taught, bool(complete[0]))
 
 
 def _bytes(hashes: NDArray[np.void]) -> NDArray[np.uint8]:

@@ -8,13 +8,18 @@ from recondite.statistics.contamination import LEFT_OUT
 _STAYED = "Bad images that stayed make the share smaller, if they score no lower than good ones."
 
 
+def nothing(screen: Screen) -> str:
+    """Say that a screen promises nothing, and why, where its calibration was forced; "" where it was not."""
+    doubts = screen.facts.get("calibration", {}).get("no_promise")
+    return f"Nothing is promised: the calibration was forced, although {doubts[0]}." if doubts else ""
+
+
 def promise(screen: Screen, fdr: float | None = None) -> str:
     """Say in words what the flags of a screen promise, or those under false-discovery control at this rate."""
     caution = "" if screen.evidence is None or screen.score == ERROR else screen.evidence.caution
     calibration = screen.facts.get("calibration", {})
-    doubts = calibration.get("no_promise")
-    if doubts:
-        return f"Nothing is promised: the calibration was forced, although {doubts[0]}."
+    if nothing(screen):
+        return nothing(screen)
     left_out_in_turn = calibration.get("left_out_in_parts")
     if fdr is not None:
         if left_out_in_turn:

@@ -9,6 +9,7 @@ from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.screen.evidence import Values
 from recondite.screen.monitor import Monitor
+from recondite.screen.promise import nothing
 from recondite.screen.screen import Screen
 from recondite.screen.words import ERROR
 from recondite.statistics.calibration import smallest_calibration_set
@@ -99,7 +100,7 @@ class Reweighting:
     @property
     def promise(self) -> str:
         """What the flags promise."""
-        return (
+        return nothing(self.screen) or (
             f"About a share of {self.screen.alpha:g} of normal images is flagged by mistake, if they differ from those "
             "of calibration in nothing but how often which values of these statistics come (covariate shift): "
             f"{self.in_words}. The weights are estimated: that is not proven."

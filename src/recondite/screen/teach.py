@@ -12,7 +12,7 @@ from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.errors import InputError
 from recondite.graphs.exported import Exported
 from recondite.progress import counted
-from recondite.screen.calibrate import S, calibrated
+from recondite.screen.calibrate import S, calibrated, check_groups_stay
 from recondite.screen.few_images import scores_left_out
 from recondite.screen.known import Known
 from recondite.screen.known_defects import KnownDefects, check_teachable, taught
@@ -57,11 +57,14 @@ def taught_screen(
     if isinstance(screen.detector, Exported):
         raise InputError("an exported screen cannot learn: teach the one that it was made from, and export that")
     check_teachable(screen.detector)
-    if images is None or screen.known is None:
-        what = "keeps no images" if screen.known is not None else "does not know the images that it was fitted on"
-        way = "give the good images of its fit again" if screen.known is not None else "fit it anew with these defects"
+    if screen.known is None or not screen.known.complete:
         raise InputError(
-            f"the screen {what}: {way} (recondite {'teach SCREEN DEFECTS GOOD' if screen.known else 'fit --defects'})"
+            "the screen does not know the images that it was fitted on: fit it anew with these defects (recondite fit "
+            "--defects)"
+        )
+    if images is None:
+        raise InputError(
+            "the screen keeps no images: give the good images of its fit again (recondite teach SCREEN DEFECTS GOOD)"
         )
     known = KnownDefects.opened(defects, masks, screen.detector, progress)
     opened = open_images(images, role="fit", shape=screen.detector.shape)
@@ -102,6 +105,7 @@ def taught_screen(
                 "it too, or other good images beside them"
             )
         groups = None if screen.calibrator.groups is None else tuple(spooled.labels[row] for row in rows)
+        check_groups_stay(screen, groups or (), "give good images of each group that it has not learnt from")
         facts["calibration"] = {**kept, "images": len(rows), "fingerprint": spooled.fingerprint(rows)}
         evidence = screen.evidence
         if evidence is not None:

@@ -23,7 +23,17 @@ from recondite.graphs.exported import Exported
 from recondite.options import TrainingOptions, make_options, options_to_json
 from recondite.perturbations.defects import DEFECTS, defective
 from recondite.progress import counted
-from recondite.screen.calibrate import S, calibrated, check_extensible, check_groups_stay, map_scale
+from recondite.screen.calibrate import (
+    S,
+    calibrated,
+    check_extensible,
+    check_groups_stay,
+    known_to,
+    map_scale,
+    not_calibrating,
+    warn_of_unknown,
+)
+from recondite.screen.contamination import warn_of_suspects
 from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer
 from recondite.screen.few_images import MOST_IMAGES, LeftOut, are_few, scores_left_out
 from recondite.screen.known import Known
@@ -45,6 +55,7 @@ from recondite.statistics.metrics import auroc
 from recondite.torch_state import own_settings
 
 _SURPRISING, _LOOKED_AT, _COMPARED, _DIGITS = 0.001, 2000, 200, 12
+_CALLER = 4  # warnings point there: two decorators lie between
 
 
 @collective()
@@ -110,11 +121,12 @@ def updated_screen(
     check_masks(opened.masks, screen.detector.preprocessing.masked)
     group_by = labels_of(opened, group_by)
     spooled = read_all(opened, screen.detector.preprocessing, progress)
-    if screen.known is not None:
-        screen.known.refuse_defects(spooled)
+    known = known_to(screen, spooled)
+    known.refuse_defects(spooled)
+    warn_of_unknown(known, _CALLER)
     keys = keys_of([spooled], group_by)[0]
     if only_calibrate:
-        return _extended(screen, spooled, keys, group_by, sampled, options.seed, progress)
+        return _extended(screen, spooled, known, keys, group_by, sampled, options.seed, progress)
     judged_by = screen.score if score is None else score
     if judged_by not in (ERROR, screen.score):
         raise InputError(f"expected score error or {screen.score}; got {score!r}")
@@ -122,8 +134,9 @@ def updated_screen(
     held_out = without_unused(given, judged_by, screen.detector)
     shares = shares_of(held_out)
 
-    learnt = None if screen.known is None else screen.known.learnt_alone()
+    learnt = known.learnt_alone()
     fresh, learnable = may_calibrate(spooled, screen.detector, learnt, group_by, keys)
+    warn_of_suspects(screen, spooled, fresh | learnable, _CALLER)
     if not learnable.any():
         raise InputError(f"the screen has learnt from all of these {counted(len(spooled), 'image')} already")
     new, promised = fresh, (screen.alpha, screen.confidence, screen.guarantee)
@@ -176,7 +189,9 @@ def updated_screen(
         detector.fit_rows(sets.images, sets.validation, options, folder, resume, progress, further=not anew)
     learnt_evidence = _evidence(screen, detector, sets, progress)
     scale = map_scale(detector, sets.calibration) if left_out is None else left_out.map_scale
-    facts = {**_facts(screen, sets, options, anew), "map_scale": scale}
+    # A network learns again from images that it knows.
+    learnt_first = len(sets.images) if anew else int((~learnt.same(spooled))[sets.images.index].sum())
+    facts = {**_facts(screen, sets, options, learnt_first, anew), "map_scale": scale}
     facts["calibration"]["sampled"] = sampled
     if left_out is not None:
         facts["calibration"] |= {"left_out_in_parts": left_out.parts, "images": len(left_out.scores)}
@@ -189,8 +204,8 @@ def updated_screen(
     after = _replaced(screen, detector=detector, score=judged_by, evidence=learnt_evidence, known=sets.known, **found)
     if left_out is None:
         compared.note(after, sets.calibration)
-    learnt_now, known = (int(new.sum()), 0) if anew else (len(sets.images), int((~new).sum()))
-    return _with_changes(screen, after, compared, learnt_now, known)
+    learnt_now, again = (int(new.sum()), 0) if anew else (learnt_first, int((~new).sum()))
+    return _with_changes(screen, after, compared, learnt_now, again)
 
 
 def _can_be_fitted_anew(screen: ScreenLike, spooled: Spool) -> bool:
@@ -198,7 +213,7 @@ def _can_be_fitted_anew(screen: ScreenLike, spooled: Spool) -> bool:
 
     Trained networks and heads of known defects have seen them and do not forget; suspects were left out for good.
     """
-    if not _is_of_few(screen) or screen.known is None or screen.detector.trains_by_steps:
+    if not _is_of_few(screen) or screen.known is None or not screen.known.complete or screen.detector.trains_by_steps:
         return False
     learnt = screen.known.learnt_alone().hashes
     plain = not {"known_defects", "contamination"} & screen.facts.keys()
@@ -318,6 +333,7 @@ def _check_alike(screen: ScreenLike, spooled: Spool, rows: NDArray[np.intp]) -> 
 def _extended(
     screen: S,
     spooled: Spool,
+    known: Known,
     keys: NDArray[np.void],
     group_by: GroupBy,
     sampled: bool,
@@ -327,7 +343,7 @@ def _extended(
     """Return the same detector with more calibration images, none of which it has met."""
     check_extensible(screen)
     calibration = screen.facts.get("calibration", {})
-    fresh = np.full(len(spooled), True) if screen.known is None else ~screen.known.met(spooled, group_by, keys)
+    fresh = ~known.met(spooled, group_by, keys)
     rows = one_of_each(keys, spooled.hashes, seed, np.flatnonzero(fresh))
     if not len(rows):
         raise InputError(f"the screen knows all of these {counted(len(spooled), 'image')} already")
@@ -336,22 +352,29 @@ def _extended(
     old = screen.calibrator
     groups = None if old.groups is None else tuple(spooled.labels[row] for row in rows)
     check_groups_stay(screen, groups or (), None)
-    chosen = spooled.rows(rows)
-    found = calibrated(screen.detector, screen.evidence, screen.score, chosen, groups, screen.facts, progress)
+    found = calibrated(
+        screen.detector, screen.evidence, screen.score, spooled.rows(rows), groups, screen.facts, progress
+    )
     new = found["calibrator"]
+    others = not_calibrating(old, new)  # labels of verdicts calibrate without their pixels being known
+    if not len(others):
+        raise InputError(f"the screen is calibrated on all of these {counted(len(spooled), 'image')} already")
+    rows, chosen = rows[others], spooled.rows(rows[others])
     found["calibrator"] = Calibrator(
-        np.concatenate([old.scores, new.scores]), None if groups is None else (*(old.groups or ()), *groups)
+        np.concatenate([old.scores, new.scores[others]]),
+        None if groups is None else (*(old.groups or ()), *(groups[row] for row in others)),
     )
     found["observations"] = {
-        name: np.concatenate([screen.observations[name], values]) for name, values in found["observations"].items()
+        name: np.concatenate([screen.observations[name], values[others]])
+        for name, values in found["observations"].items()
     }
     both = screen.peaks is not None and found["peaks"] is not None
-    found["peaks"] = np.concatenate([screen.peaks, found["peaks"]]) if both else None
+    found["peaks"] = np.concatenate([screen.peaks, found["peaks"][others]]) if both else None
     found["facts"] = {
         **found["facts"],
         "calibration": {**calibration, "images": len(old.scores) + len(rows), "kept": len(old.scores)},
     }
-    found["known"] = Known.of([(spooled, rows, False)], screen.known)
+    found["known"] = Known.of([(spooled, rows, False)], known)
     after = _replaced(screen, **found)
     compared = Compared(screen, fresh)
     compared.note(after, chosen)
@@ -370,12 +393,13 @@ def _evidence(screen: ScreenLike, detector: Detector, sets: Sets, progress: bool
     return fit_evidence(detector, observer, sets.evidence, before.classifier_share, progress)
 
 
-def _facts(screen: ScreenLike, sets: Sets, options: TrainingOptions, anew: bool) -> dict[str, Any]:
+def _facts(screen: ScreenLike, sets: Sets, options: TrainingOptions, learnt: int, anew: bool) -> dict[str, Any]:
+    """Return the facts of a screen that has learnt from so many images that it did not know, or from them alone."""
     before = 0 if anew else screen.facts.get("images", {}).get("images", 0)
     return {
         **screen.facts,
         "training": options_to_json(options),
-        "images": {"images": before + len(sets.images), "fingerprint": sets.known.fingerprint()},
+        "images": {"images": before + learnt, "fingerprint": sets.known.fingerprint()},
         **sets.facts(),
     }
 
