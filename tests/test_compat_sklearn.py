@@ -91,6 +91,10 @@ def test_flattened_images_are_images_where_the_shape_is_known(digits):
     whole = ReconstructionOutlierDetector("pca").fit(digits[:200] / 255)
     assert flat.detector_.shape == (1, 8, 8)
     assert np.array_equal(flat.score_samples(rows[200:260]), whole.score_samples(digits[200:260] / 255))
+    bytes_ = ReconstructionOutlierDetector("pca", image_shape=(1, 8, 8)).fit(digits[:200].reshape(200, -1))
+    of_images = ReconstructionOutlierDetector("pca").fit(digits[:200])
+    rows_of_bytes = digits[200:260].reshape(60, -1)
+    assert np.array_equal(bytes_.score_samples(rows_of_bytes), of_images.score_samples(digits[200:260]))
     with pytest.raises(ValueError, match="64"):
         ReconstructionOutlierDetector("pca", image_shape=(1, 8, 8)).fit(rows[:200, :60])
 
@@ -134,6 +138,8 @@ def test_copies_score_alike(digits):
         ({"options": {"nonsense": 1}}, "nonsense"),
         ({"options": {"score": "evidence"}}, "score"),
         ({"calibration": 0.2, "contamination": 0.001}, "alpha"),
+        ({"calibration": 0.2, "options": {"alpha": 0.1}}, "without alpha"),
+        ({"options": {"detector": "vae", "on_bad": "flag"}}, "without detector, on_bad"),
     ],
 )
 def test_wrong_parameters_are_told_when_fitting(digits, settings, message):

@@ -118,6 +118,22 @@ def test_other_pictures_of_the_same_names_are_measured_again(sets, tmp_path):
         bench_defects([copied, sets], tmp_path / "out", ["pca"])
 
 
+def test_other_pictures_behind_a_linked_folder_are_measured_again(tmp_path, monkeypatch):
+    elsewhere, root = tmp_path / "elsewhere", tmp_path / "linked"
+    elsewhere.mkdir()
+    (elsewhere / "0.png").write_bytes(b"one")
+    (elsewhere / "1.png").symlink_to(tmp_path / "nowhere.png")
+    (root / "train").mkdir(parents=True)
+    (root / "train" / "good").symlink_to(elsewhere)
+    made = runs_that_succeed(monkeypatch, "linked")
+    for content, runs in ((b"one", 1), (b"another", 2)):
+        if (elsewhere / "0.png").read_bytes() != content:
+            (elsewhere / "0.png").write_bytes(content)
+        bench_defects([root], tmp_path / "out", ["pca"])
+        bench_defects([root], tmp_path / "out", ["pca"])
+        assert len(made) == runs
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_a_finished_run_whose_file_is_damaged_is_made_again(sets, tmp_path):
     first = bench_defects([sets / "threes"], tmp_path, ["pca"], alpha=0.1)
@@ -128,10 +144,8 @@ def test_a_finished_run_whose_file_is_damaged_is_made_again(sets, tmp_path):
         assert kept.stat().st_size > 100
 
 
-def test_a_run_by_another_table_of_visa_is_made_again(tmp_path, monkeypatch):
-    table, images = tmp_path / "split_csv" / "1cls.csv", tmp_path / "candle" / "Data" / "Images"
-    table.parent.mkdir()
-    (images / "Normal").mkdir(parents=True)
+def runs_that_succeed(monkeypatch, name):
+    """Let every run of a set succeed at once, write nothing, and return a list that grows with each."""
     made = []
 
     class Process:
@@ -140,13 +154,21 @@ def test_a_run_by_another_table_of_visa_is_made_again(tmp_path, monkeypatch):
 
         def start(self):
             made.append(1)
-            self.pipe.send({"set": "candle", "detector": "pca", "auroc": 1.0, "error": None})
+            self.pipe.send({"set": name, "detector": "pca", "auroc": 1.0, "error": None})
 
         def join(self):
             pass
 
     monkeypatch.setattr(defect_sets.multiprocessing.get_context("spawn"), "Process", Process, raising=False)
     monkeypatch.setattr(defect_sets, "_write", lambda *_: None)
+    return made
+
+
+def test_a_run_by_another_table_of_visa_is_made_again(tmp_path, monkeypatch):
+    table, images = tmp_path / "split_csv" / "1cls.csv", tmp_path / "candle" / "Data" / "Images"
+    table.parent.mkdir()
+    (images / "Normal").mkdir(parents=True)
+    made = runs_that_succeed(monkeypatch, "candle")
     for text, runs in (("object\n", 1), ("object\n", 1), ("object\ncandle\n", 2)):
         table.write_text(text) if not table.exists() or table.read_text() != text else None
         bench_defects([tmp_path], tmp_path / "out", ["pca"])

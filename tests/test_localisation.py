@@ -3,13 +3,15 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
+import recondite
 from recondite.cli import main
 from recondite.data.truth import mask_of_defect
 from recondite.errors import InputError
 from recondite.perturbations import defective
-from recondite.reports.evaluation import localisation
+from recondite.reports.evaluation import localisation, located_maps
 from recondite.statistics.localisation import (
     _binned,
+    _checked,
     _overlaps,
     localisation_measures,
     measures_by_kind,
@@ -182,10 +184,58 @@ def test_binned_images_hold_each_pixel_and_each_defect_once():
     generator = np.random.default_rng(0)
     scores, defect = generator.random((3, 6, 6)), np.zeros((3, 6, 6), bool)
     defect[0, :2, :2] = defect[0, 4:, 4:] = defect[2, 3, :] = True
-    outside, inside, overlap = (part.sum(axis=1) for part in _binned(scores, defect, _overlaps(defect)))
+    outside, inside, overlap = (part.sum(axis=1) for part in _binned(_checked(scores, defect), _overlaps(defect)))
     np.testing.assert_array_equal(outside, [28, 36, 30])
     np.testing.assert_array_equal(inside, [8, 0, 6])
     np.testing.assert_allclose(overlap, [2, 0, 1])
+
+
+def test_images_that_are_a_defect_all_over_leave_intervals_that_are_numbers():
+    maps, masks = np.random.default_rng(0).random((3, 4, 4)), np.zeros((3, 4, 4), dtype=bool)
+    masks[:2] = True
+    for measure in localisation_measures(maps, masks, 0.5).values():
+        assert 0 <= measure.low <= measure.value <= measure.high <= 1
+    assert list(measures_by_kind(maps, masks, ["hole", "dent", "dent"])) == [None, "dent"]
+
+
+def test_pixels_that_do_not_count_are_neither_found_nor_false(found_and_known):
+    maps, masks = found_and_known
+    inside = np.zeros_like(masks)
+    inside[:, 4:20, 3:15] = True
+    found = localisation_measures(np.where(inside, maps, 0), masks, 1.2, inside=inside)
+    alone = localisation_measures(maps[:, 4:20, 3:15], masks[:, 4:20, 3:15], 1.2)
+    for name, measure in alone.items():
+        assert found[name].value == pytest.approx(measure.value, rel=1e-12)
+        assert found[name].low == pytest.approx(measure.low, abs=0.01)
+    with pytest.raises(InputError, match="expected what counts"):
+        localisation_measures(maps, masks, inside=inside[:5])
+
+
+def test_only_pixels_inside_of_a_region_are_measured(digits, inspected):
+    folder, _, _ = inspected
+    region = np.zeros((8, 8), dtype=bool)
+    region[:, 2:6] = True
+    screen = recondite.fit(digits[:300], detector="pca", latent_size=8, region=region)
+    found = located_maps(screen, folder, folder, folder / "ground_truth")
+    assert (found.inside == region).all()
+    within = pixel_auroc(found.maps[:, :, 2:6], found.masks[:, :, 2:6])
+    shown = {row["measure"]: row["value"] for row in localisation(screen, folder, folder, folder / "ground_truth")}
+    assert shown["pixel AUROC"] == f"{within:.4f}" != f"{pixel_auroc(found.maps, found.masks):.4f}"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_specks_that_a_format_leaves_beside_a_defect_are_no_defect(tmp_path, suffix):
+    marked = np.zeros((64, 64), np.uint8)
+    marked[21:35, 19:42] = 255
+    Image.fromarray(marked).convert("RGB").save(tmp_path / f"000_mask{suffix}", quality=50)
+    np.testing.assert_array_equal(mask_of_defect(tmp_path, "000.png", (64, 64)), marked > 0)
+
+
+def test_what_is_transparent_in_a_mask_is_no_defect(tmp_path):
+    marked = np.full((16, 16, 4), 255, np.uint8)
+    marked[:, 5:, 3] = 0
+    Image.fromarray(marked).save(tmp_path / "000.png")
+    np.testing.assert_array_equal(mask_of_defect(tmp_path, "000.png", (16, 16)), marked[:, :, 3] > 0)
 
 
 def test_each_kind_of_defect_is_measured_with_all_images_that_have_none():

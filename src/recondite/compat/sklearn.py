@@ -15,6 +15,7 @@ from recondite.audits.outliers import FEWEST, discoveries, judged, reduced
 from recondite.audits.run import audit
 from recondite.data.datasets import open_images
 from recondite.data.sample import guess_preprocessing
+from recondite.data.scaling import white_of
 from recondite.detectors import Detector, build, detector_class
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, option_names
@@ -26,6 +27,7 @@ from recondite.statistics.scores import Scores
 _LARGEST_LATENT = 32
 _LARGEST_SEED = 2**31 - 1
 _FEWEST_RANKED = 10
+_SET_HERE = {"detector", "alpha", "calibration", "on_bad"}
 
 
 class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -40,8 +42,8 @@ class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignor
             training images (scikit-learn's meaning, no promise for new ones), with it the false-alarm rate that holds
             for new normal images.
         calibration: share of the images, in [0, 1), that is held out of training to set the threshold by.
-        image_shape: (C, H, W), for rows that are flattened images with values in [0, 1]; None for vectors, and for
-            images given as (N, H, W), (N, H, W, C) or (N, C, H, W).
+        image_shape: (C, H, W), for rows that are flattened images, uint8 or with values in [0, 1]; None for vectors,
+            and for images given as (N, H, W), (N, H, W, C) or (N, C, H, W).
         options: options of the detector and of training, such as {"latent_size": 8, "epochs": 50}; with `calibration`
             also arguments of `recondite.fit`, such as {"score": "auto"}. Without a latent_size it is half the number of
             values of an image, 32 at most.
@@ -84,6 +86,12 @@ class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignor
             ValueError: NaN, infinite or absurd values, too few images, or parameters that cannot be used.
         """
         images = self._images(X, reset=True)
+        set_here = sorted(_SET_HERE & {*(self.options or {})})
+        if set_here:
+            raise InputError(
+                f"expected options without {', '.join(set_here)}: detector, calibration and contamination (alpha) are "
+                "parameters of their own, and unreadable images are errors"
+            )
         _check_share("contamination", self.contamination, 0.0, 0.5, ends=(False, True))
         _check_share("calibration", self.calibration, 0.0, 1.0, ends=(True, False))
         screen: Screen | None = None
@@ -136,7 +144,8 @@ class ReconstructionOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignor
         images: NDArray[Any] = validate_data(
             self, X, reset=reset, allow_nd=True, ensure_min_samples=2 if reset else 1, dtype="numeric"
         )
-        if images.dtype.kind in "iu" and images.ndim == 2:
+        known = self.image_shape is not None and white_of(images.dtype) is not None
+        if images.dtype.kind in "iu" and images.ndim == 2 and not known:
             images = images.astype(np.float64)
         if self.image_shape is None or images.ndim > 2:
             return images

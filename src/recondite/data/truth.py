@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from recondite.data.datasets import ImageSet
+from recondite.data.formats import suffix_of
 from recondite.data.images import decode
 from recondite.data.masks import image_called
 from recondite.errors import InputError
 
 _ENDS, _GROUND_TRUTH, _LEVELS = ("_mask", ""), "ground_truth", 3
+_LOSSY, _HEAD = (".jpg", ".webp", ".avif", ".heic", ".jp2", ".j2k"), 16
 
 
 def mask_of_defect(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -22,7 +24,8 @@ def mask_of_defect(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np
 
     Args:
         truth: the folder of masks: for DEFECT/NAME.jpg a mask DEFECT/NAME_mask.png or DEFECT/NAME.png, or of another
-            suffix, not black on the defect; or without DEFECT.
+            suffix, not black on the defect; or without DEFECT. What is transparent is not marked, nor what is darker
+            than half the brightest in a format that changes pixels, such as JPEG.
         name: of the image.
         sides: (H, W).
 
@@ -83,7 +86,13 @@ def _found(folders: Sequence[Path], stem: str) -> Path | None:
 
 
 def _read(file: Path, sides: tuple[int, ...]) -> NDArray[np.bool_]:
-    marked = (decode(file).planes > 0).any(axis=0)
+    pixels = decode(file)
+    with file.open("rb") as stream:
+        lossy = suffix_of(stream.read(_HEAD)) in _LOSSY
+    least = pixels.planes.max() / 2 if lossy else 0  # such files hold greys around a defect, and specks beside it
+    marked = (pixels.planes > least).any(axis=0)
+    if pixels.alpha is not None:
+        marked &= pixels.alpha > 0
     if not marked.any():
         raise InputError(f"the mask {file} marks nothing")
     picture, size = Image.fromarray(marked.astype(np.float32)), (sides[1], sides[0])

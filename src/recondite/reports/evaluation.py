@@ -177,7 +177,7 @@ def localisation(
     several = len({*found.kinds} - {None}) > 1
     kinds: list[str | None] = found.kinds if several else [None] * len(found.kinds)
     rows = []
-    for kind, measures in measures_by_kind(found.maps, found.masks, kinds, threshold).items():
+    for kind, measures in measures_by_kind(found.maps, found.masks, kinds, threshold, inside=found.inside).items():
         of = (
             f"{len(found.maps):,} images{unreadable}"
             if kind is None
@@ -201,12 +201,14 @@ class Located:
     Args:
         maps: (N, H, W) scores, the mean over channels.
         masks: (N, H, W) True on defects.
+        inside: (N, H, W) True where images count: False outside of a region.
         kinds: N labels of outliers; None for inliers.
         left_out: how many images could not be read.
     """
 
     maps: NDArray[np.float32]
     masks: NDArray[np.bool_]
+    inside: NDArray[np.bool_]
     kinds: list[str | None]
     left_out: int
 
@@ -232,7 +234,7 @@ def located_maps(
     if not detector.locates:
         raise InputError("this detector judges images as a whole: it has no maps to find defects with")
     shape = detector.shape
-    maps, masks, left_out = [], [], 0
+    maps, masks, insides, left_out = [], [], [], 0
     kinds: list[str | None] = []
     sets = _opened(screen, inliers, outliers, region)
     check_truth(truth, sets["outliers"].ids or ())
@@ -241,6 +243,8 @@ def located_maps(
             for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):
                 scores = detector.score_batch(batch, feature_score=True).feature_score
                 assert scores is not None
+                inside = detector.preprocessing.inside(batch.pixels)
+                insides.append(np.broadcast_to(True if inside is None else inside, (len(batch.pixels), *shape[1:])))
                 for index in np.flatnonzero(batch.good):
                     clean = role == "inliers"
                     mask = (
@@ -253,4 +257,4 @@ def located_maps(
                 advance(len(batch.ids), "")
     if not maps:
         raise InputError("not one image could be read")
-    return Located(np.stack(maps), np.stack(masks), kinds, left_out)
+    return Located(np.stack(maps), np.stack(masks), np.concatenate(insides), kinds, left_out)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,6 +64,14 @@ class Curve:
         return min(1.0, float(trapezoid(heights, ends) / limit))
 
 
+class _Pixels(NamedTuple):
+    """Scores (N, H, W), and which of them lie on a defect and which beside one; those that do not count, on neither."""
+
+    scores: Floats
+    defect: NDArray[np.bool_]
+    beside: NDArray[np.bool_]
+
+
 _MEASURES: dict[str, Callable[[Curve], float]] = {
     "pixel AUROC": Curve.auroc,
     "pixel average precision": Curve.average_precision,
@@ -86,7 +95,7 @@ def pixel_auroc(maps: ArrayLike, truth: ArrayLike) -> float:
     >>> pixel_auroc([[[0.1, 0.9], [0.2, 0.3]]], [[[False, True], [False, False]]])
     1.0
     """
-    return _exact(*_checked(maps, truth)).auroc()
+    return _exact(_checked(maps, truth)).auroc()
 
 
 def per_region_overlap(maps: ArrayLike, truth: ArrayLike, limit: float = 0.3) -> float:
@@ -110,11 +119,17 @@ def per_region_overlap(maps: ArrayLike, truth: ArrayLike, limit: float = 0.3) ->
     """
     if not 0 < limit <= 1:
         raise InputError(f"expected a limit in (0, 1]; got {limit!r}")
-    return _exact(*_checked(maps, truth)).per_region_overlap(limit)
+    return _exact(_checked(maps, truth)).per_region_overlap(limit)
 
 
 def localisation_measures(
-    maps: ArrayLike, truth: ArrayLike, threshold: float | None = None, *, resamples: int = 200, seed: int = 0
+    maps: ArrayLike,
+    truth: ArrayLike,
+    threshold: float | None = None,
+    *,
+    inside: ArrayLike | None = None,
+    resamples: int = 200,
+    seed: int = 0,
 ) -> dict[str, Measure]:
     """Return the measures of the field: name -> value and 95 % interval.
 
@@ -127,60 +142,66 @@ def localisation_measures(
     Args:
         maps, truth: as in `pixel_auroc`.
         threshold: of a single score.
+        inside: bool (N, H, W), False on pixels that do not count, as outside of a region; None where all do.
         resamples: how often images are drawn.
         seed: of the draws.
 
     Raises:
         InputError: as `pixel_auroc`.
     """
-    scores, defect = _checked(maps, truth)
-    return _of_kinds(scores, defect, [None] * len(scores), threshold, resamples, seed)[None]
+    pixels = _checked(maps, truth, inside)
+    return _of_kinds(pixels, [None] * len(pixels.scores), threshold, resamples, seed)[None]
 
 
 def measures_by_kind(
-    maps: ArrayLike, truth: ArrayLike, kinds: Sequence[str | None], threshold: float | None = None
+    maps: ArrayLike,
+    truth: ArrayLike,
+    kinds: Sequence[str | None],
+    threshold: float | None = None,
+    *,
+    inside: ArrayLike | None = None,
 ) -> dict[str | None, dict[str, Measure]]:
     """Return `localisation_measures` of all images, by None, and of each kind with those that are of none.
 
-    Of a kind these are pixel AUROC, pixel average precision and AU-PRO (.3), and a kind with no pixel of a defect is
-    left out. Scores are sorted once for all.
+    Of a kind these are pixel AUROC, pixel average precision and AU-PRO (.3), and a kind with no pixel of a defect, or
+    none beside one, is left out. Scores are sorted once for all.
 
     Args:
         maps, truth: as in `pixel_auroc`.
         kinds: (N,) the kind of defect of each image; None for those without.
-        threshold: as in `localisation_measures`, for all images.
+        threshold, inside: as in `localisation_measures`, for all images.
 
     Raises:
         InputError: as `pixel_auroc`.
     """
-    return _of_kinds(*_checked(maps, truth), kinds, threshold)
+    return _of_kinds(_checked(maps, truth, inside), kinds, threshold)
 
 
 def _of_kinds(
-    scores: Floats,
-    defect: NDArray[np.bool_],
+    pixels: _Pixels,
     kinds: Sequence[str | None],
     threshold: float | None,
     resamples: int = 200,
     seed: int = 0,
 ) -> dict[str | None, dict[str, Measure]]:
+    scores, defect, beside = pixels
     order, overlaps = np.argsort(-scores, axis=None, kind="stable"), _overlaps(defect)
-    by_image = _binned(scores, defect, overlaps)
+    by_image = _binned(pixels, overlaps)
     found: dict[str | None, dict[str, Measure]] = {}
     for kind in dict.fromkeys((None, *kinds)):
         some = np.flatnonzero([kind is None or one in (None, kind) for one in kinds])
-        if not defect[some].any():
+        if not (defect[some].any() and beside[some].any()):
             continue
         of_some = order if kind is None else order[np.isin(order // scores[0].size, some)]
         drawn = _drawn(len(some), resamples, seed)
         curves = [Curve(*(times @ part[some] for part in by_image)) for times in drawn]
-        curves = [curve for curve in curves if curve.inside.any()]
-        exact = _exact(scores, defect, overlaps, of_some)
+        curves = [curve for curve in curves if curve.inside.any() and curve.outside.any()]
+        exact = _exact(pixels, overlaps, of_some)
         asked = _MEASURES if kind is None else _OF_A_KIND
         found[kind] = {name: _with_interval(of(exact), [of(curve) for curve in curves]) for name, of in asked.items()}
         if kind is None and threshold is not None:
             flagged = scores > threshold
-            pairs = ((flagged, defect), (flagged, ~defect), (~flagged, defect))
+            pairs = ((flagged, defect), (flagged, beside), (~flagged, defect))
             counts = np.stack([(part & other).sum((1, 2)) for part, other in pairs])
             found[kind]["pixel F1"] = _with_interval(_f1(counts.sum(1)), [_f1(counts @ times) for times in drawn])
     return found
@@ -193,25 +214,25 @@ def _drawn(count: int, resamples: int, seed: int) -> list[Floats]:
     return [np.bincount(one, minlength=count).astype(np.float64) for one in draws]
 
 
-def _exact(
-    scores: Floats, defect: NDArray[np.bool_], overlaps: Floats | None = None, order: NDArray[np.intp] | None = None
-) -> Curve:
+def _exact(pixels: _Pixels, overlaps: Floats | None = None, order: NDArray[np.intp] | None = None) -> Curve:
     """Return the curve with a level for every score, in a descending order of all or some of them."""
+    scores, defect, beside = pixels
     order = np.argsort(-scores, axis=None, kind="stable") if order is None else order
     overlaps = _overlaps(defect) if overlaps is None else overlaps
     ordered = scores.ravel()[order]
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    parts = (~defect, defect, overlaps)
+    parts = (beside, defect, overlaps)
     return Curve(*(np.add.reduceat(part.ravel()[order].astype(np.float64), starts) for part in parts))
 
 
-def _binned(scores: Floats, defect: NDArray[np.bool_], overlaps: Floats) -> tuple[Floats, Floats, Floats]:
+def _binned(pixels: _Pixels, overlaps: Floats) -> tuple[Floats, Floats, Floats]:
     """Return the parts of each image's curve (N, L), by a thousand levels, closest among the highest scores."""
+    scores, defect, beside = pixels
     some = scores.ravel()[:: max(1, scores.size // 1_000_000)]
     edges = np.unique(np.quantile(np.concatenate([some, scores[defect]]), 1 - np.geomspace(1e-6, 1, _LEVELS)))
     level = len(edges) - np.searchsorted(edges, scores, side="right")
     counted = []
-    for kept, weights in ((~defect, None), (defect, None), (defect, overlaps)):
+    for kept, weights in ((beside, None), (defect, None), (defect, overlaps)):
         counted.append(
             np.stack(
                 [
@@ -234,13 +255,19 @@ def _overlaps(defect: NDArray[np.bool_]) -> Floats:
     return shares
 
 
-def _checked(maps: ArrayLike, truth: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
+def _checked(maps: ArrayLike, truth: ArrayLike, inside: ArrayLike | None = None) -> _Pixels:
     scores, defect = np.asarray(maps, dtype=np.float64), np.asarray(truth, dtype=bool)
     if scores.ndim != 3 or scores.shape != defect.shape or np.isnan(scores).any():
         raise InputError(f"expected maps without NaN and truth (N, H, W); got {scores.shape} and {defect.shape}")
-    if not defect.any() or defect.all():
+    beside = ~defect
+    if inside is not None:
+        counted = np.asarray(inside, dtype=bool)
+        if counted.shape != scores.shape:
+            raise InputError(f"expected what counts of maps {scores.shape}; got {counted.shape}")
+        defect, beside = defect & counted, beside & counted
+    if not (defect.any() and beside.any()):
         raise InputError("expected some pixels on defects and some beside them")
-    return scores, defect
+    return _Pixels(scores, defect, beside)
 
 
 def _share(counts: Floats) -> Floats:

@@ -18,6 +18,7 @@ from recondite import __version__
 from recondite.data.datasets import open_images
 from recondite.data.files import atomic_file
 from recondite.data.layouts import masks_of, sets_among, table_of
+from recondite.data.listing import Listing, list_folder
 from recondite.data.truth import check_truth
 from recondite.errors import InputError, ReconditeError
 from recondite.progress import counted
@@ -148,7 +149,7 @@ def measured(root: Path, detector: str, seed: int, settings: Mapping[str, Any]) 
     }
     if masks is not None and screen.detector.locates:
         located = located_maps(screen, root, root, masks)
-        found = localisation_measures(located.maps, located.masks, screen.feature_threshold)
+        found = localisation_measures(located.maps, located.masks, screen.feature_threshold, inside=located.inside)
         row |= {
             "pixel_auroc": found["pixel AUROC"].value,
             "pixel_average_precision": found["pixel average precision"].value,
@@ -166,8 +167,9 @@ def _run_or_read(
 
     A run that failed is not kept: it is tried again.
     """
-    there = [*sorted(root.rglob("*.*")), *(table for table in [table_of(root)] if table.is_file())]
-    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in there]
+    listing = Listing()
+    list_folder(root, root, listing)
+    files = [_as_it_is(file) for file in (*(root / name for name in listing.names), table_of(root))]
     meant = [str(root.resolve()), files, detector, seed, threads, sorted(settings.items()), __version__]
     identity = hashlib.sha256(json.dumps(meant, default=str).encode()).hexdigest()
     path = output / _RUNS / f"{root.name}-{detector.replace(':', '-').replace(',', '+')}.json"
@@ -192,6 +194,15 @@ def _run_or_read(
         with atomic_file(path) as temporary:
             temporary.write_text(json.dumps({"identity": identity, "row": row}, indent=1), encoding="utf-8")
     return row
+
+
+def _as_it_is(file: Path) -> tuple[str, int | None, int | None]:
+    """Return a file with its size and when it was written; without, where there is none or a link leads nowhere."""
+    try:
+        found = file.stat()
+    except OSError:
+        return str(file), None, None
+    return str(file), found.st_size, found.st_mtime_ns
 
 
 def _kept(path: Path, identity: str) -> dict[str, Any] | None:
