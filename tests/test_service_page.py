@@ -141,6 +141,18 @@ def test_what_is_no_picture_is_refused_by_what_it_is_and_uploads_can_be_left_out
     assert len(events(process)) == before
 
 
+def test_pictures_that_were_not_judged_are_told(judged, process, digit_files):
+    visitor, _ = judged
+    before = len(events(process))
+    visitor.page.route("**/upload/*", lambda route: route.abort())
+    files = [{"name": f"m{place}.png", "mimeType": "image/png", "buffer": digit_files[0]} for place in range(203)]
+    visitor.page.locator("input[type=file]").set_input_files(files)
+    visitor.see("200 pictures are judged here at a time: 3 files left out.")
+    visitor.see("was not judged, as it did not reach the service, nor were 199 more.")
+    visitor.page.unroute("**/upload/*")
+    assert len(events(process)) == before
+
+
 def labels_of(process):
     return {row["id"]: row["label"] for row in events(process) if row["label"]}
 
@@ -170,10 +182,17 @@ def test_review_with_the_keyboard_undo_and_export(judged, process):
     visitor.page.keyboard.press("i")
     drawn(visitor, second)
     assert labels_of(process) == {first: "outlier", second: "inlier"}
+    visitor.page.route("**/page/labels", lambda route: route.abort())
+    visitor.page.keyboard.press("u")
+    visitor.see("was not written")
+    visitor.page.unroute("**/page/labels")
+    assert labels_of(process) == {first: "outlier", second: "inlier"}
+    drawn(visitor)
     visitor.page.keyboard.press("u")
     visitor.see(f"{queue['count'] - 1} images left")
     assert labels_of(process) == {first: "outlier"}
     assert drawn(visitor) == second
+    visitor.page.locator(".box-side .nearest img").nth(3).wait_for()
     visitor.page.get_by_role("button", name="outlier").and_(visitor.page.locator(".say")).click()
     drawn(visitor, second)
     assert labels_of(process) == {first: "outlier", second: "outlier"}

@@ -21,6 +21,7 @@ from recondite.data import arrivals as arrivals_module
 from recondite.data.arrivals import Arrivals
 from recondite.data.camera import Camera, Frame, open_frames
 from recondite.data.growing import GrowingTable
+from recondite.data.journal import Journal
 from recondite.data.sorting import SortedFiles
 from recondite.errors import InputError, ReconditeWarning
 from recondite.screen import watch as watch_module
@@ -182,18 +183,18 @@ def test_a_file_that_cannot_be_read_waits_for_the_rest_of_it(screens, tmp_path, 
 def test_the_table_of_an_interrupted_watch_holds_every_row_once(screens, folder, tmp_path, monkeypatch):
     screen = screens("pca")
     watch(screen, folder, tmp_path / "whole.csv")
-    append = GrowingTable._append
+    write = GrowingTable._write
     for of_names, written in ((True, 0), (True, 5), (False, 0), (False, 1), (False, 200), (False, 10_000_000)):
         output = tmp_path / f"{of_names} {written}.csv"
 
-        def stopping(self, content, written=written, of_names=of_names):
+        def stopping(self, stream, content, written=written, of_names=of_names):
             if content.startswith(b"id,") != of_names:
-                return append(self, content)
-            append(self, content[:written])
+                return write(self, stream, content)
+            stream.write(content[:written])
             raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr(GrowingTable, "_append", stopping)
+            patch.setattr(GrowingTable, "_write", stopping)
             with pytest.raises(Killed):
                 watch(screen, folder, output)
         judged = watch(screen, folder, output)
@@ -247,6 +248,18 @@ def test_files_are_moved_by_verdict_and_a_crash_loses_none(screens, folder, tmp_
     (record,) = watch(screen, folder, output, sort_into=("move", sorted_into))
     names = {path.name for path in sorted_into.rglob("003*.png")}
     assert len(names) == 2 or record["verdict"] == "outlier"
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_link_that_is_moved_leads_where_it_did(relative, tmp_path):
+    image, link = tmp_path / "a.png", tmp_path / "in" / "sub" / "b.png"
+    link.parent.mkdir(parents=True)
+    image.write_bytes(b"content")
+    link.symlink_to("../../a.png" if relative else image)
+    SortedFiles(tmp_path / "sorted", "move", ["inlier"]).put(link, "sub/b.png", "inlier")
+    assert (tmp_path / "sorted" / "inlier" / "sub" / "b.png").read_bytes() == b"content"
+    assert not link.is_symlink()
+    assert image.is_file()
 
 
 def test_links_follow_the_last_verdict(screens, folder, tmp_path):
@@ -308,7 +321,7 @@ def test_the_rows_of_a_table_that_was_moved_away_never_come_again(suffix, runnin
     first.add([{"file": "a"}], [{"id": "a"}])
     path.rename(tmp_path / f"yesterday{suffix}")
     if running:
-        first._begin()  # and killed before the next addition was in the journal
+        first._append([], "")  # and killed before the next addition was in the journal
     for _ in range(3):
         assert table().taken_up == [{"file": "a"}]
         assert path.read_text() == ("id\n" if suffix == ".csv" else "")
@@ -316,6 +329,53 @@ def test_the_rows_of_a_table_that_was_moved_away_never_come_again(suffix, runnin
     assert table().taken_up == [{"file": "a"}, {"file": "b"}]
     assert '"a"' not in path.read_text()
     assert path.read_text().count("b") == 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_rows_that_were_written_down_and_not_in_a_table_that_was_moved_away_come_into_the_next(
+    suffix, tmp_path, monkeypatch
+):
+    path, add = tmp_path / f"a{suffix}", Journal.add
+
+    def table():
+        return GrowingTable(path, {"of": "test"}, ["id"])
+
+    def killed(self, rows, **options):
+        add(self, rows, **options)
+        raise Killed
+
+    interrupted = table()
+    interrupted.add([{"file": "a"}], [{"id": "a"}])
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", killed)
+        with pytest.raises(Killed):
+            interrupted.add([{"file": "b"}], [{"id": "b"}])
+        path.rename(tmp_path / f"yesterday{suffix}")
+        with pytest.raises(Killed):
+            table()
+    for _ in range(3):
+        assert table().taken_up == [{"file": "a"}, {"file": "b"}]
+        assert path.read_text() == {".csv": "id\nb\n", ".jsonl": '{"id": "b"}\n'}[suffix]
+    path.rename(tmp_path / f"today{suffix}")
+    table()
+    assert "b" not in path.read_text()
+
+
+def test_a_table_that_is_moved_away_while_rows_are_added_gets_them_and_the_next_has_its_columns(tmp_path, monkeypatch):
+    path, add = tmp_path / "a.csv", Journal.add
+    table = GrowingTable(path, {"of": "test"}, ["id"])
+
+    def moving(self, rows, **options):
+        add(self, rows, **options)
+        if path.exists():
+            path.rename(tmp_path / "yesterday.csv")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", moving)
+        table.add([{"file": "a"}], [{"id": "a" * 9}])
+    table.add([{"file": "b"}], [{"id": "b"}])
+    assert (tmp_path / "yesterday.csv").read_text() == "id\naaaaaaaaa\n"
+    assert path.read_text() == "id\nb\n"
 
 
 def test_the_rows_of_a_table_that_was_emptied_do_not_come_again(tmp_path):

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from recondite.data.files import behind_links, beside, naming
 from recondite.data.journal import Journal, header_of
@@ -12,14 +12,15 @@ from recondite.data.tables import csv_line
 from recondite.errors import InputError
 
 _SUFFIXES = (".csv", ".jsonl")
+_WRITTEN: dict[str, Any] = {"facts": [], "written": True}
 
 
 class GrowingTable:
     """Appends rows, and remembers facts about what they stand for.
 
-    Each addition is first written into a journal beside the table, with its text and its place; an addition that was
-    interrupted between the two is completed at the next start. A table that was moved away is begun anew, and what is
-    remembered stays.
+    Each addition is first written into a journal beside the table, with its text and its place, and noted there when
+    it is in the table; one that was interrupted between the two is completed at the next start, in a table that is
+    begun anew where the old one was moved away meanwhile. What is remembered stays.
 
     Args:
         path: .csv or .jsonl.
@@ -43,18 +44,15 @@ class GrowingTable:
         """Facts that were added before, in order."""
         self.since_rewritten = len(self.taken_up)
         """Facts in the journal; see `remember`."""
-        if self._path.exists():
-            self._complete(entries[-1] if entries else {})
-        self._begin()
+        written = bool(entries) and entries[-1] == _WRITTEN
+        self._append([], self._missing(next((one for one in reversed(entries) if one != _WRITTEN), {}), written))
         self._journal.taken_up = []
 
     def add(self, facts: Iterable[Mapping[str, Any]], records: Iterable[Mapping[str, Any]]) -> None:
         """Append rows, and remember facts of JSON values; both are on the disk when this returns."""
-        self._begin()
-        text, listed = "".join(map(self._line, records)), list(facts)
-        self._journal.add([{"facts": listed, "at": self._size(), "text": text}], flushed=True)
+        listed = list(facts)
+        self._append(listed, "".join(map(self._line, records)))
         self.since_rewritten += len(listed)
-        self._append(text.encode())
 
     def remember(self, facts: Iterable[Mapping[str, Any]]) -> None:
         """Forget all facts but these: the journal is written anew with them."""
@@ -82,32 +80,41 @@ class GrowingTable:
             if not csv_line(self._columns).encode().startswith(first):
                 raise InputError(f"{name} does not begin with the columns of a watch any more: name another output")
 
-    def _begin(self) -> None:
-        """Write the names of the columns where they are not there, or cut short.
+    def _missing(self, entry: Mapping[str, Any], written: bool) -> str:
+        """Complete the last addition in its table, if that changed in no other way; return what a new one lacks of it.
 
-        The journal says so first: its last addition is not of this table.
+        An addition that was written went away with its table.
+        """
+        text, at = str(entry.get("text", "")), int(entry.get("at", 0))
+        if self._size() < at or not self._path.exists():
+            return "" if written else text
+        content = text.encode()
+        with naming(self._path), self._path.open("r+b") as stream:
+            stream.seek(at)
+            there = stream.read(len(content))
+            if content.startswith(there) and not (written and there == content):
+                self._write(stream, content[len(there) :])
+        return ""
+
+    def _append(self, facts: Sequence[Mapping[str, Any]], text: str) -> None:
+        """Append rows to the table, begun anew where it is not there or the names of its columns are cut short.
+
+        It is held open meanwhile: one that is moved away in between gets these rows, and not one without names.
         """
         names = csv_line(self._columns).encode() if self._is_csv else b""
-        if self._size() < len(names) or not self._path.exists():
-            self._journal.add([{"facts": [], "at": 0, "text": ""}], flushed=True)
-            self._append(names[self._size() :])
-
-    def _complete(self, entry: Mapping[str, Any]) -> None:
-        """Write what is missing of the last addition; not into a table that somebody has changed."""
-        text = str(entry.get("text", "")).encode()
-        if not text or self._size() < entry["at"]:
-            return
-        with self._path.open("rb") as stream:
-            stream.seek(entry["at"])
-            there = stream.read(len(text))
-        if text.startswith(there):
-            self._append(text[len(there) :])
-
-    def _append(self, content: bytes) -> None:
         with naming(self._path), self._path.open("ab") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+            size = stream.tell()
+            if size > 0 and size >= len(names) and not text:
+                return
+            # Of a table that is begun, too, the journal says so first: its last addition is not of this table.
+            self._journal.add([{"facts": facts, "at": max(size, len(names)), "text": text}], flushed=True)
+            self._write(stream, names[size:] + text.encode())
+
+    def _write(self, stream: BinaryIO, content: bytes) -> None:
+        stream.write(content)
+        stream.flush()
+        self._journal.add([_WRITTEN])
+        os.fsync(stream.fileno())
 
     def _size(self) -> int:
         try:

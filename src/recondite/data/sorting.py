@@ -58,6 +58,10 @@ class SortedFiles:
 
 
 def _move(path: Path, target: Path) -> None:
+    if path.is_symlink() and not path.readlink().is_absolute():  # from another folder it would lead elsewhere
+        target.symlink_to(path.parent.resolve() / path.readlink())
+        path.unlink()
+        return
     try:
         path.rename(target)
     except OSError as error:

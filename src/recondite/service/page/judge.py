@@ -30,14 +30,17 @@ from recondite.service.page.frame import (
     viewer,
 )
 
-_MOST = 200
-_REJECTED = "(files) => emit(files.map((one) => [one.file.name, one.file.size]))"
+_MOST, _WHILE = 200, 0.4
+_NOT_TAKEN = "(files) => emit(files.map((one) => [one.file.name, one.file.size, one.failedPropValidation]))"
+_NOT_SENT = "(info) => emit(info.files[0].name)"
 
 
 async def panel(view: View) -> None:
     """Build the panel."""
     limits = view.service.settings.limits
     chosen: dict[str, Seen | None] = {}
+    coming: list[ui.timer] = []
+    lost: list[str] = []
     heading("Judge images", "Drop pictures, or choose them. What is flagged comes first.")
 
     def pick(one: Seen) -> None:
@@ -54,7 +57,10 @@ async def panel(view: View) -> None:
             return
         listed = sorted(view.seen, key=lambda one: one.rank)
         flagged = sum(bool(one.judged.verdicts.is_outlier[0]) for one in listed)
-        html(f'<p class="soft" aria-live="polite">{counted(len(listed), "image")}, {flagged:,} flagged.</p>')
+        words = f"{counted(len(listed), 'image')}, {flagged:,} flagged."
+        if len(listed) == _MOST:
+            words += " Older ones are not listed any more."
+        html(f'<p class="soft" aria-live="polite">{words}</p>')
         current = chosen.get(view.name) if chosen.get(view.name) in view.seen else listed[0]
         with ui.element("div").classes("two"):
             with ui.element("div").classes("card list").props('role="group" aria-label="Judged images"'):
@@ -76,7 +82,7 @@ async def panel(view: View) -> None:
         name, content = printable(event.file.name), await event.file.read()
         trouble = not_a_picture(name, content)
         if trouble is not None:
-            ui.notify(trouble, type="negative", multi_line=True, timeout=8000)
+            _alarm(trouble)
             return
         if view.served.screen.calibrator.groups is not None and not view.group:
             ui.notify("Choose which group the pictures are of: each has a calibration of its own.", type="negative")
@@ -86,23 +92,49 @@ async def panel(view: View) -> None:
             readable = len(judged.pixels) > 0
             address = view.uploads.add(judged.served, content) if readable else None
             view.work[judged.served.name].insert(0, Seen(name, judged, judged.pixels[0] if readable else None, address))
-            del view.seen[_MOST:]
-            results.refresh()
+            del view.work[judged.served.name][_MOST:]
+            soon()
 
-    def too_large(event: Any) -> None:
-        for name, size in event.args:
-            ui.notify(
+    def soon() -> None:
+        """Draw what came in a while, once for all of it: each time takes as long as there are pictures."""
+        if not coming:
+            with controls:
+                coming.append(ui.timer(_WHILE, draw, once=True))
+
+    def draw() -> None:
+        coming.clear()
+        results.refresh()
+
+    def not_taken(event: Any) -> None:
+        large = [(name, size) for name, size, why in event.args if why != "max-files"]
+        many = len(event.args) - len(large)
+        if large:
+            name, size = large[0]
+            _alarm(
                 f"{printable(str(name))} has {size:,} bytes; this service takes files of up to "
-                f"{limits.body_bytes:,} bytes.",
-                type="negative",
-                multi_line=True,
+                f"{limits.body_bytes:,} bytes: {counted(len(large), 'file')} left out."
+            )
+        if many:
+            _alarm(
+                f"{_MOST} pictures are judged here at a time: {counted(many, 'file')} left out. Send many as a batch "
+                "job, or give them to recondite predict."
             )
 
+    def finished() -> None:
+        upload.reset()
+        if lost:
+            words = f"{lost[0]} was not judged, as it did not reach the service"
+            _alarm(f"{words}: drop it again." if len(lost) == 1 else f"{words}, nor were {len(lost) - 1:,} more.")
+            lost.clear()
+
     with ui.element("div").classes("w-full") as controls:
-        upload = ui.upload(multiple=True, auto_upload=True, max_file_size=limits.body_bytes, on_upload=uploaded)
+        upload = ui.upload(
+            multiple=True, auto_upload=True, max_files=_MOST, max_file_size=limits.body_bytes, on_upload=uploaded
+        )
         upload.classes("drop").props("flat")
-        upload.on("rejected", too_large, js_handler=_REJECTED)
-        upload.on("finish", upload.reset)
+        upload.on("rejected", not_taken, js_handler=_NOT_TAKEN)
+        upload.on("failed", lambda event: lost.append(printable(str(event.args))), js_handler=_NOT_SENT)
+        upload.on("finish", finished)
         with ui.row().classes("items-center gap-4 q-my-sm"):
             ui.button("Choose pictures", on_click=lambda: upload.run_method("pickFiles")).props("unelevated")
             record = ui.checkbox("Count these in the store and in drift", value=True)
@@ -115,6 +147,10 @@ async def panel(view: View) -> None:
         results.refresh()
 
     view.panels["Judge"] = anew
+
+
+def _alarm(text: str) -> None:
+    ui.notify(text, type="negative", multi_line=True, timeout=8000)
 
 
 def detail(one: Seen) -> None:

@@ -242,7 +242,7 @@ class LightBox extends KeyedElement {
       const answer = await fetch(`/page/events/${row.id}/facts`);
       const text = await answer.text();
       if (ticket === this.ticket && answer.ok) this.facts.innerHTML = text;
-      const alike = kept ? await asked(`/page/events/${row.id}/nearest`) : [];
+      const alike = LightBox.drawable(row) ? await asked(`/page/events/${row.id}/nearest`) : [];
       if (ticket === this.ticket && alike.length) this.facts.append(...LightBox.nearest(alike));
     } catch { /* the picture is there without them */ }
   }
@@ -258,7 +258,7 @@ class LightBox extends KeyedElement {
     if (!rows.length) return;
     const before = rows.map((row) => ({ row, label: row.label, seen: { ...row.copies } }));
     this.drawing();
-    if (!(await this.send(rows, label))) return;
+    if ((await this.send(rows, label)) !== "written") return;
     this.said.push(before);
     this.left -= before.flatMap((one) => Object.values(one.seen)).filter((one) => one === null).length;
     if (this.selected) {
@@ -278,7 +278,11 @@ class LightBox extends KeyedElement {
     for (const label of new Set(last.flatMap((one) => Object.values(one.seen)))) {
       const rows = last.filter((one) => Object.values(one.seen).includes(label));
       const ids = (one) => Object.keys(one.seen).filter((id) => one.seen[id] === label);
-      if (!(await this.send(rows.map((one) => one.row), label || "none", new Map(rows.map((one) => [one.row, ids(one)]))))) return;
+      const how = await this.send(rows.map((one) => one.row), label || "none", new Map(rows.map((one) => [one.row, ids(one)])));
+      if (how === "lost") this.said.push(last);
+      this.undoing.disabled = !this.said.length;
+      this.counts();
+      if (how !== "written") return;
     }
     for (const one of last) one.row.label = one.label;
     this.left += last.flatMap((one) => Object.values(one.seen)).filter((one) => one === null).length;
@@ -291,12 +295,13 @@ class LightBox extends KeyedElement {
     else { remembered({ event: last[0].row.id }); this.load(); }
   }
 
-  /* Return whether the labels are written; where they are not, say why and draw again.
+  /* Return "written"; "refused" where somebody else has labelled an image, or "lost" where there was no answer: then
+     say why and draw again.
      Identical images are labelled with the one that is drawn; `only` says which of them, where it is not all. */
   async send(rows, label, only = null) {
     const seen = {};
+    let how = "written", trouble;
     for (const row of rows) for (const id of only ? only.get(row) : Object.keys(row.copies)) seen[id] = row.copies[id];
-    let trouble;
     try {
       const answer = await fetch("/page/labels", {
         method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ label, seen }),
@@ -309,21 +314,23 @@ class LightBox extends KeyedElement {
       }
       const refused = rows.filter((row) => Object.keys(row.copies).some((id) => found.refused.includes(id)));
       if (refused.length) {
+        how = "refused";
         const said = `${refused[0].name} meanwhile: ${refused[0].label || "not labelled"}`;
         trouble = `Somebody else has labelled ${said}${refused.length > 1 ? `, and ${refused.length - 1} more` : ""}.`;
       }
     } catch (error) {
+      how = "lost";
       trouble = `The label of ${rows.length === 1 ? rows[0].name : `${rows.length} images`} was not written: ${error.message}`;
     }
     for (const row of rows) {
       const frame = this.strip.querySelector(`[data-event="${row.id}"] .said`);
       if (frame) frame.textContent = LightBox.marks(row);
     }
-    if (!trouble) return true;
+    if (!trouble) return how;
     if (this.selected) this.spread();
     else await this.show(this.place);
     this.facts.prepend(made("p", { class: "trouble", role: "alert", text: trouble }));
-    return false;
+    return how;
   }
 
   key(event) {
