@@ -21,7 +21,7 @@ from recondite.audits import outliers, run, walk
 from recondite.audits.clusters import TWO, two_clusters
 from recondite.audits.comparison import Search, alikeness
 from recondite.audits.copies import copy_findings, exceptional, found_copies, nearest_of_either, usual_residual
-from recondite.audits.labels import confident, cross_validated
+from recondite.audits.labels import Labels, confident, cross_validated
 from recondite.audits.look import look_at
 from recondite.audits.measures import MEASURES, FileFacts, jpeg_quality, measured
 from recondite.audits.outliers import cross_fitted, discoveries, p_values, reduced
@@ -549,6 +549,41 @@ def test_confident_learning_by_hand():
     share, low, high = found.noise()
     assert 0 < low < share == 1 / 6 < high < 1
     assert found.overlaps() == [("a", "b", pytest.approx(1 / 3))]
+
+
+def test_of_classes_that_overlap_no_more_than_all_images_count_as_of_the_other():
+    given = np.repeat([0, 1, 2], [10, 40, 10])
+    suspect = np.isin(np.arange(60), [*range(3), *range(10, 40)])
+    suggested = np.where(suspect, 1 - given, given)
+    found = Labels(("a", "b", "c"), given, np.zeros(60), suggested, np.zeros(60), suspect)
+    assert found.overlaps() == [("b", "a", pytest.approx(0.75))]
+    alike = np.isin(np.arange(60), [*range(3), *range(10, 22)])
+    found = Labels(("a", "b", "c"), given, np.zeros(60), np.where(alike, 1 - given, given), np.zeros(60), alike)
+    assert [share for _, _, share in found.overlaps()] == [pytest.approx(0.3)]
+
+
+def test_classes_of_few_images_are_told_in_one_line(digits):
+    audit = recondite.audit([(digit, f"class {place}") for place, digit in enumerate(digits[:60])])
+    [told] = [remark for remark in audit.remarks if "rare" in remark]
+    assert told.startswith("rare: 60 classes of fewer than 10 images, whose labels are not judged ('class 0' of 1, ")
+    assert told.endswith(" and 55 more)")
+
+
+def test_a_set_of_copies_of_one_image_has_outputs(digits, tmp_path):
+    audit = recondite.audit([digits[0]] * 60, tmp_path / "out")
+    assert audit.counts() == {"exact-copy": 60}
+    assert int(audit.keep.sum()) == 1
+    assert (audit.map.points == 0.5).all()
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_list_of_ids_is_not_said_to_be_a_source(digits, tmp_path, capsys):
+    np.save(tmp_path / "digits.npy", digits[:20])
+    assert main(["audit", str(tmp_path / "digits.npy"), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "keep.txt").read_text().splitlines()[0] == "000000"
+    told = capsys.readouterr().out + (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "recondite fit" not in told
+    assert "by their ids" in told
 
 
 def test_a_class_of_two_digits_has_two_clusters_and_a_class_of_one_has_not(digits):

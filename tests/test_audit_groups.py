@@ -87,6 +87,13 @@ def test_groups_join_copies_and_one_group_of_all_is_refused():
         grouped(ids, ["0"] * 6, Copies(np.arange(6), np.zeros((2, 0), np.intp), np.zeros(0)), "folder")
 
 
+def test_images_that_a_table_leaves_out_are_counted():
+    copies = Copies(np.arange(4), np.zeros((2, 0), np.intp), np.zeros(0))
+    by = {"a": "one", "b": "two"}
+    groups, _ = grouped(["a", "b", "c", "d"], ["1", "2", "3", "4"], copies, by)
+    assert "2 groups, and 2 images of none: each" in groups.in_words(by)
+
+
 def test_a_class_that_is_one_group_is_not_judged():
     class Row:
         id = "x"

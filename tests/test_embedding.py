@@ -38,6 +38,11 @@ def test_clusters_stay_apart_and_a_known_vector_is_placed_near_itself(method):
     np.testing.assert_allclose(again.place(vectors[[40]]), placed[1:], rtol=1e-9)
 
 
+def test_equal_vectors_lie_in_one_place():
+    found = make_map(np.full((60, 6), 0.3))
+    assert (found.points == found.points[0]).all()
+
+
 def test_what_is_no_set_of_vectors_is_refused():
     for vectors in (np.zeros((9, 3)), np.zeros(20), np.full((20, 3), np.nan)):
         with pytest.raises(InputError, match="at least 10"):

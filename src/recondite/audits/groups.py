@@ -40,9 +40,11 @@ class Groups:
         """
         count = len({label for label in self.labels if label is not None})
         told = f"by {str(by)!r}" if isinstance(by, str) else "as given"
+        alone = self.labels.count(None)
+        of_none = f", and {counted(alone, 'image')} of none" if alone else ""
         return (
-            f"grouped {told}, {counted(count, 'group')}: each image is judged by models fitted without its group; "
-            f"{counted(self.expected, 'pair')} of near copies within a group, as expected, not listed"
+            f"grouped {told}, {counted(count, 'group')}{of_none}: each image is judged by models fitted without its "
+            f"group; {counted(self.expected, 'pair')} of near copies within a group, as expected, not listed"
         )
 
 

@@ -20,10 +20,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 from recondite.audits.clusters import TWO, Clusters, two_clusters
 from recondite.audits.findings import KINDS, Finding
 from recondite.audits.store import Row
+from recondite.progress import counted
 
 FEWEST_OF_CLASS = 10
 """Images; classes with fewer are not judged."""
 _FOLDS, _RARE, _OVERLAP = 5, 0.1, 0.1
+_NAMED = 5
 
 Floats = NDArray[np.float64]
 
@@ -55,17 +57,19 @@ class Labels:
         return float(counted.statistic), float(interval.low), float(interval.high)
 
     def overlaps(self) -> list[tuple[str, str, float]]:
-        """Return pairs of classes, and the share of the smaller one that counts as of the other, from a tenth."""
+        """Return pairs of classes and the share of the first one that counts as of the second, from a tenth.
+
+        Of the two shares of a pair it is the larger one.
+        """
         count = len(self.classes)
         table = np.zeros((count, count))
         np.add.at(table, (self.given[self.suspect], self.suggested[self.suspect]), 1)
-        sizes = np.bincount(self.given, minlength=count)
-        found = []
-        for one in range(count):
-            for two in range(one + 1, count):
-                share = float((table[one, two] + table[two, one]) / min(sizes[one], sizes[two]))
-                if share >= _OVERLAP:
-                    found.append((self.classes[one], self.classes[two], share))
+        shares = table / np.bincount(self.given, minlength=count)[:, None]
+        found = [
+            (self.classes[one], self.classes[two], float(shares[one, two]))
+            for one, two in np.argwhere(shares >= _OVERLAP)
+            if (shares[one, two], two) > (shares[two, one], one)
+        ]
         return sorted(found, key=lambda pair: -pair[2])
 
 
@@ -126,10 +130,17 @@ def label_findings(
     middle = float(np.median([sizes[place] for place in large])) if large else 0.0
     remarks = [
         f"class {str(names[place])!r} is rare: {sizes[place]:,} images"
-        + ("" if place in large else f"; its labels are not judged, which takes {FEWEST_OF_CLASS}")
-        for place in range(len(names))
-        if names[place] and (place not in large or sizes[place] < _RARE * middle)
+        for place in large
+        if sizes[place] < _RARE * middle
     ]
+    small = [place for place, name in enumerate(names) if name and place not in large]
+    if small:
+        first = ", ".join(f"{str(names[place])!r} of {sizes[place]:,}" for place in small[:_NAMED])
+        more = f" and {len(small) - _NAMED:,} more" if len(small) > _NAMED else ""
+        remarks.append(
+            f"rare: {counted(len(small), 'class', 'classes')} of fewer than {counted(FEWEST_OF_CLASS, 'image')}, whose "
+            f"labels are not judged ({first}{more})"
+        )
     remarks += [
         f"class {str(names[place])!r} is one group: its labels are not judged, which takes images of other groups"
         for place in large
@@ -171,7 +182,8 @@ def label_findings(
         "most suspects are its own mistakes"
     )
     remarks += [
-        f"classes {one!r} and {two!r} overlap: {part:.0%} of the smaller" for one, two, part in found.overlaps()
+        f"classes {one!r} and {two!r} overlap: {part:.0%} of {one!r} count as {two!r}"
+        for one, two, part in found.overlaps()
     ]
     own[kept] = found.own
     return findings, remarks, own

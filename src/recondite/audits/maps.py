@@ -53,7 +53,7 @@ def map_of(places: NDArray[np.float64], indices: NDArray[np.intp], findings: tup
     chosen = np.sort(order[:LARGEST])
     points = make_map(places[chosen]).points
     low, high = points.min(axis=0), points.max(axis=0)
-    points = (points - low) / np.maximum(high - low, 1e-12)
+    points = np.where(high > low, (points - low) / np.maximum(high - low, 1e-12), 0.5)
     colour_of = {kind: words for words, kinds in COLOURS.items() for kind in kinds}
     drawn = indices[chosen]
     colours = tuple(colour_of.get(first[index], OTHER) if index in first else NONE for index in drawn.tolist())

@@ -52,7 +52,7 @@ def write_audit_report(audit: Audit, name: str, path: Path, table: str, keep: st
         "source": name,
         "made": [("images", name)],
         "table": table,
-        "keep": shlex.quote(keep),
+        "keep": shlex.quote(keep) if audit.keeps_files else None,
         "total": counted(len(audit.ids), "image"),
         "cards": [
             ("keep", f"{int(audit.keep.sum()):,}", "proposed to keep"),

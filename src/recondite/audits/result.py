@@ -65,6 +65,11 @@ class Audit(ShortRepr):
         return ~self.drop
 
     @property
+    def keeps_files(self) -> bool:
+        """Whether a list of what is kept is a source: not of arrays and of images in tars and Parquet files."""
+        return any(place and kept for place, kept in zip(self.places, self.keep, strict=True))
+
+    @property
     def farthest(self) -> list[int]:
         """The images that are farthest from the others, at most 24, whether or not they are called outliers."""
         judged = np.flatnonzero(~np.isnan(self.scores))
@@ -72,6 +77,7 @@ class Audit(ShortRepr):
 
     def scored(self) -> Iterator[dict[str, Any]]:
         """Yield one row an image, the farthest from the others first; those that were not judged come last."""
+        keep = self.keep
         reasons: dict[int, list[str]] = {}
         for finding in self.findings:
             reasons.setdefault(finding.index, []).append(finding.reason)
@@ -80,7 +86,7 @@ class Audit(ShortRepr):
                 "id": self.ids[index],
                 "score": _number(self.scores[index]),
                 "p_value": _number(self.p_values[index]),
-                "keep": bool(self.keep[index]),
+                "keep": bool(keep[index]),
                 "label": self.labels[index],
                 "label_probability": _number(self.label_probabilities[index]),
                 "reason": "; ".join(reasons.get(index, [self.differs[index]])),

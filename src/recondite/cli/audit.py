@@ -90,7 +90,9 @@ def audit(
     print(f"lists:  {output / 'keep.txt'}, {output / 'drop.txt'}")
     print(f"report: {output / 'report.html'}")
     where = shlex.quote(str(output))
-    print(
-        f"next: keep and drop on a page: recondite serve SCREEN --audit {where} (an empty folder does for SCREEN), or"
-    )
-    print(f"      recondite fit {shlex.quote(str(output / 'keep.txt'))} -o NEW_SCREEN")
+    serve = f"keep and drop on a page: recondite serve SCREEN --audit {where} (an empty folder does for SCREEN)"
+    if found.keeps_files:
+        print(f"next: {serve}, or")
+        print(f"      recondite fit {shlex.quote(str(output / 'keep.txt'))} -o NEW_SCREEN")
+    else:
+        print(f"next: {serve}; the lists name images by their ids, as none that is kept is a file of its own")

@@ -1,6 +1,6 @@
 """Verdicts that people labelled: read from tables, drawn for review, and asked whether they are a random sample."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,9 @@ Unlabelled = Literal["leave-out", "inlier"]
 SAMPLED = "sampled"
 """The column of a table that was drawn at random for review; its values say with which probability each row was."""
 _SURPRISING = 0.001
+_FEW, _MANY, _NONE_ABOVE = 0.00075, 0.0001, 0.00005
+"""What of `_SURPRISING` is for too few flagged images, too many, and none as high as several of those that calibrate;
+what they cannot use, as counts are whole, and the rest are for the law of all scores."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,9 @@ def doubts_about(
 ) -> list[str]:
     """Return why labelled images are no random sample of normal ones, as far as their scores tell; [] if nothing does.
 
-    Each reason would come up by chance in one of a thousand random samples, where normal images are as before. A sample
-    drawn for review is only asked whether it was labelled to the end: normal images may have changed since.
+    What is said of their scores would come up by chance in one of a thousand random samples, where normal images are as
+    before, and so would each reason that is of labels that are missing. A sample drawn for review is only asked whether
+    it was labelled to the end: normal images may have changed since.
 
     Args:
         screen: that gave the verdicts.
@@ -183,13 +187,20 @@ def doubts_about(
     chosen = different(reviewed, chosen)
     hits, size = int(flags[chosen].sum()), len(chosen)
     chances = _chances_of_flags(screen, reviewed, chosen)
-    if min(chances[: hits + 1].sum(), chances[hits:].sum()) < _SURPRISING / 2:
+    few, many = np.cumsum(chances), np.cumsum(chances[::-1])[::-1]
+    left = (
+        _SURPRISING - _NONE_ABOVE - sum(tail[tail < part].max(initial=0) for tail, part in ((few, _FEW), (many, _MANY)))
+    )
+    if few[hits] < _FEW or many[hits] < _MANY:
         doubts.append(
             f"of the {size:,} images taken for normal {hits / size:.1%} are flagged, where "
             f"{chances @ np.arange(size + 1) / size:.1%} were to be expected: they were selected by their scores, or "
             "normal images have changed"
         )
-    if not doubts and _chance_of_scores(screen, reviewed, chosen) < _SURPRISING:
+    if not doubts and (
+        _least_chance(_none_above, screen, reviewed, chosen) < _NONE_ABOVE
+        or _least_chance(_unlike, screen, reviewed, chosen) < left
+    ):
         doubts.append(
             f"the {size:,} images taken for normal score otherwise than the calibration images did (their p-values are "
             "not uniform): they were selected by their scores, or normal images have changed"
@@ -224,12 +235,29 @@ def _chances_of_flags(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]
     return chances
 
 
-def _chance_of_scores(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> float:
-    """Return how likely normal images score as unlike the calibration images of some group (Bonferroni over groups)."""
+def _least_chance(
+    chance: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
+    screen: Screen,
+    reviewed: Reviewed,
+    rows: NDArray[np.intp],
+) -> float:
+    """Return how likely the scores of normal images are in the group where that is least (Bonferroni over groups)."""
+    found = [chance(before, now) for _, before, now in _by_group(screen, reviewed, rows)]
+    return min(found) * len(found)
+
+
+def _none_above(before: NDArray[np.float64], now: NDArray[np.float64]) -> float:
+    """Return how likely so many of the highest scores, of all together, are those of the calibration images alone."""
+    from scipy.stats import hypergeom
+
+    return float(hypergeom.pmf(0, len(before) + len(now), len(now), int((before > now.max()).sum())))
+
+
+def _unlike(before: NDArray[np.float64], now: NDArray[np.float64]) -> float:
+    """Return how likely two laws of scores differ so much by chance (Kolmogorov and Smirnov)."""
     from scipy.stats import ks_2samp
 
-    found = [ks_2samp(before, now).pvalue for _, before, now in _by_group(screen, reviewed, rows)]
-    return float(min(found) * len(found))
+    return float(ks_2samp(before, now).pvalue)
 
 
 def seem_learnt(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> bool:

@@ -90,7 +90,7 @@ class Map:
 def make_map(vectors: ArrayLike, *, seed: int = 0) -> Map:
     """Return a t-SNE map of vectors, begun from their first two principal components.
 
-    By openTSNE where it is installed (extra: viz), else by scikit-learn.
+    By openTSNE where it is installed (extra: viz), else by scikit-learn. Vectors that are all equal lie in one place.
 
     Source: van der Maaten and Hinton 2008, JMLR 9:2579; Poličar et al. 2024, JSS 109:3 (openTSNE).
 
@@ -105,7 +105,10 @@ def make_map(vectors: ArrayLike, *, seed: int = 0) -> Map:
     _check(given)
     x = given.astype(np.float64)
     method: Method = "openTSNE" if find_spec("openTSNE") else "scikit-learn"
-    points = (_by_opentsne if method == "openTSNE" else _by_scikit_learn)(x, seed)
+    if np.ptp(x, axis=0).any():
+        points = (_by_opentsne if method == "openTSNE" else _by_scikit_learn)(x, seed)
+    else:  # they have no principal components
+        points = np.zeros((len(x), 2))
     return Map(vectors=given, points=points, method=method, seed=seed)
 
 
