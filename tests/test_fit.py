@@ -209,6 +209,13 @@ def test_turned_copies_are_advised_for_few_images_that_seem_turned(monkeypatch):
     assert tiny(images(60), **looking).facts["remarks"] == []
 
 
+def test_reencoding_that_nothing_looks_at_is_refused():
+    with pytest.raises(InputError, match="reencoding would change nothing: score error takes no evidence"):
+        tiny(images(60), detector="pca", score="error", reencoding=True)
+    with pytest.raises(InputError, match="reencoding would change nothing: features rebuilds no images"):
+        tiny(images(60), detector="features", backbone=Means(), score="auto", reencoding=True)
+
+
 def test_pictures_are_of_what_rebuilds():
     with pytest.raises(InputError, match="pictures would change nothing: features rebuilds no images"):
         tiny(images(60), detector="features", backbone=Means(), pictures=["000001"])

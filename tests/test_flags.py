@@ -95,3 +95,59 @@ def test_flags_that_would_change_nothing_without_a_cluster_are_refused(command, 
     monkeypatch.chdir(tmp_path)
     assert main(command) == 2
     assert f"error: {flags} would change nothing without a cluster: give --cluster too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["predict", "none", "images", "-o", "v.csv", "--fdr", "0.1", "--alpha", "0.2", "--confidence", "0.9"],
+            "--alpha and --confidence would change nothing with --fdr, which decides alone but in a --report",
+        ),
+        (
+            ["predict", "none", "images", "-o", "v", "--cluster", "local", "--device", "cuda"],
+            "--device would change nothing on a cluster, where --worker-gpus decides: leave it out",
+        ),
+        (
+            ["watch", "none", "images", "-o", "v.csv", "--every-seconds", "3"],
+            "--every-seconds would change nothing without a camera: give --camera",
+        ),
+        (
+            ["watch", "none", "-o", "v.csv", "--camera", "0", "--save-which", "all"],
+            "--save-which would change nothing where no frames are saved: give --save too",
+        ),
+        (
+            ["watch", "none", "-o", "v.csv", "--camera", "0", "--settle-seconds", "3", "--idle-seconds", "60"],
+            "--settle-seconds and --idle-seconds would change nothing with a camera: they are of a folder",
+        ),
+        (
+            ["study", "latent-map", "none", "images", "-o", "s", "--new-count", "9"],
+            "--new-count would change nothing without further images: give --new too",
+        ),
+        (
+            ["guard", "fit", "none", "images", "-o", "g", "--delta", "0.1"],
+            "--delta would change nothing where no risk is promised: give --risk too",
+        ),
+        (
+            ["guard", "fit", "none", "images", "-o", "g", "--calibration", "others", "--held-out", "0.3"],
+            "--held-out would change nothing beside --calibration: nothing is held out",
+        ),
+        (["serve", "none", "--cluster", "local", "--drain-seconds", "5"], "--drain-seconds would change nothing on a"),
+        (
+            ["serve", "none", "--hang-seconds", "5"],
+            "--hang-seconds would change nothing with one worker: give --workers too",
+        ),
+        (
+            ["serve", "none", "--verdict-webhook-p", "0.5"],
+            "--verdict-webhook-p would change nothing without --verdict-webhook",
+        ),
+        (
+            ["serve", "none", "--cluster", "local", "--requests-per-replica", "3"],
+            "--requests-per-replica would change nothing where the number of replicas is fixed",
+        ),
+    ],
+)
+def test_flags_that_would_change_nothing_beside_others_are_refused(command, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    assert f"error: {said}" in capsys.readouterr().err

@@ -46,6 +46,16 @@ def test_a_part_that_was_altered_lost_or_never_noted_is_judged_again(store):
     assert Ledger(store, {}, PIECES).taken_up == 0
 
 
+def test_a_damaged_line_of_a_journal_ends_it(store):
+    ledger = Ledger(store, {}, PIECES)
+    for _ in range(2):
+        finish(ledger, ledger.next())
+    journal = store.root / "journal.jsonl"
+    header, first, second = journal.read_text().splitlines(keepends=True)
+    journal.write_text(header + first + "\0" * (len(second) - 1) + "\n")  # as a power cut may leave it
+    assert Ledger(store, {}, PIECES).taken_up == 100
+
+
 def test_a_journal_of_another_sweep_is_refused(store):
     Ledger(store, {"screen": 1}, PIECES)
     with pytest.raises(InputError, match="another screen or source"):

@@ -1,11 +1,13 @@
 import json
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
 from recondite.cluster.ledger import Folder, Ledger
 from recondite.cluster.parts import RowOptions, blame, check_parts, judge_part, merge, read_parts
-from recondite.cluster.sources import ListedSource, hash_of_ids
+from recondite.cluster.sources import ListedSource, hash_of_ids, open_source
+from recondite.cluster.sweep import Workers, _Driver, cluster_sweep
 from recondite.data.datasets import open_images
 from recondite.data.tables import read_events
 from recondite.errors import InputError
@@ -112,3 +114,35 @@ def test_the_group_of_a_part_is_the_one_asked_for(digits, tmp_path):
     rows = list(read_parts(tmp_path / "out"))
     expected = screen.predict(digits[:20], groups=["left"] * 20)
     np.testing.assert_array_equal([row["p_value"] for row in rows], expected.p_value)
+
+
+def test_a_sweep_into_its_own_images_is_refused(screens, folder):
+    with pytest.raises(InputError, match=r"lies among the images.*Name a folder elsewhere"):
+        cluster_sweep(screens("pca"), folder, folder / "verdicts")
+    assert not (folder / "verdicts").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("part-00000.parquet", "mine", "holds part-00000.parquet, which is of no sweep known here"),
+        ("manifest.json", '{"kind": "recondite screen"}', "manifest.json is not of a sweep: name another folder"),
+        ("manifest.json", "[1", "manifest.json is not of a sweep: name another folder"),
+        ("journal.jsonl", "mine\n", "unfinished sweep of another screen"),
+    ],
+)
+def test_files_of_no_sweep_are_not_written_over(screens, folder, tmp_path, name, content, said):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text(content)
+    with pytest.raises(InputError, match=said):
+        cluster_sweep(screens("pca"), folder, out)
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, content)]
+
+
+def test_no_more_workers_are_started_than_there_are_parts(screens, folder, tmp_path):
+    source, ray = open_source(folder, screens("pca").detector.shape), MagicMock()
+    ledger = Ledger(Folder(tmp_path / "out"), {}, source.pieces(25))
+    options = Workers(workers=8), RowOptions(suffix=".csv"), MagicMock()
+    _Driver(ray, screens("pca"), source, ledger, *options)._employ()
+    assert ray.remote.return_value.options.return_value.remote.call_count == 2

@@ -164,9 +164,24 @@ def check_cluster_flags(cluster: str | None, defaults: Mapping[str, object] | No
     Raises:
         InputError: one has another value than by default, and there is no cluster.
     """
+    check_flags_count(cluster is not None, "without a cluster: give --cluster too", defaults, **given)
+
+
+def check_flags_count(count: bool, otherwise: str, defaults: Mapping[str, object] | None, **given: object) -> None:
+    """Check that flags are not given which would change nothing beside the others.
+
+    Args:
+        count: whether they change something.
+        otherwise: why they do not, as the rest of a sentence.
+        defaults: of the command's parameters, by name.
+        given: those of these flags, by name.
+
+    Raises:
+        InputError: one has another value than by default, and they do not count.
+    """
     changed = [f"--{name.replace('_', '-')}" for name, value in given.items() if value != (defaults or {}).get(name)]
-    if cluster is None and changed:
-        raise InputError(f"{' and '.join(changed)} would change nothing without a cluster: give --cluster too")
+    if changed and not count:
+        raise InputError(f"{' and '.join(changed)} would change nothing {otherwise}")
 
 
 def tell_of_guard(screen: str, what: str) -> None:

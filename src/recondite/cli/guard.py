@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from recondite.cli.console import print_table, stream_beside
-from recondite.cli.flags import Output, Rate, load_screen, names_of, saved_guard, screen_to_write
+from recondite.cli.flags import Output, Rate, check_flags_count, load_screen, names_of, saved_guard, screen_to_write
 from recondite.errors import InputError
 from recondite.progress import counted
 
@@ -85,12 +85,15 @@ def guard_fit(
     risk
         Share of wrong labels among those that normal images get, in (0, 1); by default nothing is promised.
     delta
-        Probability with which that may fail, in (0, 1).
+        With --risk: probability with which that may fail, in (0, 1).
     seed
         Of splits and made-up outliers.
     """
     if labels is not None and labels_from_folders:
         raise InputError("--labels and --labels-from-folders: choose one")
+    flags = guard_fit.__kwdefaults__
+    check_flags_count(calibration is None, "beside --calibration: nothing is held out", flags, held_out=held_out)
+    check_flags_count(risk is not None, "where no risk is promised: give --risk too", flags, delta=delta)
     screen_to_write(output)
     from recondite.screen.classes import FROM_FOLDERS, read_classes
     from recondite.screen.guard_file import save_guard

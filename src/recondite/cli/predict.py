@@ -22,6 +22,7 @@ from recondite.cli.flags import (
     Statistics,
     at_rate,
     check_cluster_flags,
+    check_flags_count,
     load_screen,
 )
 from recondite.errors import InputError
@@ -76,7 +77,8 @@ def predict(
     manifest
         Manifest to write, for labelling tools: images with verdicts in JSON lines (.jsonl, .ndjson, .manifest).
     fdr
-        Control the false-discovery rate of all these images at this level, in (0, 1), instead of the false-alarm rate.
+        Control the false-discovery rate of all these images at this level, in (0, 1), instead of the false-alarm rate;
+        --alpha and --confidence then only count in a report.
     on_bad
         What to do with unreadable images: flag them in a row, skip them, or raise an error.
     device
@@ -104,7 +106,12 @@ def predict(
 
     sharing = {"workers": workers, "threads": threads, "worker_cpus": worker_cpus, "worker_gpus": worker_gpus}
     sharing |= {"part_size": part_size}
-    check_cluster_flags(cluster, predict.__kwdefaults__, **sharing)
+    defaults = predict.__kwdefaults__
+    check_cluster_flags(cluster, defaults, **sharing)
+    by_workers = "on a cluster, where --worker-gpus decides: leave it out"
+    check_flags_count(cluster is None, by_workers, defaults, device=device)
+    by_fdr = "with --fdr, which decides alone but in a --report"
+    check_flags_count(fdr is None or report is not None, by_fdr, defaults, alpha=alpha, confidence=confidence)
     if cluster is None:
         check_table_path(output)
         files = {"-o": output, "--report": report, "--manifest": manifest}
@@ -114,7 +121,7 @@ def predict(
     elif region is not None:
         raise InputError("a cluster judges no images with masks of their own: leave --region or --cluster out")
     else:
-        check_outputs({}, {"-o": output})
+        check_outputs({}, {"-o": output}, images=images)
     if fdr is not None:
         check_rate(fdr)
     if runtime != "torch" and (score or statistics or region or cluster or device != "cpu"):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from recondite.cli.flags import CLUSTER_GROUP, Rate, check_cluster_flags
+from recondite.cli.flags import CLUSTER_GROUP, Rate, check_cluster_flags, check_flags_count
 from recondite.errors import InputError
 from recondite.service.settings import Keep, Limits, Settings
 
@@ -75,7 +75,7 @@ def serve(
     workers
         Processes that share the port and the store, each with a copy of the screens; one that ends is replaced.
     hang_seconds
-        Replace a worker that has not responded for this many seconds.
+        With several workers: replace one that has not responded for this many seconds.
     store
         Database of events: sqlite:///events.db or postgresql://user:password@host/name.
     token
@@ -105,7 +105,7 @@ def serve(
     verdict_webhook
         URL that verdicts are posted to as JSON, in the background.
     verdict_webhook_p
-        Post verdicts with a p-value at or below this, in (0, 1], and invalid images.
+        With --verdict-webhook: post verdicts with a p-value at or below this, in (0, 1], and invalid images.
     mqtt
         Broker and topic, mqtt://HOST:1883/TOPIC (mqtts:// for TLS), that every verdict is sent to, as
         TOPIC/SCREEN/VERDICT, in the background. Variables RECONDITE_MQTT_USER and RECONDITE_MQTT_PASSWORD sign in.
@@ -137,7 +137,7 @@ def serve(
     max_replicas
         Greatest number of replicas, scaled with the load; by default the least.
     requests_per_replica
-        Start another replica above this many concurrent requests per replica, on average.
+        With --max-replicas: start another replica above this many concurrent requests per replica, on average.
     replica_cpus
         CPUs, and threads, of each replica.
     replica_gpus
@@ -153,7 +153,16 @@ def serve(
         "requests_per_replica": requests_per_replica,
     }
     given |= {"replica_cpus": replica_cpus, "replica_gpus": replica_gpus, "proxies": proxies}
-    check_cluster_flags(cluster, serve.__kwdefaults__, **given)
+    flags = serve.__kwdefaults__
+    check_cluster_flags(cluster, flags, **given)
+    check_flags_count(cluster is None, "on a cluster", flags, drain_seconds=drain_seconds)
+    alone = workers == 1 and cluster is None
+    check_flags_count(not alone, "with one worker: give --workers too", flags, hang_seconds=hang_seconds)
+    posted = verdict_webhook is not None
+    check_flags_count(posted, "without --verdict-webhook", flags, verdict_webhook_p=verdict_webhook_p)
+    scaled = cluster is None or max_replicas is not None
+    fixed = "where the number of replicas is fixed: give --max-replicas too"
+    check_flags_count(scaled, fixed, flags, requests_per_replica=requests_per_replica)
     if cluster is not None:
         page = False
         if workers != 1:

@@ -13,6 +13,7 @@ from recondite.cli.flags import (
     VALUE_RANGE_HELP,
     ScreenFolder,
     alone,
+    check_flags_count,
     load_screen,
     names_of,
     numbers_of,
@@ -228,13 +229,15 @@ def latent_map(
     ] = None,
     count: Count = 10_000,
     new: Annotated[str | None, Parameter(help="Further images, placed into the finished map.")] = None,
-    new_count: Annotated[int, Parameter(help="Greatest number of these.")] = 500,
+    new_count: Annotated[int, Parameter(help="With --new: greatest number of these.")] = 500,
     thumbnails: Annotated[bool, Parameter(help="Draw some images at their places.")] = True,
     seed: Seed = 0,
 ) -> None:
     """Draw the latents of images as a map (t-SNE), coloured by label, and keep it for images to come."""
     if into is not None and new is not None:
         raise InputError("expected --new or --into, not both: with --into, IMAGES are the new ones")
+    without = "without further images: give --new too"
+    check_flags_count(new is not None, without, latent_map.__kwdefaults__, new_count=new_count)
     chosen: dict[str, Any] = {"count": count, "thumbnails": thumbnails, "seed": seed, "progress": True}
     judge = _load(screen, output, images)
     from recondite.studies.latent_map import latent_map_study, placing_study

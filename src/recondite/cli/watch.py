@@ -13,7 +13,18 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from recondite.cli.flags import Alpha, Confidence, Device, Group, Output, Score, ScreenFolder, Statistics, load_screen
+from recondite.cli.flags import (
+    Alpha,
+    Confidence,
+    Device,
+    Group,
+    Output,
+    Score,
+    ScreenFolder,
+    Statistics,
+    check_flags_count,
+    load_screen,
+)
 from recondite.data.addresses import without_secrets
 from recondite.data.mqtt import MqttAddress, MqttSender, mqtt_address
 from recondite.data.outbox import Outbox
@@ -82,7 +93,7 @@ def watch(
     save
         Folder for frames as PNG, each in a sub-folder by its verdict.
     save_which
-        Which frames to save; flagged: outliers and invalid ones.
+        With --save: which frames; flagged: outliers and invalid ones.
     """
     from recondite.data.growing import check_growing
 
@@ -97,6 +108,12 @@ def watch(
         raise InputError("--save is for frames of a camera: --move or --link sort files")
     if camera is not None and region is not None:
         raise InputError("frames of a camera have no masks of their own: leave --region out")
+    waits: dict[str, object] = {"settle_seconds": settle_seconds, "patience_seconds": patience_seconds}
+    waits |= {"poll_seconds": poll_seconds, "idle_seconds": idle_seconds}
+    flags = watch.__kwdefaults__
+    check_flags_count(camera is None, "with a camera: they are of a folder", flags, **waits)
+    check_flags_count(camera is not None, "without a camera: give --camera", flags, every_seconds=every_seconds)
+    check_flags_count(save is not None, "where no frames are saved: give --save too", flags, save_which=save_which)
     for name, seconds in (("settle", settle_seconds), ("patience", patience_seconds), ("poll", poll_seconds)):
         if not seconds >= 0:
             raise InputError(f"expected --{name}-seconds >= 0; got {seconds!r}")

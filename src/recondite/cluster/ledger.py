@@ -154,6 +154,11 @@ class Ledger:
         """Whether every part is done."""
         return not self._to_do and not self._under_way
 
+    @property
+    def unfinished(self) -> int:
+        """How many parts are not done."""
+        return len(self._to_do) + len(self._under_way)
+
     def next(self) -> PendingPart | None:
         """Return a part to be judged, which is then under way; None if there is none left."""
         if not self._to_do:
@@ -226,7 +231,7 @@ class Ledger:
         if content is None:
             return
         for number, line in enumerate(io.BytesIO(content)):
-            found = json.loads(line) if line.endswith(b"\n") else None
+            found = _parsed(line)
             if number > 0 and found is not None:
                 yield found
             elif found != header:
@@ -241,6 +246,14 @@ class Ledger:
         splits = ({"split": name, "stop": stop} for name, stop in self._split.items())
         lines: Iterable[Any] = chain([header], splits, map(asdict, self.done.values()))
         self.store.write(JOURNAL, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def _parsed(line: bytes) -> Any:
+    """Return what a line of a journal says; None where it was cut short or damaged."""
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
 
 
 def _splinters(task: PendingPart, stop: int) -> list[PendingPart]:

@@ -21,6 +21,7 @@ from recondite.screen.screen import OnBad, Screen
 from recondite.statistics.scores import NUMBERS, STATISTIC, Scores, Verdicts, discovery_cutoff
 
 SCHEMA = 1
+KIND = "recondite sweep"
 MANIFEST, PARTS = "manifest.json", "parts.jsonl"
 SCORED = "scored/"
 """Where parts wait for the merge, if what is flagged depends on all of them."""
@@ -101,7 +102,7 @@ def merge(
     for part in parts:
         counts.update(part.counts)
     manifest = {
-        "kind": "recondite sweep",
+        "kind": KIND,
         "schema": SCHEMA,
         "images": sum(part.inputs for part in parts),
         "rows": sum(part.rows for part in parts),

@@ -14,11 +14,12 @@ from pydantic.dataclasses import dataclass as checked
 
 from recondite import __version__
 from recondite.cluster.connect import connect
-from recondite.cluster.ledger import DEATHS_BEFORE_A_SPLIT, Folder, Ledger, Part, PendingPart
-from recondite.cluster.parts import MANIFEST, SCORED, RowOptions, blame, clear, judge_part, merge
+from recondite.cluster.ledger import DEATHS_BEFORE_A_SPLIT, JOURNAL, Folder, Ledger, Part, PendingPart
+from recondite.cluster.parts import KIND, MANIFEST, SCORED, RowOptions, blame, clear, judge_part, merge
 from recondite.cluster.sources import ListedSource, Source, hash_of_ids, open_source
 from recondite.data.addresses import without_secrets
 from recondite.data.datasets import ImageSet
+from recondite.data.outputs import check_outputs
 from recondite.data.tables import check_table_path
 from recondite.errors import InputError, ReconditeError, SourceError
 from recondite.options import CHECKED
@@ -99,7 +100,7 @@ def cluster_sweep(
 
     Raises:
         InputError: no images, a stream, ids that repeat, an unknown kind of table, or an unreadable image with
-            on_bad="raise"; or the folder holds another sweep.
+            on_bad="raise"; or the folder lies among the images, or holds another sweep or what is of none.
         SourceError: a store cannot be reached; run again to go on.
         ReconditeError: the cluster cannot be reached, or no worker starts.
     """
@@ -114,6 +115,7 @@ def cluster_sweep(
         raise InputError("a cluster judges no images with masks of their own: this screen was fitted with such masks")
     if fdr is not None:
         check_rate(fdr)
+    check_outputs({}, {"output": output}, images=images)
     source = open_source(images, screen.detector.shape)
     pieces = list(source.pieces(workers.part_size))
     named = without_secrets(images) if isinstance(images, str | Path) else None
@@ -164,8 +166,16 @@ def _header(
 def _finished(store: Folder, header: Mapping[str, Any]) -> dict[str, Any] | None:
     content = store.read(MANIFEST)
     if content is None:
+        others = sorted(path.name for path in store.root.glob("part-*"))
+        if others and store.read(JOURNAL) is None:  # what is no part of a sweep is removed at its end
+            raise InputError(f"{store.root} holds {others[0]}, which is of no sweep known here: name another folder")
         return None
-    manifest: dict[str, Any] = json.loads(content)
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+        if manifest["kind"] != KIND:
+            raise ValueError(manifest["kind"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{store.root / MANIFEST} is not of a sweep: name another folder") from error
     if manifest.get("sweep") != header:
         raise InputError(f"{store.root} holds another sweep, which is finished: remove it, or write to another folder")
     clear(store)
@@ -232,7 +242,7 @@ class _Driver:
                 self.ray.kill(worker)
 
     def _employ(self) -> None:
-        """Give every idle worker a part, and start as many workers as are missing."""
+        """Give every idle worker a part, and start as many workers as are missing, no more than parts."""
         while self.idle and (task := self.ledger.next()) is not None:
             worker = self.idle.pop()
             answer = worker.judge.remote(self.source.images(task.piece), task.name, self.rows)
@@ -240,7 +250,7 @@ class _Driver:
         if time.monotonic() >= self.look_again:
             self.wanted = self.options.workers or _room(self.ray, self.cpus, self.options.worker_gpus)
             self.look_again = time.monotonic() + _SECONDS_BETWEEN_LOOKS
-        for _ in range(self.wanted - len(self.starting) - len(self.busy) - len(self.idle)):
+        for _ in range(min(self.wanted, self.ledger.unfinished) - len(self.starting) - len(self.busy) - len(self.idle)):
             device = "cuda" if self.options.worker_gpus else "cpu"
             worker = self.remote.remote([self.given], self.options.threads, device)
             self.starting[worker.versions.remote()] = worker

@@ -62,8 +62,8 @@ def check_outputs(
             for root in roots:
                 if Path(real).is_relative_to(root):
                     raise InputError(
-                        f"{name} {path} lies among the images, in {root}: its pictures would be taken for images the "
-                        "next time. Name a folder elsewhere"
+                        f"{name} {path} lies among the images, in {root}: what is written there would be taken for "
+                        "images the next time. Name a folder elsewhere"
                     )
 
 

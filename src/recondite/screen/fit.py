@@ -204,6 +204,9 @@ def fit(
         raise InputError("masks are of known defects: give defects too")
     view = None if classifier is None else FeatureLayer(classifier, classifier_layer)
     known = possible_scores(model, reencoding=reencoding, classifier=view)
+    if reencoding and (judged_by == ERROR or known == possible_scores(model, classifier=view)):
+        why = f"{model.name} rebuilds no images" if judged_by != ERROR else "score error takes no evidence"
+        raise InputError(f"reencoding would change nothing: {why}")
     if judged_by not in known:
         own = [one for one in model.own_scores() if one not in known]
         raise InputError(f"expected a score among {', '.join([*known, *own])}; got {judged_by!r}")
