@@ -18,7 +18,7 @@ import recondite
 from recondite.cli import main
 from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.perturbations.outliers import MIXED, mixed
 from recondite.screen import guard_fit
 from recondite.screen.choose_parts import (
@@ -531,7 +531,8 @@ def test_what_is_given_has_calibration_images_that_it_has_not_learnt_from(screen
     sources, _, values = stopped_at("units_of", known, classifier=object(), calibration=held)[0]
     assert ([some.size for some in sources], values) == ([60, 40], None)
     deep.detector.shape = (3, 16, 16)
-    assert stopped_at("units_of", known, screen=deep, calibration=held)[0][2] == (0, 4095)
+    with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+        assert stopped_at("units_of", known, screen=deep, calibration=held)[0][2] == (0, 4095)
 
 
 @pytest.fixture(scope="module")

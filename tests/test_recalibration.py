@@ -351,6 +351,12 @@ def test_a_stream_to_calibrate_with_is_left_as_it_is(screen, digits):
     assert left.size < 50
 
 
+def test_images_that_a_screen_may_have_learnt_from_calibrate_a_guard_with_a_warning(screen, digits):
+    for images in (digits[1400:1440], iter(digits[1400:1440])):
+        with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
+            assert unknown_images(replace(screen, known=None), images).size in (40, None)
+
+
 PROBED = [32.628699, 32.747202, 36.637747, 31.421176]
 """Sums of the pixels of four images of noise."""
 
@@ -412,7 +418,7 @@ def test_all_may_calibrate_where_nothing_is_known_of_what_was_learnt_and_a_warni
     images = read_all(open_images(np.random.default_rng(0).random((3, 1, 8, 8))), Preprocessing(shape=(1, 8, 8)))
     keys = keys_of([images], "none")[0]
     with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
-        assert unknown_rows(SimpleNamespace(known=None), images, "none", keys).tolist() == [0, 1, 2]
+        assert unknown_rows(SimpleNamespace(known=None, facts={}), images, "none", keys).tolist() == [0, 1, 2]
 
 
 def test_a_calibration_counts_what_was_learnt_from_and_takes_the_place_of_the_one_before(digits):

@@ -106,8 +106,7 @@ def test_suspects_neither_teach_nor_calibrate(screen, spooled, lessons):
         after(screen, GIVEN[learnt])
 
 
-@pytest.mark.usefixtures("lessons")
-def test_groups_and_evidence_are_kept(screen, spooled, monkeypatch):
+def test_groups_and_evidence_are_kept(screen, spooled, lessons, monkeypatch):
     labels = ["left" if row % 2 else "right" for row in range(len(GIVEN))]
     groups = tuple("left" if row % 2 else "right" for row in range(len(screen.calibrator.scores)))
     pairs = list(zip(GIVEN, labels, strict=True))
@@ -117,10 +116,12 @@ def test_groups_and_evidence_are_kept(screen, spooled, monkeypatch):
     assert set(zip(by_group.calibrator.scores, by_group.calibrator.groups, strict=True)) == expected
     assert after(screen).calibrator.groups is None
     grouped = replace(screen, calibrator=Calibrator(screen.calibrator.scores, groups), alpha=0.2)
+    lessons.clear()
     with pytest.raises(InputError, match="no image of group 'right' would calibrate"):
         after(grouped, list(zip(GIVEN, np.where(learnt_from(screen, spooled), labels, "left"), strict=True)))
     with pytest.raises(InputError, match=r"some images are of none of \['left', 'right'\]"):
         after(grouped)
+    assert not lessons  # what is wrong is told before the head learns
 
     @dataclass(frozen=True)
     class Evidence:

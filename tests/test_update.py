@@ -588,6 +588,10 @@ def test_suspects_that_are_given_again_are_named():
         ReconditeWarning, match=f"{len(named)} images? that the fit left out as suspect, such as {named[0]}"
     ):
         screen.update(images, sampled=True, group_by="none")
+    with pytest.warns(ReconditeWarning) as told:
+        screen.recalibrated(images, group_by="none")
+    assert any("left out as suspect" in str(one.message) for one in told)
+    screen.update(scenes(100, seed=9, side=16), sampled=True, group_by="none")  # others of the same ids
 
 
 def test_what_a_network_learns_from_again_counts_once(digits):

@@ -44,8 +44,7 @@ class GrowingTable:
         """Facts that were added before, in order."""
         self.since_rewritten = len(self.taken_up)
         """Facts in the journal; see `remember`."""
-        written = bool(entries) and entries[-1] == _WRITTEN
-        self._append([], self._missing(next((one for one in reversed(entries) if one != _WRITTEN), {}), written))
+        self._append([], self._missing(entries[-1] if entries else _WRITTEN))
         self._journal.taken_up = []
 
     def add(self, facts: Iterable[Mapping[str, Any]], records: Iterable[Mapping[str, Any]]) -> None:
@@ -80,19 +79,21 @@ class GrowingTable:
             if not csv_line(self._columns).encode().startswith(first):
                 raise InputError(f"{name} does not begin with the columns of a watch any more: name another output")
 
-    def _missing(self, entry: Mapping[str, Any], written: bool) -> str:
+    def _missing(self, entry: Mapping[str, Any]) -> str:
         """Complete the last addition in its table, if that changed in no other way; return what a new one lacks of it.
 
-        An addition that was written went away with its table.
+        An addition that was written needs nothing: where it is missing, it went away with its table.
         """
+        if entry == _WRITTEN:
+            return ""
         text, at = str(entry.get("text", "")), int(entry.get("at", 0))
         if self._size() < at or not self._path.exists():
-            return "" if written else text
+            return text
         content = text.encode()
         with naming(self._path), self._path.open("r+b") as stream:
             stream.seek(at)
             there = stream.read(len(content))
-            if content.startswith(there) and not (written and there == content):
+            if content.startswith(there):
                 self._write(stream, content[len(there) :])
         return ""
 
@@ -113,8 +114,8 @@ class GrowingTable:
     def _write(self, stream: BinaryIO, content: bytes) -> None:
         stream.write(content)
         stream.flush()
-        self._journal.add([_WRITTEN])
         os.fsync(stream.fileno())
+        self._journal.add([_WRITTEN])
 
     def _size(self) -> int:
         try:

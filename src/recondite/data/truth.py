@@ -24,8 +24,8 @@ def mask_of_defect(truth: Path, name: str, sides: tuple[int, ...]) -> NDArray[np
 
     Args:
         truth: the folder of masks: for DEFECT/NAME.jpg a mask DEFECT/NAME_mask.png or DEFECT/NAME.png, or of another
-            suffix, not black on the defect; or without DEFECT. What is transparent is not marked, nor what is darker
-            than half the brightest in a format that changes pixels, such as JPEG.
+            suffix, not black on the defect; or without DEFECT. What is transparent is not marked, nor, in a format
+            that changes pixels, such as JPEG, what is no brighter than half the brightest.
         name: of the image.
         sides: (H, W).
 

@@ -260,12 +260,16 @@ def _unlike(before: NDArray[np.float64], now: NDArray[np.float64]) -> float:
     return float(ks_2samp(before, now).pvalue)
 
 
-def seem_learnt(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> bool:
-    """Return whether some rows score lower than the calibration images, as those that a screen was fitted on do."""
+def _lower(before: NDArray[np.float64], now: NDArray[np.float64]) -> float:
+    """Return how likely the scores of now are so much lower by chance (Kolmogorov and Smirnov, one-sided)."""
     from scipy.stats import ks_2samp
 
-    found = [ks_2samp(before, now, alternative="less").pvalue for _, before, now in _by_group(screen, reviewed, rows)]
-    return bool(min(found) * len(found) < _SURPRISING)
+    return float(ks_2samp(before, now, alternative="less").pvalue)
+
+
+def seem_learnt(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> bool:
+    """Return whether some rows score lower than the calibration images, as those that a screen was fitted on do."""
+    return _least_chance(_lower, screen, reviewed, rows) < _SURPRISING
 
 
 def different(reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.intp]:

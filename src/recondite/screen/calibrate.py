@@ -99,12 +99,38 @@ def known_to(screen: ScreenLike, images: Spool) -> Known:
     return Known.unkept(images) if screen.known is None else screen.known
 
 
-def warn_of_unknown(known: Known, stacklevel: int) -> None:
-    """Warn where nobody kept what was learnt from, so that these images may calibrate as if they were new."""
-    if not known.complete:
+def suspected(screen: ScreenLike, images: Spool) -> NDArray[np.bool_]:
+    """Return which images have the ids of those that a fit left out as suspects (n,)."""
+    return np.isin(images.ids, (screen.facts.get("contamination") or {}).get("suspects", []))
+
+
+def warn_of_suspects(screen: ScreenLike, images: Spool, rows: NDArray[np.intp], stacklevel: int) -> None:
+    """Warn where images that a fit left out as suspects are taken for good after all.
+
+    They are told by their pixels too, as the ids of arrays are but places.
+
+    Args:
+        screen: that was fitted.
+        images: with those that are asked about.
+        rows: of those that are learnt from, or calibrate.
+        stacklevel: of the warning.
+    """
+    taken = rows[(suspected(screen, images) & known_to(screen, images).same(images))[rows]]
+    if len(taken):
         warnings.warn(
-            "this screen does not know which images it was fitted on, as those from exports and hubs do not: images "
-            "among these that it has learnt from would calibrate, and its rate would not hold: give others",
+            f"{counted(len(taken), 'image')} that the fit left out as suspect, such as {images.ids[taken[0]]}, would "
+            "now be taken for good: take out what is bad (recondite info --json names them)",
+            ReconditeWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def warn_of_unknown(known: Known | None, stacklevel: int) -> None:
+    """Warn where nobody kept what was learnt from, so that these images may calibrate as if they were new."""
+    if known is None or not known.complete:
+        warnings.warn(
+            "this screen does not know which images it was fitted on, as none from a hub or an export does: give none "
+            "of them, which would calibrate as if they were new, and its rate would not hold",
             ReconditeWarning,
             stacklevel=stacklevel + 1,
         )
@@ -130,7 +156,7 @@ def unknown_rows(
         screen: that is calibrated; all may, with a warning, where it does not know what it has met.
         images: those asked about.
         group_by, keys: of their units.
-        stacklevel: of the warning that says how many may not.
+        stacklevel: of the warnings, as that which says how many may not.
 
     Raises:
         InputError: all were learnt from, or one is a known defect.
@@ -143,6 +169,7 @@ def unknown_rows(
     again = int(learnt.same(images).sum())
     if not len(fresh):
         raise InputError(f"the screen has learnt from all of these {counted(len(images), 'image')}: give others")
+    warn_of_suspects(screen, images, fresh, stacklevel)
     if again:
         remark = f"the screen has learnt from {again:,} of {counted(len(images), 'image')}: they do not calibrate"
         warnings.warn(remark, ReconditeWarning, stacklevel=stacklevel)
@@ -157,6 +184,7 @@ def unknown_images(screen: ScreenLike, images: object) -> ImageSet:
     """
     opened = open_images(images, role="classes", shape=screen.detector.shape)
     if screen.known is None or opened.ids is None:
+        warn_of_unknown(screen.known, 3)
         return opened
     spooled = read_all(opened, screen.detector.preprocessing)
     rows = unknown_rows(screen, spooled, COPIES, keys_of([spooled])[0], stacklevel=4)

@@ -1,20 +1,16 @@
 """Fitting and calibrating where bad images may hide among those given as good."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.spool import Rows, Spool
+from recondite.data.spool import Rows
 from recondite.detectors import Detector
-from recondite.errors import ReconditeWarning
 from recondite.options import TrainingOptions
-from recondite.progress import counted
 from recondite.screen.evidence import FEWEST, observed
 from recondite.screen.few_images import judged_in_turn
-from recondite.screen.screen_like import ScreenLike
 from recondite.screen.separate import Sets
 from recondite.statistics.calibration import Calibrator, Guarantee, smallest_calibration_set
 from recondite.statistics.contamination import LEFT_OUT, Contamination, suspects
@@ -104,23 +100,3 @@ def without_suspects(
         "peaks": None if peaks is None else peaks[good],
         "facts": facts,
     }
-
-
-def warn_of_suspects(screen: ScreenLike, images: Spool, used: NDArray[np.bool_], stacklevel: int) -> None:
-    """Warn where images that a fit left out as suspects are taken for good after all.
-
-    Args:
-        screen: that was fitted.
-        images: N of them.
-        used: which are learnt from, or calibrate (N,).
-        stacklevel: of the warning.
-    """
-    suspects = (screen.facts.get("contamination") or {}).get("suspects", [])
-    rows = np.flatnonzero(np.isin(images.ids, suspects) & used)
-    if len(rows):
-        warnings.warn(
-            f"{counted(len(rows), 'image')} that the fit left out as suspect, such as {images.ids[rows[0]]}, would now "
-            "be taken for good: take out what is bad (recondite info --json names them)",
-            ReconditeWarning,
-            stacklevel=stacklevel + 1,
-        )

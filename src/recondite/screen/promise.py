@@ -18,8 +18,8 @@ def promise(screen: Screen, fdr: float | None = None) -> str:
     """Say in words what the flags of a screen promise, or those under false-discovery control at this rate."""
     caution = "" if screen.evidence is None or screen.score == ERROR else screen.evidence.caution
     calibration = screen.facts.get("calibration", {})
-    if nothing(screen):
-        return nothing(screen)
+    if forced := nothing(screen):
+        return forced
     left_out_in_turn = calibration.get("left_out_in_parts")
     if fdr is not None:
         if left_out_in_turn:

@@ -12,7 +12,7 @@ from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.errors import InputError
 from recondite.graphs.exported import Exported
 from recondite.progress import counted
-from recondite.screen.calibrate import S, calibrated, check_groups_stay
+from recondite.screen.calibrate import S, calibrated, check_groups_stay, suspected
 from recondite.screen.few_images import scores_left_out
 from recondite.screen.known import Known
 from recondite.screen.known_defects import KnownDefects, check_teachable, taught
@@ -72,30 +72,20 @@ def taught_screen(
     spooled = read_all(opened, screen.detector.preprocessing, progress)
     known.check_apart(spooled)
     keys = keys_of([spooled], group_by)[0]
-    trusted = ~np.isin(spooled.ids, (screen.facts.get("contamination") or {}).get("suspects", []))
+    trusted = ~suspected(screen, spooled)
     before = screen.known.learnt_alone()
     learnt = before.same(spooled) & trusted
     chosen = np.flatnonzero(learnt)
     options = training_options(screen)
-    lesson = taught(screen.detector, spooled.rows(chosen), keys[chosen], known, options.seed)
     calibration = screen.facts.get("calibration", {})
-    kept = {name: calibration[name] for name in (LEFT_OUT, "left_out_in_parts") if name in calibration}
-    facts = {key: value for key, value in screen.facts.items() if key != "update"}
-    facts |= {"known_defects": lesson.facts, **next_version(screen)}
-    if "left_out_in_parts" in calibration:
+    in_turn = "left_out_in_parts" in calibration
+    if in_turn:
         needed = screen.facts["images"]["images"]
         if len(chosen) < needed:
             raise InputError(
                 f"the screen judged each of its {counted(needed, 'image')} by a detector fitted without it, and they "
                 f"all have to be given again; of these it knows {len(chosen)}"
             )
-        unfitted = deepcopy(lesson.detector.with_head(None))
-        left_out = scores_left_out(
-            *(unfitted, spooled, keys, options, progress), fresh=learnt, learnable=learnt, finished=lesson.finished
-        )
-        facts["calibration"] = {**kept, "images": len(left_out.rows), "fingerprint": spooled.fingerprint(left_out.rows)}
-        found: dict[str, Any] = {"calibrator": Calibrator(left_out.scores), "peaks": left_out.peaks, "facts": facts}
-        seen = screen.known
     else:
         fresh = np.flatnonzero(~before.met(spooled, group_by, keys) & trusted)
         rows = one_of_each(keys, spooled.hashes, options.seed, fresh)
@@ -106,6 +96,19 @@ def taught_screen(
             )
         groups = None if screen.calibrator.groups is None else tuple(spooled.labels[row] for row in rows)
         check_groups_stay(screen, groups or (), "give good images of each group that it has not learnt from")
+    lesson = taught(screen.detector, spooled.rows(chosen), keys[chosen], known, options.seed)
+    kept = {name: calibration[name] for name in (LEFT_OUT, "left_out_in_parts") if name in calibration}
+    facts = {key: value for key, value in screen.facts.items() if key != "update"}
+    facts |= {"known_defects": lesson.facts, **next_version(screen)}
+    if in_turn:
+        unfitted = deepcopy(lesson.detector.with_head(None))
+        left_out = scores_left_out(
+            *(unfitted, spooled, keys, options, progress), fresh=learnt, learnable=learnt, finished=lesson.finished
+        )
+        facts["calibration"] = {**kept, "images": len(left_out.rows), "fingerprint": spooled.fingerprint(left_out.rows)}
+        found: dict[str, Any] = {"calibrator": Calibrator(left_out.scores), "peaks": left_out.peaks, "facts": facts}
+        seen = screen.known
+    else:
         facts["calibration"] = {**kept, "images": len(rows), "fingerprint": spooled.fingerprint(rows)}
         evidence = screen.evidence
         if evidence is not None:

@@ -31,9 +31,9 @@ from recondite.screen.calibrate import (
     known_to,
     map_scale,
     not_calibrating,
+    warn_of_suspects,
     warn_of_unknown,
 )
-from recondite.screen.contamination import warn_of_suspects
 from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer
 from recondite.screen.few_images import MOST_IMAGES, LeftOut, are_few, scores_left_out
 from recondite.screen.known import Known
@@ -136,7 +136,7 @@ def updated_screen(
 
     learnt = known.learnt_alone()
     fresh, learnable = may_calibrate(spooled, screen.detector, learnt, group_by, keys)
-    warn_of_suspects(screen, spooled, fresh | learnable, _CALLER)
+    warn_of_suspects(screen, spooled, np.flatnonzero(fresh | learnable), _CALLER)
     if not learnable.any():
         raise InputError(f"the screen has learnt from all of these {counted(len(spooled), 'image')} already")
     new, promised = fresh, (screen.alpha, screen.confidence, screen.guarantee)

@@ -59,7 +59,7 @@ async def panel(view: View) -> None:
         flagged = sum(bool(one.judged.verdicts.is_outlier[0]) for one in listed)
         words = f"{counted(len(listed), 'image')}, {flagged:,} flagged."
         if len(listed) == _MOST:
-            words += " Older ones are not listed any more."
+            words += f" The last {_MOST} are listed."
         html(f'<p class="soft" aria-live="polite">{words}</p>')
         current = chosen.get(view.name) if chosen.get(view.name) in view.seen else listed[0]
         with ui.element("div").classes("two"):

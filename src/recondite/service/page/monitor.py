@@ -59,7 +59,7 @@ async def _prepare(view: View) -> Callable[[], None]:
     rows = await or_notify(service.store.rows(chosen, _LATEST)) or []
     found = await or_notify(run.io_bound(service.watch.state, served.name, served.version, served.screen))
     came = service.counters.classes(served.name, served.version)
-    classes = await run.io_bound(_classes, served.guard, served.fingerprint, tuple(sorted(came.items())))
+    classes = await run.io_bound(_classes, served.guard, served.name, tuple(sorted(came.items())))
     return lambda: _draw(view, recent, counts, found, rows, classes or "")
 
 
@@ -101,19 +101,19 @@ def _draw(
 _KEPT_CLASSES: dict[str, tuple[Guard, tuple[tuple[str, int], ...], str]] = {}
 
 
-def _classes(guard: Guard, fingerprint: str, came: tuple[tuple[str, int], ...]) -> str:
+def _classes(guard: Guard, name: str, came: tuple[tuple[str, int], ...]) -> str:
     """Return how often each class of a guard comes, as HTML; nothing where it does not know how it confuses them.
 
     Args:
         guard: what gives labels.
-        fingerprint: of its screen; the answer is kept until other counts come.
+        name: that it is served by; the answer is kept until other counts come.
         came: class -> how many of the latest images, without foreign ones, were predicted as it.
     """
     if guard.confusion is None or guard.labels is None:
         return ""
-    kept = _KEPT_CLASSES.get(fingerprint)
-    if kept is None or kept[0] is not guard or kept[1] != came:  # other guards may be on the same screen
-        kept = _KEPT_CLASSES[fingerprint] = guard, came, _classes_drawn(guard, dict(came))
+    kept = _KEPT_CLASSES.get(name)
+    if kept is None or kept[0] is not guard or kept[1] != came:  # another guard may have got the name
+        kept = _KEPT_CLASSES[name] = guard, came, _classes_drawn(guard, dict(came))
     return kept[2]
 
 
