@@ -206,6 +206,14 @@ def test_paths_and_addresses_are_never_followed(client, tmp_path, digit_files):
         assert "base64" in message
     named = client.post(PREDICT, files=[("images", ("../../etc/passwd\n\x1b[0m", digit_files[0]))]).json()
     assert "\x1b" not in named["verdicts"][0]["id"]
+    assert "\n" not in named["verdicts"][0]["id"]
+
+
+def test_a_file_of_a_form_is_called_as_it_is(client, digit_files):
+    name = 'a "good" one, 50%.png'  # a double quote travels as %22
+    (row,) = client.post(PREDICT, files=[("images", (name, digit_files[0]))]).json()["verdicts"]
+    assert row["id"] == name
+    assert client.get(f"/v1/events/{row['event']}").json()["name"] == name
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +22,7 @@ from recondite.screen.words import UNUSED_DEFECTS
 from recondite.service.engine import fitting
 from recondite.service.engine.drafts import Drafts
 from recondite.service.engine.folders import is_collection
-from recondite.service.engine.publishing import make_default, publish
+from recondite.service.engine.publishing import copied_from, make_default, publish
 from recondite.service.page.drafts import add_drafts
 from recondite.service.page.pictures import Uploads, add_pictures
 from recondite.service.settings import Limits, Settings
@@ -208,6 +210,86 @@ def test_a_draft_is_published_once_however_often_it_is_asked_for(screens, tmp_pa
             answers = list(pool.map(lambda _: client.post(address, json={"screen": "digits"}), range(4)))
         assert sorted(answer.status_code for answer in answers) == [200, 404, 404, 404]
         assert client.get("/v1/screens/digits").json()["versions"] == ["1"]
+
+
+@contextmanager
+def fitted_draft(screens, tmp_path):
+    """A client of a service, and a draft that was fitted."""
+    with in_process([], tmp_path, collection=tmp_path / "screens", new_screens=True) as client:
+        add_drafts(client.app, Uploads())
+        draft = client.app.state.service.drafts.begin()
+        (draft.folder / "images" / "00001-a.png").write_bytes(b"")
+        draft.images["00001-a.png"] = 0
+        screens("pca").save(draft.screen)
+        (draft.folder / fitting.RESULT).write_text("{}")
+        draft.state = "fitted"
+        yield client, draft, f"/page/drafts/{draft.id}"
+
+
+def test_what_was_learnt_again_in_another_tab_is_not_published_unseen(screens, tmp_path):
+    with fitted_draft(screens, tmp_path) as (client, draft, address):
+        seen = client.get(address).json().get("fit")
+        os.utime(draft.folder / fitting.RESULT, (1, 1))  # as another fit leaves it
+        answer = client.post(f"{address}/publish", json={"screen": "digits", "fit": seen})
+        assert answer.status_code == 422
+        assert "changed meanwhile" in answer.json()["error"]["message"]
+        assert not (tmp_path / "screens" / "digits").exists()
+        now = client.get(address).json()["fit"]
+        assert client.post(f"{address}/publish", json={"screen": "digits", "fit": now}).json()["version"] == "1"
+
+
+def test_a_draft_stays_as_it_is_while_it_is_published(screens, tmp_path, monkeypatch):
+    with fitted_draft(screens, tmp_path) as (client, draft, address):
+
+        def copied(screen):
+            def write(target):
+                assert client.delete(f"{address}/images/00001-a.png").status_code == 429
+                copied_from(screen)(target)
+
+            return write
+
+        monkeypatch.setattr("recondite.service.page.drafts.copied_from", copied)
+        assert client.post(f"{address}/publish", json={"screen": "digits"}).status_code == 200
+        assert not draft.folder.exists()
+
+
+def test_a_draft_that_cannot_be_discarded_stays_and_says_so(screens, tmp_path, monkeypatch):
+    with fitted_draft(screens, tmp_path) as (client, draft, address):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", read_only)
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+            answer = client.delete(address)
+        assert answer.status_code == 503
+        assert "Read-only file system" in answer.json()["error"]["message"]
+        assert [one["id"] for one in client.get("/page/drafts").json()] == [draft.id]
+        draft.folder.with_suffix(".discarded").mkdir()
+        Drafts(tmp_path / "screens", Limits(), 1000)
+        assert not draft.folder.with_suffix(".discarded").exists(), "a restart clears up"
+        assert client.delete(address).status_code == 200
+        assert list(draft.folder.parent.iterdir()) == []
+
+
+def read_only(*_, **__):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_nobody_replaces_a_default_that_he_has_not_seen(screens, tmp_path):
+    for version in ("1", "2"):
+        screens("pca").save(tmp_path / "screens" / "digits" / version)
+    with in_process([], tmp_path, collection=tmp_path / "screens", new_screens=True) as client:
+        add_drafts(client.app, Uploads())
+        stale = {"screen": "digits", "version": "1", "alpha": 0.2}
+        back = {"screen": "digits", "version": "1", "instead_of": "2"}
+        answer = client.post("/page/versions/alpha", json=stale)
+        assert answer.status_code == 422
+        assert "version 2 of digits has become the default meanwhile" in answer.json()["error"]["message"]
+        with ThreadPoolExecutor(2) as pool:  # two tabs at once
+            given = [stale | {"version": "2", "alpha": alpha} for alpha in (0.1, 0.2)]
+            answers = list(pool.map(lambda one: client.post("/page/versions/alpha", json=one), given))
+        assert sorted(one.status_code for one in answers) == [200, 422]
+        assert client.post("/page/versions/default", json=back).status_code == 422
+        assert client.post("/page/versions/default", json=back | {"instead_of": "3"}).status_code == 200
+        assert client.get("/v1/screens/digits").json()["versions"] == ["1", "3", "2"]
 
 
 def test_a_version_that_was_renamed_has_its_new_name(digit_screen, tmp_path):

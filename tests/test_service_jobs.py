@@ -14,10 +14,11 @@ import time
 import tracemalloc
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from service import in_process
+from service import in_process, png
 
 import recondite
 from recondite.reports.report import write_report
@@ -30,6 +31,7 @@ from recondite.service.engine.judging import Judge
 from recondite.service.errors import TooLarge
 
 JOBS = "/v1/jobs?screen=digits"
+PNG = {"content-type": "image/png"}
 
 
 def zipped(files, method=zipfile.ZIP_DEFLATED):
@@ -355,6 +357,67 @@ def test_a_job_that_is_deleted_as_it_ends_does_not_come_back(client, files, tmp_
     assert deleted.wait(60)
     assert finished(client, begin(client, content=zipped(files)))["state"] == "done"
     assert not (tmp_path / "jobs" / job).exists()
+
+
+def test_a_job_that_cannot_be_removed_stays_and_says_so(client, files, monkeypatch):
+    job = begin(client, content=zipped(files))
+    finished(client, job)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", read_only)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        answer = client.delete(f"/v1/jobs/{job}")
+    assert answer.status_code == 503
+    assert "Read-only file system" in answer.json()["error"]["message"]
+    assert client.get(f"/v1/jobs/{job}").status_code == 200, "a restart would find it again"
+    assert client.delete(f"/v1/jobs/{job}").status_code == 204
+
+
+def read_only(*_, **__):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_a_job_judges_each_image_by_the_calibration_of_its_folder_as_the_library_does(digits, tmp_path):
+    sides = [("left", digits[:300]), ("right", digits[300:600])]
+    for side, some in sides:
+        (tmp_path / "good" / side).mkdir(parents=True)
+        for place, image in enumerate(some):
+            (tmp_path / "good" / side / f"{place:03d}.png").write_bytes(png(image))
+    fitted = recondite.fit(tmp_path / "good", detector="pca", latent_size=8, by_folder=True, alpha=0.1, evidence=0.0)
+    fitted.save(tmp_path / "digits")
+    files = {f"{side}/{place}.png": png(image) for side, some in sides for place, image in enumerate(some[:20])}
+    for name, content in files.items():
+        (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "new" / name).write_bytes(content)
+    expected = dict(zip(files, _rows(fitted, tmp_path / "new", files), strict=True))
+    with in_process(tmp_path / "digits", tmp_path, jobs=tmp_path / "jobs") as client:
+        for above in ("", "parts/today/"):  # an archive may be made some folders above
+            job = begin(client, content=zipped({above + name: content for name, content in files.items()}))
+            assert finished(client, job)["counts"]["invalid"] == 0
+            found = {row["id"].removeprefix(above): row for row in rows_of(client, job)}
+            assert {name: (float(row["p_value"]), row["verdict"]) for name, row in found.items()} == expected
+        assert {one["group"] for one in client.get("/v1/events").json()["events"]} == {"left", "right"}
+        (other,) = rows_of(client, _done(client, zipped({"top/a.png": files["left/0.png"]})))
+        assert other["error"].startswith("no calibration for group 'top'; there are: ['left', 'right']")
+        refused = [
+            client.post(f"{JOBS}&group=top", content=zipped(files)),
+            client.post("/v1/screens/digits/predict?group=top", content=files["left/0.png"], headers=PNG),
+        ]
+        assert [answer.status_code for answer in refused] == [422, 422]
+        for answer in refused:
+            assert "no calibration for group 'top'; there are: ['left', 'right']" in answer.json()["error"]["message"]
+
+
+def _done(client, archive):
+    job = begin(client, content=archive)
+    finished(client, job)
+    return job
+
+
+def _rows(screen, folder, names):
+    verdicts = screen.predict(folder)
+    rows = zip(verdicts.ids, verdicts.p_value.tolist(), verdicts.words, strict=True)
+    found = {name: (p_value, word) for name, p_value, word in rows}
+    return [found[name] for name in names]
 
 
 def test_what_cannot_be_received_is_told_in_words(client, files, tmp_path):

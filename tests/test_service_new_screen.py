@@ -13,6 +13,7 @@ from visitor import WAIT, Visitor
 
 import recondite
 from recondite.data.masks import open_region
+from recondite.service.engine.publishing import publish
 
 pytest.importorskip("nicegui")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -115,7 +116,21 @@ def test_from_a_folder_of_good_images_to_a_served_screen_and_back_to_an_earlier_
     page.get_by_role("button", name="Publish").click()
     visitor.see("expected a name of at most 64 letters")
     page.get_by_label("name of the screen").fill("line-1")
+    page.route("**/publish", lambda route: route.abort())
     page.get_by_role("button", name="Publish").click()
+    visitor.see("No answer came")
+    page.unroute("**/publish")
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page.route("**/publish", hold)
+    page.get_by_role("button", name="Publish").click()
+    visitor.see("Publishing: the version is written, tried out and taken into service.")
+    assert page.get_by_role("button", name="Publish").is_disabled()
+    visitor.check("publishing")
+    held[0].continue_()
     visitor.see("Version 1 of line-1 is published and served.")
     screen = recondite.load(process.folder / "line-1" / "1")
     assert screen.alpha == 0.1
@@ -131,6 +146,11 @@ def test_from_a_folder_of_good_images_to_a_served_screen_and_back_to_an_earlier_
     page.get_by_role("button", name="Publish with alpha 0.2 as a new version").click()
     visitor.see("Version 2 of line-1 is published and served.")
     assert httpx.get(f"{process.url}/v1/screens/line-1").json()["alpha"] == 0.2
+    publish(process.folder / "line-1", recondite.load(process.folder / "line-1" / "1").with_alpha(0.3).save)
+    httpx.post(f"{process.url}/v1/reload")
+    page.get_by_role("button", name="Go back to version 1").press("Enter")
+    visitor.see("version 3 of line-1 has become the default meanwhile")
+    page.reload()
     page.get_by_role("button", name="Go back to version 1").press("Enter")
     visitor.see("Version 1 is served by default again")
     assert httpx.get(f"{process.url}/v1/screens/line-1").json()["alpha"] == 0.1

@@ -135,8 +135,8 @@ def test_what_is_no_picture_is_refused_by_what_it_is_and_uploads_can_be_left_out
         visitor.see(f"page.png is {what}, not a picture.")
     record = visitor.page.get_by_role("checkbox", name="Count these in the store and in drift")
     record.click()
-    send([{"name": "unrecorded.png", "mimeType": "image/png", "buffer": digit_files[10]}])
-    visitor.page.locator(".row-button", has_text="unrecorded.png").first.wait_for()
+    send([{"name": 'not "recorded".png', "mimeType": "image/png", "buffer": digit_files[10]}])
+    visitor.page.locator(".row-button", has_text='not "recorded".png').first.wait_for()
     record.click()
     assert len(events(process)) == before
 

@@ -1,6 +1,7 @@
 """Images as clients send them: measured by their heads, hashed, and decoded one after the other."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,12 +27,14 @@ class Sent:
         content: the bytes of an image file, or an array as `recondite.data.images.decode` takes it.
         label: what the client's classifier says; None without one.
         confidence: its largest softmax probability, in (0, 1]; None if unknown.
+        group: of the calibration; "" for that of its request.
     """
 
     name: str
     content: bytes | NDArray[Any]
     label: str | None = None
     confidence: float | None = None
+    group: str = ""
 
     @property
     def size(self) -> int:
@@ -56,9 +59,19 @@ class Measured:
     size: tuple[int, int] | None = None
 
 
+def name_in_form(name: str) -> str:
+    """Return the name of a file that came in a form, in which `"` and line breaks are written as %22, %0D and %0A."""
+    return re.sub("%(22|0D|0A)", lambda found: chr(int(found[1], 16)), name)
+
+
 def printable(name: str) -> str:
     """Return what a client calls an image as at most 200 printable characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in name[:_LONGEST_NAME])
+
+
+def groups_of(sent: Sequence[Sent], group: str) -> list[str]:
+    """Return the group of each image, where `group` is that of its request."""
+    return [one.group or group for one in sent]
 
 
 def glance(one: Sent, most_pixels: int) -> Measured | None:

@@ -39,7 +39,7 @@ State = Literal["collecting", "fitting", "fitted"]
 Kind = Literal["images", "defects"]
 """Good images, or images of known defects; also the folders of them."""
 _MOST: dict[Kind, int] = {IMAGES: MOST_IMAGES, DEFECTS: MOST_DEFECTS}
-_FOLDER, _LOG, _ARCHIVE = ".drafts", "fit.log", "archive"
+_FOLDER, _LOG, _ARCHIVE, _DISCARDED = ".drafts", "fit.log", "archive", ".discarded"
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_DRAFTS, _MOST_REFUSALS, _MOST_SHOWN = 4, 20, 60
 _LONGEST_NAME = 80
@@ -62,6 +62,7 @@ class Draft:
         step, done, total: how far the fit is; the total may be unknown.
         began: seconds since 1970, when the fit began.
         coming: how many images, archives and places are being taken in.
+        publishing: whether it is being published: it stays as it is meanwhile.
         error: why the fit failed, or that it was cancelled.
     """
 
@@ -77,6 +78,7 @@ class Draft:
     total: int | None = None
     began: float = 0.0
     coming: int = 0
+    publishing: bool = False
     error: str | None = None
 
     @property
@@ -97,6 +99,11 @@ class Draft:
             yield
         finally:
             self.coming -= 1
+
+    @property
+    def fit(self) -> str | None:
+        """Tells what was fitted last from what was before; None where nothing is fitted."""
+        return str((self.folder / RESULT).stat().st_mtime_ns) if self.state == "fitted" else None
 
     def of(self, kind: Kind) -> dict[str, int]:
         """Return file name -> bytes of the images of a kind."""
@@ -144,6 +151,7 @@ class Draft:
             "total": self.total,
             "seconds": time.time() - self.began if self.state == "fitting" else None,
             "error": self.error,
+            "fit": self.fit,
             "result": self._result() if self.state == "fitted" else None,
         }
 
@@ -162,6 +170,8 @@ class Drafts:
 
     def __init__(self, collection: Path, limits: Limits, most_bytes: int) -> None:
         self._folder, self._limits, self._most_bytes = collection / _FOLDER, limits, most_bytes
+        for path in self._folder.glob(f"*{_DISCARDED}"):
+            shutil.rmtree(path, ignore_errors=True)
         folders = self._folder.iterdir() if self._folder.is_dir() else ()
         found = [path for path in folders if _ID.fullmatch(path.name)]
         self._drafts = {path.name: _read(path) for path in sorted(found, key=lambda path: path.stat().st_mtime)}
@@ -327,9 +337,12 @@ class Drafts:
 
     async def discard(self, draft: Draft) -> None:
         """Delete a draft and what is being done for it."""
+        discarded = draft.folder.with_suffix(_DISCARDED)
+        with suppress(FileNotFoundError):
+            draft.folder.rename(discarded)  # where that fails it stays: a restart would find it again
         self._drafts.pop(draft.id, None)
         await self.cancel(draft)
-        await asyncio.to_thread(shutil.rmtree, draft.folder, True)
+        await asyncio.to_thread(shutil.rmtree, discarded, True)
 
     async def close(self) -> None:
         """End all fits; who looks again later is told so."""
@@ -400,6 +413,8 @@ class Drafts:
 def _check_collecting(draft: Draft) -> None:
     if draft.state == "fitting":
         raise Busy("this screen is being fitted: cancel that first", 10)
+    if draft.publishing:
+        raise Busy("this screen is being published", 10)
 
 
 def _file_name(number: int, name: str, content: bytes) -> str:

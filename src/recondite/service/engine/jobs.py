@@ -10,14 +10,15 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from recondite.data.files import atomic_file
 from recondite.data.growing import GrowingTable
-from recondite.errors import InputError, ReconditeError, SourceError
+from recondite.data.listing import folder_label
+from recondite.errors import ReconditeError, SourceError
 from recondite.screen.screen import Screen
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.following import verdicts_of
@@ -38,6 +39,7 @@ _MOST_BYTES = 64 << 20
 _MOST_WAITING, _MOST_KEPT = 32, 1000
 _PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _TRIES = 3
+_FACTS = "job.json"
 COLUMNS = ("id", "verdict", "is_outlier", "instance_score", "p_value", "threshold", "alpha", "error")
 
 
@@ -49,7 +51,7 @@ class BatchJob:
         id: 32 hexadecimal digits.
         time: seconds since 1970, when it came.
         screen, version: what judges; the version that was the default then.
-        alpha, group: as in `Wish`.
+        alpha, group: as in `Wish`; without a group, the folder of an image names its own where the screen has groups.
         place: of the images; "" for an archive that was sent.
         state: waiting, running, done or failed.
         images: in all; None until it has begun.
@@ -91,12 +93,12 @@ class Jobs:
         self._folder, self._shelf, self._judge = folder, shelf, judge
         self._places, self._limits, self._at_once = places, limits, min(_AT_ONCE, limits.images, limits.waiting)
         folder.mkdir(parents=True, exist_ok=True)
-        found = (_read(path) for path in folder.glob("*/job.json"))
+        found = (_read(path) for path in folder.glob(f"*/{_FACTS}"))
         self._jobs = {
             job.id: job for job in sorted((job for job in found if job is not None), key=lambda one: one.time)
         }
         for path in folder.iterdir():
-            if _ID.fullmatch(path.name) and not (path / "job.json").exists():  # being received when the process ended
+            if _ID.fullmatch(path.name) and not (path / _FACTS).exists():  # being received when the process ended
                 shutil.rmtree(path, ignore_errors=True)
         self._receiving: set[Path] = set()
         self._reporting = asyncio.Lock()
@@ -168,8 +170,8 @@ class Jobs:
             id=archive.parent.name, time=time.time(), screen=served.name, version=served.version, counts={}, **asked
         )
         served.at(job.alpha)
-        if job.group and served.screen.calibrator.groups is None:
-            raise InputError(f"screen {screen!r} has no groups: leave group out")
+        if job.group:
+            served.screen.calibrator.check_group(job.group)
         source = await asyncio.to_thread(self._open, job)
         self._forget_old()
         job = replace(job, images=len(source.names))
@@ -185,9 +187,15 @@ class Jobs:
         shutil.rmtree(archive.parent, ignore_errors=True)
 
     async def delete(self, job: str) -> None:
-        """Remove a job and its table; one that runs ends after the images being judged."""
-        shutil.rmtree(self._folder / self.get(job).id, ignore_errors=True)
+        """Remove a job and its table; one that runs ends after the images being judged.
+
+        Raises:
+            OSError: it cannot be removed, and would be there again after a restart: so it stays.
+        """
+        folder = self._folder / self.get(job).id
+        (folder / _FACTS).unlink(missing_ok=True)  # without it, it is no job
         del self._jobs[job]
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def work(self) -> None:
         """Do jobs until cancelled."""
@@ -225,6 +233,10 @@ class Jobs:
             if done == len(source.names):
                 return
             sent, refusals = await self._fetched(source, done, job.id)
+            if not job.group and served.screen.calibrator.groups is not None:
+                folders = [folder_label(source.names[done + place]) for place in range(len(sent))]
+                known = served.screen.calibrator.sizes
+                sent = [replace(one, group=_group_of(folder, known)) for one, folder in zip(sent, folders, strict=True)]
             judged = await self._patiently(served, sent, refusals, wish, job.id)
             labels: list[dict[str, Any]] = [{}] * len(sent)
             if judged.decisions is not None:
@@ -304,13 +316,20 @@ class Jobs:
             LOG.exception("the end of a job was not written down")
 
     async def _keep(self, job: BatchJob) -> None:
-        await asyncio.to_thread(_write, self._folder / job.id / "job.json", job)
+        await asyncio.to_thread(_write, self._folder / job.id / _FACTS, job)
 
     def _forget_old(self) -> None:
         ended = [job for job in self._jobs.values() if job.state in ("done", "failed")]
         for job in ended[: max(0, len(self._jobs) - _MOST_KEPT + 1)]:
             shutil.rmtree(self._folder / job.id, ignore_errors=True)
             del self._jobs[job.id]
+
+
+def _group_of(folder: str, known: Container[str | None]) -> str:
+    """Return the group that the folder of an image, or the end of its path, names; the whole where there is none."""
+    parts = folder.split("/")
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((end for end in ends if end in known), folder)
 
 
 def _write(path: Path, job: BatchJob) -> None:

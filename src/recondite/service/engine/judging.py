@@ -23,7 +23,7 @@ from recondite.screen.unfamiliar import unlike
 from recondite.service.engine import guarding
 from recondite.service.engine.admission import InFlightLimit
 from recondite.service.engine.batching import Job, Line, in_place, rows_of
-from recondite.service.engine.decoding import Measured, Sent, decode, glance, measure, printable
+from recondite.service.engine.decoding import Measured, Sent, decode, glance, groups_of, measure, printable
 from recondite.service.engine.image_store import KeptImages
 from recondite.service.engine.registry import Served
 from recondite.service.engine.statistics import statistics_of
@@ -183,14 +183,14 @@ class Judge:
             Busy: too many images, or pixels, are being served already.
             Unavailable: there was no verdict in time, or it could not be written.
             Refused: the client has gone away.
-            InputError: no images, or an alpha that the calibration cannot give.
+            InputError: no images, or an alpha or a group that the calibration does not have.
         """
         if not sent:
             raise InputError("expected at least one image; got none")
         if len(sent) > self._limits.images:
             raise TooLarge(f"expected at most {self._limits.images} images a request; got {len(sent)}")
-        if wish.group and served.screen.calibrator.groups is None:
-            raise InputError(f"screen {served.name!r} has no groups, and {wish.group[:50]!r} names one: leave it out")
+        if wish.group:
+            served.screen.calibrator.check_group(wish.group)
         seconds = min(wish.seconds or self._limits.seconds, self._limits.seconds)
         loop = asyncio.get_running_loop()
         judge = served.at(wish.alpha)
@@ -220,7 +220,7 @@ class Judge:
                 request.gone = True
         if guard is None:
             return judged
-        groups = [wish.group] * len(sent)
+        groups = groups_of(sent, wish.group)
         return replace(judged, decisions=guarding.decided(guard, judged.verdicts, sent, groups, request.outputs))
 
     def trouble(self) -> str | None:
@@ -301,7 +301,7 @@ class Judge:
 
     def _decide(self, requests: Sequence[_Request]) -> None:
         screen, served = requests[0].judge, requests[0].served
-        groups = [request.wish.group for request in requests for _ in request.sent]
+        groups = [group for request in requests for group in groups_of(request.sent, request.wish.group)]
         verdicts = screen.judge(Scores.concatenate(_own_scores(one) for one in requests), groups)
         records, statistics, start = list(verdicts.records()), statistics_of(verdicts), 0
         answers = []
@@ -424,7 +424,7 @@ def _fail(request: _Request, error: Exception) -> None:
 
 
 def _events(request: _Request, records: Sequence[dict[str, Any]], statistics: list[dict[str, float]]) -> list[Event]:
-    now, group = time.time(), printable(request.wish.group)
+    now, groups = time.time(), groups_of(request.sent, request.wish.group)
     events = []
     for index, row in enumerate(records):
         events.append(
@@ -435,7 +435,7 @@ def _events(request: _Request, records: Sequence[dict[str, Any]], statistics: li
                 screen=request.served.name,
                 version=request.served.version,
                 name=row["id"],
-                group=group,
+                group=printable(groups[index]),
                 sha256=request.hashes[index],
                 kept=False,
                 verdict=row["verdict"],

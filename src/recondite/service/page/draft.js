@@ -14,6 +14,21 @@ async function asked(address, method = "GET", body = null) {
   return found;
 }
 
+/* While work goes on that cannot say how far it is, say in a place that it does, and for how long; return its outcome. */
+async function waitedFor(place, words, work) {
+  const seconds = made("span", { "aria-hidden": "true" }), began = Date.now();
+  const row = made("div", { class: "row" }, made("progress", { "aria-label": words }),
+    made("span", { role: "status", text: words }), seconds);
+  const timer = setInterval(() => { seconds.textContent = `${Math.round((Date.now() - began) / 1000)} s`; }, 1000);
+  place.prepend(row);
+  try {
+    return await work;
+  } finally {
+    clearInterval(timer);
+    row.remove();
+  }
+}
+
 function inBytes(count) {
   return count < 1e6 ? `${Math.ceil(count / 1e3).toLocaleString("en-GB")} kB` : `${(count / 1e6).toFixed(1)} MB`;
 }
@@ -80,6 +95,7 @@ function dropPlace(words, buttons, take) {
 const ZIP = /\.(zip|tar)$/i;
 const AT_ONCE = 4;
 const MOST_TRIED = 50;
+const PUBLISHING = "Publishing: the version is written, tried out and taken into service.";
 const STEPS = {
   starting: "Starting", "reading images": "Reading the images", training: "Learning what is normal",
   features: "Looking at features", "principal components": "Learning what is normal",
@@ -91,7 +107,6 @@ class NewScreen extends HTMLElement {
   connectedCallback() {
     if (this.childElementCount) return;
     this.sending = null;
-    this.trials = [];
     this.build();
     this.find();
   }
@@ -155,7 +170,7 @@ class NewScreen extends HTMLElement {
     const names = made("datalist", { id: "screen-names" }, ...this.dataset.screens.split(" ").filter(Boolean).map((value) => made("option", { value })));
     this.publishing = made("button", { type: "button", class: "main", text: "Publish", onclick: () => this.publish() });
     this.publication = this.card("7", "Publish", made("p", { class: "soft", text: "Under a new name, or as the next version of a screen that is there. Earlier versions stay, to go back to." }),
-      made("div", { class: "row" }, made("label", { class: "field" }, "Name", this.name), names, this.publishing));
+      made("div", { class: "row" }, made("label", { class: "field" }, "Name", this.name), names, this.publishing), this.publicly = made("div"));
 
     this.discarding = made("button", { type: "button", class: "quiet", text: "Discard and begin anew", onclick: () => this.discard() });
     this.head = made("div", { class: "row apart" }, made("h2", { text: "New screen" }), this.discarding);
@@ -249,13 +264,16 @@ class NewScreen extends HTMLElement {
       if (draft.total) { this.fitBar.max = draft.total; this.fitBar.value = draft.done; } else this.fitBar.removeAttribute("value");
     }
     if (state === "fitted") {
-      if (before !== "fitted" || !this.result.childElementCount) this.tell(draft.result);
+      if (this.told !== draft.fit) {
+        this.tell(draft.result);
+        this.trialList.replaceChildren();  // judged by another fit
+      }
       if (before === "fitting") this.found.scrollIntoView({ block: "start" });
     } else {
       this.result.replaceChildren();
-      this.trials = [];
       this.trialList.replaceChildren();
     }
+    this.told = draft?.fit;
     if (draft?.error) this.say(draft.error);
     clearTimeout(this.timer);
     if (busy) this.timer = setTimeout(() => this.follow(), 700);
@@ -420,12 +438,14 @@ class NewScreen extends HTMLElement {
     this.say("");
     this.publishing.disabled = true;
     try {
-      const found = await asked(this.at("publish"), "POST", { screen: this.name.value.trim() });
+      const found = await waitedFor(this.publicly, PUBLISHING, asked(this.at("publish"), "POST", { screen: this.name.value.trim(), fit: this.draft.fit }));
       location.assign(`/?${new URLSearchParams({ screen: found.screen, panel: "screens", published: found.version })}`);
+      return;
     } catch (error) {
-      this.say(error.message);
-      this.publishing.disabled = false;
+      await this.act(() => asked(this.at()));  // it may be another one by now, or gone
+      this.say(error.status ? error.message : `No answer came (${error.message}). Whether it was published is seen under Versions, when the service answers again.`);
     }
+    this.publishing.disabled = false;
   }
 
   async discard() {

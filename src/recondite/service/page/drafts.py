@@ -54,16 +54,18 @@ class Fit(BaseModel):
 
 
 class Published(BaseModel):
-    """What a screen is to be called."""
+    """What a screen is to be called, and which fit of it was seen; None where nobody looks."""
 
     screen: str = Field(max_length=200)
+    fit: str | None = None
 
 
 class Default(BaseModel):
-    """A version of a screen."""
+    """A version of a screen, and the default that it is to take the place of; None where nobody looks."""
 
     screen: str = Field(max_length=200)
     version: str = Field(max_length=200)
+    instead_of: str | None = None
 
 
 class Alpha(BaseModel):
@@ -188,8 +190,14 @@ def add_drafts(app: FastAPI, uploads: Uploads) -> None:
         service, drafts = service_of(request), _drafts(request)
         async with publishing:  # whoever asks twice finds no draft any more
             found = drafts.get(draft)
+            if said.fit is not None and said.fit != found.fit:
+                raise Unusable("this screen was changed meanwhile: look at what came of it, and publish it then")
             await tried.of(service, found)
-            published = await _publish(service, said.screen, copied_from(found.screen))
+            found.publishing = True
+            try:
+                published = await _publish(service, said.screen, copied_from(found.screen))
+            finally:
+                found.publishing = False
             await drafts.discard(found)
         return published
 
@@ -204,18 +212,20 @@ def add_drafts(app: FastAPI, uploads: Uploads) -> None:
         folder = _folder_of_versions(shelf, said.screen)
         shelf.get(said.screen, said.version)
         async with publishing:
+            _check_default(shelf, said.screen, said.instead_of)
             await asyncio.to_thread(make_default, folder, said.version)
             await service.reloads.look()
         return _versions(shelf, said.screen)
 
     @app.post("/page/versions/alpha", include_in_schema=False)
     async def at_alpha(request: Request, said: Alpha) -> dict[str, Any]:
-        """Publish a version of a screen that differs from one in its false-alarm rate."""
+        """Publish a version of a screen that differs from its default in its false-alarm rate."""
         service = service_of(request)
         served = service.shelf.get(said.screen, said.version)
         if served.guard.calibrators:
             raise Unusable("this version has a guard, which is calibrated for its alpha: make and save it anew instead")
         async with publishing:
+            _check_default(service.shelf, said.screen, said.version)
             return await _publish(service, said.screen, served.at(said.alpha).save)
 
 
@@ -285,6 +295,13 @@ async def _publish(service: Service, name: str, write: Callable[[Path], None]) -
             f"version {version} was written and cannot be loaded: {shelf.failures.get(str(folder / version))}"
         )
     return {"screen": name, "version": version}
+
+
+def _check_default(shelf: Shelf, name: str, seen: str | None) -> None:
+    """Raise Unusable where another version has become the default since a visitor looked: it would be lost sight of."""
+    default = shelf.versions(name)[0]
+    if seen not in (None, default):
+        raise Unusable(f"version {default} of {name} has become the default meanwhile: load the page anew to see it")
 
 
 def _folder_of_versions(shelf: Shelf, name: str) -> Path:

@@ -11,7 +11,7 @@ from recondite.data.pictures import png_url
 from recondite.progress import counted
 from recondite.reports.words import how_rare, p_text
 from recondite.service.engine.beside import contour, nearest_good, overlay
-from recondite.service.engine.decoding import Sent, printable
+from recondite.service.engine.decoding import Sent, name_in_form, printable
 from recondite.service.engine.no_pictures import not_a_picture
 from recondite.service.engine.pictures import heat_map, reconstruction, why
 from recondite.service.page.charts import calibration_chart, reasons
@@ -79,7 +79,7 @@ async def panel(view: View) -> None:
             select.classes("w-48").props("outlined dense")
 
     async def uploaded(event: Any) -> None:
-        name, content = printable(event.file.name), await event.file.read()
+        name, content = printable(name_in_form(event.file.name)), await event.file.read()
         trouble = not_a_picture(name, content)
         if trouble is not None:
             _alarm(trouble)

@@ -19,7 +19,7 @@ class ScreenVersions extends HTMLElement {
       made("th", { scope: "row", text: one.version }), made("td", { text: one.detector }), made("td", { text: inDigits(one.alpha) }),
       made("td", { text: `${percent(one.interval[0])} to ${percent(one.interval[1])} %` }), made("td", { text: one.calibrated_on.toLocaleString("en-GB") }),
       made("td", {}, place === 0 ? made("span", { class: "chip inlier", text: "served by default" })
-        : made("button", { type: "button", class: "quiet", text: `Go back to version ${one.version}`, onclick: () => this.back(one.version) }))));
+        : made("button", { type: "button", class: "quiet", text: `Go back to version ${one.version}`, onclick: () => this.back(one.version, found.versions[0].version) }))));
     const heads = ["version", "detector", "alpha", "true rate", "calibrated on", ""].map((text) => made("th", { scope: "col", text }));
     const note = found.has_versions ? [] : [made("p", { class: "soft", text: "This screen is one folder without versions." })];
     const news = published && published === found.versions[0].version
@@ -29,12 +29,16 @@ class ScreenVersions extends HTMLElement {
       made("table", { class: "facts-table" }, made("thead", {}, made("tr", {}, ...heads)), made("tbody", {}, ...rows)), ...note));
   }
 
-  async back(version) {
+  async back(version, instead_of) {
+    const buttons = this.querySelectorAll("button");
+    for (const button of buttons) button.disabled = true;
     try {
-      this.show(await asked("/page/versions/default", "POST", { screen: this.dataset.screen, version }));
+      this.show(await waitedFor(this, `Going back to version ${version}.`, asked("/page/versions/default", "POST", { screen: this.dataset.screen, version, instead_of })));
       this.prepend(made("p", { class: "news", role: "status", text: `Version ${version} is served by default again; the header shows it after a reload.` }));
       remembered({ published: null });
     } catch (error) {
+      for (const button of buttons) button.disabled = false;
+      this.querySelector(".trouble")?.remove();
       this.prepend(made("p", { class: "trouble", role: "alert", text: error.message }));
     }
   }
@@ -45,15 +49,16 @@ class PublishAlpha extends HTMLElement {
   connectedCallback() {
     if (this.childElementCount) return;
     const { screen, version, alpha } = this.dataset;
-    const said = made("p", { role: "status" });
+    const said = made("div");
     const button = made("button", { type: "button", class: "main", text: `Publish with alpha ${alpha} as a new version` });
     button.addEventListener("click", async () => {
       button.disabled = true;
+      said.replaceChildren();
       try {
-        const found = await asked("/page/versions/alpha", "POST", { screen, version, alpha: Number(alpha) });
+        const found = await waitedFor(said, PUBLISHING, asked("/page/versions/alpha", "POST", { screen, version, alpha: Number(alpha) }));
         location.assign(`/?${new URLSearchParams({ screen, panel: "screens", published: found.version })}`);
       } catch (error) {
-        said.textContent = error.message;
+        said.replaceChildren(made("p", { class: "trouble", role: "alert", text: error.message }));
         button.disabled = false;
       }
     });

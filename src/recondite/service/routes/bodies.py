@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from recondite.errors import InputError
 from recondite.service.engine.admission import InFlightLimit
-from recondite.service.engine.decoding import Sent
+from recondite.service.engine.decoding import Sent, name_in_form
 from recondite.service.errors import Refused, TooLarge, TooSlow, WrongType
 from recondite.service.schemas import ImagesIn
 from recondite.service.settings import Limits
@@ -125,7 +125,7 @@ async def _of_form(request: Request, body: bytes, limits: Limits) -> list[Sent]:
             )
         if not files:
             raise InputError("expected a form with image files; got none")
-        return [Sent(part.filename or str(place), await part.read()) for place, part in enumerate(files)]
+        return [Sent(name_in_form(part.filename or str(place)), await part.read()) for place, part in enumerate(files)]
     finally:
         await form.close()
 
