@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import recondite
@@ -13,13 +14,14 @@ from recondite.cli import main
 from recondite.data.datasets import ImageSet
 from recondite.errors import InputError
 from recondite.perturbations import DEFECTS, corrupted, masked
+from recondite.reports.page import TablePage
 from recondite.statistics.calibration import Calibrator
 from recondite.studies import thresholds
 from recondite.studies.latent import denoising_study, interpolation_study
 from recondite.studies.latent_map import latent_map_study
 from recondite.studies.linear import linear_study
 from recondite.studies.masks import feature_share_study, mask_size_study, microscope_study
-from recondite.studies.output import in_batches
+from recondite.studies.output import in_batches, write_study
 from recondite.studies.severity import defects_study, severity_study
 from recondite.studies.thresholds import thresholds_study
 
@@ -329,3 +331,12 @@ def test_the_commands(screen, tmp_path, capsys):
         assert "study.html" in capsys.readouterr().out
     assert main(["study", "linear", "digits/test", "-o", str(tmp_path / "linear"), "--epochs", "1"]) == 0
     assert main(["study", "mask-size", where, "digits/test", "-o", str(tmp_path / "x"), "--sizes", "two"]) == 2
+
+
+def test_a_figure_is_the_same_file_each_time(tmp_path):
+    for folder in "ab":
+        ax = Figure().subplots()
+        ax.plot([1, 3, 2], marker="o")
+        write_study(tmp_path / folder, TablePage("", "", [], [], ""), [{"a": 1}], {"plot": ax})
+    first, second = ((tmp_path / folder / "figures/plot.svg").read_bytes() for folder in "ab")
+    assert first == second

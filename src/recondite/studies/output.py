@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
@@ -166,7 +167,8 @@ def write_study(
         figure = ax.get_figure(root=True)
         assert figure is not None
         for suffix in _FORMATS:
-            with atomic_file(output / FIGURES / f"{name}.{suffix}") as temporary:
+            # The same figure is the same file: without a salt, identifiers of SVG are random.
+            with atomic_file(output / FIGURES / f"{name}.{suffix}") as temporary, rc_context({"svg.hashsalt": name}):
                 figure.savefig(temporary, format=suffix, dpi=120, metadata={"Date": None} if suffix == "svg" else None)
     page.figures.extend(figures.values())
     page.write(output / "study.html")
