@@ -308,6 +308,12 @@ def test_a_table_that_was_moved_away_begins_anew_and_what_was_judged_stays_so(tm
     assert [row["id"] for row in rows_of(path)] == ["b"]
 
 
+def test_facts_without_rows_are_remembered(tmp_path):
+    table = GrowingTable(tmp_path / "a.csv", {"of": "test"}, ["id"])
+    table.add([{"file": "a"}], [])
+    assert GrowingTable(tmp_path / "a.csv", {"of": "test"}, ["id"]).taken_up == [{"file": "a"}]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 @pytest.mark.parametrize("running", [False, True])
 def test_the_rows_of_a_table_that_was_moved_away_never_come_again(suffix, running, tmp_path):

@@ -105,7 +105,7 @@ class GrowingTable:
         names = csv_line(self._columns).encode() if self._is_csv else b""
         with naming(self._path), self._path.open("ab") as stream:
             size = stream.tell()
-            if size > 0 and size >= len(names) and not text:
+            if size > 0 and size >= len(names) and not (facts or text):
                 return
             # Of a table that is begun, too, the journal says so first: its last addition is not of this table.
             self._journal.add([{"facts": facts, "at": max(size, len(names)), "text": text}], flushed=True)
