@@ -129,8 +129,8 @@ def warn_of_unknown(known: Known | None, stacklevel: int) -> None:
     """Warn where nobody kept what was learnt from, so that these images may calibrate as if they were new."""
     if known is None or not known.complete:
         warnings.warn(
-            "this screen does not know which images it was fitted on, as none from a hub or an export does: give none "
-            "of them, which would calibrate as if they were new, and its rate would not hold",
+            "this screen does not know which images it was fitted on, as screens from hubs and exports do not: give "
+            "others, since those would calibrate as if they were new, and its rate would not hold",
             ReconditeWarning,
             stacklevel=stacklevel + 1,
         )
