@@ -21,7 +21,7 @@ from recondite.detectors.seen import Memory
 from recondite.options import TrainingOptions
 from recondite.screen import few_images
 from recondite.screen.any_angle import ADVICE, seem_turned
-from recondite.screen.few_images import LeftOut, alpha_for, are_few, scores_left_out
+from recondite.screen.few_images import LeftOut, alpha_for, are_few, scores_left_out, steadier_in_turn
 from recondite.screen.promise import promise
 
 PCA = {"detector": "pca", "latent_size": 4}
@@ -344,3 +344,63 @@ def test_what_learns_further_learns_where_there_is_something_to_learn(further, l
         detector, images, keys, rows, np.full(4, learnt), 2, TrainingOptions(), False, "", further=further
     )
     assert found == fits
+
+
+SMALL = {"detector": "features", "layers": ("2",), "place_layers": ("2",), "latent_size": 4}
+SMALL_OWN = {key: value for key, value in SMALL.items() if key != "detector"}
+
+
+def test_all_calibrate_where_a_share_of_them_would_leave_the_threshold_unsteady():
+    """A fifth of 120 would be enough for alpha; asked for, it is what calibrates, and the rate is proven."""
+    images, options = scenes(120), {**SMALL, "backbone": of_convolutions(), "methods": ("mahalanobis", "padim")}
+    screen = recondite.fit(images, **options)
+    assert len(screen.calibrator.scores) == 120 == screen.facts["images"]["images"]
+    assert "not proven" in promise(screen)
+    assert "--calibration 0.2" in promise(screen)
+    asked = recondite.fit(images, **options, calibration=0.2)
+    assert (len(asked.calibrator.scores), asked.facts["images"]["images"]) == (24, 96)
+    assert promise(asked).startswith("On average a share of at most 0.05")
+    low, high = screen.false_alarm_interval
+    held_low, held_high = asked.false_alarm_interval
+    assert held_low < low
+    assert high < held_high
+
+
+def of_sums(methods=("mahalanobis", "padim"), **region):
+    detector = build("features", image_shape=(1, 32, 32), methods=methods, backbone=of_convolutions(), **SMALL_OWN)
+    if region:
+        detector.restrict(np.ones((32, 32), dtype=bool), **region)
+    return detector
+
+
+def test_images_are_left_out_in_turn_only_where_that_is_steadier_and_costs_little():
+    sums = of_sums()
+    assert all(steadier_in_turn(sums, count, 0.2, None) for count in (5, 499))
+    assert not any(steadier_in_turn(sums, count, 0.2, None) for count in (4, 500))
+    assert steadier_in_turn(sums, 249, 0.4, None)
+    assert not steadier_in_turn(sums, 250, 0.4, None)
+    assert not steadier_in_turn(sums, 120, 0.2, 0.9)  # a confidence is about independent scores
+    assert not steadier_in_turn(sums, 200, 0.2, None, evidence=0.3)  # which would be none
+    assert not steadier_in_turn(of_sums(("padim", "dfr")), 120, 0.2, None)
+    assert not steadier_in_turn(of_sums(masked=True), 120, 0.2, None)
+    assert not steadier_in_turn(build("pca", image_shape=(1, 32, 32)), 120, 0.2, None)
+
+
+def test_an_alpha_that_all_of_them_allow_and_a_share_does_not():
+    images, options = scenes(240), {**SMALL, "backbone": of_convolutions(), "methods": "padim"}
+    screen = recondite.fit(images, **options, alpha=0.005)
+    assert len(screen.calibrator.scores) == 240
+    with pytest.raises(InputError, match=r"alpha = 0\.005"):
+        recondite.fit(images, **options, alpha=0.005, calibration=0.2)
+
+
+@pytest.mark.parametrize(("more", "calibrated"), [(30, 150), (110, 110)])
+def test_more_good_images_never_leave_fewer_to_calibrate_than_they_could(more, calibrated):
+    """Two fifths of them alone would: 12 where there were 120."""
+    images, options = scenes(230), {**SMALL, "backbone": of_convolutions(), "methods": "padim"}
+    screen = recondite.fit(images[:120], **options)
+    after = screen.update(images[120 : 120 + more], sampled=True)
+    assert len(after.calibrator.scores) == calibrated
+    assert after.facts["calibration"].get("kept", 0) == calibrated - more
+    held = screen.update(images[120 : 120 + more], sampled=True, calibration=0.4)
+    assert len(held.calibrator.scores) == (30 if more == 30 else 44)

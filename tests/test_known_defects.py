@@ -39,6 +39,7 @@ from recondite.screen.words import gain_in_words
 from recondite.statistics.metrics import auroc
 
 FEATURES = {
+    "calibration": 0.2,
     "detector": "features",
     "methods": ("mahalanobis", "padim"),
     "side": 64,

@@ -423,14 +423,16 @@ def test_images_are_compared_with_their_own_group_and_of_unknown_ones_nothing_is
 def test_scores_of_images_left_out_stay_where_new_ones_alone_are_too_few():
     few = {"calibration": {"left_out_in_parts": 7}}
     judge = Judge(facts=few, peaks=np.arange(101.0), map_scale=(1.0, 2.0), alpha=0.1)
-    kept = _left_out_before(judge, 8)
+    kept = _left_out_before(judge, 8, steadier=False)
     assert (kept.parts, kept.map_scale, len(kept.rows)) == (7, (1.0, 2.0), 0)
     assert kept.scores is judge.calibrator.scores
     assert kept.peaks is judge.peaks
-    assert _left_out_before(judge, 0) is not None
-    assert _left_out_before(judge, 9) is None  # 1 / (1 + 9) is alpha
+    assert _left_out_before(judge, 0, steadier=False) is not None
+    assert _left_out_before(judge, 9, steadier=False) is None  # 1 / (1 + 9) is alpha
+    assert _left_out_before(judge, 99, steadier=True) is not None
+    assert _left_out_before(judge, 100, steadier=True) is None
     for other in ({}, {"calibration": {}}, {"calibration": few["calibration"] | {"no_promise": ["it was forced"]}}):
-        assert _left_out_before(Judge(facts=other, alpha=0.1), 8) is None
+        assert _left_out_before(Judge(facts=other, alpha=0.1), 8, steadier=True) is None
 
 
 def test_a_screen_of_few_is_not_fitted_anew_where_something_of_it_would_be_lost():
@@ -527,7 +529,7 @@ def test_an_exported_screen_and_other_scores_are_refused(monkeypatch):
 
 def test_defaults():
     own = {name: one.default for name, one in inspect.signature(updated_screen).parameters.items()}
-    assert [own[name] for name in ("calibration", "evidence", "validation")] == [0.4, 0.2, 0.1]
+    assert [own[name] for name in ("calibration", "evidence", "validation")] == [None, 0.2, 0.1]
     assert [own[name] for name in ("sampled", "only_calibrate", "resume", "progress")] == [False] * 4
 
 

@@ -76,7 +76,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         value_range: str | None = None,
         validation: str = "0.1",
         evidence: str = "0.1",
-        calibration: str = "0.2",
+        calibration: str | None = None,
         pictures: str | None = None,
         by_folder: Annotated[bool, Parameter(negative="")] = False,
         group_by: str = "copies",
@@ -132,7 +132,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         evidence
             Share of the images, in [0, 1), or other normal images, to learn the statistics of normal images from.
         calibration
-            Share of the images, in (0, 1), or other normal images, to calibrate the threshold on.
+            Share of the images, in (0, 1), or other normal images, to calibrate the threshold on, and not learn from.
+            By default 0.2; but with features all of fewer than 500, each judged by a detector fitted without it.
         pictures
             Ids of validation images, joined by commas, to rebuild after chosen epochs; by default the first ten.
         by_folder
@@ -172,7 +173,7 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
             {} if cluster is None else {"cluster": cluster, **on_cluster},
             validation=share_or_source(validation),
             evidence=share_or_source(evidence),
-            calibration=share_or_source(calibration),
+            calibration=None if calibration is None else share_or_source(calibration),
             pictures=tuple(names_of(pictures) or ()),
             image_size=image_size_of(image_size),
             region=region,

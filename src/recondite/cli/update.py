@@ -22,7 +22,7 @@ def update(
     /,
     *,
     output: Output,
-    calibration: str = "0.4",
+    calibration: str | None = None,
     evidence: str = "0.2",
     validation: str = "0.1",
     score: str | None = None,
@@ -78,7 +78,7 @@ def update(
     with locked(output), run_folder_of(output) as run_folder:
         after = judge.update(
             images,
-            calibration=share_or_source(calibration),
+            calibration=None if calibration is None else share_or_source(calibration),
             evidence=share_or_source(evidence),
             validation=share_or_source(validation),
             score=score,

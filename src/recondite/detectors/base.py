@@ -269,8 +269,8 @@ class Detector(Inputs):
             values = {_INSTANCE: instances}
             if feature_score or closely:
                 values[_FEATURES] = maps
-            if closely:  # a rounding in one of many places need not reach the score
-                values |= result.statistics
+            if closely:
+                values |= result.rests_on()
             if reconstruction and result.reconstruction is not None:
                 values[_REBUILT] = ready.unscaled(result.reconstruction)
             if observer is not None:

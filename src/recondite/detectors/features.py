@@ -30,7 +30,7 @@ from recondite.detectors.inside import Inside, in_one_row, spread_out
 from recondite.detectors.measured import Measured
 from recondite.detectors.runner import Runner
 from recondite.detectors.seen import Memory, Seen, Some, joined_moments
-from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel, logarithm
+from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, VectorModel, at_least, logarithm
 from recondite.distributed import rank_and_size, shard_of, unsharded
 from recondite.errors import InputError
 from recondite.networks.backbones import VARIANTS, Backbone
@@ -42,7 +42,7 @@ from recondite.torch_state import own_settings
 from recondite.training.augmentation import with_turned
 from recondite.training.history import History
 
-_FEWEST_IMAGES = 4
+_FEWEST_IMAGES, _ROWS = 4, 8
 _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
 _STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
 
@@ -112,8 +112,7 @@ class Features(Detector):
         if len(set(self.methods)) < len(self.methods):
             raise InputError(f"expected every method once; got {', '.join(self.methods)}")
         self.trains_by_steps = self.needs_validation = "dfr" in self.methods
-        local = any(name in LOCAL for name in self.methods)
-        self.vectors = FeatureVectors(self.shape, options, network, looks_at_places=local)
+        self.vectors = FeatureVectors(self.shape, options, network, any(name in LOCAL for name in self.methods))
         with evaluating(self.vectors):
             whole, places = self.vectors(torch.zeros(1, *self.shape))
         size = whole.shape[2]
@@ -244,7 +243,7 @@ class Features(Detector):
             feature_scores=feature_scores.expand(-1, *self.shape),
             reconstruction=None,
             instance_scores=instances,
-            latents=self.whole.latents(whole)[:, 0],
+            latents=self.whole.latents(at_least(whole, _ROWS))[: len(whole), 0],
             vectors=whole[:, 0],
             statistics={
                 f"feature_{_STATISTICS.get(name, name)}": logarithm(value) / (2 if name in _SQUARED else 1)
@@ -424,12 +423,13 @@ class Features(Detector):
             whole, places: what `_vectors` gave.
             left_out: how many copies each image has, if they are to be as if it had not been learnt from with these.
         """
+        count, whole = len(whole), whole if left_out else at_least(whole, _ROWS)
         near = self.whole.mahalanobis_left_out(whole, left_out) if left_out else self.whole.mahalanobis(whole)
         found = {"mahalanobis": near, "reconstruction_error": self.whole.distance(whole[:: left_out or 1])}
         for name, model in self._models().items():
             vectors = places if name in LOCAL else whole
             found[name] = model.distance_left_out(vectors, left_out) if left_out else model.distance(vectors)
-        return found
+        return {name: distances[:count] for name, distances in found.items()}
 
     def _of_image(self, distances: Tensor, cells: Inside | None) -> Tensor:
         """Return the mean of each image's worst distances (N,) of (N, P), among the places that count."""

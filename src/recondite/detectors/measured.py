@@ -37,6 +37,11 @@ class Measured:
     vectors: Tensor | None = None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def rests_on(self) -> dict[str, Tensor]:
+        """Return what scores rest on (N, ...), by name: a rounding in one of many numbers need not reach a score."""
+        found = {**self.statistics, "latents": self.latents, "vectors": self.vectors}
+        return {name: value for name, value in found.items() if value is not None}
+
 
 class Statistician(Protocol):
     """Finds further numbers for each image."""

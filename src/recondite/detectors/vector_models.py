@@ -388,3 +388,8 @@ def greedy_coreset(vectors: Tensor, size: int) -> Tensor:
         nearest = torch.minimum(nearest, (vectors - vectors[chosen[number - 1]]).square().sum(1))
         chosen[number] = nearest.argmax()
     return chosen
+
+
+def at_least(vectors: Tensor, rows: int) -> Tensor:
+    """Return vectors (N, P, F) with zeros behind them (rows, P, F): products of fewer rows have other last bits."""
+    return vectors if len(vectors) >= rows else nn.functional.pad(vectors, (0, 0, 0, 0, 0, rows - len(vectors)))

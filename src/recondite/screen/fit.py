@@ -33,12 +33,14 @@ from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observ
 from recondite.screen.few_images import (
     FEWEST_UNITS,
     MOST_IMAGES,
-    MOST_UNITS,
+    SHARE,
     LeftOut,
     alpha_for,
     are_few,
     fewest_learnt,
+    most_in_turn,
     scores_left_out,
+    steadier_in_turn,
 )
 from recondite.screen.known_defects import KnownDefects, Taught, UnhelpfulError, check_teachable, taught
 from recondite.screen.plan import planned, recipe_of
@@ -78,7 +80,7 @@ def fit(
     value_range: tuple[float, float] | None = None,
     validation: object = 0.1,
     evidence: object = 0.1,
-    calibration: object = 0.2,
+    calibration: object = None,
     pictures: Sequence[str] = (),
     by_folder: bool = False,
     group_by: GroupBy = COPIES,
@@ -104,6 +106,7 @@ def fit(
     statistics of unseen normal images are (evidence), and to calibrate the score. Images that belong together, a unit,
     stay in one part, and one of them, drawn at random, calibrates: the rate holds for images of units to come. Of up to
     200 units whose share would be too small for alpha, all calibrate: each is judged by a detector fitted without it.
+    So do all of fewer than 500 units with detector "features", unless `calibration` is given.
 
     Args:
         images: normal images, anything that `open_images` opens.
@@ -127,7 +130,7 @@ def fit(
             an eighth of its type's range, or else the type's.
         validation: share of `images` to choose the best epoch by, where there are epochs, or other normal images.
         evidence: share of `images`, or other normal images; at least 50. Unused where `score` needs none.
-        calibration: share of `images`, or other normal images.
+        calibration: share of `images`, or other normal images; by default .2, unless images are left out in turn.
         pictures: ids of validation images, at most ten, that are rebuilt after chosen epochs (see `picture_epochs` of
             `TrainingOptions`); by default the first ten.
         by_folder: calibrate each sub-folder or label on its own.
@@ -167,15 +170,17 @@ def fit(
     check_promise(alpha, confidence, guarantee)
     check_group_by(group_by)
     check_contamination(contamination)
-    held_out = {"calibration": calibration, "validation": validation, "evidence": evidence}
+    in_turn = calibration is None  # where that is better
+    held_out = {"calibration": SHARE if in_turn else calibration, "validation": validation, "evidence": evidence}
     shares = shares_of(held_out)
     size = _sides(image_size)
     _check_given(size, held_out.values())
     recipe, detector = recipe_of(preset, detector, size)
     zones = open_region(region, ignore)
     sample, source = sampled(open_images(images, role="fit", masks=zones.folder))
-    if alpha is not None and isinstance(calibration, float | int) and source.ids is not None:
-        _check_listed(len(source.ids), calibration, alpha, confidence, guarantee)
+    share = held_out["calibration"]
+    if alpha is not None and isinstance(share, float | int) and source.ids is not None:
+        _check_listed(len(source.ids), share, in_turn, alpha, confidence, guarantee)
     group_by = labels_of(source, group_by)
     zones.check(sample.sizes)
     values = value_range if value_range is not None else sample.value_range
@@ -217,7 +222,11 @@ def fit(
     few = None
     if not by_folder and view is None and not pictures and len(spooled) <= MOST_IMAGES:
         keys = keys_of([spooled], group_by)[0]
-        if len(shares) == len(held_out) and are_few(len(np.unique(keys)), shares[0], alpha, confidence, guarantee):
+        count = len(np.unique(keys))
+        if len(shares) == len(held_out) and (
+            are_few(count, shares[0], alpha, confidence, guarantee)
+            or (in_turn and steadier_in_turn(model, count, shares[0], confidence, shares[2] * (judged_by != ERROR)))
+        ):
             few = keys
     if few is not None:
         sets = all_for_everything(spooled, few, training.seed)
@@ -359,15 +368,17 @@ def _learnt(
     return _Learnt(model, rows, good, lesson, unhelpful, left_out)
 
 
-def _check_listed(count: int, share: float, alpha: float, confidence: float | None, guarantee: Guarantee) -> None:
+def _check_listed(
+    count: int, share: float, in_turn: bool, alpha: float, confidence: float | None, guarantee: Guarantee
+) -> None:
     """Raise InputError where not even images that all differ are enough for alpha, before hours of reading."""
     if count < FEWEST_UNITS:  # refused for another reason
         return
     held_out = round(share * count)
-    in_turn = 0 if confidence is not None else min(count, MOST_UNITS)  # the most that are left out in turn
-    told = count if in_turn == count else held_out
+    most = 0 if confidence is not None else min(count, most_in_turn(share, in_turn))
+    told = count if most == count else held_out
     try:
-        Calibrator(np.zeros(max(1, held_out, in_turn))).threshold(alpha, confidence, guarantee)
+        Calibrator(np.zeros(max(1, held_out, most))).threshold(alpha, confidence, guarantee)
     except InputError:
         try:
             Calibrator(np.zeros(max(1, told))).threshold(alpha, confidence, guarantee)

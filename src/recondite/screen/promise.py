@@ -1,8 +1,10 @@
 """What a screen promises, in words."""
 
 from recondite.progress import counted
+from recondite.screen.few_images import SHARE
 from recondite.screen.screen import Screen
 from recondite.screen.words import ERROR
+from recondite.statistics.calibration import smallest_alpha
 from recondite.statistics.contamination import LEFT_OUT
 
 _STAYED = "Bad images that stayed make the share smaller, if they score no lower than good ones."
@@ -37,7 +39,7 @@ def promise(screen: Screen, fdr: float | None = None) -> str:
         return (
             f"About a share of {screen.alpha:g} of normal images is flagged by mistake: {calibration['images']} images "
             "were judged by detectors fitted without them. That is not proven, and with so few images the true rate "
-            f"may well be {screen.false_alarm_interval[1]:.2g}.{_if_suspects_are_good(screen)}"
+            f"may well be {screen.false_alarm_interval[1]:.2g}.{_proven_instead(screen)}{_if_suspects_are_good(screen)}"
         )
     caution += _if_suspects_are_good(screen)
     if screen.confidence is None:
@@ -46,6 +48,14 @@ def promise(screen: Screen, fdr: float | None = None) -> str:
         f"With {100 * screen.confidence:g} % confidence in this calibration set, a share of at most "
         f"{screen.alpha:g} of normal images is flagged by mistake.{caution}"
     )
+
+
+def _proven_instead(screen: Screen) -> str:
+    """Say how the rate is proven, where a share of the images that were left out in turn would be enough for that."""
+    smallest = smallest_alpha(round(SHARE * screen.facts["calibration"]["images"]))
+    if smallest is None or smallest > screen.alpha:
+        return ""
+    return f" Fitted with --calibration {SHARE:g} it is proven, by fewer images and with a less steady threshold."
 
 
 def _if_suspects_are_good(screen: Screen) -> str:

@@ -35,7 +35,7 @@ from recondite.screen.calibrate import (
     warn_of_unknown,
 )
 from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer
-from recondite.screen.few_images import MOST_IMAGES, LeftOut, are_few, scores_left_out
+from recondite.screen.few_images import MOST_IMAGES, STEADY, LeftOut, are_few, scores_left_out, steadier_in_turn
 from recondite.screen.known import Known
 from recondite.screen.screen_like import ScreenLike
 from recondite.screen.separate import (
@@ -54,7 +54,7 @@ from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.metrics import auroc
 from recondite.torch_state import own_settings
 
-_SURPRISING, _LOOKED_AT, _COMPARED, _DIGITS = 0.001, 2000, 200, 12
+_SHARE, _SURPRISING, _LOOKED_AT, _COMPARED, _DIGITS = 0.4, 0.001, 2000, 200, 12
 _CALLER = 4  # warnings point there: two decorators lie between
 
 
@@ -64,7 +64,7 @@ def updated_screen(
     screen: S,
     images: object,
     *,
-    calibration: object = 0.4,
+    calibration: object = None,
     evidence: object = 0.2,
     validation: object = 0.1,
     score: str | None = None,
@@ -86,14 +86,15 @@ def updated_screen(
     calibrates, and what is in sums is not added again.
 
     The scores that calibrated are of the detector before and go. Some of the new images calibrate, as in
-    `recondite.fit`; the images that calibrated before may be given again, alone or among others. A screen of few images
-    that gets all of them again is fitted anew, each left out in turn; where it gets new ones alone, and too few for
-    alpha, the scores of the old ones stay beside theirs. `facts["update"]` says what has changed, `facts["version"]`
+    `recondite.fit`; the images that calibrated before may be given again, alone or among others. A screen whose images
+    were left out in turn is fitted anew, each left out, where it gets all of them again; where it gets new ones alone,
+    and few, the scores of the old ones stay beside theirs. `facts["update"]` says what has changed, `facts["version"]`
     how often.
 
     Args:
         images: further normal images, anything that `open_images` opens.
-        calibration: share of those that are new, or other normal images, to calibrate on.
+        calibration: share of those that are new, or other normal images, to calibrate on; by default .4, unless each is
+            left out in turn.
         evidence: likewise, to learn the statistics of unseen normal images from, where the score needs them.
         validation: likewise, to choose the best epoch by, where there are epochs.
         score: what images are judged by from now on: "error", or what the screen judges by already.
@@ -130,6 +131,8 @@ def updated_screen(
     judged_by = screen.score if score is None else score
     if judged_by not in (ERROR, screen.score):
         raise InputError(f"expected score error or {screen.score}; got {score!r}")
+    in_turn = calibration is None and _is_of_few(screen)
+    calibration = _SHARE if calibration is None else calibration
     given = {"calibration": calibration, "validation": validation, "evidence": evidence}
     held_out = without_unused(given, judged_by, screen.detector)
     shares = shares_of(held_out)
@@ -145,14 +148,16 @@ def updated_screen(
     anew = _can_be_fitted_anew(screen, spooled)
     if anew:
         fresh = learnable = np.full(len(spooled), True)
-    kept = None if anew else _left_out_before(screen, len(np.unique(keys[fresh])))
+    count = len(np.unique(keys[fresh]))
+    steadier = in_turn and steadier_in_turn(screen.detector, count, _SHARE, screen.confidence)
+    kept = None if anew else _left_out_before(screen, count, steadier)
     before = 0 if kept is None else len(kept.scores)
     few = (
         screen.calibrator.groups is None
         and len(shares) == len(held_out)
         and len(spooled) <= MOST_IMAGES
         and judged_by == ERROR
-        and are_few(len(np.unique(keys[fresh])), shares[0], *promised, before)
+        and (steadier or are_few(count, shares[0], *promised, before))
     )
     kept = kept if few else None
     if few:
@@ -220,10 +225,14 @@ def _can_be_fitted_anew(screen: ScreenLike, spooled: Spool) -> bool:
     return plain and bool(np.isin(learnt, spooled.hashes).all())
 
 
-def _left_out_before(screen: ScreenLike, count: int) -> LeftOut | None:
-    """Return what calibrated a screen of few images where so many new ones alone are too few for its alpha."""
+def _left_out_before(screen: ScreenLike, count: int, steadier: bool) -> LeftOut | None:
+    """Return what calibrated by being left out in turn, where so many new images alone are too few.
+
+    Too few for alpha, or, where it is about a `steadier` threshold, for that.
+    """
     smallest = smallest_alpha(count, screen.confidence, screen.guarantee) if count else None
-    if not _is_of_few(screen) or (smallest is not None and smallest <= screen.alpha):
+    enough = smallest is not None and smallest <= screen.alpha and not (steadier and count < STEADY)
+    if enough or not _is_of_few(screen):
         return None
     own = screen.calibrator.scores
     parts = int(screen.facts["calibration"]["left_out_in_parts"])
