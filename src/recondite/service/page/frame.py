@@ -4,7 +4,7 @@ import json
 import math
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -96,6 +96,10 @@ class View:
         chosen = self.groups.get(self.name, "")
         return chosen if chosen in (self.served.screen.calibrator.groups or ()) else ""
 
+    def as_it_is(self) -> "View":
+        """Return what is chosen now, which stays so while other things are chosen; the work is the same."""
+        return replace(self, alphas=dict(self.alphas), groups=dict(self.groups))
+
     def changed(self) -> None:
         """Draw the panel being looked at anew; the others are when they are turned to."""
         self.panels[self.tab]()
@@ -107,7 +111,7 @@ class View:
 
     async def judge(self, sent: Any, **wish: Any) -> Judged:
         """Judge images at the alpha of this page."""
-        wanted = Wish(alpha=self.alpha, maps=True, **wish)
+        wanted = Wish(alpha=self.alpha, maps=True, labels=False, **wish)
         return await self.service.judge.judge(self.served, sent, wanted, f"page-{uuid.uuid4().hex[:10]}")
 
 
