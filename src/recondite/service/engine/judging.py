@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -165,7 +165,7 @@ class Judge:
         counters.pixels.set_function(lambda: self._pixels.taken)
         counters.oldest.set_function(self._longest_wait)
         for name in self.line.seconds_at_one_step():
-            counters.step.labels(name).set_function(lambda name=name: self.line.seconds_at_one_step()[name])
+            counters.step.labels(name).set_function(partial(lambda step: self.line.seconds_at_one_step()[step], name))
 
     async def judge(
         self, served: Served, sent: Sequence[Sent], wish: Wish, request_id: str, left: Left | None = None
