@@ -26,7 +26,7 @@ def process(digit_screen, digits, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("review")
     store = f"sqlite:///{tmp_path / 'events.db'}"
     keep = ("--keep-images", "all", "--keep-folder", tmp_path / "kept")
-    with running(tmp_path, digit_screen, f"other={digit_screen}", "--store", store, *keep, page=True) as process:
+    with running(tmp_path, digit_screen, "--store", store, *keep, page=True) as process:
         process.store = store
         images = [digit[::-1] if place % 2 else digit for place, digit in enumerate(digits[1600:1660])]
         files = [("files", (f"part{place}.png", png(image))) for place, image in enumerate(images)]
@@ -85,49 +85,6 @@ def test_the_keyboard_alone_reaches_every_panel_and_never_gets_stuck(visitor, di
         assert stops, panel
         assert [one for one in stops if not one["seen"]] == [], panel
         assert [one for one in stops if not one["outlined"]] == [], panel
-
-
-def test_pictures_on_their_way_stay_with_the_screen_that_they_were_dropped_for(browser, process, digits):
-    visitor = Visitor(browser, process.url, viewport={"width": 1366, "height": 768})
-    page, held = visitor.page, []
-    visitor.open("Judge")
-    page.route("**/upload/*", held.append)
-    sent = {"name": "late.png", "mimeType": "image/png", "buffer": png(digits[1500][::-1])}
-    page.locator("input[type=file]").first.set_input_files([sent])
-    page.get_by_role("combobox", name="Screen").click()
-    page.get_by_role("option", name="other").click()
-    visitor.see("Screen other has judged nothing here yet.")
-    (route,) = held
-    route.continue_()
-    page.get_by_role("combobox", name="Screen").click()
-    page.get_by_role("option", name="digits").click()
-    page.locator(".row-button", has_text="late.png").wait_for()
-    visitor.close()
-
-
-def test_more_copies_than_one_request_may_label_are_labelled_together(browser, process):
-    visitor = Visitor(browser, process.url, viewport={"width": 1366, "height": 768})
-    page, asked = visitor.page, []
-    copies = [f"{place:032x}" for place in range(25_001)]
-    row = {"id": copies[0], "name": "a", "verdict": "outlier", "p_value": 0.1, "instance_score": None, "label": None}
-    row |= {"kept": False, "copies": dict.fromkeys(copies)}
-    queue = {"count": len(copies), "events": [row]}
-    page.route("**/page/queue?*", lambda route: route.fulfill(json=queue))
-
-    def label(route):
-        said = route.request.post_data_json
-        asked.append(said["seen"])
-        queue.update(count=0, events=[])
-        route.fulfill(json={"labels": dict.fromkeys(said["seen"], said["label"]), "refused": []})
-
-    page.route("**/page/labels", label)
-    visitor.open("Review")
-    page.locator(".box-stage[data-drawn]").wait_for()
-    page.keyboard.press("i")
-    visitor.see("1 labelled")
-    assert [len(some) for some in asked] == [10_000, 10_000, 5_001]
-    assert {one for some in asked for one in some} == set(copies)
-    visitor.close()
 
 
 def test_escape_closes_what_is_open_and_arrows_lead_over_the_map(visitor):

@@ -4,7 +4,7 @@ import json
 import math
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -95,10 +95,6 @@ class View:
         """The group that was chosen on this page; "" where none was, or the screen has none."""
         chosen = self.groups.get(self.name, "")
         return chosen if chosen in (self.served.screen.calibrator.groups or ()) else ""
-
-    def as_it_is(self) -> "View":
-        """Return what is chosen now, which stays so while other things are chosen; the work is the same."""
-        return replace(self, alphas=dict(self.alphas), groups=dict(self.groups))
 
     def changed(self) -> None:
         """Draw the panel being looked at anew; the others are when they are turned to."""

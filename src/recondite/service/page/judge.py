@@ -33,7 +33,6 @@ from recondite.service.page.frame import (
 _MOST, _WHILE = 200, 0.4
 _NOT_TAKEN = "(files) => emit(files.map((one) => [one.file.name, one.file.size, one.failedPropValidation]))"
 _NOT_SENT = "(info) => emit(info.files[0].name)"
-_NAMES = "(files) => emit(files.map((one) => one.name))"
 
 
 async def panel(view: View) -> None:
@@ -42,7 +41,6 @@ async def panel(view: View) -> None:
     chosen: dict[str, Seen | None] = {}
     coming: list[ui.timer] = []
     lost: list[str] = []
-    dropped: dict[str, list[View]] = {}
     heading("Judge images", "Drop pictures, or choose them. What is flagged comes first.")
 
     def pick(one: Seen) -> None:
@@ -80,28 +78,21 @@ async def panel(view: View) -> None:
             select.on_value_change(lambda event: view.groups.update({view.name: event.value}))
             select.classes("w-48").props("outlined dense")
 
-    def added(event: Any) -> None:
-        """Note what is chosen as pictures are dropped: it is theirs, whatever is chosen while they are on their way."""
-        for name in event.args:
-            dropped.setdefault(name, []).append(view.as_it_is())
-
     async def uploaded(event: Any) -> None:
-        given = name_in_form(event.file.name)
-        then = dropped[given].pop(0) if dropped.get(given) else view
-        name, content = printable(given), await event.file.read()
+        name, content = printable(name_in_form(event.file.name)), await event.file.read()
         trouble = not_a_picture(name, content)
         if trouble is not None:
             _alarm(trouble)
             return
-        if then.served.screen.calibrator.groups is not None and not then.group:
+        if view.served.screen.calibrator.groups is not None and not view.group:
             ui.notify("Choose which group the pictures are of: each has a calibration of its own.", type="negative")
             return
-        judged = await or_notify(then.judge([Sent(name, content)], record=record.value, group=then.group))
+        judged = await or_notify(view.judge([Sent(name, content)], record=record.value, group=view.group))
         if judged is not None:
             readable = len(judged.pixels) > 0
             address = view.uploads.add(judged.served, content) if readable else None
-            then.seen.insert(0, Seen(name, judged, judged.pixels[0] if readable else None, address))
-            del then.seen[_MOST:]
+            view.work[judged.served.name].insert(0, Seen(name, judged, judged.pixels[0] if readable else None, address))
+            del view.work[judged.served.name][_MOST:]
             soon()
 
     def soon() -> None:
@@ -131,7 +122,6 @@ async def panel(view: View) -> None:
 
     def finished() -> None:
         upload.reset()
-        dropped.clear()
         if lost:
             words = f"{lost[0]} was not judged, as it did not reach the service"
             _alarm(f"{words}: drop it again." if len(lost) == 1 else f"{words}, nor were {len(lost) - 1:,} more.")
@@ -142,7 +132,6 @@ async def panel(view: View) -> None:
             multiple=True, auto_upload=True, max_files=_MOST, max_file_size=limits.body_bytes, on_upload=uploaded
         )
         upload.classes("drop").props("flat")
-        upload.on("added", added, js_handler=_NAMES)
         upload.on("rejected", not_taken, js_handler=_NOT_TAKEN)
         upload.on("failed", lambda event: lost.append(printable(str(event.args))), js_handler=_NOT_SENT)
         upload.on("finish", finished)

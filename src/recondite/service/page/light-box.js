@@ -5,7 +5,6 @@ const SHOWN = {
   outlier: "outliers", invalid: "invalid", inlier: "inliers",
 };
 const LABELS = { none: "not labelled", "": "all", inlier: "inlier", outlier: "outlier", skip: "skipped" };
-const MOST_LABELS = 10_000; // that one request may give
 const ORDERS = { p_value: "lowest p-value first", newest: "newest first", oldest: "oldest first" };
 
 /* <light-box data-screen>: the review. A label goes to the picture that is drawn, by its id; while none is, no key
@@ -300,19 +299,20 @@ class LightBox extends KeyedElement {
      say why and draw again.
      Identical images are labelled with the one that is drawn; `only` says which of them, where it is not all. */
   async send(rows, label, only = null) {
-    const seen = rows.flatMap((row) => (only ? only.get(row) : Object.keys(row.copies)).map((id) => [id, row.copies[id]]));
-    const against = new Set();
+    const seen = {};
     let how = "written", trouble;
+    for (const row of rows) for (const id of only ? only.get(row) : Object.keys(row.copies)) seen[id] = row.copies[id];
     try {
-      for (let from = 0; from < seen.length; from += MOST_LABELS) {
-        const found = await asked("/page/labels", "POST", { label, seen: Object.fromEntries(seen.slice(from, from + MOST_LABELS)) });
-        for (const id of found.refused) against.add(id);
-        for (const row of rows) {
-          for (const id of Object.keys(row.copies)) if (id in found.labels) row.copies[id] = found.labels[id];
-          row.label = row.copies[row.id];
-        }
+      const answer = await fetch("/page/labels", {
+        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ label, seen }),
+      });
+      const found = await answer.json();
+      if (!answer.ok) throw new Error(found.error?.message || answer.statusText);
+      for (const row of rows) {
+        for (const id of Object.keys(row.copies)) if (id in found.labels) row.copies[id] = found.labels[id];
+        row.label = row.copies[row.id];
       }
-      const refused = rows.filter((row) => Object.keys(row.copies).some((id) => against.has(id)));
+      const refused = rows.filter((row) => Object.keys(row.copies).some((id) => found.refused.includes(id)));
       if (refused.length) {
         how = "refused";
         const said = `${refused[0].name} meanwhile: ${refused[0].label || "not labelled"}`;
