@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+import shutil
 import threading
 import time
 import zipfile
@@ -299,6 +300,27 @@ def test_a_full_queue_is_told_to_come_back(digit_screen, tmp_path, digit_files):
         assert sorted(answer.status_code for answer in answers) == [200, 200, 429]
         assert client.get("/v1/events").json()["events"][5]["number"] == 1
         assert client.post(PREDICT, json=as_json(digit_files[:8])).status_code == 200
+
+
+def test_what_never_can_be_served_is_not_told_to_come_back(digit_screen, tmp_path, digit_files):
+    with in_process(digit_screen, tmp_path, limits=Limits(waiting=4, all_bytes=5_000)) as client:
+        problem(client.post(PREDICT, json=as_json(digit_files[:5])), 413, "too_large")
+        problem(client.post(PREDICT, content=bytes(5_001), headers=PNG), 413, "too_large")
+        problem(client.post(PREDICT, content=iter([bytes(3_000)] * 2), headers=PNG), 413, "too_large")
+        assert client.post(PREDICT, content=iter([digit_files[0]]), headers=PNG).status_code == 200
+
+
+def test_the_monitor_of_a_version_whose_folder_is_gone_is_let_go(digit_screen, tmp_path, digit_files):
+    for version in ("1", "2"):
+        shutil.copytree(digit_screen, tmp_path / "digits" / version)
+    with in_process(tmp_path / "digits", tmp_path) as client:
+        watch = client.app.state.service.watch
+        for version in ("1", "2"):
+            client.post(f"/v1/screens/digits/versions/{version}/predict", content=digit_files[0], headers=PNG)
+        shutil.rmtree(tmp_path / "digits" / "1")
+        client.post("/v1/reload")
+        watch.settle()
+        assert set(watch._monitors) == {("digits", "2")}
 
 
 def test_a_deadline_ends_in_a_refusal_and_leaves_the_queue(digit_screen, tmp_path, digit_files):

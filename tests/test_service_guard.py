@@ -20,6 +20,7 @@ from service import in_process, png
 import recondite
 from recondite.screen.guard_file import load_guard, save_guard
 from recondite.screen.guard_fit import fit_guard
+from recondite.service.engine.decoding import Sent
 
 pytest.importorskip("fastapi")
 
@@ -102,6 +103,28 @@ def test_another_alpha_is_for_guards_that_promise_nothing_of_their_labels(client
     with served(tmp_path / "colours", tmp_path) as other:
         rows = other.post(PREDICT, params={"alpha": 0.3}, json=as_json(sent)).json()["verdicts"]
     assert found_in(rows) == expected_of(unbounded.at(guard.screen.with_alpha(0.3))(sent))
+
+
+def test_the_page_judges_by_the_screen_alone_at_any_alpha(client, guard):
+    """Also where the guard's promise of its labels holds at one alpha alone."""
+    pytest.importorskip("nicegui")
+    from recondite.service.page.frame import View
+    from recondite.service.page.pictures import Uploads
+
+    view = View(client.app.state.service, Uploads(), "colours", "Judge", alphas={"colours": 0.3})
+    sent = files(31)
+    judged = client.portal.call(view.judge, [Sent(str(place), one) for place, one in enumerate(sent)])
+    expected = guard.screen.with_alpha(0.3).predict(sent)
+    assert judged.decisions is None
+    assert judged.verdicts.instance_score.tolist() == expected.instance_score.tolist()
+    assert judged.verdicts.words == expected.words
+    assert set(judged.events[0].statistics) == set(expected.statistics or {})
+
+
+def test_a_job_at_an_alpha_that_the_guard_does_not_have_is_refused_at_once(client):
+    answer = client.post("/v1/jobs?screen=colours&alpha=0.3", content=b"")
+    assert answer.status_code == 422
+    assert "promises of its labels holds at alpha 0.1 alone" in answer.json()["error"]["message"]
 
 
 def test_heat_maps_go_with_it(client, guard):

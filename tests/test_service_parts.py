@@ -37,7 +37,7 @@ from recondite.service.engine.batching import Job, Line
 from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.folders import natural
 from recondite.service.engine.store import Store
-from recondite.service.errors import Busy, Unavailable
+from recondite.service.errors import Busy, TooLarge, Unavailable
 from recondite.service.metrics import Counters
 from recondite.service.page import charts
 
@@ -160,6 +160,12 @@ def test_a_budget_refuses_what_goes_over_and_gives_back():
         with budget.take(4):
             assert budget.taken == 10
     assert budget.taken == 0
+
+
+def test_what_a_budget_never_has_room_for_is_not_told_to_come_back():
+    budget = InFlightLimit(10, "images")
+    with pytest.raises(TooLarge, match="at most 10 images at once; got 11"), budget.take(11):
+        pass
 
 
 def test_versions_sort_as_people_count():
@@ -426,6 +432,26 @@ def test_a_version_that_was_replaced_is_watched_anew(screen, digits):
     expected.update(other.predict(digits[1300:1340]))
     assert watch.state("digits", "1", other)[0].state() == expected.state()
     watch.close()
+
+
+def test_monitors_of_versions_that_are_gone_are_kept_and_let_go(screen, digits, tmp_path, monkeypatch):
+    store, counters = Store(f"sqlite:///{tmp_path / 'events.db'}"), Counters()
+    verdicts = screen.predict(digits[1300:1320])
+    watch = DriftWatch(counters, None, 0.01, store)
+    for version in ("1", "2"):
+        watch.judged("digits", version, screen, verdicts, [""] * 20)
+    with monkeypatch.context() as gone:
+        gone.setattr(store, "keep_monitor", answers_not)
+        watch.keep_only({("digits", "2")})
+        watch.settle()
+    assert set(watch._monitors) == {("digits", "1"), ("digits", "2")}, "what could not be kept stays"
+    watch.keep_only({("digits", "2")})
+    watch.settle()
+    assert set(watch._monitors) == set(watch._screens) == {("digits", "2")}
+    assert b'version="1"' not in counters.text()
+    assert watch.state("digits", "1", screen)[0].seen == 20
+    watch.close()
+    store.close()
 
 
 def test_as_many_images_after_a_new_beginning_as_before_it_are_kept(screen, digits, tmp_path):

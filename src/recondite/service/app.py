@@ -177,7 +177,7 @@ async def _running(
     service = None
     try:
         shelf = Shelf(settings.screens, judge.line, told, settings.collection)
-        reloads = Reloads(shelf, worker)
+        reloads = Reloads(shelf, worker, watch)
         await reloads.begin()
         missing = [name for name in shelf.names if not shelf.versions(name)]
         if missing:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from recondite.service.errors import Busy
+from recondite.service.errors import Busy, TooLarge
 
 _LONGEST_RETRY = 60.0
 
@@ -26,8 +26,11 @@ class InFlightLimit:
         """Hold an amount while the block runs.
 
         Raises:
-            Busy: that would be over the limit; the refusal says when to try again.
+            TooLarge: there will never be room for as much.
+            Busy: that would be over the limit now; the refusal says when to try again.
         """
+        if amount > self.limit:
+            raise TooLarge(f"expected at most {self.limit:,} {self.name} at once; got {amount:,}")
         if self.taken + amount > self.limit:
             raise Busy(f"{self.taken:,} {self.name} are being served; the limit is {self.limit:,}", self.retry_after)
         self.taken += amount

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -90,6 +90,10 @@ class DriftWatch:
             self._kept[name, version] = time.monotonic(), 0
             self._tell(name, version, self._monitors[name, version])
 
+    def keep_only(self, served: Collection[tuple[str, str]]) -> None:
+        """Let go of the monitors of all but these names and versions when they are kept; in the store they stay."""
+        self._worker.submit(self._let_go, served)
+
     def close(self) -> None:
         """Take in what waits, keep the monitors, and stop; a message being sent is not waited for."""
         self._worker.submit(self._keep_all)
@@ -148,11 +152,21 @@ class DriftWatch:
         self._counters.martingale.labels(name, version).set(monitor.martingale)
         self._counters.drift.labels(name, version).set(monitor.alarm is not None)
 
+    def _let_go(self, served: Collection[tuple[str, str]]) -> None:
+        with self._lock:
+            for name, version in self._monitors.keys() - served:
+                if self._keep(name, version):
+                    for known in (self._monitors, self._screens, self._after, self._kept):
+                        known.pop((name, version), None)
+                    for gauge in (self._counters.martingale, self._counters.drift):
+                        gauge.remove(name, version)
+
     def _keep_all(self) -> None:
         for name, version in list(self._monitors):
             self._keep(name, version)
 
-    def _keep(self, name: str, version: str) -> None:
+    def _keep(self, name: str, version: str) -> bool:
+        """Keep a monitor in the store, if there is one, and return whether that holds all that it has seen."""
         monitor = self._monitors[name, version]
         count, kept = monitor.seen + monitor.invalid, self._kept.get((name, version), (0.0, 0))[1]
         if self._store is not None and kept != count:
@@ -161,8 +175,10 @@ class DriftWatch:
                 self._store.keep_monitor(name, version, state)
             except SQLAlchemyError as error:
                 LOG.warning("a monitor was not kept", extra={"facts": {"screen": name, "error": str(error)}})
-                count = kept
+                self._kept[name, version] = time.monotonic(), kept
+                return False
         self._kept[name, version] = time.monotonic(), count
+        return True
 
     def _alarm(self, name: str, version: str, monitor: Monitor) -> None:
         assert monitor.alarm is not None

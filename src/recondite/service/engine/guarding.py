@@ -17,7 +17,7 @@ from recondite.statistics.scores import Verdicts
 COLUMNS = ("label", "reason", "abstention", "predicted", "confidence")
 
 
-def guard_of(served: Served, judge: Screen, sent: Sequence[Sent]) -> Guard | None:
+def guard_of(served: Served, judge: Screen, sent: Sequence[Sent] = ()) -> Guard | None:
     """Return what gives the images of a request labels, or decides on those that were sent; None for neither.
 
     Args:

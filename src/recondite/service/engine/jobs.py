@@ -23,7 +23,7 @@ from recondite.screen.screen import Screen
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.following import verdicts_of
 from recondite.service.engine.guarding import COLUMNS as GUARD_COLUMNS
-from recondite.service.engine.guarding import rows_of_guard
+from recondite.service.engine.guarding import guard_of, rows_of_guard
 from recondite.service.engine.job_sources import JobSource, open_archive, open_place
 from recondite.service.engine.judging import Judge, Judged, Wish
 from recondite.service.engine.registry import Served, Shelf
@@ -163,13 +163,13 @@ class Jobs:
 
         Raises:
             Unknown: there is no such screen.
-            InputError: an alpha or group that the screen does not have, or images that cannot be opened.
+            InputError: an alpha or group that the screen, or its guard, does not have, or images that cannot be opened.
         """
         served = self._shelf.get(screen, version)
         job = BatchJob(
             id=archive.parent.name, time=time.time(), screen=served.name, version=served.version, counts={}, **asked
         )
-        served.at(job.alpha)
+        guard_of(served, served.at(job.alpha))
         if job.group:
             served.screen.calibrator.check_group(job.group)
         source = await asyncio.to_thread(self._open, job)

@@ -55,6 +55,7 @@ class Wish:
         keep: keep the images; None for what the service does by itself.
         seconds: until the answer.
         record: write events; the page's experiments do not.
+        labels: have a guard's own classifier give labels; the page shows verdicts alone.
     """
 
     alpha: float | None = None
@@ -63,6 +64,7 @@ class Wish:
     keep: bool | None = None
     seconds: float | None = None
     record: bool = True
+    labels: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +165,7 @@ class Judge:
         counters.pixels.set_function(lambda: self._pixels.taken)
         counters.oldest.set_function(self._longest_wait)
         for name in self.line.seconds_at_one_step():
-            counters.step.labels(name).set_function(partial(self._seconds_at_one_step, name))
+            counters.step.labels(name).set_function(partial(lambda step: self.line.seconds_at_one_step()[step], name))
 
     async def judge(
         self, served: Served, sent: Sequence[Sent], wish: Wish, request_id: str, left: Left | None = None
@@ -194,10 +196,10 @@ class Judge:
         seconds = min(wish.seconds or self._limits.seconds, self._limits.seconds)
         loop = asyncio.get_running_loop()
         judge = served.at(wish.alpha)
-        guard = guarding.guard_of(served, judge, sent)
+        guard = guarding.guard_of(served, judge, sent) if wish.labels else None
         request = _Request(
             name=served.name,
-            screen=served.scorer,
+            screen=served.screen if guard is None else served.scorer,
             maps=wish.maps,
             until=time.monotonic() + seconds,
             served=served,
@@ -276,9 +278,6 @@ class Judge:
         """Return for how long the small request that came first has been waiting, in seconds."""
         since = next((one.since for one in list(self._served) if one.is_small), None)
         return 0.0 if since is None else time.monotonic() - since
-
-    def _seconds_at_one_step(self, name: str) -> float:
-        return self.line.seconds_at_one_step()[name]
 
     def _prepare(self, request: _Request) -> Iterator[int]:
         own = request.screen.detector.preprocessing

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from recondite.service.engine.drift import DriftWatch
 from recondite.service.engine.registry import Served, Shelf
 from recondite.service.sharing import Worker
 
@@ -15,10 +16,11 @@ class Reloads:
     Args:
         shelf: the screens of this process.
         worker: which of several this is; None for the only one.
+        watch: for drift; lets go of versions that are gone.
     """
 
-    def __init__(self, shelf: Shelf, worker: Worker | None) -> None:
-        self._shelf, self._worker = shelf, worker
+    def __init__(self, shelf: Shelf, worker: Worker | None, watch: DriftWatch) -> None:
+        self._shelf, self._worker, self._watch = shelf, worker, watch
         self._one_at_a_time = asyncio.Lock()
 
     async def begin(self) -> None:
@@ -34,6 +36,7 @@ class Reloads:
         async with self._one_at_a_time:
             before = self._signatures()
             fresh = await self._shelf.refresh()
+            self._watch.keep_only({(one.name, one.version) for one in self._shelf.all()})
             worker = self._worker
             if worker is not None and self._signatures() != before:
                 worker.numbers.generation.value += 1

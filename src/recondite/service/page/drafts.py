@@ -279,7 +279,7 @@ def _drafts(request: Request) -> Drafts:
 
 
 async def _judge(request: Request, served: Served, name: str, content: bytes) -> Judged:
-    wish = Wish(maps=True, record=False)
+    wish = Wish(maps=True, record=False, labels=False)
     return await service_of(request).judge.judge(served, [Sent(name, content)], wish, request_id_of(request))
 
 

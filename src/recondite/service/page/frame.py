@@ -107,7 +107,7 @@ class View:
 
     async def judge(self, sent: Any, **wish: Any) -> Judged:
         """Judge images at the alpha of this page."""
-        wanted = Wish(alpha=self.alpha, maps=True, **wish)
+        wanted = Wish(alpha=self.alpha, maps=True, labels=False, **wish)
         return await self.service.judge.judge(self.served, sent, wanted, f"page-{uuid.uuid4().hex[:10]}")
 
 

@@ -176,7 +176,7 @@ async def _again(request: Request, event: str) -> Judged:
     service = service_of(request)
     row, content = await _kept(service, event)
     served = service.shelf.get(row["screen"], row["version"])
-    wish = Wish(alpha=row["alpha"], group=row["group"], maps=True, record=False)
+    wish = Wish(alpha=row["alpha"], group=row["group"], maps=True, record=False, labels=False)
     return await service.judge.judge(served, [Sent(row["name"], content)], wish, request_id_of(request))
 
 

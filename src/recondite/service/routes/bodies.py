@@ -59,16 +59,17 @@ async def body_of(request: Request, limits: Limits, budget: InFlightLimit) -> As
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise WrongType("compressed bodies are not accepted: send the image file as it is")
-    too_large = TooLarge(f"expected a body of at most {limits.body_bytes:,} bytes")
+    most = min(limits.body_bytes, budget.limit)
+    too_large = TooLarge(f"expected a body of at most {most:,} bytes")
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limits.body_bytes:
+    if declared.isdigit() and int(declared) > most:
         raise too_large
-    with budget.take(int(declared) if declared.isdigit() else limits.body_bytes):
+    with budget.take(int(declared) if declared.isdigit() else most):
         content = bytearray()
         try:
             async with asyncio.timeout(limits.body_seconds):
                 async for chunk in request.stream():
-                    if len(content) + len(chunk) > limits.body_bytes:
+                    if len(content) + len(chunk) > most:
                         raise too_large
                     content += chunk
         except TimeoutError:
