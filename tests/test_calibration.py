@@ -12,6 +12,7 @@ from scipy.stats import beta, binom
 from recondite.errors import InputError, NotCalibratedError
 from recondite.statistics.calibration import (
     Calibrator,
+    _monte_carlo_bounds,
     mean_std_threshold,
     p_value_table,
     percentile_threshold,
@@ -266,7 +267,7 @@ def test_simes_bounds_are_those_of_the_formula(n):
 @pytest.mark.parametrize("delta", [0.1, 0.999])
 def test_monte_carlo_bounds_hold_in_just_the_share_of_sets_that_was_asked_for(delta):
     n = 7
-    bounds = p_value_table(n, 1 - delta, "monte-carlo")
+    bounds = _monte_carlo_bounds(n, delta)
     drawn = np.sort(np.random.default_rng(0).random((1000, n)), axis=1)
     broken = (drawn > bounds[:-1] * (1 + 1e-12)).any(axis=1)
     assert broken.sum() == int(delta * 1001) - 1
@@ -274,6 +275,18 @@ def test_monte_carlo_bounds_hold_in_just_the_share_of_sets_that_was_asked_for(de
     assert (others > bounds[:-1]).any(axis=1).mean() == pytest.approx(delta, abs=0.03)
     levels = beta.sf(bounds[:-1], np.arange(1, n + 1), n + 1 - np.arange(1, n + 1))
     np.testing.assert_allclose(levels, levels[0], rtol=1e-6)  # each rank alone is as unlikely to be above
+
+
+@pytest.mark.parametrize("guarantee", ["exact", "dkwm", "simes", "monte-carlo"])
+@pytest.mark.parametrize("confidence", [0.01, 0.3])
+def test_a_low_confidence_promises_no_less_than_none(confidence, guarantee):
+    for n in (1, 9, 60):
+        assert (p_value_table(n, confidence, guarantee) >= p_value_table(n, None)).all()
+    for alpha in (0.05, 0.3):
+        n = smallest_calibration_set(alpha, confidence, guarantee)
+        assert p_value_table(n, confidence, guarantee)[0] <= alpha
+        assert guarantee == "monte-carlo" or p_value_table(n - 1, confidence, guarantee)[0] > alpha
+    assert Calibrator(np.arange(60.0)).threshold(0.1, confidence) == Calibrator(np.arange(60.0)).threshold(0.1)
 
 
 @pytest.mark.parametrize("guarantee", ["exact", "dkwm", "simes", "monte-carlo"])

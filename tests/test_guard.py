@@ -310,6 +310,26 @@ def test_images_that_the_screen_has_learnt_from_do_not_calibrate(screen, classif
     assert count >= len(data["calibration"])
 
 
+def test_of_calibration_images_that_belong_together_one_counts(screen, classifier, data):
+    some = data["calibration"][:40]
+    given = {"labels": LABELS, "confidence_share": 0}
+
+    def counted(images, **group_by):
+        guard = screen.guard(classifier, calibration=images, **given, **group_by)
+        return len(guard.calibrators["screen"].scores)
+
+    assert counted(np.repeat(some, 5, axis=0)) <= 40
+    assert counted(np.repeat(some, 5, axis=0), group_by="none") == counted(some, group_by="none") == 40
+    assert counted(some, group_by=[str(number // 2) for number in range(40)]) == 20
+    unknowing = replace(screen, known=None)
+    with pytest.warns(ReconditeWarning, match="does not know which images"):
+        guard = unknowing.guard(classifier, calibration=np.repeat(some, 2, axis=0), group_by="none", **given)
+    assert len(guard.calibrators["screen"].scores) == 40
+    chosen = screen.guard(classifier, LABELS, calibration=np.repeat(some, 5, axis=0), group_by="none")
+    assert {len(calibrator.scores) for calibrator in chosen.calibrators.values()} == {20}
+    assert counted(iter(np.repeat(some, 2, axis=0))) == 80  # of a stream all count
+
+
 def screen_learnt(screen, data):
     """Which images the screen has learnt from."""
     spooled = read_all(open_images(data["learnt"]), screen.detector.preprocessing)

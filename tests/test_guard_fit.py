@@ -499,6 +499,14 @@ def test_without_a_screen_one_is_fitted_on_what_is_not_held_out(stopped_at):
         assert (settings["seed"], settings["progress"], settings["backbone"]) == (0, False, None)
 
 
+def test_a_screen_that_is_fitted_for_a_guard_keeps_units_together(stopped_at):
+    named = [f"part {number // 4}" for number in range(200)]
+    (known,), settings = stopped_at("fit", pairs(*coloured(200, 50)), group_by=named, alpha=0.2)
+    own = [named[int(name)] for name in known.ids]
+    assert len(own) == len(settings["group_by"]) == 120
+    assert len({*own}) == len({*settings["group_by"]}) == len({*zip(own, settings["group_by"], strict=True)}) == 30
+
+
 def test_what_cannot_be_is_refused_before_a_screen_is_fitted(monkeypatch):
     monkeypatch.setattr(guard_fit, "fit", lambda *_, **__: pytest.fail("the work began"))
     images = pairs(*coloured(100, 50))

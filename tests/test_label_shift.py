@@ -35,6 +35,14 @@ def test_intervals_hold_for_all_classes_together():
     assert np.mean(held) >= 0.85  # .95 of 40, less 3 standard deviations
 
 
+def test_ten_labelled_images_do_not_prove_that_a_class_is_never_taken_for_another():
+    found = prevalences([[10, 0], [0, 10]], [285, 15], ("a", "b"))
+    assert found[1].share == pytest.approx(0.05)
+    assert found[1].low < 1e-6
+    assert found[0].high > 1 - 1e-6
+    assert prevalences([[1000, 0], [0, 1000]], [285, 15], ("a", "b"))[1].low > 0.02
+
+
 def test_a_class_that_disappears_is_found_and_counting_predictions_does_not_find_it():
     draws = np.random.default_rng(1)
     still, missed, counted = 0, 0, 0

@@ -141,6 +141,21 @@ def test_units_go_whole_into_one_part_and_names_do_not_matter():
     assert {*turned.hashes[part][found].tolist()} == {*pool.hashes[parts[0]][chosen].tolist()}
 
 
+def test_large_units_come_into_each_part_as_often_as_small_ones():
+    """Those larger than the room in a part never came into it, so that none like them calibrated."""
+    sizes = np.where(np.arange(60) < 3, 100, 1)
+    keys = np.random.default_rng(0).bytes(16 * len(sizes))
+    keys = np.repeat(np.frombuffer(keys, dtype="V16"), sizes)
+    shares = [round(share * len(keys)) for share in (0.2, 0.1)]
+    large = np.zeros(3)
+    for seed in range(100):
+        parts = split(keys, shares, seed)
+        counts = [np.unique(keys[part], return_counts=True)[1] for part in parts]
+        assert [len(some) for some in counts] == [12, 6, 42]
+        large += [(some == 100).sum() for some in counts]
+    np.testing.assert_allclose(large / 300, [0.2, 0.1, 0.7], atol=0.08)
+
+
 def test_a_unit_is_in_one_of_the_sets_that_are_given_too():
     images = bursts(scenes(150))
     given = {"detector": "pca", "score": "error", "alpha": 0.1, "latent_size": 10, "validation": 0.0}

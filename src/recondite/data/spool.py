@@ -228,8 +228,9 @@ def _shuffled(hashes: NDArray[np.void], seed: int) -> NDArray[np.intp]:
 def split(keys: NDArray[np.void], sizes: Sequence[int], seed: int) -> list[NDArray[np.intp]]:
     """Split rows at random into parts of the given sizes and a last part with the rest.
 
-    Rows with equal keys stay in one part; a unit of them that is larger than the room left in a part goes to a later
-    one. The split depends on the keys and the seed only: renaming files does not reshuffle the others.
+    Rows with equal keys stay in one part. Units of them are dealt by their number, whatever their size: so a part has
+    the given size on average, and its units are as likely to be large as any. The split depends on the keys and the
+    seed only: renaming files does not reshuffle the others.
 
     Args:
         keys: (N,) of units, as `keys_of` gives them; or hashes, as in `Spool`.
@@ -239,15 +240,10 @@ def split(keys: NDArray[np.void], sizes: Sequence[int], seed: int) -> list[NDArr
     Returns:
         len(sizes) + 1 arrays of row numbers, ascending.
     """
-    unique, unit, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    room = list(sizes)
-    part_of_unit = np.full(len(unique), len(sizes), dtype=np.intp)
-    for index in _shuffled(unique, seed):
-        for part, left in enumerate(room):
-            if counts[index] <= left:
-                part_of_unit[index] = part
-                room[part] -= counts[index]
-                break
+    unique, unit = np.unique(keys, return_inverse=True)
+    ends = np.rint(np.cumsum(sizes) * len(unique) / max(1, len(keys)))
+    part_of_unit = np.empty(len(unique), dtype=np.intp)
+    part_of_unit[_shuffled(unique, seed)] = np.searchsorted(ends, np.arange(len(unique)), side="right")
     part_of_row = part_of_unit[unit]
     return [np.flatnonzero(part_of_row == index) for index in range(len(sizes) + 1)]
 

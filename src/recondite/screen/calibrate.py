@@ -176,22 +176,32 @@ def unknown_rows(
     return fresh
 
 
-def unknown_images(screen: ScreenLike, images: object) -> ImageSet:
+def unknown_images(screen: ScreenLike, images: object, group_by: GroupBy = COPIES, one_each: bool = False) -> ImageSet:
     """Return normal images that may calibrate a guard with a screen, as `unknown_rows`; a stream as it is.
+
+    Args:
+        screen: of the guard.
+        images: those asked about.
+        group_by: of their units.
+        one_each: leave one of each unit, drawn at random: only these are independent evidence.
 
     Raises:
         InputError: as `unknown_rows`, or no readable images.
     """
     opened = open_images(images, role="classes", shape=screen.detector.shape)
-    if screen.known is None or opened.ids is None:
+    if opened.ids is None or (screen.known is None and not one_each):
         warn_of_unknown(screen.known, 3)
         return opened
+    group_by = labels_of(opened, group_by)
     spooled = read_all(opened, screen.detector.preprocessing)
-    rows = unknown_rows(screen, spooled, COPIES, keys_of([spooled])[0], stacklevel=4)
+    keys = keys_of([spooled], group_by)[0]
+    rows = unknown_rows(screen, spooled, group_by, keys, stacklevel=4)
+    if one_each:
+        rows = one_of_each(keys, spooled.hashes, 0, rows)
     if len(rows) == len(spooled):
         return opened
-    known = set(spooled.ids) - {spooled.ids[row] for row in rows}
-    return opened.select([index for index, name in enumerate(opened.ids) if name not in known])
+    left_out = set(spooled.ids) - {spooled.ids[row] for row in rows}
+    return opened.select([index for index, name in enumerate(opened.ids) if name not in left_out])
 
 
 def calibrated(

@@ -166,7 +166,15 @@ def fit_guard(
         detector = "features" if fine_tune is None and train is None else "auto"
         alpha = DEFAULT_ALPHA if alpha is None else alpha
         check_alpha_allowed(alpha, known, dealt[0], dealt[1], parts)
-        screen = fit(opened, detector=detector, backbone=backbone, alpha=alpha, seed=seed, progress=progress)
+        screen = fit(
+            opened,
+            detector=detector,
+            backbone=backbone,
+            alpha=alpha,
+            group_by=known.names,
+            seed=seed,
+            progress=progress,
+        )
     elif alpha is not None:
         screen = screen.with_alpha(alpha)
     own = screen.detector.preprocessing

@@ -40,6 +40,11 @@ class Units:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def names(self) -> list[str]:
+        """The unit of each image (N,), as `recondite.fit` takes it."""
+        return [bytes(key).hex() for key in self.keys]
+
     def at(self, rows: NDArray[np.intp]) -> "Units":
         """Return some of the images."""
         return Units(self.images.select(rows.tolist()), self.keys[rows], self.hashes[rows])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recondite.data.datasets import ImageSet, open_images
 from recondite.data.images import Preprocessing
+from recondite.data.units import COPIES, GroupBy
 from recondite.errors import InputError
 from recondite.graphs.exported import probe_images
 from recondite.perturbations.outliers import Bytes
@@ -39,6 +40,7 @@ def make_guard(
     labels: Sequence[str] | None = None,
     *,
     calibration: object = None,
+    group_by: GroupBy = COPIES,
     by_class: bool = False,
     confidence_share: float | None = None,
     feature_share: float | None = None,
@@ -62,6 +64,8 @@ def make_guard(
         labels: names of the classes.
         calibration: normal images that neither this screen nor the classifier has learnt from; by default the
             screen's own calibration holds, and the screen is the only part. To choose parts, no stream.
+        group_by: what tells calibration images that belong together, of which one counts, as in `recondite.fit`; of a
+            stream all do.
         by_class: calibrate among images of the same predicted class, so that the promise holds for each.
         confidence_share: share of alpha for the classifier's largest softmax probability being low; None to choose.
         feature_share: share of alpha for its features being far from their fifth nearest normal neighbour; likewise.
@@ -112,7 +116,7 @@ def make_guard(
         as_logits(logits, "leave the classifier's last softmax out, or let it return their logarithms")
     if calibration is None:
         return guard
-    calibration = unknown_images(screen, calibration)
+    calibration = unknown_images(screen, calibration, group_by, one_each=True)
     if choosing:
         guard, calibration = _with_chosen_parts(guard, calibration)
     scores, classes = guard.measure(calibration, progress)

@@ -237,7 +237,8 @@ def p_value_table(n: int, confidence: float | None, guarantee: Guarantee = "exac
     Tables are kept and shared, so they cannot be written into.
 
     Source: Bates et al. 2023, sections 3.1 to 3.3. "exact": the upper confidence bound Beta(count + 1, n - count) of
-    the false-alarm rate of a threshold at that score (Vovk 2012).
+    the false-alarm rate of a threshold at that score (Vovk 2012). Bounds of a low confidence lie below the p-values
+    that hold on average, and are raised to these.
 
     Raises:
         InputError: confidence is not in (0, 1), or the guarantee is unknown.
@@ -246,19 +247,22 @@ def p_value_table(n: int, confidence: float | None, guarantee: Guarantee = "exac
     array([0.2, 0.4, 0.6, 0.8, 1. ])
     """
     marginal = np.arange(1, n + 2) / (n + 1)
-    if confidence is None:
-        return _read_only(marginal)
+    return _read_only(marginal if confidence is None else np.maximum(marginal, _bounds(n, confidence, guarantee)))
+
+
+def _bounds(n: int, confidence: float, guarantee: Guarantee) -> NDArray[np.float64]:
+    """Return the upper bounds of the false-alarm rate of a threshold at each rank of n scores (n + 1,)."""
     delta = 1 - float(_written(rate_of(confidence, "confidence")))
     if guarantee == "exact":
         from scipy.stats import beta
 
-        return _read_only(np.append(beta.ppf(1 - delta, np.arange(1, n + 1), n - np.arange(n)), 1.0))
+        return np.append(beta.ppf(1 - delta, np.arange(1, n + 1), n - np.arange(n)), 1.0)
     if guarantee == "dkwm":
-        return _read_only(np.minimum(1.0, marginal + np.sqrt(np.log(2 / delta) / (2 * n))))
+        return np.asarray(np.minimum(1.0, np.arange(1, n + 2) / (n + 1) + np.sqrt(np.log(2 / delta) / (2 * n))))
     if guarantee == "simes":
-        return _read_only(_simes_bounds(n, delta))
+        return _simes_bounds(n, delta)
     if guarantee == "monte-carlo":
-        return _read_only(_monte_carlo_bounds(n, delta))
+        return _monte_carlo_bounds(n, delta)
     raise InputError(f"expected a guarantee of exact, simes, dkwm or monte-carlo; got {guarantee!r}")
 
 
@@ -337,7 +341,7 @@ def _smallest_p_value(n: int, confidence: float | None, guarantee: Guarantee) ->
     delta = 1 - confidence
     if guarantee == "dkwm":
         return float(1 / (n + 1) + np.sqrt(np.log(2 / delta) / (2 * n)))
-    return float(1 - delta ** (1 / (max(1, n // 2) if guarantee == "simes" else n)))
+    return float(max(1 / (n + 1), 1 - delta ** (1 / (max(1, n // 2) if guarantee == "simes" else n))))
 
 
 def mean_std_threshold(scores: ArrayLike, k: float = 1.0) -> float:

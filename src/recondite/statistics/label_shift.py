@@ -2,8 +2,9 @@
 
 Source: Lipton, Wang and Smola 2018, arXiv 1802.03916 (black box shift estimation).
 Differs from it: shares are kept from being negative by non-negative least squares, and intervals come from a bootstrap
-of labelled images and traffic, or from a posterior of the traffic (Dirichlet, one image more of each class) where that
-is wider: a bootstrap never draws a class that has not come, so that by it ten images would prove that classes are gone.
+of labelled images and traffic, or from a posterior of both (Dirichlet, one image more of each class) where that is
+wider: a bootstrap never draws what has not come, so that by it ten images would prove that classes are gone, and ten
+labelled ones that a class is never taken for another.
 """
 
 from collections.abc import Sequence
@@ -82,17 +83,19 @@ def prevalences(confusion: ArrayLike, predicted: ArrayLike, names: Sequence[str]
     if np.linalg.cond(rates) > _LARGEST_CONDITION:
         raise InputError("the classifier confuses some classes so much that their shares in the traffic cannot be told")
     draws = np.random.default_rng(seed)
-    drawn_rates = np.stack(
-        [draws.multinomial(int(total), rates[:, place], _DRAWS) / total for place, total in enumerate(of_class)], axis=2
-    )
+
+    def drawn_again(seen: NDArray[np.float64]) -> NDArray[np.float64]:
+        return draws.multinomial(int(seen.sum()), seen / seen.sum(), _DRAWS) / seen.sum()
+
+    def likely(seen: NDArray[np.float64]) -> NDArray[np.float64]:
+        return draws.dirichlet(seen + _UNSEEN, _DRAWS)
+
     half = _LEVEL / (2 * size)
-    ends = [
-        np.quantile([_shares(*one) for one in zip(drawn_rates, some, strict=True)], [half, 1 - half], axis=0)
-        for some in (
-            draws.multinomial(int(came.sum()), came / came.sum(), _DRAWS) / came.sum(),
-            draws.dirichlet(came + _UNSEEN, _DRAWS),
-        )
-    ]
+    ends = []
+    for drawn in (drawn_again, likely):
+        of_rates = np.stack([drawn(seen) for seen in counts.T], axis=2)
+        found = [_shares(*one) for one in zip(of_rates, drawn(came), strict=True)]
+        ends.append(np.quantile(found, [half, 1 - half], axis=0))
     low, high = np.min(ends, axis=0)[0], np.max(ends, axis=0)[1]
     shares, before = _shares(rates, came / came.sum()), of_class / of_class.sum()
     return [
