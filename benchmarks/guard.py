@@ -83,7 +83,7 @@ def from_scratch(case: str, given: argparse.Namespace) -> FittedGuard:
             if given.network
             else None,
             train=None if given.network else train_network,
-            labels=names,
+            classes=names,
             calibration=held,
             group_by="none",
         )

@@ -11,8 +11,8 @@ from PIL import Image
 
 import recondite
 from recondite import ArtifactError
-from recondite.cli.fit import screen_rows
 from recondite.screen.described import described
+from recondite.screen.shown import screen_rows
 
 WITHOUT_TORCH = """
 import sys

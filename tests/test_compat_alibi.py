@@ -500,6 +500,31 @@ def test_a_detector_of_photographs_is_fetched_by_its_name(tmp_path):
     )
 
 
+def test_a_folder_with_another_detector_is_not_taken_for_the_one_that_is_asked_for(tmp_path):
+    fetch_detector(tmp_path / "od", "outlier", "digits", "OutlierAE")
+    with pytest.raises(InputError, match="holds an OutlierAE; expected OutlierVAE: name another folder"):
+        fetch_detector(tmp_path / "od", "outlier", "cifar10", "OutlierVAE")
+
+
+def test_a_network_of_another_library_is_told_as_that():
+    with pytest.raises(InputError, match="expected encoder_net as a torch module, not one of Keras; got object"):
+        OutlierAE(encoder_net=object(), decoder_net=object())
+    with pytest.raises(InputError, match="expected decoder_net as a torch module"):
+        OutlierVAE(encoder_net=nn.Identity(), decoder_net=[nn.Identity()], latent_dim=2)
+
+
+def test_a_detector_that_is_not_fitted_says_so_before_it_asks_for_a_threshold(images):
+    od = OutlierAE(encoder_net=nn.Identity(), decoder_net=nn.Identity())
+    assert repr(od) == "OutlierAE(threshold=None, fitted=False)"
+    with pytest.raises(NotFittedError, match="call fit"):
+        od.predict(images[:2])
+
+
+def test_a_folder_that_is_not_there_is_told_in_words(tmp_path):
+    with pytest.raises(ArtifactError, match=r"manifest.json is not there, so .* holds nothing that was saved$"):
+        load_detector(tmp_path / "nope")
+
+
 def test_what_cannot_be_fetched_says_what_can(tmp_path):
     with pytest.raises(InputError, match=r"digits, mnist, cifar10.*hf://ORG/NAME"):
         fetch_detector(tmp_path / "od", "outlier", "cifar100", "OutlierVAE")

@@ -1,11 +1,14 @@
 """The README and the examples of docstrings are run as they stand; documents say what is there."""
 
+import ast
+import builtins
 import doctest
 import importlib
 import importlib.util
 import json
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,8 @@ from PIL import Image
 from test_architecture import FOLDERS
 
 import recondite
-from recondite.cli import main
+from recondite.cli import main, make_app
+from recondite.detectors import DETECTORS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -115,3 +119,85 @@ def test_the_two_commands_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^    make (\w+)", README, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+@cache
+def flags_of_commands():
+    """Return command, as its words -> its flags, with those of every detector; no page of help is made."""
+    found = {}
+
+    def add(app, words):
+        commands = [name for name in app if not name.startswith("-")]
+        for name in commands:
+            add(app[name], (*words, name))
+        if not commands:
+            names = [name for argument in app.assemble_argument_collection() for name in argument.names]
+            found.setdefault(words, {"--help"}).update(name for name in names if name.startswith("-"))
+
+    add(make_app([]), ())
+    add(make_app(["study"])["study"], ("study",))
+    for detector in DETECTORS:
+        for command in ("fit", *(f"study {name}" for name in ("one-class", "latent-size", "grid"))):
+            words = command.split()
+            app = make_app([*words, "--detector", detector, "--of-a-detector"])
+            for word in words:
+                app = app[word]
+            add(app, tuple(words))
+    return found
+
+
+def told_to_type():
+    """Yield name of document -> lines and spans of code, each a whole command."""
+    deployed = [path for path in (ROOT / "deploy").iterdir() if path.is_file()]
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *deployed, *(ROOT / "examples").glob("*.py")]
+    for document in documents:
+        if document.name not in ("CHANGELOG.md", "decisions.md"):  # dated: what was true then
+            text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+            yield (
+                document.name,
+                [*re.findall(r"`([^`\n]+)`", text), *re.findall(r"^(?:    |#  )? *(.+)$", text, flags=re.M)],
+            )
+
+
+def test_commands_and_their_flags_that_documents_tell_of_exist():
+    commands, seen = flags_of_commands(), set()
+    for document, pieces in told_to_type():
+        for piece in pieces:
+            for typed in re.findall(r"(?:^|-m |-- +|then )recondite ((?:[a-z-]+ ?)[^`;|]*)", piece.split(" # ")[0]):
+                words = typed.split()
+                command = tuple(words[:2]) if tuple(words[:2]) in commands else tuple(words[:1])
+                if command == ("study",) and words[1:2] != ["--help"]:
+                    assert words[1:2] in ([], ["..."]), f"{document}: there is no study {words[1]}"
+                assert command in commands, f"{document}: there is no command {words[0]}"
+                for flag in re.findall(r"(?<!\S)(--[a-z][a-z0-9-]*|-[a-z])(?![\w-])", typed):
+                    assert flag in commands[command], f"{document}: {' '.join(command)} has no {flag}"
+                seen.add(command)
+    assert len(seen) > 20
+
+
+def test_every_flag_that_a_document_names_is_one_of_some_command():
+    known = {"--quick"}.union(*flags_of_commands().values())
+    others = re.compile(
+        r"(.*\b(python|curl|ray|pip|docker|torchrun|srun|kubectl|useradd|prometheus)\b|benchmarks/|#SBATCH|[A-Z]+ )"
+    )
+    for document, pieces in told_to_type():
+        for piece in pieces:
+            if document.endswith(".md") and not others.match(piece) and "`" not in piece:
+                unknown = {*re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?!\w)", piece)} - known
+                assert not unknown, f"{document}: {unknown} in {piece}"
+
+
+def test_python_in_the_documents_imports_what_it_uses():
+    given = {"X_train", *dir(builtins)}
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for code in blocks("python", document.read_text(encoding="utf-8")):
+            nodes = list(ast.walk(ast.parse(code)))
+            names = [node for node in nodes if isinstance(node, ast.Name)]
+            made = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+            made |= {
+                name.asname or name.name
+                for node in nodes
+                if isinstance(node, ast.Import | ast.ImportFrom)
+                for name in node.names
+            }
+            assert {node.id for node in names} <= made | given, document.name

@@ -67,7 +67,7 @@ def with_onnx(plain, tmp_path_factory):
     graph = write_classifier(tmp_path_factory.mktemp("classifier") / "classifier.onnx", 16)
     given = {"calibration": pairs(*coloured(300, 22)), "parts": ["screen", "confidence", "knn"], "group_by": "none"}
     return fit_guard(
-        pairs(*coloured(60, 21)), screen=plain, classifier=read_classifier(graph), labels=["red", "blue"], **given
+        pairs(*coloured(60, 21)), screen=plain, classifier=read_classifier(graph), classes=["red", "blue"], **given
     ).guard
 
 
@@ -140,7 +140,7 @@ def test_a_torch_module_goes_into_the_graph(plain, tmp_path):
         module[2].weight.copy_(torch.tensor([[10.0, 0, -10], [-10, 0, 10]]))
     guard = plain.guard(module)  # without calibration: the screen's own verdict decides
     found = assert_decides_alike(guard, export_guard(guard, tmp_path / "graph"), IMAGES)
-    assert found.labels == ("0", "1")
+    assert found.classes == ("0", "1")
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_what_a_fine_tuned_network_saw_before_weighs_in_the_graph_what_it_weighs
             screen=plain,
             classifier=classifier,
             calibration=pairs(*coloured(300, 22)),
-            labels=["red", "blue"],
+            classes=["red", "blue"],
             parts=["knn", "mahalanobis"],
             group_by="none",
         ).guard
@@ -238,7 +238,7 @@ class Said(SimpleNamespace):
         seen = SimpleNamespace(region=given.pop("region", None))
         of_screen = SimpleNamespace(detector=SimpleNamespace(shape=(3, 16, 16), preprocessing=seen), alpha=0.1)
         own = {"classifier": None, "by_table": False, "speaks": True, "shares": ("screen",), "head": "a head"}
-        own |= {"seen": SimpleNamespace(shape=(3, 8, 8)), "labels": ("red", "blue"), "screen": of_screen}
+        own |= {"seen": SimpleNamespace(shape=(3, 8, 8)), "classes": ("red", "blue"), "screen": of_screen}
         super().__init__(**own | {"floor": None, "calibrators": ()} | given)
 
 
@@ -248,7 +248,7 @@ class Graph(OnnxClassifier):
 
 
 def test_what_a_guard_must_be_to_be_exported(monkeypatch):
-    assert _exportable(Said()).labels == ("red", "blue")
+    assert _exportable(Said()).classes == ("red", "blue")
     same = SimpleNamespace(shape=(3, 16, 16))
     told = object.__new__(Told)
     for guard, words in (
@@ -272,7 +272,7 @@ def test_what_a_guard_must_be_to_be_exported(monkeypatch):
     # Classes without names are numbered.
     monkeypatch.setattr(export_guard_file, "replace", lambda guard, **changed: Said(**vars(guard) | changed))
     monkeypatch.setattr(export_guard_file, "_probed", lambda _: (None, SimpleNamespace(logits=np.zeros((5, 3)))))
-    assert _exportable(Said(labels=None)).labels == ("0", "1", "2")
+    assert _exportable(Said(classes=None)).classes == ("0", "1", "2")
 
 
 def test_what_other_programs_are_told_of_a_guard():
@@ -283,7 +283,7 @@ def test_what_other_programs_are_told_of_a_guard():
     assert (told["floor"], told["screen_decides"]) == (None, True)
     floor = Floor(confidence=0.75, risk=0.05, delta=0.1, accepted=3, wrong=0, of=4)
     assert _described(Said(shares=shares, floor=floor), ())["floor"] == vars(floor)
-    assert _described(Said(labels=None, shares={"knn": 1.0}), ())["classes"] == []
+    assert _described(Said(classes=None, shares={"knn": 1.0}), ())["classes"] == []
     assert not _described(Said(shares={"knn": 1.0}), ())["screen_decides"]
     assert not _described(Said(shares=shares, calibrators=("knn",)), ())["screen_decides"]
 

@@ -159,7 +159,7 @@ def test_a_guard_with_it_is_saved_and_decides_alike(tuned, tmp_path, capsys):
     screen = recondite.fit(stripes(150, 6)[0], detector="pca", latent_size=4, alpha=0.1)
     known, held = pairs(*stripes(30, 7)), pairs(*stripes(100, 8))
     parts = ["screen", "mahalanobis"]
-    guard = fit_guard(known, screen=screen, classifier=tuned, labels=NAMES, calibration=held, parts=parts).guard
+    guard = fit_guard(known, screen=screen, classifier=tuned, classes=NAMES, calibration=held, parts=parts).guard
     images = np.concatenate([stripes(20, 9)[0], np.full((2, 3, 16, 16), 255, np.uint8)])
     expected = list(guard(images).records())
     guard.screen.save(tmp_path / "guard")

@@ -22,7 +22,7 @@ def guarded(screens, tmp_path):
     """A folder that holds a guard, and one of its screen alone."""
     for name in ("guard", "plain"):
         screens("pca").save(tmp_path / name)
-    save_guard(Guard(screen=screens("pca"), classifier=None, labels=LABELS), tmp_path / "guard")
+    save_guard(Guard(screen=screens("pca"), classifier=None, classes=LABELS), tmp_path / "guard")
     return tmp_path
 
 
@@ -72,7 +72,7 @@ def test_a_folder_without_a_guard_is_named_where_one_is_needed(guarded, capsys):
 def test_a_folder_that_holds_no_screen_is_left_alone_before_a_guard_is_fitted(guarded, monkeypatch, capsys):
     monkeypatch.setattr(guard_fit, "fit_guard", lambda *_, **__: pytest.fail("the work began"))
     (guarded / "notes.txt").write_text("mine")
-    assert main(["guard", "fit", "none", str(guarded), "-o", str(guarded)]) == 1
+    assert main(["guard", "fit", "none", str(guarded), "-o", str(guarded)]) == 2
     assert f"{guarded} exists and is not a screen; it is left alone" in capsys.readouterr().err
 
 

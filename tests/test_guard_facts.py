@@ -33,7 +33,7 @@ def guard(screens):
     return Guard(
         screen=screens("pca"),
         classifier=None,
-        labels=LABELS,
+        classes=LABELS,
         shares={"screen": 0.25, "confidence": 0.75},
         calibrators={part: Calibrator(np.arange(120.0), groups) for part in ("screen", "confidence")},
         by_class=True,
@@ -85,7 +85,7 @@ def test_the_kind_of_classifier_is_told(guard, tmp_path):
     plain = told(bare)
     assert plain.classifier == "none of its own: its labels are sent"
     assert (plain.calibrated_on, plain.by_class, plain.floor) == (0, False, None)
-    assert told(replace(bare, labels=None)).classes == ()
+    assert told(replace(bare, classes=None)).classes == ()
     assert told(replace(bare, by_table=True)).classifier == "a table of outputs (guard predict --outputs)"
     onnx = read_classifier(write_classifier(tmp_path / "given.onnx", 8))
     assert told(replace(bare, classifier=onnx)).classifier == "an ONNX graph (classifier.onnx)"

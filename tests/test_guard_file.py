@@ -139,12 +139,12 @@ def test_what_stays_with_a_classifier_is_not_saved_without_it(tmp_path):
 
 def test_a_guard_of_a_table_comes_back_with_its_rules(tmp_path):
     shares = {"screen": 0.5, "max_logit": 0.5}
-    guard = Guard(screen=Alone(), classifier=None, labels=LABELS, shares=shares, rules=Rules({}), by_table=True)
+    guard = Guard(screen=Alone(), classifier=None, classes=LABELS, shares=shares, rules=Rules({}), by_table=True)
     save_guard(replace(guard, temperature=2.5), tmp_path)
     found = load_guard(Alone(), tmp_path)
-    assert (found.labels, found.shares, found.by_table, found.temperature) == (LABELS, shares, True, 2.5)
+    assert (found.classes, found.shares, found.by_table, found.temperature) == (LABELS, shares, True, 2.5)
     assert not found.rules.tensors
-    save_guard(Guard(screen=Alone(), classifier=None, labels=LABELS), tmp_path)
+    save_guard(Guard(screen=Alone(), classifier=None, classes=LABELS), tmp_path)
     plain = load_guard(Alone(), tmp_path)
     assert (plain.rules, plain.by_table, plain.classifier, plain.temperature) == (None, False, None, 1)
     tensors, facts = read_tensors(tmp_path / GUARD_FILE)
@@ -174,7 +174,7 @@ def test_a_guard_of_a_table_comes_back_with_its_rules(tmp_path):
     ],
 )
 def test_shares_of_no_guard_are_damage(shares, words, tmp_path):
-    save_guard(Guard(screen=Alone(), classifier=None, labels=LABELS), tmp_path)
+    save_guard(Guard(screen=Alone(), classifier=None, classes=LABELS), tmp_path)
     tensors, facts = read_tensors(tmp_path / GUARD_FILE)
     write_tensors(tmp_path / GUARD_FILE, tensors, facts | {"shares": shares})
     with pytest.raises(ArtifactError, match=f"damaged guard: {words}"):
@@ -198,7 +198,7 @@ FLOOR = {"confidence": 0.5, "risk": 0.1, "delta": 0.05, "accepted": 3, "wrong": 
     ],
 )
 def test_forged_facts_of_a_guard_are_damage(change, words, tmp_path):
-    save_guard(Guard(screen=Alone(), classifier=None, labels=LABELS, floor=Floor(**FLOOR)), tmp_path)
+    save_guard(Guard(screen=Alone(), classifier=None, classes=LABELS, floor=Floor(**FLOOR)), tmp_path)
     tensors, facts = read_tensors(tmp_path / GUARD_FILE)
     assert load_guard(Alone(), tmp_path).floor == Floor(**FLOOR)
     groups = {"groups": np.array([-1, 0], np.int32)} if "classes" in change else {}
@@ -214,7 +214,7 @@ def test_tensors_of_a_guard_have_their_type_and_finite_numbers(tmp_path):
     calibrators = {"screen": Calibrator(np.arange(20.0))}
     counts = np.ones((len(LABELS),) * 2, np.int64)
     save_guard(
-        Guard(screen=Alone(), classifier=None, labels=LABELS, calibrators=calibrators, confusion=counts), tmp_path
+        Guard(screen=Alone(), classifier=None, classes=LABELS, calibrators=calibrators, confusion=counts), tmp_path
     )
     tensors, facts = read_tensors(tmp_path / GUARD_FILE)
     assert load_guard(Alone(), tmp_path).calibrators["screen"].scores.tolist() == list(range(20))
@@ -241,7 +241,7 @@ def test_tensors_of_a_guard_have_their_type_and_finite_numbers(tmp_path):
 def test_a_graph_tells_the_classes_and_rules_of_its_guard(classes, rules, fine, tmp_path):
     graph = object.__new__(Exported)
     graph.classes, graph.rules = classes, rules
-    save_guard(Guard(screen=Alone(), classifier=None, labels=LABELS), tmp_path)
+    save_guard(Guard(screen=Alone(), classifier=None, classes=LABELS), tmp_path)
     tensors, facts = read_tensors(tmp_path / GUARD_FILE)
     write_tensors(tmp_path / GUARD_FILE, tensors, facts | {"shares": {"screen": 0.5, "knn": 0.5}})
     if fine:
@@ -259,7 +259,7 @@ def test_the_classifier_of_a_guard_lies_beside_it_and_is_known_by_its_digest(tmp
     for classifier, name in ((onnx, CLASSIFIER_FILE), (tuned, TUNED_FILE)):
         folder = tmp_path / name
         folder.mkdir()
-        save_guard(Guard(screen=Alone(), classifier=classifier, labels=LABELS, shape=(3, 8, 8)), folder)
+        save_guard(Guard(screen=Alone(), classifier=classifier, classes=LABELS, shape=(3, 8, 8)), folder)
         assert {path.name for path in folder.iterdir()} == {GUARD_FILE, name}
         found = load_guard(Alone(), folder)
         assert found.shape == (3, 8, 8)

@@ -370,7 +370,7 @@ def test_what_cannot_be_fitted_says_why(screen):
         fit_guard(known, screen=pca, calibration=held)
     labelled = dict.fromkeys((f"{index:06d}" for index in range(60)), "red")
     with pytest.raises(InputError, match="expected two classes or more"):
-        fit_guard(images, classes=labelled, screen=screen, calibration=coloured(60, 12)[0])
+        fit_guard(images, labels=labelled, screen=screen, calibration=coloured(60, 12)[0])
 
 
 def brightness(pixels):
@@ -448,7 +448,7 @@ def test_an_onnx_classifier_behind_a_screen_on_the_command_line(graph, tmp_path,
     (blue,) = [line for line in capsys.readouterr().out.splitlines() if "blue" in line]
     assert "gone, or nearly" in blue  # half of the held-out images were
     (tmp_path / "guard" / "classifier.onnx").write_bytes(b"another")
-    assert main(["guard", "predict", str(tmp_path / "guard"), new, "-o", str(table)]) == 1
+    assert main(["guard", "predict", str(tmp_path / "guard"), new, "-o", str(table)]) == 2
     assert "another one than the guard was made with" in capsys.readouterr().err
 
 
@@ -512,8 +512,8 @@ def test_what_cannot_be_is_refused_before_a_screen_is_fitted(monkeypatch):
     images = pairs(*coloured(100, 50))
     for given, words in (
         ({"fine_tune": 2, "train": lambda *_: None}, "expected one of classifier, fine_tune .* and train, or none"),
-        ({"labels": ["red", "green"]}, "expected two classes or more, among red, green; got blue"),
-        ({"labels": ["red", "red", "blue"]}, "expected different names of classes"),
+        ({"classes": ["red", "green"]}, "expected two classes or more, among red, green; got blue"),
+        ({"classes": ["red", "red", "blue"]}, "expected different names of classes"),
         ({"risk": 2}, r"expected risk in \(0, 1\); got 2"),
         ({"risk": 0.1, "delta": 1.5}, r"expected delta in \(0, 1\); got 1\.5"),
         ({"alpha": 5}, r"expected alpha in \(0, 1\); got 5"),
@@ -581,11 +581,11 @@ def test_a_half_chooses_and_a_half_calibrates_or_thirds_where_a_risk_is_bounded(
 def test_classes_are_those_of_the_images_or_those_that_are_named(told):
     screen, outputs, known, held = told
     given = {"screen": screen, "classifier": Told(outputs), "calibration": held, "group_by": "none"}
-    assert fit_guard(known, **given).guard.labels == ("blue", "red")
-    assert fit_guard(known, **given, labels=["red", "blue"]).guard.labels == ("red", "blue")
+    assert fit_guard(known, **given).guard.classes == ("blue", "red")
+    assert fit_guard(known, **given, classes=["red", "blue"]).guard.classes == ("red", "blue")
     for names, missing in ((["blue"], "red"), (["blue", "green"], "red")):
         with pytest.raises(InputError, match=f"expected two classes or more, among .*; got {missing}"):
-            fit_guard(known, **given, labels=names)
+            fit_guard(known, **given, classes=names)
     with pytest.raises(InputError, match="got one"):
         fit_guard(replace(known, labels=["red"] * 60), **given)
     with pytest.raises(InputError, match=r"expected parts among screen, .*; got zzz"):
@@ -618,7 +618,7 @@ def test_a_class_that_no_calibration_image_has_is_not_turned_away(told):
     logits[:10, 2] = 20  # ten images to learn from are green, and none of the held-out ones
     known = replace(known, labels=["green"] * 10 + known.labels[10:])
     table = Told(Outputs(ids=outputs.ids, logits=logits, labels=outputs.labels))
-    given = {"screen": screen, "classifier": table, "group_by": "none", "labels": ["blue", "red", "green"]}
+    given = {"screen": screen, "classifier": table, "group_by": "none", "classes": ["blue", "red", "green"]}
     guard = fit_guard(known, calibration=held, **given).guard
     assert not guard.by_class
     assert set(guard(known.select(range(10))).labels) == {"green"}
@@ -638,7 +638,7 @@ def test_logarithms_of_probabilities_of_zero_are_logits(told, tmp_path):
     classifier = OnnxClassifier(graph.SerializeToString())
     pixels = torch.from_numpy(coloured(1, 55)[0] / np.float32(255))
     assert (classifier(pixels) == -torch.inf).any()
-    given = {"screen": screen, "calibration": held, "group_by": "none", "labels": ["red", "blue"]}
+    given = {"screen": screen, "calibration": held, "group_by": "none", "classes": ["red", "blue"]}
     fitted = fit_guard(known, classifier=classifier, parts=["confidence", "knn", "vim"], alpha=0.2, risk=0.2, **given)
     assert fitted.facts["accuracy"] > 0.95
     assert {None} < {*fitted.guard(held).kinds} <= {None, "foreign", "unsure"}
@@ -670,7 +670,7 @@ def test_a_table_of_classes_has_one_in_every_row(tmp_path):
 
 def test_the_head_shrinks_its_covariance_by_three_tenths(screen, fitted):
     known = open_images(pairs(*coloured(200, 1)), role="fit")
-    names = fitted.guard.labels
+    names = fitted.guard.classes
     head = learnt(vectors_of(screen.detector, known, names), 2, 200).head(0.3)
     torch.testing.assert_close(fitted.guard.head.weight, head.weight)
     torch.testing.assert_close(fitted.guard.head.bias, head.bias)
@@ -701,7 +701,7 @@ def test_a_part_that_is_named_needs_no_training_without_a_class(told, monkeypatc
     screen, _, known, held = told
     classifier = read_classifier(write_classifier(tmp_path / "c.onnx", 16))
     monkeypatch.setattr(guard_fit, "trained_without", lambda *_, **__: pytest.fail("trained without a class"))
-    given = {"screen": screen, "calibration": held, "group_by": "none", "labels": ["red", "blue"]}
+    given = {"screen": screen, "calibration": held, "group_by": "none", "classes": ["red", "blue"]}
     guard = fit_guard(known, train=lambda *_: classifier, parts=["knn"], **given).guard
     assert guard.shares == {"knn": 1.0}
     assert guard.classifier is classifier
@@ -855,7 +855,7 @@ def trained(told, screen, monkeypatch):
         monkeypatch.setattr(guard_fit, "unknown_images", lambda _, images: images)
         monkeypatch.setattr(guard_fit, "labels_of", lambda _, group_by: group_by)
         monkeypatch.setattr(guard_fit, "with_classes", lambda images, _: images)
-        settings = {"screen": screen if looking else told[0], "calibration": labelled[1], "labels": names, **given}
+        settings = {"screen": screen if looking else told[0], "calibration": labelled[1], "classes": names, **given}
         if classifier is not None:
             settings["train"] = lambda *_: classifier
         with pytest.raises(StoppedError):
@@ -1064,7 +1064,7 @@ def test_a_class_may_be_a_number_and_an_id_has_one(tmp_path):
 def test_names_of_classes_are_different(told):
     screen, outputs, known, held = told
     with pytest.raises(InputError, match="expected different names of classes; 'red' comes more than once"):
-        fit_guard(known, screen=screen, classifier=Told(outputs), calibration=held, labels=["red", "blue", "red"])
+        fit_guard(known, screen=screen, classifier=Told(outputs), calibration=held, classes=["red", "blue", "red"])
 
 
 def test_the_commands_take_no_masks_and_say_so(tmp_path, capsys):

@@ -58,7 +58,7 @@ def classifier():
 def guard(screen, classifier):
     """Calibrated by class, of which the last is unknown to the calibration, with a temperature and a floor."""
     shares = {"confidence": 0.25, "screen": 0.25, "max_logit": 0.25, "energy": 0.25}
-    plain = Guard(screen=screen, classifier=classifier, labels=LABELS, rules=Rules({}), shares=shares, temperature=0.5)
+    plain = Guard(screen=screen, classifier=classifier, classes=LABELS, rules=Rules({}), shares=shares, temperature=0.5)
     found, classes = plain.measure(images(400, 1))
     known = np.array([name != "right" for name in classes])
     groups = tuple(name for name, kept in zip(classes, known, strict=True) if kept)
@@ -77,7 +77,7 @@ def assert_is_alike(guard, pixels):
     """What the graph gives is what the guard decides."""
     found, decided = run(guard, pixels), guard(pixels)
     kinds = [ABSTENTIONS[place] for place in found["abstention"]]
-    labels = guard.labels or tuple("012")
+    labels = guard.classes or tuple("012")
     assert kinds == list(decided.kinds)
     assert [labels[place] if place >= 0 else None for place in found["label"]] == decided.labels
     assert [labels[place] if place >= 0 else None for place in found["predicted"]] == list(decided.predicted)
@@ -129,7 +129,7 @@ def test_a_linear_head_and_its_rules_look_at_the_vectors_of_the_screen():
     head = learning.head(0.3)
     shares = {"knn": 0.5, "confidence": 0.5}
     plain = Guard(
-        screen=screen, classifier=None, labels=("red", "blue"), head=head, rules=learning.rules(head), shares=shares
+        screen=screen, classifier=None, classes=("red", "blue"), head=head, rules=learning.rules(head), shares=shares
     )
     new = coloured(60, 2, ((0.7, 0.3, 0.3), (0.3, 0.3, 0.7), (0.2, 0.9, 0.2)))[0]
     found, _ = plain.measure(coloured(100, 3)[0])
@@ -174,7 +174,7 @@ def test_what_an_onnx_classifier_said_comes_in_from_outside(screen, classifier, 
     named = Guard(
         screen=screen,
         classifier=object.__new__(OnnxClassifier),
-        labels=LABELS,
+        classes=LABELS,
         rules=rules,
         shares={"knn": 1.0},
         calibrators={"knn": Calibrator(values[:100])},
@@ -197,7 +197,7 @@ def test_a_table_gives_the_p_values_and_flags_of_the_calibrator(screen, grouped)
     scores = draws.integers(0, 30, 90).astype(np.float64)
     groups = ("left",) * 60 + ("right",) * 30 if grouped else None
     calibrator, shares = Calibrator(scores, groups), {"screen": 0.5, "confidence": 0.5}
-    guard = SimpleNamespace(screen=screen, labels=LABELS, shares=shares, by_class=grouped)
+    guard = SimpleNamespace(screen=screen, classes=LABELS, shares=shares, by_class=grouped)
     asked, predicted = np.arange(-1.0, 32), np.arange(33) % 3
     p_values, flagged, unknown = _Table(guard, "screen", calibrator)(
         torch.from_numpy(asked), torch.from_numpy(predicted)

@@ -34,7 +34,7 @@ FOREIGN = ((0.3, 0.7, 0.3), (0.62, 0.3, 0.38))
 def guard(tmp_path_factory):
     classifier = read_classifier(write_classifier(tmp_path_factory.mktemp("classifier") / "c.onnx", 16))
     screen = recondite.fit(coloured(80, 1)[0], detector="pca", latent_size=4, alpha=0.1, score="error")
-    given = {"screen": screen, "classifier": classifier, "labels": ("red", "blue"), "parts": (SCREEN, "knn")}
+    given = {"screen": screen, "classifier": classifier, "classes": ("red", "blue"), "parts": (SCREEN, "knn")}
     return fit_guard(pairs(*coloured(60, 2)), calibration=pairs(*coloured(240, 3)), **given).guard
 
 

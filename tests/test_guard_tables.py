@@ -63,9 +63,9 @@ def outputs_of(classifier, *sets):
 
 def test_a_table_decides_as_the_classifier_that_it_comes_from(screen, classifier, learnt, held, tmp_path):
     given = {"screen": screen, "calibration": held[0], "group_by": "none", "parts": ("screen", "knn", "confidence")}
-    by_file = fit_guard(learnt[0], classifier=classifier, risk=0.2, labels=("red", "blue"), **given).guard
+    by_file = fit_guard(learnt[0], classifier=classifier, risk=0.2, classes=("red", "blue"), **given).guard
     table = Told(outputs_of(classifier, learnt, held))
-    by_table = fit_guard(learnt[0], classifier=table, risk=0.2, labels=("red", "blue"), **given).guard
+    by_table = fit_guard(learnt[0], classifier=table, risk=0.2, classes=("red", "blue"), **given).guard
     assert by_table.floor == by_file.floor
     new, images = coloured(60, 3, "new")
     expected = by_file(new)

@@ -13,7 +13,7 @@ from recondite.cli import main
 from recondite.data import hub as hub_module
 from recondite.data.artifacts import MANIFEST, digest_of, read_folder
 from recondite.data.hub import parse_address
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import ArtifactError, InputError, SourceError
 from recondite.reports.model_card import card, push
 from recondite.screen.saved import KIND, SCHEMA, located
 
@@ -157,7 +157,7 @@ def test_a_dropped_connection_is_taken_up_or_told(hub, tmp_path):
     for path in (tmp_path / "cache").iterdir():
         shutil.rmtree(path)
     hub.broken["detector.safetensors"] = "cut"
-    with pytest.raises(ArtifactError, match="hub failed"):
+    with pytest.raises(SourceError, match="hub failed"):
         recondite.load(ADDRESS)
     assert cached(tmp_path) == []
     hub.broken.clear()
@@ -250,7 +250,7 @@ def test_what_is_not_there_is_told_apart_from_no_hub(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-    with pytest.raises(ArtifactError, match="hub failed"):
+    with pytest.raises(SourceError, match="hub failed"):
         recondite.load(ADDRESS)
 
 
@@ -301,7 +301,7 @@ def test_which_way_files_are_sent(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub._commit_api, "_upload_xet_files", by_xet)
     hub.served.clear()
     before = hub.heads["lab/digits"]
-    with pytest.raises(ArtifactError, match="the store cannot be reached"):
+    with pytest.raises(SourceError, match="the store cannot be reached"):
         push(located("digits"), ADDRESS)
     assert set(sent) > FILES
     assert not [path for _, path in hub.served if "/objects" in path or "/commit/" in path]
@@ -323,5 +323,5 @@ def test_which_way_files_are_sent(hub, monkeypatch):
 def test_an_answer_that_is_not_of_a_hub_is_told_as_that(hub, answer):
     hub.commit("lab/digits", {})
     hub.instead["lab/digits"] = answer
-    with pytest.raises(ArtifactError, match=f"the answer of {hub.endpoint} is not that of a hub"):
+    with pytest.raises(SourceError, match=f"the answer of {hub.endpoint} is not that of a hub"):
         recondite.load(ADDRESS)

@@ -64,7 +64,7 @@ def test_a_guard_with_it_looks_at_its_features_and_is_saved(classifier, tmp_path
     learnt, held, new = (pairs(*coloured(count, seed)) for count, seed in ((60, 1), (300, 2), (20, 3)))
     images, strange = np.stack([image for image, _ in learnt]), np.zeros((20, *SHAPE), dtype=np.uint8)
     screen = recondite.fit(images, detector="pca", alpha=0.1, group_by="none")
-    given = {"screen": screen, "labels": ["red", "blue"], "calibration": held, "group_by": "none"}
+    given = {"screen": screen, "classes": ["red", "blue"], "calibration": held, "group_by": "none"}
     guard = fit_guard(learnt, classifier=classifier, parts=["mahalanobis", "knn"], **given).guard
     screen.save(tmp_path / "guard")
     save_guard(guard, tmp_path / "guard")

@@ -96,7 +96,7 @@ def test_a_saved_guard_decides_as_the_one_that_was_fitted_and_knows_its_network_
     screen = recondite.fit(learnt, detector="pca", latent_size=2, alpha=0.2, score="error", group_by="none")
     given = {"screen": screen, "calibration": labelled[1], "parts": ("screen", "knn"), "group_by": "none"}
     guard = fit_guard(labelled[0], classifier=classifier, **given).guard
-    assert guard.labels == NAMES
+    assert guard.classes == NAMES
     expected = guard(images(30, 3))
     assert expected.predicted == tuple(NAMES[place] for place in classifier(floats(images(30, 3))).argmax(1))
     screen.save(tmp_path)

@@ -20,7 +20,7 @@ def monitored(screens, digits, tmp_path, capsys):
     screen.save(tmp_path / "guard")
 
     def watched(confusion, *flags):
-        guard = Guard(screen=screen, classifier=None, labels=LABELS, confusion=np.array(confusion))
+        guard = Guard(screen=screen, classifier=None, classes=LABELS, confusion=np.array(confusion))
         save_guard(guard, tmp_path / "guard")
         predicted = ["dark"] * 150 + ["light"] * 50
         write_table(tmp_path / "labels.csv", guard.decide(screen.predict(digits[1400:1600]), predicted).records())
@@ -67,7 +67,7 @@ def test_shares_that_cannot_be_told_keep_nothing_from_being_written(confusion, w
 
 def test_a_guard_of_another_score_tells_no_shares_and_the_rest_is_written(screens, tmp_path):
     screens("pca").with_score("error").save(tmp_path)
-    save_guard(Guard(screen=screens("pca").with_score("error"), classifier=None, labels=LABELS), tmp_path)
+    save_guard(Guard(screen=screens("pca").with_score("error"), classifier=None, classes=LABELS), tmp_path)
     found = class_shares(screens("pca"), str(tmp_path), "unread.csv")
     assert found.rows == []
     assert "is of another screen, score or calibration" in found.unknown

@@ -16,7 +16,6 @@ from slow import slow
 import recondite
 from recondite import DETECTORS, ArtifactError, InputError, build, write_report
 from recondite.cli import main
-from recondite.cli.fit import screen_rows
 from recondite.data.artifacts import read_folder, write_folder
 from recondite.data.datasets import nameless, open_images
 from recondite.data.images import Preprocessing
@@ -27,6 +26,7 @@ from recondite.data.truth import mask_of_defect, masks_beside
 from recondite.detectors.inside import Inside
 from recondite.reports.explanation import draw
 from recondite.screen.saved import KIND, SCHEMA
+from recondite.screen.shown import screen_rows
 from recondite.screen.words import AUTO
 from recondite.statistics.metrics import auroc
 

@@ -144,7 +144,7 @@ def test_a_guard_with_its_own_classifier_takes_no_labels(client):
     assert answer.status_code == 422
     assert "has a classifier of its own" in answer.json()["error"]["message"]
     (described,) = client.get("/v1/screens").json()
-    assert described["labels"] == ["blue", "red"]
+    assert described["classes"] == ["blue", "red"]
 
 
 def test_the_open_inference_protocol_gives_labels_too(client, guard):
@@ -168,7 +168,7 @@ def test_the_open_inference_protocol_gives_labels_too(client, guard):
 def test_a_screen_that_is_no_guard_has_no_labels(digit_screen, digit_files, tmp_path):
     with in_process(digit_screen, tmp_path) as client:
         (described,) = client.get("/v1/screens").json()
-        assert described["labels"] is None
+        assert described["classes"] is None
         data = [base64.b64encode(digit_files[0]).decode()]
         asked = {
             "inputs": [{"name": "images", "datatype": "BYTES", "shape": [1], "data": data}],
@@ -210,7 +210,7 @@ def test_an_onnx_classifier_sees_images_in_its_own_size(graph, tmp_path):
         pairs(*coloured(60, 21)),
         screen=judge,
         classifier=read_classifier(graph),
-        labels=["red", "blue"],
+        classes=["red", "blue"],
         calibration=pairs(*coloured(200, 22)),
     )
     fitted.guard.screen.save(tmp_path / "colours")
@@ -252,7 +252,7 @@ def test_a_class_that_disappears_shows_on_the_monitor(client, guard):
 def test_guards_on_one_screen_show_their_own_shares():
     monitor = pytest.importorskip("recondite.service.page.monitor")
     even, uneven = (
-        SimpleNamespace(confusion=np.diag(counts), labels=("red", "blue")) for counts in ([50, 50], [90, 10])
+        SimpleNamespace(confusion=np.diag(counts), classes=("red", "blue")) for counts in ([50, 50], [90, 10])
     )
     pages = [monitor._classes(guard, "one screen", (("blue", 20), ("red", 20))) for guard in (even, uneven, even)]
     assert pages[0] == pages[2] != pages[1]

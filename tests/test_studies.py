@@ -163,7 +163,7 @@ def test_a_folder_of_classes(tmp_path, digits):
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ({"normal": "cat"}, "digits has the classes 0, 1, .*got 'cat'"),
+        ({"normal": "cat"}, "expected a class of digits among 0, 1, .*got 'cat'"),
         ({"detectors": ["gan"]}, "expected a detector among"),
         ({"seeds": 0}, "at least one seed"),
         ({"detectors": ["pca"], "width": 8}, "pca have no option 'width'"),

@@ -1,6 +1,5 @@
 """Options as frozen keyword-only dataclasses: checked on creation, written as JSON, shown as flags."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -9,7 +8,7 @@ import pydantic
 from pydantic import BeforeValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from recondite.errors import InputError
+from recondite.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 AUGMENTATIONS = ("rotate", "zoom", "hue", "flip")
@@ -131,9 +130,8 @@ def make_options(kind: type[T], values: Mapping[str, Any], owner: str) -> T:
     known = option_names(kind)
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(known))}"
-            raise InputError(f"{owner} has no option {name!r}; {hint}")
+            hint = did_you_mean(name, sorted(known)) or f"; it has: {', '.join(sorted(known))}"
+            raise InputError(f"{owner} has no option {name!r}{hint}")
     try:
         return kind(**values)
     except pydantic.ValidationError as error:

@@ -1,10 +1,14 @@
-"""One line about an object that holds many numbers, for whoever types its name at a prompt."""
+"""What is shown of an object that holds many numbers, to whoever types its name at a prompt or in a notebook."""
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from html import escape
 from typing import Any
 
 _LONG = 60
+SHOWN = 10
+"""Rows that a notebook shows of what has many."""
 
 
 class ShortRepr:
@@ -36,3 +40,41 @@ def _brief(value: Any) -> str:
         return words if words and len(words) <= _LONG else f"<{len(value)}>"
     words = repr(value)
     return words if isinstance(value, ShortRepr) or len(words) <= _LONG else f"<{type(value).__name__}>"
+
+
+def html_table(
+    title: str,
+    rows: Sequence[Sequence[object]],
+    columns: Sequence[str] = (),
+    pictures: Sequence[bytes | None] = (),
+) -> str:
+    """Return a table as HTML, for a notebook. Every word of it is escaped: names of files may hold anything.
+
+    Args:
+        title: above it.
+        rows: of cells; numbers get four digits, None is empty.
+        columns: their names.
+        pictures: of each row, the bytes of a JPEG file that stands before it, or None; empty for no pictures.
+
+    >>> html_table("1 image", [("<b>.png", 0.123456)])
+    '<table><caption>1 image</caption><tr><td>&lt;b&gt;.png</td><td>0.1235</td></tr></table>'
+    """
+    head = "".join(f"<th>{escape(name)}</th>" for name in (*([""] if pictures else []), *columns))
+    body = []
+    for place, row in enumerate(rows):
+        cells = [escape(_cell(value)) for value in row]
+        if pictures:
+            data = base64.b64encode(pictures[place] or b"").decode()
+            cells.insert(0, f'<img src="data:image/jpeg;base64,{data}" height="48">' if data else "")
+        body.append("".join(f"<td>{cell}</td>" for cell in cells))
+    lines = [*([head] if columns else []), *body]
+    return f"<table><caption>{escape(title)}</caption>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def first_rows(count: int) -> str:
+    """Return the words after a title that tell how many of all rows are shown; "" where all are."""
+    return f"; the first {SHOWN}" if count > SHOWN else ""
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from recondite.audits.findings import KINDS, Finding
 from recondite.audits.maps import SetMap
-from recondite.short_repr import ShortRepr
+from recondite.progress import counted
+from recondite.short_repr import SHOWN, ShortRepr, first_rows, html_table
 
 _FARTHEST = 24
 
@@ -96,6 +97,15 @@ class Audit(ShortRepr):
         """Return how many images each kind of finding was made of."""
         found = Counter(finding.kind for finding in self.findings)
         return {kind: found[kind] for kind in KINDS if found[kind]}
+
+    def _repr_html_(self) -> str:
+        shown = self.findings[:SHOWN]
+        told = ", ".join(f"{count:,} {kind}" for kind, count in self.counts().items()) or "nothing found"
+        title = f"{counted(len(self.ids), 'image')}: {told}{first_rows(len(self.findings))}"
+        rows = [(one.id, one.kind, one.reason) for one in shown]
+        remarks = [("", "remark", remark) for remark in self.remarks]
+        pictures = [*(self.thumbnails.get(one.index) for one in shown), *[None] * len(remarks)]
+        return html_table(title, [*rows, *remarks], ("id", "finding", "reason"), pictures)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield one row an image and finding."""

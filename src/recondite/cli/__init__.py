@@ -12,7 +12,7 @@ from recondite import __version__
 from recondite.cli import audit, fit, guard, monitor, predict, serve, share, teach, train, update, watch
 from recondite.cli.flags import alone
 from recondite.data.addresses import without_secrets
-from recondite.errors import InputError, ReconditeError
+from recondite.errors import ArtifactError, InputError, NotCalibratedError, ReconditeError
 
 _GOES_ON = {
     **dict.fromkeys(("predict", "audit", "study", "bench", "watch"), "; run the same command again to go on"),
@@ -20,9 +20,15 @@ _GOES_ON = {
 }
 """How commands that keep what they have done go on; others begin anew."""
 
+_OF_WHAT_WAS_GIVEN = (InputError, ArtifactError, NotCalibratedError)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 1 for a failure, 2 for wrong input, 130 when interrupted."""
+    """Run one command and return the exit code.
+
+    That is 0 when all was done, 2 where what was given cannot be used (a flag, images, a table, a screen), 1 for any
+    other failure (a disk, a network, a cluster, a training), 130 when interrupted.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names may hold what a console or a pipe cannot: it is written as \uXXXX
             stream.reconfigure(errors="backslashreplace")
@@ -34,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_app(tokens)(tokens, result_action="return_value")
     except ReconditeError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        return 2 if isinstance(error, _OF_WHAT_WAS_GIVEN) else 1
     except KeyboardInterrupt:
         print("interrupted" + _GOES_ON.get(" ".join(tokens[:1]), ""), file=sys.stderr)
         return 130

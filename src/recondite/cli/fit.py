@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -31,14 +31,8 @@ from recondite.cli.flags import (
     value_range_of,
 )
 from recondite.errors import ReconditeWarning
-from recondite.progress import counted
-
-if TYPE_CHECKING:
-    from recondite.screen.guard_facts import GuardFacts
-    from recondite.screen.screen import Screen
 
 _LINES_OF_BAD_FILES = 10
-_MOST_CLASSES = 20
 
 
 def bare_fit(images: str = "", /) -> None:
@@ -231,6 +225,7 @@ def _fit_screen(images: str, output: Path, on_cluster: Mapping[str, Any], **sett
 
 def _fit_and_save(images: str, output: Path, on_cluster: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     from recondite.screen.fit import fit
+    from recondite.screen.shown import screen_rows
 
     first = os.environ.get("RANK", "0") == "0"
     with run_folder_of(output) as run_folder:
@@ -282,6 +277,7 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
     from recondite.screen.described import described
     from recondite.screen.guard_facts import guard_facts
     from recondite.screen.saved import holds_guard, located
+    from recondite.screen.shown import guard_rows, screen_rows
 
     judge = described(screen)
     guard = guard_facts(judge, located(screen)) if holds_guard(screen) else None
@@ -295,68 +291,3 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
         [(row["rule"], f"{row['threshold']:.6g}", row["rate"]) for row in rule_rows(judge, judge.calibrator.scores)],
         title="threshold rules and the share of calibration images they flag",
     )
-
-
-def screen_rows(screen: "Screen") -> list[tuple[str, str]]:
-    """Return what a screen is and what it promises, as rows of a table."""
-    from recondite.options import shown_options
-    from recondite.screen.promise import promise
-    from recondite.screen.words import gain_in_words, units_in_words
-
-    low, high = screen.false_alarm_interval
-    best = screen.detector.history.best_validation
-    facts, preprocessing = screen.facts, screen.detector.preprocessing
-    units = facts.get("units")
-    return [
-        ("detector", screen.detector.name),
-        ("image", " x ".join(map(str, screen.detector.shape))),
-        *([("values", "{:g} to {:g}".format(*preprocessing.value_range))] if preprocessing.value_range else []),
-        *([("what counts", preprocessing.region_in_words)] if preprocessing.restricted else []),
-        ("options", ", ".join(f"{name}={value}" for name, value in shown_options(screen.detector.options).items())),
-        ("judges by", _score_in_words(screen)),
-        *([("version", str(facts["version"]))] if "version" in facts else []),
-        ("learnt from", counted(facts.get("images", {}).get("images", 0), "image")),
-        *([("known defects", gain_in_words(facts["known_defects"]))] if "known_defects" in facts else []),
-        *([("belong together", units_in_words(units))] if units and units["units"] < units["images"] else []),
-        ("validation error", "none" if best is None else f"{best:.6g}"),
-        (
-            "calibrated on",
-            ", ".join(
-                f"{counted(size, 'image')} {group or ''}".strip() for group, size in screen.calibrator.sizes.items()
-            ),
-        ),
-        (
-            "alpha",
-            f"{screen.alpha:g}"
-            + (f" with {100 * screen.confidence:g} % confidence ({screen.guarantee})" if screen.confidence else ""),
-        ),
-        ("true false-alarm rate", f"{low:.4f} to {high:.4f} (95 % interval)"),
-        ("promise", promise(screen)),
-        ("threshold", ", ".join(f"{value:.6g} {group or ''}".strip() for group, value in screen.thresholds.items())),
-        ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
-    ]
-
-
-def guard_rows(guard: "GuardFacts") -> list[tuple[str, str]]:
-    """Return what a guard is and what it promises, as rows of a table."""
-    from recondite.screen.words import parts_in_words
-
-    names = ", ".join(guard.classes[:_MOST_CLASSES]) + (", ..." if len(guard.classes) > _MOST_CLASSES else "")
-    how = ", by predicted class" if guard.by_class else ""
-    floor = guard.floor
-    return [
-        ("classes", f"{len(guard.classes):,}: {names}" if guard.classes else "any"),
-        ("classifier", guard.classifier),
-        ("parts", parts_in_words(guard.shares)),
-        ("calibrated on", f"{counted(guard.calibrated_on, 'image')}{how}" if guard.calibrated_on else "as the screen"),
-        ("temperature", f"{guard.temperature:.4g}"),
-        *([] if floor is None else [("lowest confidence", f"{floor.confidence:.4g}"), ("promise", floor.sentence)]),
-    ]
-
-
-def _score_in_words(screen: "Screen") -> str:
-    error = getattr(screen.detector.options, "score", "unknown")
-    if screen.evidence is None:
-        return f"{screen.score} ({error})"
-    others = ", ".join(name for name in screen.scores if name != screen.score)
-    return f"{screen.score}; its error is {error}; --score also takes {others}"

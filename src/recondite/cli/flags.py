@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, g
 
 from cyclopts import Parameter, Token
 
-from recondite.errors import InputError
+from recondite.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from recondite.screen.guard import Guard
@@ -52,7 +52,8 @@ def _names(kind: type, tokens: Sequence[Token]) -> tuple[str, ...]:
     found = tuple(name for token in tokens for name in names_of(token.value) or ())
     known = get_args(get_args(kind)[0])
     if known and (unknown := [name for name in found if name not in known]):
-        raise InputError(f"expected names among {', '.join(known)}, joined by commas; got {unknown[0]!r}")
+        near = did_you_mean(unknown[0], known)
+        raise InputError(f"expected names among {', '.join(known)}, joined by commas; got {unknown[0]!r}{near}")
     return found
 
 

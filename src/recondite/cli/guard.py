@@ -105,12 +105,12 @@ def guard_fit(
         _check_region(judge)
     fitted = fit_guard(
         images,
-        classes=FROM_FOLDERS if labels_from_folders else None if labels is None else read_classes(labels),
+        labels=FROM_FOLDERS if labels_from_folders else None if labels is None else read_classes(labels),
         screen=judge,
         classifier=named_classifier(classifier),
         fine_tune=fine_tune,
         backbone=backbone,
-        labels=names_of(classes),
+        classes=names_of(classes),
         calibration=calibration,
         held_out=held_out,
         group_by=group_by,
@@ -183,12 +183,8 @@ def guard_predict(
     decisions = found(images, progress=True)
     write_table(output, decisions.records())
     told = stream_beside(output)
-    counts = {kind: decisions.kinds.count(kind) for kind in (None, "foreign", "unsure", "invalid")}
-    print(
-        f"{counts[None]:,} labelled, {counts['foreign']:,} foreign, {counts['unsure']:,} unsure, "
-        f"{counts['invalid']:,} invalid of {len(decisions):,}",
-        file=told,
-    )
+    said = ", ".join(f"{count:,} {name}" for name, count in decisions.counts().items())
+    print(f"{said} of {len(decisions):,}", file=told)
     print(f"table: {output}", file=told)
 
 

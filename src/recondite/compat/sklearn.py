@@ -17,7 +17,7 @@ from recondite.data.datasets import open_images
 from recondite.data.sample import guess_preprocessing
 from recondite.data.scaling import white_of
 from recondite.detectors import Detector, build, detector_class
-from recondite.errors import InputError
+from recondite.errors import InputError, did_you_mean
 from recondite.options import TrainingOptions, option_names
 from recondite.screen.fit import fit as fit_screen
 from recondite.screen.screen import Screen
@@ -236,6 +236,7 @@ def _fitted(images: NDArray[Any], name: str, settings: Mapping[str, Any]) -> Det
     if unknown:
         raise InputError(
             f"detector {name!r} and its training have no option {unknown[0]!r}; calibration=... brings more"
+            f"{did_you_mean(unknown[0], sorted(own | training))}"
         )
     seen, _ = guess_preprocessing(open_images(images))
     options = {key: value for key, value in settings.items() if key in own}

@@ -206,6 +206,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         if size > LARGEST_MANIFEST:
             raise ArtifactError(f"{path} has {size:,} bytes; a manifest has at most {LARGEST_MANIFEST:,}")
         manifest = finite_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} is not there, so {path.parent} holds nothing that was saved") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a readable manifest: {error}") from error
     files = manifest.get("files") if isinstance(manifest, dict) else None

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.data.files import atomic_folder
-from recondite.errors import InputError
+from recondite.errors import InputError, not_among
 
 _IDX_MAGIC = {1: 2049, 3: 2051}
 _CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -106,11 +106,11 @@ def open_named(text: str) -> NamedImages:
     entry = CATALOG[name]
     split_name = split_name or "train"
     if split_name not in entry.splits:
-        raise InputError(f"{name} has the splits {', '.join(entry.splits)}; got {split_name!r}")
+        raise not_among(f"a split of {name}", entry.splits, split_name)
     classes = tuple(wanted.split(",")) if wanted else entry.classes
     unknown = sorted(set(classes) - set(entry.classes))
     if unknown:
-        raise InputError(f"{name} has the classes {', '.join(entry.classes)}; got {', '.join(unknown)}")
+        raise not_among(f"classes of {name}", entry.classes, unknown[0])
     found = _OPENERS[name](split_name)
     if not wanted:
         return found

@@ -39,7 +39,7 @@ from recondite.data.manifests import is_manifest, read_manifest
 from recondite.data.masks import MaskedByFile, mask_folder
 from recondite.data.path_lists import SUFFIX, read_path_list
 from recondite.data.remote import StoredFile, list_files
-from recondite.errors import InputError, SourceError
+from recondite.errors import InputError, SourceError, did_you_mean
 from recondite.progress import counted, say
 
 _READERS = min(4, os.cpu_count() or 1)
@@ -313,8 +313,8 @@ def check_source(source: str | Path) -> None:
 
 
 def _nothing(source: str) -> InputError:
-    names = ", ".join(catalog.names())
-    return InputError(f"no file, folder, glob or data set {without_secrets(source)!r}; data sets: {names}")
+    said = f"no file, folder, glob or data set {without_secrets(source)!r}; data sets: {', '.join(catalog.names())}"
+    return InputError(said + did_you_mean(source, catalog.names()))
 
 
 def _matches(path: Path) -> list[Path]:

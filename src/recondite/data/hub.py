@@ -14,7 +14,7 @@ from recondite.data.addresses import without_secrets
 from recondite.data.artifacts import LARGEST_FILE, LARGEST_MANIFEST, MANIFEST, read_folder, read_manifest
 from recondite.data.catalog import cache_folder
 from recondite.data.files import atomic_folder
-from recondite.errors import ArtifactError, InputError, ReconditeError
+from recondite.errors import ArtifactError, InputError, ReconditeError, SourceError
 
 SCHEME = "hf://"
 MOST_FILES = 64
@@ -59,7 +59,8 @@ def fetch(address: str, schema: int, kind: str) -> Path:
 
     Raises:
         InputError: a malformed address, or no such repository or revision.
-        ArtifactError: the hub cannot be reached, or what is there is missing, altered, too large or no screen.
+        SourceError: the hub cannot be reached.
+        ArtifactError: what is there is missing, altered, too large or no screen.
     """
     repository, revision = parse_address(address)
     if revision is not None and _COMMIT.fullmatch(revision) and _is_whole(_cached(repository, revision), schema, kind):
@@ -85,7 +86,7 @@ def fetch(address: str, schema: int, kind: str) -> Path:
 
 @contextmanager
 def errors_of(address: str) -> Iterator[ModuleType]:
-    """Yield huggingface-hub; what it raises becomes an InputError or ArtifactError that names the address.
+    """Yield huggingface-hub; what it raises becomes an InputError or SourceError that names the address.
 
     Raises:
         InputError: it is not installed.
@@ -104,10 +105,10 @@ def errors_of(address: str) -> Iterator[ModuleType]:
         raise InputError(f"{address}: no such repository or revision, or no right to read it") from error
     except (errors.HfHubHTTPError, errors.HFValidationError, httpx2.HTTPError, OSError, RuntimeError) as error:
         words = str(error).strip() or type(error).__name__
-        raise ArtifactError(f"{address}: the hub failed: {words.splitlines()[0]}") from error
+        raise SourceError(f"{address}: the hub failed: {words.splitlines()[0]}") from error
     except (ValueError, TypeError, LookupError) as error:  # of an answer that the library takes apart unchecked
         where = without_secrets(_endpoint() or "the hub")
-        raise ArtifactError(
+        raise SourceError(
             f"{address}: the answer of {where} is not that of a hub: is a proxy or a sign-in page in between?"
         ) from error
 

@@ -12,7 +12,7 @@ from recondite.detectors.feature_options import Method
 from recondite.detectors.features import Features
 from recondite.detectors.pca import Pca
 from recondite.detectors.vae import Vae
-from recondite.errors import InputError
+from recondite.errors import InputError, not_among
 from recondite.options import make_options
 from recondite.torch_state import own_settings, seeded
 
@@ -79,5 +79,5 @@ def detector_class(name: str) -> type[Detector]:
     """
     if name not in DETECTORS:
         hint = f" (a method of features: methods={name}, --methods {name})" if name in get_args(Method) else ""
-        raise InputError(f"expected a detector among {', '.join(sorted(DETECTORS))}; got {name!r}{hint}")
+        raise InputError(f"{not_among('a detector', sorted(DETECTORS), name)}{hint}")
     return DETECTORS[name]

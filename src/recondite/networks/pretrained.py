@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from recondite.data.hub import client, errors_of, parse_address
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import InputError, SourceError, did_you_mean
 from recondite.networks.architectures import (
     CONFIG,
     FAMILIES,
@@ -228,8 +228,7 @@ def located(name: str) -> Path:
             raise InputError(f"expected hf:ORG/NAME or hf:ORG/NAME@REVISION; got {name!r}") from error
     if Path(name).is_dir():
         return Path(name).absolute()
-    near = difflib.get_close_matches(name, [*VARIANTS, "timm:", "hf:"], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, [*VARIANTS, "timm:", "hf:"])
     known = f"{', '.join(VARIANTS)}, timm:NAME, hf:ORG/NAME or a folder that is there"
     raise InputError(f"expected {known} as the backbone; got {name!r}{hint}")
 
@@ -260,5 +259,5 @@ def _fetched(name: str, repository: str, revision: str | None) -> Path:
     try:
         with errors_of(name) as hub:
             return Path(client(hub).snapshot_download(repository, revision=revision, allow_patterns=_FETCHED))
-    except ArtifactError as error:
+    except SourceError as error:
         raise InputError(f"{error}; elsewhere download {repository} and give its folder as the backbone") from error

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from recondite.errors import InputError
+from recondite.errors import InputError, not_among
 from recondite.perturbations.base import Draws, Images, checked, clipped, draws_of, grid
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -37,7 +37,7 @@ def corrupted(images: ArrayLike, name: str, severity: int, *, seed: int = 0, fir
     np.float32(0.85)
     """
     if name not in CORRUPTIONS:
-        raise InputError(f"expected a corruption among {', '.join(CORRUPTIONS)}; got {name!r}")
+        raise not_among("a corruption", CORRUPTIONS, name)
     if severity not in SEVERITIES:
         raise InputError(f"expected a severity from 1 to 5; got {severity!r}")
     pixels = checked(images)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recondite.errors import InputError
+from recondite.errors import not_among
 from recondite.perturbations.base import Draws, Images, Perturbed, checked, clipped, draws_of, grid
 
 Mask = NDArray[np.float64]
@@ -40,7 +40,7 @@ def defective(images: ArrayLike, name: str, *, seed: int = 0, first: int = 0) ->
     np.True_
     """
     if name not in DEFECTS:
-        raise InputError(f"expected a defect among {', '.join(DEFECTS)}; got {name!r}")
+        raise not_among("a defect", DEFECTS, name)
     pixels = checked(images)
     changed, truth = np.empty_like(pixels), np.zeros((len(pixels), *pixels.shape[2:]), dtype=bool)
     for index, draws in enumerate(draws_of(len(pixels), seed, first)):

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recondite.errors import InputError
+from recondite.errors import InputError, not_among
 from recondite.perturbations.base import Draws, Images, Perturbed, checked, draws_of
 
 MaskKind = Literal["normal", "uniform", "zero", "constant", "patch"]
@@ -53,7 +53,7 @@ def masked(
     """
     pixels = checked(images, within=None)
     if kind not in get_args(MaskKind):
-        raise InputError(f"expected a kind of mask among {', '.join(get_args(MaskKind))}; got {kind!r}")
+        raise not_among("a kind of mask", get_args(MaskKind), kind)
     if add and kind in ("zero", "patch"):
         raise InputError(f"a mask of kind {kind!r} replaces pixels; it cannot be added")
     if count < 1:

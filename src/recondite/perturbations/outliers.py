@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.data.images import Preprocessing, decode
-from recondite.errors import InputError
+from recondite.errors import InputError, not_among
 from recondite.perturbations import blurred, defective, flipped, masked, rotated
 
 Bytes = NDArray[np.uint8]
@@ -56,7 +56,7 @@ def make_outliers(name: str, count: int, shape: tuple[int, int, int], seed: int 
     np.float64(0.0)
     """
     if name not in SYNTHETIC:
-        raise InputError(f"expected synthetic outliers among {', '.join(SYNTHETIC)}; got {name!r}")
+        raise not_among("synthetic outliers", SYNTHETIC, name)
     return SYNTHETIC[name](count, shape, np.random.default_rng(seed))
 
 
@@ -101,7 +101,7 @@ def alter(name: str, images: Bytes, seed: int = 0) -> Bytes:
     np.uint8(63)
     """
     if name not in ALTERED:
-        raise InputError(f"expected a change among {', '.join(ALTERED)}; got {name!r}")
+        raise not_among("a change", ALTERED, name)
     if images.ndim != 4 or images.dtype != np.uint8:
         raise InputError(f"expected uint8 images (N, C, H, W); got {images.dtype} {images.shape}")
     return _to_bytes(ALTERED[name]((images / 255).astype(np.float32), seed))
@@ -123,7 +123,7 @@ def mixed(name: str, images: Bytes, seed: int = 0) -> Bytes:
         InputError: an unknown name, or images that are not uint8 (N, C, H, W) of at least 2.
     """
     if name not in MIXED:
-        raise InputError(f"expected a mixture among {', '.join(MIXED)}; got {name!r}")
+        raise not_among("a mixture", MIXED, name)
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) < 2:
         raise InputError(f"expected at least 2 uint8 images (N, C, H, W); got {images.dtype} {images.shape}")
     return MIXED[name](images, np.random.default_rng(seed))

@@ -60,7 +60,7 @@ def looks_at(guard: Guard, images: object, role: Role, progress: bool = False) -
         for scores, labels, said in every.measured(opened):
             good = np.flatnonzero(np.isfinite(scores.instance_score) & said.valid)
             decisions = guard.decided(scores, labels, said)
-            names = guard.labels or tuple(map(str, range(said.logits.shape[1])))
+            names = guard.classes or tuple(map(str, range(said.logits.shape[1])))
             for index in good:
                 ids.append(scores.ids[index])
                 classes.append(_class_of(scores.ids[index], labels[index], names) if role == "inliers" else -1)

@@ -148,7 +148,7 @@ def fitted_guard_report(guard: Guard, inliers: object, outliers: object, *, prog
         f"by {parts_in_words(guard.shares)}{' and its lowest confidence' if guard.floor else ''}."
         + (f" {counted(missing, 'unreadable image')} left out." if missing else "")
     )
-    return _report(rules, a.outputs, b.outputs, guard.screen.alpha, how, {GUARD: (a.kept, b.kept)}, guard.labels)
+    return _report(rules, a.outputs, b.outputs, guard.screen.alpha, how, {GUARD: (a.kept, b.kept)}, guard.classes)
 
 
 def _report(

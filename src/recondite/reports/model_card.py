@@ -40,7 +40,8 @@ def push(folder: Path | str, address: str, *, private: bool = False, license: st
         "hf://ORG/NAME@COMMIT", which `load` takes.
 
     Raises:
-        ArtifactError: the screen is damaged, or the hub refuses or cannot be reached.
+        ArtifactError: the screen is damaged.
+        SourceError: the hub refuses or cannot be reached.
         InputError: a malformed address or one with a revision, a malformed license, or no right to write there.
     """
     repository, revision = parse_address(address)

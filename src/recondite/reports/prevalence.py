@@ -25,7 +25,7 @@ def prevalence_of(guard: Guard, events: str) -> list[Prevalence]:
     Raises:
         InputError: a table that cannot be read, or as `prevalences`.
     """
-    if guard.confusion is None or guard.labels is None or "://" in events:
+    if guard.confusion is None or guard.classes is None or "://" in events:
         return []
     came: Counter[str] = Counter()
     for row in read_events(events):
@@ -33,7 +33,7 @@ def prevalence_of(guard: Guard, events: str) -> list[Prevalence]:
             return []
         if row.get(_ABSTENTION) not in (FOREIGN, INVALID) and row[_PREDICTED]:
             came[str(row[_PREDICTED])] += 1
-    return prevalences(guard.confusion, [came[name] for name in guard.labels], guard.labels)
+    return prevalences(guard.confusion, [came[name] for name in guard.classes], guard.classes)
 
 
 @dataclass(frozen=True)

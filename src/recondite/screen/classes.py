@@ -32,12 +32,12 @@ def read_classes(path: Path | str) -> dict[str, str]:
     return found
 
 
-def with_classes(images: object, classes: Mapping[str, str] | None) -> ImageSet:
+def with_classes(images: object, labels: Mapping[str, str] | None) -> ImageSet:
     """Return images with their classes as labels.
 
     Args:
         images: anything that `open_images` opens but a stream.
-        classes: id -> class; None for the labels of the source, or the folder that each image lies in; `FROM_FOLDERS`
+        labels: id -> class; None for the labels of the source, or the folder that each image lies in; `FROM_FOLDERS`
             for that alone.
 
     Raises:
@@ -49,18 +49,18 @@ def with_classes(images: object, classes: Mapping[str, str] | None) -> ImageSet:
     found = []
     for index, name in enumerate(opened.ids):
         folder = PurePosixPath(name).parent.name
-        if classes is FROM_FOLDERS:
+        if labels is FROM_FOLDERS:
             given = folder
         else:
-            given = classes.get(name, "") if classes is not None else opened.label(index) or folder
-        if not given and classes:
+            given = labels.get(name, "") if labels is not None else opened.label(index) or folder
+        if not given and labels:
             raise InputError(
-                f"{name}: the table of labels (--labels, classes=) has no such id; it has {len(classes):,}, the first "
-                f"{next(iter(classes))}"
+                f"{name}: the table of labels (--labels, labels=) has no such id; it has {len(labels):,}, the first "
+                f"{next(iter(labels))}"
             )
         if not given:
             raise InputError(
-                f"{name}: expected a class, in a table of labels, such as a metadata.csv (--labels, classes=), or as "
+                f"{name}: expected a class, in a table of labels, such as a metadata.csv (--labels, labels=), or as "
                 "the name of its folder"
             )
         found.append(given)

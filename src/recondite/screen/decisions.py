@@ -7,7 +7,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.short_repr import ShortRepr
+from recondite.progress import counted
+from recondite.short_repr import SHOWN, ShortRepr, first_rows, html_table
 from recondite.statistics.scores import Verdicts
 
 FOREIGN, UNSURE, INVALID = "foreign", "unsure", "invalid"
@@ -107,3 +108,14 @@ class Decisions(ShortRepr, Sequence[Decision]):
                 **{f"p_{part}": None if np.isnan(p[index]) else float(p[index]) for part, p in self.p_values.items()},
                 **row,
             }
+
+    def counts(self) -> dict[str, int]:
+        """Return how many images got a label, and how many none, by the kind of abstention."""
+        names = {"labelled": None, FOREIGN: FOREIGN, UNSURE: UNSURE, INVALID: INVALID}
+        return {name: self.kinds.count(kind) for name, kind in names.items()}
+
+    def _repr_html_(self) -> str:
+        columns = ("id", "label", "reason", "predicted", "confidence")
+        rows = [[getattr(one, name) for name in columns] for one in self[:SHOWN]]
+        told = ", ".join(f"{count:,} {name}" for name, count in self.counts().items())
+        return html_table(f"{counted(len(self), 'image')}: {told}{first_rows(len(self))}", rows, columns)

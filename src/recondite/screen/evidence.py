@@ -15,7 +15,7 @@ from recondite.data.spool import Rows
 from recondite.detectors import Detector
 from recondite.detectors.measured import Measured
 from recondite.distributed import shard_of, unsharded
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import ArtifactError, InputError, not_among
 from recondite.networks.hooks import FeatureLayer, evaluating, recorded
 from recondite.progress import progress as show
 from recondite.screen.made_up import MadeUp, made_up_rows
@@ -154,7 +154,7 @@ class Evidence(ShortRepr):
         if name == ERROR:
             return error
         if name not in self.scores:
-            raise InputError(f"expected a score among {', '.join(self.scores)}; got {name!r}")
+            raise not_among("a score", self.scores, name)
         missing = set(self.density.names) - set(statistics)
         if missing and name != CLASSIFIER:
             raise ArtifactError(f"the detector of this screen does not give {', '.join(sorted(missing))}")

@@ -14,7 +14,7 @@ from recondite.data.datasets import nameless, open_images
 from recondite.data.spool import Rows, Spool, keys_of, one_of_each, read_all, split
 from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors import Detector
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import ArtifactError, InputError, not_among
 from recondite.graphs.exported import BATCH, Exported, ExportedOptions, PixelType, Precision, probe_images
 from recondite.graphs.runtimes import FILES, RuntimeName, import_openvino
 from recondite.screen.calibrate import calibrated, unknown_rows
@@ -190,7 +190,7 @@ def target(screen: Screen, path: Path | str, pixels: PixelType) -> Path:
         ArtifactError: `path` exists and is not a screen.
     """
     if pixels not in get_args(PixelType):
-        raise InputError(f"expected pixels among {', '.join(get_args(PixelType))}; got {pixels!r}")
+        raise not_among("pixels", get_args(PixelType), pixels)
     if isinstance(screen.detector, Exported):
         raise InputError("the screen was exported already")
     if screen.calibrator.groups is not None:

@@ -54,7 +54,7 @@ def export_guard(guard: Guard, path: Path | str, *, to: RuntimeName = "onnx", pi
     """Write a guard as a folder with one graph, which `load_guard`, `recondite guard predict` and `serve` run.
 
     The graph takes pixels (N, C, H, W), as `export_onnx` writes it, and gives what that gives and: label int64 (N,), a
-    number among the guard's labels, -1 for an abstention; predicted int64 (N,), the classifier's own; confidence
+    number among the guard's classes, -1 for an abstention; predicted int64 (N,), the classifier's own; confidence
     float64 (N,); abstention int64 (N,), 0 for none, 1 foreign, 2 unsure, 3 invalid; flagged bool and part_p_value
     float64 (N, P), of each part; logits float32 (N, K); rule_scores float32 (N, R), of the rules among the parts.
     "guard" in manifest.json names classes, parts, rules and limits, for other programs.
@@ -64,8 +64,9 @@ def export_guard(guard: Guard, path: Path | str, *, to: RuntimeName = "onnx", pi
     is joined with the screen's.
 
     Args:
-        guard: with labels and a classifier that sees images of the screen's size: a linear head, one with fine-tuned
-            blocks, one of timm or transformers, one as ONNX, or a torch module without a layer for features.
+        guard: whose classes have names, with a classifier that sees images of the screen's size: a linear head, one
+            with fine-tuned blocks, one of timm or transformers, one as ONNX, or a torch module without a layer for
+            features.
         path: the folder, replaced if it is a screen.
         to: "onnx" or "openvino".
         pixels: as in `export_onnx`.
@@ -88,7 +89,7 @@ def export_guard(guard: Guard, path: Path | str, *, to: RuntimeName = "onnx", pi
     if to == "openvino":
         content = serialised(import_openvino().Core().read_model(content[0]))
     rules = rules_of(guard)
-    classes = len(guard.labels or ())
+    classes = len(guard.classes or ())
     on_graph = runnable(screen, content, pixels, options_of(screen, to), classes, rules)
     exported = replace(guard, screen=on_graph, classifier=None, head=None, rules=None, shape=None)
     _check_parity(guard, exported)
@@ -126,10 +127,10 @@ def _exportable(guard: Guard) -> Guard:
         )
     if guard.head is None and not isinstance(classifier, OnnxClassifier):
         said_by(classifier)
-    if guard.labels is not None:
+    if guard.classes is not None:
         return guard
     count = len(_probed(guard)[1].logits[0])
-    return replace(guard, labels=tuple(str(number) for number in range(count)))
+    return replace(guard, classes=tuple(str(number) for number in range(count)))
 
 
 def _graph(guard: Guard, pixels: PixelType) -> bytes:
@@ -168,7 +169,7 @@ def _check_parity(guard: Guard, exported: Guard) -> None:
 def _described(guard: Guard, rules: tuple[str, ...]) -> dict[str, Any]:
     """Return what other programs need to know of the graph's outputs, as JSON values."""
     return {
-        "classes": list(guard.labels or ()),
+        "classes": list(guard.classes or ()),
         "parts": list(guard.shares),
         "rules": list(rules),
         "limits": {part: share_of(guard.screen.alpha, share) for part, share in guard.shares.items()},

@@ -22,7 +22,7 @@ from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors.base import Detector
 from recondite.detectors.remembered import remembering
 from recondite.distributed import collective, rank_and_size
-from recondite.errors import InputError, ReconditeWarning
+from recondite.errors import InputError, ReconditeWarning, not_among
 from recondite.networks.hooks import FeatureLayer
 from recondite.options import TrainingOptions, options_to_json
 from recondite.progress import counted
@@ -214,7 +214,7 @@ def fit(
         raise InputError(f"reencoding would change nothing: {why}")
     if judged_by not in known:
         own = [one for one in model.own_scores() if one not in known]
-        raise InputError(f"expected a score among {', '.join([*known, *own])}; got {judged_by!r}")
+        raise not_among("a score", [*known, *own], judged_by)
 
     to_learn = None if defects is None else KnownDefects.opened(defects, masks, model, progress)
     spooled = read_all(source, model.preprocessing, progress)

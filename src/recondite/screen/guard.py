@@ -17,6 +17,7 @@ from recondite.detectors import Detector
 from recondite.detectors.measured import Also, Statistician
 from recondite.errors import InputError
 from recondite.graphs.exported import WITH_CLASSIFIER, Exported
+from recondite.later import Later
 from recondite.progress import progress as show
 from recondite.screen.classifier_outputs import (
     CONFIDENCE,
@@ -60,7 +61,7 @@ _IN_WORDS = {
 class Guard(ShortRepr):
     """A classifier behind a screen. Calling it gives each image the classifier's label, or an abstention.
 
-        guard = screen.guard(classifier, labels=("cat", "dog"))
+        guard = screen.guard(classifier, classes=("cat", "dog"))
         for decision in guard("new_images/"):
             print(decision.id, decision.label or decision.reason)
 
@@ -71,7 +72,7 @@ class Guard(ShortRepr):
         screen: judges images.
         classifier: a function or module, images (N, C, H, W) in [0, 1] to logits (N, classes); None where it speaks
             for itself, see `decide`.
-        labels: names of the classes; None for "0", "1", ...
+        classes: their names; None for "0", "1", ...
         shape: of the images that the classifier takes; None for those of the screen.
         layer: the module within the classifier whose output are its features; None without features.
         distances: of those features from those of normal images.
@@ -89,7 +90,7 @@ class Guard(ShortRepr):
 
     screen: ScreenLike
     classifier: Callable[[Tensor], Tensor] | None
-    labels: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None
     layer: str | None = None
     distances: Distances | None = None
@@ -188,9 +189,9 @@ class Guard(ShortRepr):
             )
         if None in predicted:
             raise InputError("expected the classifier's label of each image; one is missing")
-        unknown = sorted({str(one) for one in predicted} - set(self.labels or map(str, predicted)))
+        unknown = sorted({str(one) for one in predicted} - set(self.classes or map(str, predicted)))
         if unknown:
-            raise InputError(f"expected labels among {', '.join(self.labels or ())}; got {unknown[0]!r}")
+            raise InputError(f"expected labels among {', '.join(self.classes or ())}; got {unknown[0]!r}")
         sure = np.array([np.nan if one is None else one for one in confidence or [None] * size], dtype=np.float64)
         if len(sure) != size or not ((sure > 0) & (sure <= 1) | np.isnan(sure)).all():
             raise InputError("expected the classifier's confidence in each label, in (0, 1]")
@@ -296,12 +297,12 @@ class Guard(ShortRepr):
         """
         if self.in_graph is not None:
             scores, logits, parts, good = taken_from(scores, self.in_graph.classes, self.in_graph.rules)
-            return scores, answers_of(logits, parts, good, list(scores.errors), self.labels, self.temperature)
+            return scores, answers_of(logits, parts, good, list(scores.errors), self.classes, self.temperature)
         if self.head is not None:
             scores, logits, parts, good = taken_from(scores, len(self.head.bias), self._head_pass.asked)
-            return scores, answers_of(logits, parts, good, list(scores.errors), self.labels, self.temperature)
+            return scores, answers_of(logits, parts, good, list(scores.errors), self.classes, self.temperature)
         assert self.classifier is not None
-        given = (self.classifier, self.layer, seen, self.together, self.labels, self.distances)
+        given = (self.classifier, self.layer, seen, self.together, self.classes, self.distances)
         return scores, answers(*given, self.rules, self.temperature, tuple(self.shares))
 
     def decided(self, scores: Scores, labels: list[str], outputs: Answers) -> Decisions:
@@ -397,6 +398,8 @@ class Guard(ShortRepr):
     def _head_pass(self) -> HeadPass:
         assert self.head is not None
         return HeadPass(self.head, self.rules, tuple(self.shares))
+
+    _repr_html_ = Later("recondite.screen.shown", "guard_html")
 
     @property
     def together(self) -> int:

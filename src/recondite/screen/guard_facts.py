@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from recondite.screen.screen_like import ScreenLike
 
 KIND, SCHEMA = "recondite guard", 2
+IN_GRAPH, HEAD = "in one graph with the screen", "a linear head on the screen's backbone"
+BY_TABLE, SENT = "a table of outputs (guard predict --outputs)", "none of its own: its labels are sent"
+"""Classifiers in words."""
 CLASSIFIER_FILE, TUNED_FILE = "classifier.onnx", "classifier.safetensors"
 
 
@@ -83,9 +86,9 @@ def check_guard_file(path: Path, facts: Mapping[str, Any]) -> None:
 def _classifier_in_words(screen: "ScreenLike", folder: Path, facts: Mapping[str, Any], has_head: bool) -> str:
     detector: object = screen.detector
     if isinstance(detector, Exported) and detector.classes:
-        return "in one graph with the screen"
+        return IN_GRAPH
     if has_head:
-        return "a linear head on the screen's backbone"
+        return HEAD
     if facts.get("classifier") is not None:
         return f"an ONNX graph ({CLASSIFIER_FILE})"
     if facts.get("tuned") is not None:
@@ -95,5 +98,5 @@ def _classifier_in_words(screen: "ScreenLike", folder: Path, facts: Mapping[str,
             return f"{made['name']} of {made['library']}, with its own head"
         return f"EfficientNet-{str(made).capitalize()}, fine-tuned"
     if facts.get("by_table"):
-        return "a table of outputs (guard predict --outputs)"
-    return "none of its own: its labels are sent"
+        return BY_TABLE
+    return SENT

@@ -62,7 +62,7 @@ def save_guard(guard: Guard, folder: Path | str) -> None:
         tensors[_GROUPS] = np.array([places[one] for one in groups or ()], dtype=np.int32)
     facts = {
         **{"kind": KIND, "schema": SCHEMA, "screen": guard.screen.fingerprint()},
-        "labels": None if guard.labels is None else list(guard.labels),
+        "labels": None if guard.classes is None else list(guard.classes),
         "shares": dict(guard.shares),
         "classes": classes if guard.by_class else None,
         "shape": None if guard.shape is None else list(guard.shape),
@@ -141,7 +141,7 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
         return Guard(
             screen=screen,
             classifier=_classifier(Path(folder), facts.get("classifier"), facts.get("tuned")),
-            labels=None if labels is None else tuple(map(str, labels)),
+            classes=None if labels is None else tuple(map(str, labels)),
             shares=shares,
             calibrators={
                 part: Calibrator(tensor_of(tensors, part, np.float64, None), groups)

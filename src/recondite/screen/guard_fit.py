@@ -14,7 +14,7 @@ from recondite.data.datasets import ImageSet, open_images
 from recondite.data.images import Preprocessing
 from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors.remembered import remembering
-from recondite.errors import InputError
+from recondite.errors import InputError, did_you_mean
 from recondite.networks.backbones import VARIANTS
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import Judged, LeftOutClasses, best_telling, classes_where_enough, equal_shares
@@ -63,13 +63,13 @@ class FittedGuard:
 def fit_guard(
     images: object,
     *,
-    classes: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
     screen: Screen | None = None,
     classifier: Kept | Told | None = None,
     fine_tune: int | None = None,
     train: Train | None = None,
     backbone: str | None = None,
-    labels: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
     calibration: object = None,
     held_out: float = 0.4,
     group_by: GroupBy = COPIES,
@@ -91,7 +91,7 @@ def fit_guard(
 
     Args:
         images: that the head and the rules learn from, anything that `open_images` opens but a stream.
-        classes: id -> class; None for the labels of the source, or the folder that each image lies in.
+        labels: id -> class; None for the labels of the source, or the folder that each image lies in.
         screen: of the detector "features" for a linear head; None for one that is fitted on the same images.
         classifier: one that is kept in a file; what one has said about all these images, as `Told`, where the guard
             then needs the same for what it judges; None for a linear head that is fitted here on the screen's backbone.
@@ -106,7 +106,7 @@ def fit_guard(
             network, and is called twice more, each time without a class, as with `fine_tune`: a classifier that is
             merely given knows all classes, so that none that is left out tells which rule finds what is new.
         backbone: by name or as a folder, as in `recondite.fit`, for a screen that is fitted here.
-        labels: names of the classes in the order of the classifier's logits; None for those that it has itself, or
+        classes: their names in the order of the classifier's logits; None for those that it has itself, or
             alphabetical order.
         calibration: images that neither the screen nor the classifier has learnt from; needed with either.
         held_out: share of `images` for that, where neither is given.
@@ -132,7 +132,7 @@ def fit_guard(
     for name, rate in (("alpha", alpha), ("risk", risk), ("delta", delta)):
         if rate is not None:
             rate_of(rate, name)
-    opened = with_classes(images, classes)
+    opened = with_classes(images, labels)
     if screen is not None and backbone is not None:
         raise InputError("a screen that is given has its backbone: leave backbone (--backbone) out")
     if fine_tune is not None and backbone is not None and backbone not in VARIANTS:
@@ -150,12 +150,12 @@ def fit_guard(
     if calibration is None:
         known, held, unreadable = _parted(opened, held_out, group_by, seed)
     else:
-        known, held, unreadable = _beside(opened, with_classes(calibration, classes), screen, group_by)
+        known, held, unreadable = _beside(opened, with_classes(calibration, labels), screen, group_by)
     number = 2 if risk is None else 3
     dealt = held.dealt([len(held) // number] * (number - 1), seed + 1)
     opened = known.images
     own_names = classifier.names if isinstance(classifier, NamedClassifier) else ()
-    names = tuple(labels or own_names or sorted({*(opened.labels or ())}))
+    names = tuple(classes or own_names or sorted({*(opened.labels or ())}))
     check_classes(names, opened)
     if isinstance(classifier, Told):
         parts = parts or (SCREEN,)
@@ -364,10 +364,10 @@ def _with_rules(
         learning = learnt(vectors_of(screen.detector, images, names), len(names), count)
         head = learning.head(_SHRINKAGE)
         rules = learning.rules(head)
-        return Guard(screen=screen, classifier=None, labels=names, head=head, rules=rules), learning
+        return Guard(screen=screen, classifier=None, classes=names, head=head, rules=rules), learning
     shape = classifier.shape or screen.detector.shape
     told = isinstance(classifier, Told)
-    guard = Guard(screen=screen, classifier=classifier, labels=names, shape=shape, rules=Rules({}), by_table=told)
+    guard = Guard(screen=screen, classifier=classifier, classes=names, shape=shape, rules=Rules({}), by_table=told)
     seen = Preprocessing(shape=shape, value_range=screen.detector.preprocessing.value_range)
     if not gives_features(classifier, seen, images, names):
         return guard, None
@@ -378,7 +378,8 @@ def _with_rules(
 def _check_parts(parts: Sequence[str] | None, available: Collection[str]) -> None:
     unknown = [part for part in parts or () if part not in available]
     if unknown or (parts is not None and not parts):
-        raise InputError(f"expected parts among {', '.join(available)}; got {', '.join(unknown) or 'none'}")
+        near = did_you_mean(unknown[0], available) if unknown else ""
+        raise InputError(f"expected parts among {', '.join(available)}; got {', '.join(unknown) or 'none'}{near}")
 
 
 def _left_out(guard: Guard, learning: Learning | None, images: ImageSet, names: Sequence[str]) -> LeftOutClasses:

@@ -36,7 +36,8 @@ class GuardGraph(nn.Module):
     The module of an ONNX classifier takes its logits and features as further inputs; see `joined`.
 
     Args:
-        guard: with labels, on a screen whose graph can be written, and a classifier that sees images of that shape.
+        guard: whose classes have names, on a screen whose graph can be written, and a classifier that sees images of
+            that shape.
     """
 
     def __init__(self, guard: Guard) -> None:
@@ -137,7 +138,7 @@ class _Table(nn.Module):
 
     def __init__(self, guard: Guard, part: str, calibrator: Calibrator) -> None:
         super().__init__()
-        screen, labels = guard.screen, guard.labels or ()
+        screen, classes = guard.screen, guard.classes or ()
         groups = {name: place for place, name in enumerate(calibrator.sizes)}
         longest = max(calibrator.sizes.values())
         ascending, table = np.full((len(groups), longest), -np.inf), np.ones((len(groups), longest + 1))
@@ -147,7 +148,7 @@ class _Table(nn.Module):
             ascending[place, longest - len(own) :] = own
             table[place, : len(own) + 1] = p_value_table(len(own), *promise)
         thresholds = np.array([calibrator.threshold(alpha, *promise, group=name) for name in groups])
-        places = [groups.get(name, -1) if guard.by_class else 0 for name in labels]
+        places = [groups.get(name, -1) if guard.by_class else 0 for name in classes]
         for name, value in (("ascending", ascending), ("table", table), ("thresholds", thresholds), ("group", places)):
             self.register_buffer(name, torch.from_numpy(np.array(value)))
 

@@ -37,7 +37,7 @@ from recondite.torch_state import own_settings
 def make_guard(
     screen: ScreenLike,
     classifier: Callable[[Tensor], Tensor],
-    labels: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
     *,
     calibration: object = None,
     group_by: GroupBy = COPIES,
@@ -61,7 +61,7 @@ def make_guard(
 
     Args:
         classifier: a function or module, images (N, C, H, W) in [0, 1] to logits (N, classes).
-        labels: names of the classes.
+        classes: their names, in the order of the logits.
         calibration: normal images that neither this screen nor the classifier has learnt from; by default the
             screen's own calibration holds, and the screen is the only part. To choose parts, no stream.
         group_by: what tells calibration images that belong together, of which one counts, as in `recondite.fit`; of a
@@ -87,8 +87,8 @@ def make_guard(
             f"expected shares of alpha that are not negative and leave some for the screen; got {confidence_share:g} "
             f"and {feature_share:g}"
         )
-    if labels is not None and len(set(labels)) < len(labels):
-        raise InputError(f"expected different labels; got {', '.join(labels)}")
+    if classes is not None and len(set(classes)) < len(classes):
+        raise InputError(f"expected different names of classes; got {', '.join(classes)}")
     if (by_class or confidence_share or feature_share) and calibration is None:
         raise InputError(
             "by_class, confidence_share and feature_share need calibration=, normal images that neither the screen nor "
@@ -103,7 +103,7 @@ def make_guard(
     guard = Guard(
         screen=screen,
         classifier=classifier,
-        labels=None if labels is None else tuple(labels),
+        classes=None if classes is None else tuple(classes),
         shape=image_shape,
         layer=layer if looks_at_features else None,
         distances=fitted_distances(classifier, layer, reference, seen) if looks_at_features else None,
@@ -119,8 +119,8 @@ def make_guard(
     calibration = unknown_images(screen, calibration, group_by, one_each=True)
     if choosing:
         guard, calibration = _with_chosen_parts(guard, calibration)
-    scores, classes = guard.measure(calibration, progress)
-    groups = tuple(classes) if by_class else None
+    scores, predicted = guard.measure(calibration, progress)
+    groups = tuple(predicted) if by_class else None
     calibrators = {part: Calibrator(values, groups) for part, values in scores.items()}
     check_alpha(screen, guard.shares, calibrators)
     return replace(guard, calibrators=calibrators)

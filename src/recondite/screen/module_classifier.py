@@ -19,7 +19,7 @@ def module_classifier(network: nn.Module, shape: Sequence[int], layer: str | Non
     """Return a torch classifier as an ONNX graph, which `fit_guard` takes and the guard is saved and exported with.
 
         classifier = module_classifier(network, (3, 32, 32), layer="features")
-        fitted = fit_guard(learnt, classifier=classifier, labels=names, calibration=held)
+        fitted = fit_guard(learnt, classifier=classifier, classes=names, calibration=held)
 
     Args:
         network: images (N, C, H, W) in [0, 1] to logits (N, K); it stays as it is.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recondite.data.artifacts import Tensors, holds_manifest, tensor_of
 from recondite.data.hub import fetch, is_address
 from recondite.data.images import Preprocessing
-from recondite.errors import ArtifactError
+from recondite.errors import ArtifactError, did_you_mean
 from recondite.graphs.exported import BATCH, Exported, ExportedOptions
 from recondite.graphs.runtimes import FILES
 from recondite.screen.facts import checked_facts
@@ -40,7 +40,8 @@ def located(path: Path | str) -> Path:
 
     Raises:
         ArtifactError: what is on the hub is damaged or no screen.
-        InputError: there is no such repository, or the hub cannot be reached.
+        InputError: there is no such repository.
+        SourceError: the hub cannot be reached.
     """
     if is_address(path):
         return fetch(str(path), SCHEMA, KIND)
@@ -59,7 +60,10 @@ def existing(path: Path | str) -> Path:
     folder = located(path)
     if not holds_manifest(folder):
         what = "has no manifest.json, so it is not a screen" if folder.exists() else "is not there"
-        raise ArtifactError(f"{path} {what}: expected a folder that fit wrote, or a ready screen: {', '.join(READY)}")
+        near = did_you_mean(path, READY)
+        raise ArtifactError(
+            f"{path} {what}: expected a folder that fit wrote, or a ready screen: {', '.join(READY)}{near}"
+        )
     return folder
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recondite.data.batch_size import at_once
 from recondite.data.datasets import Batch, open_images, read_batches
 from recondite.data.masks import check_masks
-from recondite.errors import ArtifactError, InputError, ReconditeWarning
+from recondite.errors import ArtifactError, InputError, ReconditeWarning, not_among
 from recondite.graphs.exported import Exported
 from recondite.later import Later
 from recondite.options import options_to_json
@@ -53,8 +53,7 @@ class Screen(ShortRepr):
         detector: fitted.
         calibrator: holds the scores of normal images that the detector has never seen.
         alpha: the false-alarm rate on normal images, in (0, 1).
-        confidence: None for a rate that holds on average over calibration sets; 0.95 for one that holds for this
-            calibration set with that probability.
+        confidence: None for a rate on average over calibration sets; 0.95 for one of this set, with that probability.
         guarantee: what is meant by confidence; see `recondite.statistics.calibration.Guarantee`.
         score: what the calibrator's scores are: "error" for the detector's own, or a score of `evidence`.
         evidence: makes scores out of the error and further statistics; None for the error alone.
@@ -81,7 +80,7 @@ class Screen(ShortRepr):
 
     def __post_init__(self) -> None:
         if self.score not in self.scores:
-            raise InputError(f"expected a score among {', '.join(self.scores)}; got {self.score!r}")
+            raise not_among("a score", self.scores, self.score)
         check_promise(self.alpha, self.confidence, self.guarantee)
         if self.peaks is not None:
             self.calibrator.check_beside({"peaks": self.peaks})
@@ -180,7 +179,7 @@ class Screen(ShortRepr):
         if score == self.score:
             return self
         if self.evidence is None or score not in self.scores:
-            raise InputError(f"expected a score among {', '.join(self.scores)}; got {score!r}")
+            raise not_among("a score", self.scores, score)
         scores = self.evidence.score(score, self.observations[ERROR], self.observations)
         return replace(self, score=score, calibrator=Calibrator(scores, self.calibrator.groups))
 
@@ -194,6 +193,7 @@ class Screen(ShortRepr):
         recalibrated = Later("recondite.screen.calibrate", "recalibrated_screen")
         update = Later("recondite.screen.update", "updated_screen")
         teach = Later("recondite.screen.teach", "taught_screen")
+        _repr_html_ = Later("recondite.screen.shown", "screen_html")
 
     def predict(
         self,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recondite.data.datasets import open_images, read_batches
 from recondite.detectors.base import Detector
-from recondite.errors import InputError
+from recondite.errors import InputError, not_among
 from recondite.options import PoolingOptions, option_names, options_to_json
 from recondite.short_repr import ShortRepr
 from recondite.statistics.calibration import Calibrator, mean_std_threshold, percentile_threshold
@@ -226,7 +226,7 @@ def _scoring(detector: Detector, level: Level, score: str | None, top_percent: f
 def _scored(detector: Detector, images: object, level: Level, score: str | None, top_percent: float | None) -> Any:
     """Yield the scores of successive batches, with feature scores at level "feature"."""
     if level not in get_args(Level):
-        raise InputError(f"expected a level among {', '.join(get_args(Level))}; got {level!r}")
+        raise not_among("a level", get_args(Level), level)
     if level == "feature" and not detector.locates:
         raise InputError("this detector judges images as a whole: it has no scores of single values")
     if level == "feature" and top_percent is not None:

@@ -139,7 +139,7 @@ class ScreenOut(BaseModel):
     calibration_images: int
     groups: list[str] | None
     smallest_alpha: float | None = Field(description="the calibration allows no smaller one; null: none at all")
-    labels: list[str] | None = Field(description="classes of a guard that has its own classifier; null for others")
+    classes: list[str] | None = Field(description="names; of a guard that has its own classifier, null for others")
 
 
 class MovedOut(BaseModel):

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recondite.errors import InputError, NotCalibratedError
+from recondite.errors import InputError, NotCalibratedError, not_among
 from recondite.short_repr import ShortRepr
 
 Guarantee = Literal["exact", "simes", "dkwm", "monte-carlo"]
@@ -331,7 +331,7 @@ def check_promise(alpha: float | None, confidence: float | None = None, guarante
         if value is not None:
             rate_of(value, name)
     if guarantee not in get_args(Guarantee):
-        raise InputError(f"expected a guarantee among {', '.join(get_args(Guarantee))}; got {guarantee!r}")
+        raise not_among("a guarantee", get_args(Guarantee), guarantee)
 
 
 def _smallest_p_value(n: int, confidence: float | None, guarantee: Guarantee) -> float:
@@ -431,7 +431,9 @@ def rate_of(value: object, name: str) -> float:
         InputError: it is no number in (0, 1).
     """
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < 1:
-        raise InputError(f"expected {name} in (0, 1); got {value!r}")
+        percent = isinstance(value, Real) and 1 <= float(value) <= 100
+        hint = f"; for {float(value):g} % give {float(value) / 100:g}" if percent else ""  # type: ignore[arg-type]
+        raise InputError(f"expected {name} in (0, 1); got {value!r}{hint}")
     return float(str(value)) if isinstance(value, np.floating) else float(value)
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from recondite.data.tables import _NOTHING, number
 from recondite.errors import InputError
-from recondite.short_repr import ShortRepr
+from recondite.progress import counted
+from recondite.short_repr import SHOWN, ShortRepr, first_rows, html_table
 from recondite.statistics.calibration import rate_of
 
 _PART = 16
@@ -122,6 +123,13 @@ class Verdicts(Scores):
         """Return how many images are inliers, outliers and invalid."""
         words = self.words
         return {word: words.count(word) for word in ("inlier", "outlier", "invalid")}
+
+    def _repr_html_(self) -> str:
+        columns = ("id", "verdict", "instance_score", "p_value", "error")
+        rows = [[record[name] for name in columns] for record in islice(self.records(), SHOWN)]
+        told = ", ".join(f"{count:,} {word}" for word, count in self.counts().items())
+        title = f"{counted(len(self), 'image')}: {told} at {self.rule} {self.alpha:g}{first_rows(len(self))}"
+        return html_table(title, rows, columns)
 
     def with_false_discovery_rate(self, rate: float) -> "Verdicts":
         """Return verdicts on the same scores in which at most a share `rate` of the flagged are expected to be normal.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recondite.errors import InputError
+from recondite.errors import not_among
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,5 +133,5 @@ def get_preset(name: str) -> Preset:
         InputError: there is none of that name.
     """
     if name not in PRESETS:
-        raise InputError(f"expected a preset among {', '.join(PRESETS)}; got {name!r}")
+        raise not_among("a preset", PRESETS, name)
     return PRESETS[name]

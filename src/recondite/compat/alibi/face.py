@@ -47,6 +47,9 @@ class Face:
     ) -> None:
         if detector is None and (encoder_net is None or decoder_net is None):
             raise InputError("expected an encoder_net and a decoder_net, or a fitted Recondite detector in their place")
+        for name, net in (("encoder_net", encoder_net), ("decoder_net", decoder_net)):
+            if net is not None and not isinstance(net, nn.Module):
+                raise InputError(f"expected {name} as a torch module, not one of Keras; got {type(net).__name__}")
         if detector is not None and (not isinstance(detector, Detector) or detector.name != self.detector_name):
             raise InputError(f"expected a Recondite detector {self.detector_name!r}; got {type(detector).__name__}")
         self.detector, self.encoder_net, self.decoder_net = detector, encoder_net, decoder_net
@@ -58,6 +61,10 @@ class Face:
             "data_type": data_type,
             "version": f"recondite {__version__}",
         }
+
+    def __repr__(self) -> str:
+        fitted = self.detector is not None and bool(self.detector.fitted)
+        return f"{type(self).__name__}(threshold={self.threshold}, fitted={fitted})"
 
     @property
     def threshold(self) -> float | None:
@@ -144,6 +151,7 @@ class Face:
             return_instance_score: else that entry is None.
 
         Raises:
+            NotFittedError: `fit` was not called.
             NotCalibratedError: there is no threshold.
             InputError: as `score`, or a threshold that was inferred for another level or share.
         """
@@ -175,6 +183,7 @@ class Face:
         return Screen(detector=detector, calibrator=Calibrator(scores), alpha=alpha, facts=facts)
 
     def _threshold_for(self, level: Level, share: float) -> float:
+        self.fitted()
         if self.threshold is None:
             raise NotCalibratedError("there is no threshold: give one, or call infer_threshold(X)")
         if self.made_for is not None and self.made_for != (level, float(share)):

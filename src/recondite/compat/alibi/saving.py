@@ -120,13 +120,18 @@ def fetch_detector(
         model: must be None.
 
     Raises:
-        InputError: there is no such screen, or it has another detector.
+        InputError: there is no such screen, or it or the folder has another detector.
         ArtifactError: what is there is damaged or altered.
     """
     if detector_type != "outlier" or detector_name not in _FACES or model is not None:
         raise InputError(f"expected detector_type 'outlier' and detector_name {' or '.join(_FACES)}; no model")
     if holds_manifest(Path(os.path.abspath(filepath))):
-        return load_detector(filepath)
+        kept = load_detector(filepath)
+        if type(kept) is not _FACES[detector_name]:
+            raise InputError(
+                f"{filepath} holds an {type(kept).__name__}; expected {detector_name}: name another folder"
+            )
+        return kept
     if not (dataset in READY or is_address(dataset) or holds_manifest(Path(dataset))):
         raise InputError(
             f"there is no published detector for {dataset!r}: expected {', '.join(READY)}, the folder of a screen or "

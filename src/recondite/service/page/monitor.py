@@ -109,7 +109,7 @@ def _classes(guard: Guard, name: str, came: tuple[tuple[str, int], ...]) -> str:
         name: that it is served by; the answer is kept until other counts come.
         came: class -> how many of the latest images, without foreign ones, were predicted as it.
     """
-    if guard.confusion is None or guard.labels is None:
+    if guard.confusion is None or guard.classes is None:
         return ""
     kept = _KEPT_CLASSES.get(name)
     if kept is None or kept[0] is not guard or kept[1] != came:  # another guard may have got the name
@@ -119,13 +119,13 @@ def _classes(guard: Guard, name: str, came: tuple[tuple[str, int], ...]) -> str:
 
 def _classes_drawn(guard: Guard, came: dict[str, int]) -> str:
     assert guard.confusion is not None
-    assert guard.labels is not None
+    assert guard.classes is not None
     total = sum(came.values())
     title = "<h3>How often each class comes</h3>"
     if total < _FEWEST_LABELLED:
         return f"{title}<p class='soft'>After {_FEWEST_LABELLED} labelled images; {counted(total, 'image')} so far.</p>"
     try:
-        found = prevalences(guard.confusion, [came.get(name, 0) for name in guard.labels], guard.labels)
+        found = prevalences(guard.confusion, [came.get(name, 0) for name in guard.classes], guard.classes)
     except InputError as error:
         return f"{title}<p class='soft'>{escape(str(error))}</p>"
     words = (

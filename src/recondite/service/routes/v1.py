@@ -275,7 +275,7 @@ def _describe(served: Served, versions: list[str]) -> ScreenOut:
         calibration_images=sum(sizes.values()),
         groups=None if screen.calibrator.groups is None else sorted(str(group) for group in sizes),
         smallest_alpha=smallest_alpha(min(sizes.values()), screen.confidence, screen.guarantee),
-        labels=list(served.guard.labels or ()) if served.guard.speaks else None,
+        classes=list(served.guard.classes or ()) if served.guard.speaks else None,
     )
 
 

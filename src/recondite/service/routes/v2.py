@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 import recondite
-from recondite.errors import InputError
+from recondite.errors import InputError, not_among
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.guarding import rows_of_guard
 from recondite.service.engine.judging import Judged, Wish
@@ -317,7 +317,7 @@ def _wanted(head: dict[str, Any], always: Sequence[str]) -> list[_Wanted]:
     for one in asked if isinstance(asked, list) else [asked]:
         name = one.get("name") if isinstance(one, dict) else None
         if not isinstance(name, str) or name not in _OUTPUTS:
-            raise InputError(f"expected outputs among {', '.join(_OUTPUTS)}; got {str(name)[:50]!r}")
+            raise not_among("outputs", _OUTPUTS, str(name)[:50])
         found.append(_Wanted(name, _parameters(one).get("binary_data", default) is True))
     return found
 

@@ -22,7 +22,7 @@ from recondite.data.sample import guess_preprocessing
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
 from recondite.data.tables import write_table
 from recondite.detectors import DETECTORS, build, detector_class
-from recondite.errors import InputError
+from recondite.errors import InputError, not_among
 from recondite.options import option_names
 from recondite.perturbations.outliers import ALTERED, SYNTHETIC, alter, make_outliers
 from recondite.reports.figures import plot_aurocs
@@ -303,7 +303,7 @@ def _able(normal: str, detectors: Sequence[str], scores: Sequence[str], shape: t
         known |= dict.fromkeys([*possible_scores(model), *model.own_scores()])
     for score in scores:
         if able and score not in known:
-            raise InputError(f"expected scores among {', '.join(known)}; got {score!r}")
+            raise not_among("scores", known, score)
     return able
 
 
@@ -382,7 +382,7 @@ def _known(names: Sequence[str] | None, all_names: tuple[str, ...], what: str) -
     """Return the names, all of them by default, in their own order."""
     for name in names or ():
         if name not in all_names:
-            raise InputError(f"expected {what} among {', '.join(all_names)}; got {name!r}")
+            raise not_among(what, all_names, name)
     return tuple(name for name in all_names if names is None or name in names)
 
 

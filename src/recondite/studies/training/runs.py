@@ -23,7 +23,7 @@ from recondite.data.sample import guess_preprocessing
 from recondite.data.spool import Rows, Spool, images_in_a_read, keys_of, split, spool
 from recondite.data.units import COPIES, check_group_by
 from recondite.detectors import Detector, build, detector_class
-from recondite.errors import InputError
+from recondite.errors import InputError, not_among
 from recondite.options import (
     PoolingOptions,
     TrainingOptions,
@@ -183,7 +183,7 @@ def open_task(
         InputError: there is no such data set, a `group_by` that cannot be read, or it has no classes or no splits.
     """
     if protocol not in get_args(Protocol):
-        raise InputError(f"expected a protocol among {', '.join(get_args(Protocol))}; got {protocol!r}")
+        raise not_among("a protocol", get_args(Protocol), protocol)
     if not 0 < validation < 1:
         raise InputError(f"expected a share of the training images for validation, in (0, 1); got {validation!r}")
     check_group_by(group_by)
@@ -275,7 +275,7 @@ def check_classes(task: Task, wanted: str) -> tuple[str, ...]:
     chosen = tuple(wanted.split(","))
     unknown = [name for name in chosen if name not in task.classes]
     if unknown:
-        raise InputError(f"{task.name} has the classes {', '.join(task.classes)}; got {unknown[0]!r}")
+        raise not_among(f"a class of {task.name}", task.classes, unknown[0])
     return chosen
 
 
