@@ -41,7 +41,9 @@ from recondite.screen.screen_like import ScreenLike
 from recondite.screen.separate import (
     Sets,
     all_for_everything,
+    asked_for,
     check_enough,
+    check_used,
     how_many,
     may_calibrate,
     separate_sets,
@@ -117,6 +119,16 @@ def updated_screen(
         raise InputError("an exported screen cannot learn: update the one that it was made from, and export that")
     check_effect(screen.detector, training)
     options = training_options(screen, training)
+    judged_by = screen.score if score is None else score
+    if judged_by not in (ERROR, screen.score):
+        raise InputError(f"expected score error or {screen.score}; got {score!r}")
+    given = {"calibration": calibration, "validation": validation, "evidence": evidence}
+    unused = [*asked_for(given, updated_screen), *(["score"] if score is not None else [])] if only_calibrate else []
+    if unused:
+        raise InputError(f"{', '.join(unused)} would change nothing where nothing is learnt: leave it out")
+    held_out = without_unused(given, judged_by, screen.detector)
+    check_used(given, held_out, judged_by, screen.detector, updated_screen)
+    shares = shares_of(held_out)
     opened = open_images(images, role="fit", shape=screen.detector.shape, masks=region)
     check_masks(opened.masks, screen.detector.preprocessing.masked)
     group_by = labels_of(opened, group_by)
@@ -127,13 +139,6 @@ def updated_screen(
     keys = keys_of([spooled], group_by)[0]
     if only_calibrate:
         return _extended(screen, spooled, known, keys, group_by, sampled, options.seed, progress)
-    judged_by = screen.score if score is None else score
-    if judged_by not in (ERROR, screen.score):
-        raise InputError(f"expected score error or {screen.score}; got {score!r}")
-    given = {"calibration": calibration, "validation": validation, "evidence": evidence}
-    held_out = without_unused(given, judged_by, screen.detector)
-    shares = shares_of(held_out)
-
     learnt = known.learnt_alone()
     fresh, learnable = may_calibrate(spooled, screen.detector, learnt, group_by, keys)
     warn_of_suspects(screen, spooled, np.flatnonzero(fresh | learnable), _CALLER)
