@@ -146,6 +146,16 @@ def test_evidence_and_validation_are_set_aside_where_something_looks_at_them():
     assert plain.facts["validation"]["images"] == 40
 
 
+@pytest.mark.parametrize("evidence", [0.3, np.zeros((60, 1, 8, 8), np.float32)])
+def test_what_is_held_out_for_a_purpose_that_there_is_not_is_refused(evidence, monkeypatch):
+    monkeypatch.setattr(fit_module, "read_all", lambda *_: pytest.fail("read"))
+    with pytest.raises(InputError, match=r"^evidence would change nothing: score error takes none$"):
+        tiny(images(60), evidence=evidence)
+    looking = {"detector": "features", "backbone": Means()}
+    with pytest.raises(InputError, match=r"^validation would change nothing: features has no epochs to choose from$"):
+        tiny(images(60), **looking, validation=0.3)
+
+
 @pytest.mark.parametrize("given", [{}, {"validation": 0.2, "evidence": 0}, {"calibration": 0.1}])
 def test_few_images_all_calibrate_left_out_in_turn(given):
     """A fifth of them are twelve, and an alpha of .05 needs nineteen."""
@@ -159,7 +169,7 @@ def test_few_images_all_calibrate_left_out_in_turn(given):
     "given",
     [
         {"validation": images(40, 1)},
-        {"evidence": images(60, 1)},
+        {"evidence": images(60, 1), "score": "auto"},
         {"by_folder": True},
         {"pictures": ["000001"]},
         {"classifier": Means()},

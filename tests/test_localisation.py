@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,7 +7,8 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 
 import recondite
 from recondite.cli import main
-from recondite.data.truth import mask_of_defect
+from recondite.data.datasets import open_images
+from recondite.data.truth import check_truth, mask_of_defect, masks_beside
 from recondite.errors import InputError
 from recondite.perturbations import defective
 from recondite.reports.evaluation import localisation, located_maps
@@ -256,3 +259,60 @@ def test_each_kind_of_defect_is_measured_with_all_images_that_have_none():
             assert measure.low == pytest.approx(alone[name].low, abs=0.02)
     assert found["hole"]["pixel AUROC"].value == 1 > found["dent"]["pixel AUROC"].high
     assert list(measures_by_kind(maps, masks & (maps > 1), kinds)) == [None, "hole"]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_mask_that_lies_across_its_image_is_refused(beside, screens, tmp_path):
+    """Drawn on the pixels as they are stored, of an image that its EXIF data turn."""
+    test, truth = tmp_path / "test" / "dent", tmp_path / "ground_truth" / "dent"
+    test.mkdir(parents=True)
+    truth.mkdir(parents=True)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(np.zeros((8, 16), np.uint8)).save(test / "0.png", exif=turned)
+    marked = np.zeros((8, 16), np.uint8)
+    marked[2:4, 3:9] = 255
+    Image.fromarray(marked).save(truth / "0_mask.png")
+    find = partial(masks_beside, open_images(tmp_path / "test"), (8, 8))
+    if not beside:
+        find = partial(located_maps, screens("pca"), test, test, truth)
+    with pytest.raises(InputError, match=r"0_mask\.png has other proportions than the image: 8 x 16 .* 16 x 8$"):
+        find()
+    assert masks_beside(open_images(tmp_path / "test"), (8, 8), frozenset(["dent/0.png"])) == {}
+    Image.fromarray(marked.T.copy()).save(truth / "0_mask.png")
+    assert located_maps(screens("pca"), test, test, truth).masks[1].any()
+
+
+def test_how_opaque_the_pixels_of_an_array_are_marks_nothing(tmp_path):
+    marked = np.zeros((8, 8, 4), np.uint8)
+    marked[2:4, 3:5], marked[..., 3] = 255, 255
+    np.save(tmp_path / "0_mask.npy", marked)
+    np.testing.assert_array_equal(mask_of_defect(tmp_path, "0.png", (8, 8)), marked[..., 0] > 0)
+    marked[..., :3], marked[2:4, 3:5, 3] = 255, 0
+    np.save(tmp_path / "0_mask.npy", marked)
+    np.testing.assert_array_equal(mask_of_defect(tmp_path, "0.png", (8, 8)), marked[..., 3] > 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.full((8, 8), "1"), "expected a mask of bool, uint8, uint16 or floats; got <U1"),
+        (np.ones((8, 8), complex), "got complex128"),
+        (np.where(np.eye(8) > 0, np.nan, 1), "finite values"),
+        (np.eye(8) - 0.5, "not negative"),
+        (np.zeros((0, 8)), "the image is empty"),
+    ],
+)
+def test_a_mask_that_is_none_is_named(values, words, tmp_path):
+    np.save(tmp_path / "0_mask.npy", values)
+    with pytest.raises(InputError, match=rf"^the mask .*0_mask\.npy: .*{words}"):
+        mask_of_defect(tmp_path, "0.png", (8, 8))
+
+
+def test_a_page_of_a_file_has_no_mask_of_its_own(tmp_path):
+    pages = [Image.fromarray(np.full((8, 8), 50 * page, np.uint8)) for page in (1, 2)]
+    pages[0].save(tmp_path / "0.tif", save_all=True, append_images=pages[1:])
+    (tmp_path / "truth").mkdir()
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "truth" / "0_mask.png")
+    with pytest.raises(InputError, match=r"0\.tif#2 is one page of a file"):
+        check_truth(tmp_path / "truth", open_images(tmp_path / "0.tif").ids)

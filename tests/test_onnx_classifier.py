@@ -1,5 +1,6 @@
 """Classifiers as ONNX files: how many images a graph takes at once, and which graphs are refused."""
 
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from recondite.errors import ArtifactError, InputError
+from recondite.graphs.exported import Exported, ExportedOptions
 from recondite.screen import onnx_classifier
 from recondite.screen.onnx_classifier import OnnxClassifier, read_classifier
 
@@ -123,3 +125,25 @@ def test_outputs_are_numbers():
 def test_a_file_that_is_not_there_is_told_so(tmp_path):
     with pytest.raises(InputError, match=r"no.onnx: expected an ONNX file; there is none"):
         read_classifier(tmp_path / "no.onnx")
+
+
+def test_a_graph_takes_no_numbers_from_other_files(tmp_path, monkeypatch):
+    """Neither of a classifier nor of an exported screen: they would be those of any file below the folder one is in."""
+    make, floats = onnx.helper, onnx.TensorProto.FLOAT
+    outside = onnx.TensorProto(name="outside", data_type=floats, dims=[2], data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in (("location", "secret.bin"), ("offset", "0"), ("length", "8")):
+        outside.external_data.add(key=key, value=value)
+    (tmp_path / "secret.bin").write_bytes(np.array([5, 7], np.float32).tobytes())
+    monkeypatch.chdir(tmp_path)
+    constant = make.make_node("Constant", [], ["outside"], value=outside)
+    for initializers, nodes in (([outside], []), ([], [constant])):
+        told = [make.make_tensor_value_info("pixels", floats, ["n", 1, 8, 8])]
+        given = [make.make_tensor_value_info("logits", floats, None)]
+        nodes = [*nodes, make.make_node("Identity", ["outside"], ["logits"])]
+        made = make.make_graph(nodes, "g", told, given, initializers)
+        content = make.make_model(made, opset_imports=[make.make_opsetid("", 17)], ir_version=8).SerializeToString()
+        with pytest.raises(ArtifactError, match="cannot be run"):
+            OnnxClassifier(content)
+        if find_spec("openvino") is not None:  # which reads ONNX in place of its own XML too
+            with pytest.raises(ArtifactError, match="cannot be run: expected the XML of OpenVINO"):
+                Exported((1, 8, 8), ExportedOptions(runtime="openvino"), [content, b"0"], "float32")

@@ -22,6 +22,7 @@ from recondite.data.images import Preprocessing
 from recondite.data.masks import image_called, open_region, read_mask
 from recondite.data.pictures import SKY, heat_colours
 from recondite.data.regions import MID_GREY, border, found_inside, half_inside, painted, polygon_mask, touched
+from recondite.data.tables import write_table
 from recondite.data.truth import mask_of_defect, masks_beside
 from recondite.detectors.inside import Inside
 from recondite.reports.explanation import draw
@@ -666,3 +667,32 @@ def test_a_mask_that_is_transparent_all_over_holds_nothing():
     half = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
     half.paste((255, 255, 255, 255), (0, 0, 4, 8))
     assert read_mask(half).sum() == 32
+
+
+def test_how_opaque_the_pixels_of_an_array_are_is_not_how_bright_they_are(tmp_path):
+    mask = np.zeros((8, 8, 4), np.uint8)
+    mask[2:4, 3:5], mask[..., 3] = 255, 255
+    np.save(tmp_path / "mask.npy", mask)
+    for given in (mask, tmp_path / "mask.npy"):
+        np.testing.assert_array_equal(read_mask(given), mask[..., 0] > 0)
+
+
+def test_labelled_images_with_masks_of_their_own_calibrate(masked, digits, tmp_path):
+    for index in range(60):
+        for folder, pixels in (("images", digits[300 + index]), ("masks", own_mask(index) * np.uint8(255))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index:03d}.png")
+    images, masks, events = tmp_path / "images", tmp_path / "masks", tmp_path / "events.csv"
+    masked.save(tmp_path / "screen")
+    rows = masked.predict(images, region=masks).records(True)
+    write_table(events, [{**row, "label": "inlier", "sampled": 1.0} for row in rows])
+    command = ["recalibrate", str(tmp_path / "screen"), str(events), "-o", str(tmp_path / "new")]
+    assert main([*command, "--region", str(masks)]) == 2
+    assert main([*command, "--images", str(images)]) == 2
+    for further in ([], ["--extend"]):
+        assert main([*command, "--images", str(images), "--region", str(masks), *further]) == 0
+        found = recondite.load(tmp_path / "new").calibrator.scores
+        own = masked.predict(images, region=masks).instance_score
+        assert np.array_equal(found if not further else found[len(masked.calibrator.scores) :], own)
+    again = masked.recalibrated(images, region=masks, group_by="none")
+    assert np.array_equal(again.calibrator.scores, own)

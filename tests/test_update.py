@@ -204,6 +204,11 @@ def test_calibration_alone_adds_to_the_scores():
         forgetful = replace(before, known=None).update(again, only_calibrate=True, sampled=True)
     assert 0 < calibrates.sum() < 20
     assert len(forgetful.calibrator.scores) == len(old) + (~calibrates).sum()
+    for unused in ({"calibration": scenes(9)}, {"evidence": 0.3}, {"score": "error"}):
+        with pytest.raises(InputError, match=f"^{next(iter(unused))} would change nothing where nothing is learnt"):
+            before.update(scenes(40, seed=3), only_calibrate=True, **unused)
+    with pytest.raises(InputError, match=r"^evidence would change nothing: score error takes none$"):
+        before.update(scenes(40, seed=3), evidence=scenes(9))
     with pytest.raises(InputError, match="shares for calibration, validation, evidence that leave images"):
         before.update(scenes(20), calibration=0.75, validation=0.25, evidence=0)
 

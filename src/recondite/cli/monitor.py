@@ -109,6 +109,7 @@ def recalibrate(
     *,
     output: Output,
     images: str | None = None,
+    region: Path | None = None,
     unlabelled: Literal["leave-out", "inlier"] = "leave-out",
     extend: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
@@ -128,6 +129,8 @@ def recalibrate(
         Folder of the new screen.
     images
         The labelled images, to score them again; by default the scores in the table are used.
+    region
+        Folder with one mask per image, for a screen that was fitted with one, beside --images.
     unlabelled
         How to treat images without a label: leave them out, or take them for inliers.
     extend
@@ -155,7 +158,9 @@ def recalibrate(
     from recondite.reports.recalibration import recalibrate as calibrate
     from recondite.reports.recalibration import write_recalibration_page
 
-    result = calibrate(judge, events, images=images, unlabelled=unlabelled, keep=extend, group=group, force=force)
+    result = calibrate(
+        *(judge, events), images=images, region=region, unlabelled=unlabelled, keep=extend, group=group, force=force
+    )
     tell_of_lost_guard(screen, output)
     result.after.save(output)
     print_table(

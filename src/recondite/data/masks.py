@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recondite.data.files import local_path
 from recondite.data.formats import IMAGE_SUFFIXES
 from recondite.data.images import decode
 from recondite.data.items import Masked
 from recondite.data.regions import Mask, half_inside, polygon_mask
-from recondite.data.scaling import MAX_PIXELS
+from recondite.data.scaling import MAX_PIXELS, Pixels
 from recondite.errors import InputError
 
 _LARGEST_DISPROPORTION = 0.02
@@ -167,14 +168,9 @@ def read_mask(source: object) -> Mask:
     Raises:
         InputError: it is not an image, is black all over, or has so many greys that it is no mask.
     """
-    pixels = decode(source)
-    if pixels.planes.dtype.kind not in "buf":
-        raise InputError(f"expected a mask of bool, uint8, uint16 or floats; got {pixels.planes.dtype}")
-    values = pixels.planes.max(axis=0).astype(np.float32)
-    if pixels.alpha is not None:
-        values[pixels.alpha <= pixels.alpha.max() / 2] = 0
-    if not np.isfinite(values).all() or values.min() < 0:
-        raise InputError("expected a mask of finite values that are not negative")
+    values, alpha = brightness(decode(source), "buf")
+    if alpha is not None:
+        values[alpha <= alpha.max() / 2] = 0
     brightest = values.max()
     if brightest == 0:
         raise InputError("nothing is inside of the mask: it is black or transparent all over")
@@ -185,7 +181,26 @@ def read_mask(source: object) -> Mask:
     return inside
 
 
-def check_proportions(mask: Mask, height: int, width: int, name: str) -> None:
+def brightness(pixels: Pixels, kinds: str) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
+    """Return how bright each pixel of a mask is (h, w), by its brightest colour, and how opaque (h, w), or None.
+
+    Args:
+        pixels: of the mask.
+        kinds: of numpy's types that its values may have.
+
+    Raises:
+        InputError: they are of another type, negative or not finite.
+    """
+    planes, alpha = pixels.parted()
+    if planes.dtype.kind not in kinds:
+        raise InputError(f"expected a mask of bool, uint8, uint16 or floats; got {planes.dtype}")
+    values = planes.max(axis=0).astype(np.float32)
+    if not np.isfinite(planes).all() or values.min() < 0:
+        raise InputError("expected a mask of finite values that are not negative")
+    return values, alpha
+
+
+def check_proportions(mask: NDArray[Any], height: int, width: int, name: str) -> None:
     """Raise InputError where a mask, by its name, is longer or shorter by more than 2 % than an image is."""
     ratio = (mask.shape[0] / mask.shape[1]) / (height / width)
     if not 1 - _LARGEST_DISPROPORTION <= ratio <= 1 + _LARGEST_DISPROPORTION:

@@ -81,6 +81,12 @@ class Pixels:
         """The least and the largest value of any channel; NaN where one is."""
         return self.reduced.extremes if self.reduced is not None else (self.planes.min(), self.planes.max())
 
+    def parted(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Return the planes of the colours, and how opaque the image is, also where that is an array's fourth one."""
+        if self.alpha is None and len(self.planes) == 4:
+            return self.planes[:3], self.planes[3]
+        return self.planes, self.alpha
+
     @property
     def kind(self) -> str:
         """The type in words."""
@@ -185,8 +191,8 @@ def scaled_planes(pixels: Pixels, channels: int, value_range: tuple[float, float
         yield from (_scaled(plane, pixels.white, value_range) for plane in planes)
         yield _scaled(alpha, pixels.white, None)
         return
-    if channels != 4 and len(planes) == 4:
-        planes, alpha = planes[:3], planes[3]
+    if channels != 4:
+        planes, alpha = pixels.parted()
     if alpha is None:
         yield from (_scaled(plane, pixels.white, value_range) for plane in planes)
         return

@@ -392,4 +392,6 @@ def greedy_coreset(vectors: Tensor, size: int) -> Tensor:
 
 def at_least(vectors: Tensor, rows: int) -> Tensor:
     """Return vectors (N, P, F) with zeros behind them (rows, P, F): products of fewer rows have other last bits."""
-    return vectors if len(vectors) >= rows else nn.functional.pad(vectors, (0, 0, 0, 0, 0, rows - len(vectors)))
+    if torch.compiler.is_compiling() or len(vectors) >= rows:
+        return vectors
+    return nn.functional.pad(vectors, (0, 0, 0, 0, 0, rows - len(vectors)))

@@ -26,6 +26,8 @@ FLOATS = ("float32", "float64")
 _ONNX_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 _ALIGNMENT = 64
 _TELEMETRY = "openvino_telemetry"
+_EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
+_IR = b"<?xml"
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
@@ -112,7 +114,7 @@ def onnx_session(graph: bytes, what: str) -> Any:
 
     Raises:
         InputError: onnxruntime is not installed.
-        ArtifactError: it does not run the graph.
+        ArtifactError: it does not run the graph, or its numbers lie in another file.
     """
     try:
         import onnxruntime
@@ -121,6 +123,8 @@ def onnx_session(graph: bytes, what: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
     options.log_severity_level = 3
+    # Numbers may be told to lie in other files; for bytes, that would be any file below the folder one stands in.
+    options.add_session_config_entry(_EXTERNAL_DATA, os.devnull)
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own types derive from Exception alone
@@ -142,6 +146,8 @@ class _OnnxRuntime:
 class _OpenVino:
     def __init__(self, graph: bytes, weights: bytes) -> None:
         openvino = import_openvino()
+        if not graph.startswith(_IR):  # OpenVINO reads ONNX too, whose numbers may lie in any file
+            raise ArtifactError("the graph cannot be run: expected the XML of OpenVINO")
         # Without the hint, processors that have bfloat16 would use it and score otherwise than others do.
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",

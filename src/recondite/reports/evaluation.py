@@ -223,12 +223,12 @@ def located_maps(
         inliers: images without defects.
         outliers: a folder of images with defects, or an MVTec-style one.
         truth: the folder of their masks: for DEFECT/NAME.png a mask DEFECT/NAME_mask.png or DEFECT/NAME.png, not black
-            on the defect. Masks are resized to the screen's images; see `mask_of_defect`.
+            on the defect. Masks, in the proportions of their images, are resized to the screen's; see `mask_of_defect`.
         region: as in `evaluate`.
         progress: show progress on standard error.
 
     Raises:
-        InputError: a mask is missing or empty, or the detector judges images as a whole.
+        InputError: a mask is missing, empty or lies across its image, or the detector judges images as a whole.
     """
     detector = screen.detector
     if not detector.locates:
@@ -239,6 +239,7 @@ def located_maps(
     sets = _opened(screen, inliers, outliers, region)
     check_truth(truth, sets["outliers"].ids or ())
     for role, opened in sets.items():
+        place = {name: index for index, name in enumerate(opened.ids or ())}
         with show(f"locating, {role}", opened.size, progress) as advance:
             for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):
                 scores = detector.score_batch(batch, feature_score=True).feature_score
@@ -246,9 +247,11 @@ def located_maps(
                 inside = detector.preprocessing.inside(batch.pixels)
                 insides.append(np.broadcast_to(True if inside is None else inside, (len(batch.pixels), *shape[1:])))
                 for index in np.flatnonzero(batch.good):
-                    clean = role == "inliers"
+                    clean, name = role == "inliers", batch.ids[index]
                     mask = (
-                        np.zeros(shape[1:], dtype=bool) if clean else mask_of_defect(truth, batch.ids[index], shape[1:])
+                        np.zeros(shape[1:], dtype=bool)
+                        if clean
+                        else mask_of_defect(truth, name, shape[1:], opened.entry(place[name])[0])
                     )
                     maps.append(scores[index].mean(axis=0))
                     masks.append(mask)

@@ -66,6 +66,7 @@ def recalibrate(
     events: Path | str,
     *,
     images: object = None,
+    region: object = None,
     unlabelled: Unlabelled = "leave-out",
     keep: bool = False,
     group: str | None = None,
@@ -86,6 +87,7 @@ def recalibrate(
         events: what `read_events` reads, with a column "label": inlier, outlier, skip or empty.
         images: where the labelled images are, by the ids of the events; they are scored again. By default the scores in
             the table are taken, which for a screen with evidence needs `recondite predict --statistics`.
+        region: of these images, for a screen fitted with one mask per image: the folder of theirs.
         unlabelled: "inlier" counts images that nobody labelled as normal, which is right where all flagged ones were
             looked at and the rest is known to be normal; outliers among them make the threshold too high.
         keep: add to the calibration images of before instead of replacing them; right only where nothing has changed,
@@ -98,6 +100,8 @@ def recalibrate(
         InputError: no labels, unknown ones, too few inliers for alpha, labels of a selection, verdicts of another
             screen, or scores that cannot be kept.
     """
+    if region is not None and images is None:
+        raise InputError("a region is of the images: say where they are (images=, --images)")
     reviewed = read_reviewed(screen, events, group)
     chosen = reviewed.rows(INLIER, "") if unlabelled == "inlier" else reviewed.rows(INLIER)
     if not len(reviewed.rows(INLIER, OUTLIER)):
@@ -140,7 +144,7 @@ def recalibrate(
     if images is None:
         after = _by_table(screen, reviewed, chosen, keep)
     else:
-        found = _found(screen, images, reviewed, chosen)
+        found = _found(screen, images, region, reviewed, chosen)
         if keep and not isinstance(screen.detector, Exported):
             after = screen.update(found, only_calibrate=True, sampled=True)
         else:
@@ -212,8 +216,8 @@ def _observations(screen: Screen, scores: Scores, chosen: NDArray[np.intp]) -> d
     return {name: known[name][chosen] for name in screen.observations}
 
 
-def _found(screen: Screen, images: object, reviewed: Reviewed, chosen: NDArray[np.intp]) -> ImageSet:
-    opened = open_images(images, shape=screen.detector.shape)
+def _found(screen: Screen, images: object, region: object, reviewed: Reviewed, chosen: NDArray[np.intp]) -> ImageSet:
+    opened = open_images(images, shape=screen.detector.shape, masks=region)
     if opened.ids is None:
         raise InputError("labelled images are found by their ids; a stream has none")
     place = {name: index for index, name in enumerate(opened.ids)}

@@ -29,13 +29,16 @@ _PROBE_TOLERANCE = 1e-3
 S = TypeVar("S", bound=ScreenLike)
 
 
-def recalibrated_screen(screen: S, images: object, *, by_folder: bool = False, group_by: GroupBy = COPIES) -> S:
+def recalibrated_screen(
+    screen: S, images: object, *, region: object = None, by_folder: bool = False, group_by: GroupBy = COPIES
+) -> S:
     """Return this screen calibrated on other normal images, unknown to its detector and to its classifier, if any.
 
     Images that it has learnt from, by their pixels, and, unless group_by is "none", near-copies of them are left out.
 
     Args:
         images: anything that `open_images` opens.
+        region: for a screen fitted with one mask per image, the folder of theirs.
         by_folder: calibrate each sub-folder or label on its own.
         group_by: what tells images that belong together, of which one calibrates; as in `recondite.fit`.
 
@@ -43,7 +46,7 @@ def recalibrated_screen(screen: S, images: object, *, by_folder: bool = False, g
         InputError: none of them can be read, all were learnt from, there are too few for alpha, or, by folder, none
             is of a group of before.
     """
-    opened = open_images(images, role="inliers", shape=screen.detector.shape)
+    opened = open_images(images, role="inliers", shape=screen.detector.shape, masks=region)
     check_masks(opened.masks, screen.detector.preprocessing.masked)
     spooled = read_all(opened, screen.detector.preprocessing)
     group_by = labels_of(opened, group_by)

@@ -49,6 +49,7 @@ from recondite.screen.separate import (
     Sets,
     all_for_everything,
     check_enough,
+    check_used,
     how_many,
     separate_sets,
     shares_of,
@@ -216,9 +217,10 @@ def fit(
         own = [one for one in model.own_scores() if one not in known]
         raise not_among("a score", [*known, *own], judged_by)
 
+    used = without_unused(held_out, judged_by, model)
+    check_used(held_out, used, judged_by, model, fit)
     to_learn = None if defects is None else KnownDefects.opened(defects, masks, model, progress)
     spooled = read_all(source, model.preprocessing, progress)
-    used = without_unused(held_out, judged_by, model)
     few = None
     if not by_folder and view is None and not pictures and len(spooled) <= MOST_IMAGES:
         keys = keys_of([spooled], group_by)[0]

@@ -70,12 +70,14 @@ class KnownDefects:
         check_teachable(detector)
         opened = open_images(source, role="outliers", shape=detector.shape)
         sides = detector.shape[1:]
-        found = masks_beside(opened, sides) if masks is None else {}
         images = read_all(opened, detector.preprocessing, shown)
-        if masks is not None:
+        if masks is None:
+            found = masks_beside(opened, sides, frozenset(name for name, _ in images.bad))
+        else:
             folder = mask_folder(masks)
             check_truth(folder, images.ids)
-            found = {name: mask_of_defect(folder, name, sides) for name in images.ids}
+            sources = {name: item for name, item, _ in opened.entries()} if opened.ids is not None else {}
+            found = {name: mask_of_defect(folder, name, sides, sources.get(name)) for name in images.ids}
         different = np.sort(np.unique(images.hashes, return_index=True)[1])
         if len(different) < FEWEST_DEFECTS:
             raise InputError(

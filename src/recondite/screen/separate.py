@@ -1,7 +1,8 @@
 """Which images serve what in a fit: no unit serves two purposes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,41 @@ def without_unused(held_out: Mapping[str, object], score: str, model: Detector) 
     if not model.needs_validation and isinstance(used["validation"], float | int):
         used["validation"] = 0.0
     return used
+
+
+def asked_for(held_out: Mapping[str, object], taker: Callable[..., Any]) -> list[str]:
+    """Return the purposes that images, or a share other than none and the default, are held out for.
+
+    Args:
+        held_out: for each purpose: a share, or images.
+        taker: whose defaults these shares have.
+    """
+
+    def asked(given: object, default: object) -> bool:
+        return given not in (0, default) if isinstance(given, float | int) else given is not default
+
+    parameters = signature(taker).parameters
+    return [name for name, given in held_out.items() if asked(given, parameters[name].default)]
+
+
+def check_used(
+    held_out: Mapping[str, object], used: Mapping[str, object], score: str, model: Detector, taker: Callable[..., Any]
+) -> None:
+    """Check that what was asked for serves its purpose.
+
+    Args:
+        held_out, taker: as in `asked_for`.
+        used: of it, as `without_unused` gives it.
+        score: what images are judged by.
+        model: the detector.
+
+    Raises:
+        InputError: it is evidence that the score does not take, or for a choice among epochs that there are not.
+    """
+    for name in asked_for(held_out, taker):
+        if used[name] is not held_out[name]:
+            why = f"score {score} takes none" if name == "evidence" else f"{model.name} has no epochs to choose from"
+            raise InputError(f"{name} would change nothing: {why}")
 
 
 def check_enough(

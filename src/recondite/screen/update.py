@@ -41,7 +41,9 @@ from recondite.screen.screen_like import ScreenLike
 from recondite.screen.separate import (
     Sets,
     all_for_everything,
+    asked_for,
     check_enough,
+    check_used,
     how_many,
     may_calibrate,
     separate_sets,
@@ -118,6 +120,18 @@ def updated_screen(
         raise InputError("an exported screen cannot learn: update the one that it was made from, and export that")
     check_effect(screen.detector, training)
     options = training_options(screen, training)
+    judged_by = screen.score if score is None else score
+    if judged_by not in (ERROR, screen.score):
+        raise InputError(f"expected score error or {screen.score}; got {score!r}")
+    given = {"calibration": calibration, "validation": validation, "evidence": evidence}
+    unused = [*asked_for(given, updated_screen), *(["score"] if score is not None else [])] if only_calibrate else []
+    if unused:
+        raise InputError(f"{', '.join(unused)} would change nothing where nothing is learnt: leave it out")
+    in_turn = calibration is None and _is_of_few(screen)
+    given["calibration"] = calibration = _SHARE if calibration is None else calibration
+    held_out = without_unused(given, judged_by, screen.detector)
+    check_used(given, held_out, judged_by, screen.detector, updated_screen)
+    shares = shares_of(held_out)
     opened = open_images(images, role="fit", shape=screen.detector.shape, masks=region)
     check_masks(opened.masks, screen.detector.preprocessing.masked)
     group_by = labels_of(opened, group_by)
@@ -128,15 +142,6 @@ def updated_screen(
     keys = keys_of([spooled], group_by)[0]
     if only_calibrate:
         return _extended(screen, spooled, known, keys, group_by, sampled, options.seed, progress)
-    judged_by = screen.score if score is None else score
-    if judged_by not in (ERROR, screen.score):
-        raise InputError(f"expected score error or {screen.score}; got {score!r}")
-    in_turn = calibration is None and _is_of_few(screen)
-    calibration = _SHARE if calibration is None else calibration
-    given = {"calibration": calibration, "validation": validation, "evidence": evidence}
-    held_out = without_unused(given, judged_by, screen.detector)
-    shares = shares_of(held_out)
-
     learnt = known.learnt_alone()
     fresh, learnable = may_calibrate(spooled, screen.detector, learnt, group_by, keys)
     warn_of_suspects(screen, spooled, np.flatnonzero(fresh | learnable), _CALLER)
@@ -151,14 +156,9 @@ def updated_screen(
     count = len(np.unique(keys[fresh]))
     steadier = in_turn and steadier_in_turn(screen.detector, count, _SHARE, screen.confidence)
     kept = None if anew else _left_out_before(screen, count, steadier)
-    before = 0 if kept is None else len(kept.scores)
-    few = (
-        screen.calibrator.groups is None
-        and len(shares) == len(held_out)
-        and len(spooled) <= MOST_IMAGES
-        and judged_by == ERROR
-        and (steadier or are_few(count, shares[0], *promised, before))
-    )
+    few = screen.calibrator.groups is None and len(spooled) <= MOST_IMAGES and judged_by == ERROR
+    few = few and len(shares) == len(held_out)
+    few = few and (steadier or are_few(count, shares[0], *promised, 0 if kept is None else len(kept.scores)))
     kept = kept if few else None
     if few:
         sets = all_for_everything(spooled, keys, options.seed, fresh, learnable, None if anew else learnt)

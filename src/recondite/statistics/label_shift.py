@@ -88,7 +88,8 @@ def prevalences(confusion: ArrayLike, predicted: ArrayLike, names: Sequence[str]
         return draws.multinomial(int(seen.sum()), seen / seen.sum(), _DRAWS) / seen.sum()
 
     def likely(seen: NDArray[np.float64]) -> NDArray[np.float64]:
-        return draws.dirichlet(seen + _UNSEEN, _DRAWS)
+        found: NDArray[np.float64] = draws.dirichlet(seen + _UNSEEN, _DRAWS)
+        return found
 
     half = _LEVEL / (2 * size)
     ends = []
