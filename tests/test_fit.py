@@ -214,7 +214,7 @@ def test_turned_copies_are_advised_for_few_images_that_seem_turned(monkeypatch):
     looking = {"detector": "features", "backbone": Means(), "alpha": 0.02}
     assert tiny(images(60), **looking).facts["remarks"] == [ADVICE]
     assert tiny(images(60), **looking, rotations=1).facts["remarks"] == []  # it was said already
-    assert tiny(images(300), **looking | {"alpha": 0.1}).facts["remarks"] == []
+    assert tiny(images(300), **looking | {"alpha": 0.1}, calibration=0.2).facts["remarks"] == []
     monkeypatch.setattr(fit_module, "seem_turned", lambda *_: False)
     assert tiny(images(60), **looking).facts["remarks"] == []
 

@@ -69,8 +69,8 @@ def test_what_cannot_be_told_is_refused():
 
 
 def test_intervals_are_those_of_a_binomial_share_over_all_classes():
-    """A classifier without errors: nothing is unknown but how many images of each class come."""
-    known = np.diag([900, 100])  # how many are labelled says nothing here
+    """A classifier seen to make no error in so many labels: only how many images of each class come is unknown."""
+    known = np.diag([90_000, 10_000])
     drawn = [prevalences(known, [140, 60], ["a", "b"], seed) for seed in range(4)]
     low, high = binom.ppf([0.05 / 4, 1 - 0.05 / 4], 200, 0.7) / 200
     assert np.mean([found[0].low for found in drawn]) == pytest.approx(low, abs=0.003)

@@ -243,7 +243,7 @@ class Features(Detector):
             feature_scores=feature_scores.expand(-1, *self.shape),
             reconstruction=None,
             instance_scores=instances,
-            latents=self.whole.latents(at_least(whole, _ROWS))[: len(whole), 0],
+            latents=self.whole.latents(at_least(whole, _ROWS))[: whole.shape[0], 0],
             vectors=whole[:, 0],
             statistics={
                 f"feature_{_STATISTICS.get(name, name)}": logarithm(value) / (2 if name in _SQUARED else 1)
@@ -423,7 +423,7 @@ class Features(Detector):
             whole, places: what `_vectors` gave.
             left_out: how many copies each image has, if they are to be as if it had not been learnt from with these.
         """
-        count, whole = len(whole), whole if left_out else at_least(whole, _ROWS)
+        count, whole = whole.shape[0], whole if left_out else at_least(whole, _ROWS)
         near = self.whole.mahalanobis_left_out(whole, left_out) if left_out else self.whole.mahalanobis(whole)
         found = {"mahalanobis": near, "reconstruction_error": self.whole.distance(whole[:: left_out or 1])}
         for name, model in self._models().items():

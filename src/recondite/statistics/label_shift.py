@@ -85,7 +85,8 @@ def prevalences(confusion: ArrayLike, predicted: ArrayLike, names: Sequence[str]
     draws = np.random.default_rng(seed)
 
     def drawn_again(seen: NDArray[np.float64]) -> NDArray[np.float64]:
-        return draws.multinomial(int(seen.sum()), seen / seen.sum(), _DRAWS) / seen.sum()
+        found: NDArray[np.float64] = draws.multinomial(int(seen.sum()), seen / seen.sum(), _DRAWS) / seen.sum()
+        return found
 
     def likely(seen: NDArray[np.float64]) -> NDArray[np.float64]:
         found: NDArray[np.float64] = draws.dirichlet(seen + _UNSEEN, _DRAWS)
