@@ -215,7 +215,8 @@ def test_an_interrupted_audit_goes_on_where_it_was(scenes, tmp_path, monkeypatch
 
 def test_what_an_audit_was_writing_when_it_was_killed_is_removed(scenes, tmp_path):
     (tmp_path / "audit" / ".work").mkdir(parents=True)
-    (tmp_path / "audit" / ".recondite-1.partial").write_bytes(b"a part of a table")
+    (tmp_path / "audit" / ".recondite-1.partial").mkdir()
+    (tmp_path / "audit" / ".recondite-1.partial" / "new").write_bytes(b"a part of a table")
     recondite.audit(scenes, tmp_path / "audit")
     assert not list((tmp_path / "audit").glob(".*"))
 

@@ -116,7 +116,10 @@ def test_a_damaged_archive_of_a_data_set_says_so_and_leaves_nothing(tmp_path, mo
     (tmp_path / "a.bin").write_bytes(random.bytes(100_000))
     with tarfile.open(archive, f"w:{kind}") as tar:
         tar.add(tmp_path / "a.bin", "a.bin")
-    for content in (b"", b"text", archive.read_bytes()[:50_000]):
+    whole = archive.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-6] ^= 1  # the checksum, or what stands for it
+    for content in (b"", b"text", whole[:50_000], flipped):
         archive.write_bytes(content)
         with pytest.raises(InputError, match=r"set\.tar\..* is damaged"):
             catalog._unpack(archive)

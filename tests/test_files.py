@@ -1,6 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 
-from recondite.data.files import atomic_file, atomic_folder, existing_folder, sha256_of_file
+from recondite.data.files import atomic_file, atomic_folder, existing_folder, left_unfinished, sha256_of_file
 from recondite.errors import OutputError
 
 
@@ -60,3 +63,43 @@ def test_below_a_file_nothing_is_written_and_the_target_is_named(tmp_path, atomi
     with pytest.raises(OutputError, match="screen cannot be written"), atomic(target):
         pass
     assert (tmp_path / "taken").read_text() == "a file"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from recondite.data import files
+
+for number, (name, write) in enumerate({"a.txt": files.atomic_file, "screen": files.atomic_folder}.items()):
+    if os.fork():
+        os.wait()
+        continue
+    with write(Path(sys.argv[1]) / name) as temporary:
+        (temporary / "part" if number else temporary).write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_killed_processes_left_goes_with_the_next_write_and_what_another_is_writing_stays(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=True)
+    assert left_unfinished(tmp_path)
+    with atomic_file(tmp_path / "living.txt") as temporary:
+        temporary.write_text("whole")
+        assert len(left_unfinished(tmp_path)) == 1
+        again = "import sys; from pathlib import Path; from recondite.data.files import atomic_file\n"
+        again += "with atomic_file(Path(sys.argv[1]) / 'b.txt') as temporary: temporary.write_text('b')"
+        subprocess.run([sys.executable, "-c", again, str(tmp_path)], check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"living.txt", "b.txt"}
+
+
+def test_what_a_killed_writer_of_tensors_left_goes_too(tmp_path):
+    write = "import os, signal, sys; from pathlib import Path; from recondite.data import artifacts\n"
+    write += "kill = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
+    write += (
+        "artifacts.save_file = lambda values, path, metadata: kill((path.parent / '.tmpAbCdEf').write_text('half'))\n"
+    )
+    write += "artifacts.write_tensors(Path(sys.argv[1]) / 'a.safetensors', {}, {})"
+    assert subprocess.run([sys.executable, "-c", write, str(tmp_path)], check=False).returncode == -9
+    with atomic_file(tmp_path / "b.txt"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]

@@ -257,6 +257,21 @@ def test_a_link_in_a_tar_leads_to_an_image_in_it_or_nowhere_and_a_device_is_no_i
             source.read(index, 10)
 
 
+@pytest.mark.parametrize("damage", [b"x" * 512, bytes(512)])
+def test_a_tar_with_a_damaged_header_is_refused_and_not_cut_short(tmp_path, damage):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for index in range(4):
+            member = tarfile.TarInfo(f"{index}.png")
+            member.size = 3
+            archive.addfile(member, io.BytesIO(b"abc"))
+    content = bytearray(stream.getvalue())
+    content[2048:2560] = damage
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(InputError, match="the archive cannot be read"):
+        open_archive(tmp_path / "a.tar")
+
+
 def test_what_a_job_is_refused_for(digit_screen, files, tmp_path):
     with in_process(digit_screen, tmp_path, jobs=tmp_path / "jobs", job_bytes=1000) as client:
         for path, content, status in (

@@ -113,6 +113,58 @@ def test_what_is_damaged_becomes_a_row_and_what_came_before_stays(files, tmp_pat
         assert errors[:2] == [None, None]
 
 
+@pytest.mark.parametrize("damage", ["checksum", "cut checksum", "zeros", "two tars"])
+def test_a_tar_is_read_to_its_end_and_a_row_says_what_is_wrong_there(files, tmp_path, damage):
+    path = tmp_path / "0.tar"
+    shard = write_tar(path, [(f"{index}.png", files[0]) for index in range(4)])
+    content = bytearray(path.read_bytes())
+    member = 512 + 512 * -(-len(files[0]) // 512)
+    if "checksum" in damage:
+        compressed = bytearray(gzip.compress(content))
+        compressed[-8] ^= 1
+        path.write_bytes(compressed if damage == "checksum" else compressed[:-8])
+    elif damage == "zeros":
+        content[2 * member : 2 * member + 512] = bytes(512)
+        path.write_bytes(content)
+    else:
+        path.write_bytes(content * 2)
+    names, _, errors, _ = read(shard)
+    assert names[-1] == "0.tar"
+    assert "the tar is damaged" in errors[-1]
+    assert errors[:-1] == [None] * (2 if damage == "zeros" else 4)
+
+
+def test_a_tar_compressed_in_pieces_or_named_in_capitals_is_read_whole(files, tmp_path):
+    write_tar(tmp_path / "0.TAR", [(f"{index}.png", files[0]) for index in range(9)])
+    content = (tmp_path / "0.TAR").read_bytes()
+    pieces = [gzip.compress(content[start : start + 4096]) for start in range(0, len(content), 4096)]
+    (tmp_path / "0.tar.gz").write_bytes(b"".join(pieces))
+    for name in ("0.TAR", "0.tar.gz"):
+        assert read(Shard(name, str(tmp_path / name)))[2] == [None] * 9
+
+
+def test_names_in_a_tar_that_are_no_text_become_ids_that_can_be_written(files, tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        member = tarfile.TarInfo("a\udcff.png")
+        member.size = len(files[0])
+        tar.addfile(member, io.BytesIO(files[0]))
+    assert read(Shard("0.tar", str(tmp_path / "0.tar")))[0] == ["0.tar/a\\xff.png"]
+
+
+def test_a_page_of_parquet_whose_checksum_is_wrong_is_damaged(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "0.parquet"
+    table = pyarrow.table({"image": [bytes([value]) * 40 for value in (0x90, 0x91, 0x92)]})
+    parquet.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\x91" * 40) + 7] ^= 1
+    path.write_bytes(content)
+    reasons = [getattr(image, "reason", "") for _, image, _ in open_shard(Shard("0.parquet", str(path))).entries()]
+    assert len(reasons) == 3
+    assert all("the Parquet file is damaged" in reason for reason in reasons)
+
+
 def test_bad_images_in_a_tar_are_rows_of_their_own(files, tmp_path):
     shard = write_tar(tmp_path / "0.tar", [("0.png", b""), ("1.png", b"text"), ("2.png", files[0])])
     names, _, errors, _ = read(shard)

@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 import tarfile
 
@@ -41,6 +42,21 @@ def test_a_folder_of_tars_is_its_tars(tmp_path):
     assert isinstance(source.images(Piece(0, 0, None)), ShardImages)
     assert source.count(0) == 1
     assert source.fingerprint() != open_source(tmp_path / "b.tar", (1, 8, 8)).fingerprint()
+
+
+def test_a_folder_of_tars_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b.tar").write_bytes(b"")
+    scan = os.scandir
+
+    def refusing(path):
+        if os.fspath(path).endswith("a"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match="cannot be listed"):
+        open_source(tmp_path, (1, 8, 8))
 
 
 def test_wrong_sources_are_refused(folder, digits):

@@ -124,6 +124,14 @@ def count_epochs(monkeypatch, trained):
     monkeypatch.setattr(training.Run, "go", begun)
 
 
+def test_a_run_that_was_killed_when_its_result_was_written_leaves_no_checkpoint(task, tmp_path):
+    plan = Plan(detector="pca", normal="3", seed=0, options={"latent_size": 4})
+    perform(task, plan, tmp_path)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"of the last epoch")
+    perform(task, plan, tmp_path)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
 def test_scores_of_a_result_are_those_of_the_detector(task, tmp_path):
     from recondite.detectors import build
 

@@ -124,8 +124,6 @@ def _work_folder(output: Path | str | None) -> Iterator[Path]:
         return
     work = Path(output) / _WORK
     with locked(Path(output)):
-        for path in left_unfinished(Path(output)):
-            path.unlink()
         yield work
         work.rename(Path(output) / SEEN)
 

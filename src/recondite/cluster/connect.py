@@ -5,12 +5,15 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from recondite.errors import InputError, ReconditeError
+from recondite.progress import say
 
-_ATTEMPTS, _MAY_PASS = 3, ("Starting Ray client server failed", "ZombieProcess")
+_ATTEMPTS = {"Starting Ray client server failed": 3, "ZombieProcess": 3, "timed out during startup": 2}
+"""Words of errors that may pass -> how often Ray is started in all; it gives itself 30 s to start."""
 OBJECT_STORE_BYTES = 200 << 20
 """Memory for objects between processes of a cluster that is started here."""
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -47,14 +50,16 @@ def connect(address: str, *, cpus: int | None = None) -> Iterator[Any]:
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    for attempt in range(_ATTEMPTS):
+    for attempt in count(1):
         try:
             ray.init(**options)
             break
         except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and its own types alike
             # Now and then the process that a client gets at the head of a cluster dies as it starts.
-            if attempt + 1 == _ATTEMPTS or not any(words in str(error) for words in _MAY_PASS):
+            if attempt >= max((most for words, most in _ATTEMPTS.items() if words in str(error)), default=1):
                 raise ReconditeError(f"cannot reach the cluster {address!r}: {error}") from error
+            say(f"the cluster {address!r} did not start, and is tried once more: {error}")
+            ray.shutdown()
     try:
         yield ray
     finally:

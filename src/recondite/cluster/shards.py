@@ -4,12 +4,14 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 from recondite.data.datasets import ImageSet
 from recondite.data.formats import is_hidden, is_image_name, why_unreadable
 from recondite.data.items import MAX_FILE_BYTES, Unreadable
+from recondite.data.listing import printable
 from recondite.data.remote import open_stream
+from recondite.data.tars import open_tar
 from recondite.errors import InputError, SourceError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -40,8 +42,11 @@ class Shard:
     stop: int | None = None
 
     def __iter__(self) -> Iterator[Entry]:
-        read = _tar_entries if self.name.endswith(TAR_SUFFIXES) else _parquet_entries
-        return read(self)
+        return _tar_entries(self) if self.is_tar else _parquet_entries(self)
+
+    @property
+    def is_tar(self) -> bool:
+        return self.name.lower().endswith(TAR_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def cuts(shard: Shard, size: int) -> list[tuple[int, int | None]]:
     Raises:
         SourceError: the store cannot be reached.
     """
-    if shard.name.endswith(TAR_SUFFIXES):
+    if shard.is_tar:
         return [(0, None)]
     try:
         with open_stream(shard.url) as stream, _parquet(stream) as file:
@@ -112,7 +117,7 @@ def _tar_members(shard: Shard) -> Iterator[Entry]:
     images: list[tuple[str, Any]] = []
     key, label = "", ""
     try:
-        with open_stream(shard.url) as stream, tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Checked) as tar:
+        with open_stream(shard.url) as stream, open_tar(stream) as tar:
             for member in tar:
                 tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all headers, half a kilobyte each
                 folder, _, base = member.name.rpartition("/")
@@ -125,31 +130,19 @@ def _tar_members(shard: Shard) -> Iterator[Entry]:
                     key, images, label = own, [], ""
                 if is_link:
                     if is_image_name(base):
-                        images.append((member.name, Unreadable(_A_LINK)))
+                        images.append((printable(member.name), Unreadable(_A_LINK)))
                 elif base.endswith(".cls"):
                     label = _content(tar, member)[:1024].decode("utf-8", "backslashreplace").strip()
                 elif is_image_name(base) and not base.endswith(".npy"):
                     reason = why_unreadable(base)
-                    images.append((member.name, _image(tar, member) if reason is None else Unreadable(reason)))
+                    image = _image(tar, member) if reason is None else Unreadable(reason)
+                    images.append((printable(member.name), image))
     except SourceError:
         raise
-    except Exception as error:  # damaged archives fail in tarfile, zlib or lzma alike
+    except Exception as error:  # damaged archives fail in many ways
         known = isinstance(error, InputError)
         images.append(("", Unreadable(str(error) if known else f"the tar is damaged: {error}")))
     yield from ((name, image, label) for name, image in images)
-
-
-class _Checked(tarfile.TarInfo):
-    """A header; a damaged one is an error, where tarfile takes it for the end."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"{error} at byte {tar.offset}") from error
 
 
 def _image(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
@@ -230,7 +223,7 @@ def _parquet(stream: BinaryIO) -> Any:
     except ImportError as error:
         raise InputError("Parquet files need pyarrow: pip install 'recondite[data]'") from error
     try:
-        return pyarrow.parquet.ParquetFile(stream)
+        return pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"it is not a readable Parquet file: {error}") from error
 

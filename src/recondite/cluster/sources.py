@@ -16,6 +16,7 @@ from recondite.data.files import local_path
 from recondite.data.formats import is_image_name, passed_over
 from recondite.data.identity import identity_of
 from recondite.data.layouts import Role
+from recondite.data.listing import Listing, list_folder, printable
 from recondite.data.remote import list_files
 from recondite.errors import InputError
 from recondite.progress import say
@@ -129,7 +130,8 @@ def open_source(source: object, shape: tuple[int, ...] | None, role: Role = "pre
         role: as in `open_images`.
 
     Raises:
-        InputError: there is no such source, it is a stream, its ids repeat, or it holds tars and images side by side.
+        InputError: there is no such source, a folder of it cannot be listed, it is a stream, its ids repeat, or it
+            holds tars and images side by side.
         SourceError: a store cannot be reached.
     """
     shards = _shards(str(source)) if isinstance(source, str | Path) else []
@@ -155,9 +157,12 @@ def _shards(source: str) -> list[tuple[Shard, str | None]]:
     elif path.is_file():
         found = [(path.name, os.path.abspath(path))]
     elif path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file()]
-        found = sorted((file.relative_to(path).as_posix(), os.path.abspath(file)) for file in files)
-    shards = [(Shard(name, url), versions.get(url) or identity_of(url)) for name, url in found if is_shard(name)]
+        listing = Listing()
+        list_folder(path, path, listing)
+        found = sorted((name, os.path.abspath(path / name)) for name in (*listing.names, *listing.others))
+    shards = [
+        (Shard(printable(name), url), versions.get(url) or identity_of(url)) for name, url in found if is_shard(name)
+    ]
     if shards and any(is_image_name(name) for name, _ in found):
         where = without_secrets(source)
         raise InputError(f"{where} holds images side by side with tars or Parquet files: give one kind of them")

@@ -1,7 +1,6 @@
 """Data sets by name: embedded in a package, found in RECONDITE_DATA, or downloaded once with a checksum."""
 
 import gzip
-import lzma
 import os
 import tarfile
 import zlib
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recondite.data.files import atomic_folder
+from recondite.data.tars import open_tar
 from recondite.errors import InputError, not_among
 
 _IDX_MAGIC = {1: 2049, 3: 2051}
@@ -241,9 +241,9 @@ def _unpack(archive: Path) -> Path:
     target = cache_folder() / f"{archive.name.partition('.')[0]}-{found.st_size:x}-{found.st_mtime_ns:x}"
     if not target.is_dir():
         try:
-            with atomic_folder(target) as folder, tarfile.open(archive) as tar:
+            with atomic_folder(target) as folder, archive.open("rb") as stream, open_tar(stream) as tar:
                 tar.extractall(folder, filter="data")
-        except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
+        except tarfile.TarError as error:
             raise InputError(f"{archive} is damaged: {error}") from error
     return target
 

@@ -8,15 +8,17 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 from urllib.parse import unquote
 
 from recondite.errors import InputError, OutputError
 
 _LONGEST_NAME = 255
 _TEMPORARY, _PARTIAL = ".recondite-", ".partial"
+_NEW, _LOCK = "new", "lock"
 OF_WRITING = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
@@ -44,10 +46,11 @@ def local_path(source: str) -> Path | None:
 
 @contextmanager
 def atomic_file(path: Path, *, flushed: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it disappears.
+    """Yield a temporary file beside `path`; on success it replaces `path`, on failure it disappears.
 
-    A reader, or a crash at any moment, sees the old file or the new one, never a part of one. Where `path` is a link,
-    the file behind it is written.
+    What a process that was killed leaves of it goes when the next one writes into the folder. A reader, or a crash at
+    any moment, sees the old file or the new one, never a part of one. Where `path` is a link, the file behind it is
+    written.
 
     Args:
         path: the file.
@@ -60,10 +63,9 @@ def atomic_file(path: Path, *, flushed: bool = True) -> Iterator[Path]:
     with naming(path):
         path = behind_links(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=_PARTIAL)
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        with _workplace(path.parent) as place:
+            temporary = place / _NEW
+            temporary.touch()
             yield temporary
             if flushed:
                 _flush_to_disk(temporary)
@@ -71,8 +73,6 @@ def atomic_file(path: Path, *, flushed: bool = True) -> Iterator[Path]:
             temporary.replace(path)
             if flushed:
                 _flush_to_disk(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -92,8 +92,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if old.exists() and not path.exists():
             old.rename(path)
         shutil.rmtree(old, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_TEMPORARY, suffix=_PARTIAL))
-        try:
+        with _workplace(path.parent) as place:
+            temporary = place / _NEW
+            temporary.mkdir()
             yield temporary
             for file in temporary.iterdir():
                 _flush_to_disk(file)
@@ -103,8 +104,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
             _flush_to_disk(path.parent)
             shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def existing_folder(path: Path) -> Path:
@@ -116,11 +115,53 @@ def existing_folder(path: Path) -> Path:
 
 
 def left_unfinished(folder: Path) -> list[Path]:
-    """Return what processes that were killed in `atomic_file` or `atomic_folder` left in a folder.
-
-    What another process is writing looks the same: only who alone writes there may remove it.
-    """
+    """Return what `atomic_file` and `atomic_folder` are writing in a folder, or were when their process was killed."""
     return list(folder.glob(f"{_TEMPORARY}*{_PARTIAL}"))
+
+
+@contextmanager
+def _workplace(parent: Path) -> Iterator[Path]:
+    """Yield a new folder for what is being written; it goes at the end, or, by its lock, when its process is dead."""
+    _sweep(Path(os.path.abspath(parent)))
+    with ExitStack() as stack:
+        while True:
+            folder = Path(tempfile.mkdtemp(dir=parent, prefix=_TEMPORARY, suffix=_PARTIAL))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            try:
+                lock = stack.enter_context((folder / _LOCK).open("w"))
+            except FileNotFoundError:
+                continue  # another process took it for one that was left
+            try:
+                if _is_ours(lock, folder / _LOCK):
+                    break
+            except BlockingIOError:
+                continue
+            except OSError:
+                break  # this file system has no locks
+        yield folder
+
+
+@cache
+def _sweep(parent: Path) -> None:
+    """Remove what dead processes were writing in a folder; once in a process, as folders may hold millions of files."""
+    for folder in left_unfinished(parent):
+        with suppress(OSError), (folder / _LOCK).open("w") as lock:
+            if _is_ours(lock, folder / _LOCK):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_ours(stream: TextIO, lock: Path) -> bool:
+    """Take a lock, until its file is closed or the process ends; False where the one who held it has removed it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: this file system has no locks.
+    """
+    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        return os.fstat(stream.fileno()).st_ino == lock.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -166,7 +207,8 @@ def locked(path: Path, lock: Path | None = None) -> Iterator[None]:
         while True:
             stream = lock.open("w")
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_ours(stream, lock):
+                    break
             except BlockingIOError as error:
                 stream.close()
                 raise InputError(
@@ -174,9 +216,7 @@ def locked(path: Path, lock: Path | None = None) -> Iterator[None]:
                 ) from error
             except OSError:
                 break  # this file system has no locks
-            if lock.exists() and os.fstat(stream.fileno()).st_ino == lock.stat().st_ino:
-                break
-            stream.close()  # it was removed by the one who held it
+            stream.close()
     try:
         yield
     finally:

@@ -103,7 +103,7 @@ def _check_writable(name: str, path: Path, real: Path, is_folder: bool) -> None:
     if not there.is_dir():
         raise InputError(f"{name} {path} cannot be written: {there} is not a folder")
     try:
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".recondite-"):
+        with tempfile.TemporaryFile(dir=there):  # without a name, so that nothing can be left of it
             pass
     except OSError as error:
         raise InputError(f"{name} {path} cannot be written: {there}: {error.strerror}") from error

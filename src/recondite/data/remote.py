@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from recondite.data.addresses import without_secrets
+from recondite.data.files import open_regular
 from recondite.data.items import MAX_FILE_BYTES, Deferred
 from recondite.errors import InputError, SourceError
 
@@ -107,7 +108,7 @@ def open_stream(url: str) -> BinaryIO:
     """
     if not is_url(url):
         try:
-            return Path(url).open("rb")
+            return open_regular(Path(url))
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror or error}") from error
     system, path = _open_store(url)

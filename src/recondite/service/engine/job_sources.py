@@ -19,6 +19,7 @@ from recondite.data.files import local_path, open_regular
 from recondite.data.formats import is_image_name
 from recondite.data.items import Deferred, Unreadable
 from recondite.data.listing import unique_names
+from recondite.data.tars import CheckedHeader, check_end
 from recondite.errors import InputError
 
 MOST_IMAGES = 100_000
@@ -151,6 +152,7 @@ class _Tar:
                 elif member.islnk() or member.issym():
                     place = files.get(member.linkname) if member.islnk() else None
                     self._members.append((member.name, *(place or _NOWHERE)))
+            check_end(archive)
         self.names = _checked([name for name, _, _ in self._members], [size for _, _, size in self._members])
 
     def read(self, index: int, most: int) -> bytes:
@@ -164,7 +166,7 @@ class _Tar:
             return stream.read(size)
 
 
-class _SmallHeader(tarfile.TarInfo):
+class _SmallHeader(CheckedHeader):
     """A header whose long names and other extras, which are read as a whole, are small."""
 
     @classmethod

@@ -237,7 +237,6 @@ def perform(task: Task, plan: Plan, folder: Path, progress: bool = False) -> Res
             arrays[f"scores/{score}/{name}"] = _scored(model, rows, score, progress)
     arrays |= {f"pictures/{name}": picture for name, picture in _pictures(model, parts, plan.seed).items()}
     write_tensors(path, arrays, facts)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
     return _taken_up(path, plan, identity)
 
 
@@ -333,9 +332,11 @@ def _identity(task: Task, parts: Split, plan: Plan, own: Mapping[str, Any], trai
 
 
 def _taken_up(path: Path, plan: Plan, identity: str) -> Result:
+    """Return the result of a finished run, whose checkpoint is not needed any more."""
     arrays, facts = read_tensors(path)
     if facts.get("identity") != identity:
         raise InputError(f"{path.parent} holds a run of other images or options: choose another folder for this study")
+    (path.parent / CHECKPOINT).unlink(missing_ok=True)
     scores = {
         score: (arrays[f"scores/{score}/normal"], arrays[f"scores/{score}/anomalous"])
         for score in detector_class(plan.detector).own_scores()
