@@ -166,8 +166,8 @@ def test_one_bad_array_among_many_costs_one_row():
     ("source", "words"),
     [
         ("/nowhere/at/all", "no file, folder, glob or data set"),
-        ("mnist/validation", "splits train, test"),
-        ("mnist:cat", "classes 0, 1"),
+        ("mnist/validation", "a split of mnist among train, test"),
+        ("mnist:cat", "classes of mnist among 0, 1"),
         ("/nowhere/*.png", "no file"),
         (np.zeros((0, 8, 8)), "no images"),
         ([], "no images"),

@@ -404,3 +404,13 @@ def test_more_good_images_never_leave_fewer_to_calibrate_than_they_could(more, c
     assert after.facts["calibration"].get("kept", 0) == calibrated - more
     held = screen.update(images[120 : 120 + more], sampled=True, calibration=0.4)
     assert len(held.calibrator.scores) == (30 if more == 30 else 44)
+
+
+def test_images_that_were_all_learnt_from_calibrate_nothing_and_the_way_out_is_told():
+    images, options = scenes(120), {**SMALL, "backbone": of_convolutions(), "methods": "padim"}
+    screen = recondite.fit(images, **options)
+    with pytest.raises(InputError, match=r"learnt from all of these 120 images: give others \(one fitted with --calib"):
+        screen.recalibrated(images)
+    held_out = recondite.fit(images, **options, calibration=0.2)
+    with pytest.warns(recondite.ReconditeWarning, match="learnt from 96 of 120 images"):
+        assert len(held_out.recalibrated(images).calibrator.scores) == 24

@@ -312,7 +312,7 @@ def test_images_that_the_screen_has_learnt_from_do_not_calibrate(screen, classif
 
 def test_of_calibration_images_that_belong_together_one_counts(screen, classifier, data):
     some = data["calibration"][:40]
-    given = {"labels": LABELS, "confidence_share": 0}
+    given = {"classes": LABELS, "confidence_share": 0}
 
     def counted(images, **group_by):
         guard = screen.guard(classifier, calibration=images, **given, **group_by)

@@ -173,7 +173,7 @@ def test_int8_is_calibrated_by_the_scores_of_its_own_graph(plain, int8, digits):
     screen, ours = recondite.load(int8), plain
     assert screen.detector.options.precision == "int8"
     facts = screen.facts["calibration"]
-    assert facts["ranges"] == 79
+    assert facts["ranges"] == 78
     assert facts["images"] == 314 == len(screen.calibrator.scores)
     fresh = screen.predict(digits[1400:]).instance_score
     assert np.isin(screen.calibrator.scores, fresh).all()

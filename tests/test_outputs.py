@@ -283,6 +283,7 @@ def test_a_table_on_standard_output(saved, folder, tmp_path):
 def test_a_table_of_labels_or_a_sample_on_standard_output_has_no_words_in_it(tmp_path, monkeypatch, capsys):
     class Labelled(list):
         kinds = (None, "foreign")
+        counts = staticmethod(lambda: {"cat": 1, "foreign": 1})
         records = list.__iter__
 
     rows = [{"id": "a", "label": "cat"}, {"id": "b", "label": ""}]

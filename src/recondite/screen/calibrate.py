@@ -171,7 +171,11 @@ def unknown_rows(
     fresh = np.flatnonzero(~learnt.met(images, group_by, keys))
     again = int(learnt.same(images).sum())
     if not len(fresh):
-        raise InputError(f"the screen has learnt from all of these {counted(len(images), 'image')}: give others")
+        in_turn = "left_out_in_parts" in screen.facts.get("calibration", {})
+        held_out = " (one fitted with --calibration 0.2 has not learnt from a fifth)" * in_turn
+        raise InputError(
+            f"the screen has learnt from all of these {counted(len(images), 'image')}: give others{held_out}"
+        )
     warn_of_suspects(screen, images, fresh, stacklevel)
     if again:
         remark = f"the screen has learnt from {again:,} of {counted(len(images), 'image')}: they do not calibrate"

@@ -1,6 +1,5 @@
 """Images that are left out in turn: each calibrates, judged by a detector that was fitted without it."""
 
-import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from recondite.data.spool import Rows, Spool, one_of_each
 from recondite.detectors import Detector
 from recondite.detectors.features import Features
 from recondite.detectors.measured import pooled
-from recondite.distributed import rank_and_size
 from recondite.errors import InputError
 from recondite.networks.hooks import evaluating
 from recondite.options import PoolingOptions, TrainingOptions
@@ -27,8 +25,6 @@ from recondite.statistics.calibration import Calibrator, Guarantee, smallest_alp
 
 DEFAULT_ALPHA = 0.05
 Finish = Callable[[Detector, Rows], Detector]
-SHARE = 0.2
-"""What is held out to calibrate, unless a share is given or `steadier_in_turn`."""
 FEWEST_UNITS, MOST_UNITS, MOST_IMAGES, STEADY, _PARTS = 5, 200, 2000, 100, 10
 
 
@@ -104,13 +100,9 @@ def steadier_in_turn(
     """
     if confidence is not None or not FEWEST_UNITS <= count < STEADY / share:
         return False
-    looks_once = isinstance(detector, Features) and not detector.preprocessing.masked and rank_and_size()[1] == 1
+    # The same with several processes, where it looks each time, so that they make the same screen.
+    looks_once = isinstance(detector, Features) and not detector.preprocessing.masked
     return looks_once and not detector.trains_by_steps and round(evidence * count) < FEWEST_OF_EVIDENCE
-
-
-def most_in_turn(share: float, steadier: bool) -> int:
-    """Return of how many units at most all calibrate: where a share is too few for alpha, or `steadier_in_turn`."""
-    return max(MOST_UNITS, math.ceil(STEADY / share) - 1) if steadier else MOST_UNITS
 
 
 def alpha_for(count: int, alpha: float | None) -> float:

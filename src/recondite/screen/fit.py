@@ -33,12 +33,11 @@ from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observ
 from recondite.screen.few_images import (
     FEWEST_UNITS,
     MOST_IMAGES,
-    SHARE,
+    MOST_UNITS,
     LeftOut,
     alpha_for,
     are_few,
     fewest_learnt,
-    most_in_turn,
     scores_left_out,
     steadier_in_turn,
 )
@@ -56,7 +55,7 @@ from recondite.screen.separate import (
     without_unused,
 )
 from recondite.screen.words import ERROR, UNUSED_DEFECTS
-from recondite.statistics.calibration import Calibrator, Guarantee, check_promise
+from recondite.statistics.calibration import SHARE, Calibrator, Guarantee, check_promise
 from recondite.statistics.contamination import Contamination, check_contamination
 from recondite.torch_state import own_settings
 
@@ -179,9 +178,6 @@ def fit(
     recipe, detector = recipe_of(preset, detector, size)
     zones = open_region(region, ignore)
     sample, source = sampled(open_images(images, role="fit", masks=zones.folder))
-    share = held_out["calibration"]
-    if alpha is not None and isinstance(share, float | int) and source.ids is not None:
-        _check_listed(len(source.ids), share, in_turn, alpha, confidence, guarantee)
     group_by = labels_of(source, group_by)
     zones.check(sample.sizes)
     values = value_range if value_range is not None else sample.value_range
@@ -197,6 +193,11 @@ def fit(
     networks = {"encoder": encoder, "decoder": decoder, "backbone": backbone}
     plan = planned(sample, recipe, detector, score, size, networks, options, defects is not None)
     model, training, judged_by = plan.detector, plan.training, plan.score
+    share = held_out["calibration"]
+    if alpha is not None and isinstance(share, float | int) and source.ids is not None:
+        count = len(source.ids)
+        every = in_turn and steadier_in_turn(model, count, share, confidence)
+        _check_listed(count, share, every, alpha, confidence, guarantee)
     if pictures and not model.rebuilds:
         raise InputError(f"pictures would change nothing: {model.name} rebuilds no images")
     if zones.given:
@@ -371,13 +372,13 @@ def _learnt(
 
 
 def _check_listed(
-    count: int, share: float, in_turn: bool, alpha: float, confidence: float | None, guarantee: Guarantee
+    count: int, share: float, every: bool, alpha: float, confidence: float | None, guarantee: Guarantee
 ) -> None:
     """Raise InputError where not even images that all differ are enough for alpha, before hours of reading."""
     if count < FEWEST_UNITS:  # refused for another reason
         return
     held_out = round(share * count)
-    most = 0 if confidence is not None else min(count, most_in_turn(share, in_turn))
+    most = 0 if confidence is not None else count if every else min(count, MOST_UNITS)
     told = count if most == count else held_out
     try:
         Calibrator(np.zeros(max(1, held_out, most))).threshold(alpha, confidence, guarantee)

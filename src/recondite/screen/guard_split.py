@@ -13,9 +13,9 @@ from recondite.data.spool import keys_of, one_of_each, read_all, split
 from recondite.data.units import GroupBy
 from recondite.errors import InputError
 from recondite.screen.choose_parts import FEWEST_LOOKED_AT
-from recondite.screen.few_images import SHARE, most_in_turn
+from recondite.screen.few_images import STEADY
 from recondite.screen.left_out_classes import FEWEST_CLASSES
-from recondite.statistics.calibration import share_of, smallest_calibration_set, smallest_shared_alpha
+from recondite.statistics.calibration import SHARE, share_of, smallest_calibration_set, smallest_shared_alpha
 from recondite.statistics.selective import fewest_accepted
 
 _SEEN = (1, 64, 64)
@@ -103,7 +103,8 @@ def check_alpha_allowed(
         parts: names of them; None where they are chosen.
     """
     counts = [len(np.unique(some.keys)) for some in (known, chosen_on, calibrated_on)]
-    counts[0] = counts[0] if counts[0] <= most_in_turn(SHARE, steadier=True) else round(SHARE * counts[0])
+    # All calibrate a screen of features of so few; the fit itself knows its detector.
+    counts[0] = counts[0] if counts[0] < STEADY / SHARE else round(SHARE * counts[0])
     fewest, shares = min(counts if parts is None else counts[::2]), 1 if parts is None else len({*parts})
     needed = smallest_calibration_set(share_of(alpha, 1 / shares), None, "exact")
     if fewest >= needed:

@@ -1,10 +1,9 @@
 """What a screen promises, in words."""
 
 from recondite.progress import counted
-from recondite.screen.few_images import SHARE
 from recondite.screen.screen import Screen
 from recondite.screen.words import ERROR
-from recondite.statistics.calibration import smallest_alpha
+from recondite.statistics.calibration import SHARE, smallest_alpha
 from recondite.statistics.contamination import LEFT_OUT
 
 _STAYED = "Bad images that stayed make the share smaller, if they score no lower than good ones."

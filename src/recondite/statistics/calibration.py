@@ -22,6 +22,9 @@ Guarantee = Literal["exact", "simes", "dkwm", "monte-carlo"]
 """What a chosen confidence means: the false-alarm rate holds for this very calibration set, "exact" at one alpha fixed
 beforehand, the others at every alpha at once. Without a confidence it holds on average over calibration sets."""
 
+SHARE = 0.2
+"""Of the normal images, what is held out to calibrate on, where no share is given and none are left out in turn."""
+
 LEFT_OUT_WORTH = 0.5
 """What the score of an image that was left out in turn is worth in an interval, beside an independent one. Found on
 `pca` of 8 to 48 digits: true rates of 150 fits each vary 1.3 to 1.6 times as much as with independent scores, and more
