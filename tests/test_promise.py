@@ -47,13 +47,13 @@ def calibrated(**facts):
         (
             calibrated(left_out_in_parts=10, images=100),
             "About a share of 0.05 of normal images is flagged by mistake: 100 images were judged by detectors fitted "
-            "without them. That is not proven, and with so few images the true rate may well be 0.12. Fitted with "
-            "--calibration 0.2 it is proven, by fewer images and with a less steady threshold.",
+            "without them, and with so few the true rate may well be 0.12. That is not proven. It would be with "
+            "--calibration 0.2, which holds images out, for a less steady threshold.",
         ),
         (
             calibrated(left_out_in_parts=10, images=60),  # a fifth would not do for alpha
             "About a share of 0.05 of normal images is flagged by mistake: 60 images were judged by detectors fitted "
-            "without them. That is not proven, and with so few images the true rate may well be 0.12.",
+            "without them, and with so few the true rate may well be 0.12. That is not proven.",
         ),
     ],
 )

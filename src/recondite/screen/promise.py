@@ -37,8 +37,9 @@ def promise(screen: Screen, fdr: float | None = None) -> str:
     if left_out_in_turn:
         return (
             f"About a share of {screen.alpha:g} of normal images is flagged by mistake: {calibration['images']} images "
-            "were judged by detectors fitted without them. That is not proven, and with so few images the true rate "
-            f"may well be {screen.false_alarm_interval[1]:.2g}.{_proven_instead(screen)}{_if_suspects_are_good(screen)}"
+            "were judged by detectors fitted without them, and with so few the true rate may well be "
+            f"{screen.false_alarm_interval[1]:.2g}. That is not proven.{_proven_instead(screen)}"
+            f"{_if_suspects_are_good(screen)}"
         )
     caution += _if_suspects_are_good(screen)
     if screen.confidence is None:
@@ -54,7 +55,7 @@ def _proven_instead(screen: Screen) -> str:
     smallest = smallest_alpha(round(SHARE * screen.facts["calibration"]["images"]))
     if smallest is None or smallest > screen.alpha:
         return ""
-    return f" Fitted with --calibration {SHARE:g} it is proven, by fewer images and with a less steady threshold."
+    return f" It would be with --calibration {SHARE:g}, which holds images out, for a less steady threshold."
 
 
 def _if_suspects_are_good(screen: Screen) -> str:
