@@ -14,7 +14,7 @@ from recondite.data.spool import Rows
 from recondite.detectors.inside import Inside
 from recondite.errors import InputError
 
-_SMALLEST_SPREAD = 1e-3
+_SMALLEST_SPREAD, _TOGETHER = 1e-3, 16
 
 
 class Seen(NamedTuple):
@@ -29,13 +29,13 @@ class Seen(NamedTuple):
 
 
 class Some:
-    """What was seen in about `most` evenly spaced ones of `count` images, batch by batch.
+    """What was seen in about `most` evenly spaced ones of `count` images, up to 16 together.
 
     Their vectors lie together in a place of their own: views would keep all others in memory, and a copy of each
     batch's would split the memory that the next batches use.
 
     Attributes:
-        parts: what was seen in those of each batch.
+        parts: what was seen in those of one batch or several.
 
     Args:
         count: how many images come, in all processes.
@@ -59,10 +59,13 @@ class Some:
         whole, places = parts
         if not self.parts:
             self._whole, self._places = (part.new_empty(self._room, *part.shape[1:]) for part in (whole, places))
-        own = slice(self._taken, self._taken + len(whole))
-        self._taken = own.stop
+        first, end = self._taken, self._taken + len(whole)
+        self._whole[first:end], self._places[first:end] = whole, places
+        self._taken = end
         cells = None if seen.cells is None else seen.cells.of(rows)
-        self.parts.append(Seen(self._whole[own].copy_(whole), self._places[own].copy_(places), cells))
+        if cells is None and self.parts and len(self.parts[-1].whole) + len(whole) <= _TOGETHER * self._copies:
+            first -= len(self.parts.pop().whole)
+        self.parts.append(Seen(self._whole[first:end], self._places[first:end], cells))
 
 
 class Memory:
