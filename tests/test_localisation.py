@@ -309,6 +309,15 @@ def test_a_mask_that_is_none_is_named(values, words, tmp_path):
         mask_of_defect(tmp_path, "0.png", (8, 8))
 
 
+def test_a_folder_of_masks_above_the_right_one_names_that(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    Image.new("L", (8, 8), 255).save(tmp_path / "scratch" / "a_mask.png")
+    with pytest.raises(InputError, match=r"no mask for a\.png: .*scratch has one: give that folder$"):
+        check_truth(tmp_path, ["a.png"])
+    with pytest.raises(InputError, match=r"no mask for b\.png: expected .*b_mask\.png$"):
+        check_truth(tmp_path, ["b.png"])
+
+
 def test_a_page_of_a_file_has_no_mask_of_its_own(tmp_path):
     pages = [Image.fromarray(np.full((8, 8), 50 * page, np.uint8)) for page in (1, 2)]
     pages[0].save(tmp_path / "0.tif", save_all=True, append_images=pages[1:])

@@ -82,8 +82,10 @@ def _file(truth: Path, name: str) -> Path:
     parts = [part for part in path.parent.parts if part not in (path.anchor, "..")]
     existing = _found([truth.joinpath(*parts[start:]) for start in range(len(parts) + 1)], path.stem)
     if existing is None:
+        within = next((one for one in sorted(truth.iterdir()) if _found([one], path.stem)), None)
         raise InputError(
             f"there is no mask for {name}: expected {truth.joinpath(*parts[-1:]) / path.stem}{_ENDS[0]}.png"
+            + (f"; {within} has one: give that folder" if within else "")
         )
     return existing
 
