@@ -168,7 +168,7 @@ def test_a_guard_with_it_is_saved_and_decides_alike(tuned, tmp_path, capsys):
     assert list(loaded(images).records()) == expected
     assert [row["abstention"] for row in expected[-2:]] == ["foreign"] * 2
     assert {row["label"] for row in expected[:20]} >= set(NAMES)
-    with pytest.raises(InputError, match="is not fine-tuned"):
+    with pytest.raises(InputError, match="expected one of classifier, fine_tune"):
         fit_guard(known, screen=screen, classifier=tuned, calibration=held, fine_tune=2)
     (tmp_path / "guard" / TUNED_FILE).write_bytes(b"x")
     with pytest.raises(ArtifactError, match="another one than the guard was made with"):
