@@ -434,8 +434,9 @@ def rate_of(value: object, name: str) -> float:
         InputError: it is no number in (0, 1).
     """
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < 1:
-        percent = isinstance(value, Real) and 1 <= float(value) <= 100
-        hint = f"; for {float(value):g} % give {float(value) / 100:g}" if percent else ""  # type: ignore[arg-type]
+        hint = ""
+        if isinstance(value, Real) and 1 <= float(value) <= 100:
+            hint = f"; for {float(value):g} % give {float(value) / 100:g}"
         raise InputError(f"expected {name} in (0, 1); got {value!r}{hint}")
     return float(str(value)) if isinstance(value, np.floating) else float(value)
 
