@@ -166,6 +166,7 @@ def test_all_images_are_scored_the_farthest_first_and_shown(audited):
     assert scores == sorted(scores, reverse=True)
     assert [row["id"] for row in rows[: len(found.farthest)]] == [found.ids[index] for index in found.farthest]
     assert all(found.thumbnails[index] for index in found.farthest)
+    assert f'<a href="#farthest">Farthest {len(found.farthest)}</a>' in (folder / "report.html").read_text("utf-8")
 
 
 def test_every_image_has_a_reason_with_a_finding_or_without(audited):
@@ -579,10 +580,12 @@ def test_a_set_of_copies_of_one_image_has_outputs(digits, tmp_path):
 
 
 def test_a_list_of_ids_is_not_said_to_be_a_source(digits, tmp_path, capsys):
-    np.save(tmp_path / "digits.npy", digits[:20])
+    np.save(tmp_path / "digits.npy", digits[:60])
     assert main(["audit", str(tmp_path / "digits.npy"), "-o", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "keep.txt").read_text().splitlines()[0] == "000000"
-    told = capsys.readouterr().out + (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    printed = capsys.readouterr().out
+    assert f"farthest from the others first, listed or not: {tmp_path / 'out' / 'report.html'}#farthest" in printed
+    told = printed + (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "recondite fit" not in told
     assert "by their ids" in told
 

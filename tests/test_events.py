@@ -47,7 +47,7 @@ def test_ids_stay_text(tmp_path):
         ("a.txt", "", "expected events as one of"),
         ("a.csv", "", "holds no events"),
         ("a.csv", "id,label\n", "holds no events"),
-        ("a.csv", "name\n1\n", "event 1: expected a row with an id"),
+        ("a.csv", "name\n1\n", r"row 1: expected a row with an id \(or file_name\); it has: name$"),
         ("a.csv", "id,label\n1\n", "more or fewer cells"),
         ("a.csv", "id\n1,2\n", "more or fewer cells"),
         ("a.csv", b"id\n\xff\xfe\n", "not text in UTF-8"),

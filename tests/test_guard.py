@@ -420,7 +420,7 @@ def test_calibrated_parts_judge_what_has_a_score_whatever_the_groups_of_the_scre
 def test_a_layer_is_looked_at_where_there_are_images_to_compare_with(screen, classifier, data, monkeypatch, capsys):
     calibration, asked, looked = data["calibration"], [], []
 
-    def chosen_parts(guard, _images, _inliers, needed):
+    def chosen_parts(guard, _images, _inliers, needed, **_):
         asked.append((list(guard.shares), needed and needed(1.0)))
         return SimpleNamespace(shares={"screen": 1.0})
 

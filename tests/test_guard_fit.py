@@ -20,6 +20,7 @@ from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
 from recondite.errors import ArtifactError, InputError, ReconditeWarning
 from recondite.perturbations.outliers import MIXED, mixed
+from recondite.progress import told_to
 from recondite.screen import guard_fit
 from recondite.screen.choose_parts import (
     Judged,
@@ -431,6 +432,8 @@ def test_an_onnx_classifier_behind_a_screen_on_the_command_line(graph, tmp_path,
     assert main([*command, str(tmp_path / "guard"), *given]) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     assert "accuracy: 1.000 of 100 held-out images" in said
+    assert f"next: recondite guard predict {tmp_path / 'guard'} NEW_IMAGES -o labels.csv" in said
+    assert f"recondite guard-report {tmp_path / 'guard'} INLIERS OUTLIERS -o report" in said
     new = folders(tmp_path / "new", *coloured(10, 23, ((0.7, 0.3, 0.3), (0.3, 0.3, 0.7), (0.2, 0.9, 0.2))))
     table = tmp_path / "labels.csv"
     assert main(["guard", "predict", str(tmp_path / "guard"), new, "-o", str(table)]) == 0, capsys.readouterr().err
@@ -648,7 +651,7 @@ def test_parts_are_chosen_as_they_will_be_calibrated(screen, monkeypatch):
     known, held = pairs(*coloured(60, 60)), pairs(*coloured(100, 61))
     asked = []
 
-    def chosen_parts(_guard, _images, inliers, _seed, _left_out, needed):
+    def chosen_parts(_guard, _images, inliers, _seed, _left_out, needed, _progress):
         asked.append((set(inliers.predicted), needed and needed(0.5)))
         return PartsChoice({"screen": 1.0}, {})
 
@@ -656,6 +659,26 @@ def test_parts_are_chosen_as_they_will_be_calibrated(screen, monkeypatch):
     for by_class in (True, False):
         fit_guard(known, screen=screen, calibration=held, group_by="none", by_class=by_class)
     assert asked == [({"red", "blue"}, 38), ({"red", "blue"}, None)]  # twice what half of .1 needs
+
+
+def test_each_long_part_of_a_fit_shows_how_far_it_is(screen):
+    seen = []
+    with told_to(lambda description, done, total: seen.append((description, done, total))):
+        given = {"screen": screen, "calibration": pairs(*coloured(100, 65)), "group_by": "none"}
+        fit_guard(pairs(*coloured(60, 64)), **given, progress=True)
+    last = {description: (done, total) for description, done, total in seen}
+    assert last.pop("made-up outliers")[0] > 100
+    assert last == {"learning the classes": (60, 60), "held-out images": (50, 50), "calibrating the guard": (50, 50)}
+    assert all(done == total for done, total in last.values())
+
+
+def test_a_guard_by_a_table_says_that_it_looks_at_its_screen_alone(told, caplog):
+    screen, outputs, known, held = told
+    given = {"screen": screen, "classifier": Told(outputs), "calibration": held, "group_by": "none"}
+    fit_guard(known, **given, parts=["screen"])
+    assert not caplog.text
+    fit_guard(known, **given)
+    assert "screen alone unless others are named (--parts, parts=), such as screen,confidence" in caplog.text
 
 
 def test_a_table_of_classes_has_one_in_every_row(tmp_path):
@@ -908,7 +931,7 @@ TWO, THREE = ["red", "blue"], ["red", "blue", "green"]
 )
 def test_what_a_network_saw_before_weighs_as_left_out_classes_say(trained, names, channels, looking, without, expected):
     """Or alone, of two classes in colour beside a screen of features."""
-    _, classifier, _, _ = trained("_with_rules", tuned_before(1.0, channels), names, looking, without)
+    _, classifier, *_ = trained("_with_rules", tuned_before(1.0, channels), names, looking, without)
     assert classifier == expected
     for other in (tuned_before(0.5), object.__new__(OnnxClassifier)):
         other.shape = (3, 16, 16)

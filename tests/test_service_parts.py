@@ -340,6 +340,9 @@ def test_the_deployment_files_fit_the_command():
     app = make_app(command)
     _, bound, _ = app.parse_args(command, exit_on_error=False, print_error=False)
     assert bound.arguments["keep_images"] == "flagged"
+    (screens,) = [one for one in compose["services"]["recondite"]["volumes"] if isinstance(one, dict)]
+    assert screens["read_only"]
+    assert not screens["bind"]["create_host_path"]  # else a wrong path is an empty folder without screens
     assert (
         yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"][0]["job_name"] == "recondite"
     )

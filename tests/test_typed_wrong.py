@@ -73,6 +73,22 @@ def test_the_name_that_was_meant_is_offered(command, near, capsys):
     assert f"; did you mean {near}?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("fit digits -o s --detector pca --side 64", "--side; it is an option of --detector features"),
+        ("fit digits -o s --detector pca --size=64", "--size; did you mean '--image-size' or '--latent-size'"),
+        ("predict s digits -o v.csv --reprot r.html", "--reprot; did you mean '--report'"),
+        ("predict s digits -o v.csv --zzz 1", "--zzz ╰"),
+    ],
+)
+def test_a_flag_that_is_not_known_comes_with_the_one_that_was_meant(command, told, capsys):
+    with pytest.raises(SystemExit):
+        main(command.split())
+    said = capsys.readouterr()
+    assert f"Unknown option: {told}" in " ".join((said.out + said.err).replace("│", " ").split())
+
+
 def test_names_that_are_like_none_offer_none():
     with pytest.raises(InputError, match=r"got 'zzz'$"):
         recondite.build("zzz", image_shape=(1, 8, 8))

@@ -12,7 +12,7 @@ from recondite import __version__
 from recondite.cli import audit, fit, guard, monitor, predict, serve, share, teach, train, update, watch
 from recondite.cli.flags import alone
 from recondite.data.addresses import without_secrets
-from recondite.errors import ArtifactError, InputError, NotCalibratedError, ReconditeError
+from recondite.errors import ArtifactError, InputError, NotCalibratedError, ReconditeError, did_you_mean
 
 _GOES_ON = {
     **dict.fromkeys(("predict", "audit", "study", "bench", "watch"), "; run the same command again to go on"),
@@ -96,5 +96,18 @@ def _in_words(error: CycloptsError) -> Any:
         )
     if isinstance(error, UnknownOptionError):  # named without its value, which may be an address
         name = (error.token.keyword or error.token.value).partition("=")[0]
-        error.token = error.token.evolve(keyword=name)
+        known = [one for argument in error.argument_collection for one in argument.names]
+        return CycloptsPanel(f"Unknown option: {name}{_of_detectors(name, known) or did_you_mean(name[1:], known)}")
     return CycloptsPanel(error)
+
+
+def _of_detectors(flag: str, known: Sequence[str]) -> str:
+    """Return which other detectors have a flag, as the end of a sentence, where there is a detector to choose."""
+    if "--detector" not in known:
+        return ""
+    from recondite.detectors import DETECTORS
+    from recondite.options import option_names
+
+    option = flag.removeprefix("--").replace("-", "_")
+    having = [name for name, kind in DETECTORS.items() if option in option_names(kind.Options)]
+    return f"; it is an option of --detector {' or '.join(having)}" if having else ""

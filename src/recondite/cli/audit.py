@@ -89,6 +89,11 @@ def audit(
     print(f"tables: {output / 'issues.csv'}, {output / 'scores.csv'} (all images, the farthest from the others first)")
     print(f"lists:  {output / 'keep.txt'}, {output / 'drop.txt'}")
     print(f"report: {output / 'report.html'}")
+    if found.farthest:
+        print(
+            f"look:   at the {len(found.farthest)} farthest from the others first, listed or not: "
+            f"{output / 'report.html'}#farthest (an outlier is listed where it is sure)"
+        )
     where = shlex.quote(str(output))
     serve = f"keep and drop on a page: recondite serve SCREEN --audit {where} (an empty folder does for SCREEN)"
     if found.keeps_files:

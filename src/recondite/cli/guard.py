@@ -1,5 +1,6 @@
 """recondite guard fit, guard predict."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -138,6 +139,11 @@ def guard_fit(
     if "promise" in facts:
         print(f"promise:  {facts['promise']}")
     print(f"guard:    {output}")
+    where = shlex.quote(str(output))
+    told = " --outputs OUTPUTS.csv" if fitted.guard.by_table else ""
+    print(f"next: recondite guard predict {where} NEW_IMAGES{told} -o labels.csv")
+    if not told:
+        print(f"      recondite guard-report {where} INLIERS OUTLIERS -o report (what it turns away, and what not)")
 
 
 def guard_predict(

@@ -167,7 +167,8 @@ def read_events(source: Path | str) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(READERS[scheme](text), 1):
         name = row.get("id", row.get("file_name")) if isinstance(row, Mapping) else None
         if not isinstance(name, str | int):
-            raise InputError(f"{without_secrets(text)}, event {number}: expected a row with an id")
+            has = f"; it has: {', '.join(map(str, row))}" if isinstance(row, Mapping) and name is None else ""
+            raise InputError(f"{without_secrets(text)}, row {number}: expected a row with an id (or file_name){has}")
         found = True
         yield {**row, "id": str(name)}
     if not found:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.datasets import ImageSet, open_images
+from recondite.data.datasets import ImageSet
 from recondite.data.images import Preprocessing
 from recondite.data.units import COPIES, GroupBy, labels_of
 from recondite.detectors.remembered import remembering
 from recondite.errors import InputError, did_you_mean
 from recondite.networks.backbones import VARIANTS
+from recondite.progress import progress as show
+from recondite.progress import say
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import Judged, LeftOutClasses, best_telling, classes_where_enough, equal_shares
 from recondite.screen.classes import check_classes, with_classes
@@ -158,7 +160,12 @@ def fit_guard(
     names = tuple(classes or own_names or sorted({*(opened.labels or ())}))
     check_classes(names, opened)
     if isinstance(classifier, Told):
-        parts = parts or (SCREEN,)
+        if parts is None:
+            parts = (SCREEN,)
+            say(
+                "no parts are chosen: a table tells nothing of made-up outliers, so that the guard looks at its screen "
+                "alone unless others are named (--parts, parts=), such as screen,confidence"
+            )
         _check_told(classifier, opened, held.images)
     if risk is not None:
         check_bound(risk, delta, dealt[2])
@@ -192,10 +199,10 @@ def fit_guard(
         assert isinstance(classifier, Kept)
         most = None if fine_tune is None else _TUNED_ON
         classifier, near = _trained_without_classes(train, classifier, opened, chosen_on, names, screen, most)
-    guard, learning = _with_rules(screen, classifier, names, opened)
+    guard, learning = _with_rules(screen, classifier, names, opened, progress)
     every_part = with_every_part(guard)
     _check_parts(parts, every_part.shares)
-    seen = _seen(every_part, chosen_on)
+    seen = _seen(every_part, chosen_on, "held-out images", progress)
     facts: dict[str, Any] = {
         "learnt from": opened.size,
         "chosen on": len(seen.predicted),
@@ -206,7 +213,8 @@ def fit_guard(
     if parts is None:
         if train is None or len(names) < FEWEST_CLASSES:
             near = _left_out(guard, learning, chosen_on, names)
-        choice = chosen_parts(every_part, chosen_on, Judged(seen.parts, seen.predicted), seed, near, needed)
+        inliers = Judged(seen.parts, seen.predicted)
+        choice = chosen_parts(every_part, chosen_on, inliers, seed, near, needed, progress)
         shares, facts["caught"], facts["left out"] = choice.shares, dict(choice.caught), dict(choice.left_out)
     else:
         shares = equal_shares(parts)
@@ -217,7 +225,7 @@ def fit_guard(
         temperature=fitted_temperature(seen.logits, places),
         confusion=_confusion(seen, names),
     )
-    held_seen = _seen(guard, calibrated_on)
+    held_seen = _seen(guard, calibrated_on, "calibrating the guard", progress)
     groups = None
     if needed is not None:  # a class without calibration would be turned away whole, and a rare one has none by chance
         groups = classes_where_enough(held_seen.predicted, needed(min(shares.values())), {*(opened.labels or ())})
@@ -337,18 +345,20 @@ def _confusion(seen: _Seen, names: Sequence[str]) -> NDArray[np.int64]:
     return counts
 
 
-def _seen(guard: Guard, images: object) -> _Seen:
+def _seen(guard: Guard, images: ImageSet, title: str, shown: bool) -> _Seen:
     parts: dict[str, list[NDArray[np.float64]]] = {part: [] for part in guard.shares}
     predicted: list[str] = []
     true: list[str] = []
     logits = []
-    for scores, labels, outputs in guard.measured(open_images(images, shape=guard.screen.detector.shape)):
-        good = np.flatnonzero(np.isfinite(scores.instance_score) & outputs.valid)
-        for part, values in guard.scores(scores, outputs).items():
-            parts[part].append(values[good])
-        logits.append(outputs.logits[good])
-        predicted += [outputs.predicted[index] or "" for index in good]
-        true += [labels[index] for index in good]
+    with show(title, images.size, shown) as advance:
+        for scores, labels, outputs in guard.measured(images):
+            good = np.flatnonzero(np.isfinite(scores.instance_score) & outputs.valid)
+            for part, values in guard.scores(scores, outputs).items():
+                parts[part].append(values[good])
+            logits.append(outputs.logits[good])
+            predicted += [outputs.predicted[index] or "" for index in good]
+            true += [labels[index] for index in good]
+            advance(len(scores), "")
     if not predicted:
         raise InputError("the classifier gives finite numbers for not one held-out image")
     joined = {part: np.concatenate(values) for part, values in parts.items()}
@@ -356,12 +366,12 @@ def _seen(guard: Guard, images: object) -> _Seen:
 
 
 def _with_rules(
-    screen: Screen, classifier: Kept | Told | None, names: tuple[str, ...], images: ImageSet
+    screen: Screen, classifier: Kept | Told | None, names: tuple[str, ...], images: ImageSet, shown: bool
 ) -> tuple[Guard, Learning | None]:
     """Return a guard with its head and rules, learnt in one pass over images with classes, and what was learnt."""
     count = images.size or 0
     if classifier is None:
-        learning = learnt(vectors_of(screen.detector, images, names), len(names), count)
+        learning = learnt(vectors_of(screen.detector, images, names, shown), len(names), count)
         head = learning.head(_SHRINKAGE)
         rules = learning.rules(head)
         return Guard(screen=screen, classifier=None, classes=names, head=head, rules=rules), learning
@@ -371,7 +381,7 @@ def _with_rules(
     seen = Preprocessing(shape=shape, value_range=screen.detector.preprocessing.value_range)
     if not gives_features(classifier, seen, images, names):
         return guard, None
-    learning = learnt(features_of(classifier, seen, images, names), len(names), count)
+    learning = learnt(features_of(classifier, seen, images, names, shown), len(names), count)
     return replace(guard, rules=learning.rules()), learning
 
 

@@ -14,6 +14,7 @@ from recondite.data.images import Preprocessing
 from recondite.detectors import Detector
 from recondite.detectors.features import Features
 from recondite.errors import InputError
+from recondite.progress import progress
 from recondite.screen.classifier_outputs import Told, as_logits, ask
 from recondite.screen.tuned_classifier import Kept
 
@@ -22,8 +23,8 @@ Learnable = tuple[NDArray[np.float32], list[int], NDArray[np.float32] | None]
 """Vectors (n, F), the numbers of the classes, and logits (n, K) where there are any."""
 
 
-def vectors_of(detector: Detector, images: ImageSet, names: Sequence[str]) -> Iterator[Learnable]:
-    """Yield the vectors of whole images that a screen's backbone gives.
+def vectors_of(detector: Detector, images: ImageSet, names: Sequence[str], shown: bool = False) -> Iterator[Learnable]:
+    """Yield the vectors of whole images that a screen's backbone gives; show progress on standard error if `shown`.
 
     Raises:
         InputError: the detector is not "features".
@@ -35,21 +36,21 @@ def vectors_of(detector: Detector, images: ImageSet, names: Sequence[str]) -> It
         painted = ready.painted(pixels)
         return {"vectors": ready.vectors.of_images(painted, ready.inside(painted))}
 
-    for batch in read_batches(images, detector.preprocessing, detector.scoring_batch):
+    for batch in _counted(read_batches(images, detector.preprocessing, detector.scoring_batch), images, shown):
         if len(batch.pixels):
             found = detector.run(batch.pixels, look, "vectors")["vectors"]
             yield found, _classes(batch, names), None
 
 
 def features_of(
-    classifier: Kept | Told, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str]
+    classifier: Kept | Told, preprocessing: Preprocessing, images: ImageSet, names: Sequence[str], shown: bool = False
 ) -> Iterator[Learnable]:
-    """Yield the features and logits that a classifier gives.
+    """Yield the features and logits that a classifier gives; show progress on standard error if `shown`.
 
     Raises:
         InputError: it gives no features.
     """
-    for batch in read_batches(images, preprocessing, full_batch(prod(preprocessing.shape))):
+    for batch in _counted(read_batches(images, preprocessing, full_batch(prod(preprocessing.shape))), images, shown):
         if len(batch.pixels):
             logits, features = asked(classifier, batch)
             if features is None:
@@ -90,6 +91,13 @@ def gives_features(
 def asked(classifier: Kept | Told, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the logits and features of the readable images."""
     return ask(classifier, None, torch.from_numpy(batch.pixels), [batch.ids[i] for i in np.flatnonzero(batch.good)])
+
+
+def _counted(batches: Iterator[Batch], images: ImageSet, shown: bool) -> Iterator[Batch]:
+    with progress("learning the classes", images.size, shown) as advance:
+        for batch in batches:
+            yield batch
+            advance(len(batch.ids), "")
 
 
 def _classes(batch: Batch, names: Sequence[str]) -> list[int]:

@@ -15,6 +15,7 @@ from recondite.data.units import COPIES, GroupBy
 from recondite.errors import InputError
 from recondite.graphs.exported import probe_images
 from recondite.perturbations.outliers import Bytes
+from recondite.progress import progress as show
 from recondite.screen.calibrate import unknown_images
 from recondite.screen.choose_parts import (
     Judged,
@@ -118,7 +119,7 @@ def make_guard(
         return guard
     calibration = unknown_images(screen, calibration, group_by, one_each=True)
     if choosing:
-        guard, calibration = _with_chosen_parts(guard, calibration)
+        guard, calibration = _with_chosen_parts(guard, calibration, progress)
     scores, predicted = guard.measure(calibration, progress)
     groups = tuple(predicted) if by_class else None
     calibrators = {part: Calibrator(values, groups) for part, values in scores.items()}
@@ -133,6 +134,7 @@ def chosen_parts(
     seed: int = 0,
     left_out: LeftOutClasses | None = None,
     needed: Needed | None = None,
+    progress: bool = False,
 ) -> PartsChoice:
     """Return which of a guard's parts to look at; see `choose_parts`.
 
@@ -142,12 +144,15 @@ def chosen_parts(
         inliers: what the guard makes of them.
         seed: of every random draw.
         left_out, needed: as in `choose_parts`.
+        progress: show progress on standard error.
     """
     preprocessing = guard.screen.detector.preprocessing
     made_up = made_up_outliers(pixels_of(images, preprocessing), seed)
-    found = {
-        name: Judged(*guard.measure(_as_stored(some, preprocessing.value_range))) for name, some in made_up.items()
-    }
+    found = {}
+    with show("made-up outliers", sum(map(len, made_up.values())), progress) as advance:
+        for name, some in made_up.items():
+            found[name] = Judged(*guard.measure(_as_stored(some, preprocessing.value_range)))
+            advance(len(some), name)
     return choose_parts(inliers, found, guard.screen.alpha, left_out, needed)
 
 
@@ -174,7 +179,7 @@ def _as_stored(images: Bytes, value_range: tuple[float, float] | None) -> Bytes 
     return np.clip(low + (high - low) * (images / 255), low, high)
 
 
-def _with_chosen_parts(guard: Guard, calibration: object) -> tuple[Guard, ImageSet]:
+def _with_chosen_parts(guard: Guard, calibration: object, progress: bool) -> tuple[Guard, ImageSet]:
     """Return a guard with the best shares, and the calibration images that these were not chosen on."""
     opened = open_images(calibration, role="classes", shape=guard.screen.detector.shape)
     if opened.ids is None:
@@ -183,5 +188,6 @@ def _with_chosen_parts(guard: Guard, calibration: object) -> tuple[Guard, ImageS
     chosen_on, others = (opened.select(np.sort(half).tolist()) for half in np.array_split(order, 2))
     every = with_every_part(guard)
     needed = partial(needed_of, guard.screen) if guard.by_class else None
-    choice = chosen_parts(every, chosen_on, Judged(*every.measure(chosen_on)), needed=needed)
+    inliers = Judged(*every.measure(chosen_on, progress))
+    choice = chosen_parts(every, chosen_on, inliers, needed=needed, progress=progress)
     return replace(every, shares=choice.shares), others
