@@ -108,6 +108,6 @@ def test_copies_and_what_is_named_do_not_narrow_intervals(screens, digits):
                 [float(one) for one in re.search(r"interval (\S+) to (\S+)$", rows[name]["note"]).groups()]
                 for rows in (found, once)
             ]
-            assert ends[0] == pytest.approx(ends[1], abs=0.002 if fewest == 50 else 0.03), name
+            assert ends[0] == pytest.approx(ends[1], abs=0.03), name
     counted = evaluate(screen, np.repeat(digits[1430:1480], 8, 0), outliers, group_by="none")
     assert "units of inliers" not in values(counted)
