@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from recondite.cli import main
+from recondite.data.datasets import open_images
 from recondite.errors import InputError
 from recondite.reports.drift import watch
 from recondite.screen.monitor import Monitor
@@ -121,3 +123,20 @@ def test_predict_writes_statistics_when_asked(saved, capsys):
     assert main(arguments) == 0
     assert "statistic." not in (saved / "again.csv").read_text()
     capsys.readouterr()
+
+
+def test_frames_of_a_burst_count_once_and_the_promise_says_for_what_it_holds(screens, digits, tmp_path):
+    """Each image twice in a row raised .57 of streams without a change, where .05 was stated."""
+    screen, quiet = screens("pca"), digits[:1400][np.random.default_rng(0).permutation(1400)[:60]]
+    names = [f"part{place // 20}_{place % 20}.png" for place in range(1200)]
+    frames = replace(open_images(quiet.repeat(20, 0)), ids=names)
+    sweep(screen, frames, tmp_path / "frames.csv", statistics=True)
+    sweep(screen, quiet, tmp_path / "once.csv", statistics=True)
+    assert watch(screen, tmp_path / "frames.csv").monitor.alarm is not None
+    found, once = watch(screen, tmp_path / "frames.csv", group_by="prefix"), watch(screen, tmp_path / "once.csv")
+    assert found.monitor.alarm is None
+    assert (found.monitor.seen, found.monitor.martingale, found.left_out) == (60, once.monitor.martingale, 1140)
+    assert "No alarm after 60 images, 1,140 more of their units left out" in found.in_words()
+    assert "if images are independent: frames of a burst" in once.in_words()
+    with pytest.raises(InputError, match="no pixels to tell copies by"):
+        watch(screen, tmp_path / "once.csv", group_by="copies")

@@ -1,10 +1,12 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import recondite
+from recondite.data.datasets import open_images
 from recondite.errors import InputError
 from recondite.reports.evaluation import evaluate, rule_rows
 from recondite.statistics.metrics import auroc, average_precision, best_f1
@@ -77,3 +79,35 @@ def test_f1_at_the_threshold_has_an_interval(screens, digits):
     rows = {row["measure"]: row for row in evaluate(screens("pca"), digits[1400:], digits[:50, ::-1].copy())}
     low, high = map(float, re.search(r"threshold; 95 % interval (\S+) to (\S+)$", rows["F1"]["note"]).groups())
     assert low < float(rows["F1"]["value"]) < high
+
+
+def test_copies_and_what_is_named_do_not_narrow_intervals(screens, digits):
+    """Forty frames of a part counted as forty parts."""
+    screen, outliers = screens("pca"), digits[:25, ::-1].copy()
+    once = {row["measure"]: row for row in evaluate(screen, digits[1430:1480], outliers)}
+    for fewest, again in (
+        (45, evaluate(screen, np.repeat(digits[1430:1480], 8, 0), np.repeat(outliers, 8, 0))),
+        (
+            50,
+            evaluate(
+                screen,
+                replace(
+                    open_images(digits[1430:1480].repeat(8, 0)), ids=[f"part{n // 8}_{n % 8}.png" for n in range(400)]
+                ),
+                replace(open_images(outliers.repeat(8, 0)), ids=[f"bad{n // 8}_{n % 8}.png" for n in range(200)]),
+                group_by="prefix",
+            ),
+        ),
+    ):
+        found = {row["measure"]: row for row in again}
+        assert fewest <= int(found["units of inliers"]["value"]) <= 50  # digits of 8 x 8 may be much alike
+        assert fewest // 2 <= int(found["units of outliers"]["value"]) <= 25
+        for name in ("AUROC", "average precision", "best F1", "F1"):
+            assert found[name]["value"] == once[name]["value"]
+            ends = [
+                [float(one) for one in re.search(r"interval (\S+) to (\S+)$", rows[name]["note"]).groups()]
+                for rows in (found, once)
+            ]
+            assert ends[0] == pytest.approx(ends[1], abs=0.03), name
+    counted = evaluate(screen, np.repeat(digits[1430:1480], 8, 0), outliers, group_by="none")
+    assert "units of inliers" not in values(counted)

@@ -274,3 +274,44 @@ def test_average_precision_is_that_of_scikit_learn():
         a, b = draws.integers(0, tied, 40), draws.integers(tied // 3, tied + tied // 3, 25)
         expected = average_precision_score(np.repeat([0, 1], [40, 25]), np.concatenate([a, b]))
         assert metrics.average_precision(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_images_that_belong_together_make_no_interval_narrower():
+    generator = np.random.default_rng(0)
+    inliers, outliers = generator.normal(size=40), generator.normal(1.5, size=25)
+    copied, units = [np.repeat(part, 10) for part in (inliers, outliers)], (np.arange(400) // 10, np.arange(250) // 10)
+    assert metrics.delong_interval(*copied, units) == pytest.approx(metrics.delong_interval(inliers, outliers))
+    for measure in (metrics.average_precision, lambda a, b: metrics.best_f1(a, b)[0]):
+        once, again = metrics.resampled_interval(measure, inliers, outliers), [measure, *copied, units]
+        assert metrics.resampled_interval(*again) == pytest.approx(once)
+    for flags in (outliers > 1, outliers > 9, outliers > -9):
+        once, again = metrics.rate(flags), metrics.rate(np.repeat(flags, 10), units[1])
+        assert (again.hits, again.total) == (10 * once.hits, 250)
+        assert (again.low, again.high) == pytest.approx((once.low, once.high), abs=0.02)
+    with pytest.raises(InputError, match="a label of what belongs together for each of 25 images"):
+        metrics.rate(outliers > 1, units[0])
+
+
+def test_units_that_tell_less_than_their_images_cover_the_truth():
+    """Ten bursts of ten frames: intervals of 95 % that count frames cover in less than half of samples."""
+    generator, truth = np.random.default_rng(1), NormalDist().cdf(1.5 / 2**0.5)
+    units, hits, counted = np.arange(100) // 10, 0, 0
+    for _ in range(100):
+        scenes, noise = generator.normal(size=(2, 10, 1)) * 0.9**0.5, generator.normal(size=(2, 10, 10)) * 0.1**0.5
+        inliers, outliers = np.array([[0], [1.5]]) + (scenes + noise).reshape(2, 100)
+        low, high = metrics.delong_interval(inliers, outliers, (units, units))
+        hits += low <= truth <= high
+        low, high = metrics.delong_interval(inliers, outliers)
+        counted += low <= truth <= high
+    assert hits >= 90
+    assert counted < 70
+
+
+def test_runs_on_the_same_test_images_are_no_further_evidence():
+    generator = np.random.default_rng(0)
+    run = generator.normal(size=80), generator.normal(1, size=50)
+    once = metrics.auroc_interval([run])
+    assert metrics.auroc_interval([run] * 5) == pytest.approx(once)
+    other = generator.permutation(run[0]), generator.permutation(run[1])  # as good as other images
+    low, high = metrics.auroc_interval([run, other])[1:]
+    assert high - low < 0.85 * (once[2] - once[1])

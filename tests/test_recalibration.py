@@ -324,6 +324,24 @@ def test_copies_in_a_table_count_once(normal, tmp_path):
     assert len(recalibrate(screen, events).after.calibrator.scores) == len(images)
 
 
+def test_one_image_of_what_ids_tell_calibrates(normal, tmp_path, capsys):
+    """With forty frames of a part that count as forty, intervals of 95 % held in half of reviews."""
+    screen, images = normal
+    frames = replace(open_images(images[:160]), ids=[f"part{place // 4}_{place % 4}.png" for place in range(160)])
+    events = table(tmp_path / "events.csv", screen, frames, ["inlier"] * 160)
+    counted = recalibrate(screen, events)
+    result = recalibrate(screen, events, group_by="prefix")
+    assert (len(counted.after.calibrator.scores), len(result.after.calibrator.scores)) == (160, 40)
+    assert result.after.false_alarm_interval[1] > counted.after.false_alarm_interval[1]
+    left_out = {row["measure"]: row["after"] for row in result.table}
+    assert left_out["labelled images left out, of a unit of which another calibrates"] == "120"
+    screen.save(tmp_path / "screen")
+    main(["recalibrate", str(tmp_path / "screen"), str(events), "-o", str(tmp_path / "new")])
+    assert "--group-by tells them" in capsys.readouterr().out
+    with pytest.raises(InputError, match="tells what belongs together of no image"):
+        recalibrate(screen, events, group_by="scene([0-9]+)")
+
+
 def test_a_sample_of_which_only_the_flagged_images_are_labelled_is_refused(screen, stream, labels, tmp_path):
     flags = screen.predict(stream).is_outlier
     some = [label if flag else "" for label, flag in zip(labels, flags, strict=True)]

@@ -145,3 +145,15 @@ def test_where_images_are_judged_as_a_whole_single_values_have_no_threshold(dete
     with pytest.raises(InputError, match="as a whole: it has no scores of single values"):
         infer_threshold(detector, held_out[:20], level="feature", percent=99)
     assert infer_threshold(detector, held_out[:20], percent=99).rule == "percentile 99 of 20 images"
+
+
+def test_copies_count_once_where_a_rate_is_promised(detector, held_out):
+    few = held_out[:40]
+    once = infer_threshold(detector, few, alpha=0.05)
+    for copied, given in ((np.repeat(few, 10, axis=0), {}), (few, {"group_by": [str(n) for n in range(40)]})):
+        assert infer_threshold(detector, copied, alpha=0.05, **given) == once
+    assert infer_threshold(detector, few, level="feature", alpha=0.1) == infer_threshold(
+        detector, np.repeat(few, 3, axis=0), level="feature", alpha=0.1
+    )
+    with pytest.raises(InputError, match="needs at least 19 calibration images; got 10"):
+        infer_threshold(detector, few, alpha=0.05, group_by=[str(n // 4) for n in range(40)])

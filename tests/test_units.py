@@ -296,6 +296,24 @@ def test_too_few_units_say_so():
         recondite.fit(bursts(scenes(60)), detector="pca", latent_size=10, calibration=0.2, confidence=0.5, alpha=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:only .* are learnt from")
+def test_a_unit_that_is_much_of_all_images_and_is_not_learnt_from_is_told():
+    images = np.concatenate([bursts(scenes(1), 300), scenes(100, seed=2)])
+    named = {"group_by": ["one"] * 300 + [str(place) for place in range(100)]}
+    options = {"detector": "pca", "latent_size": 4, "score": "error", "calibration": 0.2, "alpha": 0.1, **named}
+    told = []
+    for seed in range(6):
+        screen = recondite.fit(images, seed=seed, **options)
+        learnt = screen.facts["images"]["images"]
+        said = any(
+            remark.startswith(f"only {learnt} of 400 images are learnt from") for remark in screen.facts["remarks"]
+        )
+        assert said == (learnt < 300)
+        told.append(said)
+    assert any(told)
+    assert not all(told)
+
+
 def vectors(count, seed=0):
     return np.random.default_rng(seed).normal(size=(count, 9)).astype(np.float32)
 

@@ -27,6 +27,7 @@ def monitor(
     score: str | None = None,
     confidence: Rate | None = None,
     group: str | None = None,
+    group_by: str = "none",
     seed: int = 0,
 ) -> None:
     """Test whether a stream of verdicts, oldest first, has drifted from the calibration images.
@@ -54,6 +55,9 @@ def monitor(
         The confidence that the table was made with, if not the screen's.
     group
         Group whose calibration holds for all images, where the ids do not tell it.
+    group_by
+        What tells images that belong together by their ids, of which the first one counts, as of `recondite fit` (not
+        copies: a table has no pixels). Bursts taken for independent images raise alarms.
     seed
         Random seed for breaking ties.
     """
@@ -68,7 +72,15 @@ def monitor(
     from recondite.reports.drift import moved_rows, watch, write_drift_page
     from recondite.reports.prevalence import COLUMNS, TITLE, class_shares
 
-    drift = watch(judge, events, false_alarm=false_alarm, window=window, seed=seed, group=group, state=state)
+    drift = watch(
+        *(judge, events),
+        false_alarm=false_alarm,
+        window=window,
+        seed=seed,
+        group=group,
+        group_by=group_by,
+        state=state,
+    )
     to_stdout = output is not None and is_stdout(output)
     told = stream_beside(output)
     print(drift.in_words(), file=told)
@@ -114,6 +126,7 @@ def recalibrate(
     extend: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
     group: str | None = None,
+    group_by: str = "copies",
     force: Annotated[bool, Parameter(negative="")] = False,
     image_store: Path | None = None,
     export_inliers: Path | None = None,
@@ -139,6 +152,9 @@ def recalibrate(
         HTML report to write, with the threshold and the rates before and after.
     group
         Group of all images, where the ids do not tell it.
+    group_by
+        What tells images that belong together, of which one calibrates, as of `recondite fit`. Copies are found where
+        the images are (--images); without these each image of the table counts, but for those of equal scores.
     force
         Go on where the labels are of a selection of images; the new screen then says that it promises nothing.
     image_store
@@ -159,7 +175,14 @@ def recalibrate(
     from recondite.reports.recalibration import write_recalibration_page
 
     result = calibrate(
-        *(judge, events), images=images, region=region, unlabelled=unlabelled, keep=extend, group=group, force=force
+        *(judge, events),
+        images=images,
+        region=region,
+        unlabelled=unlabelled,
+        keep=extend,
+        group=group,
+        group_by=group_by,
+        force=force,
     )
     tell_of_lost_guard(screen, output)
     result.after.save(output)
@@ -168,6 +191,8 @@ def recalibrate(
         title=f"{screen} calibrated on {without_secrets(events)}",
         header=True,
     )
+    if images is None and group_by == "copies":
+        print("Each image of the table counts; of frames of one part or burst one should: --group-by tells them.")
     print(f"screen: {output}")
     if report is not None:
         write_recalibration_page(report, result, f"{Path(screen).name}, calibrated anew")

@@ -204,6 +204,7 @@ def evaluate(
     *,
     truth: Path | None = None,
     region: Path | None = None,
+    group_by: str = "copies",
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     score: Score = None,
     alpha: Alpha = None,
@@ -223,6 +224,9 @@ def evaluate(
         Folder of masks (of an MVTec-style folder: ground_truth), to measure how well defects are located.
     region
         Folder with one mask per image, for a screen that was fitted with one.
+    group_by
+        What tells images that belong together, as of `recondite fit`: intervals then count no image for more than it
+        tells. With none, each image counts.
     output
         Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output.
     """
@@ -238,8 +242,8 @@ def evaluate(
 
     located = []
     if truth is not None:  # first, as masks may be missing
-        located = localisation(judge, inliers, outliers, truth, region=region, progress=True)
-    rows = measure(judge, inliers, outliers, region=region, group=group, progress=True) + located
+        located = localisation(judge, inliers, outliers, truth, region=region, group_by=group_by, progress=True)
+    rows = measure(judge, inliers, outliers, region=region, group=group, group_by=group_by, progress=True) + located
     if output is None or not is_stdout(output):
         print_table(
             [(row["measure"], row["value"], row["note"]) for row in rows], title=f"{screen} on {inliers}, {outliers}"

@@ -163,9 +163,7 @@ def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:
             ids.extend(readable.ids)
             labels.extend(readable.labels)
             bad.extend(batch.unreadable())
-            hashes.extend(
-                hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in batch.pixels
-            )
+            hashes.extend(_hashes(batch.pixels))
             small = thumbnails(batch.pixels)
             try:
                 file.write(np.ascontiguousarray(batch.pixels).data)
@@ -180,6 +178,37 @@ def spool(batches: Iterable[Batch], shape: tuple[int, ...]) -> Spool:
         pixels = np.memmap(file, dtype=np.float32, mode="r", shape=(len(ids), *shape))
         seen = np.memmap(beside, dtype=np.float32, mode="r", shape=(len(ids), *small.shape[1:]))
     return Spool(pixels, np.array(hashes, dtype="V16"), seen, ids, labels, bad)
+
+
+def _hashes(pixels: Floats) -> Iterator[bytes]:
+    return (hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in pixels)
+
+
+class Glimpses:
+    """What tells which images belong together, of batches that go by: a kilobyte an image, in memory."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._hashes: list[bytes] = []
+        self._small: list[Floats] = []
+
+    def add(self, batch: Batch) -> None:
+        """Keep what a batch shows of its readable images."""
+        self._ids.extend(batch.only_good().ids)
+        self._hashes.extend(_hashes(batch.pixels))
+        if len(batch.pixels):
+            self._small.append(thumbnails(batch.pixels))
+
+    def spool(self) -> Spool:
+        """Return the readable images so far, of which thumbnails alone are kept.
+
+        Raises:
+            InputError: there are none.
+        """
+        if not self._small:
+            raise InputError("not one image could be read")
+        small, names = np.concatenate(self._small), [""] * len(self._ids)
+        return Spool(small, np.array(self._hashes, dtype="V16"), small, self._ids, names, [])
 
 
 def keys_of(spools: Sequence[Spool], by: GroupBy = COPIES) -> list[NDArray[np.void]]:

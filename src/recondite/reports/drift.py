@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recondite.data.addresses import without_secrets
 from recondite.data.artifacts import finite_json
 from recondite.data.files import atomic_file
 from recondite.data.tables import number, read_events
+from recondite.data.units import COPIES, NONE, GroupBy, check_group_by, labelled
 from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.reports.figures import plot_martingale, plot_scores, plot_shifts
@@ -36,12 +38,14 @@ class Drift:
         path: (images seen, martingale) now and then.
         moved: the statistics of recent images beside those of calibration; see `Monitor.moved`.
         advice: what to do after an alarm, in words.
+        left_out: how many images were passed over, as the first one of their unit counts.
     """
 
     monitor: Monitor
     path: list[tuple[int, float]]
     moved: list[Moved]
     advice: str = ""
+    left_out: int = 0
 
     def in_words(self) -> str:
         """Say whether there is an alarm, and since when."""
@@ -49,7 +53,11 @@ class Drift:
         if monitor.seen == 0:
             return f"There was nothing to judge: none of {counted(monitor.invalid, 'image')} has a score."
         seen = counted(monitor.seen, "image") + (f" and {monitor.invalid:,} unreadable ones" if monitor.invalid else "")
-        promise = f"Without any change an alarm comes once in {monitor.threshold:,.6g} streams at most, however long."
+        seen += f", {self.left_out:,} more of their units left out" if self.left_out else ""
+        promise = (
+            f"Without any change an alarm comes once in {monitor.threshold:,.6g} streams at most, however long, if "
+            "images are independent: frames of a burst, and images that come twice, raise it too (--group-by)."
+        )
         if monitor.alarm is None:
             values = f"{monitor.martingale:.3g}, its largest {monitor.largest:.3g}"
             return (
@@ -73,6 +81,7 @@ def watch(
     window: int = 200,
     seed: int = 0,
     group: str | None = None,
+    group_by: GroupBy = NONE,
     state: Path | None = None,
 ) -> Drift:
     """Pass a table of verdicts to a monitor, in the order of its rows, which must be that of time.
@@ -83,27 +92,49 @@ def watch(
         false_alarm, window, seed: as in `Monitor`.
         group: the group of all events, where the calibration has groups and neither a column "group" nor the folder in
             the id tells it.
+        group_by: what tells units by ids, as in `recondite.fit`, of which the first image counts; a table has no pixels
+            to tell near-copies by.
         state: a file in which the monitor is kept from one table to the next: taken up if it is there, then written.
 
     Raises:
-        InputError: not a table of events, not verdicts of this screen, or a state of another monitor.
+        InputError: not a table of events, not verdicts of this screen, a state of another monitor, or a `group_by`
+            that is of pixels or fits no image.
     """
+    check_group_by(group_by)
+    if group_by == COPIES:
+        raise InputError("a table of verdicts has no pixels to tell copies by: group by what ids tell")
     if state is not None and state.exists():
         monitor = Monitor.from_state(screen, _read_state(state))
         if monitor.false_alarm != false_alarm:
             raise InputError(f"{state} is of a monitor with false_alarm {monitor.false_alarm:g}; got {false_alarm:g}")
     else:
         monitor = Monitor(screen, false_alarm=false_alarm, window=window, seed=seed)
-    path = [(monitor.seen, monitor.martingale)]
+    path, met, left_out = [(monitor.seen, monitor.martingale)], set[str](), 0
     for scores, rows in scored(read_events(events), without_secrets(events)):
         groups = group_labels(screen, rows, scores.ids, group)
         check_origin(screen, scores, rows, groups)
-        monitor.update(scores, groups)
+        first = _first_of_units(scores, group_by, met)
+        left_out += len(scores) - len(first)
+        monitor.update(scores.at(first), None if groups is None else [groups[index] for index in first])
         path.append((monitor.seen, monitor.martingale))
     if state is not None:
         with atomic_file(state) as temporary:
             temporary.write_text(json.dumps(monitor.state()), encoding="utf-8")
-    return Drift(monitor, path, monitor.moved(), advice(screen, monitor))
+    return Drift(monitor, path, monitor.moved(), advice(screen, monitor), left_out)
+
+
+def _first_of_units(scores: Scores, group_by: GroupBy, met: set[str]) -> NDArray[np.intp]:
+    """Return which images (n,) are no later ones of a unit that was met; what is met now is noted.
+
+    An unreadable image stands for no unit.
+    """
+    first = []
+    for index, (name, error) in enumerate(zip(labelled(scores.ids, group_by) or (), scores.errors, strict=True)):
+        if name is None or error is not None or name not in met:
+            first.append(index)
+            if name is not None and error is None:
+                met.add(name)
+    return np.array(first, dtype=np.intp)
 
 
 def read_scores(screen: Screen, events: str) -> Scores:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from recondite.data.addresses import without_secrets
 from recondite.data.datasets import ImageSet, open_images
+from recondite.data.units import COPIES, GroupBy, check_group_by
 from recondite.errors import InputError, ReconditeWarning
 from recondite.graphs.exported import Exported
 from recondite.progress import counted
@@ -25,6 +26,7 @@ from recondite.reports.reviewed import (
     doubts_about,
     drawn_alike,
     flagged,
+    one_of_each_unit,
     read_reviewed,
     seem_learnt,
 )
@@ -37,7 +39,7 @@ from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.metrics import auroc
 from recondite.statistics.scores import Scores
 
-_DRAWN_MORE_OFTEN = "left out, drawn more often"
+_DRAWN_MORE_OFTEN, _OF_ONE_UNIT = "left out, drawn more often", "left out, of a unit of which another calibrates"
 _WAY_OUT = (
     "Label a random sample (recondite sample-for-review draws one; in other tables, a column 'sampled' says so), or, "
     "where the other images are normal, count them in: unlabelled='inlier' (--unlabelled inlier); force=True (--force) "
@@ -70,6 +72,7 @@ def recalibrate(
     unlabelled: Unlabelled = "leave-out",
     keep: bool = False,
     group: str | None = None,
+    group_by: GroupBy = COPIES,
     force: bool = False,
 ) -> Recalibration:
     """Calibrate a screen on verdicts that people labelled "inlier".
@@ -80,7 +83,8 @@ def recalibrate(
     a random sample: a table that `sample_for_review` drew, whose column "sampled" says so. Anything else is refused.
     Where that column gives some images a higher probability than others, as where all flagged ones and a tenth of the
     rest were looked at, a random share of these calibrates, so that all had the same; the promise then holds as ever.
-    Equal scores are of equal images, which count once.
+    Equal scores are of equal images, which count once. Of images that belong together one calibrates; near-copies are
+    found where the images are given, other units are told by ids.
 
     Args:
         screen: that gave the verdicts.
@@ -93,6 +97,7 @@ def recalibrate(
         keep: add to the calibration images of before instead of replacing them; right only where nothing has changed,
             and refused where these are not scores of the detector, or promise nothing.
         group: as in `recondite.reports.drift.watch`.
+        group_by: what tells images that belong together, as in `recondite.fit` (labels by id).
         force: calibrate on a selection all the same; the facts of the new screen, its reports and `recondite info` say
             that nothing is promised, and why.
 
@@ -102,6 +107,7 @@ def recalibrate(
     """
     if region is not None and images is None:
         raise InputError("a region is of the images: say where they are (images=, --images)")
+    check_group_by(group_by)
     reviewed = read_reviewed(screen, events, group)
     chosen = reviewed.rows(INLIER, "") if unlabelled == "inlier" else reviewed.rows(INLIER)
     if not len(reviewed.rows(INLIER, OUTLIER)):
@@ -110,7 +116,7 @@ def recalibrate(
         )
     if not len(chosen):
         raise InputError(f"{without_secrets(events)} has no image labelled {INLIER!r}")
-    doubts = doubts_about(screen, reviewed, chosen, unlabelled)
+    doubts = doubts_about(screen, reviewed, one_of_each_unit(reviewed, chosen, group_by), unlabelled)
     if doubts and not force:
         raise InputError(f"{doubts[0]}. {_WAY_OUT}")
     if keep:
@@ -119,6 +125,9 @@ def recalibrate(
     chosen = drawn_alike(reviewed, chosen)
     drawn_more_often = labelled - len(chosen)
     chosen = different(reviewed, chosen)
+    every = len(chosen)
+    chosen = one_of_each_unit(reviewed, chosen, group_by)
+    of_one_unit = every - len(chosen)
     if images is None and reviewed.sampled and seem_learnt(screen, reviewed, chosen):
         warnings.warn(
             f"the {counted(len(chosen), 'image')} taken for normal score lower than the calibration images did: if the "
@@ -138,6 +147,7 @@ def recalibrate(
         "confirmed": len(reviewed.rows(INLIER)),
         "outliers": len(reviewed.rows(OUTLIER)),
         **({_DRAWN_MORE_OFTEN: drawn_more_often} if drawn_more_often else {}),
+        **({_OF_ONE_UNIT: of_one_unit} if of_one_unit else {}),
         "kept": len(screen.calibrator.scores) if keep else 0,
         **({LEFT_OUT: before[LEFT_OUT]} if keep and LEFT_OUT in before else {}),
     }
@@ -146,9 +156,9 @@ def recalibrate(
     else:
         found = _found(screen, images, region, reviewed, chosen)
         if keep and not isinstance(screen.detector, Exported):
-            after = screen.update(found, only_calibrate=True, sampled=True)
+            after = screen.update(found, only_calibrate=True, sampled=True, group_by=group_by)
         else:
-            after = screen.recalibrated(found, by_folder=reviewed.groups is not None)
+            after = screen.recalibrated(found, by_folder=reviewed.groups is not None, group_by=group_by)
             after = _with_kept(screen, after) if keep else after
     facts["images"] = len(after.calibrator.scores)
     after = replace(after, facts={**screen.facts, "calibration": facts})
@@ -251,9 +261,10 @@ def _table(before: Screen, after: Screen, reviewed: Reviewed) -> list[dict[str, 
         )
     changed = flagged(before, reviewed, everything) != flagged(after, reviewed, everything)
     rows = [{"measure": name, "before": value, "after": columns[1][name]} for name, value in columns[0].items()]
-    if _DRAWN_MORE_OFTEN in after.facts["calibration"]:
-        left_out = f"{after.facts['calibration'][_DRAWN_MORE_OFTEN]:,}"
-        rows.append({"measure": f"labelled images {_DRAWN_MORE_OFTEN} than others", "before": "", "after": left_out})
+    for why, more in ((_DRAWN_MORE_OFTEN, " than others"), (_OF_ONE_UNIT, "")):
+        if why in after.facts["calibration"]:
+            left_out = f"{after.facts['calibration'][why]:,}"
+            rows.append({"measure": f"labelled images {why}{more}", "before": "", "after": left_out})
     rows.append({"measure": "verdicts that change", "before": "", "after": _share(changed)})
     if len(inliers) and len(outliers):
         values = reviewed.scores.instance_score

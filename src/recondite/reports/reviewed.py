@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from recondite.data.addresses import without_secrets
 from recondite.data.tables import number, read_events, write_table
+from recondite.data.units import GroupBy, labelled
 from recondite.errors import InputError
 from recondite.reports.drift import check_origin, group_labels
 from recondite.screen.screen import Screen
@@ -277,6 +278,17 @@ def different(reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     names = reviewed.groups or ("",) * len(reviewed.labels)
     first = {(float(reviewed.scores.instance_score[index]), names[index]): index for index in rows[::-1]}
     return np.array(sorted(first.values()), dtype=np.intp)
+
+
+def one_of_each_unit(reviewed: Reviewed, rows: NDArray[np.intp], group_by: GroupBy) -> NDArray[np.intp]:
+    """Return one of some rows, drawn at random, of each unit that ids tell; all of them where only pixels would."""
+    names = labelled([reviewed.scores.ids[index] for index in rows], group_by) if len(rows) else None
+    if names is None:
+        return rows
+    groups = reviewed.groups or ("",) * len(reviewed.labels)
+    drawn = np.random.default_rng(0).permutation(len(rows))
+    kept = {(names[one] or one, groups[rows[one]]): rows[one] for one in drawn}
+    return np.array(sorted(kept.values()), dtype=np.intp)
 
 
 def drawn_alike(reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -244,6 +244,12 @@ def fit(
                 f"fewer: give more, a larger share, or score='error'"
             )
         judged_by = ERROR
+    if few is None and len(shares) == len(held_out) and 2 * len(sets.images) < (1 - sum(shares)) * len(spooled):
+        remark(
+            f"only {len(sets.images):,} of {counted(len(spooled), 'image')} are learnt from: the largest unit holds "
+            f"{sets.units['largest']:,}, and units are held out whole, one image of which calibrates; another seed "
+            "deals them otherwise, and group_by (--group-by) says what belongs together"
+        )
     if to_learn is not None:
         to_learn.check_apart(*{id(part): part for part in (spooled, *sets.sources.values())}.values())
     groups = tuple(sets.calibration_labels) if by_folder else None

@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from recondite.data.datasets import open_images, read_batches
+from recondite.data.datasets import ImageSet, open_images, read_batches
+from recondite.data.spool import Glimpses, keys_of, one_of_each
+from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.detectors.base import Detector
 from recondite.errors import InputError, not_among
 from recondite.options import PoolingOptions, option_names, options_to_json
@@ -86,11 +88,12 @@ def infer_threshold(
     alpha: float | None = None,
     percent: float | None = None,
     deviations: float | None = None,
+    group_by: GroupBy = COPIES,
 ) -> Threshold:
     """Return a threshold from normal images, by one of three rules.
 
     - alpha: a normal image is flagged with probability at most alpha (at level "feature": it has any value flagged),
-      averaged over calibration sets, if the detector has not learnt from `images`;
+      averaged over calibration sets, if the detector has not learnt from `images`; one image of each unit counts;
     - percent: this percentile of the scores, or of all single values; promises nothing;
     - deviations: mean + so many standard deviations of the instance scores; promises nothing.
 
@@ -100,9 +103,11 @@ def infer_threshold(
         level: whole images, or single values.
         score, top_percent: as in `Detector.score`; the detector's own by default.
         alpha, percent, deviations: exactly one of them.
+        group_by: what tells images that belong together, as in `recondite.fit`, for the rule of alpha.
 
     Raises:
-        InputError: none or several rules, values out of range, too few images for alpha, or no readable image.
+        InputError: none or several rules, values out of range, too few images for alpha, no readable image, or a
+            `group_by` that fits none.
         NotFittedError: the detector is not fitted.
     """
     given = {"alpha": alpha, "percentile": percent, "mean + deviations": deviations}
@@ -113,11 +118,15 @@ def infer_threshold(
         raise InputError(f"expected a percentile from 0 to 100; got {percent!r}")
     if level == "feature" and deviations is not None:
         raise InputError("mean + deviations is a rule for whole images; give alpha or percent")
+    check_group_by(group_by)
+    opened, seen = open_images(images, shape=detector.shape), Glimpses()
+    group_by = labels_of(opened, group_by)
     with tempfile.TemporaryFile(prefix="recondite-") as file:
         every = _Values(file)
-        one_each = []  # of an image: its score, or the largest of its values
-        for scores in _scored(detector, images, level, score, top_percent):
+        one_each, judged = [], []  # of an image: its score, or the largest of its values; whether a readable one has it
+        for scores in _scored(detector, opened, level, score, top_percent, None if alpha is None else seen):
             good = np.isfinite(scores.instance_score)
+            judged.append(good[[error is None for error in scores.errors]])
             if level == "feature" and good.any():
                 features = scores.feature_score[good].reshape(good.sum(), -1)
                 one_each.append(features.max(axis=1).astype(np.float64))
@@ -129,6 +138,9 @@ def infer_threshold(
         if not normal.size:
             raise InputError("expected at least one readable image to infer a threshold from; got none")
         if alpha is not None:
+            spooled, rows = seen.spool(), np.flatnonzero(np.concatenate(judged))
+            chosen = one_of_each(keys_of([spooled], group_by)[0], spooled.hashes, 0, rows)
+            normal = normal[np.searchsorted(rows, chosen)]
             value = Calibrator(normal).threshold(alpha)
         elif percent is not None:
             value = every.percentile(percent) if every.count else percentile_threshold(normal, percent)
@@ -176,7 +188,8 @@ def predict(
     for name in ("smooth", "worst_square"):
         if name in threshold.scoring and getattr(detector.options, name) != threshold.scoring[name]:
             raise InputError(f"this threshold was made for {name} {threshold.scoring[name]!r}: infer a new one")
-    scores = Scores.concatenate(_scored(detector, images, threshold.level, threshold.scoring["score"], share))
+    opened = open_images(images, shape=detector.shape)
+    scores = Scores.concatenate(_scored(detector, opened, threshold.level, threshold.scoring["score"], share))
     judged = scores.instance_score if threshold.level == "instance" else scores.feature_score
     assert judged is not None
     # "not <=" instead of ">": a NaN is above every threshold.
@@ -223,14 +236,22 @@ def _scoring(detector: Detector, level: Level, score: str | None, top_percent: f
     return {n: v for n, v in chosen.items() if level == "instance" or n in ("score", "smooth")}
 
 
-def _scored(detector: Detector, images: object, level: Level, score: str | None, top_percent: float | None) -> Any:
-    """Yield the scores of successive batches, with feature scores at level "feature"."""
+def _scored(
+    detector: Detector,
+    images: ImageSet,
+    level: Level,
+    score: str | None,
+    top_percent: float | None,
+    seen: Glimpses | None = None,
+) -> Any:
+    """Yield the scores of successive batches, with feature scores at level "feature"; what is seen may be kept."""
     if level not in get_args(Level):
         raise not_among("a level", get_args(Level), level)
     if level == "feature" and not detector.locates:
         raise InputError("this detector judges images as a whole: it has no scores of single values")
     if level == "feature" and top_percent is not None:
         raise InputError("top_percent pools values into the score of an image: it has no meaning at level 'feature'")
-    opened = open_images(images, shape=detector.shape)
-    for batch in read_batches(opened, detector.preprocessing, detector.scoring_batch):
+    for batch in read_batches(images, detector.preprocessing, detector.scoring_batch):
+        if seen is not None:
+            seen.add(batch)
         yield detector.score_batch(batch, score, top_percent, feature_score=level == "feature")

@@ -8,9 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recondite.errors import InputError
+from recondite.statistics.intervals import pieces, times_drawn, unit_numbers, wide_enough
 
 Floats = NDArray[np.float64]
 _LEVELS = 1000
+_FEW = 20
+"""Images with defects below which those drawn again hide what others would show: intervals of 95 % missed the truth of
+pixel AUROC in .31 of samples with 3 of them, .21 with 5, .11 with 10, .06 with 20 (made-up maps)."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ def localisation_measures(
     threshold: float | None = None,
     *,
     inside: ArrayLike | None = None,
+    units: ArrayLike | None = None,
     resamples: int = 200,
     seed: int = 0,
 ) -> dict[str, Measure]:
@@ -137,12 +142,14 @@ def localisation_measures(
     - AU-PRO (.3), AU-PRO (.05): see `per_region_overlap`;
     - pixel F1: of the pixels above `threshold` (SegF1), if it is given.
 
-    Intervals are those of images drawn again with replacement, by scores in a thousand steps.
+    Intervals are those of images drawn again with replacement, by scores in a thousand steps; of fewer than 20 images
+    with defects they are never narrower than `recondite.statistics.metrics.delong_interval` could be for so few.
 
     Args:
         maps, truth: as in `pixel_auroc`.
         threshold: of a single score.
         inside: bool (N, H, W), False on pixels that do not count, as outside of a region; None where all do.
+        units: (N,) labels of images that belong together, which are drawn together; None where all are independent.
         resamples: how often images are drawn.
         seed: of the draws.
 
@@ -150,7 +157,7 @@ def localisation_measures(
         InputError: as `pixel_auroc`.
     """
     pixels = _checked(maps, truth, inside)
-    return _of_kinds(pixels, [None] * len(pixels.scores), threshold, resamples, seed)[None]
+    return _of_kinds(pixels, [None] * len(pixels.scores), threshold, units, resamples, seed)[None]
 
 
 def measures_by_kind(
@@ -160,6 +167,7 @@ def measures_by_kind(
     threshold: float | None = None,
     *,
     inside: ArrayLike | None = None,
+    units: ArrayLike | None = None,
 ) -> dict[str | None, dict[str, Measure]]:
     """Return `localisation_measures` of all images, by None, and of each kind with those that are of none.
 
@@ -169,22 +177,24 @@ def measures_by_kind(
     Args:
         maps, truth: as in `pixel_auroc`.
         kinds: (N,) the kind of defect of each image; None for those without.
-        threshold, inside: as in `localisation_measures`, for all images.
+        threshold, inside, units: as in `localisation_measures`, for all images.
 
     Raises:
         InputError: as `pixel_auroc`.
     """
-    return _of_kinds(_checked(maps, truth, inside), kinds, threshold)
+    return _of_kinds(_checked(maps, truth, inside), kinds, threshold, units)
 
 
 def _of_kinds(
     pixels: _Pixels,
     kinds: Sequence[str | None],
     threshold: float | None,
+    units: ArrayLike | None = None,
     resamples: int = 200,
     seed: int = 0,
 ) -> dict[str | None, dict[str, Measure]]:
     scores, defect, beside = pixels
+    unit_of = unit_numbers(len(scores), units)
     order, overlaps = np.argsort(-scores, axis=None, kind="stable"), _overlaps(defect)
     by_image = _binned(pixels, overlaps)
     found: dict[str | None, dict[str, Measure]] = {}
@@ -193,25 +203,29 @@ def _of_kinds(
         if not (defect[some].any() and beside[some].any()):
             continue
         of_some = order if kind is None else order[np.isin(order // scores[0].size, some)]
-        drawn = _drawn(len(some), resamples, seed)
+        drawn = _drawn(unit_of[some], resamples, seed)
         curves = [Curve(*(times @ part[some] for part in by_image)) for times in drawn]
         curves = [curve for curve in curves if curve.inside.any() and curve.outside.any()]
         exact = _exact(pixels, overlaps, of_some)
         asked = _MEASURES if kind is None else _OF_A_KIND
-        found[kind] = {name: _with_interval(of(exact), [of(curve) for curve in curves]) for name, of in asked.items()}
+        # What few images with defects show, drawn again, hides what others would.
+        fewest = pieces(unit_of[some][defect[some].any((1, 2))])
+        found[kind] = {
+            name: _with_interval(of(exact), [of(curve) for curve in curves], fewest) for name, of in asked.items()
+        }
         if kind is None and threshold is not None:
             flagged = scores > threshold
             pairs = ((flagged, defect), (flagged, beside), (~flagged, defect))
             counts = np.stack([(part & other).sum((1, 2)) for part, other in pairs])
-            found[kind]["pixel F1"] = _with_interval(_f1(counts.sum(1)), [_f1(counts @ times) for times in drawn])
+            resampled = [_f1(counts @ times) for times in drawn]
+            found[kind]["pixel F1"] = _with_interval(_f1(counts.sum(1)), resampled, fewest)
     return found
 
 
-def _drawn(count: int, resamples: int, seed: int) -> list[Floats]:
-    """Return how often each of so many images is drawn (count,), of as many with replacement, again and again."""
-    generator = np.random.default_rng(seed)
-    draws = [generator.integers(0, count, count) for _ in range(resamples)]
-    return [np.bincount(one, minlength=count).astype(np.float64) for one in draws]
+def _drawn(unit_of: NDArray[np.intp], resamples: int, seed: int) -> list[Floats]:
+    """Return how often each image is drawn (n,), of as many units with replacement, again and again."""
+    generator, numbers = np.random.default_rng(seed), unit_numbers(len(unit_of), unit_of)
+    return [times_drawn(numbers, generator).astype(np.float64) for _ in range(resamples)]
 
 
 def _exact(pixels: _Pixels, overlaps: Floats | None = None, order: NDArray[np.intp] | None = None) -> Curve:
@@ -280,6 +294,9 @@ def _f1(counts: NDArray[np.integer] | Floats) -> float:
     return float(2 * found / max(2 * found + wrong + missed, 1))
 
 
-def _with_interval(value: float, resampled: list[float]) -> Measure:
+def _with_interval(value: float, resampled: list[float], fewest: float) -> Measure:
+    """Return a measure with the interval of what images drawn again show, and wide enough for as few with defects."""
+    if fewest < _FEW or not 0 < value < 1:
+        return Measure(value, *wide_enough(resampled, value, fewest))
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Measure(value, min(float(low), value), max(float(high), value))

@@ -8,6 +8,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from recondite.errors import InputError
 from recondite.short_repr import ShortRepr
+from recondite.statistics.intervals import (
+    most_coins,
+    pieces,
+    times_drawn,
+    unit_numbers,
+    variance_of_mean,
+    wide_enough,
+    wilson,
+)
+
+Units = tuple[ArrayLike, ArrayLike]
+"""Labels (n,) of the inliers and of the outliers: images with the same label belong together, as frames of a burst do,
+and are no independent evidence."""
 
 
 def auroc(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
@@ -24,7 +37,9 @@ def auroc(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
     return float(roc_auc_score(*_labelled(inlier_scores, outlier_scores)))
 
 
-def delong_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[float, float]:
+def delong_interval(
+    inlier_scores: ArrayLike, outlier_scores: ArrayLike, units: Units | None = None
+) -> tuple[float, float]:
     """Return the 95 % interval of the AUROC over samples of inliers and outliers, within [0, 1].
 
     DeLong's variance says how many coins the AUROC is as uncertain as; the interval is Wilson's for that many. So it
@@ -32,7 +47,12 @@ def delong_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tupl
     two samples, m images). A variance that few images tell is often far too small, so there are never more than
     m (1 + m / 10) coins. Where outliers are changed inliers of the same sample, it is too wide rather than too narrow.
 
-    Source: DeLong et al. 1988, Biometrics 44:837; Wilson 1927, JASA 22:209.
+    Source: DeLong et al. 1988, Biometrics 44:837; with units Obuchowski 1997, Biometrics 53:567; Wilson 1927, JASA
+    22:209.
+
+    Args:
+        inlier_scores, outlier_scores: one of each image.
+        units: what belongs together among either; None where all images are independent.
 
     Raises:
         InputError: either is empty, or not all are finite.
@@ -48,12 +68,13 @@ def delong_interval(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tupl
     below_inliers = (ranks[: len(inliers)] - rankdata(inliers)) / len(outliers)
     below_outliers = (ranks[len(inliers) :] - rankdata(outliers)) / len(inliers)
     value = float(below_outliers.mean())
-    fewest = min(len(inliers), len(outliers))
-    size = float(fewest)
+    own = units or (None, None)
+    of_inliers, of_outliers = unit_numbers(len(inliers), own[0]), unit_numbers(len(outliers), own[1])
+    size = fewest = min(map(pieces, (of_inliers, of_outliers)))
     if fewest > 1:
-        variance = below_inliers.var(ddof=1) / len(inliers) + below_outliers.var(ddof=1) / len(outliers)
-        size = min(value * (1 - value) / float(variance), _most_coins(fewest)) if variance > 0 else size
-    return _wilson(value, size)
+        variance = variance_of_mean(below_inliers, of_inliers) + variance_of_mean(below_outliers, of_outliers)
+        size = min(value * (1 - value) / variance, most_coins(fewest)) if variance > 0 else size
+    return wilson(value, size)
 
 
 def auroc_interval(
@@ -61,8 +82,9 @@ def auroc_interval(
 ) -> tuple[float, float, float]:
     """Return the mean AUROC of several runs and its bootstrap interval: (value, low, high).
 
-    Every resample draws the inliers and the outliers of each run anew, with replacement, and averages over the runs. So
+    Every resample draws the inliers and the outliers of a run anew, with replacement, and averages over the runs. So
     the interval says how much the choice of test images matters; what a new training would change, it does not know.
+    Runs with as many images draw the same places, as those with other seeds have the same test images, in order.
     It is never narrower than `delong_interval` could be: few images drawn again, or images that are told apart without
     an error, hide what others would show.
     Source: Efron and Tibshirani 1993, the percentile interval.
@@ -81,11 +103,10 @@ def auroc_interval(
     """
     if not runs:
         raise InputError("expected at least one run; got none")
-    generator = np.random.default_rng(seed)
-    means = np.mean([_resampled_aurocs(*run, resamples, generator) for run in runs], axis=0)
+    means = np.mean([_resampled_aurocs(*run, resamples, np.random.default_rng(seed)) for run in runs], axis=0)
     value = float(np.mean([auroc(*run) for run in runs]))
     fewest = min(len(_checked(part)) for run in runs for part in run)
-    return value, *_wide_enough(means, value, fewest, level)
+    return value, *wide_enough(means, value, fewest, level)
 
 
 def roc_points(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -170,21 +191,23 @@ def resampled_interval(
     measure: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
     inlier_scores: ArrayLike,
     outlier_scores: ArrayLike,
+    units: Units | None = None,
     *,
     resamples: int = 500,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the 95 % interval of a measure of inliers and outliers, each drawn again with replacement.
+    """Return the 95 % interval of a measure of inliers and outliers, each drawn again with replacement, in whole units.
 
     The measure is in [0, 1]. The interval is never narrower than `delong_interval` could be, as in `auroc_interval`.
     """
     inliers, outliers = _checked(inlier_scores), _checked(outlier_scores)
-    generator = np.random.default_rng(seed)
+    generator, both = np.random.default_rng(seed), []
+    for part, own in zip((inliers, outliers), units or (None, None), strict=True):
+        both.append((part, unit_numbers(len(part), own)))
     values = [
-        measure(*(part[generator.integers(0, len(part), len(part))] for part in (inliers, outliers)))
-        for _ in range(resamples)
+        measure(*(np.repeat(part, times_drawn(numbers, generator)) for part, numbers in both)) for _ in range(resamples)
     ]
-    return _wide_enough(values, measure(inliers, outliers), min(len(inliers), len(outliers)))
+    return wide_enough(values, measure(inliers, outliers), min(pieces(numbers) for _, numbers in both))
 
 
 def inliers_flagged_at_95_outliers_caught(inlier_scores: ArrayLike, outlier_scores: ArrayLike) -> float:
@@ -301,10 +324,17 @@ class Rate:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}] ({self.hits} of {self.total})"
 
 
-def rate(flags: ArrayLike) -> Rate:
+def rate(flags: ArrayLike, units: ArrayLike | None = None) -> Rate:
     """Return the share of True with its exact 95 % binomial interval.
 
-    Source: Clopper and Pearson 1934.
+    Where images belong together, the interval is that of as many independent ones as would make the share as uncertain,
+    and never of more than `delong_interval` would take for so few units.
+
+    Source: Clopper and Pearson 1934; with units Korn and Graubard 1998, Survey Methodology 24:193.
+
+    Args:
+        flags: (n,).
+        units: (n,) labels of what belongs together; None where all images are independent.
 
     Raises:
         InputError: there are no flags.
@@ -312,14 +342,20 @@ def rate(flags: ArrayLike) -> Rate:
     >>> rate([True, False, False, False]).value
     0.25
     """
-    from scipy.stats import binomtest
+    from scipy.stats import beta
 
     values = np.asarray(flags, dtype=bool)
     if values.size == 0:
         raise InputError("expected at least one image to measure a rate; got none")
-    hits = int(values.sum())
-    interval = binomtest(hits, values.size).proportion_ci(0.95, method="exact")
-    return Rate(hits, values.size, float(interval.low), float(interval.high))
+    hits, numbers = int(values.sum()), unit_numbers(values.size, units)
+    share, size = hits / values.size, pieces(numbers)
+    variance = variance_of_mean(values.astype(np.float64), numbers)
+    if size < values.size and variance > 0:
+        size = min(share * (1 - share) / variance, most_coins(size), values.size)
+    found = share * size
+    low = float(beta.ppf(0.025, found, size - found + 1)) if hits else 0.0
+    high = float(beta.ppf(0.975, found + 1, size - found)) if hits < values.size else 1.0
+    return Rate(hits, values.size, low, high)
 
 
 def _resampled_aurocs(
@@ -337,32 +373,6 @@ def _resampled_aurocs(
         below = np.cumsum(counts[0]) - counts[0] / 2  # inliers that score lower, ties counted half
         results[index] = counts[1] @ below / (len(inliers) * len(outliers))
     return results
-
-
-def _most_coins(fewest: int) -> float:
-    """Return how many coins, at most, may tell a measure as surely as samples of which the smaller has so many images.
-
-    Found on normal scores and on mixtures: without it intervals of 95 % missed the truth in a third of samples with 3
-    outliers, a fifth with 10 and a tenth with 20.
-    """
-    return fewest * (1 + fewest / 10)
-
-
-def _wilson(value: float, size: float, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of a share that was seen among so many."""
-    from scipy.stats import norm
-
-    z = float(norm.ppf((1 + level) / 2))
-    middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
-    half = z / (1 + z**2 / size) * np.sqrt(value * (1 - value) / size + (z / (2 * size)) ** 2)
-    return max(0.0, middle - float(half)), min(1.0, middle + float(half))
-
-
-def _wide_enough(resampled: ArrayLike, value: float, fewest: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of resampled values in [0, 1], or Wilson's where that reaches farther."""
-    own = np.quantile(np.asarray(resampled, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
-    low, high = _wilson(value, _most_coins(fewest) if 0 < value < 1 else fewest, level)
-    return min(low, float(own[0])), max(high, float(own[1]))
 
 
 def _share_above_at(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> float:

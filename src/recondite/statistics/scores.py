@@ -48,6 +48,19 @@ class Scores(ShortRepr):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def at(self, rows: NDArray[np.intp]) -> Self:
+        """Return the scores of some of the images, by their places."""
+
+        def taken(values: Any) -> Any:
+            if isinstance(values, tuple):
+                return tuple(values[row] for row in rows)
+            return values[rows] if isinstance(values, np.ndarray) else values
+
+        found = {field.name: taken(getattr(self, field.name)) for field in fields(self)}
+        if self.statistics is not None:
+            found["statistics"] = {name: values[rows] for name, values in self.statistics.items()}
+        return type(self)(**found)
+
     @classmethod
     def concatenate(cls, parts: Iterable[Self]) -> Self:
         """Join scores of successive batches.
