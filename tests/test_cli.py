@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 import recondite
 from recondite.cli import main, make_app
+from recondite.data.files import atomic_file, locked
 
 COMMAND = [sys.executable, "-m", "recondite"]
 
@@ -147,6 +148,32 @@ def test_an_interrupted_command_says_how_it_goes_on_where_it_does(command, said,
     monkeypatch.setattr("recondite.cli.make_app", interrupted)
     assert main([command, "x"]) == 130
     assert capsys.readouterr().err == f"{said}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_end_leaves_nothing_behind(number, tmp_path, monkeypatch, capsys):
+    def told(*_, **__):
+        with locked(tmp_path / "out.csv"), atomic_file(tmp_path / "out.csv") as temporary:
+            temporary.write_text("half")
+            signal.raise_signal(number)
+
+    monkeypatch.setattr("recondite.cli.make_app", lambda _: told)
+    earlier = signal.signal(number, signal.SIG_DFL)
+    try:
+        assert main(["predict", "x"]) == 128 + number
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, earlier)
+    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["export", "digits"], ["recalibrate", "digits", "{tmp}/rows.csv"]])
+def test_two_commands_do_not_write_the_same_screen_at_once(command, tmp_path, capsys):
+    (tmp_path / "rows.csv").write_text("id,label\na,inlier\n")
+    with locked(tmp_path / "new"):
+        assert main([*(one.format(tmp=tmp_path) for one in command), "-o", str(tmp_path / "new")]) == 2
+    assert "another process is writing" in capsys.readouterr().err
 
 
 def test_lists(capsys):

@@ -255,6 +255,13 @@ def test_links_are_followed_but_not_in_circles(folder, tmp_path):
     assert len(names) == 41
 
 
+def test_a_link_to_itself_is_one_image_that_cannot_be_read(folder):
+    (folder / "loop.png").symlink_to("loop.png")
+    (batch,) = read_batches(open_images(folder), Preprocessing(shape=(1, 8, 8)), 100)
+    assert len(batch.ids) == 41
+    assert batch.unreadable() == [("loop.png", "cannot be read: Too many levels of symbolic links")]
+
+
 def test_a_list_gives_one_row_an_item_in_order(folder, screens, digits):
     first, second = folder / "even" / "000.png", folder / "odd" / "001.png"
     around = folder / "odd" / ".." / "even" / "000.png"

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -351,6 +352,7 @@ def test_the_graph_of_a_guard_is_for_the_runtime_that_is_named(to, content, monk
         "options_of": lambda _, to: to,
         "runnable": lambda *given: given,
         "_check_parity": lambda guard, exported: written.append((guard.classifier, exported.classifier, exported.head)),
+        "written_together": lambda path: nullcontext(f"new {path}"),
         "written": lambda *given: written.append(given),
         "_described": lambda *_: "described",
         "save_guard": lambda guard, path: written.append((guard.screen, path)),
@@ -360,8 +362,8 @@ def test_the_graph_of_a_guard_is_for_the_runtime_that_is_named(to, content, monk
     on_graph = (screen, content, "uint8", to, 2, ("knn",))
     assert written == [
         ("one's own", None, None),
-        (on_graph, screen, "path", "uint8", "described"),
-        (on_graph, "path"),
+        (on_graph, screen, "new path", "uint8", "described"),
+        (on_graph, "new path"),
     ]
 
 

@@ -1,10 +1,13 @@
+import errno
 import subprocess
 import sys
 
 import pytest
 
+from recondite.data.artifacts import write_folder, written_together
 from recondite.data.files import atomic_file, atomic_folder, existing_folder, left_unfinished, sha256_of_file
-from recondite.errors import OutputError
+from recondite.data.sorting import SortedFiles
+from recondite.errors import ArtifactError, OutputError
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -103,3 +106,40 @@ def test_what_a_killed_writer_of_tensors_left_goes_too(tmp_path):
     with atomic_file(tmp_path / "b.txt"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_a_full_disk_is_told_of_the_folder_that_is_written_and_not_of_what_is_copied_there(tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
+
+    def elsewhere(self, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link", str(self), None, str(target))
+
+    image = tmp_path / "in" / "a.png"
+    image.parent.mkdir()
+    image.write_bytes(b"content")
+    monkeypatch.setattr("shutil.copyfile", full)
+    monkeypatch.setattr("pathlib.Path.rename", elsewhere)
+    with pytest.raises(OutputError, match="No space left on device") as told:
+        SortedFiles(tmp_path / "disk" / "sorted", "move", ["inlier"]).put(image, "a.png", "inlier")
+    assert str(told.value).startswith(str(tmp_path / "disk" / "sorted"))
+    assert "in/a.png" not in str(told.value)
+    assert image.read_bytes() == b"content"
+
+
+def test_what_is_written_together_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "guard"
+    for name in ("old", "new"):
+        with written_together(path) as folder:
+            write_folder(folder, {"kind": name}, {}, {name: name})
+            (folder / "beside").write_text(name)
+    assert sorted(file.name for file in path.iterdir()) == ["beside", "manifest.json", "new"]
+    with pytest.raises(OutputError) as told, written_together(path) as folder:  # noqa: PT012
+        write_folder(folder, {"kind": "half"}, {}, {})
+        raise OutputError(f"{folder} cannot be written: No space left on device")
+    assert str(told.value) == f"{path} cannot be written: No space left on device"
+    assert (path / "beside").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(ArtifactError, match="left alone"), written_together(tmp_path):
+        pass

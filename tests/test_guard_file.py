@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from classifiers import write_classifier
 from safetensors.numpy import save_file
 
 import recondite
+from recondite.cli import main
 from recondite.data.artifacts import read_tensors, write_tensors
-from recondite.errors import ArtifactError, InputError
+from recondite.errors import ArtifactError, InputError, OutputError
 from recondite.graphs.exported import Exported
 from recondite.networks.two_endings import TwoEndings
 from recondite.screen.guard import Guard
@@ -61,6 +63,25 @@ def test_a_saved_guard_decides_as_the_one_that_has_the_classifier(kind, guards, 
     assert found.reasons == expected.reasons
     with pytest.raises(InputError, match="no classifier"):
         guard(images)
+
+
+def test_a_guard_that_cannot_be_written_leaves_the_one_before_whole(guards, screen, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "guard"
+    screen.save(path)
+    save_guard(guards["by class"], path)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+
+    def full(file, *_):
+        raise OutputError(f"{file} cannot be written: No space left on device")
+
+    monkeypatch.setattr(
+        "recondite.screen.guard_fit.fit_guard", lambda *_, **__: SimpleNamespace(guard=guards["screen"])
+    )
+    monkeypatch.setattr("recondite.screen.guard_file.write_tensors", full)
+    assert main(["guard", "fit", "none", "digits", "-o", str(path)]) == 1
+    assert f"error: {path / GUARD_FILE} cannot be written: No space left" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_without_a_file_the_screen_decides(screen, digits, tmp_path):

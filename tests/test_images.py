@@ -240,6 +240,20 @@ def test_damaged_files_are_input_errors(tmp_path, picture):
         COLOUR(tmp_path)
 
 
+def test_an_array_that_is_cut_short_while_it_is_read_is_an_input_error(tmp_path, monkeypatch):
+    path, opened = tmp_path / "a.npy", np.lib.format.open_memmap
+    np.save(path, np.zeros((200, 200), np.uint8))
+
+    def cut_short(*arguments, **named):
+        mapped = opened(*arguments, **named)
+        path.write_bytes(path.read_bytes()[:200])
+        return mapped
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", cut_short)
+    with pytest.raises(InputError, match=r"the \.npy file cannot be decoded"):
+        GREY(path)
+
+
 def pickled_array():
     stream = io.BytesIO()
     np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)

@@ -1,6 +1,7 @@
 """A watched folder, a watched film: every image one row, whatever interrupts the watch."""
 
 import csv
+import errno
 import inspect
 import json
 import signal
@@ -273,6 +274,39 @@ def test_links_follow_the_last_verdict(screens, folder, tmp_path):
     assert len(list(sorted_into.rglob("003.png"))) == 1
     assert watch(screen, folder, output, sort_into=("link", sorted_into)) == []
     assert len([path for path in sorted_into.rglob("*") if path.is_symlink()]) == 40
+
+
+def test_a_command_says_that_it_watches_when_it_does(folder, tmp_path, capsys):
+    output, quick = tmp_path / "out.csv", ["--settle-seconds", "0", "--idle-seconds", "0"]
+    assert main(["watch", "digits", str(tmp_path / "nope"), "-o", str(output), *quick]) == 2
+    assert "watching" not in capsys.readouterr().err
+    output.write_text("id,verdict\n")
+    assert main(["watch", "digits", str(folder), "-o", str(output), *quick]) == 2
+    assert "watching" not in capsys.readouterr().err
+    output.unlink()
+    assert main(["watch", "digits", str(folder), "-o", str(output), *quick]) == 0
+    assert f"watching {folder} into {output}; Ctrl-C ends it\n" in capsys.readouterr().err
+
+
+def test_what_cannot_be_looked_at_is_told_once_and_judged_when_it_can(tmp_path, caplog, monkeypatch):
+    (tmp_path / "link.png").symlink_to(tmp_path / "elsewhere")
+    arrivals = Arrivals(tmp_path, 0.0)
+    assert arrivals.ready() == arrivals.ready() == []
+    assert caplog.messages == [
+        f"{tmp_path / 'link.png'}: No such file or directory; looking again until it can be read"
+    ]
+    (tmp_path / "elsewhere").write_bytes(b"content")
+    caplog.clear()
+    assert arrivals.ready() == ["link.png"]
+
+    def barred(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recondite.data.arrivals.os.stat", barred)
+        assert arrivals.ready() == []
+    assert caplog.messages == [f"{tmp_path / 'link.png'}: Permission denied; looking again until it can be read"]
+    assert arrivals.ready() == ["link.png"]
 
 
 def test_what_a_watch_refuses(screens, folder, tmp_path):

@@ -1,9 +1,13 @@
 """The command line."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
+from types import FrameType
 from typing import Any
 
 from cyclopts import App, CycloptsError, CycloptsPanel, UnknownOptionError, UnusedCliTokensError
@@ -27,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
     That is 0 when all was done, 2 where what was given cannot be used (a flag, images, a table, a screen), 1 for any
-    other failure (a disk, a network, a cluster, a training), 130 when interrupted.
+    other failure (a disk, a network, a cluster, a training), 130 when interrupted, 143 or 129 by SIGTERM or SIGHUP.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names may hold what a console or a pipe cannot: it is written as \uXXXX
@@ -37,13 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if any(one == "" or (one.startswith("--") and one.endswith("=")) for one in tokens):
             raise InputError("an argument is empty, as where a variable is not set; the folder that you are in is .")
-        make_app(tokens)(tokens, result_action="return_value")
+        with _interrupted_by_signals():
+            make_app(tokens)(tokens, result_action="return_value")
     except ReconditeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, _OF_WHAT_WAS_GIVEN) else 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted" + _GOES_ON.get(" ".join(tokens[:1]), ""), file=sys.stderr)
-        return 130
+        return 128 + (error.number if isinstance(error, _Signalled) else signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -51,6 +56,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
+
+
+class _Signalled(KeyboardInterrupt):
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt the block as Ctrl-C does, so that nothing is left behind; a second one kills.
+
+    Those that something else handles, or that are ignored, as under nohup, stay as they are.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is signal.SIG_DFL]
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        for one in numbers:
+            signal.signal(one, signal.SIG_DFL)
+        raise _Signalled(number)
+
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def make_app(tokens: Sequence[str]) -> App:

@@ -95,7 +95,8 @@ def guard_fit(
     flags = guard_fit.__kwdefaults__
     check_flags_count(calibration is None, "beside --calibration: nothing is held out", flags, held_out=held_out)
     check_flags_count(risk is not None, "where no risk is promised: give --risk too", flags, delta=delta)
-    screen_to_write(output)
+    target = screen_to_write(output)
+    from recondite.data.artifacts import written_together
     from recondite.screen.classes import FROM_FOLDERS, read_classes
     from recondite.screen.guard_file import save_guard
     from recondite.screen.guard_fit import fit_guard, named_classifier
@@ -123,8 +124,9 @@ def guard_fit(
         seed=seed,
         progress=True,
     )
-    fitted.guard.screen.save(output)
-    save_guard(fitted.guard, output)
+    with written_together(target) as folder:  # a screen without its guard would judge otherwise
+        fitted.guard.screen.save(folder)
+        save_guard(fitted.guard, folder)
     facts = fitted.facts
     caught = sorted(facts.get("caught", {}).items(), key=lambda item: -item[1])
     if caught:

@@ -163,29 +163,32 @@ def recalibrate(
         Folder to copy the images labelled inlier to, to fit a new screen with.
     """
     from recondite.data.artifacts import check_target
+    from recondite.data.files import locked
     from recondite.data.outputs import check_outputs
 
     if (image_store is None) != (export_inliers is None):
         raise InputError("--export-inliers copies images of --image-store: give both or neither")
-    check_target(Path(os.path.abspath(output)))
+    target = Path(os.path.abspath(output))
+    check_target(target)
     check_outputs({"--report": report}, {"-o": output, "--export-inliers": export_inliers}, inputs=[events])
     _look_back(events)
     judge = load_screen(screen, None, None, "cpu", others=[events])
     from recondite.reports.recalibration import recalibrate as calibrate
     from recondite.reports.recalibration import write_recalibration_page
 
-    result = calibrate(
-        *(judge, events),
-        images=images,
-        region=region,
-        unlabelled=unlabelled,
-        keep=extend,
-        group=group,
-        group_by=group_by,
-        force=force,
-    )
-    tell_of_lost_guard(screen, output)
-    result.after.save(output)
+    with locked(target):
+        result = calibrate(
+            *(judge, events),
+            images=images,
+            region=region,
+            unlabelled=unlabelled,
+            keep=extend,
+            group=group,
+            group_by=group_by,
+            force=force,
+        )
+        tell_of_lost_guard(screen, output)
+        result.after.save(output)
     print_table(
         [("measure", "before", "after"), *(tuple(row.values()) for row in result.table)],
         title=f"{screen} calibrated on {without_secrets(events)}",

@@ -82,7 +82,8 @@ def export(
         raise InputError("--always-int8 needs the images of --int8")
     if group_by != "copies" and int8 is None:
         raise InputError("--group-by is of the images of --int8")
-    screen_to_write(output)
+    target = screen_to_write(output)
+    from recondite.data.files import locked
     from recondite.screen.export import PAYS, export_onnx, export_openvino
     from recondite.screen.guard_file import load_guard
     from recondite.screen.saved import holds_guard, located
@@ -93,14 +94,16 @@ def export(
             raise InputError("--int8 is for screens: a guard's graph is in float32 (--no-guard for the screen alone)")
         from recondite.screen.export_guard import export_guard
 
-        export_guard(load_guard(judge, located(screen)), output, to=to, pixels=pixels)
+        with locked(target):
+            export_guard(load_guard(judge, located(screen)), output, to=to, pixels=pixels)
         print(f"exported: {output} (a guard; its scores and logits were compared with those of {screen})")
         return
-    if to == "onnx":
-        export_onnx(judge, output, pixels=pixels)
-    else:
-        calibrating: dict[str, Any] = {"int8": int8, "always_int8": always_int8, "group_by": group_by}
-        export_openvino(judge, output, pixels=pixels, progress=True, **calibrating)
+    with locked(target):
+        if to == "onnx":
+            export_onnx(judge, output, pixels=pixels)
+        else:
+            calibrating: dict[str, Any] = {"int8": int8, "always_int8": always_int8, "group_by": group_by}
+            export_openvino(judge, output, pixels=pixels, progress=True, **calibrating)
     done = f"its scores were compared with those of {screen}"
     if int8 is not None:
         from recondite.screen.screen import load

@@ -122,7 +122,12 @@ def watch(
     from recondite.screen.promise import promise
     from recondite.screen.watch import VERDICTS, watch_folder, watch_frames
 
-    rows: dict[str, Any] = {"group": group, "statistics": statistics}
+    source = folder or without_secrets(camera)
+
+    def begun() -> None:
+        print(f"watching {source} into {output}; Ctrl-C ends it", file=sys.stderr, flush=True)
+
+    rows: dict[str, Any] = {"group": group, "statistics": statistics, "begun": begun}
     counts: Counter[str] = Counter()
     with _until_stopped() as stopped, _told(address) as tell:
         if folder is not None:
@@ -148,8 +153,6 @@ def watch(
             saved = None if save is None else (save, wanted)
             frames = open_frames(camera, every_seconds)
             judged = watch_frames(judge, frames, output, save=saved, stopped=stopped, **rows)
-        source = folder or without_secrets(camera)
-        print(f"watching {source} into {output}; Ctrl-C ends it", file=sys.stderr, flush=True)
         for records in judged:
             tell(records)
             for record in records:

@@ -84,19 +84,21 @@ class Arrivals:
         return {*self._done, *self._known}
 
     def _present(self) -> dict[str, _Facts]:
-        troubles: list[str] = []
+        troubles: list[OSError] = []
         listing = Listing()
-        list_folder(self._folder, self._folder, listing, lambda error: troubles.append(f"{error.filename}: {error}"))
+        list_folder(self._folder, self._folder, listing, troubles.append)
         present = {}
         for name in listing.names:
             try:
                 found = os.stat(self._folder / name)  # noqa: PTH116  of many files, again and again
-            except OSError:
-                continue  # it went meanwhile, or is a link to nothing
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError) or os.path.islink(self._folder / name):  # noqa: PTH114
+                    troubles.append(error)
+                continue  # else it went meanwhile
             present[name] = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-        trouble = troubles[0] if troubles else ""
+        trouble = f"{troubles[0].filename}: {troubles[0].strerror}" if troubles else ""
         if trouble and trouble != self._trouble:
-            say(f"{trouble}; looking again until it can be listed")
+            say(f"{trouble}; looking again until it can be read")
         self._trouble = trouble
         return present
 

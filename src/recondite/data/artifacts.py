@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,7 @@ def write_folder(
     Raises:
         ArtifactError: `path` is something that is not such a folder.
     """
-    check_target(path)
-    with atomic_folder(path) as folder:
+    with written_together(path) as folder:
         for name, arrays in tensors.items():
             _save(folder / name, arrays, path)
         for name, content in others.items():
@@ -51,6 +51,19 @@ def write_folder(
         whole["digest"] = digest_of(whole)
         text = json.dumps(whole, indent=1, allow_nan=False)
         (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def written_together(path: Path) -> Iterator[Path]:
+    """Yield a folder that takes the place of `path` once all that belongs into it is written.
+
+    Raises:
+        ArtifactError: `path` is something that is not such a folder.
+        OutputError: no room, or no right.
+    """
+    check_target(path)
+    with atomic_folder(path) as folder:
+        yield folder
 
 
 def check_target(path: Path) -> None:

@@ -19,8 +19,10 @@ from recondite.errors import InputError, OutputError
 _LONGEST_NAME = 255
 _TEMPORARY, _PARTIAL = ".recondite-", ".partial"
 _NEW, _LOCK = "new", "lock"
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 OF_WRITING = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *_NO_ROOM,
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
 }
 """Numbers of the errors that say that there is no room, or no right to write."""
@@ -95,7 +97,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with _workplace(path.parent) as place:
             temporary = place / _NEW
             temporary.mkdir()
-            yield temporary
+            try:
+                yield temporary
+            except OutputError as error:  # it names what is to become `path`
+                raise OutputError(str(error).replace(str(temporary), str(path))) from error
             for file in temporary.iterdir():
                 _flush_to_disk(file)
             temporary.chmod(0o777 & ~_umask())
@@ -183,9 +188,11 @@ def naming(path: Path) -> Iterator[None]:
 
 def _is_about(error: OSError, path: Path) -> bool:
     """Return whether an error is about a file that is written, or a folder on its way, and not about another."""
-    if not isinstance(error.filename, str | bytes | os.PathLike):
+    # Of a copy both files are named; room is lacking where it goes to.
+    found = error.filename2 if error.errno in _NO_ROOM and error.filename2 is not None else error.filename
+    if not isinstance(found, str | bytes | os.PathLike):
         return True
-    whole, named = Path(os.path.abspath(path)), Path(os.path.abspath(os.fsdecode(error.filename)))
+    whole, named = Path(os.path.abspath(path)), Path(os.path.abspath(os.fsdecode(found)))
     on_its_way = whole.is_relative_to(named) and error.errno != errno.EISDIR
     return on_its_way or named.parent.is_relative_to(whole.parent)
 

@@ -405,7 +405,7 @@ def _load_npy(path: Path) -> NDArray[Any]:
     mapped = _guarded(lambda: np.lib.format.open_memmap(path, mode="r"), "the .npy file")
     if mapped.size > MAX_PIXELS:
         raise InputError(f"the array has {mapped.size:,} values; the limit is {MAX_PIXELS:,}")
-    return np.array(mapped)
+    return _guarded(lambda: np.load(path, allow_pickle=False), "the .npy file")  # mapped, it kills when it is cut short
 
 
 def _check_file(path: Path) -> None:

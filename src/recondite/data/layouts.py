@@ -169,7 +169,14 @@ def _folders_in(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     with os.scandir(root) as entries:
-        return sorted(Path(one) for one in entries if one.is_dir() and not is_hidden(one.name))
+        return sorted(Path(one) for one in entries if _is_folder(one) and not is_hidden(one.name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in circles
+        return False
 
 
 def _is_good(name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recondite.data.artifacts import written_together
 from recondite.data.datasets import nameless
 from recondite.errors import InputError
 from recondite.graphs.exported import PixelType, probe_images
@@ -93,8 +94,9 @@ def export_guard(guard: Guard, path: Path | str, *, to: RuntimeName = "onnx", pi
     on_graph = runnable(screen, content, pixels, options_of(screen, to), classes, rules)
     exported = replace(guard, screen=on_graph, classifier=None, head=None, rules=None, shape=None)
     _check_parity(guard, exported)
-    written(on_graph, screen, path, pixels, _described(guard, rules))
-    save_guard(exported, path)
+    with written_together(path) as folder:
+        written(on_graph, screen, folder, pixels, _described(guard, rules))
+        save_guard(exported, folder)
     return path
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def watch_folder(
     region: object = None,
     group: str | None = None,
     statistics: bool = False,
+    begun: Callable[[], None] = lambda: None,
     stopped: threading.Event | None = None,
 ) -> Iterator[list[Record]]:
     """Judge the images that arrive in a folder, and yield their rows when they are written down, some at a time.
@@ -66,6 +67,7 @@ def watch_folder(
             not complete before its mask is there. Not within the folder that is watched.
         group: which group's calibration holds for all of them; by default the folders tell.
         statistics: write the statistics that the screen judges by, as in a sweep.
+        begun: called when all is checked, before the first look.
         stopped: set it to end after what is being judged.
 
     Raises:
@@ -90,6 +92,7 @@ def watch_folder(
         table = GrowingTable(output, header, _columns(screen, statistics))
         watch = _FolderWatch(screen, folder, table, sorted_files, group, statistics, masks)
         arrivals = Arrivals(folder, settle, {name: fact["image"] for name, fact in watch.facts.items()})
+        begun()
         watch.sort_again()
         changed = time.monotonic()
         at_once = _BATCHES_AT_ONCE * screen.detector.scoring_batch
@@ -114,6 +117,7 @@ def watch_frames(
     save: tuple[Path, Sequence[str]] | None = None,
     group: str | None = None,
     statistics: bool = False,
+    begun: Callable[[], None] = lambda: None,
     stopped: threading.Event | None = None,
 ) -> Iterator[list[Record]]:
     """Judge the frames of a camera or film, and yield their rows when they are written down, some at a time.
@@ -121,7 +125,7 @@ def watch_frames(
     Run again with the same screen and output, it goes on: a film after the last frame that was judged.
 
     Args:
-        screen, output, group, statistics, stopped: as in `watch_folder`.
+        screen, output, group, statistics, begun, stopped: as in `watch_folder`.
         frames: where they come from.
         save: a folder that gets frames as PNG, each into a sub-folder named by its verdict, and which verdicts.
 
@@ -144,6 +148,7 @@ def watch_frames(
         last = table.taken_up[-1] if table.taken_up else {}
         table.taken_up = []
         start = int(last.get("next", 0)) if last.get("film") == frames.identity else 0
+        begun()
         for some in frames.some(min(_FRAMES_AT_ONCE, screen.detector.scoring_batch), start, stop):
             records = _judge_frames(screen, some, group or "", statistics)
             if save is not None:
