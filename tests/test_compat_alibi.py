@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from shutil import rmtree
 
 import matplotlib
 import numpy as np
@@ -26,6 +27,7 @@ from recondite.compat.alibi import (
 )
 from recondite.compat.alibi.networks import _LAYERS, describe, rebuild
 from recondite.data.artifacts import MANIFEST, digest_of
+from recondite.detectors import build
 from recondite.statistics.metrics import auroc
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "from_alibi_detect.md"
@@ -345,6 +347,16 @@ class TestSaving:
         assert type(loaded) is OutlierVAE
         assert loaded.samples == 2
 
+    def test_the_values_that_are_black_and_white_come_along(self, tmp_path):
+        inner = build("autoencoder", image_shape=(1, 8, 8))
+        inner.take_values((0, 16))
+        inner.fitted.fill_(True)
+        od, stored = OutlierAE(ae=inner), np.arange(256, dtype=np.float32).reshape(4, 8, 8, 1) / 16
+        save_detector(od, tmp_path / "od")
+        _, found = load_detector(tmp_path / "od").score(stored)
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(found, od.score(stored)[1])
+
     def test_an_autoencoder_too(self, images, tmp_path):
         encoder = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.LeakyReLU(0.1))
         decoder = nn.Sequential(nn.ConvTranspose2d(4, 3, 4, 2, 1), nn.Sigmoid())
@@ -504,6 +516,26 @@ def test_a_folder_with_another_detector_is_not_taken_for_the_one_that_is_asked_f
     fetch_detector(tmp_path / "od", "outlier", "digits", "OutlierAE")
     with pytest.raises(InputError, match="holds an OutlierAE; expected OutlierVAE: name another folder"):
         fetch_detector(tmp_path / "od", "outlier", "cifar10", "OutlierVAE")
+
+
+def test_a_folder_with_the_detector_of_another_data_set_is_not_taken_for_it_either(screens, tmp_path):
+    first, second = screens("autoencoder"), recondite.load("digits")
+    first.save(tmp_path / "screen")
+    od = fetch_detector(tmp_path / "od", dataset=str(tmp_path / "screen"))
+    with pytest.raises(InputError, match=r"holds the detector of '.*screen'; expected that of 'digits': name anot"):
+        fetch_detector(tmp_path / "od", dataset="digits")
+    again = fetch_detector(tmp_path / "od", dataset=str(tmp_path / "screen"))
+    assert again.threshold == od.threshold
+    # By another name it is the same; another one in its place is not.
+    first.save(tmp_path / "renamed")
+    fetch_detector(tmp_path / "od", dataset=str(tmp_path / "renamed"))
+    second.save(tmp_path / "screen")
+    with pytest.raises(InputError, match="before it was another; expected"):
+        fetch_detector(tmp_path / "od", dataset=str(tmp_path / "screen"))
+    rmtree(tmp_path / "screen")
+    fetch_detector(tmp_path / "od", dataset=str(tmp_path / "screen"))
+    with pytest.raises(InputError, match="expected that of 'hf://lab/digits'"):
+        fetch_detector(tmp_path / "od", dataset="hf://lab/digits")
 
 
 def test_a_network_of_another_library_is_told_as_that():

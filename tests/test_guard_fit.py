@@ -534,8 +534,8 @@ def test_what_is_given_has_calibration_images_that_it_has_not_learnt_from(screen
         with pytest.raises(InputError, match="needs calibration images that neither has learnt from"):
             fit_guard(known, **given)
     # Those that a screen has learnt from are left out, by its own units of pixels.
-    (asked, opened), _ = stopped_at("unknown_images", known, screen=screen, calibration=held)
-    assert (asked, opened.size) == (screen, 40)
+    (asked, opened, by), _ = stopped_at("unknown_images", known, screen=screen, calibration=held, group_by="folder")
+    assert (asked, opened.size, by) == (screen, 40, "folder")
     _, _, values = stopped_at("units_of", known, screen=screen, calibration=held)[0]
     assert values == screen.detector.preprocessing.value_range
     deep = SimpleNamespace(detector=SimpleNamespace(preprocessing=SimpleNamespace(value_range=(0, 4095))), known=None)
@@ -544,6 +544,18 @@ def test_what_is_given_has_calibration_images_that_it_has_not_learnt_from(screen
     deep.detector.shape = (3, 16, 16)
     with pytest.warns(ReconditeWarning, match="does not know which images it was fitted on"):
         assert stopped_at("units_of", known, screen=deep, calibration=held)[0][2] == (0, 4095)
+
+
+def test_what_belongs_together_with_an_image_that_the_screen_has_learnt_from_does_not_calibrate(stopped_at):
+    images = coloured(60, 54)[0]
+    screen = recondite.fit(images, detector="pca", latent_size=4, alpha=0.2, score="error", group_by="none")
+    held, classes = coloured(40, 55)
+    learnt = images[np.isin(screen.detector.score(images).instance_score, screen.calibrator.scores, invert=True)]
+    calibration = list(zip([learnt[0], *held[1:]], classes, strict=True))
+    by = dict.fromkeys(("000000", "000001", "000002"), "of one part")
+    with pytest.warns(ReconditeWarning, match="has learnt from 1 of 40 images"):
+        (_, found), *_ = stopped_at("units_of", calibration, screen=screen, calibration=calibration, group_by=by)[0]
+    assert found.ids == [f"{number:06d}" for number in range(3, 40)]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from recondite.data import hub as hub_module
 from recondite.data.artifacts import MANIFEST, digest_of, read_folder
 from recondite.data.hub import parse_address
 from recondite.errors import ArtifactError, InputError, SourceError
+from recondite.reports import model_card
 from recondite.reports.model_card import card, push
 from recondite.screen.saved import KIND, SCHEMA, located
 
@@ -130,6 +132,24 @@ def test_the_card_tells_what_the_screen_is(pages):
         assert pages[name].startswith(b"\x89PNG")
     with pytest.raises(InputError, match="license"):
         push(located("digits"), ADDRESS, license="mine\nlibrary_name: other")
+
+
+@pytest.mark.parametrize(
+    ("calibration", "said"),
+    [
+        ({"no_promise": ["they were odd"]}, "promise: Nothing is promised: the calibration was forced"),
+        ({"left_out_in_parts": 10, "images": 280}, "That is not proven."),
+        ({}, "promise: On average a share of at most 0.05"),
+    ],
+)
+def test_the_card_promises_no_more_than_the_screen(calibration, said, monkeypatch):
+    monkeypatch.setattr(model_card, "_figures", lambda _: iter(()))
+    screen = recondite.load("digits")
+    manifest, _ = read_folder(located("digits"), SCHEMA, KIND)
+    text = card(replace(screen, facts={"calibration": calibration}), "lab/digits", manifest)["README.md"].decode()
+    assert said in text
+    assert "at a false-alarm rate of" not in text
+    assert ("share of at most" in text) == (not calibration)
 
 
 @pytest.mark.parametrize("name", sorted([*FILES, MANIFEST]))

@@ -560,3 +560,11 @@ def test_a_group_is_not_left_without_calibration(digits, folder, tmp_path):
     with pytest.raises(InputError, match="no image of group 'even' would calibrate"):
         recalibrate(grouped, tmp_path / "events.csv", group="odd")
     assert recalibrate(grouped, tmp_path / "events.csv", group="odd", keep=True).after.calibrator.sizes["even"] == 20
+
+
+def test_what_an_update_changed_is_not_told_of_what_is_calibrated_after_it(screen):
+    updated = replace(screen, facts={**screen.facts, "version": 2, "update": {"calibration": [1, 2]}})
+    new = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
+    found = updated.recalibrated(new, group_by="none")
+    assert "update" not in found.facts
+    assert found.facts["version"] == 2

@@ -26,6 +26,7 @@ from service import in_process, png
 import recondite
 from recondite.data.datasets import open_images
 from recondite.data.images import Preprocessing
+from recondite.screen.guard import Guard
 from recondite.screen.monitor import Monitor, Moved
 
 pytest.importorskip("fastapi")
@@ -514,3 +515,23 @@ def test_an_event_that_no_calibration_judged_says_why(screen, digits, tmp_path):
         facts = client.get(f"/page/events/{row['event']}/facts")
         assert facts.status_code == 200
         assert "no calibration for group" in facts.text
+
+
+def test_a_forced_calibration_is_told_by_the_service_and_its_page(screens):
+    page = pytest.importorskip("recondite.service.page")
+    from recondite.service.engine.registry import Served
+    from recondite.service.routes.v1 import _describe
+
+    plain = screens("pca")
+    forced = replace(plain, facts={"calibration": {"no_promise": ["they were <odd>"]}})
+    for screen, told, shown in (
+        (plain, "On average a share of at most 0.05", r": true rate [\d.]+ to [\d.]+ %"),
+        (
+            forced,
+            "Nothing is promised",
+            r'although they were &lt;odd&gt;\.">calibrated on [\d,]+: nothing is promised<',
+        ),
+    ):
+        served = Served("digits", "1", screen, screen.fingerprint(), (), Guard(screen=screen, classifier=None))
+        assert _describe(served, ["1"]).promise.startswith(told)
+        assert re.search(shown, page._about(SimpleNamespace(served=served, alpha=None)))

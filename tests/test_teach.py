@@ -1,18 +1,21 @@
 """Who learns and who calibrates where a screen is taught; what it learns is a stand-in here."""
 
 import inspect
+import pickle
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_few_images import of_convolutions
 from test_known_defects import unfitted
 from test_units import scenes
 
 import recondite
 from recondite import Calibrator, InputError
 from recondite.data.datasets import open_images
-from recondite.data.spool import read_all
+from recondite.data.spool import Rows, read_all
+from recondite.detectors import build
 from recondite.graphs.exported import Exported
 from recondite.screen import teach
 from recondite.screen.few_images import LeftOut
@@ -189,3 +192,45 @@ def test_an_exported_screen_cannot_learn():
 
 def test_no_progress_is_shown_unless_it_is_asked_for():
     assert inspect.signature(taught_screen).parameters["progress"].default is False
+
+
+@pytest.mark.usefixtures("lessons")
+def test_a_screen_of_few_that_learnt_in_steps_is_judged_by_detectors_like_those_that_calibrate(monkeypatch):
+    """Images left out are judged by detectors fitted at once, whose scale one that learnt in steps does not share."""
+    options = {"detector": "features", "methods": "mahalanobis", "backbone": of_convolutions(), "layers": ("2",)}
+    options |= {"latent_size": 4, "side": 16, "group_by": "none", "alpha": 0.2}
+    images = scenes(30, side=16)
+    updated = recondite.fit(images[:8], **options).update(images[8:], group_by="none", sampled=True)
+    whole = recondite.fit(images, **options)
+    for screen in (updated, whole):
+        assert screen.facts["calibration"]["left_out_in_parts"]
+    # Its own scale is another, although it has learnt from the same images.
+    assert not np.allclose(updated.detector.centres, whole.detector.centres, atol=0.05)
+
+    def taught(detector, good, *_):
+        assert detector.looked.holds(good)  # the network looks at each image once
+        return SimpleNamespace(detector=detector, errors=ERRORS, facts={"images": 3}, finished=lambda fitted, _: fitted)
+
+    monkeypatch.setattr(teach, "taught", taught)
+    found = after(updated, images)
+    new = scenes(20, seed=5, side=16)
+    for one, other in (
+        (found.detector.score(new).instance_score, whole.detector.score(new).instance_score),
+        (found.calibrator.scores, whole.calibrator.scores),
+        (found.map_scale, whole.map_scale),
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    assert found.facts["images"]["images"] == 30
+    assert not np.array_equal(found.detector.score(new).instance_score, updated.detector.score(new).instance_score)
+
+
+def test_what_a_network_saw_is_let_go_of_by_copies_too():
+    """A screen that is sent to a cluster would take its images along."""
+    options = {"backbone": of_convolutions(), "layers": ("2",), "place_layers": ("2",), "latent_size": 4}
+    detector = build("features", image_shape=(1, 16, 16), methods=("mahalanobis", "padim"), side=16, **options)
+    rows = Rows(GIVEN, np.arange(len(GIVEN)))
+    with detector.looking_once(rows):
+        taught = detector.with_head(None)
+        assert taught.looked.holds(rows)
+    assert not taught.looked.holds(rows)
+    assert len(pickle.dumps(taught)) < len(pickle.dumps(detector)) + 1000

@@ -544,8 +544,10 @@ def small():
 
 def test_more_scores_are_told_beside_those_kept(small):
     new = scenes(20, seed=3, side=16)
-    after = small.update(new, only_calibrate=True)
     old = len(small.calibrator.scores)
+    told = {"images": old, "of": 60, "known": 3}  # as after `recalibrated`
+    after = replace(small, facts={**small.facts, "calibration": told}).update(new, only_calibrate=True)
+    assert not {"of", "known"} & after.facts["calibration"].keys()
     assert after.facts["calibration"]["images"] == len(after.calibrator.scores) == old + 20
     assert after.facts["calibration"]["kept"] == old
     assert (after.facts["update"]["learnt"], after.facts["update"]["known"]) == (0, 0)
@@ -553,6 +555,13 @@ def test_more_scores_are_told_beside_those_kept(small):
     assert len(after.known) == len(small.known) + 20
     again = after.update(np.concatenate([new[:5], scenes(6, seed=4, side=16)]), only_calibrate=True)
     assert again.facts["update"]["known"] == 5
+    # The fingerprint is of all that calibrate.
+    given = np.concatenate([scenes(60, side=16), new])
+    seen = read_all(open_images(given), small.detector.preprocessing)
+    calibrate = np.flatnonzero(np.isin(seen.hashes, after.known.hashes[~after.known.learnt]))
+    assert after.facts["calibration"]["fingerprint"] == seen.fingerprint(calibrate)
+    unknown = replace(small, known=small.known.learnt_alone()).update(new[:4], only_calibrate=True)
+    assert "fingerprint" not in unknown.facts["calibration"]
     without = replace(small, peaks=None).update(new, only_calibrate=True)
     assert without.peaks is None
     assert len(without.calibrator.scores) == old + 20

@@ -42,8 +42,7 @@ from recondite.torch_state import own_settings
 from recondite.training.augmentation import with_turned
 from recondite.training.history import History
 
-_FEWEST_IMAGES, _ROWS = 4, 8
-_STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 64, 20
+_FEWEST_IMAGES, _ROWS, _STANDARDISED_BY, _FEWEST_TO_STANDARDISE = 4, 8, 64, 20
 _STATISTICS, _SQUARED = {"reconstruction_error": "error", "subspace": "subspace_error"}, ("mahalanobis", "padim")
 
 
@@ -203,6 +202,7 @@ class Features(Detector):
         try:
             yield
         finally:
+            self.looked.forget()
             self.looked = None
 
     def validation_errors(self, x: Tensor) -> Tensor:

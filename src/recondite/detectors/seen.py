@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recondite.data.images import Floats
 from recondite.data.spool import Rows
 from recondite.detectors.inside import Inside
 from recondite.errors import InputError
@@ -81,7 +82,7 @@ class Memory:
     """
 
     def __init__(self, images: Rows, found: Iterator[tuple[Tensor, Tensor]], copies: int = 1) -> None:
-        self._pixels = images.pixels
+        self._pixels: Floats | None = images.pixels
         self._number = np.full(len(images.pixels), -1, dtype=np.intp)
         self._number[images.index] = np.arange(len(images))
         shapes: Sequence[tuple[int, ...]] = ()
@@ -103,6 +104,10 @@ class Memory:
     def holds(self, images: Rows) -> bool:
         """Return whether all of these images are in it."""
         return images.pixels is self._pixels and bool((self._number[images.index] >= 0).all())
+
+    def forget(self) -> None:
+        """Let go of all of them, so that no copy of a detector keeps images, or takes them along to another process."""
+        self._pixels, self._number, self._parts = None, self._number[:0], []
 
     def take(self, images: Rows, taken: slice | NDArray[np.intp], copies: int = 1) -> tuple[Tensor, Tensor]:
         """Return the vectors of some of these images (N copies, 1, F), and of their places (N copies, P, G)."""

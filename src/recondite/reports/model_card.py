@@ -16,6 +16,7 @@ from recondite.data.pictures import png
 from recondite.errors import InputError
 from recondite.reports.figures import plot_calibration, plot_history, plot_scores
 from recondite.reports.report import calibration_curve, screen_facts
+from recondite.screen.promise import promise
 from recondite.screen.saved import KIND, SCHEMA, located
 from recondite.screen.screen import Screen, load
 
@@ -112,7 +113,7 @@ def _data(screen: Screen) -> list[tuple[str, str]]:
     for part, words in (("images", "learnt from"), ("calibration", "calibrated on")):
         given = facts.get(part, {})
         fingerprint = given.get("fingerprint")
-        rows.append((words, f"{given.get('images', 'unknown'):,} images" if given else "unknown"))
+        rows.append((words, f"{given['images']:,} images" if "images" in given else "unknown"))
         rows.append((f"fingerprint of what it was {words}", f"`{fingerprint}`" if fingerprint else "unknown"))
     rows.append(("unreadable images left out", str(facts.get("unreadable", {}).get("count", "unknown"))))
     return rows
@@ -120,14 +121,11 @@ def _data(screen: Screen) -> list[tuple[str, str]]:
 
 def _calibration(screen: Screen) -> list[tuple[str, str]]:
     low, high = screen.false_alarm_interval
-    promise = "on average over calibration sets"
-    if screen.confidence is not None:
-        promise = f"with {100 * screen.confidence:g} % confidence in this calibration set ({screen.guarantee})"
     groups = [(f"threshold{f' of {group}' if group else ''}", f"{t:.6g}") for group, t in screen.thresholds.items()]
     sizes = ", ".join(f"{size:,} {group or ''}".strip() for group, size in screen.calibrator.sizes.items())
     return [
         ("calibration images", sizes),
-        ("false-alarm rate on normal images", f"at most {screen.alpha:g}, {promise}"),
+        ("promise", promise(screen)),
         ("95 % interval of the true rate", f"{low:.4f} to {high:.4f}"),
         *groups,
     ]

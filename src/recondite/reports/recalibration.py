@@ -31,7 +31,7 @@ from recondite.reports.reviewed import (
     seem_learnt,
 )
 from recondite.reports.words import made_from
-from recondite.screen.calibrate import check_extensible, check_groups_stay, not_calibrating
+from recondite.screen.calibrate import check_extensible, check_groups_stay, facts_to_keep, not_calibrating
 from recondite.screen.screen import Screen
 from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
@@ -161,7 +161,7 @@ def recalibrate(
             after = screen.recalibrated(found, by_folder=reviewed.groups is not None, group_by=group_by)
             after = _with_kept(screen, after) if keep else after
     facts["images"] = len(after.calibrator.scores)
-    after = replace(after, facts={**screen.facts, "calibration": facts})
+    after = replace(after, facts={**facts_to_keep(screen), "calibration": facts})
     return Recalibration(screen, after, reviewed, _table(screen, after, reviewed))
 
 

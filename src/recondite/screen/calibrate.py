@@ -63,10 +63,15 @@ def recalibrated_screen(
         "fingerprint": spooled.fingerprint(chosen),
         "unreadable": len(spooled.bad),
     }
-    facts = {**screen.facts, "calibration": calibration}
+    facts = {**facts_to_keep(screen), "calibration": calibration}
     found = calibrated(screen.detector, screen.evidence, screen.score, spooled.rows(chosen), groups, facts)
     found["known"] = Known.of([(spooled, chosen, False)], known_to(screen, spooled).learnt_alone())
     return cast(S, replace(cast(Any, screen), **found))
+
+
+def facts_to_keep(screen: ScreenLike) -> dict[str, Any]:
+    """Return the facts of a screen that hold for one that is calibrated anew: not what its last update changed."""
+    return {name: value for name, value in screen.facts.items() if name != "update"}
 
 
 def check_extensible(screen: ScreenLike) -> None:

@@ -253,11 +253,11 @@ def _parted(images: ImageSet, held_out: float, group_by: GroupBy, seed: int) -> 
 
 def _beside(images: ImageSet, calibration: ImageSet, screen: Screen | None, group_by: GroupBy) -> _Parted:
     """Return the images to learn from, others that nothing has learnt from, and those that cannot be read."""
-    value_range = None
+    value_range, group_by = None, labels_of(images, group_by)
     if screen is not None:
         value_range = screen.detector.preprocessing.value_range
-        calibration = unknown_images(screen, calibration)
-    known, held = units_of([images, calibration], labels_of(images, group_by), value_range)
+        calibration = unknown_images(screen, calibration, group_by)
+    known, held = units_of([images, calibration], group_by, value_range)
     return known, held.apart_from(known), [*known.unreadable, *held.unreadable]
 
 

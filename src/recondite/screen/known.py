@@ -67,9 +67,10 @@ class Known(ShortRepr):
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over the pixels of all that were learnt from, whatever their order."""
-        return hashlib.sha256(b"".join(sorted(bytes(one) for one in self.hashes[self.learnt]))).hexdigest()
+    def fingerprint(self, learnt: bool = True) -> str:
+        """Return a SHA-256 over the pixels of all that were learnt from, or of all others, whatever their order."""
+        hashes = self.hashes[self.learnt == learnt]
+        return hashlib.sha256(b"".join(sorted(bytes(one) for one in hashes))).hexdigest()
 
     def learnt_alone(self) -> "Known":
         """Return those that were learnt from."""

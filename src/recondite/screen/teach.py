@@ -1,5 +1,6 @@
 """A screen that is taught known defects: its score becomes sharper, and is calibrated anew."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, cast
@@ -12,10 +13,11 @@ from recondite.data.units import COPIES, GroupBy, check_group_by, labels_of
 from recondite.errors import InputError
 from recondite.graphs.exported import Exported
 from recondite.progress import counted
-from recondite.screen.calibrate import S, calibrated, check_groups_stay, suspected
+from recondite.screen.calibrate import S, calibrated, check_groups_stay, facts_to_keep, suspected
 from recondite.screen.few_images import scores_left_out
 from recondite.screen.known import Known
 from recondite.screen.known_defects import KnownDefects, check_teachable, taught
+from recondite.screen.screen_like import ScreenLike
 from recondite.screen.update import next_version, training_options
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.contamination import LEFT_OUT
@@ -96,15 +98,25 @@ def taught_screen(
             )
         groups = None if screen.calibrator.groups is None else tuple(spooled.labels[row] for row in rows)
         check_groups_stay(screen, groups or (), "give good images of each group that it has not learnt from")
-    lesson = taught(screen.detector, spooled.rows(chosen), keys[chosen], known, options.seed)
+    detector = deepcopy(screen.detector) if in_turn else screen.detector
     kept = {name: calibration[name] for name in (LEFT_OUT, "left_out_in_parts") if name in calibration}
-    facts = {key: value for key, value in screen.facts.items() if key != "update"}
+    facts = facts_to_keep(screen)
+    with detector.looking_once(spooled.rows(chosen), progress) if in_turn else nullcontext():
+        if in_turn and _learnt_in_steps(screen):
+            # So are those that judge the images left out: one that learnt in steps has another scale.
+            detector.fit_rows(spooled.rows(chosen), None, options)
+            facts["images"] = {"images": len(chosen), "fingerprint": spooled.fingerprint(chosen)}
+        lesson = taught(detector, spooled.rows(chosen), keys[chosen], known, options.seed)
+        if in_turn:
+            left_out = scores_left_out(
+                *(deepcopy(lesson.detector.with_head(None)), spooled, keys, options, progress),
+                fresh=learnt,
+                learnable=learnt,
+                finished=lesson.finished,
+            )
     facts |= {"known_defects": lesson.facts, **next_version(screen)}
     if in_turn:
-        unfitted = deepcopy(lesson.detector.with_head(None))
-        left_out = scores_left_out(
-            *(unfitted, spooled, keys, options, progress), fresh=learnt, learnable=learnt, finished=lesson.finished
-        )
+        facts["map_scale"] = left_out.map_scale
         facts["calibration"] = {**kept, "images": len(left_out.rows), "fingerprint": spooled.fingerprint(left_out.rows)}
         found: dict[str, Any] = {"calibrator": Calibrator(left_out.scores), "peaks": left_out.peaks, "facts": facts}
         seen = screen.known
@@ -118,3 +130,9 @@ def taught_screen(
         seen = Known.of([(spooled, rows, False)], before)
     found["known"] = seen.taught(known.images)
     return cast(S, replace(cast(Any, screen), detector=lesson.detector, **found))
+
+
+def _learnt_in_steps(screen: ScreenLike) -> bool:
+    """Return whether the detector of a screen took in images after its fit."""
+    learnt = screen.facts["images"]["images"]
+    return any(past["learnt"] != learnt for past in screen.facts.get("versions", ()))

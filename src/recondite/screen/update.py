@@ -379,11 +379,12 @@ def _extended(
     }
     both = screen.peaks is not None and found["peaks"] is not None
     found["peaks"] = np.concatenate([screen.peaks, found["peaks"][others]]) if both else None
-    found["facts"] = {
-        **found["facts"],
-        "calibration": {**calibration, "images": len(old.scores) + len(rows), "kept": len(old.scores)},
-    }
     found["known"] = Known.of([(spooled, rows, False)], known)
+    told = {name: calibration[name] for name in (LEFT_OUT, "sampled") if name in calibration}
+    told |= {"images": len(old.scores) + len(rows), "kept": len(old.scores)}
+    if int((~found["known"].learnt).sum()) == told["images"]:  # else some are known by the scores of verdicts alone
+        told["fingerprint"] = found["known"].fingerprint(learnt=False)
+    found["facts"] = {**found["facts"], "calibration": told}
     after = _replaced(screen, **found)
     compared = Compared(screen, fresh)
     compared.note(after, chosen)

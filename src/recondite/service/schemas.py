@@ -136,6 +136,7 @@ class ScreenOut(BaseModel):
     false_alarm_interval: list[float] = Field(
         min_length=2, max_length=2, description="95 % interval of the true false-alarm rate"
     )
+    promise: str = Field(description="what its flags promise, in words, or that they promise nothing")
     calibration_images: int
     groups: list[str] | None
     smallest_alpha: float | None = Field(description="the calibration allows no smaller one; null: none at all")

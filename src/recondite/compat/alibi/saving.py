@@ -1,6 +1,7 @@
 """Saving, loading and fetching with alibi-detect's names, in Recondite's safe format."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ from torch import Tensor, nn
 
 from recondite.compat.alibi.detectors import OutlierAE, OutlierVAE
 from recondite.compat.alibi.networks import describe, rebuild
-from recondite.data.artifacts import holds_manifest, read_folder, write_folder
+from recondite.data.artifacts import holds_manifest, read_folder, read_manifest, write_folder
 from recondite.data.hub import is_address
 from recondite.data.images import Preprocessing
 from recondite.detectors import Detector, build
 from recondite.errors import ArtifactError, InputError
 from recondite.options import options_to_json, saved_options
-from recondite.screen.saved import READY
+from recondite.screen.saved import EXPORTED, READY, located
+from recondite.screen.saved import KIND as KIND_OF_SCREENS
+from recondite.screen.saved import SCHEMA as SCREENS
 from recondite.screen.screen import load
 from recondite.screen.words import ERROR
 from recondite.torch_state import own_settings
@@ -42,6 +45,11 @@ def save_detector(detector: OutlierVAE | OutlierAE, filepath: Path | str, legacy
     """
     if legacy:
         raise InputError("expected legacy=False: that format holds pickles, which nothing here writes or reads")
+    _write(detector, filepath)
+
+
+def _write(detector: OutlierVAE | OutlierAE, filepath: Path | str, fetched: Mapping[str, Any] | None = None) -> None:
+    """Write what `save_detector` does; `fetched` is what `_source` returns, of a detector that was fetched."""
     inner = detector.fitted()
     if inner.preprocessing.restricted:
         raise InputError("a detector that looks at a region is saved as a screen: Screen.save")
@@ -63,6 +71,7 @@ def save_detector(detector: OutlierVAE | OutlierAE, filepath: Path | str, legacy
         "own_modules": inner.modules_given,
         "networks": networks,
         "preprocessing": inner.preprocessing.to_json(),
+        **({} if fetched is None else {"fetched": dict(fetched)}),
     }
     weights = {name: value.cpu().contiguous().numpy() for name, value in inner.state_dict().items()}
     write_folder(Path(os.path.abspath(filepath)), manifest, {_WEIGHTS: weights}, {})
@@ -120,7 +129,7 @@ def fetch_detector(
         model: must be None.
 
     Raises:
-        InputError: there is no such screen, or it or the folder has another detector.
+        InputError: there is no such screen, or it or the folder has another detector, or that of another data set.
         ArtifactError: what is there is damaged or altered.
     """
     if detector_type != "outlier" or detector_name not in _FACES or model is not None:
@@ -130,6 +139,13 @@ def fetch_detector(
         if type(kept) is not _FACES[detector_name]:
             raise InputError(
                 f"{filepath} holds an {type(kept).__name__}; expected {detector_name}: name another folder"
+            )
+        fetched = read_manifest(Path(os.path.abspath(filepath)), SCHEMA, KIND).get("fetched")
+        if fetched is not None and not _is_of(fetched, dataset):
+            was = " before it was another" * (fetched["dataset"] == str(dataset))
+            raise InputError(
+                f"{filepath} holds the detector of {fetched['dataset']!r}{was}; expected that of {str(dataset)!r}: "
+                "name another folder"
             )
         return kept
     if not (dataset in READY or is_address(dataset) or holds_manifest(Path(dataset))):
@@ -145,8 +161,23 @@ def fetch_detector(
     plain = (options.score, options.top_percent, options.smooth, options.worst_square) == (face.score_name, 100, 0, 0)
     if plain and screen.calibrator.groups is None:
         face.threshold = screen.with_score(ERROR).threshold
-    save_detector(face, filepath)
+    _write(face, filepath, _source(dataset))
     return face
+
+
+def _source(dataset: Path | str) -> dict[str, str | None]:
+    """Return what a screen was asked for by and, where it is on this machine, its digest."""
+    digest = None
+    if not is_address(dataset) and holds_manifest(folder := located(dataset)):
+        digest = read_manifest(folder, SCREENS, KIND_OF_SCREENS, EXPORTED)["digest"]
+    return {"dataset": str(dataset), "digest": digest}
+
+
+def _is_of(fetched: Mapping[str, Any], dataset: Path | str) -> bool:
+    """Return whether a detector was fetched for a data set; one in a folder may be another screen since."""
+    asked = _source(dataset)
+    same = "digest" if fetched["digest"] and asked["digest"] else "dataset"
+    return bool(fetched[same] == asked[same])
 
 
 def _detector(
@@ -157,7 +188,8 @@ def _detector(
     decoder_net: nn.Module | None,
 ) -> Detector:
     name = _FACES[manifest["face"]].detector_name
-    shape = Preprocessing.from_json(manifest["preprocessing"]).shape
+    seen = Preprocessing.from_json(manifest["preprocessing"])
+    shape = seen.shape
     options, networks = saved_options(manifest["options"]), manifest["networks"]
     modules: dict[str, Any] = {}
     if manifest["own_modules"]:
@@ -171,5 +203,6 @@ def _detector(
         else:
             raise InputError(f"{path} was made with networks that it cannot describe: give encoder_net and decoder_net")
     detector = build(name, image_shape=shape, **modules, **options)
+    detector.take_values(seen.value_range)
     detector.load_state_dict(weights)
     return detector

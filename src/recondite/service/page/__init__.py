@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.reports.words import p_text
+from recondite.screen.promise import nothing, promise
 from recondite.service.routes.logins import FailedLogins
 from recondite.service.routes.middleware import COOKIE, Tokens
 from recondite.service.routes.state import Service
@@ -168,4 +169,5 @@ def _about(view: "View") -> str:
     alpha = p_text(screen.alpha) + (" on this page" if view.alpha is not None else "")
     facts = {"screen": served.name, "version": served.version, "alpha": alpha}
     listed = " ".join(f"<span>{name} <b>{escape(value)}</b></span>" for name, value in facts.items())
-    return f"{listed} <span>calibrated on {count:,}{groups}: true rate {low} to {high} %</span>"
+    rate = "nothing is promised" if nothing(screen) else f"true rate {low} to {high} %"
+    return f'{listed} <span title="{escape(promise(screen))}">calibrated on {count:,}{groups}: {rate}</span>'

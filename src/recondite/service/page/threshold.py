@@ -12,6 +12,7 @@ from nicegui import ui
 from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.reports.words import p_text
+from recondite.screen.promise import nothing
 from recondite.service.engine.filters import Filter
 from recondite.service.page.charts import histogram
 from recondite.service.page.frame import Area, View, empty, heading, html, or_notify, tiles_of
@@ -124,7 +125,7 @@ def _draw(view: View, alpha: float, p_values: Sequence[float], moved: Sequence[d
     threshold = f"{screen.threshold:.4g}" if math.isfinite(screen.threshold) else "one for each group"
     tiles = {
         "alpha": p_text(screen.alpha),
-        "true rate, 95 % interval": f"{low:.3f} to {high:.3f}",
+        "true rate, 95 % interval": "none is promised" if nothing(screen) else f"{low:.3f} to {high:.3f}",
         "threshold": threshold,
         f"flagged of the latest {counted(len(valid), 'image')}": f"{then:,}",
     }

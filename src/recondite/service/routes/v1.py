@@ -16,6 +16,7 @@ from recondite.data.formats import suffix_of
 from recondite.data.tables import csv_line
 from recondite.errors import InputError
 from recondite.reports.reviewed import SAMPLED
+from recondite.screen.promise import promise
 from recondite.screen.words import ERROR
 from recondite.service.engine.decoding import Sent
 from recondite.service.engine.filters import SAMPLED_SHARE, Filter
@@ -272,6 +273,7 @@ def _describe(served: Served, versions: list[str]) -> ScreenOut:
         alpha=screen.alpha,
         threshold=screen.threshold if math.isfinite(screen.threshold) else None,
         false_alarm_interval=list(screen.false_alarm_interval),
+        promise=promise(screen),
         calibration_images=sum(sizes.values()),
         groups=None if screen.calibrator.groups is None else sorted(str(group) for group in sizes),
         smallest_alpha=smallest_alpha(min(sizes.values()), screen.confidence, screen.guarantee),
