@@ -113,7 +113,8 @@ def test_the_page_judges_by_the_screen_alone_at_any_alpha(client, guard):
 
     view = View(client.app.state.service, Uploads(), "colours", "Judge", alphas={"colours": 0.3})
     sent = files(31)
-    judged = client.portal.call(view.judge, [Sent(str(place), one) for place, one in enumerate(sent)])
+    received = [Sent(str(place), one) for place, one in enumerate(sent)]
+    judged = client.portal.call(view.judge, received, view.choice, True)
     expected = guard.screen.with_alpha(0.3).predict(sent)
     assert judged.decisions is None
     assert judged.verdicts.instance_score.tolist() == expected.instance_score.tolist()

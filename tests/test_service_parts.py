@@ -328,6 +328,16 @@ def test_on_the_map_no_thumbnail_covers_another_and_older_ones_stay():
     assert cells(points[:70]) == found[:70]
 
 
+def test_on_the_map_an_outlier_differs_in_more_than_colour():
+    pytest.importorskip("nicegui")
+    from recondite.service.page.latent import draw
+
+    facts = {"name": "a.png", "words": "", "url": ""}
+    drawn = draw(np.eye(2), [facts | {"verdict": verdict} for verdict in ("inlier", "outlier")])
+    inlier, outlier = re.findall(r'stroke-width="([^/]*)"', drawn)
+    assert (inlier, outlier) == ("2", '4" stroke-dasharray="8 4')
+
+
 def test_the_deployment_files_fit_the_command():
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
     assert set(compose["services"]) == {"recondite", "postgres", "prometheus"}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from recondite.service.page.frame import View
     from recondite.service.page.pictures import Uploads
 
+_EVERY = 2.0
 _LOGIN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Recondite: sign in</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head><body class="login">
 <main><form method="post"><h1>Recondite</h1><label for="token">Token</label>
@@ -115,12 +116,24 @@ async def _build(service: Service, uploads: "Uploads", screen: str, panel: str, 
     with ui.element("header").classes("top w-full"), ui.element("div").classes("wrap bar"):
         html('<h1 class="brand">Recondite</h1>').classes(remove="w-full")
 
+        shown = view.served if names else None
+
         @ui.refreshable
         def about() -> None:
             html(_about(view)).classes("about", remove="w-full")
 
+        def follow() -> None:
+            """Say that another version has become the default, by which this page judges from now on."""
+            nonlocal shown
+            before, shown = shown, view.served
+            if before is not None and before.name == shown.name and before.version != shown.version:
+                about.refresh()
+                view.changed()
+                ui.notify(f"Version {shown.version} of {shown.name} is served now.")
+
         if names:
             about()
+            ui.timer(_EVERY, follow)
 
         def choose(event: Any) -> None:
             view.name = event.value

@@ -10,7 +10,10 @@ class AuditFindings extends KeyedElement {
   build() {
     const select = (title) => made("select", { "aria-label": title, onchange: () => this.load() });
     this.audit = select("Audit");
-    for (const name of this.dataset.audits.split("\n")) this.audit.append(made("option", { value: name, text: name }));
+    const names = this.dataset.audits.split("\n"), kept = new URL(location.href).searchParams;
+    this.audit.append(...names.map((name) => made("option", { value: name, text: name })));
+    if (names.includes(kept.get("audit"))) this.audit.value = kept.get("audit");
+    this.wanted = kept.get("finding");
     this.kind = made("select", { "aria-label": "Kind of finding", onchange: () => this.list() });
     this.count = made("p", { class: "count soft", "aria-live": "polite" });
     this.stage = made("div", { class: "box-stage" });
@@ -32,12 +35,9 @@ class AuditFindings extends KeyedElement {
     return `/page/audits/${encodeURIComponent(this.audit.value)}${path}${asked ? `?${asked}` : ""}`;
   }
 
-  async ask(address, options) {
+  async ask(...what) {
     try {
-      const answer = await fetch(address, options);
-      const found = await answer.json();
-      if (!answer.ok) throw new Error(found.error?.message || answer.statusText);
-      return found;
+      return await asked(...what);
     } catch (error) {
       this.side.replaceChildren(made("p", { class: "trouble", role: "alert", text: `This did not work: ${error.message}` }));
       return null;
@@ -51,7 +51,7 @@ class AuditFindings extends KeyedElement {
   async load() {
     const found = await this.ask(this.address());
     if (!found) return;
-    const before = this.kind.value;
+    const before = this.kind.value || this.wanted;
     this.tell(found);
     if ([...this.kind.options].some((option) => option.value === before)) this.kind.value = before;
     await this.list();
@@ -66,6 +66,7 @@ class AuditFindings extends KeyedElement {
   }
 
   async list() {
+    remembered({ audit: this.audit.value, finding: this.kind.value });
     this.groups.replaceChildren();
     this.rows = [];
     this.selected.clear();
@@ -128,8 +129,7 @@ class AuditFindings extends KeyedElement {
   async decide(decision) {
     if (!this.selected.size) return;
     const rows = [...this.selected.values()];
-    const body = JSON.stringify({ ids: [...this.selected.keys()], decision });
-    const found = await this.ask(this.address("/decisions"), { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    const found = await this.ask(this.address("/decisions"), "POST", { ids: [...this.selected.keys()], decision });
     if (!found) return;
     this.tell(found);
     for (const row of this.rows.filter((one) => one.id in found.said)) this.mark(Object.assign(row, found.said[row.id]));

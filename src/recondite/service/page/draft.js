@@ -1,19 +1,6 @@
 
 /* Screens made in the browser, and their versions. All that is made is on the server, so that a reload shows it again. */
 
-async function asked(address, method = "GET", body = null) {
-  const options = { method };
-  if (body instanceof Blob) options.body = body;
-  else if (body !== null) {
-    options.body = JSON.stringify(body);
-    options.headers = { "Content-Type": "application/json" };
-  }
-  const answer = await fetch(address, options);
-  const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw Object.assign(new Error(found.error?.message || answer.statusText), { status: answer.status });
-  return found;
-}
-
 /* While work goes on that cannot say how far it is, say in a place that it does, and for how long; return its outcome. */
 async function waitedFor(place, words, work) {
   const seconds = made("span", { "aria-hidden": "true" }), began = Date.now();
@@ -93,7 +80,7 @@ function dropPlace(words, buttons, take) {
 }
 
 const ZIP = /\.(zip|tar)$/i;
-const AT_ONCE = 4;
+const AT_ONCE = 4, AGAIN = 2000;
 const MOST_TRIED = 50;
 const PUBLISHING = "Publishing: the version is written, tried out and taken into service.";
 const STEPS = {
@@ -211,6 +198,8 @@ class NewScreen extends HTMLElement {
       const drafts = await asked("/page/drafts");
       const wanted = new URL(location.href).searchParams.get("draft");
       this.show(drafts.find((one) => one.id === wanted) || drafts[0] || null);
+      const lost = this.sending ? 0 : UnderWay.lost("files");
+      if (lost) this.say(`The page was loaded anew while files were being sent: ${counted(lost, "file")} ${lost === 1 ? "is" : "are"} missing, to be sent again.`);
     } catch (error) { this.say(error.message); }
   }
 
@@ -283,7 +272,7 @@ class NewScreen extends HTMLElement {
     try {
       this.show(await asked(this.at()));
     } catch (error) {
-      this.say(`The service does not answer: ${error.message}`);
+      this.say(error.status ? `How far it is cannot be told: ${error.message}` : "The service does not answer; this goes on when it does.");
       this.timer = setTimeout(() => this.follow(), 3000);
     }
   }
@@ -329,7 +318,8 @@ class NewScreen extends HTMLElement {
     if (!files.length) return;
     if (this.sending) return this.say("Other files are being sent: wait for them, or stop sending them first.");
     this.say("");
-    if (!(await this.begun())) return;
+    UnderWay.add("files", files.length);
+    if (!(await this.begun())) return UnderWay.add("files", -files.length);
     const ticket = (this.sending = {});
     const [row, count] = kind === "images" ? [this.sendRow, this.count] : [this.defectRow, this.countDefects];
     const bar = row.querySelector("progress");
@@ -342,21 +332,45 @@ class NewScreen extends HTMLElement {
       for (let file = queue.shift(); file && ticket === this.sending; file = queue.shift()) {
         const number = first + files.indexOf(file);
         try {
-          if (ZIP.test(file.name)) await asked(`/page/drafts/archive?draft=${this.draft.id}&kind=${kind}`, "POST", file);
-          else if (file.size > Number(this.dataset.mostBytes)) throw new Error(`it has ${inBytes(file.size)}; the limit is ${inBytes(Number(this.dataset.mostBytes))}`);
-          else await asked(`${this.at(kind)}?${new URLSearchParams({ name: file.name.slice(-1000), number })}`, "POST", file);
+          if (!ZIP.test(file.name)) this.checkSize(file);
+          const address = ZIP.test(file.name) ? `/page/drafts/archive?draft=${this.draft.id}&kind=${kind}`
+            : `${this.at(kind)}?${new URLSearchParams({ name: file.name.slice(-1000), number })}`;
+          await this.sent(address, file, ticket, count);
         } catch (error) { failures.push(`${file.name}: ${error.message}`); }
         sent += 1;
+        UnderWay.add("files", -1);
         bar.value = sent;
         count.textContent = `Sending: ${sent.toLocaleString("en-GB")} of ${counted(files.length, "file")}.`;
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, one));
+    UnderWay.add("files", sent - files.length);
+    window.socket?.connect();  // it may have been let go: see `sent`
     if (ticket === this.sending) this.sending = null;
     row.hidden = true;
     if (!this.draft) return;  // it was discarded meanwhile
     await this.act(() => asked(this.at()));
     if (failures.length) this.say(ofFailures(failures));
+  }
+
+  checkSize(file) {
+    const most = Number(this.dataset.mostBytes);
+    if (file.size > most) throw new Error(`it has ${inBytes(file.size)}; the limit is ${inBytes(most)}`);
+  }
+
+  /* Send a file. While the service does not answer, wait for it, without the connection with which the page would be
+     loaded anew when it does, and what is not sent yet be lost. */
+  async sent(address, file, ticket, count) {
+    for (;;) {
+      try {
+        return await asked(address, "POST", file);
+      } catch (error) {
+        if (error.message !== SILENT || ticket !== this.sending) throw error;
+        window.socket?.disconnect();
+        count.textContent = "The service does not answer; sending goes on when it does.";
+        await new Promise((resolve) => { setTimeout(resolve, AGAIN); });
+      }
+    }
   }
 
   fit() {
@@ -418,7 +432,7 @@ class NewScreen extends HTMLElement {
     for (const [place, file] of files.entries()) {
       try {
         if (place >= MOST_TRIED) throw new Error(`${MOST_TRIED} pictures are tried at a time`);
-        if (file.size > Number(this.dataset.mostBytes)) throw new Error(`it has ${inBytes(file.size)}; the limit is ${inBytes(Number(this.dataset.mostBytes))}`);
+        this.checkSize(file);
         const found = await asked(`${this.at("try")}?${new URLSearchParams({ name: file.name.slice(-1000) })}`, "POST", file);
         this.trialList.prepend(this.tried(found));
       } catch (error) { failures.push(`${file.name}: ${error.message}`); }
@@ -443,7 +457,7 @@ class NewScreen extends HTMLElement {
       return;
     } catch (error) {
       await this.act(() => asked(this.at()));  // it may be another one by now, or gone
-      this.say(error.status ? error.message : `No answer came (${error.message}). Whether it was published is seen under Versions, when the service answers again.`);
+      this.say(error.status ? error.message : `No answer came. Whether it was published is seen under Versions, when the service answers again.`);
     }
     this.publishing.disabled = false;
   }

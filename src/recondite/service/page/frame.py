@@ -44,6 +44,15 @@ class Seen:
         return not self.judged.verdicts.is_outlier[0], 0.0 if math.isnan(p_value) else p_value
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How images are to be judged: by which screen, at which alpha (None for its own), as images of which group."""
+
+    screen: str
+    alpha: float | None
+    group: str
+
+
 @dataclass
 class View:
     """What one visitor looks at; the work on each screen stays while others are looked at.
@@ -96,6 +105,11 @@ class View:
         chosen = self.groups.get(self.name, "")
         return chosen if chosen in (self.served.screen.calibrator.groups or ()) else ""
 
+    @property
+    def choice(self) -> Choice:
+        """How images are judged that come now."""
+        return Choice(self.name, self.alpha, self.group)
+
     def changed(self) -> None:
         """Draw the panel being looked at anew; the others are when they are turned to."""
         self.panels[self.tab]()
@@ -105,10 +119,11 @@ class View:
         facts = {"screen": self.name, "panel": self.tab.lower(), "alpha": "" if self.alpha is None else self.alpha}
         ui.run_javascript(f"remembered({json.dumps(facts)})")
 
-    async def judge(self, sent: Any, **wish: Any) -> Judged:
-        """Judge images at the alpha of this page."""
-        wanted = Wish(alpha=self.alpha, maps=True, labels=False, **wish)
-        return await self.service.judge.judge(self.served, sent, wanted, f"page-{uuid.uuid4().hex[:10]}")
+    async def judge(self, sent: Any, choice: Choice, record: bool) -> Judged:
+        """Judge images as was chosen when they came."""
+        wish = Wish(alpha=choice.alpha, group=choice.group, record=record, maps=True, labels=False)
+        served = self.service.shelf.get(choice.screen)
+        return await self.service.judge.judge(served, sent, wish, f"page-{uuid.uuid4().hex[:10]}")
 
 
 def script() -> str:
@@ -227,9 +242,9 @@ def figure(source: str | None, caption: str, words: str) -> str:
     return f'<figure><img src="{source}" alt="{escape(words)}"><figcaption>{escape(caption)}</figcaption></figure>'
 
 
-def row_button(content: str, current: bool, pick: Callable[[], Any]) -> None:
-    """Show a line of a list that can be picked; `content` is HTML."""
-    props = f'aria-current="{str(current).lower()}" type="button"'
+def row_button(content: str, current: bool, pick: Callable[[], Any], key: str) -> None:
+    """Show a line of a list that can be picked; `content` is HTML, and `key` names it for the keyboard's focus."""
+    props = f'aria-current="{str(current).lower()}" type="button" data-focus="{key}"'
     with ui.element("button").classes("row-button").props(props) as button:
         html(f'<span class="line">{content}</span>')
     button.on("click", pick)

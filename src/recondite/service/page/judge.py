@@ -1,6 +1,7 @@
 """Panel: judge dropped images."""
 
 import math
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -8,6 +9,7 @@ from urllib.parse import quote
 from nicegui import ui
 
 from recondite.data.pictures import png_url
+from recondite.errors import InputError, ReconditeError
 from recondite.progress import counted
 from recondite.reports.words import how_rare, p_text
 from recondite.service.engine.beside import contour, nearest_good, overlay
@@ -16,6 +18,7 @@ from recondite.service.engine.no_pictures import not_a_picture
 from recondite.service.engine.pictures import heat_map, reconstruction, why
 from recondite.service.page.charts import calibration_chart, reasons
 from recondite.service.page.frame import (
+    Choice,
     Seen,
     View,
     chip,
@@ -24,7 +27,6 @@ from recondite.service.page.frame import (
     heading,
     html,
     nearest,
-    or_notify,
     picture_url,
     row_button,
     viewer,
@@ -33,6 +35,8 @@ from recondite.service.page.frame import (
 _MOST, _WHILE = 200, 0.4
 _NOT_TAKEN = "(files) => emit(files.map((one) => [one.file.name, one.file.size, one.failedPropValidation]))"
 _NOT_SENT = "(info) => emit(info.files[0].name)"
+_ADDED = "(files) => { UnderWay.add('pictures', files.length); emit(); }"
+_REASONS = 3
 
 
 async def panel(view: View) -> None:
@@ -41,7 +45,12 @@ async def panel(view: View) -> None:
     chosen: dict[str, Seen | None] = {}
     coming: list[ui.timer] = []
     lost: list[str] = []
+    troubles: list[str] = []
+    taken = 0
+    free: ui.upload
+    busy: set[int] = set()
     heading("Judge images", "Drop pictures, or choose them. What is flagged comes first.")
+    html("<not-judged></not-judged>")
 
     def pick(one: Seen) -> None:
         chosen[view.name] = one
@@ -78,22 +87,29 @@ async def panel(view: View) -> None:
             select.on_value_change(lambda event: view.groups.update({view.name: event.value}))
             select.classes("w-48").props("outlined dense")
 
-    async def uploaded(event: Any) -> None:
+    async def uploaded(event: Any, choice: Choice, record: bool) -> None:
+        nonlocal taken
         name, content = printable(name_in_form(event.file.name)), await event.file.read()
+        try:
+            await judged_as(choice, record, name, content)
+        except ReconditeError as error:
+            troubles.append(str(error))
+        finally:
+            taken += 1
+            soon()
+
+    async def judged_as(choice: Choice, record: bool, name: str, content: bytes) -> None:
         trouble = not_a_picture(name, content)
         if trouble is not None:
-            _alarm(trouble)
-            return
-        if view.served.screen.calibrator.groups is not None and not view.group:
-            ui.notify("Choose which group the pictures are of: each has a calibration of its own.", type="negative")
-            return
-        judged = await or_notify(view.judge([Sent(name, content)], record=record.value, group=view.group))
-        if judged is not None:
-            readable = len(judged.pixels) > 0
-            address = view.uploads.add(judged.served, content) if readable else None
-            view.work[judged.served.name].insert(0, Seen(name, judged, judged.pixels[0] if readable else None, address))
-            del view.work[judged.served.name][_MOST:]
-            soon()
+            raise InputError(trouble)
+        if view.service.shelf.get(choice.screen).screen.calibrator.groups is not None and not choice.group:
+            raise InputError("Choose which group the pictures are of: each has a calibration of its own.")
+        judged = await view.judge([Sent(name, content)], choice, record)
+        readable = len(judged.pixels) > 0
+        address = view.uploads.add(judged.served, content) if readable else None
+        seen = view.work.setdefault(choice.screen, [])
+        seen.insert(0, Seen(name, judged, judged.pixels[0] if readable else None, address))
+        del seen[_MOST:]
 
     def soon() -> None:
         """Draw what came in a while, once for all of it: each time takes as long as there are pictures."""
@@ -102,8 +118,14 @@ async def panel(view: View) -> None:
                 coming.append(ui.timer(_WHILE, draw, once=True))
 
     def draw() -> None:
+        nonlocal taken
         coming.clear()
+        ui.run_javascript(f"UnderWay.add('pictures', {-taken})")
+        taken = 0
         results.refresh()
+        if troubles and not busy:
+            _alarm(_all_of(troubles))
+            troubles.clear()
 
     def not_taken(event: Any) -> None:
         large = [(name, size) for name, size, why in event.args if why != "max-files"]
@@ -120,25 +142,53 @@ async def panel(view: View) -> None:
                 "job, or give them to recondite predict."
             )
 
-    def finished() -> None:
-        upload.reset()
-        if lost:
-            words = f"{lost[0]} was not judged, as it did not reach the service"
-            _alarm(f"{words}: drop it again." if len(lost) == 1 else f"{words}, nor were {len(lost) - 1:,} more.")
-            lost.clear()
+    def uploader() -> None:
+        """Make the next place to drop on: it takes one drop, judged as is chosen then, however long pictures wait.
 
-    with ui.element("div").classes("w-full") as controls:
-        upload = ui.upload(
-            multiple=True, auto_upload=True, max_files=_MOST, max_file_size=limits.body_bytes, on_upload=uploaded
-        )
+        What the visitor chose and that he dropped come here one after the other; the pictures come on their own ways.
+        """
+        nonlocal free
+        how: list[tuple[Choice, bool]] = []
+
+        def added() -> None:
+            if not how:
+                busy.add(upload.id)
+                upload.classes("hidden")  # not invisible, which would refuse what comes
+                uploader()
+            how[:] = [(view.choice, bool(record.value))]
+            upload.run_method("upload")
+
+        def finished() -> None:
+            nonlocal taken
+            busy.discard(upload.id)
+            upload.delete()
+            taken += len(lost)
+            soon()
+            if lost:
+                words = f"{lost[0]} was not judged, as it did not reach the service"
+                _alarm(f"{words}: drop it again." if len(lost) == 1 else f"{words}, nor were {len(lost) - 1:,} more.")
+                lost.clear()
+
+        with places:
+            upload = free = ui.upload(
+                multiple=True,
+                max_files=_MOST,
+                max_file_size=limits.body_bytes,
+                on_upload=lambda event: uploaded(event, *how[0]),
+            )
         upload.classes("drop").props("flat")
+        upload.on("added", added, js_handler=_ADDED)
         upload.on("rejected", not_taken, js_handler=_NOT_TAKEN)
         upload.on("failed", lambda event: lost.append(printable(str(event.args))), js_handler=_NOT_SENT)
         upload.on("finish", finished)
+
+    with ui.element("div").classes("w-full") as controls:
+        places = ui.element("div").classes("w-full")
         with ui.row().classes("items-center gap-4 q-my-sm"):
-            ui.button("Choose pictures", on_click=lambda: upload.run_method("pickFiles")).props("unelevated")
+            ui.button("Choose pictures", on_click=lambda: free.run_method("pickFiles")).props("unelevated")
             record = ui.checkbox("Count these in the store and in drift", value=True)
             group()
+    uploader()
     results()
 
     def anew() -> None:
@@ -147,6 +197,13 @@ async def panel(view: View) -> None:
         results.refresh()
 
     view.panels["Judge"] = anew
+
+
+def _all_of(troubles: Sequence[str]) -> str:
+    """Say why pictures were not judged: the first few reasons, and of how many more there are others."""
+    first = list(dict.fromkeys(troubles))[:_REASONS]
+    others = sum(trouble not in first for trouble in troubles)
+    return " ".join([*first, *([f"{others:,} more were not judged."] if others else [])])
 
 
 def _alarm(text: str) -> None:
@@ -187,7 +244,7 @@ def detail(one: Seen) -> None:
 
 def _entry(one: Seen, current: bool, pick: Any) -> None:
     source = "" if one.address is None else f'<img src="{one.address}/thumbnail" alt="" loading="lazy">'
-    p_value = float(one.judged.verdicts.p_value[0])
+    name, p_value = escape(one.name), float(one.judged.verdicts.p_value[0])
     shown = "" if math.isnan(p_value) else f'<span class="soft">p {p_text(p_value)}</span>'
-    content = f'{source}<span class="name">{escape(one.name)}</span>{shown}{chip(one.judged.verdicts.words[0])}'
-    row_button(content, current, pick)
+    content = f'{source}<span class="name" title="{name}">{name}</span>{shown}{chip(one.judged.verdicts.words[0])}'
+    row_button(content, current, pick, f"judged {one.judged.events[0].id}")

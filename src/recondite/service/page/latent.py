@@ -52,7 +52,7 @@ async def panel(view: View) -> None:
         with ui.element("div").classes("card map"):
             html('<p class="soft keys">Keys: <kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> on the map</p>')
             drawn = html(shown)
-            html(f'<p class="soft">{escape(method)} Blue frame: inlier; red: outlier.</p>')
+            html(f'<p class="soft">{escape(method)} Thin blue frame: inlier; thick and dashed red one: outlier.</p>')
         with ui.element("div").classes("card q-mt-md").props('aria-live="polite"') as below:
             html('<p class="soft">Choose an image to see what it is.</p>')
         drawn.on("click", lambda event: chosen(event, found, below), js_handler=_CLICKED)
@@ -179,11 +179,12 @@ def draw(places: NDArray[np.float64], found: list[dict[str, Any]]) -> str:
     for place, ((column, row), one) in enumerate(zip(where, found, strict=True)):
         x, y = _CELL * column + spare, _CELL * row + spare
         colour = {"inlier": ACCENT, "outlier": WARN}.get(one["verdict"], SOFT)
+        drawn = '4" stroke-dasharray="8 4' if one["verdict"] == "outlier" else "2"
         label = escape(f"{one['name']}: {one['words']}")
         body += (
             f'<a href="#" data-place="{place}" aria-label="{label}" tabindex="{-1 if place else 0}">'
             f'<title>{label}</title><image href="{one["url"]}" x="{x:g}" y="{y:g}" width="{_SIDE}" height="{_SIDE}"/>'
             f'<rect x="{x:g}" y="{y:g}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="{colour}" '
-            'stroke-width="2"/></a>'
+            f'stroke-width="{drawn}"/></a>'
         )
     return frame(body, "", width, height).replace('role="img" aria-label=""', 'role="group" aria-label="Map of images"')

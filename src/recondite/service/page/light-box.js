@@ -28,14 +28,14 @@ class LightBox extends KeyedElement {
     this.order = choice("order", "Order", ORDERS, "p_value");
     this.count = made("p", { class: "count", "aria-live": "polite" });
     this.stage = made("div", { class: "box-stage" });
-    this.caption = made("h3", { class: "name" });
+    this.caption = made("h3", { class: "name", "aria-live": "polite" });
     this.facts = made("div", { class: "facts soft" });
     this.strip = made("div", { class: "strip", role: "group", "aria-label": "Queue" });
     this.buttons = Object.entries(KEYS).map(([key, label]) =>
-      made("button", { type: "button", class: `say ${label}`, onclick: () => this.say(label) },
+      made("button", { type: "button", class: `say ${label}`, "data-focus": `say ${label}`, onclick: () => this.say(label) },
         label, made("kbd", { text: key, "aria-hidden": "true" })));
     this.several = made("button", { type: "button", class: "quiet", "aria-pressed": "false", text: "Select several", onclick: () => this.turn() });
-    this.undoing = made("button", { type: "button", class: "quiet", onclick: () => this.undo() },
+    this.undoing = made("button", { type: "button", class: "quiet", "data-focus": "undo", onclick: () => this.undo() },
       "Undo", made("kbd", { text: "u", "aria-hidden": "true" }));
     const table = made("button", { type: "button", class: "quiet", text: "Export table", onclick: () => this.take("csv") });
     const images = made("button", { type: "button", class: "quiet", text: "Export images", onclick: () => this.take("zip") });
@@ -47,6 +47,7 @@ class LightBox extends KeyedElement {
         made("div", { class: "box-buttons" }, ...this.buttons, this.undoing, this.count), this.strip),
     );
     this.said = [];
+    this.working = Promise.resolve();
     this.selected = null;
     this.rows = [];
     this.place = 0;
@@ -63,26 +64,25 @@ class LightBox extends KeyedElement {
   }
 
   async load() {
-    const asked = (this.asked = {});
+    const ticket = (this.loading = {});
+    const focused = this.cells?.findIndex((cell) => cell.dataset.focus === Focus.name) ?? -1;
     this.drawing();
     this.tell("Loading the queue of this screen…");
     let found;
     try {
-      const answer = await fetch(`/page/queue?${new URLSearchParams({ ...this.chosen(), order: this.order.value })}`);
-      found = await answer.json();
-      if (!answer.ok) throw new Error(found.error?.message || answer.statusText);
+      found = await asked(`/page/queue?${new URLSearchParams({ ...this.chosen(), order: this.order.value })}`);
     } catch (error) {
-      if (asked !== this.asked) return;
+      if (ticket !== this.loading) return;
       this.rows = [];
       this.tell(`The queue of screen ${this.dataset.screen} cannot be read: ${error.message}`, "alarm");
       return;
     }
-    if (asked !== this.asked) return;
+    if (ticket !== this.loading) return;
     this.rows = found.events;
     this.left = found.count;
     this.strip.replaceChildren(...this.rows.map((row, place) => this.entry(row, place)));
     if (this.selected) {
-      this.spread();
+      this.spread(focused);
       return;
     }
     const wanted = new URL(location.href).searchParams.get("event");
@@ -105,7 +105,7 @@ class LightBox extends KeyedElement {
       ? made("img", { src: `/page/events/${row.id}/thumbnail`, alt: "", loading: "lazy" })
       : made("span", { class: "no-picture", text: row.verdict === "invalid" ? "invalid" : "not kept" });
     const button = made("button", {
-      type: "button", class: `frame ${row.verdict}`, "data-event": row.id, title: row.name,
+      type: "button", class: `frame ${row.verdict}`, "data-event": row.id, "data-focus": `frame ${row.id}`, title: row.name,
       "aria-label": `${row.name}, ${row.verdict}, p-value ${inDigits(row.p_value)}`,
       onclick: () => this.show(place),
     }, inside, made("span", { class: "said", text: LightBox.marks(row) }));
@@ -133,8 +133,9 @@ class LightBox extends KeyedElement {
     else this.show(this.place);
   }
 
-  /* Show all of the queue as pictures to select; only what is drawn can be. */
-  spread() {
+  /* Show all of the queue as pictures to select; only what is drawn can be. Where the picture that had the keyboard's
+     focus is gone, that which has its place gets it. */
+  spread(focused = -1) {
     this.drawing();
     this.selected.clear();
     if (!this.rows.length) {
@@ -142,7 +143,7 @@ class LightBox extends KeyedElement {
       return;
     }
     const cell = (row) => {
-      const button = made("button", { type: "button", class: "shot", "aria-pressed": "false", "data-event": row.id, title: row.name });
+      const button = made("button", { type: "button", class: "shot", "aria-pressed": "false", "data-event": row.id, "data-focus": row.id, title: row.name });
       const picture = LightBox.drawable(row)
         ? made("img", { src: `/page/events/${row.id}/thumbnail`, alt: "" })
         : made("span", { class: "no-picture", text: row.kept ? "invalid" : "not kept" });
@@ -155,6 +156,7 @@ class LightBox extends KeyedElement {
       return button;
     };
     this.cells = this.rows.map(cell);
+    if (focused >= 0 && !this.rows.some((row) => row.id === Focus.name)) Focus.name = this.rows[Math.min(focused, this.rows.length - 1)].id;
     this.stage.replaceChildren(made("div", { class: "gallery table", role: "group", "aria-label": "Pictures to select" }, ...this.cells));
     const all = made("button", { type: "button", class: "quiet", text: "Select all shown", onclick: () => this.pickAll() });
     this.caption.textContent = "Select several";
@@ -253,25 +255,40 @@ class LightBox extends KeyedElement {
     this.count.textContent = text + mine;
   }
 
-  async say(label) {
+  say(label) {
     const rows = this.selected ? [...this.selected] : this.drawn ? [this.drawn] : [];
     if (!rows.length) return;
-    const before = rows.map((row) => ({ row, label: row.label, seen: { ...row.copies } }));
+    this.selected?.clear();  // none of them is labelled a second time
     this.drawing();
-    if ((await this.send(rows, label)) !== "written") return;
+    const saying = (this.saying = this.inTurn(() => this.write(rows, label)));
+    saying.finally(() => { if (saying === this.saying) this.saying = null; });
+  }
+
+  /* Labels are written and taken back one after the other, as the keys were pressed. */
+  inTurn(work) {
+    return (this.working = this.working.then(work, work));
+  }
+
+  /* Label pictures and turn to the next; return whether they are labelled. */
+  async write(rows, label) {
+    const before = rows.map((row) => ({ row, label: row.label, seen: { ...row.copies } }));
+    if ((await this.send(rows, label)) !== "written") return false;
     this.said.push(before);
     this.left -= before.flatMap((one) => Object.values(one.seen)).filter((one) => one === null).length;
-    if (this.selected) {
-      this.load();
-      return;
-    }
     const next = this.rows.findIndex((one, place) => place > this.place && one.label === null);
-    if (next >= 0) this.show(next);
+    if (next >= 0 && !this.selected) this.show(next);
     else this.load();
+    return true;
+  }
+
+  /* Take back what was said last; where that is still being written, that and, if it is not, nothing. */
+  undo() {
+    const meant = this.saying;
+    this.inTurn(async () => { if (!meant || (await meant)) await this.takeBack(); });
   }
 
   /* Take back what was said last, of all pictures that it was said of. */
-  async undo() {
+  async takeBack() {
     const last = this.said.pop();
     if (!last) return;
     this.drawing();
@@ -299,30 +316,29 @@ class LightBox extends KeyedElement {
      say why and draw again.
      Identical images are labelled with the one that is drawn; `only` says which of them, where it is not all. */
   async send(rows, label, only = null) {
-    const seen = {};
+    const most = Number(this.dataset.most), labels = {}, refusals = new Set();
     let how = "written", trouble;
-    for (const row of rows) for (const id of only ? only.get(row) : Object.keys(row.copies)) seen[id] = row.copies[id];
+    const seen = rows.flatMap((row) => (only ? only.get(row) : Object.keys(row.copies)).map((id) => [id, row.copies[id]]));
     try {
-      const answer = await fetch("/page/labels", {
-        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ label, seen }),
-      });
-      const found = await answer.json();
-      if (!answer.ok) throw new Error(found.error?.message || answer.statusText);
-      for (const row of rows) {
-        for (const id of Object.keys(row.copies)) if (id in found.labels) row.copies[id] = found.labels[id];
-        row.label = row.copies[row.id];
+      for (let start = 0; start < seen.length; start += most) {
+        const found = await asked("/page/labels", "POST", { label, seen: Object.fromEntries(seen.slice(start, start + most)) });
+        Object.assign(labels, found.labels);
+        for (const id of found.refused) refusals.add(id);
       }
-      const refused = rows.filter((row) => Object.keys(row.copies).some((id) => found.refused.includes(id)));
+      const refused = rows.filter((row) => Object.keys(row.copies).some((id) => refusals.has(id)));
       if (refused.length) {
         how = "refused";
-        const said = `${refused[0].name} meanwhile: ${refused[0].label || "not labelled"}`;
+        const said = `${refused[0].name} meanwhile: ${labels[refused[0].id] || "not labelled"}`;
         trouble = `Somebody else has labelled ${said}${refused.length > 1 ? `, and ${refused.length - 1} more` : ""}.`;
       }
     } catch (error) {
       how = "lost";
-      trouble = `The label of ${rows.length === 1 ? rows[0].name : `${rows.length} images`} was not written: ${error.message}`;
+      const some = Object.keys(labels).length ? ` to all ${seen.length.toLocaleString("en-GB")} of these` : "";
+      trouble = `The label of ${rows.length === 1 ? rows[0].name : `${rows.length} images`} was not written${some}: ${error.message}`;
     }
     for (const row of rows) {
+      for (const id of Object.keys(row.copies)) if (id in labels) row.copies[id] = labels[id];
+      row.label = row.copies[row.id];
       const frame = this.strip.querySelector(`[data-event="${row.id}"] .said`);
       if (frame) frame.textContent = LightBox.marks(row);
     }
@@ -334,7 +350,9 @@ class LightBox extends KeyedElement {
   }
 
   key(event) {
-    if (!this.checkVisibility() || event.repeat || event.altKey) return;
+    if (!this.checkVisibility() || event.altKey) return;
+    if (event.repeat && event.target.closest(".say")) event.preventDefault();  // Enter held down labels one picture
+    if (event.repeat) return;
     if (event.target.closest("input, select, textarea, [contenteditable]")) return;
     const key = event.key.toLowerCase();
     if (key === "z" && (event.ctrlKey || event.metaKey)) this.undo();

@@ -63,7 +63,7 @@ async def panel(view: View) -> None:
         except (ReconditeError, SQLAlchemyError):
             area.ask()
             return
-        # Drawing anew takes the focus of the keyboard away, so only where something is new.
+        # Who reads is not to be disturbed, so only where something is new.
         if drawn.get("what") != (view.name, view.alpha, found.changes):
             area.ask()
 
@@ -105,12 +105,14 @@ def _draw(view: View, found: _Found) -> None:
                     }
                 )
             )
-            ui.button("Review", on_click=lambda: view.turn_to("Review")).props("unelevated").classes("wide")
+            ui.button("Review", on_click=lambda: view.turn_to("Review")).props(
+                'unelevated data-focus="to review"'
+            ).classes("wide")
             words = "No alarm of drift." if alarm is None else f"Drift since about image {alarm.began:,}."
             with ui.element("div").classes("card " + ("calm" if alarm is None else "alarm")).props('role="status"'):
                 evidence = 1.0 if monitor is None else monitor.martingale
                 html(f"<h3>{words}</h3><p class='soft'>The evidence is {evidence:.3g}; it began at 1.</p>")
-                ui.button("Monitor", on_click=lambda: view.turn_to("Monitor")).props("outline")
+                ui.button("Monitor", on_click=lambda: view.turn_to("Monitor")).props('outline data-focus="to monitor"')
     html("<h3 class='above'>The most anomalous</h3>")
     worst = most_anomalous(rows, _SHOWN)
     if not worst:
@@ -118,7 +120,7 @@ def _draw(view: View, found: _Found) -> None:
         return
     with ui.element("div").classes("gallery"):
         for row in worst:
-            with ui.element("button").classes("shot").props('type="button"') as button:
+            with ui.element("button").classes("shot").props(f'type="button" data-focus="{row["id"]}"') as button:
                 html(_shot(row))
             button.on("click", lambda _, row=row: _open(view, row))
 

@@ -29,6 +29,64 @@ function counted(count, noun) {
   return `${count.toLocaleString("en-GB")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+const SILENT = "the service does not answer";
+
+/* Ask the service, and return the JSON that it answers; where it refuses, or does not answer, the error says so. */
+async function asked(address, method = "GET", body = null) {
+  const options = { method };
+  if (body instanceof Blob) options.body = body;
+  else if (body !== null) {
+    options.body = JSON.stringify(body);
+    options.headers = { "Content-Type": "application/json" };
+  }
+  const answer = await fetch(address, options).catch(() => { throw new Error(SILENT); });
+  const found = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw Object.assign(new Error(found.error?.message || answer.statusText), { status: answer.status });
+  return found;
+}
+
+/* How many files of a kind are on their way. They are lost where the page is loaded anew, as when the service starts
+   again, and are told then. */
+const UnderWay = {
+  add(kind, count) {
+    const left = this.of(kind) + count;
+    if (left > 0) sessionStorage.setItem(`under way: ${kind}`, left);
+    else sessionStorage.removeItem(`under way: ${kind}`);
+  },
+  of(kind) { return Number(sessionStorage.getItem(`under way: ${kind}`)); },
+  lost(kind) {
+    const count = this.of(kind);
+    this.add(kind, -count);
+    return count;
+  },
+};
+
+/* <not-judged>: how many pictures were on their way to be judged when the page was loaded anew. */
+class NotJudged extends HTMLElement {
+  connectedCallback() {
+    if (this.started) return;
+    this.started = true;
+    const count = UnderWay.lost("pictures");
+    if (!count) return;
+    const [were, them] = count === 1 ? ["was", "it"] : ["were", "them"];
+    this.append(made("p", { class: "trouble", role: "alert", text:
+      `${counted(count, "picture")} ${were} not judged, as the page was loaded anew while ${count === 1 ? "it was" : "they were"} on the way: drop ${them} again. What was judged before, and counted, is under Review.` }));
+  }
+}
+
+/* What is drawn anew, or cannot be pressed for a while, loses the keyboard's focus: it comes back to what has the same
+   data-focus, if nothing else was turned to meanwhile. */
+const Focus = {
+  name: null,
+  back() {
+    if (this.name === null || document.activeElement !== document.body) return;
+    document.querySelector(`[data-focus="${CSS.escape(this.name)}"]`)?.focus({ preventScroll: true });
+  },
+};
+document.addEventListener("focusin", (event) => { Focus.name = event.target.dataset.focus ?? null; });
+document.addEventListener("pointerdown", () => { Focus.name = null; });
+new MutationObserver(() => Focus.back()).observe(document, { childList: true, subtree: true, attributeFilter: ["disabled"] });
+
 /* What is built once, loads when it is shown, and hears keys while it is there. */
 class KeyedElement extends HTMLElement {
   connectedCallback() {
@@ -148,4 +206,5 @@ class CopyLine extends HTMLElement {
 }
 
 customElements.define("heat-viewer", HeatViewer);
+customElements.define("not-judged", NotJudged);
 customElements.define("copy-line", CopyLine);

@@ -1,6 +1,7 @@
 """Panel: perturb an image and watch its score; nothing is recorded."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,15 @@ async def panel(view: View) -> None:
     @ui.refreshable
     def controls() -> None:
         now.clear()
-        usable = {place: one.name for place, one in enumerate(view.seen) if one.picture is not None}
+        usable = [one for one in view.seen if one.picture is not None]
         if not usable or not view.served.screen.detector.preprocessing.is_image:
             empty("Judge a picture first: it can be changed here.")
             return
         side = min(view.served.screen.detector.shape[1:])
         with ui.element("div").classes("two"):
             with ui.element("div").classes("card"):
-                select = ui.select(usable, value=next(iter(usable)), label="Image", on_change=lambda: area.ask())
+                names = {place: one.name for place, one in enumerate(usable)}
+                select = ui.select(names, value=0, label="Image", on_change=lambda: area.ask())
                 select.classes("w-full q-mb-md").props("outlined dense")
                 about_mask = ui.label()
                 mask = ui.slider(min=0, max=side, step=1, value=0, on_change=lambda: area.ask())
@@ -43,7 +45,8 @@ async def panel(view: View) -> None:
                 noise.props('aria-label="noise"')
                 about_mask.bind_text_from(mask, "value", lambda size: f"Mask size: {size} x {size} pixels")
                 about_noise.bind_text_from(noise, "value", lambda share: f"Noise: standard deviation {share:.2f}")
-                now.update(image=select, mask=mask, noise=noise)
+                # Those listed here: others may come before them meanwhile.
+                now.update(images=usable, image=select, mask=mask, noise=noise)
             with ui.element("div").classes("card").props('aria-live="polite"'):
                 area: Area = Area(lambda: _prepare(view, now))
         area.ask()
@@ -53,13 +56,12 @@ async def panel(view: View) -> None:
 
 
 async def _prepare(view: View, now: dict[str, Any]) -> Callable[[], None]:
-    seen, mask, noise = view.seen[now["image"].value], int(now["mask"].value), now["noise"].value
+    seen, mask, noise = now["images"][now["image"].value], int(now["mask"].value), now["noise"].value
     assert seen.picture is not None
     sizes = sorted({*np.linspace(0, min(seen.picture.shape[1:]), _STEPS).round().astype(int).tolist(), mask})
     images = np.stack([changed(seen.picture, size, noise) for size in sizes])
-    judged = await or_notify(
-        view.judge([Sent(seen.name, image) for image in images], record=False, group=seen.judged.events[0].group)
-    )
+    choice = replace(view.choice, group=seen.judged.events[0].group)
+    judged = await or_notify(view.judge([Sent(seen.name, image) for image in images], choice, record=False))
     return lambda: None if judged is None else _draw(judged, images, sizes, sizes.index(mask))
 
 

@@ -37,7 +37,9 @@ from recondite.service.routes.state import Service, request_id_of, service_of
 _SHOWN_BY_BROWSERS = {".png": "png", ".jpg": "jpeg", ".gif": "gif", ".webp": "webp"}
 _THUMBNAIL = 160
 _CACHED = {"Cache-Control": "private, max-age=3600"}
-_LONGEST_QUEUE, _MOST_LABELS = 200, 10_000
+_LONGEST_QUEUE = 200
+MOST_LABELS = 10_000
+"""Labels in one request; the page sends more of them in pieces."""
 _OF_AN_ENTRY = ("id", "name", "verdict", "p_value", "instance_score", "label", "kept")
 
 
@@ -86,7 +88,7 @@ class Said(BaseModel):
     """A label, and by event those that the reviewer saw on the pictures."""
 
     label: Label
-    seen: dict[str, Literal["inlier", "outlier", "skip"] | None] = Field(min_length=1, max_length=_MOST_LABELS)
+    seen: dict[str, Literal["inlier", "outlier", "skip"] | None] = Field(min_length=1, max_length=MOST_LABELS)
 
 
 def add_pictures(app: FastAPI, uploads: Uploads) -> None:

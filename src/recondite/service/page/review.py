@@ -3,6 +3,7 @@
 from html import escape
 
 from recondite.service.page.frame import View, heading, html
+from recondite.service.page.pictures import MOST_LABELS
 
 
 async def panel(view: View) -> None:
@@ -24,4 +25,4 @@ async def panel(view: View) -> None:
 
 
 def _box(screen: str) -> str:
-    return f'<light-box data-screen="{escape(screen)}"></light-box>'
+    return f'<light-box data-screen="{escape(screen)}" data-most="{MOST_LABELS}"></light-box>'

@@ -34,7 +34,7 @@ class ScreenVersions extends HTMLElement {
     for (const button of buttons) button.disabled = true;
     try {
       this.show(await waitedFor(this, `Going back to version ${version}.`, asked("/page/versions/default", "POST", { screen: this.dataset.screen, version, instead_of })));
-      this.prepend(made("p", { class: "news", role: "status", text: `Version ${version} is served by default again; the header shows it after a reload.` }));
+      this.prepend(made("p", { class: "news", role: "status", text: `Version ${version} is served by default again.` }));
       remembered({ published: null });
     } catch (error) {
       for (const button of buttons) button.disabled = false;
