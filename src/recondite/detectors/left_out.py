@@ -62,7 +62,7 @@ def lengths_left_out_of_places(
         columns = torch.einsum("ij,njpf->nipf", root, some)  # with products C C' + s s' / (n - k)
         of_place = columns.permute(2, 0, 1, 3)  # (P, N, k, F)
         # One product a place: with the images as further axes, each would have a copy of its matrix.
-        ours = (of_place.flatten(1, 2) @ whitening).unflatten(1, of_place.shape[1:3])
+        ours = (of_place.flatten(1, 2) @ whitening).reshape(of_place.shape)
         shared = columns[:, :, counted].flatten(1, 2)  # (N, k counted places, F)
 
         def lost(vectors: Tensor, ours: Tensor = ours, shared: Tensor = shared) -> Tensor:
