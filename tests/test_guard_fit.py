@@ -684,13 +684,17 @@ def test_each_long_part_of_a_fit_shows_how_far_it_is(screen):
     assert all(done == total for done, total in last.values())
 
 
-def test_a_guard_by_a_table_says_that_it_looks_at_its_screen_alone(told, caplog):
+def test_a_guard_by_a_table_says_what_it_looks_at_where_nothing_is_named(told, caplog):
     screen, outputs, known, held = told
-    given = {"screen": screen, "classifier": Told(outputs), "calibration": held, "group_by": "none"}
-    fit_guard(known, **given, parts=["screen"])
+    given = {"screen": screen, "calibration": held, "group_by": "none"}
+    fit_guard(known, classifier=Told(outputs), **given, parts=["screen"])
     assert not caplog.text
-    fit_guard(known, **given)
-    assert "screen alone unless others are named (--parts, parts=), such as screen,confidence" in caplog.text
+    assert fit_guard(known, classifier=Told(outputs), **given).guard.shares == {"screen": 1}
+    assert "the guard looks at screen alone; name others with --parts (parts=), such as screen,confid" in caplog.text
+    with_features = replace(outputs, features=np.concatenate([outputs.logits, outputs.logits**2], axis=1))
+    shares = fit_guard(known, classifier=Told(with_features), **given).guard.shares
+    assert shares == {"screen": 0.5, "mahalanobis": 0.5}
+    assert "the guard looks at screen and mahalanobis alone" in caplog.text
 
 
 def test_a_table_of_classes_has_one_in_every_row(tmp_path):

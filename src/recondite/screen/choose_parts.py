@@ -15,6 +15,8 @@ from recondite.data.datasets import ImageSet, read_batches
 from recondite.data.images import Preprocessing
 from recondite.errors import InputError
 from recondite.perturbations.outliers import MIXED, Bytes, alter, make_outliers, mixed
+from recondite.progress import say
+from recondite.screen.guard import SCREEN
 from recondite.statistics.calibration import Calibrator, share_of, smallest_calibration_set
 from recondite.statistics.metrics import auroc
 
@@ -104,6 +106,20 @@ def made_up_outliers(images: Bytes, seed: int = 0) -> dict[str, Bytes]:
     found = {name: make_outliers(name, len(images), shape, seed) for name in _FROM_NOTHING}
     found |= {name: alter(name, images, seed) for name in _CHANGED}
     return found | {name: mixed(name, images, seed) for name in MIXED}
+
+
+def unchosen_parts(features: bool) -> tuple[str, ...]:
+    """Return what a guard looks at where made-up outliers cannot be shown to its classifier, and say so.
+
+    Args:
+        features: the classifier gives them.
+    """
+    parts = (SCREEN, _TELLING[0]) if features else (SCREEN,)
+    say(
+        f"no parts are chosen, as a table tells nothing of made-up outliers: the guard looks at {' and '.join(parts)} "
+        "alone; name others with --parts (parts=), such as screen,confidence"
+    )
+    return parts
 
 
 def choose_parts(

@@ -17,9 +17,15 @@ from recondite.detectors.remembered import remembering
 from recondite.errors import InputError, did_you_mean
 from recondite.networks.backbones import VARIANTS
 from recondite.progress import progress as show
-from recondite.progress import say
 from recondite.screen.calibrate import unknown_images
-from recondite.screen.choose_parts import Judged, LeftOutClasses, best_telling, classes_where_enough, equal_shares
+from recondite.screen.choose_parts import (
+    Judged,
+    LeftOutClasses,
+    best_telling,
+    classes_where_enough,
+    equal_shares,
+    unchosen_parts,
+)
 from recondite.screen.classes import check_classes, with_classes
 from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
 from recondite.screen.few_images import DEFAULT_ALPHA
@@ -115,7 +121,7 @@ def fit_guard(
         group_by: what tells images that belong together, as in `recondite.fit`; by default near-copies and bursts.
             Calibration images that belong to those learnt from are left out.
         parts: among "screen", "confidence" and `RULES`; None to choose. What is told about images in a table says
-            nothing of made-up ones, so that there the screen is the only part unless others are named.
+            nothing of made-up ones: unless others are named, parts are then the screen and, of features, Mahalanobis++.
         alpha: share of normal images that may be turned away as foreign; None for the screen's, or .05.
         by_class: calibrate by predicted class where there are images enough, so that alpha holds for each; False for
             among all, so that more of one class may be turned away than of another, but fewer foreign images get a
@@ -160,12 +166,7 @@ def fit_guard(
     names = tuple(classes or own_names or sorted({*(opened.labels or ())}))
     check_classes(names, opened)
     if isinstance(classifier, Told):
-        if parts is None:
-            parts = (SCREEN,)
-            say(
-                "no parts are chosen: a table tells nothing of made-up outliers, so that the guard looks at its screen "
-                "alone unless others are named (--parts, parts=), such as screen,confidence"
-            )
+        parts = parts or unchosen_parts(classifier.outputs.features is not None)
         _check_told(classifier, opened, held.images)
     if risk is not None:
         check_bound(risk, delta, dealt[2])
