@@ -26,7 +26,7 @@ from recondite.data.spool import Rows, read_all
 from recondite.detectors.features import Features
 from recondite.options import TrainingOptions
 from recondite.perturbations import defective
-from recondite.screen.few_images import judged_in_turn
+from recondite.screen.in_turn import judged_in_turn
 from recondite.statistics.calibration import Calibrator
 from recondite.statistics.metrics import auroc
 

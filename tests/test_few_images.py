@@ -19,9 +19,9 @@ from recondite.detectors import Detector, build
 from recondite.detectors.features import Features
 from recondite.detectors.seen import Memory
 from recondite.options import TrainingOptions
-from recondite.screen import few_images
+from recondite.screen import in_turn
 from recondite.screen.any_angle import ADVICE, seem_turned
-from recondite.screen.few_images import LeftOut, alpha_for, are_few, scores_left_out, steadier_in_turn
+from recondite.screen.in_turn import LeftOut, alpha_for, are_few, scores_left_out, steadier_in_turn
 from recondite.screen.promise import promise
 
 PCA = {"detector": "pca", "latent_size": 4}
@@ -337,10 +337,10 @@ def test_what_learns_further_learns_where_there_is_something_to_learn(further, l
         suit=lambda _: None,
         fit_rows=lambda rows, *_, further: found.append((len(rows), further)),
     )
-    monkeypatch.setattr(few_images, "_judged", lambda _, rows: (np.zeros(len(rows)), None))
+    monkeypatch.setattr(in_turn, "_judged", lambda _, rows: (np.zeros(len(rows)), None))
     images = Rows(np.zeros((4, 1, 2, 2), np.float32), np.arange(4))
     rows, keys = np.arange(4), np.arange(4).astype("V8")
-    few_images.judged_in_turn(
+    in_turn.judged_in_turn(
         detector, images, keys, rows, np.full(4, learnt), 2, TrainingOptions(), False, "", further=further
     )
     assert found == fits

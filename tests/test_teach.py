@@ -18,7 +18,7 @@ from recondite.data.spool import Rows, read_all
 from recondite.detectors import build
 from recondite.graphs.exported import Exported
 from recondite.screen import teach
-from recondite.screen.few_images import LeftOut
+from recondite.screen.in_turn import LeftOut
 from recondite.screen.teach import taught_screen
 from recondite.statistics.contamination import LEFT_OUT
 from recondite.statistics.density import Marginals

@@ -10,7 +10,7 @@ from recondite.data.spool import Rows
 from recondite.detectors import Detector
 from recondite.options import TrainingOptions
 from recondite.screen.evidence import FEWEST, observed
-from recondite.screen.few_images import judged_in_turn
+from recondite.screen.in_turn import judged_in_turn
 from recondite.screen.separate import Sets
 from recondite.statistics.calibration import Calibrator, Guarantee, smallest_calibration_set
 from recondite.statistics.contamination import LEFT_OUT, Contamination, suspects

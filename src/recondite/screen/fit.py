@@ -30,7 +30,7 @@ from recondite.screen.any_angle import ADVICE, seem_turned
 from recondite.screen.calibrate import calibrated, map_scale
 from recondite.screen.contamination import good_evidence, good_images, without_suspects
 from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer, possible_scores
-from recondite.screen.few_images import (
+from recondite.screen.in_turn import (
     FEWEST_UNITS,
     MOST_IMAGES,
     MOST_UNITS,

@@ -28,11 +28,11 @@ from recondite.screen.choose_parts import (
 )
 from recondite.screen.classes import check_classes, with_classes
 from recondite.screen.classifier_outputs import CONFIDENCE, TABLES, Told, read_outputs
-from recondite.screen.few_images import DEFAULT_ALPHA
 from recondite.screen.fine_tune import check_blocks, fine_tuned
 from recondite.screen.fit import fit
 from recondite.screen.guard import SCREEN, Guard, check_alpha
 from recondite.screen.guard_split import Units, check_alpha_allowed, check_bound, units_of
+from recondite.screen.in_turn import DEFAULT_ALPHA
 from recondite.screen.left_out_classes import FEWEST_CLASSES, ClassedVectors, left_out_classes
 from recondite.screen.linear_head import FEATURE_RULES, RULES, Learning, Rules, learnt
 from recondite.screen.looking import features_of, gives_features, vectors_of

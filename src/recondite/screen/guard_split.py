@@ -13,7 +13,7 @@ from recondite.data.spool import keys_of, one_of_each, read_all, split
 from recondite.data.units import GroupBy
 from recondite.errors import InputError
 from recondite.screen.choose_parts import FEWEST_LOOKED_AT
-from recondite.screen.few_images import STEADY
+from recondite.screen.in_turn import STEADY
 from recondite.screen.left_out_classes import FEWEST_CLASSES
 from recondite.statistics.calibration import SHARE, share_of, smallest_calibration_set, smallest_shared_alpha
 from recondite.statistics.selective import fewest_accepted

@@ -16,7 +16,7 @@ from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.screen.evidence import FEWEST
-from recondite.screen.few_images import FEWEST_UNITS
+from recondite.screen.in_turn import FEWEST_UNITS
 from recondite.screen.known import Known
 from recondite.screen.words import ERROR, units_in_words
 from recondite.statistics.calibration import Calibrator, Guarantee

@@ -14,7 +14,7 @@ from recondite.errors import InputError
 from recondite.graphs.exported import Exported
 from recondite.progress import counted
 from recondite.screen.calibrate import S, calibrated, check_groups_stay, facts_to_keep, suspected
-from recondite.screen.few_images import scores_left_out
+from recondite.screen.in_turn import scores_left_out
 from recondite.screen.known import Known
 from recondite.screen.known_defects import KnownDefects, check_teachable, taught
 from recondite.screen.screen_like import ScreenLike

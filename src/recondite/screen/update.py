@@ -35,7 +35,7 @@ from recondite.screen.calibrate import (
     warn_of_unknown,
 )
 from recondite.screen.evidence import FEWEST, Evidence, fit_evidence, fit_observer
-from recondite.screen.few_images import MOST_IMAGES, STEADY, LeftOut, are_few, scores_left_out, steadier_in_turn
+from recondite.screen.in_turn import MOST_IMAGES, STEADY, LeftOut, are_few, scores_left_out, steadier_in_turn
 from recondite.screen.known import Known
 from recondite.screen.screen_like import ScreenLike
 from recondite.screen.separate import (
