@@ -8,7 +8,8 @@ from PIL import Image
 import recondite
 from recondite.data.datasets import open_images
 from recondite.errors import InputError
-from recondite.reports.evaluation import evaluate, rule_rows
+from recondite.reports.evaluation import evaluate
+from recondite.screen.shown import rule_rows
 from recondite.statistics.metrics import auroc, average_precision, best_f1
 
 

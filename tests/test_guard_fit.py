@@ -891,7 +891,7 @@ def trained(told, screen, monkeypatch):
         labelled = [SimpleNamespace(size=some.size, labels=some.labels) for some in told[2:]]
         units = SimpleNamespace(images=labelled[0], unreadable=()), Held(labelled[1])
         monkeypatch.setattr(guard_fit, "units_of", lambda *_: units)
-        monkeypatch.setattr(guard_fit, "unknown_images", lambda _, images: images)
+        monkeypatch.setattr(guard_fit, "unknown_images", lambda _, images, __: images)
         monkeypatch.setattr(guard_fit, "labels_of", lambda _, group_by: group_by)
         monkeypatch.setattr(guard_fit, "with_classes", lambda images, _: images)
         settings = {"screen": screen if looking else told[0], "calibration": labelled[1], "classes": names, **given}

@@ -273,11 +273,10 @@ def info(screen: str, /, *, as_json: Annotated[bool, Parameter(name="--json", ne
     as_json
         Print the facts as JSON.
     """
-    from recondite.reports.evaluation import rule_rows
     from recondite.screen.described import described
     from recondite.screen.guard_facts import guard_facts
     from recondite.screen.saved import holds_guard, located
-    from recondite.screen.shown import guard_rows, screen_rows
+    from recondite.screen.shown import guard_rows, rule_rows, screen_rows
 
     judge = described(screen)
     guard = guard_facts(judge, located(screen)) if holds_guard(screen) else None

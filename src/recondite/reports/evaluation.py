@@ -18,8 +18,8 @@ from recondite.errors import InputError
 from recondite.progress import counted
 from recondite.progress import progress as show
 from recondite.screen.screen import Screen
+from recondite.screen.shown import rule_rows
 from recondite.statistics import metrics
-from recondite.statistics.calibration import threshold_rules
 from recondite.statistics.intervals import unit_numbers
 from recondite.statistics.localisation import measures_by_kind
 from recondite.statistics.scores import Verdicts
@@ -162,16 +162,6 @@ def _units(
         unit = dict(zip(seen_of.ids, np.unique(keys, return_inverse=True)[1].tolist(), strict=True))
         found.append(unit_numbers(len(names), [unit.get(name, -1 - index) for index, name in enumerate(names)]))
     return found
-
-
-def rule_rows(screen: Screen, normal_scores: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Return each threshold rule's "rule", "threshold" and "rate": the share of these normal scores that it flags."""
-    return [
-        {"rule": name, "threshold": threshold, "rate": f"{np.mean(normal_scores > threshold):.4f}"}
-        for name, threshold in threshold_rules(
-            screen.calibrator, screen.alpha, screen.confidence, screen.guarantee
-        ).items()
-    ]
 
 
 def _valid_scores(verdicts: Verdicts, name: str) -> NDArray[np.float64]:

@@ -1,6 +1,9 @@
 """What a screen, or a guard, is and promises, as rows of a table, for terminals and notebooks."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from recondite.options import shown_options
 from recondite.progress import counted
@@ -9,6 +12,7 @@ from recondite.screen.promise import promise
 from recondite.screen.screen import Screen
 from recondite.screen.words import gain_in_words, parts_in_words, units_in_words
 from recondite.short_repr import html_table
+from recondite.statistics.calibration import threshold_rules
 
 if TYPE_CHECKING:
     from recondite.screen.guard import Guard
@@ -49,6 +53,16 @@ def screen_rows(screen: Screen) -> list[tuple[str, str]]:
         ("promise", promise(screen)),
         ("threshold", ", ".join(f"{value:.6g} {group or ''}".strip() for group, value in screen.thresholds.items())),
         ("unreadable images", str(facts.get("unreadable", {}).get("count", 0))),
+    ]
+
+
+def rule_rows(screen: Screen, normal_scores: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Return each threshold rule's "rule", "threshold" and "rate": the share of these normal scores that it flags."""
+    return [
+        {"rule": name, "threshold": threshold, "rate": f"{np.mean(normal_scores > threshold):.4f}"}
+        for name, threshold in threshold_rules(
+            screen.calibrator, screen.alpha, screen.confidence, screen.guarantee
+        ).items()
     ]
 
 
