@@ -138,7 +138,7 @@ def test_with_a_plug_in_its_format_is_read(tmp_path, digits, module, suffix):
     assert suffix_of(path.read_bytes()) == suffix
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.TAR", "a.tar.gz", "a.csv", "a.txt", "a.mp4", "a.pdf"])
+@pytest.mark.parametrize("name", ["a.zip", "a.TAR", "a.tar.gz", "a.json", "a.txt", "a.mp4", "a.pdf"])
 def test_one_file_that_is_no_image_is_told_and_not_judged(tmp_path, name):
     (tmp_path / name).write_bytes(b"text")
     with pytest.raises(InputError, match=f"{name} is .*give"):

@@ -32,7 +32,8 @@ def audit(
     Parameters
     ----------
     images
-        Folder, file, glob, .txt file of paths, .npy, .npz, data set, s3:// address, tars (webdataset) or Parquet files.
+        Folder, file, glob, .txt file of paths, manifest (.jsonl), table with a column of paths (.csv, .tsv), .npy,
+        .npz, data set, s3:// address, tars (webdataset) or Parquet files.
     output
         New folder for issues.csv, scores.csv, keep.txt, drop.txt, links to the proposed clean set, and report.html.
     fdr

@@ -92,8 +92,8 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
         Parameters
         ----------
         images
-            Folder, file, glob, .npy, .npz, manifest (.jsonl) or data set (mnist, cifar10/train:cat,dog) of normal
-            images.
+            Folder, file, glob, .npy, .npz, manifest (.jsonl), table with a column of paths (.csv, .tsv) or data set
+            (mnist, cifar10/train:cat,dog) of normal images.
         output
             Folder of the screen to write.
         detector

@@ -64,8 +64,8 @@ def predict(
     Parameters
     ----------
     images
-        Folder, file, glob, .npy, .npz, manifest (.jsonl), data set or s3:// address; with --cluster also tars
-        (webdataset) and Parquet files with the bytes of images.
+        Folder, file, glob, .npy, .npz, manifest (.jsonl), table with a column of paths (.csv, .tsv), data set or
+        s3:// address; with --cluster also tars (webdataset) and Parquet files with the bytes of images.
     output
         Table to write: .csv, .jsonl or .parquet, or - for CSV on standard output; with --cluster a folder of tables.
     region

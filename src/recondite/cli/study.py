@@ -25,7 +25,7 @@ from recondite.progress import counted
 if TYPE_CHECKING:
     from recondite.screen.screen import Screen
 
-_SOURCE = "folder, file, glob, .npy, .npz or data set."
+_SOURCE = "folder, file, glob, .npy, .npz, manifest (.jsonl), table of paths (.csv, .tsv) or data set."
 
 Images = Annotated[str, Parameter(help=f"Normal images: {_SOURCE}")]
 Output = Annotated[Path, Parameter(alias="-o", help="Folder for table.csv, figures and study.html.")]

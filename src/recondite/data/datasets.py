@@ -1,6 +1,5 @@
 """Image sets from folders, files, arrays, streams and named data sets: stable ids, read in bounded memory."""
 
-import glob
 import io
 import os
 import time
@@ -20,7 +19,7 @@ from recondite.data import catalog
 from recondite.data.addresses import without_secrets
 from recondite.data.arrays import load_arrays
 from recondite.data.files import local_path
-from recondite.data.formats import refuse_container, why_unreadable
+from recondite.data.formats import passed_over, refuse_container, why_unreadable
 from recondite.data.images import SMALLEST_SIDE, Floats, Preprocessing, as_array, channel_axis
 from recondite.data.items import Page, Unreadable, image_and_label, in_words, is_file_object, walk_stream
 from recondite.data.layouts import Role, check_stored, is_flat, parts_of
@@ -31,6 +30,7 @@ from recondite.data.listing import (
     images_at,
     images_in,
     list_folder,
+    matching,
     paths_in,
     printable,
     unique_names,
@@ -160,10 +160,11 @@ def open_images(
     Args:
         source: a folder (recursive; sub-folders are labels; see `recondite.data.layouts`), a file, a glob, the
             address of a folder or file in a store ("s3://BUCKET/FOLDER"), a manifest (.jsonl, .ndjson, .manifest; see
-            `recondite.data.manifests`), a .txt file with one path a line, .npy or .npz, the name of a data set such as
-            "mnist/test" or "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D),
-            a PIL image, bytes, a file object, a list of these, an array of paths, a torch data set, one of the Hugging
-            Face hub (rows with "image" or "img", and "label"), or an iterable.
+            `recondite.data.manifests`), a table with a column of paths (.csv, .tsv; see `recondite.data.image_tables`),
+            a .txt file with one path a line, .npy or .npz, the name of a data set such as "mnist/test" or
+            "cifar10/train:cat,dog", an array or tensor (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D), a PIL image,
+            bytes, a file object, a list of these, an array of paths, a torch data set, one of the Hugging Face hub
+            (rows with "image" or "img", and "label"), or an iterable.
         role: which part of a data set of defects is meant: "all", "fit" (train/good), "predict" (test), "inliers"
             test/good, "outliers" the rest of test, "classes" what a classifier knows: as "inliers", but of a flat data
             set all.
@@ -299,28 +300,25 @@ def _open_path(source: str, role: Role, shape: tuple[int, ...] | None) -> ImageS
         return _files(path.parent, [path.name], [""])
     if catalog.is_name(source):
         return _open_named(source)
-    matches = _matches(path)
+    matches = matching(path)
+    images = [match for match in matches if not is_manifest(match.name)] or matches
+    if len(images) < len(matches):
+        say(passed_over(match.name for match in matches if is_manifest(match.name)))
     if matches:
-        return _open_paths([str(match) for match in matches], role, shape)
+        return _open_paths([str(match) for match in images], role, shape)
     raise _nothing(source)
 
 
 def check_source(source: str | Path) -> None:
     """Raise InputError where nothing on this machine has the name of a source; it is not opened."""
     path = local_path(str(source))
-    if path is not None and not (path.exists() or catalog.is_name(str(source)) or _matches(path)):
+    if path is not None and not (path.exists() or catalog.is_name(str(source)) or matching(path)):
         raise _nothing(str(source))
 
 
 def _nothing(source: str) -> InputError:
     said = f"no file, folder, glob or data set {without_secrets(source)!r}; data sets: {', '.join(catalog.names())}"
     return InputError(said + did_you_mean(source, catalog.names()))
-
-
-def _matches(path: Path) -> list[Path]:
-    """Return the files that a glob means, whatever they are."""
-    matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(str(path)) else []
-    return [Path(match) for match in matches if Path(match).is_file()]
 
 
 def _open_folder(root: Path, role: Role) -> ImageSet:
@@ -393,7 +391,7 @@ def _part_of_list(source: str, role: Role, shape: tuple[int, ...] | None) -> lis
         folder = _open_folder(path, role)
         assert isinstance(folder.items, Files)
         return [os.path.abspath(path / name) for name in dict.fromkeys(folder.items.names)]
-    return [os.path.abspath(match) for match in ([] if path.exists() else _matches(path)) or [path]]
+    return [os.path.abspath(match) for match in ([] if path.exists() else matching(path)) or [path]]
 
 
 def _once(images: ImageSet) -> ImageSet:

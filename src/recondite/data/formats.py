@@ -42,7 +42,8 @@ _ADVICE = "convert it to PNG or TIFF"
 _CONTAINERS = {
     **dict.fromkeys((".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst"), "an archive: unpack it and give its folder"),
     **dict.fromkeys((".tar", ".tgz", ".parquet"), "read over a cluster (--cluster), or unpacked: then give its folder"),
-    **dict.fromkeys((".csv", ".tsv", ".json"), "no image: give a folder, a glob, a .txt of paths or a .jsonl"),
+    **dict.fromkeys((".xlsx", ".xlsm", ".xls", ".ods"), "a workbook: save its sheet of paths as CSV UTF-8"),
+    ".json": "no image: give a folder, a glob, a .txt of paths, a .csv with a column of them or a .jsonl",
     **dict.fromkeys((".mp4", ".avi", ".mov", ".mkv", ".webm"), "a film: save its frames and give their folder"),
     **dict.fromkeys((".pdf", ".doc", ".docx", ".pptx"), "a document: save its pages and give their folder"),
 }

@@ -1,5 +1,6 @@
 """Files found under folders and in stores: which of them are images, and their ids."""
 
+import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,6 +64,12 @@ def list_folder(folder: Path, root: Path, listing: Listing, on_error: Callable[[
             for name in sorted(files):
                 listing.take(name if inside == "." else f"{inside}/{name}")
         seen.add(real)
+
+
+def matching(pattern: Path) -> list[Path]:
+    """Return the files that a glob means, whatever they are, sorted; none where it is no glob."""
+    matches = sorted(glob.glob(str(pattern), recursive=True)) if glob.has_magic(str(pattern)) else []
+    return [Path(match) for match in matches if Path(match).is_file()]
 
 
 class Files(Sequence[Any]):

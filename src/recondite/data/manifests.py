@@ -1,4 +1,4 @@
-"""Manifests of images: one JSON object a line that names an image and may label it.
+"""Manifests of images: one JSON object a line that names an image and may label it, or a table (`image_tables`).
 
 Read as labelling tools and cloud services write them: source-ref with NAME and NAME-metadata (SageMaker Ground Truth,
 Lookout for Vision, Rekognition), imageGcsUri with classificationAnnotation (Vertex AI), image_url with label (Azure),
@@ -17,9 +17,13 @@ from typing import Any
 
 from recondite.data.addresses import without_secrets
 from recondite.data.files import atomic_file, local_path
+from recondite.data.formats import is_image_name
+from recondite.data.image_tables import SUFFIXES as TABLES
+from recondite.data.image_tables import lines_of_table
 from recondite.data.items import Masked, Page, Unreadable
 from recondite.data.layouts import ANOMALOUS, NORMAL, Role
 from recondite.data.listing import images_at, printable, unique_names
+from recondite.data.masks import image_called
 from recondite.data.remote import NamedFile, StoredFile, is_url, open_stream
 from recondite.errors import InputError
 from recondite.progress import counted, say
@@ -41,13 +45,14 @@ _LABEL = "anomaly-label"
 
 def is_manifest(name: str) -> bool:
     """Return whether a file of this name, or address, is a manifest."""
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith((*SUFFIXES, *TABLES))
 
 
 def read_manifest(source: str, role: Role = "predict") -> tuple[list[Any], list[str], list[str]]:
     """Return the images of a manifest, their ids and their labels. No image is opened.
 
-    Ids are addresses without what is common to all. A relative address is meant from where the manifest is.
+    Ids are addresses without what is common to all. A relative address is meant from where the manifest is. It may be
+    written as on Windows, and without the suffix, as ids are.
 
     Args:
         source: path or address of the manifest.
@@ -55,10 +60,13 @@ def read_manifest(source: str, role: Role = "predict") -> tuple[list[Any], list[
             others.
 
     Raises:
-        InputError: there is no such file, or a line that is no JSON or names no image; it is named.
+        InputError: there is no such file, or a line that is no JSON or names no image; it is named. Or a table of which
+            no image is there.
         SourceError: a store cannot be reached.
     """
     found = [(_address(line, source, number), _label(line)) for number, line in _lines(source)]
+    if source.lower().endswith(TABLES):
+        _check_there([address for address, _ in found], source)
     found = _of_role(found, role)
     roots = {remote: _common([one for one, _ in found if is_url(one) is remote]) for remote in (True, False)}
     items: list[Any] = []
@@ -109,7 +117,7 @@ def write_manifest(path: Path, verdicts: Iterable[tuple[str, Mapping[str, Any]]]
 
 def check_manifest(path: Path, sources: Iterable[object]) -> None:
     """Raise InputError unless verdicts on some images can be written as a manifest of this name."""
-    if not is_manifest(path.name):
+    if not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"expected a manifest that ends in {', '.join(SUFFIXES)}; got {path.name!r}")
     if any(address_of(source) is None and not isinstance(source, Unreadable) for source in sources):
         raise InputError("a manifest names images by their paths or addresses; these have none")
@@ -118,6 +126,9 @@ def check_manifest(path: Path, sources: Iterable[object]) -> None:
 def _lines(source: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     path = local_path(source)
     with open_stream(source if path is None else str(path)) as stream:
+        if source.lower().endswith(TABLES):
+            yield from lines_of_table(stream, without_secrets(source))
+            return
         number = 0
         while line := stream.readline(_LONGEST_LINE):
             number += 1
@@ -145,12 +156,29 @@ def _address(line: Mapping[str, Any], source: str, number: int) -> str:
     path = local_path(given)
     if path is None:
         return given
-    if path.is_absolute():
-        return os.path.abspath(path)
     where = local_path(source)
-    if where is None:
+    if where is None and not path.is_absolute():
         return f"{source.rpartition('/')[0]}/{path.as_posix()}"
-    return os.path.abspath(where.parent / path)
+    return _file_meant(os.path.abspath(path if where is None else where.parent / path))
+
+
+def _file_meant(path: str) -> str:
+    """Return the path of a file that may be named as on Windows or, as ids are, without its suffix."""
+    if (is_image_name(Path(path).name) and "\\" not in path) or os.path.exists(path):  # noqa: PTH110
+        return path
+    whole = Path(path.replace("\\", "/"))
+    called = None if is_image_name(whole.name) else image_called(whole.parent, whole.name)
+    return str(called or whole)
+
+
+def _check_there(addresses: Sequence[str], source: str) -> None:
+    """Raise InputError where no image of a table is there, as of one that lies apart from them."""
+    there = (is_url(one) or one.startswith("data:") or os.path.exists(one) for one in addresses)  # noqa: PTH110
+    if addresses and not any(there):
+        raise InputError(
+            f"{without_secrets(source)}: none of its images is there, such as {addresses[0]}: paths and ids are meant "
+            "from the folder that the table is in"
+        )
 
 
 def _label(line: Mapping[str, Any]) -> str:

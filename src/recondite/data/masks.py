@@ -1,6 +1,7 @@
 """What a user gives as a region: masks and polygons, for all images or one for each."""
 
 import json
+import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ def image_called(folder: Path, name: str) -> Path | None:
     """
     forms = dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
     tried = (folder / f"{form}{end}" for form in forms for suffix in _SUFFIXES for end in (suffix, suffix.upper()))
-    return next((path for path in tried if path.is_file()), None)
+    return next((path for path in tried if os.path.isfile(path)), None)  # noqa: PTH113  False for names too long
 
 
 def read_mask(source: object) -> Mask:

@@ -113,7 +113,7 @@ def neutral(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _is_number(cell) else cell
 
 
-def _meant(cell: str) -> str:
+def meant(cell: str) -> str:
     """Undo `neutral`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
@@ -190,10 +190,7 @@ def number(value: object, where: str) -> float:
 
 
 def rows_of_csv(source: Path | str, columns: Collection[str] = ()) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV file by the names of its columns.
-
-    Cells are separated by what stands most often in the header: a comma, or a semicolon or tab, as spreadsheets write
-    where a comma is the decimal sign.
+    """Yield the rows of a CSV file, as `lines_of_csv` reads them, by the names of its columns.
 
     Args:
         source: the file.
@@ -203,24 +200,50 @@ def rows_of_csv(source: Path | str, columns: Collection[str] = ()) -> Iterator[d
         InputError: it cannot be read, is no such table, lacks a column, or has a line of more or fewer cells than that.
     """
     with _opened(source) as stream:
-        try:
-            header = stream.readline()
-            names = next(csv.reader([header], delimiter=(mark := max(",;\t", key=header.count))), [])
-            if not {*columns} <= {*names}:
-                raise InputError(f"{source}: expected a table with the columns {', '.join(columns)}")
-            for row in csv.DictReader(stream, names, delimiter=mark):
-                if None in row or None in row.values():
-                    raise InputError(f"{source}: a line has more or fewer cells than the header")
-                yield row
-        except UnicodeDecodeError as error:
-            raise InputError(f"{source} is not text in UTF-8: save it as CSV UTF-8") from error
-        except csv.Error as error:
-            raise InputError(f"{source} is not a CSV file: {error}") from error
+        lines = lines_of_csv(stream, str(source))
+        _, names = next(lines, (0, []))
+        if not {*columns} <= {*names}:
+            raise InputError(f"{source}: expected a table with the columns {', '.join(columns)}")
+        yield from (dict(zip(names, cells, strict=True)) for _, cells in lines)
+
+
+def lines_of_csv(stream: TextIO, source: str, *, spaced: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Yield the numbers and cells of the lines of a CSV file that are not empty, its header first.
+
+    Cells are separated by what stands most often in the header: a comma, or a semicolon or tab, as spreadsheets write
+    where a comma is the decimal sign.
+
+    Args:
+        stream: opened with newline="".
+        source: what it is called in errors.
+        spaced: spaces after a separator are no part of a cell.
+
+    Raises:
+        InputError: it is no such table, or has a line of more or fewer cells than the header.
+    """
+    try:
+        above, header = next(((at, line) for at, line in enumerate(iter(stream.readline, "")) if line.strip()), (0, ""))
+        mark = max(",;\t", key=header.count)
+        names = next(csv.reader([header], delimiter=mark, skipinitialspace=spaced), [])
+        if names:
+            yield above + 1, names
+        lines = csv.reader(stream, delimiter=mark, skipinitialspace=spaced)
+        for cells in lines:
+            number = above + 1 + lines.line_num
+            if not any(map(str.strip, cells)):
+                continue
+            if len(cells) != len(names):
+                raise InputError(f"{source}: line {number} has more or fewer cells than the header")
+            yield number, cells
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} is not text in UTF-8: save it as CSV UTF-8") from error
+    except csv.Error as error:
+        raise InputError(f"{source} is not a CSV file: {error}") from error
 
 
 def _read_csv(source: str) -> Iterator[Mapping[str, Any]]:
     for row in rows_of_csv(source):
-        yield {_meant(name): _meant(cell) for name, cell in row.items()}
+        yield {meant(name): meant(cell) for name, cell in row.items()}
 
 
 def _read_jsonl(source: str) -> Iterator[Mapping[str, Any]]:
