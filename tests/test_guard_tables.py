@@ -88,10 +88,13 @@ def test_a_table_decides_as_the_classifier_that_it_comes_from(screen, classifier
         by_file.told(table.outputs)
 
 
-def test_unless_parts_are_named_a_table_leaves_the_screen_alone(screen, classifier, learnt, held):
+def test_unless_parts_are_named_a_guard_by_a_table_looks_at_its_screen_and_at_features(
+    screen, classifier, learnt, held
+):
     table = Told(outputs_of(classifier, learnt, held))
-    assert fit_guard(learnt[0], screen=screen, classifier=table, calibration=held[0]).facts["parts"] == ["screen"]
     plain = Told(replace(table.outputs, features=None))
+    for told, parts in ((table, ["screen", "mahalanobis"]), (plain, ["screen"])):
+        assert fit_guard(learnt[0], screen=screen, classifier=told, calibration=held[0]).facts["parts"] == parts
     with pytest.raises(InputError, match=r"expected parts among screen, confidence, max_logit, \w+; got knn"):
         fit_guard(learnt[0], screen=screen, classifier=plain, calibration=held[0], parts=["knn"])
     with pytest.raises(InputError, match="'learnt0' is an image to learn from and a calibration image"):

@@ -120,16 +120,17 @@ async def _build(service: Service, uploads: "Uploads", screen: str, panel: str, 
 
         @ui.refreshable
         def about() -> None:
+            nonlocal shown
+            shown = view.served
             html(_about(view)).classes("about", remove="w-full")
 
         def follow() -> None:
             """Say that another version has become the default, by which this page judges from now on."""
-            nonlocal shown
-            before, shown = shown, view.served
-            if before is not None and before.name == shown.name and before.version != shown.version:
+            now = view.served
+            if shown is not None and (shown.name, shown.version) != (now.name, now.version):
                 about.refresh()
                 view.changed()
-                ui.notify(f"Version {shown.version} of {shown.name} is served now.")
+                ui.notify(f"Version {now.version} of {now.name} is served now.")
 
         if names:
             about()
