@@ -159,6 +159,7 @@ def test_a_command_that_is_told_to_end_leaves_nothing_behind(number, tmp_path):
         "def told(*_, **__):\n"
         "    with locked(out), atomic_file(out) as temporary:\n"
         "        temporary.write_text('half'); signal.raise_signal(int(sys.argv[2]))\n"
+        "signal.signal(int(sys.argv[2]), signal.SIG_DFL)  # under nohup it is ignored, and stays so\n"
         "cli.make_app = lambda _: told; code = cli.main(['predict', 'x'])\n"
         "assert signal.getsignal(int(sys.argv[2])) is signal.SIG_DFL; sys.exit(code)"
     )
