@@ -75,7 +75,7 @@ def _interrupted_by_signals() -> Iterator[None]:
         return
     numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is signal.SIG_DFL]
 
-    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def interrupt(number: int, _: FrameType | None) -> None:
         for one in numbers:
             signal.signal(one, signal.SIG_DFL)
         raise _Signalled(number)
