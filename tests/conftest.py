@@ -45,8 +45,9 @@ gc.disable()
 
 
 def pytest_collection_finish():
-    """From now on collect garbage, but not among what the modules hold."""
+    """From now on collect garbage, but not among what the modules hold, and rarely."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     gc.enable()
 
 

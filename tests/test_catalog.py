@@ -1,4 +1,5 @@
 import gzip
+import os
 import tarfile
 
 import numpy as np
@@ -107,6 +108,18 @@ def test_cifar_binary_batches_are_read(tmp_path, monkeypatch):
         tar.add(folder, folder.name)
     cats = catalog.open_named("cifar10/test:cat")
     np.testing.assert_array_equal(cats.items[0], rows[3, 1:].reshape(3, 32, 32))
+
+
+def test_an_archive_that_was_copied_is_not_unpacked_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECONDITE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.txt").write_text("a")
+    archive = tmp_path / "set.tar.xz"
+    with tarfile.open(archive, "w:xz") as tar:
+        tar.add(tmp_path / "a.txt", "a.txt")
+    first = catalog._unpack(archive)
+    os.utime(archive, (1, 1))
+    assert catalog._unpack(archive) == first
+    assert list((tmp_path / "cache").iterdir()) == [first]
 
 
 @pytest.mark.parametrize("kind", ["gz", "xz"])

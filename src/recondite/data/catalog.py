@@ -1,6 +1,7 @@
 """Data sets by name: embedded in a package, found in RECONDITE_DATA, or downloaded once with a checksum."""
 
 import gzip
+import hashlib
 import os
 import tarfile
 import zlib
@@ -237,8 +238,9 @@ def _class_folder(root: Path, classes: Sequence[str]) -> NamedImages:
 
 def _unpack(archive: Path) -> Path:
     """Unpack an archive into the cache once, and again when it is another; half a folder never takes the final name."""
-    found = archive.stat()
-    target = cache_folder() / f"{archive.name.partition('.')[0]}-{found.st_size:x}-{found.st_mtime_ns:x}"
+    with archive.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()  # not its date, which copying changes
+    target = cache_folder() / f"{archive.name.partition('.')[0]}-{digest[:32]}"
     if not target.is_dir():
         try:
             with atomic_folder(target) as folder, archive.open("rb") as stream, open_tar(stream) as tar:

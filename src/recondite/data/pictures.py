@@ -5,8 +5,10 @@ import io
 import math
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
@@ -18,6 +20,7 @@ SKY, PURPLE = "#56B4E9", "#CC79A7"
 
 
 HEAT_MAP = "inferno"
+_WITHOUT_TIME_AND_VERSION = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 
 _SMALLEST_PICTURE = 96
 _THINNEST_LINE = 0.01
@@ -64,20 +67,34 @@ def png_url(content: bytes) -> str:
 
 def svg(ax: Axes) -> str:
     """Return the figure of some axes as an SVG element."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
-    text = stream.getvalue()
+    text = drawn(figure_of(ax), "svg").decode()
     return text[text.index("<svg") :]
 
 
-def png(ax: Axes) -> bytes:
-    """Return the figure of some axes as the bytes of a PNG file."""
+def figure_of(ax: Axes) -> Figure:
+    """Return the whole figure that some axes stand in."""
     figure = ax.get_figure(root=True)
     assert figure is not None
+    return figure
+
+
+def drawn(figure: Figure, suffix: str, dpi: int = 120) -> bytes:
+    """Return a figure as the bytes of a file, the same for the same figure.
+
+    Its layout is settled once for all formats: matplotlib would settle it for each anew, and draw everything twice.
+
+    Args:
+        figure: keeps the layout that it gets.
+        suffix: svg, png or another format that matplotlib writes.
+        dpi: pixels an inch.
+    """
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
+    with rc_context({"svg.hashsalt": "recondite"}):  # without a salt, identifiers of SVG are random
+        figure.savefig(stream, format=suffix, dpi=dpi, metadata=_WITHOUT_TIME_AND_VERSION.get(suffix))
     return stream.getvalue()
 
 

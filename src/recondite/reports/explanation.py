@@ -10,7 +10,7 @@ from recondite.data.datasets import open_images, read_batches
 from recondite.data.files import atomic_file
 from recondite.data.masks import check_masks
 from recondite.data.outputs import check_picture
-from recondite.data.pictures import enlarged, image_grid
+from recondite.data.pictures import drawn, enlarged, image_grid
 from recondite.detectors import Detector
 from recondite.errors import InputError
 from recondite.reports.figures import plot_comparison
@@ -67,7 +67,7 @@ def draw(screen: Screen, image: object, output: Path, group: str | None = None, 
         screen.detector.preprocessing.inside(batch.pixels[0]),
     )
     with atomic_file(output) as temporary:
-        figure.savefig(temporary, format=output.suffix.lower().lstrip("."), dpi=120)
+        temporary.write_bytes(drawn(figure, output.suffix.lower().lstrip(".")))
     return verdicts
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from recondite.data.artifacts import MANIFEST, read_folder
 from recondite.data.hub import SCHEME, client, errors_of, parse_address
-from recondite.data.pictures import png
+from recondite.data.pictures import drawn, figure_of
 from recondite.errors import InputError
 from recondite.reports.figures import plot_calibration, plot_history, plot_scores
 from recondite.reports.report import calibration_curve, screen_facts
@@ -89,7 +89,7 @@ def card(
     template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(
         files("recondite").joinpath("reports", "model_card.md").read_text(encoding="utf-8")
     )
-    pictures = {f"{name}.png": png(ax) for name, ax in _figures(screen)}
+    pictures = {f"{name}.png": drawn(figure_of(ax), "png") for name, ax in _figures(screen)}
     text = template.render(
         repository=repository,
         license=license,

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from recondite.data.files import atomic_file
-from recondite.data.pictures import svg
+from recondite.data.pictures import figure_of, svg
 
 _SAMPLES_IN_A_ROW = 8
 _MOST_STATIC_ROWS = 200
@@ -103,6 +103,4 @@ class TablePage:
 
 
 def _inches(ax: Axes) -> float:
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    return float(figure.get_size_inches()[0])
+    return float(figure_of(ax).get_size_inches()[0])

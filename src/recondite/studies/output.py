@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from recondite.data.datasets import nameless, open_images, read_batches
 from recondite.data.files import atomic_file
 from recondite.data.images import Floats
+from recondite.data.pictures import drawn, figure_of
 from recondite.data.tables import write_table
 from recondite.detectors import Detector
 from recondite.errors import InputError
@@ -164,12 +164,9 @@ def write_study(
     for name, more in (tables or {}).items():
         write_table(output / f"{name}.csv", more)
     for name, ax in figures.items():
-        figure = ax.get_figure(root=True)
-        assert figure is not None
         for suffix in _FORMATS:
-            # The same figure is the same file: without a salt, identifiers of SVG are random.
-            with atomic_file(output / FIGURES / f"{name}.{suffix}") as temporary, rc_context({"svg.hashsalt": name}):
-                figure.savefig(temporary, format=suffix, dpi=120, metadata={"Date": None} if suffix == "svg" else None)
+            with atomic_file(output / FIGURES / f"{name}.{suffix}") as temporary:
+                temporary.write_bytes(drawn(figure_of(ax), suffix))
     page.figures.extend(figures.values())
     page.write(output / "study.html")
     if unfinished is not None:

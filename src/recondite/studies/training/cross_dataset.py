@@ -18,6 +18,7 @@ from recondite.data.datasets import open_images
 from recondite.data.files import atomic_file
 from recondite.data.images import Floats, Preprocessing
 from recondite.data.journal import Journal
+from recondite.data.pictures import drawn, figure_of
 from recondite.data.sample import guess_preprocessing
 from recondite.data.spool import Rows, keys_of, one_of_each, read_all, split
 from recondite.data.tables import write_table
@@ -399,10 +400,8 @@ def _write(folder: Path, rows: Sequence[Row]) -> None:
     starts = [index for index in range(1, len(lines)) if lines[index][0] != lines[index - 1][0]]
     axes = plot_aurocs(values, [" · ".join(line) for line in lines], columns, starts)
     axes.set_title("AUROC", loc="left")
-    figure = axes.get_figure(root=True)
-    assert figure is not None
     with atomic_file(folder / "pairs.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+        temporary.write_bytes(drawn(figure_of(axes), "png", dpi=130))
 
 
 def _of(rows: Sequence[Row], **facts: str) -> list[Row]:
