@@ -110,16 +110,18 @@ def test_cifar_binary_batches_are_read(tmp_path, monkeypatch):
     np.testing.assert_array_equal(cats.items[0], rows[3, 1:].reshape(3, 32, 32))
 
 
-def test_an_archive_that_was_copied_is_not_unpacked_again(tmp_path, monkeypatch):
+def test_of_an_archive_one_folder_is_unpacked_and_not_again_when_it_was_copied(tmp_path, monkeypatch):
     monkeypatch.setenv("RECONDITE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "a.txt").write_text("a")
     archive = tmp_path / "set.tar.xz"
     with tarfile.open(archive, "w:xz") as tar:
-        tar.add(tmp_path / "a.txt", "a.txt")
-    first = catalog._unpack(archive)
+        for name in ("train/a.txt", "test/b.txt", "testing/c.txt"):
+            tar.addfile(tarfile.TarInfo(name))
+    found = catalog._unpack(archive, "test")
+    assert [path.name for path in found.iterdir()] == ["b.txt"]
     os.utime(archive, (1, 1))
-    assert catalog._unpack(archive) == first
-    assert list((tmp_path / "cache").iterdir()) == [first]
+    assert catalog._unpack(archive, "test") == found
+    assert [path.name for path in (tmp_path / "cache").rglob("*.txt")] == ["b.txt"]
+    assert [path.name for path in catalog._unpack(archive, "train").iterdir()] == ["a.txt"]
 
 
 @pytest.mark.parametrize("kind", ["gz", "xz"])
@@ -135,5 +137,5 @@ def test_a_damaged_archive_of_a_data_set_says_so_and_leaves_nothing(tmp_path, mo
     for content in (b"", b"text", whole[:50_000], flipped):
         archive.write_bytes(content)
         with pytest.raises(InputError, match=r"set\.tar\..* is damaged"):
-            catalog._unpack(archive)
+            catalog._unpack(archive, "a.bin")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", archive.name]

@@ -216,8 +216,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 def _open_cifar10(split_name: str) -> NamedImages:
     archive = _find(_CIFAR_JPEG)
     if archive is not None:
-        return _class_folder(_unpack(archive) / split_name, _CIFAR_CLASSES)
-    root = _unpack(_fetch("cifar10", _CIFAR_URL, "cifar-10-binary.tar.gz", _CIFAR_MD5)) / "cifar-10-batches-bin"
+        return _class_folder(_unpack(archive, split_name), _CIFAR_CLASSES)
+    root = _unpack(_fetch("cifar10", _CIFAR_URL, "cifar-10-binary.tar.gz", _CIFAR_MD5), "cifar-10-batches-bin")
     files = ["test_batch.bin"] if split_name == "test" else [f"data_batch_{number}.bin" for number in range(1, 6)]
     rows = np.concatenate([np.fromfile(root / file, dtype=np.uint8).reshape(-1, 3073) for file in files])
     return _array_images(rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0], _CIFAR_CLASSES, range(len(rows)))
@@ -227,7 +227,7 @@ def _open_birds64(split_name: str) -> NamedImages:
     archive = _find(_BIRDS64)
     if archive is None:
         raise InputError("birds64 cannot be downloaded: put birds64.tar.xz into the folder named by RECONDITE_DATA")
-    return _class_folder(_unpack(archive) / "birds64" / split_name, _BIRDS64_CLASSES)
+    return _class_folder(_unpack(archive, f"birds64/{split_name}"), _BIRDS64_CLASSES)
 
 
 def _class_folder(root: Path, classes: Sequence[str]) -> NamedImages:
@@ -236,18 +236,27 @@ def _class_folder(root: Path, classes: Sequence[str]) -> NamedImages:
     return NamedImages(root, [file for file, _ in files], [label for _, label in files])
 
 
-def _unpack(archive: Path) -> Path:
-    """Unpack an archive into the cache once, and again when it is another; half a folder never takes the final name."""
+def _unpack(archive: Path, folder: str) -> Path:
+    """Unpack a folder of an archive into the cache once, and again when the archive is another; half never shows.
+
+    Args:
+        archive: a tar file.
+        folder: path within it.
+    """
     with archive.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()  # not its date, which copying changes
-    target = cache_folder() / f"{archive.name.partition('.')[0]}-{digest[:32]}"
+    target = cache_folder() / "-".join((archive.name.partition(".")[0], *Path(folder).parts, digest[:32]))
+
+    def wanted(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        return tarfile.data_filter(member, path) if Path(member.name).is_relative_to(folder) else None
+
     if not target.is_dir():
         try:
-            with atomic_folder(target) as folder, archive.open("rb") as stream, open_tar(stream) as tar:
-                tar.extractall(folder, filter="data")
+            with atomic_folder(target) as whole, archive.open("rb") as stream, open_tar(stream) as tar:
+                tar.extractall(whole, filter=wanted)
         except tarfile.TarError as error:
             raise InputError(f"{archive} is damaged: {error}") from error
-    return target
+    return target / folder
 
 
 def _find(file: str) -> Path | None:
