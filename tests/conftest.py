@@ -17,8 +17,13 @@ from PIL import Image
 
 # Not here: what the process that hands out tests, and runs none, would import for nothing.
 
+WRITING_GRAPHS = (
+    *("test_export", "test_export_guard", "test_fastest", "test_known_defects", "test_module_classifier"),
+    *("test_openvino", "test_screen_graph", "test_tiles"),
+)
+"""What torch imports to write a process's first graph takes as long as several graphs."""
 FIRST = [
-    *("test_cluster", "test_service_workers", "test_service_page", "test_openvino", "test_export.py"),
+    *("test_cluster", "test_service_workers", "test_service_page", *WRITING_GRAPHS),
     *("test_distributed", "test_cli.py", "test_service_process", "test_training.py", "test_service_new"),
     *("test_demonstration", "test_examples"),
 ]
@@ -84,7 +89,8 @@ def pytest_runtest_teardown(item, nextitem):
 def pytest_xdist_make_scheduler(config, log):
     """Run in one process what shares something made once.
 
-    The tests of one cluster, a file with fixtures of its own, and what uses the screen of ALAD, which learns for long.
+    The tests of one cluster, those that write graphs, a file with fixtures of its own, and what uses the screen of ALAD,
+    which learns for long.
 
     The mark xdist_group fails with pytest 9.2.
     """
@@ -100,13 +106,13 @@ def pytest_xdist_make_scheduler(config, log):
             return "clusters of their own"
         if path.name.startswith("test_cluster"):
             return "two nodes"
-        if path.name == "test_export.py":
-            return "alad"
+        if path.stem in WRITING_GRAPHS:
+            return "graphs"
         return file if 'scope="module"' in path.read_text() else None
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return scope(nodeid.partition("::")[0]) or ("alad" if "alad" in nodeid.partition("[")[2] else nodeid)
+            return scope(nodeid.partition("::")[0]) or ("graphs" if "alad" in nodeid.partition("[")[2] else nodeid)
 
     return Scheduling(config, log)
 
@@ -151,7 +157,7 @@ def screens(digits):
     return get
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def traced_once():
     """Let exports of one screen, to each runtime and in each precision, trace it once."""
     export = pytest.importorskip("recondite.screen.export")
