@@ -89,8 +89,8 @@ def pytest_runtest_teardown(item, nextitem):
 def pytest_xdist_make_scheduler(config, log):
     """Run in one process what shares something made once.
 
-    The tests of one cluster, those that write graphs, a file with fixtures of its own, and what uses the screen of ALAD,
-    which learns for long.
+    The tests of one cluster, those that write graphs, a file with fixtures of its own, and what uses the screen of
+    ALAD, which learns for long.
 
     The mark xdist_group fails with pytest 9.2.
     """
