@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from scipy.ndimage import label
 from slow import slow
 
-from recondite.data.pictures import HEAT_MAP, heat_colours
+from recondite.data.pictures import HEAT_MAP, drawn, figure_of, heat_colours, svg
 from recondite.data.regions import border
 from recondite.reports import figures
 
@@ -180,3 +180,23 @@ def test_scores_that_spread_far_to_both_sides_of_zero_are_told_apart():
     heights = [patch.get_height() for patch in axes.patches if 0 < patch.get_height() < 0.5]
     assert len(heights) > 5  # not all normal images in one bar
     assert axes.get_xscale() == "asinh"
+
+
+def test_a_figure_is_drawn_once_as_matplotlib_draws_it_and_is_the_same_file_each_time():
+    def histogram(draws):
+        ax = figures.plot_scores({"normal": [0.1, 0.2, 0.4], "new": [0.3, 0.9]}, 0.5)
+        draw = ax.draw
+        ax.draw = lambda renderer: draws.append(draw(renderer))
+        return ax
+
+    def read(content):
+        return matplotlib.image.imread(io.BytesIO(content))
+
+    draws, theirs = [], io.BytesIO()
+    figure_of(histogram([])).savefig(theirs, format="png", dpi=100)
+    ours = figure_of(histogram(draws))
+    for _ in range(2):
+        np.testing.assert_array_equal(read(drawn(ours, "png", dpi=100)), read(theirs.getvalue()))
+    assert len(draws) == 2
+    assert svg(histogram(draws)) == svg(histogram(draws))
+    assert len(draws) == 4
