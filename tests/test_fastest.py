@@ -1,6 +1,7 @@
 """Another program than torch judges only where it gives the same labels, and says that it does."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -86,6 +87,23 @@ def test_the_fastest_is_chosen_and_torch_may_be_it(saved, folder, cache, monkeyp
     assert runtime_of(fastest(saved, folder)) == "torch"
     next(cache.rglob("choice.json")).unlink()
     assert runtime_of(fastest(saved, folder)) == "onnxruntime"
+
+
+def test_the_cache_holds_what_was_chosen_of_the_screens_used_last(saved, folder, cache, screens, monkeypatch):
+    monkeypatch.setattr(file, "_MOST_KEPT", 2)
+    monkeypatch.setattr(file, "milliseconds", lambda judges: {name: float(name != "torch") for name in judges})
+    fastest(saved, folder)  # torch
+    assert not [*cache.rglob("model.onnx")]
+    fastest(saved, folder, "onnxruntime")
+    first, second = sorted((cache / "graphs").iterdir(), key=lambda one: (one / "onnxruntime").exists())
+    for used, kept in enumerate((second, first)):
+        os.utime(kept, (used, used))
+    assert runtime_of(fastest(saved, folder, "onnxruntime")) == "onnxruntime"  # now it is the other that is old
+    screens("pca").with_score("error").with_alpha(0.2).save(folder.parent / "third")
+    fastest(folder.parent / "third", folder)
+    assert second.exists()
+    assert not first.exists()
+    assert len([*(cache / "graphs").iterdir()]) == 2
 
 
 @pytest.mark.parametrize("other", ["scores", "labels"])

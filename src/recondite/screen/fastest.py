@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,14 +30,16 @@ JUDGED_BY = "judged_by"
 """The fact of a screen that says what judges: "runtime", "milliseconds" an image of each that was tried, "agreed_on" so
 many images, and why others were "refused"."""
 _CHOICE = "choice.json"
+_MOST_KEPT = 16
+"""Choices that stay in the cache, those used last: the graph of a large network takes a hundred megabytes."""
 
 
 def fastest(path: Path | str, images: object, runtime: RuntimeChoice = "auto") -> Screen:
     """Return a screen that is judged by a graph where that gives the same labels and is faster here.
 
-    The graph and the choice are made once for a screen, this machine and its versions, and kept in the cache; then no
-    torch is needed unless it is the fastest. A graph is taken if on noise and on the first images all scores agree
-    within the tolerance of exports, and all labels.
+    The graph and the choice are made once for a screen, this machine and its versions, and kept in the cache, where the
+    choices used last stay; then no torch is needed unless it is the fastest. A graph is taken if on noise and on the
+    first images all scores agree within the tolerance of exports, and all labels.
 
     Args:
         path: as in `recondite.load`; not an exported screen.
@@ -72,7 +77,10 @@ def _taken_up(folder: Path, kept: Path) -> Screen:
         raise ValueError(name)
     if name != "torch" and read_manifest(kept / name, SCHEMA, EXPORTED)["digest"] != choice["digest"]:
         raise ArtifactError(f"{kept / name} is not the graph that was made")
-    return _telling(load(folder if name == "torch" else kept / name), facts)
+    screen = load(folder if name == "torch" else kept / name)
+    with suppress(OSError):
+        os.utime(kept)
+    return _telling(screen, facts)
 
 
 def _chosen(folder: Path, images: object, names: list[str], kept: Path, only: bool) -> Screen:
@@ -98,14 +106,25 @@ def _chosen(folder: Path, images: object, names: list[str], kept: Path, only: bo
         else:
             refused[name] = "its scores or labels differ on the first images"
     if only and refused:
+        _forget(kept)
         raise InputError(f"{names[0]} cannot judge in this screen's place: {refused[names[0]]}")
     times = milliseconds(judges)
     name = next(iter(names), "torch") if only else min(times, key=times.__getitem__)
+    for other in {*names} - {name}:
+        _forget(kept / other)
     facts = {"runtime": name, "milliseconds": times, "agreed_on": len(first.ids), "refused": refused}
     kept.mkdir(parents=True, exist_ok=True)
     with atomic_file(kept / _CHOICE) as temporary:
         temporary.write_text(json.dumps({"facts": facts, "digest": digests.get(name)}), encoding="utf-8")
+    with suppress(OSError):  # another process may be at the same
+        for unused in sorted(kept.parent.iterdir(), key=os.path.getmtime)[:-_MOST_KEPT]:
+            _forget(unused)
     return _telling(judges[name], facts)
+
+
+def _forget(folder: Path) -> None:
+    """Remove a folder of the cache, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _telling(screen: Screen, facts: Mapping[str, Any]) -> Screen:
