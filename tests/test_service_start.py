@@ -3,6 +3,7 @@
 import shutil
 import socket
 import sqlite3
+from pathlib import Path
 
 import pytest
 from service import free_port
@@ -12,6 +13,7 @@ pytest.importorskip("fastapi")
 from recondite.cli import main
 from recondite.errors import InputError
 from recondite.service import server
+from recondite.service.engine.store import Store
 from recondite.service.start import hosts_of, taken_port
 
 
@@ -78,6 +80,20 @@ def test_a_store_that_is_no_database(said, tmp_path):
     assert "cannot be opened: file is not a database" in said("SCREEN", "--store", "sqlite:///text.db")
     sqlite3.connect(tmp_path / "view.db").execute("CREATE VIEW events AS SELECT 1").connection.close()
     assert "cannot be opened" in said("SCREEN", "--store", "sqlite:///view.db")
+
+
+@pytest.mark.parametrize("made", ["text", "view"])
+def test_a_store_that_cannot_be_opened_keeps_no_file_open(made, tmp_path):
+    path = tmp_path / "store.db"
+    if made == "text":
+        path.write_text("not a database" * 100)
+    else:
+        sqlite3.connect(path).execute("CREATE VIEW events AS SELECT 1").connection.close()
+    with pytest.raises(InputError, match="cannot be opened") as kept:  # and with it all that its frames hold
+        Store(f"sqlite:///{path}")
+    assert kept.tb
+    descriptors = Path("/proc/self/fd").iterdir()
+    assert str(path) not in [str(one.readlink()) for one in descriptors if one.is_symlink()]
 
 
 def test_a_screen_that_cannot_be_loaded_is_named(digit_screen, tmp_path, capsys, monkeypatch):

@@ -21,6 +21,9 @@ LABELS = (INLIER, OUTLIER, "skip")
 Unlabelled = Literal["leave-out", "inlier"]
 SAMPLED = "sampled"
 """The column of a table that was drawn at random for review; its values say with which probability each row was."""
+_SELECTED_OR = (
+    "they were selected by their scores, the screen was fitted on some of them, or normal images have changed"
+)
 _SURPRISING = 0.001
 _FEW, _MANY, _NONE_ABOVE = 0.00075, 0.0001, 0.00005
 """What of `_SURPRISING` is for too few flagged images, too many, and none as high as several of those that calibrate;
@@ -195,8 +198,7 @@ def doubts_about(
     if few[hits] < _FEW or many[hits] < _MANY:
         doubts.append(
             f"of the {size:,} images taken for normal {hits / size:.1%} are flagged, where "
-            f"{chances @ np.arange(size + 1) / size:.1%} were to be expected: they were selected by their scores, or "
-            "normal images have changed"
+            f"{chances @ np.arange(size + 1) / size:.1%} were to be expected: {_SELECTED_OR}"
         )
     if not doubts and (
         _least_chance(_none_above, screen, reviewed, chosen) < _NONE_ABOVE
@@ -204,7 +206,7 @@ def doubts_about(
     ):
         doubts.append(
             f"the {size:,} images taken for normal score otherwise than the calibration images did (their p-values are "
-            "not uniform): they were selected by their scores, or normal images have changed"
+            f"not uniform): {_SELECTED_OR}"
         )
     return doubts
 

@@ -111,6 +111,7 @@ class Store:
             with self.engine.begin() as link:
                 write_and_take_back(link)
         except SQLAlchemyError as error:
+            self.engine.dispose()
             where = f"{self.engine.url.database!r} " if self.engine.url.drivername == "sqlite" else ""
             raise InputError(f"the store {where}cannot be opened: {reason_of(error)}") from error
         self.files = DatabaseFiles(self.engine)
