@@ -172,6 +172,22 @@ def test_a_command_that_is_told_to_end_leaves_nothing_behind(number, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_comes_out_as_another_error_is_one(number):
+    """As in the middle of an import of what is written in C; and evaluated text would end the process by SIGINT."""
+    code = (
+        "import signal, sys; import recondite.cli as cli; number = int(sys.argv[1])\n"
+        "signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)\n"
+        "def imports(*_, **__):\n"
+        "    try: eval('signal.raise_signal(number)')\n"
+        "    except KeyboardInterrupt as error: raise ImportError('initialization failed') from error\n"
+        "cli.make_app = lambda _: imports; sys.exit(cli.main(['evaluate', 'x']))"
+    )
+    command = [sys.executable, "-c", code, str(int(number))]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (128 + number, "interrupted\n")
+
+
 @pytest.mark.parametrize("command", [["export", "digits"], ["recalibrate", "digits", "{tmp}/rows.csv"]])
 def test_two_commands_do_not_write_the_same_screen_at_once(command, tmp_path, capsys):
     (tmp_path / "rows.csv").write_text("id,label\na,inlier\n")

@@ -68,25 +68,33 @@ class _Signalled(KeyboardInterrupt):
 def _interrupted_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP interrupt the block as Ctrl-C does, so that nothing is left behind; a second one kills.
 
-    Those that something else handles, or that are ignored, as under nohup, stay as they are.
+    Those that something else handles, or that are ignored, as under nohup, stay as they are. An error that ends the
+    block after a signal is the signal's doing: Ctrl-C in the middle of an import may come out of it as an ImportError.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is signal.SIG_DFL]
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    ours = [one for one, handler in before.items() if handler in (signal.SIG_DFL, signal.default_int_handler)]
+    came = []
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        for one in numbers:
-            signal.signal(one, signal.SIG_DFL)
+        came.append(number)
+        for one in ours:
+            signal.signal(one, before[one])
         raise _Signalled(number)
 
-    for number in numbers:
+    for number in ours:
         signal.signal(number, interrupt)
     try:
         yield
+    except Exception:
+        if came:
+            raise _Signalled(came[0]) from None
+        raise
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, before[number])
 
 
 def make_app(tokens: Sequence[str]) -> App:
