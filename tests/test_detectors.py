@@ -54,6 +54,16 @@ def test_a_linear_autoencoder_reaches_pca(digits):
     assert best * 0.97 < ours < best * 1.1
 
 
+@pytest.mark.parametrize("shape", [16, None, "16x16", (1, 8.0, 8), (1, 8), ()])
+def test_a_shape_that_is_none_is_refused(shape):
+    with pytest.raises(InputError, match="expected a shape"):
+        build("pca", image_shape=shape)
+
+
+def test_a_shape_may_be_of_any_whole_numbers():
+    assert build("pca", image_shape=list(np.array([1, 8, 8]))).shape == (1, 8, 8)
+
+
 class CountingEncoder(nn.Module):
     def __init__(self, inner):
         super().__init__()

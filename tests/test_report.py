@@ -93,6 +93,12 @@ def test_the_most_anomalous_come_first(judged, tmp_path):
     assert 0 < words.index(worst) < words.index(best)
 
 
+def test_arguments_in_another_order_are_told(screens, digits, tmp_path):
+    verdicts = screens("pca").predict(digits[:2])
+    with pytest.raises(InputError, match="in this order; got Pca"):
+        write_report(screens("pca").detector, verdicts, tmp_path / "report.html")
+
+
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow), 30])
 def test_few_images_no_outliers_and_no_pictures(screens, digits, tmp_path, count):
     screen = screens("pca")

@@ -105,6 +105,12 @@ def test_what_ids_tell():
         labelled(ids, "part(")
 
 
+@pytest.mark.parametrize("by", [5, None])
+def test_what_tells_nothing_is_refused(by):
+    with pytest.raises(InputError, match="expected group_by: copies, none"):
+        recondite.fit(scenes(60), detector="pca", group_by=by)
+
+
 def test_a_table_tells_by_id_or_by_name(tmp_path):
     table = tmp_path / "parts.csv"
     table.write_text("id,group\na/1.png,x\n2.png,x\n")

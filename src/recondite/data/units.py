@@ -6,7 +6,7 @@ images are counted.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,9 +45,13 @@ class Batches(Protocol):
 
 
 def check_group_by(by: GroupBy) -> None:
-    """Raise InputError for a regular expression or a table that cannot be read."""
-    if isinstance(by, str | Path) and str(by) not in (COPIES, NONE, FOLDER, PREFIX):
-        _table(Path(by)) if _is_table(by) else _pattern(str(by))
+    """Raise InputError for a regular expression or a table that cannot be read, and for what tells no units."""
+    if isinstance(by, str | Path):
+        if str(by) not in (COPIES, NONE, FOLDER, PREFIX):
+            _table(Path(by)) if _is_table(by) else _pattern(str(by))
+    elif not isinstance(by, Sized):
+        words = ", ".join((COPIES, NONE, FOLDER, PREFIX))
+        raise InputError(f"expected group_by: {words}, a regular expression, a .csv file or labels; got {by!r}")
 
 
 def same_units_everywhere(by: GroupBy) -> GroupBy:

@@ -1,6 +1,8 @@
 """The detectors by name. A new one is a file here and a line in `DETECTORS`."""
 
 import inspect
+from collections.abc import Iterable
+from operator import index
 from typing import Any, get_args
 
 import torch
@@ -66,9 +68,17 @@ def build(
     for module in given.values():
         module.float()
     with seeded(seed):
-        detector = kind(image_shape, checked, **given)
+        detector = kind(_shape_of(image_shape), checked, **given)
     # Convolutions are faster with the channels last in memory, and a kernel's last bits depend on the layout.
     return detector.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def _shape_of(given: Iterable[Any]) -> tuple[int, ...]:
+    """Return a shape as a tuple of Python's own integers, whatever kind of sequence and integers it was given as."""
+    try:
+        return tuple(index(side) for side in given)
+    except TypeError:
+        raise InputError(f"expected a shape (C, H, W) or (D,) of positive whole numbers; got {given!r}") from None
 
 
 def detector_class(name: str) -> type[Detector]:

@@ -53,8 +53,11 @@ def write_report(
         remarks: what a reader should know first, such as `Sweep.remarks`.
 
     Raises:
-        InputError: `images` are a stream or are not the images of the verdicts.
+        InputError: arguments in another order, or `images` are a stream or are not the images of the verdicts.
     """
+    if not isinstance(path, str | Path) or not isinstance(verdicts, Verdicts):
+        given = ", ".join(type(one).__name__ for one in (path, screen, verdicts))
+        raise InputError(f"expected a path, a screen and its verdicts, in this order; got {given}")
     content = {**_content(screen, verdicts, images, title, table), "remarks": remarks}
     write_page(Path(path), "report.html", content)
 
