@@ -77,6 +77,27 @@ def test_a_third_is_a_third():
     assert share_of(0.05, 1 - 0.3 - 0.3) == 0.02
 
 
+@pytest.mark.parametrize(("values", "alpha"), [(1, 0.05), (2, 0.2), (10, 0.2), (10, 0.05), (40, 0.05)])
+def test_the_interval_holds_where_scores_are_equal(values, alpha):
+    """Scores of few values, such as a statistic that is mostly 0: none of those equal to the threshold is flagged."""
+    generator = np.random.default_rng(values)
+    inside = 0
+    for _ in range(400):
+        # With a probability of 1 / values each; of 2 the upper one has .1.
+        of_value = np.array([0.9, 0.1]) if values == 2 else np.full(values, 1 / values)
+        calibrator = Calibrator(generator.choice(values, 100, p=of_value))
+        low, high = calibrator.interval(alpha)
+        inside += low <= of_value[np.arange(values) > calibrator.threshold(alpha)].sum() <= high
+    assert inside >= 0.93 * 400
+
+
+def test_equal_scores_below_the_threshold_change_no_interval():
+    scores = np.arange(200.0)
+    assert Calibrator(np.maximum(scores, 150)).interval(0.05) == Calibrator(scores).interval(0.05)
+    above = Calibrator(np.where(scores > 190, 1.0, 0.0))  # the ten highest are to be flagged, and nine are above
+    assert above.interval(0.05) == pytest.approx((beta.ppf(0.025, 9, 192), beta.ppf(0.975, 10, 191)))
+
+
 @pytest.mark.parametrize("guarantee", GUARANTEES)
 @pytest.mark.parametrize("n", [30, 200])
 def test_the_two_rules_agree_with_a_guarantee_too(guarantee, n):

@@ -24,7 +24,6 @@ beforehand, the others at every alpha at once. Without a confidence it holds on 
 
 SHARE = 0.2
 """Of the normal images, what is held out to calibrate on, where no share is given and none are left out in turn."""
-
 LEFT_OUT_WORTH = 0.5
 """What the score of an image that was left out in turn is worth in an interval, beside an independent one. Found on
 `pca` of 8 to 48 digits: true rates of 150 fits each vary 1.3 to 1.6 times as much as with independent scores, and more
@@ -142,20 +141,22 @@ class Calibrator(ShortRepr):
     ) -> tuple[float, float]:
         """Return the central interval of the true false-alarm rate over calibration sets of this size.
 
-        The rate follows Beta(l, n + 1 - l), where l calibration images may score as high as the flagged ones. If images
-        of still higher scores were left out, the interval reaches from where all of them are bad to where none is.
-        Scores of images that were left out in turn tell less, w = `LEFT_OUT_WORTH`: the law is then
-        Beta(w l, w (n + 1 - l)), of the same mean and about 1 / w the variance.
-        Source: Bates et al. 2023, section 1; Vovk 2012.
+        The rate follows Beta(l, n + 1 - l), where l calibration images may score as high as the flagged ones. Equal
+        scores are flagged all or none: where several are the threshold, the rate is that of the k above, from Beta(k,
+        n + 1 - k) to Beta(k + 1, n - k). If images of still higher scores were left out, the interval reaches from
+        where all of them are bad to where none is. Scores of images that were left out in turn tell less,
+        w = `LEFT_OUT_WORTH`: the law is then Beta(w l, w (n + 1 - l)), of the same mean, about 1 / w the variance.
+        Source: Bates et al. 2023, section 1; Vovk 2012; Clopper and Pearson 1934.
         """
         from scipy.stats import beta
 
-        n = len(self._scores_of(group))
-        allowed = self._allowed(group, alpha, confidence, guarantee)
-        tail = (1 - level) / 2
-        worth = LEFT_OUT_WORTH if in_turn else 1.0
-        low = beta.ppf(tail, worth * allowed, worth * (n + 1 - allowed))
-        high = beta.ppf(1 - tail, worth * (allowed + left_out), worth * (n + 1 - allowed))
+        scores, threshold = self._scores_of(group), self.threshold(alpha, confidence, guarantee, group)
+        n, above = len(scores), np.count_nonzero(scores > threshold)
+        most = above + 1
+        least = above if np.count_nonzero(scores == threshold) > 1 else most
+        tail, worth = (1 - level) / 2, LEFT_OUT_WORTH if in_turn else 1.0
+        low = beta.ppf(tail, worth * least, worth * (n + 1 - least)) if least else 0.0
+        high = beta.ppf(1 - tail, worth * (most + left_out), worth * (n + 1 - most))
         return float(low), float(high)
 
     def rate_with(
