@@ -122,6 +122,29 @@ def test_undo_right_after_a_label_takes_back_that_label(answers):
     assert answers.sent == [("outlier", ["a"]), ("inlier", ["b"]), ("none", ["b"])]
 
 
+def test_what_was_said_can_be_taken_back_when_the_page_was_loaded_anew(answers):
+    page = opened(answers, row("a"), row("b", copies=2), row("c"))
+    answers.press("o")
+    answers.drawn("b")
+    answers.press("i")
+    answers.drawn("c")
+    answers.rows = [row("c")]
+    page.reload()
+    answers.drawn("c")
+    answers.see("1 image left, 2 labelled")
+    answers.rows = [row("b", copies=2), row("c")]
+    answers.press("u")
+    answers.drawn("b")
+    answers.see("3 images left, 1 labelled")
+    page.reload()
+    answers.drawn("b")
+    answers.rows = [row("a"), row("b", copies=2), row("c")]
+    answers.press("uu")  # there are but two
+    answers.drawn("a")
+    assert answers.sent[2:] == [("none", ["b", "b1"]), ("none", ["a"])]
+    assert page.get_by_role("button", name="Undo").is_disabled()
+
+
 def test_undo_of_a_label_that_was_not_written_takes_back_no_other(answers):
     opened(answers, row("a"), row("b"))
     answers.press("o")

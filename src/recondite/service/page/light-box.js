@@ -5,6 +5,7 @@ const SHOWN = {
   outlier: "outliers", invalid: "invalid", inlier: "inliers",
 };
 const LABELS = { none: "not labelled", "": "all", inlier: "inlier", outlier: "outlier", skip: "skipped" };
+const MOST_KEPT = 100;
 const ORDERS = { p_value: "lowest p-value first", newest: "newest first", oldest: "oldest first" };
 
 /* <light-box data-screen>: the review. A label goes to the picture that is drawn, by its id; while none is, no key
@@ -46,7 +47,8 @@ class LightBox extends KeyedElement {
       made("div", { class: "box-bar" },
         made("div", { class: "box-buttons" }, ...this.buttons, this.undoing, this.count), this.strip),
     );
-    this.said = [];
+    this.memory = `said: ${this.dataset.screen}`;
+    this.said = JSON.parse(sessionStorage.getItem(this.memory) ?? "[]");
     this.working = Promise.resolve();
     this.selected = null;
     this.rows = [];
@@ -273,12 +275,22 @@ class LightBox extends KeyedElement {
   async write(rows, label) {
     const before = rows.map((row) => ({ row, label: row.label, seen: { ...row.copies } }));
     if ((await this.send(rows, label)) !== "written") return false;
-    this.said.push(before);
+    this.keep([...this.said, before]);
     this.left -= before.flatMap((one) => Object.values(one.seen)).filter((one) => one === null).length;
     const next = this.rows.findIndex((one, place) => place > this.place && one.label === null);
     if (next >= 0 && !this.selected) this.show(next);
     else this.load();
     return true;
+  }
+
+  /* Keep what can be taken back, and in this tab, for when the page is loaded anew, the latest of it. */
+  keep(said) {
+    this.said = said;
+    try {
+      sessionStorage.setItem(this.memory, JSON.stringify(said.slice(-MOST_KEPT)));
+    } catch {  // there are too many identical images
+      sessionStorage.removeItem(this.memory);
+    }
   }
 
   /* Take back what was said last; where that is still being written, that and, if it is not, nothing. */
@@ -289,14 +301,15 @@ class LightBox extends KeyedElement {
 
   /* Take back what was said last, of all pictures that it was said of. */
   async takeBack() {
-    const last = this.said.pop();
+    const last = this.said.at(-1);
     if (!last) return;
+    this.keep(this.said.slice(0, -1));
     this.drawing();
     for (const label of new Set(last.flatMap((one) => Object.values(one.seen)))) {
       const rows = last.filter((one) => Object.values(one.seen).includes(label));
       const ids = (one) => Object.keys(one.seen).filter((id) => one.seen[id] === label);
       const how = await this.send(rows.map((one) => one.row), label || "none", new Map(rows.map((one) => [one.row, ids(one)])));
-      if (how === "lost") this.said.push(last);
+      if (how === "lost") this.keep([...this.said, last]);
       this.undoing.disabled = !this.said.length;
       this.counts();
       if (how !== "written") return;
@@ -307,7 +320,7 @@ class LightBox extends KeyedElement {
       this.load();
       return;
     }
-    const place = this.rows.findIndex((row) => row.id === last[0].row.id);
+    const place = this.rows.indexOf(last[0].row);  // not of a queue that was read since: its rows know another label
     if (place >= 0) this.show(place);
     else { remembered({ event: last[0].row.id }); this.load(); }
   }
