@@ -1,6 +1,7 @@
 """The report of a set of verdicts: tables and figures in one self-contained HTML file."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def write_report(
     Raises:
         InputError: arguments in another order, or `images` are a stream or are not the images of the verdicts.
     """
-    if not isinstance(path, str | Path) or not isinstance(verdicts, Verdicts):
+    if not isinstance(path, str | PathLike) or not isinstance(verdicts, Verdicts):
         given = ", ".join(type(one).__name__ for one in (path, screen, verdicts))
         raise InputError(f"expected a path, a screen and its verdicts, in this order; got {given}")
     content = {**_content(screen, verdicts, images, title, table), "remarks": remarks}
