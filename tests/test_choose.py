@@ -193,7 +193,7 @@ def test_fit_says_what_it_chose(tmp_path, capsys):
         ((65, 20), 0, False, "features", "photographs (65 x 20 pixels, 0 of 10 in colour)"),
         ((20, 65), 0, False, "features", "photographs"),
         ((64, 64), 10, True, "autoencoder", "small drawings (64 x 64 pixels, 10 of 10 in colour)"),
-        ((65, 64), 10, True, "features", "photographs"),
+        ((65, 64), 10, True, "features", "large drawings (65 x 64 pixels, 10 of 10 in colour)"),
     ],
 )
 def test_small_grey_images_and_drawings_are_learnt_from_scratch(

@@ -154,6 +154,16 @@ def test_its_distances_are_standardised_by_validation_images(digits):
         new().fit(digits[:100], augment="flip")
 
 
+def test_of_images_too_few_to_hold_some_out_it_says_what_helps(digits):
+    """A larger share for validation, which it advised, changed nothing: each image calibrates."""
+    given = {"detector": "features", "backbone": network(), **OWN, **QUICK}
+    for validation in (0.1, 0.4):
+        with pytest.raises(InputError, match=r"of 40 in all.* none are held out: .*others to calibrate on"):
+            recondite.fit(digits[:40], validation=validation, **given)
+    screen = recondite.fit(digits[:40], validation=0.3, calibration=digits[40:140], **given)
+    assert screen.facts["validation"]["images"] == 12
+
+
 def test_degenerate_images_have_finite_scores(digits):
     black = np.zeros((120, 8, 8), dtype=np.uint8)
     detector = new().fit(black, validation=black[:10], **QUICK)

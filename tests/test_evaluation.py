@@ -73,6 +73,8 @@ def test_each_kind_of_outlier_has_a_row_of_its_own(screens, digits):
         assert found[f"AUROC, {kind}"] == f"{auroc(normal, scores):.4f}"
         assert found[f"average precision, {kind}"] == f"{average_precision(normal, scores):.4f}"
         assert found[f"best F1, {kind}"] == f"{best_f1(normal, scores)[0]:.4f}"
+        caught, false = (scores > screen.threshold).sum(), (normal > screen.threshold).sum()
+        assert found[f"F1, {kind}"] == f"{2 * caught / (caught + false + len(scores)):.4f}"
     assert "AUROC, flipped" not in values(evaluate(screen, digits[1430:], outliers[:30]))
 
 

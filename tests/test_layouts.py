@@ -243,6 +243,28 @@ def test_parts_of_a_visa_object_are_refused_with_the_object(visa, monkeypatch):
     assert len(ids(visa / "Data" / "Images" / "Normal", "fit")) == 3
 
 
+def test_masks_are_no_images_of_a_data_set(mvtec, visa, flat, monkeypatch):
+    put(visa / "Data" / "Masks" / "Anomaly" / "0.png")
+    folders = {
+        mvtec: ("ground_truth", "ground_truth/dent"),
+        visa: ("Data/Masks", "Data/Masks/Anomaly"),
+        flat: ("masks", "masks/bad"),
+    }
+    for root, parts in folders.items():
+        for part in parts:
+            put(root / part / "9_mask.png")
+            for role in ("fit", "inliers", "outliers"):
+                with pytest.raises(
+                    InputError, match=rf"holds masks of the data set .*{root.name}, .*give the data set"
+                ):
+                    ids(root / part, role)
+    monkeypatch.chdir(mvtec / "ground_truth")
+    with pytest.raises(InputError, match=r"holds masks of the data set"):
+        ids(".", "fit")
+    put(flat.parent / "products" / "masks" / "0.png")
+    assert ids(flat.parent / "products" / "masks", "fit") == ["0.png"]
+
+
 def test_a_test_folder_is_refused_wherever_it_is_named_from(mvtec, monkeypatch):
     put(mvtec / "test" / "broken" / "0.png")
     monkeypatch.chdir(mvtec / "test")

@@ -230,6 +230,9 @@ def _check_level(root: Path, role: Role) -> None:
             f"{root} is a part of the data set {above} that mixes images to learn and to test with: give the data set, "
             f"or one folder of images, such as {above / 'Data' / 'Images' / 'Normal'}"
         )
+    masked = _masked_by(whole)
+    if masked is not None and role in ("fit", "inliers", "outliers"):
+        raise InputError(f"{root} holds masks of the data set {masked}, and no images to judge: give the data set")
     if role in ("fit", "classes") and (root / "train").is_dir() and (root / "test").is_dir():
         raise InputError(f"{root} holds train and test images: give {root / 'train'}, or the good ones in it")
     good = _good_in(root)
@@ -241,6 +244,15 @@ def _check_level(root: Path, role: Role) -> None:
         raise InputError(
             f"{root} holds {counted(len(flat), 'data set')} of good images and bad ones: give one, such as {flat[0]}"
         )
+
+
+def _masked_by(folder: Path) -> Path | None:
+    """Return the data set of defects whose masks a folder holds, or one kind of them; None where it holds none."""
+    masks = next((one for one in (folder, folder.parent) if one.name.casefold() in _MASKS), None)
+    if masks is None:
+        return None
+    above = masks.parent.parent if masks.parent.name == "Data" else masks.parent
+    return above if _is_set(above) or _flat(above) is not None else None
 
 
 def _of_visa(root: Path, role: Role) -> Parts:

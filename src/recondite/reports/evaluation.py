@@ -118,6 +118,9 @@ def evaluate(
             for name, measure in (("average precision", metrics.average_precision), ("best F1", _best_f1)):
                 interval = metrics.resampled_interval(measure, a, of_kind, own)
                 rows.append((f"{name}, {kind}", measure(a, of_kind), of + _between(interval)))
+            ours = flags[0], flags[1][labels == kind]
+            interval = metrics.resampled_interval(_f1, *ours, (of_normal, of_outlying[labels == kind]))
+            rows.append((f"F1, {kind}", _f1(*ours), f"{of}at the screen's threshold; {_between(interval)}"))
     made = [{"measure": name, "value": f"{value:.4f}", "note": note} for name, value, note in rows]
     for name, numbers in (("inliers", of_normal), ("outliers", of_outlying)):
         if (count := int(numbers.max()) + 1) < len(numbers):

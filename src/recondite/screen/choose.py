@@ -62,7 +62,7 @@ def _by_images(sample: Sample) -> Choice:
     if small and (sample.is_of_drawings or 2 * sample.in_colour <= count):
         kind = "drawings" if sample.is_of_drawings else "grey images"
         return Choice("autoencoder", f"small {kind} ({seen}): an autoencoder learns them from scratch")
-    kind = "photographs"
+    kind = "large drawings" if sample.is_of_drawings else "photographs"
     if find_spec(_WEIGHTS) is None:
         return Choice("autoencoder", f"{kind} ({seen}), but without the weights of a network that knows photographs")
     return Choice("features", f"{kind} ({seen}): a network that has seen many photographs tells them apart")

@@ -37,6 +37,7 @@ from recondite.screen.in_turn import (
     LeftOut,
     alpha_for,
     are_few,
+    check_can_be_left_out,
     fewest_learnt,
     scores_left_out,
     steadier_in_turn,
@@ -232,6 +233,7 @@ def fit(
         ):
             few = keys
     if few is not None:
+        check_can_be_left_out(model, count)
         sets = all_for_everything(spooled, few, training.seed)
     else:
         sets = separate_sets(spooled, model, used, zones.folder, group_by, pictures, training.seed, progress)

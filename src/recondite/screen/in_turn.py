@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recondite.data.spool import Rows, Spool, one_of_each
+from recondite.data.spool import FEWEST_VALIDATED, Rows, Spool, one_of_each
 from recondite.detectors import Detector
 from recondite.detectors.features import Features
 from recondite.detectors.measured import pooled
@@ -103,6 +103,21 @@ def steadier_in_turn(
     # The same with several processes, where it looks each time, so that they make the same screen.
     looks_once = isinstance(detector, Features) and not detector.preprocessing.masked
     return looks_once and not detector.trains_by_steps and round(evidence * count) < FEWEST_OF_EVIDENCE
+
+
+def check_can_be_left_out(detector: Detector, count: int) -> None:
+    """Raise InputError for a detector that needs validation images: there are none where each image is left out.
+
+    Args:
+        detector: that will learn.
+        count: of units.
+    """
+    if isinstance(detector, Features) and detector.trains_by_steps:
+        raise InputError(
+            f"dfr needs {FEWEST_VALIDATED} validation images, and of {count} in all, too few to calibrate on a share, "
+            f"none are held out: give more images, or others to calibrate on (--calibration FOLDER) and a share for "
+            f"validation that holds {FEWEST_VALIDATED}"
+        )
 
 
 def alpha_for(count: int, alpha: float | None) -> float:

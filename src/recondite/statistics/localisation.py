@@ -83,7 +83,6 @@ _MEASURES: dict[str, Callable[[Curve], float]] = {
     "AU-PRO (.05)": lambda curve: curve.per_region_overlap(0.05),
     "best pixel F1": Curve.best_f1,
 }
-_OF_A_KIND = {name: _MEASURES[name] for name in ("pixel AUROC", "pixel average precision", "AU-PRO (.3)")}
 
 
 def pixel_auroc(maps: ArrayLike, truth: ArrayLike) -> float:
@@ -171,8 +170,7 @@ def measures_by_kind(
 ) -> dict[str | None, dict[str, Measure]]:
     """Return `localisation_measures` of all images, by None, and of each kind with those that are of none.
 
-    Of a kind these are pixel AUROC, pixel average precision and AU-PRO (.3), and a kind with no pixel of a defect, or
-    none beside one, is left out. Scores are sorted once for all.
+    A kind with no pixel of a defect, or none beside one, is left out. Scores are sorted once for all.
 
     Args:
         maps, truth: as in `pixel_auroc`.
@@ -197,6 +195,7 @@ def _of_kinds(
     unit_of = unit_numbers(len(scores), units)
     order, overlaps = np.argsort(-scores, axis=None, kind="stable"), _overlaps(defect)
     by_image = _binned(pixels, overlaps)
+    flagged = None if threshold is None else _flagged(pixels, threshold)
     found: dict[str | None, dict[str, Measure]] = {}
     for kind in dict.fromkeys((None, *kinds)):
         some = np.flatnonzero([kind is None or one in (None, kind) for one in kinds])
@@ -207,19 +206,24 @@ def _of_kinds(
         curves = [Curve(*(times @ part[some] for part in by_image)) for times in drawn]
         curves = [curve for curve in curves if curve.inside.any() and curve.outside.any()]
         exact = _exact(pixels, overlaps, of_some)
-        asked = _MEASURES if kind is None else _OF_A_KIND
         # What few images with defects show, drawn again, hides what others would.
         fewest = pieces(unit_of[some][defect[some].any((1, 2))])
         found[kind] = {
-            name: _with_interval(of(exact), [of(curve) for curve in curves], fewest) for name, of in asked.items()
+            name: _with_interval(of(exact), [of(curve) for curve in curves], fewest) for name, of in _MEASURES.items()
         }
-        if kind is None and threshold is not None:
-            flagged = scores > threshold
-            pairs = ((flagged, defect), (flagged, beside), (~flagged, defect))
-            counts = np.stack([(part & other).sum((1, 2)) for part, other in pairs])
+        if flagged is not None:
+            counts = flagged[:, some]
             resampled = [_f1(counts @ times) for times in drawn]
             found[kind]["pixel F1"] = _with_interval(_f1(counts.sum(1)), resampled, fewest)
     return found
+
+
+def _flagged(pixels: _Pixels, threshold: float) -> NDArray[np.intp]:
+    """Return how many pixels of each image (3, N) are found, flagged by mistake, and missed."""
+    scores, defect, beside = pixels
+    above = scores > threshold
+    pairs = ((above, defect), (above, beside), (~above, defect))
+    return np.stack([(part & other).sum((1, 2)) for part, other in pairs])
 
 
 def _drawn(unit_of: NDArray[np.intp], resamples: int, seed: int) -> list[Floats]:
