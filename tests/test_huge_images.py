@@ -64,6 +64,29 @@ def test_a_huge_image_has_the_same_bits_from_every_container(smooth, huge_from, 
         np.testing.assert_array_equal(COLOUR(source), first)
 
 
+def test_blocks_of_one_pixel_stay_as_they_are_stored():
+    image = np.random.default_rng(0).integers(0, 256, (23, 17, 3), dtype=np.uint8)
+    planes, extremes = block_means(lambda top, bottom: image[top:bottom], 23, 17, (1, 1))
+    assert planes.dtype == np.uint8
+    np.testing.assert_array_equal(planes, image.transpose(2, 0, 1))
+    assert extremes == (image.min(), image.max())
+
+
+def test_strips_are_resized_to_the_same_bits_as_the_whole(smooth, huge_from, monkeypatch):
+    content = encoded(smooth, "JPEG", quality=95)
+    wide = Preprocessing(shape=(3, 50, 70))
+    images = [(COLOUR, smooth), (wide, smooth), (COLOUR, content), (wide, content)]
+    whole = [reading(image) for reading, image in images]
+    huge_from(1_000_000)
+    reduced = [reading(image) for reading, image in images]
+    monkeypatch.setattr(scaling, "_STRIP_VALUES", 10_000)
+    for (reading, image), before in zip(images, reduced, strict=True):
+        np.testing.assert_array_equal(reading(image), before)
+    huge_from(scaling.MAX_PIXELS)
+    for (reading, image), before in zip(images, whole, strict=True):
+        np.testing.assert_array_equal(reading(image), before)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_huge_jpeg_is_decoded_smaller_and_stands_upright(smooth, huge_from, orientation, monkeypatch):
     exif = Image.Exif()

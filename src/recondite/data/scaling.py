@@ -19,7 +19,7 @@ MAX_PIXELS = 100_000_000
 HUGE = 1 << 25
 """Pixels; larger images are averaged over blocks before they are resized, see `block_size`."""
 _ROOM = 8
-_STRIP_VALUES = 1 << 22
+_STRIP_VALUES = 1 << 20
 _FEWEST_WHITE = 255
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -41,16 +41,14 @@ class Reduced:
     shape: tuple[int, int]
 
     @property
-    def covered(self) -> Floats:
-        """How much of each pixel of the planes the image covers: 1, and less at its edges."""
+    def covered(self) -> tuple[Floats, Floats]:
+        """How much of each row and of each column of the planes the image covers: 1, and less at its edges."""
         left, top, right, bottom = self.box
-        spans = ((self.shape[0], top, bottom), (self.shape[1], left, right))
         down, across = (
-            np.minimum(np.arange(1, 1 + count), end) - np.maximum(np.arange(count), start)
-            for count, start, end in spans
+            (np.minimum(np.arange(1, 1 + count), end) - np.maximum(np.arange(count), start)).astype(np.float32)
+            for count, start, end in ((self.shape[0], top, bottom), (self.shape[1], left, right))
         )
-        covered: Floats = np.multiply.outer(down, across).astype(np.float32)
-        return covered
+        return down, across
 
 
 @dataclass(frozen=True)
@@ -226,7 +224,7 @@ def _scaled(values: NDArray[Any], white: float | None, value_range: tuple[float,
         return ((values.astype(np.float64) - low) / (high - low)).astype(np.float32)
     assert white is not None
     found: Floats = values.astype(np.float32)
-    return found if white == 1 else found / np.float32(white)
+    return found if white == 1 else np.divide(found, np.float32(white), out=found)
 
 
 def resized(
@@ -235,15 +233,13 @@ def resized(
     """Return planes (C, height, width) made of others; with a mask, each pixel inside is a mean of what lies inside.
 
     Args:
-        planes: each (H, W).
+        planes: each (H, W), and not kept: those of a huge image are changed.
         height, width: wanted, also those of the mask.
         inside: where images count; None for everywhere.
         reduced: for planes of a huge image, which counts everywhere.
     """
     if reduced is not None:
-        covered = reduced.covered
-        weights = _resize(covered, height, width, reduced.box)
-        return np.stack([_resize(plane * covered, height, width, reduced.box) / weights for plane in planes])
+        return np.stack([_resized_box(plane, height, width, reduced) for plane in planes])
     if inside is None:
         return np.stack([_resize(plane, height, width) for plane in planes])
     first = next(planes)
@@ -252,7 +248,30 @@ def resized(
     return np.stack([_resize(plane * counted, height, width) / weights for plane in chain([first], planes)])
 
 
+def _resized_box(plane: Floats, height: int, width: int, reduced: Reduced) -> Floats:
+    down, across = reduced.covered
+    left, top, right, bottom = reduced.box
+    for row in np.flatnonzero(down != 1):
+        plane[row] *= down[row]
+    for column in np.flatnonzero(across != 1):
+        plane[:, column] *= across[column]
+    tall = _resize(down[:, None], height, 1, (0, top, 1, bottom))
+    wide = _resize(across[None], 1, width, (left, 0, right, 1))
+    return _resize(plane, height, width, reduced.box) / (tall * wide)
+
+
 def _resize(plane: Floats, height: int, width: int, box: tuple[float, float, float, float] | None = None) -> Floats:
+    """Resize across and then down as Pillow does, but strip by strip: it copies what it is given."""
+    left, top, right, bottom = box or (0, 0, plane.shape[1], plane.shape[0])
+    rows = max(1, _STRIP_VALUES // plane.shape[1])
+    if rows >= len(plane):
+        return _by_pillow(plane, height, width, (left, top, right, bottom))
+    strips = (plane[start : start + rows] for start in range(0, len(plane), rows))
+    narrow = np.concatenate([_by_pillow(strip, len(strip), width, (left, 0, right, len(strip))) for strip in strips])
+    return _by_pillow(narrow, height, width, (0, top, width, bottom))
+
+
+def _by_pillow(plane: Floats, height: int, width: int, box: tuple[float, float, float, float]) -> Floats:
     picture = Image.fromarray(np.ascontiguousarray(plane))
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box))
 
@@ -289,7 +308,7 @@ def blocks_wanted(target: tuple[int, int]) -> tuple[int, int]:
 
 def block_means(
     rows: Callable[[int, int], NDArray[Any]], height: int, width: int, block: tuple[int, int]
-) -> tuple[Floats, tuple[float, float]]:
+) -> tuple[NDArray[Any], tuple[float, float]]:
     """Return the means over blocks of an image, read strip by strip, and its extremes.
 
     Args:
@@ -298,25 +317,31 @@ def block_means(
         block: (height, width) of the blocks.
 
     Returns:
-        (C, ceil(H / block height), ceil(W / block width)).
+        (C, ceil(H / block height), ceil(W / block width)), float32; as stored for blocks of one pixel.
     """
     tall, wide = block
     step = tall * max(1, _STRIP_VALUES // (tall * width))
-    starts = np.arange(0, width, wide)
-    across = np.diff(np.append(starts, width))
-    parts, least, most = [], [], []
+    planes, least, most = None, [], []
     for top in range(0, height, step):
         strip = rows(top, min(top + step, height))
-        strip = strip[..., None] if strip.ndim == 2 else strip
-        exact = np.uint32 if strip.dtype == np.uint8 else np.float64
-        begins = np.arange(0, len(strip), tall)
-        down = np.diff(np.append(begins, len(strip)))
-        sums = np.stack([strip[start : start + tall].sum(axis=0, dtype=exact) for start in begins])
-        means = np.add.reduceat(sums, starts, axis=1) / (down[:, None, None] * across[:, None])
-        parts.append(means.astype(np.float32))
+        strip = strip[None] if strip.ndim == 2 else strip.transpose(2, 0, 1)
+        means = strip if block == (1, 1) else _means(strip, tall, wide)
+        if planes is None:
+            planes = np.empty((len(means), -(-height // tall), means.shape[2]), means.dtype)
+        planes[:, top // tall : top // tall + means.shape[1]] = means
         least.append(strip.min())
         most.append(strip.max())
-    return np.ascontiguousarray(np.concatenate(parts).transpose(2, 0, 1)), (np.min(least), np.max(most))
+    assert planes is not None
+    return planes, (np.min(least), np.max(most))
+
+
+def _means(strip: NDArray[Any], tall: int, wide: int) -> Floats:
+    exact = np.uint32 if strip.dtype == np.uint8 else np.float64
+    down, across = (np.arange(0, side, block) for side, block in zip(strip.shape[1:], (tall, wide), strict=True))
+    sums = np.stack([strip[:, start : start + tall].sum(axis=1, dtype=exact) for start in down], axis=1)
+    heights, widths = (np.diff(np.append(at, side)) for at, side in zip((down, across), strip.shape[1:], strict=True))
+    means: Floats = (np.add.reduceat(sums, across, axis=2) / (heights[:, None] * widths)).astype(np.float32)
+    return means
 
 
 def averaged(
