@@ -17,6 +17,7 @@ from recondite.reports.recalibration import recalibrate
 from recondite.reports.reviewed import sample_for_review
 from recondite.screen.calibrate import PROBE, calibrated, check_probe, map_scale, scale_of, unknown_images, unknown_rows
 from recondite.screen.promise import promise
+from recondite.statistics.calibration import Calibrator
 from recondite.statistics.scores import Scores
 
 
@@ -322,6 +323,24 @@ def test_copies_in_a_table_count_once(normal, tmp_path):
     screen, images = normal
     events = table(tmp_path / "events.csv", screen, np.repeat(images, 3, axis=0), ["inlier"] * 3 * len(images))
     assert len(recalibrate(screen, events).after.calibrator.scores) == len(images)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_images_of_equal_scores_all_count_where_a_statistic_has_few_values(normal, tmp_path, keep):
+    """As if equal scores were of copies, rare values would weigh as much as frequent ones."""
+    screen, images = normal
+    coarse = screen.with_score("brightness")
+    coarse = replace(coarse, calibrator=Calibrator(np.round(coarse.calibrator.scores, 2)))
+    verdicts = coarse.predict(images)
+    scores = np.round(verdicts.instance_score, 2)
+    rows = [
+        {**row, "instance_score": score, "p_value": "", "label": "inlier", "sampled": 1.0}
+        for row, score in zip(verdicts.records(True), scores.tolist(), strict=True)
+    ]
+    write_table(tmp_path / "events.csv", rows)
+    after = recalibrate(coarse, tmp_path / "events.csv", keep=keep).after
+    before = coarse.calibrator.scores if keep else ()
+    assert sorted(after.calibrator.scores) == sorted([*before, *scores])
 
 
 def test_one_image_of_what_ids_tell_calibrates(normal, tmp_path, capsys):

@@ -83,8 +83,8 @@ def recalibrate(
     a random sample: a table that `sample_for_review` drew, whose column "sampled" says so. Anything else is refused.
     Where that column gives some images a higher probability than others, as where all flagged ones and a tenth of the
     rest were looked at, a random share of these calibrates, so that all had the same; the promise then holds as ever.
-    Equal scores are of equal images, which count once. Of images that belong together one calibrates; near-copies are
-    found where the images are given, other units are told by ids.
+    Equal scores are of equal images, which count once, unless many of the screen's own are equal. Of images that belong
+    together one calibrates; near-copies are found where the images are given, other units are told by ids.
 
     Args:
         screen: that gave the verdicts.
@@ -124,7 +124,7 @@ def recalibrate(
     labelled = len(chosen)
     chosen = drawn_alike(reviewed, chosen)
     drawn_more_often = labelled - len(chosen)
-    chosen = different(reviewed, chosen)
+    chosen = different(screen, reviewed, chosen)
     every = len(chosen)
     chosen = one_of_each_unit(reviewed, chosen, group_by)
     of_one_unit = every - len(chosen)
@@ -199,7 +199,7 @@ def _by_table(screen: Screen, reviewed: Reviewed, chosen: NDArray[np.intp], keep
 
 
 def _with_kept(before: Screen, after: Screen) -> Screen:
-    """Return a screen that is calibrated on what calibrated before too; equal scores are of equal images."""
+    """Return a screen that is calibrated on what calibrated before too, each image once; see `not_calibrating`."""
     old, new = before.calibrator, after.calibrator
     rows = not_calibrating(old, new)
     groups = None if new.groups is None else (*(old.groups or ()), *(new.groups[row] for row in rows))

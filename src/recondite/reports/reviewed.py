@@ -13,6 +13,7 @@ from recondite.data.tables import number, read_events, write_table
 from recondite.data.units import GroupBy, labelled
 from recondite.errors import InputError
 from recondite.reports.drift import check_origin, group_labels
+from recondite.screen.calibrate import scores_repeat
 from recondite.screen.screen import Screen
 from recondite.statistics.scores import Scores, scored
 
@@ -188,7 +189,7 @@ def doubts_about(
             f"of the images without a label {flags[reviewed.rows('')].mean():.0%} are flagged, of all "
             f"{flags.mean():.0%}: those that were hard to tell are missing, and a threshold without them flags too many"
         )
-    chosen = different(reviewed, chosen)
+    chosen = different(screen, reviewed, chosen)
     hits, size = int(flags[chosen].sum()), len(chosen)
     chances = _chances_of_flags(screen, reviewed, chosen)
     few, many = np.cumsum(chances), np.cumsum(chances[::-1])[::-1]
@@ -275,8 +276,10 @@ def seem_learnt(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> b
     return _least_chance(_lower, screen, reviewed, rows) < _SURPRISING
 
 
-def different(reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the first row of each image; a score depends on the image alone, so that equal ones are of copies."""
+def different(screen: Screen, reviewed: Reviewed, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the first row of each image: equal scores are of copies, unless the screen's are of few values."""
+    if scores_repeat(screen.calibrator):
+        return rows
     names = reviewed.groups or ("",) * len(reviewed.labels)
     first = {(float(reviewed.scores.instance_score[index]), names[index]): index for index in rows[::-1]}
     return np.array(sorted(first.values()), dtype=np.intp)

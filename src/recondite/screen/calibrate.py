@@ -24,6 +24,8 @@ from recondite.screen.words import ERROR
 from recondite.statistics.calibration import Calibrator
 
 _PROBE_TOLERANCE = 1e-3
+_FEWEST_DIFFERENT = 0.9
+"""Of scores that tell copies: the least share that are different among those of different images."""
 
 
 S = TypeVar("S", bound=ScreenLike)
@@ -146,8 +148,13 @@ def warn_of_unknown(known: Known | None, stacklevel: int) -> None:
 
 def not_calibrating(own: Calibrator, further: Calibrator) -> NDArray[np.intp]:
     """Return which further scores are of no image that calibrates already: a score depends on the image alone."""
-    known = set(_entries(own))
+    known = set() if scores_repeat(own) else set(_entries(own))
     return np.flatnonzero([one not in known for one in _entries(further)])
+
+
+def scores_repeat(calibrator: Calibrator) -> bool:
+    """Return whether many different images have equal scores, as by a statistic of few values: these tell no copies."""
+    return len(set(_entries(calibrator))) < _FEWEST_DIFFERENT * len(calibrator.scores)
 
 
 def _entries(calibrator: Calibrator) -> Iterator[tuple[float, str]]:
