@@ -1,11 +1,13 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from recondite.detectors import build, detector_class
+from recondite.detectors.feature_options import FeaturesOptions
 from recondite.detectors.vae import VaeOptions
 from recondite.errors import InputError
-from recondite.options import TrainingOptions, describe_options, make_options, options_to_json
+from recondite.options import TrainingOptions, describe_options, make_options, options_to_json, shown_options
 
 
 def test_options_survive_json():
@@ -29,6 +31,15 @@ def test_options_survive_json():
 def test_wrong_options_are_explained(values, words):
     with pytest.raises(InputError, match=words):
         make_options(TrainingOptions, values, "training")
+
+
+def test_options_are_shown_as_they_are_given():
+    made = make_options(FeaturesOptions, {"methods": "padim,subspace"}, "features")
+    for options in (made, SimpleNamespace(**options_to_json(made))):
+        shown = shown_options(options)
+        assert (shown["methods"], shown["layers"], shown["latent_size"]) == ("padim,subspace", "default", "default")
+        assert shown["rotations"] == "1"
+        assert "taught" not in shown
 
 
 def test_every_option_is_described_and_frozen():

@@ -147,9 +147,16 @@ def options_to_json(options: object) -> dict[str, Any]:
     return dumped
 
 
-def shown_options(options: object) -> dict[str, Any]:
-    """Return the options that people give, by name."""
-    return {name: value for name, value in vars(options).items() if name[0] != "_" and name not in FOUND_OUT}
+def shown_options(options: object) -> dict[str, str]:
+    """Return the options that people give, by name, as they are written at the command line; "default" if left open."""
+    given = {name: value for name, value in vars(options).items() if name[0] != "_" and name not in FOUND_OUT}
+    return {name: _as_given(value) for name, value in given.items()}
+
+
+def _as_given(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value)) or "default"
+    return "default" if value is None else str(value)
 
 
 def deciding_options(training: TrainingOptions) -> dict[str, Any]:
