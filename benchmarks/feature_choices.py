@@ -20,7 +20,8 @@ from recondite.data.datasets import open_images
 from recondite.data.images import Floats, Preprocessing
 from recondite.data.sample import sampled
 from recondite.data.spool import read_all
-from recondite.detectors.feature_options import COMBINED, Method
+from recondite.detector_options import Method
+from recondite.detectors.feature_methods import COMBINED
 from recondite.perturbations import defective
 from recondite.statistics.metrics import auroc
 

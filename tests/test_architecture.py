@@ -15,7 +15,7 @@ FOLDERS = [
     *("data", "perturbations", "statistics", "networks", "training", "graphs", "detectors", "screen"),
     *("reports", "cluster", "audits", "studies", "service", "compat", "cli"),
 ]
-"""In order; the files beside them (errors, options, progress, distributed) come before all."""
+"""In order; the files beside them (errors, options, detector_options, progress, distributed) come before all."""
 LONGEST_FILE = 450
 HEAVY = {
     *("torch", "scipy", "sklearn", "matplotlib", "pooch", "jinja2", "rich", "pyarrow", "skimage", "mlxtend"),
@@ -23,7 +23,8 @@ HEAVY = {
     *("cv2", "faiss", "fsspec"),
 }
 LIGHT = [
-    *("errors", "progress", "options", "cluster.connect", "data.catalog", "data.files", "data.hub", "data.tables"),
+    *("errors", "progress", "options", "detector_options", "cluster.connect"),
+    *("data.catalog", "data.files", "data.hub", "data.tables"),
     *("data.batch_size", "graphs.exported", "graphs.runtimes", "training.history", "later"),
     *(
         "screen.described",
@@ -118,7 +119,7 @@ def test_no_detector_imports_another_and_nothing_below_knows_one(imports):
 
 SHARED_BY_DETECTORS = {
     *(f"detectors.{name}" for name in ("base", "effects", "inputs", "inside", "measured", "prior", "runner", "seen")),
-    *(f"detectors.{name}" for name in ("defect_head", "feature_autoencoder", "feature_options", "feature_vectors")),
+    *(f"detectors.{name}" for name in ("defect_head", "feature_autoencoder", "feature_methods", "feature_vectors")),
     *("detectors.left_out", "detectors.remembered", "detectors.vector_models"),
 }
 

@@ -12,12 +12,12 @@ from torch import nn
 from recondite import build
 from recondite.data.datasets import nameless
 from recondite.data.spool import Rows
+from recondite.detector_options import PcaOptions
 from recondite.detectors import base
 from recondite.detectors.autoencoder import Autoencoder
 from recondite.detectors.base import Detector
 from recondite.detectors.features import Features
 from recondite.detectors.measured import Measured
-from recondite.detectors.pca import PcaOptions
 from recondite.options import TrainingOptions
 
 

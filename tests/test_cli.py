@@ -345,12 +345,19 @@ def test_alpha_may_be_a_fraction(command):
     assert bound.arguments["alpha"] == 1 / 3
 
 
-def test_help_is_cheap_and_lists_the_flags_of_the_detector(capsys):
+@pytest.mark.parametrize("line", ["--help", "fit --help", "fit --nonsense", "study grid --help --detector vae,alad"])
+def test_help_and_unknown_flags_leave_torch_alone(line):
+    code = (
+        "import atexit, os, sys, recondite.cli; atexit.register(lambda: os._exit('torch' in sys.modules)); "
+        "recondite.cli.main(sys.argv[1:])"
+    )
+    assert subprocess.run([sys.executable, "-c", code, *line.split()], capture_output=True).returncode == 0
+
+
+def test_help_lists_the_flags_of_the_detector(capsys):
     done = run("--help")
     assert done.returncode == 0
     assert "predict" in done.stdout
-    code = "import sys, recondite.cli; recondite.cli.main(['--help']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
     for flags, listed in ((["--detector", "vae"], True), ([], False)):
         assert called("fit", *flags, "--help") == 0
         assert ("--initial-sigma" in capsys.readouterr().out) is listed

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from recondite.detector_options import FeaturesOptions
 from recondite.detectors import build
-from recondite.detectors.feature_options import FeaturesOptions
 from recondite.detectors.feature_vectors import FeatureVectors, size_to_look_at
 from recondite.detectors.remembered import recalled, remembering
 from recondite.networks.hooks import evaluating

@@ -19,8 +19,9 @@ from recondite.cli import main
 from recondite.data.datasets import nameless, open_images
 from recondite.data.images import Preprocessing
 from recondite.data.spool import Rows, read_all
+from recondite.detector_options import Method
 from recondite.detectors import features as features_file
-from recondite.detectors.feature_options import LOCAL, Method
+from recondite.detectors.feature_methods import LOCAL
 from recondite.detectors.features import Features
 from recondite.detectors.seen import Seen, Some
 from recondite.detectors.vector_models import Bank, Decomposition, PlaceGaussians, decomposed, greedy_coreset

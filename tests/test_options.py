@@ -3,9 +3,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from recondite.detectors import build, detector_class
-from recondite.detectors.feature_options import FeaturesOptions
-from recondite.detectors.vae import VaeOptions
+from recondite.cli.flags import options_of
+from recondite.detector_options import OPTIONS_BY_NAME, FeaturesOptions, VaeOptions
+from recondite.detectors import DETECTORS, build, detector_class
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, describe_options, make_options, options_to_json, shown_options
 
@@ -40,6 +40,17 @@ def test_options_are_shown_as_they_are_given():
         assert (shown["methods"], shown["layers"], shown["latent_size"]) == ("padim,subspace", "default", "default")
         assert shown["rotations"] == "1"
         assert "taught" not in shown
+
+
+def test_options_that_are_shown_without_torch_are_those_of_the_detectors():
+    assert {name: kind.Options for name, kind in DETECTORS.items()} == OPTIONS_BY_NAME
+    for name, kind in DETECTORS.items():
+        assert options_of(name) == (kind.Options, kind.training_defaults)
+
+
+def test_options_of_a_detector_may_stand_in_its_file(monkeypatch):
+    monkeypatch.delitem(OPTIONS_BY_NAME, "alad")
+    assert options_of("alad") == (DETECTORS["alad"].Options, DETECTORS["alad"].training_defaults)
 
 
 def test_every_option_is_described_and_frozen():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import recondite
 from recondite import build
-from recondite.detectors.feature_options import FeaturesOptions
+from recondite.detector_options import FeaturesOptions
 from recondite.detectors.features import Features
 from recondite.errors import InputError
 from recondite.networks.tiles import Tiles

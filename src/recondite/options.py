@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import pydantic
 from pydantic import BeforeValidator, Field, TypeAdapter
@@ -172,6 +172,11 @@ def saved_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def option_names(kind: type) -> set[str]:
     """Return the names of all options of a kind."""
     return {field.name for field in fields(kind)}
+
+
+def scores_of(kind: type) -> tuple[str, ...]:
+    """Return the errors that a detector with options of a kind can judge by: the choices of its option `score`."""
+    return get_args(describe_options(kind)["score"][0])
 
 
 def describe_options(kind: type, defaults: Mapping[str, Any] | None = None) -> dict[str, tuple[Any, str, Any]]:

@@ -25,7 +25,7 @@ from recondite.data.images import Preprocessing
 from recondite.data.items import Page, path_of
 from recondite.data.remote import StoredFile
 from recondite.data.sample import LARGEST_SMALL_SIDE, sampled
-from recondite.detectors.feature_options import FeaturesOptions
+from recondite.detector_options import FeaturesOptions
 from recondite.detectors.feature_vectors import FeatureVectors
 from recondite.errors import InputError
 from recondite.networks.one_by_one import workers_here

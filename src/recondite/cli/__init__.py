@@ -107,7 +107,7 @@ def make_app(tokens: Sequence[str]) -> App:
         suppress_keyboard_interrupt=False,
         error_formatter=_in_words,
     )
-    # The flags of `fit` come from the detectors, which need torch: they are only made when asked for.
+    # The flags of `fit` come from the detectors: they are only made when asked for.
     app.command(fit.fit_with_flags(tokens[1:]) if tokens[:1] == ["fit"] else fit.bare_fit, name="fit")
     app.command(train.studies_with_flags(tokens[1:]) if tokens[:1] == ["study"] else train.bare_study, name="study")
     judging = (predict.predict, predict.evaluate, predict.show, predict.sample, watch.watch, serve.serve)
@@ -149,9 +149,9 @@ def _of_detectors(flag: str, known: Sequence[str]) -> str:
     """Return which other detectors have a flag, as the end of a sentence, where there is a detector to choose."""
     if "--detector" not in known:
         return ""
-    from recondite.detectors import DETECTORS
+    from recondite.detector_options import OPTIONS_BY_NAME
     from recondite.options import option_names
 
     option = flag.removeprefix("--").replace("-", "_")
-    having = [name for name, kind in DETECTORS.items() if option in option_names(kind.Options)]
+    having = [name for name, kind in OPTIONS_BY_NAME.items() if option in option_names(kind)]
     return f"; it is an option of --detector {' or '.join(having)}" if having else ""

@@ -24,6 +24,7 @@ from recondite.cli.flags import (
     image_size_of,
     names_of,
     option_flags,
+    options_of,
     run_folder_of,
     screen_to_write,
     share_or_source,
@@ -42,9 +43,9 @@ def bare_fit(images: str = "", /) -> None:
 def fit_with_flags(tokens: Sequence[str]) -> Any:
     """Return the command `fit` with the flags of the detector or preset that the tokens name.
 
-    Those of a detector are left out where no token is one of them: they take torch.
+    Those of a detector are left out where no token is one of them.
     """
-    from recondite.options import TrainingOptions, option_names
+    from recondite.options import TrainingOptions, option_names, scores_of
     from recondite.screen.choose import AUTO_DETECTOR, CHOSEN_FROM
     from recondite.training.presets import get_preset
 
@@ -192,15 +193,13 @@ def fit_with_flags(tokens: Sequence[str]) -> Any:
 
     defaults: Mapping[str, Any] = {}
     if not all_among({*fit.__annotations__, *option_names(TrainingOptions)}, tokens):
-        from recondite.detectors import detector_class
-
-        kinds = [detector_class(one) for one in (CHOSEN_FROM if name == AUTO_DETECTOR else (name,))]
-        names, defaults = " or ".join(kind.name for kind in kinds), kinds[0].training_defaults
-        errors = dict.fromkeys(error for kind in kinds for error in kind.own_scores())
+        names = CHOSEN_FROM if name == AUTO_DETECTOR else (name,)
+        (kinds, (defaults, *_)) = zip(*map(options_of, names), strict=True)
+        errors = dict.fromkeys(error for kind in kinds for error in scores_of(kind))
         fit.__doc__ = (fit.__doc__ or "").replace("{errors}", ", ".join(errors))
         # The score is a flag of the command itself, which takes more than the detector's own errors.
-        own = option_flags("detector flags", *(kind.Options for kind in kinds), without=("score",))
-        group = f"Options of detector {names}"
+        own = option_flags("detector flags", *kinds, without=("score",))
+        group = f"Options of detector {' or '.join(names)}"
         fit.__annotations__["options"] = Annotated[own | None, Parameter(name="*", group=group)]
     training = option_flags("training flags", TrainingOptions, defaults=defaults)
     fit.__annotations__["training"] = Annotated[training | None, Parameter(name="*", group="Options of training")]

@@ -265,6 +265,22 @@ def run_folder_of(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def options_of(name: str) -> tuple[type, Mapping[str, Any]]:
+    """Return a detector's kind of options and its defaults of training; torch is imported only if they are in its file.
+
+    Raises:
+        InputError: there is no detector of that name.
+    """
+    from recondite.detector_options import OPTIONS_BY_NAME
+
+    if name not in OPTIONS_BY_NAME:
+        from recondite.detectors import detector_class
+
+        return detector_class(name).Options, detector_class(name).training_defaults
+    kind = OPTIONS_BY_NAME[name]
+    return kind, getattr(kind, "training_defaults", {})
+
+
 def option_flags(
     title: str, *kinds: type, defaults: Mapping[str, Any] | None = None, without: Collection[str] = ()
 ) -> Any:

@@ -21,6 +21,7 @@ from recondite.cli.flags import (
     names_of,
     numbers_of,
     option_flags,
+    options_of,
     value_of,
     value_range_of,
 )
@@ -202,12 +203,10 @@ def studies_with_flags(tokens: Sequence[str]) -> App:
     commands = ((one_class, _NOT_IN_STUDIES), (latent_size, {*_NOT_IN_STUDIES, "latent_size"}), (grid, _NOT_IN_STUDIES))
     for command, without in commands:
         if tokens[:1] == [command.__name__.replace("_", "-")]:
-            from recondite.detectors import detector_class
-
             names = (value_of("--detector", tokens) or "alad").split(",")
-            kinds = [detector_class(name) for name in names]
-            defaults = kinds[0].training_defaults if len(kinds) == 1 else {}
-            own = option_flags("detector flags", *(kind.Options for kind in kinds), without=without)
+            kinds, defaults_of_each = zip(*map(options_of, names), strict=True)
+            defaults = defaults_of_each[0] if len(names) == 1 else {}
+            own = option_flags("detector flags", *kinds, without=without)
             trained = option_flags("training flags", TrainingOptions, defaults=defaults, without=without)
             group = f"Options of {', '.join(names)}"
             command.__annotations__["options"] = Annotated[own | None, Parameter(name="*", group=group)]

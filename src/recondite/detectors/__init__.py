@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 import torch
 
+from recondite.detector_options import Method
 from recondite.detectors.alad import Alad
 from recondite.detectors.autoencoder import Autoencoder
 from recondite.detectors.base import Detector
-from recondite.detectors.feature_options import Method
 from recondite.detectors.features import Features
 from recondite.detectors.pca import Pca
 from recondite.detectors.vae import Vae

@@ -8,14 +8,13 @@ original, those of the encoder come from real and generated images.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from recondite.detector_options import AladOptions, AladScore
 from recondite.detectors.base import Detector
 from recondite.detectors.inside import Inside, only_inside
 from recondite.detectors.measured import Measured, feature_errors
@@ -23,24 +22,7 @@ from recondite.detectors.prior import Prior
 from recondite.distributed import normal
 from recondite.errors import InputError
 from recondite.networks.alad import make_alad_networks
-from recondite.options import CHECKED, PrecisionOptions
 from recondite.training.loop import Update
-
-AladScore = Literal["fm", "ch", "l1", "l2"]
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class AladOptions(PrecisionOptions):
-    """Options of ALAD. Its scores are norms over the whole image, so there is no share or square to choose."""
-
-    latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the latent")] = 100
-    width: Annotated[
-        int, Field(ge=8, le=1024, multiple_of=8, description="channels of the first layer at 32 pixels")
-    ] = 128
-    score: Annotated[AladScore, Field(description="the error that an image is judged by")] = "fm"
-    selection: Annotated[
-        Literal["l2", "fm"], Field(description="the validation error that the best epoch is chosen by")
-    ] = "l2"
 
 
 class Alad(Detector):
@@ -68,14 +50,7 @@ class Alad(Detector):
     name: ClassVar[str] = "alad"
     Options: ClassVar[type] = AladOptions
     prior: ClassVar[Prior] = "standard normal"
-    training_defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 100,
-        "batch_size": 32,
-        "learning_rate": 2e-4,
-        "adam_beta1": 0.5,
-        "schedule": "constant",
-        "ema": 0.999,
-    }
+    training_defaults: ClassVar[Mapping[str, Any]] = AladOptions.training_defaults
     batches_a_step: ClassVar[int] = 2
     whole_image_scores: ClassVar[tuple[str, ...]] = get_args(AladScore)
     options: AladOptions

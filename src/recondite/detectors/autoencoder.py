@@ -4,30 +4,15 @@ Source: Hinton and Salakhutdinov 2006, Science 313:504; Sakurada and Yairi 2014 
 """
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from recondite.detector_options import AutoencoderOptions
 from recondite.detectors.base import Detector
-from recondite.detectors.measured import PixelScore
 from recondite.detectors.prior import Prior
-from recondite.networks.autoencoders import NetworkName, check_network, make_network
-from recondite.options import CHECKED, PoolingOptions, PrecisionOptions
+from recondite.networks.autoencoders import check_network, make_network
 from recondite.training.loop import Update
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class AutoencoderOptions(PoolingOptions, PrecisionOptions):
-    """Options of the autoencoder."""
-
-    latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the bottleneck")] = 32
-    width: Annotated[int, Field(ge=1, le=1024, description="channels of the first layer")] = 32
-    network: Annotated[
-        NetworkName, Field(description="reference network by name; auto fits the shape of the images")
-    ] = "auto"
-    score: Annotated[PixelScore, Field(description="the error that an image is judged by")] = "squared_error"
 
 
 class Autoencoder(Detector):

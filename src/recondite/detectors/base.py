@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ from recondite.options import (
     PoolingOptions,
     PrecisionOptions,
     TrainingOptions,
-    describe_options,
     make_options,
     option_names,
+    scores_of,
 )
 from recondite.statistics.scores import Scores, scattered
 from recondite.torch_state import own_settings
@@ -422,7 +422,7 @@ class Detector(Inputs):
     @classmethod
     def own_scores(cls) -> tuple[str, ...]:
         """Return the errors that this detector can judge by: the choices of its option `score`."""
-        return get_args(describe_options(cls.Options)["score"][0])
+        return scores_of(cls.Options)
 
     def encoder_layers(self) -> list[nn.Module]:
         """Return the inner layers of the encoder; see `inner_layers`."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recondite.data.batch_size import full_batch
 from recondite.data.images import SMALLEST_SIDE
 from recondite.data.sample import LARGEST_SMALL_SIDE, small_size
-from recondite.detectors.feature_options import FeaturesOptions
+from recondite.detector_options import FeaturesOptions
 from recondite.detectors.inside import Inside, mean_of_places
 from recondite.detectors.remembered import recalled, remember, remembers
 from recondite.errors import InputError

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from recondite.data.regions import touched
 from recondite.data.spool import FEWEST_VALIDATED, Rows
+from recondite.detector_options import FeaturesOptions, Method
 from recondite.detectors.base import Detector
 from recondite.detectors.defect_head import DefectHead, sharpened
 from recondite.detectors.feature_autoencoder import FeatureAutoencoder
-from recondite.detectors.feature_options import COMBINED, LOCAL, FeaturesOptions, Method, components_of, methods_of
+from recondite.detectors.feature_methods import COMBINED, LOCAL, components_of, methods_of
 from recondite.detectors.feature_vectors import FeatureVectors, size_to_look_at
 from recondite.detectors.inside import Inside, in_one_row, spread_out
 from recondite.detectors.measured import Measured
@@ -87,7 +88,7 @@ class Features(Detector):
     whole_image_scores: ClassVar[tuple[str, ...]] = (COMBINED, *get_args(Method))
     rebuilds: ClassVar[bool] = False
     frozen: ClassVar[tuple[str, ...]] = ("vectors",)
-    training_defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-3}
+    training_defaults: ClassVar[Mapping[str, Any]] = FeaturesOptions.training_defaults
     trains_by_steps = False
     needs_validation = False
     options: FeaturesOptions
@@ -108,8 +109,6 @@ class Features(Detector):
         self.modules_given = backbone is not None
         self.looked: Memory | None = None
         self.methods = methods_of(options, self.shape)
-        if len(set(self.methods)) < len(self.methods):
-            raise InputError(f"expected every method once; got {', '.join(self.methods)}")
         self.trains_by_steps = self.needs_validation = "dfr" in self.methods
         self.vectors = FeatureVectors(self.shape, options, network, any(name in LOCAL for name in self.methods))
         with evaluating(self.vectors):

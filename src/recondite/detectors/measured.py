@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -11,8 +11,6 @@ from recondite.errors import InputError
 from recondite.options import PoolingOptions, make_options, option_names
 from recondite.statistics.error_maps import instance_scores, multi_scale_error, smoothed, ssim_error, worst_square
 
-PixelScore = Literal["squared_error", "absolute_error", "ssim", "multi_scale"]
-"""What can be computed at each pixel from an image and its reconstruction; the last two look at its surroundings."""
 SURROUNDINGS = ("ssim", "multi_scale")
 
 

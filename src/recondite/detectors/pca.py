@@ -7,43 +7,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from recondite.data.spool import Rows
+from recondite.detector_options import COMPONENTS, PcaOptions
 from recondite.detectors.base import Detector
-from recondite.detectors.measured import PixelScore
 from recondite.detectors.prior import Prior, fit_prior
 from recondite.errors import InputError
-from recondite.options import CHECKED, PoolingOptions, TrainingOptions
+from recondite.options import TrainingOptions
 from recondite.progress import progress
 from recondite.torch_state import own_settings
 from recondite.training.history import History
 
 _BATCH_VALUES, _MEMORY_VALUES = 1 << 26, 1 << 22
 _SMALLEST, _CONSTANT = 1e-30, 1e-3
-_COMPONENTS = 32
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class PcaOptions(PoolingOptions):
-    """Options of principal component analysis."""
-
-    latent_size: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=4096,
-            description=f"principal components kept; by default {_COMPONENTS}, or as many as an image has values or "
-            "few images tell",
-        ),
-    ] = None
-    score: Annotated[PixelScore, Field(description="the error that an image is judged by")] = "squared_error"
 
 
 class Pca(Detector):
@@ -73,7 +54,7 @@ class Pca(Detector):
 
     def __init__(self, shape: tuple[int, ...], options: PcaOptions) -> None:
         size = prod(shape)
-        kept = options.latent_size or min(_COMPONENTS, size)
+        kept = options.latent_size or min(COMPONENTS, size)
         super().__init__(shape, replace(options, latent_size=kept))
         self.given = options.latent_size is not None
         if kept > size:

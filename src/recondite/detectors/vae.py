@@ -7,54 +7,25 @@ Differs from An and Cho: the decoder gives a mean only, and sigma does not depen
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from recondite.detector_options import PixelScore, VaeOptions, VaeScore
 from recondite.detectors.base import Detector
 from recondite.detectors.inside import Inside, only_inside
-from recondite.detectors.measured import Measured, PixelScore
+from recondite.detectors.measured import Measured
 from recondite.detectors.prior import Prior
 from recondite.distributed import normal
 from recondite.errors import InputError
-from recondite.networks.autoencoders import NetworkName, check_network, make_network, start_by_he
-from recondite.options import CHECKED, PoolingOptions, PrecisionOptions
+from recondite.networks.autoencoders import check_network, make_network, start_by_he
 from recondite.training.loop import Update
 
 _LARGEST_LOG_VARIANCE = 20.0
 _SMALLEST_LOG_SIGMA = -6.0
 _FAINT, _HALF, _NARROW = 0.1, 0.5, -4.0
 """How a start by He differs from it: weights of the log-variance and of the pixels, and the first log-variance."""
-
-VaeScore = Literal[PixelScore, "reconstruction_probability", "elbo"]
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class VaeOptions(PoolingOptions, PrecisionOptions):
-    """Options of the variational autoencoder."""
-
-    latent_size: Annotated[int, Field(ge=1, le=65_536, description="numbers in the latent")] = 32
-    width: Annotated[int, Field(ge=1, le=1024, description="channels of the first layer")] = 32
-    network: Annotated[
-        NetworkName, Field(description="reference network by name; auto fits the shape of the images")
-    ] = "auto"
-    beta: Annotated[float, Field(ge=0, description="weight of the KL divergence, summed over the latent")] = 1.0
-    sigma: Annotated[
-        Literal["fixed", "shared", "per-value"],
-        Field(description="scale of the likelihood: fixed, learnt, or learnt for each value of the image"),
-    ] = "shared"
-    initial_sigma: Annotated[float, Field(gt=0, le=10, description="the fixed sigma, or where learning starts")] = 0.1
-    draws: Annotated[int, Field(ge=1, le=100, description="fixed latent draws that a score averages over")] = 2
-    initial_weights: Annotated[
-        Literal["default", "he"],
-        Field(
-            description="how learning starts: he, with a narrow posterior, takes fewer steps where layers have ReLUs"
-        ),
-    ] = "default"
-    score: Annotated[VaeScore, Field(description="the error that an image is judged by")] = "squared_error"
 
 
 class Vae(Detector):

@@ -4,15 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from recondite.detector_options import NetworkName
 from recondite.errors import InputError
 from recondite.networks.hooks import evaluating
-
-NetworkName = Literal["auto", "mnist-microscope", "cats-dogs-screen", "cifar10-vae"]
 
 
 @dataclass(frozen=True)

