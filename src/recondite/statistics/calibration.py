@@ -148,15 +148,15 @@ class Calibrator(ShortRepr):
         w = `LEFT_OUT_WORTH`: the law is then Beta(w l, w (n + 1 - l)), of the same mean, about 1 / w the variance.
         Source: Bates et al. 2023, section 1; Vovk 2012; Clopper and Pearson 1934.
         """
-        from scipy.stats import beta
+        from scipy.special import betaincinv
 
         scores, threshold = self._scores_of(group), self.threshold(alpha, confidence, guarantee, group)
         n, above = len(scores), np.count_nonzero(scores > threshold)
         most = above + 1
         least = above if np.count_nonzero(scores == threshold) > 1 else most
         tail, worth = (1 - level) / 2, LEFT_OUT_WORTH if in_turn else 1.0
-        low = beta.ppf(tail, worth * least, worth * (n + 1 - least)) if least else 0.0
-        high = beta.ppf(1 - tail, worth * (most + left_out), worth * (n + 1 - most))
+        low = betaincinv(worth * least, worth * (n + 1 - least), tail) if least else 0.0
+        high = betaincinv(worth * (most + left_out), worth * (n + 1 - most), 1 - tail)
         return float(low), float(high)
 
     def rate_with(
@@ -171,11 +171,11 @@ class Calibrator(ShortRepr):
 
         Without a confidence on average over calibration sets, else with that confidence. It is alpha or less for none.
         """
-        from scipy.stats import beta
+        from scipy.special import betaincinv
 
         n = len(self._scores_of(group)) + left_out
         allowed = self._allowed(group, alpha, confidence, guarantee) + left_out
-        return float(allowed / (n + 1) if confidence is None else beta.ppf(confidence, allowed, n + 1 - allowed))
+        return float(allowed / (n + 1) if confidence is None else betaincinv(allowed, n + 1 - allowed, confidence))
 
     def _allowed(self, group: str | None, alpha: float, confidence: float | None, guarantee: Guarantee) -> int:
         """Return how large 1 + #{calibration scores >= score} may be for the score to be flagged."""
@@ -258,9 +258,9 @@ def _bounds(n: int, confidence: float, guarantee: Guarantee) -> NDArray[np.float
     """Return the upper bounds of the false-alarm rate of a threshold at each rank of n scores (n + 1,)."""
     delta = 1 - float(_written(rate_of(confidence, "confidence")))
     if guarantee == "exact":
-        from scipy.stats import beta
+        from scipy.special import betaincinv
 
-        return np.append(beta.ppf(1 - delta, np.arange(1, n + 1), n - np.arange(n)), 1.0)
+        return np.append(betaincinv(np.arange(1, n + 1), n - np.arange(n), 1 - delta), 1.0)
     if guarantee == "dkwm":
         return np.asarray(np.minimum(1.0, np.arange(1, n + 2) / (n + 1) + np.sqrt(np.log(2 / delta) / (2 * n))))
     if guarantee == "simes":
@@ -401,7 +401,7 @@ def _simes_bounds(n: int, delta: float) -> NDArray[np.float64]:
 
 def _monte_carlo_bounds(n: int, delta: float) -> NDArray[np.float64]:
     """Scale pointwise Beta bounds until they hold together in a share 1 - delta of simulated calibration sets."""
-    from scipy.stats import beta
+    from scipy.special import betaincc, betainccinv
 
     position = int(delta * (_MONTE_CARLO_DRAWS + 1))
     if position < 1:
@@ -410,9 +410,9 @@ def _monte_carlo_bounds(n: int, delta: float) -> NDArray[np.float64]:
         )
     ranks = np.arange(1, n + 1)
     uniform = np.sort(np.random.default_rng(0).random((_MONTE_CARLO_DRAWS, n)), axis=1)
-    tails = beta.sf(uniform, ranks, n + 1 - ranks).min(axis=1)
+    tails = betaincc(ranks, n + 1 - ranks, uniform).min(axis=1)
     level = np.sort(tails)[position - 1]
-    bounds: NDArray[np.float64] = np.append(beta.isf(level, ranks, n + 1 - ranks), 1.0)
+    bounds: NDArray[np.float64] = np.append(betainccinv(ranks, n + 1 - ranks, level), 1.0)
     return bounds
 
 

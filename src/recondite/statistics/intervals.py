@@ -48,9 +48,9 @@ def most_coins(fewest: float) -> float:
 
 def wilson(value: float, size: float, level: float = 0.95) -> tuple[float, float]:
     """Return the interval of a share that was seen among so many."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(ndtri((1 + level) / 2))
     middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z / (1 + z**2 / size) * np.sqrt(value * (1 - value) / size + (z / (2 * size)) ** 2)
     return max(0.0, middle - float(half)), min(1.0, middle + float(half))

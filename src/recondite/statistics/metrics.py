@@ -342,7 +342,7 @@ def rate(flags: ArrayLike, units: ArrayLike | None = None) -> Rate:
     >>> rate([True, False, False, False]).value
     0.25
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     values = np.asarray(flags, dtype=bool)
     if values.size == 0:
@@ -353,8 +353,8 @@ def rate(flags: ArrayLike, units: ArrayLike | None = None) -> Rate:
     if size < values.size and variance > 0:
         size = min(share * (1 - share) / variance, most_coins(size), values.size)
     found = share * size
-    low = float(beta.ppf(0.025, found, size - found + 1)) if hits else 0.0
-    high = float(beta.ppf(0.975, found + 1, size - found)) if hits < values.size else 1.0
+    low = float(betaincinv(found, size - found + 1, 0.025)) if hits else 0.0
+    high = float(betaincinv(found + 1, size - found, 0.975)) if hits < values.size else 1.0
     return Rate(hits, values.size, low, high)
 
 
