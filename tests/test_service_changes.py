@@ -142,7 +142,7 @@ def test_pictures_on_their_way_when_the_page_is_loaded_anew_are_told(visitor, di
 def test_an_open_page_follows_the_version_that_is_served(visitor, process):
     choose_screen(visitor, "others")
     publish(process.folder / "others", recondite.load(process.folder / "others" / "1").with_alpha(0.3).save)
-    httpx.post(f"{process.url}/v1/reload").raise_for_status()
+    httpx.post(f"{process.url}/v1/reload", timeout=60).raise_for_status()
     visitor.see("Version 2 of others is served now.")
     visitor.page.locator(".about", has_text="version 2").filter(has_text="alpha 0.3").wait_for()
 

@@ -137,7 +137,9 @@ def test_from_a_folder_of_good_images_to_a_served_screen_and_back_to_an_earlier_
     before, after = screen.facts["known_defects"]["known"]
     assert before < after <= 1
     np.testing.assert_array_equal(screen.detector.preprocessing.region, inside)
-    answer = httpx.post(f"{process.url}/v1/screens/line-1/predict", content=bad, headers={"content-type": "image/png"})
+    answer = httpx.post(
+        f"{process.url}/v1/screens/line-1/predict", content=bad, headers={"content-type": "image/png"}, timeout=60
+    )
     assert answer.json()["verdicts"][0]["instance_score"] == screen.predict(bad).instance_score[0]
     assert httpx.get(f"{process.url}/page/drafts").json() == []
 
@@ -147,7 +149,7 @@ def test_from_a_folder_of_good_images_to_a_served_screen_and_back_to_an_earlier_
     visitor.see("Version 2 of line-1 is published and served.")
     assert httpx.get(f"{process.url}/v1/screens/line-1").json()["alpha"] == 0.2
     publish(process.folder / "line-1", recondite.load(process.folder / "line-1" / "1").with_alpha(0.3).save)
-    httpx.post(f"{process.url}/v1/reload")
+    httpx.post(f"{process.url}/v1/reload", timeout=60).raise_for_status()
     page.get_by_role("button", name="Go back to version 1").press("Enter")
     visitor.see("version 3 of line-1 has become the default meanwhile")
     page.reload()
