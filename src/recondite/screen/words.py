@@ -39,8 +39,8 @@ def parts_in_words(shares: Mapping[str, float]) -> str:
 def units_in_words(units: Mapping[str, int]) -> str:
     """Say how many images belong together, from a screen's facts."""
     return (
-        f"{units['images']:,} images belong together in {units['units']:,} units, {units['largest']:,} in the largest; "
-        f"of each unit one image calibrates (--group-by none: every image for itself)"
+        f"{units['images']:,} images belong together in {counted(units['units'], 'unit')}, {units['largest']:,} in the "
+        "largest; of each unit one image calibrates (--group-by none: every image for itself)"
     )
 
 
