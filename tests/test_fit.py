@@ -10,7 +10,7 @@ from torch import nn
 
 import recondite
 from recondite.detectors import detector_class
-from recondite.detectors.feature_options import WITH_PLACES
+from recondite.detectors.feature_methods import WITH_PLACES
 from recondite.errors import InputError, ReconditeWarning
 from recondite.screen import fit as fit_module
 from recondite.screen import plan
