@@ -210,6 +210,9 @@ FLOOR = {"confidence": 0.5, "risk": 0.1, "delta": 0.05, "accepted": 3, "wrong": 
     [
         ({"temperature": -1.0}, "a temperature of -1"),
         ({"floor": {**FLOOR, "confidence": "high"}}, "as a floor of confidence"),
+        ({"floor": {**FLOOR, "confidence": True}}, "as a floor of confidence"),
+        ({"floor": {**FLOOR, "confidence": -0.1}}, "as a floor of confidence"),
+        ({"floor": {**FLOOR, "confidence": 1.1}}, "as a floor of confidence"),
         ({"floor": {**FLOOR, "risk": 2}}, "risk in"),
         ({"floor": {**FLOOR, "wrong": 4}}, "wrong labels among accepted"),
         ({"floor": {**FLOOR, "of": None}}, "wrong labels among accepted"),

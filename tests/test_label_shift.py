@@ -35,6 +35,19 @@ def test_intervals_hold_for_all_classes_together():
     assert np.mean(held) >= 0.85  # .95 of 40, less 3 standard deviations
 
 
+def test_of_unchanged_streams_hardly_any_is_said_to_have_moved():
+    """Labelled images and traffic are drawn alike, so that the shares before, of 60 or 150 images, are off too."""
+    draws, moved = np.random.default_rng(2), []
+    for classes, count in ((2, 60), (3, 150)):
+        rates = np.full((classes, classes), 0.05) + (1 - 0.05 * classes) * np.eye(classes)
+        for _ in range(20):
+            of_class = draws.multinomial(count, np.full(classes, 1 / classes))
+            known = np.stack([draws.multinomial(one, rates[:, place]) for place, one in enumerate(of_class)], axis=1)
+            came = draws.multinomial(3000, np.full(classes, 1 / classes))
+            moved.append(any(one.moved for one in prevalences(known, came, NAMES[:classes])))
+    assert np.mean(moved) <= 0.15  # .05 of 40, and 3 standard deviations; .25 where the shares before count as exact
+
+
 def test_ten_labelled_images_do_not_prove_that_a_class_is_never_taken_for_another():
     found = prevalences([[10, 0], [0, 10]], [285, 15], ("a", "b"))
     assert found[1].share == pytest.approx(0.05)
@@ -89,22 +102,21 @@ def test_few_labelled_images_make_intervals_wider():
 
 
 @pytest.mark.parametrize(
-    ("share", "low", "high", "words"),
+    ("share", "low", "high", "moved", "words"),
     [
-        (0.3, 0.2, 0.4, "as before"),
-        (0.25, 0.2, 0.3, "as before"),
-        (0.35, 0.3, 0.4, "as before"),
-        (0.1, 0.05, 0.2, "rarer"),
-        (0.5, 0.4, 0.6, "more frequent"),
-        (0.0, 0.0, 0.1, "gone, or nearly"),
-        (0.1, 1e-5, 0.2, "rarer"),
-        (0.2, 0.0, 0.3, "as before"),
+        (0.3, 0.2, 0.4, False, "as before"),
+        (0.2, 0.15, 0.28, False, "as before"),  # the share before is one of a sample too
+        (0.1, 0.05, 0.2, True, "rarer"),
+        (0.5, 0.4, 0.6, True, "more frequent"),
+        (0.0, 0.0, 0.1, True, "gone, or nearly"),
+        (0.0, 0.0, 0.1, False, "as before"),
+        (0.1, 1e-5, 0.2, True, "rarer"),
+        (0.2, 0.0, 0.3, False, "as before"),
     ],
 )
-def test_what_became_of_a_class(share, low, high, words):
-    found = Prevalence("a", 0.3, share, low, high)
+def test_what_became_of_a_class(share, low, high, moved, words):
+    found = Prevalence("a", 0.3, share, low, high, moved)
     assert found.in_words == words
-    assert found.moved == (words != "as before")
     assert found.gone == (words == "gone, or nearly")
 
 

@@ -28,6 +28,8 @@ class Prevalence:
         before: its share of the labelled images, in [0, 1].
         share: its estimated share of the traffic, in [0, 1].
         low, high: an interval of that, which holds for all classes together with probability about .95.
+        moved: whether its share has changed, by more than the labelled images and the traffic differ by chance: where
+            no class has changed, one of them is said to have moved with probability about .05.
     """
 
     name: str
@@ -35,11 +37,7 @@ class Prevalence:
     share: float
     low: float
     high: float
-
-    @property
-    def moved(self) -> bool:
-        """Whether its share has changed: the one before lies outside of the interval."""
-        return not self.low <= self.before <= self.high
+    moved: bool
 
     @property
     def gone(self) -> bool:
@@ -93,17 +91,34 @@ def prevalences(confusion: ArrayLike, predicted: ArrayLike, names: Sequence[str]
         return found
 
     half = _LEVEL / (2 * size)
-    ends = []
+    estimates = []
     for drawn in (drawn_again, likely):
         of_rates = np.stack([drawn(seen) for seen in counts.T], axis=2)
-        found = [_shares(*one) for one in zip(of_rates, drawn(came), strict=True)]
-        ends.append(np.quantile(found, [half, 1 - half], axis=0))
-    low, high = np.min(ends, axis=0)[0], np.max(ends, axis=0)[1]
+        estimates.append(np.array([_shares(*one) for one in zip(of_rates, drawn(came), strict=True)]))
+    # The shares before are of a sample too: to take them as exact would say of many unchanged streams that they moved.
+    befores = [drawn(of_class) for drawn in (drawn_again, likely)]
+    low, high = _ends(estimates, half)
+    fewer, more = _ends([some - others for some, others in zip(estimates, befores, strict=True)], half)
+    moved = (fewer > 0) | (more < 0)
     shares, before = _shares(rates, came / came.sum()), of_class / of_class.sum()
     return [
-        Prevalence(name, *map(float, (before[place], shares[place], low[place], high[place])))
+        Prevalence(
+            name=name,
+            before=float(before[place]),
+            share=float(shares[place]),
+            low=float(low[place]),
+            high=float(high[place]),
+            moved=bool(moved[place]),
+        )
         for place, name in enumerate(names)
     ]
+
+
+def _ends(drawn: Sequence[NDArray[np.float64]], half: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the lowest and highest ends (K,) of intervals, of each of some draws (D, K) `half` on each side."""
+    ends = [np.quantile(some, [half, 1 - half], axis=0) for some in drawn]
+    low, high = np.min(ends, axis=0)[0], np.max(ends, axis=0)[1]
+    return low, high
 
 
 def _shares(rates: NDArray[np.float64], came: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -42,8 +42,8 @@ class Floor:
     def __post_init__(self) -> None:
         for name in ("risk", "delta"):
             rate_of(getattr(self, name), name)
-        if not isinstance(self.confidence, Real):
-            raise InputError(f"expected a number as a floor of confidence; got {self.confidence!r}")
+        if isinstance(self.confidence, bool) or not isinstance(self.confidence, Real) or not 0 <= self.confidence <= 1:
+            raise InputError(f"expected a number in [0, 1] as a floor of confidence; got {self.confidence!r}")
         counts = (self.wrong, self.accepted, self.of)
         if not all(type(count) is int for count in counts) or not 0 <= self.wrong <= self.accepted <= self.of:
             raise InputError(f"expected wrong labels among accepted images among all; got {counts}")
