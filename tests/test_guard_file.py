@@ -216,6 +216,8 @@ FLOOR = {"confidence": 0.5, "risk": 0.1, "delta": 0.05, "accepted": 3, "wrong": 
         ({"floor": {**FLOOR, "risk": 2}}, "risk in"),
         ({"floor": {**FLOOR, "wrong": 4}}, "wrong labels among accepted"),
         ({"floor": {**FLOOR, "of": None}}, "wrong labels among accepted"),
+        ({"shape": [3, 1_000_000, 1_000_000]}, "shape"),
+        ({"shape": [3, -1, 8]}, "shape"),
         ({"classes": ["a", "b"]}, "groups of no class"),
         ({"labels": ["a", "b", "a"]}, "labels"),
         ({"labels": "abc"}, "labels 'abc'"),

@@ -8,6 +8,7 @@ import numpy as np
 
 from recondite.data.artifacts import check_finite, read_tensors, tensor_of, write_tensors
 from recondite.data.files import atomic_file
+from recondite.data.images import Preprocessing
 from recondite.errors import ArtifactError, InputError
 from recondite.graphs.exported import Exported
 from recondite.screen.classifier_outputs import CONFIDENCE, FEATURES
@@ -149,7 +150,7 @@ def load_guard(screen: ScreenLike, folder: Path | str) -> Guard:
                 if part in tensors
             },
             by_class=classes is not None,
-            shape=None if shape is None else tuple(map(int, shape)),
+            shape=None if shape is None else Preprocessing(shape=tuple(map(int, shape))).shape,
             head=head,
             rules=rules,
             temperature=temperature,
