@@ -322,12 +322,13 @@ def test_images_that_belong_together_stay_together_and_count_once(screen):
 
 
 def test_too_low_a_confidence_is_no_foreignness(fitted):
-    strict = replace(fitted.guard, floor=replace(fitted.guard.floor, confidence=1.1))
-    before, after = fitted.guard(coloured(50, 7)[0]), strict(coloured(50, 7)[0])
+    unsure = replace(fitted.guard, temperature=100.0)  # no confidence is 1
+    strict = replace(unsure, floor=replace(fitted.guard.floor, confidence=1.0))
+    before, after = unsure(coloured(50, 7)[0]), strict(coloured(50, 7)[0])
     assert set(after.kinds) <= {"foreign", "unsure"}
     assert [kind == "foreign" for kind in before.kinds] == [kind == "foreign" for kind in after.kinds]
-    unsure = next(one for one in after if one.kind == "unsure")
-    assert unsure.reason.startswith("the classifier is not sure enough (confidence ")
+    first = next(one for one in after if one.kind == "unsure")
+    assert first.reason.startswith("the classifier is not sure enough (confidence ")
 
 
 def test_an_image_is_decided_alike_alone_among_others_and_by_a_saved_guard(fitted, tmp_path):

@@ -21,6 +21,11 @@ def test_so_few_errors_as_delta_allows_are_enough():
         confidence_floor([0.9], [False], [0.5], 0.5, 0.49)
 
 
+def test_probabilities_a_rounding_above_one_have_a_floor():
+    floor = confidence_floor(np.full(50, 1 + 1e-6), np.zeros(50, bool), [1 + 1e-6], 0.1)
+    assert (floor.confidence, floor.accepted) == (1, 50)
+
+
 def test_the_first_floor_that_fails_ends_the_search():
     confidence = np.repeat([0.9, 0.7, 0.5], [40, 10, 400])
     wrong = confidence == 0.7

@@ -103,7 +103,7 @@ def confidence_floor(
     if sure.ndim != 1 or errors.shape != sure.shape or not np.isfinite(sure).all():
         raise InputError(f"expected finite confidences (n,) and n errors; got {sure.shape} and {errors.shape}")
     found, count, mistakes = None, 0, 0
-    for floor in np.asarray(floors, dtype=np.float64):
+    for floor in np.minimum(np.asarray(floors, dtype=np.float64), 1):  # probabilities of others may be a rounding above
         accepted = sure >= floor
         count, mistakes = int(accepted.sum()), int(errors[accepted].sum())
         if binom.cdf(mistakes, count, risk) > delta:
