@@ -217,3 +217,4 @@ OPTIONS_BY_NAME: dict[str, type] = {
     "pca": PcaOptions,
     "vae": VaeOptions,
 }
+"""By the names in `DETECTORS`; a detector that is not here has its options in its file."""

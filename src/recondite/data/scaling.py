@@ -261,7 +261,7 @@ def _resized_box(plane: Floats, height: int, width: int, reduced: Reduced) -> Fl
 
 
 def _resize(plane: Floats, height: int, width: int, box: tuple[float, float, float, float] | None = None) -> Floats:
-    """Resize across and then down as Pillow does, but strip by strip: it copies what it is given."""
+    """Resize across and then down, as Pillow does itself, but strip by strip: Pillow copies what it is given."""
     left, top, right, bottom = box or (0, 0, plane.shape[1], plane.shape[0])
     rows = max(1, _STRIP_VALUES // plane.shape[1])
     if rows >= len(plane):
