@@ -130,8 +130,8 @@ def _classes_drawn(guard: Guard, came: dict[str, int]) -> str:
         return f"{title}<p class='soft'>{escape(str(error))}</p>"
     words = (
         f"Estimated from the labels of the latest {counted(total, 'image')}, without foreign ones, and from how the "
-        "classifier confuses classes; bars are 95 % intervals, ticks the shares before, of held-out images: just beside a "
-        "bar they may differ by chance, and the class is as before."
+        "classifier confuses classes; bars are 95 % intervals, ticks the shares before, of held-out images: just "
+        "beside a bar they may differ by chance, and the class is as before."
     )
     return f"{title}<p class='soft'>{words}</p><div class='shares'>{''.join(map(_share, found))}</div>"
 
