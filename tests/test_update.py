@@ -21,6 +21,7 @@ from recondite.detectors import build
 from recondite.graphs.exported import Exported
 from recondite.options import TrainingOptions
 from recondite.perturbations.defects import DEFECTS, defective
+from recondite.reports.update import alpha_in_words
 from recondite.screen import update
 from recondite.screen.known import Known
 from recondite.screen.promise import promise
@@ -36,6 +37,7 @@ from recondite.screen.update import (
     training_options,
     updated_screen,
 )
+from recondite.statistics.calibration import smallest_alpha
 
 PCA = {"detector": "pca", "latent_size": 6, "score": "error", "validation": 0}
 
@@ -289,6 +291,17 @@ def test_the_command_says_what_changed(tmp_path, capsys):
     assert "AUROC" in second
     assert "made-up defects" in report.read_text(encoding="utf-8")
     assert recondite.load(new).facts["version"] == 2
+
+
+def test_a_smaller_alpha_that_more_images_allow_is_told():
+    images = scenes(60)
+    few, one = (recondite.fit(images[:10], detector="pca", latent_size=2, alpha=alpha) for alpha in (None, 0.2))
+    after = few.update(images[10:], sampled=True)
+    allowed = max(0.05, smallest_alpha(len(after.calibrator.scores)))
+    assert after.alpha == few.alpha == smallest_alpha(10) > allowed
+    assert alpha_in_words(few, after).endswith(f"allow {allowed:g}: recondite predict --alpha {allowed:g}")
+    assert alpha_in_words(few, few) == ""
+    assert alpha_in_words(one, one.update(images[10:], sampled=True)) == ""
 
 
 def test_an_interrupted_update_goes_on_from_its_own_checkpoint(tmp_path):

@@ -72,7 +72,7 @@ def update(
 
     output = screen_to_write(output, {"--report": report})
     judge = load_screen(screen, None, None, "cpu", sources=[images])
-    from recondite.reports.update import update_in_words, write_update_page
+    from recondite.reports.update import alpha_in_words, update_in_words, write_update_page
 
     training: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
     with locked(output), run_folder_of(output) as run_folder:
@@ -93,7 +93,7 @@ def update(
         )
         tell_of_lost_guard(screen, output)
         after.save(output)
-    for line in update_in_words(after):
+    for line in filter(None, (*update_in_words(after), alpha_in_words(judge, after))):
         print(line)
     print(f"screen: {output}")
     if report is not None:

@@ -8,6 +8,7 @@ from recondite.progress import counted
 from recondite.reports.figures import plot_scores
 from recondite.reports.page import TablePage
 from recondite.reports.words import made_from
+from recondite.screen.in_turn import alpha_for
 from recondite.screen.screen import Screen
 
 
@@ -55,6 +56,18 @@ def update_in_words(after: Screen) -> tuple[str, str]:
     if change["auroc"] is not None:
         second += f"; made-up defects in them: AUROC {_arrow(change['auroc'], '.3f')}"
     return first, second
+
+
+def alpha_in_words(before: Screen, after: Screen) -> str:
+    """Say that more images allow a smaller alpha, where it was as small as those of before allowed; else ""."""
+    counts = [len(screen.calibrator.scores) for screen in (before, after)]
+    old, new = (alpha_for(count, None) for count in counts)
+    if before.confidence is not None or before.calibrator.groups is not None or not before.alpha == old > new:
+        return ""
+    return (
+        f"alpha stays {old:g}, the smallest that {counted(counts[0], 'calibration image')} allowed; {counts[1]:,} "
+        f"allow {new:g}: recondite predict --alpha {new:g}"
+    )
 
 
 def write_update_page(path: Path, before: Screen, after: Screen, title: str) -> None:
